@@ -1,0 +1,1 @@
+//! The wire formats: pure functions from bytes to commands and from events to bytes.

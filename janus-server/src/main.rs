@@ -1,0 +1,3 @@
+//! The Janus server binary.
+
+fn main() {}
