@@ -1,1 +1,19 @@
 //! The wire formats: pure functions from bytes to commands and from events to bytes.
+//!
+//! Nothing here owns a socket, reads a clock or knows another module of the crate; time is passed in. What every format
+//! shares stands in this folder: the [`TopicName`], the [`Publication`] (a publisher's JSON text, carried and never
+//! re-encoded), the [`Timestamp`] and the [`ErrorCode`]s. [`classic`] is the NUL-framed protocol of 2009 with the
+//! actions that this project adds.
+
+pub mod classic;
+mod error;
+mod json;
+mod publication;
+mod timestamp;
+mod topic_name;
+
+pub use error::{ErrorClass, ErrorCode, FrameError};
+pub use json::JsonError;
+pub use publication::{Publication, PublicationError};
+pub use timestamp::Timestamp;
+pub use topic_name::{TopicName, TopicNameError};

@@ -1,0 +1,679 @@
+//! The classic protocol: NUL-framed commands from clients, SOH-framed JSON to them.
+//!
+//! The [`Decoder`] turns the bytes of one connection into [`Command`]s, however they were cut into pieces; the
+//! `encode_*` functions append one frame each. Both directions as a client sees them are in [`client`]. What the frames
+//! mean, byte by byte, is in `docs/PROTOCOL.md`.
+
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::mem;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::json::{self, JsonError, Reader};
+use super::publication::{Parts, put_json_string};
+use super::{Publication, Timestamp, TopicName};
+
+pub use super::error::{ErrorClass, ErrorCode, FrameError};
+
+pub mod client;
+
+/// The limits that the decoder enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one frame, without its terminator.
+    pub max_frame_bytes: usize,
+    /// Bytes of a topic's name, without quotes and escapes.
+    pub max_topic_bytes: usize,
+}
+
+/// One thing that a client said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A sign of life.
+    Ping,
+    /// An answer to our own `PING`.
+    Pong,
+    /// Deliver this topic to me.
+    Subscribe(TopicName),
+    /// Deliver this topic to me no longer.
+    Unsubscribe(TopicName),
+    /// Publish and go on.
+    Publish {
+        /// Where to.
+        topic: TopicName,
+        /// What.
+        publication: Publication,
+        /// Whether the client wants a receipt.
+        ack: bool,
+    },
+    /// Publish and close the connection. Whatever the client sends after it is ignored.
+    PublishAndClose {
+        /// Where to.
+        topic: TopicName,
+        /// What.
+        publication: Publication,
+    },
+    /// A frame that asks for something impossible but leaves no doubt where the next one begins: answer with an error
+    /// frame and go on.
+    Refused(FrameError),
+}
+
+/// Turns the bytes of one connection into commands, however they were cut into pieces.
+///
+/// Between calls it keeps the beginning of an unfinished frame and nothing else: a connection that is idle between frames
+/// costs no heap memory here. A frame that lies in one piece is parsed where it lies. No byte is looked at twice in search
+/// of a frame's end.
+///
+/// ```
+/// use janus_core::wire::classic::{Command, Decoder, Limits};
+///
+/// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255 };
+/// let mut decoder = Decoder::new();
+/// let mut input: &[u8] = b"<regular-socket/>\0PING\0{\"action\":\"sub";
+/// assert_eq!(decoder.decode(&mut input, &limits), Some(Ok(Command::Ping)));
+/// assert_eq!(decoder.decode(&mut input, &limits), None);
+/// assert!(decoder.is_mid_frame());
+/// ```
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The beginning of a frame whose end has not come. Holds no terminator, and no heap memory while it is empty.
+    unfinished: Vec<u8>,
+    /// Memory that the publications of one read share; `None` once that read is consumed.
+    batch: Option<Box<Batch>>,
+    /// How far into the object of a `PUBLISH` body the bytes of `unfinished` lead.
+    body: BodyScan,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Each frame ends with a NUL.
+    #[default]
+    Frames,
+    /// A `PUBLISH` was read; its body ends with its JSON object.
+    Body,
+    /// The last command or a fatal error was handed out; further bytes mean nothing.
+    Over,
+}
+
+impl Decoder {
+    /// A decoder at the start of a connection.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes from `input` up to the end of the next command. Call it until it returns `None`: then everything is
+    /// taken, and the beginning of an unfinished frame is kept.
+    ///
+    /// An `Err` means that the stream cannot be trusted any more (malformed JSON, bad UTF-8, a frame over its limit, a bad
+    /// `PUBLISH`): answer with the error frame and close. After it, as after a [`Command::PublishAndClose`], further
+    /// bytes are discarded.
+    pub fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
+        let decoded = loop {
+            match self.phase {
+                Phase::Frames => {
+                    let Some(frame) = self.take_frame(input, limits) else { break None };
+                    match frame.and_then(|frame| self.parse_frame(&frame, limits, input.len())) {
+                        Ok(None) => {}
+                        Ok(Some(command)) => break Some(Ok(command)),
+                        Err(error) => break Some(Err(error)),
+                    }
+                }
+                Phase::Body => {
+                    let Some(body) = self.take_body(input, limits) else { break None };
+                    break Some(body.and_then(|body| self.parse_body(&body, limits)));
+                }
+                Phase::Over => {
+                    *input = &[];
+                    break None;
+                }
+            }
+        };
+        match &decoded {
+            None => self.batch = None,
+            Some(Ok(Command::PublishAndClose { .. }) | Err(_)) => self.end(),
+            Some(Ok(_)) => {}
+        }
+        decoded
+    }
+
+    /// The client has ended its side of the stream. What was complete has been decoded; a frame that was begun and not
+    /// ended is an error, except for blanks and the preamble, which ask for nothing.
+    pub fn finish(&mut self, _limits: &Limits) -> Option<Result<Command, FrameError>> {
+        let unfinished = match self.phase {
+            Phase::Frames => !matches!(trim(&self.unfinished), b"" | PREAMBLE),
+            Phase::Body => true,
+            Phase::Over => false,
+        };
+        self.end();
+        unfinished.then(|| {
+            Err(FrameError::new(
+                ErrorCode::UnfinishedFrame,
+                "the stream ended in the middle of a frame; end each frame with a NUL byte",
+            ))
+        })
+    }
+
+    /// Whether a frame, or the body of a `PUBLISH`, was begun and has not ended. Its time should be limited.
+    #[must_use]
+    pub fn is_mid_frame(&self) -> bool {
+        match self.phase {
+            Phase::Frames => !self.unfinished.is_empty(),
+            Phase::Body => true,
+            Phase::Over => false,
+        }
+    }
+
+    /// How many bytes of an unfinished frame are kept.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    fn end(&mut self) {
+        *self = Self { phase: Phase::Over, ..Self::default() };
+    }
+
+    /// The next frame without its terminator, or `None` if its end has not come.
+    fn take_frame<'i>(&mut self, input: &mut &'i [u8], limits: &Limits) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
+        let room = limits.max_frame_bytes.saturating_sub(self.unfinished.len());
+        let window = &input[..input.len().min(room.saturating_add(1))];
+        match CStr::from_bytes_until_nul(window) {
+            Ok(frame) => Some(Ok(self.take_piece(input, frame.count_bytes(), 1))),
+            Err(_) if window.len() > room => Some(Err(too_large(limits))),
+            Err(_) => {
+                self.keep(input);
+                None
+            }
+        }
+    }
+
+    /// The body of a `PUBLISH`, which ends where its object does, or `None` if that has not come.
+    fn take_body<'i>(&mut self, input: &mut &'i [u8], limits: &Limits) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            if byte != 0 && self.unfinished.len() + at >= limits.max_frame_bytes {
+                return Some(Err(too_large(limits)));
+            }
+            match self.body.step(byte) {
+                BodyStep::Inside => at += 1,
+                BodyStep::Complete => return Some(Ok(self.take_piece(input, at + 1, 0))),
+                BodyStep::Terminator => {
+                    let frame = self.take_piece(input, at, 1);
+                    // Before the body, as before any frame, there may be preambles and nothing.
+                    if !matches!(trim(&frame), b"" | PREAMBLE) {
+                        return Some(Ok(frame));
+                    }
+                    self.body = BodyScan::default();
+                    at = 0;
+                }
+                BodyStep::NotAnObject => return Some(Err(publish_needs_an_object().into_fatal())),
+            }
+        }
+        self.keep(input);
+        None
+    }
+
+    /// What is kept and `len` bytes of the input as one piece; `skip` further bytes are dropped.
+    fn take_piece<'i>(&mut self, input: &mut &'i [u8], len: usize, skip: usize) -> Cow<'i, [u8]> {
+        let piece = &input[..len];
+        *input = &input[len + skip..];
+        if self.unfinished.is_empty() {
+            return Cow::Borrowed(piece);
+        }
+        self.unfinished.extend_from_slice(piece);
+        Cow::Owned(mem::take(&mut self.unfinished))
+    }
+
+    fn keep(&mut self, input: &mut &[u8]) {
+        self.unfinished.extend_from_slice(input);
+        *input = &[];
+    }
+
+    /// What a whole frame says; `None` if it says nothing. `more` is how many bytes of the same read follow it.
+    fn parse_frame(&mut self, frame: &[u8], limits: &Limits, more: usize) -> Result<Option<Command>, FrameError> {
+        match trim(frame) {
+            b"" | PREAMBLE => Ok(None),
+            b"PING" => Ok(Some(Command::Ping)),
+            b"PONG" => Ok(Some(Command::Pong)),
+            b"PUBLISH" => {
+                self.phase = Phase::Body;
+                Ok(None)
+            }
+            frame => {
+                let request = Request::read(text(frame)?)?;
+                Ok(Some(request.command(limits, more, &mut self.batch).unwrap_or_else(Command::Refused)))
+            }
+        }
+    }
+
+    fn parse_body(&mut self, body: &[u8], limits: &Limits) -> Result<Command, FrameError> {
+        let mut reader = Reader::new(text(trim(body))?);
+        let fields =
+            PublishFields::read(&mut reader).and_then(|fields| reader.end().map(|()| fields)).map_err(bad_json)?;
+        match fields.publication(limits, 0, &mut self.batch) {
+            Ok((topic, publication)) => Ok(Command::PublishAndClose { topic, publication }),
+            Err(error) => Err(error.into_fatal()),
+        }
+    }
+}
+
+const PREAMBLE: &[u8] = b"<regular-socket/>";
+
+/// Finds the end of an object in a stream of bytes. It counts brackets outside of strings, which is all that is needed
+/// for JSON; whether it is JSON is found out afterwards.
+#[derive(Clone, Copy, Debug, Default)]
+struct BodyScan {
+    /// Brackets that are open.
+    depth: u32,
+    state: BodyState,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum BodyState {
+    /// Nothing but white space so far.
+    #[default]
+    Blank,
+    /// A `<` came first: perhaps another preamble, to be looked at when its terminator comes.
+    Preamble,
+    /// Inside the object, outside of a string.
+    Object,
+    /// Inside a string.
+    String,
+    /// After a backslash in a string.
+    Escape,
+}
+
+enum BodyStep {
+    /// The body goes on after this byte.
+    Inside,
+    /// This byte is the last of the object.
+    Complete,
+    /// This byte is a NUL, which ends whatever there is.
+    Terminator,
+    /// No body begins with this byte.
+    NotAnObject,
+}
+
+impl BodyScan {
+    fn step(&mut self, byte: u8) -> BodyStep {
+        self.state = match (self.state, byte) {
+            (_, 0) => return BodyStep::Terminator,
+            (BodyState::Blank, b'{') => {
+                self.depth = 1;
+                BodyState::Object
+            }
+            (BodyState::Blank, b'<') => BodyState::Preamble,
+            (BodyState::Blank, byte) if !json::is_white_space(byte) => return BodyStep::NotAnObject,
+            (BodyState::Object, b'"') => BodyState::String,
+            (BodyState::Object, b'{' | b'[') => {
+                self.depth += 1;
+                BodyState::Object
+            }
+            (BodyState::Object, b'}' | b']') => {
+                self.depth -= 1;
+                if self.depth == 0 {
+                    return BodyStep::Complete;
+                }
+                BodyState::Object
+            }
+            (BodyState::String, b'"') => BodyState::Object,
+            (BodyState::String, b'\\') => BodyState::Escape,
+            (BodyState::Escape, _) => BodyState::String,
+            (state, _) => state,
+        };
+        BodyStep::Inside
+    }
+}
+
+/// A JSON frame, taken apart but not yet understood.
+#[derive(Default)]
+struct Request<'a> {
+    action: Option<&'a str>,
+    data: Option<RequestData<'a>>,
+    ack: Option<&'a str>,
+    /// A key with a meaning that stood twice.
+    duplicate: bool,
+}
+
+enum RequestData<'a> {
+    Object(PublishFields<'a>),
+    /// The text of any other value.
+    Other(&'a str),
+}
+
+impl<'a> Request<'a> {
+    fn read(text: &'a str) -> Result<Self, FrameError> {
+        let mut reader = Reader::new(text);
+        let mut request = Self::default();
+        if !reader.at_object() {
+            reader.value().map_err(bad_json)?;
+            reader.end().map_err(bad_json)?;
+            return Ok(request);
+        }
+        let mut members = || -> Result<(), JsonError> {
+            let mut key = reader.first_key()?;
+            while let Some(name) = key {
+                match &*name {
+                    "action" => request.duplicate |= request.action.replace(reader.value()?).is_some(),
+                    "ack" => request.duplicate |= request.ack.replace(reader.value()?).is_some(),
+                    "data" => {
+                        let data = if reader.at_object() {
+                            RequestData::Object(PublishFields::read(&mut reader)?)
+                        } else {
+                            RequestData::Other(reader.value()?)
+                        };
+                        request.duplicate |= request.data.replace(data).is_some();
+                    }
+                    _ => {
+                        reader.value()?;
+                    }
+                }
+                key = reader.next_key()?;
+            }
+            reader.end()
+        };
+        members().map_err(bad_json)?;
+        Ok(request)
+    }
+
+    /// What the frame asks for, or why it is refused.
+    fn command(self, limits: &Limits, more: usize, batch: &mut Option<Box<Batch>>) -> Result<Command, FrameError> {
+        if self.duplicate {
+            return Err(duplicate_key());
+        }
+        let topic = |data: Option<RequestData<'_>>| match data {
+            Some(RequestData::Other(raw)) => topic_name(raw, limits),
+            _ => Err(topic_must_be_a_string()),
+        };
+        match self.action.and_then(json::string).as_deref() {
+            Some("subscribe") => Ok(Command::Subscribe(topic(self.data)?)),
+            Some("unsubscribe") => Ok(Command::Unsubscribe(topic(self.data)?)),
+            Some("publish") => {
+                let Some(RequestData::Object(fields)) = self.data else { return Err(publish_needs_an_object()) };
+                let ack = match self.ack {
+                    None | Some("false") => false,
+                    Some("true") => true,
+                    Some(_) => {
+                        return Err(FrameError::new(ErrorCode::BadPublish, "\"ack\" must be true or false"));
+                    }
+                };
+                let (topic, publication) = fields.publication(limits, more, batch)?;
+                Ok(Command::Publish { topic, publication, ack })
+            }
+            _ => Err(FrameError::new(
+                ErrorCode::UnknownAction,
+                "send PING, PONG, PUBLISH or an object whose \"action\" is \"subscribe\", \"unsubscribe\" or \"publish\"",
+            )),
+        }
+    }
+}
+
+/// The object of a publication, as raw text.
+#[derive(Default)]
+struct PublishFields<'a> {
+    topic: Option<&'a str>,
+    event: Option<&'a str>,
+    message_id: Option<&'a str>,
+    data: Option<&'a str>,
+    duplicate: bool,
+}
+
+impl<'a> PublishFields<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, JsonError> {
+        let mut fields = Self::default();
+        let mut key = reader.first_key()?;
+        while let Some(name) = key {
+            let value = reader.value()?;
+            let field = match &*name {
+                "topic" => Some(&mut fields.topic),
+                "event" => Some(&mut fields.event),
+                "message_id" => Some(&mut fields.message_id),
+                "data" => Some(&mut fields.data),
+                _ => None,
+            };
+            if let Some(field) = field {
+                fields.duplicate |= field.replace(value).is_some();
+            }
+            key = reader.next_key()?;
+        }
+        Ok(fields)
+    }
+
+    fn publication(
+        self,
+        limits: &Limits,
+        more: usize,
+        batch: &mut Option<Box<Batch>>,
+    ) -> Result<(TopicName, Publication), FrameError> {
+        if self.duplicate {
+            return Err(duplicate_key());
+        }
+        let raw_topic = self.topic.ok_or_else(topic_must_be_a_string)?;
+        let parts = Parts {
+            event: self.event.unwrap_or("\"\""),
+            message_id: self.message_id.unwrap_or("\"\""),
+            data: self.data.unwrap_or("null"),
+        };
+        if more > 0 && batch.is_none() {
+            *batch = Some(Box::default());
+        }
+        match batch {
+            None => {
+                let topic = topic_name(raw_topic, limits)?;
+                let publication = Batch::lone(&topic, &parts);
+                Ok((topic, publication))
+            }
+            Some(batch) => {
+                let topic = batch.topic(raw_topic, limits)?;
+                let publication = batch.publication(&topic, &parts, more);
+                Ok((topic, publication))
+            }
+        }
+    }
+}
+
+/// What the publications of one read share: a run of them costs one allocation instead of several each.
+///
+/// The price is that a publication kept for long keeps its neighbours' memory, so what is shared stays small.
+#[derive(Debug, Default)]
+struct Batch {
+    buffer: BytesMut,
+    /// The topic of the publication before, which is mostly that of the next.
+    topic: Option<TopicName>,
+}
+
+impl Batch {
+    /// Bytes that one kept publication can keep in memory beyond its own.
+    const SHARED_BYTES_MAX: usize = 4_096;
+
+    fn topic(&mut self, raw: &str, limits: &Limits) -> Result<TopicName, FrameError> {
+        if let Some(topic) = &self.topic
+            && raw.len() == topic.as_str().len() + 2
+            && json::string(raw).is_some_and(|name| name == topic.as_str())
+        {
+            return Ok(topic.clone());
+        }
+        let topic = topic_name(raw, limits)?;
+        self.topic = Some(topic.clone());
+        Ok(topic)
+    }
+
+    fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
+        let layout = parts.layout(topic);
+        if layout.len > self.buffer.capacity() {
+            if layout.len > Self::SHARED_BYTES_MAX / 4 {
+                return Self::lone(topic, parts);
+            }
+            self.buffer = BytesMut::with_capacity((layout.len + more).min(Self::SHARED_BYTES_MAX));
+        }
+        parts.write(topic, &mut self.buffer);
+        Publication::from_layout(layout, self.buffer.split().freeze())
+    }
+
+    /// A publication in memory of its own.
+    fn lone(topic: &TopicName, parts: &Parts<'_>) -> Publication {
+        let layout = parts.layout(topic);
+        let mut tail = Vec::with_capacity(layout.len);
+        parts.write(topic, &mut tail);
+        Publication::from_layout(layout, Bytes::from(tail))
+    }
+}
+
+fn topic_name(raw: &str, limits: &Limits) -> Result<TopicName, FrameError> {
+    let name = json::string(raw).ok_or_else(topic_must_be_a_string)?;
+    TopicName::new(&name, limits.max_topic_bytes)
+        .map_err(|error| FrameError::new(ErrorCode::BadTopic, error.to_string()))
+}
+
+fn text(frame: &[u8]) -> Result<&str, FrameError> {
+    str::from_utf8(frame).map_err(|error| {
+        FrameError::new(ErrorCode::BadUtf8, format!("not UTF-8 at byte {} of the frame", error.valid_up_to()))
+    })
+}
+
+fn trim(mut frame: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = frame
+        && json::is_white_space(*first)
+    {
+        frame = rest;
+    }
+    while let [rest @ .., last] = frame
+        && json::is_white_space(*last)
+    {
+        frame = rest;
+    }
+    frame
+}
+
+fn bad_json(error: JsonError) -> FrameError {
+    FrameError::new(ErrorCode::BadJson, error.to_string())
+}
+
+fn too_large(limits: &Limits) -> FrameError {
+    FrameError::new(
+        ErrorCode::FrameTooLarge,
+        format!("a frame must not be longer than {} bytes; end each one with a NUL byte", limits.max_frame_bytes),
+    )
+}
+
+fn duplicate_key() -> FrameError {
+    FrameError::new(ErrorCode::DuplicateKey, "a key stands twice in one object; send it once")
+}
+
+fn topic_must_be_a_string() -> FrameError {
+    FrameError::new(ErrorCode::BadTopic, "name the topic with a JSON string of Unicode text")
+}
+
+fn publish_needs_an_object() -> FrameError {
+    FrameError::new(
+        ErrorCode::BadPublish,
+        "publish an object: {\"topic\":\"…\",\"event\":…,\"message_id\":…,\"data\":…}",
+    )
+}
+
+/// The answer to a subscribe.
+pub const ACK: &[u8] = b"ACK\x01";
+
+/// The heartbeat.
+pub const PING: &[u8] = b"PING\x01";
+
+/// Appends the greeting, the first frame of every connection. The token is 32 hexadecimal digits.
+pub fn encode_greeting(out: &mut impl BufMut, timestamp: &Timestamp, token: &str) {
+    put_timestamp(out, timestamp);
+    out.put_slice(b"\"token\":");
+    put_json_string(out, token);
+    out.put_slice(b"}\x01");
+}
+
+/// Appends a published message.
+pub fn encode_message(out: &mut impl BufMut, timestamp: &Timestamp, publication: &Publication) {
+    put_timestamp(out, timestamp);
+    out.put_slice(publication.classic_tail());
+}
+
+/// Appends an error frame.
+pub fn encode_error(out: &mut impl BufMut, timestamp: &Timestamp, code: ErrorCode, message: &str) {
+    put_timestamp(out, timestamp);
+    out.put_slice(b"\"error\":{\"code\":\"");
+    out.put_slice(code.as_str().as_bytes());
+    out.put_slice(b"\",\"message\":");
+    put_json_string(out, message);
+    out.put_slice(b"}}\x01");
+}
+
+/// Appends the receipt of a publication that asked for one: its epoch (16 hexadecimal digits), its place in the topic's
+/// order, and how many subscribers it had at that moment.
+pub fn encode_published(
+    out: &mut impl BufMut,
+    timestamp: &Timestamp,
+    topic: &TopicName,
+    epoch: u64,
+    seq: u64,
+    subscribers: usize,
+) {
+    put_timestamp(out, timestamp);
+    out.put_slice(b"\"published\":{\"topic\":");
+    put_json_string(out, topic.as_str());
+    out.put_slice(
+        format!(",\"epoch\":\"{epoch:016x}\",\"seq\":{seq},\"subscribers\":{subscribers}}}}}\x01").as_bytes(),
+    );
+}
+
+/// `{"timestamp":[MEGA,SEC,MICRO],`, with which every JSON frame to a client begins.
+fn put_timestamp(out: &mut impl BufMut, timestamp: &Timestamp) {
+    out.put_slice(b"{\"timestamp\":[");
+    put_decimal(out, timestamp.mega);
+    out.put_u8(b',');
+    put_decimal(out, timestamp.sec);
+    out.put_u8(b',');
+    put_decimal(out, timestamp.micro);
+    out.put_slice(b"],");
+}
+
+/// Writes a number without the machinery of `fmt`, which is noticeable once per message.
+fn put_decimal(out: &mut impl BufMut, mut number: u32) {
+    let mut digits = [0; 10];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[start..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255 };
+
+    #[test]
+    fn an_idle_decoder_is_small() {
+        assert!(size_of::<Decoder>() <= 48, "{}", size_of::<Decoder>());
+    }
+
+    #[test]
+    fn a_publication_is_carried_byte_for_byte() {
+        let frame = client::publish("events", "\"e\"", "1", "{\"price\": 1.50}");
+        let mut input = &frame[..];
+        let Some(Ok(Command::Publish { publication, ack: false, .. })) = Decoder::new().decode(&mut input, &LIMITS)
+        else {
+            panic!("expected a publication");
+        };
+        let mut out = Vec::new();
+        encode_message(&mut out, &Timestamp { mega: 1, sec: 2, micro: 3 }, &publication);
+        assert_eq!(
+            out.escape_ascii().to_string(),
+            b"{\"timestamp\":[1,2,3],\"topic\":\"events\",\"event\":\"e\",\"message_id\":1,\"data\":{\"price\": 1.50}}\x01"
+                .escape_ascii()
+                .to_string()
+        );
+    }
+}

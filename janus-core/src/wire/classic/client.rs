@@ -1,0 +1,260 @@
+//! The other end of the classic protocol: what a client sends, and what it reads.
+//!
+//! For the command-line client, the load generator and tests. The encoders return one frame each; the parts of a message
+//! are JSON text, which they do not check.
+
+use std::borrow::Cow;
+use std::mem;
+
+use super::super::json::{self, JsonError, Reader};
+use super::super::publication::put_json_string;
+use crate::wire::Timestamp;
+
+/// What a classic client may send before any frame.
+pub const PREAMBLE: &[u8] = b"<regular-socket/>\0";
+
+/// A sign of life.
+pub const PING: &[u8] = b"PING\0";
+
+/// The frame that subscribes to a topic.
+#[must_use]
+pub fn subscribe(topic: &str) -> Vec<u8> {
+    action("subscribe", topic)
+}
+
+/// The frame that ends a subscription.
+#[must_use]
+pub fn unsubscribe(topic: &str) -> Vec<u8> {
+    action("unsubscribe", topic)
+}
+
+/// The frame that publishes and keeps the connection. Event, message id and data are JSON text.
+#[must_use]
+pub fn publish(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
+    let mut frame = b"{\"action\":\"publish\",\"data\":".to_vec();
+    put_publication(&mut frame, topic, event, message_id, data);
+    frame.extend_from_slice(b"}\0");
+    frame
+}
+
+/// The same with a receipt asked for: the server answers with [`ServerFrame::Published`].
+#[must_use]
+pub fn publish_with_ack(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
+    let mut frame = b"{\"action\":\"publish\",\"data\":".to_vec();
+    put_publication(&mut frame, topic, event, message_id, data);
+    frame.extend_from_slice(b",\"ack\":true}\0");
+    frame
+}
+
+/// The classic publication, after which the server closes the connection. Event, message id and data are JSON text.
+#[must_use]
+pub fn publish_and_close(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
+    let mut frame = b"PUBLISH\0".to_vec();
+    put_publication(&mut frame, topic, event, message_id, data);
+    frame.push(0);
+    frame
+}
+
+fn action(action: &str, topic: &str) -> Vec<u8> {
+    let mut frame = format!("{{\"action\":\"{action}\",\"data\":").into_bytes();
+    put_json_string(&mut frame, topic);
+    frame.extend_from_slice(b"}\0");
+    frame
+}
+
+fn put_publication(frame: &mut Vec<u8>, topic: &str, event: &str, message_id: &str, data: &str) {
+    frame.extend_from_slice(b"{\"topic\":");
+    put_json_string(frame, topic);
+    for (key, value) in [("event", event), ("message_id", message_id), ("data", data)] {
+        frame.extend_from_slice(format!(",\"{key}\":").as_bytes());
+        frame.extend_from_slice(value.as_bytes());
+    }
+    frame.push(b'}');
+}
+
+/// A frame from the server, borrowed from where it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerFrame<'a> {
+    /// The first frame of a connection.
+    Greeting {
+        /// What names the session.
+        token: Cow<'a, str>,
+    },
+    /// A subscription stands.
+    Ack,
+    /// The heartbeat.
+    Ping,
+    /// A published message. All but the topic is the publisher's JSON text.
+    Message {
+        /// When it was published.
+        timestamp: Timestamp,
+        /// The topic's name, its escapes undone.
+        topic: Cow<'a, str>,
+        /// JSON text.
+        event: &'a str,
+        /// JSON text.
+        message_id: &'a str,
+        /// JSON text.
+        data: &'a str,
+    },
+    /// Something was refused.
+    Error {
+        /// The name of an [`ErrorCode`](super::ErrorCode), or of one that a later server knows.
+        code: Cow<'a, str>,
+        /// For a person to read.
+        message: Cow<'a, str>,
+    },
+    /// The receipt of a publication.
+    Published {
+        /// The topic's name, its escapes undone.
+        topic: Cow<'a, str>,
+        /// Changes when the topic lost its history.
+        epoch: Cow<'a, str>,
+        /// The message's place in the topic's order.
+        seq: u64,
+        /// How many subscribers it had at that moment.
+        subscribers: u64,
+    },
+    /// A frame that this client does not know, without its terminator.
+    Unknown(&'a [u8]),
+    /// The server sent more than the limit without ending a frame. Nothing further is decoded: close.
+    TooLarge,
+}
+
+/// Splits the bytes from a server into frames, however they were cut into pieces.
+///
+/// ```
+/// use janus_core::wire::classic::client::{ServerDecoder, ServerFrame};
+///
+/// let mut decoder = ServerDecoder::new();
+/// let mut input: &[u8] = b"ACK\x01PI";
+/// assert_eq!(decoder.decode(&mut input), Some(ServerFrame::Ack));
+/// assert_eq!(decoder.decode(&mut input), None);
+/// let mut input: &[u8] = b"NG\x01";
+/// assert_eq!(decoder.decode(&mut input), Some(ServerFrame::Ping));
+/// ```
+#[derive(Debug)]
+pub struct ServerDecoder {
+    /// The beginning of a frame whose end has not come; what came before `consumed` is done with.
+    unfinished: Vec<u8>,
+    /// Whether `unfinished` holds a frame that was handed out, borrowed, by the last call.
+    handed_out: bool,
+    max_frame_bytes: usize,
+    too_large: bool,
+}
+
+impl Default for ServerDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ServerDecoder {
+    /// A decoder for a server whose frames are at most 32 MiB long, twice of what any server can be set to accept.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_max_frame_bytes(32 << 20)
+    }
+
+    /// A decoder with its own limit.
+    #[must_use]
+    pub fn with_max_frame_bytes(max_frame_bytes: usize) -> Self {
+        Self { unfinished: Vec::new(), handed_out: false, max_frame_bytes, too_large: false }
+    }
+
+    /// Takes bytes from `input` up to the end of the next frame. `None` means that all of them are taken.
+    pub fn decode<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<ServerFrame<'a>> {
+        if mem::take(&mut self.handed_out) {
+            self.unfinished.clear();
+        }
+        if self.too_large {
+            *input = &[];
+            return None;
+        }
+        let Some(end) = input.iter().position(|&byte| byte == 1) else {
+            self.unfinished.extend_from_slice(input);
+            *input = &[];
+            if self.unfinished.len() <= self.max_frame_bytes {
+                return None;
+            }
+            self.unfinished = Vec::new();
+            self.too_large = true;
+            return Some(ServerFrame::TooLarge);
+        };
+        let piece = &input[..end];
+        *input = &input[end + 1..];
+        if self.unfinished.is_empty() {
+            return Some(ServerFrame::parse(piece));
+        }
+        self.unfinished.extend_from_slice(piece);
+        self.handed_out = true;
+        Some(ServerFrame::parse(&self.unfinished))
+    }
+}
+
+impl<'a> ServerFrame<'a> {
+    /// Reads one frame, given without its terminator.
+    #[must_use]
+    pub fn parse(frame: &'a [u8]) -> Self {
+        match frame {
+            b"ACK" => Self::Ack,
+            b"PING" => Self::Ping,
+            _ => Self::parse_json(frame).unwrap_or(Self::Unknown(frame)),
+        }
+    }
+
+    fn parse_json(frame: &'a [u8]) -> Option<Self> {
+        let [timestamp, token, topic, event, message_id, data, error, published] = members(
+            str::from_utf8(frame).ok()?,
+            ["timestamp", "token", "topic", "event", "message_id", "data", "error", "published"],
+        )?;
+        if let Some(topic) = topic {
+            return Some(Self::Message {
+                timestamp: parse_timestamp(timestamp?)?,
+                topic: json::string(topic)?,
+                event: event?,
+                message_id: message_id?,
+                data: data?,
+            });
+        }
+        if let Some(published) = published {
+            let [topic, epoch, seq, subscribers] = members(published, ["topic", "epoch", "seq", "subscribers"])?;
+            return Some(Self::Published {
+                topic: json::string(topic?)?,
+                epoch: json::string(epoch?)?,
+                seq: seq?.parse().ok()?,
+                subscribers: subscribers?.parse().ok()?,
+            });
+        }
+        if let Some(error) = error {
+            let [code, message] = members(error, ["code", "message"])?;
+            return Some(Self::Error { code: json::string(code?)?, message: json::string(message?)? });
+        }
+        Some(Self::Greeting { token: json::string(token?)? })
+    }
+}
+
+/// The raw values of some keys of an object; `None` if the text is not an object.
+fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Option<[Option<&'a str>; N]> {
+    let mut reader = Reader::new(text);
+    let mut values = [None; N];
+    let mut read = || -> Result<(), JsonError> {
+        let mut key = reader.first_key()?;
+        while let Some(name) = key {
+            let value = reader.value()?;
+            if let Some(index) = keys.iter().position(|key| *key == name) {
+                values[index] = Some(value);
+            }
+            key = reader.next_key()?;
+        }
+        reader.end()
+    };
+    read().ok()?;
+    Some(values)
+}
+
+fn parse_timestamp(raw: &str) -> Option<Timestamp> {
+    let mut numbers = raw.strip_prefix('[')?.strip_suffix(']')?.split(',').map(|number| number.trim().parse().ok());
+    let timestamp = Timestamp { mega: numbers.next()??, sec: numbers.next()??, micro: numbers.next()?? };
+    numbers.next().is_none().then_some(timestamp)
+}

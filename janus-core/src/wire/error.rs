@@ -1,0 +1,130 @@
+//! Why a client is refused: one code for every reason, in every wire format.
+//!
+//! The codes are names and stay what they are; clients match on them. The text beside a code is for people and may
+//! change. `docs/PROTOCOL.md` has the same table for authors of clients.
+
+use std::fmt;
+
+/// What a client can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The request was fine and may succeed later, perhaps on a new connection.
+    TryAgain,
+    /// The request cannot succeed as it is; repeating it gives the same answer.
+    DoNot,
+    /// The client asks for more, or reads less, than its limits allow; it must change its pace before it comes back.
+    SlowDown,
+}
+
+macro_rules! error_codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident, $closes:literal;)+) => {
+        /// The reason in an error frame.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorCode {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl ErrorCode {
+            /// Every code, in the order of the table in `docs/PROTOCOL.md`.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The code as it stands in an error frame.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What the client can do about it.
+            #[must_use]
+            pub const fn class(self) -> ErrorClass {
+                match self { $(Self::$variant => ErrorClass::$class),+ }
+            }
+
+            /// Whether the connection is closed after the error frame, whatever the client was doing. After a
+            /// `PUBLISH` every error closes, because a `PUBLISH` itself does.
+            #[must_use]
+            pub const fn closes(self) -> bool {
+                match self { $(Self::$variant => $closes),+ }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The topic crashed before the message had its place in the order. Nobody has seen it.
+    TopicCrashed = "topic_crashed", TryAgain, false;
+    /// The topic crashed too often and is refused for a while.
+    TopicUnavailable = "topic_unavailable", TryAgain, false;
+    /// The server is shutting down; a new connection may reach its successor.
+    ServerDraining = "server_draining", TryAgain, true;
+    /// The server serves as many connections as it is allowed to.
+    TooManyConnections = "too_many_connections", TryAgain, true;
+    /// The server has as many topics as it is allowed to have.
+    TooManyTopicsOnServer = "too_many_topics_on_server", TryAgain, false;
+    /// A fault of the server that has no better name. Its log says more.
+    Internal = "internal", TryAgain, true;
+
+    /// The frame is not JSON by RFC 8259.
+    BadJson = "bad_json", DoNot, true;
+    /// The frame is not UTF-8.
+    BadUtf8 = "bad_utf8", DoNot, true;
+    /// The frame is longer than the server's limit.
+    FrameTooLarge = "frame_too_large", DoNot, true;
+    /// The frame was begun and not finished in time.
+    FrameTimeout = "frame_timeout", DoNot, true;
+    /// The client ended its stream in the middle of a frame. The frame had no effect.
+    UnfinishedFrame = "unfinished_frame", DoNot, true;
+    /// The frame is JSON and asks for nothing that this server knows.
+    UnknownAction = "unknown_action", DoNot, false;
+    /// One of the keys that have a meaning stands twice, so that what is meant would be a guess.
+    DuplicateKey = "duplicate_key", DoNot, false;
+    /// The topic is missing, is not a string, or its name is not allowed.
+    BadTopic = "bad_topic", DoNot, false;
+    /// The publication is not an object, or its `ack` is neither `true` nor `false`.
+    BadPublish = "bad_publish", DoNot, false;
+    /// This listener does not let clients publish.
+    PublishNotAllowed = "publish_not_allowed", DoNot, false;
+
+    /// The client is subscribed to as many topics as it is allowed to be.
+    TooManyTopics = "too_many_topics", SlowDown, false;
+    /// The client reads more slowly than its topics publish. The connection may be reset before this can be read.
+    SlowConsumer = "slow_consumer", SlowDown, true;
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A frame that was refused; its sender is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct FrameError {
+    /// The reason.
+    pub code: ErrorCode,
+    /// What the client should do, for a person to read. Holds nothing that the client sent.
+    pub message: String,
+    fatal: bool,
+}
+
+impl FrameError {
+    /// An error that closes the connection if its code does.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), fatal: code.closes() }
+    }
+
+    /// The same error where the connection closes in any case.
+    #[must_use]
+    pub fn into_fatal(self) -> Self {
+        Self { fatal: true, ..self }
+    }
+
+    /// Whether the connection must be closed after the error frame.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        self.fatal
+    }
+}

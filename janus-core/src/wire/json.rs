@@ -1,0 +1,306 @@
+//! Reads JSON (RFC 8259) in one pass and hands out the text of its parts without decoding them.
+//!
+//! `serde_json` would need a second pass: what the `data` of a frame means is known only with its `action`, and either
+//! may come first. Here a value is checked where it is stepped over. Nothing recurses on the input, so no depth of
+//! nesting can exhaust the stack. The tests hold this reader to `serde_json`'s verdict.
+
+use std::borrow::Cow;
+
+/// Where a text stops being JSON; whoever wrote it is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not JSON at byte {at}: expected {expected}")]
+pub struct JsonError {
+    /// The offset of the first byte that cannot stand where it stands.
+    pub at: usize,
+    /// What could have stood there.
+    pub expected: &'static str,
+}
+
+/// Checks that a text is one JSON value and returns it without the white space around it.
+pub(super) fn one_value(text: &str) -> Result<&str, JsonError> {
+    let mut reader = Reader::new(text);
+    let value = reader.value()?;
+    reader.end()?;
+    Ok(value)
+}
+
+/// Undoes the escapes of a JSON string, given with its quotes. `None` if it is no string, or if an escape stands for
+/// half a surrogate pair, which JSON's grammar allows and no Unicode text can hold.
+pub(super) fn string(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+/// A position in a JSON text.
+pub(super) struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// Whether the next value is an object.
+    pub(super) fn at_object(&mut self) -> bool {
+        self.skip_white_space();
+        self.byte() == Some(b'{')
+    }
+
+    /// Enters an object. Returns its first key, or `None` if it is empty and thereby left again.
+    pub(super) fn first_key(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
+        self.skip_white_space();
+        if !self.eat(b'{') {
+            return Err(self.expected("'{'"));
+        }
+        self.skip_white_space();
+        if self.eat(b'}') { Ok(None) } else { self.key().map(Some) }
+    }
+
+    /// After a value in an object: the next key, or `None` if the object ends and is left.
+    pub(super) fn next_key(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
+        self.skip_white_space();
+        match self.byte() {
+            Some(b',') => {
+                self.at += 1;
+                self.skip_white_space();
+                self.key().map(Some)
+            }
+            Some(b'}') => {
+                self.at += 1;
+                Ok(None)
+            }
+            _ => Err(self.expected("',' or '}'")),
+        }
+    }
+
+    /// Checks that nothing but white space is left.
+    pub(super) fn end(&mut self) -> Result<(), JsonError> {
+        self.skip_white_space();
+        if self.at == self.text.len() { Ok(()) } else { Err(self.expected("the end")) }
+    }
+
+    /// Steps over one value and returns its text.
+    pub(super) fn value(&mut self) -> Result<&'a str, JsonError> {
+        self.skip_white_space();
+        let start = self.at;
+        let mut nesting = Nesting::default();
+        loop {
+            self.skip_white_space();
+            match self.byte() {
+                Some(b'{') => {
+                    self.at += 1;
+                    self.skip_white_space();
+                    if !self.eat(b'}') {
+                        nesting.enter(Container::Object);
+                        self.skip_key()?;
+                        continue;
+                    }
+                }
+                Some(b'[') => {
+                    self.at += 1;
+                    self.skip_white_space();
+                    if !self.eat(b']') {
+                        nesting.enter(Container::Array);
+                        continue;
+                    }
+                }
+                Some(b'"') => self.skip_string()?,
+                Some(b'-' | b'0'..=b'9') => self.skip_number()?,
+                Some(b't') => self.skip_word("true")?,
+                Some(b'f') => self.skip_word("false")?,
+                Some(b'n') => self.skip_word("null")?,
+                _ => return Err(self.expected("a value")),
+            }
+            // A value has ended; so do the containers of which it was the last.
+            loop {
+                let Some(container) = nesting.innermost() else { return Ok(&self.text[start..self.at]) };
+                self.skip_white_space();
+                match (self.byte(), container) {
+                    (Some(b','), Container::Array) => {
+                        self.at += 1;
+                        break;
+                    }
+                    (Some(b','), Container::Object) => {
+                        self.at += 1;
+                        self.skip_white_space();
+                        self.skip_key()?;
+                        break;
+                    }
+                    (Some(b']'), Container::Array) | (Some(b'}'), Container::Object) => {
+                        self.at += 1;
+                        nesting.leave();
+                    }
+                    (_, Container::Array) => return Err(self.expected("',' or ']'")),
+                    (_, Container::Object) => return Err(self.expected("',' or '}'")),
+                }
+            }
+        }
+    }
+
+    /// Steps over a key and its colon.
+    fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
+        let raw = self.skip_key()?;
+        // A key that no Unicode text can hold keeps its escapes, and so is none that has a meaning.
+        Ok(string(raw).unwrap_or(Cow::Borrowed(raw)))
+    }
+
+    fn skip_key(&mut self) -> Result<&'a str, JsonError> {
+        let start = self.at;
+        if self.byte() != Some(b'"') {
+            return Err(self.expected("a key in quotes"));
+        }
+        self.skip_string()?;
+        let raw = &self.text[start..self.at];
+        self.skip_white_space();
+        if self.eat(b':') { Ok(raw) } else { Err(self.expected("':'")) }
+    }
+
+    fn skip_string(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        loop {
+            self.at += plain_prefix(&self.text.as_bytes()[self.at..]);
+            match self.byte() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    match self.byte() {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+                        Some(b'u') => {
+                            self.at += 1;
+                            for _ in 0..4 {
+                                if !self.byte().is_some_and(|byte| byte.is_ascii_hexdigit()) {
+                                    return Err(self.expected("a hexadecimal digit"));
+                                }
+                                self.at += 1;
+                            }
+                        }
+                        _ => return Err(self.expected("one of \"\\/bfnrtu after a backslash")),
+                    }
+                }
+                Some(_) => return Err(self.expected("an escape for a control character")),
+                None => return Err(self.expected("the end of a string")),
+            }
+        }
+    }
+
+    fn skip_number(&mut self) -> Result<(), JsonError> {
+        self.eat(b'-');
+        if !self.eat(b'0') {
+            self.skip_digits()?;
+        }
+        if self.eat(b'.') {
+            self.skip_digits()?;
+        }
+        if self.eat(b'e') || self.eat(b'E') {
+            if !self.eat(b'+') {
+                self.eat(b'-');
+            }
+            self.skip_digits()?;
+        }
+        Ok(())
+    }
+
+    /// One digit or more.
+    fn skip_digits(&mut self) -> Result<(), JsonError> {
+        let start = self.at;
+        while self.byte().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at > start { Ok(()) } else { Err(self.expected("a digit")) }
+    }
+
+    fn skip_word(&mut self, word: &'static str) -> Result<(), JsonError> {
+        if self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            Err(self.expected(word))
+        }
+    }
+
+    fn skip_white_space(&mut self) {
+        while self.byte().is_some_and(is_white_space) {
+            self.at += 1;
+        }
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.byte() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expected(&self, expected: &'static str) -> JsonError {
+        JsonError { at: self.at, expected }
+    }
+}
+
+/// What JSON calls white space, which is less than ASCII or Unicode do.
+pub(super) fn is_white_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// How many bytes a string goes on without a quote, a backslash or a control character.
+fn plain_prefix(bytes: &[u8]) -> usize {
+    let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // Whole blocks without an early exit become vector instructions.
+    let plain_blocks =
+        bytes.chunks_exact(16).take_while(|block| !block.iter().fold(false, |any, &byte| any | special(byte))).count();
+    let start = plain_blocks * 16;
+    start + bytes[start..].iter().take_while(|&&byte| !special(byte)).count()
+}
+
+#[derive(Clone, Copy)]
+enum Container {
+    Array,
+    Object,
+}
+
+/// The containers that are open, one bit each, so that ordinary nesting needs no heap memory.
+#[derive(Default)]
+struct Nesting {
+    /// The innermost containers, at most 64, the last one lowest; a set bit is an object.
+    inner: u64,
+    /// How many containers are open.
+    depth: usize,
+    /// Those further out, 64 in each.
+    outer: Vec<u64>,
+}
+
+impl Nesting {
+    fn enter(&mut self, container: Container) {
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
+            self.outer.push(self.inner);
+        }
+        self.inner = self.inner << 1 | u64::from(matches!(container, Container::Object));
+        self.depth += 1;
+    }
+
+    fn leave(&mut self) {
+        self.depth -= 1;
+        self.inner >>= 1;
+        if self.depth > 0
+            && self.depth.is_multiple_of(64)
+            && let Some(outer) = self.outer.pop()
+        {
+            self.inner = outer;
+        }
+    }
+
+    fn innermost(&self) -> Option<Container> {
+        match (self.depth, self.inner & 1) {
+            (0, _) => None,
+            (_, 0) => Some(Container::Array),
+            _ => Some(Container::Object),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a publisher gave, kept as the text it was given in.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes};
+
+use super::TopicName;
+use super::json::{self, JsonError};
+
+/// A message before it has its place in a topic's order: JSON text that is carried and never re-encoded.
+///
+/// The text is already laid out as the end of a classic frame, `"topic":T,"event":E,"message_id":I,"data":D}\x01`, so that
+/// a topic prepends the timestamp and copies once. Digits, escapes and white space inside E, I and D are the publisher's;
+/// T is the topic's name as `serde_json` writes it, so that equal topics are equal bytes. A clone shares the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    tail: Bytes,
+    /// Where T ends in `tail`. It starts after `"topic":`, and likewise below.
+    topic_end: usize,
+    event_end: usize,
+    message_id_end: usize,
+}
+
+const TOPIC: &[u8] = b"\"topic\":";
+const EVENT: &[u8] = b",\"event\":";
+const MESSAGE_ID: &[u8] = b",\"message_id\":";
+const DATA: &[u8] = b",\"data\":";
+const END: &[u8] = b"}\x01";
+
+/// A part of a publication that is not JSON; the publisher is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {part} of a publication must be one JSON value")]
+pub struct PublicationError {
+    /// `event`, `message_id` or `data`.
+    pub part: &'static str,
+    /// Where it stops being one.
+    pub source: JsonError,
+}
+
+impl Publication {
+    /// Lays out a message from parts that are each the text of one JSON value.
+    ///
+    /// ```
+    /// use janus_core::wire::{Publication, TopicName};
+    ///
+    /// let topic = TopicName::new("events", 255)?;
+    /// let publication = Publication::new(&topic, r#""greeting""#, "1", r#"{"price":1.50}"#)?;
+    /// assert_eq!(publication.data(), r#"{"price":1.50}"#);
+    /// assert!(Publication::new(&topic, "greeting", "1", "null").is_err());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The first part that is not one JSON value by RFC 8259.
+    pub fn new(topic: &TopicName, event: &str, message_id: &str, data: &str) -> Result<Self, PublicationError> {
+        let check = |part, text| json::one_value(text).map_err(|source| PublicationError { part, source });
+        let parts = Parts {
+            event: check("event", event)?,
+            message_id: check("message_id", message_id)?,
+            data: check("data", data)?,
+        };
+        let layout = parts.layout(topic);
+        let mut tail = Vec::with_capacity(layout.len);
+        parts.write(topic, &mut tail);
+        Ok(Self::from_layout(layout, tail.into()))
+    }
+
+    /// The topic's name as a JSON string.
+    #[must_use]
+    pub fn topic_json(&self) -> &str {
+        self.part(TOPIC.len()..self.topic_end)
+    }
+
+    /// The event, as the publisher wrote it.
+    #[must_use]
+    pub fn event(&self) -> &str {
+        self.part(self.topic_end + EVENT.len()..self.event_end)
+    }
+
+    /// The message's identifier, as the publisher wrote it.
+    #[must_use]
+    pub fn message_id(&self) -> &str {
+        self.part(self.event_end + MESSAGE_ID.len()..self.message_id_end)
+    }
+
+    /// The data, as the publisher wrote it.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        self.part(self.message_id_end + DATA.len()..self.tail.len() - END.len())
+    }
+
+    /// Bytes of the text that is kept, which is nearly the length of a frame.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a publication is never empty")]
+    pub fn len(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// The end of a classic frame, from `"topic"` to its terminator.
+    pub(super) fn classic_tail(&self) -> &[u8] {
+        &self.tail
+    }
+
+    pub(super) fn from_layout(layout: Layout, tail: Bytes) -> Self {
+        debug_assert_eq!(layout.len, tail.len());
+        let Layout { topic_end, event_end, message_id_end, .. } = layout;
+        Self { tail, topic_end, event_end, message_id_end }
+    }
+
+    fn part(&self, range: Range<usize>) -> &str {
+        str::from_utf8(&self.tail[range]).expect("every part was text when it was written")
+    }
+}
+
+/// The parts of a publication besides its topic, each the checked text of one JSON value.
+pub(super) struct Parts<'a> {
+    pub(super) event: &'a str,
+    pub(super) message_id: &'a str,
+    pub(super) data: &'a str,
+}
+
+/// Where the parts will stand, and how many bytes that takes.
+pub(super) struct Layout {
+    pub(super) len: usize,
+    topic_end: usize,
+    event_end: usize,
+    message_id_end: usize,
+}
+
+impl Parts<'_> {
+    pub(super) fn layout(&self, topic: &TopicName) -> Layout {
+        let topic_end = TOPIC.len() + json_string_len(topic.as_str());
+        let event_end = topic_end + EVENT.len() + self.event.len();
+        let message_id_end = event_end + MESSAGE_ID.len() + self.message_id.len();
+        let len = message_id_end + DATA.len() + self.data.len() + END.len();
+        Layout { len, topic_end, event_end, message_id_end }
+    }
+
+    pub(super) fn write(&self, topic: &TopicName, out: &mut impl BufMut) {
+        out.put_slice(TOPIC);
+        put_json_string(out, topic.as_str());
+        for (key, value) in [(EVENT, self.event), (MESSAGE_ID, self.message_id), (DATA, self.data)] {
+            out.put_slice(key);
+            out.put_slice(value.as_bytes());
+        }
+        out.put_slice(END);
+    }
+}
+
+/// Writes a text as a JSON string with as few escapes as JSON allows.
+pub(super) fn put_json_string(out: &mut impl BufMut, text: &str) {
+    if needs_no_escape(text) {
+        out.put_u8(b'"');
+        out.put_slice(text.as_bytes());
+        out.put_u8(b'"');
+    } else {
+        out.put_slice(serde_json::Value::from(text).to_string().as_bytes());
+    }
+}
+
+fn json_string_len(text: &str) -> usize {
+    if needs_no_escape(text) { text.len() + 2 } else { serde_json::Value::from(text).to_string().len() }
+}
+
+fn needs_no_escape(text: &str) -> bool {
+    text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
+}

@@ -1,0 +1,35 @@
+//! The time of a frame, in the form that the classic protocol inherited from Erlang.
+
+use std::time::Duration;
+
+/// A point in time as Erlang's `now()` writes it: 10^6 seconds, seconds and microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Whole millions of seconds.
+    pub mega: u32,
+    /// Seconds beyond those, below 1,000,000.
+    pub sec: u32,
+    /// Microseconds beyond those, below 1,000,000.
+    pub micro: u32,
+}
+
+impl Timestamp {
+    /// Splits the time since the Unix epoch, as `SystemTime::duration_since(UNIX_EPOCH)` gives it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use janus_core::wire::Timestamp;
+    ///
+    /// let timestamp = Timestamp::from_unix(Duration::from_micros(1_258_870_801_000_042));
+    /// assert_eq!(timestamp, Timestamp { mega: 1_258, sec: 870_801, micro: 42 });
+    /// ```
+    #[must_use]
+    pub fn from_unix(since_epoch: Duration) -> Self {
+        let seconds = since_epoch.as_secs();
+        Self {
+            mega: u32::try_from(seconds / 1_000_000).unwrap_or(u32::MAX),
+            sec: (seconds % 1_000_000) as u32,
+            micro: since_epoch.subsec_micros(),
+        }
+    }
+}
