@@ -140,8 +140,8 @@ impl Decoder {
     }
 
     /// The client has ended its side of the stream, which ends an unfinished frame as well as a terminator would. If that
-    /// makes it whole it is obeyed: JSON that was cut short can never look whole. Otherwise it had no effect and the client
-    /// is told.
+    /// makes it whole it is obeyed: an object that was cut short can never look whole. Otherwise it had no effect and the
+    /// client is told.
     pub fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
         let frame = mem::take(&mut self.unfinished);
         let finished = match self.phase {
@@ -506,6 +506,7 @@ impl Batch {
     fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
         let layout = parts.layout(topic);
         if layout.len > self.buffer.capacity() {
+            // A large one gains little from sharing, and would leave much of the memory before it unused.
             if layout.len > Self::SHARED_BYTES_MAX / 4 {
                 return Self::lone(topic, parts);
             }
