@@ -139,21 +139,23 @@ impl Decoder {
         decoded
     }
 
-    /// The client has ended its side of the stream. What was complete has been decoded; a frame that was begun and not
-    /// ended is an error, except for blanks and the preamble, which ask for nothing.
-    pub fn finish(&mut self, _limits: &Limits) -> Option<Result<Command, FrameError>> {
-        let unfinished = match self.phase {
-            Phase::Frames => !matches!(trim(&self.unfinished), b"" | PREAMBLE),
-            Phase::Body => true,
-            Phase::Over => false,
+    /// The client has ended its side of the stream, which ends an unfinished frame as well as a terminator would. If that
+    /// makes it whole it is obeyed: an object that was cut short can never look whole. Otherwise it had no effect and the
+    /// client is told.
+    pub fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
+        let frame = mem::take(&mut self.unfinished);
+        let finished = match self.phase {
+            Phase::Frames => match self.parse_frame(&frame, limits, 0) {
+                Ok(None) if self.phase == Phase::Frames => None,
+                Ok(Some(command)) => Some(Ok(command)),
+                Ok(None) | Err(_) => Some(Err(unfinished())),
+            },
+            // A whole body was handed out as soon as its last bracket came.
+            Phase::Body => Some(Err(unfinished())),
+            Phase::Over => None,
         };
         self.end();
-        unfinished.then(|| {
-            Err(FrameError::new(
-                ErrorCode::UnfinishedFrame,
-                "the stream ended in the middle of a frame; end each frame with a NUL byte",
-            ))
-        })
+        finished
     }
 
     /// Whether a frame, or the body of a `PUBLISH`, was begun and has not ended. Its time should be limited.
@@ -242,7 +244,7 @@ impl Decoder {
                 self.phase = Phase::Body;
                 Ok(None)
             }
-            frame => {
+            _ => {
                 let request = Request::read(text(frame)?)?;
                 Ok(Some(request.command(limits, more, &mut self.batch).unwrap_or_else(Command::Refused)))
             }
@@ -250,7 +252,7 @@ impl Decoder {
     }
 
     fn parse_body(&mut self, body: &[u8], limits: &Limits) -> Result<Command, FrameError> {
-        let mut reader = Reader::new(text(trim(body))?);
+        let mut reader = Reader::new(text(body)?);
         let fields =
             PublishFields::read(&mut reader).and_then(|fields| reader.end().map(|()| fields)).map_err(bad_json)?;
         match fields.publication(limits, 0, &mut self.batch) {
@@ -504,6 +506,7 @@ impl Batch {
     fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
         let layout = parts.layout(topic);
         if layout.len > self.buffer.capacity() {
+            // A large one gains little from sharing, and would leave much of the memory before it unused.
             if layout.len > Self::SHARED_BYTES_MAX / 4 {
                 return Self::lone(topic, parts);
             }
@@ -557,6 +560,10 @@ fn too_large(limits: &Limits) -> FrameError {
         ErrorCode::FrameTooLarge,
         format!("a frame must not be longer than {} bytes; end each one with a NUL byte", limits.max_frame_bytes),
     )
+}
+
+fn unfinished() -> FrameError {
+    FrameError::new(ErrorCode::UnfinishedFrame, "the stream ended in the middle of a frame, which had no effect")
 }
 
 fn duplicate_key() -> FrameError {
@@ -649,31 +656,4 @@ fn put_decimal(out: &mut impl BufMut, mut number: u32) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255 };
-
-    #[test]
-    fn an_idle_decoder_is_small() {
-        assert!(size_of::<Decoder>() <= 48, "{}", size_of::<Decoder>());
-    }
-
-    #[test]
-    fn a_publication_is_carried_byte_for_byte() {
-        let frame = client::publish("events", "\"e\"", "1", "{\"price\": 1.50}");
-        let mut input = &frame[..];
-        let Some(Ok(Command::Publish { publication, ack: false, .. })) = Decoder::new().decode(&mut input, &LIMITS)
-        else {
-            panic!("expected a publication");
-        };
-        let mut out = Vec::new();
-        encode_message(&mut out, &Timestamp { mega: 1, sec: 2, micro: 3 }, &publication);
-        assert_eq!(
-            out.escape_ascii().to_string(),
-            b"{\"timestamp\":[1,2,3],\"topic\":\"events\",\"event\":\"e\",\"message_id\":1,\"data\":{\"price\": 1.50}}\x01"
-                .escape_ascii()
-                .to_string()
-        );
-    }
-}
+mod tests;

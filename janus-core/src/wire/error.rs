@@ -128,3 +128,33 @@ impl FrameError {
         self.fatal
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_one_word_of_lower_case_letters_and_underscores() {
+        for (index, code) in ErrorCode::ALL.iter().enumerate() {
+            assert!(
+                code.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'8'),
+                "{code}"
+            );
+            assert!(ErrorCode::ALL[..index].iter().all(|other| other.as_str() != code.as_str()), "{code} stands twice");
+        }
+    }
+
+    #[test]
+    fn the_protocol_document_lists_every_code_with_its_class_and_ending() {
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md")).unwrap();
+        for code in ErrorCode::ALL {
+            let class = match code.class() {
+                ErrorClass::TryAgain => "try again",
+                ErrorClass::DoNot => "do not",
+                ErrorClass::SlowDown => "slow down",
+            };
+            let row = format!("| `{code}` | {class} | {} |", if code.closes() { "yes" } else { "no" });
+            assert!(document.contains(&row), "no row starts with {row}");
+        }
+    }
+}

@@ -304,3 +304,189 @@ impl Nesting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    #[track_caller]
+    fn agrees_with_serde_json(text: &str) -> bool {
+        let ours = one_value(text);
+        let theirs = serde_json::from_str::<IgnoredAny>(text);
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "{text:?}: {ours:?}, {theirs:?}");
+        ours.is_ok()
+    }
+
+    #[test]
+    fn what_rfc_8259_allows_is_accepted() {
+        for text in [
+            "0",
+            "-0",
+            "10",
+            "0.10",
+            "1e400",
+            "-1E-7",
+            "1e+07",
+            "123456789012345678901234567890",
+            "true",
+            "false",
+            "null",
+            "\"\"",
+            "\"é\u{7f}\u{2028}\"",
+            r#""\"\\\/\b\f\n\r\t\u00e9""#,
+            r#""\ud800""#,
+            "[]",
+            "{}",
+            " \t\r\n[ ] ",
+            "[1,[2,{}],{\"a\":[]}]",
+            "{\"a\":1,\"a\":2}",
+            r#"{"\u0061":1}"#,
+        ] {
+            assert!(agrees_with_serde_json(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_rfc_8259_does_not_allow_is_refused() {
+        for text in [
+            "",
+            " ",
+            "01",
+            "-",
+            "+1",
+            ".5",
+            "1.",
+            "1e",
+            "1e+",
+            "0x1",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "True",
+            "nul",
+            "truex",
+            "'a'",
+            "\"",
+            "\"\\",
+            "\"\\x\"",
+            r#""\u12""#,
+            r#""\u12g4""#,
+            "\"\n\"",
+            "\"\u{1}\"",
+            "\"\u{1f}\"",
+            "\"\0\"",
+            "[",
+            "]",
+            "[1",
+            "[1,",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[1}",
+            "{",
+            "}",
+            "{1:2}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1",
+            "{\"a\":1,}",
+            "{\"a\":1]",
+            "{,}",
+            "{a:1}",
+            "{\"\u{2}\":1}",
+            "1 2",
+            "{}{}",
+            "[]]",
+            "// c\n1",
+            "\u{feff}1",
+            "\u{a0}1",
+            "\u{b}1",
+        ] {
+            assert!(!agrees_with_serde_json(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn control_characters_are_found_at_every_place_in_a_string() {
+        for length in 0..70 {
+            for at in 0..length {
+                let mut text = vec![b'a'; length];
+                text[at] = 0x01;
+                let text = format!("\"{}\"", String::from_utf8(text).unwrap());
+                assert_eq!(one_value(&text).unwrap_err().at, at + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_says_where_and_what() {
+        let error = one_value("{\"a\" 1}").unwrap_err();
+        assert_eq!(error.to_string(), "not JSON at byte 5: expected ':'");
+    }
+
+    #[test]
+    fn brackets_are_matched_at_every_depth() {
+        for depth in [1, 2, 63, 64, 65, 127, 128, 129, 1_000] {
+            // Every third container is an object, so that no block of 64 looks like the next.
+            let open: String = (0..depth).map(|level| if level % 3 == 0 { "{\"\":" } else { "[" }).collect();
+            let close: String = (0..depth).rev().map(|level| if level % 3 == 0 { '}' } else { ']' }).collect();
+            assert!(agrees_with_serde_json(&format!("{open}0{close}")));
+            for wrong in 0..depth {
+                let mut close = close.clone().into_bytes();
+                close[wrong] ^= b']' ^ b'}';
+                assert!(one_value(&format!("{open}0{}", String::from_utf8(close).unwrap())).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn no_depth_of_nesting_exhausts_a_small_stack() {
+        let deep = || {
+            assert!(one_value(&"[".repeat(60_000)).is_err());
+            assert!(one_value(&"{\"\":".repeat(60_000)).is_err());
+            assert!(one_value(&format!("{}{}", "[".repeat(60_000), "]".repeat(60_000))).is_ok());
+        };
+        std::thread::Builder::new().stack_size(64 * 1024).spawn(deep).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_json_but_not_text() {
+        for raw in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\u0041""#, r#""\udc00\ud800""#] {
+            assert!(one_value(raw).is_ok(), "{raw}");
+            assert_eq!(string(raw), None, "{raw}");
+        }
+        assert_eq!(string(r#""\ud83d\ude00""#).as_deref(), Some("😀"));
+    }
+
+    proptest! {
+        #[test]
+        fn random_tokens_get_the_verdict_of_serde_json(
+            tokens in proptest::collection::vec(
+                prop_oneof![
+                    proptest::sample::select(vec![
+                        "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\"a\":", "\\", "\\u", "\\ud83d", "00e9", "0", "1", "-", ".",
+                        "e", "E+", "true", "null", "fals", " ", "\n", "\u{1}", "\u{7f}", "é",
+                    ]).prop_map(str::to_owned),
+                    any::<char>().prop_map(String::from),
+                ],
+                0..24,
+            ),
+        ) {
+            agrees_with_serde_json(&tokens.concat());
+        }
+
+        #[test]
+        fn a_value_with_one_character_changed_gets_the_verdict_of_serde_json(
+            at in 0_usize..80,
+            character in any::<char>(),
+        ) {
+            let mut text: Vec<char> =
+                r#"{"a":[1.5e-3,"b\u00e9\n",{"c":null,"d":[true,false,[]]},-0],"e":{}, "f" : "ghijklmnopqrstuvwxyz" }"#.chars().collect();
+            text[at] = character;
+            agrees_with_serde_json(&text.into_iter().collect::<String>());
+        }
+    }
+}

@@ -166,3 +166,39 @@ fn json_string_len(text: &str) -> usize {
 fn needs_no_escape(text: &str) -> bool {
     text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str) -> TopicName {
+        TopicName::new(name, 255).unwrap()
+    }
+
+    #[test]
+    fn the_parts_are_the_text_that_was_given() {
+        let publication = Publication::new(&topic("t"), " \"e\" ", "1e400", "{ \"a\" : [0.10] }\n").unwrap();
+        assert_eq!(publication.topic_json(), "\"t\"");
+        assert_eq!(publication.event(), "\"e\"");
+        assert_eq!(publication.message_id(), "1e400");
+        assert_eq!(publication.data(), "{ \"a\" : [0.10] }");
+        assert_eq!(publication.len(), publication.classic_tail().len());
+    }
+
+    #[test]
+    fn a_topic_with_quotes_and_backslashes_is_escaped() {
+        let publication = Publication::new(&topic("a\"b\\c"), "1", "2", "3").unwrap();
+        assert_eq!(publication.topic_json(), r#""a\"b\\c""#);
+        assert_eq!((publication.event(), publication.message_id(), publication.data()), ("1", "2", "3"));
+    }
+
+    #[test]
+    fn a_part_that_is_not_one_json_value_is_named() {
+        let refused =
+            |event, message_id, data| Publication::new(&topic("t"), event, message_id, data).unwrap_err().part;
+        assert_eq!(refused("greeting", "1", "1"), "event");
+        assert_eq!(refused("1", "", "1"), "message_id");
+        assert_eq!(refused("1", "1", "1,\"forged\":2"), "data");
+        assert_eq!(refused("1", "1", "\"\u{1}\""), "data");
+    }
+}

@@ -1,0 +1,52 @@
+//! Any bytes, cut anywhere, give the same commands as the same bytes in one piece, and never a panic.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use janus_core::wire::FrameError;
+use janus_core::wire::classic::{Command, Decoder, Limits};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    /// Lengths of the pieces, used in turn.
+    pieces: [u8; 4],
+    small_limit: bool,
+    bytes: &'a [u8],
+}
+
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Result<Command, FrameError>> {
+    let mut decoder = Decoder::new();
+    let mut decoded = Vec::new();
+    for mut piece in pieces {
+        while let Some(command) = decoder.decode(&mut piece, limits) {
+            if let Ok(Command::Publish { publication, .. } | Command::PublishAndClose { publication, .. }) = &command {
+                for part in
+                    [publication.topic_json(), publication.event(), publication.message_id(), publication.data()]
+                {
+                    serde_json::from_str::<&serde_json::value::RawValue>(part).expect("every part is JSON");
+                    assert!(!part.contains('\u{1}'), "no part can end a frame");
+                }
+            }
+            decoded.push(command);
+        }
+        assert!(piece.is_empty());
+        assert!(decoder.buffered() <= limits.max_frame_bytes);
+    }
+    decoded.extend(decoder.finish(limits));
+    decoded
+}
+
+fuzz_target!(|input: Input<'_>| {
+    let limits = Limits { max_frame_bytes: if input.small_limit { 48 } else { 4_096 }, max_topic_bytes: 32 };
+    let whole = decode(std::iter::once(input.bytes), &limits);
+    let mut rest = input.bytes;
+    let mut lengths = input.pieces.iter().cycle();
+    let pieces = std::iter::from_fn(|| {
+        let length = usize::from(*lengths.next()?).clamp(1, rest.len().max(1)).min(rest.len());
+        let (piece, after) = rest.split_at(length);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    });
+    assert_eq!(decode(pieces, &limits), whole);
+});
