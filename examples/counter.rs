@@ -1,0 +1,69 @@
+//! A supervised counter: it crashes, and its supervisor starts it again.
+//!
+//! `cargo run --example counter`. It shows supervision by itself, without the rest of Janus: a name that survives the
+//! crash, a caller who learns why there is no answer, and the tree as data.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use janus_core::supervision::{
+    ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Shutdown, StartInfo, Strategy, Supervisor,
+};
+
+struct Counter {
+    count: u32,
+}
+
+impl Actor for Counter {
+    type Context = Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "u32")]
+struct Increment;
+
+impl Handler<Increment> for Counter {
+    type Result = u32;
+
+    fn handle(&mut self, _: Increment, _: &mut Context<Self>) -> u32 {
+        self.count += 1;
+        assert!(self.count < 3, "this counter cannot count to three");
+        self.count
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The name exists before the actor does, and is what everybody else holds.
+    let counter = ActorRef::<Counter>::new("counter");
+    let arbiter = Arbiter::start("counters")?;
+
+    let spec = ChildSpec::actor_with(&counter, |_ctx, start: &StartInfo| {
+        println!("  starting, after {} restarts; last end: {:?}", start.restarts, start.last_reason);
+        Ok(Counter { count: 0 })
+    });
+    let tree = Supervisor::new("root", Strategy::OneForOne)
+        .intensity(5, Duration::from_secs(60))
+        .child(spec.shutdown(Shutdown::Timeout(Duration::from_secs(2))))
+        .start(&arbiter.place())
+        .await?;
+
+    for _ in 0..4 {
+        let before = counter.id();
+        match counter.call(Increment).await {
+            Ok(count) => println!("{counter:?} counts {count}"),
+            Err(CallError::Died(ExitReason::Panicked(why))) => {
+                println!("{before:?} has crashed: {why}");
+                let successor = counter.when_up(before).await;
+                println!("{successor:?} has taken its place");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+
+    println!("{:#?}", tree.tree());
+    tree.stop().await;
+    println!("the tree has ended: {}", tree.wait().await);
+    arbiter.stop();
+    Ok(())
+}

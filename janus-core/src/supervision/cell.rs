@@ -1,0 +1,483 @@
+//! The identity of one incarnation, shared by the code that runs it and everybody who watches it.
+//!
+//! Owns what can be asked of an incarnation (stop, kill, a sign of life), its one exit reason, and who is told: first
+//! its parent, then monitors. Knows no actor type and runs no actor; `run.rs` does.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::exit::{ActorId, Down, ExitReason, guarded};
+
+/// A stop was asked for and not yet handed to the actor.
+pub(crate) const STOP: u8 = 1;
+/// It is to end without running any more of its code.
+pub(crate) const KILL: u8 = 2;
+/// Its start is complete.
+pub(crate) const UP: u8 = 4;
+/// Somebody waits for the end of the current poll.
+pub(crate) const PROBE: u8 = 8;
+/// A task that waits for stop requests itself, and so is not dropped at one.
+pub(crate) const TRAP: u8 = 16;
+/// It has ended and its reason is known.
+pub(crate) const ENDED: u8 = 32;
+/// A stop was asked for at some time, whether or not it has been handed over.
+pub(crate) const ASKED: u8 = 64;
+
+/// Whoever started an incarnation and is told first that it ended.
+pub(crate) trait Parent: Send + Sync {
+    /// Called once per incarnation, on whatever thread it ended. Must not block.
+    fn child_ended(&self, cell: &Cell, reason: &ExitReason);
+}
+
+pub(crate) struct Cell {
+    id: ActorId,
+    name: Arc<str>,
+    parent: Option<Weak<dyn Parent>>,
+    // Changed under the lock of `life`, read without it.
+    flags: AtomicU8,
+    waker: AtomicWaker,
+    life: Mutex<Life>,
+}
+
+enum Life {
+    Running { asked: Option<ExitReason>, begun: bool, deferred: u32, next_key: u32, watchers: Vec<Watcher> },
+    Ended(ExitReason),
+}
+
+enum Watcher {
+    Monitor { key: u32, tell: Box<dyn FnOnce(Down) + Send> },
+    // Dropping the sender is the message.
+    Waiter { on: u8, waiting: oneshot::Sender<()> },
+}
+
+impl Cell {
+    pub(crate) fn new(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>) -> Arc<Self> {
+        Self::with_flags(id, name, parent, 0)
+    }
+
+    /// For children whose start nobody waits for.
+    pub(crate) fn new_up(id: ActorId, name: Arc<str>, parent: Weak<dyn Parent>) -> Arc<Self> {
+        Self::with_flags(id, name, Some(parent), UP)
+    }
+
+    fn with_flags(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>, flags: u8) -> Arc<Self> {
+        let life = Life::Running { asked: None, begun: false, deferred: 0, next_key: 0, watchers: Vec::new() };
+        Arc::new(Self {
+            id,
+            name,
+            parent,
+            flags: AtomicU8::new(flags),
+            waker: AtomicWaker::new(),
+            life: Mutex::new(life),
+        })
+    }
+
+    pub(crate) fn id(&self) -> ActorId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn flags(&self) -> u8 {
+        self.flags.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.flags() & ENDED != 0
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.flags() & (UP | ENDED) == UP
+    }
+
+    /// Why it ended, once it has.
+    pub(crate) fn reason(&self) -> Option<ExitReason> {
+        match &*self.life.lock() {
+            Life::Running { .. } => None,
+            Life::Ended(reason) => Some(reason.clone()),
+        }
+    }
+
+    pub(crate) fn register_waker(&self, waker: &std::task::Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Asks it to stop, with reason `Shutdown` unless it has named another.
+    pub(crate) fn stop(&self) {
+        let released = {
+            let mut life = self.life.lock();
+            if let Life::Running { asked, .. } = &mut *life {
+                asked.get_or_insert(ExitReason::Shutdown);
+            }
+            self.raise(&mut life, STOP | ASKED)
+        };
+        drop(released);
+        self.waker.wake();
+    }
+
+    /// Ends it with `reason` as soon as its thread gets to it; none of its code runs again but `Drop`.
+    pub(crate) fn kill(&self, reason: ExitReason) {
+        let released = {
+            let mut life = self.life.lock();
+            if let Life::Running { asked, .. } = &mut *life
+                && self.flags() & KILL == 0
+            {
+                *asked = Some(reason);
+            }
+            self.raise(&mut life, KILL)
+        };
+        drop(released);
+        self.waker.wake();
+    }
+
+    /// The running code names its own reason. A kill that came first stands.
+    pub(crate) fn ask_exit(&self, reason: ExitReason) {
+        if let Life::Running { asked, .. } = &mut *self.life.lock()
+            && self.flags() & KILL == 0
+        {
+            *asked = Some(reason);
+        }
+    }
+
+    /// Takes the stop request, so that each request asks the actor once.
+    pub(crate) fn take_stop(&self) -> bool {
+        let _life = self.life.lock();
+        self.flags.fetch_and(!STOP, Ordering::AcqRel) & STOP != 0
+    }
+
+    pub(crate) fn trap_stop(&self) {
+        let _life = self.life.lock();
+        self.flags.fetch_or(TRAP, Ordering::AcqRel);
+    }
+
+    /// The reason that was asked for, if any.
+    pub(crate) fn take_asked(&self) -> Option<ExitReason> {
+        match &mut *self.life.lock() {
+            Life::Running { asked, .. } => asked.take(),
+            Life::Ended(_) => None,
+        }
+    }
+
+    /// `started` has run. The incarnation is up unless its initialisation was deferred.
+    pub(crate) fn begun(&self) {
+        self.settle_init(|begun, _| *begun = true);
+    }
+
+    fn defer_init(&self) {
+        if let Life::Running { deferred, .. } = &mut *self.life.lock() {
+            *deferred += 1;
+        }
+    }
+
+    fn init_done(&self) {
+        self.settle_init(|_, deferred| *deferred = deferred.saturating_sub(1));
+    }
+
+    fn settle_init(&self, change: impl FnOnce(&mut bool, &mut u32)) {
+        let released = {
+            let mut life = self.life.lock();
+            let Life::Running { begun, deferred, .. } = &mut *life else { return };
+            change(begun, deferred);
+            if !*begun || *deferred > 0 || self.flags() & (UP | KILL) != 0 {
+                return;
+            }
+            self.raise(&mut life, UP)
+        };
+        drop(released);
+    }
+
+    /// Called at the end of every poll: whoever asked for a sign of life gets it.
+    pub(crate) fn answer_probes(&self) {
+        if self.flags() & PROBE == 0 {
+            return;
+        }
+        let released = {
+            let mut life = self.life.lock();
+            let released = self.raise(&mut life, PROBE);
+            self.flags.fetch_and(!PROBE, Ordering::AcqRel);
+            released
+        };
+        drop(released);
+    }
+
+    /// Resolves when the poll that is under way, or else the next one, has ended, or the incarnation has.
+    pub(crate) async fn probe(&self) {
+        let wait = {
+            let mut life = self.life.lock();
+            let wait = self.wait_in(&mut life, PROBE);
+            self.flags.fetch_or(PROBE, Ordering::AcqRel);
+            wait
+        };
+        self.waker.wake();
+        if let Some(wait) = wait {
+            let _ = wait.await;
+        }
+    }
+
+    /// Resolves when one of the flags `on` is set, or the incarnation has ended.
+    pub(crate) fn until(&self, on: u8) -> impl Future<Output = ()> + Send + use<> {
+        let wait = {
+            let mut life = self.life.lock();
+            if self.flags() & on != 0 { None } else { self.wait_in(&mut life, on) }
+        };
+        async move {
+            if let Some(wait) = wait {
+                let _ = wait.await;
+            }
+        }
+    }
+
+    pub(crate) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.until(ENDED)
+    }
+
+    fn wait_in(&self, life: &mut Life, on: u8) -> Option<oneshot::Receiver<()>> {
+        let Life::Running { watchers, .. } = life else { return None };
+        // Waiters that gave up are swept here, so that calls that time out leave nothing behind.
+        watchers.retain(|watcher| !matches!(watcher, Watcher::Waiter { waiting, .. } if waiting.is_closed()));
+        let (waiting, wait) = oneshot::channel();
+        watchers.push(Watcher::Waiter { on, waiting });
+        Some(wait)
+    }
+
+    /// Sets `flag` and takes out whoever waits for it, to be dropped once the lock is released.
+    fn raise(&self, life: &mut Life, flag: u8) -> Vec<Watcher> {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        match life {
+            Life::Running { watchers, .. } => watchers
+                .extract_if(.., |watcher| matches!(watcher, Watcher::Waiter { on, .. } if *on & flag != 0))
+                .collect(),
+            Life::Ended(_) => Vec::new(),
+        }
+    }
+
+    /// `Err` gives the callback back with the reason, if it is too late.
+    pub(crate) fn monitor<F>(&self, tell: F) -> Result<u32, (F, ExitReason)>
+    where
+        F: FnOnce(Down) + Send + 'static,
+    {
+        match &mut *self.life.lock() {
+            Life::Running { next_key, watchers, .. } => {
+                let key = *next_key;
+                *next_key = next_key.wrapping_add(1);
+                watchers.push(Watcher::Monitor { key, tell: Box::new(tell) });
+                Ok(key)
+            }
+            Life::Ended(reason) => Err((tell, reason.clone())),
+        }
+    }
+
+    pub(crate) fn demonitor(&self, key: u32) {
+        let removed = match &mut *self.life.lock() {
+            Life::Running { watchers, .. } => watchers
+                .iter()
+                .position(|watcher| matches!(watcher, Watcher::Monitor { key: k, .. } if *k == key))
+                .map(|at| watchers.swap_remove(at)),
+            Life::Ended(_) => None,
+        };
+        // What the callback captured is dropped without the lock: it may hold another monitor of this cell.
+        drop(removed);
+    }
+
+    /// Writes the final reason, once, and tells everybody. Later calls do nothing and return false.
+    pub(crate) fn finish(&self, reason: ExitReason) -> bool {
+        let (reason, watchers) = {
+            let mut life = self.life.lock();
+            let Life::Running { watchers, .. } = &mut *life else { return false };
+            let watchers = std::mem::take(watchers);
+            let reason = if self.flags() & UP == 0 { reason.before_up() } else { reason };
+            *life = Life::Ended(reason.clone());
+            self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
+            (reason, watchers)
+        };
+        // The parent first: a monitor that never returns must not keep a child from being restarted.
+        if let Some(parent) = self.parent.as_ref().and_then(Weak::upgrade) {
+            parent.child_ended(self, &reason);
+        }
+        for watcher in watchers {
+            if let Watcher::Monitor { tell, .. } = watcher {
+                self.tell(tell, reason.clone());
+            }
+        }
+        true
+    }
+
+    pub(crate) fn tell(&self, tell: impl FnOnce(Down), reason: ExitReason) {
+        let down = Down { id: self.id, name: self.name.clone(), reason };
+        if let Err(reason) = guarded(|| tell(down)) {
+            log::error!("a monitor of {} {} {reason}", self.name, self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.id)
+    }
+}
+
+/// A watch on one incarnation. Dropping it ends the watch: its callback will not be called any more.
+#[must_use = "dropping a monitor ends it; call `detach` to keep it without holding it"]
+#[derive(Debug)]
+pub struct Monitor {
+    watched: Option<(Arc<Cell>, u32)>,
+}
+
+impl Monitor {
+    pub(crate) fn of(cell: &Arc<Cell>, tell: impl FnOnce(Down) + Send + 'static) -> Self {
+        match cell.monitor(tell) {
+            Ok(key) => Self { watched: Some((cell.clone(), key)) },
+            Err((tell, reason)) => {
+                cell.tell(tell, reason);
+                Self { watched: None }
+            }
+        }
+    }
+
+    pub(crate) fn told(name: &Arc<str>, tell: impl FnOnce(Down)) -> Self {
+        let down = Down { id: ActorId::NONE, name: name.clone(), reason: ExitReason::NotRunning };
+        if let Err(reason) = guarded(|| tell(down)) {
+            log::error!("a monitor of {name} {reason}");
+        }
+        Self { watched: None }
+    }
+
+    /// The incarnation that is watched; `None` if there was none any more.
+    pub fn id(&self) -> Option<ActorId> {
+        self.watched.as_ref().map(|(cell, _)| cell.id())
+    }
+
+    /// Leaves the watch in place until the incarnation ends.
+    pub fn detach(mut self) {
+        self.watched = None;
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        if let Some((cell, key)) = self.watched.take() {
+            cell.demonitor(key);
+        }
+    }
+}
+
+/// Holds back the end of an actor's start; see [`Exit::defer_init`](super::Exit::defer_init).
+///
+/// Dropped without [`done`](Self::done), the start fails.
+#[must_use = "dropping the guard makes the start fail"]
+#[derive(Debug)]
+pub struct InitGuard {
+    cell: Option<Arc<Cell>>,
+}
+
+impl InitGuard {
+    pub(crate) fn for_current() -> Self {
+        let cell = with_current(|cell| {
+            cell.defer_init();
+            cell.clone()
+        });
+        Self { cell }
+    }
+
+    /// Says how the initialisation ended. An error ends the actor with `StartFailed`, without its `stopping`.
+    pub fn done(mut self, outcome: Result<(), String>) {
+        if let Some(cell) = self.cell.take() {
+            match outcome {
+                Ok(()) => cell.init_done(),
+                Err(message) => Self::fail(&cell, message.into()),
+            }
+        }
+    }
+
+    fn fail(cell: &Cell, message: Arc<str>) {
+        if !cell.is_up() {
+            cell.kill(ExitReason::StartFailed(message));
+        }
+    }
+}
+
+impl Drop for InitGuard {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            Self::fail(&cell, "its deferred initialisation was abandoned".into());
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Cell>>> = const { RefCell::new(None) };
+}
+
+/// [`Exit::defer_init`](super::Exit::defer_init) for tasks, to be called before their first await.
+pub fn defer_init() -> InitGuard {
+    InitGuard::for_current()
+}
+
+/// The id of the actor, task or supervisor whose code is running.
+pub fn current() -> Option<ActorId> {
+    with_current(|cell| cell.id())
+}
+
+/// For tasks: resolves when this task is asked to stop, which it then is expected to do by itself.
+///
+/// A task that never calls this is dropped at its next await point when it is asked to stop. Outside supervision the
+/// future never resolves. It is cancel safe.
+///
+/// ```no_run
+/// # use janus_core::supervision::stop_requested;
+/// # async fn serve_one() {}
+/// async fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     let mut stop = std::pin::pin!(stop_requested());
+///     loop {
+///         tokio::select! {
+///             () = &mut stop => return Ok(()),
+///             () = serve_one() => {}
+///         }
+///     }
+/// }
+/// ```
+pub fn stop_requested() -> impl Future<Output = ()> + Send + use<> {
+    let asked = with_current(|cell| {
+        cell.trap_stop();
+        cell.until(ASKED)
+    });
+    async move {
+        match asked {
+            Some(asked) => asked.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+pub(crate) fn with_current<T>(read: impl FnOnce(&Arc<Cell>) -> T) -> Option<T> {
+    // Cloned, so that what runs inside may enter another actor, and not there any more while the thread ends.
+    let cell = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()?;
+    Some(read(&cell))
+}
+
+/// Makes `cell` the current one until the guard is dropped.
+pub(crate) fn enter(cell: &Arc<Cell>) -> Current {
+    let outer = CURRENT.try_with(|current| current.replace(Some(cell.clone()))).ok().flatten();
+    Current { outer }
+}
+
+pub(crate) struct Current {
+    outer: Option<Arc<Cell>>,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let outer = self.outer.take();
+        // A thread that is ending has no current actor to restore.
+        let _ = CURRENT.try_with(|current| current.replace(outer));
+    }
+}

@@ -1,0 +1,264 @@
+//! One child as its supervisor keeps it, and how one is started and stopped.
+//!
+//! Shared by both kinds of supervisor. Owns the record of a child, the start that cannot hang and the stop that always
+//! ends: ask, kill, declare dead. When to do either is decided in `supervisor.rs` and `dynamic.rs`.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::cell::{Cell, KILL, UP};
+use super::exit::{ActorId, ExitReason};
+use super::place::Place;
+use super::spec::{ChildSpec, Kind, Launch, Shutdown, Start, StartInfo, TreeShared};
+use super::tree::{Event, EventKind, NodeKind, State, Tree};
+use super::window::{RestartIntensity, RestartWindow};
+
+/// How long a killed child has for its thread to come back before it is declared dead without it.
+pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);
+
+/// A child and what has become of it.
+pub(crate) struct Child {
+    pub(crate) spec: ChildSpec,
+    pub(crate) state: State,
+    /// The current incarnation: starting, running or stopping.
+    pub(crate) cell: Option<Arc<Cell>>,
+    pub(crate) restarts: u64,
+    pub(crate) last_reason: Option<ExitReason>,
+    pub(crate) window: RestartWindow,
+    pub(crate) after_quarantine: bool,
+    /// When to start it again. `Some` in the states `Restarting` and `Quarantined` only.
+    pub(crate) due: Option<Instant>,
+    up_since: Option<Instant>,
+    // Restarts without a quiet time between them.
+    streak: u32,
+}
+
+impl Child {
+    pub(crate) fn new(spec: ChildSpec, intensity: RestartIntensity) -> Self {
+        Self {
+            spec,
+            state: State::Stopped,
+            cell: None,
+            restarts: 0,
+            last_reason: None,
+            window: RestartWindow::new(intensity),
+            after_quarantine: false,
+            due: None,
+            up_since: None,
+            streak: 0,
+        }
+    }
+
+    pub(crate) fn starting(&mut self, cell: &Arc<Cell>) {
+        self.state = State::Starting;
+        self.cell = Some(cell.clone());
+        self.due = None;
+    }
+
+    pub(crate) fn up(&mut self) {
+        self.state = State::Running;
+        self.up_since = Some(Instant::now());
+        self.after_quarantine = false;
+    }
+
+    /// It does not run any more, for this reason.
+    pub(crate) fn ended(&mut self, reason: ExitReason) {
+        self.state = State::Stopped;
+        self.cell = None;
+        self.due = None;
+        self.last_reason = Some(reason);
+    }
+
+    /// How long to wait before the next start, which counts as one more in a row.
+    pub(crate) fn next_delay(&mut self) -> Duration {
+        let Some(backoff) = self.spec.backoff else { return Duration::ZERO };
+        if self.up_since.take().is_some_and(|since| since.elapsed() > backoff.max) {
+            self.streak = 0;
+        }
+        let delay = backoff.delay(self.streak);
+        self.streak = self.streak.saturating_add(1);
+        delay
+    }
+
+    pub(crate) fn info(&mut self) -> StartInfo {
+        StartInfo {
+            restarts: self.window.count(Instant::now()),
+            last_reason: self.last_reason.clone(),
+            after_quarantine: self.after_quarantine,
+        }
+    }
+
+    /// Everything about it but what is below it.
+    pub(crate) fn node(&self) -> Tree {
+        Tree {
+            name: self.spec.name.clone(),
+            kind: NodeKind::Worker,
+            id: self.cell.as_ref().map(|cell| cell.id()),
+            state: self.state,
+            restarts: self.restarts,
+            last_reason: self.last_reason.clone(),
+            children: Vec::new(),
+            numbered: 0,
+        }
+    }
+}
+
+/// Adds to the nodes of children what is below them. Takes no lock while it asks a child.
+pub(crate) fn with_subtrees(nodes: Vec<(Tree, Arc<dyn Launch>)>) -> Vec<Tree> {
+    let deepen = |(node, launch): (Tree, Arc<dyn Launch>)| match launch.subtree() {
+        Some(below) => Tree { kind: below.kind, children: below.children, numbered: below.numbered, ..node },
+        None => node,
+    };
+    nodes.into_iter().map(deepen).collect()
+}
+
+/// What a start or a stop needs to know of the supervisor that does it.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) supervisor: Arc<str>,
+    pub(crate) tree: Arc<TreeShared>,
+    pub(crate) place: Place,
+    pub(crate) kill_grace: Duration,
+}
+
+impl Surroundings {
+    pub(crate) fn emit(&self, child: &Arc<str>, id: Option<ActorId>, what: EventKind) {
+        self.tree.emit(|| Event { supervisor: self.supervisor.clone(), child: child.clone(), id, what });
+    }
+
+    /// Starts a child and waits until it is up. On an error nothing of it runs any more.
+    ///
+    /// `abort` ends the attempt early. A predecessor that was killed and is still on its way out is waited for.
+    pub(crate) async fn bring_up(
+        &self,
+        spec: &ChildSpec,
+        cell: &Arc<Cell>,
+        info: StartInfo,
+        abort: impl Future<Output = ()>,
+    ) -> Result<(), ExitReason> {
+        let outcome = self.attempt(spec, cell, info, abort).await;
+        let what = match &outcome {
+            Ok(()) => EventKind::Started,
+            Err(reason) => {
+                log::warn!("{}: {} {} could not be started: {reason}", self.supervisor, spec.name, cell.id());
+                EventKind::StartFailed(reason.clone())
+            }
+        };
+        self.emit(&spec.name, Some(cell.id()), what);
+        outcome
+    }
+
+    async fn attempt(
+        &self,
+        spec: &ChildSpec,
+        cell: &Arc<Cell>,
+        info: StartInfo,
+        abort: impl Future<Output = ()>,
+    ) -> Result<(), ExitReason> {
+        if let Some(predecessor) = spec.launch.occupant() {
+            if predecessor.flags() & KILL == 0 {
+                cell.finish(ExitReason::StartFailed(format!("{} is already running", spec.name).into()));
+            } else {
+                self.bury(spec, &predecessor).await;
+            }
+        }
+        if cell.flags() & KILL == 0 {
+            let place = spec.place.clone().unwrap_or_else(|| self.place.clone());
+            spec.launch.launch(Start { cell: cell.clone(), info, place, tree: self.tree.clone() });
+        }
+        let limit = spec.start_limit();
+        let too_late = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cell.until(UP) => {}
+            () = abort => cell.kill(ExitReason::Killed),
+            () = too_late => {
+                let limit = limit.unwrap_or_default();
+                cell.kill(ExitReason::StartFailed(format!("it was not up after {limit:?}").into()));
+            }
+        }
+        // A task may be up and done at once; that is no failed start.
+        if cell.flags() & UP != 0 {
+            return Ok(());
+        }
+        self.bury(spec, cell).await;
+        Err(cell.reason().unwrap_or(ExitReason::Killed))
+    }
+
+    /// Stops a child as its spec says and returns why it ended.
+    pub(crate) async fn take_down(&self, spec: &ChildSpec, cell: &Arc<Cell>, shutdown: Shutdown) -> ExitReason {
+        match shutdown {
+            Shutdown::BrutalKill => {}
+            Shutdown::Timeout(limit) => {
+                cell.stop();
+                if timeout(limit, cell.until_ended()).await.is_err() {
+                    log::warn!("{}: {} {cell:?} did not stop in {limit:?}", self.supervisor, spec.name);
+                }
+            }
+            Shutdown::Infinity => {
+                cell.stop();
+                cell.until_ended().await;
+            }
+        }
+        cell.kill(ExitReason::Killed);
+        self.bury(spec, cell).await;
+        let reason = cell.reason().unwrap_or(ExitReason::Killed);
+        self.emit(&spec.name, Some(cell.id()), EventKind::Ended(reason.clone()));
+        reason
+    }
+
+    /// Waits for a killed child to end. If its thread does not come back, the child is declared dead: its name is free,
+    /// its monitors are told, and none of its code will run when the thread does come back.
+    async fn bury(&self, spec: &ChildSpec, cell: &Arc<Cell>) {
+        if timeout(self.kill_grace, cell.until_ended()).await.is_ok() {
+            return;
+        }
+        log::error!("{}: {cell:?} is stuck in its code and was abandoned", self.supervisor);
+        spec.launch.abandon(cell);
+        if cell.finish(cell.take_asked().unwrap_or(ExitReason::Killed)) {
+            self.emit(&spec.name, Some(cell.id()), EventKind::Abandoned);
+        }
+    }
+}
+
+/// The ends of children, waiting for their supervisor.
+///
+/// It needs no limit of its own: there is one entry per incarnation that the supervisor itself has started.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    ends: Mutex<VecDeque<(ActorId, ExitReason)>>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    pub(crate) fn push(&self, id: ActorId, reason: ExitReason) {
+        self.ends.lock().push_back((id, reason));
+        self.arrived.notify_one();
+    }
+
+    /// Cancel safe.
+    pub(crate) async fn pop(&self) -> (ActorId, ExitReason) {
+        loop {
+            if let Some(end) = self.ends.lock().pop_front() {
+                return end;
+            }
+            self.arrived.notified().await;
+        }
+    }
+}
+
+/// Whether the default shutdown of a dynamic supervisor applies to this child.
+pub(crate) fn is_worker(spec: &ChildSpec) -> bool {
+    spec.launch.kind() == Kind::Worker
+}

@@ -1,0 +1,239 @@
+//! Where actors run: threads of our own, and the thread one is on.
+//!
+//! Owns [`Arbiter`], [`Place`] and the beat by which a watchdog sees which actor a thread is busy with. An actix
+//! `System` is neither needed nor started; actors only need a tokio `LocalRuntime` or `LocalSet`.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use super::exit::{ActorId, guarded};
+
+/// Jobs that may wait for one place. A place this far behind does not answer, which is what it is then reported as.
+const JOBS_MAX: usize = 1 << 16;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The place does not take jobs: its thread has stopped, or 65,536 jobs wait for it already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the arbiter is down")]
+pub struct ArbiterDown;
+
+/// A thread with a current-thread tokio runtime on which actors and tasks run.
+///
+/// It may be started from anywhere: inside or outside a runtime, with or without an actix `System`.
+///
+/// ```
+/// use janus_core::supervision::Arbiter;
+///
+/// let arbiter = Arbiter::start("home")?;
+/// arbiter.place().run(|| println!("on {:?}", std::thread::current().name()))?;
+/// arbiter.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Arbiter {
+    place: Place,
+    // Dropping it is the signal to stop.
+    running: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Arbiter {
+    /// Starts the thread and returns once its runtime stands.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refused a thread, or the descriptors that a runtime needs.
+    pub fn start(name: &str) -> io::Result<Self> {
+        let (place_tx, place_rx) = std::sync::mpsc::sync_channel(1);
+        let (running, stop) = oneshot::channel::<()>();
+        let place_name: Arc<str> = name.into();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = place_tx.send(Err(error));
+                    return;
+                }
+            };
+            let (place, jobs) = Place::open(place_name);
+            let beat = place.beat.clone();
+            beat.make_current();
+            let _ = place_tx.send(Ok(place));
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    _ = stop => {}
+                    () = serve(jobs) => {}
+                }
+            });
+            // Actors that are dropped from here on learn that it was not their own fault.
+            beat.down.store(true, Ordering::Relaxed);
+            // Not `drop`: that would wait for blocking jobs, which may never return.
+            runtime.shutdown_background();
+        })?;
+        let place = place_rx.recv().unwrap_or_else(|_| Err(io::Error::other("the arbiter thread died at once")))?;
+        Ok(Self { place, running: Some(running), thread: Some(thread) })
+    }
+
+    /// Where children of a supervisor run if they are to run here.
+    pub fn place(&self) -> Place {
+        self.place.clone()
+    }
+
+    /// Stops the thread and waits for it. Its actors end with [`ExitReason::ArbiterDown`](super::ExitReason).
+    ///
+    /// This is not a shutdown: no actor is asked. Stop the supervisor first. It blocks until the handler that is
+    /// running returns; async code that cannot be sure of that should drop the arbiter instead, which does not wait.
+    /// Called on the arbiter's own thread it does not wait either.
+    pub fn stop(mut self) {
+        drop(self.running.take());
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+        {
+            // The thread catches every panic of code that is not ours; there is no second error to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A handle to a thread on which children can be started. Clone it freely; it does not keep the thread alive.
+#[derive(Clone)]
+pub struct Place {
+    jobs: mpsc::Sender<Job>,
+    pub(crate) beat: Arc<Beat>,
+}
+
+impl Place {
+    /// The current thread, which must be running a `LocalRuntime` or `LocalSet`.
+    ///
+    /// For tests under paused time, where everything must share one clock, and for embedding in a program that has its
+    /// own `LocalSet`.
+    ///
+    /// # Panics
+    ///
+    /// Outside a `LocalRuntime` or `LocalSet`.
+    pub fn here() -> Self {
+        let name = thread::current().name().unwrap_or("here").into();
+        let (mut place, jobs) = Self::open(name);
+        match Beat::current() {
+            Some(beat) => place.beat = beat,
+            None => place.beat.make_current(),
+        }
+        tokio::task::spawn_local(serve(jobs));
+        place
+    }
+
+    /// The name of the thread.
+    pub fn name(&self) -> &Arc<str> {
+        &self.beat.name
+    }
+
+    /// Runs `job` on the place's thread, after the jobs given to it before. A panic in it is logged and hurts nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`ArbiterDown`]; `job` is dropped. A job that was taken is still dropped unrun if the place stops before its turn.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<(), ArbiterDown> {
+        self.jobs.try_send(Box::new(job)).map_err(|_| ArbiterDown)
+    }
+
+    fn open(name: Arc<str>) -> (Self, mpsc::Receiver<Job>) {
+        let (jobs, receiver) = mpsc::channel(JOBS_MAX);
+        (Self { jobs, beat: Arc::new(Beat::new(name)) }, receiver)
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.beat.name).finish()
+    }
+}
+
+async fn serve(mut jobs: mpsc::Receiver<Job>) {
+    while let Some(job) = jobs.recv().await {
+        if let Err(reason) = guarded(job) {
+            log::error!("a job given to a place {reason}");
+        }
+    }
+}
+
+/// Which actor a thread is inside of, written by that thread and read by watchdogs.
+///
+/// Three relaxed stores a poll and no clock; only the owning thread writes, so a count needs no read-modify-write.
+#[derive(Debug)]
+pub(crate) struct Beat {
+    name: Arc<str>,
+    polls: AtomicU64,
+    actor: AtomicU64,
+    down: AtomicBool,
+}
+
+impl Beat {
+    fn new(name: Arc<str>) -> Self {
+        Self { name, polls: AtomicU64::new(0), actor: AtomicU64::new(0), down: AtomicBool::new(false) }
+    }
+
+    fn make_current(self: &Arc<Self>) {
+        BEAT.with(|beat| *beat.borrow_mut() = Some(self.clone()));
+    }
+
+    fn current() -> Option<Arc<Self>> {
+        BEAT.try_with(|beat| beat.borrow().clone()).ok().flatten()
+    }
+
+    /// The beat of this thread, made on first use for threads that are no arbiter of ours.
+    pub(crate) fn here() -> Arc<Self> {
+        Self::current().unwrap_or_else(|| {
+            let beat = Arc::new(Self::new(thread::current().name().unwrap_or("here").into()));
+            beat.make_current();
+            beat
+        })
+    }
+
+    pub(crate) fn enter(&self, id: ActorId) -> Busy<'_> {
+        let outer = self.actor.load(Ordering::Relaxed);
+        self.actor.store(id.to_bits(), Ordering::Relaxed);
+        self.polls.store(self.polls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        Busy { beat: self, outer }
+    }
+
+    /// The number of the current poll and whose it is, unless the thread is in no actor.
+    ///
+    /// The two are read one after the other: right after a change they may belong to different polls, which a watchdog
+    /// that wants to see the same pair again does not mind.
+    pub(crate) fn sample(&self) -> Option<(u64, ActorId)> {
+        let poll = self.polls.load(Ordering::Relaxed);
+        match self.actor.load(Ordering::Relaxed) {
+            0 => None,
+            bits => Some((poll, ActorId::from_bits(bits))),
+        }
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+}
+
+/// Marks the thread as inside an actor until it is dropped.
+pub(crate) struct Busy<'a> {
+    beat: &'a Beat,
+    outer: u64,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.beat.actor.store(self.outer, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    static BEAT: RefCell<Option<Arc<Beat>>> = const { RefCell::new(None) };
+}

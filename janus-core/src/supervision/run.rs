@@ -1,0 +1,255 @@
+//! Runs one incarnation and finds out why it ended, whatever its code does.
+//!
+//! Owns [`Incarnation`], the future that every actor, task and supervisor loop is wrapped in, and [`Birth`], the promise
+//! that an incarnation which never got that far is reported too. Whom to start again is not decided here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use actix::dev::ContextFut;
+use actix::fut::wrap_future;
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context};
+
+use super::cell::{self, Cell, KILL, STOP, TRAP};
+use super::exit::{ExitReason, guarded};
+use super::place::Beat;
+use super::refs::Slot;
+
+/// The error type of factories and tasks: anything that has a message.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a task is: a future that need not be `Send`.
+pub(crate) type TaskFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>>>>;
+
+/// Something that can be run and asked to stop. Its methods may panic.
+pub(crate) trait Body: Unpin {
+    /// Runs until there is nothing to do; `Ready` is its end, with the reason if none was asked for.
+    fn poll(&mut self, cell: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason>;
+    /// Passes on a request to stop, after everything that was sent before it.
+    fn stop(&mut self, cell: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason>;
+    /// From here on the name does not resolve to `cell` any more.
+    fn vacate(&mut self, cell: &Cell);
+    /// Makes sure that dropping it calls nothing but `Drop`.
+    fn silence(&mut self);
+}
+
+/// A body, wrapped so that no panic gets out and every end has a reason.
+pub(crate) struct Incarnation<B: Body> {
+    // `None` once it has ended.
+    body: Option<B>,
+    cell: Arc<Cell>,
+    beat: Arc<Beat>,
+}
+
+impl<B: Body> Incarnation<B> {
+    /// To be spawned on the current thread. If it is dropped instead, it has been killed.
+    pub(crate) fn new(body: B, cell: Arc<Cell>) -> Self {
+        Self { body: Some(body), cell, beat: Beat::here() }
+    }
+
+    fn finish(&mut self, mut reason: ExitReason, orderly: bool) {
+        let Some(mut body) = self.body.take() else { return };
+        let _current = cell::enter(&self.cell);
+        // The name goes first, so that nobody finds what is about to be torn down.
+        body.vacate(&self.cell);
+        if !orderly {
+            // Otherwise actix would call `stopping` and `stopped` of the broken actor, and even hand it queued messages.
+            body.silence();
+        }
+        if let Err(in_drop) = guarded(|| drop(body))
+            && !reason.is_abnormal()
+        {
+            reason = in_drop;
+        }
+        self.cell.finish(reason);
+    }
+}
+
+impl<B: Body> Future for Incarnation<B> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.cell.register_waker(cx.waker());
+        if this.cell.flags() & KILL != 0 {
+            let reason = this.cell.take_asked().unwrap_or(ExitReason::Killed);
+            this.finish(reason, false);
+            return Poll::Ready(());
+        }
+        let Some(body) = &mut this.body else { return Poll::Ready(()) };
+
+        let polled = {
+            let _busy = this.beat.enter(this.cell.id());
+            let _current = cell::enter(&this.cell);
+            let cell = &this.cell;
+            guarded(|| {
+                // The mailbox first: what was sent before a stop is handled before it.
+                if let Poll::Ready(reason) = body.poll(cell, cx) {
+                    return Poll::Ready(reason);
+                }
+                if cell.flags() & (STOP | KILL) == STOP && cell.take_stop() {
+                    return body.stop(cell, cx);
+                }
+                Poll::Pending
+            })
+        };
+        match polled {
+            Ok(Poll::Pending) if this.cell.flags() & KILL != 0 => {
+                let reason = this.cell.take_asked().unwrap_or(ExitReason::Killed);
+                this.finish(reason, false);
+                Poll::Ready(())
+            }
+            Ok(Poll::Pending) => {
+                this.cell.answer_probes();
+                Poll::Pending
+            }
+            Ok(Poll::Ready(by_itself)) => {
+                let reason = this.cell.take_asked().unwrap_or(by_itself);
+                this.finish(reason, true);
+                Poll::Ready(())
+            }
+            Err(reason) => {
+                this.finish(reason, false);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl<B: Body> Drop for Incarnation<B> {
+    fn drop(&mut self) {
+        let reason = match self.cell.take_asked() {
+            Some(asked) if self.cell.flags() & KILL != 0 => asked,
+            _ if self.beat.is_down() => ExitReason::ArbiterDown,
+            _ => ExitReason::Killed,
+        };
+        self.finish(reason, false);
+    }
+}
+
+/// An actix actor in its context.
+pub(crate) struct ActorBody<A: Actor<Context = Context<A>>> {
+    fut: ContextFut<A, Context<A>>,
+    // Without an address of its own the actor would end when the last one outside is dropped.
+    _addr: Addr<A>,
+    slot: Option<Arc<Slot<A>>>,
+}
+
+impl<A: Actor<Context = Context<A>>> ActorBody<A> {
+    /// A context whose mailbox takes every message: actix's own limit neither bounds casts nor keeps calls in order.
+    pub(crate) fn context() -> Context<A> {
+        let mut ctx = Context::new();
+        ctx.set_mailbox_capacity(0);
+        ctx
+    }
+
+    pub(crate) fn new(ctx: Context<A>, actor: A, slot: Option<Arc<Slot<A>>>) -> Self {
+        let addr = ctx.address();
+        Self { fut: ctx.into_future(actor), _addr: addr, slot }
+    }
+
+    /// Reports `cell` as begun when `started` has run and before the first message is handled.
+    ///
+    /// actix polls what waits in the context after `started` and before the mailbox, latest first: so whatever `started`
+    /// itself waits for comes before this too.
+    pub(crate) fn report_start(ctx: &mut Context<A>, cell: Arc<Cell>) {
+        ctx.wait(wrap_future::<_, A>(async {}).map(move |(), _, _| cell.begun()));
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Body for ActorBody<A> {
+    fn poll(&mut self, _: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason> {
+        Pin::new(&mut self.fut).poll(cx).map(|()| ExitReason::Normal)
+    }
+
+    fn stop(&mut self, cell: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason> {
+        self.fut.ctx().stop();
+        self.poll(cell, cx)
+    }
+
+    fn vacate(&mut self, cell: &Cell) {
+        if let Some(slot) = &self.slot {
+            slot.clear(cell);
+        }
+    }
+
+    fn silence(&mut self) {
+        self.fut.ctx().terminate();
+    }
+}
+
+/// A plain future.
+pub(crate) struct TaskBody {
+    task: TaskFuture,
+    begun: Begun,
+}
+
+/// Who says that a task has begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It has when its first poll did not fail.
+    AfterFirstPoll,
+    /// The task says so itself. For supervisors, whose start is complete when their children's is.
+    ByItself,
+}
+
+impl TaskBody {
+    pub(crate) fn new(task: TaskFuture, begun: Begun) -> Self {
+        Self { task, begun }
+    }
+}
+
+impl Body for TaskBody {
+    fn poll(&mut self, cell: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason> {
+        let polled = self.task.as_mut().poll(cx);
+        if self.begun == Begun::AfterFirstPoll && !matches!(polled, Poll::Ready(Err(_))) {
+            self.begun = Begun::ByItself;
+            cell.begun();
+        }
+        polled.map(|outcome| match outcome {
+            Ok(()) => ExitReason::Normal,
+            Err(error) => ExitReason::Error(error.to_string().into()),
+        })
+    }
+
+    fn stop(&mut self, cell: &Cell, _: &mut TaskContext<'_>) -> Poll<ExitReason> {
+        if cell.flags() & TRAP != 0 { Poll::Pending } else { Poll::Ready(ExitReason::Shutdown) }
+    }
+
+    fn vacate(&mut self, _: &Cell) {}
+
+    fn silence(&mut self) {}
+}
+
+/// An incarnation on its way to the thread it is to run on.
+///
+/// If it gets lost on the way, because the arbiter is down or its queue is dropped, its cell still ends.
+pub(crate) struct Birth {
+    cell: Option<Arc<Cell>>,
+}
+
+impl Birth {
+    pub(crate) fn new(cell: Arc<Cell>) -> Self {
+        Self { cell: Some(cell) }
+    }
+
+    /// The cell, unless it was killed on the way. From here on the caller answers for its end.
+    pub(crate) fn arrive(mut self) -> Option<Arc<Cell>> {
+        let cell = self.cell.take()?;
+        if cell.flags() & KILL == 0 {
+            return Some(cell);
+        }
+        cell.finish(cell.take_asked().unwrap_or(ExitReason::Killed));
+        None
+    }
+}
+
+impl Drop for Birth {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            cell.finish(ExitReason::ArbiterDown);
+        }
+    }
+}

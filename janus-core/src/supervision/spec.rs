@@ -1,0 +1,427 @@
+//! What a supervisor is told about a child: how to start it, when to restart it, how to stop it.
+//!
+//! Owns [`ChildSpec`] and its vocabulary, and turns the factories of actors and tasks into something that can be started
+//! again and again on any thread. Decides nothing.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, Context};
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+use super::cell::{self, Cell};
+use super::dynamic::DynamicSupervisor;
+use super::exit::{ActorId, ExitReason, guarded};
+use super::place::Place;
+use super::refs::ActorRef;
+use super::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
+use super::supervisor::Supervisor;
+use super::tree::{Event, Tree};
+
+/// OTP's default for workers.
+const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
+
+/// How long a worker may take to start unless its spec says otherwise. OTP waits for ever, which lets one hung `init`
+/// hang the tree.
+const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Events that a slow subscriber may be behind by before it misses some.
+const EVENTS_MAX: usize = 256;
+
+/// Which ends of a child its supervisor answers with a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// All of them.
+    #[default]
+    Permanent,
+    /// The abnormal ones; see [`ExitReason::is_abnormal`].
+    Transient,
+    /// None. The child is forgotten when it ends, also when a sibling's strategy stops it.
+    Temporary,
+}
+
+impl Restart {
+    pub(crate) fn wants(self, reason: &ExitReason) -> bool {
+        match self {
+            Self::Permanent => true,
+            Self::Transient => reason.is_abnormal(),
+            Self::Temporary => false,
+        }
+    }
+}
+
+/// How a supervisor ends a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Kill it; none of its code runs but `Drop`.
+    BrutalKill,
+    /// Ask it to stop, and kill it if it has not by then.
+    Timeout(Duration),
+    /// Ask it to stop and wait for as long as it takes. For supervisors.
+    Infinity,
+}
+
+/// Which siblings share the fate of a child that is restarted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// None.
+    #[default]
+    OneForOne,
+    /// All.
+    OneForAll,
+    /// Those that were started after it.
+    RestForOne,
+}
+
+/// Whether a supervisor stops by itself when significant children end without being restarted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoShutdown {
+    /// Never. No child may be significant.
+    #[default]
+    Never,
+    /// When one of them has ended.
+    AnySignificant,
+    /// When the last of them has ended.
+    AllSignificant,
+}
+
+/// Why a factory is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StartInfo {
+    /// Restarts of this child that still count in the current window; 0 at its first start.
+    pub restarts: u32,
+    /// Why its predecessor ended.
+    pub last_reason: Option<ExitReason>,
+    /// Whether this is its first start after a quarantine; see [`DynamicSupervisor::quarantine`].
+    pub after_quarantine: bool,
+}
+
+/// One child of a supervisor. It can be cloned and used for several supervisors, but a name runs only once at a time.
+#[derive(Clone)]
+pub struct ChildSpec {
+    pub(crate) name: Arc<str>,
+    pub(crate) launch: Arc<dyn Launch>,
+    pub(crate) restart: Option<Restart>,
+    pub(crate) shutdown: Option<Shutdown>,
+    pub(crate) significant: bool,
+    pub(crate) place: Option<Place>,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) backoff: Option<Backoff>,
+}
+
+impl ChildSpec {
+    /// An actor, named by its reference. The factory is called on the thread on which the actor will run.
+    ///
+    /// It has started when `started` has returned, along with everything that waits in `ctx.wait(..)` by then and
+    /// [`defer_init`](super::Exit::defer_init). An `Err` or a panic up to there is a failed start.
+    pub fn actor<A, F>(actor: &ActorRef<A>, factory: F) -> Self
+    where
+        A: Actor<Context = Context<A>>,
+        F: Fn(&mut Context<A>) -> Result<A, BoxError> + Send + Sync + 'static,
+    {
+        Self::actor_with(actor, move |ctx, _| factory(ctx))
+    }
+
+    /// [`actor`](Self::actor) with a factory that is told why it is called.
+    pub fn actor_with<A, F>(actor: &ActorRef<A>, factory: F) -> Self
+    where
+        A: Actor<Context = Context<A>>,
+        F: Fn(&mut Context<A>, &StartInfo) -> Result<A, BoxError> + Send + Sync + 'static,
+    {
+        let launch = LaunchActor { actor: actor.clone(), factory: Arc::new(factory) };
+        Self::new(actor.name().clone(), Arc::new(launch))
+    }
+
+    /// A plain future. `Ok` is a normal end, `Err` an abnormal one; an `Err` or panic before its first await that
+    /// waits is a failed start.
+    ///
+    /// Asked to stop, it is dropped where it waits, unless it has called [`stop_requested`](super::stop_requested).
+    pub fn task<F, Fut>(name: impl Into<Arc<str>>, factory: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + 'static,
+    {
+        Self::new(name.into(), Arc::new(LaunchTask { factory: Arc::new(factory), last: Mutex::new(None) }))
+    }
+
+    /// A supervisor below this one. It has started when its children have.
+    pub fn supervisor(supervisor: Supervisor) -> Self {
+        Self::new(supervisor.name().clone(), Arc::new(supervisor))
+    }
+
+    /// A dynamic supervisor. Its handle works while it runs.
+    pub fn dynamic(supervisor: &DynamicSupervisor) -> Self {
+        Self::new(supervisor.name().clone(), Arc::new(supervisor.clone()))
+    }
+
+    fn new(name: Arc<str>, launch: Arc<dyn Launch>) -> Self {
+        Self {
+            name,
+            launch,
+            restart: None,
+            shutdown: None,
+            significant: false,
+            place: None,
+            start_timeout: None,
+            backoff: None,
+        }
+    }
+
+    /// When to restart it. The default is permanent, or what a dynamic supervisor says for its children.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = Some(restart);
+        self
+    }
+
+    /// How to stop it. The default is 5 seconds for actors and tasks and infinity for supervisors.
+    #[must_use]
+    pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = Some(shutdown);
+        self
+    }
+
+    /// Whether its end can end the supervisor; see [`AutoShutdown`]. Not for permanent children.
+    #[must_use]
+    pub fn significant(mut self, significant: bool) -> Self {
+        self.significant = significant;
+        self
+    }
+
+    /// Where it runs. The default is where its supervisor does.
+    #[must_use]
+    pub fn place(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// How long its start may take. Longer is a failed start, and the child is killed. The default is 5 seconds; for
+    /// supervisors, whose children have timeouts of their own, there is none.
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = Some(timeout);
+        self
+    }
+
+    /// Waits before each restart: `min`, then twice as long each time, up to `max`. A child that ran for longer than
+    /// `max` begins at `min` again.
+    ///
+    /// The supervisor does not wait meanwhile: it answers, serves its other children and can be stopped.
+    #[must_use]
+    pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.backoff = Some(Backoff { min, max: max.max(min) });
+        self
+    }
+
+    /// The child's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn restart_or(&self, default: Restart) -> Restart {
+        self.restart.unwrap_or(default)
+    }
+
+    pub(crate) fn shutdown_or(&self, default: Option<Shutdown>) -> Shutdown {
+        let by_kind = || match self.launch.kind() {
+            Kind::Worker => default.unwrap_or(Shutdown::Timeout(SHUTDOWN_DEFAULT)),
+            Kind::Supervisor => Shutdown::Infinity,
+        };
+        self.shutdown.unwrap_or_else(by_kind)
+    }
+
+    pub(crate) fn start_limit(&self) -> Option<Duration> {
+        self.start_timeout.or(match self.launch.kind() {
+            Kind::Worker => Some(START_TIMEOUT_DEFAULT),
+            Kind::Supervisor => None,
+        })
+    }
+}
+
+impl fmt::Debug for ChildSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChildSpec")
+            .field("name", &self.name)
+            .field("restart", &self.restart)
+            .field("shutdown", &self.shutdown)
+            .field("significant", &self.significant)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    pub(crate) min: Duration,
+    pub(crate) max: Duration,
+}
+
+impl Backoff {
+    /// The wait before a restart that follows `earlier` others without a quiet time between them.
+    pub(crate) fn delay(self, earlier: u32) -> Duration {
+        self.min.saturating_mul(2u32.saturating_pow(earlier)).min(self.max)
+    }
+}
+
+/// What OTP calls the type of a child.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Worker,
+    Supervisor,
+}
+
+/// Knows how to start a child. What becomes of the start shows in its cell.
+pub(crate) trait Launch: Send + Sync {
+    fn kind(&self) -> Kind;
+    fn launch(&self, start: Start);
+    /// The last incarnation if it has not ended, whoever started it.
+    fn occupant(&self) -> Option<Arc<Cell>>;
+    /// The name is to stop resolving to `cell`, whose code will not see to that itself.
+    fn abandon(&self, cell: &Cell);
+    /// What is below it, if it is a supervisor.
+    fn subtree(&self) -> Option<Tree> {
+        None
+    }
+    /// The name of `id`, if it is below it.
+    fn find(&self, _id: ActorId) -> Option<Arc<str>> {
+        None
+    }
+}
+
+/// One start of a child.
+pub(crate) struct Start {
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) info: StartInfo,
+    pub(crate) place: Place,
+    pub(crate) tree: Arc<TreeShared>,
+}
+
+/// What a whole tree has in common.
+pub(crate) struct TreeShared {
+    number: u16,
+    ids: AtomicU64,
+    events: Mutex<Option<broadcast::Sender<Event>>>,
+}
+
+impl TreeShared {
+    pub(crate) fn new() -> Arc<Self> {
+        static TREES: AtomicU64 = AtomicU64::new(0);
+        // Truncated on purpose: the number only has to differ between trees that are alive at the same time.
+        let number = TREES.fetch_add(1, Ordering::Relaxed) as u16;
+        Arc::new(Self { number, ids: AtomicU64::new(1), events: Mutex::new(None) })
+    }
+
+    pub(crate) fn next_id(&self) -> ActorId {
+        ActorId::new(self.number, self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.lock().get_or_insert_with(|| broadcast::Sender::new(EVENTS_MAX)).subscribe()
+    }
+
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        if let Some(events) = &*self.events.lock() {
+            // Nobody listening is no error.
+            let _ = events.send(event());
+        }
+    }
+}
+
+type ActorFactory<A> = dyn Fn(&mut Context<A>, &StartInfo) -> Result<A, BoxError> + Send + Sync;
+
+struct LaunchActor<A: Actor<Context = Context<A>>> {
+    actor: ActorRef<A>,
+    factory: Arc<ActorFactory<A>>,
+}
+
+impl<A: Actor<Context = Context<A>>> Launch for LaunchActor<A> {
+    fn kind(&self) -> Kind {
+        Kind::Worker
+    }
+
+    fn launch(&self, Start { cell, info, place, .. }: Start) {
+        let (slot, factory) = (self.actor.slot().clone(), self.factory.clone());
+        let birth = Birth::new(cell);
+        // If the place is down the birth is dropped with the job, which ends its cell.
+        let _ = place.run(move || {
+            let Some(cell) = birth.arrive() else { return };
+            let mut ctx = ActorBody::<A>::context();
+            let made = {
+                let _current = cell::enter(&cell);
+                guarded(|| factory(&mut ctx, &info).map_err(|error| error.to_string()))
+            };
+            let actor = match made {
+                Ok(Ok(actor)) => actor,
+                Ok(Err(message)) => return end_unborn(&cell, ExitReason::StartFailed(message.into()), ctx),
+                Err(reason) => return end_unborn(&cell, reason, ctx),
+            };
+            ActorBody::report_start(&mut ctx, cell.clone());
+            let addr = actix::AsyncContext::address(&ctx);
+            let incarnation = Incarnation::new(ActorBody::new(ctx, actor, Some(slot.clone())), cell.clone());
+            if slot.occupy(addr, &cell) {
+                tokio::task::spawn_local(incarnation);
+            } else {
+                cell.kill(ExitReason::StartFailed(format!("{} is already running", cell.name()).into()));
+            }
+        });
+    }
+
+    fn occupant(&self) -> Option<Arc<Cell>> {
+        self.actor.slot().occupant()
+    }
+
+    fn abandon(&self, cell: &Cell) {
+        self.actor.slot().clear(cell);
+    }
+}
+
+/// Ends a cell whose actor was never made, after what its factory left in the context is gone.
+fn end_unborn<C>(cell: &Cell, reason: ExitReason, context: C) {
+    let _ = guarded(|| drop(context));
+    cell.finish(reason);
+}
+
+struct LaunchTask<F> {
+    factory: Arc<F>,
+    last: Mutex<Option<Arc<Cell>>>,
+}
+
+impl<F, Fut> Launch for LaunchTask<F>
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), BoxError>> + 'static,
+{
+    fn kind(&self) -> Kind {
+        Kind::Worker
+    }
+
+    fn launch(&self, Start { cell, place, .. }: Start) {
+        let factory = self.factory.clone();
+        *self.last.lock() = Some(cell.clone());
+        let birth = Birth::new(cell);
+        let _ = place.run(move || {
+            let Some(cell) = birth.arrive() else { return };
+            let made = {
+                let _current = cell::enter(&cell);
+                guarded(|| factory())
+            };
+            match made {
+                Ok(task) => {
+                    let body = TaskBody::new(Box::pin(task), Begun::AfterFirstPoll);
+                    tokio::task::spawn_local(Incarnation::new(body, cell));
+                }
+                Err(reason) => end_unborn(&cell, reason, ()),
+            }
+        });
+    }
+
+    fn occupant(&self) -> Option<Arc<Cell>> {
+        self.last.lock().clone().filter(|cell| !cell.has_ended())
+    }
+
+    fn abandon(&self, _: &Cell) {}
+}
