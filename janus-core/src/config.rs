@@ -50,6 +50,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How long a session stays listed after its connection ended. Default 120 s.
     pub session_ttl: Duration,
+    /// Sessions without a connection that are kept; beyond it the one detached longest ends. Default 20,000.
+    pub max_detached_sessions: usize,
     /// How long an unused topic lives on. Default 60 s.
     pub topic_idle: Duration,
     /// How long a topic that keeps crashing is refused (`topic_unavailable`) before a cold restart. Default 60 s.
@@ -87,6 +89,7 @@ impl Default for Config {
             frame_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(30),
             session_ttl: Duration::from_secs(120),
+            max_detached_sessions: 20_000,
             topic_idle: Duration::from_secs(60),
             topic_quarantine: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
@@ -131,6 +134,7 @@ impl Config {
         range("max_queue_bytes", self.max_queue_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_inflight_frames", self.max_inflight_frames, 1..=1 << 20, "1 to 1,048,576")?;
         range("max_inflight_bytes", self.max_inflight_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
+        range("max_detached_sessions", self.max_detached_sessions, 0..=10_000_000, "0 to 10,000,000")?;
         range("coalesce_bytes", self.coalesce_bytes, 1..=1 << 20, "1 byte to 1 MiB")?;
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
         range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;

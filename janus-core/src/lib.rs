@@ -1,7 +1,70 @@
-//! Supervised actors that push messages published to topics to their subscribers.
+//! Janus pushes messages that are published to topics to tens of thousands of connected clients, with the lowest possible
+//! latency to the last of them, under a supervision tree in which any part may crash.
+//!
+//! ```
+//! use janus_core::{Config, Janus};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+//! let janus = Janus::builder().config(config).start().await?;
+//! println!("clients connect to {}", janus.local_addrs()[0]);
+//!
+//! let receipt = janus.publish("news", "hello").await?;
+//! println!("message {} has gone to {} subscribers", receipt.seq, receipt.subscribers);
+//!
+//! janus.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The path of a message
+//!
+//! Four files, in this order:
+//!
+//! 1. `transport.rs` reads a socket and decodes what the publisher sent (`wire/classic.rs`);
+//! 2. `topic.rs` numbers the message, encodes it once, and starts a pass;
+//! 3. `delivery/pass.rs` is that pass: the home arbiter and the sender threads claim pieces of the subscriber list;
+//! 4. `delivery/slot.rs` sends to one subscriber's socket, or queues for one that does not keep up.
+//!
+//! # What is where
+//!
+//! - [`supervision`]: OTP supervision for actix actors; depends on nothing else here.
+//! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
+//! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
+//! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
+//! - `client_proxy.rs`: the session, which outlives its connection. `heartbeat.rs`: PINGs and unfinished frames.
+//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path.
+//!
+//! `docs/ARCHITECTURE.md` tells the reasons.
+//!
+//! # What it leaves alone
+//!
+//! The library installs no signal handler, logger, panic hook or allocator, never ends the process, and has no global
+//! state; two instances in one process do not see each other.
 
+#![deny(missing_docs)]
+
+mod acceptor;
+mod client_proxy;
 mod config;
+mod delivery;
+mod fault;
+mod heartbeat;
+mod janus;
+mod proxy_mapper;
+mod publish;
+mod senders;
+mod shared;
 pub mod supervision;
+mod topic;
+mod topic_manager;
+mod transport;
 pub mod wire;
 
+pub use client_proxy::{SessionInfo, SessionToken};
 pub use config::{Config, ConfigError};
+#[cfg(feature = "fault-injection")]
+pub use fault::Fault;
+pub use janus::{Builder, DrainReport, Janus, StartError, Stats};
+pub use publish::{Message, PublishError, Receipt};

@@ -1,0 +1,201 @@
+//! Accepts connections on one listener: the original's `acceptor`.
+//!
+//! The listening socket itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections
+//! that wait in its backlog. The Acceptor only accepts, in bursts, and starts a Transport for each.
+//!
+//! When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile. Beyond
+//! `max_connections` a client gets an error frame and a close, and accepting goes on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{self, Poll, ready};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use bytes::BytesMut;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
+
+use crate::client_proxy::Session;
+use crate::config::Config;
+use crate::delivery::Slot;
+use crate::shared::{Shared, timestamp};
+use crate::transport::Transport;
+use crate::wire::classic::{self, ErrorCode};
+
+/// Connections accepted before others get their turn.
+const BURST: usize = 32;
+
+/// How long to wait for descriptors to become free.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections beyond `max_connections` that may wait for their error frame to be read; more are closed without one.
+const REFUSALS: usize = 32;
+
+/// Opens a listening socket with all options that its connections inherit.
+pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    set_options(&socket, config)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
+    // Without it Nagle and delayed ACK cost 40 ms on the first message after an ACK.
+    socket.set_tcp_nodelay(true)?;
+    // An autotuned buffer of megabytes would make what a slow client reads stale, and the queue's limits a fiction.
+    socket.set_send_buffer_size(config.send_buffer_bytes)?;
+    // A dead peer is found without its help.
+    let interval = (config.tcp_keepalive / 4).max(Duration::from_secs(1));
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(config.tcp_keepalive.max(Duration::from_secs(1))).with_interval(interval),
+    )?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(config.tcp_user_timeout))?;
+    Ok(())
+}
+
+pub(crate) struct Acceptor {
+    shared: Arc<Shared>,
+    listener: Arc<std::net::TcpListener>,
+    may_publish: bool,
+}
+
+impl Acceptor {
+    pub(crate) fn new(shared: Arc<Shared>, listener: Arc<std::net::TcpListener>) -> Self {
+        // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
+        let loopback = listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
+        let may_publish = loopback || shared.config.allow_publish;
+        Self { shared, listener, may_publish }
+    }
+
+    fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
+        let shared = &self.shared;
+        let open = shared.connections.len();
+        if open >= shared.config.max_connections {
+            let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
+            // One line for a burst of refusals, not one each.
+            if refused.is_power_of_two() {
+                log::warn!("{peer}: refused, {open} clients are connected and max_connections allows no more ({refused} refused so far)");
+            }
+            if open >= shared.config.max_connections + REFUSALS {
+                return;
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        if let Err(error) = set_options(&socket2::SockRef::from(&stream), &shared.config) {
+            log::debug!("{peer}: {error}");
+        }
+        let (read, write) = stream.into_split();
+        let slot = shared.connections.insert(|id, place| Slot::new(id, place, peer, write));
+        let session = Arc::new(Session::new(peer));
+        let started = shared.transport_supervisor.start_here(|_| {
+            let transport = Transport::new(
+                Arc::clone(shared),
+                Arc::clone(&slot),
+                Arc::clone(&session),
+                read,
+                self.may_publish,
+            );
+            if open >= shared.config.max_connections {
+                return transport.refuse(ErrorCode::TooManyConnections, "the server is full; try again later");
+            }
+            shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+            shared.sessions.attach(Arc::clone(&session));
+            let mut greeting = BytesMut::new();
+            classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
+            slot.send(greeting.freeze(), shared.queue_limits());
+            transport
+        });
+        if let Err(error) = started {
+            log::error!("{peer}: closed, its Transport could not be started: {error}");
+        }
+    }
+}
+
+impl Actor for Acceptor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // The clone shares the one listening socket; its readiness belongs to this incarnation.
+        let listener = self.listener.try_clone().and_then(TcpListener::from_std);
+        match listener {
+            Ok(listener) => {
+                ctx.spawn(Accept { listener, pause: None });
+            }
+            Err(error) => {
+                // Without a descriptor to listen with there is nothing to do but to be restarted later.
+                use crate::supervision::Exit;
+                ctx.exit(crate::supervision::ExitReason::Error(error.to_string().into()));
+            }
+        }
+    }
+}
+
+/// Accepts for as long as the actor lives.
+struct Accept {
+    listener: TcpListener,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl ActorFuture<Acceptor> for Accept {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        acceptor: &mut Acceptor,
+        _: &mut Context<Acceptor>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        for _ in 0..BURST {
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok((stream, peer)) => acceptor.accepted(stream, peer),
+                // The peer went away while it waited in the backlog.
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    let pauses = acceptor.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed) + 1;
+                    if pauses.is_power_of_two() {
+                        log::error!("cannot accept for now: {error}; trying again every {PAUSE:?} ({pauses} pauses so far)");
+                    }
+                    let mut pause = Box::pin(tokio::time::sleep(PAUSE));
+                    let waiting = pause.as_mut().poll(cx).is_pending();
+                    debug_assert!(waiting, "a sleep that has just begun is not over");
+                    self.pause = Some(pause);
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<crate::fault::Crash> for Acceptor {
+    type Result = ();
+
+    fn handle(&mut self, crash: crate::fault::Crash, _: &mut Context<Self>) {
+        crash.now("the Acceptor");
+    }
+}

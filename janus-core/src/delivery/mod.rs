@@ -1,0 +1,21 @@
+//! The hot path: how committed frames reach the sockets of a topic's subscribers.
+//!
+//! - [`slot`]: the sending half of one connection. It owns the socket's write side and the queue of a client that is
+//!   not keeping up; every byte a client receives goes through its slot.
+//! - [`batch`]: frames of one topic that are sent together, encoded once and shared by all subscribers.
+//! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
+//! - [`senders`]: the helper threads that claim pieces of large passes.
+//!
+//! Who may run here: the home arbiter and the senders. No user code, no codec, no actor message.
+//!
+//! Lock order: a topic's core, then a slot. Nothing takes a topic's lock while it holds a slot's.
+
+pub(crate) mod batch;
+pub(crate) mod pass;
+pub(crate) mod senders;
+pub(crate) mod slot;
+
+pub(crate) use batch::{Batch, OpenBatch};
+pub(crate) use pass::Pass;
+pub(crate) use senders::SenderPool;
+pub(crate) use slot::{End, Flush, QueueLimits, Slot, Subscription};

@@ -1,0 +1,140 @@
+//! One batch on its way to all subscribers of a topic.
+//!
+//! The list of subscribers is a snapshot; a cursor says how far it has been claimed. The home arbiter and the senders
+//! claim pieces and serve them. Whoever dies with a piece in hand gives it back on the way out, and somebody else
+//! finishes it; those already served are recognised by their `next_seq` and not served again.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use super::{Batch, QueueLimits, Subscription};
+use crate::fault::Faults;
+
+/// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large one,
+/// enough that claiming costs nothing beside the sends.
+pub(crate) const PIECE: usize = 32;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    batch: Arc<Batch>,
+    subscribers: Arc<Vec<Arc<Subscription>>>,
+    limits: QueueLimits,
+    tick: u32,
+    /// The first subscriber nobody has claimed yet; may run past the end.
+    cursor: AtomicUsize,
+    /// Subscribers that are done with. The pass is complete when all are.
+    served: AtomicUsize,
+    /// Pieces whose claimant died.
+    abandoned: Mutex<Vec<Range<usize>>>,
+    /// The Topic, which waits for pieces that others are serving.
+    topic: AtomicWaker,
+    faults: Arc<Faults>,
+}
+
+impl Pass {
+    pub(crate) fn new(
+        batch: Arc<Batch>,
+        subscribers: Arc<Vec<Arc<Subscription>>>,
+        limits: QueueLimits,
+        tick: u32,
+        faults: Arc<Faults>,
+    ) -> Self {
+        Self {
+            batch,
+            subscribers,
+            limits,
+            tick,
+            cursor: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
+            abandoned: Mutex::new(Vec::new()),
+            topic: AtomicWaker::new(),
+            faults,
+        }
+    }
+
+    pub(crate) fn batch(&self) -> &Arc<Batch> {
+        &self.batch
+    }
+
+    pub(crate) fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Serves one piece; `None` if there is nothing left to claim.
+    pub(crate) fn serve_piece(&self, by: Server) -> Option<usize> {
+        let claim = self.claim()?;
+        let piece = claim.piece.clone();
+        let length = piece.len();
+        for subscription in &self.subscribers[piece] {
+            self.faults.before_send(by);
+            subscription.slot.deliver(subscription, &self.batch, self.limits, self.tick);
+        }
+        claim.complete();
+        Some(length)
+    }
+
+    /// Whether everybody has been served.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.served.load(Ordering::Acquire) == self.subscribers.len()
+    }
+
+    /// Whether everybody has been served; if not, `waker` is woken when that is so, or when a piece was given back.
+    pub(crate) fn poll_complete(&self, waker: &Waker) -> bool {
+        self.topic.register(waker);
+        self.is_complete()
+    }
+
+    fn claim(&self) -> Option<Claim<'_>> {
+        let length = self.subscribers.len();
+        // The load keeps the cursor from running far past the end under idle claimants.
+        if self.cursor.load(Ordering::Relaxed) < length {
+            let start = self.cursor.fetch_add(PIECE, Ordering::Relaxed);
+            if start < length {
+                return Some(Claim { pass: self, piece: start..(start + PIECE).min(length) });
+            }
+        }
+        let piece = self.abandoned.lock().pop()?;
+        Some(Claim { pass: self, piece })
+    }
+}
+
+/// The right, and the duty, to serve a piece of a pass.
+struct Claim<'a> {
+    pass: &'a Pass,
+    piece: Range<usize>,
+}
+
+impl Claim<'_> {
+    fn complete(self) {
+        let pass = self.pass;
+        let length = self.piece.len();
+        std::mem::forget(self);
+        let served = pass.served.fetch_add(length, Ordering::AcqRel) + length;
+        if served == pass.subscribers.len() {
+            pass.topic.wake();
+        }
+    }
+}
+
+/// Runs only when serving the piece panicked.
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.pass.abandoned.lock().push(self.piece.clone());
+        self.pass.topic.wake();
+    }
+}
+
+/// Who serves a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// The topic's own actor, on the home arbiter.
+    Topic,
+    /// A sender thread.
+    Sender,
+}

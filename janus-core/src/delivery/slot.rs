@@ -1,0 +1,382 @@
+//! The sending half of one connection.
+//!
+//! A slot owns the write side of the socket and, while the client does not keep up, a bounded queue. It is shared by
+//! the connection's Transport (which reads, and writes the queue out) and by whoever delivers to it: the home arbiter
+//! and the senders. One short lock per slot keeps the bytes of two frames apart and the order of each topic.
+//!
+//! Bytes go straight to the socket with `send`, past tokio's readiness: on 19,000 subscribers that is a tenth of the
+//! CPU. Only what the kernel refuses is queued, and then the Transport is woken to write it when the socket is ready.
+//!
+//! When the queue is full the client is a slow consumer: the queue is dropped, the connection is reset, and nobody
+//! else has waited for it.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::Batch;
+
+/// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
+const WRITEV_FRAMES: usize = 64;
+
+/// Bytes one flush writes before others get their turn.
+const FLUSH_TURN_BYTES: usize = 256 * 1024;
+
+/// How much may wait for one client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueLimits {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Why a connection ends before its client asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its queue was full, with so much in it.
+    SlowConsumer { frames: usize, bytes: usize },
+    /// The peer is gone: a send was refused by the kernel.
+    Broken(io::ErrorKind),
+    /// It let a frame stay unfinished for too long.
+    FrameTimeout,
+    /// It would have missed messages of a topic that had to start afresh, without being told.
+    MessagesLost,
+}
+
+/// What is left after a [`Slot::flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Nothing waits.
+    Empty,
+    /// The kernel takes no more for now.
+    Blocked,
+    /// More could be written, but it is somebody else's turn.
+    Again,
+}
+
+/// The sending half of one connection; see the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) id: u64,
+    /// Where it stands in the table of connections.
+    pub(crate) place: usize,
+    pub(crate) peer: SocketAddr,
+    out: Mutex<Out>,
+    /// The Transport's task, woken when it has to write the queue out or to end the connection.
+    transport: AtomicWaker,
+    /// The tick of the last message or PING sent; 0 while the client has received no message.
+    quiet_since: AtomicU32,
+    /// The tick since which a frame from the client is unfinished; 0 if none is.
+    frame_since: AtomicU32,
+    /// Mirrors `out.queue.is_some() || out.end.is_some()`, so that the Transport need not lock to see that all is well.
+    attention: AtomicBool,
+    #[cfg(feature = "fault-injection")]
+    pub(crate) crash: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Out {
+    /// `None` once nothing more can be sent.
+    link: Option<OwnedWriteHalf>,
+    /// Exists only while something waits, so that a client that caught up costs no more than one that never lagged.
+    queue: Option<Box<Queue>>,
+    end: Option<End>,
+}
+
+/// Invariant: `bytes` and `frames` are the sums over `entries`; the head may be half-written and is never replaced.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
+    frames: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Bytes,
+    frames: u32,
+}
+
+impl Slot {
+    pub(crate) fn new(id: u64, place: usize, peer: SocketAddr, link: OwnedWriteHalf) -> Self {
+        Self {
+            id,
+            place,
+            peer,
+            out: Mutex::new(Out { link: Some(link), queue: None, end: None }),
+            transport: AtomicWaker::new(),
+            quiet_since: AtomicU32::new(0),
+            frame_since: AtomicU32::new(0),
+            attention: AtomicBool::new(false),
+            #[cfg(feature = "fault-injection")]
+            crash: AtomicBool::new(false),
+        }
+    }
+
+    /// Sends a frame that belongs to no topic: greeting, ACK, PING, error, receipt.
+    pub(crate) fn send(&self, frame: Bytes, limits: QueueLimits) {
+        self.push(&mut self.out.lock(), &frame, 0, 1, limits);
+    }
+
+    /// Sends what `subscription` has not had of `batch`; returns how many frames that were.
+    ///
+    /// Serving the same batch twice sends it once: the subscription's `next_seq` says who was served, and it changes
+    /// under the slot's lock together with the send.
+    pub(crate) fn deliver(&self, subscription: &Subscription, batch: &Batch, limits: QueueLimits, tick: u32) -> u32 {
+        let mut out = self.out.lock();
+        let next_seq = subscription.next_seq.load(Ordering::Relaxed);
+        if next_seq > batch.last_seq() {
+            return 0;
+        }
+        let (start, frames) = batch.since(next_seq);
+        self.push(&mut out, batch.bytes(), start, frames, limits);
+        subscription.next_seq.store(batch.last_seq() + 1, Ordering::Relaxed);
+        self.quiet_since.store(tick, Ordering::Relaxed);
+        frames
+    }
+
+    fn push(&self, out: &mut Out, bytes: &Bytes, start: usize, frames: u32, limits: QueueLimits) {
+        let Some(link) = &out.link else { return };
+        let sent = match out.queue {
+            // Overtaking what waits would break the order.
+            Some(_) => 0,
+            None => match send(link, &bytes[start..]) {
+                Ok(sent) if start + sent == bytes.len() => return,
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return self.end_locked(out, End::Broken(error.kind())),
+            },
+        };
+        let queue = out.queue.get_or_insert_default();
+        let rest = bytes.len() - start - sent;
+        if queue.frames + frames as usize > limits.frames || queue.bytes + rest > limits.bytes {
+            let end = End::SlowConsumer { frames: queue.frames, bytes: queue.bytes };
+            return self.end_locked(out, end);
+        }
+        let first = queue.entries.is_empty();
+        queue.frames += frames as usize;
+        queue.bytes += rest;
+        queue.entries.push_back(Entry { bytes: bytes.slice(start + sent..), frames });
+        if first {
+            self.attention.store(true, Ordering::Release);
+            self.transport.wake();
+        }
+    }
+
+    /// Writes what waits, as far as the kernel takes it and for at most one turn.
+    pub(crate) fn flush(&self) -> Flush {
+        let mut out = self.out.lock();
+        let Out { link: Some(link), queue: Some(queue), .. } = &mut *out else { return Flush::Empty };
+        let mut turn = 0;
+        while let Some(head) = queue.entries.front() {
+            if turn >= FLUSH_TURN_BYTES {
+                return Flush::Again;
+            }
+            let written = if queue.entries.len() == 1 {
+                send(link, &head.bytes)
+            } else {
+                let mut slices = [IoSlice::new(&[]); WRITEV_FRAMES];
+                let count = queue.entries.len().min(WRITEV_FRAMES);
+                for (slice, entry) in slices.iter_mut().zip(&queue.entries) {
+                    *slice = IoSlice::new(&entry.bytes);
+                }
+                send_vectored(link, &slices[..count])
+            };
+            match written {
+                Ok(written) => {
+                    queue.advance(written);
+                    turn += written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flush::Blocked,
+                Err(error) => {
+                    self.end_locked(&mut out, End::Broken(error.kind()));
+                    return Flush::Empty;
+                }
+            }
+        }
+        out.queue = None;
+        self.attention.store(out.end.is_some(), Ordering::Release);
+        Flush::Empty
+    }
+
+    /// Ends the connection for a reason of the server's; the Transport is woken to carry it out.
+    pub(crate) fn end(&self, end: End) {
+        self.end_locked(&mut self.out.lock(), end);
+    }
+
+    fn end_locked(&self, out: &mut Out, end: End) {
+        if out.end.is_some() || out.link.is_none() {
+            return;
+        }
+        out.end = Some(end);
+        if matches!(end, End::SlowConsumer { .. } | End::Broken(_)) {
+            out.queue = None;
+            if let Some(link) = out.link.take() {
+                // Without a reset the kernel would go on offering a full send buffer to a client that does not read.
+                let _ = SockRef::from(link.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+                link.forget();
+            }
+        }
+        self.attention.store(true, Ordering::Release);
+        self.transport.wake();
+    }
+
+    /// Sends a FIN after what the kernel already has; nothing can be sent from here on.
+    pub(crate) fn shut_down(&self) {
+        let mut out = self.out.lock();
+        out.queue = None;
+        // Dropping the write half shuts down the write direction of the socket.
+        out.link = None;
+    }
+
+    /// Registers the Transport's task, and says whether something waits for it: a queue or an end.
+    pub(crate) fn poll_attention(&self, waker: &Waker) -> bool {
+        self.transport.register(waker);
+        self.attention.load(Ordering::Acquire)
+    }
+
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn crash_transport(&self) {
+        self.crash.store(true, Ordering::Relaxed);
+        self.attention.store(true, Ordering::Release);
+        self.transport.wake();
+    }
+
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.out.lock().end
+    }
+
+    /// Frames and bytes that wait for this client.
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        self.out.lock().queue.as_ref().map_or((0, 0), |queue| (queue.frames, queue.bytes))
+    }
+
+    /// Notes since when a frame is unfinished, or that none is.
+    pub(crate) fn set_unfinished(&self, unfinished: bool, tick: u32) {
+        if !unfinished {
+            self.frame_since.store(0, Ordering::Relaxed);
+        } else if self.frame_since.load(Ordering::Relaxed) == 0 {
+            self.frame_since.store(tick, Ordering::Relaxed);
+        }
+    }
+
+    /// Ticks since a frame is unfinished.
+    pub(crate) fn unfinished_for(&self, tick: u32) -> Option<u32> {
+        match self.frame_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(tick.wrapping_sub(since)),
+        }
+    }
+
+    /// Whether a PING is due: so many ticks have passed since the last message or PING. Marks it as sent.
+    pub(crate) fn take_ping_due(&self, tick: u32, interval: u32) -> bool {
+        let since = self.quiet_since.load(Ordering::Relaxed);
+        if since == 0 || tick.wrapping_sub(since) < interval {
+            return false;
+        }
+        self.quiet_since.store(tick, Ordering::Relaxed);
+        true
+    }
+}
+
+impl Queue {
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while written > 0 {
+            let head = self.entries.front_mut().expect("no more is written than waited");
+            if written < head.bytes.len() {
+                head.bytes.advance(written);
+                return;
+            }
+            written -= head.bytes.len();
+            self.frames -= head.frames as usize;
+            self.entries.pop_front();
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
+/// Elsewhere the standard library sets `SO_NOSIGPIPE` on every socket it makes.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+const SEND_FLAGS: i32 = 0;
+
+fn send(link: &OwnedWriteHalf, bytes: &[u8]) -> io::Result<usize> {
+    uninterrupted(|| SockRef::from(link.as_ref()).send_with_flags(bytes, SEND_FLAGS))
+}
+
+fn send_vectored(link: &OwnedWriteHalf, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    uninterrupted(|| SockRef::from(link.as_ref()).send_vectored_with_flags(slices, SEND_FLAGS))
+}
+
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// One client's place in one topic.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) slot: Arc<Slot>,
+    /// The next sequence number to send; nothing before it is sent. [`ENDED`] once the client has unsubscribed.
+    /// Changes only under the slot's lock, so that an unsubscribe is not undone by a delivery.
+    next_seq: AtomicU64,
+    /// Where it stands in the topic's list; the topic's business alone.
+    pub(crate) index: AtomicU32,
+    /// Whether the client has been told of its subscription: a request repeated at a topic's successor is answered once.
+    acknowledged: AtomicBool,
+}
+
+const ENDED: u64 = u64::MAX;
+
+impl Subscription {
+    pub(crate) fn new(slot: Arc<Slot>) -> Self {
+        Self {
+            slot,
+            next_seq: AtomicU64::new(0),
+            index: AtomicU32::new(u32::MAX),
+            acknowledged: AtomicBool::new(false),
+        }
+    }
+
+    /// Starts delivery with `seq`, unless the client has unsubscribed meanwhile.
+    pub(crate) fn begin(&self, seq: u64) -> bool {
+        let _out = self.slot.out.lock();
+        if self.next_seq.load(Ordering::Relaxed) == ENDED {
+            return false;
+        }
+        self.next_seq.store(seq, Ordering::Relaxed);
+        true
+    }
+
+    /// Stops delivery at once, also in the middle of a pass.
+    pub(crate) fn end(&self) {
+        let _out = self.slot.out.lock();
+        self.next_seq.store(ENDED, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.next_seq.load(Ordering::Relaxed) == ENDED
+    }
+
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq.load(Ordering::Relaxed)
+    }
+
+    /// True the first time only.
+    pub(crate) fn acknowledge(&self) -> bool {
+        !self.acknowledged.swap(true, Ordering::Relaxed)
+    }
+}

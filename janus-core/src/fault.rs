@@ -1,0 +1,134 @@
+//! Faults that tests put into a running tree, to show what clients notice of them.
+//!
+//! Without the feature `fault-injection` every check here is empty and costs nothing.
+
+#[cfg(feature = "fault-injection")]
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::delivery::pass::Server;
+
+/// What is to go wrong, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    #[cfg(feature = "fault-injection")]
+    sender_sends: Countdown,
+    #[cfg(feature = "fault-injection")]
+    topic_sends: Countdown,
+    #[cfg(feature = "fault-injection")]
+    topic_publications: Countdown,
+    #[cfg(feature = "fault-injection")]
+    topic_starts: Countdown,
+}
+
+impl Faults {
+    /// Called before each send of a fan-out.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn before_send(&self, _by: Server) {
+        #[cfg(feature = "fault-injection")]
+        match _by {
+            Server::Sender => self.sender_sends.hit("a sender, in the middle of a fan-out"),
+            Server::Topic => self.topic_sends.hit("a topic, in the middle of a fan-out"),
+        }
+    }
+
+    /// Called after a message got its sequence number and before anybody has it.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn after_commit(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.topic_publications.hit("a topic, after committing a message");
+    }
+
+    /// Called when a topic's actor starts.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn topic_started(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.topic_starts.hit("a topic, at its start");
+    }
+}
+
+/// Where a test makes the tree panic.
+#[cfg(feature = "fault-injection")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The TopicManager panics in its next message.
+    TopicManager,
+    /// The ProxyMapper panics in its next message.
+    ProxyMapper,
+    /// Every Acceptor panics in its next message.
+    Acceptor,
+    /// The Topic of this name panics in its next message.
+    Topic(String),
+    /// A Topic panics before its n-th send from now.
+    TopicSend(u32),
+    /// A Topic panics after committing its n-th message from now.
+    TopicCommit(u32),
+    /// The next n starts of a Topic panic.
+    TopicStarts(u32),
+    /// A sender panics before its n-th send from now.
+    SenderSend(u32),
+    /// The Transport of the client with this address panics.
+    Transport(std::net::SocketAddr),
+    /// The home arbiter hangs in a handler for this long.
+    Hang(std::time::Duration),
+}
+
+#[cfg(feature = "fault-injection")]
+impl Faults {
+    pub(crate) fn arm(&self, fault: &Fault) {
+        match fault {
+            Fault::TopicSend(n) => self.topic_sends.set(i64::from(*n), 1),
+            Fault::TopicCommit(n) => self.topic_publications.set(i64::from(*n), 1),
+            Fault::TopicStarts(n) => self.topic_starts.set(1, i64::from(*n)),
+            Fault::SenderSend(n) => self.sender_sends.set(i64::from(*n), 1),
+            _ => {}
+        }
+    }
+}
+
+/// Panics on the n-th hit, and on so many after it.
+#[cfg(feature = "fault-injection")]
+#[derive(Debug, Default)]
+struct Countdown {
+    left: AtomicI64,
+    times: AtomicI64,
+}
+
+#[cfg(feature = "fault-injection")]
+impl Countdown {
+    fn set(&self, nth: i64, times: i64) {
+        self.left.store(nth, Ordering::Relaxed);
+        self.times.store(times, Ordering::Release);
+    }
+
+    #[inline]
+    fn hit(&self, at: &str) {
+        if self.times.load(Ordering::Acquire) <= 0 {
+            return;
+        }
+        if self.left.fetch_sub(1, Ordering::Relaxed) <= 1 && self.times.fetch_sub(1, Ordering::AcqRel) > 0 {
+            panic!("injected: {at}");
+        }
+    }
+}
+
+/// Makes the actor that receives it panic, or hang first.
+#[cfg(feature = "fault-injection")]
+#[derive(Debug, actix::Message)]
+#[rtype(result = "()")]
+pub(crate) struct Crash {
+    pub(crate) hang: Option<std::time::Duration>,
+}
+
+#[cfg(feature = "fault-injection")]
+impl Crash {
+    #[expect(clippy::disallowed_methods, reason = "a handler that blocks its thread is the fault")]
+    pub(crate) fn now(self, actor: &str) {
+        match self.hang {
+            Some(time) => std::thread::sleep(time),
+            None => panic!("injected: {actor}"),
+        }
+    }
+}

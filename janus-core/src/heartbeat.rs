@@ -1,0 +1,55 @@
+//! One tick for all connections: PINGs, and frames that stay unfinished.
+//!
+//! A timer per client would cost more memory than a client may; this task looks at every connection once a tick
+//! instead, a portion at a time, so that nobody waits behind it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::MissedTickBehavior;
+
+use crate::delivery::End;
+use crate::shared::Shared;
+use crate::wire::classic;
+
+/// Connections looked at before others get their turn.
+const PORTION: usize = 256;
+
+/// PINGs sent before others get their turn.
+const PINGS: usize = 32;
+
+/// Advances the clock and looks after the connections, for ever.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(shared.clock.period);
+    // After a delay, ticks in quick succession would only repeat the same look at every connection.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let tick = shared.clock.advance();
+        let (quiet, unfinished) =
+            (shared.clock.ticks(shared.config.heartbeat_interval), shared.clock.ticks(shared.config.frame_timeout));
+        let mut portion = 0..PORTION;
+        let mut due = Vec::new();
+        loop {
+            let more = shared.connections.visit(portion.clone(), |slot| {
+                if slot.unfinished_for(tick).is_some_and(|since| since >= unfinished) {
+                    slot.end(End::FrameTimeout);
+                } else if slot.take_ping_due(tick, quiet) {
+                    due.push(Arc::clone(slot));
+                }
+            });
+            for pings in due.chunks(PINGS) {
+                for slot in pings {
+                    slot.send(Bytes::from_static(classic::PING), shared.queue_limits());
+                }
+                tokio::task::yield_now().await;
+            }
+            due.clear();
+            if !more {
+                break;
+            }
+            portion = portion.end..portion.end + PORTION;
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! One Janus instance: how it starts, what it can be asked, how it ends.
+//!
+//! [`tree`] is the one function that shows the whole supervision tree. An instance runs on threads of its own: a
+//! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
+//! touches signals, the logger, the panic hook or the process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::acceptor::{self, Acceptor};
+use crate::client_proxy::{SessionInfo, SessionTable};
+use crate::config::{Config, ConfigError};
+use crate::delivery::SenderPool;
+use crate::heartbeat;
+use crate::proxy_mapper::{ListSessions, ProxyMapper};
+use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
+use crate::senders;
+use crate::shared::{Clock, ConnectionTable, Counters, Shared, TopicTable};
+use crate::supervision::{
+    ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
+    SupervisorRef, Tree, Watchdog,
+};
+use crate::topic_manager::TopicManager;
+
+/// A handler that has not returned for so long is named in the log.
+const HANG_WARNING: Duration = Duration::from_secs(1);
+
+/// A handler that has not returned for so long ends the instance: no other actor of its thread can run any more.
+const HANG_LIMIT: Duration = Duration::from_secs(5);
+
+/// The whole tree, in the order of its start; it stops in the reverse order.
+fn tree(
+    shared: &Arc<Shared>,
+    listeners: Vec<Arc<std::net::TcpListener>>,
+    verdict: &Arc<Mutex<Option<ExitReason>>>,
+) -> Supervisor {
+    let home = &shared.home;
+    let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
+    let watchdog = watchdog(home, &root.handle(), verdict);
+    let mut root = root
+        .child(ChildSpec::task("watchdog", move || watchdog.clone().run()).shutdown(Shutdown::BrutalKill))
+        .child(ChildSpec::dynamic(&shared.topic_supervisor))
+        .child(
+            ChildSpec::actor(&shared.topic_manager, {
+                let shared = Arc::clone(shared);
+                move |_| Ok(TopicManager::new(Arc::clone(&shared)))
+            })
+            .place(home.clone()),
+        )
+        .child(
+            ChildSpec::actor(&shared.proxy_mapper, {
+                let shared = Arc::clone(shared);
+                move |_| Ok(ProxyMapper::new(Arc::clone(&shared)))
+            })
+            .place(home.clone()),
+        )
+        .child(ChildSpec::supervisor(senders::supervisor(shared)))
+        .child(
+            ChildSpec::task("heartbeat", {
+                let shared = Arc::clone(shared);
+                move || {
+                    let shared = Arc::clone(&shared);
+                    async move {
+                        heartbeat::run(shared).await;
+                        Ok(())
+                    }
+                }
+            })
+            .shutdown(Shutdown::BrutalKill)
+            .place(home.clone()),
+        )
+        .child(ChildSpec::dynamic(&shared.transport_supervisor));
+    for (acceptor, listener) in shared.acceptors.iter().zip(listeners) {
+        let shared = Arc::clone(shared);
+        root = root.child(
+            ChildSpec::actor(acceptor, move |_| Ok(Acceptor::new(Arc::clone(&shared), Arc::clone(&listener))))
+                .place(home.clone()),
+        );
+    }
+    root
+}
+
+/// A running Janus. Clones are handles to the same instance; when the last one is dropped it is stopped at once,
+/// without the drain of [`shutdown`](Self::shutdown).
+///
+/// ```
+/// use janus_core::{Config, Janus};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+/// let janus = Janus::builder().config(config).start().await?;
+/// let receipt = janus.publish("news", "hello").await?;
+/// assert_eq!(receipt.subscribers, 0);
+/// janus.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Janus {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    root: SupervisorRef,
+    local_addrs: Vec<SocketAddr>,
+    control: Place,
+    /// Why the instance was ended from outside its tree.
+    verdict: Arc<Mutex<Option<ExitReason>>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    control: Arbiter,
+    home: Arbiter,
+}
+
+/// Collects what an instance needs to start.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    config: Config,
+}
+
+/// Why an instance did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work; whoever wrote the configuration is to blame.
+    #[error("bad setting")]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on: it is in use, not this machine's, or needs privileges.
+    #[error("cannot listen on {addr}")]
+    Bind {
+        /// The address, as configured.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no more threads.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// An actor of the tree did not start.
+    #[error("cannot start the supervision tree: {0}")]
+    Tree(String),
+}
+
+impl Builder {
+    /// Sets all settings at once.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Binds the listeners and starts the tree. May be called from any async runtime.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(self) -> Result<Janus, StartError> {
+        let config = self.config;
+        config.validate()?;
+        let mut listeners = Vec::new();
+        for &addr in &config.listen {
+            let listener = acceptor::bind(addr, &config).map_err(|source| StartError::Bind { addr, source })?;
+            listeners.push(Arc::new(listener));
+        }
+        let local_addrs = listeners
+            .iter()
+            .zip(&config.listen)
+            // The address is read back because port 0 lets the system choose.
+            .map(|(listener, &addr)| listener.local_addr().map_err(|source| StartError::Bind { addr, source }))
+            .collect::<Result<Vec<_>, _>>()?;
+        let threads = Threads {
+            control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
+            home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
+        };
+        let control = threads.control.place();
+        let shared = shared(config, threads.home.place(), &local_addrs);
+        let verdict = Arc::default();
+        let root = tree(&shared, listeners, &verdict);
+        let started = on(&control, {
+            let control = control.clone();
+            async move { root.start(&control).await }
+        });
+        let root = match started.await {
+            Some(Ok(root)) => root,
+            Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
+            None => return Err(StartError::Tree("the control thread ended".to_owned())),
+        };
+        let threads = Mutex::new(Some(threads));
+        Ok(Janus { inner: Arc::new(Inner { shared, root, local_addrs, control, verdict, threads }) })
+    }
+}
+
+fn shared(config: Config, home: Place, addrs: &[SocketAddr]) -> Arc<Shared> {
+    Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
+        let topics = shared.clone();
+        let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
+            .restart(Restart::Permanent)
+            .shutdown(Shutdown::Timeout(Duration::from_secs(2)))
+            // Topics never use up the budget of the root, however many of them crash.
+            .child_intensity(5, Duration::from_secs(60))
+            .quarantine(config.topic_quarantine)
+            .on_quarantine(move |name, _| {
+                if let Some(shared) = topics.upgrade() {
+                    shared.quarantine_topic(name);
+                }
+            });
+        let transport_supervisor = DynamicSupervisor::new("transport_supervisor")
+            .restart(Restart::Temporary)
+            .shutdown(Shutdown::Timeout(config.drain_timeout));
+        Shared {
+            clock: Clock::for_config(&config),
+            topics: TopicTable::default(),
+            sessions: SessionTable::default(),
+            connections: ConnectionTable::default(),
+            senders: SenderPool::default(),
+            counters: Counters::default(),
+            faults: Arc::default(),
+            topic_manager: ActorRef::new("topic_manager"),
+            proxy_mapper: ActorRef::new("proxy_mapper"),
+            acceptors: addrs.iter().map(|addr| ActorRef::new(format!("acceptor {addr}"))).collect(),
+            home,
+            topic_supervisor,
+            transport_supervisor,
+            draining: AtomicBool::new(false),
+            config,
+        }
+    })
+}
+
+/// Runs a future on an arbiter and waits for its result without needing a runtime here; `None` if the arbiter ended.
+///
+/// Dropping the returned future does not stop what runs on the arbiter.
+async fn on<T: Send + 'static>(place: &Place, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    place
+        .run(move || {
+            tokio::task::spawn_local(async move {
+                let _ = sender.send(future.await);
+            });
+        })
+        .ok()?;
+    receiver.await.ok()
+}
+
+impl Janus {
+    /// Starts with the default settings; see [`Config`].
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The addresses that are listened on, in the order of the configuration, with the real ports.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.inner.local_addrs.clone()
+    }
+
+    /// Publishes a message and waits until it has its place in the topic's order; waits for room before, if the topic
+    /// has as many messages under way as it may.
+    ///
+    /// Cancel safety: a future that is dropped while it waits for room publishes nothing; dropped later, the message is
+    /// published and its receipt is lost.
+    ///
+    /// # Errors
+    ///
+    /// Why the message was not published; see [`PublishError`].
+    pub async fn publish(&self, topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Receipt, PublishError> {
+        self.publish_message(Message::new(topic, data)?).await
+    }
+
+    /// The same as [`publish`](Self::publish), for a message with an event or a message id.
+    ///
+    /// # Errors
+    ///
+    /// Why the message was not published; see [`PublishError`].
+    pub async fn publish_message(&self, message: Message) -> Result<Receipt, PublishError> {
+        let shared = &self.inner.shared;
+        let (topic, publication) = message.into_parts(shared.config.max_topic_bytes)?;
+        let (reply, receipt) = Reply::promise();
+        let mut pending = Some(Pending { publication, reply });
+        let mut last = None;
+        std::future::poll_fn(|cx| {
+            let offered = pending.take().expect("the future is not polled after it is ready");
+            match hand_over(shared, &mut last, &topic, offered, Some(cx.waker())) {
+                Ok(()) => std::task::Poll::Ready(()),
+                Err(refused) => {
+                    pending = Some(refused);
+                    std::task::Poll::Pending
+                }
+            }
+        })
+        .await;
+        receipt.await.unwrap_or(Err(PublishError::TopicCrashed))
+    }
+
+    /// Publishes a message if its topic has room now; the returned future tells the outcome and may be dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Full`] if there is no room; otherwise as [`publish`](Self::publish).
+    pub fn try_publish(
+        &self,
+        message: Message,
+    ) -> Result<impl Future<Output = Result<Receipt, PublishError>> + Send + use<>, PublishError> {
+        let shared = &self.inner.shared;
+        let (topic, publication) = message.into_parts(shared.config.max_topic_bytes)?;
+        let (reply, receipt) = Reply::promise();
+        if let Err(pending) = hand_over(shared, &mut None, &topic, Pending { publication, reply }, None) {
+            pending.refuse(PublishError::Full);
+            return Err(PublishError::Full);
+        }
+        Ok(async move { receipt.await.unwrap_or(Err(PublishError::TopicCrashed)) })
+    }
+
+    /// The sessions that are listed, with and without a connection. Empty once the instance has ended.
+    pub async fn sessions(&self) -> Vec<SessionInfo> {
+        let mapper = self.inner.shared.proxy_mapper.clone();
+        let ask = async move {
+            loop {
+                match mapper.call(ListSessions).await {
+                    Ok(sessions) => return sessions,
+                    // Its successor answers as well.
+                    Err(_) => mapper.when_up(None).await,
+                };
+            }
+        };
+        let bounded = Duration::from_secs(5);
+        on(&self.inner.control, async move { tokio::time::timeout(bounded, ask).await.unwrap_or_default() })
+            .await
+            .unwrap_or_default()
+    }
+
+    /// What the instance is doing and has done.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &self.inner.shared;
+        let (sessions, detached_sessions) = shared.sessions.count();
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            connections: shared.connections.len(),
+            sessions,
+            detached_sessions,
+            topics: shared.topics.len(),
+            connections_accepted: count(&shared.counters.connections_accepted),
+            connections_refused: count(&shared.counters.connections_refused),
+            slow_consumers: count(&shared.counters.slow_consumers),
+            frames_refused: count(&shared.counters.frames_refused),
+            frames_timed_out: count(&shared.counters.frames_timed_out),
+            accept_pauses: count(&shared.counters.accept_pauses),
+        }
+    }
+
+    /// How many subscribers a topic has; `None` if the topic does not exist.
+    #[must_use]
+    pub fn subscribers(&self, topic: &str) -> Option<usize> {
+        self.inner.shared.topics.find(topic).map(|topic| topic.subscriber_count())
+    }
+
+    /// The supervision tree as it is now.
+    #[must_use]
+    pub fn tree(&self) -> Tree {
+        self.inner.root.tree()
+    }
+
+    /// Waits until the tree has ended, by [`shutdown`](Self::shutdown) or because it gave up, and tells why.
+    ///
+    /// Cancel safe; any number of callers may wait.
+    pub async fn wait(&self) -> ExitReason {
+        let reason = self.inner.root.wait().await;
+        self.inner.verdict.lock().clone().unwrap_or(reason)
+    }
+
+    /// Drains and ends the instance: no new connections, no new messages; what is queued is delivered, for at most
+    /// `drain_timeout`; then each connection is closed with a FIN, and the tree stops. Afterwards no thread is left.
+    ///
+    /// Idempotent. A caller that goes away does not stop the shutdown.
+    pub async fn shutdown(&self) -> DrainReport {
+        let (shared, root) = (Arc::clone(&self.inner.shared), self.inner.root.clone());
+        let report = on(&self.inner.control, async move { drain(&shared, &root).await }).await.unwrap_or_default();
+        let threads = self.inner.threads.lock().take();
+        if let Some(threads) = threads {
+            let (done, joined) = oneshot::channel();
+            // Joining blocks, and the caller's runtime must not.
+            let joiner = std::thread::Builder::new().name("janus-shutdown".to_owned()).spawn(move || {
+                threads.home.stop();
+                threads.control.stop();
+                let _ = done.send(());
+            });
+            if joiner.is_ok() {
+                let _ = joined.await;
+            }
+        }
+        report
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Janus {
+    /// Makes a part of the tree fail, now or at its next chance.
+    pub fn inject(&self, fault: crate::fault::Fault) {
+        use crate::fault::{Crash, Fault};
+        let shared = &self.inner.shared;
+        shared.faults.arm(&fault);
+        let crash = Crash { hang: None };
+        // An actor that is not running has crashed already.
+        let _ = match fault {
+            Fault::TopicManager => shared.topic_manager.cast(crash),
+            Fault::Hang(time) => shared.topic_manager.cast(Crash { hang: Some(time) }),
+            Fault::ProxyMapper => shared.proxy_mapper.cast(crash),
+            Fault::Acceptor => {
+                shared.acceptors.iter().try_for_each(|acceptor| acceptor.cast(Crash { hang: None }))
+            }
+            Fault::Topic(name) => shared.topics.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
+            Fault::Transport(peer) => {
+                shared.connections.visit(0..usize::MAX, |slot| {
+                    if slot.peer == peer {
+                        slot.crash_transport();
+                    }
+                });
+                Ok(())
+            }
+            Fault::TopicSend(_) | Fault::TopicCommit(_) | Fault::TopicStarts(_) | Fault::SenderSend(_) => Ok(()),
+        };
+    }
+}
+
+/// How a drain went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DrainReport {
+    /// Connections that were open when the drain began.
+    pub connections: usize,
+    /// Connections that were cut off when `drain_timeout` ended, with something still queued for them.
+    pub cut_off: usize,
+}
+
+/// What an instance is doing (the first four) and has done since its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Clients connected now.
+    pub connections: usize,
+    /// Sessions listed now, with and without a connection.
+    pub sessions: usize,
+    /// Of those, the ones without.
+    pub detached_sessions: usize,
+    /// Topics that exist now.
+    pub topics: usize,
+    /// Connections accepted and served.
+    pub connections_accepted: u64,
+    /// Connections refused because `max_connections` were open.
+    pub connections_refused: u64,
+    /// Clients cut off because their queue was full.
+    pub slow_consumers: u64,
+    /// Error frames sent to clients.
+    pub frames_refused: u64,
+    /// Clients closed because a frame stayed unfinished for `frame_timeout`.
+    pub frames_timed_out: u64,
+    /// Times that accepting paused because the process or the system ran out of descriptors.
+    pub accept_pauses: u64,
+}
+
+async fn drain(shared: &Arc<Shared>, root: &SupervisorRef) -> DrainReport {
+    let deadline = Instant::now() + shared.config.drain_timeout;
+    let connections = shared.connections.len();
+    for acceptor in &shared.acceptors {
+        let _ = root.terminate_child(acceptor.name()).await;
+    }
+    shared.draining.store(true, Ordering::Release);
+    // What has been accepted from publishers reaches the subscribers' sockets or queues first.
+    while Instant::now() < deadline && shared.topics.all().iter().any(|topic| !topic.is_idle()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    shared.transport_supervisor.stop_all().await;
+    let cut_off = shared.counters.drains_cut_off.load(Ordering::Relaxed) as usize;
+    root.stop().await;
+    DrainReport { connections, cut_off }
+}
+
+/// Names an actor that hangs, and gives up when it hangs for good: nothing else on its thread can run.
+fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Watchdog {
+    let (ended, verdict) = (root.clone(), Arc::clone(verdict));
+    Watchdog::new(HANG_WARNING / 4).level(HANG_WARNING).level(HANG_LIMIT).watch(home).names_from(root).on_hang(
+        move |hang| {
+            if hang.lasted < HANG_LIMIT {
+                return log::error!("{hang}");
+            }
+            log::error!("{hang}; giving up, because nothing else on its thread can run");
+            verdict.lock().get_or_insert_with(|| ExitReason::Error(hang.to_string().into()));
+            ended.kill();
+        },
+    )
+}

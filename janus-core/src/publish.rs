@@ -1,0 +1,256 @@
+//! What becomes of a published message, and how its publisher learns it.
+//!
+//! A message on its way to a topic is a [`Pending`]: the publication and a [`Reply`]. The reply is answered exactly
+//! once. If whoever holds it drops it (a topic that panics with the message in hand, a table that is torn down), the
+//! drop itself answers with an error, so that no publisher waits for ever and none is left believing.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::BytesMut;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::delivery::{QueueLimits, Slot};
+use crate::wire::classic::{self, ErrorCode};
+use crate::shared::{Shared, timestamp};
+use crate::topic::{Offer, TopicState};
+use crate::wire::{Publication, TopicName};
+
+/// The longest name a topic may have under any setting.
+const MAX_TOPIC_BYTES: usize = 4_096;
+
+/// What a publisher learns of an accepted message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Identifies the life of the topic in which the message was numbered; random, changes when a topic starts afresh.
+    pub epoch: u64,
+    /// The message's number in its topic, counted from 1 without holes. 0 if the topic does not exist: nobody was
+    /// subscribed, so there was nobody to number it for.
+    pub seq: u64,
+    /// Subscribers of the topic when the message was numbered; each of them gets it, unless its connection ends first.
+    pub subscribers: usize,
+}
+
+impl Receipt {
+    /// For a message to a topic that does not exist.
+    pub(crate) const UNNUMBERED: Self = Self { epoch: 0, seq: 0, subscribers: 0 };
+}
+
+/// Why a message was not published. No subscriber gets a message that was refused, except where a variant says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// As many messages of this topic are under way as `max_inflight_frames` and `max_inflight_bytes` allow; try again,
+    /// or use [`Janus::publish`](crate::Janus::publish), which waits.
+    #[error("the topic has as many messages under way as it may; try again later")]
+    Full,
+    /// The topic crashed with the message in hand. If it had a number by then, its subscribers get it all the same.
+    #[error("the topic crashed with the message in hand; publish it again")]
+    TopicCrashed,
+    /// The topic keeps crashing and is out of service for `topic_quarantine`.
+    #[error("the topic keeps failing and is out of service for now; try again in a minute")]
+    TopicUnavailable,
+    /// The instance is shutting down, or has ended.
+    #[error("this Janus is shutting down")]
+    ShuttingDown,
+    /// Clients of this listener may not publish.
+    #[error("clients of this listener may not publish; the server's operator can allow it with allow_publish")]
+    NotAllowed,
+    /// The topic's name, or the message itself, cannot be published: the caller's mistake.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl PublishError {
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotAllowed => ErrorCode::PublishNotAllowed,
+            // Connections wait for room; only a publisher in this process is told.
+            Self::Full => ErrorCode::Internal,
+            Self::TopicCrashed => ErrorCode::TopicCrashed,
+            Self::TopicUnavailable => ErrorCode::TopicUnavailable,
+            Self::ShuttingDown => ErrorCode::ServerDraining,
+            Self::Invalid(_) => ErrorCode::BadPublish,
+        }
+    }
+}
+
+/// A message as a publisher in this process hands it over.
+///
+/// ```
+/// use janus_core::Message;
+///
+/// let message = Message::new("news", &["hello", "world"])?.event("greeting").message_id("42");
+/// assert_eq!(message.topic(), "news");
+/// # Ok::<_, janus_core::PublishError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Message {
+    topic: TopicName,
+    event: String,
+    message_id: String,
+    data: String,
+}
+
+impl Message {
+    /// A message with this data, which is serialized as JSON, and with an empty event and message id.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] if the topic's name is empty, longer than 4,096 bytes or holds control characters, or if
+    /// the data cannot be serialized.
+    pub fn new(topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, PublishError> {
+        let invalid = |error: &dyn std::error::Error| PublishError::Invalid(error.to_string());
+        Ok(Self {
+            topic: TopicName::new(topic, MAX_TOPIC_BYTES).map_err(|error| invalid(&error))?,
+            event: "\"\"".to_owned(),
+            message_id: "\"\"".to_owned(),
+            data: serde_json::to_string(data).map_err(|error| invalid(&error))?,
+        })
+    }
+
+    /// Sets the message's `event`, a string.
+    #[must_use]
+    pub fn event(mut self, event: &str) -> Self {
+        self.event = serde_json::Value::from(event).to_string();
+        self
+    }
+
+    /// Sets the message's `message_id`, a string.
+    #[must_use]
+    pub fn message_id(mut self, message_id: &str) -> Self {
+        self.message_id = serde_json::Value::from(message_id).to_string();
+        self
+    }
+
+    /// The topic that the message goes to.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.topic.as_str()
+    }
+
+    pub(crate) fn into_parts(self, max_topic_bytes: usize) -> Result<(TopicName, Publication), PublishError> {
+        let invalid = |error: &dyn std::error::Error| PublishError::Invalid(error.to_string());
+        // The instance may allow less than a name may have at all, or more.
+        let topic = TopicName::new(self.topic.as_str(), max_topic_bytes).map_err(|error| invalid(&error))?;
+        let publication =
+            Publication::new(&topic, &self.event, &self.message_id, &self.data).map_err(|error| invalid(&error))?;
+        Ok((topic, publication))
+    }
+}
+
+/// Hands a message to its topic, or back if that has no room; then `waker` is woken when it has.
+///
+/// `last` is where the publisher's last message went: most go on with the same topic.
+pub(crate) fn hand_over(
+    shared: &Shared,
+    last: &mut Option<Arc<TopicState>>,
+    name: &TopicName,
+    mut pending: Pending,
+    waker: Option<&Waker>,
+) -> Result<(), Pending> {
+    if shared.is_draining() {
+        pending.refuse(PublishError::ShuttingDown);
+        return Ok(());
+    }
+    loop {
+        let cached = last.take().filter(|topic| topic.name == *name);
+        let Some(topic) = cached.or_else(|| shared.topics.find(name.as_str())) else {
+            pending.reply.accept(name, Receipt::UNNUMBERED);
+            return Ok(());
+        };
+        match topic.offer(pending, shared, waker) {
+            Offer::Accepted => {
+                *last = Some(topic);
+                return Ok(());
+            }
+            Offer::Full(refused) => {
+                *last = Some(topic);
+                return Err(refused);
+            }
+            Offer::Ended(refused) => {
+                shared.topics.remove(&topic);
+                pending = refused;
+            }
+        }
+    }
+}
+
+/// A message that has no number yet.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) publication: Publication,
+    pub(crate) reply: Reply,
+}
+
+impl Pending {
+    pub(crate) fn refuse(self, error: PublishError) {
+        self.reply.refuse(error);
+    }
+}
+
+/// The publisher, waiting for the outcome.
+#[derive(Debug)]
+pub(crate) struct Reply(Option<ReplyTo>);
+
+#[derive(Debug)]
+enum ReplyTo {
+    /// Somebody in this process, or a connection that closes after its message.
+    Promise(oneshot::Sender<Result<Receipt, PublishError>>),
+    /// A connection: an error frame if it fails, a receipt if it asked for one.
+    Connection { slot: Arc<Slot>, limits: QueueLimits, ack: bool },
+}
+
+impl Reply {
+    pub(crate) fn promise() -> (Self, oneshot::Receiver<Result<Receipt, PublishError>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(ReplyTo::Promise(sender))), receiver)
+    }
+
+    pub(crate) fn connection(slot: Arc<Slot>, limits: QueueLimits, ack: bool) -> Self {
+        Self(Some(ReplyTo::Connection { slot, limits, ack }))
+    }
+
+    /// Whether the publisher wants to know of success, too.
+    pub(crate) fn wants_receipt(&self) -> bool {
+        !matches!(self.0, Some(ReplyTo::Connection { ack: false, .. }))
+    }
+
+    /// The message was numbered. Whoever did not ask to hear of it does not.
+    pub(crate) fn accept(mut self, topic: &TopicName, receipt: Receipt) {
+        match self.0.take() {
+            // A publisher that went away does not want to know.
+            Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
+            Some(ReplyTo::Connection { slot, limits, ack: true }) => {
+                let mut frame = BytesMut::new();
+                let Receipt { epoch, seq, subscribers } = receipt;
+                classic::encode_published(&mut frame, &timestamp(), topic, epoch, seq, subscribers);
+                slot.send(frame.freeze(), limits);
+            }
+            Some(ReplyTo::Connection { ack: false, .. }) | None => {}
+        }
+    }
+
+    pub(crate) fn refuse(mut self, error: PublishError) {
+        self.answer_error(error);
+    }
+
+    fn answer_error(&mut self, error: PublishError) {
+        match self.0.take() {
+            Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
+            Some(ReplyTo::Connection { slot, limits, .. }) => {
+                let mut frame = BytesMut::new();
+                classic::encode_error(&mut frame, &timestamp(), error.code(), &error.to_string());
+                slot.send(frame.freeze(), limits);
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer_error(PublishError::TopicCrashed);
+    }
+}

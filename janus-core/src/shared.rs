@@ -1,0 +1,213 @@
+//! What the actors of one tree share, and what must outlive any of them: the tables.
+//!
+//! No actor owns a table. Each table plays the part of an ETS table with an heir: whoever crashes, its successor finds
+//! it as it was. Nothing here is global; two instances in one process do not see each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::acceptor::Acceptor;
+use crate::client_proxy::SessionTable;
+use crate::config::Config;
+use crate::delivery::{QueueLimits, SenderPool, Slot};
+use crate::fault::Faults;
+use crate::proxy_mapper::ProxyMapper;
+use crate::supervision::{ActorRef, DynamicSupervisor, Place};
+use crate::topic::TopicState;
+use crate::topic_manager::TopicManager;
+use crate::wire::{Timestamp, classic};
+
+/// Everything the tree shares; every actor holds one `Arc` of it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) topics: TopicTable,
+    pub(crate) sessions: SessionTable,
+    pub(crate) connections: ConnectionTable,
+    pub(crate) senders: SenderPool,
+    pub(crate) counters: Counters,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) topic_manager: ActorRef<TopicManager>,
+    pub(crate) proxy_mapper: ActorRef<ProxyMapper>,
+    pub(crate) acceptors: Vec<ActorRef<Acceptor>>,
+    /// Where the actors live.
+    pub(crate) home: Place,
+    pub(crate) topic_supervisor: DynamicSupervisor,
+    pub(crate) transport_supervisor: DynamicSupervisor,
+    /// Set when a drain begins: from then on nobody may publish.
+    pub(crate) draining: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn queue_limits(&self) -> QueueLimits {
+        QueueLimits { frames: self.config.max_queue_frames, bytes: self.config.max_queue_bytes }
+    }
+
+    pub(crate) fn wire_limits(&self) -> classic::Limits {
+        classic::Limits {
+            max_frame_bytes: self.config.max_frame_bytes,
+            max_topic_bytes: self.config.max_topic_bytes,
+        }
+    }
+
+    /// Takes the topic whose actor has this name out of service, and puts it back when its quarantine is over.
+    pub(crate) fn quarantine_topic(&self, actor: &str) {
+        if let Some(topic) = actor.strip_prefix(crate::topic::ACTOR_PREFIX).and_then(|name| self.topics.find(name)) {
+            log::error!("topic {}: keeps crashing, out of service for {:?}", topic.name, self.config.topic_quarantine);
+            topic.quarantine();
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// The time of a frame, as the classic protocol writes it.
+pub(crate) fn timestamp() -> Timestamp {
+    // A clock before 1970 is wrong in any case; the frame goes out all the same.
+    Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Coarse time: one tick a second (less where a timeout is shorter), kept by the heartbeat.
+///
+/// Thousands of connections note when they were last served; reading a real clock each time, or a timer each, would
+/// cost more than what it times.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    /// Starts at 1, because 0 stands for "never" wherever a tick is stored.
+    tick: AtomicU32,
+    pub(crate) period: Duration,
+}
+
+impl Clock {
+    /// A clock fine enough for the shortest timeout that is measured in ticks.
+    pub(crate) fn for_config(config: &Config) -> Self {
+        let shortest = config.heartbeat_interval.min(config.frame_timeout).min(config.topic_idle);
+        let period = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
+        Self { tick: AtomicU32::new(1), period }
+    }
+
+    pub(crate) fn tick(&self) -> u32 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn advance(&self) -> u32 {
+        let tick = self.tick.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        self.tick.store(tick, Ordering::Relaxed);
+        tick
+    }
+
+    /// How many ticks `time` is, rounded up, and one more because the current tick is already running.
+    pub(crate) fn ticks(&self, time: Duration) -> u32 {
+        let ticks = time.as_nanos().div_ceil(self.period.as_nanos());
+        u32::try_from(ticks).unwrap_or(u32::MAX - 1) + 1
+    }
+}
+
+/// Topics by name: the truth that the TopicManager works on.
+#[derive(Debug, Default)]
+pub(crate) struct TopicTable {
+    topics: Mutex<HashMap<crate::wire::TopicName, Arc<TopicState>>>,
+}
+
+impl TopicTable {
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
+        self.topics.lock().get(name).cloned()
+    }
+
+    pub(crate) fn insert(&self, topic: Arc<TopicState>) {
+        self.topics.lock().insert(topic.name.clone(), topic);
+    }
+
+    /// Removes this very topic; one that has taken its name since stays.
+    pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
+        let mut topics = self.topics.lock();
+        if topics.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
+            topics.remove(topic.name.as_ref());
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.topics.lock().len()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
+        self.topics.lock().values().cloned().collect()
+    }
+}
+
+/// The slots of all connections, and the count that `max_connections` limits.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionTable {
+    slots: Mutex<Slab<Arc<Slot>>>,
+    last_id: AtomicU64,
+}
+
+impl ConnectionTable {
+    /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
+    pub(crate) fn insert(&self, make: impl FnOnce(u64, usize) -> Slot) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let entry = slots.vacant_entry();
+        let slot = Arc::new(make(id, entry.key()));
+        Arc::clone(entry.insert(slot))
+    }
+
+    pub(crate) fn remove(&self, slot: &Arc<Slot>) {
+        let mut slots = self.slots.lock();
+        if slots.get(slot.place).is_some_and(|other| Arc::ptr_eq(other, slot)) {
+            slots.remove(slot.place);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.lock().len()
+    }
+
+    /// Shows `visit` the connections in `places`; false once there are none so far up in the table.
+    pub(crate) fn visit(&self, places: std::ops::Range<usize>, mut visit: impl FnMut(&Arc<Slot>)) -> bool {
+        let slots = self.slots.lock();
+        let more = places.end < slots.capacity();
+        let places = places.start..places.end.min(slots.capacity());
+        places.filter_map(|place| slots.get(place)).for_each(&mut visit);
+        more
+    }
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) slow_consumers: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) connections_accepted: AtomicU64,
+    pub(crate) frames_timed_out: AtomicU64,
+    pub(crate) frames_refused: AtomicU64,
+    pub(crate) accept_pauses: AtomicU64,
+    pub(crate) drains_cut_off: AtomicU64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_in_ticks_is_never_shorter_than_the_time() {
+        let clock = Clock::for_config(&Config::default());
+        assert_eq!(clock.period, Duration::from_secs(1));
+        assert_eq!(clock.ticks(Duration::from_secs(30)), 31);
+        assert_eq!(clock.ticks(Duration::from_millis(1_001)), 3);
+    }
+
+    #[test]
+    fn a_short_timeout_makes_the_clock_finer() {
+        let config = Config { heartbeat_interval: Duration::from_millis(100), ..Config::default() };
+        assert_eq!(Clock::for_config(&config).period, Duration::from_millis(25));
+    }
+}

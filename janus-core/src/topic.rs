@@ -1,0 +1,554 @@
+//! One topic: the sequencer of its messages and the owner of its subscribers.
+//!
+//! A topic is two things. [`TopicState`] is what must outlive a crash: subscribers, epoch, sequence number, messages
+//! accepted but not numbered (the inbox), messages numbered but not handed to everybody (the batches). It lies outside
+//! the actor, the way an ETS table has an heir. [`Topic`] is the actor that works on it: it numbers, encodes, and
+//! hands out, and holds nothing itself. When it panics its successor goes on where it stopped.
+//!
+//! The commit point of a message is its [`OpenBatch::commit`]: before it the publisher gets an error, after it every
+//! subscriber gets the message, once.
+//!
+//! Messages wait in the inbox and not in the actor's mailbox because a mailbox has no limit and dies with its actor.
+//! `max_inflight_frames` and `max_inflight_bytes` bound inbox and batches together; beyond them publishers wait.
+//!
+//! The list of subscribers changes only between passes, so it is never copied; who joins or leaves during a pass is
+//! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
+
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{self, Poll, Waker};
+
+use actix::prelude::*;
+use actix::fut::ActorFuture;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::delivery::pass::{PIECE, Server};
+use crate::delivery::{Batch, End, OpenBatch, Pass, Subscription};
+use crate::publish::{Pending, PublishError, Receipt};
+use crate::shared::{Shared, timestamp};
+use crate::supervision::{ActorRef, StartInfo};
+use crate::wire::{TopicName, classic};
+
+/// Before a topic's name in the name of its actor.
+pub(crate) const ACTOR_PREFIX: &str = "topic ";
+
+/// Asks the topic to number and hand out what its inbox holds.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Work;
+
+/// Adds a subscriber and sends its ACK. Idempotent: repeated at a successor, it subscribes and answers once.
+#[derive(Message)]
+#[rtype(result = "Result<(), TopicError>")]
+pub(crate) struct Subscribe {
+    pub(crate) subscription: Arc<Subscription>,
+}
+
+/// Takes a subscriber, whose delivery has already ended, off the list.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Unsubscribe {
+    pub(crate) subscription: Arc<Subscription>,
+}
+
+/// Why a topic does not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TopicError {
+    /// It crashed too often and is refused for a while.
+    #[error("the topic keeps failing and is not available for now")]
+    Unavailable,
+    /// It was unused and has been removed; a new one takes its place when asked for.
+    #[error("the topic has ended")]
+    Ended,
+    /// The server holds as many topics as it may.
+    #[error("the server holds as many topics as it may")]
+    TooMany,
+}
+
+/// The part of a topic that outlives its actor.
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    pub(crate) name: TopicName,
+    pub(crate) actor: ActorRef<Topic>,
+    core: Mutex<Core>,
+}
+
+/// Invariants: `batches` and then `open` hold the frames `next_seq - frames .. next_seq` without a hole; `subscribers[i].index
+/// == i`; `pass` carries the front of `batches`; `inflight_*` count `inbox`, `batches` and `open` together.
+#[derive(Debug)]
+struct Core {
+    life: Life,
+    epoch: u64,
+    next_seq: u64,
+    inbox: VecDeque<Pending>,
+    open: OpenBatch,
+    batches: VecDeque<Arc<Batch>>,
+    pass: Option<Arc<Pass>>,
+    inflight_frames: usize,
+    inflight_bytes: usize,
+    subscribers: Arc<Vec<Arc<Subscription>>>,
+    joining: Vec<Arc<Subscription>>,
+    leaving: Vec<Arc<Subscription>>,
+    /// Whether an unsubscribe may have been lost with a crashed actor, so that the list must be searched for the ended.
+    sweep: bool,
+    /// Publishers that wait for room; each is a connection or a caller, so their number is bounded by theirs.
+    waiting: Vec<Waker>,
+    /// Whether a [`Work`] is on its way.
+    notified: bool,
+    last_used: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Live,
+    Quarantined,
+    Ended,
+}
+
+/// What became of a message that was offered to a topic.
+pub(crate) enum Offer {
+    Accepted,
+    /// No room for now; the caller's task is woken when there is.
+    Full(Pending),
+    /// The topic has ended: look it up again.
+    Ended(Pending),
+}
+
+impl TopicState {
+    pub(crate) fn new(name: TopicName, tick: u32) -> Self {
+        Self {
+            actor: ActorRef::new(format!("{ACTOR_PREFIX}{name}")),
+            name,
+            core: Mutex::new(Core {
+                life: Life::Live,
+                epoch: random_epoch(),
+                next_seq: 1,
+                inbox: VecDeque::new(),
+                open: OpenBatch::default(),
+                batches: VecDeque::new(),
+                pass: None,
+                inflight_frames: 0,
+                inflight_bytes: 0,
+                subscribers: Arc::default(),
+                joining: Vec::new(),
+                leaving: Vec::new(),
+                sweep: false,
+                waiting: Vec::new(),
+                notified: false,
+                last_used: tick,
+            }),
+        }
+    }
+
+    /// Puts a message into the inbox and tells the actor.
+    ///
+    /// The message is answered when it has its number, or with an error if that never happens.
+    pub(crate) fn offer(&self, pending: Pending, shared: &Shared, waker: Option<&Waker>) -> Offer {
+        let mut core = self.core.lock();
+        match core.life {
+            Life::Live => {}
+            Life::Quarantined => {
+                drop(core);
+                pending.refuse(PublishError::TopicUnavailable);
+                return Offer::Accepted;
+            }
+            Life::Ended => return Offer::Ended(pending),
+        }
+        let bytes = pending.publication.len();
+        // One message larger than the whole budget must still get through an idle topic.
+        let room = core.inflight_frames < shared.config.max_inflight_frames
+            && (core.inflight_frames == 0 || core.inflight_bytes + bytes <= shared.config.max_inflight_bytes);
+        if !room {
+            if let Some(waker) = waker
+                && !core.waiting.iter().any(|other| other.will_wake(waker))
+            {
+                core.waiting.push(waker.clone());
+            }
+            return Offer::Full(pending);
+        }
+        core.inflight_frames += 1;
+        core.inflight_bytes += bytes;
+        core.inbox.push_back(pending);
+        let notify = !std::mem::replace(&mut core.notified, true);
+        drop(core);
+        if notify {
+            // A topic that is not running looks into its inbox when it starts.
+            let _ = self.actor.cast(Work);
+        }
+        Offer::Accepted
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.core.lock().life == Life::Quarantined
+    }
+
+    /// How many subscribers the topic has.
+    pub(crate) fn subscriber_count(&self) -> usize {
+        self.core.lock().subscriber_count()
+    }
+
+    /// Whether nothing is left for this topic to hand out.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.core.lock().inflight_frames == 0
+    }
+
+    /// Ends the topic if nobody has used it for `idle` ticks; from then on every request gets [`TopicError::Ended`].
+    pub(crate) fn end_if_unused(&self, tick: u32, idle: u32) -> bool {
+        let mut core = self.core.lock();
+        if core.life == Life::Live && core.subscriber_count() == 0 && core.inflight_frames == 0 {
+            if tick.wrapping_sub(core.last_used) >= idle {
+                core.life = Life::Ended;
+                return true;
+            }
+        } else {
+            core.last_used = tick;
+        }
+        false
+    }
+
+    /// Takes the topic out of service: what has no number is refused, subscribers stay.
+    pub(crate) fn quarantine(&self) {
+        let (inbox, waiting) = {
+            let mut core = self.core.lock();
+            core.life = Life::Quarantined;
+            let inbox = core.take_inbox();
+            (inbox, std::mem::take(&mut core.waiting))
+        };
+        for pending in inbox {
+            pending.refuse(PublishError::TopicUnavailable);
+        }
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes a topic whose actor could not be started unfit for use.
+    pub(crate) fn abandon(&self) {
+        self.core.lock().life = Life::Ended;
+    }
+
+    /// Checks what a crashed predecessor left behind and makes it fit to go on; `false` if it is not consistent.
+    fn inherit(&self) -> bool {
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        core.life = Life::Live;
+        core.notified = false;
+        core.open.truncate_uncommitted();
+        core.sweep = true;
+        if core.pass.is_none() {
+            core.apply_changes();
+        }
+        let frames: usize = core.batches.iter().map(|batch| batch.frames()).sum();
+        let mut expected = core.next_seq.wrapping_sub((frames + core.open.frames()) as u64);
+        for batch in &core.batches {
+            if batch.last_seq() + 1 != expected + batch.frames() as u64 {
+                return false;
+            }
+            expected = batch.last_seq() + 1;
+        }
+        // Counted afresh: a panic between two of these assignments must not cost the topic room for ever.
+        core.inflight_frames = core.inbox.len() + frames + core.open.frames();
+        core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>()
+            + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
+            + core.open.committed_len();
+        core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i)
+    }
+
+    /// Starts afresh under a new epoch. Subscribers stay; those that would miss messages are closed, for a client of
+    /// the classic protocol cannot be told in another way.
+    fn restart_cold(&self) {
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        core.life = Life::Live;
+        core.epoch = random_epoch();
+        core.notified = false;
+        core.pass = None;
+        core.batches.clear();
+        core.open = OpenBatch::default();
+        core.inflight_frames = core.inbox.len();
+        core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum();
+        core.sweep = true;
+        core.apply_changes();
+        for subscription in core.subscribers.iter() {
+            if subscription.next_seq() < core.next_seq {
+                subscription.slot.end(End::MessagesLost);
+            }
+            subscription.begin(1);
+        }
+        core.next_seq = 1;
+    }
+
+    fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<(), TopicError> {
+        let mut core = self.core.lock();
+        match core.life {
+            Life::Live => {}
+            Life::Quarantined => return Err(TopicError::Unavailable),
+            Life::Ended => return Err(TopicError::Ended),
+        }
+        core.last_used = tick;
+        if subscription.next_seq() == 0 && subscription.begin(core.next_seq) {
+            if core.pass.is_some() {
+                core.joining.push(subscription);
+            } else {
+                core.join(subscription);
+            }
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) {
+        let mut core = self.core.lock();
+        core.last_used = tick;
+        if core.pass.is_some() {
+            core.leaving.push(subscription);
+        } else {
+            core.leave(&subscription);
+        }
+    }
+
+    /// Numbers and encodes everything in the inbox.
+    fn sequence(&self, shared: &Shared) {
+        let mut answers = Vec::new();
+        {
+            let mut core = self.core.lock();
+            let core = &mut *core;
+            core.notified = false;
+            core.last_used = shared.clock.tick();
+            while let Some(pending) = core.inbox.pop_front() {
+                let Pending { publication, reply } = pending;
+                // The same instant for every subscriber: all of them get identical bytes.
+                classic::encode_message(core.open.buffer(), &timestamp(), &publication);
+                let length = core.open.commit();
+                let seq = core.next_seq;
+                core.next_seq += 1;
+                core.inflight_bytes = core.inflight_bytes + length - publication.len();
+                shared.faults.after_commit();
+                let receipt = Receipt { epoch: core.epoch, seq, subscribers: core.subscriber_count() };
+                if reply.wants_receipt() {
+                    // Answered without the lock: a promise wakes a task that may belong to anybody.
+                    answers.push((reply, receipt));
+                } else {
+                    reply.accept(&self.name, receipt);
+                }
+                if core.open.committed_len() >= shared.config.coalesce_bytes {
+                    core.seal();
+                }
+            }
+        }
+        for (reply, receipt) in answers {
+            reply.accept(&self.name, receipt);
+        }
+    }
+
+    /// The pass under way, or the next one; `None` if there is nothing to hand out.
+    fn current_pass(&self, shared: &Shared) -> Option<Arc<Pass>> {
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        if let Some(pass) = &core.pass {
+            return Some(Arc::clone(pass));
+        }
+        if core.batches.is_empty() {
+            core.seal();
+        }
+        let batch = Arc::clone(core.batches.front()?);
+        let subscribers = Arc::clone(&core.subscribers);
+        let tick = shared.clock.tick();
+        let pass = Arc::new(Pass::new(batch, subscribers, shared.queue_limits(), tick, Arc::clone(&shared.faults)));
+        core.pass = Some(Arc::clone(&pass));
+        if pass.subscribers() > shared.config.inline_subscribers {
+            shared.senders.offer(Arc::clone(&pass));
+        }
+        Some(pass)
+    }
+
+    /// Ends a complete pass: its batch is done with, and the changes that waited for it are applied.
+    fn finish(&self, pass: &Arc<Pass>) {
+        let waiting = {
+            let mut core = self.core.lock();
+            let core = &mut *core;
+            if !core.pass.as_ref().is_some_and(|current| Arc::ptr_eq(current, pass)) {
+                return;
+            }
+            core.pass = None;
+            core.batches.pop_front();
+            core.inflight_frames -= pass.batch().frames();
+            core.inflight_bytes -= pass.batch().byte_len();
+            core.apply_changes();
+            std::mem::take(&mut core.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Core {
+    fn subscriber_count(&self) -> usize {
+        (self.subscribers.len() + self.joining.len()).saturating_sub(self.leaving.len())
+    }
+
+    fn take_inbox(&mut self) -> VecDeque<Pending> {
+        self.inflight_frames -= self.inbox.len();
+        self.inflight_bytes -= self.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>();
+        std::mem::take(&mut self.inbox)
+    }
+
+    fn seal(&mut self) {
+        if self.open.frames() > 0 {
+            self.batches.push_back(Arc::new(self.open.seal(self.next_seq)));
+        }
+    }
+
+    fn join(&mut self, subscription: Arc<Subscription>) {
+        // The last pass is over; a sender may still hold its list for a moment, and then this is the one copy.
+        let subscribers = Arc::make_mut(&mut self.subscribers);
+        subscription.index.store(u32::try_from(subscribers.len()).expect("fewer clients than 2^32"), Ordering::Relaxed);
+        subscribers.push(subscription);
+    }
+
+    fn leave(&mut self, subscription: &Arc<Subscription>) {
+        let index = subscription.index.load(Ordering::Relaxed) as usize;
+        if !self.subscribers.get(index).is_some_and(|other| Arc::ptr_eq(other, subscription)) {
+            return;
+        }
+        let subscribers = Arc::make_mut(&mut self.subscribers);
+        subscribers.swap_remove(index);
+        if let Some(moved) = subscribers.get(index) {
+            moved.index.store(u32::try_from(index).expect("fewer clients than 2^32"), Ordering::Relaxed);
+        }
+        if subscribers.is_empty() || subscribers.len() < subscribers.capacity() / 4 {
+            subscribers.shrink_to(subscribers.len() * 2);
+        }
+    }
+
+    /// Applies the joins and leaves that waited for the end of a pass.
+    fn apply_changes(&mut self) {
+        for subscription in std::mem::take(&mut self.joining) {
+            self.join(subscription);
+        }
+        for subscription in std::mem::take(&mut self.leaving) {
+            self.leave(&subscription);
+        }
+        if std::mem::take(&mut self.sweep) {
+            let subscribers = Arc::make_mut(&mut self.subscribers);
+            subscribers.retain(|subscription| !subscription.has_ended());
+            for (index, subscription) in (0..).zip(subscribers.iter()) {
+                subscription.index.store(index, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Never counted up, so that a restarted server cannot claim to continue an old epoch.
+fn random_epoch() -> u64 {
+    getrandom::u64().expect("the system has a source of random numbers")
+}
+
+/// The actor of one topic.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    state: Arc<TopicState>,
+    shared: Arc<Shared>,
+}
+
+/// Warm restarts that a topic gets before it is restarted cold: state that makes its heir crash must not do so for ever.
+const WARM_RESTARTS: u32 = 2;
+
+impl Topic {
+    /// Makes the first actor of a topic, or the successor of one that ended.
+    pub(crate) fn start(state: &Arc<TopicState>, shared: &Arc<Shared>, start: &StartInfo) -> Self {
+        if start.last_reason.is_some() || start.after_quarantine {
+            let warm = !start.after_quarantine && start.restarts <= WARM_RESTARTS && state.inherit();
+            if !warm {
+                log::warn!("topic {}: restarted cold, under a new epoch", state.name);
+                state.restart_cold();
+            }
+        }
+        shared.faults.topic_started();
+        Self { state: Arc::clone(state), shared: Arc::clone(shared) }
+    }
+}
+
+impl Actor for Topic {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.state.sequence(&self.shared);
+        ctx.spawn(HandOut);
+    }
+}
+
+impl Handler<Work> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, _: Work, _: &mut Context<Self>) {
+        // Numbering only; `HandOut` is polled after every message.
+        self.state.sequence(&self.shared);
+    }
+}
+
+impl Handler<Subscribe> for Topic {
+    type Result = Result<(), TopicError>;
+
+    fn handle(&mut self, message: Subscribe, _: &mut Context<Self>) -> Self::Result {
+        let subscription = message.subscription;
+        self.state.subscribe(Arc::clone(&subscription), self.shared.clock.tick())?;
+        if subscription.acknowledge() {
+            subscription.slot.send(Bytes::from_static(classic::ACK), self.shared.queue_limits());
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Unsubscribe> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) {
+        self.state.unsubscribe(message.subscription, self.shared.clock.tick());
+    }
+}
+
+/// Hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and serves others.
+struct HandOut;
+
+impl ActorFuture<Topic> for HandOut {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        topic: &mut Topic,
+        _: &mut Context<Topic>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        let Topic { state, shared } = topic;
+        let mut turn = PIECE;
+        while let Some(pass) = state.current_pass(shared) {
+            while !pass.is_complete() {
+                if turn == 0 {
+                    // `yield_now` wakes this task after the I/O driver has been polled, which a plain wake does not.
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
+                match pass.serve_piece(Server::Topic) {
+                    Some(served) => turn = turn.saturating_sub(served),
+                    None if pass.poll_complete(cx.waker()) => {}
+                    None => match pass.serve_piece(Server::Topic) {
+                        // A piece was given back between the claim and the registration.
+                        Some(served) => turn = turn.saturating_sub(served),
+                        None => return Poll::Pending,
+                    },
+                }
+            }
+            state.finish(&pass);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<crate::fault::Crash> for Topic {
+    type Result = ();
+
+    fn handle(&mut self, crash: crate::fault::Crash, _: &mut Context<Self>) {
+        crash.now("a topic");
+    }
+}

@@ -1,0 +1,118 @@
+//! From names to topics: the original's `topman`.
+//!
+//! The actor makes topics and ends unused ones. It holds no truth of its own: topics are listed in the
+//! [`TopicTable`](crate::shared::TopicTable), where subscribers and publishers find those that exist without asking, and they
+//! are children of the topic supervisor. Its crash is noticed by nobody: whoever waits for a topic to be made asks the
+//! successor again.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use crate::shared::Shared;
+use crate::supervision::{ChildSpec, Restart};
+use crate::topic::{Topic, TopicError, TopicState};
+use crate::wire::TopicName;
+
+/// Asks for the topic of this name, which is made if there is none. Idempotent.
+#[derive(Message)]
+#[rtype(result = "Result<Arc<TopicState>, TopicError>")]
+pub(crate) struct Create(pub(crate) TopicName);
+
+#[derive(Debug)]
+pub(crate) struct TopicManager {
+    shared: Arc<Shared>,
+}
+
+impl TopicManager {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Ends the topics that nobody has used for `topic_idle`.
+    fn end_unused(&mut self, ctx: &mut Context<Self>) {
+        let tick = self.shared.clock.tick();
+        let idle = self.shared.clock.ticks(self.shared.config.topic_idle);
+        for topic in self.shared.topics.all() {
+            if topic.end_if_unused(tick, idle) {
+                self.shared.topics.remove(&topic);
+                log::debug!("topic {}: ended, unused", topic.name);
+                let supervisor = self.shared.topic_supervisor.clone();
+                ctx.spawn(
+                    async move {
+                        // It may never have started.
+                        let _ = supervisor.terminate_child(topic.actor.name().clone()).await;
+                    }
+                    .into_actor(self),
+                );
+            }
+        }
+    }
+}
+
+impl Actor for TopicManager {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // A predecessor that crashed between listing a topic and starting it left one that nobody runs.
+        for topic in self.shared.topics.all() {
+            if !topic.actor.is_running() {
+                let shared = Arc::clone(&self.shared);
+                ctx.spawn(async move { drop(start(&shared, topic).await) }.into_actor(self));
+            }
+        }
+        // A quarter of the idle time is as exact as anyone needs it, and rare enough with 100,000 topics.
+        ctx.run_interval(self.shared.config.topic_idle / 4, Self::end_unused);
+    }
+}
+
+impl Handler<Create> for TopicManager {
+    type Result = ResponseActFuture<Self, Result<Arc<TopicState>, TopicError>>;
+
+    fn handle(&mut self, Create(name): Create, _: &mut Context<Self>) -> Self::Result {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { create(&shared, name).await }.into_actor(self))
+    }
+}
+
+async fn create(shared: &Arc<Shared>, name: TopicName) -> Result<Arc<TopicState>, TopicError> {
+    if let Some(topic) = shared.topics.find(name.as_ref()) {
+        return Ok(topic);
+    }
+    if shared.topics.len() >= shared.config.max_topics {
+        return Err(TopicError::TooMany);
+    }
+    let topic = Arc::new(TopicState::new(name, shared.clock.tick()));
+    // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
+    shared.topics.insert(Arc::clone(&topic));
+    start(shared, topic).await
+}
+
+/// Starts the actor of a listed topic.
+async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
+    let spec = {
+        let (topic, shared) = (Arc::clone(&topic), Arc::clone(shared));
+        let home = shared.home.clone();
+        ChildSpec::actor_with(&topic.actor.clone(), move |_, start| Ok(Topic::start(&topic, &shared, start)))
+            .restart(Restart::Permanent)
+            .place(home)
+    };
+    match shared.topic_supervisor.start_child(spec).await {
+        Ok(_) => Ok(topic),
+        Err(error) => {
+            log::error!("topic {}: cannot be started: {error}", topic.name);
+            topic.abandon();
+            shared.topics.remove(&topic);
+            Err(TopicError::Unavailable)
+        }
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<crate::fault::Crash> for TopicManager {
+    type Result = ();
+
+    fn handle(&mut self, crash: crate::fault::Crash, _: &mut Context<Self>) {
+        crash.now("the TopicManager");
+    }
+}

@@ -1,0 +1,543 @@
+//! One connection: the original's `transport`.
+//!
+//! A Transport reads its socket, decodes, and carries out what the client asks for, one command after the other; it
+//! writes out the queue of a client that lags, and it closes. It is the only reader of its socket; everybody writes
+//! through the connection's [`Slot`].
+//!
+//! Commands wait for each other: while a topic is being made, or a publisher waits for room, nothing further is read, so
+//! that back-pressure reaches the client through TCP. What was read and not yet decoded is kept meanwhile.
+//!
+//! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{self, Poll, ready};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use crate::client_proxy::Session;
+use crate::delivery::{End, Flush, Slot, Subscription};
+use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
+use crate::shared::{Shared, timestamp};
+use crate::topic::{Subscribe, TopicError, TopicState, Unsubscribe};
+use crate::topic_manager::Create;
+use crate::wire::TopicName;
+use crate::wire::classic::{self, Command, Decoder, ErrorCode, FrameError};
+
+/// Bytes read at once, into one buffer that all connections of an arbiter share.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Reads before others get their turn.
+const READS_PER_TURN: usize = 4;
+
+/// How long subscribing may take, crashes of the actors involved included.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long, and how much, is still read and discarded after our FIN, so that the peer sees it and not a reset.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+/// The actor of one connection.
+pub(crate) struct Transport {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    /// `None` once the session has been detached.
+    session: Option<Arc<Session>>,
+    read: OwnedReadHalf,
+    decoder: Decoder,
+    may_publish: bool,
+    subscriptions: Vec<(Arc<TopicState>, Arc<Subscription>)>,
+    /// Where the last message went: a publisher mostly goes on with the same topic.
+    published: Option<Arc<TopicState>>,
+    /// Read and not yet decoded, while a command waits.
+    rest: Bytes,
+    step: Step,
+}
+
+/// What the Transport is doing.
+enum Step {
+    /// Reading and decoding.
+    Reading,
+    /// Waiting for a command that takes others' help.
+    Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
+    /// Waiting for room in a topic.
+    Offering(Box<Offering>),
+    /// Writing out what is queued, then waiting for the peer to close as well.
+    Closing(Box<Closing>),
+    /// Nothing is left to do.
+    Over,
+}
+
+struct Offering {
+    topic: TopicName,
+    /// `None` only while it is being offered.
+    pending: Option<Pending>,
+    /// Awaited before the connection closes, where a classic PUBLISH closes it.
+    outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+}
+
+struct Closing {
+    fin_sent: bool,
+    discarded: usize,
+    /// For writing out what is queued, and then for the peer to close as well.
+    deadline: Pin<Box<Sleep>>,
+}
+
+enum Outcome {
+    Subscribed(Result<(Arc<TopicState>, Arc<Subscription>), TopicError>),
+    Published(Result<Receipt, PublishError>),
+}
+
+impl Transport {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        slot: Arc<Slot>,
+        session: Arc<Session>,
+        read: OwnedReadHalf,
+        may_publish: bool,
+    ) -> Self {
+        Self {
+            shared,
+            slot,
+            session: Some(session),
+            read,
+            decoder: Decoder::new(),
+            may_publish,
+            subscriptions: Vec::new(),
+            published: None,
+            rest: Bytes::new(),
+            step: Step::Reading,
+        }
+    }
+
+    /// A connection that only gets an error frame and is closed.
+    pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
+        self.send_error(code, message);
+        self.close();
+        self
+    }
+
+    fn send(&self, frame: Bytes) {
+        self.slot.send(frame, self.shared.queue_limits());
+    }
+
+    fn send_error(&self, code: ErrorCode, message: &str) {
+        self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
+        let mut frame = BytesMut::new();
+        classic::encode_error(&mut frame, &timestamp(), code, message);
+        self.send(frame.freeze());
+    }
+
+    fn send_frame_error(&mut self, error: &FrameError) {
+        log::debug!("client {} ({}): {error}", self.slot.id, self.slot.peer);
+        self.send_error(error.code, &error.message);
+        if error.is_fatal() {
+            self.close();
+        }
+    }
+
+    /// Begins to close: what is queued is written out, then comes a FIN.
+    fn close(&mut self) {
+        if !matches!(self.step, Step::Closing(_) | Step::Over) {
+            self.leave_topics();
+            let deadline = Box::pin(tokio::time::sleep(self.shared.config.drain_timeout));
+            self.step = Step::Closing(Box::new(Closing { fin_sent: false, discarded: 0, deadline }));
+        }
+    }
+
+    fn leave_topics(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let names = self.subscriptions.iter().map(|(topic, _)| topic.name.clone()).collect();
+        for (topic, subscription) in self.subscriptions.drain(..) {
+            leave(&topic, subscription);
+        }
+        let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
+        self.shared.sessions.detach(&session, names, expires, self.shared.config.max_detached_sessions);
+    }
+
+    /// Goes on until there is nothing to do for now; ready when the connection is over.
+    fn run(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if self.slot.poll_attention(cx.waker()) {
+            #[cfg(feature = "fault-injection")]
+            assert!(!self.slot.crash.load(Ordering::Relaxed), "injected: a Transport");
+            if let Some(end) = self.slot.ended() {
+                self.end(end);
+            }
+            self.flush(cx);
+        }
+        loop {
+            match &mut self.step {
+                Step::Reading => ready!(self.read(cx)),
+                Step::Waiting(command) => {
+                    let outcome = ready!(command.as_mut().poll(cx));
+                    self.step = Step::Reading;
+                    self.conclude(outcome);
+                }
+                Step::Offering(_) => ready!(self.offer(cx)),
+                Step::Closing(_) => ready!(self.finish_closing(cx)),
+                Step::Over => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Carries out what the server decided about this connection.
+    fn end(&mut self, end: End) {
+        if matches!(self.step, Step::Closing(_) | Step::Over) && !matches!(end, End::Broken(_) | End::SlowConsumer { .. })
+        {
+            return;
+        }
+        let Slot { id, peer, .. } = *self.slot;
+        match end {
+            End::SlowConsumer { frames, bytes } => {
+                self.shared.counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
+                log::warn!("client {id} ({peer}): slow consumer, cut off with {frames} frames ({bytes} bytes) queued");
+                self.step = Step::Over;
+            }
+            End::Broken(kind) => {
+                log::debug!("client {id} ({peer}): connection lost: {kind}");
+                self.step = Step::Over;
+            }
+            End::FrameTimeout => {
+                self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
+                let code = ErrorCode::FrameTimeout;
+                self.send_frame_error(&FrameError::new(code, "finish each frame in time; this one was left unfinished"));
+            }
+            End::MessagesLost => {
+                log::warn!("client {id} ({peer}): closed, it would have missed messages of a topic that started afresh");
+                self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
+                self.close();
+            }
+        }
+    }
+
+    /// Writes the queue out as far as the kernel takes it; registers for the rest.
+    fn flush(&self, cx: &mut task::Context<'_>) {
+        let stream = self.read.as_ref();
+        while stream.poll_write_ready(cx).is_ready() {
+            // Sends go past tokio, so only a refused one tells it that the socket is not ready.
+            let flushed = stream.try_io(Interest::WRITABLE, || match self.slot.flush() {
+                Flush::Blocked => Err(std::io::ErrorKind::WouldBlock.into()),
+                flushed => Ok(flushed),
+            });
+            match flushed {
+                Ok(Flush::Again) => return cx.waker().wake_by_ref(),
+                Ok(_) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads, decodes and carries out; ready when the next step is another one.
+    fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if !self.rest.is_empty() {
+            let mut rest = std::mem::take(&mut self.rest);
+            let mut input = &rest[..];
+            self.process(&mut input);
+            rest.advance(rest.len() - input.len());
+            self.rest = rest;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            for _ in 0..READS_PER_TURN {
+                if !matches!(self.step, Step::Reading) {
+                    return Poll::Ready(());
+                }
+                let mut buffer = ReadBuf::new(scratch);
+                match ready!(Pin::new(&mut self.read).poll_read(cx, &mut buffer)) {
+                    Ok(()) if buffer.filled().is_empty() => self.half_closed(),
+                    Ok(()) => {
+                        let mut input = buffer.filled();
+                        self.process(&mut input);
+                        if !input.is_empty() {
+                            self.rest = Bytes::copy_from_slice(input);
+                        }
+                    }
+                    Err(error) => {
+                        log::debug!("client {} ({}): {error}", self.slot.id, self.slot.peer);
+                        self.step = Step::Over;
+                    }
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    /// Carries out the commands in `input`, up to one that has to wait.
+    fn process(&mut self, input: &mut &[u8]) {
+        let limits = self.shared.wire_limits();
+        while matches!(self.step, Step::Reading) {
+            match self.decoder.decode(input, &limits) {
+                Some(Ok(command)) => self.carry_out(command),
+                Some(Err(error)) => self.send_frame_error(&error),
+                None => break,
+            }
+        }
+        let unfinished = input.is_empty() && self.decoder.is_mid_frame();
+        self.slot.set_unfinished(unfinished, self.shared.clock.tick());
+    }
+
+    /// The client will send no more: everything it sent is processed, errors are flushed, then comes our FIN.
+    fn half_closed(&mut self) {
+        match self.decoder.finish(&self.shared.wire_limits()) {
+            Some(Ok(command)) => self.carry_out(command),
+            Some(Err(error)) => self.send_frame_error(&error),
+            None => {}
+        }
+        if matches!(self.step, Step::Reading) {
+            self.close();
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Ping | Command::Pong => {}
+            Command::Subscribe(name) => self.subscribe(name),
+            Command::Unsubscribe(name) => {
+                if let Some(index) = self.subscriptions.iter().position(|(topic, _)| topic.name == name) {
+                    let (topic, subscription) = self.subscriptions.swap_remove(index);
+                    leave(&topic, subscription);
+                }
+            }
+            Command::Publish { topic, publication, ack } => {
+                let reply = Reply::connection(Arc::clone(&self.slot), self.shared.queue_limits(), ack);
+                self.publish(topic, Pending { publication, reply }, None);
+            }
+            Command::PublishAndClose { topic, publication } => {
+                // The FIN follows the commit: the publisher may take it for a receipt.
+                let (reply, outcome) = Reply::promise();
+                self.publish(topic, Pending { publication, reply }, Some(outcome));
+            }
+            Command::Refused(error) => self.send_frame_error(&error),
+        }
+    }
+
+    fn subscribe(&mut self, name: TopicName) {
+        if self.subscriptions.iter().any(|(topic, _)| topic.name == name) {
+            return self.send(Bytes::from_static(classic::ACK));
+        }
+        if self.subscriptions.len() >= self.shared.config.max_topics_per_client {
+            return self.send_error(
+                ErrorCode::TooManyTopics,
+                "this client is subscribed to as many topics as it may; unsubscribe first",
+            );
+        }
+        let joining = Joining {
+            shared: Arc::clone(&self.shared),
+            name,
+            subscription: Some(Arc::new(Subscription::new(Arc::clone(&self.slot)))),
+        };
+        self.step = Step::Waiting(Box::pin(async move {
+            let joined = tokio::time::timeout(CONTROL_TIMEOUT, joining.join()).await;
+            Outcome::Subscribed(joined.unwrap_or(Err(TopicError::Unavailable)))
+        }));
+    }
+
+    fn conclude(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Subscribed(Ok(joined)) => self.subscriptions.push(joined),
+            Outcome::Subscribed(Err(error)) => {
+                let code = match error {
+                    TopicError::Unavailable | TopicError::Ended => ErrorCode::TopicUnavailable,
+                    TopicError::TooMany => ErrorCode::TooManyTopicsOnServer,
+                };
+                self.send_error(code, &error.to_string());
+            }
+            Outcome::Published(result) => {
+                if let Err(error) = result {
+                    self.send_error(error.code(), &error.to_string());
+                }
+                self.close();
+            }
+        }
+    }
+
+    /// Hands a message to its topic. If that has no room, nothing further is read until it has.
+    fn publish(
+        &mut self,
+        topic: TopicName,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        if !self.may_publish {
+            pending.refuse(PublishError::NotAllowed);
+        } else if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
+            // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
+            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));
+            return;
+        }
+        self.await_outcome(outcome);
+    }
+
+    fn offer(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let Step::Offering(mut offering) = std::mem::replace(&mut self.step, Step::Reading) else {
+            return Poll::Ready(());
+        };
+        let pending = offering.pending.take().expect("an offering ends with its message");
+        match hand_over(&self.shared, &mut self.published, &offering.topic, pending, Some(cx.waker())) {
+            Ok(()) => {
+                self.await_outcome(offering.outcome);
+                Poll::Ready(())
+            }
+            Err(pending) => {
+                offering.pending = Some(pending);
+                self.step = Step::Offering(offering);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// A classic PUBLISH closes its connection once its outcome is known; other messages are answered by their topic.
+    fn await_outcome(&mut self, outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>) {
+        if let Some(outcome) = outcome {
+            self.step = Step::Waiting(Box::pin(outcome.map(|outcome| {
+                Outcome::Published(outcome.unwrap_or(Err(PublishError::TopicCrashed)))
+            })));
+        }
+    }
+
+    fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
+        if !closing.fin_sent && self.slot.queued() == (0, 0) {
+            self.slot.shut_down();
+            closing.fin_sent = true;
+            closing.deadline.as_mut().reset(Instant::now() + LINGER);
+        }
+        if closing.deadline.as_mut().poll(cx).is_ready() {
+            self.step = Step::Over;
+            return Poll::Ready(());
+        }
+        if !closing.fin_sent {
+            return Poll::Pending;
+        }
+        let read = SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let read = Pin::new(&mut self.read).poll_read(cx, &mut buffer);
+            read.map_ok(|()| buffer.filled().len())
+        });
+        match ready!(read) {
+            Ok(length) if length > 0 && closing.discarded + length <= LINGER_BYTES => closing.discarded += length,
+            _ => self.step = Step::Over,
+        }
+        Poll::Ready(())
+    }
+}
+
+/// A subscribe under way.
+struct Joining {
+    shared: Arc<Shared>,
+    name: TopicName,
+    /// `None` once it belongs to the Transport.
+    subscription: Option<Arc<Subscription>>,
+}
+
+impl Joining {
+    /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
+    async fn join(mut self) -> Result<(Arc<TopicState>, Arc<Subscription>), TopicError> {
+        loop {
+            let topic = self.find_or_create().await?;
+            let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
+            match topic.actor.call(Subscribe { subscription }).await {
+                Ok(Ok(())) => {
+                    let subscription = self.subscription.take().expect("it is given away once");
+                    return Ok((topic, subscription));
+                }
+                Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
+                Ok(Err(error)) => return Err(error),
+                Err(_) if topic.is_quarantined() => return Err(TopicError::Unavailable),
+                Err(_) => {
+                    topic.actor.when_up(None).await;
+                }
+            }
+        }
+    }
+
+    async fn find_or_create(&self) -> Result<Arc<TopicState>, TopicError> {
+        loop {
+            if let Some(topic) = self.shared.topics.find(self.name.as_str()) {
+                return Ok(topic);
+            }
+            match self.shared.topic_manager.call(Create(self.name.clone())).await {
+                Ok(created) => return created,
+                Err(_) => {
+                    self.shared.topic_manager.when_up(None).await;
+                }
+            }
+        }
+    }
+}
+
+/// A subscribe that was given up, or whose connection has ended, may have been carried out all the same.
+impl Drop for Joining {
+    fn drop(&mut self) {
+        if let Some(subscription) = self.subscription.take() {
+            subscription.end();
+            if let Some(topic) = self.shared.topics.find(self.name.as_str()) {
+                leave(&topic, subscription);
+            }
+        }
+    }
+}
+
+fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
+    subscription.end();
+    // A topic that is not running looks for ended subscriptions when it starts.
+    let _ = topic.actor.cast(Unsubscribe { subscription });
+}
+
+impl Actor for Transport {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.spawn(Connection);
+    }
+
+    /// A stop asked for by the supervisor is a close: the connection goes on until what is queued is written.
+    fn stopping(&mut self, _: &mut Context<Self>) -> Running {
+        if matches!(self.step, Step::Over) {
+            return Running::Stop;
+        }
+        self.close();
+        Running::Continue
+    }
+}
+
+/// However the actor ended, the connection leaves its topics, and its socket closes.
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.leave_topics();
+        self.shared.connections.remove(&self.slot);
+        self.slot.shut_down();
+    }
+}
+
+/// Drives the Transport for as long as its connection lasts.
+struct Connection;
+
+impl ActorFuture<Transport> for Connection {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        transport: &mut Transport,
+        ctx: &mut Context<Transport>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        ready!(transport.run(cx));
+        ctx.stop();
+        Poll::Ready(())
+    }
+}
