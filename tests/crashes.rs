@@ -1,0 +1,378 @@
+//! What clients notice when a part of the tree crashes: the table of docs/ARCHITECTURE.md, row by row.
+//!
+//! Each test has 1,000 subscribers over real sockets and a publisher that numbers its messages and never pauses. A
+//! panic is injected in the middle. Then every subscriber is asked what it received.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use janus_core::supervision::ExitReason;
+use janus_core::{Config, Fault, Janus};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::support::{Client, Close, DEADLINE, publish_frame, serve, until};
+
+const SUBSCRIBERS: usize = 1_000;
+
+/// Subscribers of one topic, each of which writes down what it receives.
+struct Crowd {
+    topic: &'static str,
+    readers: Vec<JoinHandle<Received>>,
+    /// Messages received by all of them together.
+    progress: Arc<AtomicUsize>,
+}
+
+/// What one subscriber received, and how its connection ended if it did.
+struct Received {
+    numbers: Vec<u64>,
+    close: Option<Close>,
+}
+
+/// Ends the readers: the last message of every publisher.
+const LAST: u64 = u64::MAX;
+
+impl Crowd {
+    async fn subscribe(addr: SocketAddr, topic: &'static str, count: usize) -> Self {
+        let progress = Arc::new(AtomicUsize::new(0));
+        let mut readers = Vec::new();
+        for _ in 0..count {
+            let mut client = Client::connect(addr).await;
+            client.subscribe(topic).await;
+            readers.push(tokio::spawn(read_numbers(client, Arc::clone(&progress))));
+        }
+        Self { topic, readers, progress }
+    }
+
+    async fn received(self) -> Vec<Received> {
+        let mut all = Vec::new();
+        for reader in self.readers {
+            all.push(timeout(DEADLINE, reader).await.expect("every reader ends").expect("no reader panics"));
+        }
+        all
+    }
+
+    /// Asserts that every subscriber got exactly the messages that were acknowledged, each once and in order, and
+    /// of those whose publisher got an error at most some.
+    async fn assert_complete(self, outcome: &Published) {
+        let (topic, count) = (self.topic, self.readers.len());
+        for (i, received) in self.received().await.into_iter().enumerate() {
+            assert_eq!(received.close, None, "subscriber {i} of {topic} was closed");
+            assert!(received.numbers.is_sorted_by(|a, b| a < b), "subscriber {i} of {topic}: out of order or twice");
+            let expected = received.numbers.iter().filter(|number| !outcome.failed.contains(number));
+            assert!(expected.eq(outcome.acknowledged.iter()), "subscriber {i} of {topic} missed a message");
+        }
+        assert!(count > 0);
+    }
+}
+
+async fn read_numbers(mut client: Client, progress: Arc<AtomicUsize>) -> Received {
+    let mut numbers = Vec::new();
+    loop {
+        let frame = match client.next().await {
+            Ok(frame) => frame,
+            Err(close) => return Received { numbers, close: Some(close) },
+        };
+        let message: serde_json::Value = serde_json::from_slice(&frame).expect("a message");
+        let number = message["data"].as_u64().expect("a numbered message");
+        if number == LAST {
+            return Received { numbers, close: None };
+        }
+        numbers.push(number);
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A publisher that goes on until it is told to stop; keeps a few messages under way at any time.
+struct Publisher {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
+    task: JoinHandle<Published>,
+}
+
+#[derive(Debug, Default)]
+struct Published {
+    acknowledged: Vec<u64>,
+    failed: Vec<u64>,
+    epochs: Vec<String>,
+}
+
+const WINDOW: u64 = 4;
+
+impl Publisher {
+    async fn start(addr: SocketAddr, topic: &'static str) -> Self {
+        let client = Client::connect(addr).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(publish_numbers(client, topic, Arc::clone(&stop), Arc::clone(&acknowledged)));
+        Self { stop, acknowledged, task }
+    }
+
+    /// Waits until `more` further messages have been acknowledged.
+    async fn publishes(&self, more: usize) {
+        let goal = self.acknowledged.load(Ordering::Relaxed) + more;
+        until("the publisher goes on", || self.acknowledged.load(Ordering::Relaxed) >= goal).await;
+    }
+
+    async fn finish(self) -> Published {
+        self.stop.store(true, Ordering::Relaxed);
+        timeout(DEADLINE, self.task).await.expect("the publisher ends").expect("the publisher does not panic")
+    }
+}
+
+async fn publish_numbers(
+    mut client: Client,
+    topic: &'static str,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
+) -> Published {
+    let mut outcome = Published::default();
+    let mut sent = 0;
+    let mut answered = 0;
+    while answered < sent || !stop.load(Ordering::Relaxed) {
+        while sent < answered + WINDOW && !stop.load(Ordering::Relaxed) {
+            sent += 1;
+            client.send(publish_frame(topic, &sent.to_string())).await;
+        }
+        if answered == sent {
+            continue;
+        }
+        // Answers come in the order of the messages, receipts and errors alike.
+        let answer = client.json().await;
+        answered += 1;
+        if let Some(epoch) = answer["published"]["epoch"].as_str() {
+            outcome.acknowledged.push(answered);
+            if outcome.epochs.last().is_none_or(|last| last != epoch) {
+                outcome.epochs.push(epoch.to_owned());
+            }
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        } else {
+            assert!(answer["error"].is_object(), "neither receipt nor error: {answer}");
+            outcome.failed.push(answered);
+        }
+    }
+    client.send(publish_frame(topic, &LAST.to_string())).await;
+    let answer = client.json().await;
+    assert!(answer["published"].is_object(), "the last message: {answer}");
+    outcome
+}
+
+/// A server, 1,000 subscribers of one topic and 100 of another, and a publisher to each.
+struct Scene {
+    janus: Janus,
+    addr: SocketAddr,
+    crowd: Crowd,
+    others: Crowd,
+    publisher: Publisher,
+    other_publisher: Publisher,
+}
+
+impl Scene {
+    async fn new(config: Config) -> Self {
+        let (janus, addr) = serve(config).await;
+        let crowd = Crowd::subscribe(addr, "crowd", SUBSCRIBERS).await;
+        let others = Crowd::subscribe(addr, "others", 100).await;
+        let publisher = Publisher::start(addr, "crowd").await;
+        let other_publisher = Publisher::start(addr, "others").await;
+        publisher.publishes(20).await;
+        Self { janus, addr, crowd, others, publisher, other_publisher }
+    }
+
+    /// Publishes on for a while and checks that nobody missed anything.
+    async fn assert_nobody_noticed(self) -> (Janus, SocketAddr) {
+        self.publisher.publishes(20).await;
+        self.other_publisher.publishes(20).await;
+        let (outcome, other_outcome) = (self.publisher.finish().await, self.other_publisher.finish().await);
+        assert_eq!(outcome.failed, [0; 0], "no publisher got an error");
+        assert_eq!(other_outcome.failed, [0; 0], "no publisher got an error");
+        self.crowd.assert_complete(&outcome).await;
+        self.others.assert_complete(&other_outcome).await;
+        (self.janus, self.addr)
+    }
+
+    fn restarts(&self, name: &str) -> u64 {
+        restarts(&self.janus, name)
+    }
+}
+
+fn restarts(janus: &Janus, name: &str) -> u64 {
+    janus.tree().find(name).unwrap_or_else(|| panic!("{name} is in the tree")).restarts
+}
+
+async fn crash_and_restart(scene: &Scene, fault: Fault, name: &str) {
+    let before = scene.restarts(name);
+    scene.janus.inject(fault);
+    until("the restart of the crashed actor", || scene.restarts(name) > before).await;
+}
+
+#[tokio::test]
+async fn nobody_notices_a_crash_of_the_topic_manager() {
+    let scene = Scene::new(Config::default()).await;
+    crash_and_restart(&scene, Fault::TopicManager, "topic_manager").await;
+    let (_janus, addr) = scene.assert_nobody_noticed().await;
+    Client::connect(addr).await.subscribe("a topic made by the successor").await;
+}
+
+#[tokio::test]
+async fn a_subscribe_survives_a_crash_of_the_topic_manager_in_the_middle_of_it() {
+    let (janus, addr) = serve(Config::default()).await;
+    for i in 0..5 {
+        let mut client = Client::connect(addr).await;
+        janus.inject(Fault::TopicManager);
+        client.subscribe(&format!("topic {i}")).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_notices_a_crash_of_the_proxy_mapper() {
+    let scene = Scene::new(Config::default()).await;
+    crash_and_restart(&scene, Fault::ProxyMapper, "proxy_mapper").await;
+    let sessions = scene.janus.sessions().await;
+    assert_eq!(sessions.len(), SUBSCRIBERS + 100 + 2, "every session is still listed");
+    scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_nothing() {
+    let scene = Scene::new(Config::default()).await;
+    crash_and_restart(&scene, Fault::Topic("crowd".to_owned()), "topic crowd").await;
+    scene.publisher.publishes(20).await;
+    let (outcome, other_outcome) = (scene.publisher.finish().await, scene.other_publisher.finish().await);
+    assert_eq!(other_outcome.failed, [0; 0]);
+    assert_eq!(outcome.epochs.len(), 1, "a warm restart goes on in the same epoch");
+    scene.crowd.assert_complete(&outcome).await;
+    scene.others.assert_complete(&other_outcome).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_crashes_in_the_middle_of_handing_out_serves_everybody_once() {
+    let scene = Scene::new(Config { threads: 1, ..Config::default() }).await;
+    crash_and_restart(&scene, Fault::TopicSend(1_500), "topic crowd").await;
+    scene.publisher.publishes(20).await;
+    let (outcome, other_outcome) = (scene.publisher.finish().await, scene.other_publisher.finish().await);
+    scene.crowd.assert_complete(&outcome).await;
+    scene.others.assert_complete(&other_outcome).await;
+}
+
+#[tokio::test]
+async fn a_message_that_has_its_number_when_its_topic_crashes_reaches_everybody() {
+    let scene = Scene::new(Config::default()).await;
+    scene.janus.inject(Fault::TopicCommit(5));
+    until("a topic restarts", || scene.restarts("topic crowd") + scene.restarts("topic others") > 0).await;
+    scene.publisher.publishes(20).await;
+    let (outcome, other_outcome) = (scene.publisher.finish().await, scene.other_publisher.finish().await);
+    assert!(outcome.failed.len() + other_outcome.failed.len() <= 1, "only the message in hand is answered with an error");
+    scene.crowd.assert_complete(&outcome).await;
+    scene.others.assert_complete(&other_outcome).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_a_transport_closes_that_connection_and_its_session_stays_listed() {
+    let scene = Scene::new(Config::default()).await;
+    let mut victim = Client::connect(scene.addr).await;
+    victim.subscribe("quiet").await;
+    let peer = victim.local_addr();
+    scene.janus.inject(Fault::Transport(peer));
+    victim.close().await;
+    let sessions = scene.janus.sessions().await;
+    let session = sessions.iter().find(|session| session.peer == peer).expect("the session is still listed");
+    assert!(!session.connected);
+    assert_eq!(session.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(), ["quiet"]);
+    scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn a_detached_session_is_listed_no_longer_than_its_time() {
+    let config = Config { session_ttl: Duration::from_millis(50), ..Config::default() };
+    let (janus, addr) = serve(Config { heartbeat_interval: Duration::from_millis(100), ..config }).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("quiet").await;
+    assert_eq!(janus.stats().sessions, 1);
+    drop(client);
+    until("the session has ended", || janus.stats().sessions == 0).await;
+}
+
+#[tokio::test]
+async fn connected_clients_do_not_notice_a_crash_of_the_acceptor_and_the_port_accepts_again() {
+    let scene = Scene::new(Config::default()).await;
+    let acceptor = format!("acceptor {}", scene.addr);
+    crash_and_restart(&scene, Fault::Acceptor, &acceptor).await;
+    Client::connect(scene.addr).await.subscribe("crowd too").await;
+    scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
+    let scene = Scene::new(Config { threads: 3, ..Config::default() }).await;
+    for _ in 0..3 {
+        let before = scene.restarts("sender 1") + scene.restarts("sender 2");
+        scene.janus.inject(Fault::SenderSend(10));
+        until("a sender restarts", || scene.restarts("sender 1") + scene.restarts("sender 2") > before).await;
+    }
+    scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
+    let config = Config { topic_quarantine: Duration::from_millis(300), ..Config::default() };
+    let scene = Scene::new(config).await;
+    let mut subscriber = Client::connect(scene.addr).await;
+    subscriber.subscribe("cursed").await;
+    let mut publisher = Client::connect(scene.addr).await;
+    scene.janus.inject(Fault::TopicStarts(6));
+    scene.janus.inject(Fault::Topic("cursed".to_owned()));
+    until("the topic is out of service", || {
+        format!("{:?}", scene.janus.tree().find("topic cursed").map(|node| node.state)).contains("Quarantined")
+    })
+    .await;
+    publisher.send(publish_frame("cursed", "1")).await;
+    assert_eq!(publisher.error_code().await, "topic_unavailable");
+    let mut late = Client::connect(scene.addr).await;
+    late.send(crate::support::subscribe_frame("cursed")).await;
+    assert_eq!(late.error_code().await, "topic_unavailable");
+
+    until("the quarantine is over", || {
+        format!("{:?}", scene.janus.tree().find("topic cursed").map(|node| node.state)).contains("Running")
+    })
+    .await;
+    publisher.send(publish_frame("cursed", "2")).await;
+    assert!(publisher.json().await["published"].is_object());
+    assert_eq!(subscriber.json().await["data"], 2, "the subscription was kept");
+    scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn an_actor_of_the_root_that_keeps_crashing_ends_the_instance_and_the_reason_is_told() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Client::connect(addr).await;
+    let crashes = tokio::spawn({
+        let janus = janus.clone();
+        async move {
+            let mut seen = 0;
+            loop {
+                janus.inject(Fault::TopicManager);
+                until("a restart, or the end", || {
+                    janus.tree().find("topic_manager").is_none_or(|node| node.restarts > seen)
+                })
+                .await;
+                seen += 1;
+            }
+        }
+    });
+    let reason = timeout(DEADLINE, janus.wait()).await.expect("the root gives up");
+    crashes.abort();
+    assert!(matches!(reason, ExitReason::MaxRestarts { .. }), "{reason}");
+    assert!(reason.to_string().contains("topic_manager"), "{reason}");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_never_returns_ends_the_instance_and_is_named() {
+    let (janus, _) = serve(Config::default()).await;
+    janus.inject(Fault::Hang(Duration::from_secs(8)));
+    let reason = timeout(DEADLINE, janus.wait()).await.expect("the instance gives up");
+    assert!(matches!(reason, ExitReason::Error(_)), "{reason}");
+    assert!(reason.to_string().contains("topic_manager"), "{reason}");
+}

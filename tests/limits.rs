@@ -1,0 +1,219 @@
+//! What happens at each limit, over real sockets.
+
+use std::time::Duration;
+
+use janus_core::{Config, Message, PublishError};
+
+use crate::support::{Client, Close, publish, publish_frame, serve, subscribe_frame, until};
+
+#[tokio::test]
+async fn a_slow_consumer_is_cut_off_and_counted_and_nobody_else_waits() {
+    let config = Config { max_queue_bytes: 64 * 1024, send_buffer_bytes: 8 * 1024, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut slow = Client::connect(addr).await;
+    slow.subscribe("news").await;
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::connect(addr).await;
+        client.subscribe("news").await;
+        others.push(client);
+    }
+    // The slow one reads nothing; its kernel buffers and its queue fill up.
+    let data = format!("\"{}\"", "x".repeat(30_000));
+    let mut published = 0;
+    while janus.stats().slow_consumers == 0 {
+        publish(addr, "news", &data).await;
+        published += 1;
+        assert!(published < 1_000, "the slow consumer is never cut off");
+        for client in &mut others {
+            client.frame().await;
+        }
+    }
+    until("the connection is gone", || janus.subscribers("news") == Some(10)).await;
+    publish(addr, "news", "1").await;
+    for client in &mut others {
+        assert_eq!(client.json().await["data"], 1);
+    }
+    let close = loop {
+        match slow.next().await {
+            Ok(_) => {}
+            Err(close) => break close,
+        }
+    };
+    assert_eq!(close, Close::Reset, "a slow consumer gets a reset, so that no kernel buffer is left behind");
+}
+
+#[tokio::test]
+async fn a_client_that_catches_up_receives_everything_in_order() {
+    let config = Config { send_buffer_bytes: 8 * 1024, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut lagging = Client::connect(addr).await;
+    lagging.subscribe("news").await;
+    let padding = "x".repeat(1_000);
+    for i in 0..700 {
+        janus.publish("news", &(i, &padding)).await.unwrap();
+    }
+    for i in 0..700 {
+        assert_eq!(lagging.json().await["data"][0], i);
+    }
+    assert_eq!(janus.stats().slow_consumers, 0);
+}
+
+#[tokio::test]
+async fn a_client_beyond_max_connections_is_told_so_and_accepting_goes_on() {
+    let (janus, addr) = serve(Config { max_connections: 3, ..Config::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::connect(addr).await);
+    }
+    for _ in 0..5 {
+        let mut refused = Client::connect_silently(addr).await;
+        refused.send(subscribe_frame("news")).await;
+        assert_eq!(refused.error_code().await, "too_many_connections");
+        assert_eq!(refused.close().await, Close::Fin);
+    }
+    assert_eq!(janus.stats().connections_refused, 5);
+    clients.pop();
+    until("the place is free", || janus.stats().connections < 3).await;
+    Client::connect(addr).await.subscribe("news").await;
+}
+
+#[tokio::test]
+async fn one_topic_too_many_is_refused_and_the_others_stay() {
+    let (_janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("one").await;
+    client.subscribe("two").await;
+    client.send(subscribe_frame("three")).await;
+    assert_eq!(client.error_code().await, "too_many_topics");
+    client.send("{\"action\":\"unsubscribe\",\"data\":\"one\"}\0").await;
+    client.subscribe("three").await;
+    publish(addr, "two", "2").await;
+    assert_eq!(client.json().await["data"], 2);
+}
+
+#[tokio::test]
+async fn a_topic_too_many_on_the_server_is_refused_until_unused_ones_have_ended() {
+    let config = Config { max_topics: 1, topic_idle: Duration::from_millis(100), ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut first = Client::connect(addr).await;
+    first.subscribe("one").await;
+    let mut second = Client::connect(addr).await;
+    second.send(subscribe_frame("two")).await;
+    assert_eq!(second.error_code().await, "too_many_topics_on_server");
+    drop(first);
+    until("the unused topic has ended", || janus.stats().topics == 0).await;
+    second.subscribe("two").await;
+    assert!(janus.tree().find("topic one").is_none(), "its actor is gone, too");
+}
+
+#[tokio::test]
+async fn a_frame_that_stays_unfinished_closes_its_connection_also_a_later_one() {
+    let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("news").await;
+    client.send("{\"action\":").await;
+    assert_eq!(client.error_code().await, "frame_timeout");
+    assert_eq!(client.close().await, Close::Fin);
+    assert_eq!(janus.stats().frames_timed_out, 1);
+    let mut publisher = Client::connect(addr).await;
+    publisher.send("PUBLISH\0{\"topic\":\"news\",").await;
+    assert_eq!(publisher.error_code().await, "frame_timeout");
+}
+
+#[tokio::test]
+async fn an_idle_connection_between_frames_stays_open() {
+    let config = Config { frame_timeout: Duration::from_millis(40), ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut idle = Client::connect(addr).await;
+    idle.subscribe("news").await;
+    let mut late = Client::connect(addr).await;
+    late.send("{").await;
+    assert_eq!(late.error_code().await, "frame_timeout");
+    assert_eq!(late.close().await, Close::Fin);
+    janus.publish("news", "still here").await.unwrap();
+    assert_eq!(idle.json().await["data"], "still here");
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_faster_than_its_topic_is_slowed_and_loses_nothing() {
+    let config = Config { max_inflight_frames: 4, ..Config::default() };
+    let (_janus, addr) = serve(config).await;
+    let mut subscribers = Vec::new();
+    for _ in 0..50 {
+        let mut client = Client::connect(addr).await;
+        client.subscribe("news").await;
+        subscribers.push(client);
+    }
+    let mut publisher = Client::connect(addr).await;
+    let burst = (0..500).flat_map(|i| publish_frame("news", &i.to_string())).collect::<Vec<_>>();
+    publisher.send(burst).await;
+    for i in 1..=500 {
+        assert_eq!(publisher.json().await["published"]["seq"], i);
+    }
+    for subscriber in &mut subscribers {
+        for i in 0..500 {
+            assert_eq!(subscriber.json().await["data"], i);
+        }
+    }
+}
+
+#[tokio::test]
+async fn try_publish_says_when_a_topic_has_no_room() {
+    let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe("news").await;
+    let mut receipts = Vec::new();
+    let mut full = 0;
+    for i in 0..10_000 {
+        match janus.try_publish(Message::new("news", &i).unwrap()) {
+            Ok(receipt) => receipts.push((i, receipt)),
+            Err(PublishError::Full) => full += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(full > 0, "a topic with room for two takes 10,000 at once");
+    for (i, receipt) in receipts {
+        receipt.await.unwrap();
+        assert_eq!(subscriber.json().await["data"], i);
+    }
+}
+
+#[tokio::test]
+async fn publish_waits_for_room() {
+    let (janus, addr) = serve(Config { max_inflight_frames: 1, ..Config::default() }).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe("news").await;
+    let publishers = (0..20).map(|_| {
+        let janus = janus.clone();
+        tokio::spawn(async move {
+            for i in 0..20 {
+                janus.publish("news", &i).await.unwrap();
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.unwrap();
+    }
+    for _ in 0..400 {
+        subscriber.frame().await;
+    }
+}
+
+#[tokio::test]
+async fn clients_of_a_listener_off_loopback_may_not_publish_unless_it_is_allowed() {
+    for (allow_publish, expected) in [(false, Some("publish_not_allowed")), (true, None)] {
+        let config = Config { listen: vec![([0, 0, 0, 0], 0).into()], allow_publish, ..Config::default() };
+        let janus = janus_core::Janus::builder().config(config).start().await.unwrap();
+        let addr = ([127, 0, 0, 1], janus.local_addrs()[0].port()).into();
+        let mut client = Client::connect(addr).await;
+        client.send(publish_frame("news", "1")).await;
+        assert_eq!(client.json().await["error"]["code"].as_str(), expected);
+        let mut classic = Client::connect(addr).await;
+        classic.send("PUBLISH\0{\"topic\":\"news\",\"data\":1}").await;
+        if let Some(code) = expected {
+            assert_eq!(classic.error_code().await, code);
+        }
+        assert_eq!(classic.close().await, Close::Fin);
+    }
+}

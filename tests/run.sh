@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Every check and test of the project, on a machine with nothing but Rust; installs what they need beyond it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+# The tests hold thousands of connections open at once.
+ulimit -n "$(ulimit -H -n)"
+
+for component in rustfmt clippy; do
+    cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
+done
+
+step "formatting"
+cargo fmt --all --check
+
+step "lints, as released and with everything the tests use"
+cargo clippy --workspace --locked -- --deny warnings
+cargo clippy --workspace --all-targets --all-features --locked -- --deny warnings
+
+step "tests and doctests"
+cargo test --workspace --all-features --locked
+
+step "documentation"
+RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
+
+step "packages"
+# Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
+cargo package --workspace --locked --allow-dirty --quiet
+
+step "all checks passed"

@@ -1,0 +1,185 @@
+//! What the tests share: a server in this process, and clients of the classic protocol over real sockets.
+//!
+//! Every wait has a deadline and none is a sleep: a test either sees what it waits for or says what it saw instead.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use janus_core::{Config, Janus};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// Long enough for a busy machine; no test that passes comes near it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A server on a port of its own.
+pub(crate) async fn serve(config: Config) -> (Janus, SocketAddr) {
+    let _ = env_logger::builder().is_test(true).try_init();
+    let config = Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..config };
+    let janus = Janus::builder().config(config).start().await.expect("the server starts");
+    let addr = janus.local_addrs()[0];
+    (janus, addr)
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn until(what: &'static str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + DEADLINE;
+        let mut looks = tokio::time::interval(Duration::from_millis(1));
+        while !condition() {
+            assert!(Instant::now() < deadline, "{caller}: still waiting for: {what}");
+            looks.tick().await;
+        }
+    }
+}
+
+/// How a connection ended, as its client sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    Fin,
+    Reset,
+}
+
+/// A client of the classic protocol.
+pub(crate) struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+    taken: usize,
+}
+
+impl Client {
+    /// Connects and reads the greeting.
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
+        let mut client = Self::connect_silently(addr).await;
+        let greeting = client.json().await;
+        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
+        client
+    }
+
+    /// Connects and reads nothing.
+    pub(crate) async fn connect_silently(addr: SocketAddr) -> Self {
+        let stream = timeout(DEADLINE, TcpStream::connect(addr)).await.expect("connects in time").expect("connects");
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
+        Self { stream, received: Vec::new(), taken: 0 }
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a connected socket has an address")
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time").expect("sent");
+    }
+
+    /// Sends a frame without caring whether the server still listens.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await
+    }
+
+    pub(crate) async fn half_close(&mut self) {
+        self.stream.shutdown().await.expect("the write side can be shut down");
+    }
+
+    /// The next frame without its terminator; `Err` if the connection ended instead.
+    pub(crate) async fn next(&mut self) -> Result<Vec<u8>, Close> {
+        loop {
+            if let Some(end) = self.received[self.taken..].iter().position(|&byte| byte == 1) {
+                let frame = self.received[self.taken..self.taken + end].to_vec();
+                self.taken += end + 1;
+                return Ok(frame);
+            }
+            self.received.drain(..self.taken);
+            self.taken = 0;
+            match self.stream.read_buf(&mut self.received).await {
+                Ok(0) => return Err(Close::Fin),
+                Ok(_) => {}
+                Err(_) => return Err(Close::Reset),
+            }
+        }
+    }
+
+    /// The next frame as text.
+    #[track_caller]
+    pub(crate) fn frame(&mut self) -> impl Future<Output = String> {
+        let caller = std::panic::Location::caller();
+        async move {
+            match timeout(DEADLINE, self.next()).await {
+                Ok(Ok(frame)) => String::from_utf8(frame).expect("frames are UTF-8"),
+                Ok(Err(close)) => panic!("{caller}: the connection ended ({close:?}) instead of a frame"),
+                Err(_) => panic!("{caller}: no frame came"),
+            }
+        }
+    }
+
+    /// The next frame as JSON.
+    #[track_caller]
+    pub(crate) fn json(&mut self) -> impl Future<Output = Value> {
+        let caller = std::panic::Location::caller();
+        let frame = self.frame();
+        async move {
+            let frame = frame.await;
+            serde_json::from_str(&frame).unwrap_or_else(|error| panic!("{caller}: {error}: {frame}"))
+        }
+    }
+
+    /// The next frame, which must be an error; its code.
+    #[track_caller]
+    pub(crate) fn error_code(&mut self) -> impl Future<Output = String> {
+        let caller = std::panic::Location::caller();
+        let json = self.json();
+        async move {
+            let json = json.await;
+            match json["error"]["code"].as_str() {
+                Some(code) => code.to_owned(),
+                None => panic!("{caller}: not an error: {json}"),
+            }
+        }
+    }
+
+    /// Subscribes and waits for the ACK.
+    #[track_caller]
+    pub(crate) fn subscribe(&mut self, topic: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        let frame = subscribe_frame(topic);
+        async move {
+            self.send(frame).await;
+            let answer = self.frame().await;
+            assert_eq!(answer, "ACK", "{caller}");
+        }
+    }
+
+    /// Waits for the connection to end, and fails if a frame comes first.
+    #[track_caller]
+    pub(crate) fn close(&mut self) -> impl Future<Output = Close> {
+        let caller = std::panic::Location::caller();
+        async move {
+            match timeout(DEADLINE, self.next()).await {
+                Ok(Err(close)) => close,
+                Ok(Ok(frame)) => panic!("{caller}: a frame instead of a close: {}", String::from_utf8_lossy(&frame)),
+                Err(_) => panic!("{caller}: the connection stays open"),
+            }
+        }
+    }
+}
+
+pub(crate) fn subscribe_frame(topic: &str) -> Vec<u8> {
+    janus_core::wire::classic::client::subscribe(topic)
+}
+
+/// A frame that publishes `data`, JSON text, and asks for a receipt.
+pub(crate) fn publish_frame(topic: &str, data: &str) -> Vec<u8> {
+    janus_core::wire::classic::client::publish_with_ack(topic, "\"\"", "\"\"", data)
+}
+
+/// Publishes over a connection of its own and waits for the receipt.
+pub(crate) async fn publish(addr: SocketAddr, topic: &str, data: &str) -> Value {
+    let mut publisher = Client::connect(addr).await;
+    publisher.send(publish_frame(topic, data)).await;
+    let answer = publisher.json().await;
+    assert!(answer["published"].is_object(), "not published: {answer}");
+    answer["published"].clone()
+}
