@@ -45,7 +45,5 @@ fn packages() -> Vec<serde_json::Value> {
 
 fn is_allowed(licence: &str) -> bool {
     let Ok(expression) = Expression::parse_mode(licence, spdx::ParseMode::LAX) else { return false };
-    expression.evaluate(|required: &LicenseReq| {
-        required.license.id().is_some_and(|id| ALLOWED.contains(&id.name))
-    })
+    expression.evaluate(|required: &LicenseReq| required.license.id().is_some_and(|id| ALLOWED.contains(&id.name)))
 }

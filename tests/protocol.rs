@@ -88,7 +88,9 @@ async fn a_publish_action_keeps_the_connection_and_is_silent_unless_asked() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
-    client.send("{\"action\":\"publish\",\"data\":{\"topic\":\"news\",\"event\":\"e\",\"message_id\":7,\"data\":[1]}}\0").await;
+    client
+        .send("{\"action\":\"publish\",\"data\":{\"topic\":\"news\",\"event\":\"e\",\"message_id\":7,\"data\":[1]}}\0")
+        .await;
     let message = client.json().await;
     assert_eq!(
         (&message["event"], &message["message_id"], &message["data"]),
@@ -238,7 +240,9 @@ async fn what_one_connection_sends_wrongly_is_seen_by_no_other() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
-    for bytes in [&b"PUBLISH\0{\"topic\":\"news\",\"data\":\"\xed\xa0\x80\"}\0"[..], b"PUBLISH\0nonsense", b"\xff\xfe\0"] {
+    for bytes in
+        [&b"PUBLISH\0{\"topic\":\"news\",\"data\":\"\xed\xa0\x80\"}\0"[..], b"PUBLISH\0nonsense", b"\xff\xfe\0"]
+    {
         let mut client = Client::connect(addr).await;
         client.send(bytes).await;
         client.half_close().await;

@@ -75,11 +75,6 @@ impl Client {
         timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time").expect("sent");
     }
 
-    /// Sends a frame without caring whether the server still listens.
-    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.stream.write_all(bytes.as_ref()).await
-    }
-
     pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.expect("the write side can be shut down");
     }

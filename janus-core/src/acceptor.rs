@@ -17,6 +17,7 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
@@ -25,6 +26,7 @@ use crate::client_proxy::Session;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::shared::{Shared, timestamp};
+use crate::supervision::ActorRef;
 use crate::transport::Transport;
 use crate::wire::classic::{self, ErrorCode};
 
@@ -37,8 +39,39 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Connections beyond `max_connections` that may wait for their error frame to be read; more are closed without one.
 const REFUSALS: usize = 32;
 
+/// A listening socket and the Acceptor that works on it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// With the real port.
+    pub(crate) addr: SocketAddr,
+    pub(crate) acceptor: ActorRef<Acceptor>,
+    /// `None` once the instance ends: connections in the backlog must not wait for somebody who never comes.
+    socket: Mutex<Option<std::net::TcpListener>>,
+}
+
+impl Listener {
+    pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
+        let socket = bind(addr, config)?;
+        // Read back, because port 0 lets the system choose.
+        let addr = socket.local_addr()?;
+        Ok(Self { addr, acceptor: ActorRef::new(format!("acceptor {addr}")), socket: Mutex::new(Some(socket)) })
+    }
+
+    /// The socket for one incarnation of the Acceptor: the same listening socket, with readiness of its own.
+    fn socket(&self) -> io::Result<TcpListener> {
+        match &*self.socket.lock() {
+            Some(socket) => TcpListener::from_std(socket.try_clone()?),
+            None => Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed")),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        *self.socket.lock() = None;
+    }
+}
+
 /// Opens a listening socket with all options that its connections inherit.
-pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> {
+fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -69,16 +102,16 @@ fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
 
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
-    listener: Arc<std::net::TcpListener>,
+    /// Until it is handed to [`Accept`].
+    socket: Option<TcpListener>,
     may_publish: bool,
 }
 
 impl Acceptor {
-    pub(crate) fn new(shared: Arc<Shared>, listener: Arc<std::net::TcpListener>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, listener: &Listener) -> io::Result<Self> {
         // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
-        let loopback = listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
-        let may_publish = loopback || shared.config.allow_publish;
-        Self { shared, listener, may_publish }
+        let may_publish = listener.addr.ip().is_loopback() || shared.config.allow_publish;
+        Ok(Self { shared, socket: Some(listener.socket()?), may_publish })
     }
 
     fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
@@ -88,7 +121,9 @@ impl Acceptor {
             let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
             // One line for a burst of refusals, not one each.
             if refused.is_power_of_two() {
-                log::warn!("{peer}: refused, {open} clients are connected and max_connections allows no more ({refused} refused so far)");
+                log::warn!(
+                    "{peer}: refused, {open} clients are connected and max_connections allows no more ({refused} refused so far)"
+                );
             }
             if open >= shared.config.max_connections + REFUSALS {
                 return;
@@ -102,13 +137,8 @@ impl Acceptor {
         let slot = shared.connections.insert(|id, place| Slot::new(id, place, peer, write));
         let session = Arc::new(Session::new(peer));
         let started = shared.transport_supervisor.start_here(|_| {
-            let transport = Transport::new(
-                Arc::clone(shared),
-                Arc::clone(&slot),
-                Arc::clone(&session),
-                read,
-                self.may_publish,
-            );
+            let transport =
+                Transport::new(Arc::clone(shared), Arc::clone(&slot), Arc::clone(&session), read, self.may_publish);
             if open >= shared.config.max_connections {
                 return transport.refuse(ErrorCode::TooManyConnections, "the server is full; try again later");
             }
@@ -129,17 +159,8 @@ impl Actor for Acceptor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        // The clone shares the one listening socket; its readiness belongs to this incarnation.
-        let listener = self.listener.try_clone().and_then(TcpListener::from_std);
-        match listener {
-            Ok(listener) => {
-                ctx.spawn(Accept { listener, pause: None });
-            }
-            Err(error) => {
-                // Without a descriptor to listen with there is nothing to do but to be restarted later.
-                use crate::supervision::Exit;
-                ctx.exit(crate::supervision::ExitReason::Error(error.to_string().into()));
-            }
+        if let Some(listener) = self.socket.take() {
+            ctx.spawn(Accept { listener, pause: None });
         }
     }
 }
@@ -171,7 +192,9 @@ impl ActorFuture<Acceptor> for Accept {
                 Err(error) => {
                     let pauses = acceptor.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed) + 1;
                     if pauses.is_power_of_two() {
-                        log::error!("cannot accept for now: {error}; trying again every {PAUSE:?} ({pauses} pauses so far)");
+                        log::error!(
+                            "cannot accept for now: {error}; trying again every {PAUSE:?} ({pauses} pauses so far)"
+                        );
                     }
                     let mut pause = Box::pin(tokio::time::sleep(PAUSE));
                     let waiting = pause.as_mut().poll(cx).is_pending();

@@ -112,7 +112,9 @@ impl SessionTable {
         let table = &mut *table;
         let mut ended = 0;
         // Compared as a distance, so that a clock that wraps around ends nothing early.
-        while let Some((_, token)) = table.detached.pop_front_if(|(expires, _)| (tick.wrapping_sub(*expires) as i32) >= 0) {
+        while let Some((_, token)) =
+            table.detached.pop_front_if(|(expires, _)| (tick.wrapping_sub(*expires) as i32) >= 0)
+        {
             table.sessions.remove(&token);
             ended += 1;
         }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::acceptor::{self, Acceptor};
+use crate::acceptor::{Acceptor, Listener};
 use crate::client_proxy::{SessionInfo, SessionTable};
 use crate::config::{Config, ConfigError};
 use crate::delivery::SenderPool;
@@ -37,11 +37,7 @@ const HANG_WARNING: Duration = Duration::from_secs(1);
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The whole tree, in the order of its start; it stops in the reverse order.
-fn tree(
-    shared: &Arc<Shared>,
-    listeners: Vec<Arc<std::net::TcpListener>>,
-    verdict: &Arc<Mutex<Option<ExitReason>>>,
-) -> Supervisor {
+fn tree(shared: &Arc<Shared>, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Supervisor {
     let home = &shared.home;
     let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
     let watchdog = watchdog(home, &root.handle(), verdict);
@@ -78,12 +74,12 @@ fn tree(
             .place(home.clone()),
         )
         .child(ChildSpec::dynamic(&shared.transport_supervisor));
-    for (acceptor, listener) in shared.acceptors.iter().zip(listeners) {
-        let shared = Arc::clone(shared);
-        root = root.child(
-            ChildSpec::actor(acceptor, move |_| Ok(Acceptor::new(Arc::clone(&shared), Arc::clone(&listener))))
-                .place(home.clone()),
-        );
+    for listener in &shared.listeners {
+        let spec = ChildSpec::actor(&listener.acceptor, {
+            let (shared, listener) = (Arc::clone(shared), Arc::clone(listener));
+            move |_| Ok(Acceptor::new(Arc::clone(&shared), &listener)?)
+        });
+        root = root.child(spec.place(home.clone()));
     }
     root
 }
@@ -113,7 +109,6 @@ pub struct Janus {
 struct Inner {
     shared: Arc<Shared>,
     root: SupervisorRef,
-    local_addrs: Vec<SocketAddr>,
     control: Place,
     /// Why the instance was ended from outside its tree.
     verdict: Arc<Mutex<Option<ExitReason>>>,
@@ -171,25 +166,19 @@ impl Builder {
     pub async fn start(self) -> Result<Janus, StartError> {
         let config = self.config;
         config.validate()?;
-        let mut listeners = Vec::new();
-        for &addr in &config.listen {
-            let listener = acceptor::bind(addr, &config).map_err(|source| StartError::Bind { addr, source })?;
-            listeners.push(Arc::new(listener));
-        }
-        let local_addrs = listeners
-            .iter()
-            .zip(&config.listen)
-            // The address is read back because port 0 lets the system choose.
-            .map(|(listener, &addr)| listener.local_addr().map_err(|source| StartError::Bind { addr, source }))
-            .collect::<Result<Vec<_>, _>>()?;
+        let bind = |&addr| match Listener::bind(addr, &config) {
+            Ok(listener) => Ok(Arc::new(listener)),
+            Err(source) => Err(StartError::Bind { addr, source }),
+        };
+        let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
             home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
         };
         let control = threads.control.place();
-        let shared = shared(config, threads.home.place(), &local_addrs);
+        let shared = shared(config, threads.home.place(), listeners);
         let verdict = Arc::default();
-        let root = tree(&shared, listeners, &verdict);
+        let root = tree(&shared, &verdict);
         let started = on(&control, {
             let control = control.clone();
             async move { root.start(&control).await }
@@ -199,12 +188,14 @@ impl Builder {
             Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
             None => return Err(StartError::Tree("the control thread ended".to_owned())),
         };
+        let listeners = shared.listeners.clone();
+        root.monitor(move |_| listeners.iter().for_each(|listener| listener.close())).detach();
         let threads = Mutex::new(Some(threads));
-        Ok(Janus { inner: Arc::new(Inner { shared, root, local_addrs, control, verdict, threads }) })
+        Ok(Janus { inner: Arc::new(Inner { shared, root, control, verdict, threads }) })
     }
 }
 
-fn shared(config: Config, home: Place, addrs: &[SocketAddr]) -> Arc<Shared> {
+fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Shared> {
     Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
         let topics = shared.clone();
         let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
@@ -231,7 +222,7 @@ fn shared(config: Config, home: Place, addrs: &[SocketAddr]) -> Arc<Shared> {
             faults: Arc::default(),
             topic_manager: ActorRef::new("topic_manager"),
             proxy_mapper: ActorRef::new("proxy_mapper"),
-            acceptors: addrs.iter().map(|addr| ActorRef::new(format!("acceptor {addr}"))).collect(),
+            listeners,
             home,
             topic_supervisor,
             transport_supervisor,
@@ -266,7 +257,7 @@ impl Janus {
     /// The addresses that are listened on, in the order of the configuration, with the real ports.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.inner.local_addrs.clone()
+        self.inner.shared.listeners.iter().map(|listener| listener.addr).collect()
     }
 
     /// Publishes a message and waits until it has its place in the topic's order; waits for room before, if the topic
@@ -422,7 +413,7 @@ impl Janus {
             Fault::Hang(time) => shared.topic_manager.cast(Crash { hang: Some(time) }),
             Fault::ProxyMapper => shared.proxy_mapper.cast(crash),
             Fault::Acceptor => {
-                shared.acceptors.iter().try_for_each(|acceptor| acceptor.cast(Crash { hang: None }))
+                shared.listeners.iter().try_for_each(|listener| listener.acceptor.cast(Crash { hang: None }))
             }
             Fault::Topic(name) => shared.topics.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
             Fault::Transport(peer) => {
@@ -475,8 +466,12 @@ pub struct Stats {
 async fn drain(shared: &Arc<Shared>, root: &SupervisorRef) -> DrainReport {
     let deadline = Instant::now() + shared.config.drain_timeout;
     let connections = shared.connections.len();
-    for acceptor in &shared.acceptors {
-        let _ = root.terminate_child(acceptor.name()).await;
+    let cut_off = |shared: &Shared| shared.counters.cut_off.load(Ordering::Relaxed);
+    let cut_off_before = cut_off(shared);
+    for listener in &shared.listeners {
+        // It may have ended with the tree already.
+        let _ = root.terminate_child(listener.acceptor.name()).await;
+        listener.close();
     }
     shared.draining.store(true, Ordering::Release);
     // What has been accepted from publishers reaches the subscribers' sockets or queues first.
@@ -484,9 +479,8 @@ async fn drain(shared: &Arc<Shared>, root: &SupervisorRef) -> DrainReport {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     shared.transport_supervisor.stop_all().await;
-    let cut_off = shared.counters.drains_cut_off.load(Ordering::Relaxed) as usize;
     root.stop().await;
-    DrainReport { connections, cut_off }
+    DrainReport { connections, cut_off: (cut_off(shared) - cut_off_before) as usize }
 }
 
 /// Names an actor that hangs, and gives up when it hangs for good: nothing else on its thread can run.

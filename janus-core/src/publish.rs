@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::delivery::{QueueLimits, Slot};
-use crate::wire::classic::{self, ErrorCode};
 use crate::shared::{Shared, timestamp};
 use crate::topic::{Offer, TopicState};
+use crate::wire::classic::{self, ErrorCode};
 use crate::wire::{Publication, TopicName};
 
 /// The longest name a topic may have under any setting.

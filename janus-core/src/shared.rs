@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::acceptor::Acceptor;
+use crate::acceptor::Listener;
 use crate::client_proxy::SessionTable;
 use crate::config::Config;
 use crate::delivery::{QueueLimits, SenderPool, Slot};
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) faults: Arc<Faults>,
     pub(crate) topic_manager: ActorRef<TopicManager>,
     pub(crate) proxy_mapper: ActorRef<ProxyMapper>,
-    pub(crate) acceptors: Vec<ActorRef<Acceptor>>,
+    pub(crate) listeners: Vec<Arc<Listener>>,
     /// Where the actors live.
     pub(crate) home: Place,
     pub(crate) topic_supervisor: DynamicSupervisor,
@@ -50,10 +50,7 @@ impl Shared {
     }
 
     pub(crate) fn wire_limits(&self) -> classic::Limits {
-        classic::Limits {
-            max_frame_bytes: self.config.max_frame_bytes,
-            max_topic_bytes: self.config.max_topic_bytes,
-        }
+        classic::Limits { max_frame_bytes: self.config.max_frame_bytes, max_topic_bytes: self.config.max_topic_bytes }
     }
 
     /// Takes the topic whose actor has this name out of service, and puts it back when its quarantine is over.
@@ -190,7 +187,8 @@ pub(crate) struct Counters {
     pub(crate) frames_timed_out: AtomicU64,
     pub(crate) frames_refused: AtomicU64,
     pub(crate) accept_pauses: AtomicU64,
-    pub(crate) drains_cut_off: AtomicU64,
+    /// Connections that ended with something still queued for them, other than slow consumers.
+    pub(crate) cut_off: AtomicU64,
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{self, Poll, Waker};
 
-use actix::prelude::*;
 use actix::fut::ActorFuture;
+use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -513,12 +513,7 @@ struct HandOut;
 impl ActorFuture<Topic> for HandOut {
     type Output = ();
 
-    fn poll(
-        self: Pin<&mut Self>,
-        topic: &mut Topic,
-        _: &mut Context<Topic>,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, topic: &mut Topic, _: &mut Context<Topic>, cx: &mut task::Context<'_>) -> Poll<()> {
         let Topic { state, shared } = topic;
         let mut turn = PIECE;
         while let Some(pass) = state.current_pass(shared) {

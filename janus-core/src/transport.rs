@@ -196,7 +196,8 @@ impl Transport {
 
     /// Carries out what the server decided about this connection.
     fn end(&mut self, end: End) {
-        if matches!(self.step, Step::Closing(_) | Step::Over) && !matches!(end, End::Broken(_) | End::SlowConsumer { .. })
+        if matches!(self.step, Step::Closing(_) | Step::Over)
+            && !matches!(end, End::Broken(_) | End::SlowConsumer { .. })
         {
             return;
         }
@@ -214,10 +215,15 @@ impl Transport {
             End::FrameTimeout => {
                 self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
                 let code = ErrorCode::FrameTimeout;
-                self.send_frame_error(&FrameError::new(code, "finish each frame in time; this one was left unfinished"));
+                self.send_frame_error(&FrameError::new(
+                    code,
+                    "finish each frame in time; this one was left unfinished",
+                ));
             }
             End::MessagesLost => {
-                log::warn!("client {id} ({peer}): closed, it would have missed messages of a topic that started afresh");
+                log::warn!(
+                    "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
+                );
                 self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
                 self.close();
             }
@@ -403,9 +409,9 @@ impl Transport {
     /// A classic PUBLISH closes its connection once its outcome is known; other messages are answered by their topic.
     fn await_outcome(&mut self, outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>) {
         if let Some(outcome) = outcome {
-            self.step = Step::Waiting(Box::pin(outcome.map(|outcome| {
-                Outcome::Published(outcome.unwrap_or(Err(PublishError::TopicCrashed)))
-            })));
+            self.step = Step::Waiting(Box::pin(
+                outcome.map(|outcome| Outcome::Published(outcome.unwrap_or(Err(PublishError::TopicCrashed)))),
+            ));
         }
     }
 
@@ -520,7 +526,9 @@ impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
         self.shared.connections.remove(&self.slot);
-        self.slot.shut_down();
+        if !self.slot.shut_down() {
+            self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
@@ -218,23 +219,23 @@ impl Slot {
         }
         out.end = Some(end);
         if matches!(end, End::SlowConsumer { .. } | End::Broken(_)) {
-            out.queue = None;
-            if let Some(link) = out.link.take() {
-                // Without a reset the kernel would go on offering a full send buffer to a client that does not read.
-                let _ = SockRef::from(link.as_ref()).set_linger(Some(std::time::Duration::ZERO));
-                link.forget();
-            }
+            out.reset();
         }
         self.attention.store(true, Ordering::Release);
         self.transport.wake();
     }
 
-    /// Sends a FIN after what the kernel already has; nothing can be sent from here on.
-    pub(crate) fn shut_down(&self) {
+    /// Ends the stream; nothing can be sent from here on. The peer sees a FIN after what the kernel already has, or a
+    /// reset if something is still queued: a stream that breaks off must not look complete. Says whether it was.
+    pub(crate) fn shut_down(&self) -> bool {
         let mut out = self.out.lock();
-        out.queue = None;
+        if out.queue.is_some() {
+            out.reset();
+            return false;
+        }
         // Dropping the write half shuts down the write direction of the socket.
         out.link = None;
+        true
     }
 
     /// Registers the Transport's task, and says whether something waits for it: a queue or an end.
@@ -284,6 +285,18 @@ impl Slot {
         }
         self.quiet_since.store(tick, Ordering::Relaxed);
         true
+    }
+}
+
+impl Out {
+    /// Makes the socket's close a reset, and lets nothing more out.
+    fn reset(&mut self) {
+        self.queue = None;
+        if let Some(link) = self.link.take() {
+            // Without it the kernel would go on offering a full send buffer to a client that does not read.
+            let _ = SockRef::from(link.as_ref()).set_linger(Some(Duration::ZERO));
+            link.forget();
+        }
     }
 }
 
