@@ -36,7 +36,7 @@ impl Crowd {
     async fn subscribe(addr: SocketAddr, topic: &'static str, count: usize) -> Self {
         let mut readers = Vec::new();
         for _ in 0..count {
-            let mut client = Client::connect(addr).await;
+            let mut client = Client::connect(addr).await.reset_on_drop();
             client.subscribe(topic).await;
             readers.push(tokio::spawn(read_numbers(client)));
         }

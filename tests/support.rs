@@ -67,6 +67,13 @@ impl Client {
         Self { stream, received: Vec::new(), taken: 0 }
     }
 
+    /// Makes the end of this client a reset, which leaves no port behind in TIME_WAIT: thousands of clients a test would
+    /// use them all up.
+    pub(crate) fn reset_on_drop(self) -> Self {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER can be set");
+        self
+    }
+
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.stream.local_addr().expect("a connected socket has an address")
     }

@@ -497,3 +497,18 @@ fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitR
         },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_instance_that_has_ended_leaves_no_memory_behind() {
+        let config = Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Config::default() };
+        let janus = Janus::builder().config(config).start().await.unwrap();
+        let shared = Arc::downgrade(&janus.inner.shared);
+        janus.shutdown().await;
+        drop(janus);
+        assert_eq!(shared.strong_count(), 0, "nothing refers to the tables in a circle");
+    }
+}

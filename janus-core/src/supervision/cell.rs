@@ -299,6 +299,8 @@ impl Cell {
             self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
             (reason, watchers)
         };
+        // A waker keeps its task's runtime alive, and a cell may be kept for as long as somebody asks for its reason.
+        drop(self.waker.take());
         // The parent first: a monitor that never returns must not keep a child from being restarted.
         if let Some(parent) = self.parent.as_ref().and_then(Weak::upgrade) {
             parent.child_ended(self, &reason);

@@ -130,10 +130,10 @@ impl Supervisor {
         self.plan.validate()?;
         let tree = TreeShared::new();
         let cell = Cell::new(tree.next_id(), self.name().clone(), None);
-        let unfinished = KillOnDrop(cell.clone());
+        let mut unfinished = KillOnDrop(Some(cell.clone()));
         self.launch(Start { cell: cell.clone(), info: Default::default(), place: place.clone(), tree });
         cell.until(UP).await;
-        std::mem::forget(unfinished);
+        unfinished.0 = None;
         if cell.flags() & UP != 0 {
             return Ok(self.handle);
         }
@@ -145,11 +145,13 @@ impl Supervisor {
     }
 }
 
-struct KillOnDrop(Arc<Cell>);
+struct KillOnDrop(Option<Arc<Cell>>);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        self.0.kill(ExitReason::Killed);
+        if let Some(cell) = &self.0 {
+            cell.kill(ExitReason::Killed);
+        }
     }
 }
 
