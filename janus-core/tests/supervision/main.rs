@@ -1,0 +1,14 @@
+//! What supervision promises, as tests.
+//!
+//! - `otp`: 4,000 scenarios, line for line what OTP's own supervisor does.
+//! - `semantics`: one promise a test, in virtual time on one thread.
+//! - `endings`: every way to end, and the reason for it.
+//! - `dynamic`: numbered and named children, quarantine.
+//! - `threads`: real threads: hung handlers, dead arbiters, chaos.
+
+mod dynamic;
+mod endings;
+mod otp;
+mod semantics;
+mod support;
+mod threads;

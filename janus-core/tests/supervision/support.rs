@@ -1,0 +1,158 @@
+//! What the tests share: an actor that does as it is told, a log, one thread with a paused clock.
+
+use std::future::Future;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use actix::prelude::*;
+use janus_core::supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, LocalOptions};
+
+/// Begins the message of every panic that is part of a test.
+pub(crate) const PLANNED: &str = "planned:";
+
+/// Keeps planned panics out of the output. Everything else is printed as ever.
+pub(crate) fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let planned = info.payload_as_str().is_some_and(|message| message.starts_with(PLANNED));
+            if !planned {
+                print(info);
+            }
+        }));
+    });
+}
+
+/// Runs a test on one thread whose clock only moves when everybody waits.
+pub(crate) fn virtual_time<F: Future<Output = ()>>(test: impl FnOnce(Place) -> F) {
+    quiet_panics();
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async { test(Place::here()).await });
+}
+
+/// Lets everybody who can run do so. Ten rounds are several times what the longest chain of tasks here needs.
+pub(crate) async fn settle() {
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_nanos(1)).await;
+    }
+}
+
+/// What happened, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn say(&self, what: impl Into<String>) {
+        self.0.lock().push(what.into());
+    }
+
+    /// Everything since the last time, as one line.
+    pub(crate) fn take(&self) -> String {
+        std::mem::take(&mut *self.0.lock()).join(" ")
+    }
+}
+
+/// An actor that says when it starts and when it is stopped by somebody else.
+pub(crate) struct Puppet {
+    name: Arc<str>,
+    log: Log,
+    by_itself: bool,
+    /// How long it takes to stop; zero is at once.
+    linger: Duration,
+    lingering: bool,
+}
+
+impl Puppet {
+    pub(crate) fn new(name: impl Into<Arc<str>>, log: &Log) -> Self {
+        Self { name: name.into(), log: log.clone(), by_itself: false, linger: Duration::ZERO, lingering: false }
+    }
+
+    pub(crate) fn lingering(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+}
+
+impl Actor for Puppet {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Context<Self>) {
+        self.log.say(format!("start:{}", self.name));
+    }
+
+    fn stopping(&mut self, ctx: &mut Context<Self>) -> Running {
+        if self.linger.is_zero() || self.lingering {
+            return Running::Stop;
+        }
+        self.lingering = true;
+        ctx.run_later(self.linger, |_, ctx| ctx.stop());
+        Running::Continue
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        if !self.by_itself {
+            self.log.say(format!("term:{}", self.name));
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Panic;
+
+impl Handler<Panic> for Puppet {
+    type Result = ();
+
+    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+        panic!("{PLANNED} {}", self.name);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Leave(pub(crate) ExitReason);
+
+impl Handler<Leave> for Puppet {
+    type Result = ();
+
+    fn handle(&mut self, leave: Leave, ctx: &mut Context<Self>) {
+        self.by_itself = true;
+        ctx.exit(leave.0);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "u32")]
+pub(crate) struct Echo(pub(crate) u32);
+
+impl Handler<Echo> for Puppet {
+    type Result = u32;
+
+    fn handle(&mut self, echo: Echo, _: &mut Context<Self>) -> u32 {
+        echo.0
+    }
+}
+
+/// A puppet and the spec of a child that is it.
+pub(crate) fn puppet(name: &'static str, log: &Log) -> (ActorRef<Puppet>, ChildSpec) {
+    let actor = ActorRef::new(name);
+    let log = log.clone();
+    let spec = ChildSpec::actor(&actor, move |_| Ok(Puppet::new(name, &log)));
+    (actor, spec)
+}
+
+/// Ends the incarnation that runs now with `how` and waits until it has.
+pub(crate) async fn end<A: Actor<Context = Context<A>>>(actor: &ActorRef<A>, how: impl FnOnce(&ActorRef<A>)) -> ExitReason {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let monitor = actor.monitor(move |down| {
+        let _ = tell.send(down.reason);
+    });
+    how(actor);
+    let reason = told.await.expect("a monitor is told in the end");
+    drop(monitor);
+    reason
+}
