@@ -37,7 +37,10 @@ fn every_delivery_is_counted_once() {
     let latency = &result["latency_ns"];
     let at = |name: &str| latency[name].as_u64().unwrap();
     assert!(0 < at("min") && at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"), "{latency}");
-    assert!(result["last_delivery_ns"]["worst"].as_u64().unwrap() <= at("max") + at("max") / 100, "{result:#}");
+    // The slowest delivery of all is the last one of its message; the histogram keeps three digits.
+    let worst = result["last_delivery_ns"]["worst"].as_u64().unwrap();
+    assert!(worst.abs_diff(at("max")) <= at("max") / 100, "{result:#}");
+    assert!(at("min") < at("p99"), "2,000 deliveries do not take the same time: {latency}");
     let histogram = result["histogram_ns"].as_array().unwrap();
     assert_eq!(histogram.iter().map(|row| row[2].as_u64().unwrap()).sum::<u64>(), 2_000);
 }

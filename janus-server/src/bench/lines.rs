@@ -21,8 +21,6 @@ pub(super) struct Plan {
     /// The number of this worker's first client among all; client `i` is on topic `i % topics`.
     pub(super) first_client: u32,
     pub(super) clients: u32,
-    /// Set if clients take turns at the addresses of 127.0.0.0/8 to connect from.
-    pub(super) clients_per_source: Option<u32>,
     pub(super) topics: u32,
     /// Message `m` is published on topic `m % topics`.
     pub(super) messages: u32,

@@ -125,9 +125,6 @@ fn start_workers(command: &Bench, server: SocketAddr, run: u32) -> Result<Crew, 
             server,
             first_client: share(worker),
             clients: share(worker + 1) - share(worker),
-            // One address has some 28,000 ports to connect from; on loopback there are more addresses to take.
-            clients_per_source: (server.ip().is_loopback() && server.is_ipv4() && command.clients > CLIENTS_PER_SOURCE)
-                .then_some(CLIENTS_PER_SOURCE),
             topics: command.topics,
             messages: command.messages,
             size: command.size,
@@ -292,7 +289,6 @@ fn resolve(to: &str) -> Result<SocketAddr, ClientError> {
 }
 
 const BAR: &str = "connecting {bar:40} {pos}/{len} clients, {elapsed}";
-const CLIENTS_PER_SOURCE: u32 = 20_000;
 /// How long deliveries are waited for after the publisher has failed.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// What a worker may take for an answer that needs no waiting of its own.

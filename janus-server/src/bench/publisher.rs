@@ -19,7 +19,7 @@ use super::BenchError;
 use super::clock::Clock;
 use super::lines::Plan;
 use super::mark::Mark;
-use super::report::Outcome;
+use super::report::{Outcome, record};
 use crate::cli::Bench;
 use crate::client::{ClientError, Connection};
 
@@ -220,7 +220,7 @@ impl Work {
                 Pace::Window(_) => now,
                 Pace::Rate(rate) => self.begin_at + super::clock::nanoseconds(due(number, rate)),
             };
-            let _ = self.lateness.record(now.saturating_sub(sent));
+            record(&mut self.lateness, now.saturating_sub(sent), 1);
             let mut data = Vec::with_capacity(self.size as usize);
             Mark { run: self.run, number, sent }.write(self.size, &mut data);
             let data = str::from_utf8(&data).expect("a mark is ASCII");

@@ -39,7 +39,7 @@ impl<'a> Report<'a> {
         let mut latencies = Histogram::new(3).expect("three digits are allowed");
         for tally in tallies {
             for (value, count) in tally.latencies {
-                latencies.saturating_record_n(value, count);
+                record(&mut latencies, value, count);
             }
             total.good += tally.good;
             total.lost += tally.lost;
@@ -54,7 +54,7 @@ impl<'a> Report<'a> {
         }
         let mut last_delivery = Histogram::new(3).expect("three digits are allowed");
         for nanoseconds in &publication.last_delivery {
-            last_delivery.saturating_record(*nanoseconds);
+            record(&mut last_delivery, *nanoseconds, 1);
         }
         let expected = total.good + total.out_of_order + total.lost;
         Self { command, setup, publication, total, latencies, last_delivery, expected }
@@ -220,6 +220,11 @@ impl<'a> Report<'a> {
             self.bad() - self.total.lost
         ))
     }
+}
+
+/// Counts a time in a histogram that grows with what it is given.
+pub(super) fn record(histogram: &mut Histogram<u64>, nanoseconds: u64, count: u64) {
+    histogram.record_n(nanoseconds, count).expect("a histogram made by `new` resizes itself up to every u64");
 }
 
 /// A time with three digits that matter.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use super::clock::Clock;
 use super::ledger::{Arrival, Ledger};
 use super::lines::{FromWorker, Plan, Tally, ToWorker};
 use super::mark::Mark;
+use super::report::record;
 use crate::limits;
 
 pub(crate) fn run() -> Result<(), BenchError> {
@@ -196,8 +198,8 @@ impl Worker {
 
     fn begin(&mut self, index: usize) {
         self.under_way += 1;
-        let source = self.plan.clients_per_source.map(|clients| (self.plan.first_client + index as u32) / clients);
-        let connected = connect(self.plan.server, source).and_then(|mut stream| {
+        let client = self.plan.first_client + index as u32;
+        let connected = connect(self.plan.server, client, self.plan.run).and_then(|mut stream| {
             self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             Ok(stream)
         });
@@ -311,7 +313,7 @@ impl Worker {
         }
         // The clocks of two processes may differ by less than the shortest delivery takes, but not by nothing.
         let latency = now.saturating_sub(mark.sent).max(1);
-        self.latencies.saturating_record(latency);
+        record(&mut self.latencies, latency, 1);
         self.tally.min = latency.min(self.tally.min);
         self.tally.max = latency.max(self.tally.max);
         self.tally.last_delivery = now;
@@ -360,17 +362,36 @@ impl Worker {
     }
 }
 
-/// Begins to connect, from an address of its own if the ports of one do not suffice.
-fn connect(server: SocketAddr, source: Option<u32>) -> io::Result<TcpStream> {
-    let Some(source) = source else { return TcpStream::connect(server) };
+/// Begins to connect the client of this number among all.
+///
+/// To a server on loopback, from a chosen address and port: one address has some 28,000 ports, and long before they are
+/// used up the kernel's own search for a free one takes longer than everything else that connecting does.
+fn connect(server: SocketAddr, client: u32, run: u32) -> io::Result<TcpStream> {
+    let SocketAddr::V4(loopback) = server else { return TcpStream::connect(server) };
+    if !loopback.ip().is_loopback() {
+        return TcpStream::connect(server);
+    }
+    let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + client / CLIENTS_PER_SOURCE);
+    // Each run begins elsewhere, as the ports of the last one cannot be used again at once.
+    let first = u64::from(client % CLIENTS_PER_SOURCE) + u64::from(run);
+    for attempt in 0..ATTEMPTS {
+        let port = PORTS.start + ((first + attempt * STRIDE) % PORTS.len() as u64) as u16;
+        match connect_from(server, SocketAddr::from((source, port))) {
+            Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {}
+            other => return other,
+        }
+    }
+    TcpStream::connect(server)
+}
+
+fn connect_from(server: SocketAddr, source: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(server), socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // Ports whose last connection is only just closed may be taken again.
+    // Lets `bind` have a port whose last connection is only just closed; `connect` decides whether that is safe.
     socket.set_reuse_address(true)?;
-    let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + source);
-    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.bind(&source.into())?;
     match socket.connect(&server.into()) {
-        Err(error) if error.raw_os_error() != Some(EINPROGRESS) && error.kind() != ErrorKind::WouldBlock => Err(error),
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
@@ -420,5 +441,11 @@ const UNFINISHED_BYTES_MAX: usize = 32 << 20;
 /// Clients that connect at once: few enough that the kernel's queue of the listener holds them.
 const UNDER_WAY_MAX: usize = 256;
 const QUIET: Duration = Duration::from_millis(100);
+const CLIENTS_PER_SOURCE: u32 = 20_000;
+/// Linux's range of ports to connect from.
+const PORTS: Range<u16> = 32_768..61_000;
+const ATTEMPTS: u64 = 16;
+/// From one attempt to the next, so that clients of neighbouring numbers do not get into each other's way again.
+const STRIDE: u64 = 4_099;
 const EINPROGRESS: i32 = 115;
 const EMFILE: i32 = 24;
