@@ -5,10 +5,8 @@
 
 use std::net::SocketAddr;
 
-use janus_core::Config;
+use janus_core::{Config, Janus, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use stand_in::{Janus, StartError};
 
 /// Why serving ended otherwise than by a drain.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +15,8 @@ pub(crate) enum ServeError {
     Runtime(#[source] std::io::Error),
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
-    #[error("cannot start")]
-    Start(#[source] StartError),
+    #[error(transparent)]
+    Start(StartError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
     #[error("ended by a second signal; what was still queued is lost")]
@@ -27,7 +25,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        false
+        matches!(self, Self::Start(StartError::Config(_)))
     }
 }
 
@@ -40,20 +38,20 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     let janus = Janus::builder().config(config).start().await.map_err(|error| match error {
         StartError::Bind { addr, source } => ServeError::Bind { addr, source },
+        other => ServeError::Start(other),
     })?;
     for addr in janus.local_addrs() {
         log::info!("listening on {addr}");
     }
     tokio::select! {
         reason = janus.wait() => {
-            log::error!("the server gave up: {reason}");
             return Err(ServeError::GaveUp(reason.to_string()));
         }
         name = signals.next() => log::info!("{name}: draining; a second signal ends at once"),
     }
     tokio::select! {
         report = janus.shutdown() => {
-            log::info!("drained: {} connections closed, {} frames undelivered", report.closed, report.undelivered);
+            log::info!("drained: {} connections closed, {} of them cut off", report.connections, report.cut_off);
             Ok(())
         }
         name = signals.next() => {
@@ -88,47 +86,5 @@ fn advice(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
         std::io::ErrorKind::PermissionDenied => " (ports below 1024 need the CAP_NET_BIND_SERVICE capability)",
         _ => "",
-    }
-}
-
-/// Stands where `janus_core::Janus` will: it binds, and ends when told.
-mod stand_in {
-    use super::{Config, SocketAddr};
-
-    pub(super) struct Janus(Vec<std::net::TcpListener>);
-    pub(super) struct Builder(Config);
-    pub(super) struct DrainReport {
-        pub(super) closed: usize,
-        pub(super) undelivered: usize,
-    }
-    #[derive(Debug, thiserror::Error)]
-    pub(crate) enum StartError {
-        #[error("cannot listen on {addr}")]
-        Bind { addr: SocketAddr, source: std::io::Error },
-    }
-
-    impl Builder {
-        pub(super) fn config(self, config: Config) -> Self {
-            Self(config)
-        }
-        pub(super) async fn start(self) -> Result<Janus, StartError> {
-            let bind = |&addr| std::net::TcpListener::bind(addr).map_err(|source| StartError::Bind { addr, source });
-            Ok(Janus(self.0.listen.iter().map(bind).collect::<Result<_, _>>()?))
-        }
-    }
-
-    impl Janus {
-        pub(super) fn builder() -> Builder {
-            Builder(Config::default())
-        }
-        pub(super) fn local_addrs(&self) -> Vec<SocketAddr> {
-            self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-        }
-        pub(super) async fn wait(&self) -> &'static str {
-            std::future::pending().await
-        }
-        pub(super) async fn shutdown(&self) -> DrainReport {
-            DrainReport { closed: 0, undelivered: 0 }
-        }
     }
 }

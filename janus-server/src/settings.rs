@@ -133,6 +133,11 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Duration(|s| &mut s.core.session_ttl),
     },
     Setting {
+        name: "max_detached_sessions",
+        doc: "Sessions without a connection that are kept; beyond it the one detached longest ends.",
+        field: Field::Count(|s| &mut s.core.max_detached_sessions),
+    },
+    Setting {
         name: "topic_idle",
         doc: "How long an unused topic lives on.",
         field: Field::Duration(|s| &mut s.core.topic_idle),
@@ -348,13 +353,13 @@ impl Setting {
         }
     }
 
-    /// The range the core allows, asked for with a value that is below all of them.
+    /// The range the core allows, asked for with a value that is above all of them.
     fn range(&self) -> Option<&'static str> {
         let mut settings = Settings::default();
         match self.field {
-            Field::Count(field) | Field::Bytes(field) => *field(&mut settings) = 0,
-            Field::Count32(field) => *field(&mut settings) = 0,
-            Field::Duration(field) => *field(&mut settings) = Duration::ZERO,
+            Field::Count(field) | Field::Bytes(field) => *field(&mut settings) = usize::MAX,
+            Field::Count32(field) => *field(&mut settings) = u32::MAX,
+            Field::Duration(field) => *field(&mut settings) = Duration::MAX,
             Field::Addresses(_) | Field::Boolean(_) | Field::Level(_) => {}
         }
         settings.core.validate().err().filter(|error| error.key == self.name).map(|error| error.expected)
