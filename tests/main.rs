@@ -2,6 +2,13 @@
 //!
 //! One binary, so that it links once. Each module is about one thing:
 
+mod cli_bench;
+mod cli_fake_server;
+mod cli_publish;
+mod cli_run;
+mod cli_serve;
+mod cli_subscribe;
+mod config;
 mod crashes;
 mod drain;
 mod licences;

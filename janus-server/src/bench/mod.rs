@@ -1,0 +1,295 @@
+//! `janus-server bench`: many clients, a barrier, messages, and an honest account of what arrived when.
+//!
+//! This process coordinates and publishes; the clients live in worker processes, as one process may not have descriptors
+//! enough ([`worker`]). It reads in the order of a run: workers start and connect, all of them are acknowledged,
+//! messages are published and tracked, the workers hand in their tallies, the report is printed. Every wait has an end,
+//! and every child is ended by its own handle.
+
+mod clock;
+mod crew;
+mod ledger;
+mod lines;
+mod mark;
+mod publisher;
+mod report;
+pub(crate) mod worker;
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::Bench;
+use crate::client::ClientError;
+use crate::limits;
+use clock::Clock;
+use crew::{Crew, Event};
+use lines::{FromWorker, Plan, Tally, ToWorker};
+pub(crate) use mark::MARK_BYTES;
+use publisher::{Pace, Publisher};
+use report::{Outcome, Report};
+
+/// Why a bench has no result, or a bad one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot start a worker process")]
+    Spawn(#[source] io::Error),
+    #[error("worker {0} ended before its work was done")]
+    WorkerEnded(usize),
+    #[error("worker {0} did not report in time")]
+    WorkerLate(usize),
+    /// In a worker: the bench that started it is gone or does not speak its language.
+    #[error("a bench worker is started by the bench, not by hand")]
+    NoCoordinator,
+    #[error("the worker's event loop failed")]
+    Loop(#[source] io::Error),
+    #[error("no client could connect and subscribe{}", .0.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
+    NobodyReady(Option<String>),
+    #[error("{0}")]
+    Bad(String),
+    #[error("cannot write {}", path.display())]
+    Json { path: PathBuf, source: io::Error },
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl BenchError {
+    pub(crate) fn is_usage(&self) -> bool {
+        match self {
+            Self::Usage(_) | Self::NoCoordinator => true,
+            Self::Client(error) => error.is_usage(),
+            _ => false,
+        }
+    }
+}
+
+pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
+    let server = resolve(&command.to)?;
+    if command.topics > command.clients {
+        return Err(BenchError::Usage(
+            "--topics must not be more than --clients: each topic needs a client".to_owned(),
+        ));
+    }
+    let clock = Clock::start();
+    let run = clock.now() as u32;
+    let mut crew = start_workers(command, server, run)?;
+
+    let setup = connect_clients(&mut crew, command)?;
+    let publication = publish(&mut crew, command, &setup, server, run, clock)?;
+    let tallies = collect(&mut crew, publication.outcome.published)?;
+    drop(crew);
+
+    let report = Report::new(command, setup, publication, tallies);
+    report.print().map_err(BenchError::Output)?;
+    if let Some(path) = &command.json {
+        report.write_json(path).map_err(|source| BenchError::Json { path: path.clone(), source })?;
+    }
+    report.verdict().map_err(BenchError::Bad)
+}
+
+/// What connecting and subscribing came to.
+struct Setup {
+    elapsed: Duration,
+    workers: usize,
+    ready: u32,
+    failed: u32,
+    errors: Vec<String>,
+    /// How many workers have a client on each topic, which is how many must say that a message is through.
+    workers_on_topic: Vec<u32>,
+}
+
+/// What publishing came to.
+struct Publication {
+    outcome: Outcome,
+    /// For each message that arrived everywhere: nanoseconds from its send time to its last delivery.
+    last_delivery: Vec<u64>,
+    /// Whether it ended because nothing arrived any more.
+    stalled: bool,
+}
+
+fn start_workers(command: &Bench, server: SocketAddr, run: u32) -> Result<Crew, BenchError> {
+    let descriptors = limits::raise_descriptors().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
+    let capacity = u32::try_from(descriptors).unwrap_or(u32::MAX);
+    let workers = command.workers.unwrap_or_else(|| command.clients.div_ceil(capacity)).clamp(1, command.clients);
+    let mut crew = Crew::default();
+    for worker in 0..workers {
+        let share = |index: u32| (u64::from(command.clients) * u64::from(index) / u64::from(workers)) as u32;
+        let plan = Plan {
+            run,
+            server,
+            first_client: share(worker),
+            clients: share(worker + 1) - share(worker),
+            topics: command.topics,
+            messages: command.messages,
+            size: command.size,
+            timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
+        };
+        crew.hire(&ToWorker::Plan(plan)).map_err(BenchError::Spawn)?;
+    }
+    Ok(crew)
+}
+
+/// The barrier: returns when every client is acknowledged or has failed.
+fn connect_clients(crew: &mut Crew, command: &Bench) -> Result<Setup, BenchError> {
+    let begin = Instant::now();
+    let bar = ProgressBar::new(command.clients.into());
+    bar.set_style(ProgressStyle::with_template(BAR).expect("the template is a constant that parses"));
+    let mut setup = Setup {
+        elapsed: Duration::ZERO,
+        workers: crew.len(),
+        ready: 0,
+        failed: 0,
+        errors: Vec::new(),
+        workers_on_topic: vec![0; command.topics as usize],
+    };
+    let mut progress = vec![0; crew.len()];
+    let mut waiting: Vec<usize> = (0..crew.len()).collect();
+    // The workers keep the timeout; what is added is for the line that says so.
+    let deadline = begin + command.timeout + GRACE;
+    while let Some(&late) = waiting.first() {
+        match crew.next_event(deadline) {
+            None => return Err(BenchError::WorkerLate(late)),
+            Some(Event::Line(worker, FromWorker::Progress { ready })) => progress[worker] = ready,
+            Some(Event::Line(worker, FromWorker::Ready { ready_on_topic, failed, errors })) => {
+                waiting.retain(|&other| other != worker);
+                progress[worker] = ready_on_topic.iter().sum();
+                setup.ready += progress[worker];
+                setup.failed += failed;
+                setup.errors.extend(errors);
+                for (workers, ready) in setup.workers_on_topic.iter_mut().zip(ready_on_topic) {
+                    *workers += u32::from(ready > 0);
+                }
+            }
+            Some(Event::Ended(worker)) => return Err(BenchError::WorkerEnded(worker)),
+            Some(_) => {}
+        }
+        bar.set_position(progress.iter().map(|&ready| u64::from(ready)).sum());
+    }
+    bar.finish_and_clear();
+    setup.elapsed = begin.elapsed();
+    if setup.ready == 0 {
+        return Err(BenchError::NobodyReady(setup.errors.into_iter().next()));
+    }
+    Ok(setup)
+}
+
+/// Publishes at the pace asked for, until every message is through or nothing moves any more.
+fn publish(
+    crew: &mut Crew,
+    command: &Bench,
+    setup: &Setup,
+    server: SocketAddr,
+    run: u32,
+    clock: Clock,
+) -> Result<Publication, BenchError> {
+    let pace = match command.rate {
+        Some(rate) => Pace::Rate(rate),
+        None => Pace::Window(command.window),
+    };
+    let publisher = Publisher::start(command, server, run, clock, pace)?;
+    let mut through = Through::new(&setup.workers_on_topic, command.messages);
+    let mut last_progress = Instant::now();
+    let mut sent_before = 0;
+    let stalled = loop {
+        // Ends are noticed by the clock: the publisher does not send events, and a look at it costs nothing.
+        let event = crew.next_event(Instant::now() + Duration::from_millis(20));
+        let sent = publisher.sent();
+        if let Some(Event::Line(_, FromWorker::Through(messages))) = &event {
+            through.note(messages);
+            publisher.completed(through.completed);
+            last_progress = Instant::now();
+        }
+        if let Some(Event::Ended(worker)) = event {
+            return Err(BenchError::WorkerEnded(worker));
+        }
+        if sent != sent_before {
+            sent_before = sent;
+            last_progress = Instant::now();
+        }
+        if publisher.has_ended() && through.completed >= publisher.sent() {
+            break false;
+        }
+        // A slow schedule is not a stall; a message that is nowhere to be seen is, and so is a write that blocks. Once
+        // the publisher has given up, only what is already on its way can still come.
+        let idle_by_schedule = command.rate.is_some() && through.completed >= sent && !publisher.is_writing();
+        let patience = if publisher.has_ended() { command.timeout.min(AFTERMATH) } else { command.timeout };
+        if last_progress.elapsed() > patience && !idle_by_schedule {
+            break true;
+        }
+    };
+    let outcome = publisher.finish();
+    Ok(Publication { outcome, last_delivery: through.last_delivery(), stalled })
+}
+
+/// Which messages have arrived everywhere.
+struct Through {
+    /// Workers that have still to say so, for each message.
+    waiting: Vec<u32>,
+    /// The latest last delivery of those that have.
+    last: Vec<u64>,
+    completed: u32,
+}
+
+impl Through {
+    fn new(workers_on_topic: &[u32], messages: u32) -> Self {
+        let waiting: Vec<u32> = workers_on_topic.iter().copied().cycle().take(messages as usize).collect();
+        // A topic that lost all of its clients while they connected keeps nobody waiting.
+        let completed = waiting.iter().filter(|&&workers| workers == 0).count() as u32;
+        Self { last: vec![0; waiting.len()], waiting, completed }
+    }
+
+    fn note(&mut self, messages: &[(u32, u64)]) {
+        for &(number, last) in messages {
+            let Some(waiting) = self.waiting.get_mut(number as usize) else { continue };
+            let latest = &mut self.last[number as usize];
+            *latest = last.max(*latest);
+            *waiting = waiting.saturating_sub(1);
+            self.completed += u32::from(*waiting == 0);
+        }
+    }
+
+    fn last_delivery(self) -> Vec<u64> {
+        self.waiting
+            .iter()
+            .zip(self.last)
+            .filter(|&(&waiting, last)| waiting == 0 && last > 0)
+            .map(|(_, l)| l)
+            .collect()
+    }
+}
+
+fn collect(crew: &mut Crew, published: u32) -> Result<Vec<Tally>, BenchError> {
+    crew.tell_all(&ToWorker::Finish { published });
+    let deadline = Instant::now() + GRACE;
+    let mut tallies: Vec<Option<Tally>> = (0..crew.len()).map(|_| None).collect();
+    while let Some(late) = tallies.iter().position(Option::is_none) {
+        match crew.next_event(deadline) {
+            None => return Err(BenchError::WorkerLate(late)),
+            Some(Event::Line(worker, FromWorker::Tally(tally))) => tallies[worker] = Some(*tally),
+            Some(Event::Ended(worker)) if tallies[worker].is_none() => return Err(BenchError::WorkerEnded(worker)),
+            Some(_) => {}
+        }
+    }
+    Ok(tallies.into_iter().flatten().collect())
+}
+
+fn resolve(to: &str) -> Result<SocketAddr, ClientError> {
+    let bad = |source: io::Error| match source.kind() {
+        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
+        _ => ClientError::Connect { to: to.to_owned(), source },
+    };
+    let nothing = || bad(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    to.to_socket_addrs().map_err(bad)?.next().ok_or_else(nothing)
+}
+
+const BAR: &str = "connecting {bar:40} {pos}/{len} clients, {elapsed}";
+/// How long deliveries are waited for after the publisher has failed.
+const AFTERMATH: Duration = Duration::from_secs(2);
+/// What a worker may take for an answer that needs no waiting of its own.
+const GRACE: Duration = Duration::from_secs(15);

@@ -1,0 +1,299 @@
+//! The bench's publisher: a thread that sends each message when it is due and writes the time into it.
+//!
+//! With a rate the times are fixed before the first message: a message that goes out late, because the server does not
+//! read or because this machine is busy, is still measured from when it was due. Leaving that out would hide exactly
+//! the moments in which clients had to wait (coordinated omission). Without a rate, a message is sent when an earlier
+//! one has arrived everywhere, and measured from just before the write.
+
+use std::io::Write as _;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use janus_core::wire::classic::client::{self, ServerFrame};
+
+use super::BenchError;
+use super::clock::Clock;
+use super::lines::Plan;
+use super::mark::Mark;
+use super::report::{Outcome, record};
+use crate::cli::Bench;
+use crate::client::{ClientError, Connection};
+
+/// When a message may go out.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// At fixed times, so many a second.
+    Rate(f64),
+    /// As soon as fewer than this many are under way.
+    Window(u32),
+}
+
+/// The running publisher, as the bench sees it.
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    thread: JoinHandle<Outcome>,
+    /// Closed to end a write that blocks; the classic way of publishing has no lasting connection.
+    stream: Option<TcpStream>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Messages handed to the socket, or about to be.
+    sent: AtomicU32,
+    completed: AtomicU32,
+    writing: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Publisher {
+    pub(super) fn start(
+        command: &Bench,
+        server: SocketAddr,
+        run: u32,
+        clock: Clock,
+        pace: Pace,
+    ) -> Result<Self, BenchError> {
+        let shared = Arc::new(Shared::default());
+        let server = server.to_string();
+        let (wire, stream) = if command.classic_publish {
+            (Wire::Classic(Box::new(Connection::open(&server, command.timeout)?)), None)
+        } else {
+            let connection = Connection::open(&server, command.timeout)?;
+            let stream = connection.writer()?;
+            let watch = watch(connection, Arc::clone(&shared));
+            (Wire::Lasting { stream: stream.try_clone().map_err(ClientError::Lost)?, watch }, Some(stream))
+        };
+        let work = Work {
+            shared: Arc::clone(&shared),
+            wire,
+            server,
+            run,
+            clock,
+            pace,
+            topics: command.topics,
+            messages: command.messages,
+            size: command.size,
+            timeout: command.timeout,
+            begin: Instant::now(),
+            begin_at: clock.now(),
+            lateness: Histogram::new(3).expect("three digits are allowed"),
+        };
+        Ok(Self { shared, thread: thread::spawn(move || work.run()), stream })
+    }
+
+    pub(super) fn sent(&self) -> u32 {
+        self.shared.sent.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.shared.writing.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Tells how many messages have arrived everywhere, which may let the next one go.
+    pub(super) fn completed(&self, completed: u32) {
+        self.shared.completed.store(completed, Ordering::Release);
+        self.thread.thread().unpark();
+    }
+
+    /// Ends the thread, wherever it is, and returns what it did.
+    pub(super) fn finish(self) -> Outcome {
+        self.shared.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        if let Some(stream) = &self.stream {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Outcome { error: Some("the publisher panicked".to_owned()), ..Outcome::default() })
+    }
+}
+
+/// How messages reach the server.
+enum Wire {
+    /// One connection for all; what the server answers is watched, as it only answers to refuse.
+    Lasting { stream: TcpStream, watch: JoinHandle<Option<String>> },
+    /// The next message's connection, opened before it is due.
+    Classic(Box<Connection>),
+}
+
+/// What the thread owns.
+struct Work {
+    shared: Arc<Shared>,
+    wire: Wire,
+    server: String,
+    run: u32,
+    clock: Clock,
+    pace: Pace,
+    topics: u32,
+    messages: u32,
+    size: u32,
+    timeout: Duration,
+    /// The same moment on both clocks.
+    begin: Instant,
+    begin_at: u64,
+    /// Nanoseconds between when messages were due and when they were written.
+    lateness: Histogram<u64>,
+}
+
+impl Work {
+    fn run(mut self) -> Outcome {
+        let mut outcome = Outcome { first_sent: self.begin_at, ..Outcome::default() };
+        while outcome.published < self.messages {
+            let Some(up_to) = self.wait_for_turn(outcome.published) else { break };
+            match self.send(outcome.published, up_to) {
+                Ok(next) => outcome.published = next,
+                Err(error) => {
+                    let _ = outcome.error.get_or_insert(error.to_string());
+                    break;
+                }
+            }
+        }
+        // The end of this thread tells the bench that nothing more can be expected, so it stays while messages travel.
+        while outcome.published == self.messages
+            && self.shared.completed.load(Ordering::Acquire) < self.messages
+            && !self.shared.stop.load(Ordering::Acquire)
+        {
+            thread::park_timeout(PATIENCE);
+        }
+        self.shared.stop.store(true, Ordering::Release);
+        if let Wire::Lasting { stream, watch } = self.wire {
+            let _ = stream.shutdown(Shutdown::Both);
+            if let Ok(Some(refusal)) = watch.join() {
+                outcome.error = Some(refusal);
+            }
+        }
+        outcome.lateness = matches!(self.pace, Pace::Rate(_)).then_some(self.lateness);
+        outcome
+    }
+
+    /// Waits until the message may go and returns the first one that may not; `None` if it is time to stop.
+    fn wait_for_turn(&self, number: u32) -> Option<u32> {
+        loop {
+            if self.shared.stop.load(Ordering::Acquire) {
+                return None;
+            }
+            match self.pace {
+                Pace::Window(window) => {
+                    let up_to = self.shared.completed.load(Ordering::Acquire).saturating_add(window);
+                    if number < up_to {
+                        return Some(up_to.min(self.messages));
+                    }
+                    thread::park_timeout(PATIENCE);
+                }
+                Pace::Rate(rate) => {
+                    let now = self.begin.elapsed();
+                    let due = due(number, rate);
+                    if due <= now {
+                        let up_to = (now.as_secs_f64() * rate) as u32;
+                        return Some(up_to.saturating_add(1).clamp(number + 1, self.messages));
+                    }
+                    // The kernel wakes a thread some 50 µs late. Where that is little of the time between two messages,
+                    // the rest is waited out awake, so that it is not measured as the server's.
+                    let ahead = due - now;
+                    if ahead > WAKE_UP || rate > 1_000.0 {
+                        let nap = if rate > 1_000.0 { ahead } else { ahead - WAKE_UP };
+                        thread::park_timeout(nap.min(PATIENCE));
+                    } else {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the messages from `first` on, at most up to `up_to`, and returns the first one not sent.
+    fn send(&mut self, first: u32, up_to: u32) -> Result<u32, ClientError> {
+        let now = self.clock.now();
+        let mut bytes = Vec::with_capacity(BATCH_BYTES);
+        let mut number = first;
+        let classic = matches!(self.wire, Wire::Classic(_));
+        while number < up_to && bytes.len() < BATCH_BYTES && !(classic && number > first) {
+            let sent = match self.pace {
+                Pace::Window(_) => now,
+                Pace::Rate(rate) => self.begin_at + super::clock::nanoseconds(due(number, rate)),
+            };
+            record(&mut self.lateness, now.saturating_sub(sent), 1);
+            let mut data = Vec::with_capacity(self.size as usize);
+            Mark { run: self.run, number, sent }.write(self.size, &mut data);
+            let data = str::from_utf8(&data).expect("a mark is ASCII");
+            let topic = Plan::topic_name(self.run, number % self.topics);
+            if classic {
+                bytes.extend_from_slice(client::PREAMBLE);
+                bytes.extend_from_slice(&client::publish_and_close(&topic, EVENT, MESSAGE_ID, data));
+            } else {
+                bytes.extend_from_slice(&client::publish(&topic, EVENT, MESSAGE_ID, data));
+            }
+            number += 1;
+        }
+        self.shared.sent.store(number, Ordering::Release);
+        self.shared.writing.store(true, Ordering::Release);
+        let written = self.write(&bytes, number < self.messages);
+        self.shared.writing.store(false, Ordering::Release);
+        written.map(|()| number)
+    }
+
+    fn write(&mut self, bytes: &[u8], more: bool) -> Result<(), ClientError> {
+        match &mut self.wire {
+            Wire::Lasting { stream, .. } => stream.write_all(bytes).map_err(ClientError::Lost),
+            Wire::Classic(connection) => {
+                connection.send(bytes)?;
+                // The server closes when the message has its place in the topic's order; only then may the next go.
+                let deadline = Instant::now() + self.timeout;
+                loop {
+                    match connection.receive(Some(deadline)) {
+                        Ok(Some(ServerFrame::Error { code, message })) => return Err(refused(&code, &message)),
+                        Ok(Some(_)) => {}
+                        Ok(None) => {
+                            return Err(ClientError::Late { awaited: "close after PUBLISH", timeout: self.timeout });
+                        }
+                        Err(ClientError::Closed | ClientError::Lost(_)) => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                if more {
+                    **connection = Connection::open(&self.server, self.timeout)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Reads what the server says on the publisher's connection, and returns why it ended if that was the server's doing.
+fn watch(mut connection: Connection, shared: Arc<Shared>) -> JoinHandle<Option<String>> {
+    thread::spawn(move || {
+        let refusal = loop {
+            match connection.receive(None) {
+                Ok(Some(ServerFrame::Error { code, message })) => break refused(&code, &message),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        let asked_for = shared.stop.swap(true, Ordering::AcqRel);
+        (!asked_for).then(|| refusal.to_string())
+    })
+}
+
+fn refused(code: &str, message: &str) -> ClientError {
+    ClientError::Refused { code: code.to_owned(), message: message.to_owned() }
+}
+
+fn due(number: u32, rate: f64) -> Duration {
+    Duration::from_secs_f64(f64::from(number) / rate)
+}
+
+const EVENT: &str = "\"bench\"";
+const MESSAGE_ID: &str = "\"\"";
+/// Messages that are due together share a write up to this size.
+const BATCH_BYTES: usize = 64 * 1024;
+const WAKE_UP: Duration = Duration::from_micros(100);
+/// How long a lost wake-up could be waited for; there is none, but a wait without an end is not made here.
+const PATIENCE: Duration = Duration::from_millis(100);

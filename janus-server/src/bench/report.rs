@@ -1,0 +1,258 @@
+//! The result of a bench, for a person and as JSON.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::lines::Tally;
+use super::{Publication, Setup};
+use crate::cli::Bench;
+
+/// What the publisher did.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) published: u32,
+    pub(super) first_sent: u64,
+    /// With a rate: nanoseconds between when messages were due and when they were written.
+    pub(super) lateness: Option<Histogram<u64>>,
+    pub(super) error: Option<String>,
+}
+
+/// Everything that is told about a run. Times are in nanoseconds.
+pub(super) struct Report<'a> {
+    command: &'a Bench,
+    setup: Setup,
+    publication: Publication,
+    /// The sum over all workers; its latencies are in `latencies`.
+    total: Tally,
+    latencies: Histogram<u64>,
+    last_delivery: Histogram<u64>,
+    expected: u64,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(command: &'a Bench, setup: Setup, publication: Publication, tallies: Vec<Tally>) -> Self {
+        let mut total = Tally { min: u64::MAX, ..Tally::default() };
+        let mut latencies = Histogram::new(3).expect("three digits are allowed");
+        for tally in tallies {
+            for (value, count) in tally.latencies {
+                record(&mut latencies, value, count);
+            }
+            total.good += tally.good;
+            total.lost += tally.lost;
+            total.duplicated += tally.duplicated;
+            total.out_of_order += tally.out_of_order;
+            total.corrupt += tally.corrupt;
+            total.disconnected += tally.disconnected;
+            total.errors.extend(tally.errors);
+            total.last_delivery = total.last_delivery.max(tally.last_delivery);
+            total.min = total.min.min(tally.min);
+            total.max = total.max.max(tally.max);
+        }
+        let mut last_delivery = Histogram::new(3).expect("three digits are allowed");
+        for nanoseconds in &publication.last_delivery {
+            record(&mut last_delivery, *nanoseconds, 1);
+        }
+        let expected = total.good + total.out_of_order + total.lost;
+        Self { command, setup, publication, total, latencies, last_delivery, expected }
+    }
+
+    fn bad(&self) -> u64 {
+        self.total.lost + self.total.duplicated + self.total.out_of_order + self.total.corrupt
+    }
+
+    /// Deliveries a second, from the first message written to the last delivery read.
+    fn deliveries_per_second(&self) -> f64 {
+        let elapsed = self.total.last_delivery.saturating_sub(self.publication.outcome.first_sent);
+        let received = self.total.good + self.total.out_of_order;
+        if elapsed == 0 { 0.0 } else { received as f64 / (elapsed as f64 / 1e9) }
+    }
+
+    /// The percentiles from the histogram, the extremes exact; `None` if nothing arrived.
+    fn latency(&self) -> Option<[(&'static str, u64); 5]> {
+        (!self.latencies.is_empty()).then(|| {
+            let at = |quantile| self.latencies.value_at_quantile(quantile).clamp(self.total.min, self.total.max);
+            [("min", self.total.min), ("p50", at(0.5)), ("p90", at(0.9)), ("p99", at(0.99)), ("max", self.total.max)]
+        })
+    }
+
+    fn errors(&self) -> Vec<&String> {
+        let publisher = self.publication.outcome.error.iter();
+        self.setup.errors.iter().chain(&self.total.errors).chain(publisher).collect()
+    }
+
+    pub(super) fn print(&self) -> io::Result<()> {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| text.push_str(&format!("{name:<13}  {value}\n"));
+        let Bench { clients, topics, messages, size, window, .. } = self.command;
+        let pace = match self.command.rate {
+            Some(rate) => format!("{rate} a second"),
+            None => format!("{window} under way"),
+        };
+        let (total, setup, outcome) = (&self.total, &self.setup, &self.publication.outcome);
+        line("run", format!("{clients} clients, {topics} topics, {messages} messages of {size} bytes, {pace}"));
+        let per_second = f64::from(setup.ready) / setup.elapsed.as_secs_f64();
+        line("setup", format!("{:.3} s ({per_second:.0} clients/s)", setup.elapsed.as_secs_f64()));
+        line("clients", format!("{} ready, {} failed, {} disconnected", setup.ready, setup.failed, total.disconnected));
+        line("published", format!("{} of {messages} messages", outcome.published));
+        line(
+            "deliveries",
+            format!(
+                "{} expected, {} good, {} bad: {} lost, {} duplicated, {} out of order, {} corrupt",
+                self.expected,
+                total.good,
+                self.bad(),
+                total.lost,
+                total.duplicated,
+                total.out_of_order,
+                total.corrupt
+            ),
+        );
+        line("throughput", format!("{:.0} deliveries/s", self.deliveries_per_second()));
+        if let Some(latency) = self.latency() {
+            let parts: Vec<String> = latency.iter().map(|(name, value)| format!("{name} {}", time(*value))).collect();
+            line("latency", parts.join(", "));
+        }
+        if !self.last_delivery.is_empty() {
+            let (median, worst) = (self.last_delivery.value_at_quantile(0.5), self.last_delivery.max());
+            line("last delivery", format!("median {}, worst {} of a message", time(median), time(worst)));
+        }
+        if let Some(lateness) = &outcome.lateness {
+            let (p99, max) = (lateness.value_at_quantile(0.99), lateness.max());
+            line("publisher", format!("late by p99 {}, max {} (part of the latency)", time(p99), time(max)));
+        }
+        for error in self.errors() {
+            line("error", error.clone());
+        }
+        text.push_str(&self.histogram_text());
+        io::stdout().lock().write_all(text.as_bytes())
+    }
+
+    /// One bar for each step of the scale that holds anything, and for those between.
+    fn histogram_text(&self) -> String {
+        let rows = self.buckets();
+        let largest = rows.iter().map(|row| row.2).max().unwrap_or(0).max(1);
+        let mut text = String::new();
+        for (from, to, count) in rows {
+            let bar = "#".repeat((count * BAR_WIDTH).div_ceil(largest) as usize);
+            let share = 100.0 * count as f64 / self.latencies.len() as f64;
+            text.push_str(&format!("{:>9} - {:<9} {bar:<50} {count:>9}  {share:>5.1} %\n", time(from), time(to)));
+        }
+        text
+    }
+
+    /// Counts between the steps of the scale, without the empty ones at both ends.
+    fn buckets(&self) -> Vec<(u64, u64, u64)> {
+        if self.latencies.is_empty() {
+            return Vec::new();
+        }
+        let steps: Vec<u64> = (0..11).flat_map(|power| STEPS.map(|step| step * 10_u64.pow(power) * 100)).collect();
+        let mut rows: Vec<(u64, u64, u64)> = steps.windows(2).map(|pair| (pair[0], pair[1], 0)).collect();
+        rows.insert(0, (0, steps[0], 0));
+        for recorded in self.latencies.iter_recorded() {
+            let value = recorded.value_iterated_to().clamp(self.total.min, self.total.max);
+            let index = rows.partition_point(|row| row.1 <= value).min(rows.len() - 1);
+            rows[index].2 += recorded.count_at_value();
+        }
+        let first = rows.iter().position(|row| row.2 > 0).unwrap_or(0);
+        let last = rows.iter().rposition(|row| row.2 > 0).unwrap_or(0);
+        rows[first..=last].to_vec()
+    }
+
+    pub(super) fn write_json(&self, path: &Path) -> io::Result<()> {
+        let (total, setup, outcome) = (&self.total, &self.setup, &self.publication.outcome);
+        let object =
+            |pairs: &[(&str, u64)]| Value::Object(pairs.iter().map(|&(k, v)| (k.to_owned(), json!(v))).collect());
+        let result = json!({
+            "server": self.command.to,
+            "clients": self.command.clients,
+            "topics": self.command.topics,
+            "messages": self.command.messages,
+            "size": self.command.size,
+            "rate": self.command.rate,
+            "window": self.command.rate.is_none().then_some(self.command.window),
+            "classic_publish": self.command.classic_publish,
+            "workers": setup.workers,
+            "setup_ns": super::clock::nanoseconds(setup.elapsed),
+            "ready": setup.ready,
+            "failed": setup.failed,
+            "disconnected": total.disconnected,
+            "published": outcome.published,
+            "stalled": self.publication.stalled,
+            "expected": self.expected,
+            "good": total.good,
+            "bad": self.bad(),
+            "lost": total.lost,
+            "duplicated": total.duplicated,
+            "out_of_order": total.out_of_order,
+            "corrupt": total.corrupt,
+            "deliveries_per_second": self.deliveries_per_second(),
+            "latency_ns": self.latency().map(|latency| object(&latency)),
+            "last_delivery_ns": (!self.last_delivery.is_empty()).then(|| object(&[
+                ("median", self.last_delivery.value_at_quantile(0.5)),
+                ("worst", self.last_delivery.max()),
+            ])),
+            "publisher_late_ns": outcome.lateness.as_ref().map(|lateness| object(&[
+                ("p99", lateness.value_at_quantile(0.99)),
+                ("max", lateness.max()),
+            ])),
+            "histogram_ns": self.buckets(),
+            "errors": self.errors(),
+        });
+        std::fs::write(path, format!("{result:#}\n"))
+    }
+
+    /// Whether every delivery was made, once and in order.
+    pub(super) fn verdict(&self) -> Result<(), String> {
+        let unpublished = self.command.messages - self.publication.outcome.published;
+        let without_connection = self.setup.failed + self.total.disconnected;
+        if self.bad() == 0 && unpublished == 0 && without_connection == 0 && self.publication.outcome.error.is_none() {
+            return Ok(());
+        }
+        Err(format!(
+            "{} of {} deliveries are missing, {} are wrong, {unpublished} messages were not published, \
+             {without_connection} clients had no connection to the end",
+            self.total.lost,
+            self.expected,
+            self.bad() - self.total.lost
+        ))
+    }
+}
+
+/// Counts a time in a histogram that grows with what it is given.
+pub(super) fn record(histogram: &mut Histogram<u64>, nanoseconds: u64, count: u64) {
+    histogram.record_n(nanoseconds, count).expect("a histogram made by `new` resizes itself up to every u64");
+}
+
+/// A time with three digits that matter.
+fn time(nanoseconds: u64) -> String {
+    let duration = Duration::from_nanos(nanoseconds);
+    let (value, unit) = match nanoseconds {
+        0..1_000 => (nanoseconds as f64, "ns"),
+        1_000..1_000_000 => (duration.as_secs_f64() * 1e6, "µs"),
+        1_000_000..1_000_000_000 => (duration.as_secs_f64() * 1e3, "ms"),
+        _ => (duration.as_secs_f64(), "s"),
+    };
+    let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.decimals$} {unit}")
+}
+
+const BAR_WIDTH: u64 = 50;
+/// Six steps to a factor of ten, as multiples of a hundred nanoseconds.
+const STEPS: [u64; 6] = [10, 15, 20, 30, 50, 70];
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_are_short_and_keep_their_unit() {
+        assert_eq!(time(900), "900 ns");
+        assert_eq!(time(12_345), "12.3 µs");
+        assert_eq!(time(1_234_567), "1.23 ms");
+        assert_eq!(time(2_000_000_000), "2.00 s");
+    }
+}

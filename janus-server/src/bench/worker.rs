@@ -1,0 +1,451 @@
+//! A bench worker: the clients of one process on one epoll loop.
+//!
+//! It must cost little beside the server it measures: one shared read buffer, one `read` for a delivery, the time taken
+//! as soon as that returns, and no parsing beyond the mark at the end of a frame. The reader of standard input is the
+//! only other thread; when the input ends, so does the worker.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use janus_core::wire::classic::client::{self, ServerFrame};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::BenchError;
+use super::clock::Clock;
+use super::ledger::{Arrival, Ledger};
+use super::lines::{FromWorker, Plan, Tally, ToWorker};
+use super::mark::Mark;
+use super::report::record;
+use crate::limits;
+
+pub(crate) fn run() -> Result<(), BenchError> {
+    limits::raise_descriptors();
+    let poll = Poll::new().map_err(BenchError::Loop)?;
+    let waker = Waker::new(poll.registry(), WAKER).map_err(BenchError::Loop)?;
+    let orders = listen_for_orders(waker);
+    let Ok(ToWorker::Plan(plan)) = orders.recv() else { return Err(BenchError::NoCoordinator) };
+    let mut worker = Worker::new(plan, poll);
+    worker.connect_all()?;
+    let published = worker.receive_until_told(&orders)?;
+    worker.wait_for_quiet()?;
+    let tally = worker.into_tally(published);
+    tell(&FromWorker::Tally(Box::new(tally)))
+}
+
+/// A client of the server, small because there are many.
+struct Client {
+    stream: Option<TcpStream>,
+    stage: Stage,
+    topic: u32,
+    ledger: Ledger,
+    /// The beginning of a frame whose end has not come yet.
+    unfinished: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    /// The subscription is sent and not acknowledged.
+    Subscribing,
+    Ready,
+    Failed,
+}
+
+struct Worker {
+    plan: Plan,
+    clock: Clock,
+    poll: Poll,
+    clients: Vec<Client>,
+    /// Clients that are neither ready nor failed, of those that were begun.
+    under_way: usize,
+    ready: u32,
+    failed: u32,
+    /// Clients that a message has still to reach.
+    waiting: Vec<u32>,
+    /// Messages that have reached everyone since the bench was last told, with the time the last delivery took.
+    through: Vec<(u32, u64)>,
+    latencies: Histogram<u64>,
+    tally: Tally,
+    /// How often each error occurred.
+    errors: BTreeMap<String, u32>,
+}
+
+impl Worker {
+    fn new(plan: Plan, poll: Poll) -> Self {
+        let client = |index| Client {
+            stream: None,
+            stage: Stage::Connecting,
+            topic: (plan.first_client + index) % plan.topics,
+            ledger: Ledger::default(),
+            unfinished: Vec::new(),
+        };
+        Self {
+            clients: (0..plan.clients).map(client).collect(),
+            clock: Clock::start(),
+            poll,
+            under_way: 0,
+            ready: 0,
+            failed: 0,
+            waiting: Vec::new(),
+            through: Vec::new(),
+            latencies: Histogram::new(3).expect("three digits are allowed"),
+            tally: Tally { min: u64::MAX, ..Tally::default() },
+            errors: BTreeMap::new(),
+            plan,
+        }
+    }
+
+    /// Brings every client to its acknowledgement, or to its failure, before the timeout; then says so.
+    fn connect_all(&mut self) -> Result<(), BenchError> {
+        let begin = Instant::now();
+        let timeout = Duration::from_millis(self.plan.timeout_ms);
+        let mut events = Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut begun = 0;
+        let mut told = begin;
+        while begun < self.clients.len() || self.under_way > 0 {
+            while begun < self.clients.len() && self.under_way < UNDER_WAY_MAX {
+                self.begin(begun);
+                begun += 1;
+            }
+            self.turn(&mut events, &mut buffer, Duration::from_millis(50))?;
+            if told.elapsed() > Duration::from_millis(100) {
+                told = Instant::now();
+                tell(&FromWorker::Progress { ready: self.ready })?;
+            }
+            if begin.elapsed() > timeout {
+                for index in 0..self.clients.len() {
+                    if matches!(self.clients[index].stage, Stage::Connecting | Stage::Subscribing) {
+                        self.under_way += usize::from(index >= begun);
+                        self.fail(index, &format!("not acknowledged within {timeout:?}"));
+                    }
+                }
+                break;
+            }
+        }
+        let mut ready_on_topic = vec![0; self.plan.topics as usize];
+        for client in self.clients.iter().filter(|client| client.stage == Stage::Ready) {
+            ready_on_topic[client.topic as usize] += 1;
+        }
+        self.waiting = ready_on_topic.iter().copied().cycle().take(self.plan.messages as usize).collect();
+        let errors = self.take_errors();
+        tell(&FromWorker::Ready { ready_on_topic, failed: self.failed, errors })
+    }
+
+    /// Takes deliveries until the bench says that nothing more was published, and returns how much was.
+    fn receive_until_told(&mut self, orders: &Receiver<ToWorker>) -> Result<u32, BenchError> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            // An order comes with a wake-up, so the loop need not look for it more often than this.
+            self.turn(&mut events, &mut buffer, Duration::from_secs(1))?;
+            if !self.through.is_empty() {
+                tell(&FromWorker::Through(std::mem::take(&mut self.through)))?;
+            }
+            match orders.try_recv() {
+                Ok(ToWorker::Finish { published }) => return Ok(published),
+                Ok(ToWorker::Plan(_)) | Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    return Err(BenchError::NoCoordinator);
+                }
+                Err(std::sync::mpsc::TryRecvError::Empty) => {}
+            }
+        }
+    }
+
+    /// Gives a message that should not come, a second copy say, the time to come.
+    fn wait_for_quiet(&mut self) -> Result<(), BenchError> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let deadline = Instant::now() + 10 * QUIET;
+        while self.turn(&mut events, &mut buffer, QUIET)? && Instant::now() < deadline {}
+        Ok(())
+    }
+
+    fn into_tally(mut self, published: u32) -> Tally {
+        for client in &self.clients {
+            let expected = self.plan.messages_on_topic(client.topic, published);
+            self.tally.lost += client.ledger.not_arrived(expected).count() as u64;
+        }
+        self.tally.errors = self.take_errors();
+        self.tally.latencies =
+            self.latencies.iter_recorded().map(|value| (value.value_iterated_to(), value.count_at_value())).collect();
+        self.tally
+    }
+
+    /// Serves what is ready, and says whether anything was.
+    fn turn(&mut self, events: &mut Events, buffer: &mut [u8], patience: Duration) -> Result<bool, BenchError> {
+        match self.poll.poll(events, Some(patience)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
+            other => other.map_err(BenchError::Loop)?,
+        }
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            let index = event.token().0;
+            if self.clients[index].stage == Stage::Connecting && (event.is_writable() || event.is_error()) {
+                self.subscribe(index);
+            }
+            if event.is_readable() || event.is_read_closed() {
+                self.read(index, buffer, event.is_read_closed());
+            }
+        }
+        Ok(!events.is_empty())
+    }
+
+    fn begin(&mut self, index: usize) {
+        self.under_way += 1;
+        let client = self.plan.first_client + index as u32;
+        let connected = connect(self.plan.server, client, self.plan.run).and_then(|mut stream| {
+            self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => self.clients[index].stream = Some(stream),
+            Err(error) => self.fail(index, &format!("connecting: {error}{}", advice(&error))),
+        }
+    }
+
+    /// Follows on a connection that stands, or has failed to.
+    fn subscribe(&mut self, index: usize) {
+        let topic = Plan::topic_name(self.plan.run, self.clients[index].topic);
+        let Some(stream) = &mut self.clients[index].stream else { return };
+        let mut frames = client::PREAMBLE.to_vec();
+        frames.extend_from_slice(&client::subscribe(&topic));
+        let refusal = stream.take_error().map_or_else(Some, |error| error);
+        let subscribed = refusal.map_or(Ok(()), Err).and_then(|()| {
+            let _ = stream.set_nodelay(true);
+            // The send buffer of a new connection is empty: these bytes fit.
+            stream.write_all(&frames)?;
+            self.poll.registry().reregister(stream, Token(index), Interest::READABLE)
+        });
+        match subscribed {
+            Ok(()) => self.clients[index].stage = Stage::Subscribing,
+            Err(error) => self.fail(index, &format!("connecting: {error}{}", advice(&error))),
+        }
+    }
+
+    fn read(&mut self, index: usize, buffer: &mut [u8], closed: bool) {
+        loop {
+            let Some(stream) = &mut self.clients[index].stream else { return };
+            let read = stream.read(buffer);
+            let now = self.clock.now();
+            match read {
+                Ok(0) => return self.fail(index, "the server closed the connection"),
+                Ok(length) => {
+                    self.take(index, &buffer[..length], now);
+                    // A short read has emptied the socket; the epoll edge will tell when there is more. The end of the
+                    // stream was already told, so it is read for.
+                    if length < buffer.len() && !closed {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.fail(index, &format!("reading: {error}")),
+            }
+        }
+    }
+
+    /// Takes the frames of one read, which returned at `now`.
+    fn take(&mut self, index: usize, mut bytes: &[u8], now: u64) {
+        let mut unfinished = std::mem::take(&mut self.clients[index].unfinished);
+        // A frame may end the client, and what follows it no longer counts.
+        while !bytes.is_empty() && self.clients[index].stage != Stage::Failed {
+            let rest = bytes;
+            // `skip_until` searches with memchr, which matters for long messages.
+            let length = bytes.skip_until(END_OF_FRAME).expect("reading from memory does not fail");
+            let piece = &rest[..length];
+            let Some(piece) = piece.strip_suffix(&[END_OF_FRAME]) else {
+                unfinished.extend_from_slice(piece);
+                if unfinished.len() > UNFINISHED_BYTES_MAX {
+                    return self.fail(index, "the server sends a frame without an end");
+                }
+                break;
+            };
+            if unfinished.is_empty() {
+                self.frame(index, piece, now);
+            } else {
+                unfinished.extend_from_slice(piece);
+                self.frame(index, &unfinished, now);
+                unfinished.clear();
+            }
+        }
+        if !unfinished.is_empty() {
+            self.clients[index].unfinished = unfinished;
+        }
+    }
+
+    fn frame(&mut self, index: usize, frame: &[u8], now: u64) {
+        match Mark::read(frame, self.plan.size) {
+            Some(mark) if mark.run == self.plan.run => self.deliver(index, mark, now),
+            Some(_) => self.tally.corrupt += 1,
+            None => match ServerFrame::parse(frame) {
+                ServerFrame::Ack if self.clients[index].stage == Stage::Subscribing => {
+                    self.clients[index].stage = Stage::Ready;
+                    self.under_way -= 1;
+                    self.ready += 1;
+                }
+                ServerFrame::Error { code, message } => self.fail(index, &format!("refused: {code}: {message}")),
+                ServerFrame::Message { .. } | ServerFrame::TooLarge => self.tally.corrupt += 1,
+                // The greeting, heartbeats, and what another server may say.
+                _ => {}
+            },
+        }
+    }
+
+    fn deliver(&mut self, index: usize, mark: Mark, now: u64) {
+        let client = &mut self.clients[index];
+        if mark.number >= self.plan.messages || mark.number % self.plan.topics != client.topic {
+            self.tally.corrupt += 1;
+            return;
+        }
+        match client.ledger.arrive(mark.number / self.plan.topics) {
+            Arrival::InOrder => self.tally.good += 1,
+            Arrival::Late => self.tally.out_of_order += 1,
+            Arrival::Again => {
+                self.tally.duplicated += 1;
+                return;
+            }
+        }
+        // The clocks of two processes may differ by less than the shortest delivery takes, but not by nothing.
+        let latency = now.saturating_sub(mark.sent).max(1);
+        record(&mut self.latencies, latency, 1);
+        self.tally.min = latency.min(self.tally.min);
+        self.tally.max = latency.max(self.tally.max);
+        self.tally.last_delivery = now;
+        self.reached(mark.number, latency);
+    }
+
+    /// One client fewer to wait for with this message.
+    fn reached(&mut self, number: u32, latency: u64) {
+        if let Some(waiting) = self.waiting.get_mut(number as usize) {
+            *waiting = waiting.saturating_sub(1);
+            if *waiting == 0 {
+                self.through.push((number, latency));
+            }
+        }
+    }
+
+    /// Ends a client. Nobody waits any longer for the messages that it will not get; the tally has them as lost.
+    fn fail(&mut self, index: usize, why: &str) {
+        let client = &mut self.clients[index];
+        client.stream = None;
+        match client.stage {
+            Stage::Failed => return,
+            Stage::Ready => {
+                self.tally.disconnected += 1;
+                let on_topic = self.plan.messages_on_topic(client.topic, self.plan.messages);
+                let (topic, topics) = (client.topic, self.plan.topics);
+                let missed: Vec<u32> = client.ledger.not_arrived(on_topic).collect();
+                for number in missed {
+                    self.reached(number * topics + topic, 0);
+                }
+            }
+            Stage::Connecting | Stage::Subscribing => {
+                self.under_way -= 1;
+                self.failed += 1;
+            }
+        }
+        self.clients[index].stage = Stage::Failed;
+        // The number of different texts is limited by the kinds of errors there are, and by this.
+        if self.errors.len() < 16 || self.errors.contains_key(why) {
+            *self.errors.entry(why.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn take_errors(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.errors).into_iter().map(|(error, clients)| format!("{clients} × {error}")).collect()
+    }
+}
+
+/// Begins to connect the client of this number among all.
+///
+/// To a server on loopback, from a chosen address and port: one address has some 28,000 ports, and long before they are
+/// used up the kernel's own search for a free one takes longer than everything else that connecting does.
+fn connect(server: SocketAddr, client: u32, run: u32) -> io::Result<TcpStream> {
+    let SocketAddr::V4(loopback) = server else { return TcpStream::connect(server) };
+    if !loopback.ip().is_loopback() {
+        return TcpStream::connect(server);
+    }
+    let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + client / CLIENTS_PER_SOURCE);
+    // Each run begins elsewhere, as the ports of the last one cannot be used again at once.
+    let first = u64::from(client % CLIENTS_PER_SOURCE) + u64::from(run);
+    for attempt in 0..ATTEMPTS {
+        let port = PORTS.start + ((first + attempt * STRIDE) % PORTS.len() as u64) as u16;
+        match connect_from(server, SocketAddr::from((source, port))) {
+            Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {}
+            other => return other,
+        }
+    }
+    TcpStream::connect(server)
+}
+
+fn connect_from(server: SocketAddr, source: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(server), socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // Lets `bind` have a port whose last connection is only just closed; `connect` decides whether that is safe.
+    socket.set_reuse_address(true)?;
+    socket.bind(&source.into())?;
+    match socket.connect(&server.into()) {
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::AddrNotAvailable => " (no port left to connect from: widen net.ipv4.ip_local_port_range)",
+        ErrorKind::ConnectionRefused => " (is the server running?)",
+        _ if error.raw_os_error() == Some(EMFILE) => " (the descriptor limit; see --workers)",
+        _ => "",
+    }
+}
+
+/// Hands the bench's lines to the loop, and wakes it for each; the end of the channel is the end of the input.
+fn listen_for_orders(waker: Waker) -> Receiver<ToWorker> {
+    let (sender, orders) = sync_channel(4);
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Some(order) = line.ok().and_then(|line| serde_json::from_str(&line).ok()) else { break };
+            if sender.send(order).is_err() || waker.wake().is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        let _ = waker.wake();
+    });
+    orders
+}
+
+fn tell(line: &FromWorker) -> Result<(), BenchError> {
+    let write = || -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        let mut output = io::stdout().lock();
+        output.write_all(&text)?;
+        output.flush()
+    };
+    write().map_err(BenchError::Output)
+}
+
+const WAKER: Token = Token(usize::MAX);
+const END_OF_FRAME: u8 = 1;
+const EVENTS: usize = 1_024;
+const BUFFER_BYTES: usize = 64 * 1024;
+/// More than the data a bench can be told to send.
+const UNFINISHED_BYTES_MAX: usize = 32 << 20;
+/// Clients that connect at once: few enough that the kernel's queue of the listener holds them.
+const UNDER_WAY_MAX: usize = 256;
+const QUIET: Duration = Duration::from_millis(100);
+const CLIENTS_PER_SOURCE: u32 = 20_000;
+/// Linux's range of ports to connect from.
+const PORTS: Range<u16> = 32_768..61_000;
+const ATTEMPTS: u64 = 16;
+/// From one attempt to the next, so that clients of neighbouring numbers do not get into each other's way again.
+const STRIDE: u64 = 4_099;
+const EINPROGRESS: i32 = 115;
+const EMFILE: i32 = 24;

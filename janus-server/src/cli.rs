@@ -1,0 +1,215 @@
+//! What can be written on the command line.
+//!
+//! The subcommands and their own flags are declared here; the flags of the server's settings are added from the table
+//! in `settings.rs`. Nothing is opened, connected or read before all of it has been understood.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, Parser, Subcommand, value_parser};
+
+use crate::settings::{self, Field, Flags, TABLE};
+
+/// Pushes messages published to topics to tens of thousands of connected clients.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "janus-server", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) flags: SettingFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Accept clients and deliver what is published, until SIGTERM or SIGINT.
+    Serve(SettingFlags),
+    /// Show or check the settings without serving.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Publish one message, or one for each line of standard input, and print the server's receipts.
+    Publish(Publish),
+    /// Print the messages of topics, each as one line of JSON.
+    Subscribe(Subscribe),
+    /// Measure a server with many clients: latency, and whether any message was lost.
+    Bench(Bench),
+    /// The clients of one process of the bench; the bench starts it.
+    #[command(hide = true)]
+    BenchWorker,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every setting in force as a configuration file, with where each value comes from.
+    Show(SettingFlags),
+    /// Say whether the settings can be used: exit code 0 if so, 2 if not.
+    Check(SettingFlags),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// The topic to publish to.
+    pub(crate) topic: String,
+    /// The message: JSON, or any text, which is sent as a JSON string; `-` reads one message per line of input.
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) data: String,
+    /// The message's event.
+    #[arg(long, default_value = "")]
+    pub(crate) event: String,
+    /// The message's id.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Refuse a message that is not JSON, with exit code 2, instead of sending it as a string.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The server.
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    pub(crate) to: String,
+    /// How long connecting, and each receipt, may take.
+    #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Subscribe {
+    /// The topics to subscribe to.
+    #[arg(required = true)]
+    pub(crate) topics: Vec<String>,
+    /// The server.
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    pub(crate) from: String,
+    /// End after this many messages.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// How long connecting, and the server's acknowledgement, may take.
+    #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The server.
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    pub(crate) to: String,
+    /// Clients to connect and subscribe before anything is published.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=2_000_000))]
+    pub(crate) clients: u32,
+    /// Topics the clients are spread over, one topic each; messages go to them in turn.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) topics: u32,
+    /// Messages to publish.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) messages: u32,
+    /// Publish at this rate, whatever the server does, and measure from when each message was due. Without it a message
+    /// is published when an earlier one has arrived everywhere.
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Without a rate: messages under way at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) window: u32,
+    /// Bytes of each message's data.
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = value_parser!(u32).range(i64::from(crate::bench::MARK_BYTES)..=16 << 20))]
+    pub(crate) size: u32,
+    /// Publish each message over a connection of its own, as the clients of the original server do.
+    #[arg(long)]
+    pub(crate) classic_publish: bool,
+    /// Processes to spread the clients over; as few as the descriptor limit allows without it.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=256))]
+    pub(crate) workers: Option<u32>,
+    /// How long each phase (connecting, publishing without progress, the last deliveries) may take.
+    #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Write the result to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// The flags of the settings in `settings.rs`, and `--config`.
+#[derive(Debug)]
+pub(crate) struct SettingFlags(pub(crate) Flags);
+
+impl Args for SettingFlags {
+    fn augment_args(command: ClapCommand) -> ClapCommand {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("A TOML file of settings [variable: JANUS_CONFIG]");
+        let flags = TABLE.iter().map(|setting| {
+            let help = format!(
+                "{}\n{} [default: {}] [variable: {}]",
+                setting.doc,
+                setting.expected(),
+                setting.default_text(),
+                settings::variable_name(setting)
+            );
+            let flag = Arg::new(setting.name)
+                .long(settings::flag_name(setting))
+                .help(setting.doc)
+                .long_help(help)
+                .help_heading("Settings")
+                .hide_short_help(!["listen", "log", "threads"].contains(&setting.name));
+            match setting.field {
+                Field::Addresses(_) => flag.value_name("ADDR:PORT").action(ArgAction::Append),
+                Field::Count(_) | Field::Count32(_) => flag.value_name("N"),
+                Field::Bytes(_) => flag.value_name("BYTES"),
+                Field::Duration(_) => flag.value_name("DURATION"),
+                Field::Level(_) => flag.value_name("LEVEL"),
+                Field::Boolean(_) => {
+                    flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
+                }
+            }
+        });
+        command.arg(file).args(flags)
+    }
+
+    fn augment_args_for_update(command: ClapCommand) -> ClapCommand {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |(index, setting): (usize, &settings::Setting)| {
+            let texts = matches.get_many::<String>(setting.name)?;
+            Some((index, texts.cloned().collect()))
+        };
+        Ok(Self(Flags {
+            file: matches.get_one("config").cloned(),
+            values: TABLE.iter().enumerate().filter_map(given).collect(),
+        }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    match settings::duration(text.trim()) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("expected a duration with a unit, such as \"10 s\" or 500ms"),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, &'static str> {
+    match text.parse() {
+        Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("expected messages per second, 0.001 to 10000000"),
+    }
+}
+
+const DEFAULT_ADDRESS: &str = "127.0.0.1:8081";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_has_no_contradiction() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,133 @@
+//! The client commands, and the connection they share: one blocking socket that speaks the classic protocol.
+
+pub(crate) mod publish;
+pub(crate) mod subscribe;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant};
+
+use janus_core::wire::classic::client::ServerFrame;
+use socket2::{SockRef, TcpKeepalive};
+
+/// Why a client command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The address on the command line is not one.
+    #[error("{to} is not an address: expected HOST:PORT")]
+    BadAddress { to: String, source: io::Error },
+    /// Nobody listens there, or nobody answers.
+    #[error("cannot connect to {to}")]
+    Connect { to: String, source: io::Error },
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("the connection was lost")]
+    Lost(#[source] io::Error),
+    /// The peer is not a Janus server, or not one that knows what was asked.
+    #[error("no {awaited} from the server within {timeout:?}")]
+    Late { awaited: &'static str, timeout: Duration },
+    #[error("the peer does not speak the Janus protocol: a frame of more than {FRAME_BYTES_MAX} bytes")]
+    FrameTooLarge,
+    #[error("the server refused: {code}: {message}")]
+    Refused { code: String, message: String },
+    #[error("line {line} of the input failed")]
+    Line { line: usize, source: Box<Self> },
+    #[error("the message is not JSON")]
+    NotJson(#[source] serde_json::Error),
+    #[error("the message is not UTF-8")]
+    NotUtf8,
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl ClientError {
+    pub(crate) fn is_usage(&self) -> bool {
+        match self {
+            Self::BadAddress { .. } | Self::NotJson(_) | Self::NotUtf8 => true,
+            Self::Line { source, .. } => source.is_usage(),
+            _ => false,
+        }
+    }
+}
+
+/// A connection to a server, which hands out one frame after the other.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    /// What was read; frames before `start` are done with, and bytes before `searched` hold no further end of a frame.
+    buffer: Vec<u8>,
+    start: usize,
+    searched: usize,
+}
+
+impl Connection {
+    pub(crate) fn open(to: &str, timeout: Duration) -> Result<Self, ClientError> {
+        let stream = connect(to, timeout)?;
+        // A subscriber never sends anything, so only the kernel can find out that the server's machine is gone.
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ClientError::Lost)?;
+        stream.set_nodelay(true).map_err(ClientError::Lost)?;
+        stream.set_write_timeout(Some(timeout)).map_err(ClientError::Lost)?;
+        Ok(Self { stream, buffer: Vec::new(), start: 0, searched: 0 })
+    }
+
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), ClientError> {
+        self.stream.write_all(frame).map_err(ClientError::Lost)
+    }
+
+    /// A second handle for one who writes while another reads.
+    pub(crate) fn writer(&self) -> Result<TcpStream, ClientError> {
+        self.stream.try_clone().map_err(ClientError::Lost)
+    }
+
+    /// Waits for the next frame, for ever or until the deadline, at which it returns `None`.
+    pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<ServerFrame<'_>>, ClientError> {
+        self.buffer.drain(..self.start);
+        self.searched = self.searched.saturating_sub(self.start);
+        self.start = 0;
+        let length = loop {
+            if let Some(length) = self.buffer[self.searched..].iter().position(|&byte| byte == 1) {
+                break self.searched + length;
+            }
+            self.searched = self.buffer.len();
+            if self.buffer.len() > FRAME_BYTES_MAX {
+                return Err(ClientError::FrameTooLarge);
+            }
+            let patience = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return Ok(None),
+                patience => patience,
+            };
+            self.stream.set_read_timeout(patience).map_err(ClientError::Lost)?;
+            let mut piece = [0; 16 * 1024];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(read) => self.buffer.extend_from_slice(&piece[..read]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(ClientError::Lost(error)),
+            }
+        };
+        self.start = length + 1;
+        self.searched = self.start;
+        Ok(Some(ServerFrame::parse(&self.buffer[..length])))
+    }
+}
+
+/// Tries every address of the name, and reports the last failure.
+fn connect(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
+    let addresses = to.to_socket_addrs().map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
+        _ => ClientError::Connect { to: to.to_owned(), source },
+    })?;
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => return Ok(stream),
+            Err(source) => failure = source,
+        }
+    }
+    Err(ClientError::Connect { to: to.to_owned(), source: failure })
+}
+
+/// Twice of what a server can be set to accept.
+const FRAME_BYTES_MAX: usize = 32 << 20;

@@ -1,0 +1,90 @@
+//! `janus-server serve`: starts the tree, waits for a signal or for the tree's own end, and drains.
+//!
+//! The first SIGTERM or SIGINT drains and ends with exit code 0; a second one does not wait for the drain and ends with 1, as
+//! messages that were queued are lost. When the tree gives up the reason is logged and the exit code is 1.
+
+use std::net::SocketAddr;
+
+use janus_core::{Config, Janus, StartError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Why serving ended otherwise than by a drain.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("cannot set up the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("cannot listen on {addr}{}", advice(source))]
+    Bind { addr: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Start(StartError),
+    #[error("the server gave up: {0}")]
+    GaveUp(String),
+    #[error("ended by a second signal; what was still queued is lost")]
+    Interrupted,
+}
+
+impl ServeError {
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::Start(StartError::Config(_)))
+    }
+}
+
+pub(crate) fn run(config: Config) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+    let janus = Janus::builder().config(config).start().await.map_err(|error| match error {
+        StartError::Bind { addr, source } => ServeError::Bind { addr, source },
+        other => ServeError::Start(other),
+    })?;
+    for addr in janus.local_addrs() {
+        log::info!("listening on {addr}");
+    }
+    tokio::select! {
+        reason = janus.wait() => {
+            return Err(ServeError::GaveUp(reason.to_string()));
+        }
+        name = signals.next() => log::info!("{name}: draining; a second signal ends at once"),
+    }
+    tokio::select! {
+        report = janus.shutdown() => {
+            log::info!("drained: {} connections closed, {} of them cut off", report.connections, report.cut_off);
+            Ok(())
+        }
+        name = signals.next() => {
+            log::warn!("{name}: ending at once");
+            Err(ServeError::Interrupted)
+        }
+    }
+}
+
+/// The signals that ask for an end: SIGTERM comes from a service manager, SIGINT from a terminal.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => " (is another server running? end it, or choose another port with --listen)",
+        std::io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        std::io::ErrorKind::PermissionDenied => " (ports below 1024 need the CAP_NET_BIND_SERVICE capability)",
+        _ => "",
+    }
+}

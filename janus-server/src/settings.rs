@@ -1,0 +1,617 @@
+//! The server's settings: one table, from which the file's keys, the `JANUS_` variables, the flags, their help,
+//! `config show` and the table in docs/OPERATIONS.md all come.
+//!
+//! Owns the layering (flags over variables over file over defaults), the memory of where each value came from, and
+//! the messages for a value or a name that is wrong. What a value may be is decided by `janus_core::Config::validate`
+//! alone: this file asks it instead of repeating the ranges.
+
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use janus_core::Config;
+use log::LevelFilter;
+use toml::de::{DeTable, DeValue};
+
+/// What the server runs with: the core's settings and the few that are the binary's own.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) core: Config,
+    pub(crate) log: LevelFilter,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { core: Config::default(), log: LevelFilter::Info }
+    }
+}
+
+/// One setting: its name in the file, and what a reader needs to know about it.
+pub(crate) struct Setting {
+    /// The key in the file. The variable is `JANUS_` and this in capitals, the flag has `-` for `_`.
+    pub(crate) name: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) field: Field,
+}
+
+/// The kind of a setting's value, and the place in [`Settings`] that holds it.
+pub(crate) enum Field {
+    Addresses(fn(&mut Settings) -> &mut Vec<SocketAddr>),
+    Count(fn(&mut Settings) -> &mut usize),
+    Count32(fn(&mut Settings) -> &mut u32),
+    Bytes(fn(&mut Settings) -> &mut usize),
+    Duration(fn(&mut Settings) -> &mut Duration),
+    Boolean(fn(&mut Settings) -> &mut bool),
+    Level(fn(&mut Settings) -> &mut LevelFilter),
+}
+
+/// Every setting there is, in the order in which they are shown.
+pub(crate) static TABLE: &[Setting] = &[
+    Setting {
+        name: "listen",
+        doc: "Addresses to accept connections of the classic protocol on; port 0 lets the system choose.",
+        field: Field::Addresses(|s| &mut s.core.listen),
+    },
+    Setting { name: "log", doc: "How much is logged to standard error.", field: Field::Level(|s| &mut s.log) },
+    Setting {
+        name: "threads",
+        doc: "Threads that deliver: one is home to the actors, the others help it send.",
+        field: Field::Count(|s| &mut s.core.threads),
+    },
+    Setting {
+        name: "max_connections",
+        doc: "Clients connected at once. One more is told `too_many_connections` and closed.",
+        field: Field::Count(|s| &mut s.core.max_connections),
+    },
+    Setting {
+        name: "max_frame_bytes",
+        doc: "Bytes of one frame from a client, without its terminator. A longer one closes the connection \
+              (`frame_too_large`).",
+        field: Field::Bytes(|s| &mut s.core.max_frame_bytes),
+    },
+    Setting {
+        name: "max_topic_bytes",
+        doc: "Bytes of a topic's name. A longer one is refused (`bad_topic`).",
+        field: Field::Bytes(|s| &mut s.core.max_topic_bytes),
+    },
+    Setting {
+        name: "max_topics_per_client",
+        doc: "Topics one client may be subscribed to. One more is refused (`too_many_topics`).",
+        field: Field::Count(|s| &mut s.core.max_topics_per_client),
+    },
+    Setting {
+        name: "max_topics",
+        doc: "Topics that exist at once. One more is refused (`too_many_topics_on_server`).",
+        field: Field::Count(|s| &mut s.core.max_topics),
+    },
+    Setting {
+        name: "max_queue_frames",
+        doc: "Frames that wait for one client. One more makes it a slow consumer, and it is cut off.",
+        field: Field::Count(|s| &mut s.core.max_queue_frames),
+    },
+    Setting {
+        name: "max_queue_bytes",
+        doc: "Bytes that wait for one client. More make it a slow consumer, and it is cut off.",
+        field: Field::Bytes(|s| &mut s.core.max_queue_bytes),
+    },
+    Setting {
+        name: "max_inflight_frames",
+        doc: "Messages of one topic that are accepted but not yet handed to every subscriber. Beyond it the \
+              publisher's connection is not read until some are.",
+        field: Field::Count(|s| &mut s.core.max_inflight_frames),
+    },
+    Setting {
+        name: "max_inflight_bytes",
+        doc: "The same limit in bytes.",
+        field: Field::Bytes(|s| &mut s.core.max_inflight_bytes),
+    },
+    Setting {
+        name: "coalesce_bytes",
+        doc: "Bytes of waiting messages of one topic that are sent to a subscriber in one go.",
+        field: Field::Bytes(|s| &mut s.core.coalesce_bytes),
+    },
+    Setting {
+        name: "inline_subscribers",
+        doc: "Subscribers up to which a topic delivers alone; above it the other threads help.",
+        field: Field::Count(|s| &mut s.core.inline_subscribers),
+    },
+    Setting {
+        name: "frame_timeout",
+        doc: "How long a frame may stay unfinished before its connection is closed (`frame_timeout`).",
+        field: Field::Duration(|s| &mut s.core.frame_timeout),
+    },
+    Setting {
+        name: "heartbeat_interval",
+        doc: "Silence on a connection, counted from its last message, after which it gets a `PING`.",
+        field: Field::Duration(|s| &mut s.core.heartbeat_interval),
+    },
+    Setting {
+        name: "session_ttl",
+        doc: "How long a session can be taken over after its connection ended.",
+        field: Field::Duration(|s| &mut s.core.session_ttl),
+    },
+    Setting {
+        name: "max_detached_sessions",
+        doc: "Sessions without a connection that are kept; beyond it the one detached longest ends.",
+        field: Field::Count(|s| &mut s.core.max_detached_sessions),
+    },
+    Setting {
+        name: "topic_idle",
+        doc: "How long an unused topic lives on.",
+        field: Field::Duration(|s| &mut s.core.topic_idle),
+    },
+    Setting {
+        name: "topic_quarantine",
+        doc: "How long a topic that keeps crashing is refused (`topic_unavailable`) before it starts afresh.",
+        field: Field::Duration(|s| &mut s.core.topic_quarantine),
+    },
+    Setting {
+        name: "drain_timeout",
+        doc: "How long the end of the server may take to deliver what is queued.",
+        field: Field::Duration(|s| &mut s.core.drain_timeout),
+    },
+    Setting {
+        name: "tcp_keepalive",
+        doc: "Idle time before TCP keep-alive probes a peer.",
+        field: Field::Duration(|s| &mut s.core.tcp_keepalive),
+    },
+    Setting {
+        name: "tcp_user_timeout",
+        doc: "How long sent bytes may stay unacknowledged before the kernel ends the connection.",
+        field: Field::Duration(|s| &mut s.core.tcp_user_timeout),
+    },
+    Setting {
+        name: "send_buffer_bytes",
+        doc: "Bytes of the kernel's send buffer for one connection (the kernel doubles the value).",
+        field: Field::Bytes(|s| &mut s.core.send_buffer_bytes),
+    },
+    Setting {
+        name: "backlog",
+        doc: "Connections the kernel holds until they are accepted; the system's `somaxconn` caps it.",
+        field: Field::Count32(|s| &mut s.core.backlog),
+    },
+    Setting {
+        name: "allow_publish",
+        doc: "Whether clients of a listener that is not on loopback may publish.",
+        field: Field::Boolean(|s| &mut s.core.allow_publish),
+    },
+];
+
+/// The values that stand on the command line, as text, and the file that it names.
+#[derive(Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) file: Option<PathBuf>,
+    /// Indexes into [`TABLE`]; only a list of addresses has more than one text.
+    pub(crate) values: Vec<(usize, Vec<String>)>,
+}
+
+/// Settings in force, and where each of them came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) settings: Settings,
+    /// One entry for each of [`TABLE`].
+    origins: Vec<Origin>,
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    Default,
+    File { path: PathBuf, line: usize },
+    Variable(String),
+    Flag(String),
+}
+
+/// Why the settings cannot be used; each says where, what, and what was expected instead.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("{origin}: {name} is not a setting{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean {n}?")))]
+    Unknown { origin: Origin, name: String, nearest: Option<String> },
+    #[error("{origin}: {name} = {value}: expected {expected}")]
+    BadValue { origin: Origin, name: &'static str, value: String, expected: String },
+    #[error("{}:{line}: {message}", path.display())]
+    NotToml { path: PathBuf, line: usize, message: String },
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+}
+
+/// Everything that is wrong with the settings, so that one run shows it all.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+pub(crate) struct Problems(pub(crate) Vec<Problem>);
+
+impl Loaded {
+    /// Reads the file, then the variables, then the flags; the later one wins, and all of them must be right.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, in that order.
+    pub(crate) fn read(
+        flags: &Flags,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Problems> {
+        let mut loaded = Self { settings: Settings::default(), origins: vec![Origin::Default; TABLE.len()] };
+        let mut problems = Vec::new();
+        let mut variables: Vec<(String, String)> = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .collect();
+        variables.sort();
+
+        let file_by_variable = variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
+        if let Some(path) = flags.file.clone().or(file_by_variable) {
+            loaded.read_file(&path, &mut problems);
+        }
+        for (name, value) in variables.iter().filter(|(name, _)| name != FILE_VARIABLE) {
+            loaded.read_variable(name, value, &mut problems);
+        }
+        for (index, texts) in &flags.values {
+            let origin = Origin::Flag(flag_name(&TABLE[*index]));
+            loaded.set(*index, TABLE[*index].parse(texts), &texts.join(","), origin, &mut problems);
+        }
+        if problems.is_empty()
+            && let Err(error) = loaded.settings.core.validate()
+        {
+            let index = TABLE.iter().position(|setting| setting.name == error.key);
+            let origin = index.map_or(Origin::Default, |index| loaded.origins[index].clone());
+            let (name, value, expected) = (error.key, error.value, error.expected.to_owned());
+            problems.push(Problem::BadValue { origin, name, value, expected });
+        }
+        if problems.is_empty() { Ok(loaded) } else { Err(Problems(problems)) }
+    }
+
+    fn read_file(&mut self, path: &Path, problems: &mut Vec<Problem>) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(source) => return problems.push(Problem::Unreadable { path: path.into(), source }),
+        };
+        let line_at =
+            |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count();
+        let table = match DeTable::parse(&text) {
+            Ok(table) => table.into_inner(),
+            Err(error) => {
+                let line = line_at(error.span().map_or(0, |span| span.start));
+                let message = error.message().to_owned();
+                return problems.push(Problem::NotToml { path: path.into(), line, message });
+            }
+        };
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            let origin = Origin::File { path: path.into(), line: line_at(key.span().start) };
+            let name: &str = key.get_ref();
+            let Some(index) = TABLE.iter().position(|setting| setting.name == name) else {
+                let nearest = nearest(name, TABLE.iter().map(|setting| setting.name.to_owned()));
+                problems.push(Problem::Unknown { origin, name: name.to_owned(), nearest });
+                continue;
+            };
+            let shown = text.get(value.span()).unwrap_or_default();
+            self.set(index, TABLE[index].parse_toml(value.get_ref()), shown, origin, problems);
+        }
+    }
+
+    fn read_variable(&mut self, name: &str, value: &str, problems: &mut Vec<Problem>) {
+        let origin = Origin::Variable(name.to_owned());
+        let Some(index) = TABLE.iter().position(|setting| variable_name(setting) == name) else {
+            let known = TABLE.iter().map(variable_name).chain([FILE_VARIABLE.to_owned()]);
+            let nearest = nearest(name, known);
+            return problems.push(Problem::Unknown { origin, name: name.to_owned(), nearest });
+        };
+        let setting = &TABLE[index];
+        let texts: Vec<String> = match setting.field {
+            Field::Addresses(_) => value.split(',').map(|part| part.trim().to_owned()).collect(),
+            _ => vec![value.to_owned()],
+        };
+        self.set(index, setting.parse(&texts), value, origin, problems);
+    }
+
+    /// Takes over one value, or says why not: it does not read as its kind (`None`), or the core refuses it.
+    fn set(&mut self, index: usize, value: Option<Value>, shown: &str, origin: Origin, problems: &mut Vec<Problem>) {
+        let setting = &TABLE[index];
+        let accepted = value.is_some_and(|value| {
+            let mut alone = Settings::default();
+            setting.assign(&mut alone, value.clone());
+            setting.assign(&mut self.settings, value);
+            alone.core.validate().err().is_none_or(|error| error.key != setting.name) && !alone.core.listen.is_empty()
+        });
+        if accepted {
+            self.origins[index] = origin;
+        } else {
+            let shown = one_line(shown);
+            problems.push(Problem::BadValue { origin, name: setting.name, value: shown, expected: setting.expected() });
+        }
+    }
+
+    /// Every setting in force as a configuration file, each with its origin.
+    pub(crate) fn show(&self) -> String {
+        let mut text = String::from("# The settings in force, each with where its value comes from.\n");
+        for (setting, origin) in TABLE.iter().zip(&self.origins) {
+            let value = setting.read(&self.settings).toml();
+            let origin = one_line(&origin.to_string());
+            let _ = write!(text, "\n# {}\n{} = {value}  # {origin}\n", setting.doc, setting.name);
+        }
+        text
+    }
+}
+
+impl Setting {
+    /// What may be written as this setting's value, in the words of the core's own check where it has a range.
+    pub(crate) fn expected(&self) -> String {
+        let range = self.range();
+        match self.field {
+            Field::Addresses(_) => "one or more addresses such as \"127.0.0.1:8081\"".to_owned(),
+            Field::Count(_) | Field::Count32(_) => range.unwrap_or("a whole number").to_owned(),
+            Field::Bytes(_) => {
+                format!("{}, as a whole number of bytes or with a unit such as \"64 KiB\"", range.unwrap_or("a size"))
+            }
+            Field::Duration(_) => format!("{}, with a unit such as \"10 s\"", range.unwrap_or("a duration")),
+            Field::Boolean(_) => "true or false".to_owned(),
+            Field::Level(_) => "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"".to_owned(),
+        }
+    }
+
+    /// The range the core allows, asked for with a value that is above all of them.
+    fn range(&self) -> Option<&'static str> {
+        let mut settings = Settings::default();
+        match self.field {
+            Field::Count(field) | Field::Bytes(field) => *field(&mut settings) = usize::MAX,
+            Field::Count32(field) => *field(&mut settings) = u32::MAX,
+            Field::Duration(field) => *field(&mut settings) = Duration::MAX,
+            Field::Addresses(_) | Field::Boolean(_) | Field::Level(_) => {}
+        }
+        settings.core.validate().err().filter(|error| error.key == self.name).map(|error| error.expected)
+    }
+
+    /// The default as the file would have it; `threads` depends on the machine and is described instead.
+    pub(crate) fn default_text(&self) -> String {
+        match self.name {
+            "threads" => "the number of cores".to_owned(),
+            _ => self.read(&Settings::default()).toml(),
+        }
+    }
+
+    fn read(&self, settings: &Settings) -> Value {
+        let mut settings = settings.clone();
+        match self.field {
+            Field::Addresses(field) => Value::Addresses(field(&mut settings).clone()),
+            Field::Count(field) => Value::Count(*field(&mut settings)),
+            Field::Count32(field) => Value::Count(*field(&mut settings) as usize),
+            Field::Bytes(field) => Value::Bytes(*field(&mut settings)),
+            Field::Duration(field) => Value::Duration(*field(&mut settings)),
+            Field::Boolean(field) => Value::Boolean(*field(&mut settings)),
+            Field::Level(field) => Value::Level(*field(&mut settings)),
+        }
+    }
+
+    fn assign(&self, settings: &mut Settings, value: Value) {
+        match (&self.field, value) {
+            (Field::Addresses(field), Value::Addresses(value)) => *field(settings) = value,
+            (Field::Count(field), Value::Count(value)) => *field(settings) = value,
+            // A count that does not fit is refused by the core like any other that is too large.
+            (Field::Count32(field), Value::Count(value)) => *field(settings) = value.try_into().unwrap_or(u32::MAX),
+            (Field::Bytes(field), Value::Bytes(value)) => *field(settings) = value,
+            (Field::Duration(field), Value::Duration(value)) => *field(settings) = value,
+            (Field::Boolean(field), Value::Boolean(value)) => *field(settings) = value,
+            (Field::Level(field), Value::Level(value)) => *field(settings) = value,
+            _ => unreachable!("parse and parse_toml give a value of the field's own kind"),
+        }
+    }
+
+    /// Reads the text of a variable or of a flag.
+    fn parse(&self, texts: &[String]) -> Option<Value> {
+        if let Field::Addresses(_) = self.field {
+            let addresses: Option<Vec<SocketAddr>> = texts.iter().map(|text| text.parse().ok()).collect();
+            return addresses.map(Value::Addresses);
+        }
+        let text = texts.last()?.trim();
+        match self.field {
+            Field::Addresses(_) => None,
+            Field::Count(_) | Field::Count32(_) => whole_number(text).map(Value::Count),
+            Field::Bytes(_) => size(text).map(Value::Bytes),
+            Field::Duration(_) => duration(text).map(Value::Duration),
+            Field::Boolean(_) => text.parse().ok().map(Value::Boolean),
+            Field::Level(_) => text.parse().ok().map(Value::Level),
+        }
+    }
+
+    /// Reads a value of the file, whose type must fit: a number is not written as a string there.
+    fn parse_toml(&self, value: &DeValue<'_>) -> Option<Value> {
+        match (&self.field, value) {
+            (Field::Addresses(_), DeValue::Array(items)) => {
+                let texts: Option<Vec<String>> =
+                    items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
+                self.parse(&texts?)
+            }
+            (Field::Count(_) | Field::Count32(_) | Field::Bytes(_), DeValue::Integer(number)) => {
+                let number = usize::from_str_radix(number.as_str(), number.radix()).ok()?;
+                Some(if let Field::Bytes(_) = self.field { Value::Bytes(number) } else { Value::Count(number) })
+            }
+            (Field::Boolean(_), DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
+            (Field::Addresses(_) | Field::Bytes(_) | Field::Duration(_) | Field::Level(_), DeValue::String(text)) => {
+                self.parse(&[text.as_ref().to_owned()])
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A setting's value of any kind.
+#[derive(Clone, Debug)]
+enum Value {
+    Addresses(Vec<SocketAddr>),
+    Count(usize),
+    Bytes(usize),
+    Duration(Duration),
+    Boolean(bool),
+    Level(LevelFilter),
+}
+
+impl Value {
+    /// As the file would have it.
+    fn toml(&self) -> String {
+        match self {
+            Self::Addresses(addresses) => {
+                let quoted: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+                format!("[{}]", quoted.join(", "))
+            }
+            Self::Count(count) => count.to_string(),
+            Self::Bytes(bytes) => match SIZE_UNITS.iter().find(|(_, factor)| *factor > 1 && bytes % factor == 0) {
+                Some((unit, factor)) if *bytes > 0 => format!("\"{} {unit}\"", bytes / factor),
+                _ => bytes.to_string(),
+            },
+            Self::Duration(duration) if duration.subsec_nanos() == 0 => format!("\"{} s\"", duration.as_secs()),
+            Self::Duration(duration) => format!("\"{} ms\"", duration.as_millis()),
+            Self::Boolean(value) => value.to_string(),
+            Self::Level(level) => format!("\"{}\"", level.as_str().to_ascii_lowercase()),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "file {}:{line}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+pub(crate) fn variable_name(setting: &Setting) -> String {
+    format!("{PREFIX}{}", setting.name.to_ascii_uppercase())
+}
+
+pub(crate) fn flag_name(setting: &Setting) -> String {
+    setting.name.replace('_', "-")
+}
+
+fn whole_number(text: &str) -> Option<usize> {
+    if text.starts_with(['_', '+']) {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
+}
+
+/// A size in bytes, with or without one of the binary units.
+fn size(text: &str) -> Option<usize> {
+    let (number, unit) = split_unit(text);
+    let factor = match unit {
+        "" => 1,
+        unit => SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1,
+    };
+    whole_number(number)?.checked_mul(factor)
+}
+
+/// A duration, always with its unit: a bare number would have to be guessed at.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    u64::try_from(whole_number(number)?).ok()?.checked_mul(milliseconds).map(Duration::from_millis)
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
+    (&text[..end], text[end..].trim())
+}
+
+/// The known name that a mistyped one most likely meant.
+fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    known
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(&lower, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Keeps a quoted value or a path from breaking out of its line, in a message as in a comment.
+fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+const PREFIX: &str = "JANUS_";
+const FILE_VARIABLE: &str = "JANUS_CONFIG";
+const SIZE_UNITS: &[(&str, usize)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_file(text: &str) -> Result<Loaded, Problems> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        Loaded::read(&Flags { file: Some(file.path().into()), values: Vec::new() }, [])
+    }
+
+    #[test]
+    fn the_table_has_every_field_of_the_core_config() {
+        let debug = format!("{:#?}", Config::default());
+        let fields = debug.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ").map(|(name, _)| name));
+        let mut fields: Vec<&str> = fields.filter(|name| !name.starts_with(' ')).chain(["log"]).collect();
+        let mut names: Vec<&str> = TABLE.iter().map(|setting| setting.name).collect();
+        fields.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(names, fields);
+    }
+
+    #[test]
+    fn operations_md_lists_exactly_these_settings_with_these_defaults() {
+        let document = include_str!("../../docs/OPERATIONS.md");
+        let mut table = String::from("| setting | default | accepted | what it is |\n|---|---|---|---|\n");
+        for setting in TABLE {
+            let (default, expected) = (setting.default_text(), setting.expected());
+            let default = if setting.name == "threads" { default } else { format!("`{default}`") };
+            let _ = writeln!(table, "| `{}` | {default} | {expected} | {} |", setting.name, setting.doc);
+        }
+        assert!(document.contains(&table), "docs/OPERATIONS.md must contain this table:\n\n{table}");
+    }
+
+    #[test]
+    fn what_show_prints_reads_back_as_the_same_settings() {
+        let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
+                       topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10";
+        for text in ["", changed] {
+            let first = read_file(text).unwrap();
+            let second = read_file(&first.show()).unwrap();
+            assert_eq!(first.settings.core, second.settings.core);
+            assert_eq!(first.settings.log, second.settings.log);
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_are_read_with_their_units() {
+        assert_eq!(size("64 KiB"), Some(65_536));
+        assert_eq!(size("1MiB"), Some(1 << 20));
+        assert_eq!(size("1_000"), Some(1_000));
+        assert_eq!(size("64 KB"), None);
+        assert_eq!(size("-1"), None);
+        assert_eq!(size("99999999999 GiB"), None);
+        assert_eq!(duration("10 s"), Some(Duration::from_secs(10)));
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(duration("10"), None);
+        assert_eq!(duration("s"), None);
+        assert_eq!(duration("1.5 s"), None);
+    }
+
+    #[test]
+    fn every_problem_of_a_file_is_told_in_the_order_of_its_lines() {
+        let problems = read_file("threads = 0\nmax_topcs = 5\nframe_timeout = 10\n[listen]\n").unwrap_err().to_string();
+        let lines: Vec<&str> = problems.lines().collect();
+        assert!(lines[0].ends_with(":1: threads = 0: expected 1 to 256"), "{problems}");
+        assert!(lines[1].ends_with(":2: max_topcs is not a setting; did you mean max_topics?"), "{problems}");
+        assert!(lines[2].contains(":3: frame_timeout = 10: expected 1 ms to 7 days, with a unit"), "{problems}");
+        assert!(lines[3].contains(":4: listen"), "{problems}");
+    }
+}

@@ -1,0 +1,125 @@
+//! `janus-server bench`: its counts are true, of a server that works and of one that does not.
+
+use std::net::TcpListener;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::cli_fake_server::{FakeServer, Fault};
+use crate::cli_run::{assert_exit, janus, text};
+
+/// Runs a bench and returns its JSON, having checked the exit code and that the text was printed.
+#[track_caller]
+fn bench(server: &FakeServer, arguments: &[&str], code: i32) -> Value {
+    let folder = tempdir().unwrap();
+    let json = folder.path().join("result.json");
+    let mut all = vec!["bench", "--to", &server.address, "--json", json.to_str().unwrap()];
+    all.extend(arguments);
+    let output = janus(&all).output().unwrap();
+    assert_exit(&output, code);
+    assert!(text(&output.stdout).contains("p99"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains(" ##"), "no histogram in {}", text(&output.stdout));
+    serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn assert_counts(result: &Value, counts: &[(&str, u64)]) {
+    for (name, count) in counts {
+        assert_eq!(result[name].as_u64(), Some(*count), "{name} of {result:#}");
+    }
+}
+
+#[test]
+fn every_delivery_is_counted_once() {
+    let server = FakeServer::start(Fault::None);
+    let result = bench(&server, &["--clients", "100", "--messages", "20"], 0);
+    assert_counts(&result, &[("ready", 100), ("published", 20), ("expected", 2_000), ("good", 2_000), ("bad", 0)]);
+    let latency = &result["latency_ns"];
+    let at = |name: &str| latency[name].as_u64().unwrap();
+    assert!(0 < at("min") && at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"), "{latency}");
+    // The slowest delivery of all is the last one of its message; the histogram keeps three digits.
+    let worst = result["last_delivery_ns"]["worst"].as_u64().unwrap();
+    assert!(worst.abs_diff(at("max")) <= at("max") / 100, "{result:#}");
+    assert!(at("min") < at("p99"), "2,000 deliveries do not take the same time: {latency}");
+    let histogram = result["histogram_ns"].as_array().unwrap();
+    assert_eq!(histogram.iter().map(|row| row[2].as_u64().unwrap()).sum::<u64>(), 2_000);
+}
+
+#[test]
+fn clients_and_messages_are_spread_over_topics_and_workers() {
+    let server = FakeServer::start(Fault::None);
+    let arguments = ["--clients", "31", "--topics", "4", "--messages", "10", "--workers", "3", "--window", "5"];
+    // Topics 0, 1 and 2 have 8 clients and topic 3 has 7; messages 0 to 9 go to topics 0, 1, 2, 3, 0, 1, 2, 3, 0, 1.
+    let expected = 3 * 8 + 3 * 8 + 2 * 8 + 2 * 7;
+    let result = bench(&server, &arguments, 0);
+    assert_counts(&result, &[("workers", 3), ("expected", expected), ("good", expected)]);
+}
+
+#[test]
+fn messages_are_published_at_the_rate_asked_for() {
+    let server = FakeServer::start(Fault::None);
+    let result = bench(&server, &["--clients", "5", "--messages", "40", "--rate", "200", "--size", "2000"], 0);
+    assert_counts(&result, &[("good", 200)]);
+    // 39 intervals of 5 ms: the rate is not exceeded, and the time is counted in.
+    assert!(result["deliveries_per_second"].as_f64().unwrap() < 5.0 * 40.0 / 0.195, "{result:#}");
+    assert!(result["publisher_late_ns"]["max"].is_u64());
+}
+
+#[test]
+fn messages_can_be_published_the_classic_way() {
+    let server = FakeServer::start(Fault::None);
+    let result = bench(&server, &["--clients", "10", "--messages", "5", "--classic-publish"], 0);
+    assert_counts(&result, &[("good", 50)]);
+}
+
+#[test]
+fn a_lost_message_is_counted_and_fails_the_bench() {
+    let server = FakeServer::start(Fault::Loses);
+    let arguments = ["--clients", "10", "--messages", "5", "--window", "5", "--timeout", "1s"];
+    let result = bench(&server, &arguments, 1);
+    assert_counts(&result, &[("expected", 50), ("good", 49), ("lost", 1), ("bad", 1), ("duplicated", 0)]);
+    assert_eq!(result["stalled"], true);
+}
+
+#[test]
+fn a_repeated_message_is_counted_and_fails_the_bench() {
+    let server = FakeServer::start(Fault::Repeats);
+    let result = bench(&server, &["--clients", "10", "--messages", "5"], 1);
+    assert_counts(&result, &[("expected", 50), ("good", 50), ("duplicated", 1), ("lost", 0)]);
+}
+
+#[test]
+fn a_message_out_of_order_is_counted_and_fails_the_bench() {
+    let server = FakeServer::start(Fault::Reorders);
+    let result = bench(&server, &["--clients", "10", "--messages", "5", "--window", "5"], 1);
+    assert_counts(&result, &[("expected", 50), ("good", 49), ("out_of_order", 1), ("lost", 0)]);
+}
+
+#[test]
+fn a_server_that_refuses_to_publish_is_told_without_waiting_for_the_timeout() {
+    let server = FakeServer::start(Fault::Refuses);
+    let output = janus(&["bench", "--clients", "3", "--to", &server.address]).output().unwrap();
+    assert_exit(&output, 1);
+    assert!(text(&output.stdout).contains("publish_not_allowed: not here"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_told_after_the_timeout() {
+    let server = FakeServer::start(Fault::SaysNothing);
+    let output = janus(&["bench", "--clients", "3", "--to", &server.address, "--timeout", "300ms"]).output().unwrap();
+    assert_exit(&output, 1);
+    assert!(text(&output.stderr).contains("not acknowledged within 300ms"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn nobody_listening_is_told_with_what_to_look_for() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = janus(&["bench", "--clients", "3", "--to", &address]).output().unwrap();
+    assert_exit(&output, 1);
+    assert!(text(&output.stderr).contains("is the server running?"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_worker_is_not_started_by_hand() {
+    assert_exit(&janus(&["bench-worker"]).write_stdin("").output().unwrap(), 2);
+}

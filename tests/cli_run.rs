@@ -1,0 +1,123 @@
+//! Runs the real binary: to its end, or beside a test that talks to it. No test waits longer than [`PATIENCE`].
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Far more than anything here takes, so that only a hang meets it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary, without the variables of whoever runs the tests.
+pub(crate) fn janus(arguments: &[&str]) -> assert_cmd::Command {
+    let mut command = assert_cmd::Command::from_std(plain(arguments));
+    command.timeout(PATIENCE);
+    command
+}
+
+fn plain(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_janus-server"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("JANUS_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+pub(crate) fn assert_exit(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+/// The binary running beside the test; it ends with this value.
+pub(crate) struct Running {
+    child: Child,
+    output: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+impl Running {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut child =
+            plain(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = lines(child.stdout.take().unwrap());
+        let errors = lines(child.stderr.take().unwrap());
+        Self { child, output, errors }
+    }
+
+    /// The next line of standard output.
+    #[track_caller]
+    pub(crate) fn line(&self) -> String {
+        self.output.recv_timeout(PATIENCE).expect("another line of output")
+    }
+
+    /// The first line of standard error, from where it was last read, that contains the text.
+    #[track_caller]
+    pub(crate) fn error_line(&self, containing: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = String::new();
+        loop {
+            match self.errors.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(containing) => return line,
+                Ok(line) => before = before + &line + "\n",
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    panic!("no line with {containing:?} in:\n{before}");
+                }
+            }
+        }
+    }
+
+    /// Closes the test's end of the binary's standard output.
+    pub(crate) fn stop_reading(&mut self) {
+        self.output = channel().1;
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status,
+                // The end of its standard error is the end of the process, or near it.
+                None if Instant::now() < deadline => {
+                    let _ = self.errors.recv_timeout(Duration::from_millis(20));
+                }
+                None => panic!("the process does not end"),
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a stream, read by a thread that stops, and closes the stream, when nobody wants them any more.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { break };
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}

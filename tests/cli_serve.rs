@@ -1,0 +1,128 @@
+//! `janus-server serve`, seen from outside: what it logs, what ends it, and with which exit code.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use crate::cli_run::{PATIENCE, Running, assert_exit, janus, text};
+
+/// The address at the end of the next line that says where it listens.
+fn address(server: &Running) -> String {
+    let line = server.error_line("listening on ");
+    line.rsplit(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn the_real_address_is_logged_and_can_be_connected_to() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
+    let (first, second) = (address(&server), address(&server));
+    assert_ne!(first, second);
+    TcpStream::connect(first).unwrap();
+    TcpStream::connect(second).unwrap();
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_with_success() {
+    for signal in ["TERM", "INT"] {
+        let server = Running::start(&["serve", "--listen", "127.0.0.1:0"]);
+        address(&server);
+        server.signal(signal);
+        server.error_line(&format!("SIG{signal}: draining"));
+        server.error_line("drained");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn an_address_in_use_ends_it_with_the_address_and_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = janus(&["--listen", &address]).output().unwrap();
+    assert_exit(&output, 1);
+    let errors = text(&output.stderr);
+    assert!(errors.contains(&format!("cannot listen on {address}")), "{errors}");
+    assert!(errors.contains("--listen"), "{errors}");
+}
+
+#[test]
+fn more_connections_than_descriptors_are_lowered_with_a_warning() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--max-connections", "10000000"]);
+    server.error_line("descriptors allow");
+    server.error_line("max_connections is lowered from 10000000 to ");
+}
+
+#[test]
+fn the_log_level_decides_what_is_logged() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--log", "warn", "--max-connections", "10000000"]);
+    let first = server.error_line("");
+    assert!(first.contains("max_connections is lowered"), "{first}");
+}
+
+#[test]
+fn the_commands_of_the_binary_work_together() {
+    let server = Running::start(&["--listen", "127.0.0.1:0"]);
+    let address = address(&server);
+    let subscriber = Running::start(&["subscribe", "news", "--from", &address, "--count", "1"]);
+    subscriber.error_line("subscribed");
+    let output = janus(&["publish", "news", "hello", "--event", "e", "--to", &address]).output().unwrap();
+    assert_exit(&output, 0);
+    assert!(text(&output.stdout).contains("\"seq\":1,\"subscribers\":1"), "{}", text(&output.stdout));
+    let line = subscriber.line();
+    assert!(line.ends_with("\"topic\":\"news\",\"event\":\"e\",\"message_id\":\"\",\"data\":\"hello\"}"), "{line}");
+    assert_eq!(subscriber.wait().code(), Some(0));
+
+    let bench = ["bench", "--clients", "300", "--topics", "3", "--messages", "30", "--window", "10", "--to", &address];
+    let output = janus(&bench).output().unwrap();
+    assert_exit(&output, 0);
+    assert!(text(&output.stdout).contains("3000 expected, 3000 good, 0 bad"), "{}", text(&output.stdout));
+    let output = janus(&[&bench[..], &["--rate", "500", "--classic-publish"]].concat()).output().unwrap();
+    assert_exit(&output, 0);
+}
+
+#[test]
+fn a_drain_delivers_what_is_queued_and_ends_connections_with_a_fin() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB"]);
+    let address = address(&server);
+    let (mut subscriber, queued) = slow_subscriber(&address);
+    server.signal("TERM");
+    server.error_line("draining");
+    let mut received = Vec::new();
+    subscriber.read_to_end(&mut received).expect("the end is a FIN, not a reset");
+    assert_eq!(received.iter().filter(|&&byte| byte == 1).count(), queued);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_with_failure() {
+    let arguments = ["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB", "--drain-timeout", "1 h"];
+    let server = Running::start(&arguments);
+    let address = address(&server);
+    let _subscriber = slow_subscriber(&address);
+    server.signal("TERM");
+    server.error_line("draining");
+    server.signal("INT");
+    server.error_line("ending at once");
+    assert_eq!(server.wait().code(), Some(1));
+}
+
+/// A subscriber that does not read, and for which more is queued than sockets hold; with the number of frames.
+fn slow_subscriber(address: &str) -> (TcpStream, usize) {
+    let mut subscriber = TcpStream::connect(address).unwrap();
+    subscriber.set_read_timeout(Some(PATIENCE)).unwrap();
+    subscriber.write_all(b"{\"action\":\"subscribe\",\"data\":\"t\"}\0").unwrap();
+    let mut received = [0; 1024];
+    let mut length = 0;
+    while !received[..length].ends_with(b"ACK\x01") {
+        length += match subscriber.read(&mut received[length..]) {
+            Ok(0) => panic!("no acknowledgement"),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            Err(error) => panic!("no acknowledgement: {error}"),
+        };
+    }
+    // More than the buffers of both sockets hold, and less than the queue.
+    let message = format!("\"{}\"\n", "x".repeat(60_000));
+    let messages = 60;
+    let output = janus(&["publish", "t", "-", "--to", address]).write_stdin(message.repeat(messages)).output().unwrap();
+    assert_exit(&output, 0);
+    (subscriber, messages)
+}

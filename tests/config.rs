@@ -1,0 +1,117 @@
+//! Settings: what wins over what, and what a mistake is answered with.
+
+use std::io::Write as _;
+
+use tempfile::NamedTempFile;
+
+use crate::cli_run::{assert_exit, janus, text};
+
+fn file(content: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    file
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().unwrap()
+}
+
+/// Expects exit code 2, nothing on standard output, and each of the texts on standard error.
+#[track_caller]
+fn assert_refused(command: &mut assert_cmd::Command, expected: &[&str]) {
+    let output = command.output().unwrap();
+    assert_exit(&output, 2);
+    assert_eq!(text(&output.stdout), "");
+    for part in expected {
+        assert!(text(&output.stderr).contains(part), "{part:?} is not in: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file() {
+    let file = file("threads = 3\nmax_topics = 7\nframe_timeout = \"2m\"\n");
+    let output = janus(&["config", "show", "--config", path(&file), "--threads", "5"])
+        .env("JANUS_THREADS", "4")
+        .env("JANUS_MAX_TOPICS", "8")
+        .output()
+        .unwrap();
+    assert_exit(&output, 0);
+    let shown = text(&output.stdout);
+    for line in [
+        "threads = 5  # flag --threads".to_owned(),
+        "max_topics = 8  # variable JANUS_MAX_TOPICS".to_owned(),
+        format!("frame_timeout = \"120 s\"  # file {}:3", path(&file)),
+        "max_queue_bytes = \"1 MiB\"  # default".to_owned(),
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line:?} is not in:\n{shown}");
+    }
+}
+
+#[test]
+fn what_show_prints_is_a_file_that_shows_the_same() {
+    let values = |shown: &str| -> Vec<String> {
+        shown.lines().filter_map(|line| line.split_once("  # ").map(|(value, _)| value.to_owned())).collect()
+    };
+    let first = janus(&["config", "show", "--listen", "[::1]:0", "--listen", "127.0.0.1:9", "--allow-publish"]);
+    let first = text(&{ first }.output().unwrap().stdout);
+    let again = file(&first);
+    let output = janus(&["config", "show"]).env("JANUS_CONFIG", path(&again)).output().unwrap();
+    assert_exit(&output, 0);
+    assert_eq!(values(&text(&output.stdout)), values(&first));
+    assert!(first.contains("listen = [\"[::1]:0\", \"127.0.0.1:9\"]  # flag --listen"), "{first}");
+    assert!(first.contains("allow_publish = true  # flag --allow-publish"), "{first}");
+}
+
+#[test]
+fn check_accepts_good_settings() {
+    let file = file("listen = \"127.0.0.1:0\"\nmax_queue_bytes = 2048\nmax_frame_bytes = \"1 KiB\"\n");
+    assert_exit(&janus(&["config", "check", "--config", path(&file)]).output().unwrap(), 0);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place_and_the_nearest_name() {
+    let file = file("# limits\nmax_conections = 5\n");
+    let place = format!("{}:2", path(&file));
+    let expected = [&place, "max_conections", "did you mean max_connections?"];
+    assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &expected);
+    assert_refused(&mut janus(&["--config", path(&file)]), &expected);
+}
+
+#[test]
+fn a_bad_value_is_refused_with_its_place_and_what_was_expected() {
+    let file = file("\n\nmax_frame_bytes = \"64 KB\"\nthreads = \"2\"\nbacklog = 5_000_000_000\n");
+    let expected = [
+        &format!("{}:3: max_frame_bytes = \"64 KB\": expected 64 bytes to 16 MiB", path(&file)),
+        &format!("{}:4: threads = \"2\": expected 1 to 256", path(&file)),
+        &format!("{}:5: backlog = 5_000_000_000: expected 1 to 1,048,576", path(&file)),
+    ];
+    assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &expected.map(String::as_str));
+}
+
+#[test]
+fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
+    assert_refused(&mut janus(&["--threads", "0"]), &["flag --threads", "expected 1 to 256"]);
+    assert_refused(
+        janus(&["config", "check", "--frame-timeout", "5s"]).env("JANUS_FRAME_TIMEOUT", "5"),
+        &["variable JANUS_FRAME_TIMEOUT", "5: expected 1 ms to 7 days, with a unit such as \"10 s\""],
+    );
+    assert_refused(&mut janus(&["--listen", "localhost"]), &["flag --listen", "127.0.0.1:8081"]);
+    assert_refused(&mut janus(&["--log", "loud"]), &["flag --log", "\"debug\""]);
+    assert_refused(&mut janus(&["--thread", "1"]), &["--thread"]);
+}
+
+#[test]
+fn an_unknown_variable_is_refused_with_the_nearest_name() {
+    assert_refused(
+        janus(&["config", "show"]).env("JANUS_MAX_TOPIC", "5"),
+        &["JANUS_MAX_TOPIC is not a setting", "did you mean JANUS_MAX_TOPICS?"],
+    );
+    assert_refused(janus(&["config", "show"]).env("JANUS_CONFG", "x"), &["did you mean JANUS_CONFIG?"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused_with_its_name_or_its_line() {
+    assert_refused(&mut janus(&["--config", "/nonexistent/janus.toml"]), &["cannot read /nonexistent/janus.toml"]);
+    let file = file("threads = 2\nmax_topics == 5\n");
+    assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &[&format!("{}:2", path(&file))]);
+}
