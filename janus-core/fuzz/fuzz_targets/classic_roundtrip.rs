@@ -32,8 +32,12 @@ fuzz_target!(|input: (&str, &str, &str, &str, bool, u8)| {
         }
     }
     assert_eq!(decoder.finish(&limits), None);
-    let [Ok(Command::Publish { topic: to, publication, ack: false } | Command::PublishAndClose { topic: to, publication })] =
-        &decoded[..]
+    let [
+        Ok(
+            Command::Publish { topic: to, publication, ack: false }
+            | Command::PublishAndClose { topic: to, publication },
+        ),
+    ] = &decoded[..]
     else {
         panic!("{decoded:?}")
     };
