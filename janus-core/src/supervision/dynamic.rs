@@ -958,14 +958,9 @@ impl Drop for Keeper {
             numbered.closed = true;
             numbered.cells.values().cloned().collect()
         };
-        {
-            let mut named = self.live.named.lock();
-            named.by_id.clear();
-            for child in named.children.values_mut() {
-                child.state = State::Stopped;
-                orphans.extend(child.cell.take());
-            }
-        }
+        // The specs go as well: their factories may hold what in turn holds a handle to this supervisor.
+        let named = std::mem::take(&mut *self.live.named.lock());
+        orphans.extend(named.children.into_values().filter_map(|child| child.cell));
         for cell in orphans {
             cell.kill(ExitReason::Killed);
         }

@@ -898,17 +898,12 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         // After an orderly end nothing runs any more. A supervisor that was killed, or whose arbiter is gone, takes its
         // children along: that is the link between them.
-        let orphans: Vec<Arc<Cell>> = {
-            let mut table = self.live.table.lock();
-            table.by_id.clear();
-            let running = table.children.values_mut().rev().filter_map(|child| {
-                child.state = State::Stopped;
-                child.cell.take()
-            });
-            running.collect()
-        };
-        for cell in orphans {
-            cell.kill(ExitReason::Killed);
+        // The specs go as well: their factories may hold what in turn holds a handle to this supervisor.
+        let table = std::mem::take(&mut *self.live.table.lock());
+        for child in table.children.into_values().rev() {
+            if let Some(cell) = child.cell {
+                cell.kill(ExitReason::Killed);
+            }
         }
     }
 }
