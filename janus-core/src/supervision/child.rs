@@ -168,7 +168,10 @@ impl Surroundings {
                 self.bury(spec, &predecessor).await;
             }
         }
-        if cell.flags() & KILL == 0 {
+        if cell.flags() & KILL != 0 {
+            // Killed while it waited for its predecessor: there is nothing yet that could end by itself.
+            cell.finish(cell.take_asked().unwrap_or(ExitReason::Killed));
+        } else {
             let place = spec.place.clone().unwrap_or_else(|| self.place.clone());
             spec.launch.launch(Start { cell: cell.clone(), info, place, tree: self.tree.clone() });
         }

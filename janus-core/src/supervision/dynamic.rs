@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cell::{self, ASKED, Cell, ENDED, Monitor, Parent, UP};
@@ -440,7 +440,6 @@ impl Launch for DynamicSupervisor {
             inbox: Inbox::default(),
             count: AtomicUsize::new(0),
             numbered: Mutex::default(),
-            fewer: Notify::new(),
             named: Mutex::default(),
         });
         *self.shared.live.lock() = Some(live.clone());
@@ -497,8 +496,6 @@ struct Live {
     inbox: Inbox,
     count: AtomicUsize,
     numbered: Mutex<Numbered>,
-    // Told whenever the last numbered child has gone.
-    fewer: Notify,
     // Locked for moments only, never across an await and never while another supervisor is asked.
     named: Mutex<Named>,
 }
@@ -518,18 +515,12 @@ struct Named {
 
 impl Parent for Live {
     fn child_ended(&self, cell: &Cell, reason: &ExitReason) {
-        let (numbered, last) = {
-            let mut numbered = self.numbered.lock();
-            (numbered.cells.remove(&cell.id()).is_some(), numbered.cells.is_empty())
-        };
+        let numbered = self.numbered.lock().cells.remove(&cell.id()).is_some();
         if !numbered {
             self.inbox.push(cell.id(), reason.clone());
             return;
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
-        if last {
-            self.fewer.notify_waiters();
-        }
         if reason.is_abnormal() && *reason != ExitReason::Killed {
             log::warn!("{}: {} ended: {reason}", self.around.supervisor, cell.id());
             self.around.emit(&self.around.supervisor, Some(cell.id()), EventKind::Ended(reason.clone()));
@@ -638,7 +629,7 @@ enum Command {
 /// A start or a stop that is over.
 enum Done {
     Started { cell: Arc<Cell>, outcome: Result<(), ExitReason>, reply: Option<oneshot::Sender<Result<(), StartError>>> },
-    Stopped { name: Arc<str>, reply: oneshot::Sender<Result<(), ChildError>> },
+    Stopped { cell: Arc<Cell>, reply: oneshot::Sender<Result<(), ChildError>> },
 }
 
 type Step = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -793,7 +784,7 @@ impl Keeper {
         let live = self.live.clone();
         self.steps.push(Box::pin(async move {
             live.around.take_down(&spec, &cell, spec.shutdown_or(Some(live.settings.shutdown))).await;
-            Done::Stopped { name, reply }
+            Done::Stopped { cell, reply }
         }));
     }
 
@@ -805,8 +796,13 @@ impl Keeper {
 
     fn on_done(&mut self, done: Done) -> Option<ExitReason> {
         match done {
-            Done::Stopped { name, reply } => {
-                self.forget(&name);
+            Done::Stopped { cell, reply } => {
+                // Of two who terminated the same child, the second must not take its successor away.
+                let stopped = |child: &Record| child.cell.as_ref().is_some_and(|current| Arc::ptr_eq(current, &cell));
+                let still_there = self.live.named.lock().children.get(cell.name()).is_some_and(stopped);
+                if still_there {
+                    self.forget(cell.name());
+                }
                 let _ = reply.send(Ok(()));
                 None
             }

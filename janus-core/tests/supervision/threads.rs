@@ -1,1 +1,453 @@
-//! TODO
+//! What virtual time cannot show: threads that hang, threads that are gone, and everything at once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use janus_core::supervision::{
+    ActorRef, Arbiter, CallError, ChildSpec, DynamicSupervisor, Exit, ExitReason, Hang, Restart, Shutdown, StartError,
+    State, Strategy, Supervisor, SupervisorRef, Watchdog,
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::support::{Echo, Log, PLANNED, Puppet, puppet, quiet_panics};
+
+/// Longer than anything here takes; a test that reaches it has found something hung.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const MILLI: Duration = Duration::from_millis(1);
+
+fn block_on<F: Future<Output = ()>>(test: F) {
+    quiet_panics();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(DEADLINE, test).await.expect("nothing hangs") });
+}
+
+/// Waits for a condition without sleeping through it.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "{what}");
+        tokio::time::sleep(MILLI).await;
+    }
+}
+
+fn one_for_one() -> Supervisor {
+    Supervisor::new("root", Strategy::OneForOne).intensity(1000, 60 * 1000 * MILLI).kill_grace(50 * MILLI)
+}
+
+/// Blocks its thread until the other end of the channel is dropped.
+struct Blocker {
+    alive: Arc<AtomicI64>,
+    release: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Actor for Blocker {
+    type Context = Context<Self>;
+}
+
+impl Drop for Blocker {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Block;
+
+impl Handler<Block> for Blocker {
+    type Result = ();
+
+    fn handle(&mut self, _: Block, _: &mut Context<Self>) {
+        let _ = self.release.lock().recv();
+    }
+}
+
+struct Blocking {
+    actor: ActorRef<Blocker>,
+    alive: Arc<AtomicI64>,
+    release: Option<mpsc::Sender<()>>,
+    spec: ChildSpec,
+}
+
+fn blocking(home: &Arbiter) -> Blocking {
+    let (sender, receiver) = mpsc::channel();
+    let (actor, alive, release) = (ActorRef::new("blocker"), Arc::new(AtomicI64::new(0)), Arc::new(Mutex::new(receiver)));
+    let made = alive.clone();
+    let spec = ChildSpec::actor(&actor, move |_| {
+        made.fetch_add(1, Ordering::SeqCst);
+        Ok(Blocker { alive: made.clone(), release: release.clone() })
+    })
+    .place(home.place());
+    Blocking { actor, alive, release: Some(sender), spec }
+}
+
+#[test]
+fn a_hung_handler_does_not_hang_its_supervisor() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let mut blocking = blocking(&home);
+        let spec = blocking.spec.clone().shutdown(Shutdown::Timeout(50 * MILLI)).start_timeout(50 * MILLI);
+        let tree = one_for_one().child(spec).start(&control.place()).await.unwrap();
+        let mut events = tree.subscribe().unwrap();
+        let first = blocking.actor.id();
+        let (tell, told) = oneshot::channel();
+        blocking.actor.monitor(move |down| drop(tell.send(down.reason))).detach();
+        blocking.actor.cast(Block).unwrap();
+        tree.terminate_child("blocker").await.unwrap();
+        assert_eq!(told.await.unwrap(), ExitReason::Killed);
+        assert!(!blocking.actor.is_running());
+        assert_eq!(blocking.alive.load(Ordering::SeqCst), 1, "it is still stuck in its handler");
+        let mut seen = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            seen.push(event.what);
+        }
+        assert!(seen.contains(&janus_core::supervision::EventKind::Abandoned), "{seen:?}");
+        // The place does not answer, so the successor cannot start; that is an error and not a hang.
+        let error = tree.restart_child("blocker").await.unwrap_err();
+        assert!(error.to_string().contains("not up after 50ms"), "{error}");
+
+        drop(blocking.release.take());
+        until("the old state is dropped once the handler returns", || blocking.alive.load(Ordering::SeqCst) == 0).await;
+        tree.restart_child("blocker").await.unwrap();
+        assert!(blocking.actor.id().is_some() && blocking.actor.id() != first);
+        tree.stop().await;
+        assert_eq!(blocking.alive.load(Ordering::SeqCst), 0);
+        home.stop();
+        control.stop();
+    });
+}
+
+#[test]
+fn a_successor_on_another_thread_is_not_harmed_by_the_hung_one() {
+    block_on(async {
+        let arbiters = ["control", "home", "refuge"].map(|name| Arbiter::start(name).unwrap());
+        let [control, home, refuge] = &arbiters;
+        let mut blocking = blocking(home);
+        let spec = blocking.spec.clone().shutdown(Shutdown::BrutalKill);
+        let tree = one_for_one().child(spec.clone()).start(&control.place()).await.unwrap();
+        blocking.actor.cast(Block).unwrap();
+        tree.terminate_child("blocker").await.unwrap();
+        tree.delete_child("blocker").await.unwrap();
+        tree.start_child(spec.place(refuge.place())).await.unwrap();
+        let successor = blocking.actor.id();
+        assert_eq!(blocking.alive.load(Ordering::SeqCst), 2);
+        drop(blocking.release.take());
+        until("the old one ends", || blocking.alive.load(Ordering::SeqCst) == 1).await;
+        assert_eq!(blocking.actor.id(), successor);
+        tree.stop().await;
+        arbiters.into_iter().for_each(Arbiter::stop);
+    });
+}
+
+#[test]
+fn a_watchdog_names_the_actor_that_hangs_once_a_level() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let mut blocking = blocking(&home);
+        let root = one_for_one().child(blocking.spec.clone());
+        let hangs: Arc<Mutex<Vec<Hang>>> = Arc::default();
+        let seen = hangs.clone();
+        let watchdog = Watchdog::new(5 * MILLI)
+            .level(60 * MILLI)
+            .level(20 * MILLI)
+            .watch(&home.place())
+            .names_from(&root.handle())
+            .on_hang(move |hang| {
+                seen.lock().push(hang.clone());
+                panic!("{PLANNED} in a callback");
+            });
+        let root = root.child(ChildSpec::task("watchdog", move || watchdog.clone().run()));
+        let tree = root.start(&control.place()).await.unwrap();
+        let id = blocking.actor.id().unwrap();
+        blocking.actor.cast(Block).unwrap();
+        until("both levels are reported", || hangs.lock().len() == 2).await;
+        drop(blocking.release.take());
+        tree.stop().await;
+        let hangs = hangs.lock();
+        assert_eq!(hangs.len(), 2);
+        for (level, (hang, least)) in hangs.iter().zip([20, 60]).enumerate() {
+            assert_eq!((&*hang.arbiter, hang.actor, hang.name.as_deref(), hang.level), ("home", id, Some("blocker"), level));
+            assert!(hang.lasted >= least * MILLI);
+        }
+        home.stop();
+        control.stop();
+    });
+}
+
+#[test]
+fn actors_of_a_stopped_arbiter_end_and_cannot_start_there_again() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let (a, spec) = puppet("a", &Log::default());
+        let spec = spec.place(home.place()).backoff(5 * MILLI, 5 * MILLI);
+        let root = Supervisor::new("root", Strategy::OneForOne).intensity(3, 60 * 1000 * MILLI).child(spec);
+        let tree = root.start(&control.place()).await.unwrap();
+        let (tell, told) = oneshot::channel();
+        a.monitor(move |down| drop(tell.send(down.reason))).detach();
+        let place = home.place();
+        home.stop();
+        assert_eq!(told.await.unwrap(), ExitReason::ArbiterDown);
+        assert!(place.run(|| {}).is_err());
+        let last = Box::new(ExitReason::ArbiterDown);
+        assert_eq!(tree.wait().await, ExitReason::MaxRestarts { child: "a".into(), last });
+        let error = one_for_one().start(&place).await.unwrap_err();
+        assert_eq!(error, StartError::ArbiterDown);
+        control.stop();
+    });
+}
+
+#[test]
+fn a_start_whose_job_is_lost_with_its_arbiter_is_over() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let (entered, is_in) = oneshot::channel();
+        let (release, released) = mpsc::channel::<()>();
+        home.place()
+            .run(move || {
+                let _ = entered.send(());
+                let _ = released.recv();
+            })
+            .unwrap();
+        is_in.await.unwrap();
+        let tree = one_for_one().start(&control.place()).await.unwrap();
+        let (_a, spec) = puppet("a", &Log::default());
+        let start = tree.start_child(spec.place(home.place()).start_timeout(DEADLINE));
+        let stop = async {
+            until("the start is under way", || tree.tree().find("a").is_some_and(|a| a.state == State::Starting)).await;
+            // Not `stop`, which would wait for the job that is running.
+            drop(home);
+            drop(release);
+        };
+        let (started, ()) = tokio::join!(start, stop);
+        // The job was either dropped with the queue or, at the latest, its actor with the thread.
+        match started {
+            Err(StartError::Failed { reason: ExitReason::ArbiterDown, .. }) | Ok(()) => {}
+            other => panic!("{other:?}"),
+        }
+        tree.stop().await;
+        control.stop();
+    });
+}
+
+#[test]
+fn a_panic_in_a_job_leaves_the_arbiter_running() {
+    block_on(async {
+        let home = Arbiter::start("home").unwrap();
+        let (tell, told) = oneshot::channel();
+        home.place().run(|| panic!("{PLANNED} in a job")).unwrap();
+        home.place().run(move || drop(tell.send(std::thread::current().name().map(str::to_owned)))).unwrap();
+        assert_eq!(told.await.unwrap().as_deref(), Some("home"));
+        home.stop();
+    });
+}
+
+#[test]
+fn numbered_children_start_on_the_thread_that_asks() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let pool = DynamicSupervisor::new("pool");
+        let tree = one_for_one().child(ChildSpec::dynamic(&pool)).start(&control.place()).await.unwrap();
+        let (tell, told) = oneshot::channel();
+        let here = pool.clone();
+        home.place()
+            .run(move || {
+                let thread = std::thread::current().id();
+                let child = here.start_here(|ctx| {
+                    ctx.run_later(MILLI, move |_, _| assert_eq!(std::thread::current().id(), thread));
+                    Puppet::new("n", &Log::default())
+                });
+                let _ = tell.send(child.unwrap());
+            })
+            .unwrap();
+        let child = told.await.unwrap();
+        assert_eq!(child.addr().unwrap().send(Echo(3)).await.unwrap(), 3);
+        tree.stop().await;
+        assert_eq!(child.reason(), Some(ExitReason::Shutdown));
+        home.stop();
+        control.stop();
+    });
+}
+
+/// Everything the chaos does is counted, so that nothing can go missing.
+#[derive(Default)]
+struct Counts {
+    made: AtomicI64,
+    dropped: AtomicI64,
+    answered: AtomicU64,
+    refused: AtomicU64,
+}
+
+struct Victim(Arc<Counts>);
+
+impl Victim {
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.made.fetch_add(1, Ordering::SeqCst);
+        Self(counts.clone())
+    }
+}
+
+impl Actor for Victim {
+    type Context = Context<Self>;
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+enum Attack {
+    Panic,
+    Exit,
+}
+
+impl Handler<Attack> for Victim {
+    type Result = ();
+
+    fn handle(&mut self, attack: Attack, ctx: &mut Context<Self>) {
+        match attack {
+            Attack::Panic => panic!("{PLANNED} chaos"),
+            Attack::Exit => ctx.exit(ExitReason::Error("chaos".into())),
+        }
+    }
+}
+
+impl Handler<Echo> for Victim {
+    type Result = u32;
+
+    fn handle(&mut self, echo: Echo, _: &mut Context<Self>) -> u32 {
+        echo.0
+    }
+}
+
+/// A small generator, so that a run can be repeated from its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+#[test]
+fn chaos_from_several_sides_hangs_loses_and_leaks_nothing() {
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
+    eprintln!("seed {seed}");
+    for (n, strategy) in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne].into_iter().enumerate() {
+        block_on(chaos(strategy, seed.wrapping_add(n as u64 * 1_000_003)));
+    }
+}
+
+async fn chaos(strategy: Strategy, seed: u64) {
+    let control = Arbiter::start("control").unwrap();
+    let homes = ["one", "two"].map(|name| Arbiter::start(name).unwrap());
+    let counts = Arc::new(Counts::default());
+    let victims: Vec<ActorRef<Victim>> = (0..10).map(|n| ActorRef::new(format!("victim {n}"))).collect();
+    let pool = DynamicSupervisor::new("pool").child_intensity(u32::MAX, 1000 * MILLI);
+    let root = Supervisor::new("root", strategy).intensity(u32::MAX, 1000 * MILLI);
+    let root = victims.iter().enumerate().fold(root, |root, (n, victim)| {
+        let counts = counts.clone();
+        let spec = ChildSpec::actor(victim, move |_| Ok(Victim::new(&counts)));
+        root.child(spec.place(homes[n % 2].place()).shutdown(Shutdown::Timeout(1000 * MILLI)))
+    });
+    let tree = root.child(ChildSpec::dynamic(&pool)).start(&control.place()).await.unwrap();
+
+    let over = Arc::new(AtomicBool::new(false));
+    let attackers: Vec<_> = (0..4u64)
+        .map(|side| {
+            let random = Random(seed ^ (side + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let attack = attack(victims.clone(), tree.clone(), pool.clone(), counts.clone(), over.clone(), random);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            std::thread::spawn(move || runtime.block_on(async { timeout(DEADLINE, attack).await }))
+        })
+        .collect();
+    tokio::time::sleep(500 * MILLI).await;
+    over.store(true, Ordering::SeqCst);
+    for attacker in attackers {
+        attacker.join().unwrap().expect("no attacker hangs in a call or a command");
+    }
+
+    // Nothing is lost: every child that was not terminated comes back and answers.
+    for victim in &victims {
+        let _ = tree.restart_child(victim.name()).await;
+    }
+    for victim in &victims {
+        until("every victim answers", || victim.is_running()).await;
+        while victim.call(Echo(1)).await != Ok(1) {
+            victim.when_up(None).await;
+        }
+    }
+    let states: HashMap<_, _> = tree.which_children().await.unwrap().into_iter().map(|c| (c.name, c.state)).collect();
+    assert!(states.values().all(|state| *state == State::Running), "{states:?}");
+    tree.stop().await;
+    assert_eq!(tree.wait().await, ExitReason::Shutdown);
+
+    // Nothing is leaked: whoever was made has been dropped.
+    let (made, dropped) = (counts.made.load(Ordering::SeqCst), counts.dropped.load(Ordering::SeqCst));
+    assert_eq!(made, dropped);
+    eprintln!(
+        "{strategy:?}: {made} incarnations, {} calls answered, {} not",
+        counts.answered.load(Ordering::SeqCst),
+        counts.refused.load(Ordering::SeqCst)
+    );
+    assert!(made > 100, "there was some chaos");
+    homes.into_iter().for_each(Arbiter::stop);
+    control.stop();
+}
+
+async fn attack(
+    victims: Vec<ActorRef<Victim>>,
+    tree: SupervisorRef,
+    pool: DynamicSupervisor,
+    counts: Arc<Counts>,
+    over: Arc<AtomicBool>,
+    mut random: Random,
+) {
+    while !over.load(Ordering::SeqCst) {
+        let victim = &victims[random.below(10) as usize];
+        match random.below(12) {
+            0 | 1 => drop(victim.cast(Attack::Panic)),
+            2 | 3 => drop(victim.cast(Attack::Exit)),
+            4 | 5 => victim.kill(),
+            6 => victim.stop(),
+            7 => {
+                victim.stop();
+                victim.kill();
+                let _ = victim.cast(Attack::Panic);
+            }
+            8 => {
+                let _ = tree.terminate_child(victim.name()).await;
+                let _ = tree.restart_child(victim.name()).await;
+            }
+            9 => {
+                let actor = ActorRef::new(format!("pooled {}", random.below(3)));
+                let made = counts.clone();
+                let spec = ChildSpec::actor(&actor, move |_| Ok(Victim::new(&made))).restart(Restart::Transient);
+                if pool.start_child(spec).await.is_ok() {
+                    let _ = actor.cast(Attack::Panic);
+                    let _ = pool.terminate_child(actor.name().clone()).await;
+                }
+            }
+            _ => match victim.call(Echo(1)).await {
+                Ok(_) => drop(counts.answered.fetch_add(1, Ordering::SeqCst)),
+                Err(CallError::Timeout) => panic!("a call hung"),
+                Err(_) => drop(counts.refused.fetch_add(1, Ordering::SeqCst)),
+            },
+        }
+        if random.below(50) == 0 {
+            let _ = tree.tree();
+            tokio::task::yield_now().await;
+        }
+    }
+}
