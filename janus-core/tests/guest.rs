@@ -1,12 +1,15 @@
 //! An instance is a guest in its process: when it is gone, so is everything it brought along.
 //!
-//! Alone in this binary, because it counts the threads and descriptors of the whole process.
+//! Alone in this binary, and one test at a time, because they count the threads and descriptors of the whole process.
 
 use std::time::{Duration, Instant};
 
 use janus_core::{Config, Janus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 fn entries(folder: &str) -> usize {
     std::fs::read_dir(folder).expect("procfs is mounted").count()
@@ -19,6 +22,7 @@ fn threads_and_descriptors() -> (usize, usize) {
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "current_thread")]
 async fn a_shutdown_leaves_no_thread_and_no_descriptor_behind() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     // The runtime's own descriptors exist before the first count.
     drop(TcpStream::connect("127.0.0.1:1").await);
     let before = threads_and_descriptors();
@@ -50,18 +54,17 @@ async fn a_shutdown_leaves_no_thread_and_no_descriptor_behind() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
-fn dropping_the_last_handle_stops_everything() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let config = Config { listen: vec![([127, 0, 0, 1], 0).into()], ..Config::default() };
-        let janus = Janus::builder().config(config).start().await.expect("starts");
-        let addr = janus.local_addrs()[0];
-        let mut client = TcpStream::connect(addr).await.expect("connects");
-        let mut received = Vec::new();
-        client.read_buf(&mut received).await.expect("reads the greeting");
-        drop(janus);
-        // FIN or reset, but an end.
-        while client.read_buf(&mut received).await.is_ok_and(|length| length > 0) {}
-    });
+#[tokio::test(flavor = "current_thread")]
+async fn dropping_the_last_handle_stops_everything() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let config = Config { listen: vec![([127, 0, 0, 1], 0).into()], ..Config::default() };
+    let janus = Janus::builder().config(config).start().await.expect("starts");
+    let addr = janus.local_addrs()[0];
+    let mut client = TcpStream::connect(addr).await.expect("connects");
+    let mut received = Vec::new();
+    client.read_buf(&mut received).await.expect("reads the greeting");
+    drop(janus);
+    // FIN or reset, but an end.
+    while client.read_buf(&mut received).await.is_ok_and(|length| length > 0) {}
+    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
 }
