@@ -1,15 +1,13 @@
 //! An instance is a guest in its process: when it is gone, so is everything it brought along.
 //!
-//! Alone in this binary, and one test at a time, because they count the threads and descriptors of the whole process.
+//! One test, alone in its binary, because it counts the threads and descriptors of the whole process.
 
 use std::time::{Duration, Instant};
 
 use janus_core::{Config, Janus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+use tokio::task::JoinHandle;
 
 fn entries(folder: &str) -> usize {
     std::fs::read_dir(folder).expect("procfs is mounted").count()
@@ -21,50 +19,44 @@ fn threads_and_descriptors() -> (usize, usize) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "current_thread")]
-async fn a_shutdown_leaves_no_thread_and_no_descriptor_behind() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+async fn an_instance_leaves_no_thread_and_no_descriptor_behind() {
     // The runtime's own descriptors exist before the first count.
     drop(TcpStream::connect("127.0.0.1:1").await);
     let before = threads_and_descriptors();
-    for _ in 0..3 {
+    for end in [shut_down, drop_last_handle] {
         let config = Config { listen: vec![([127, 0, 0, 1], 0).into()], threads: 4, ..Config::default() };
         let janus = Janus::builder().config(config).start().await.expect("starts");
-        let mut client = TcpStream::connect(janus.local_addrs()[0]).await.expect("connects");
+        let addr = janus.local_addrs()[0];
+        let mut client = TcpStream::connect(addr).await.expect("connects");
         client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.expect("sends");
         let mut received = Vec::new();
         while !received.ends_with(b"ACK\x01") {
             client.read_buf(&mut received).await.expect("reads");
         }
-        assert!(threads_and_descriptors() > before, "an instance has threads of its own");
         janus.publish("news", "x").await.expect("publishes");
-        let shutdown = tokio::spawn({
-            let janus = janus.clone();
-            async move { janus.shutdown().await }
-        });
-        while client.read_buf(&mut received).await.expect("a FIN, not a reset") > 0 {}
+        assert!(threads_and_descriptors() > before, "an instance has threads of its own");
+        let ending = end(janus);
+        // FIN or reset, but an end.
+        while client.read_buf(&mut received).await.is_ok_and(|length| length > 0) {}
         drop(client);
-        shutdown.await.expect("shuts down");
+        ending.await.expect("ends");
+        assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+        // A thread that was joined may still be listed for a moment.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while threads_and_descriptors() != before && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(threads_and_descriptors(), before);
     }
-    // A thread that was joined may still be listed for a moment.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while threads_and_descriptors() != before && Instant::now() < deadline {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(threads_and_descriptors(), before);
 }
 
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "current_thread")]
-async fn dropping_the_last_handle_stops_everything() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    let config = Config { listen: vec![([127, 0, 0, 1], 0).into()], ..Config::default() };
-    let janus = Janus::builder().config(config).start().await.expect("starts");
-    let addr = janus.local_addrs()[0];
-    let mut client = TcpStream::connect(addr).await.expect("connects");
-    let mut received = Vec::new();
-    client.read_buf(&mut received).await.expect("reads the greeting");
+fn shut_down(janus: Janus) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        janus.shutdown().await;
+    })
+}
+
+fn drop_last_handle(janus: Janus) -> JoinHandle<()> {
     drop(janus);
-    // FIN or reset, but an end.
-    while client.read_buf(&mut received).await.is_ok_and(|length| length > 0) {}
-    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    tokio::spawn(async {})
 }
