@@ -40,13 +40,13 @@ async fn an_instance_leaves_no_thread_and_no_descriptor_behind() {
         while client.read_buf(&mut received).await.is_ok_and(|length| length > 0) {}
         drop(client);
         ending.await.expect("ends");
-        assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
         // A thread that was joined may still be listed for a moment.
         let deadline = Instant::now() + Duration::from_secs(10);
         while threads_and_descriptors() != before && Instant::now() < deadline {
             tokio::task::yield_now().await;
         }
         assert_eq!(threads_and_descriptors(), before);
+        assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
     }
 }
 
