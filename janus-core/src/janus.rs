@@ -188,8 +188,8 @@ impl Builder {
             Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
             None => return Err(StartError::Tree("the control thread ended".to_owned())),
         };
-        let listeners = shared.listeners.clone();
-        root.monitor(move |_| listeners.iter().for_each(|listener| listener.close())).detach();
+        let ended = Arc::clone(&shared);
+        root.monitor(move |_| ended.close()).detach();
         let threads = Mutex::new(Some(threads));
         Ok(Janus { inner: Arc::new(Inner { shared, root, control, verdict, threads }) })
     }

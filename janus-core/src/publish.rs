@@ -25,8 +25,8 @@ const MAX_TOPIC_BYTES: usize = 4_096;
 pub struct Receipt {
     /// Identifies the life of the topic in which the message was numbered; random, changes when a topic starts afresh.
     pub epoch: u64,
-    /// The message's number in its topic, counted from 1 without holes. 0 if the topic does not exist: nobody was
-    /// subscribed, so there was nobody to number it for.
+    /// The message's number in its topic, without holes within an epoch; the first is 1. 0 if the topic does not exist:
+    /// nobody was subscribed, so there was nobody to number it for.
     pub seq: u64,
     /// Subscribers of the topic when the message was numbered; each of them gets it, unless its connection ends first.
     pub subscribers: usize,
@@ -150,11 +150,11 @@ pub(crate) fn hand_over(
     mut pending: Pending,
     waker: Option<&Waker>,
 ) -> Result<(), Pending> {
-    if shared.is_draining() {
-        pending.refuse(PublishError::ShuttingDown);
-        return Ok(());
-    }
     loop {
+        if shared.is_draining() {
+            pending.refuse(PublishError::ShuttingDown);
+            return Ok(());
+        }
         let cached = last.take().filter(|topic| topic.name == *name);
         let Some(topic) = cached.or_else(|| shared.topics.find(name.as_str())) else {
             pending.reply.accept(name, Receipt::UNNUMBERED);

@@ -61,6 +61,13 @@ impl Shared {
         }
     }
 
+    /// What is left to do when the tree has ended, in whatever way: nobody must wait for it any more.
+    pub(crate) fn close(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.listeners.iter().for_each(|listener| listener.close());
+        self.topics.all().iter().for_each(|topic| topic.shut_down());
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -209,23 +209,31 @@ impl TopicState {
         false
     }
 
-    /// Takes the topic out of service: what has no number is refused, subscribers stay.
+    /// Takes the topic out of service until its next start: what has no number is refused, subscribers stay.
     pub(crate) fn quarantine(&self) {
-        let (inbox, waiting) = {
-            let mut core = self.core.lock();
-            core.life = Life::Quarantined;
-            let inbox = core.take_inbox();
-            (inbox, std::mem::take(&mut core.waiting))
-        };
-        for pending in inbox {
-            pending.refuse(PublishError::TopicUnavailable);
-        }
-        waiting.into_iter().for_each(Waker::wake);
+        self.refuse_all(Life::Quarantined, &PublishError::TopicUnavailable);
+    }
+
+    /// Ends the topic together with its instance.
+    pub(crate) fn shut_down(&self) {
+        self.refuse_all(Life::Ended, &PublishError::ShuttingDown);
     }
 
     /// Makes a topic whose actor could not be started unfit for use.
     pub(crate) fn abandon(&self) {
-        self.core.lock().life = Life::Ended;
+        self.refuse_all(Life::Ended, &PublishError::TopicUnavailable);
+    }
+
+    fn refuse_all(&self, life: Life, error: &PublishError) {
+        let (inbox, waiting) = {
+            let mut core = self.core.lock();
+            core.life = life;
+            (core.take_inbox(), std::mem::take(&mut core.waiting))
+        };
+        for pending in inbox {
+            pending.refuse(error.clone());
+        }
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Checks what a crashed predecessor left behind and makes it fit to go on; `false` if it is not consistent.
@@ -258,8 +266,8 @@ impl TopicState {
     /// Starts afresh under a new epoch. Subscribers stay; those that would miss messages are closed, for a client of
     /// the classic protocol cannot be told in another way.
     fn restart_cold(&self) {
-        let mut core = self.core.lock();
-        let core = &mut *core;
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
         core.life = Life::Live;
         core.epoch = random_epoch();
         core.notified = false;
@@ -274,9 +282,13 @@ impl TopicState {
             if subscription.next_seq() < core.next_seq {
                 subscription.slot.end(End::MessagesLost);
             }
-            subscription.begin(1);
+            // Numbers go on under the new epoch: a sender may still be at work on the old pass, and must find that
+            // everybody has been served.
+            subscription.begin(core.next_seq);
         }
-        core.next_seq = 1;
+        let waiting = std::mem::take(&mut core.waiting);
+        drop(guard);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<(), TopicError> {
@@ -356,7 +368,7 @@ impl TopicState {
         let tick = shared.clock.tick();
         let pass = Arc::new(Pass::new(batch, subscribers, shared.queue_limits(), tick, Arc::clone(&shared.faults)));
         core.pass = Some(Arc::clone(&pass));
-        if pass.subscribers() > shared.config.inline_subscribers {
+        if pass.subscribers() > shared.config.inline_subscribers && shared.config.threads > 1 {
             shared.senders.offer(Arc::clone(&pass));
         }
         Some(pass)

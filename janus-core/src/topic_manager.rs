@@ -10,7 +10,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 
 use crate::shared::Shared;
-use crate::supervision::{ChildSpec, Restart};
+use crate::supervision::{ChildSpec, Restart, StartError};
 use crate::topic::{Topic, TopicError, TopicState};
 use crate::wire::TopicName;
 
@@ -30,7 +30,7 @@ impl TopicManager {
     }
 
     /// Ends the topics that nobody has used for `topic_idle`.
-    fn end_unused(&mut self, ctx: &mut Context<Self>) {
+    fn end_unused(&mut self, _: &mut Context<Self>) {
         let tick = self.shared.clock.tick();
         let idle = self.shared.clock.ticks(self.shared.config.topic_idle);
         for topic in self.shared.topics.all() {
@@ -38,13 +38,11 @@ impl TopicManager {
                 self.shared.topics.remove(&topic);
                 log::debug!("topic {}: ended, unused", topic.name);
                 let supervisor = self.shared.topic_supervisor.clone();
-                ctx.spawn(
-                    async move {
-                        // It may never have started.
-                        let _ = supervisor.terminate_child(topic.actor.name().clone()).await;
-                    }
-                    .into_actor(self),
-                );
+                // Not in this actor's context: its crash would leave an actor behind that nobody knows.
+                tokio::task::spawn_local(async move {
+                    // It may never have started.
+                    let _ = supervisor.terminate_child(topic.actor.name().clone()).await;
+                });
             }
         }
     }
@@ -97,13 +95,20 @@ async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<Topic
             .restart(Restart::Permanent)
             .place(home)
     };
-    match shared.topic_supervisor.start_child(spec).await {
-        Ok(_) => Ok(topic),
-        Err(error) => {
-            log::error!("topic {}: cannot be started: {error}", topic.name);
-            topic.abandon();
-            shared.topics.remove(&topic);
-            Err(TopicError::Unavailable)
+    loop {
+        match shared.topic_supervisor.start_child(spec.clone()).await {
+            Ok(()) => return Ok(topic),
+            // An unused topic of this name is on its way out; the table says that it is not ours.
+            Err(StartError::AlreadyPresent(_)) if !topic.actor.is_running() => {
+                let _ = shared.topic_supervisor.terminate_child(topic.actor.name().clone()).await;
+            }
+            Err(StartError::AlreadyPresent(_)) => return Ok(topic),
+            Err(error) => {
+                log::error!("topic {}: cannot be started: {error}", topic.name);
+                shared.topics.remove(&topic);
+                topic.abandon();
+                return Err(TopicError::Unavailable);
+            }
         }
     }
 }

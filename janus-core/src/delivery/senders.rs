@@ -26,7 +26,11 @@ pub(crate) struct SenderPool {
 impl SenderPool {
     /// Asks the senders to help with `pass`.
     pub(crate) fn offer(&self, pass: Arc<Pass>) {
-        self.passes.lock().push_back(pass);
+        let mut passes = self.passes.lock();
+        // While no sender runs, nobody else would remove those that have ended.
+        passes.retain(|other| !other.is_complete());
+        passes.push_back(pass);
+        drop(passes);
         self.offered.notify_all();
     }
 
