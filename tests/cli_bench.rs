@@ -96,6 +96,15 @@ fn a_message_out_of_order_is_counted_and_fails_the_bench() {
 }
 
 #[test]
+fn a_client_that_is_cut_off_loses_the_rest_and_holds_up_nobody() {
+    let server = FakeServer::start(Fault::DropsClient);
+    let result = bench(&server, &["--clients", "10", "--messages", "5"], 1);
+    assert_counts(&result, &[("expected", 50), ("good", 46), ("lost", 4), ("disconnected", 1), ("published", 5)]);
+    assert_eq!(result["stalled"], false);
+    assert_eq!(result["errors"][0], "1 × the server closed the connection");
+}
+
+#[test]
 fn a_server_that_refuses_to_publish_is_told_without_waiting_for_the_timeout() {
     let server = FakeServer::start(Fault::Refuses);
     let output = janus(&["bench", "--clients", "3", "--to", &server.address]).output().unwrap();

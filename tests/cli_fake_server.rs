@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Repeats,
     /// The first subscriber gets a topic's second message after the third.
     Reorders,
+    /// The first subscriber's connection is closed instead of getting a topic's second message.
+    DropsClient,
     /// Every publication is answered with an error frame.
     Refuses,
     /// Connections are accepted and never answered.
@@ -168,6 +170,10 @@ impl State {
         for (index, mut subscriber) in topic.subscribers.iter().enumerate() {
             let frames = match (index, topic.published, self.fault) {
                 (0, 2, Fault::Loses) => String::new(),
+                (0, 2, Fault::DropsClient) => {
+                    let _ = subscriber.shutdown(Shutdown::Both);
+                    String::new()
+                }
                 (0, 2, Fault::Repeats) => frame.repeat(2),
                 (0, 2, Fault::Reorders) => {
                     topic.held_back = frame.clone().into_bytes();

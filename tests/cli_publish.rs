@@ -30,8 +30,17 @@ fn a_message_arrives_with_its_event_and_id_and_the_receipt_is_printed() {
 fn text_that_is_not_json_arrives_as_a_string() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
-    assert_exit(&janus(&["publish", "news", "-5 °\"", "--to", &server.address]).output().unwrap(), 0);
+    assert_exit(&janus(&["publish", "--to", &server.address, "--", "news", "-5 °\""]).output().unwrap(), 0);
     assert!(subscriber.line().ends_with(",\"data\":\"-5 °\\\"\"}"));
+}
+
+#[test]
+fn a_negative_number_is_data_and_a_mistyped_flag_is_not() {
+    let server = FakeServer::start(Fault::None);
+    let subscriber = subscriber(&server, "news");
+    assert_exit(&janus(&["publish", "news", "-5", "--to", &server.address]).output().unwrap(), 0);
+    assert!(subscriber.line().ends_with(",\"data\":-5}"));
+    assert_exit(&janus(&["publish", "news", "--jsn", "--to", &server.address]).output().unwrap(), 2);
 }
 
 #[test]

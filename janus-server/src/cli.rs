@@ -53,7 +53,9 @@ pub(crate) struct Publish {
     /// The topic to publish to.
     pub(crate) topic: String,
     /// The message: JSON, or any text, which is sent as a JSON string; `-` reads one message per line of input.
-    #[arg(allow_hyphen_values = true)]
+    ///
+    /// Text that begins with a hyphen goes after `--`, so that a mistyped flag is not published.
+    #[arg(allow_negative_numbers = true)]
     pub(crate) data: String,
     /// The message's event.
     #[arg(long, default_value = "")]

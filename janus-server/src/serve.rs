@@ -1,7 +1,7 @@
 //! `janus-server serve`: starts the tree, waits for a signal or for the tree's own end, and drains.
 //!
-//! The first SIGTERM or SIGINT drains and ends with exit code 0; a second one does not wait for the drain and ends with 1, as
-//! messages that were queued are lost. When the tree gives up the reason is logged and the exit code is 1.
+//! The first SIGTERM or SIGINT drains and ends with exit code 0. A second one does not wait for the drain and ends with
+//! 1, as messages that were queued are lost. When the tree gives up, the reason is told and the exit code is 1.
 
 use std::net::SocketAddr;
 
@@ -44,14 +44,15 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         log::info!("listening on {addr}");
     }
     tokio::select! {
-        reason = janus.wait() => {
-            return Err(ServeError::GaveUp(reason.to_string()));
-        }
+        reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
         name = signals.next() => log::info!("{name}: draining; a second signal ends at once"),
     }
     tokio::select! {
         report = janus.shutdown() => {
-            log::info!("drained: {} connections closed, {} of them cut off", report.connections, report.cut_off);
+            log::info!("drained {} connections", report.connections);
+            if report.cut_off > 0 {
+                log::warn!("{} of them were cut off at the drain_timeout with messages left", report.cut_off);
+            }
             Ok(())
         }
         name = signals.next() => {

@@ -129,7 +129,7 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "session_ttl",
-        doc: "How long a session can be taken over after its connection ended.",
+        doc: "How long a session stays listed after its connection ended.",
         field: Field::Duration(|s| &mut s.core.session_ttl),
     },
     Setting {
@@ -570,10 +570,13 @@ mod tests {
         let document = include_str!("../../docs/OPERATIONS.md");
         let mut table = String::from("| setting | default | accepted | what it is |\n|---|---|---|---|\n");
         for setting in TABLE {
-            let (default, expected) = (setting.default_text(), setting.expected());
+            let default = setting.default_text();
             let default = if setting.name == "threads" { default } else { format!("`{default}`") };
-            let _ = writeln!(table, "| `{}` | {default} | {expected} | {} |", setting.name, setting.doc);
+            let accepted = setting.range().map_or_else(|| setting.expected(), str::to_owned);
+            let _ = writeln!(table, "| `{}` | {default} | {accepted} | {} |", setting.name, setting.doc);
         }
+        // The empty line ends the table: no row more than these.
+        table.push('\n');
         assert!(document.contains(&table), "docs/OPERATIONS.md must contain this table:\n\n{table}");
     }
 

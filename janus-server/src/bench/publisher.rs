@@ -151,7 +151,7 @@ impl Work {
             match self.send(outcome.published, up_to) {
                 Ok(next) => outcome.published = next,
                 Err(error) => {
-                    let _ = outcome.error.get_or_insert(error.to_string());
+                    outcome.error = Some(error.to_string());
                     break;
                 }
             }

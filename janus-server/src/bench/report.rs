@@ -93,7 +93,13 @@ impl<'a> Report<'a> {
             None => format!("{window} under way"),
         };
         let (total, setup, outcome) = (&self.total, &self.setup, &self.publication.outcome);
-        line("run", format!("{clients} clients, {topics} topics, {messages} messages of {size} bytes, {pace}"));
+        line(
+            "run",
+            format!(
+                "clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
+                setup.workers
+            ),
+        );
         let per_second = f64::from(setup.ready) / setup.elapsed.as_secs_f64();
         line("setup", format!("{:.3} s ({per_second:.0} clients/s)", setup.elapsed.as_secs_f64()));
         line("clients", format!("{} ready, {} failed, {} disconnected", setup.ready, setup.failed, total.disconnected));

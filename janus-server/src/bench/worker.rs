@@ -215,8 +215,8 @@ impl Worker {
         let Some(stream) = &mut self.clients[index].stream else { return };
         let mut frames = client::PREAMBLE.to_vec();
         frames.extend_from_slice(&client::subscribe(&topic));
-        let refusal = stream.take_error().map_or_else(Some, |error| error);
-        let subscribed = refusal.map_or(Ok(()), Err).and_then(|()| {
+        let connected = stream.take_error().and_then(|refusal| refusal.map_or(Ok(()), Err));
+        let subscribed = connected.and_then(|()| {
             let _ = stream.set_nodelay(true);
             // The send buffer of a new connection is empty: these bytes fit.
             stream.write_all(&frames)?;
