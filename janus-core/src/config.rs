@@ -74,7 +74,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8081))],
-            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
             max_frame_bytes: 64 * 1024,
             max_topic_bytes: 255,
@@ -102,6 +102,9 @@ impl Default for Config {
     }
 }
 
+/// More threads than this would only wait for each other's locks.
+const MAX_THREADS: usize = 256;
+
 /// A setting whose value cannot work; the caller's configuration is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} = {value}: expected {expected}")]
@@ -124,7 +127,7 @@ impl Config {
         let range = |key, value: usize, allowed: std::ops::RangeInclusive<usize>, expected| {
             if allowed.contains(&value) { Ok(()) } else { Err(ConfigError { key, value: value.to_string(), expected }) }
         };
-        range("threads", self.threads, 1..=256, "1 to 256")?;
+        range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
         range("max_frame_bytes", self.max_frame_bytes, 64..=16 << 20, "64 bytes to 16 MiB")?;
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
@@ -136,6 +139,7 @@ impl Config {
         range("max_inflight_bytes", self.max_inflight_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_detached_sessions", self.max_detached_sessions, 0..=10_000_000, "0 to 10,000,000")?;
         range("coalesce_bytes", self.coalesce_bytes, 1..=1 << 20, "1 byte to 1 MiB")?;
+        range("inline_subscribers", self.inline_subscribers, 0..=1 << 24, "0 to 16,777,216")?;
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
         range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;
         let positive = |key, value: Duration| {

@@ -209,6 +209,7 @@ impl Reply {
     }
 
     pub(crate) fn connection(slot: Arc<Slot>, limits: QueueLimits, ack: bool) -> Self {
+        slot.expect_answer();
         Self(Some(ReplyTo::Connection { slot, limits, ack }))
     }
 
@@ -222,13 +223,16 @@ impl Reply {
         match self.0.take() {
             // A publisher that went away does not want to know.
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
-            Some(ReplyTo::Connection { slot, limits, ack: true }) => {
-                let mut frame = BytesMut::new();
-                let Receipt { epoch, seq, subscribers } = receipt;
-                classic::encode_published(&mut frame, &timestamp(), topic, epoch, seq, subscribers);
-                slot.send(frame.freeze(), limits);
+            Some(ReplyTo::Connection { slot, limits, ack }) => {
+                if ack {
+                    let mut frame = BytesMut::new();
+                    let Receipt { epoch, seq, subscribers } = receipt;
+                    classic::encode_published(&mut frame, &timestamp(), topic, epoch, seq, subscribers);
+                    slot.send(frame.freeze(), limits);
+                }
+                slot.answered();
             }
-            Some(ReplyTo::Connection { ack: false, .. }) | None => {}
+            None => {}
         }
     }
 
@@ -243,6 +247,7 @@ impl Reply {
                 let mut frame = BytesMut::new();
                 classic::encode_error(&mut frame, &timestamp(), error.code(), &error.to_string());
                 slot.send(frame.freeze(), limits);
+                slot.answered();
             }
             None => {}
         }

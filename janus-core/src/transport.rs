@@ -76,7 +76,7 @@ enum Step {
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
     /// Waiting for room in a topic.
     Offering(Box<Offering>),
-    /// Writing out what is queued, then waiting for the peer to close as well.
+    /// Writing out what is queued and still to be answered, then waiting for the peer to close as well.
     Closing(Box<Closing>),
     /// Nothing is left to do.
     Over,
@@ -417,7 +417,7 @@ impl Transport {
 
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
-        if !closing.fin_sent && self.slot.queued() == (0, 0) {
+        if !closing.fin_sent && self.slot.is_drained() {
             self.slot.shut_down();
             closing.fin_sent = true;
             closing.deadline.as_mut().reset(Instant::now() + LINGER);

@@ -77,6 +77,10 @@ pub(crate) struct Slot {
     quiet_since: AtomicU32,
     /// The tick since which a frame from the client is unfinished; 0 if none is.
     frame_since: AtomicU32,
+    /// Messages from this client whose outcome has not been answered.
+    unanswered: AtomicU32,
+    /// Whether the Transport waits for those answers before it closes.
+    closing: AtomicBool,
     /// Mirrors `out.queue.is_some() || out.end.is_some()`, so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
     #[cfg(feature = "fault-injection")]
@@ -116,6 +120,8 @@ impl Slot {
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
             frame_since: AtomicU32::new(0),
+            unanswered: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
@@ -255,9 +261,23 @@ impl Slot {
         self.out.lock().end
     }
 
-    /// Frames and bytes that wait for this client.
-    pub(crate) fn queued(&self) -> (usize, usize) {
-        self.out.lock().queue.as_ref().map_or((0, 0), |queue| (queue.frames, queue.bytes))
+    /// Notes a message from this client that will be [answered](Self::answered).
+    pub(crate) fn expect_answer(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message from this client has been answered, or needs no answer.
+    pub(crate) fn answered(&self) {
+        if self.unanswered.fetch_sub(1, Ordering::AcqRel) == 1 && self.closing.load(Ordering::Acquire) {
+            self.transport.wake();
+        }
+    }
+
+    /// Whether everything for this client has been handed to the kernel, answers to its messages included; if not, the
+    /// Transport is woken when there is something to do about it.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.closing.store(true, Ordering::Release);
+        self.unanswered.load(Ordering::Acquire) == 0 && self.out.lock().queue.is_none()
     }
 
     /// Notes since when a frame is unfinished, or that none is.
