@@ -325,7 +325,7 @@ impl DynamicSupervisor {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
         live.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+        live.cell.answer_or_end(answer).await
     }
 
     fn running(&self) -> Option<Arc<Live>> {

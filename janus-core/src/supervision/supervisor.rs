@@ -318,7 +318,7 @@ impl SupervisorRef {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
         live.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+        live.cell.answer_or_end(answer).await
     }
 
     /// The supervisor and everything below it, as it is now. It asks nobody, so nothing that hangs can hold it up.
