@@ -130,10 +130,10 @@ impl Supervisor {
         self.plan.validate()?;
         let tree = TreeShared::new();
         let cell = Cell::new(tree.next_id(), self.name().clone(), None);
-        let unfinished = KillOnDrop(cell.clone());
+        let mut unfinished = KillOnDrop(Some(cell.clone()));
         self.launch(Start { cell: cell.clone(), info: Default::default(), place: place.clone(), tree });
         cell.until(UP).await;
-        std::mem::forget(unfinished);
+        unfinished.0 = None;
         if cell.flags() & UP != 0 {
             return Ok(self.handle);
         }
@@ -145,11 +145,14 @@ impl Supervisor {
     }
 }
 
-struct KillOnDrop(Arc<Cell>);
+/// What has been started is not to outlive the future that was to hand it over.
+struct KillOnDrop(Option<Arc<Cell>>);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        self.0.kill(ExitReason::Killed);
+        if let Some(cell) = &self.0 {
+            cell.kill(ExitReason::Killed);
+        }
     }
 }
 
@@ -323,7 +326,8 @@ impl SupervisorRef {
 
     /// The supervisor and everything below it, as it is now. It asks nobody, so nothing that hangs can hold it up.
     pub fn tree(&self) -> Tree {
-        match &*self.shared.live.lock() {
+        let live = self.shared.live.lock().clone();
+        match live {
             Some(live) => live.node(),
             None => Tree {
                 name: self.shared.name.clone(),
@@ -735,9 +739,7 @@ impl Keeper {
             let mut table = self.live.table.lock();
             let child = table.children.get_mut(&seq)?;
             // It may have been started with a sibling or terminated meanwhile, or be due at another time.
-            if child.due.take_if(|at| *at <= Instant::now()).is_none() {
-                return None;
-            }
+            child.due.take_if(|at| *at <= Instant::now())?;
         }
         match self.start_range(seq).await {
             Ok(()) => None,

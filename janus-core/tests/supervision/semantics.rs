@@ -90,9 +90,7 @@ impl Actor for Slow {
 
 fn slow(init: Duration, outcome: Result<(), String>, log: &Log) -> ChildSpec {
     let log = log.clone();
-    ChildSpec::actor(&ActorRef::new("slow"), move |_| {
-        Ok(Slow { init, outcome: outcome.clone(), log: log.clone() })
-    })
+    ChildSpec::actor(&ActorRef::new("slow"), move |_| Ok(Slow { init, outcome: outcome.clone(), log: log.clone() }))
 }
 
 #[test]
@@ -148,7 +146,9 @@ fn a_start_that_takes_too_long_fails_and_is_rolled_back() {
         let before = Instant::now();
         let too_slow = slow(Duration::from_secs(600), Ok(()), &log).start_timeout(3 * SECOND);
         let error = one_for_one().child(puppet("first", &log).1).child(too_slow).start(&here).await.unwrap_err();
-        assert!(matches!(&error, StartError::Failed { reason: ExitReason::StartFailed(why), .. } if why.contains("3s")));
+        assert!(
+            matches!(&error, StartError::Failed { reason: ExitReason::StartFailed(why), .. } if why.contains("3s"))
+        );
         assert_eq!(before.elapsed().as_secs(), 3);
         assert_eq!(log.take(), "start:first term:first");
     });
@@ -345,7 +345,11 @@ fn a_child_whose_restart_keeps_failing_can_be_terminated() {
         let spec = {
             let healthy = healthy.clone();
             ChildSpec::actor(&actor, move |_| {
-                if healthy.load(Ordering::Relaxed) { Ok(Puppet::new("a", &Log::default())) } else { Err("broken".into()) }
+                if healthy.load(Ordering::Relaxed) {
+                    Ok(Puppet::new("a", &Log::default()))
+                } else {
+                    Err("broken".into())
+                }
             })
         };
         let tree = one_for_one().intensity(u32::MAX, SECOND).child(spec).start(&here).await.unwrap();
@@ -790,7 +794,9 @@ fn a_task_is_restarted_by_its_outcome() {
         };
         let root = one_for_one().child(ChildSpec::task("task", task).restart(Restart::Transient));
         let tree = root.start(&here).await.unwrap();
-        for expected in [ExitReason::Error("planned".into()), ExitReason::Panicked(format!("{PLANNED} in a task").into())] {
+        for expected in
+            [ExitReason::Error("planned".into()), ExitReason::Panicked(format!("{PLANNED} in a task").into())]
+        {
             tokio::time::sleep(SECOND).await;
             settle().await;
             assert_eq!(tree.tree().find("task").unwrap().last_reason, Some(expected));

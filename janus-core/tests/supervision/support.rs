@@ -146,7 +146,10 @@ pub(crate) fn puppet(name: &'static str, log: &Log) -> (ActorRef<Puppet>, ChildS
 }
 
 /// Ends the incarnation that runs now with `how` and waits until it has.
-pub(crate) async fn end<A: Actor<Context = Context<A>>>(actor: &ActorRef<A>, how: impl FnOnce(&ActorRef<A>)) -> ExitReason {
+pub(crate) async fn end<A: Actor<Context = Context<A>>>(
+    actor: &ActorRef<A>,
+    how: impl FnOnce(&ActorRef<A>),
+) -> ExitReason {
     let (tell, told) = tokio::sync::oneshot::channel();
     let monitor = actor.monitor(move |down| {
         let _ = tell.send(down.reason);

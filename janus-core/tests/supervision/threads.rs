@@ -87,7 +87,8 @@ impl Blocking {
 
 fn blocking(home: &Arbiter) -> Blocking {
     let (sender, receiver) = mpsc::channel();
-    let (actor, alive, release) = (ActorRef::new("blocker"), Arc::new(AtomicI64::new(0)), Arc::new(Mutex::new(receiver)));
+    let (actor, alive, release) =
+        (ActorRef::new("blocker"), Arc::new(AtomicI64::new(0)), Arc::new(Mutex::new(receiver)));
     let stuck = Arc::new(AtomicBool::new(false));
     let (made, in_handler) = (alive.clone(), stuck.clone());
     let spec = ChildSpec::actor(&actor, move |_| {
@@ -183,7 +184,10 @@ fn a_watchdog_names_the_actor_that_hangs_once_a_level() {
         let hangs = hangs.lock();
         assert_eq!(hangs.len(), 2);
         for (level, (hang, least)) in hangs.iter().zip([20, 60]).enumerate() {
-            assert_eq!((&*hang.arbiter, hang.actor, hang.name.as_deref(), hang.level), ("home", id, Some("blocker"), level));
+            assert_eq!(
+                (&*hang.arbiter, hang.actor, hang.name.as_deref(), hang.level),
+                ("home", id, Some("blocker"), level)
+            );
             assert!(hang.lasted >= least * MILLI);
         }
         home.stop();
