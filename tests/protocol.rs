@@ -258,14 +258,17 @@ async fn after_a_half_close_everything_received_is_processed_and_answered_with_a
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
-    let mut client = Client::connect(addr).await;
-    client.send([publish_frame("news", "1"), publish_frame("news", "2")].concat()).await;
-    client.half_close().await;
-    assert_eq!(client.json().await["published"]["seq"], 1);
-    assert_eq!(client.json().await["published"]["seq"], 2);
-    assert_eq!(client.close().await, Close::Fin);
-    assert_eq!(subscriber.json().await["data"], 1);
-    assert_eq!(subscriber.json().await["data"], 2);
+    // Often enough that the FIN is once read together with the frames.
+    for _ in 0..50 {
+        let mut client = Client::connect(addr).await;
+        client.send([publish_frame("news", "1"), publish_frame("news", "2")].concat()).await;
+        client.half_close().await;
+        assert!(client.json().await["published"].is_object());
+        assert!(client.json().await["published"].is_object());
+        assert_eq!(client.close().await, Close::Fin);
+        assert_eq!(subscriber.json().await["data"], 1);
+        assert_eq!(subscriber.json().await["data"], 2);
+    }
 }
 
 #[tokio::test]

@@ -325,7 +325,7 @@ impl DynamicSupervisor {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
         live.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+        live.cell.answer_or_end(answer).await
     }
 
     fn running(&self) -> Option<Arc<Live>> {
@@ -827,7 +827,7 @@ impl Keeper {
         };
         let mut named = self.live.named.lock();
         // Not in the table: it was terminated while it started, and whoever did that looks after it.
-        if named.by_id.get(&cell.id()).is_none() {
+        if !named.by_id.contains_key(&cell.id()) {
             drop(named);
             answer(outcome);
             return None;

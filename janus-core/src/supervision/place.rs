@@ -4,14 +4,16 @@
 //! `System` is neither needed nor started; actors only need a tokio `LocalRuntime` or `LocalSet`.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::exit::{ActorId, guarded};
 
@@ -107,7 +109,7 @@ impl Arbiter {
 /// A handle to a thread on which children can be started. Clone it freely; it does not keep the thread alive.
 #[derive(Clone)]
 pub struct Place {
-    jobs: mpsc::Sender<Job>,
+    jobs: Arc<Sender>,
     pub(crate) beat: Arc<Beat>,
 }
 
@@ -142,12 +144,18 @@ impl Place {
     ///
     /// [`ArbiterDown`]; `job` is dropped. A job that was taken is still dropped unrun if the place stops before its turn.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<(), ArbiterDown> {
-        self.jobs.try_send(Box::new(job)).map_err(|_| ArbiterDown)
+        self.jobs.0.push(Box::new(job))
     }
 
-    fn open(name: Arc<str>) -> (Self, mpsc::Receiver<Job>) {
-        let (jobs, receiver) = mpsc::channel(JOBS_MAX);
-        (Self { jobs, beat: Arc::new(Beat::new(name)) }, receiver)
+    fn open(name: Arc<str>) -> (Self, Receiver) {
+        let jobs = Jobs {
+            queue: Mutex::new(Some(VecDeque::new())),
+            abandoned: AtomicBool::new(false),
+            changed: Notify::new(),
+        };
+        let jobs = Arc::new(jobs);
+        let receiver = Receiver(jobs.clone());
+        (Self { jobs: Arc::new(Sender(jobs)), beat: Arc::new(Beat::new(name)) }, receiver)
     }
 }
 
@@ -157,10 +165,79 @@ impl fmt::Debug for Place {
     }
 }
 
-async fn serve(mut jobs: mpsc::Receiver<Job>) {
-    while let Some(job) = jobs.recv().await {
+async fn serve(jobs: Receiver) {
+    while let Some(job) = jobs.next().await {
         if let Err(reason) = guarded(job) {
             log::error!("a job given to a place {reason}");
+        }
+    }
+}
+
+/// The jobs of one place.
+///
+/// Not tokio's channel: that keeps what is sent while its receiver is being dropped, and the start of a child that is
+/// lost in there would never be known to be over. Here a job is either refused, run or dropped.
+struct Jobs {
+    // `None` once the place is down.
+    queue: Mutex<Option<VecDeque<Job>>>,
+    // Nobody is left who could send one.
+    abandoned: AtomicBool,
+    changed: Notify,
+}
+
+impl Jobs {
+    fn push(&self, job: Job) -> Result<(), ArbiterDown> {
+        {
+            let mut queue = self.queue.lock();
+            match &mut *queue {
+                Some(queue) if queue.len() < JOBS_MAX => queue.push_back(job),
+                _ => return Err(ArbiterDown),
+            }
+        }
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn close(&self) -> Option<VecDeque<Job>> {
+        self.queue.lock().take()
+    }
+}
+
+/// Shared by all handles, and dropped with the last of them.
+struct Sender(Arc<Jobs>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.abandoned.store(true, Ordering::Release);
+        self.0.changed.notify_one();
+    }
+}
+
+struct Receiver(Arc<Jobs>);
+
+impl Receiver {
+    /// `None` when there is no job and nobody to send one.
+    async fn next(&self) -> Option<Job> {
+        loop {
+            // Looked at first: a handle may send a last job before it goes.
+            let abandoned = self.0.abandoned.load(Ordering::Acquire);
+            if let Some(job) = self.0.queue.lock().as_mut().and_then(VecDeque::pop_front) {
+                return Some(job);
+            }
+            if abandoned {
+                return None;
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let left = self.0.close();
+        // What a job holds may panic when it is dropped, and each deserves its own chance to say that it was not run.
+        for job in left.into_iter().flatten() {
+            let _ = guarded(|| drop(job));
         }
     }
 }

@@ -163,10 +163,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         M::Result: Send,
         A::Context: ToEnvelope<A, M>,
     {
-        let sent = match &*self.slot.instance.load() {
-            Some(instance) => Some((instance.addr.send(message), instance.cell.clone())),
-            None => None,
-        };
+        let instance = self.slot.instance.load();
+        let sent = instance.as_ref().map(|instance| (instance.addr.send(message), instance.cell.clone()));
         async move {
             let Some((request, cell)) = sent else { return Err(CallError::NotRunning) };
             let answer = async {

@@ -236,10 +236,11 @@ impl ChildSpec {
     }
 
     pub(crate) fn start_limit(&self) -> Option<Duration> {
-        self.start_timeout.or(match self.launch.kind() {
+        let by_kind = || match self.launch.kind() {
             Kind::Worker => Some(START_TIMEOUT_DEFAULT),
             Kind::Supervisor => None,
-        })
+        };
+        self.start_timeout.or_else(by_kind)
     }
 }
 

@@ -145,6 +145,7 @@ impl Supervisor {
     }
 }
 
+/// What has been started is not to outlive the future that was to hand it over.
 struct KillOnDrop(Option<Arc<Cell>>);
 
 impl Drop for KillOnDrop {
@@ -320,12 +321,13 @@ impl SupervisorRef {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
         live.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+        live.cell.answer_or_end(answer).await
     }
 
     /// The supervisor and everything below it, as it is now. It asks nobody, so nothing that hangs can hold it up.
     pub fn tree(&self) -> Tree {
-        match &*self.shared.live.lock() {
+        let live = self.shared.live.lock().clone();
+        match live {
             Some(live) => live.node(),
             None => Tree {
                 name: self.shared.name.clone(),
@@ -737,9 +739,7 @@ impl Keeper {
             let mut table = self.live.table.lock();
             let child = table.children.get_mut(&seq)?;
             // It may have been started with a sibling or terminated meanwhile, or be due at another time.
-            if child.due.take_if(|at| *at <= Instant::now()).is_none() {
-                return None;
-            }
+            child.due.take_if(|at| *at <= Instant::now())?;
         }
         match self.start_range(seq).await {
             Ok(()) => None,

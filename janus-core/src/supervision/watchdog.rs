@@ -58,8 +58,10 @@ pub struct Watchdog {
     levels: Vec<Duration>,
     places: Vec<Place>,
     roots: Vec<SupervisorRef>,
-    on_hang: Option<Arc<dyn Fn(&Hang) + Send + Sync>>,
+    on_hang: Option<Arc<OnHang>>,
 }
+
+type OnHang = dyn Fn(&Hang) + Send + Sync;
 
 impl Watchdog {
     /// A watchdog that looks once every `period` and knows no arbiter and no level yet.

@@ -164,7 +164,7 @@ fn a_panic_whose_payload_panics_when_it_is_dropped() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
-            std::panic::resume_unwind(Box::new(Bomb));
+            std::panic::resume_unwind(Box::new(Self));
         }
     }
     let reason = ending(NONE, async |a| tell(a, |_, _| std::panic::resume_unwind(Box::new(Bomb))).await);

@@ -6,6 +6,8 @@
 //! - `dynamic`: numbered and named children, quarantine.
 //! - `threads`: real threads: hung handlers, dead arbiters, chaos.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so best by panicking")]
+
 mod dynamic;
 mod endings;
 mod otp;

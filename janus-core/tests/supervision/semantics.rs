@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use actix::dev;
 use actix::prelude::*;
 use janus_core::supervision::{
     ActorId, ActorRef, AutoShutdown, CallError, ChildError, ChildSpec, Down, EventKind, Exit, ExitReason, NodeKind,
@@ -584,8 +585,8 @@ enum Request {
 
 struct Forgotten;
 
-impl actix::dev::MessageResponse<Silent, Request> for Forgotten {
-    fn handle(self, _: &mut Context<Silent>, _: Option<actix::dev::OneshotSender<Self>>) {}
+impl dev::MessageResponse<Silent, Request> for Forgotten {
+    fn handle(self, _: &mut Context<Silent>, _: Option<dev::OneshotSender<Self>>) {}
 }
 
 impl Handler<Request> for Silent {

@@ -17,14 +17,14 @@ use tokio::time::timeout;
 use crate::support::{Echo, Log, PLANNED, Puppet, puppet, quiet_panics};
 
 /// Longer than anything here takes; a test that reaches it has found something hung.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 const MILLI: Duration = Duration::from_millis(1);
 
 fn block_on<F: Future<Output = ()>>(test: F) {
     quiet_panics();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { timeout(DEADLINE, test).await.expect("nothing hangs") });
+    runtime.block_on(async { timeout(DEADLINE * 2, test).await.expect("nothing hangs") });
 }
 
 /// Waits for a condition without sleeping through it.
@@ -43,6 +43,7 @@ fn one_for_one() -> Supervisor {
 /// Blocks its thread until the other end of the channel is dropped.
 struct Blocker {
     alive: Arc<AtomicI64>,
+    stuck: Arc<AtomicBool>,
     release: Arc<Mutex<mpsc::Receiver<()>>>,
 }
 
@@ -64,6 +65,7 @@ impl Handler<Block> for Blocker {
     type Result = ();
 
     fn handle(&mut self, _: Block, _: &mut Context<Self>) {
+        self.stuck.store(true, Ordering::SeqCst);
         let _ = self.release.lock().recv();
     }
 }
@@ -71,21 +73,30 @@ impl Handler<Block> for Blocker {
 struct Blocking {
     actor: ActorRef<Blocker>,
     alive: Arc<AtomicI64>,
+    stuck: Arc<AtomicBool>,
     release: Option<mpsc::Sender<()>>,
     spec: ChildSpec,
+}
+
+impl Blocking {
+    async fn block(&self) {
+        self.actor.cast(Block).unwrap();
+        until("it is in its handler", || self.stuck.load(Ordering::SeqCst)).await;
+    }
 }
 
 fn blocking(home: &Arbiter) -> Blocking {
     let (sender, receiver) = mpsc::channel();
     let (actor, alive, release) =
         (ActorRef::new("blocker"), Arc::new(AtomicI64::new(0)), Arc::new(Mutex::new(receiver)));
-    let made = alive.clone();
+    let stuck = Arc::new(AtomicBool::new(false));
+    let (made, in_handler) = (alive.clone(), stuck.clone());
     let spec = ChildSpec::actor(&actor, move |_| {
         made.fetch_add(1, Ordering::SeqCst);
-        Ok(Blocker { alive: made.clone(), release: release.clone() })
+        Ok(Blocker { alive: made.clone(), stuck: in_handler.clone(), release: release.clone() })
     })
     .place(home.place());
-    Blocking { actor, alive, release: Some(sender), spec }
+    Blocking { actor, alive, stuck, release: Some(sender), spec }
 }
 
 #[test]
@@ -99,7 +110,7 @@ fn a_hung_handler_does_not_hang_its_supervisor() {
         let first = blocking.actor.id();
         let (tell, told) = oneshot::channel();
         blocking.actor.monitor(move |down| drop(tell.send(down.reason))).detach();
-        blocking.actor.cast(Block).unwrap();
+        blocking.block().await;
         tree.terminate_child("blocker").await.unwrap();
         assert_eq!(told.await.unwrap(), ExitReason::Killed);
         assert!(!blocking.actor.is_running());
@@ -132,7 +143,7 @@ fn a_successor_on_another_thread_is_not_harmed_by_the_hung_one() {
         let mut blocking = blocking(home);
         let spec = blocking.spec.clone().shutdown(Shutdown::BrutalKill);
         let tree = one_for_one().child(spec.clone()).start(&control.place()).await.unwrap();
-        blocking.actor.cast(Block).unwrap();
+        blocking.block().await;
         tree.terminate_child("blocker").await.unwrap();
         tree.delete_child("blocker").await.unwrap();
         tree.start_child(spec.place(refuge.place())).await.unwrap();
@@ -166,7 +177,7 @@ fn a_watchdog_names_the_actor_that_hangs_once_a_level() {
         let root = root.child(ChildSpec::task("watchdog", move || watchdog.clone().run()));
         let tree = root.start(&control.place()).await.unwrap();
         let id = blocking.actor.id().unwrap();
-        blocking.actor.cast(Block).unwrap();
+        blocking.block().await;
         until("both levels are reported", || hangs.lock().len() == 2).await;
         drop(blocking.release.take());
         tree.stop().await;
@@ -379,7 +390,8 @@ async fn chaos(strategy: Strategy, seed: u64) {
     tokio::time::sleep(500 * MILLI).await;
     over.store(true, Ordering::SeqCst);
     for attacker in attackers {
-        attacker.join().unwrap().expect("no attacker hangs in a call or a command");
+        let ended = attacker.join().unwrap();
+        assert!(ended.is_ok(), "an attacker hangs in a call or a command: {:#?}", tree.tree());
     }
 
     // Nothing is lost: every child that was not terminated comes back and answers.
