@@ -485,7 +485,8 @@ async fn drain(shared: &Arc<Shared>, root: &SupervisorRef) -> DrainReport {
 
 /// Names an actor that hangs, and gives up when it hangs for good: nothing else on its thread can run.
 fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Watchdog {
-    let (ended, verdict) = (root.clone(), Arc::clone(verdict));
+    // Weak, because this becomes part of a spec of the root's.
+    let (root_to_end, verdict) = (root.downgrade(), Arc::clone(verdict));
     Watchdog::new(HANG_WARNING / 4).level(HANG_WARNING).level(HANG_LIMIT).watch(home).names_from(root).on_hang(
         move |hang| {
             if hang.lasted < HANG_LIMIT {
@@ -493,13 +494,18 @@ fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitR
             }
             log::error!("{hang}; giving up, because nothing else on its thread can run");
             verdict.lock().get_or_insert_with(|| ExitReason::Error(hang.to_string().into()));
-            ended.kill();
+            if let Some(root) = root_to_end.upgrade() {
+                root.kill();
+            }
         },
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[tokio::test]
@@ -507,6 +513,14 @@ mod tests {
         let config = Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Config::default() };
         let janus = Janus::builder().config(config).start().await.unwrap();
         let shared = Arc::downgrade(&janus.inner.shared);
+        // A topic, whose factory holds the tables.
+        let mut client = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
+        client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+        let mut received = Vec::new();
+        while !received.ends_with(b"ACK\x01") {
+            client.read_buf(&mut received).await.unwrap();
+        }
+        drop(client);
         janus.shutdown().await;
         drop(janus);
         assert_eq!(shared.strong_count(), 0, "nothing refers to the tables in a circle");

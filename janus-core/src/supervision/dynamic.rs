@@ -954,9 +954,16 @@ impl Drop for Keeper {
             numbered.closed = true;
             numbered.cells.values().cloned().collect()
         };
-        // The specs go as well: their factories may hold what in turn holds a handle to this supervisor.
-        let named = std::mem::take(&mut *self.live.named.lock());
-        orphans.extend(named.children.into_values().filter_map(|child| child.cell));
+        {
+            let mut named = self.live.named.lock();
+            named.by_id.clear();
+            for child in named.children.values_mut() {
+                child.state = State::Stopped;
+                // A factory often holds what in turn holds a handle to this supervisor.
+                child.spec.forget_factory();
+                orphans.extend(child.cell.take());
+            }
+        }
         for cell in orphans {
             cell.kill(ExitReason::Killed);
         }

@@ -123,7 +123,7 @@ pub use place::{Arbiter, ArbiterDown, Place};
 pub use refs::{ActorRef, CallError, Link, NotRunning, link};
 pub use run::BoxError;
 pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, StartInfo, Strategy};
-pub use supervisor::{ChildError, StartError, Supervisor, SupervisorRef};
+pub use supervisor::{ChildError, StartError, Supervisor, SupervisorRef, WeakSupervisorRef};
 pub use tree::{Event, EventKind, NodeKind, State, Tree};
 pub use watchdog::{Hang, Watchdog};
 pub use window::{RestartIntensity, RestartWindow};

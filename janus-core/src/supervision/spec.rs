@@ -223,6 +223,11 @@ impl ChildSpec {
         &self.name
     }
 
+    /// Lets go of the factory and of all it holds; what the tree shows of the child stays.
+    pub(crate) fn forget_factory(&mut self) {
+        self.launch = Arc::new(Forgotten(self.launch.kind()));
+    }
+
     pub(crate) fn restart_or(&self, default: Restart) -> Restart {
         self.restart.unwrap_or(default)
     }
@@ -291,6 +296,26 @@ pub(crate) trait Launch: Send + Sync {
     fn find(&self, _id: ActorId) -> Option<Arc<str>> {
         None
     }
+}
+
+/// Stands where the factory of a child was that is never started again.
+struct Forgotten(Kind);
+
+impl Launch for Forgotten {
+    fn kind(&self) -> Kind {
+        self.0
+    }
+
+    /// Dropping the cell unborn ends it, as a place that is down does.
+    fn launch(&self, start: Start) {
+        drop(Birth::new(start.cell));
+    }
+
+    fn occupant(&self) -> Option<Arc<Cell>> {
+        None
+    }
+
+    fn abandon(&self, _: &Cell) {}
 }
 
 /// One start of a child.

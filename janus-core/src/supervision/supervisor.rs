@@ -247,12 +247,38 @@ pub struct SupervisorRef {
     shared: Arc<Shared>,
 }
 
+/// A [`SupervisorRef`] that does not keep the supervisor's specs in memory: for what those specs themselves hold, such as
+/// the factory of a child that may end its own tree.
+#[derive(Clone)]
+pub struct WeakSupervisorRef {
+    name: Arc<str>,
+    shared: Weak<Shared>,
+}
+
+impl WeakSupervisorRef {
+    /// The supervisor, unless it has ended and the last handle to it is gone.
+    pub fn upgrade(&self) -> Option<SupervisorRef> {
+        Some(SupervisorRef { shared: self.shared.upgrade()? })
+    }
+}
+
+impl fmt::Debug for WeakSupervisorRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WeakSupervisorRef").field(&self.name).finish()
+    }
+}
+
 struct Shared {
     name: Arc<str>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
 impl SupervisorRef {
+    /// A handle that keeps nothing in memory.
+    pub fn downgrade(&self) -> WeakSupervisorRef {
+        WeakSupervisorRef { name: self.shared.name.clone(), shared: Arc::downgrade(&self.shared) }
+    }
+
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         &self.shared.name
@@ -898,12 +924,17 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         // After an orderly end nothing runs any more. A supervisor that was killed, or whose arbiter is gone, takes its
         // children along: that is the link between them.
-        // The specs go as well: their factories may hold what in turn holds a handle to this supervisor.
-        let table = std::mem::take(&mut *self.live.table.lock());
-        for child in table.children.into_values().rev() {
-            if let Some(cell) = child.cell {
-                cell.kill(ExitReason::Killed);
-            }
+        let orphans: Vec<Arc<Cell>> = {
+            let mut table = self.live.table.lock();
+            table.by_id.clear();
+            let running = table.children.values_mut().rev().filter_map(|child| {
+                child.state = State::Stopped;
+                child.cell.take()
+            });
+            running.collect()
+        };
+        for cell in orphans {
+            cell.kill(ExitReason::Killed);
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::exit::{ActorId, guarded};
 use super::place::Place;
 use super::run::BoxError;
-use super::supervisor::SupervisorRef;
+use super::supervisor::{SupervisorRef, WeakSupervisorRef};
 
 /// An actor that holds up its thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,8 @@ pub struct Watchdog {
     period: Duration,
     levels: Vec<Duration>,
     places: Vec<Place>,
-    roots: Vec<SupervisorRef>,
+    // Weak, because the watchdog is mostly a child of what it looks names up in.
+    roots: Vec<WeakSupervisorRef>,
     on_hang: Option<Arc<OnHang>>,
 }
 
@@ -87,7 +88,7 @@ impl Watchdog {
     /// Adds a tree in which the names of actors are looked up.
     #[must_use]
     pub fn names_from(mut self, root: &SupervisorRef) -> Self {
-        self.roots.push(root.clone());
+        self.roots.push(root.downgrade());
         self
     }
 
@@ -132,7 +133,7 @@ impl Watchdog {
             let hang = Hang {
                 arbiter: place.name().clone(),
                 actor,
-                name: self.roots.iter().find_map(|root| root.name_of(actor)),
+                name: self.roots.iter().find_map(|root| root.upgrade()?.name_of(actor)),
                 level: current.reported,
                 lasted: lasted.max(*level),
             };
