@@ -156,18 +156,18 @@ pub(crate) struct ConnectionTable {
 
 impl ConnectionTable {
     /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
-    pub(crate) fn insert(&self, make: impl FnOnce(u64, usize) -> Slot) -> Arc<Slot> {
+    pub(crate) fn insert(&self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let mut slots = self.slots.lock();
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = slots.vacant_entry();
-        let slot = Arc::new(make(id, entry.key()));
+        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
         Arc::clone(entry.insert(slot))
     }
 
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
         let mut slots = self.slots.lock();
-        if slots.get(slot.place).is_some_and(|other| Arc::ptr_eq(other, slot)) {
-            slots.remove(slot.place);
+        if slots.get(slot.place as usize).is_some_and(|other| Arc::ptr_eq(other, slot)) {
+            slots.remove(slot.place as usize);
         }
     }
 

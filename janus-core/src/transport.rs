@@ -29,7 +29,7 @@ use crate::client_proxy::Session;
 use crate::delivery::{End, Flush, Slot, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
-use crate::topic::{Subscribe, TopicError, TopicState, Unsubscribe};
+use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
 use crate::wire::TopicName;
 use crate::wire::classic::{self, Command, Decoder, ErrorCode, FrameError};
@@ -63,8 +63,9 @@ pub(crate) struct Transport {
     subscriptions: Vec<(Arc<TopicState>, Arc<Subscription>)>,
     /// Where the last message went: a publisher mostly goes on with the same topic.
     published: Option<Arc<TopicState>>,
-    /// Read and not yet decoded, while a command waits.
-    rest: Bytes,
+    /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
+    /// what a connection costs is what it costs 19,000 times.
+    rest: Option<Box<Bytes>>,
     step: Step,
 }
 
@@ -72,7 +73,9 @@ pub(crate) struct Transport {
 enum Step {
     /// Reading and decoding.
     Reading,
-    /// Waiting for a command that takes others' help.
+    /// Waiting for the topic to take the subscriber.
+    Joining(Box<Asked>),
+    /// Waiting for a command that takes longer, or others' help.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
     /// Waiting for room in a topic.
     Offering(Box<Offering>),
@@ -80,6 +83,13 @@ enum Step {
     Closing(Box<Closing>),
     /// Nothing is left to do.
     Over,
+}
+
+/// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
+struct Asked {
+    joining: Joining,
+    topic: Arc<TopicState>,
+    answer: Pin<Box<Request<Topic, Subscribe>>>,
 }
 
 struct Offering {
@@ -119,7 +129,7 @@ impl Transport {
             may_publish,
             subscriptions: Vec::new(),
             published: None,
-            rest: Bytes::new(),
+            rest: None,
             step: Step::Reading,
         }
     }
@@ -182,6 +192,7 @@ impl Transport {
         loop {
             match &mut self.step {
                 Step::Reading => ready!(self.read(cx)),
+                Step::Joining(_) => ready!(self.await_topic(cx)),
                 Step::Waiting(command) => {
                     let outcome = ready!(command.as_mut().poll(cx));
                     self.step = Step::Reading;
@@ -249,12 +260,14 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        if !self.rest.is_empty() {
-            let mut rest = std::mem::take(&mut self.rest);
+        if let Some(mut rest) = self.rest.take() {
             let mut input = &rest[..];
             self.process(&mut input);
-            rest.advance(rest.len() - input.len());
-            self.rest = rest;
+            let left = input.len();
+            if left > 0 {
+                rest.advance(rest.len() - left);
+                self.rest = Some(rest);
+            }
         }
         SCRATCH.with_borrow_mut(|scratch| {
             for _ in 0..READS_PER_TURN {
@@ -268,7 +281,7 @@ impl Transport {
                         let mut input = buffer.filled();
                         self.process(&mut input);
                         if !input.is_empty() {
-                            self.rest = Bytes::copy_from_slice(input);
+                            self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
                         }
                     }
                     Err(error) => {
@@ -346,10 +359,26 @@ impl Transport {
             name,
             subscription: Some(Arc::new(Subscription::new(Arc::clone(&self.slot)))),
         };
-        self.step = Step::Waiting(Box::pin(async move {
-            let joined = tokio::time::timeout(CONTROL_TIMEOUT, joining.join()).await;
-            Outcome::Subscribed(joined.unwrap_or(Err(TopicError::Unavailable)))
-        }));
+        let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
+            let answer = topic.actor.addr()?.send(joining.request());
+            Some((topic, answer))
+        });
+        self.step = match running {
+            Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
+            None => joining.patiently(),
+        };
+    }
+
+    fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let Step::Joining(asked) = &mut self.step else { return Poll::Ready(()) };
+        let answer = ready!(asked.answer.as_mut().poll(cx));
+        let Step::Joining(asked) = std::mem::replace(&mut self.step, Step::Reading) else { return Poll::Ready(()) };
+        match answer {
+            Ok(Ok(())) => self.subscriptions.push((asked.topic, asked.joining.joined())),
+            // It has crashed or ended meanwhile.
+            Ok(Err(_)) | Err(_) => self.step = asked.joining.patiently(),
+        }
+        Poll::Ready(())
     }
 
     fn conclude(&mut self, outcome: Outcome) {
@@ -451,16 +480,28 @@ struct Joining {
 }
 
 impl Joining {
+    fn request(&self) -> Subscribe {
+        Subscribe { subscription: Arc::clone(self.subscription.as_ref().expect("it is given away at the end")) }
+    }
+
+    fn joined(mut self) -> Arc<Subscription> {
+        self.subscription.take().expect("it is given away once")
+    }
+
+    /// The same with time and help: the topic must be made, or has just crashed.
+    fn patiently(self) -> Step {
+        Step::Waiting(Box::pin(async move {
+            let joined = tokio::time::timeout(CONTROL_TIMEOUT, self.join()).await;
+            Outcome::Subscribed(joined.unwrap_or(Err(TopicError::Unavailable)))
+        }))
+    }
+
     /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
-    async fn join(mut self) -> Result<(Arc<TopicState>, Arc<Subscription>), TopicError> {
+    async fn join(self) -> Result<(Arc<TopicState>, Arc<Subscription>), TopicError> {
         loop {
             let topic = self.find_or_create().await?;
-            let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
-            match topic.actor.call(Subscribe { subscription }).await {
-                Ok(Ok(())) => {
-                    let subscription = self.subscription.take().expect("it is given away once");
-                    return Ok((topic, subscription));
-                }
+            match topic.actor.call(self.request()).await {
+                Ok(Ok(())) => return Ok((topic, self.joined())),
                 Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
                 Ok(Err(error)) => return Err(error),
                 Err(_) if topic.is_quarantined() => return Err(TopicError::Unavailable),

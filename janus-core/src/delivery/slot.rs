@@ -43,7 +43,7 @@ pub(crate) struct QueueLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// Its queue was full, with so much in it.
-    SlowConsumer { frames: usize, bytes: usize },
+    SlowConsumer { frames: u32, bytes: u32 },
     /// The peer is gone: a send was refused by the kernel.
     Broken(io::ErrorKind),
     /// It let a frame stay unfinished for too long.
@@ -68,7 +68,7 @@ pub(crate) enum Flush {
 pub(crate) struct Slot {
     pub(crate) id: u64,
     /// Where it stands in the table of connections.
-    pub(crate) place: usize,
+    pub(crate) place: u32,
     pub(crate) peer: SocketAddr,
     out: Mutex<Out>,
     /// The Transport's task, woken when it has to write the queue out or to end the connection.
@@ -111,7 +111,7 @@ struct Entry {
 }
 
 impl Slot {
-    pub(crate) fn new(id: u64, place: usize, peer: SocketAddr, link: OwnedWriteHalf) -> Self {
+    pub(crate) fn new(id: u64, place: u32, peer: SocketAddr, link: OwnedWriteHalf) -> Self {
         Self {
             id,
             place,
@@ -165,7 +165,8 @@ impl Slot {
         let queue = out.queue.get_or_insert_default();
         let rest = bytes.len() - start - sent;
         if queue.frames + frames as usize > limits.frames || queue.bytes + rest > limits.bytes {
-            let end = End::SlowConsumer { frames: queue.frames, bytes: queue.bytes };
+            // Both are below their settings, which are below 2^31.
+            let end = End::SlowConsumer { frames: queue.frames as u32, bytes: queue.bytes as u32 };
             return self.end_locked(out, end);
         }
         let first = queue.entries.is_empty();
