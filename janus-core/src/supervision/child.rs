@@ -222,7 +222,7 @@ impl Surroundings {
     }
 
     /// Waits for a killed child to end. If its thread does not come back, the child is declared dead: its name is free,
-    /// its monitors are told, and none of its code will run when the thread does come back.
+    /// its monitors are told, and it is dropped as soon as the thread does come back.
     async fn bury(&self, spec: &ChildSpec, cell: &Arc<Cell>) {
         if timeout(self.kill_grace, cell.until_ended()).await.is_ok() {
             return;

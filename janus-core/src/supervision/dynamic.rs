@@ -675,7 +675,7 @@ impl Keeper {
                 () = timer => {
                     if let Some(entry) = due {
                         self.due.remove(&entry);
-                        self.on_due(entry.1);
+                        self.on_due(entry.0, &entry.1);
                     }
                 }
             }
@@ -927,12 +927,12 @@ impl Keeper {
         }
     }
 
-    fn on_due(&mut self, name: Arc<str>) {
+    fn on_due(&mut self, at: Instant, name: &Arc<str>) {
         {
             let mut named = self.live.named.lock();
-            let Some(child) = named.children.get_mut(&name) else { return };
+            let Some(child) = named.children.get_mut(name) else { return };
             // It may have been terminated and started anew, and be due at another time.
-            if child.due.take_if(|at| *at <= Instant::now()).is_none() {
+            if child.due.take_if(|due| *due == at).is_none() {
                 return;
             }
             child.restarts += 1;
@@ -941,7 +941,7 @@ impl Keeper {
                 child.window.clear();
             }
         }
-        self.start(&name, None);
+        self.start(name, None);
     }
 }
 

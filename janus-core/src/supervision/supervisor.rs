@@ -562,7 +562,7 @@ enum Next {
     Stop,
     Ended(ActorId, ExitReason),
     Command(Command),
-    Due(Seq),
+    Due(Instant, Seq),
 }
 
 impl Keeper {
@@ -590,7 +590,7 @@ impl Keeper {
             let done = match self.next(stop).await {
                 Next::Stop => return None,
                 Next::Ended(id, reason) => self.on_end(id, reason).await,
-                Next::Due(seq) => self.on_due(seq).await,
+                Next::Due(at, seq) => self.on_due(at, seq).await,
                 Next::Command(command) => {
                     self.on_command(command).await;
                     None
@@ -610,7 +610,7 @@ impl Keeper {
             match due {
                 Some((at, seq)) => {
                     sleep_until(at).await;
-                    seq
+                    (at, seq)
                 }
                 None => std::future::pending().await,
             }
@@ -620,10 +620,10 @@ impl Keeper {
             () = stop => Next::Stop,
             (id, reason) = self.live.inbox.pop() => Next::Ended(id, reason),
             Some(command) = self.commands.recv() => Next::Command(command),
-            seq = timer => Next::Due(seq),
+            (at, seq) = timer => Next::Due(at, seq),
         };
-        if let (Next::Due(_), Some(entry)) = (&next, due) {
-            self.due.remove(&entry);
+        if let Next::Due(at, seq) = next {
+            self.due.remove(&(at, seq));
         }
         next
     }
@@ -734,12 +734,12 @@ impl Keeper {
         ExitReason::MaxRestarts { child, last: Box::new(last) }
     }
 
-    async fn on_due(&mut self, seq: Seq) -> Option<ExitReason> {
+    async fn on_due(&mut self, at: Instant, seq: Seq) -> Option<ExitReason> {
         {
             let mut table = self.live.table.lock();
             let child = table.children.get_mut(&seq)?;
             // It may have been started with a sibling or terminated meanwhile, or be due at another time.
-            child.due.take_if(|at| *at <= Instant::now())?;
+            child.due.take_if(|due| *due == at)?;
         }
         match self.start_range(seq).await {
             Ok(()) => None,

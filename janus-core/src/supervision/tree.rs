@@ -112,8 +112,8 @@ pub enum EventKind {
     StartFailed(ExitReason),
     /// It has ended. For numbered children of a dynamic supervisor: abnormally.
     Ended(ExitReason),
-    /// It did not end in time after a kill: its thread is stuck in its code. It counts as killed, and none of its code
-    /// runs again once the thread comes back.
+    /// It did not end in time after a kill: its thread is stuck in its code. It counts as killed, and is dropped once
+    /// the thread comes back.
     Abandoned,
     /// It is going to be started again, after this long.
     Restarting(Duration),
