@@ -297,18 +297,6 @@ impl Cell {
         self.until(ENDED)
     }
 
-    /// The answer to a command, unless the incarnation ends without giving it.
-    ///
-    /// The answer alone is not enough to wait for: a command sent while its receiver was being dropped stays in the
-    /// channel for as long as there are senders, and whoever waits here may hold one.
-    pub(crate) async fn answer_or_end<T>(&self, mut answer: oneshot::Receiver<T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            answer = &mut answer => answer.ok(),
-            () = self.until_ended() => answer.try_recv().ok(),
-        }
-    }
-
     fn wait_in(&self, life: &mut Life, on: u8) -> Option<oneshot::Receiver<()>> {
         let Life::Running { waiters, .. } = life else { return None };
         // Those that gave up are swept here, so that calls that time out leave nothing behind.
