@@ -527,3 +527,36 @@ impl Drop for Current {
         let _ = CURRENT.try_with(|current| current.replace(outer));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_given_out_again_only_after_its_monitor_was_removed() {
+        let mut monitors = Monitors::default();
+        let tell = || Box::new(|_: Down| ()) as Tell;
+        let keys: Vec<u32> = (0..4).map(|_| monitors.add(tell())).collect();
+        assert_eq!(keys, [0, 1, 2, 3]);
+        assert!(monitors.remove(1).is_some() && monitors.remove(3).is_some());
+        assert!(monitors.remove(1).is_none() && monitors.remove(9).is_none());
+        assert_eq!([monitors.add(tell()), monitors.add(tell()), monitors.add(tell())], [3, 1, 4]);
+        assert_eq!(monitors.into_tells().count(), 5);
+    }
+
+    #[test]
+    fn only_the_first_reason_counts() {
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<Nobody>::new());
+        cell.kill(ExitReason::Killed);
+        cell.ask_exit(ExitReason::Normal);
+        assert_eq!(cell.take_asked(), Some(ExitReason::Killed));
+        assert!(cell.finish(ExitReason::Killed) && !cell.finish(ExitReason::Normal));
+        assert_eq!(cell.reason(), Some(ExitReason::Killed));
+    }
+
+    struct Nobody;
+
+    impl Parent for Nobody {
+        fn child_ended(&self, _: &Cell, _: &ExitReason) {}
+    }
+}
