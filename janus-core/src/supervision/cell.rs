@@ -17,7 +17,7 @@ use super::exit::{ActorId, Down, ExitReason, guarded};
 
 /// A stop was asked for and not yet handed to the actor.
 pub(crate) const STOP: u8 = 1;
-/// It is to end without running any more of its code.
+/// It is to end without running any more of its code than the current poll does.
 pub(crate) const KILL: u8 = 2;
 /// Its start is complete.
 pub(crate) const UP: u8 = 4;
@@ -47,14 +47,65 @@ pub(crate) struct Cell {
 }
 
 enum Life {
-    Running { asked: Option<ExitReason>, begun: bool, deferred: u32, next_key: u32, watchers: Vec<Watcher> },
+    Running { asked: Option<ExitReason>, begun: bool, deferred: u32, monitors: Monitors, waiters: Vec<Waiter> },
     Ended(ExitReason),
 }
 
-enum Watcher {
-    Monitor { key: u32, tell: Box<dyn FnOnce(Down) + Send> },
-    // Dropping the sender is the message.
-    Waiter { on: u8, waiting: oneshot::Sender<()> },
+/// Somebody who waits for one of the flags `on`. Dropping the sender is the message.
+struct Waiter {
+    on: u8,
+    waiting: oneshot::Sender<()>,
+}
+
+type Tell = Box<dyn FnOnce(Down) + Send>;
+
+/// The monitors of an incarnation, added and removed in constant time: a popular topic has one from every subscriber,
+/// and they may all go at once.
+#[derive(Default)]
+struct Monitors {
+    entries: Vec<Entry>,
+    // The head of the list of free entries.
+    free: Option<u32>,
+}
+
+enum Entry {
+    // Its key stays valid until it is removed, since no other monitor can get it before.
+    Taken(Tell),
+    Free { next: Option<u32> },
+}
+
+impl Monitors {
+    fn add(&mut self, tell: Tell) -> u32 {
+        let Some(key) = self.free else {
+            self.entries.push(Entry::Taken(tell));
+            return u32::try_from(self.entries.len() - 1).expect("memory ends before four billion monitors do");
+        };
+        if let Entry::Free { next } = std::mem::replace(&mut self.entries[key as usize], Entry::Taken(tell)) {
+            self.free = next;
+        }
+        key
+    }
+
+    fn remove(&mut self, key: u32) -> Option<Tell> {
+        let freed = Entry::Free { next: self.free };
+        match std::mem::replace(self.entries.get_mut(key as usize)?, freed) {
+            Entry::Taken(tell) => {
+                self.free = Some(key);
+                Some(tell)
+            }
+            free => {
+                self.entries[key as usize] = free;
+                None
+            }
+        }
+    }
+
+    fn into_tells(self) -> impl Iterator<Item = Tell> {
+        self.entries.into_iter().filter_map(|entry| match entry {
+            Entry::Taken(tell) => Some(tell),
+            Entry::Free { .. } => None,
+        })
+    }
 }
 
 impl Cell {
@@ -68,7 +119,13 @@ impl Cell {
     }
 
     fn with_flags(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>, flags: u8) -> Arc<Self> {
-        let life = Life::Running { asked: None, begun: false, deferred: 0, next_key: 0, watchers: Vec::new() };
+        let life = Life::Running {
+            asked: None,
+            begun: false,
+            deferred: 0,
+            monitors: Monitors::default(),
+            waiters: Vec::new(),
+        };
         Arc::new(Self {
             id,
             name,
@@ -240,34 +297,20 @@ impl Cell {
         self.until(ENDED)
     }
 
-    /// The answer to a command, unless the incarnation ends without giving it.
-    ///
-    /// The answer alone is not enough to wait for: a command sent while its receiver was being dropped stays in the
-    /// channel for as long as there are senders, and whoever waits here may hold one.
-    pub(crate) async fn answer_or_end<T>(&self, mut answer: oneshot::Receiver<T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            answer = &mut answer => answer.ok(),
-            () = self.until_ended() => answer.try_recv().ok(),
-        }
-    }
-
     fn wait_in(&self, life: &mut Life, on: u8) -> Option<oneshot::Receiver<()>> {
-        let Life::Running { watchers, .. } = life else { return None };
-        // Waiters that gave up are swept here, so that calls that time out leave nothing behind.
-        watchers.retain(|watcher| !matches!(watcher, Watcher::Waiter { waiting, .. } if waiting.is_closed()));
+        let Life::Running { waiters, .. } = life else { return None };
+        // Those that gave up are swept here, so that calls that time out leave nothing behind.
+        waiters.retain(|waiter| !waiter.waiting.is_closed());
         let (waiting, wait) = oneshot::channel();
-        watchers.push(Watcher::Waiter { on, waiting });
+        waiters.push(Waiter { on, waiting });
         Some(wait)
     }
 
     /// Sets `flag` and takes out whoever waits for it, to be dropped once the lock is released.
-    fn raise(&self, life: &mut Life, flag: u8) -> Vec<Watcher> {
+    fn raise(&self, life: &mut Life, flag: u8) -> Vec<Waiter> {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         match life {
-            Life::Running { watchers, .. } => watchers
-                .extract_if(.., |watcher| matches!(watcher, Watcher::Waiter { on, .. } if *on & flag != 0))
-                .collect(),
+            Life::Running { waiters, .. } => waiters.extract_if(.., |waiter| waiter.on & flag != 0).collect(),
             Life::Ended(_) => Vec::new(),
         }
     }
@@ -278,22 +321,14 @@ impl Cell {
         F: FnOnce(Down) + Send + 'static,
     {
         match &mut *self.life.lock() {
-            Life::Running { next_key, watchers, .. } => {
-                let key = *next_key;
-                *next_key = next_key.wrapping_add(1);
-                watchers.push(Watcher::Monitor { key, tell: Box::new(tell) });
-                Ok(key)
-            }
+            Life::Running { monitors, .. } => Ok(monitors.add(Box::new(tell))),
             Life::Ended(reason) => Err((tell, reason.clone())),
         }
     }
 
     pub(crate) fn demonitor(&self, key: u32) {
         let removed = match &mut *self.life.lock() {
-            Life::Running { watchers, .. } => watchers
-                .iter()
-                .position(|watcher| matches!(watcher, Watcher::Monitor { key: k, .. } if *k == key))
-                .map(|at| watchers.swap_remove(at)),
+            Life::Running { monitors, .. } => monitors.remove(key),
             Life::Ended(_) => None,
         };
         // What the callback captured is dropped without the lock: it may hold another monitor of this cell.
@@ -302,14 +337,14 @@ impl Cell {
 
     /// Writes the final reason, once, and tells everybody. Later calls do nothing and return false.
     pub(crate) fn finish(&self, reason: ExitReason) -> bool {
-        let (reason, watchers) = {
+        let (reason, monitors, waiters) = {
             let mut life = self.life.lock();
-            let Life::Running { watchers, .. } = &mut *life else { return false };
-            let watchers = std::mem::take(watchers);
+            let Life::Running { monitors, waiters, .. } = &mut *life else { return false };
+            let (monitors, waiters) = (std::mem::take(monitors), std::mem::take(waiters));
             let reason = if self.flags() & UP == 0 { reason.before_up() } else { reason };
             *life = Life::Ended(reason.clone());
             self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
-            (reason, watchers)
+            (reason, monitors, waiters)
         };
         // A waker keeps its task's runtime alive, and a cell may be kept for as long as somebody asks for its reason.
         drop(self.waker.take());
@@ -317,10 +352,9 @@ impl Cell {
         if let Some(parent) = self.parent.as_ref().and_then(Weak::upgrade) {
             parent.child_ended(self, &reason);
         }
-        for watcher in watchers {
-            if let Watcher::Monitor { tell, .. } = watcher {
-                self.tell(tell, reason.clone());
-            }
+        drop(waiters);
+        for tell in monitors.into_tells() {
+            self.tell(tell, reason.clone());
         }
         true
     }
@@ -493,5 +527,38 @@ impl Drop for Current {
         let outer = self.outer.take();
         // A thread that is ending has no current actor to restore.
         let _ = CURRENT.try_with(|current| current.replace(outer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_given_out_again_only_after_its_monitor_was_removed() {
+        let mut monitors = Monitors::default();
+        let tell = || Box::new(|_: Down| ()) as Tell;
+        let keys: Vec<u32> = (0..4).map(|_| monitors.add(tell())).collect();
+        assert_eq!(keys, [0, 1, 2, 3]);
+        assert!(monitors.remove(1).is_some() && monitors.remove(3).is_some());
+        assert!(monitors.remove(1).is_none() && monitors.remove(9).is_none());
+        assert_eq!([monitors.add(tell()), monitors.add(tell()), monitors.add(tell())], [3, 1, 4]);
+        assert_eq!(monitors.into_tells().count(), 5);
+    }
+
+    #[test]
+    fn only_the_first_reason_counts() {
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<Nobody>::new());
+        cell.kill(ExitReason::Killed);
+        cell.ask_exit(ExitReason::Normal);
+        assert_eq!(cell.take_asked(), Some(ExitReason::Killed));
+        assert!(cell.finish(ExitReason::Killed) && !cell.finish(ExitReason::Normal));
+        assert_eq!(cell.reason(), Some(ExitReason::Killed));
+    }
+
+    struct Nobody;
+
+    impl Parent for Nobody {
+        fn child_ended(&self, _: &Cell, _: &ExitReason) {}
     }
 }

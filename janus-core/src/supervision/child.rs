@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::cell::{Cell, KILL, UP};
@@ -21,6 +21,9 @@ use super::window::{RestartIntensity, RestartWindow};
 
 /// How long a killed child has for its thread to come back before it is declared dead without it.
 pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);
+
+/// Commands that may wait for one supervisor; whoever sends more waits for room.
+const COMMANDS_MAX: usize = 64;
 
 /// A child and what has become of it.
 pub(crate) struct Child {
@@ -222,7 +225,7 @@ impl Surroundings {
     }
 
     /// Waits for a killed child to end. If its thread does not come back, the child is declared dead: its name is free,
-    /// its monitors are told, and none of its code will run when the thread does come back.
+    /// its monitors are told, and it is dropped as soon as the thread does come back.
     async fn bury(&self, spec: &ChildSpec, cell: &Arc<Cell>) {
         if timeout(self.kill_grace, cell.until_ended()).await.is_ok() {
             return;
@@ -235,29 +238,70 @@ impl Surroundings {
     }
 }
 
-/// The ends of children, waiting for their supervisor.
+/// What waits for a supervisor: ends of its children, commands, and notes to itself, in the order in which they came.
 ///
-/// It needs no limit of its own: there is one entry per incarnation that the supervisor itself has started.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    ends: Mutex<VecDeque<(ActorId, ExitReason)>>,
+/// One queue, because its order is what everybody relies on: a command finds the children as they were when it was
+/// sent, and neither a child that crashes in a loop nor somebody who sends many commands keeps the others waiting.
+/// Not tokio's channel, which keeps what is sent while its receiver is being dropped: here it is refused or dropped.
+pub(crate) struct Mailbox<M> {
+    // `None` once the supervisor has ended.
+    mail: Mutex<Option<VecDeque<Envelope<M>>>>,
     arrived: Notify,
+    room: Arc<Semaphore>,
 }
 
-impl Inbox {
-    pub(crate) fn push(&self, id: ActorId, reason: ExitReason) {
-        self.ends.lock().push_back((id, reason));
+struct Envelope<M> {
+    mail: M,
+    // Given back when the mail is taken out.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<M> Mailbox<M> {
+    pub(crate) fn new() -> Self {
+        let room = Arc::new(Semaphore::new(COMMANDS_MAX));
+        Self { mail: Mutex::new(Some(VecDeque::new())), arrived: Notify::new(), room }
+    }
+
+    /// For mail that is limited by itself: a child ends once for each start, and has one next start at most.
+    pub(crate) fn push(&self, mail: M) {
+        self.deliver(mail, None);
+    }
+
+    /// Waits until there is room. False if the supervisor has ended.
+    pub(crate) async fn send(&self, mail: M) -> bool {
+        match self.room.clone().acquire_owned().await {
+            Ok(room) => self.deliver(mail, Some(room)),
+            Err(_closed) => false,
+        }
+    }
+
+    fn deliver(&self, mail: M, room: Option<OwnedSemaphorePermit>) -> bool {
+        // What is refused is dropped after the lock is released.
+        let envelope = Envelope { mail, _room: room };
+        match &mut *self.mail.lock() {
+            Some(queue) => queue.push_back(envelope),
+            None => return false,
+        }
         self.arrived.notify_one();
+        true
     }
 
     /// Cancel safe.
-    pub(crate) async fn pop(&self) -> (ActorId, ExitReason) {
+    pub(crate) async fn next(&self) -> M {
         loop {
-            if let Some(end) = self.ends.lock().pop_front() {
-                return end;
+            let first = self.mail.lock().as_mut().and_then(VecDeque::pop_front);
+            if let Some(envelope) = first {
+                return envelope.mail;
             }
             self.arrived.notified().await;
         }
+    }
+
+    /// Refuses what comes and drops what waits, which is how those who wait for an answer learn of it.
+    pub(crate) fn close(&self) {
+        self.room.close();
+        let left = self.mail.lock().take();
+        drop(left);
     }
 }
 

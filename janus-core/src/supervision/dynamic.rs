@@ -16,15 +16,15 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::cell::{self, ASKED, Cell, ENDED, Monitor, Parent, UP};
-use super::child::{Child as Record, Inbox, KILL_GRACE_DEFAULT, Surroundings, is_worker, with_subtrees};
+use super::cell::{self, ASKED, Cell, Monitor, Parent, UP};
+use super::child::{Child as Record, KILL_GRACE_DEFAULT, Mailbox, Surroundings, is_worker, with_subtrees};
 use super::exit::{ActorId, Down, ExitReason, guarded};
 use super::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
 use super::spec::{ChildSpec, Kind, Launch, Restart, Shutdown, Start};
-use super::supervisor::{COMMANDS_MAX, ChildError, StartError};
+use super::supervisor::{ChildError, StartError};
 use super::tree::{Event, EventKind, NodeKind, State, Tree};
 use super::window::{RestartIntensity, RestartWindow};
 
@@ -219,7 +219,7 @@ impl DynamicSupervisor {
     ///
     /// Once polled, the child may be started although the future is dropped.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<(), StartError> {
-        let answer = self.command(|reply| Command::Start { spec: Box::new(spec), reply }).await;
+        let answer = self.command(|reply| Mail::Start { spec: Box::new(spec), reply }).await;
         answer.unwrap_or(Err(StartError::NotRunning))
     }
 
@@ -241,7 +241,7 @@ impl DynamicSupervisor {
                 live.named.lock().by_id.get(&id).cloned().ok_or(ChildError::NotFound)?
             }
         };
-        self.command(|reply| Command::Terminate { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
+        self.command(|reply| Mail::Terminate { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
     /// Stops all children at the same time, as their shutdown says, and returns when all have ended. The supervisor
@@ -279,16 +279,7 @@ impl DynamicSupervisor {
         let live = self.shared.live.lock().clone();
         match live {
             Some(live) => live.node(),
-            None => Tree {
-                name: self.shared.name.clone(),
-                kind: NodeKind::Dynamic,
-                id: None,
-                state: State::Stopped,
-                restarts: 0,
-                last_reason: None,
-                children: Vec::new(),
-                numbered: 0,
-            },
+            None => Tree::stopped(&self.shared.name, NodeKind::Dynamic),
         }
     }
 
@@ -321,11 +312,12 @@ impl DynamicSupervisor {
         self.running().map(|live| live.around.tree.subscribe()).ok_or(ChildError::NotRunning)
     }
 
-    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Mail) -> Option<T> {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
-        live.commands.send(command(reply)).await.ok()?;
-        live.cell.answer_or_end(answer).await
+        live.mailbox.send(command(reply)).await;
+        // If the mail was refused or dropped, so was the other end of this.
+        answer.await.ok()
     }
 
     fn running(&self) -> Option<Arc<Live>> {
@@ -423,7 +415,6 @@ impl Launch for DynamicSupervisor {
     }
 
     fn launch(&self, Start { cell, place, tree, .. }: Start) {
-        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let settings = self.shared.settings.lock().clone();
         let around = Surroundings {
             supervisor: self.shared.name.clone(),
@@ -436,8 +427,7 @@ impl Launch for DynamicSupervisor {
             cell: cell.clone(),
             around,
             settings,
-            commands,
-            inbox: Inbox::default(),
+            mailbox: Mailbox::new(),
             count: AtomicUsize::new(0),
             numbered: Mutex::default(),
             named: Mutex::default(),
@@ -449,7 +439,6 @@ impl Launch for DynamicSupervisor {
             let keeper = Keeper {
                 window: RestartWindow::new(live.settings.intensity),
                 live,
-                commands: inbox,
                 steps: FuturesUnordered::new(),
                 due: BTreeSet::new(),
             };
@@ -491,9 +480,8 @@ struct Live {
     cell: Arc<Cell>,
     around: Surroundings,
     settings: Settings,
-    commands: mpsc::Sender<Command>,
-    // The ends of named children. Those of numbered ones are dealt with where they happen.
-    inbox: Inbox,
+    // Gets the ends of named children. Those of numbered ones are dealt with where they happen.
+    mailbox: Mailbox<Mail>,
     count: AtomicUsize,
     numbered: Mutex<Numbered>,
     // Locked for moments only, never across an await and never while another supervisor is asked.
@@ -517,7 +505,7 @@ impl Parent for Live {
     fn child_ended(&self, cell: &Cell, reason: &ExitReason) {
         let numbered = self.numbered.lock().cells.remove(&cell.id()).is_some();
         if !numbered {
-            self.inbox.push(cell.id(), reason.clone());
+            self.mailbox.push(Mail::Ended(cell.id(), reason.clone()));
             return;
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
@@ -602,26 +590,12 @@ impl Live {
             (children, self.numbered.lock().cells.len())
         };
         children.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        let state = match self.cell.flags() {
-            flags if flags & ENDED != 0 => State::Stopped,
-            flags if flags & ASKED != 0 => State::Stopping,
-            flags if flags & UP != 0 => State::Running,
-            _ => State::Starting,
-        };
-        Tree {
-            name: self.around.supervisor.clone(),
-            kind: NodeKind::Dynamic,
-            id: (state != State::Stopped).then(|| self.cell.id()),
-            state,
-            restarts: 0,
-            last_reason: self.cell.reason(),
-            children: with_subtrees(children),
-            numbered,
-        }
+        Tree::of(&self.cell, NodeKind::Dynamic, with_subtrees(children), numbered)
     }
 }
 
-enum Command {
+enum Mail {
+    Ended(ActorId, ExitReason),
     Start { spec: Box<ChildSpec>, reply: oneshot::Sender<Result<(), StartError>> },
     Terminate { name: Arc<str>, reply: oneshot::Sender<Result<(), ChildError>> },
 }
@@ -637,7 +611,6 @@ type Step = Pin<Box<dyn Future<Output = Done> + Send>>;
 /// The loop of a dynamic supervisor. Starts and stops of named children run beside it, as `steps`.
 struct Keeper {
     live: Arc<Live>,
-    commands: mpsc::Receiver<Command>,
     window: RestartWindow,
     steps: FuturesUnordered<Step>,
     // Mirrors `Record::due`; entries that no longer do are skipped when they come up.
@@ -661,21 +634,20 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = &mut stop => break None,
-                (id, reason) = self.live.inbox.pop() => {
-                    if let Some(reason) = self.on_end(id, reason) {
-                        break Some(reason);
-                    }
-                }
                 Some(done) = self.steps.next() => {
                     if let Some(reason) = self.on_done(done) {
                         break Some(reason);
                     }
                 }
-                Some(command) = self.commands.recv() => self.on_command(command),
+                mail = self.live.mailbox.next() => {
+                    if let Some(reason) = self.on_mail(mail) {
+                        break Some(reason);
+                    }
+                }
                 () = timer => {
                     if let Some(entry) = due {
                         self.due.remove(&entry);
-                        self.on_due(entry.1);
+                        self.on_due(entry.0, &entry.1);
                     }
                 }
             }
@@ -688,7 +660,7 @@ impl Keeper {
     }
 
     async fn stop_all(&mut self) {
-        self.commands.close();
+        self.live.mailbox.close();
         // Starts under way are given up; the cells they were waiting for are in the table.
         self.steps.clear();
         let named: Vec<_> = {
@@ -717,16 +689,18 @@ impl Keeper {
         tokio::join!(stops, live.end_all(&numbered));
     }
 
-    fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Start { spec, reply } => match self.add(*spec) {
+    fn on_mail(&mut self, mail: Mail) -> Option<ExitReason> {
+        match mail {
+            Mail::Ended(id, reason) => return self.on_end(id, reason),
+            Mail::Start { spec, reply } => match self.add(*spec) {
                 Ok(name) => self.start(&name, Some(reply)),
                 Err(refused) => {
                     let _ = reply.send(Err(refused));
                 }
             },
-            Command::Terminate { name, reply } => self.terminate(name, reply),
+            Mail::Terminate { name, reply } => self.terminate(name, reply),
         }
+        None
     }
 
     fn add(&mut self, spec: ChildSpec) -> Result<Arc<str>, StartError> {
@@ -789,9 +763,12 @@ impl Keeper {
     }
 
     fn forget(&self, name: &str) {
-        if self.live.named.lock().children.remove(name).is_some() {
+        let removed = self.live.named.lock().children.remove(name);
+        if removed.is_some() {
             self.live.count.fetch_sub(1, Ordering::Relaxed);
         }
+        // Without the lock: what a factory has captured may look at the tree when it is dropped.
+        drop(removed);
     }
 
     fn on_done(&mut self, done: Done) -> Option<ExitReason> {
@@ -927,12 +904,12 @@ impl Keeper {
         }
     }
 
-    fn on_due(&mut self, name: Arc<str>) {
+    fn on_due(&mut self, at: Instant, name: &Arc<str>) {
         {
             let mut named = self.live.named.lock();
-            let Some(child) = named.children.get_mut(&name) else { return };
+            let Some(child) = named.children.get_mut(name) else { return };
             // It may have been terminated and started anew, and be due at another time.
-            if child.due.take_if(|at| *at <= Instant::now()).is_none() {
+            if child.due.take_if(|due| *due == at).is_none() {
                 return;
             }
             child.restarts += 1;
@@ -941,12 +918,13 @@ impl Keeper {
                 child.window.clear();
             }
         }
-        self.start(&name, None);
+        self.start(name, None);
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        self.live.mailbox.close();
         // After an orderly end nothing runs any more. A supervisor that was killed, or whose arbiter is gone, takes its
         // children along: that is the link between them.
         let mut orphans: Vec<Arc<Cell>> = {

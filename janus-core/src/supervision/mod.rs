@@ -60,8 +60,8 @@
 //!   waits in `ctx.wait`. An actor whose `stopping` answers `Running::Continue` goes on until it stops itself. After the
 //!   shutdown timeout it is killed.
 //! - **A hung handler hangs its thread and nobody else**, provided its supervisor runs elsewhere. Half a second after
-//!   the kill it is declared dead: monitors are told, its name is free. Should its handler return, its state is dropped
-//!   and none of its other code runs.
+//!   the kill it is declared dead: monitors are told, its name is free. Should its handler return, its state is dropped;
+//!   it can neither take its name back nor be restarted.
 //! - **References never dangle**: an [`ActorRef`] stands for whoever runs now and says so if nobody does.
 //! - **Observers cannot hurt.** Events are bounded and nobody waits for a reader; a panic in a callback is logged.
 //!
@@ -72,7 +72,8 @@
 //!   stack overflow, running out of memory, and any panic under `panic = "abort"`, of which [`Supervisor::start`] warns.
 //! - **Messages to an actor that ends are lost** with its mailbox. A `call` says so, a `cast` cannot.
 //! - **A handler that does not return cannot be interrupted**; a [`Watchdog`] can only name it. It takes its thread
-//!   with it, so what is started there fails until it returns.
+//!   with it, so what is started there fails until it returns. A kill takes effect at the end of the actor's current
+//!   poll, in which actix hands it everything that is in its mailbox already.
 //! - **`ResponseFuture` is outside supervision.** actix runs it as a task of its own: a panic in one is a caller's
 //!   [`NoReply`](CallError::NoReply), and it outlives its actor. Use `ResponseActFuture`. The same goes for whatever a
 //!   handler spawns past its context.
@@ -84,9 +85,10 @@
 //!
 //! # Costs
 //!
-//! A child of [`DynamicSupervisor::start_here`] takes about 1.1 KB with its mailbox and table entry, of which actix's
-//! own part is two thirds. A cast through an [`ActorRef`] costs one atomic load more than through an `Addr`; a call also
-//! arms a timer. Each poll of an actor writes three words for the watchdog and swaps who is [`current`].
+//! Measured on Linux, 64 bits, with the system's allocator: a child of [`DynamicSupervisor::start_here`] takes 0.95 KB
+//! and 11 allocations in all, where a bare actix actor takes 0.75 KB and 8. A cast through an [`ActorRef`] costs 11 ns
+//! more than the 79 of an `Addr`; a call, which arms a timer, takes 0.8 µs on one thread. Each poll of an actor writes
+//! three words for the watchdog and swaps who is [`current`].
 //!
 //! # Code map
 //!

@@ -227,7 +227,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
 
     /// Ends the current incarnation without running any more of its code but `Drop`.
     ///
-    /// A handler that is running is not interrupted; it is its last.
+    /// It takes effect at the end of the poll that is under way: the handler that is running is not interrupted, nor
+    /// are messages that are in the mailbox behind it by then.
     pub fn kill(&self) {
         if let Some(cell) = self.slot.occupant() {
             cell.kill(ExitReason::Killed);

@@ -228,6 +228,11 @@ impl ChildSpec {
         self.launch = Arc::new(Forgotten(self.launch.kind()));
     }
 
+    /// Whether it is forgotten when it ends, if its supervisor's default is permanent.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.restart == Some(Restart::Temporary)
+    }
+
     pub(crate) fn restart_or(&self, default: Restart) -> Restart {
         self.restart.unwrap_or(default)
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns [`Supervisor`], [`SupervisorRef`] and the loop that is OTP's `supervisor.erl`. The loop is a sequential task,
 //! not an actor: one await at a time, so that an ordered start or shutdown reads as what it is. It never waits for a
-//! back-off; a child that is due later is a timer beside the commands.
+//! back-off; a child that is due later is a timer beside the mailbox.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -12,20 +12,17 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::cell::{ASKED, Cell, Monitor, Parent, UP};
-use super::child::{Child, Inbox, KILL_GRACE_DEFAULT, Surroundings, with_subtrees};
+use super::child::{Child, KILL_GRACE_DEFAULT, Mailbox, Surroundings, with_subtrees};
 use super::exit::{ActorId, Down, ExitReason};
 use super::place::Place;
 use super::run::{Begun, Birth, BoxError, Incarnation, TaskBody};
 use super::spec::{AutoShutdown, ChildSpec, Kind, Launch, Restart, Start, Strategy, TreeShared};
 use super::tree::{Event, EventKind, NodeKind, State, Tree};
 use super::window::{RestartIntensity, RestartWindow};
-
-/// Commands that may wait for one supervisor; whoever sends more waits for a place.
-pub(crate) const COMMANDS_MAX: usize = 64;
 
 /// A supervisor that has not been started, or one to be started as a child of another.
 ///
@@ -128,6 +125,9 @@ impl Supervisor {
             log::warn!("built with panic = \"abort\": a panic ends the process and nothing can be restarted");
         }
         self.plan.validate()?;
+        if self.occupant().is_some() {
+            return Err(StartError::AlreadyStarted(self.name().clone()));
+        }
         let tree = TreeShared::new();
         let cell = Cell::new(tree.next_id(), self.name().clone(), None);
         let mut unfinished = KillOnDrop(Some(cell.clone()));
@@ -299,9 +299,7 @@ impl SupervisorRef {
     ///
     /// Once polled, the child may be started although the future is dropped. This holds for every command.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<(), StartError> {
-        self.command(|reply| Command::Start { spec: Box::new(spec), reply })
-            .await
-            .unwrap_or(Err(StartError::NotRunning))
+        self.command(|reply| Mail::Start { spec: Box::new(spec), reply }).await.unwrap_or(Err(StartError::NotRunning))
     }
 
     /// Stops a child. It stays known and can be started again, unless it is temporary.
@@ -311,7 +309,7 @@ impl SupervisorRef {
     /// [`ChildError`]. A child that does not run is no error.
     pub async fn terminate_child(&self, name: &str) -> Result<(), ChildError> {
         let name = name.into();
-        self.command(|reply| Command::Terminate { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
+        self.command(|reply| Mail::Terminate { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
     /// Starts a child that is known and does not run.
@@ -321,7 +319,7 @@ impl SupervisorRef {
     /// [`ChildError`].
     pub async fn restart_child(&self, name: &str) -> Result<(), ChildError> {
         let name = name.into();
-        self.command(|reply| Command::Restart { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
+        self.command(|reply| Mail::Restart { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
     /// Forgets a child that does not run.
@@ -331,7 +329,7 @@ impl SupervisorRef {
     /// [`ChildError`].
     pub async fn delete_child(&self, name: &str) -> Result<(), ChildError> {
         let name = name.into();
-        self.command(|reply| Command::Delete { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
+        self.command(|reply| Mail::Delete { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
     /// The children, once the supervisor has dealt with every end of a child it knows of.
@@ -340,14 +338,15 @@ impl SupervisorRef {
     ///
     /// [`NotRunning`](ChildError::NotRunning).
     pub async fn which_children(&self) -> Result<Vec<Tree>, ChildError> {
-        self.command(|reply| Command::Which { reply }).await.ok_or(ChildError::NotRunning)
+        self.command(|reply| Mail::Which { reply }).await.ok_or(ChildError::NotRunning)
     }
 
-    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Mail) -> Option<T> {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
-        live.commands.send(command(reply)).await.ok()?;
-        live.cell.answer_or_end(answer).await
+        live.mailbox.send(command(reply)).await;
+        // If the mail was refused or dropped, so was the other end of this.
+        answer.await.ok()
     }
 
     /// The supervisor and everything below it, as it is now. It asks nobody, so nothing that hangs can hold it up.
@@ -355,16 +354,7 @@ impl SupervisorRef {
         let live = self.shared.live.lock().clone();
         match live {
             Some(live) => live.node(),
-            None => Tree {
-                name: self.shared.name.clone(),
-                kind: NodeKind::Supervisor,
-                id: None,
-                state: State::Stopped,
-                restarts: 0,
-                last_reason: None,
-                children: Vec::new(),
-                numbered: 0,
-            },
+            None => Tree::stopped(&self.shared.name, NodeKind::Supervisor),
         }
     }
 
@@ -438,32 +428,20 @@ impl Launch for Supervisor {
     }
 
     fn launch(&self, Start { cell, place, tree, .. }: Start) {
-        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let around = Surroundings {
             supervisor: self.name().clone(),
             tree,
             place: place.clone(),
             kill_grace: self.plan.kill_grace,
         };
-        let live = Arc::new(Live {
-            cell: cell.clone(),
-            around,
-            commands,
-            inbox: Inbox::default(),
-            table: Mutex::new(Table::default()),
-        });
+        let live =
+            Arc::new(Live { cell: cell.clone(), around, mailbox: Mailbox::new(), table: Mutex::new(Table::default()) });
         *self.handle.shared.live.lock() = Some(live.clone());
         let plan = self.plan.clone();
         let birth = Birth::new(cell);
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };
-            let keeper = Keeper {
-                window: RestartWindow::new(plan.intensity),
-                plan,
-                live,
-                commands: inbox,
-                due: BTreeSet::new(),
-            };
+            let keeper = Keeper { window: RestartWindow::new(plan.intensity), plan, live, due: BTreeSet::new() };
             let body = TaskBody::new(Box::pin(keeper.supervise()), Begun::ByItself);
             tokio::task::spawn_local(Incarnation::new(body, cell));
         });
@@ -488,8 +466,7 @@ impl Launch for Supervisor {
 struct Live {
     cell: Arc<Cell>,
     around: Surroundings,
-    commands: mpsc::Sender<Command>,
-    inbox: Inbox,
+    mailbox: Mailbox<Mail>,
     // Locked for moments only, never across an await and never while another supervisor is asked.
     table: Mutex<Table>,
 }
@@ -515,16 +492,16 @@ impl Table {
         seq
     }
 
-    fn remove(&mut self, seq: Seq) {
-        if let Some(child) = self.children.remove(&seq) {
-            self.by_name.remove(&child.spec.name);
-        }
+    fn remove(&mut self, seq: Seq) -> Option<Child> {
+        let child = self.children.remove(&seq)?;
+        self.by_name.remove(&child.spec.name);
+        Some(child)
     }
 }
 
 impl Parent for Live {
     fn child_ended(&self, cell: &Cell, reason: &ExitReason) {
-        self.inbox.push(cell.id(), reason.clone());
+        self.mailbox.push(Mail::Ended(cell.id(), reason.clone()));
     }
 }
 
@@ -532,22 +509,7 @@ impl Live {
     fn node(&self) -> Tree {
         let children =
             self.table.lock().children.values().map(|child| (child.node(), child.spec.launch.clone())).collect();
-        let state = match self.cell.flags() {
-            flags if flags & super::cell::ENDED != 0 => State::Stopped,
-            flags if flags & ASKED != 0 => State::Stopping,
-            flags if flags & UP != 0 => State::Running,
-            _ => State::Starting,
-        };
-        Tree {
-            name: self.cell.name().clone(),
-            kind: NodeKind::Supervisor,
-            id: (state != State::Stopped).then(|| self.cell.id()),
-            state,
-            restarts: 0,
-            last_reason: self.cell.reason(),
-            children: with_subtrees(children),
-            numbered: 0,
-        }
+        Tree::of(&self.cell, NodeKind::Supervisor, with_subtrees(children), 0)
     }
 
     fn find(&self, id: ActorId) -> Option<Arc<str>> {
@@ -566,29 +528,38 @@ impl Live {
     }
 }
 
-enum Command {
-    Start { spec: Box<ChildSpec>, reply: oneshot::Sender<Result<(), StartError>> },
-    Terminate { name: Arc<str>, reply: oneshot::Sender<Result<(), ChildError>> },
-    Restart { name: Arc<str>, reply: oneshot::Sender<Result<(), ChildError>> },
-    Delete { name: Arc<str>, reply: oneshot::Sender<Result<(), ChildError>> },
-    Which { reply: oneshot::Sender<Vec<Tree>> },
+enum Mail {
+    Ended(ActorId, ExitReason),
+    /// A note to itself: start this child, unless it is not due at this time any more.
+    Due(Instant, Seq),
+    Start {
+        spec: Box<ChildSpec>,
+        reply: oneshot::Sender<Result<(), StartError>>,
+    },
+    Terminate {
+        name: Arc<str>,
+        reply: oneshot::Sender<Result<(), ChildError>>,
+    },
+    Restart {
+        name: Arc<str>,
+        reply: oneshot::Sender<Result<(), ChildError>>,
+    },
+    Delete {
+        name: Arc<str>,
+        reply: oneshot::Sender<Result<(), ChildError>>,
+    },
+    Which {
+        reply: oneshot::Sender<Vec<Tree>>,
+    },
 }
 
 /// The loop of a supervisor.
 struct Keeper {
     plan: Plan,
     live: Arc<Live>,
-    commands: mpsc::Receiver<Command>,
     window: RestartWindow,
-    // Mirrors `Child::due`; entries that no longer do are skipped when they come up.
+    // Mirrors `Child::due` where that lies ahead; entries that no longer do are skipped when they come up.
     due: BTreeSet<(Instant, Seq)>,
-}
-
-enum Next {
-    Stop,
-    Ended(ActorId, ExitReason),
-    Command(Command),
-    Due(Seq),
 }
 
 impl Keeper {
@@ -613,45 +584,51 @@ impl Keeper {
     /// Until it is asked to stop, which is `None`, or has a reason of its own.
     async fn serve(&mut self, stop: &mut Pin<Box<impl Future<Output = ()>>>) -> Option<ExitReason> {
         loop {
-            let done = match self.next(stop).await {
-                Next::Stop => return None,
-                Next::Ended(id, reason) => self.on_end(id, reason).await,
-                Next::Due(seq) => self.on_due(seq).await,
-                Next::Command(command) => {
-                    self.on_command(command).await;
-                    None
+            let due = self.due.first().copied();
+            let timer = async {
+                match due {
+                    Some((at, _)) => sleep_until(at).await,
+                    None => std::future::pending().await,
                 }
             };
+            let mail = tokio::select! {
+                biased;
+                () = &mut *stop => return None,
+                () = timer => {
+                    let (at, seq) = self.due.pop_first().expect("the timer is that of the first entry");
+                    Mail::Due(at, seq)
+                }
+                mail = self.live.mailbox.next() => mail,
+            };
+            let done = self.on_mail(mail).await;
             if done.is_some() {
                 return done;
             }
         }
     }
 
-    /// Ends before commands, so that a command finds its children as they are; commands before restarts that are due,
-    /// so that a child which fails to start over and over can be terminated.
-    async fn next(&mut self, stop: &mut Pin<Box<impl Future<Output = ()>>>) -> Next {
-        let due = self.due.first().copied();
-        let timer = async {
-            match due {
-                Some((at, seq)) => {
-                    sleep_until(at).await;
-                    seq
-                }
-                None => std::future::pending().await,
+    async fn on_mail(&mut self, mail: Mail) -> Option<ExitReason> {
+        // Whoever sent a command may be gone, which is no reason not to have done it.
+        match mail {
+            Mail::Ended(id, reason) => return self.on_end(id, reason).await,
+            Mail::Due(at, seq) => return self.on_due(at, seq).await,
+            Mail::Start { spec, reply } => {
+                let _ = reply.send(self.add(*spec).await);
             }
-        };
-        let next = tokio::select! {
-            biased;
-            () = stop => Next::Stop,
-            (id, reason) = self.live.inbox.pop() => Next::Ended(id, reason),
-            Some(command) = self.commands.recv() => Next::Command(command),
-            seq = timer => Next::Due(seq),
-        };
-        if let (Next::Due(_), Some(entry)) = (&next, due) {
-            self.due.remove(&entry);
+            Mail::Terminate { name, reply } => {
+                let _ = reply.send(self.terminate(&name).await);
+            }
+            Mail::Restart { name, reply } => {
+                let _ = reply.send(self.restart_stopped(&name).await);
+            }
+            Mail::Delete { name, reply } => {
+                let _ = reply.send(self.idle(&name).map(|seq| self.forget(seq)));
+            }
+            Mail::Which { reply } => {
+                let _ = reply.send(self.live.node().children);
+            }
         }
-        next
+        None
     }
 
     fn is_asked(&self) -> bool {
@@ -690,8 +667,8 @@ impl Keeper {
             log::warn!("{}: {} {id} ended: {reason}", self.live.cell.name(), spec.name);
             return self.restart(seq, true).await;
         }
-        if restart == Restart::Temporary {
-            self.live.table.lock().remove(seq);
+        if spec.is_temporary() {
+            self.forget(seq);
         }
         (spec.significant && self.ends_with_significant()).then_some(ExitReason::Shutdown)
     }
@@ -744,7 +721,11 @@ impl Keeper {
                 child.due = Some(at);
                 self.live.around.emit(&child.spec.name, None, EventKind::Restarting(delay));
             }
-            self.due.insert((at, seq));
+            if delay.is_zero() {
+                self.live.mailbox.push(Mail::Due(at, seq));
+            } else {
+                self.due.insert((at, seq));
+            }
             return None;
         }
     }
@@ -760,12 +741,12 @@ impl Keeper {
         ExitReason::MaxRestarts { child, last: Box::new(last) }
     }
 
-    async fn on_due(&mut self, seq: Seq) -> Option<ExitReason> {
+    async fn on_due(&mut self, at: Instant, seq: Seq) -> Option<ExitReason> {
         {
             let mut table = self.live.table.lock();
             let child = table.children.get_mut(&seq)?;
             // It may have been started with a sibling or terminated meanwhile, or be due at another time.
-            child.due.take_if(|at| *at <= Instant::now())?;
+            child.due.take_if(|due| *due == at)?;
         }
         match self.start_range(seq).await {
             Ok(()) => None,
@@ -787,11 +768,7 @@ impl Keeper {
     async fn stop_others(&mut self, seq: Seq) {
         for other in self.range(seq).into_iter().rev().filter(|other| *other != seq) {
             self.stop(other).await;
-            let mut table = self.live.table.lock();
-            let temporary = |child: &Child| child.spec.restart_or(Restart::Permanent) == Restart::Temporary;
-            if table.children.get(&other).is_some_and(temporary) {
-                table.remove(other);
-            }
+            self.forget_temporary(other);
         }
     }
 
@@ -853,27 +830,6 @@ impl Keeper {
         }
     }
 
-    async fn on_command(&mut self, command: Command) {
-        // Whoever asked may be gone, which is no reason not to have done it.
-        match command {
-            Command::Start { spec, reply } => {
-                let _ = reply.send(self.add(*spec).await);
-            }
-            Command::Terminate { name, reply } => {
-                let _ = reply.send(self.terminate(&name).await);
-            }
-            Command::Restart { name, reply } => {
-                let _ = reply.send(self.restart_stopped(&name).await);
-            }
-            Command::Delete { name, reply } => {
-                let _ = reply.send(self.idle(&name).map(|seq| self.live.table.lock().remove(seq)));
-            }
-            Command::Which { reply } => {
-                let _ = reply.send(self.live.node().children);
-            }
-        }
-    }
-
     async fn add(&mut self, spec: ChildSpec) -> Result<(), StartError> {
         let child = spec.name.clone();
         match self.idle(&child) {
@@ -885,7 +841,7 @@ impl Keeper {
         let seq = self.live.table.lock().insert(Child::new(spec, self.plan.intensity));
         let outcome = self.start(seq).await;
         if outcome.is_err() {
-            self.live.table.lock().remove(seq);
+            self.forget(seq);
         }
         outcome.map_err(|reason| StartError::Failed { child, reason })
     }
@@ -893,11 +849,7 @@ impl Keeper {
     async fn terminate(&mut self, name: &str) -> Result<(), ChildError> {
         let seq = *self.live.table.lock().by_name.get(name).ok_or(ChildError::NotFound)?;
         self.stop(seq).await;
-        let mut table = self.live.table.lock();
-        if table.children.get(&seq).is_some_and(|child| child.spec.restart_or(Restart::Permanent) == Restart::Temporary)
-        {
-            table.remove(seq);
-        }
+        self.forget_temporary(seq);
         Ok(())
     }
 
@@ -905,6 +857,19 @@ impl Keeper {
         let seq = self.idle(name)?;
         let outcome = self.start(seq).await;
         outcome.map_err(|reason| StartError::Failed { child: name.clone(), reason }.into())
+    }
+
+    fn forget_temporary(&self, seq: Seq) {
+        let temporary = self.live.table.lock().children.get(&seq).is_some_and(|child| child.spec.is_temporary());
+        if temporary {
+            self.forget(seq);
+        }
+    }
+
+    fn forget(&self, seq: Seq) {
+        let removed = self.live.table.lock().remove(seq);
+        // Without the lock: what a factory has captured may look at the tree when it is dropped.
+        drop(removed);
     }
 
     /// The child of this name if it is stopped for good.
@@ -922,6 +887,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        self.live.mailbox.close();
         // After an orderly end nothing runs any more. A supervisor that was killed, or whose arbiter is gone, takes its
         // children along: that is the link between them.
         let orphans: Vec<Arc<Cell>> = {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::cell::{ASKED, Cell, ENDED, UP};
 use super::exit::{ActorId, ExitReason};
 
 /// A supervisor with everything below it, or a single child.
@@ -36,6 +37,36 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A supervisor that does not run.
+    pub(crate) fn stopped(name: &Arc<str>, kind: NodeKind) -> Self {
+        Self {
+            name: name.clone(),
+            kind,
+            id: None,
+            state: State::Stopped,
+            restarts: 0,
+            last_reason: None,
+            children: Vec::new(),
+            numbered: 0,
+        }
+    }
+
+    /// A supervisor by its cell. Its restarts are its parent's to know.
+    pub(crate) fn of(cell: &Cell, kind: NodeKind, children: Vec<Self>, numbered: usize) -> Self {
+        let flags = cell.flags();
+        let state = if flags & ENDED != 0 {
+            State::Stopped
+        } else if flags & ASKED != 0 {
+            State::Stopping
+        } else if flags & UP != 0 {
+            State::Running
+        } else {
+            State::Starting
+        };
+        let id = (state != State::Stopped).then(|| cell.id());
+        Self { id, state, last_reason: cell.reason(), children, numbered, ..Self::stopped(cell.name(), kind) }
+    }
+
     /// The node under this name, looked for here and below.
     ///
     /// Names are unique among siblings only: it is the first in the order of the starts.
@@ -112,8 +143,8 @@ pub enum EventKind {
     StartFailed(ExitReason),
     /// It has ended. For numbered children of a dynamic supervisor: abnormally.
     Ended(ExitReason),
-    /// It did not end in time after a kill: its thread is stuck in its code. It counts as killed, and none of its code
-    /// runs again once the thread comes back.
+    /// It did not end in time after a kill: its thread is stuck in its code. It counts as killed, and is dropped once
+    /// the thread comes back.
     Abandoned,
     /// It is going to be started again, after this long.
     Restarting(Duration),

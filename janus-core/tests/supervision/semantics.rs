@@ -365,6 +365,25 @@ fn a_child_whose_restart_keeps_failing_can_be_terminated() {
 }
 
 #[test]
+fn a_child_that_crashes_in_a_loop_keeps_no_command_waiting() {
+    virtual_time(async |here| {
+        let log = Log::default();
+        let tree = one_for_one().intensity(u32::MAX, SECOND).child(puppet("a", &log).1).start(&here).await.unwrap();
+        // Up and gone in the same poll, so that its end is always there before the supervisor looks.
+        let crash_loop = ChildSpec::task("loop", || async { Ok(()) });
+        tree.start_child(crash_loop).await.unwrap();
+        // Nobody is ever idle here, so the clock stands still.
+        while tree.tree().find("loop").unwrap().restarts < 10 {
+            tokio::task::yield_now().await;
+        }
+        tree.terminate_child("a").await.unwrap();
+        tree.terminate_child("loop").await.unwrap();
+        assert_eq!(log.take(), "start:a term:a");
+        tree.stop().await;
+    });
+}
+
+#[test]
 fn a_factory_learns_why_it_is_called() {
     virtual_time(async |here| {
         let infos: Arc<Mutex<Vec<StartInfo>>> = Arc::default();
@@ -521,10 +540,15 @@ fn a_name_runs_only_once_at_a_time() {
         let (a, spec) = puppet("a", &log);
         let first = one_for_one().child(spec.clone()).start(&here).await.unwrap();
         let id = a.id();
-        let second = one_for_one().child(spec).start(&here).await.unwrap_err();
+        let other = one_for_one().child(spec);
+        let twice = other.clone();
+        let second = other.start(&here).await.unwrap_err();
         assert!(second.to_string().contains("a is already running"), "{second}");
         assert_eq!(a.id(), id);
         first.stop().await;
+        let once = twice.clone().start(&here).await.unwrap();
+        assert_eq!(twice.start(&here).await.unwrap_err(), StartError::AlreadyStarted("root".into()));
+        once.stop().await;
     });
 }
 
