@@ -126,3 +126,13 @@ fn slow_subscriber(address: &str) -> (TcpStream, usize) {
     assert_exit(&output, 0);
     (subscriber, messages)
 }
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn when_the_tree_gives_up_the_reason_is_logged_and_the_exit_code_is_1() {
+    let output = janus(&["--listen", "127.0.0.1:0"]).env("CRASH_THE_TOPIC_MANAGER", "1").output().unwrap();
+    assert_exit(&output, 1);
+    let errors = text(&output.stderr);
+    let last = errors.lines().last().unwrap();
+    assert!(last.contains("the server gave up") && last.contains("topic_manager"), "{errors}");
+}

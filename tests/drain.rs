@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use futures_executor::block_on;
-use janus_core::{Config, Janus, PublishError};
+use janus_core::{Config, PublishError};
 use tokio::net::TcpStream;
 
 use crate::support::{Client, Close, serve};
@@ -57,25 +56,4 @@ async fn after_a_shutdown_publishing_says_why_it_fails_and_waiting_returns() {
     assert_eq!(janus.publish("news", "late").await, Err(PublishError::ShuttingDown));
     assert!(!janus.wait().await.is_abnormal());
     janus.shutdown().await;
-}
-
-#[tokio::test]
-async fn two_instances_do_not_see_each_other() {
-    let (one, addr_one) = serve(Config::default()).await;
-    let (two, _) = serve(Config::default()).await;
-    let mut client = Client::connect(addr_one).await;
-    client.subscribe("news").await;
-    assert_eq!(two.publish("news", "x").await.unwrap().subscribers, 0);
-    two.shutdown().await;
-    one.publish("news", "y").await.unwrap();
-    assert_eq!(client.json().await["data"], "y");
-}
-
-#[test]
-fn an_instance_starts_and_publishes_without_any_runtime_of_the_caller() {
-    let config = Config { listen: vec![([127, 0, 0, 1], 0).into()], ..Config::default() };
-    let janus = block_on(Janus::builder().config(config).start()).unwrap();
-    assert_eq!(block_on(janus.publish("news", "x")).unwrap().subscribers, 0);
-    assert_eq!(block_on(janus.sessions()).len(), 0);
-    block_on(janus.shutdown());
 }

@@ -13,6 +13,7 @@ mod cli_subscribe;
 mod config;
 mod crashes;
 mod drain;
+mod embed;
 mod licences;
 mod limits;
 mod protocol;

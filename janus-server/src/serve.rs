@@ -40,6 +40,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         StartError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
+    #[cfg(feature = "fault-injection")]
+    tokio::spawn(crash_until_it_gives_up(janus.clone()));
     for addr in janus.local_addrs() {
         log::info!("listening on {addr}");
     }
@@ -59,6 +61,18 @@ async fn serve(config: Config) -> Result<(), ServeError> {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
+    }
+}
+
+/// For the test of what a supervisor sees when the tree gives up: nothing outside the process can make it do so.
+#[cfg(feature = "fault-injection")]
+async fn crash_until_it_gives_up(janus: Janus) {
+    if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
+        return;
+    }
+    loop {
+        janus.inject(janus_core::Fault::TopicManager);
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }
 

@@ -1,0 +1,47 @@
+//! The library as a guest: in any runtime or none, beside others of its kind.
+
+use futures_executor::block_on;
+use janus_core::{Config, Janus};
+
+use crate::support::{Client, serve};
+
+fn config() -> Config {
+    Config { listen: vec![([127, 0, 0, 1], 0).into()], ..Config::default() }
+}
+
+#[tokio::test]
+async fn two_instances_do_not_see_each_other() {
+    let (one, addr_one) = serve(Config::default()).await;
+    let (two, _) = serve(Config::default()).await;
+    let mut client = Client::connect(addr_one).await;
+    client.subscribe("news").await;
+    assert_eq!(two.publish("news", "x").await.unwrap().subscribers, 0);
+    two.shutdown().await;
+    one.publish("news", "y").await.unwrap();
+    assert_eq!(client.json().await["data"], "y");
+}
+
+#[test]
+fn an_instance_starts_and_publishes_without_any_runtime_of_the_caller() {
+    let janus = block_on(Janus::builder().config(config()).start()).unwrap();
+    assert_eq!(block_on(janus.publish("news", "x")).unwrap().subscribers, 0);
+    assert_eq!(block_on(janus.sessions()).len(), 0);
+    block_on(janus.shutdown());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_starts_in_a_runtime_with_many_threads() {
+    let janus = Janus::builder().config(config()).start().await.unwrap();
+    let publisher = janus.clone();
+    let receipt = tokio::spawn(async move { publisher.publish("news", "x").await }).await.unwrap().unwrap();
+    assert_eq!(receipt.subscribers, 0);
+    janus.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn an_instance_starts_inside_an_actix_system() {
+    let janus = Janus::builder().config(config()).start().await.unwrap();
+    assert_eq!(janus.publish("news", "x").await.unwrap().subscribers, 0);
+    janus.shutdown().await;
+    assert!(actix_rt::System::try_current().is_some(), "its host goes on");
+}
