@@ -122,6 +122,21 @@ async fn a_frame_that_stays_unfinished_closes_its_connection_also_a_later_one() 
 }
 
 #[tokio::test]
+async fn a_client_that_is_always_in_the_middle_of_some_frame_is_not_late_with_any() {
+    let frame_timeout = Duration::from_millis(50);
+    let (_janus, addr) = serve(Config { frame_timeout, ..Config::default() }).await;
+    let mut client = Client::connect(addr).await;
+    let frame = publish_frame("news", "1");
+    let (head, tail) = frame.split_at(10);
+    client.send(head).await;
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < 6 * frame_timeout {
+        client.send([tail, head].concat()).await;
+        assert!(client.json().await["published"].is_object());
+    }
+}
+
+#[tokio::test]
 async fn an_idle_connection_between_frames_stays_open() {
     let config = Config { frame_timeout: Duration::from_millis(40), ..Config::default() };
     let (janus, addr) = serve(config).await;

@@ -298,15 +298,17 @@ impl Transport {
     /// Carries out the commands in `input`, up to one that has to wait.
     fn process(&mut self, input: &mut &[u8]) {
         let limits = self.shared.wire_limits();
+        let mut completed = false;
         while matches!(self.step, Step::Reading) {
             match self.decoder.decode(input, &limits) {
                 Some(Ok(command)) => self.carry_out(command),
                 Some(Err(error)) => self.send_frame_error(&error),
                 None => break,
             }
+            completed = true;
         }
         let unfinished = input.is_empty() && self.decoder.is_mid_frame();
-        self.slot.set_unfinished(unfinished, self.shared.clock.tick());
+        self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
     }
 
     /// The client will send no more: everything it sent is processed, errors are flushed, then comes our FIN.

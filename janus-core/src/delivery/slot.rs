@@ -281,11 +281,12 @@ impl Slot {
         self.unanswered.load(Ordering::Acquire) == 0 && self.out.lock().queue.is_none()
     }
 
-    /// Notes since when a frame is unfinished, or that none is.
-    pub(crate) fn set_unfinished(&self, unfinished: bool, tick: u32) {
+    /// Notes that a frame has begun and not ended, or that none has. One that follows on a frame just completed is a
+    /// new one: a client that is always in the middle of some frame is not late with any.
+    pub(crate) fn set_unfinished(&self, unfinished: bool, completed_another: bool, tick: u32) {
         if !unfinished {
             self.frame_since.store(0, Ordering::Relaxed);
-        } else if self.frame_since.load(Ordering::Relaxed) == 0 {
+        } else if completed_another || self.frame_since.load(Ordering::Relaxed) == 0 {
             self.frame_since.store(tick, Ordering::Relaxed);
         }
     }
