@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use janus_core::supervision::ExitReason;
+use janus_core::supervision::{ExitReason, State};
 use janus_core::{Config, Fault, Janus};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{Client, Close, DEADLINE, publish_frame, serve, until};
+use crate::support::{Client, Close, DEADLINE, publish_frame, serve, subscribers, topic_actor, until};
 
 const SUBSCRIBERS: usize = 1_000;
 
@@ -191,6 +191,10 @@ impl Scene {
     fn restarts(&self, name: &str) -> u64 {
         restarts(&self.janus, name)
     }
+
+    fn topic_restarts(&self, topic: &str) -> u64 {
+        topic_actor(&self.janus, topic).expect("the topic is in the tree").restarts
+    }
 }
 
 fn restarts(janus: &Janus, name: &str) -> u64 {
@@ -233,7 +237,8 @@ async fn nobody_notices_a_crash_of_the_proxy_mapper() {
 #[tokio::test]
 async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_nothing() {
     let scene = Scene::new(Config::default()).await;
-    crash_and_restart(&scene, Fault::Topic("crowd".to_owned()), "topic crowd").await;
+    scene.janus.inject(Fault::Topic("crowd".to_owned()));
+    until("the topic restarts", || scene.topic_restarts("crowd") > 0).await;
     scene.publisher.publishes(20).await;
     let (outcome, other_outcome) = (scene.publisher.finish().await, scene.other_publisher.finish().await);
     assert_eq!(other_outcome.failed, [0; 0]);
@@ -244,30 +249,86 @@ async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_no
 
 #[tokio::test]
 async fn a_topic_that_crashes_in_the_middle_of_handing_out_serves_everybody_once() {
-    let scene = Scene::new(Config { threads: 1, ..Config::default() }).await;
-    crash_and_restart(&scene, Fault::TopicSend(1_500), "topic crowd").await;
-    scene.publisher.publishes(20).await;
-    let (outcome, other_outcome) = (scene.publisher.finish().await, scene.other_publisher.finish().await);
-    scene.crowd.assert_complete(&outcome).await;
-    scene.others.assert_complete(&other_outcome).await;
+    // Alone, and with senders at work on the same pass.
+    for threads in [1, 3] {
+        let scene = Scene::new(Config { threads, ..Config::default() }).await;
+        scene.janus.inject(Fault::TopicSend(1_500));
+        until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
+        scene.assert_nobody_noticed().await;
+    }
 }
 
 #[tokio::test]
 async fn a_message_that_has_its_number_when_its_topic_crashes_reaches_everybody() {
     let scene = Scene::new(Config::default()).await;
     scene.janus.inject(Fault::TopicCommit(5));
-    until("a topic restarts", || scene.restarts("topic crowd") + scene.restarts("topic others") > 0).await;
-    scene.publisher.publishes(20).await;
-    let (mut outcome, mut other_outcome) = (scene.publisher.finish().await, scene.other_publisher.finish().await);
-    let failed = outcome.failed.len() + other_outcome.failed.len();
-    assert!((1..=WINDOW as usize).contains(&failed), "those in hand are answered with an error: {failed} were");
-    for outcome in [&mut outcome, &mut other_outcome] {
-        // They had their numbers, so they are delivered like the others.
-        outcome.acknowledged.append(&mut outcome.failed);
-        outcome.acknowledged.sort_unstable();
+    until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
+    scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn a_topic_and_the_topic_manager_may_crash_together() {
+    for _ in 0..20 {
+        let (janus, addr) = serve(Config::default()).await;
+        let mut subscriber = Client::connect(addr).await;
+        subscriber.subscribe("news").await;
+        janus.inject(Fault::TopicManager);
+        janus.inject(Fault::Topic("news".to_owned()));
+        until("both restart", || {
+            restarts(&janus, "topic_manager") > 0 && topic_actor(&janus, "news").is_some_and(|topic| topic.restarts > 0)
+        })
+        .await;
+        assert_eq!(janus.publish("news", "x").await.map(|receipt| receipt.subscribers), Ok(1));
+        assert_eq!(subscriber.json().await["data"], "x");
     }
-    scene.crowd.assert_complete(&outcome).await;
-    scene.others.assert_complete(&other_outcome).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_was_listed_and_not_started_when_the_topic_manager_crashed_is_started_by_its_successor() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut subscriber = Client::connect(addr).await;
+    janus.inject(Fault::TopicListed);
+    subscriber.subscribe("news").await;
+    assert_eq!(restarts(&janus, "topic_manager"), 1);
+    janus.publish("news", "x").await.unwrap();
+    assert_eq!(subscriber.json().await["data"], "x");
+}
+
+#[tokio::test]
+async fn an_unsubscribe_that_is_lost_with_its_topic_leaves_no_subscriber_behind() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("other").await;
+    client.subscribe("news").await;
+    // The crash waits in the topic's mailbox before the unsubscribe, which dies with it.
+    janus.inject(Fault::Hang(Duration::from_millis(50)));
+    janus.inject(Fault::Topic("news".to_owned()));
+    client.send("{\"action\":\"unsubscribe\",\"data\":\"news\"}\0").await;
+    client.subscribe("other").await;
+    until("the topic restarts", || topic_actor(&janus, "news").is_some_and(|topic| topic.restarts > 0)).await;
+    until("the list is swept", || subscribers(&janus, "news") == Some(0)).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_keeps_the_others() {
+    let config = Config { topic_quarantine: Duration::from_millis(200), ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe("cursed").await;
+    let before = janus.publish("cursed", "before").await.unwrap();
+    assert_eq!(subscriber.json().await["data"], "before");
+    janus.inject(Fault::TopicStarts(6));
+    janus.inject(Fault::TopicCommit(1));
+    let lost = janus.publish("cursed", "lost").await.unwrap();
+    assert_eq!(lost.epoch, before.epoch);
+    assert_eq!(subscriber.error_code().await, "topic_unavailable");
+    assert_eq!(subscriber.close().await, Close::Fin);
+    let mut next = Client::connect(addr).await;
+    next.subscribe("cursed").await;
+    let after = janus.publish("cursed", "after").await.unwrap();
+    assert_ne!(after.epoch, before.epoch, "its clients can tell that the order does not go on");
+    assert!(after.seq > lost.seq);
+    assert_eq!(next.json().await["data"], "after");
 }
 
 #[tokio::test]
@@ -326,19 +387,17 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
     scene.janus.inject(Fault::TopicStarts(6));
     scene.janus.inject(Fault::Topic("cursed".to_owned()));
     until("the topic is out of service", || {
-        format!("{:?}", scene.janus.tree().find("topic cursed").map(|node| node.state)).contains("Quarantined")
+        topic_actor(&scene.janus, "cursed").is_some_and(|topic| topic.state == State::Quarantined)
     })
     .await;
+    assert!(!scene.janus.topic("cursed").unwrap().available);
     publisher.send(publish_frame("cursed", "1")).await;
     assert_eq!(publisher.error_code().await, "topic_unavailable");
     let mut late = Client::connect(scene.addr).await;
     late.send(crate::support::subscribe_frame("cursed")).await;
     assert_eq!(late.error_code().await, "topic_unavailable");
 
-    until("the quarantine is over", || {
-        format!("{:?}", scene.janus.tree().find("topic cursed").map(|node| node.state)).contains("Running")
-    })
-    .await;
+    until("the quarantine is over", || scene.janus.topic("cursed").is_some_and(|topic| topic.available)).await;
     publisher.send(publish_frame("cursed", "2")).await;
     assert!(publisher.json().await["published"].is_object());
     assert_eq!(subscriber.json().await["data"], 2, "the subscription was kept");

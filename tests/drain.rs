@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use janus_core::{Config, PublishError};
+use janus_core::{Config, Fault, Message, PublishError};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Close, serve};
+use crate::support::{Client, Close, serve, until};
 
 #[tokio::test]
 async fn a_shutdown_delivers_what_is_queued_and_closes_with_a_fin() {
@@ -34,6 +34,38 @@ async fn a_shutdown_delivers_what_is_queued_and_closes_with_a_fin() {
 }
 
 #[tokio::test]
+async fn a_message_that_was_accepted_just_before_the_shutdown_is_delivered() {
+    for _ in 0..20 {
+        let (janus, addr) = serve(Config::default()).await;
+        let mut subscriber = Client::connect(addr).await;
+        subscriber.subscribe("news").await;
+        // The shutdown begins while the message is still in the topic's inbox.
+        janus.inject(Fault::TopicHang(Duration::from_millis(20)));
+        drop(janus.try_publish(Message::new("news", "last").unwrap()).unwrap());
+        let shutdown = tokio::spawn(async move { janus.shutdown().await });
+        assert_eq!(subscriber.json().await["data"], "last");
+        assert_eq!(subscriber.close().await, Close::Fin);
+        drop(subscriber);
+        shutdown.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
+    let (janus, addr) = serve(Config { drain_timeout: Duration::from_secs(20), ..Config::default() }).await;
+    let mut subscriber = Client::connect(addr).await.reset_on_drop();
+    subscriber.subscribe("cursed").await;
+    janus.inject(Fault::TopicStarts(100));
+    // It has its number, and nobody to hand it out.
+    janus.inject(Fault::TopicCommit(1));
+    drop(janus.try_publish(Message::new("cursed", "x").unwrap()).unwrap());
+    until("the topic is out of service", || janus.topic("cursed").is_some_and(|topic| !topic.available)).await;
+    let begun = tokio::time::Instant::now();
+    janus.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_no_longer() {
     let config = Config { send_buffer_bytes: 8 * 1024, drain_timeout: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(config).await;
@@ -44,7 +76,10 @@ async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_n
     for _ in 0..15 {
         janus.publish("news", &padding).await.unwrap();
     }
-    let report = janus.shutdown().await;
+    let begun = tokio::time::Instant::now();
+    let (report, second) = tokio::join!(janus.shutdown(), janus.shutdown());
+    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    assert_eq!(second.cut_off, 1, "whoever asks second waits as well");
     assert_eq!(report.connections, 1);
     assert_eq!(report.cut_off, 1);
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use janus_core::{Config, Message, PublishError};
+use janus_core::{Config, Fault, Message, PublishError};
 
-use crate::support::{Client, Close, publish, publish_frame, serve, subscribe_frame, until};
+use crate::support::{Client, Close, publish, publish_frame, serve, subscribe_frame, subscribers, topic_actor, until};
 
 #[tokio::test]
 async fn a_slow_consumer_is_cut_off_and_counted_and_nobody_else_waits() {
@@ -29,7 +29,7 @@ async fn a_slow_consumer_is_cut_off_and_counted_and_nobody_else_waits() {
             client.frame().await;
         }
     }
-    until("the connection is gone", || janus.subscribers("news") == Some(10)).await;
+    until("the connection is gone", || subscribers(&janus, "news") == Some(10)).await;
     publish(addr, "news", "1").await;
     for client in &mut others {
         assert_eq!(client.json().await["data"], 1);
@@ -57,6 +57,82 @@ async fn a_client_that_catches_up_receives_everything_in_order() {
         assert_eq!(lagging.json().await["data"][0], i);
     }
     assert_eq!(janus.stats().slow_consumers, 0);
+}
+
+#[tokio::test]
+async fn a_queue_is_limited_in_frames_as_well_as_in_bytes() {
+    let config = Config { max_queue_frames: 10, send_buffer_bytes: 4 * 1024, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut slow = Client::connect(addr).await;
+    slow.subscribe("news").await;
+    let padding = "x".repeat(1_000);
+    // Far less than the 1 MiB that the queue takes in bytes, beside what the kernel's buffers do.
+    for _ in 0..1_000 {
+        if janus.stats().slow_consumers == 1 {
+            return;
+        }
+        janus.publish("news", &padding).await.unwrap();
+    }
+    until("the slow consumer is cut off", || janus.stats().slow_consumers == 1).await;
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_queue_reaches_a_client_that_reads() {
+    let config = Config { max_queue_bytes: 10_000, send_buffer_bytes: 4 * 1024, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("news").await;
+    let data = "x".repeat(60_000);
+    janus.publish("news", &data).await.unwrap();
+    assert_eq!(client.json().await["data"], data);
+    let too_large = "x".repeat(70_000);
+    assert!(matches!(janus.publish("news", &too_large).await, Err(PublishError::Invalid(_))), "over max_frame_bytes");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_takes_nothing_for_tcp_user_timeout_is_a_slow_consumer_too() {
+    let config =
+        Config { tcp_user_timeout: Duration::from_millis(500), send_buffer_bytes: 4 * 1024, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut stalled = Client::connect(addr).await;
+    stalled.subscribe("news").await;
+    let data = "x".repeat(50_000);
+    until("something waits that the kernel does not take", || {
+        let _ = janus.try_publish(Message::new("news", &data).unwrap());
+        janus.stats().slow_consumers == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn refused_clients_take_no_place_from_those_that_come_later() {
+    let (janus, addr) = serve(Config { max_connections: 1, ..Config::default() }).await;
+    let first = Client::connect(addr).await;
+    // They stay open, to be refused as slowly as possible.
+    let mut refused = Vec::new();
+    for _ in 0..40 {
+        refused.push(Client::connect_silently(addr).await);
+    }
+    until("all have been refused", || janus.stats().connections_refused == 40).await;
+    assert_eq!(janus.stats().connections, 1);
+    drop(first);
+    until("the place is free", || janus.stats().connections == 0).await;
+    Client::connect(addr).await.subscribe("news").await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_wanted_again_while_it_ends_is_made_anew() {
+    let (_janus, addr) = serve(Config { topic_idle: Duration::from_millis(20), ..Config::default() }).await;
+    let mut client = Client::connect(addr).await;
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        for i in 0..20 {
+            let topic = format!("topic {i}");
+            client.subscribe(&topic).await;
+            client.send(format!("{{\"action\":\"unsubscribe\",\"data\":\"{topic}\"}}\0")).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -104,7 +180,7 @@ async fn a_topic_too_many_on_the_server_is_refused_until_unused_ones_have_ended(
     drop(first);
     until("the unused topic has ended", || janus.stats().topics == 0).await;
     second.subscribe("two").await;
-    assert!(janus.tree().find("topic one").is_none(), "its actor is gone, too");
+    until("its actor is gone, too", || topic_actor(&janus, "one").is_none()).await;
 }
 
 #[tokio::test]
@@ -174,28 +250,65 @@ async fn a_publisher_that_is_faster_than_its_topic_is_slowed_and_loses_nothing()
 }
 
 #[tokio::test]
-async fn try_publish_says_when_a_topic_has_no_room() {
+async fn try_publish_says_when_a_topic_has_no_room_and_publish_waits_for_it() {
     let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
+    // While the home arbiter hangs, nothing is handed out.
+    janus.inject(Fault::Hang(Duration::from_millis(500)));
+    let message = |i: u64| Message::new("news", &i).unwrap();
     let mut receipts = Vec::new();
-    let mut full = 0;
-    for i in 0..10_000 {
-        match janus.try_publish(Message::new("news", &i).unwrap()) {
-            Ok(receipt) => receipts.push((i, receipt)),
-            Err(PublishError::Full) => full += 1,
-            Err(error) => panic!("{error}"),
+    let refused = loop {
+        match janus.try_publish(message(receipts.len() as u64)) {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => break error,
         }
-    }
-    assert!(full > 0, "a topic with room for two takes 10,000 at once");
-    for (i, receipt) in receipts {
+    };
+    assert_eq!(refused, PublishError::Full);
+    let waiting = (0..10).map(|i| {
+        let janus = janus.clone();
+        tokio::spawn(async move { janus.publish_message(message(100 + i)).await })
+    });
+    let waiting = waiting.collect::<Vec<_>>();
+    tokio::task::yield_now().await;
+    assert_eq!(janus.topic("news").unwrap().in_flight, 2, "those that wait take no room");
+    let accepted = receipts.len();
+    for receipt in receipts {
         receipt.await.unwrap();
-        assert_eq!(subscriber.json().await["data"], i);
+    }
+    for publisher in waiting {
+        publisher.await.unwrap().unwrap();
+    }
+    for _ in 0..accepted + 10 {
+        subscriber.frame().await;
     }
 }
 
 #[tokio::test]
-async fn publish_waits_for_room() {
+async fn a_fast_connection_takes_no_more_room_in_its_topic_than_it_may() {
+    let (janus, addr) = serve(Config { max_inflight_frames: 4, ..Config::default() }).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe("news").await;
+    let mut publisher = Client::connect(addr).await;
+    janus.inject(Fault::TopicHang(Duration::from_millis(300)));
+    let burst = (0..100).flat_map(|i| publish_frame("news", &i.to_string())).collect::<Vec<_>>();
+    publisher.send(burst).await;
+    until("the topic is full", || {
+        let in_flight = janus.topic("news").unwrap().in_flight;
+        assert!(in_flight <= 4, "{in_flight} messages are under way");
+        in_flight == 4
+    })
+    .await;
+    for i in 1..=100 {
+        let in_flight = janus.topic("news").unwrap().in_flight;
+        assert!(in_flight <= 4, "{in_flight} messages are under way");
+        assert_eq!(publisher.json().await["published"]["seq"], i);
+        subscriber.frame().await;
+    }
+}
+
+#[tokio::test]
+async fn publishers_that_wait_all_get_through() {
     let (janus, addr) = serve(Config { max_inflight_frames: 1, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;

@@ -1,10 +1,12 @@
 //! The classic protocol as a client sees it, over real sockets: every row of docs/PROTOCOL.md.
 
+use std::time::Duration;
+
 use janus_core::Config;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::support::{Client, Close, DEADLINE, publish, publish_frame, serve, subscribe_frame};
+use crate::support::{Client, Close, DEADLINE, publish, publish_frame, serve, subscribe_frame, subscribers};
 
 #[tokio::test]
 async fn the_greeting_comes_before_any_byte_of_the_client() {
@@ -68,6 +70,39 @@ async fn a_publisher_may_close_at_once_without_reading() {
     }
     received.sort_unstable();
     assert!(received.into_iter().eq(0..20));
+}
+
+#[tokio::test]
+async fn what_a_publisher_sent_before_it_closed_counts_although_its_answers_find_nobody() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe("news").await;
+    subscriber.subscribe("other").await;
+    for i in 0..50 {
+        let mut publisher = Client::connect_silently(addr).await;
+        // The greeting meets a closed socket and the ACK a broken one, before the message is read.
+        let message = format!("PUBLISH\0{{\"topic\":\"news\",\"data\":{i}}}").into_bytes();
+        publisher.send([subscribe_frame("other"), message].concat()).await;
+        drop(publisher);
+        assert_eq!(subscriber.json().await["data"], i);
+    }
+}
+
+#[tokio::test]
+async fn an_error_does_not_overtake_the_receipts_of_earlier_messages() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut client = Client::connect(addr).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe("news").await;
+    let bad = b"{\"action\":\"publish\",\"data\":{\"topic\":7}}\0".to_vec();
+    for _ in 0..50 {
+        client.send([publish_frame("news", "1"), bad.clone(), publish_frame("news", "2")].concat()).await;
+        assert!(client.json().await["published"].is_object());
+        assert_eq!(client.error_code().await, "bad_topic");
+        assert!(client.json().await["published"].is_object());
+        subscriber.frame().await;
+        subscriber.frame().await;
+    }
 }
 
 #[tokio::test]
@@ -150,7 +185,7 @@ async fn delivery_stops_after_an_unsubscribe() {
     publish(addr, "news", "1").await;
     publish(addr, "weather", "2").await;
     assert_eq!(client.json().await["data"], 2);
-    assert_eq!(janus.subscribers("news"), Some(0));
+    assert_eq!(subscribers(&janus, "news"), Some(0));
 }
 
 #[tokio::test]
@@ -195,7 +230,7 @@ async fn acks_come_in_the_order_of_the_requests() {
     client.send(requests).await;
     for topic in &topics {
         assert_eq!(client.frame().await, "ACK");
-        assert_eq!(janus.subscribers(topic), Some(1), "{topic} is subscribed when its ACK comes");
+        assert_eq!(subscribers(&janus, topic), Some(1), "{topic} is subscribed when its ACK comes");
     }
 }
 
@@ -273,16 +308,20 @@ async fn after_a_half_close_everything_received_is_processed_and_answered_with_a
 
 #[tokio::test]
 async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
-    let config = Config { heartbeat_interval: std::time::Duration::from_millis(100), ..Config::default() };
-    let (_janus, addr) = serve(config).await;
+    let heartbeat_interval = Duration::from_millis(200);
+    let (_janus, addr) = serve(Config { heartbeat_interval, ..Config::default() }).await;
     let mut never = Client::connect(addr).await;
     never.subscribe("other").await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
+    // Taken before what it is to measure from, so that a slow machine makes the times longer and never shorter.
+    let mut quiet_since = Instant::now();
     publish(addr, "news", "1").await;
     assert_eq!(client.json().await["data"], 1);
     for _ in 0..3 {
         assert_eq!(client.frame().await, "PING");
+        assert!(quiet_since.elapsed() >= heartbeat_interval, "a PING after {:?}", quiet_since.elapsed());
+        quiet_since = Instant::now() - heartbeat_interval / 2;
     }
     publish(addr, "other", "1").await;
     assert_eq!(never.json().await["data"], 1, "no PING came before the first message");

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use janus_core::supervision::Tree;
 use janus_core::{Config, Janus};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,6 +36,19 @@ pub(crate) fn until(what: &'static str, mut condition: impl FnMut() -> bool) -> 
             looks.tick().await;
         }
     }
+}
+
+/// How many subscribers a topic has; `None` if the topic does not exist.
+pub(crate) fn subscribers(janus: &Janus, topic: &str) -> Option<usize> {
+    janus.topic(topic).map(|topic| topic.subscribers)
+}
+
+/// The newest actor of a topic in the tree. Its name ends with a number of its own.
+pub(crate) fn topic_actor(janus: &Janus, topic: &str) -> Option<Tree> {
+    let prefix = format!("topic {topic} #");
+    let tree = janus.tree();
+    let topics = &tree.find("topic_supervisor").expect("the topic supervisor is in the tree").children;
+    topics.iter().filter(|child| child.name.starts_with(&prefix)).max_by_key(|child| child.name.clone()).cloned()
 }
 
 /// How a connection ended, as its client sees it.

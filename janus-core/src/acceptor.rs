@@ -36,8 +36,10 @@ const BURST: usize = 32;
 /// How long to wait for descriptors to become free.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections beyond `max_connections` that may wait for their error frame to be read; more are closed without one.
+/// Connections beyond `max_connections` that may wait until their error frame is read; more are closed at once.
 const REFUSALS: usize = 32;
+
+const SERVER_FULL: &str = "the server is full; try again later";
 
 /// A listening socket and the Acceptor that works on it.
 #[derive(Debug)]
@@ -45,8 +47,17 @@ pub(crate) struct Listener {
     /// With the real port.
     pub(crate) addr: SocketAddr,
     pub(crate) acceptor: ActorRef<Acceptor>,
-    /// `None` once the instance ends: connections in the backlog must not wait for somebody who never comes.
-    socket: Mutex<Option<std::net::TcpListener>>,
+    socket: Mutex<ListeningSocket>,
+}
+
+/// Where the one listening socket is. It is lent, not cloned: an Acceptor must be able to restart when there is not one
+/// descriptor left.
+#[derive(Debug)]
+enum ListeningSocket {
+    Here(std::net::TcpListener),
+    Lent,
+    /// The instance ends: connections in the backlog must not wait for somebody who never comes.
+    Closed,
 }
 
 impl Listener {
@@ -54,19 +65,45 @@ impl Listener {
         let socket = bind(addr, config)?;
         // Read back, because port 0 lets the system choose.
         let addr = socket.local_addr()?;
-        Ok(Self { addr, acceptor: ActorRef::new(format!("acceptor {addr}")), socket: Mutex::new(Some(socket)) })
+        let acceptor = ActorRef::new(format!("acceptor {addr}"));
+        Ok(Self { addr, acceptor, socket: Mutex::new(ListeningSocket::Here(socket)) })
     }
 
-    /// The socket for one incarnation of the Acceptor: the same listening socket, with readiness of its own.
-    fn socket(&self) -> io::Result<TcpListener> {
-        match &*self.socket.lock() {
-            Some(socket) => TcpListener::from_std(socket.try_clone()?),
-            None => Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed")),
+    /// The socket for one incarnation of the Acceptor, registered with its reactor.
+    fn lend(self: &Arc<Self>) -> io::Result<LentSocket> {
+        let mut place = self.socket.lock();
+        match std::mem::replace(&mut *place, ListeningSocket::Lent) {
+            ListeningSocket::Here(socket) => {
+                let socket = TcpListener::from_std(socket)?;
+                Ok(LentSocket { listener: Arc::clone(self), socket: Some(socket) })
+            }
+            other => {
+                *place = other;
+                Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has its socket"))
+            }
         }
     }
 
     pub(crate) fn close(&self) {
-        *self.socket.lock() = None;
+        *self.socket.lock() = ListeningSocket::Closed;
+    }
+}
+
+/// Goes back to the tree however its Acceptor ends.
+struct LentSocket {
+    listener: Arc<Listener>,
+    /// `None` only while it is dropped.
+    socket: Option<TcpListener>,
+}
+
+impl Drop for LentSocket {
+    fn drop(&mut self) {
+        let mut place = self.listener.socket.lock();
+        if matches!(*place, ListeningSocket::Lent)
+            && let Some(Ok(socket)) = self.socket.take().map(TcpListener::into_std)
+        {
+            *place = ListeningSocket::Here(socket);
+        }
     }
 }
 
@@ -103,55 +140,72 @@ fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
     /// Until it is handed to [`Accept`].
-    socket: Option<TcpListener>,
+    socket: Option<LentSocket>,
     may_publish: bool,
 }
 
 impl Acceptor {
-    pub(crate) fn new(shared: Arc<Shared>, listener: &Listener) -> io::Result<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, listener: &Arc<Listener>) -> io::Result<Self> {
         // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
         let may_publish = listener.addr.ip().is_loopback() || shared.config.allow_publish;
-        Ok(Self { shared, socket: Some(listener.socket()?), may_publish })
+        Ok(Self { shared, socket: Some(listener.lend()?), may_publish })
     }
 
     fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
         let shared = &self.shared;
-        let open = shared.connections.len();
-        if open >= shared.config.max_connections {
-            let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
-            // One line for a burst of refusals, not one each.
-            if refused.is_power_of_two() {
-                log::warn!(
-                    "{peer}: refused, {open} clients are connected and max_connections allows no more ({refused} refused so far)"
-                );
-            }
-            if open >= shared.config.max_connections + REFUSALS {
-                return;
-            }
-        }
         #[cfg(not(target_os = "linux"))]
         if let Err(error) = set_options(&socket2::SockRef::from(&stream), &shared.config) {
             log::debug!("{peer}: {error}");
         }
-        let (read, write) = stream.into_split();
-        let slot = shared.connections.insert(|id, place| Slot::new(id, place, peer, write));
+        if shared.connections.len() >= shared.config.max_connections {
+            return self.refuse(stream, peer);
+        }
         let session = Arc::new(Session::new(peer));
+        let (read, write) = stream.into_split();
+        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), peer, write));
         let started = shared.transport_supervisor.start_here(|_| {
-            let transport =
-                Transport::new(Arc::clone(shared), Arc::clone(&slot), Arc::clone(&session), read, self.may_publish);
-            if open >= shared.config.max_connections {
-                return transport.refuse(ErrorCode::TooManyConnections, "the server is full; try again later");
-            }
             shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
             shared.sessions.attach(Arc::clone(&session));
             let mut greeting = BytesMut::new();
             classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
             slot.send(greeting.freeze(), shared.queue_limits());
-            transport
+            Transport::new(Arc::clone(shared), Arc::clone(&slot), Some(session), read, self.may_publish)
         });
         if let Err(error) = started {
+            shared.connections.remove(&slot);
             log::error!("{peer}: closed, its Transport could not be started: {error}");
         }
+    }
+
+    /// Tells a client that the server is full. It takes no place from those that are served.
+    fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
+        let shared = &self.shared;
+        let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
+        // One line for a burst of refusals, not one each.
+        if refused.is_power_of_two() {
+            log::warn!("{peer}: refused, max_connections clients are connected ({refused} refused so far)");
+        }
+        let (read, write) = stream.into_split();
+        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, peer, write));
+        if shared.connections.begin_refusal(REFUSALS) {
+            let mut begun = false;
+            let started = shared.transport_supervisor.start_here(|_| {
+                begun = true;
+                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), None, read, false);
+                transport.refuse(ErrorCode::TooManyConnections, SERVER_FULL)
+            });
+            if started.is_ok() {
+                return;
+            }
+            if !begun {
+                // A Transport that was made has done this when it was dropped.
+                shared.connections.end_refusal();
+            }
+        }
+        // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
+        let mut frame = BytesMut::new();
+        classic::encode_error(&mut frame, &timestamp(), ErrorCode::TooManyConnections, SERVER_FULL);
+        slot.send(frame.freeze(), shared.queue_limits());
     }
 }
 
@@ -167,7 +221,7 @@ impl Actor for Acceptor {
 
 /// Accepts for as long as the actor lives.
 struct Accept {
-    listener: TcpListener,
+    listener: LentSocket,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -185,7 +239,8 @@ impl ActorFuture<Acceptor> for Accept {
             self.pause = None;
         }
         for _ in 0..BURST {
-            match ready!(self.listener.poll_accept(cx)) {
+            let listener = self.listener.socket.as_ref().expect("it is there until it is dropped");
+            match ready!(listener.poll_accept(cx)) {
                 Ok((stream, peer)) => acceptor.accepted(stream, peer),
                 // The peer went away while it waited in the backlog.
                 Err(error) if is_about_one_connection(&error) => {}
@@ -209,9 +264,23 @@ impl ActorFuture<Acceptor> for Accept {
     }
 }
 
+/// Errors that belong to the connection that was next, not to the listener: accept(2) of Linux says to try again.
 fn is_about_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+    ) || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::EOPNOTSUPP))
 }
 
 #[cfg(feature = "fault-injection")]

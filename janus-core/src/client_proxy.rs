@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::delivery::Subscription;
+use crate::topic::TopicState;
 use crate::wire::TopicName;
 
 /// Names a session; whoever knows it may take the session over, so it is never logged.
@@ -54,7 +56,7 @@ pub struct SessionInfo {
     pub peer: SocketAddr,
     /// Whether its connection is open.
     pub connected: bool,
-    /// The topics it is subscribed to, or was when its connection ended.
+    /// The topics it is subscribed to, or was when its connection ended; in no order.
     pub topics: Vec<TopicName>,
 }
 
@@ -63,13 +65,56 @@ pub struct SessionInfo {
 pub(crate) struct Session {
     pub(crate) token: SessionToken,
     pub(crate) peer: SocketAddr,
-    /// Filled in when the connection ends; while it is open its Transport knows.
-    detached: Mutex<Option<Box<[TopicName]>>>,
+    topics: Mutex<Topics>,
+}
+
+/// One topic that a session is subscribed to.
+pub(crate) type Joined = (Arc<TopicState>, Arc<Subscription>);
+
+/// What a session is subscribed to.
+#[derive(Debug)]
+enum Topics {
+    /// While its connection is open; only its Transport changes it.
+    Attached(Vec<Joined>),
+    Detached(Box<[TopicName]>),
 }
 
 impl Session {
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { token: SessionToken::random(), peer, detached: Mutex::new(None) }
+        Self { token: SessionToken::random(), peer, topics: Mutex::new(Topics::Attached(Vec::new())) }
+    }
+
+    /// Looks at, and changes, the subscriptions of an attached session; `None` if it is detached.
+    pub(crate) fn with_subscriptions<T>(&self, look: impl FnOnce(&mut Vec<Joined>) -> T) -> Option<T> {
+        match &mut *self.topics.lock() {
+            Topics::Attached(subscriptions) => Some(look(subscriptions)),
+            Topics::Detached(_) => None,
+        }
+    }
+
+    /// Ends the attachment and hands out its subscriptions, which the caller must end.
+    pub(crate) fn detach(&self) -> Vec<Joined> {
+        let mut topics = self.topics.lock();
+        match std::mem::replace(&mut *topics, Topics::Detached(Box::default())) {
+            Topics::Attached(subscriptions) => {
+                *topics = Topics::Detached(subscriptions.iter().map(|(topic, _)| topic.name.clone()).collect());
+                subscriptions
+            }
+            detached @ Topics::Detached(_) => {
+                *topics = detached;
+                Vec::new()
+            }
+        }
+    }
+
+    fn info(&self) -> SessionInfo {
+        let (connected, topics) = match &*self.topics.lock() {
+            Topics::Attached(subscriptions) => {
+                (true, subscriptions.iter().map(|(topic, _)| topic.name.clone()).collect())
+            }
+            Topics::Detached(names) => (false, names.to_vec()),
+        };
+        SessionInfo { peer: self.peer, connected, topics }
     }
 }
 
@@ -90,14 +135,13 @@ impl SessionTable {
         self.0.lock().sessions.insert(session.token, session);
     }
 
-    /// Keeps a session whose connection has ended until the tick `expires`; one without a subscription ends now.
-    pub(crate) fn detach(&self, session: &Session, topics: Vec<TopicName>, expires: u32, max_detached: usize) {
+    /// Keeps a session that has been detached until the tick `expires`; one without a subscription ends now.
+    pub(crate) fn detach(&self, session: &Session, expires: u32, max_detached: usize) {
         let mut table = self.0.lock();
-        if topics.is_empty() {
+        if session.info().topics.is_empty() {
             table.sessions.remove(&session.token);
             return;
         }
-        *session.detached.lock() = Some(topics.into_boxed_slice());
         table.detached.push_back((expires, session.token));
         if table.detached.len() > max_detached
             && let Some((_, oldest)) = table.detached.pop_front()
@@ -125,11 +169,11 @@ impl SessionTable {
     }
 
     pub(crate) fn locate(&self, token: &SessionToken) -> Option<SessionInfo> {
-        self.0.lock().sessions.get(token).map(|session| info(session))
+        self.0.lock().sessions.get(token).map(|session| session.info())
     }
 
     pub(crate) fn list(&self) -> Vec<SessionInfo> {
-        self.0.lock().sessions.values().map(|session| info(session)).collect()
+        self.0.lock().sessions.values().map(|session| session.info()).collect()
     }
 
     /// How many sessions are listed, and how many of them are detached.
@@ -139,21 +183,15 @@ impl SessionTable {
     }
 }
 
-fn info(session: &Session) -> SessionInfo {
-    let detached = session.detached.lock();
-    SessionInfo {
-        peer: session.peer,
-        connected: detached.is_none(),
-        topics: detached.as_deref().map_or_else(Vec::new, <[TopicName]>::to_vec),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn session() -> Arc<Session> {
-        Arc::new(Session::new(SocketAddr::from(([127, 0, 0, 1], 1))))
+    /// A session whose connection has ended.
+    fn session(topics: Vec<TopicName>) -> Arc<Session> {
+        let session = Session::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        *session.topics.lock() = Topics::Detached(topics.into_boxed_slice());
+        Arc::new(session)
     }
 
     fn topics() -> Vec<TopicName> {
@@ -172,9 +210,9 @@ mod tests {
     #[test]
     fn a_detached_session_is_listed_until_its_time_is_over() {
         let table = SessionTable::default();
-        let session = session();
+        let session = session(topics());
         table.attach(Arc::clone(&session));
-        table.detach(&session, topics(), 10, 100);
+        table.detach(&session, 10, 100);
         assert_eq!(table.locate(&session.token).map(|info| (info.connected, info.topics)), Some((false, topics())));
         assert_eq!(table.expire(9), 0);
         assert_eq!(table.expire(10), 1);
@@ -184,19 +222,19 @@ mod tests {
     #[test]
     fn a_session_without_a_subscription_ends_with_its_connection() {
         let table = SessionTable::default();
-        let session = session();
+        let session = session(Vec::new());
         table.attach(Arc::clone(&session));
-        table.detach(&session, Vec::new(), 10, 100);
+        table.detach(&session, 10, 100);
         assert_eq!(table.count(), (0, 0));
     }
 
     #[test]
     fn beyond_the_limit_the_oldest_detached_session_ends() {
         let table = SessionTable::default();
-        let sessions = [session(), session(), session()];
+        let sessions = [session(topics()), session(topics()), session(topics())];
         for session in &sessions {
             table.attach(Arc::clone(session));
-            table.detach(session, topics(), 10, 2);
+            table.detach(session, 10, 2);
         }
         assert_eq!(table.count(), (2, 2));
         assert_eq!(table.locate(&sessions[0].token), None);

@@ -56,11 +56,12 @@ pub struct Config {
     pub topic_idle: Duration,
     /// How long a topic that keeps crashing is refused (`topic_unavailable`) before a cold restart. Default 60 s.
     pub topic_quarantine: Duration,
-    /// How long a drain may take to deliver what is queued. Default 10 s.
+    /// How long a drain, or the close of one connection, may take to deliver what is queued. Default 10 s.
     pub drain_timeout: Duration,
     /// Idle time before TCP keep-alive probes a peer. Default 60 s.
     pub tcp_keepalive: Duration,
-    /// How long sent bytes may stay unacknowledged before the kernel ends the connection. Default 30 s.
+    /// How long a client may take nothing of what is sent before the kernel ends the connection, because it is gone or
+    /// because it does not read. Default 30 s.
     pub tcp_user_timeout: Duration,
     /// Bytes of the kernel's send buffer for one connection (the kernel doubles the value). Default 64 KiB.
     pub send_buffer_bytes: usize,
@@ -102,6 +103,9 @@ impl Default for Config {
     }
 }
 
+/// The kernel takes no more.
+const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
 /// More threads than this would only wait for each other's locks.
 const MAX_THREADS: usize = 256;
 
@@ -118,7 +122,7 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Checks every setting by itself and against the others it depends on.
+    /// Checks every setting.
     ///
     /// # Errors
     ///
@@ -156,6 +160,10 @@ impl Config {
         positive("topic_quarantine", self.topic_quarantine)?;
         positive("drain_timeout", self.drain_timeout)?;
         positive("tcp_keepalive", self.tcp_keepalive)?;
+        if self.tcp_keepalive > MAX_TCP_KEEPALIVE {
+            let value = format!("{:?}", self.tcp_keepalive);
+            return Err(ConfigError { key: "tcp_keepalive", value, expected: "1 ms to 32,767 s" });
+        }
         positive("tcp_user_timeout", self.tcp_user_timeout)
     }
 }

@@ -18,6 +18,10 @@ pub(crate) struct Faults {
     topic_publications: Countdown,
     #[cfg(feature = "fault-injection")]
     topic_starts: Countdown,
+    #[cfg(feature = "fault-injection")]
+    topic_lists: Countdown,
+    #[cfg(feature = "fault-injection")]
+    topic_hang: parking_lot::Mutex<Option<std::time::Duration>>,
 }
 
 impl Faults {
@@ -38,6 +42,24 @@ impl Faults {
     pub(crate) fn after_commit(&self) {
         #[cfg(feature = "fault-injection")]
         self.topic_publications.hit("a topic, after committing a message");
+    }
+
+    /// Called before a topic numbers what it was given.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn before_numbering(&self) {
+        #[cfg(feature = "fault-injection")]
+        if let Some(time) = self.topic_hang.lock().take() {
+            Crash { hang: Some(time) }.now("a topic");
+        }
+    }
+
+    /// Called when the TopicManager has listed a topic and not yet started it.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn topic_listed(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.topic_lists.hit("the TopicManager, between listing a topic and starting it");
     }
 
     /// Called when a topic's actor starts.
@@ -67,10 +89,14 @@ pub enum Fault {
     TopicCommit(u32),
     /// The next n starts of a Topic panic.
     TopicStarts(u32),
+    /// The TopicManager panics when it has listed the next topic and not yet started it.
+    TopicListed,
     /// A sender panics before its n-th send from now.
     SenderSend(u32),
     /// The Transport of the client with this address panics.
     Transport(std::net::SocketAddr),
+    /// A Topic hangs for this long before it numbers its next message.
+    TopicHang(std::time::Duration),
     /// The home arbiter hangs in a handler for this long.
     Hang(std::time::Duration),
 }
@@ -82,6 +108,8 @@ impl Faults {
             Fault::TopicSend(n) => self.topic_sends.set(i64::from(*n), 1),
             Fault::TopicCommit(n) => self.topic_publications.set(i64::from(*n), 1),
             Fault::TopicStarts(n) => self.topic_starts.set(1, i64::from(*n)),
+            Fault::TopicHang(time) => *self.topic_hang.lock() = Some(*time),
+            Fault::TopicListed => self.topic_lists.set(1, 1),
             Fault::SenderSend(n) => self.sender_sends.set(i64::from(*n), 1),
             _ => {}
         }

@@ -28,6 +28,7 @@ use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
 };
+use crate::topic::TopicInfo;
 use crate::topic_manager::TopicManager;
 
 /// A handler that has not returned for so long is named in the log.
@@ -112,7 +113,8 @@ struct Inner {
     control: Place,
     /// Why the instance was ended from outside its tree.
     verdict: Arc<Mutex<Option<ExitReason>>>,
-    threads: Mutex<Option<Threads>>,
+    /// Behind an async lock, so that whoever shuts down second returns when the first is done, and not before.
+    threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
 #[derive(Debug)]
@@ -190,7 +192,7 @@ impl Builder {
         };
         let ended = Arc::clone(&shared);
         root.monitor(move |_| ended.close()).detach();
-        let threads = Mutex::new(Some(threads));
+        let threads = tokio::sync::Mutex::new(Some(threads));
         Ok(Janus { inner: Arc::new(Inner { shared, root, control, verdict, threads }) })
     }
 }
@@ -227,6 +229,7 @@ fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Sha
             topic_supervisor,
             transport_supervisor,
             draining: AtomicBool::new(false),
+            drain_deadline: Mutex::default(),
             config,
         }
     })
@@ -280,7 +283,7 @@ impl Janus {
     /// Why the message was not published; see [`PublishError`].
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, PublishError> {
         let shared = &self.inner.shared;
-        let (topic, publication) = message.into_parts(shared.config.max_topic_bytes)?;
+        let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
         let mut pending = Some(Pending { publication, reply });
         let mut last = None;
@@ -308,7 +311,7 @@ impl Janus {
         message: Message,
     ) -> Result<impl Future<Output = Result<Receipt, PublishError>> + Send + use<>, PublishError> {
         let shared = &self.inner.shared;
-        let (topic, publication) = message.into_parts(shared.config.max_topic_bytes)?;
+        let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
         if let Err(pending) = hand_over(shared, &mut None, &topic, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);
@@ -355,10 +358,16 @@ impl Janus {
         }
     }
 
-    /// How many subscribers a topic has; `None` if the topic does not exist.
+    /// The topics that exist now, in no order.
     #[must_use]
-    pub fn subscribers(&self, topic: &str) -> Option<usize> {
-        self.inner.shared.topics.find(topic).map(|topic| topic.subscriber_count())
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        self.inner.shared.topics.all().iter().map(|topic| topic.info()).collect()
+    }
+
+    /// One topic; `None` if it does not exist.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<TopicInfo> {
+        self.inner.shared.topics.find(name).map(|topic| topic.info())
     }
 
     /// The supervision tree as it is now.
@@ -382,13 +391,16 @@ impl Janus {
     pub async fn shutdown(&self) -> DrainReport {
         let (shared, root) = (Arc::clone(&self.inner.shared), self.inner.root.clone());
         let report = on(&self.inner.control, async move { drain(&shared, &root).await }).await.unwrap_or_default();
-        let threads = self.inner.threads.lock().take();
-        if let Some(threads) = threads {
+        let mut threads = self.inner.threads.lock().await;
+        if let Some(threads) = threads.take() {
             let (done, joined) = oneshot::channel();
+            let shared = Arc::clone(&self.inner.shared);
             // Joining blocks, and the caller's runtime must not.
             let joiner = std::thread::Builder::new().name("janus-shutdown".to_owned()).spawn(move || {
                 threads.home.stop();
                 threads.control.stop();
+                shared.senders.join();
+                drop(shared);
                 let _ = done.send(());
             });
             if joiner.is_ok() {
@@ -424,7 +436,12 @@ impl Janus {
                 });
                 Ok(())
             }
-            Fault::TopicSend(_) | Fault::TopicCommit(_) | Fault::TopicStarts(_) | Fault::SenderSend(_) => Ok(()),
+            Fault::TopicSend(_)
+            | Fault::TopicCommit(_)
+            | Fault::TopicStarts(_)
+            | Fault::TopicListed
+            | Fault::TopicHang(_)
+            | Fault::SenderSend(_) => Ok(()),
         };
     }
 }
@@ -455,7 +472,7 @@ pub struct Stats {
     pub connections_refused: u64,
     /// Clients cut off because their queue was full.
     pub slow_consumers: u64,
-    /// Error frames sent to clients.
+    /// Frames of clients that were answered with an error as they stood; messages that their topic refused not counted.
     pub frames_refused: u64,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.
     pub frames_timed_out: u64,
@@ -464,7 +481,9 @@ pub struct Stats {
 }
 
 async fn drain(shared: &Arc<Shared>, root: &SupervisorRef) -> DrainReport {
-    let deadline = Instant::now() + shared.config.drain_timeout;
+    // One deadline for all that follows, however it divides the time.
+    let deadline = shared.close_deadline(shared.config.drain_timeout);
+    *shared.drain_deadline.lock() = Some(deadline);
     let connections = shared.connections.len();
     let cut_off = |shared: &Shared| shared.counters.cut_off.load(Ordering::Relaxed);
     let cut_off_before = cut_off(shared);

@@ -68,3 +68,4 @@ pub use config::{Config, ConfigError};
 pub use fault::Fault;
 pub use janus::{Builder, DrainReport, Janus, StartError, Stats};
 pub use publish::{Message, PublishError, Receipt};
+pub use topic::TopicInfo;

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::config::Config;
 use crate::delivery::{QueueLimits, Slot};
 use crate::shared::{Shared, timestamp};
 use crate::topic::{Offer, TopicState};
@@ -45,7 +46,7 @@ pub enum PublishError {
     /// or use [`Janus::publish`](crate::Janus::publish), which waits.
     #[error("the topic has as many messages under way as it may; try again later")]
     Full,
-    /// The topic crashed with the message in hand. If it had a number by then, its subscribers get it all the same.
+    /// The topic crashed with the message in hand, before it had a number: nobody gets it.
     #[error("the topic crashed with the message in hand; publish it again")]
     TopicCrashed,
     /// The topic keeps crashing and is out of service for `topic_quarantine`.
@@ -57,7 +58,8 @@ pub enum PublishError {
     /// Clients of this listener may not publish.
     #[error("clients of this listener may not publish; the server's operator can allow it with allow_publish")]
     NotAllowed,
-    /// The topic's name, or the message itself, cannot be published: the caller's mistake.
+    /// The topic's name, or the message itself, cannot be published, or is larger than `max_frame_bytes`: the caller's
+    /// mistake.
     #[error("{0}")]
     Invalid(String),
 }
@@ -130,12 +132,18 @@ impl Message {
         self.topic.as_str()
     }
 
-    pub(crate) fn into_parts(self, max_topic_bytes: usize) -> Result<(TopicName, Publication), PublishError> {
+    pub(crate) fn into_parts(self, config: &Config) -> Result<(TopicName, Publication), PublishError> {
         let invalid = |error: &dyn std::error::Error| PublishError::Invalid(error.to_string());
         // The instance may allow less than a name may have at all, or more.
-        let topic = TopicName::new(self.topic.as_str(), max_topic_bytes).map_err(|error| invalid(&error))?;
+        let topic = TopicName::new(self.topic.as_str(), config.max_topic_bytes).map_err(|error| invalid(&error))?;
         let publication =
             Publication::new(&topic, &self.event, &self.message_id, &self.data).map_err(|error| invalid(&error))?;
+        if publication.len() > config.max_frame_bytes {
+            let (length, limit) = (publication.len(), config.max_frame_bytes);
+            return Err(PublishError::Invalid(format!(
+                "the message takes {length} bytes, and max_frame_bytes allows {limit}"
+            )));
+        }
         Ok((topic, publication))
     }
 }

@@ -32,9 +32,13 @@ async fn run(shared: Arc<Shared>, name: String) -> Result<(), BoxError> {
     // Also when this task is killed: the thread must not outlive its supervisor's knowledge of it.
     let _stop_at_the_end = StopAtTheEnd { shared: Arc::clone(&shared), stop: Arc::clone(&stop) };
     let (ended, end) = oneshot::channel();
-    std::thread::Builder::new().name(format!("janus-{}", name.replace(' ', "-"))).spawn(move || {
-        let _ = ended.send(catch_unwind(AssertUnwindSafe(|| shared.senders.serve(&stop))));
+    let thread = std::thread::Builder::new().name(format!("janus-{}", name.replace(' ', "-"))).spawn({
+        let shared = Arc::clone(&shared);
+        move || {
+            let _ = ended.send(catch_unwind(AssertUnwindSafe(|| shared.senders.serve(&stop))));
+        }
     })?;
+    shared.senders.keep(thread);
     match end.await {
         Ok(Ok(())) => Ok(()),
         // The supervisor is to see the thread's panic as that of its child.

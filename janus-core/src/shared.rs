@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::acceptor::Listener;
 use crate::client_proxy::SessionTable;
@@ -18,9 +19,9 @@ use crate::delivery::{QueueLimits, SenderPool, Slot};
 use crate::fault::Faults;
 use crate::proxy_mapper::ProxyMapper;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
-use crate::topic::TopicState;
+use crate::topic::{TopicState, topic_of};
 use crate::topic_manager::TopicManager;
-use crate::wire::{Timestamp, classic};
+use crate::wire::{Timestamp, TopicName, classic};
 
 /// Everything the tree shares; every actor holds one `Arc` of it.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) transport_supervisor: DynamicSupervisor,
     /// Set when a drain begins: from then on nobody may publish.
     pub(crate) draining: AtomicBool,
+    /// When a drain must be over.
+    pub(crate) drain_deadline: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -55,7 +58,7 @@ impl Shared {
 
     /// Takes the topic whose actor has this name out of service, and puts it back when its quarantine is over.
     pub(crate) fn quarantine_topic(&self, actor: &str) {
-        if let Some(topic) = actor.strip_prefix(crate::topic::ACTOR_PREFIX).and_then(|name| self.topics.find(name)) {
+        if let Some(topic) = topic_of(actor).and_then(|name| self.topics.find(name)) {
             log::error!("topic {}: keeps crashing, out of service for {:?}", topic.name, self.config.topic_quarantine);
             topic.quarantine();
         }
@@ -66,6 +69,12 @@ impl Shared {
         self.draining.store(true, Ordering::Release);
         self.listeners.iter().for_each(|listener| listener.close());
         self.topics.all().iter().for_each(|topic| topic.shut_down());
+    }
+
+    /// When a close that begins now, and may take so long, must be over.
+    pub(crate) fn close_deadline(&self, time: Duration) -> Instant {
+        let deadline = Instant::now() + time;
+        self.drain_deadline.lock().map_or(deadline, |drain| drain.min(deadline))
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -118,10 +127,16 @@ impl Clock {
 /// Topics by name: the truth that the TopicManager works on.
 #[derive(Debug, Default)]
 pub(crate) struct TopicTable {
-    topics: Mutex<HashMap<crate::wire::TopicName, Arc<TopicState>>>,
+    topics: Mutex<HashMap<TopicName, Arc<TopicState>>>,
+    last_number: AtomicU64,
 }
 
 impl TopicTable {
+    /// A number that no topic of this instance has had.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
         self.topics.lock().get(name).cloned()
     }
@@ -152,22 +167,40 @@ impl TopicTable {
 pub(crate) struct ConnectionTable {
     slots: Mutex<Slab<Arc<Slot>>>,
     last_id: AtomicU64,
+    /// Connections that are being refused; they are in no table.
+    refusals: AtomicUsize,
 }
 
 impl ConnectionTable {
+    /// A number for a connection, which is never used again.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Notes that one more connection is being refused, unless `limit` are.
+    pub(crate) fn begin_refusal(&self, limit: usize) -> bool {
+        let add = |refusals| (refusals < limit).then_some(refusals + 1);
+        self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    pub(crate) fn end_refusal(&self) {
+        self.refusals.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
     pub(crate) fn insert(&self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let mut slots = self.slots.lock();
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = self.next_id();
         let entry = slots.vacant_entry();
         let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
         Arc::clone(entry.insert(slot))
     }
 
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
+        let Some(place) = slot.place.map(|place| place as usize) else { return self.end_refusal() };
         let mut slots = self.slots.lock();
-        if slots.get(slot.place as usize).is_some_and(|other| Arc::ptr_eq(other, slot)) {
-            slots.remove(slot.place as usize);
+        if slots.get(place).is_some_and(|other| Arc::ptr_eq(other, slot)) {
+            slots.remove(place);
         }
     }
 

@@ -27,13 +27,21 @@ use parking_lot::Mutex;
 
 use crate::delivery::pass::{PIECE, Server};
 use crate::delivery::{Batch, End, OpenBatch, Pass, Subscription};
-use crate::publish::{Pending, PublishError, Receipt};
+use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::{Shared, timestamp};
 use crate::supervision::{ActorRef, StartInfo};
 use crate::wire::{TopicName, classic};
 
-/// Before a topic's name in the name of its actor.
-pub(crate) const ACTOR_PREFIX: &str = "topic ";
+/// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
+/// has just taken its name are not mistaken for each other by whoever stops the first.
+fn actor_name(topic: &TopicName, number: u64) -> String {
+    format!("topic {topic} #{number}")
+}
+
+/// The topic that an actor of this name works on.
+pub(crate) fn topic_of(actor_name: &str) -> Option<&str> {
+    Some(actor_name.strip_prefix("topic ")?.rsplit_once(" #")?.0)
+}
 
 /// Asks the topic to number and hand out what its inbox holds.
 #[derive(Message)]
@@ -118,9 +126,9 @@ pub(crate) enum Offer {
 }
 
 impl TopicState {
-    pub(crate) fn new(name: TopicName, tick: u32) -> Self {
+    pub(crate) fn new(name: TopicName, number: u64, tick: u32) -> Self {
         Self {
-            actor: ActorRef::new(format!("{ACTOR_PREFIX}{name}")),
+            actor: ActorRef::new(actor_name(&name, number)),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
@@ -185,14 +193,20 @@ impl TopicState {
         self.core.lock().life == Life::Quarantined
     }
 
-    /// How many subscribers the topic has.
-    pub(crate) fn subscriber_count(&self) -> usize {
-        self.core.lock().subscriber_count()
+    /// Whether nothing is left for this topic to hand out, or nobody who could.
+    pub(crate) fn is_idle(&self) -> bool {
+        let core = self.core.lock();
+        core.inflight_frames == 0 || core.life != Life::Live
     }
 
-    /// Whether nothing is left for this topic to hand out.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.core.lock().inflight_frames == 0
+    pub(crate) fn info(&self) -> TopicInfo {
+        let core = self.core.lock();
+        TopicInfo {
+            name: self.name.clone(),
+            subscribers: core.subscriber_count(),
+            in_flight: core.inflight_frames,
+            available: core.life == Life::Live,
+        }
     }
 
     /// Ends the topic if nobody has used it for `idle` ticks; from then on every request gets [`TopicError::Ended`].
@@ -227,7 +241,7 @@ impl TopicState {
     fn refuse_all(&self, life: Life, error: &PublishError) {
         let (inbox, waiting) = {
             let mut core = self.core.lock();
-            core.life = life;
+            core.change_life(life);
             (core.take_inbox(), std::mem::take(&mut core.waiting))
         };
         for pending in inbox {
@@ -240,7 +254,7 @@ impl TopicState {
     fn inherit(&self) -> bool {
         let mut core = self.core.lock();
         let core = &mut *core;
-        core.life = Life::Live;
+        core.change_life(Life::Live);
         core.notified = false;
         core.open.truncate_uncommitted();
         core.sweep = true;
@@ -268,7 +282,7 @@ impl TopicState {
     fn restart_cold(&self) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
-        core.life = Life::Live;
+        core.change_life(Life::Live);
         core.epoch = random_epoch();
         core.notified = false;
         core.pass = None;
@@ -321,7 +335,10 @@ impl TopicState {
 
     /// Numbers and encodes everything in the inbox.
     fn sequence(&self, shared: &Shared) {
-        let mut answers = Vec::new();
+        shared.faults.before_numbering();
+        // Told in any case: also if this panics, what has its number will be delivered. Told without the lock: a promise
+        // wakes a task that may belong to anybody.
+        let mut answers = Answers { topic: &self.name, answers: Vec::new() };
         {
             let mut core = self.core.lock();
             let core = &mut *core;
@@ -335,21 +352,17 @@ impl TopicState {
                 let seq = core.next_seq;
                 core.next_seq += 1;
                 core.inflight_bytes = core.inflight_bytes + length - publication.len();
-                shared.faults.after_commit();
                 let receipt = Receipt { epoch: core.epoch, seq, subscribers: core.subscriber_count() };
                 if reply.wants_receipt() {
-                    // Answered without the lock: a promise wakes a task that may belong to anybody.
-                    answers.push((reply, receipt));
+                    answers.answers.push((reply, receipt));
                 } else {
                     reply.accept(&self.name, receipt);
                 }
+                shared.faults.after_commit();
                 if core.open.committed_len() >= shared.config.coalesce_bytes {
                     core.seal();
                 }
             }
-        }
-        for (reply, receipt) in answers {
-            reply.accept(&self.name, receipt);
         }
     }
 
@@ -368,14 +381,18 @@ impl TopicState {
         let tick = shared.clock.tick();
         let pass = Arc::new(Pass::new(batch, subscribers, shared.queue_limits(), tick, Arc::clone(&shared.faults)));
         core.pass = Some(Arc::clone(&pass));
-        if pass.subscribers() > shared.config.inline_subscribers && shared.config.threads > 1 {
+        if offered(&pass, shared) {
             shared.senders.offer(Arc::clone(&pass));
         }
         Some(pass)
     }
 
     /// Ends a complete pass: its batch is done with, and the changes that waited for it are applied.
-    fn finish(&self, pass: &Arc<Pass>) {
+    fn finish(&self, pass: &Arc<Pass>, shared: &Shared) {
+        if offered(pass, shared) {
+            // So that no sender holds on to the list when the next client joins.
+            shared.senders.withdraw(pass);
+        }
         let waiting = {
             let mut core = self.core.lock();
             let core = &mut *core;
@@ -393,7 +410,46 @@ impl TopicState {
     }
 }
 
+/// Whether the senders help with this pass.
+fn offered(pass: &Pass, shared: &Shared) -> bool {
+    pass.subscribers() > shared.config.inline_subscribers && shared.config.threads > 1
+}
+
+/// Receipts for messages that have their numbers.
+struct Answers<'a> {
+    topic: &'a TopicName,
+    answers: Vec<(Reply, Receipt)>,
+}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        for (reply, receipt) in self.answers.drain(..) {
+            reply.accept(self.topic, receipt);
+        }
+    }
+}
+
+/// One topic as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// How many clients are subscribed to it.
+    pub subscribers: usize,
+    /// Messages that are accepted and not yet handed to every subscriber; at most `max_inflight_frames`.
+    pub in_flight: usize,
+    /// False while it is refused because it keeps crashing.
+    pub available: bool,
+}
+
 impl Core {
+    /// An ended topic stays so: it is no longer listed, and nobody would ever look into its inbox.
+    fn change_life(&mut self, life: Life) {
+        if self.life != Life::Ended {
+            self.life = life;
+        }
+    }
+
     fn subscriber_count(&self) -> usize {
         (self.subscribers.len() + self.joining.len()).saturating_sub(self.leaving.len())
     }
@@ -545,7 +601,7 @@ impl ActorFuture<Topic> for HandOut {
                     },
                 }
             }
-            state.finish(&pass);
+            state.finish(&pass, shared);
         }
         Poll::Pending
     }

@@ -80,9 +80,10 @@ async fn create(shared: &Arc<Shared>, name: TopicName) -> Result<Arc<TopicState>
     if shared.topics.len() >= shared.config.max_topics {
         return Err(TopicError::TooMany);
     }
-    let topic = Arc::new(TopicState::new(name, shared.clock.tick()));
+    let topic = Arc::new(TopicState::new(name, shared.topics.next_number(), shared.clock.tick()));
     // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
     shared.topics.insert(Arc::clone(&topic));
+    shared.faults.topic_listed();
     start(shared, topic).await
 }
 
@@ -95,20 +96,14 @@ async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<Topic
             .restart(Restart::Permanent)
             .place(home)
     };
-    loop {
-        match shared.topic_supervisor.start_child(spec.clone()).await {
-            Ok(()) => return Ok(topic),
-            // An unused topic of this name is on its way out; the table says that it is not ours.
-            Err(StartError::AlreadyPresent(_)) if !topic.actor.is_running() => {
-                let _ = shared.topic_supervisor.terminate_child(topic.actor.name().clone()).await;
-            }
-            Err(StartError::AlreadyPresent(_)) => return Ok(topic),
-            Err(error) => {
-                log::error!("topic {}: cannot be started: {error}", topic.name);
-                shared.topics.remove(&topic);
-                topic.abandon();
-                return Err(TopicError::Unavailable);
-            }
+    match shared.topic_supervisor.start_child(spec).await {
+        // Its name is its own, so one that is there already is this very topic, restarting or in quarantine.
+        Ok(()) | Err(StartError::AlreadyPresent(_) | StartError::AlreadyStarted(_)) => Ok(topic),
+        Err(error) => {
+            log::error!("topic {}: cannot be started: {error}", topic.name);
+            shared.topics.remove(&topic);
+            topic.abandon();
+            Err(TopicError::Unavailable)
         }
     }
 }

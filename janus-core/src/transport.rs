@@ -23,9 +23,9 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
-use crate::client_proxy::Session;
+use crate::client_proxy::{Joined, Session};
 use crate::delivery::{End, Flush, Slot, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
@@ -55,12 +55,11 @@ thread_local! {
 pub(crate) struct Transport {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-    /// `None` once the session has been detached.
+    /// `None` for a connection that is being refused, and once the session has been detached.
     session: Option<Arc<Session>>,
     read: OwnedReadHalf,
     decoder: Decoder,
     may_publish: bool,
-    subscriptions: Vec<(Arc<TopicState>, Arc<Subscription>)>,
     /// Where the last message went: a publisher mostly goes on with the same topic.
     published: Option<Arc<TopicState>>,
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
@@ -79,6 +78,8 @@ enum Step {
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
     /// Waiting for room in a topic.
     Offering(Box<Offering>),
+    /// Waiting for the answers to earlier messages, which the error must not overtake.
+    Settling(Box<FrameError>),
     /// Writing out what is queued and still to be answered, then waiting for the peer to close as well.
     Closing(Box<Closing>),
     /// Nothing is left to do.
@@ -108,7 +109,7 @@ struct Closing {
 }
 
 enum Outcome {
-    Subscribed(Result<(Arc<TopicState>, Arc<Subscription>), TopicError>),
+    Subscribed(Result<Joined, TopicError>),
     Published(Result<Receipt, PublishError>),
 }
 
@@ -116,18 +117,17 @@ impl Transport {
     pub(crate) fn new(
         shared: Arc<Shared>,
         slot: Arc<Slot>,
-        session: Arc<Session>,
+        session: Option<Arc<Session>>,
         read: OwnedReadHalf,
         may_publish: bool,
     ) -> Self {
         Self {
             shared,
             slot,
-            session: Some(session),
+            session,
             read,
             decoder: Decoder::new(),
             may_publish,
-            subscriptions: Vec::new(),
             published: None,
             rest: None,
             step: Step::Reading,
@@ -152,31 +152,46 @@ impl Transport {
         self.send(frame.freeze());
     }
 
-    fn send_frame_error(&mut self, error: &FrameError) {
+    /// Answers a frame with an error. It names no message, so it must not overtake the answers to earlier ones.
+    fn answer_error(&mut self, error: FrameError) {
         log::debug!("client {} ({}): {error}", self.slot.id, self.slot.peer);
-        self.send_error(error.code, &error.message);
-        if error.is_fatal() {
-            self.close();
+        if self.slot.is_settled() {
+            self.send_error(error.code, &error.message);
+            if error.is_fatal() {
+                self.close();
+            }
+        } else {
+            self.step = Step::Settling(Box::new(error));
         }
+    }
+
+    fn settle(&mut self) -> Poll<()> {
+        if !self.slot.is_settled() {
+            return Poll::Pending;
+        }
+        if let Step::Settling(error) = std::mem::replace(&mut self.step, Step::Reading) {
+            self.answer_error(*error);
+        }
+        Poll::Ready(())
     }
 
     /// Begins to close: what is queued is written out, then comes a FIN.
     fn close(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
             self.leave_topics();
-            let deadline = Box::pin(tokio::time::sleep(self.shared.config.drain_timeout));
+            let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
+            let deadline = Box::pin(tokio::time::sleep_until(deadline));
             self.step = Step::Closing(Box::new(Closing { fin_sent: false, discarded: 0, deadline }));
         }
     }
 
     fn leave_topics(&mut self) {
         let Some(session) = self.session.take() else { return };
-        let names = self.subscriptions.iter().map(|(topic, _)| topic.name.clone()).collect();
-        for (topic, subscription) in self.subscriptions.drain(..) {
+        for (topic, subscription) in session.detach() {
             leave(&topic, subscription);
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
-        self.shared.sessions.detach(&session, names, expires, self.shared.config.max_detached_sessions);
+        self.shared.sessions.detach(&session, expires, self.shared.config.max_detached_sessions);
     }
 
     /// Goes on until there is nothing to do for now; ready when the connection is over.
@@ -184,7 +199,7 @@ impl Transport {
         if self.slot.poll_attention(cx.waker()) {
             #[cfg(feature = "fault-injection")]
             assert!(!self.slot.crash.load(Ordering::Relaxed), "injected: a Transport");
-            if let Some(end) = self.slot.ended() {
+            if let Some(end) = self.slot.take_end() {
                 self.end(end);
             }
             self.flush(cx);
@@ -199,6 +214,7 @@ impl Transport {
                     self.conclude(outcome);
                 }
                 Step::Offering(_) => ready!(self.offer(cx)),
+                Step::Settling(_) => ready!(self.settle()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
                 Step::Over => return Poll::Ready(()),
             }
@@ -207,9 +223,8 @@ impl Transport {
 
     /// Carries out what the server decided about this connection.
     fn end(&mut self, end: End) {
-        if matches!(self.step, Step::Closing(_) | Step::Over)
-            && !matches!(end, End::Broken(_) | End::SlowConsumer { .. })
-        {
+        let closing = matches!(self.step, Step::Closing(_) | Step::Over);
+        if closing && !end.resets() {
             return;
         }
         let Slot { id, peer, .. } = *self.slot;
@@ -220,16 +235,17 @@ impl Transport {
                 self.step = Step::Over;
             }
             End::Broken(kind) => {
-                log::debug!("client {id} ({peer}): connection lost: {kind}");
-                self.step = Step::Over;
+                log::debug!("client {id} ({peer}): nothing can be sent any more: {kind}");
+                // A publisher may close at once without reading: what it has sent counts all the same, up to the end
+                // of its stream.
+                if closing {
+                    self.step = Step::Over;
+                }
             }
             End::FrameTimeout => {
                 self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
                 let code = ErrorCode::FrameTimeout;
-                self.send_frame_error(&FrameError::new(
-                    code,
-                    "finish each frame in time; this one was left unfinished",
-                ));
+                self.answer_error(FrameError::new(code, "finish each frame in time; this one was left unfinished"));
             }
             End::MessagesLost => {
                 log::warn!(
@@ -287,6 +303,10 @@ impl Transport {
                     Err(error) => {
                         log::debug!("client {} ({}): {error}", self.slot.id, self.slot.peer);
                         self.step = Step::Over;
+                        self.slot.lost(error.kind());
+                        if let Some(end) = self.slot.take_end() {
+                            self.end(end);
+                        }
                     }
                 }
             }
@@ -302,7 +322,7 @@ impl Transport {
         while matches!(self.step, Step::Reading) {
             match self.decoder.decode(input, &limits) {
                 Some(Ok(command)) => self.carry_out(command),
-                Some(Err(error)) => self.send_frame_error(&error),
+                Some(Err(error)) => self.answer_error(error),
                 None => break,
             }
             completed = true;
@@ -315,7 +335,7 @@ impl Transport {
     fn half_closed(&mut self) {
         match self.decoder.finish(&self.shared.wire_limits()) {
             Some(Ok(command)) => self.carry_out(command),
-            Some(Err(error)) => self.send_frame_error(&error),
+            Some(Err(error)) => self.answer_error(error),
             None => {}
         }
         if matches!(self.step, Step::Reading) {
@@ -328,8 +348,13 @@ impl Transport {
             Command::Ping | Command::Pong => {}
             Command::Subscribe(name) => self.subscribe(name),
             Command::Unsubscribe(name) => {
-                if let Some(index) = self.subscriptions.iter().position(|(topic, _)| topic.name == name) {
-                    let (topic, subscription) = self.subscriptions.swap_remove(index);
+                let left = self.session.as_ref().and_then(|session| {
+                    session.with_subscriptions(|subscriptions| {
+                        let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
+                        Some(subscriptions.swap_remove(index))
+                    })?
+                });
+                if let Some((topic, subscription)) = left {
                     leave(&topic, subscription);
                 }
             }
@@ -342,19 +367,24 @@ impl Transport {
                 let (reply, outcome) = Reply::promise();
                 self.publish(topic, Pending { publication, reply }, Some(outcome));
             }
-            Command::Refused(error) => self.send_frame_error(&error),
+            Command::Refused(error) => self.answer_error(error),
         }
     }
 
     fn subscribe(&mut self, name: TopicName) {
-        if self.subscriptions.iter().any(|(topic, _)| topic.name == name) {
+        let Some((already, count)) = self.session.as_ref().and_then(|session| {
+            session.with_subscriptions(|subscriptions| {
+                (subscriptions.iter().any(|(topic, _)| topic.name == name), subscriptions.len())
+            })
+        }) else {
+            return;
+        };
+        if already {
             return self.send(Bytes::from_static(classic::ACK));
         }
-        if self.subscriptions.len() >= self.shared.config.max_topics_per_client {
-            return self.send_error(
-                ErrorCode::TooManyTopics,
-                "this client is subscribed to as many topics as it may; unsubscribe first",
-            );
+        if count >= self.shared.config.max_topics_per_client {
+            let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
         let joining = Joining {
             shared: Arc::clone(&self.shared),
@@ -371,12 +401,18 @@ impl Transport {
         };
     }
 
+    fn joined(&self, joined: Joined) {
+        if let Some(session) = &self.session {
+            session.with_subscriptions(|subscriptions| subscriptions.push(joined));
+        }
+    }
+
     fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let Step::Joining(asked) = &mut self.step else { return Poll::Ready(()) };
         let answer = ready!(asked.answer.as_mut().poll(cx));
         let Step::Joining(asked) = std::mem::replace(&mut self.step, Step::Reading) else { return Poll::Ready(()) };
         match answer {
-            Ok(Ok(())) => self.subscriptions.push((asked.topic, asked.joining.joined())),
+            Ok(Ok(())) => self.joined((asked.topic, asked.joining.joined())),
             // It has crashed or ended meanwhile.
             Ok(Err(_)) | Err(_) => self.step = asked.joining.patiently(),
         }
@@ -385,13 +421,13 @@ impl Transport {
 
     fn conclude(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Subscribed(Ok(joined)) => self.subscriptions.push(joined),
+            Outcome::Subscribed(Ok(joined)) => self.joined(joined),
             Outcome::Subscribed(Err(error)) => {
                 let code = match error {
                     TopicError::Unavailable | TopicError::Ended => ErrorCode::TopicUnavailable,
                     TopicError::TooMany => ErrorCode::TooManyTopicsOnServer,
                 };
-                self.send_error(code, &error.to_string());
+                self.answer_error(FrameError::new(code, error.to_string()));
             }
             Outcome::Published(result) => {
                 if let Err(error) = result {
@@ -448,10 +484,10 @@ impl Transport {
 
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
-        if !closing.fin_sent && self.slot.is_drained() {
+        if !closing.fin_sent && self.slot.is_settled() && self.slot.is_flushed() {
             self.slot.shut_down();
             closing.fin_sent = true;
-            closing.deadline.as_mut().reset(Instant::now() + LINGER);
+            closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
         }
         if closing.deadline.as_mut().poll(cx).is_ready() {
             self.step = Step::Over;
@@ -499,7 +535,7 @@ impl Joining {
     }
 
     /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
-    async fn join(self) -> Result<(Arc<TopicState>, Arc<Subscription>), TopicError> {
+    async fn join(self) -> Result<Joined, TopicError> {
         loop {
             let topic = self.find_or_create().await?;
             match topic.actor.call(self.request()).await {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -21,24 +22,27 @@ use super::pass::Server;
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
     offered: Condvar,
+    /// The threads that have not been joined; at most one per sender, and those that have died since the last start.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl SenderPool {
     /// Asks the senders to help with `pass`.
     pub(crate) fn offer(&self, pass: Arc<Pass>) {
-        let mut passes = self.passes.lock();
-        // While no sender runs, nobody else would remove those that have ended.
-        passes.retain(|other| !other.is_complete());
-        passes.push_back(pass);
-        drop(passes);
+        self.passes.lock().push_back(pass);
         self.offered.notify_all();
+    }
+
+    /// Takes back a pass that is complete.
+    pub(crate) fn withdraw(&self, pass: &Arc<Pass>) {
+        self.passes.lock().retain(|other| !Arc::ptr_eq(other, pass));
     }
 
     /// Serves passes on the calling thread until `stop` says so.
     pub(crate) fn serve(&self, stop: &StopSender) {
         while let Some(pass) = self.next(stop) {
             if pass.serve_piece(Server::Sender).is_none() {
-                self.passes.lock().retain(|other| !Arc::ptr_eq(other, &pass));
+                self.withdraw(&pass);
             }
         }
     }
@@ -64,6 +68,23 @@ impl SenderPool {
         let _passes = self.passes.lock();
         stop.0.store(true, Ordering::Release);
         self.offered.notify_all();
+    }
+}
+
+impl SenderPool {
+    /// Keeps a sender's thread to be joined at the end.
+    pub(crate) fn keep(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
+    /// Waits until all threads, which have been told to stop, have ended.
+    pub(crate) fn join(&self) {
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // Its panic has been told to its supervisor.
+            let _ = thread.join();
+        }
     }
 }
 

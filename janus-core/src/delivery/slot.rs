@@ -52,6 +52,13 @@ pub(crate) enum End {
     MessagesLost,
 }
 
+impl End {
+    /// Whether the socket is done for, and its close is a reset.
+    pub(crate) fn resets(self) -> bool {
+        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_))
+    }
+}
+
 /// What is left after a [`Slot::flush`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flush {
@@ -67,8 +74,8 @@ pub(crate) enum Flush {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) id: u64,
-    /// Where it stands in the table of connections.
-    pub(crate) place: u32,
+    /// Where it stands in the table of connections; `None` for one that is being refused.
+    pub(crate) place: Option<u32>,
     pub(crate) peer: SocketAddr,
     out: Mutex<Out>,
     /// The Transport's task, woken when it has to write the queue out or to end the connection.
@@ -79,8 +86,8 @@ pub(crate) struct Slot {
     frame_since: AtomicU32,
     /// Messages from this client whose outcome has not been answered.
     unanswered: AtomicU32,
-    /// Whether the Transport waits for those answers before it closes.
-    closing: AtomicBool,
+    /// Whether the Transport waits for those answers.
+    awaited: AtomicBool,
     /// Mirrors `out.queue.is_some() || out.end.is_some()`, so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
     #[cfg(feature = "fault-injection")]
@@ -111,7 +118,7 @@ struct Entry {
 }
 
 impl Slot {
-    pub(crate) fn new(id: u64, place: u32, peer: SocketAddr, link: OwnedWriteHalf) -> Self {
+    pub(crate) fn new(id: u64, place: Option<u32>, peer: SocketAddr, link: OwnedWriteHalf) -> Self {
         Self {
             id,
             place,
@@ -121,7 +128,7 @@ impl Slot {
             quiet_since: AtomicU32::new(0),
             frame_since: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
-            closing: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
@@ -162,13 +169,14 @@ impl Slot {
                 Err(error) => return self.end_locked(out, End::Broken(error.kind())),
             },
         };
-        let queue = out.queue.get_or_insert_default();
         let rest = bytes.len() - start - sent;
-        if queue.frames + frames as usize > limits.frames || queue.bytes + rest > limits.bytes {
-            // Both are below their settings, which are below 2^31.
-            let end = End::SlowConsumer { frames: queue.frames as u32, bytes: queue.bytes as u32 };
-            return self.end_locked(out, end);
+        // An empty queue takes anything, or a message larger than the limit would cut off everybody it is for.
+        if let Some(queue) = &out.queue
+            && (queue.frames + frames as usize > limits.frames || queue.bytes + rest > limits.bytes)
+        {
+            return self.end_locked(out, queue.overflow());
         }
+        let queue = out.queue.get_or_insert_default();
         let first = queue.entries.is_empty();
         queue.frames += frames as usize;
         queue.bytes += rest;
@@ -205,7 +213,8 @@ impl Slot {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flush::Blocked,
                 Err(error) => {
-                    self.end_locked(&mut out, End::Broken(error.kind()));
+                    let end = queue.end_for(error.kind());
+                    self.end_locked(&mut out, end);
                     return Flush::Empty;
                 }
             }
@@ -220,12 +229,20 @@ impl Slot {
         self.end_locked(&mut self.out.lock(), end);
     }
 
+    /// Ends the connection because reading from it failed.
+    pub(crate) fn lost(&self, kind: io::ErrorKind) {
+        let mut out = self.out.lock();
+        let end = out.queue.as_ref().map_or(End::Broken(kind), |queue| queue.end_for(kind));
+        self.end_locked(&mut out, end);
+    }
+
     fn end_locked(&self, out: &mut Out, end: End) {
-        if out.end.is_some() || out.link.is_none() {
+        // An end that resets goes before one that takes its time, which may never come to its end.
+        if out.link.is_none() || out.end.is_some() && !end.resets() {
             return;
         }
         out.end = Some(end);
-        if matches!(end, End::SlowConsumer { .. } | End::Broken(_)) {
+        if end.resets() {
             out.reset();
         }
         self.attention.store(true, Ordering::Release);
@@ -258,27 +275,39 @@ impl Slot {
         self.transport.wake();
     }
 
-    pub(crate) fn ended(&self) -> Option<End> {
-        self.out.lock().end
+    /// Why the connection is to end, once.
+    pub(crate) fn take_end(&self) -> Option<End> {
+        let mut out = self.out.lock();
+        self.attention.store(out.queue.is_some(), Ordering::Release);
+        out.end.take()
     }
 
     /// Notes a message from this client that will be [answered](Self::answered).
     pub(crate) fn expect_answer(&self) {
-        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.unanswered.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A message from this client has been answered, or needs no answer.
     pub(crate) fn answered(&self) {
-        if self.unanswered.fetch_sub(1, Ordering::AcqRel) == 1 && self.closing.load(Ordering::Acquire) {
+        // Sequentially consistent with `is_settled`, or both could see the other's value of before.
+        if self.unanswered.fetch_sub(1, Ordering::SeqCst) == 1 && self.awaited.load(Ordering::SeqCst) {
             self.transport.wake();
         }
     }
 
-    /// Whether everything for this client has been handed to the kernel, answers to its messages included; if not, the
-    /// Transport is woken when there is something to do about it.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.closing.store(true, Ordering::Release);
-        self.unanswered.load(Ordering::Acquire) == 0 && self.out.lock().queue.is_none()
+    /// Whether every message of this client has been answered; if not, the Transport is woken when that is so.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.awaited.store(true, Ordering::SeqCst);
+        let settled = self.unanswered.load(Ordering::SeqCst) == 0;
+        if settled {
+            self.awaited.store(false, Ordering::SeqCst);
+        }
+        settled
+    }
+
+    /// Whether nothing waits for the kernel to take it.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.out.lock().queue.is_none()
     }
 
     /// Notes that a frame has begun and not ended, or that none has. One that follows on a frame just completed is a
@@ -323,6 +352,17 @@ impl Out {
 }
 
 impl Queue {
+    /// Why a connection ends whose queue takes no more. Both numbers are below their settings, which are below 2^31.
+    fn overflow(&self) -> End {
+        End::SlowConsumer { frames: self.frames as u32, bytes: self.bytes as u32 }
+    }
+
+    /// Why a connection ends that failed while something waited. The kernel's time-out means that the client has taken
+    /// nothing for `tcp_user_timeout`: it is slow, whether or not its host still answers.
+    fn end_for(&self, kind: io::ErrorKind) -> End {
+        if kind == io::ErrorKind::TimedOut { self.overflow() } else { End::Broken(kind) }
+    }
+
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
