@@ -76,6 +76,13 @@ impl Running {
         self.output = channel().1;
     }
 
+    /// Sets how many descriptors the process may open, while it runs; the hard limit stays.
+    pub(crate) fn limit_descriptors(&self, limit: u32) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:")]).status().unwrap();
+        assert!(status.success());
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());

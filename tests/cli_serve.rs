@@ -136,3 +136,18 @@ fn when_the_tree_gives_up_the_reason_is_logged_and_the_exit_code_is_1() {
     let last = errors.lines().last().unwrap();
     assert!(last.contains("the server gave up") && last.contains("topic_manager"), "{errors}");
 }
+
+#[test]
+fn accepting_pauses_when_descriptors_run_out_and_goes_on_when_there_are_some() {
+    let server = Running::start(&["--listen", "127.0.0.1:0"]);
+    let address = address(&server);
+    server.limit_descriptors(40);
+    let mut clients: Vec<_> = (0..60).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    server.error_line("cannot accept for now");
+    server.limit_descriptors(1_000);
+    for client in &mut clients {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut greeting = [0; 1];
+        client.read_exact(&mut greeting).unwrap();
+    }
+}

@@ -146,24 +146,21 @@ impl Config {
         range("inline_subscribers", self.inline_subscribers, 0..=1 << 24, "0 to 16,777,216")?;
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
         range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;
-        let positive = |key, value: Duration| {
-            if (Duration::from_millis(1)..=Duration::from_secs(7 * 86_400)).contains(&value) {
+        let up_to = |key, value: Duration, longest: Duration, expected| {
+            if (Duration::from_millis(1)..=longest).contains(&value) {
                 Ok(())
             } else {
-                Err(ConfigError { key, value: format!("{value:?}"), expected: "1 ms to 7 days" })
+                Err(ConfigError { key, value: format!("{value:?}"), expected })
             }
         };
+        let positive = |key, value| up_to(key, value, Duration::from_secs(7 * 86_400), "1 ms to 7 days");
         positive("frame_timeout", self.frame_timeout)?;
         positive("heartbeat_interval", self.heartbeat_interval)?;
         positive("session_ttl", self.session_ttl)?;
         positive("topic_idle", self.topic_idle)?;
         positive("topic_quarantine", self.topic_quarantine)?;
         positive("drain_timeout", self.drain_timeout)?;
-        positive("tcp_keepalive", self.tcp_keepalive)?;
-        if self.tcp_keepalive > MAX_TCP_KEEPALIVE {
-            let value = format!("{:?}", self.tcp_keepalive);
-            return Err(ConfigError { key: "tcp_keepalive", value, expected: "1 ms to 32,767 s" });
-        }
+        up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
         positive("tcp_user_timeout", self.tcp_user_timeout)
     }
 }

@@ -149,7 +149,7 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "drain_timeout",
-        doc: "How long the end of the server may take to deliver what is queued.",
+        doc: "How long the end of the server, or of one connection, may take to deliver what is queued.",
         field: Field::Duration(|s| &mut s.core.drain_timeout),
     },
     Setting {
@@ -159,7 +159,7 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "tcp_user_timeout",
-        doc: "How long sent bytes may stay unacknowledged before the kernel ends the connection.",
+        doc: "How long a client may take nothing of what is sent before the kernel ends the connection.",
         field: Field::Duration(|s| &mut s.core.tcp_user_timeout),
     },
     Setting {
