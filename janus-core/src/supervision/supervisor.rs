@@ -748,6 +748,8 @@ impl Keeper {
             // It may have been started with a sibling or terminated meanwhile, or be due at another time.
             child.due.take_if(|due| *due == at)?;
         }
+        // A command may have started a sibling since the others were stopped.
+        self.stop_others(seq).await;
         match self.start_range(seq).await {
             Ok(()) => None,
             Err(failed) => self.restart(failed, false).await,

@@ -338,6 +338,26 @@ fn siblings_that_share_the_fate_of_a_child_are_stopped_before_its_back_off() {
 }
 
 #[test]
+fn siblings_started_during_a_back_off_are_stopped_before_the_restart() {
+    virtual_time(async |here| {
+        let log = Log::default();
+        let ((a, a_spec), (b, b_spec), (c, c_spec)) = (puppet("a", &log), puppet("b", &log), puppet("c", &log));
+        let root = Supervisor::new("root", Strategy::OneForAll).child(a_spec).child(b_spec.backoff(SECOND, SECOND));
+        let tree = root.start(&here).await.unwrap();
+        crash(&b).await;
+        tree.restart_child("a").await.unwrap();
+        tree.start_child(c_spec).await.unwrap();
+        assert_eq!(log.take(), "start:a start:b term:a start:a start:c");
+        tokio::time::sleep(SECOND).await;
+        settle().await;
+        assert_eq!(log.take(), "term:c term:a start:a start:b start:c");
+        assert!(a.is_running() && b.is_running() && c.is_running());
+        tree.stop().await;
+        assert_eq!(log.take(), "term:c term:b term:a");
+    });
+}
+
+#[test]
 fn a_child_whose_restart_keeps_failing_can_be_terminated() {
     virtual_time(async |here| {
         let healthy = Arc::new(AtomicBool::new(true));
