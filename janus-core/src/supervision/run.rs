@@ -106,7 +106,9 @@ impl<B: Body> Future for Incarnation<B> {
                 Poll::Pending
             }
             Ok(Poll::Ready(by_itself)) => {
-                let reason = this.cell.take_asked().unwrap_or(by_itself);
+                let asked = this.cell.take_asked();
+                // A failure of its own says more than what it was asked for, as a panic does.
+                let reason = if by_itself.is_abnormal() { by_itself } else { asked.unwrap_or(by_itself) };
                 this.finish(reason, true);
                 Poll::Ready(())
             }

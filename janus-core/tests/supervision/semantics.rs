@@ -928,6 +928,33 @@ fn a_task_can_defer_the_end_of_its_start() {
 }
 
 #[test]
+fn a_task_that_fails_while_it_stops_says_so() {
+    virtual_time(async |here| {
+        let fails = || async {
+            stop_requested().await;
+            Err("not flushed".into())
+        };
+        let tree = one_for_one().child(ChildSpec::task("writer", fails)).start(&here).await.unwrap();
+        tree.stop().await;
+        let last = tree.tree().find("writer").unwrap().last_reason.clone();
+        assert_eq!(last, Some(ExitReason::Error("not flushed".into())));
+    });
+}
+
+#[test]
+fn a_task_that_fails_in_its_deferred_initialisation_says_why() {
+    virtual_time(async |here| {
+        let bind = || async {
+            let _guard = defer_init();
+            tokio::time::sleep(SECOND).await;
+            Err("address in use".into())
+        };
+        let error = one_for_one().child(ChildSpec::task("listener", bind)).start(&here).await.unwrap_err();
+        assert_eq!(error.to_string(), "root: start failed: listener: start failed: address in use");
+    });
+}
+
+#[test]
 fn code_knows_which_incarnation_it_is() {
     virtual_time(async |here| {
         assert_eq!(current(), None);
