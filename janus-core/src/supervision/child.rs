@@ -22,8 +22,16 @@ use super::window::{RestartIntensity, RestartWindow};
 /// How long a killed child has for its thread to come back before it is declared dead without it.
 pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);
 
+/// Later than anybody waits: about 30 years.
+const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
+
 /// Commands that may wait for one supervisor; whoever sends more waits for room.
 const COMMANDS_MAX: usize = 64;
+
+/// When it is `delay` after `now`, for delays that the clock cannot tell too.
+pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
+    now.checked_add(delay).unwrap_or_else(|| now + FAR_FUTURE)
+}
 
 /// A child and what has become of it.
 pub(crate) struct Child {

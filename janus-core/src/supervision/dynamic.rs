@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cell::{self, ASKED, Cell, Monitor, Parent, UP};
-use super::child::{Child as Record, KILL_GRACE_DEFAULT, Mailbox, Surroundings, is_worker, with_subtrees};
+use super::child::{Child as Record, KILL_GRACE_DEFAULT, Mailbox, Surroundings, after, is_worker, with_subtrees};
 use super::exit::{ActorId, Down, ExitReason, guarded};
 use super::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
 use super::spec::{ChildSpec, Kind, Launch, Restart, Shutdown, Start};
@@ -867,10 +867,11 @@ impl Keeper {
             if !within_own {
                 let rest = settings.quarantine;
                 child.state = State::Quarantined;
-                child.due = Some(now + rest);
+                let at = after(now, rest);
+                child.due = Some(at);
                 let reason = child.last_reason.clone().unwrap_or(ExitReason::Killed);
                 drop(named);
-                self.due.insert((now + rest, name.clone()));
+                self.due.insert((at, name.clone()));
                 self.tell_quarantine(name, &reason, rest);
                 return None;
             }
@@ -887,10 +888,11 @@ impl Keeper {
         }
         let delay = child.next_delay();
         child.state = State::Restarting;
-        child.due = Some(now + delay);
+        let at = after(now, delay);
+        child.due = Some(at);
         drop(named);
         self.live.around.emit(name, None, EventKind::Restarting(delay));
-        self.due.insert((now + delay, name.clone()));
+        self.due.insert((at, name.clone()));
         None
     }
 

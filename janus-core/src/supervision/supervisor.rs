@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::cell::{ASKED, Cell, Monitor, Parent, UP};
-use super::child::{Child, KILL_GRACE_DEFAULT, Mailbox, Surroundings, with_subtrees};
+use super::child::{Child, KILL_GRACE_DEFAULT, Mailbox, Surroundings, after, with_subtrees};
 use super::exit::{ActorId, Down, ExitReason};
 use super::place::Place;
 use super::run::{Begun, Birth, BoxError, Incarnation, TaskBody};
@@ -715,7 +715,7 @@ impl Keeper {
                 }
                 continue;
             }
-            let at = now + delay;
+            let at = after(now, delay);
             if let Some(child) = self.live.table.lock().children.get_mut(&seq) {
                 child.state = State::Restarting;
                 child.due = Some(at);

@@ -355,3 +355,19 @@ fn a_dynamic_supervisor_that_dies_takes_its_children_along() {
         assert_eq!(told.await.unwrap(), ExitReason::Killed);
     });
 }
+
+#[test]
+fn a_quarantine_without_end_is_possible() {
+    virtual_time(async |here| {
+        let pool = DynamicSupervisor::new("pool").child_intensity(0, SECOND).quarantine(Duration::MAX);
+        let tree = run(&pool, &here).await;
+        let (a, spec) = puppet("a", &Log::default());
+        pool.start_child(spec).await.unwrap();
+        let id = pool.id();
+        end(&a, ActorRef::kill).await;
+        tokio::time::sleep(3600 * SECOND).await;
+        assert!(pool.is_quarantined("a"));
+        assert_eq!(pool.id(), id);
+        tree.stop().await;
+    });
+}

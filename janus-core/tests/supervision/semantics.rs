@@ -358,6 +358,19 @@ fn siblings_started_during_a_back_off_are_stopped_before_the_restart() {
 }
 
 #[test]
+fn a_back_off_without_end_is_waited_out_like_any_other() {
+    virtual_time(async |here| {
+        let (a, spec) = puppet("a", &Log::default());
+        let root = one_for_one().child(spec.backoff(Duration::MAX, Duration::MAX));
+        let tree = root.start(&here).await.unwrap();
+        crash(&a).await;
+        assert_eq!(state_of(&tree, "a"), Some(State::Restarting));
+        tree.stop().await;
+        assert_eq!(tree.wait().await, ExitReason::Shutdown);
+    });
+}
+
+#[test]
 fn a_child_whose_restart_keeps_failing_can_be_terminated() {
     virtual_time(async |here| {
         let healthy = Arc::new(AtomicBool::new(true));
