@@ -86,6 +86,13 @@ impl Child {
         self.last_reason = Some(reason);
     }
 
+    /// Its quarantine is over: what was before it does not count any more.
+    pub(crate) fn recover(&mut self) {
+        self.after_quarantine = true;
+        self.window.clear();
+        self.streak = 0;
+    }
+
     /// How long to wait before the next start, which counts as one more in a row.
     pub(crate) fn next_delay(&mut self) -> Duration {
         let Some(backoff) = self.spec.backoff else { return Duration::ZERO };

@@ -916,8 +916,7 @@ impl Keeper {
             }
             child.restarts += 1;
             if child.state == State::Quarantined {
-                child.after_quarantine = true;
-                child.window.clear();
+                child.recover();
             }
         }
         self.start(name, None);

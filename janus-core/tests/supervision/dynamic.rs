@@ -371,3 +371,20 @@ fn a_quarantine_without_end_is_possible() {
         tree.stop().await;
     });
 }
+
+#[test]
+fn a_back_off_begins_anew_after_a_quarantine() {
+    virtual_time(async |here| {
+        let pool = DynamicSupervisor::new("pool").child_intensity(2, 60 * SECOND).quarantine(60 * SECOND);
+        let tree = run(&pool, &here).await;
+        let (a, spec) = puppet("a", &Log::default());
+        pool.start_child(spec.backoff(SECOND, 100 * SECOND)).await.unwrap();
+        for expected in [1, 2, 60, 1] {
+            let (before, died) = (Instant::now(), a.id());
+            end(&a, ActorRef::kill).await;
+            a.when_up(died).await;
+            assert_eq!(before.elapsed().as_secs(), expected);
+        }
+        tree.stop().await;
+    });
+}
