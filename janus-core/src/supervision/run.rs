@@ -154,8 +154,8 @@ impl<A: Actor<Context = Context<A>>> ActorBody<A> {
 
     /// Reports `cell` as begun when `started` has run and before the first message is handled.
     ///
-    /// actix polls what waits in the context after `started` and before the mailbox, latest first: so whatever `started`
-    /// itself waits for comes before this too.
+    /// actix polls what waits in the context after `started` and before the mailbox, latest first: so whatever else
+    /// waits there comes before this too, if this is called before the factory is.
     pub(crate) fn report_start(ctx: &mut Context<A>, cell: Arc<Cell>) {
         ctx.wait(wrap_future::<_, A>(async {}).map(move |(), _, _| cell.begun()));
     }

@@ -381,6 +381,7 @@ impl<A: Actor<Context = Context<A>>> Launch for LaunchActor<A> {
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };
             let mut ctx = ActorBody::<A>::context();
+            ActorBody::report_start(&mut ctx, cell.clone());
             let made = {
                 let _current = cell::enter(&cell);
                 guarded(|| factory(&mut ctx, &info).map_err(|error| error.to_string()))
@@ -390,7 +391,6 @@ impl<A: Actor<Context = Context<A>>> Launch for LaunchActor<A> {
                 Ok(Err(message)) => return end_unborn(&cell, ExitReason::StartFailed(message.into()), ctx),
                 Err(reason) => return end_unborn(&cell, reason, ctx),
             };
-            ActorBody::report_start(&mut ctx, cell.clone());
             let addr = actix::AsyncContext::address(&ctx);
             let incarnation = Incarnation::new(ActorBody::new(ctx, actor, Some(slot.clone())), cell.clone());
             if slot.occupy(addr, &cell) {

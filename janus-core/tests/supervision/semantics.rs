@@ -140,6 +140,24 @@ fn what_started_waits_for_is_part_of_the_start() {
 }
 
 #[test]
+fn what_the_factory_waits_for_is_part_of_the_start() {
+    virtual_time(async |here| {
+        let log = Log::default();
+        let waits = {
+            let log = log.clone();
+            ChildSpec::actor(&ActorRef::new("waits"), move |ctx| {
+                let connect = async { tokio::time::sleep(2 * SECOND).await };
+                ctx.wait(fut::wrap_future::<_, Puppet>(connect).map(|(), act, _| act.log().say("connected")));
+                Ok(Puppet::new("waits", &log))
+            })
+        };
+        let tree = one_for_one().child(waits).child(puppet("next", &log).1).start(&here).await.unwrap();
+        assert_eq!(log.take(), "start:waits connected start:next");
+        tree.stop().await;
+    });
+}
+
+#[test]
 fn a_start_that_takes_too_long_fails_and_is_rolled_back() {
     virtual_time(async |here| {
         let log = Log::default();

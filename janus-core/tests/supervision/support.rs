@@ -71,6 +71,10 @@ impl Puppet {
         Self { name: name.into(), log: log.clone(), by_itself: false, linger: Duration::ZERO, lingering: false }
     }
 
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     pub(crate) fn lingering(mut self, linger: Duration) -> Self {
         self.linger = linger;
         self
