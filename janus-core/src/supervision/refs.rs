@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::cell::{Cell, Monitor, UP};
+use super::cell::{Cell, KILL, Monitor, UP};
 use super::exit::{ActorId, Down, ExitReason};
 
 /// How long [`ActorRef::call`] waits: as long as a `gen_server` call.
@@ -317,11 +317,12 @@ struct Cold {
 }
 
 impl<A: Actor<Context = Context<A>>> Slot<A> {
-    /// Makes the name resolve to `cell`. False if somebody else still lives there.
+    /// Makes the name resolve to `cell`. False if somebody else still lives there, or if `cell` was killed on the way.
     pub(crate) fn occupy(&self, addr: Addr<A>, cell: &Arc<Cell>) -> bool {
         let arrival = {
             let mut cold = self.cold.lock();
-            if cold.occupant.as_ref().is_some_and(|occupant| !occupant.has_ended()) {
+            // Looked at under the lock: one that is abandoned is killed first and cleared then.
+            if cell.flags() & KILL != 0 || cold.occupant.as_ref().is_some_and(|occupant| !occupant.has_ended()) {
                 return false;
             }
             cold.occupant = Some(cell.clone());

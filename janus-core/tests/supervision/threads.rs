@@ -251,6 +251,34 @@ fn a_start_whose_job_is_lost_with_its_arbiter_is_over() {
 }
 
 #[test]
+fn a_name_never_stands_for_one_that_was_abandoned_in_its_factory() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let actor = ActorRef::new("a");
+        let spec = ChildSpec::actor(&actor, move |_| {
+            let _ = released.lock().recv();
+            Ok(Puppet::new("a", &Log::default()))
+        });
+        let tree = one_for_one().start(&control.place()).await.unwrap();
+        let start = tree.start_child(spec.place(home.place()).start_timeout(20 * MILLI));
+        assert!(start.await.unwrap_err().to_string().contains("not up after 20ms"));
+        let (tell, told) = oneshot::channel();
+        let name = actor.clone();
+        let look = move || {
+            let _ = tell.send(name.is_running());
+        };
+        home.place().run(look).unwrap();
+        drop(release);
+        assert!(!told.await.unwrap());
+        tree.stop().await;
+        home.stop();
+        control.stop();
+    });
+}
+
+#[test]
 fn a_panic_in_a_job_leaves_the_arbiter_running() {
     block_on(async {
         let home = Arbiter::start("home").unwrap();
