@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::cell::{Cell, KILL, UP};
 use super::exit::{ActorId, ExitReason};
 use super::place::Place;
+use super::run::Birth;
 use super::spec::{ChildSpec, Kind, Launch, Shutdown, Start, StartInfo, TreeShared};
 use super::tree::{Event, EventKind, NodeKind, State, Tree};
 use super::window::{RestartIntensity, RestartWindow};
@@ -179,6 +180,8 @@ impl Surroundings {
         info: StartInfo,
         abort: impl Future<Output = ()>,
     ) -> Result<(), ExitReason> {
+        // It also ends if this future is dropped before it was on its way.
+        let unborn = Birth::new(cell.clone());
         if let Some(predecessor) = spec.launch.occupant() {
             if predecessor.flags() & KILL == 0 {
                 cell.finish(ExitReason::StartFailed(format!("{} is already running", spec.name).into()));
@@ -186,10 +189,7 @@ impl Surroundings {
                 self.bury(spec, &predecessor).await;
             }
         }
-        if cell.flags() & KILL != 0 {
-            // Killed while it waited for its predecessor: there is nothing yet that could end by itself.
-            cell.finish(cell.take_asked().unwrap_or(ExitReason::Killed));
-        } else {
+        if unborn.arrive().is_some() {
             let place = spec.place.clone().unwrap_or_else(|| self.place.clone());
             spec.launch.launch(Start { cell: cell.clone(), info, place, tree: self.tree.clone() });
         }

@@ -661,19 +661,22 @@ impl Keeper {
 
     async fn stop_all(&mut self) {
         self.live.mailbox.close();
-        // Starts under way are given up; the cells they were waiting for are in the table.
-        self.steps.clear();
         let named: Vec<_> = {
             let mut named = self.live.named.lock();
             named.by_id.clear();
             let running = named.children.values_mut().filter_map(|child| {
                 child.due = None;
                 let cell = child.cell.clone();
+                // Starts under way are given up.
+                if let Some(cell) = cell.as_ref().filter(|cell| cell.flags() & UP == 0) {
+                    cell.kill(ExitReason::Killed);
+                }
                 child.state = if cell.is_some() { State::Stopping } else { State::Stopped };
                 Some((child.spec.clone(), cell?))
             });
             running.collect()
         };
+        self.steps.clear();
         let numbered: Vec<Arc<Cell>> = {
             let mut numbered = self.live.numbered.lock();
             numbered.closed = true;

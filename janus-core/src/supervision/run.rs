@@ -227,7 +227,8 @@ impl Body for TaskBody {
 
 /// An incarnation on its way to the thread it is to run on.
 ///
-/// If it gets lost on the way, because the arbiter is down or its queue is dropped, its cell still ends.
+/// If it gets lost on the way, because the arbiter is down, its queue is dropped or its supervisor has ended, its cell
+/// still ends.
 pub(crate) struct Birth {
     cell: Option<Arc<Cell>>,
 }
@@ -251,7 +252,7 @@ impl Birth {
 impl Drop for Birth {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            cell.finish(ExitReason::ArbiterDown);
+            cell.finish(cell.take_asked().unwrap_or(ExitReason::ArbiterDown));
         }
     }
 }

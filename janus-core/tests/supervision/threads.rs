@@ -279,6 +279,37 @@ fn a_name_never_stands_for_one_that_was_abandoned_in_its_factory() {
 }
 
 #[test]
+fn a_start_that_waits_for_its_predecessor_is_over_when_its_supervisor_stops() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let mut blocking = blocking(&home);
+        let pool = DynamicSupervisor::new("pool").kill_grace(DEADLINE * 4);
+        let brutal = ChildSpec::dynamic(&pool).shutdown(Shutdown::BrutalKill);
+        let tree = one_for_one().child(brutal).start(&control.place()).await.unwrap();
+        pool.start_child(blocking.spec.clone()).await.unwrap();
+        blocking.block().await;
+        // The child is killed along with its supervisor, but is stuck in its handler.
+        tree.terminate_child("pool").await.unwrap();
+        tree.delete_child("pool").await.unwrap();
+        tree.start_child(ChildSpec::dynamic(&pool)).await.unwrap();
+        let start = pool.start_child(blocking.spec.clone());
+        let stop = async {
+            until("the start is under way", || !pool.tree().children.is_empty()).await;
+            let before = Instant::now();
+            tree.terminate_child("pool").await.unwrap();
+            before.elapsed()
+        };
+        let (started, took) = tokio::join!(start, stop);
+        assert_eq!(started, Err(StartError::NotRunning));
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        drop(blocking.release.take());
+        tree.stop().await;
+        home.stop();
+        control.stop();
+    });
+}
+
+#[test]
 fn a_panic_in_a_job_leaves_the_arbiter_running() {
     block_on(async {
         let home = Arbiter::start("home").unwrap();
