@@ -432,16 +432,19 @@ impl Launch for DynamicSupervisor {
             numbered: Mutex::default(),
             named: Mutex::default(),
         });
-        *self.shared.live.lock() = Some(live.clone());
+        let previous = self.shared.live.lock().replace(live.clone());
+        // Without the lock, since its mail may hold factories, and those anything.
+        drop(previous);
         let birth = Birth::new(cell);
+        // Made here, so that nobody waits for one that gets lost on the way, and no child outlives it.
+        let keeper = Keeper {
+            window: RestartWindow::new(live.settings.intensity),
+            live,
+            steps: FuturesUnordered::new(),
+            due: BTreeSet::new(),
+        };
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };
-            let keeper = Keeper {
-                window: RestartWindow::new(live.settings.intensity),
-                live,
-                steps: FuturesUnordered::new(),
-                due: BTreeSet::new(),
-            };
             let body = TaskBody::new(Box::pin(keeper.supervise()), Begun::ByItself);
             tokio::task::spawn_local(Incarnation::new(body, cell));
         });
@@ -451,7 +454,12 @@ impl Launch for DynamicSupervisor {
         self.running().map(|live| live.cell.clone())
     }
 
-    fn abandon(&self, _: &Cell) {}
+    fn abandon(&self, cell: &Cell) {
+        let live = self.shared.live.lock().clone();
+        if let Some(live) = live.filter(|live| std::ptr::eq(&*live.cell, cell)) {
+            live.dissolve();
+        }
+    }
 
     fn subtree(&self) -> Option<Tree> {
         Some(self.tree())
@@ -541,6 +549,35 @@ impl Live {
         }
         numbered.cells.insert(cell.id(), cell.clone());
         Ok(cell)
+    }
+
+    /// Takes no more mail and no more children, and kills whoever still runs.
+    ///
+    /// After an orderly end nobody does. A supervisor that was killed, whose arbiter is gone or that hangs takes its
+    /// children along: that is the link between them.
+    fn dissolve(&self) {
+        self.mailbox.close();
+        let mut orphans: Vec<Arc<Cell>> = {
+            let mut numbered = self.numbered.lock();
+            numbered.closed = true;
+            numbered.cells.values().cloned().collect()
+        };
+        // A factory often holds what in turn holds a handle to this supervisor.
+        let factories: Vec<Arc<dyn Launch>> = {
+            let mut named = self.named.lock();
+            named.by_id.clear();
+            let forgotten = named.children.values_mut().map(|child| {
+                child.state = State::Stopped;
+                orphans.extend(child.cell.take());
+                child.spec.forget_factory()
+            });
+            forgotten.collect()
+        };
+        for cell in orphans {
+            cell.kill(ExitReason::Killed);
+        }
+        // Last and without the lock: what a factory has captured may look at the tree when it is dropped.
+        drop(factories);
     }
 
     async fn end_numbered(&self, cell: &Arc<Cell>) {
@@ -928,26 +965,6 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.live.mailbox.close();
-        // After an orderly end nothing runs any more. A supervisor that was killed, or whose arbiter is gone, takes its
-        // children along: that is the link between them.
-        let mut orphans: Vec<Arc<Cell>> = {
-            let mut numbered = self.live.numbered.lock();
-            numbered.closed = true;
-            numbered.cells.values().cloned().collect()
-        };
-        {
-            let mut named = self.live.named.lock();
-            named.by_id.clear();
-            for child in named.children.values_mut() {
-                child.state = State::Stopped;
-                // A factory often holds what in turn holds a handle to this supervisor.
-                child.spec.forget_factory();
-                orphans.extend(child.cell.take());
-            }
-        }
-        for cell in orphans {
-            cell.kill(ExitReason::Killed);
-        }
+        self.live.dissolve();
     }
 }

@@ -223,9 +223,11 @@ impl ChildSpec {
         &self.name
     }
 
-    /// Lets go of the factory and of all it holds; what the tree shows of the child stays.
-    pub(crate) fn forget_factory(&mut self) {
-        self.launch = Arc::new(Forgotten(self.launch.kind()));
+    /// Takes out the factory with all it holds, to be dropped; what the tree shows of the child stays.
+    #[must_use]
+    pub(crate) fn forget_factory(&mut self) -> Arc<dyn Launch> {
+        let forgotten = Arc::new(Forgotten(self.launch.kind()));
+        std::mem::replace(&mut self.launch, forgotten)
     }
 
     /// Whether it is forgotten when it ends, if its supervisor's default is permanent.
@@ -291,7 +293,8 @@ pub(crate) trait Launch: Send + Sync {
     fn launch(&self, start: Start);
     /// The last incarnation if it has not ended, whoever started it.
     fn occupant(&self) -> Option<Arc<Cell>>;
-    /// The name is to stop resolving to `cell`, whose code will not see to that itself.
+    /// `cell` is given up for dead, and its code will not see to what follows from that: its name is to stop resolving
+    /// to it, and what is below it ends.
     fn abandon(&self, cell: &Cell);
     /// What is below it, if it is a supervisor.
     fn subtree(&self) -> Option<Tree> {

@@ -436,12 +436,15 @@ impl Launch for Supervisor {
         };
         let live =
             Arc::new(Live { cell: cell.clone(), around, mailbox: Mailbox::new(), table: Mutex::new(Table::default()) });
-        *self.handle.shared.live.lock() = Some(live.clone());
+        let previous = self.handle.shared.live.lock().replace(live.clone());
+        // Without the lock: what the factories of its children have captured may look at the tree when it is dropped.
+        drop(previous);
         let plan = self.plan.clone();
         let birth = Birth::new(cell);
+        // Made here, so that nobody waits for one that gets lost on the way.
+        let keeper = Keeper { window: RestartWindow::new(plan.intensity), plan, live, due: BTreeSet::new() };
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };
-            let keeper = Keeper { window: RestartWindow::new(plan.intensity), plan, live, due: BTreeSet::new() };
             let body = TaskBody::new(Box::pin(keeper.supervise()), Begun::ByItself);
             tokio::task::spawn_local(Incarnation::new(body, cell));
         });
@@ -451,7 +454,12 @@ impl Launch for Supervisor {
         self.handle.running().map(|live| live.cell.clone())
     }
 
-    fn abandon(&self, _: &Cell) {}
+    fn abandon(&self, cell: &Cell) {
+        let live = self.handle.shared.live.lock().clone();
+        if let Some(live) = live.filter(|live| std::ptr::eq(&*live.cell, cell)) {
+            live.dissolve();
+        }
+    }
 
     fn subtree(&self) -> Option<Tree> {
         Some(self.handle.tree())
@@ -506,6 +514,26 @@ impl Parent for Live {
 }
 
 impl Live {
+    /// Takes no more mail and kills whoever still runs.
+    ///
+    /// After an orderly end nobody does. A supervisor that was killed, whose arbiter is gone or that hangs takes its
+    /// children along: that is the link between them.
+    fn dissolve(&self) {
+        self.mailbox.close();
+        let orphans: Vec<Arc<Cell>> = {
+            let mut table = self.table.lock();
+            table.by_id.clear();
+            let running = table.children.values_mut().rev().filter_map(|child| {
+                child.state = State::Stopped;
+                child.cell.take()
+            });
+            running.collect()
+        };
+        for cell in orphans {
+            cell.kill(ExitReason::Killed);
+        }
+    }
+
     fn node(&self) -> Tree {
         let children =
             self.table.lock().children.values().map(|child| (child.node(), child.spec.launch.clone())).collect();
@@ -889,20 +917,6 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.live.mailbox.close();
-        // After an orderly end nothing runs any more. A supervisor that was killed, or whose arbiter is gone, takes its
-        // children along: that is the link between them.
-        let orphans: Vec<Arc<Cell>> = {
-            let mut table = self.live.table.lock();
-            table.by_id.clear();
-            let running = table.children.values_mut().rev().filter_map(|child| {
-                child.state = State::Stopped;
-                child.cell.take()
-            });
-            running.collect()
-        };
-        for cell in orphans {
-            cell.kill(ExitReason::Killed);
-        }
+        self.live.dissolve();
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, end, puppet, settle, virtual_time};
+use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, end, in_time, puppet, settle, virtual_time};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -386,5 +386,28 @@ fn a_back_off_begins_anew_after_a_quarantine() {
             assert_eq!(before.elapsed().as_secs(), expected);
         }
         tree.stop().await;
+    });
+}
+
+#[test]
+fn what_a_factory_holds_may_look_at_its_supervisor_when_it_is_dropped() {
+    struct Looks(DynamicSupervisor);
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            self.0.tree();
+        }
+    }
+    in_time(|| {
+        virtual_time(async |here| {
+            let pool = DynamicSupervisor::new("pool");
+            let tree = run(&pool, &here).await;
+            let looks = Looks(pool.clone());
+            let idle = ChildSpec::task("idle", move || {
+                let _ = &looks;
+                std::future::pending()
+            });
+            pool.start_child(idle).await.unwrap();
+            tree.stop().await;
+        });
     });
 }

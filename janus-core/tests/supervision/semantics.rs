@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 
-use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, end, puppet, settle, virtual_time};
+use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, end, in_time, puppet, settle, virtual_time};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -982,6 +982,34 @@ fn a_task_that_fails_in_its_deferred_initialisation_says_why() {
         };
         let error = one_for_one().child(ChildSpec::task("listener", bind)).start(&here).await.unwrap_err();
         assert_eq!(error.to_string(), "root: start failed: listener: start failed: address in use");
+    });
+}
+
+#[test]
+fn what_a_factory_holds_may_look_at_the_tree_when_it_is_dropped() {
+    struct Looks(SupervisorRef);
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            self.0.tree();
+        }
+    }
+    in_time(|| {
+        virtual_time(async |here| {
+            let inner = Supervisor::new("inner", Strategy::OneForOne);
+            let handle = inner.handle();
+            let tree = one_for_one().child(ChildSpec::supervisor(inner)).start(&here).await.unwrap();
+            let looks = Looks(handle.clone());
+            let idle = ChildSpec::task("idle", move || {
+                let _ = &looks;
+                std::future::pending()
+            });
+            handle.start_child(idle).await.unwrap();
+            let first = handle.id();
+            handle.kill();
+            settle().await;
+            assert_ne!(handle.id(), first);
+            tree.stop().await;
+        });
     });
 }
 

@@ -34,6 +34,18 @@ pub(crate) fn virtual_time<F: Future<Output = ()>>(test: impl FnOnce(Place) -> F
     runtime.block_on(async { test(Place::here()).await });
 }
 
+/// Runs a test that would block its thread if it failed on one of its own.
+pub(crate) fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (over, wait) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = over.send(());
+    });
+    let timed_out = wait.recv_timeout(Duration::from_secs(10)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+    assert!(!timed_out, "the test is blocked");
+    thread.join().unwrap();
+}
+
 /// Lets everybody who can run do so. Ten rounds are several times what the longest chain of tasks here needs.
 pub(crate) async fn settle() {
     for _ in 0..10 {

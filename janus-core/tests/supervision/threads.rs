@@ -250,6 +250,79 @@ fn a_start_whose_job_is_lost_with_its_arbiter_is_over() {
     });
 }
 
+/// Keeps a thread busy until what is returned is dropped.
+async fn occupy(home: &Arbiter) -> mpsc::Sender<()> {
+    let (entered, is_in) = oneshot::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let busy = move || {
+        let _ = entered.send(());
+        let _ = released.recv();
+    };
+    home.place().run(busy).unwrap();
+    is_in.await.unwrap();
+    release
+}
+
+#[test]
+fn a_supervisor_that_never_gets_to_its_thread_keeps_nobody_waiting_and_no_children() {
+    block_on(async {
+        let (control, home) = (Arbiter::start("control").unwrap(), Arbiter::start("home").unwrap());
+        let release = occupy(&home).await;
+        let tree = one_for_one().start(&control.place()).await.unwrap();
+        let (inner, pool) = (Supervisor::new("inner", Strategy::OneForOne), DynamicSupervisor::new("pool"));
+        let handle = inner.handle();
+        let late = |spec: ChildSpec| tree.start_child(spec.place(home.place()).start_timeout(50 * MILLI));
+        let command = async {
+            until("the start is under way", || handle.id().is_some()).await;
+            handle.which_children().await
+        };
+        let (started, answer) = tokio::join!(late(ChildSpec::supervisor(inner)), timeout(DEADLINE, command));
+        assert!(started.is_err());
+        assert!(answer.expect("a command is refused when its supervisor has ended").is_err());
+
+        let child = async {
+            until("the start is under way", || pool.id().is_some()).await;
+            let (tell, told) = oneshot::channel();
+            let pool = pool.clone();
+            let start = move || {
+                let child = pool.start_here(|_| Puppet::new("n", &Log::default())).unwrap();
+                child.monitor(move |down| drop(tell.send(down.reason))).detach();
+            };
+            control.place().run(start).unwrap();
+            told.await.unwrap()
+        };
+        let (started, reason) = tokio::join!(late(ChildSpec::dynamic(&pool)), timeout(DEADLINE, child));
+        assert!(started.is_err());
+        assert_eq!(reason.expect("a child ends with its supervisor"), ExitReason::Killed);
+        drop(release);
+        tree.stop().await;
+        home.stop();
+        control.stop();
+    });
+}
+
+#[test]
+fn a_supervisor_that_is_abandoned_takes_its_children_along() {
+    block_on(async {
+        let arbiters = ["control", "home", "refuge"].map(|name| Arbiter::start(name).unwrap());
+        let [control, home, refuge] = &arbiters;
+        let ((a, a_spec), (b, b_spec)) = (puppet("a", &Log::default()), puppet("b", &Log::default()));
+        let inner = Supervisor::new("inner", Strategy::OneForOne).child(a_spec.place(refuge.place()));
+        let pool = DynamicSupervisor::new("pool");
+        let hasty = |spec: ChildSpec| spec.place(home.place()).shutdown(Shutdown::Timeout(50 * MILLI));
+        let root = one_for_one().child(hasty(ChildSpec::supervisor(inner))).child(hasty(ChildSpec::dynamic(&pool)));
+        let tree = root.start(&control.place()).await.unwrap();
+        pool.start_child(b_spec.place(refuge.place())).await.unwrap();
+        let release = occupy(home).await;
+        tree.terminate_child("inner").await.unwrap();
+        tree.terminate_child("pool").await.unwrap();
+        until("the children end", || !a.is_running() && !b.is_running()).await;
+        drop(release);
+        tree.stop().await;
+        arbiters.into_iter().for_each(Arbiter::stop);
+    });
+}
+
 #[test]
 fn a_name_never_stands_for_one_that_was_abandoned_in_its_factory() {
     block_on(async {
