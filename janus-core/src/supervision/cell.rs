@@ -337,17 +337,18 @@ impl Cell {
 
     /// Writes the final reason, once, and tells everybody. Later calls do nothing and return false.
     pub(crate) fn finish(&self, reason: ExitReason) -> bool {
-        let (reason, monitors, waiters) = {
-            let mut life = self.life.lock();
-            let Life::Running { monitors, waiters, .. } = &mut *life else { return false };
-            let (monitors, waiters) = (std::mem::take(monitors), std::mem::take(waiters));
-            let reason = if self.flags() & UP == 0 { reason.before_up() } else { reason };
-            *life = Life::Ended(reason.clone());
-            self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
-            (reason, monitors, waiters)
+        let first = match &mut *self.life.lock() {
+            Life::Ended(_) => None,
+            life @ Life::Running { .. } => {
+                let reason = if self.flags() & UP == 0 { reason.before_up() } else { reason };
+                self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
+                Some((reason.clone(), std::mem::replace(life, Life::Ended(reason))))
+            }
         };
         // A waker keeps its task's runtime alive, and a cell may be kept for as long as somebody asks for its reason.
+        // Also the second time: whoever was declared dead may have been polled since.
         drop(self.waker.take());
+        let Some((reason, Life::Running { monitors, waiters, .. })) = first else { return false };
         // The parent first: a monitor that never returns must not keep a child from being restarted.
         if let Some(parent) = self.parent.as_ref().and_then(Weak::upgrade) {
             parent.child_ended(self, &reason);
@@ -554,6 +555,21 @@ mod tests {
         assert_eq!(cell.take_asked(), Some(ExitReason::Killed));
         assert!(cell.finish(ExitReason::Killed) && !cell.finish(ExitReason::Normal));
         assert_eq!(cell.reason(), Some(ExitReason::Killed));
+    }
+
+    #[test]
+    fn a_cell_that_has_ended_keeps_no_waker() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<Nobody>::new());
+        let task = Arc::new(Task);
+        for first in [true, false] {
+            cell.register_waker(&task.clone().into());
+            assert_eq!(cell.finish(ExitReason::Killed), first);
+            assert_eq!(Arc::strong_count(&task), 1);
+        }
     }
 
     struct Nobody;
