@@ -175,7 +175,9 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 cell.probe().await;
                 Err(cell.reason().map_or(CallError::NoReply, CallError::Died))
             };
-            tokio::time::timeout(timeout, answer).await.unwrap_or(Err(CallError::Timeout))
+            let in_time = tokio::time::timeout(timeout, answer).await;
+            // One that was declared dead keeps its mailbox until its thread comes back.
+            in_time.unwrap_or_else(|_| Err(cell.reason().map_or(CallError::Timeout, CallError::Died)))
         }
     }
 

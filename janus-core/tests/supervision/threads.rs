@@ -111,8 +111,10 @@ fn a_hung_handler_does_not_hang_its_supervisor() {
         let (tell, told) = oneshot::channel();
         blocking.actor.monitor(move |down| drop(tell.send(down.reason))).detach();
         blocking.block().await;
+        let call = blocking.actor.call_timeout(Block, 300 * MILLI);
         tree.terminate_child("blocker").await.unwrap();
         assert_eq!(told.await.unwrap(), ExitReason::Killed);
+        assert_eq!(call.await, Err(CallError::Died(ExitReason::Killed)));
         assert!(!blocking.actor.is_running());
         assert_eq!(blocking.alive.load(Ordering::SeqCst), 1, "it is still stuck in its handler");
         let mut seen = Vec::new();
