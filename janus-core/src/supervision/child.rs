@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cell::{Cell, KILL, UP};
 use super::exit::{ActorId, ExitReason};
 use super::place::Place;
 use super::run::Birth;
-use super::spec::{ChildSpec, Kind, Launch, Shutdown, Start, StartInfo, TreeShared};
+use super::spec::{ChildSpec, Kind, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
 use super::tree::{Event, EventKind, NodeKind, State, Tree};
 use super::window::{RestartIntensity, RestartWindow};
 
@@ -189,25 +189,29 @@ impl Surroundings {
                 self.bury(spec, &predecessor).await;
             }
         }
+        let place = spec.place.as_ref().unwrap_or(&self.place);
         if unborn.arrive().is_some() {
-            let place = spec.place.clone().unwrap_or_else(|| self.place.clone());
-            spec.launch.launch(Start { cell: cell.clone(), info, place, tree: self.tree.clone() });
+            let (place, tree) = (place.clone(), self.tree.clone());
+            spec.launch.launch(Start { cell: cell.clone(), info, place, tree });
         }
-        let limit = spec.start_limit();
         let too_late = async {
-            match limit {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
-            }
+            let Some(limit) = spec.start_limit() else {
+                // It may take as long as what is below it does, but not because its thread hangs.
+                let (turn, its_turn) = oneshot::channel::<()>();
+                let _ = place.run(move || drop(turn));
+                return match timeout(START_TIMEOUT_DEFAULT, its_turn).await {
+                    Ok(_) => std::future::pending().await,
+                    Err(_) => format!("{} did not answer for {START_TIMEOUT_DEFAULT:?}", place.name()),
+                };
+            };
+            sleep(limit).await;
+            format!("it was not up after {limit:?}")
         };
         tokio::select! {
             biased;
             () = cell.until(UP) => {}
             () = abort => cell.kill(ExitReason::Killed),
-            () = too_late => {
-                let limit = limit.unwrap_or_default();
-                cell.kill(ExitReason::StartFailed(format!("it was not up after {limit:?}").into()));
-            }
+            why = too_late => cell.kill(ExitReason::StartFailed(why.into())),
         }
         // A task may be up and done at once; that is no failed start.
         if cell.flags() & UP != 0 {

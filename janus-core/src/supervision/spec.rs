@@ -27,7 +27,7 @@ const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
 
 /// How long a worker may take to start unless its spec says otherwise. OTP waits for ever, which lets one hung `init`
 /// hang the tree.
-const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+pub(crate) const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Events that a slow subscriber may be behind by before it misses some.
 const EVENTS_MAX: usize = 256;
@@ -201,7 +201,7 @@ impl ChildSpec {
     }
 
     /// How long its start may take. Longer is a failed start, and the child is killed. The default is 5 seconds; for
-    /// supervisors, whose children have timeouts of their own, there is none.
+    /// supervisors, whose children have timeouts of their own, there is none, but their thread must answer by then.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = Some(timeout);

@@ -173,6 +173,18 @@ fn a_start_that_takes_too_long_fails_and_is_rolled_back() {
 }
 
 #[test]
+fn a_supervisor_may_take_as_long_to_start_as_its_children_do() {
+    virtual_time(async |here| {
+        let (minute, log) = (60 * SECOND, Log::default());
+        let inner = Supervisor::new("inner", Strategy::OneForOne);
+        let inner = inner.child(slow(minute, Ok(()), &log).start_timeout(2 * minute));
+        let tree = one_for_one().child(ChildSpec::supervisor(inner)).start(&here).await.unwrap();
+        assert_eq!(log.take(), "ready");
+        tree.stop().await;
+    });
+}
+
+#[test]
 fn five_restarts_in_sixty_seconds_are_allowed_and_the_sixth_escalates() {
     virtual_time(async |here| {
         let log = Log::default();

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::support::{Echo, Log, PLANNED, Puppet, puppet, quiet_panics};
+use crate::support::{Echo, Log, PLANNED, Puppet, puppet, quiet_panics, virtual_time};
 
 /// Longer than anything here takes; a test that reaches it has found something hung.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -300,6 +300,25 @@ fn a_supervisor_that_never_gets_to_its_thread_keeps_nobody_waiting_and_no_childr
         tree.stop().await;
         home.stop();
         control.stop();
+    });
+}
+
+#[test]
+fn a_supervisor_whose_thread_does_not_answer_holds_up_its_parent_no_longer_than_any_start() {
+    // The clock of this thread jumps while it waits for the other, which really hangs.
+    virtual_time(async |here| {
+        let home = Arbiter::start("home").unwrap();
+        let release = occupy(&home).await;
+        let tree = one_for_one().start(&here).await.unwrap();
+        let inner = ChildSpec::supervisor(Supervisor::new("inner", Strategy::OneForOne));
+        let before = tokio::time::Instant::now();
+        let start = tree.start_child(inner.place(home.place()));
+        let error = timeout(Duration::from_secs(60), start).await.expect("it gives up").unwrap_err();
+        assert!(error.to_string().contains("home did not answer for 5s"), "{error}");
+        assert!(before.elapsed() < Duration::from_secs(6));
+        drop(release);
+        tree.stop().await;
+        home.stop();
     });
 }
 
