@@ -792,7 +792,7 @@ fn observers_see_what_happens_and_a_slow_one_is_told_what_it_missed() {
 }
 
 #[test]
-fn a_killed_supervisor_takes_its_children_along_and_its_successor_waits_for_them() {
+fn a_killed_supervisor_takes_its_children_along() {
     virtual_time(async |here| {
         let log = Log::default();
         let (a, spec) = puppet("a", &log);

@@ -404,6 +404,36 @@ fn a_start_that_waits_for_its_predecessor_is_over_when_its_supervisor_stops() {
 }
 
 #[test]
+fn a_child_waits_for_a_predecessor_whose_supervisor_was_killed() {
+    block_on(async {
+        let arbiters = ["control", "home", "refuge"].map(|name| Arbiter::start(name).unwrap());
+        let [control, home, refuge] = &arbiters;
+        let mut blocking = blocking(home);
+        let pool = DynamicSupervisor::new("pool").kill_grace(DEADLINE * 4);
+        let tree = one_for_one().child(ChildSpec::dynamic(&pool)).start(&control.place()).await.unwrap();
+        pool.start_child(blocking.spec.clone()).await.unwrap();
+        blocking.block().await;
+        let killed = pool.id();
+        tree.kill();
+        tree.wait().await;
+        until("the pool ends too", || pool.id().is_none()).await;
+        let tree = one_for_one().child(ChildSpec::dynamic(&pool)).start(&control.place()).await.unwrap();
+        assert_ne!(pool.id(), killed);
+        let start = pool.start_child(blocking.spec.clone().place(refuge.place()));
+        let release = async {
+            until("the start is under way", || !pool.tree().children.is_empty()).await;
+            assert_eq!(blocking.alive.load(Ordering::SeqCst), 1);
+            drop(blocking.release.take());
+        };
+        let (started, ()) = tokio::join!(start, release);
+        started.unwrap();
+        assert_eq!(blocking.alive.load(Ordering::SeqCst), 1);
+        tree.stop().await;
+        arbiters.into_iter().for_each(Arbiter::stop);
+    });
+}
+
+#[test]
 fn a_panic_in_a_job_leaves_the_arbiter_running() {
     block_on(async {
         let home = Arbiter::start("home").unwrap();
@@ -413,6 +443,27 @@ fn a_panic_in_a_job_leaves_the_arbiter_running() {
         assert_eq!(told.await.unwrap().as_deref(), Some("home"));
         home.stop();
     });
+}
+
+struct Native;
+
+impl Actor for Native {
+    type Context = Context<Self>;
+}
+
+#[derive(MessageResponse)]
+struct OnThread(std::thread::ThreadId);
+
+#[derive(Message)]
+#[rtype(result = "OnThread")]
+struct WhereAreYou;
+
+impl Handler<WhereAreYou> for Native {
+    type Result = OnThread;
+
+    fn handle(&mut self, _: WhereAreYou, _: &mut Context<Self>) -> OnThread {
+        OnThread(std::thread::current().id())
+    }
 }
 
 #[test]
@@ -425,16 +476,12 @@ fn numbered_children_start_on_the_thread_that_asks() {
         let here = pool.clone();
         home.place()
             .run(move || {
-                let thread = std::thread::current().id();
-                let child = here.start_here(|ctx| {
-                    ctx.run_later(MILLI, move |_, _| assert_eq!(std::thread::current().id(), thread));
-                    Puppet::new("n", &Log::default())
-                });
-                let _ = tell.send(child.unwrap());
+                let child = here.start_here(|_| Native).unwrap();
+                let _ = tell.send((child, std::thread::current().id()));
             })
             .unwrap();
-        let child = told.await.unwrap();
-        assert_eq!(child.addr().unwrap().send(Echo(3)).await.unwrap(), 3);
+        let (child, thread) = told.await.unwrap();
+        assert_eq!(child.addr().unwrap().send(WhereAreYou).await.unwrap().0, thread);
         tree.stop().await;
         assert_eq!(child.reason(), Some(ExitReason::Shutdown));
         home.stop();
