@@ -68,8 +68,9 @@
 //! # What is not guaranteed
 //!
 //! - **What Rust itself aborts on** ends the process: a panic while another unwinds (a local whose `Drop` panics during
-//!   a panic, or two fields of one actor whose `Drop`s both panic), a panic out of a function that must not unwind,
-//!   stack overflow, running out of memory, and any panic under `panic = "abort"`, of which [`Supervisor::start`] warns.
+//!   a panic, or two panicking `Drop`s among the fields of one actor, its timers and the messages that wait for it), a
+//!   panic out of a function that must not unwind, stack overflow, running out of memory, and any panic under
+//!   `panic = "abort"`, of which [`Supervisor::start`] warns.
 //! - **Messages to an actor that ends are lost** with its mailbox. A `call` says so, a `cast` cannot.
 //! - **A handler that does not return cannot be interrupted**; a [`Watchdog`] can only name it. It takes its thread
 //!   with it, so what is started there fails until it returns. A kill takes effect at the end of the actor's current
