@@ -6,12 +6,13 @@
 //! When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile. Beyond
 //! `max_connections` a client gets an error frame and a close, and accepting goes on.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{self, Poll, ready};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use actix::fut::ActorFuture;
@@ -30,14 +31,18 @@ use crate::supervision::ActorRef;
 use crate::transport::Transport;
 use crate::wire::classic::{self, ErrorCode};
 
-/// Connections accepted before others get their turn.
-const BURST: usize = 32;
+/// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
+/// overflows costs a client a second: the kernel drops its SYN.
+const BURST: usize = 256;
+
+/// Connections that are served, which means a Transport and a greeting, before others get their turn.
+const SERVED_PER_TURN: usize = 32;
+
+/// Connections that have been taken and wait to be served; beyond it they wait in the backlog.
+const WAITING: usize = 4_096;
 
 /// How long to wait for descriptors to become free.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections beyond `max_connections` that may wait until their error frame is read; more are closed at once.
-const REFUSALS: usize = 32;
 
 const SERVER_FULL: &str = "the server is full; try again later";
 
@@ -187,7 +192,7 @@ impl Acceptor {
         }
         let (read, write) = stream.into_split();
         let slot = Arc::new(Slot::new(shared.connections.next_id(), None, peer, write));
-        if shared.connections.begin_refusal(REFUSALS) {
+        if shared.connections.begin_refusal(shared.config.max_refusals) {
             let mut begun = false;
             let started = shared.transport_supervisor.start_here(|_| {
                 begun = true;
@@ -214,7 +219,7 @@ impl Actor for Acceptor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.socket.take() {
-            ctx.spawn(Accept { listener, pause: None });
+            ctx.spawn(Accept { listener, waiting: VecDeque::new(), pause: None });
         }
     }
 }
@@ -222,6 +227,8 @@ impl Actor for Acceptor {
 /// Accepts for as long as the actor lives.
 struct Accept {
     listener: LentSocket,
+    /// At most [`WAITING`]. They are closed if the Acceptor crashes, as a connection is whose Transport does.
+    waiting: VecDeque<(TcpStream, SocketAddr)>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -234,17 +241,39 @@ impl ActorFuture<Acceptor> for Accept {
         _: &mut Context<Acceptor>,
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
+        let more = self.take(acceptor, cx);
+        for _ in 0..SERVED_PER_TURN {
+            let Some((stream, peer)) = self.waiting.pop_front() else { break };
+            acceptor.accepted(stream, peer);
+        }
+        if self.waiting.is_empty() {
+            // A burst must not be paid for until the next one.
+            self.waiting.shrink_to(SERVED_PER_TURN);
+        }
+        if more || !self.waiting.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Accept {
+    /// Takes connections from the kernel; whether there may be more at once.
+    fn take(&mut self, acceptor: &Acceptor, cx: &mut task::Context<'_>) -> bool {
         if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
+            if pause.as_mut().poll(cx).is_pending() {
+                return false;
+            }
             self.pause = None;
         }
-        for _ in 0..BURST {
-            let listener = self.listener.socket.as_ref().expect("it is there until it is dropped");
-            match ready!(listener.poll_accept(cx)) {
-                Ok((stream, peer)) => acceptor.accepted(stream, peer),
+        let listener = self.listener.socket.as_ref().expect("it is there until it is dropped");
+        for _ in 0..BURST.min(WAITING - self.waiting.len()) {
+            match listener.poll_accept(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(connection)) => self.waiting.push_back(connection),
                 // The peer went away while it waited in the backlog.
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
+                Poll::Ready(Err(error)) if is_about_one_connection(&error) => {}
+                Poll::Ready(Err(error)) => {
                     let pauses = acceptor.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed) + 1;
                     if pauses.is_power_of_two() {
                         log::error!(
@@ -252,15 +281,14 @@ impl ActorFuture<Acceptor> for Accept {
                         );
                     }
                     let mut pause = Box::pin(tokio::time::sleep(PAUSE));
-                    let waiting = pause.as_mut().poll(cx).is_pending();
-                    debug_assert!(waiting, "a sleep that has just begun is not over");
+                    // Registers the task; a sleep that has just begun is not over.
+                    let _ = pause.as_mut().poll(cx);
                     self.pause = Some(pause);
-                    return Poll::Pending;
+                    return false;
                 }
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        true
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Config {
     pub threads: usize,
     /// Clients connected at once. One more gets an error frame (`too_many_connections`) and is closed. Default 100,000.
     pub max_connections: usize,
+    /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each; more
+    /// are closed at once. Default 1,024.
+    pub max_refusals: usize,
     /// Bytes of one frame from a client, without its terminator. A longer one closes the connection
     /// (`frame_too_large`). Default 64 KiB.
     pub max_frame_bytes: usize,
@@ -77,6 +80,7 @@ impl Default for Config {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8081))],
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
+            max_refusals: 1_024,
             max_frame_bytes: 64 * 1024,
             max_topic_bytes: 255,
             max_topics_per_client: 128,
@@ -133,6 +137,7 @@ impl Config {
         };
         range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
+        range("max_refusals", self.max_refusals, 0..=1_000_000, "0 to 1,000,000")?;
         range("max_frame_bytes", self.max_frame_bytes, 64..=16 << 20, "64 bytes to 16 MiB")?;
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;

@@ -66,6 +66,11 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Count(|s| &mut s.core.max_connections),
     },
     Setting {
+        name: "max_refusals",
+        doc: "Connections beyond `max_connections` that may wait until they have read why; more are closed at once.",
+        field: Field::Count(|s| &mut s.core.max_refusals),
+    },
+    Setting {
         name: "max_frame_bytes",
         doc: "Bytes of one frame from a client, without its terminator. A longer one closes the connection \
               (`frame_too_large`).",
