@@ -403,7 +403,13 @@ impl Transport {
 
     fn joined(&self, joined: Joined) {
         if let Some(session) = &self.session {
-            session.with_subscriptions(|subscriptions| subscriptions.push(joined));
+            session.with_subscriptions(|subscriptions| {
+                if subscriptions.is_empty() {
+                    // Most clients have one topic, and a vector begins with room for four.
+                    subscriptions.reserve_exact(1);
+                }
+                subscriptions.push(joined);
+            });
         }
     }
 
