@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use janus_core::supervision::{
-    ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Shutdown, StartInfo, Strategy, Supervisor,
+    ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Shutdown, StartInfo, State, Strategy, Supervisor,
 };
 
 struct Counter {
@@ -27,13 +27,26 @@ impl Handler<Increment> for Counter {
 
     fn handle(&mut self, _: Increment, _: &mut Context<Self>) -> u32 {
         self.count += 1;
-        assert!(self.count < 3, "this counter cannot count to three");
+        assert!(self.count < 3, "{PLANNED}");
         self.count
     }
 }
 
+const PLANNED: &str = "this counter cannot count to three";
+
+/// One line for the crash that is part of the story; any other panic is told as always.
+fn expect_the_planned_crash() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
+        Some(PLANNED) => println!("  the planned crash: {PLANNED}"),
+        _ => usual(panic),
+    }));
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    expect_the_planned_crash();
+
     // The name exists before the actor does, and is what everybody else holds.
     let counter = ActorRef::<Counter>::new("counter");
     let arbiter = Arbiter::start("counters")?;
@@ -53,14 +66,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match counter.call(Increment).await {
             Ok(count) => println!("{counter:?} counts {count}"),
             Err(CallError::Died(ExitReason::Panicked(why))) => {
-                println!("{before:?} has crashed: {why}");
                 let successor = counter.when_up(before).await;
-                println!("{successor:?} has taken its place");
+                println!("{before:?} has crashed: {why}; {successor:?} has taken its place");
             }
             Err(error) => return Err(error.into()),
         }
     }
 
+    // The new counter answers a little before its supervisor has noted that it is up.
+    while tree.tree().find("counter").is_none_or(|node| node.state != State::Running) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     println!("{:#?}", tree.tree());
     tree.stop().await;
     println!("the tree has ended: {}", tree.wait().await);

@@ -113,6 +113,23 @@ fn a_server_that_refuses_to_publish_is_told_without_waiting_for_the_timeout() {
 }
 
 #[test]
+fn a_refused_message_is_not_expected_at_any_subscriber() {
+    let server = FakeServer::start(Fault::RefusesTheRest);
+    let result = bench(&server, &["--clients", "10", "--messages", "10", "--window", "10", "--workers", "2"], 1);
+    assert_counts(&result, &[("published", 2), ("refused", 8), ("expected", 20), ("good", 20), ("bad", 0)]);
+    assert!(result["errors"].to_string().contains("topic_unavailable"), "{result:#}");
+    assert_eq!(result["stalled"], false);
+}
+
+#[test]
+fn a_message_lost_before_the_server_refuses_is_still_lost() {
+    let server = FakeServer::start(Fault::LosesAndDrains);
+    let result = bench(&server, &["--clients", "10", "--messages", "10", "--window", "10"], 1);
+    assert_counts(&result, &[("published", 2), ("refused", 8), ("expected", 20), ("good", 19), ("lost", 1)]);
+    assert!(result["errors"].to_string().contains("server_draining"), "{result:#}");
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_told_after_the_timeout() {
     let server = FakeServer::start(Fault::SaysNothing);
     let output = janus(&["bench", "--clients", "3", "--to", &server.address, "--timeout", "300ms"]).output().unwrap();

@@ -23,6 +23,10 @@ pub(crate) enum Fault {
     DropsClient,
     /// Every publication is answered with an error frame.
     Refuses,
+    /// From a topic's third message on, each is answered with an error frame and the connection stays.
+    RefusesTheRest,
+    /// As `Loses`, and the answer to a topic's third message is an error frame that ends the connection.
+    LosesAndDrains,
     /// Connections are accepted and never answered.
     SaysNothing,
     /// The connection ends after the first acknowledgement.
@@ -139,11 +143,21 @@ impl State {
                 }
                 Ok(())
             }
-            _ if self.fault == Fault::Refuses => stream.write_all(
-                b"{\"timestamp\":[1,2,3],\"error\":{\"code\":\"publish_not_allowed\",\"message\":\"not here\"}}\x01",
-            ),
+            _ if self.fault == Fault::Refuses => refuse(stream, "publish_not_allowed"),
             _ => {
                 let publication: Publication<'_> = serde_json::from_str(action.data.get()).unwrap();
+                if self.published(&publication.topic) >= 2 {
+                    match self.fault {
+                        Fault::RefusesTheRest => return refuse(stream, "topic_unavailable"),
+                        Fault::LosesAndDrains => {
+                            refuse(stream, "server_draining")?;
+                            stream.shutdown(Shutdown::Write)?;
+                            // What is not read makes the close a reset, which can overtake the answer.
+                            return stream.read_to_end(&mut Vec::new()).map(drop);
+                        }
+                        _ => {}
+                    }
+                }
                 let (seq, subscribers) = self.publish(&publication);
                 if !action.ack {
                     return Ok(());
@@ -158,6 +172,10 @@ impl State {
         }
     }
 
+    fn published(&self, topic: &str) -> u64 {
+        self.topics.lock().unwrap().get(topic).map_or(0, |topic| topic.published)
+    }
+
     fn publish(&self, publication: &Publication<'_>) -> (u64, usize) {
         let name = Value::from(publication.topic.as_str());
         let (event, id, data) = (publication.event, publication.message_id, publication.data);
@@ -169,7 +187,7 @@ impl State {
         topic.published += 1;
         for (index, mut subscriber) in topic.subscribers.iter().enumerate() {
             let frames = match (index, topic.published, self.fault) {
-                (0, 2, Fault::Loses) => String::new(),
+                (0, 2, Fault::Loses | Fault::LosesAndDrains) => String::new(),
                 (0, 2, Fault::DropsClient) => {
                     let _ = subscriber.shutdown(Shutdown::Both);
                     String::new()
@@ -186,4 +204,9 @@ impl State {
         }
         (topic.published, topic.subscribers.len())
     }
+}
+
+fn refuse(stream: &mut TcpStream, code: &str) -> std::io::Result<()> {
+    let frame = format!("{{\"timestamp\":[1,2,3],\"error\":{{\"code\":\"{code}\",\"message\":\"not here\"}}}}\x01");
+    stream.write_all(frame.as_bytes())
 }

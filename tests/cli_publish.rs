@@ -44,11 +44,11 @@ fn a_negative_number_is_data_and_a_mistyped_flag_is_not() {
 }
 
 #[test]
-fn each_line_of_the_input_is_a_message() {
+fn each_line_of_the_input_that_is_not_blank_is_a_message() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
     let output = janus(&["publish", "news", "-", "--to", &server.address])
-        .write_stdin("1\n{\"a\":2}\r\nthree, without an end")
+        .write_stdin("\n1\n \t\r\n{\"a\":2}\r\n\nthree, without an end")
         .output()
         .unwrap();
     assert_exit(&output, 0);

@@ -42,8 +42,22 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child =
-            plain(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(plain(arguments))
+    }
+
+    /// With this many descriptors as its hard limit, which it cannot raise.
+    pub(crate) fn start_with_descriptors(arguments: &[&str], limit: u32) -> Self {
+        let binary = plain(arguments);
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}")).arg("--").arg(binary.get_program()).args(binary.get_args());
+        for (name, _) in binary.get_envs().filter(|(_, value)| value.is_none()) {
+            command.env_remove(name);
+        }
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = lines(child.stdout.take().unwrap());
         let errors = lines(child.stderr.take().unwrap());
         Self { child, output, errors }

@@ -51,6 +51,15 @@ fn more_connections_than_descriptors_are_lowered_with_a_warning() {
 }
 
 #[test]
+fn a_limit_that_nobody_set_is_not_warned_about() {
+    for (arguments, warned) in [(&["--log", "info"][..], false), (&["--max-connections", "100000"], true)] {
+        let server = Running::start_with_descriptors(&[&["--listen", "127.0.0.1:0"], arguments].concat(), 1_000);
+        server.error_line("1000 descriptors allow 936 clients");
+        assert_eq!(server.error_line("").contains("max_connections is lowered from 100000 to 936"), warned);
+    }
+}
+
+#[test]
 fn the_log_level_decides_what_is_logged() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--log", "warn", "--max-connections", "10000000"]);
     let first = server.error_line("");

@@ -95,7 +95,12 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
         janus(&["config", "check", "--frame-timeout", "5s"]).env("JANUS_FRAME_TIMEOUT", "5"),
         &["variable JANUS_FRAME_TIMEOUT", "5: expected 1 ms to 7 days, with a unit such as \"10 s\""],
     );
-    assert_refused(&mut janus(&["--listen", "localhost"]), &["flag --listen", "127.0.0.1:8081"]);
+    for address in ["localhost", "localhost:8081", ":8081"] {
+        assert_refused(
+            &mut janus(&["--listen", address]),
+            &["flag --listen", "expected an IP address and a port", "127.0.0.1:8081"],
+        );
+    }
     assert_refused(&mut janus(&["--log", "loud"]), &["flag --log", "\"debug\""]);
     assert_refused(&mut janus(&["--thread", "1"]), &["--thread"]);
 }
@@ -107,6 +112,46 @@ fn an_unknown_variable_is_refused_with_the_nearest_name() {
         &["JANUS_MAX_TOPIC is not a setting", "did you mean JANUS_MAX_TOPICS?"],
     );
     assert_refused(janus(&["config", "show"]).env("JANUS_CONFG", "x"), &["did you mean JANUS_CONFIG?"]);
+    let output = janus(&["config", "show"]).env("JANUS_FOO", "x").output().unwrap();
+    assert_eq!(text(&output.stderr), "error: variable JANUS_FOO is not a setting\n");
+}
+
+#[test]
+fn a_table_in_the_file_is_refused_with_where_settings_stand() {
+    let file = file("log = \"info\"\n[server]\nthreads = 2\n");
+    let place = format!("{}:2: [server] is not a setting", path(&file));
+    assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &[&place, "at the top level"]);
+}
+
+#[test]
+fn an_address_is_listened_on_once() {
+    let check = ["config", "check", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:9"];
+    assert_exit(&janus(&check).output().unwrap(), 0);
+    assert_refused(
+        &mut janus(&[&check[..], &["--listen", "127.0.0.1:9"]].concat()),
+        &["flag --listen", "expected each address once, and 127.0.0.1:9 is there twice"],
+    );
+}
+
+#[test]
+fn settings_may_stand_before_the_command_and_those_after_it_win() {
+    let file = file("threads = 3\n");
+    let before = ["--config", path(&file), "--max-topics", "7", "--backlog", "8"];
+    let output = janus(&[&before[..], &["config", "show", "--max-topics", "9"]].concat()).output().unwrap();
+    assert_exit(&output, 0);
+    for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 8  #"] {
+        assert!(text(&output.stdout).contains(line), "{line:?} is not in {}", text(&output.stdout));
+    }
+    assert_refused(&mut janus(&["--threads", "2", "publish", "t", "1"]), &["only `serve` and `config` take them"]);
+}
+
+#[test]
+fn help_is_a_command_too() {
+    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "nobody was subscribed")] {
+        let output = janus(arguments).output().unwrap();
+        assert_exit(&output, 0);
+        assert!(text(&output.stdout).contains(expected), "{}", text(&output.stdout));
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, Parser, Subcommand, value_parser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
+};
 
 use crate::settings::{self, Field, Flags, TABLE};
 
@@ -14,12 +16,38 @@ use crate::settings::{self, Field, Flags, TABLE};
 ///
 /// Without a command it serves.
 #[derive(Debug, Parser)]
-#[command(name = "janus-server", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(name = "janus-server", version)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) flags: SettingFlags,
+}
+
+impl Cli {
+    /// The command with the settings that stand before it and after it, of which the latter win.
+    ///
+    /// # Errors
+    ///
+    /// Settings before a command that has none.
+    pub(crate) fn into_command(self) -> Result<Command, clap::Error> {
+        let before = self.flags;
+        match self.command {
+            None => Ok(Command::Serve(before)),
+            Some(Command::Serve(after)) => Ok(Command::Serve(before.then(after))),
+            Some(Command::Config(ConfigCommand::Show(after))) => {
+                Ok(Command::Config(ConfigCommand::Show(before.then(after))))
+            }
+            Some(Command::Config(ConfigCommand::Check(after))) => {
+                Ok(Command::Config(ConfigCommand::Check(before.then(after))))
+            }
+            Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
+            Some(_) => Err(Self::command().error(
+                clap::error::ErrorKind::ArgumentConflict,
+                "the settings before the command are for the server: only `serve` and `config` take them",
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -30,6 +58,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Publish one message, or one for each line of standard input, and print the server's receipts.
+    ///
+    /// A receipt has the message's place in the topic's order (`seq`, counted from 1) and how many subscribers the topic
+    /// had. A receipt with `seq` 0 and `subscribers` 0 means that the topic does not exist: nobody was subscribed, and the
+    /// message went nowhere.
     Publish(Publish),
     /// Print the messages of topics, each as one line of JSON.
     Subscribe(Subscribe),
@@ -53,6 +85,8 @@ pub(crate) struct Publish {
     /// The topic to publish to.
     pub(crate) topic: String,
     /// The message: JSON, or any text, which is sent as a JSON string; `-` reads one message per line of input.
+    ///
+    /// Blank lines of the input are skipped. An empty message is written as "" (with its quotes).
     ///
     /// Text that begins with a hyphen goes after `--`, so that a mistyped flag is not published.
     #[arg(allow_negative_numbers = true)]
@@ -131,6 +165,15 @@ pub(crate) struct Bench {
 /// The flags of the settings in `settings.rs`, and `--config`.
 #[derive(Debug)]
 pub(crate) struct SettingFlags(pub(crate) Flags);
+
+impl SettingFlags {
+    /// Both, of which the later ones win.
+    fn then(mut self, later: Self) -> Self {
+        self.0.file = later.0.file.or(self.0.file);
+        self.0.values.extend(later.0.values);
+        self
+    }
+}
 
 impl Args for SettingFlags {
     fn augment_args(command: ClapCommand) -> ClapCommand {

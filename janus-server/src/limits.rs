@@ -13,16 +13,19 @@ pub(crate) fn raise_descriptors() -> u64 {
 }
 
 /// Raises the limit and lowers `max_connections` to what fits: a server that accepts more than it has descriptors for
-/// cannot even tell the client why it is turned away.
-pub(crate) fn fit_to_descriptors(mut config: Config) -> Config {
+/// cannot even tell the client why it is turned away. Only an operator who asked for more (`asked_for`) is warned; the
+/// default is more than most machines allow.
+pub(crate) fn fit_to_descriptors(mut config: Config, asked_for: bool) -> Config {
     let limit = raise_descriptors();
     let clients = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
     log::info!("{limit} descriptors allow {clients} clients");
     if config.max_connections > clients {
-        log::warn!(
-            "max_connections is lowered from {} to {clients}: raise the descriptor limit",
-            config.max_connections
-        );
+        if asked_for {
+            log::warn!(
+                "max_connections is lowered from {} to {clients}: raise the descriptor limit",
+                config.max_connections
+            );
+        }
         config.max_connections = clients;
     }
     config

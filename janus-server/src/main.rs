@@ -26,8 +26,7 @@ use settings::Loaded;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command.unwrap_or(Command::Serve(cli.flags)) {
+    let outcome = match Cli::parse().into_command().unwrap_or_else(|error| error.exit()) {
         Command::Serve(flags) => serve(&flags),
         Command::Config(command) => config(&command),
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
@@ -41,7 +40,8 @@ fn main() -> ExitCode {
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let loaded = Loaded::read(&flags.0, std::env::vars_os())?;
     start_log(loaded.settings.log);
-    let config = limits::fit_to_descriptors(loaded.settings.core);
+    let asked_for = loaded.is_set("max_connections");
+    let config = limits::fit_to_descriptors(loaded.settings.core, asked_for);
     serve::run(config)?;
     Ok(())
 }

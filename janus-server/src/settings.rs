@@ -212,8 +212,10 @@ pub(crate) enum Origin {
 /// Why the settings cannot be used; each says where, what, and what was expected instead.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("{origin}: {name} is not a setting{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean {n}?")))]
+    #[error("{origin}{} is not a setting{}", in_file(origin, name), did_you_mean(nearest.as_deref()))]
     Unknown { origin: Origin, name: String, nearest: Option<String> },
+    #[error("{origin}: [{name}] is not a setting: there are no tables, settings stand at the top level of the file")]
+    UnknownTable { origin: Origin, name: String },
     #[error("{origin}: {name} = {value}: expected {expected}")]
     BadValue { origin: Origin, name: &'static str, value: String, expected: String },
     #[error("{}:{line}: {message}", path.display())]
@@ -289,8 +291,14 @@ impl Loaded {
             let origin = Origin::File { path: path.into(), line: line_at(key.span().start) };
             let name: &str = key.get_ref();
             let Some(index) = TABLE.iter().position(|setting| setting.name == name) else {
-                let nearest = nearest(name, TABLE.iter().map(|setting| setting.name.to_owned()));
-                problems.push(Problem::Unknown { origin, name: name.to_owned(), nearest });
+                let name = one_line(name);
+                problems.push(match value.get_ref() {
+                    DeValue::Table(_) => Problem::UnknownTable { origin, name },
+                    _ => {
+                        let nearest = nearest(&name, TABLE.iter().map(|setting| setting.name.to_owned()));
+                        Problem::Unknown { origin, name, nearest }
+                    }
+                });
                 continue;
             };
             let shown = text.get(value.span()).unwrap_or_default();
@@ -322,12 +330,27 @@ impl Loaded {
             setting.assign(&mut self.settings, value);
             alone.core.validate().err().is_none_or(|error| error.key != setting.name) && !alone.core.listen.is_empty()
         });
-        if accepted {
-            self.origins[index] = origin;
-        } else {
-            let shown = one_line(shown);
-            problems.push(Problem::BadValue { origin, name: setting.name, value: shown, expected: setting.expected() });
-        }
+        let twice = match setting.field {
+            Field::Addresses(field) if accepted => twice(field(&mut self.settings)),
+            _ => None,
+        };
+        let expected = match twice {
+            Some(address) => format!("each address once, and {address} is there twice"),
+            None if accepted => {
+                self.origins[index] = origin;
+                return;
+            }
+            None => setting.expected(),
+        };
+        problems.push(Problem::BadValue { origin, name: setting.name, value: one_line(shown), expected });
+    }
+
+    /// Whether the setting was written anywhere, be it with its default.
+    pub(crate) fn is_set(&self, name: &str) -> bool {
+        TABLE
+            .iter()
+            .zip(&self.origins)
+            .any(|(setting, origin)| setting.name == name && !matches!(origin, Origin::Default))
     }
 
     /// Every setting in force as a configuration file, each with its origin.
@@ -347,7 +370,7 @@ impl Setting {
     pub(crate) fn expected(&self) -> String {
         let range = self.range();
         match self.field {
-            Field::Addresses(_) => "one or more addresses such as \"127.0.0.1:8081\"".to_owned(),
+            Field::Addresses(_) => "an IP address and a port, or several, such as \"127.0.0.1:8081\"".to_owned(),
             Field::Count(_) | Field::Count32(_) => range.unwrap_or("a whole number").to_owned(),
             Field::Bytes(_) => {
                 format!("{}, as a whole number of bytes or with a unit such as \"64 KiB\"", range.unwrap_or("a size"))
@@ -530,14 +553,33 @@ fn split_unit(text: &str) -> (&str, &str) {
     (&text[..end], text[end..].trim())
 }
 
-/// The known name that a mistyped one most likely meant.
+/// An address that cannot be listened on because it is already; each port 0 becomes a port of its own.
+fn twice(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let mut before = addresses.iter().enumerate();
+    before
+        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address))
+        .map(|(_, twice)| *twice)
+}
+
+/// The known name that a mistyped one most likely meant, if at most a third of it is mistyped. The prefix of the
+/// variables does not count: every one of them has it, right.
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
-    let lower = name.to_ascii_lowercase();
+    let bare = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase();
+    let name = bare(name);
     known
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(&lower, &candidate.to_ascii_lowercase()), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.5)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|candidate| (strsim::damerau_levenshtein(&name, &bare(&candidate)), candidate))
+        .filter(|(distance, _)| distance * 3 <= name.chars().count())
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// The name, unless the origin is a variable, which has named it already.
+fn in_file(origin: &Origin, name: &str) -> String {
+    if let Origin::Variable(_) = origin { String::new() } else { format!(": {name}") }
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
 }
 
 /// Keeps a quoted value or a path from breaking out of its line, in a message as in a comment.

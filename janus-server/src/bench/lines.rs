@@ -10,7 +10,8 @@ pub(super) enum ToWorker {
     /// The first line.
     Plan(Plan),
     /// Nothing more will be published: wait a moment for what should not come, then hand in the tally.
-    Finish { published: u32 },
+    /// With `missing`, the tally says which messages are.
+    Finish { published: u32, missing: bool },
 }
 
 /// A worker's part of the run.
@@ -63,6 +64,9 @@ pub(super) struct Tally {
     /// First arrivals in their place.
     pub(super) good: u64,
     pub(super) lost: u64,
+    /// If it was asked for: the messages that are missing anywhere, and at how many of this worker's clients. A message
+    /// that the server refused is among them and not lost; the worker cannot know.
+    pub(super) missing: Vec<(u32, u32)>,
     pub(super) duplicated: u64,
     /// First arrivals after a later message.
     pub(super) out_of_order: u64,

@@ -82,7 +82,7 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
 
     let setup = connect_clients(&mut crew, command)?;
     let publication = publish(&mut crew, command, &setup, server, run, clock)?;
-    let tallies = collect(&mut crew, publication.outcome.published)?;
+    let tallies = collect(&mut crew, &publication.outcome)?;
     drop(crew);
 
     let report = Report::new(command, setup, publication, tallies);
@@ -224,6 +224,8 @@ fn publish(
         }
     };
     let outcome = publisher.finish();
+    // Nothing was to come of what was refused.
+    let stalled = stalled && through.completed.saturating_add(outcome.refused_at_most()) < outcome.sent;
     Ok(Publication { outcome, last_delivery: through.last_delivery(), stalled })
 }
 
@@ -264,8 +266,8 @@ impl Through {
     }
 }
 
-fn collect(crew: &mut Crew, published: u32) -> Result<Vec<Tally>, BenchError> {
-    crew.tell_all(&ToWorker::Finish { published });
+fn collect(crew: &mut Crew, outcome: &Outcome) -> Result<Vec<Tally>, BenchError> {
+    crew.tell_all(&ToWorker::Finish { published: outcome.sent, missing: outcome.refused_at_most() > 0 });
     let deadline = Instant::now() + GRACE;
     let mut tallies: Vec<Option<Tally>> = (0..crew.len()).map(|_| None).collect();
     while let Some(late) = tallies.iter().position(Option::is_none) {

@@ -9,10 +9,12 @@ use std::io::Write as _;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use janus_core::wire::ErrorCode;
 use janus_core::wire::classic::client::{self, ServerFrame};
 
 use super::BenchError;
@@ -46,6 +48,8 @@ struct Shared {
     sent: AtomicU32,
     completed: AtomicU32,
     writing: AtomicBool,
+    /// The server has refused a message.
+    refused: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -119,9 +123,20 @@ impl Publisher {
 /// How messages reach the server.
 enum Wire {
     /// One connection for all; what the server answers is watched, as it only answers to refuse.
-    Lasting { stream: TcpStream, watch: JoinHandle<Option<String>> },
+    Lasting { stream: TcpStream, watch: Receiver<Answers> },
     /// The next message's connection, opened before it is due.
     Classic(Box<Connection>),
+}
+
+/// What the server said on the publisher's connection.
+#[derive(Default)]
+struct Answers {
+    /// Why it ended, if that was the server's doing.
+    error: Option<String>,
+    /// Messages that were answered with an error frame.
+    refusals: u32,
+    /// Whether one of them closed the connection, so that what came after it was not read.
+    closed: bool,
 }
 
 /// What the thread owns.
@@ -146,18 +161,22 @@ struct Work {
 impl Work {
     fn run(mut self) -> Outcome {
         let mut outcome = Outcome { first_sent: self.begin_at, ..Outcome::default() };
-        while outcome.published < self.messages {
-            let Some(up_to) = self.wait_for_turn(outcome.published) else { break };
-            match self.send(outcome.published, up_to) {
-                Ok(next) => outcome.published = next,
+        while outcome.sent < self.messages {
+            let Some(up_to) = self.wait_for_turn(outcome.sent) else { break };
+            match self.send(outcome.sent, up_to) {
+                Ok(next) => outcome.sent = next,
                 Err(error) => {
+                    if let ClientError::Refused { .. } = error {
+                        outcome.sent += 1;
+                        outcome.refusals = 1;
+                    }
                     outcome.error = Some(error.to_string());
                     break;
                 }
             }
         }
         // The end of this thread tells the bench that nothing more can be expected, so it stays while messages travel.
-        while outcome.published == self.messages
+        while outcome.sent == self.messages
             && self.shared.completed.load(Ordering::Acquire) < self.messages
             && !self.shared.stop.load(Ordering::Acquire)
         {
@@ -165,9 +184,16 @@ impl Work {
         }
         self.shared.stop.store(true, Ordering::Release);
         if let Wire::Lasting { stream, watch } = self.wire {
+            let mut answers = None;
+            if self.shared.refused.load(Ordering::Acquire) {
+                // Every message that is refused gets its answer before the server ends its side too.
+                let _ = stream.shutdown(Shutdown::Write);
+                answers = watch.recv_timeout(super::AFTERMATH).ok();
+            }
             let _ = stream.shutdown(Shutdown::Both);
-            if let Ok(Some(refusal)) = watch.join() {
-                outcome.error = Some(refusal);
+            if let Some(answers) = answers.or_else(|| watch.recv().ok()) {
+                outcome.error = answers.error.or(outcome.error);
+                (outcome.refusals, outcome.closed) = (answers.refusals, answers.closed);
             }
         }
         outcome.lateness = matches!(self.pace, Pace::Rate(_)).then_some(self.lateness);
@@ -267,19 +293,34 @@ impl Work {
     }
 }
 
-/// Reads what the server says on the publisher's connection, and returns why it ended if that was the server's doing.
-fn watch(mut connection: Connection, shared: Arc<Shared>) -> JoinHandle<Option<String>> {
+/// Reads what the server says on the publisher's connection until that ends. The first refusal stops the publisher.
+fn watch(mut connection: Connection, shared: Arc<Shared>) -> Receiver<Answers> {
+    let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
-        let refusal = loop {
-            match connection.receive(None) {
-                Ok(Some(ServerFrame::Error { code, message })) => break refused(&code, &message),
-                Ok(_) => {}
-                Err(error) => break error,
+        let mut answers = Answers::default();
+        loop {
+            let error = match connection.receive(None) {
+                Ok(Some(ServerFrame::Error { code, message })) => {
+                    answers.refusals += 1;
+                    answers.closed |= ErrorCode::ALL.iter().any(|known| known.as_str() == code && known.closes());
+                    shared.refused.store(true, Ordering::Release);
+                    refused(&code, &message)
+                }
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            let ended = !matches!(error, ClientError::Refused { .. });
+            let asked_for = shared.stop.swap(true, Ordering::AcqRel);
+            if !asked_for {
+                answers.error = Some(error.to_string());
             }
-        };
-        let asked_for = shared.stop.swap(true, Ordering::AcqRel);
-        (!asked_for).then(|| refusal.to_string())
-    })
+            if ended {
+                let _ = sender.send(answers);
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 fn refused(code: &str, message: &str) -> ClientError {

@@ -1,5 +1,6 @@
 //! The result of a bench, for a person and as JSON.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -14,11 +15,24 @@ use crate::cli::Bench;
 /// What the publisher did.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    pub(super) published: u32,
+    /// Messages written to the server, whatever it made of them.
+    pub(super) sent: u32,
+    /// Error frames that came back.
+    pub(super) refusals: u32,
+    /// Whether one of them closed the connection, so that the server did not read what came after it.
+    pub(super) closed: bool,
     pub(super) first_sent: u64,
     /// With a rate: nanoseconds between when messages were due and when they were written.
     pub(super) lateness: Option<Histogram<u64>>,
     pub(super) error: Option<String>,
+}
+
+impl Outcome {
+    /// The messages that can have been refused. An error frame does not name its message, and the server answers only
+    /// what it read.
+    pub(super) fn refused_at_most(&self) -> u32 {
+        if self.closed { self.sent } else { self.refusals.min(self.sent) }
+    }
 }
 
 /// Everything that is told about a run. Times are in nanoseconds.
@@ -31,13 +45,19 @@ pub(super) struct Report<'a> {
     latencies: Histogram<u64>,
     last_delivery: Histogram<u64>,
     expected: u64,
+    /// Messages that the server refused, or did not read any more after it had.
+    refused: u32,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(command: &'a Bench, setup: Setup, publication: Publication, tallies: Vec<Tally>) -> Self {
         let mut total = Tally { min: u64::MAX, ..Tally::default() };
         let mut latencies = Histogram::new(3).expect("three digits are allowed");
+        let mut missing = BTreeMap::<u32, u32>::new();
         for tally in tallies {
+            for (number, clients) in tally.missing {
+                *missing.entry(number).or_default() += clients;
+            }
             for (value, count) in tally.latencies {
                 record(&mut latencies, value, count);
             }
@@ -52,12 +72,31 @@ impl<'a> Report<'a> {
             total.min = total.min.min(tally.min);
             total.max = total.max.max(tally.max);
         }
+        let outcome = &publication.outcome;
+        // A refused message has reached nobody. The server begins to refuse at some point and goes on, so of the messages
+        // that reached nobody it is the last ones; any before them were lost.
+        let on_topic = |number: u32| {
+            let topic = number % command.topics;
+            (command.clients + command.topics - 1 - topic) / command.topics
+        };
+        let reached_nobody = missing.iter().rev().filter(|&(&number, &clients)| clients == on_topic(number));
+        let mut refused = 0;
+        for (_, &clients) in reached_nobody.take(outcome.refused_at_most() as usize) {
+            refused += 1;
+            total.lost -= u64::from(clients);
+        }
+        let refused = refused.max(outcome.refusals.min(outcome.sent));
         let mut last_delivery = Histogram::new(3).expect("three digits are allowed");
         for nanoseconds in &publication.last_delivery {
             record(&mut last_delivery, *nanoseconds, 1);
         }
         let expected = total.good + total.out_of_order + total.lost;
-        Self { command, setup, publication, total, latencies, last_delivery, expected }
+        Self { command, setup, publication, total, latencies, last_delivery, expected, refused }
+    }
+
+    /// Messages that were sent and not refused.
+    fn published(&self) -> u32 {
+        self.publication.outcome.sent - self.refused
     }
 
     fn bad(&self) -> u64 {
@@ -103,7 +142,7 @@ impl<'a> Report<'a> {
         let per_second = f64::from(setup.ready) / setup.elapsed.as_secs_f64();
         line("setup", format!("{:.3} s ({per_second:.0} clients/s)", setup.elapsed.as_secs_f64()));
         line("clients", format!("{} ready, {} failed, {} disconnected", setup.ready, setup.failed, total.disconnected));
-        line("published", format!("{} of {messages} messages", outcome.published));
+        line("published", format!("{} of {messages} messages, {} refused", self.published(), self.refused));
         line(
             "deliveries",
             format!(
@@ -186,7 +225,8 @@ impl<'a> Report<'a> {
             "ready": setup.ready,
             "failed": setup.failed,
             "disconnected": total.disconnected,
-            "published": outcome.published,
+            "published": self.published(),
+            "refused": self.refused,
             "stalled": self.publication.stalled,
             "expected": self.expected,
             "good": total.good,
@@ -213,17 +253,19 @@ impl<'a> Report<'a> {
 
     /// Whether every delivery was made, once and in order.
     pub(super) fn verdict(&self) -> Result<(), String> {
-        let unpublished = self.command.messages - self.publication.outcome.published;
+        let unpublished = self.command.messages - self.publication.outcome.sent;
         let without_connection = self.setup.failed + self.total.disconnected;
-        if self.bad() == 0 && unpublished == 0 && without_connection == 0 && self.publication.outcome.error.is_none() {
+        let good = self.bad() == 0 && self.published() == self.command.messages && without_connection == 0;
+        if good && self.publication.outcome.error.is_none() {
             return Ok(());
         }
         Err(format!(
-            "{} of {} deliveries are missing, {} are wrong, {unpublished} messages were not published, \
-             {without_connection} clients had no connection to the end",
+            "{} of {} deliveries are missing, {} are wrong, {} messages were refused, {unpublished} were not \
+             sent, {without_connection} clients had no connection to the end",
             self.total.lost,
             self.expected,
-            self.bad() - self.total.lost
+            self.bad() - self.total.lost,
+            self.refused
         ))
     }
 }

@@ -32,9 +32,9 @@ pub(crate) fn run() -> Result<(), BenchError> {
     let Ok(ToWorker::Plan(plan)) = orders.recv() else { return Err(BenchError::NoCoordinator) };
     let mut worker = Worker::new(plan, poll);
     worker.connect_all()?;
-    let published = worker.receive_until_told(&orders)?;
+    let (published, missing) = worker.receive_until_told(&orders)?;
     worker.wait_for_quiet()?;
-    let tally = worker.into_tally(published);
+    let tally = worker.into_tally(published, missing);
     tell(&FromWorker::Tally(Box::new(tally)))
 }
 
@@ -138,8 +138,9 @@ impl Worker {
         tell(&FromWorker::Ready { ready_on_topic, failed: self.failed, errors })
     }
 
-    /// Takes deliveries until the bench says that nothing more was published, and returns how much was.
-    fn receive_until_told(&mut self, orders: &Receiver<ToWorker>) -> Result<u32, BenchError> {
+    /// Takes deliveries until the bench says that nothing more was published, and returns how much was and whether it
+    /// must know which messages are missing.
+    fn receive_until_told(&mut self, orders: &Receiver<ToWorker>) -> Result<(u32, bool), BenchError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
@@ -149,7 +150,7 @@ impl Worker {
                 tell(&FromWorker::Through(std::mem::take(&mut self.through)))?;
             }
             match orders.try_recv() {
-                Ok(ToWorker::Finish { published }) => return Ok(published),
+                Ok(ToWorker::Finish { published, missing }) => return Ok((published, missing)),
                 Ok(ToWorker::Plan(_)) | Err(std::sync::mpsc::TryRecvError::Disconnected) => {
                     return Err(BenchError::NoCoordinator);
                 }
@@ -167,11 +168,18 @@ impl Worker {
         Ok(())
     }
 
-    fn into_tally(mut self, published: u32) -> Tally {
+    fn into_tally(mut self, published: u32, tell_missing: bool) -> Tally {
+        let mut missing = BTreeMap::<u32, u32>::new();
         for client in &self.clients {
             let expected = self.plan.messages_on_topic(client.topic, published);
             self.tally.lost += client.ledger.not_arrived(expected).count() as u64;
+            if tell_missing {
+                for number in client.ledger.not_arrived(expected) {
+                    *missing.entry(number * self.plan.topics + client.topic).or_default() += 1;
+                }
+            }
         }
+        self.tally.missing = missing.into_iter().collect();
         self.tally.errors = self.take_errors();
         self.tally.latencies =
             self.latencies.iter_recorded().map(|value| (value.value_iterated_to(), value.count_at_value())).collect();

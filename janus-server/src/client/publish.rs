@@ -29,6 +29,9 @@ pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
         }
         let message = text.strip_suffix(b"\n").unwrap_or(&text);
         let message = message.strip_suffix(b"\r").unwrap_or(message);
+        if message.trim_ascii().is_empty() {
+            continue;
+        }
         let published = json_text(message, command.json).and_then(|data| publish(&mut connection, command, &data));
         published.map_err(|error| match error {
             ClientError::Output(_) => error,
