@@ -167,14 +167,14 @@ impl Acceptor {
         }
         let session = Arc::new(Session::new(peer));
         let (read, write) = stream.into_split();
-        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), peer, write));
+        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), write));
         let started = shared.transport_supervisor.start_here(|_| {
             shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
             shared.sessions.attach(Arc::clone(&session));
             let mut greeting = BytesMut::new();
             classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
             slot.send(greeting.freeze(), shared.queue_limits());
-            Transport::new(Arc::clone(shared), Arc::clone(&slot), Some(session), read, self.may_publish)
+            Transport::new(Arc::clone(shared), Arc::clone(&slot), session, read, self.may_publish)
         });
         if let Err(error) = started {
             shared.connections.remove(&slot);
@@ -191,12 +191,14 @@ impl Acceptor {
             log::warn!("{peer}: refused, max_connections clients are connected ({refused} refused so far)");
         }
         let (read, write) = stream.into_split();
-        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, peer, write));
+        // Never listed: it only says who is refused.
+        let session = Arc::new(Session::new(peer));
+        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, write));
         if shared.connections.begin_refusal(shared.config.max_refusals) {
             let mut begun = false;
             let started = shared.transport_supervisor.start_here(|_| {
                 begun = true;
-                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), None, read, false);
+                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, read, false);
                 transport.refuse(ErrorCode::TooManyConnections, SERVER_FULL)
             });
             if started.is_ok() {

@@ -430,7 +430,7 @@ impl Janus {
             Fault::Topic(name) => shared.topics.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
             Fault::Transport(peer) => {
                 shared.connections.visit(0..usize::MAX, |slot| {
-                    if slot.peer == peer {
+                    if slot.peer == Some(peer) {
                         slot.crash_transport();
                     }
                 });

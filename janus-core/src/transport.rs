@@ -55,8 +55,9 @@ thread_local! {
 pub(crate) struct Transport {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-    /// `None` for a connection that is being refused, and once the session has been detached.
-    session: Option<Arc<Session>>,
+    session: Arc<Session>,
+    /// Whether the topics have been left and the session has been detached.
+    has_left: bool,
     read: OwnedReadHalf,
     decoder: Decoder,
     may_publish: bool,
@@ -117,7 +118,7 @@ impl Transport {
     pub(crate) fn new(
         shared: Arc<Shared>,
         slot: Arc<Slot>,
-        session: Option<Arc<Session>>,
+        session: Arc<Session>,
         read: OwnedReadHalf,
         may_publish: bool,
     ) -> Self {
@@ -125,6 +126,7 @@ impl Transport {
             shared,
             slot,
             session,
+            has_left: false,
             read,
             decoder: Decoder::new(),
             may_publish,
@@ -154,7 +156,7 @@ impl Transport {
 
     /// Answers a frame with an error. It names no message, so it must not overtake the answers to earlier ones.
     fn answer_error(&mut self, error: FrameError) {
-        log::debug!("client {} ({}): {error}", self.slot.id, self.slot.peer);
+        log::debug!("client {} ({}): {error}", self.slot.id, self.session.peer);
         if self.slot.is_settled() {
             self.send_error(error.code, &error.message);
             if error.is_fatal() {
@@ -186,12 +188,14 @@ impl Transport {
     }
 
     fn leave_topics(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        for (topic, subscription) in session.detach() {
+        if std::mem::replace(&mut self.has_left, true) {
+            return;
+        }
+        for (topic, subscription) in self.session.detach() {
             leave(&topic, subscription);
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
-        self.shared.sessions.detach(&session, expires, self.shared.config.max_detached_sessions);
+        self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
     }
 
     /// Goes on until there is nothing to do for now; ready when the connection is over.
@@ -227,7 +231,7 @@ impl Transport {
         if closing && !end.resets() {
             return;
         }
-        let Slot { id, peer, .. } = *self.slot;
+        let (id, peer) = (self.slot.id, self.session.peer);
         match end {
             End::SlowConsumer { frames, bytes } => {
                 self.shared.counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
@@ -301,7 +305,7 @@ impl Transport {
                         }
                     }
                     Err(error) => {
-                        log::debug!("client {} ({}): {error}", self.slot.id, self.slot.peer);
+                        log::debug!("client {} ({}): {error}", self.slot.id, self.session.peer);
                         self.step = Step::Over;
                         self.slot.lost(error.kind());
                         if let Some(end) = self.slot.take_end() {
@@ -348,13 +352,11 @@ impl Transport {
             Command::Ping | Command::Pong => {}
             Command::Subscribe(name) => self.subscribe(name),
             Command::Unsubscribe(name) => {
-                let left = self.session.as_ref().and_then(|session| {
-                    session.with_subscriptions(|subscriptions| {
-                        let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
-                        Some(subscriptions.swap_remove(index))
-                    })?
+                let left = self.session.with_subscriptions(|subscriptions| {
+                    let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
+                    Some(subscriptions.swap_remove(index))
                 });
-                if let Some((topic, subscription)) = left {
+                if let Some(Some((topic, subscription))) = left {
                     leave(&topic, subscription);
                 }
             }
@@ -372,10 +374,8 @@ impl Transport {
     }
 
     fn subscribe(&mut self, name: TopicName) {
-        let Some((already, count)) = self.session.as_ref().and_then(|session| {
-            session.with_subscriptions(|subscriptions| {
-                (subscriptions.iter().any(|(topic, _)| topic.name == name), subscriptions.len())
-            })
+        let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
+            (subscriptions.iter().any(|(topic, _)| topic.name == name), subscriptions.len())
         }) else {
             return;
         };
@@ -402,15 +402,13 @@ impl Transport {
     }
 
     fn joined(&self, joined: Joined) {
-        if let Some(session) = &self.session {
-            session.with_subscriptions(|subscriptions| {
-                if subscriptions.is_empty() {
-                    // Most clients have one topic, and a vector begins with room for four.
-                    subscriptions.reserve_exact(1);
-                }
-                subscriptions.push(joined);
-            });
-        }
+        self.session.with_subscriptions(|subscriptions| {
+            if subscriptions.is_empty() {
+                // Most clients have one topic, and a vector begins with room for four.
+                subscriptions.reserve_exact(1);
+            }
+            subscriptions.push(joined);
+        });
     }
 
     fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
