@@ -26,6 +26,9 @@ step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
 
 step "packages"
+# cargo checks janus-server against the packaged janus-core, and unpacks that only once per version: without this it would
+# check against the janus-core of an earlier run in the same folder.
+rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{core,server}-*
 # Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
 cargo package --workspace --locked --allow-dirty --quiet
 
