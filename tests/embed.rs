@@ -3,10 +3,10 @@
 use futures_executor::block_on;
 use janus_core::{Config, Janus};
 
-use crate::support::{Client, serve};
+use crate::support::{Client, own_address, serve};
 
 fn config() -> Config {
-    Config { listen: vec![([127, 0, 0, 1], 0).into()], ..Config::default() }
+    Config { listen: vec![own_address()], ..Config::default() }
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 //! Every wait has a deadline and none is a sleep: a test either sees what it waits for or says what it saw instead.
 
 use std::net::SocketAddr;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use janus_core::supervision::Tree;
@@ -15,10 +17,28 @@ use tokio::time::{Instant, timeout};
 /// Long enough for a busy machine; no test that passes comes near it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A server on a port of its own.
+/// An address of loopback that no other server of these tests has, nor one of a run a minute ago.
+///
+/// Each server leaves a thousand connections behind in TIME_WAIT, and all of them on one address would use up its ports.
+#[cfg(target_os = "linux")]
+pub(crate) fn own_address() -> SocketAddr {
+    static SERVERS: AtomicU32 = AtomicU32::new(0);
+    let number = std::process::id().wrapping_mul(1_009).wrapping_add(SERVERS.fetch_add(1, Ordering::Relaxed));
+    // 127.1.0.0 to 127.254.255.255.
+    let [_, a, b, c] = (0x0001_0000 + number % 0x00fe_0000).to_be_bytes();
+    SocketAddr::from(([127, a, b, c], 0))
+}
+
+/// Elsewhere loopback is one address.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn own_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A server on an address of its own.
 pub(crate) async fn serve(config: Config) -> (Janus, SocketAddr) {
     let _ = env_logger::builder().is_test(true).try_init();
-    let config = Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..config };
+    let config = Config { listen: vec![own_address()], ..config };
     let janus = Janus::builder().config(config).start().await.expect("the server starts");
     let addr = janus.local_addrs()[0];
     (janus, addr)
