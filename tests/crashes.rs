@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use janus_core::supervision::{ExitReason, State};
-use janus_core::{Config, Fault, Janus};
+use janus_core::{Config, Fault, Janus, SessionToken};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -344,6 +344,20 @@ async fn a_crash_of_a_transport_closes_that_connection_and_its_session_stays_lis
     assert!(!session.connected);
     assert_eq!(session.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(), ["quiet"]);
     scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn a_session_is_found_by_the_token_of_its_greeting() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Client::connect_silently(addr).await;
+    let greeting = client.json().await;
+    client.subscribe("news").await;
+    let token = SessionToken::from_hex(greeting["token"].as_str().unwrap()).unwrap();
+    janus.inject(Fault::ProxyMapper);
+    let session = janus.session(token).await.expect("a successor of the ProxyMapper finds it");
+    assert_eq!((session.peer, session.connected, session.topics.len()), (client.local_addr(), true, 1));
+    let unknown = SessionToken::from_hex("00000000000000000000000000000000").unwrap();
+    assert_eq!(janus.session(unknown).await, None);
 }
 
 #[tokio::test]

@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::acceptor::{Acceptor, Listener};
-use crate::client_proxy::{SessionInfo, SessionTable};
+use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::SenderPool;
 use crate::heartbeat;
-use crate::proxy_mapper::{ListSessions, ProxyMapper};
+use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
 use crate::shared::{Clock, ConnectionTable, Counters, Shared, TopicTable};
@@ -30,6 +30,7 @@ use crate::supervision::{
 };
 use crate::topic::TopicInfo;
 use crate::topic_manager::TopicManager;
+use crate::transport::CONTROL_TIMEOUT;
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -322,20 +323,32 @@ impl Janus {
 
     /// The sessions that are listed, with and without a connection. Empty once the instance has ended.
     pub async fn sessions(&self) -> Vec<SessionInfo> {
+        self.ask_proxy_mapper(|| ListSessions).await.unwrap_or_default()
+    }
+
+    /// The session of a token, as its client got it in the greeting; `None` if no such session is listed, or once the
+    /// instance has ended.
+    pub async fn session(&self, token: SessionToken) -> Option<SessionInfo> {
+        self.ask_proxy_mapper(move || Locate(token)).await.flatten()
+    }
+
+    /// Asks the ProxyMapper, and its successor if it crashes meanwhile; `None` if neither answers in time.
+    async fn ask_proxy_mapper<M>(&self, request: impl Fn() -> M + Send + 'static) -> Option<M::Result>
+    where
+        ProxyMapper: actix::Handler<M>,
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+    {
         let mapper = self.inner.shared.proxy_mapper.clone();
         let ask = async move {
             loop {
-                match mapper.call(ListSessions).await {
-                    Ok(sessions) => return sessions,
-                    // Its successor answers as well.
+                match mapper.call(request()).await {
+                    Ok(answer) => return answer,
                     Err(_) => mapper.when_up(None).await,
                 };
             }
         };
-        let bounded = Duration::from_secs(5);
-        on(&self.inner.control, async move { tokio::time::timeout(bounded, ask).await.unwrap_or_default() })
-            .await
-            .unwrap_or_default()
+        on(&self.inner.control, async move { tokio::time::timeout(CONTROL_TIMEOUT, ask).await.ok() }).await.flatten()
     }
 
     /// What the instance is doing and has done.

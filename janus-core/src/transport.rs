@@ -40,8 +40,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Reads before others get their turn.
 const READS_PER_TURN: usize = 4;
 
-/// How long subscribing may take, crashes of the actors involved included.
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request that changes no message, such as subscribing, may take, crashes of the actors involved included.
+pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long, and how much, is still read and discarded after our FIN, so that the peer sees it and not a reset.
 const LINGER: Duration = Duration::from_secs(1);
