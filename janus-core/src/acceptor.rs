@@ -166,15 +166,14 @@ impl Acceptor {
             return self.refuse(stream, peer);
         }
         let session = Arc::new(Session::new(peer));
-        let (read, write) = stream.into_split();
-        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), write));
+        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), stream));
         let started = shared.transport_supervisor.start_here(|_| {
             shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
             shared.sessions.attach(Arc::clone(&session));
             let mut greeting = BytesMut::new();
             classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
             slot.send(greeting.freeze(), shared.queue_limits());
-            Transport::new(Arc::clone(shared), Arc::clone(&slot), session, read, self.may_publish)
+            Transport::new(Arc::clone(shared), Arc::clone(&slot), session, self.may_publish)
         });
         if let Err(error) = started {
             shared.connections.remove(&slot);
@@ -190,15 +189,14 @@ impl Acceptor {
         if refused.is_power_of_two() {
             log::warn!("{peer}: refused, max_connections clients are connected ({refused} refused so far)");
         }
-        let (read, write) = stream.into_split();
         // Never listed: it only says who is refused.
         let session = Arc::new(Session::new(peer));
-        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, write));
+        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, stream));
         if shared.connections.begin_refusal(shared.config.max_refusals) {
             let mut begun = false;
             let started = shared.transport_supervisor.start_here(|_| {
                 begun = true;
-                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, read, false);
+                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, false);
                 transport.refuse(ErrorCode::TooManyConnections, SERVER_FULL)
             });
             if started.is_ok() {

@@ -20,13 +20,11 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, Interest, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::client_proxy::{Joined, Session};
-use crate::delivery::{End, Flush, Slot, Subscription};
+use crate::delivery::{End, Slot, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
 use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
@@ -58,7 +56,6 @@ pub(crate) struct Transport {
     session: Arc<Session>,
     /// Whether the topics have been left and the session has been detached.
     has_left: bool,
-    read: OwnedReadHalf,
     decoder: Decoder,
     may_publish: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
@@ -115,19 +112,12 @@ enum Outcome {
 }
 
 impl Transport {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        slot: Arc<Slot>,
-        session: Arc<Session>,
-        read: OwnedReadHalf,
-        may_publish: bool,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, session: Arc<Session>, may_publish: bool) -> Self {
         Self {
             shared,
             slot,
             session,
             has_left: false,
-            read,
             decoder: Decoder::new(),
             may_publish,
             published: None,
@@ -206,7 +196,7 @@ impl Transport {
             if let Some(end) = self.slot.take_end() {
                 self.end(end);
             }
-            self.flush(cx);
+            self.slot.flush(cx);
         }
         loop {
             match &mut self.step {
@@ -261,23 +251,6 @@ impl Transport {
         }
     }
 
-    /// Writes the queue out as far as the kernel takes it; registers for the rest.
-    fn flush(&self, cx: &mut task::Context<'_>) {
-        let stream = self.read.as_ref();
-        while stream.poll_write_ready(cx).is_ready() {
-            // Sends go past tokio, so only a refused one tells it that the socket is not ready.
-            let flushed = stream.try_io(Interest::WRITABLE, || match self.slot.flush() {
-                Flush::Blocked => Err(std::io::ErrorKind::WouldBlock.into()),
-                flushed => Ok(flushed),
-            });
-            match flushed {
-                Ok(Flush::Again) => return cx.waker().wake_by_ref(),
-                Ok(_) => return,
-                Err(_) => {}
-            }
-        }
-    }
-
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         if let Some(mut rest) = self.rest.take() {
@@ -294,11 +267,10 @@ impl Transport {
                 if !matches!(self.step, Step::Reading) {
                     return Poll::Ready(());
                 }
-                let mut buffer = ReadBuf::new(scratch);
-                match ready!(Pin::new(&mut self.read).poll_read(cx, &mut buffer)) {
-                    Ok(()) if buffer.filled().is_empty() => self.half_closed(),
-                    Ok(()) => {
-                        let mut input = buffer.filled();
+                match ready!(self.slot.poll_read(cx, scratch)) {
+                    Ok(0) => self.half_closed(),
+                    Ok(length) => {
+                        let mut input = &scratch[..length];
                         self.process(&mut input);
                         if !input.is_empty() {
                             self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
@@ -500,11 +472,7 @@ impl Transport {
         if !closing.fin_sent {
             return Poll::Pending;
         }
-        let read = SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            let read = Pin::new(&mut self.read).poll_read(cx, &mut buffer);
-            read.map_ok(|()| buffer.filled().len())
-        });
+        let read = SCRATCH.with_borrow_mut(|scratch| self.slot.poll_read(cx, scratch));
         match ready!(read) {
             Ok(length) if length > 0 && closing.discarded + length <= LINGER_BYTES => closing.discarded += length,
             _ => self.step = Step::Over,
@@ -609,7 +577,7 @@ impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
         self.shared.connections.remove(&self.slot);
-        if !self.slot.shut_down() {
+        if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,7 +1,7 @@
 //! The hot path: how committed frames reach the sockets of a topic's subscribers.
 //!
-//! - [`slot`]: the sending half of one connection. It owns the socket's write side and the queue of a client that is
-//!   not keeping up; every byte a client receives goes through its slot.
+//! - [`slot`]: one connection. It owns the socket and the queue of a client that is not keeping up; every byte a client
+//!   receives goes through its slot.
 //! - [`batch`]: frames of one topic that are sent together, encoded once and shared by all subscribers.
 //! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
 //! - [`senders`]: the helper threads that claim pieces of large passes.
@@ -18,4 +18,4 @@ pub(crate) mod slot;
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use pass::Pass;
 pub(crate) use senders::SenderPool;
-pub(crate) use slot::{End, Flush, QueueLimits, Slot, Subscription};
+pub(crate) use slot::{End, QueueLimits, Slot, Subscription};
