@@ -344,10 +344,12 @@ impl TopicState {
             let core = &mut *core;
             core.notified = false;
             core.last_used = shared.clock.tick();
+            // One instant for all that is numbered together, and for every subscriber: the clock is read once, and all of
+            // them get identical bytes.
+            let head = classic::MessageHead::new(&timestamp());
             while let Some(pending) = core.inbox.pop_front() {
                 let Pending { publication, reply } = pending;
-                // The same instant for every subscriber: all of them get identical bytes.
-                classic::encode_message(core.open.buffer(), &timestamp(), &publication);
+                head.encode_message(core.open.buffer(), &publication);
                 let length = core.open.commit();
                 let seq = core.next_seq;
                 core.next_seq += 1;

@@ -597,8 +597,50 @@ pub fn encode_greeting(out: &mut impl BufMut, timestamp: &Timestamp, token: &str
 
 /// Appends a published message.
 pub fn encode_message(out: &mut impl BufMut, timestamp: &Timestamp, publication: &Publication) {
-    put_timestamp(out, timestamp);
-    out.put_slice(publication.classic_tail());
+    MessageHead::new(timestamp).encode_message(out, publication);
+}
+
+/// What messages of the same instant have in common, written once: reading a clock and turning numbers into digits is a
+/// noticeable part of what a message costs to encode.
+///
+/// ```
+/// use janus_core::wire::classic::MessageHead;
+/// use janus_core::wire::{Publication, Timestamp, TopicName};
+///
+/// let publication = Publication::new(&TopicName::new("news", 255)?, "1", "2", "3")?;
+/// let mut frames = Vec::new();
+/// let head = MessageHead::new(&Timestamp { mega: 1_258, sec: 870_801, micro: 42 });
+/// head.encode_message(&mut frames, &publication);
+/// head.encode_message(&mut frames, &publication);
+/// let frame = b"{\"timestamp\":[1258,870801,42],\"topic\":\"news\",\"event\":1,\"message_id\":2,\"data\":3}\x01";
+/// assert_eq!(frames, [frame, frame].concat());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct MessageHead {
+    text: [u8; Self::MAX_BYTES],
+    len: usize,
+}
+
+impl MessageHead {
+    /// Three numbers of at most ten digits and what stands around them.
+    const MAX_BYTES: usize = 49;
+
+    /// The head of messages of this instant.
+    #[must_use]
+    pub fn new(timestamp: &Timestamp) -> Self {
+        let mut text = [0; Self::MAX_BYTES];
+        let mut rest = &mut text[..];
+        put_timestamp(&mut rest, timestamp);
+        let len = Self::MAX_BYTES - rest.len();
+        Self { text, len }
+    }
+
+    /// Appends a published message.
+    pub fn encode_message(&self, out: &mut impl BufMut, publication: &Publication) {
+        out.put_slice(&self.text[..self.len]);
+        out.put_slice(publication.classic_tail());
+    }
 }
 
 /// Appends an error frame.

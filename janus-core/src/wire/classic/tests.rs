@@ -295,6 +295,14 @@ mod publishing {
     }
 
     #[test]
+    fn the_largest_timestamp_has_room_in_the_head_of_a_message() {
+        let mut out = Vec::new();
+        let timestamp = Timestamp { mega: u32::MAX, sec: u32::MAX, micro: u32::MAX };
+        encode_message(&mut out, &timestamp, &published(format!("PUBLISH\0{BODY}")));
+        assert!(out.starts_with(b"{\"timestamp\":[4294967295,4294967295,4294967295],\"topic\""));
+    }
+
+    #[test]
     fn a_body_may_end_with_a_nul_with_white_space_or_with_nothing() {
         for end in ["", "\0", " ", "\r\n", " trailing bytes are nobody's business", "\0\0PING\0"] {
             for start in ["", " \n", "\0", "<regular-socket/>\0", " \0<regular-socket/> \0\n"] {
