@@ -613,7 +613,7 @@ pub fn encode_message(out: &mut impl BufMut, timestamp: &Timestamp, publication:
 /// head.encode_message(&mut frames, &publication);
 /// head.encode_message(&mut frames, &publication);
 /// let frame = b"{\"timestamp\":[1258,870801,42],\"topic\":\"news\",\"event\":1,\"message_id\":2,\"data\":3}\x01";
-/// assert_eq!(frames, [frame, frame].concat());
+/// assert_eq!(frames, frame.repeat(2));
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
