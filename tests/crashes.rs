@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use janus_core::supervision::{ExitReason, State};
-use janus_core::{Config, Fault, Janus, SessionToken};
+use janus_core::{Config, Fault, Janus, Message, PublishError, SessionToken};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -389,6 +389,50 @@ async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
         until("a sender restarts", || scene.restarts("sender 1") + scene.restarts("sender 2") > before).await;
     }
     scene.assert_nobody_noticed().await;
+}
+
+#[tokio::test]
+async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_may_die_of_it() {
+    const TOPICS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    // Nobody waits for the readers, which share one thread.
+    let config = Config { threads: 2, max_queue_frames: 1 << 20, max_queue_bytes: 1 << 30, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut crowds = Vec::new();
+    for topic in TOPICS {
+        crowds.push(Crowd::subscribe(addr, topic, 4).await);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = std::thread::spawn({
+        let (janus, stop) = (janus.clone(), Arc::clone(&stop));
+        move || {
+            let mut published = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                published.push(published.len() as u64);
+                TOPICS.iter().for_each(|topic| publish_patiently(&janus, topic, published.len() as u64 - 1));
+            }
+            TOPICS.iter().for_each(|topic| publish_patiently(&janus, topic, LAST));
+            published
+        }
+    });
+    for crash in 1..=3 {
+        // No topic is large, so a sender that sends is one that helps.
+        janus.inject(Fault::SenderSend(2));
+        until("the sender restarts", || restarts(&janus, "sender 1") >= crash).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = publisher.join().expect("the publisher does not panic");
+    let outcome = Published { acknowledged, ..Published::default() };
+    for crowd in crowds {
+        crowd.assert_complete(&outcome).await;
+    }
+}
+
+fn publish_patiently(janus: &Janus, topic: &str, number: u64) {
+    let message = Message::new(topic, &number).expect("a message");
+    while let Err(refused) = janus.try_publish(message.clone()).map(drop) {
+        assert_eq!(refused, PublishError::Full);
+        std::thread::yield_now();
+    }
 }
 
 #[tokio::test]

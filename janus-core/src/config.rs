@@ -45,7 +45,8 @@ pub struct Config {
     pub max_inflight_bytes: usize,
     /// Bytes of waiting messages of one topic that are sent to a subscriber in one go. Default 16 KiB.
     pub coalesce_bytes: usize,
-    /// Subscribers up to which a topic delivers alone; above it the sender threads help. Default 256.
+    /// Subscribers up to which a topic delivers alone; above it the sender threads help. They help smaller ones while the
+    /// home arbiter does not keep up. Default 256.
     pub inline_subscribers: usize,
     /// How long any frame may stay unfinished before its connection is closed (`frame_timeout`). Default 10 s.
     pub frame_timeout: Duration,

@@ -23,7 +23,7 @@ use crate::heartbeat;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
-use crate::shared::{Clock, ConnectionTable, Counters, Shared, TopicTable};
+use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
 use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
@@ -227,6 +227,7 @@ fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Sha
             proxy_mapper: ActorRef::new("proxy_mapper"),
             listeners,
             home,
+            load: Load::default(),
             topic_supervisor,
             transport_supervisor,
             draining: AtomicBool::new(false),

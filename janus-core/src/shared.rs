@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) listeners: Vec<Arc<Listener>>,
     /// Where the actors live.
     pub(crate) home: Place,
+    pub(crate) load: Load,
     pub(crate) topic_supervisor: DynamicSupervisor,
     pub(crate) transport_supervisor: DynamicSupervisor,
     /// Set when a drain begins: from then on nobody may publish.
@@ -121,6 +122,32 @@ impl Clock {
     pub(crate) fn ticks(&self, time: Duration) -> u32 {
         let ticks = time.as_nanos().div_ceil(self.period.as_nanos());
         u32::try_from(ticks).unwrap_or(u32::MAX - 1) + 1
+    }
+}
+
+/// How busy the home arbiter is; written by its thread alone.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// The arbiter's last pause that was seen.
+    pause: AtomicU64,
+    /// Frames it has sent since then.
+    sent: AtomicUsize,
+}
+
+impl Load {
+    /// What an arbiter sends in a millisecond or two. One that has had no pause for so long has more to do than it can.
+    const BEHIND: usize = 256;
+
+    pub(crate) fn add(&self, sent: usize) {
+        self.sent.store(self.sent.load(Ordering::Relaxed).saturating_add(sent), Ordering::Relaxed);
+    }
+
+    /// Whether the arbiter has more to do than it can; `pause` is the number of its last pause.
+    pub(crate) fn is_behind(&self, pause: u64) -> bool {
+        if self.pause.swap(pause, Ordering::Relaxed) != pause {
+            self.sent.store(0, Ordering::Relaxed);
+        }
+        self.sent.load(Ordering::Relaxed) >= Self::BEHIND
     }
 }
 
@@ -241,6 +268,17 @@ mod tests {
         assert_eq!(clock.period, Duration::from_secs(1));
         assert_eq!(clock.ticks(Duration::from_secs(30)), 31);
         assert_eq!(clock.ticks(Duration::from_millis(1_001)), 3);
+    }
+
+    #[test]
+    fn an_arbiter_is_behind_when_it_sends_and_sends_without_a_pause() {
+        let load = Load::default();
+        assert!(!load.is_behind(7));
+        load.add(Load::BEHIND - 1);
+        assert!(!load.is_behind(7));
+        load.add(1);
+        assert!(load.is_behind(7));
+        assert!(!load.is_behind(8), "it has had a pause since");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::delivery::pass::{PIECE, Server};
+use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::{Batch, End, OpenBatch, Pass, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::{Shared, timestamp};
@@ -381,9 +381,11 @@ impl TopicState {
         let batch = Arc::clone(core.batches.front()?);
         let subscribers = Arc::clone(&core.subscribers);
         let tick = shared.clock.tick();
-        let pass = Arc::new(Pass::new(batch, subscribers, shared.queue_limits(), tick, Arc::clone(&shared.faults)));
+        let help = help(subscribers.len(), shared);
+        let pass =
+            Arc::new(Pass::new(batch, subscribers, shared.queue_limits(), tick, help, Arc::clone(&shared.faults)));
         core.pass = Some(Arc::clone(&pass));
-        if offered(&pass, shared) {
+        if help != Help::None {
             shared.senders.offer(Arc::clone(&pass));
         }
         Some(pass)
@@ -391,7 +393,7 @@ impl TopicState {
 
     /// Ends a complete pass: its batch is done with, and the changes that waited for it are applied.
     fn finish(&self, pass: &Arc<Pass>, shared: &Shared) {
-        if offered(pass, shared) {
+        if pass.help() != Help::None {
             // So that no sender holds on to the list when the next client joins.
             shared.senders.withdraw(pass);
         }
@@ -412,10 +414,21 @@ impl TopicState {
     }
 }
 
-/// Whether the senders help with this pass.
-fn offered(pass: &Pass, shared: &Shared) -> bool {
-    pass.subscribers() > shared.config.inline_subscribers && shared.config.threads > 1
+/// How the senders help with the next pass of a topic.
+fn help(subscribers: usize, shared: &Shared) -> Help {
+    if shared.config.threads == 1 {
+        Help::None
+    } else if subscribers > shared.config.inline_subscribers {
+        Help::Together
+    } else if subscribers >= WORTH_LEAVING && shared.load.is_behind(shared.home.pauses()) && shared.senders.has_room() {
+        Help::First
+    } else {
+        Help::None
+    }
 }
+
+/// Subscribers from which on it costs less to have a sender deliver than to deliver.
+const WORTH_LEAVING: usize = 4;
 
 /// Receipts for messages that have their numbers.
 struct Answers<'a> {
@@ -543,7 +556,7 @@ impl Actor for Topic {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.state.sequence(&self.shared);
-        ctx.spawn(HandOut);
+        ctx.spawn(HandOut::default());
     }
 }
 
@@ -578,15 +591,29 @@ impl Handler<Unsubscribe> for Topic {
 }
 
 /// Hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and serves others.
-struct HandOut;
+#[derive(Default)]
+struct HandOut {
+    /// The pass that was left to the senders for a turn.
+    left: Option<Arc<Pass>>,
+}
 
 impl ActorFuture<Topic> for HandOut {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, topic: &mut Topic, _: &mut Context<Topic>, cx: &mut task::Context<'_>) -> Poll<()> {
+    fn poll(
+        mut self: Pin<&mut Self>,
+        topic: &mut Topic,
+        _: &mut Context<Topic>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<()> {
         let Topic { state, shared } = topic;
         let mut turn = PIECE;
         while let Some(pass) = state.current_pass(shared) {
+            if pass.help() == Help::First && !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, &pass)) {
+                self.left = Some(pass);
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
             while !pass.is_complete() {
                 if turn == 0 {
                     // `yield_now` wakes this task after the I/O driver has been polled, which a plain wake does not.
@@ -594,7 +621,10 @@ impl ActorFuture<Topic> for HandOut {
                     return Poll::Pending;
                 }
                 match pass.serve_piece(Server::Topic) {
-                    Some(served) => turn = turn.saturating_sub(served),
+                    Some(served) => {
+                        turn = turn.saturating_sub(served);
+                        shared.load.add(served);
+                    }
                     None if pass.poll_complete(cx.waker()) => {}
                     None => match pass.serve_piece(Server::Topic) {
                         // A piece was given back between the claim and the registration.
@@ -603,6 +633,8 @@ impl ActorFuture<Topic> for HandOut {
                     },
                 }
             }
+            // First, or what joins next finds the list of subscribers in use and copies it.
+            self.left = None;
             state.finish(&pass, shared);
         }
         Poll::Pending

@@ -119,7 +119,8 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "inline_subscribers",
-        doc: "Subscribers up to which a topic delivers alone; above it the other threads help.",
+        doc: "Subscribers up to which a topic delivers alone; above it the other threads help. They help smaller ones \
+              while the home arbiter does not keep up.",
         field: Field::Count(|s| &mut s.core.inline_subscribers),
     },
     Setting {

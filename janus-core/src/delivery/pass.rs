@@ -26,6 +26,7 @@ pub(crate) struct Pass {
     subscribers: Arc<Vec<Arc<Subscription>>>,
     limits: QueueLimits,
     tick: u32,
+    help: Help,
     /// The first subscriber nobody has claimed yet; may run past the end.
     cursor: AtomicUsize,
     /// Subscribers that are done with. The pass is complete when all are.
@@ -43,6 +44,7 @@ impl Pass {
         subscribers: Arc<Vec<Arc<Subscription>>>,
         limits: QueueLimits,
         tick: u32,
+        help: Help,
         faults: Arc<Faults>,
     ) -> Self {
         Self {
@@ -50,6 +52,7 @@ impl Pass {
             subscribers,
             limits,
             tick,
+            help,
             cursor: AtomicUsize::new(0),
             served: AtomicUsize::new(0),
             abandoned: Mutex::new(Vec::new()),
@@ -62,8 +65,13 @@ impl Pass {
         &self.batch
     }
 
-    pub(crate) fn subscribers(&self) -> usize {
-        self.subscribers.len()
+    pub(crate) fn help(&self) -> Help {
+        self.help
+    }
+
+    /// Whether every piece has been claimed and none been given back.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.cursor.load(Ordering::Relaxed) >= self.subscribers.len() && self.abandoned.lock().is_empty()
     }
 
     /// Serves one piece; `None` if there is nothing left to claim.
@@ -132,6 +140,17 @@ impl Drop for Claim<'_> {
         self.pass.abandoned.lock().push(self.piece.clone());
         self.pass.topic.wake();
     }
+}
+
+/// What the senders have to do with a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Help {
+    /// Nothing: the topic's actor delivers alone.
+    None,
+    /// They deliver together with the topic's actor.
+    Together,
+    /// They go first, and the topic's actor does what is left when it is its turn again.
+    First,
 }
 
 /// Who serves a piece.

@@ -14,10 +14,14 @@ use parking_lot::{Condvar, Mutex};
 use super::Pass;
 use super::pass::Server;
 
+/// Passes of small topics that wait for the senders while the home arbiter is behind: enough that a sender does not run
+/// out between two turns of the arbiter, few enough that what is left to them does not wait long.
+const LEFT: usize = 8;
+
 /// What the senders share.
 ///
-/// The queue holds at most one pass per topic with many subscribers: a topic offers its next pass when the last one is
-/// complete.
+/// The queue holds at most one pass per topic with many subscribers, because a topic offers its next pass when the last
+/// one is complete, and [`LEFT`] passes of other topics.
 #[derive(Debug, Default)]
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
@@ -33,6 +37,11 @@ impl SenderPool {
         self.offered.notify_all();
     }
 
+    /// Whether the senders could do with another small pass.
+    pub(crate) fn has_room(&self) -> bool {
+        self.passes.lock().len() < LEFT
+    }
+
     /// Takes back a pass that is complete.
     pub(crate) fn withdraw(&self, pass: &Arc<Pass>) {
         self.passes.lock().retain(|other| !Arc::ptr_eq(other, pass));
@@ -41,9 +50,7 @@ impl SenderPool {
     /// Serves passes on the calling thread until `stop` says so.
     pub(crate) fn serve(&self, stop: &StopSender) {
         while let Some(pass) = self.next(stop) {
-            if pass.serve_piece(Server::Sender).is_none() {
-                self.withdraw(&pass);
-            }
+            pass.serve_piece(Server::Sender);
         }
     }
 
@@ -54,11 +61,15 @@ impl SenderPool {
             if stop.0.load(Ordering::Acquire) {
                 return None;
             }
-            if let Some(pass) = passes.pop_front() {
-                passes.push_back(Arc::clone(&pass));
-                return Some(pass);
+            match passes.pop_front() {
+                // Somebody is at work on what is left of it.
+                Some(pass) if pass.is_claimed() => {}
+                Some(pass) => {
+                    passes.push_back(Arc::clone(&pass));
+                    return Some(pass);
+                }
+                None => self.offered.wait(&mut passes),
             }
-            self.offered.wait(&mut passes);
         }
     }
 

@@ -58,15 +58,18 @@ impl Arbiter {
         let (running, stop) = oneshot::channel::<()>();
         let place_name: Arc<str> = name.into();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            let (place, jobs) = Place::open(place_name);
+            let beat = place.beat.clone();
+            let mut builder = Builder::new_current_thread();
+            let idle = beat.clone();
+            builder.enable_all().on_thread_park(move || idle.pause());
+            let runtime = match builder.build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = place_tx.send(Err(error));
                     return;
                 }
             };
-            let (place, jobs) = Place::open(place_name);
-            let beat = place.beat.clone();
             beat.make_current();
             let _ = place_tx.send(Ok(place));
             runtime.block_on(async {
@@ -136,6 +139,12 @@ impl Place {
     /// The name of the thread.
     pub fn name(&self) -> &Arc<str> {
         &self.beat.name
+    }
+
+    /// How often the thread has had nothing to do and slept, as far as it is one of an [`Arbiter`]; wraps around. As long
+    /// as it stays the same, the thread has been busy without a break.
+    pub fn pauses(&self) -> u64 {
+        self.beat.pauses.load(Ordering::Relaxed)
     }
 
     /// Runs `job` on the place's thread, after the jobs given to it before. A panic in it is logged and hurts nobody.
@@ -249,13 +258,24 @@ impl Drop for Receiver {
 pub(crate) struct Beat {
     name: Arc<str>,
     polls: AtomicU64,
+    pauses: AtomicU64,
     actor: AtomicU64,
     down: AtomicBool,
 }
 
 impl Beat {
     fn new(name: Arc<str>) -> Self {
-        Self { name, polls: AtomicU64::new(0), actor: AtomicU64::new(0), down: AtomicBool::new(false) }
+        Self {
+            name,
+            polls: AtomicU64::new(0),
+            pauses: AtomicU64::new(0),
+            actor: AtomicU64::new(0),
+            down: AtomicBool::new(false),
+        }
+    }
+
+    fn pause(&self) {
+        self.pauses.store(self.pauses.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     fn make_current(self: &Arc<Self>) {

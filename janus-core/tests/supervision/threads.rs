@@ -445,6 +445,41 @@ fn a_panic_in_a_job_leaves_the_arbiter_running() {
     });
 }
 
+#[test]
+fn an_arbiter_that_has_nothing_to_do_counts_a_pause() {
+    block_on(async {
+        let home = Arbiter::start("home").unwrap();
+        for _ in 0..3 {
+            let before = home.place().pauses();
+            home.place().run(|| {}).unwrap();
+            until("the arbiter pauses", || home.place().pauses() != before).await;
+        }
+        home.stop();
+    });
+}
+
+#[test]
+fn an_arbiter_has_no_pause_while_it_is_busy() {
+    block_on(async {
+        let home = Arbiter::start("home").unwrap();
+        let place = home.place();
+        let (tell, told) = oneshot::channel();
+        home.place()
+            .run(move || {
+                tokio::task::spawn_local(async move {
+                    let before = place.pauses();
+                    for _ in 0..1_000 {
+                        tokio::task::yield_now().await;
+                    }
+                    let _ = tell.send(place.pauses() - before);
+                });
+            })
+            .unwrap();
+        assert_eq!(told.await, Ok(0));
+        home.stop();
+    });
+}
+
 struct Native;
 
 impl Actor for Native {
