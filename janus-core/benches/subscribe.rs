@@ -4,6 +4,8 @@
 //! Under load a message is published as soon as the last of the 2,000 has read the one before, so that hardly a moment is
 //! without a pass. A request then waits for a turn of the pass, 32 sends of some microseconds each, and for the processors,
 //! which the readers use as well. It must not wait for the pass: that takes milliseconds.
+//! At rest the home arbiter has to be woken first, at a price that the system's scheduler sets: the times say more here
+//! than the ratio.
 //!
 //! An unsubscribe is not answered. It is measured together with a subscribe in the same packet, whose ACK cannot leave
 //! before it has been carried out.
