@@ -51,6 +51,9 @@ mod config;
 mod delivery;
 mod fault;
 mod heartbeat;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod janus;
 mod proxy_mapper;
 mod publish;

@@ -1,0 +1,121 @@
+//! What it takes a client to connect and subscribe (connect, greeting, subscribe, ACK), against a bare accept loop.
+//!
+//! The bare loop is one thread that accepts, sends a greeting, reads, and sends an ACK, a client after the other: four
+//! system calls and nothing else. It has neither sessions nor topics, and one client that says nothing would stop it for
+//! all. The times have the client's side in them, which is the same for both. With 500 at once all of them connect and ask
+//! before the first answer is read, and the time is divided by 500; one after the other each has its answer before the
+//! next begins, so the time is that of one client.
+//!
+//! The bare loop waits for each request where Janus goes on to whoever has asked: at once, Janus can be the faster one.
+
+mod client;
+mod interleaved;
+
+use std::error::Error;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Instant;
+
+use client::Client;
+use interleaved::{Comparison, rounds};
+use janus_core::wire::Timestamp;
+use janus_core::wire::classic::client::{ServerFrame, subscribe};
+use janus_core::wire::classic::{ACK, encode_greeting};
+use janus_core::{Config, Janus};
+
+const TOPIC: &str = "news";
+const CLIENTS: usize = 500;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Both ends of every connection are in this process.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let bare = bare_accept_loop()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    let janus = runtime.block_on(Janus::builder().config(config).start())?;
+
+    compare("500 clients at once, per client", bare, &janus, rounds(100), |server| {
+        let mut clients = Vec::with_capacity(CLIENTS);
+        for _ in 0..CLIENTS {
+            clients.push(asking(server)?);
+        }
+        clients.iter_mut().try_for_each(subscribed)?;
+        Ok(clients)
+    });
+    compare("500 clients one after the other, per client", bare, &janus, rounds(40), |server| {
+        let mut clients = Vec::with_capacity(CLIENTS);
+        for _ in 0..CLIENTS {
+            let mut client = asking(server)?;
+            subscribed(&mut client)?;
+            clients.push(client);
+        }
+        Ok(clients)
+    });
+    runtime.block_on(janus.shutdown());
+    Ok(())
+}
+
+fn compare(
+    title: &str,
+    bare: SocketAddr,
+    janus: &Janus,
+    rounds: usize,
+    connect: impl Fn(SocketAddr) -> io::Result<Vec<Client>>,
+) {
+    let turn = |server| {
+        let start = Instant::now();
+        let clients = connect(server).expect("every client is greeted and gets its ACK");
+        (start.elapsed(), clients)
+    };
+    Comparison::new(title, CLIENTS as u32)
+        .contender("bare accept loop", None, || turn(bare).0)
+        .contender("Janus", Some("bare accept loop"), || {
+            let (time, clients) = turn(janus.local_addrs()[0]);
+            assert_eq!(janus.topic(TOPIC).map(|topic| topic.subscribers), Some(CLIENTS), "an ACK is a subscription");
+            drop(clients);
+            // The next turn must not pay for the end of this one.
+            while janus.stats().connections > 0 {
+                std::thread::yield_now();
+            }
+            time
+        })
+        .run(rounds);
+}
+
+/// A client that has sent its request.
+fn asking(server: SocketAddr) -> io::Result<Client> {
+    let mut client = Client::connect(server)?;
+    client.send(&subscribe(TOPIC))?;
+    Ok(client)
+}
+
+fn subscribed(client: &mut Client) -> io::Result<()> {
+    client.read_until(|frame| *frame == ServerFrame::Ack)
+}
+
+/// Starts the bare loop, which goes on until the process ends.
+fn bare_accept_loop() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    // The standard library's backlog is shorter than what connects at once.
+    socket2::SockRef::from(&listener).listen(Config::default().backlog as i32)?;
+    let addr = listener.local_addr()?;
+    let mut greeting = Vec::new();
+    encode_greeting(&mut greeting, &Timestamp::default(), "0123456789abcdef0123456789abcdef");
+    std::thread::spawn(move || -> io::Result<()> {
+        let mut clients = Vec::with_capacity(CLIENTS);
+        loop {
+            let (mut client, _) = listener.accept()?;
+            client.set_nodelay(true)?;
+            client.write_all(&greeting)?;
+            // Requests are small and come in one piece.
+            let _ = client.read(&mut [0; 256])?;
+            client.write_all(ACK)?;
+            clients.push(client);
+            if clients.len() == CLIENTS {
+                // The last of a turn has its answer.
+                clients.clear();
+            }
+        }
+    });
+    Ok(addr)
+}

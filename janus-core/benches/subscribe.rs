@@ -1,0 +1,126 @@
+//! What it takes a client to subscribe, and to unsubscribe, while its topic is being delivered to 2,000 others, compared
+//! with the same topic at rest.
+//!
+//! Under load a message is published as soon as the last of the 2,000 has read the one before, so that hardly a moment is
+//! without a pass. A request then waits for a turn of the pass, 32 sends of some microseconds each, and for the processors,
+//! which the readers use as well. It must not wait for the pass: that takes milliseconds.
+//! At rest the home arbiter has to be woken first, at a price that the system's scheduler sets: the times say more here
+//! than the ratio.
+//!
+//! An unsubscribe is not answered. It is measured together with a subscribe in the same packet, whose ACK cannot leave
+//! before it has been carried out.
+
+mod client;
+mod interleaved;
+
+use std::error::Error;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use client::Client;
+use interleaved::{Comparison, rounds};
+use janus_core::wire::classic::client::{ServerFrame, subscribe, unsubscribe};
+use janus_core::{Config, Janus, Message};
+use parking_lot::Mutex;
+
+const TOPIC: &str = "news";
+const CROWD: usize = 2_000;
+/// Round trips of one turn: enough that under load they take several passes.
+const TRIPS: usize = 500;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Both ends of every connection are in this process.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    let janus = runtime.block_on(Janus::builder().config(config).start())?;
+    let crowd = (0..CROWD).map(|_| subscriber(&janus)).collect::<io::Result<Vec<_>>>()?;
+    let crowd = Mutex::new(crowd);
+    let member = Mutex::new(Client::connect(janus.local_addrs()[0])?);
+
+    let subscribes = || come_and_go(&janus, &mut member.lock());
+    let resubscribes = || go_and_come(&janus, &mut member.lock());
+    let every_ack = "every subscribe gets its ACK";
+    Comparison::new(format!("one client in a topic of {CROWD} others, per round trip"), TRIPS as u32)
+        .contender("subscribe, idle", None, || subscribes().expect(every_ack))
+        .contender("subscribe, busy", Some("subscribe, idle"), || busy(&janus, &crowd, subscribes).expect(every_ack))
+        .contender("unsubscribe+subscribe, idle", None, || resubscribes().expect(every_ack))
+        .contender("unsubscribe+subscribe, busy", Some("unsubscribe+subscribe, idle"), || {
+            busy(&janus, &crowd, resubscribes).expect(every_ack)
+        })
+        .run(rounds(30));
+    runtime.block_on(janus.shutdown());
+    Ok(())
+}
+
+/// Measures while the topic is delivered to the crowd without a pause.
+fn busy(
+    janus: &Janus,
+    crowd: &Mutex<Vec<Client>>,
+    trips: impl FnOnce() -> io::Result<Duration>,
+) -> io::Result<Duration> {
+    let message = Message::new(TOPIC, &"x".repeat(98)).expect("a good message");
+    let over = AtomicBool::new(false);
+    let (delivered, first) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let delivered = delivered;
+            while !over.load(Ordering::Relaxed) {
+                drop(janus.try_publish(message.clone()).expect("one is under way at a time"));
+                let is_message = |frame: &ServerFrame<'_>| matches!(frame, ServerFrame::Message { .. });
+                for client in crowd.lock().iter_mut() {
+                    client.read_until(is_message).expect("every subscriber gets every message");
+                }
+                // Only the first is waited for.
+                let _ = delivered.send(());
+            }
+        });
+        first.recv().expect("a message is delivered");
+        let time = trips();
+        over.store(true, Ordering::Relaxed);
+        time
+    })
+}
+
+/// Subscribes and leaves again; only the subscribing is measured.
+fn come_and_go(janus: &Janus, member: &mut Client) -> io::Result<Duration> {
+    let mut time = Duration::ZERO;
+    for _ in 0..TRIPS {
+        time += round_trip(member, &subscribe(TOPIC))?;
+        leave(janus, member)?;
+    }
+    Ok(time)
+}
+
+/// Leaves and subscribes in one packet.
+fn go_and_come(janus: &Janus, member: &mut Client) -> io::Result<Duration> {
+    let request = [unsubscribe(TOPIC), subscribe(TOPIC)].concat();
+    round_trip(member, &subscribe(TOPIC))?;
+    let time = (0..TRIPS).map(|_| round_trip(member, &request)).sum();
+    leave(janus, member)?;
+    time
+}
+
+/// The time from a request to its ACK, which may come among messages.
+fn round_trip(member: &mut Client, request: &[u8]) -> io::Result<Duration> {
+    let start = Instant::now();
+    member.send(request)?;
+    member.read_until(|frame| *frame == ServerFrame::Ack)?;
+    Ok(start.elapsed())
+}
+
+fn leave(janus: &Janus, member: &mut Client) -> io::Result<()> {
+    member.send(&unsubscribe(TOPIC))?;
+    while janus.topic(TOPIC).is_some_and(|topic| topic.subscribers > CROWD) {
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+fn subscriber(janus: &Janus) -> io::Result<Client> {
+    let mut client = Client::connect(janus.local_addrs()[0])?;
+    round_trip(&mut client, &subscribe(TOPIC))?;
+    Ok(client)
+}

@@ -1,0 +1,94 @@
+//! What one frame of the classic protocol costs to decode, and to encode; no socket, no actor.
+//!
+//! Decoding: a subscribe and a publish that arrive alone; a read of 64 KiB full of publish frames, which share their
+//! allocations and so cost less each; a frame that is not JSON, which a server must not pay more for than for a good one.
+//! Encoding: one message into a buffer that is there already, as a topic does for each message of a batch but the first.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use criterion::{Criterion, Throughput};
+use janus_core::wire::classic::{self, Command, Decoder, Limits, client};
+use janus_core::wire::{Publication, Timestamp, TopicName};
+
+const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255 };
+const READ_BYTES: usize = 64 * 1024;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(1_500))
+        .configure_from_args();
+    decode(&mut criterion);
+    encode(&mut criterion);
+    criterion.final_summary();
+}
+
+fn decode(criterion: &mut Criterion) {
+    let publish = client::publish("news", "\"headline\"", "\"42\"", &json_string(100));
+    let frames = READ_BYTES / publish.len();
+    let mut cut_short = publish.clone();
+    cut_short.truncate(publish.len() - 2);
+    cut_short.push(0);
+    let inputs = [
+        ("subscribe", 1, client::subscribe("news")),
+        ("publish, 100 B", 1, publish.clone()),
+        ("publish, 100 B, 64 KiB of them", frames, publish.repeat(frames)),
+    ];
+
+    let mut group = criterion.benchmark_group("decode");
+    for (name, frames, input) in inputs {
+        let mut decoder = Decoder::new();
+        assert_eq!(decode_all(&mut decoder, &input), frames, "{name}: every frame is a command");
+        group.throughput(Throughput::ElementsAndBytes { elements: frames as u64, bytes: input.len() as u64 });
+        group.bench_function(name, |bencher| bencher.iter(|| decode_all(&mut decoder, black_box(&input))));
+    }
+
+    assert!(first(&mut Decoder::new(), &cut_short).is_err(), "the last bracket is missing");
+    group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: cut_short.len() as u64 });
+    // A decoder is over after malformed JSON, so each frame gets its own, as each connection has one.
+    group.bench_function("publish, 100 B, malformed", |bencher| {
+        bencher.iter(|| first(&mut Decoder::new(), black_box(&cut_short)));
+    });
+    group.finish();
+}
+
+fn decode_all(decoder: &mut Decoder, mut input: &[u8]) -> usize {
+    let mut commands = 0;
+    while let Some(command) = decoder.decode(&mut input, &LIMITS) {
+        black_box(command.expect("the frames are good"));
+        commands += 1;
+    }
+    commands
+}
+
+fn first(decoder: &mut Decoder, mut input: &[u8]) -> Result<Command, classic::FrameError> {
+    decoder.decode(&mut input, &LIMITS).expect("the frame is whole")
+}
+
+fn encode(criterion: &mut Criterion) {
+    let topic = TopicName::new("news", 255).expect("a good name");
+    let timestamp = Timestamp::from_unix(Duration::from_micros(1_258_870_801_000_042));
+    let mut group = criterion.benchmark_group("encode");
+    for (name, bytes) in [("message, 100 B", 100), ("message, 4 KiB", 4_096)] {
+        let publication =
+            Publication::new(&topic, "\"headline\"", "\"42\"", &json_string(bytes)).expect("its parts are JSON");
+        let mut buffer = BytesMut::with_capacity(2 * bytes + 256);
+        classic::encode_message(&mut buffer, &timestamp, &publication);
+        group.throughput(Throughput::Bytes(buffer.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                buffer.clear();
+                classic::encode_message(&mut buffer, &timestamp, black_box(&publication));
+                buffer.len()
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A JSON string of so many bytes, its quotes included.
+fn json_string(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}

@@ -1,0 +1,102 @@
+//! The delivery path without its actors, for the benches. Not part of the public API: what is here may change or go at
+//! any time.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use tokio::runtime::Runtime;
+
+use crate::delivery::pass::Server;
+use crate::delivery::senders::StopSender;
+use crate::delivery::{OpenBatch, Pass, QueueLimits, SenderPool, Slot, Subscription};
+use crate::fault::Faults;
+
+const LIMITS: QueueLimits = QueueLimits { frames: 1_024, bytes: 1024 * 1024 };
+
+/// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
+///
+/// Without Transports nobody writes out what a socket does not take at once; whoever uses this keeps the sockets drained.
+#[derive(Debug)]
+pub struct FanOut {
+    subscribers: Arc<Vec<Arc<Subscription>>>,
+    next_seq: AtomicU64,
+    faults: Arc<Faults>,
+    senders: Arc<SenderPool>,
+    stop: Arc<StopSender>,
+    /// Registers the sockets, and waits for the pieces that a sender is serving, as a home arbiter does.
+    runtime: Runtime,
+}
+
+impl FanOut {
+    /// Subscribes the peers of `streams` and starts this many senders.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no more threads, or cannot register a socket.
+    pub fn new(streams: impl IntoIterator<Item = TcpStream>, senders: usize) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let registers = runtime.enter();
+        let subscribe = |(place, stream): (u32, TcpStream)| {
+            stream.set_nonblocking(true)?;
+            let (_, write) = tokio::net::TcpStream::from_std(stream)?.into_split();
+            let subscription = Subscription::new(Arc::new(Slot::new(u64::from(place), Some(place), write)));
+            subscription.begin(1);
+            Ok(Arc::new(subscription))
+        };
+        let subscribers = (0..).zip(streams).map(subscribe).collect::<io::Result<Vec<_>>>()?;
+        drop(registers);
+        let fan_out = Self {
+            subscribers: Arc::new(subscribers),
+            next_seq: AtomicU64::new(1),
+            faults: Arc::default(),
+            senders: Arc::default(),
+            stop: Arc::default(),
+            runtime,
+        };
+        for _ in 0..senders {
+            let (senders, stop) = (Arc::clone(&fan_out.senders), Arc::clone(&fan_out.stop));
+            fan_out.senders.keep(std::thread::Builder::new().spawn(move || senders.serve(&stop))?);
+        }
+        Ok(fan_out)
+    }
+
+    /// Sends a frame to every subscriber on this thread alone.
+    pub fn send(&self, frame: &[u8]) {
+        let pass = self.pass(frame);
+        while pass.serve_piece(Server::Topic).is_some() {}
+        assert!(pass.is_complete(), "nobody else has claimed a piece");
+    }
+
+    /// Sends a frame to every subscriber on this thread and on the senders.
+    pub fn send_with_senders(&self, frame: &[u8]) {
+        let pass = Arc::new(self.pass(frame));
+        self.senders.offer(Arc::clone(&pass));
+        self.runtime.block_on(poll_fn(|cx| {
+            // Registered before the last piece is looked for, so that one that is given back is not missed.
+            pass.poll_complete(cx.waker());
+            while pass.serve_piece(Server::Topic).is_some() {}
+            if pass.is_complete() { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        self.senders.withdraw(&pass);
+    }
+
+    fn pass(&self, frame: &[u8]) -> Pass {
+        let mut open = OpenBatch::default();
+        open.buffer().extend_from_slice(frame);
+        open.commit();
+        let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
+        let batch = Arc::new(open.seal(seq + 1));
+        Pass::new(batch, Arc::clone(&self.subscribers), LIMITS, 1, Arc::clone(&self.faults))
+    }
+}
+
+impl Drop for FanOut {
+    fn drop(&mut self) {
+        self.senders.stop(&self.stop);
+        self.senders.join();
+    }
+}
