@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use tokio::runtime::Runtime;
 
-use crate::delivery::pass::Server;
+use crate::delivery::pass::{Help, Server};
 use crate::delivery::senders::StopSender;
 use crate::delivery::{OpenBatch, Pass, QueueLimits, SenderPool, Slot, Subscription};
 use crate::fault::Faults;
@@ -42,8 +42,8 @@ impl FanOut {
         let registers = runtime.enter();
         let subscribe = |(place, stream): (u32, TcpStream)| {
             stream.set_nonblocking(true)?;
-            let (_, write) = tokio::net::TcpStream::from_std(stream)?.into_split();
-            let subscription = Subscription::new(Arc::new(Slot::new(u64::from(place), Some(place), write)));
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            let subscription = Subscription::new(Arc::new(Slot::new(u64::from(place), Some(place), stream)));
             subscription.begin(1);
             Ok(Arc::new(subscription))
         };
@@ -90,7 +90,7 @@ impl FanOut {
         open.commit();
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
         let batch = Arc::new(open.seal(seq + 1));
-        Pass::new(batch, Arc::clone(&self.subscribers), LIMITS, 1, Arc::clone(&self.faults))
+        Pass::new(batch, Arc::clone(&self.subscribers), LIMITS, 1, Help::Together, Arc::clone(&self.faults))
     }
 }
 
