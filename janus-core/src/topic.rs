@@ -43,7 +43,7 @@ pub(crate) fn topic_of(actor_name: &str) -> Option<&str> {
     Some(actor_name.strip_prefix("topic ")?.rsplit_once(" #")?.0)
 }
 
-/// Asks the topic to number and hand out what its inbox holds.
+/// Wakes a topic that has something in its inbox.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Work;
@@ -104,7 +104,7 @@ struct Core {
     sweep: bool,
     /// Publishers that wait for room; each is a connection or a caller, so their number is bounded by theirs.
     waiting: Vec<Waker>,
-    /// Whether a [`Work`] is on its way.
+    /// Whether the actor will look into the inbox without being told: a [`Work`] is on its way, or it is at work.
     notified: bool,
     last_used: u32,
 }
@@ -335,6 +335,9 @@ impl TopicState {
 
     /// Numbers and encodes everything in the inbox.
     fn sequence(&self, shared: &Shared) {
+        if self.core.lock().inbox.is_empty() {
+            return;
+        }
         shared.faults.before_numbering();
         // Told in any case: also if this panics, what has its number will be delivered. Told without the lock: a promise
         // wakes a task that may belong to anybody.
@@ -342,7 +345,6 @@ impl TopicState {
         {
             let mut core = self.core.lock();
             let core = &mut *core;
-            core.notified = false;
             core.last_used = shared.clock.tick();
             // One instant for all that is numbered together, and for every subscriber: the clock is read once, and all of
             // them get identical bytes.
@@ -368,17 +370,23 @@ impl TopicState {
         }
     }
 
-    /// The pass under way, or the next one; `None` if there is nothing to hand out.
-    fn current_pass(&self, shared: &Shared) -> Option<Arc<Pass>> {
+    /// What the actor has to do next. After [`Next::Rest`] the next message in the inbox is announced to it.
+    fn next(&self, shared: &Shared) -> Next {
         let mut core = self.core.lock();
         let core = &mut *core;
         if let Some(pass) = &core.pass {
-            return Some(Arc::clone(pass));
+            return Next::HandOut(Arc::clone(pass));
         }
         if core.batches.is_empty() {
             core.seal();
         }
-        let batch = Arc::clone(core.batches.front()?);
+        let Some(batch) = core.batches.front().cloned() else {
+            if !core.inbox.is_empty() {
+                return Next::Sequence;
+            }
+            core.notified = false;
+            return Next::Rest;
+        };
         let subscribers = Arc::clone(&core.subscribers);
         let tick = shared.clock.tick();
         let help = help(subscribers.len(), shared);
@@ -388,7 +396,14 @@ impl TopicState {
         if help != Help::None {
             shared.senders.offer(Arc::clone(&pass));
         }
-        Some(pass)
+        Next::HandOut(pass)
+    }
+
+    /// Has the next message in the inbox announced while the actor waits for the senders; false if there is one already.
+    fn listen(&self) -> bool {
+        let mut core = self.core.lock();
+        core.notified = false;
+        core.inbox.is_empty()
     }
 
     /// Ends a complete pass: its batch is done with, and the changes that waited for it are applied.
@@ -412,6 +427,16 @@ impl TopicState {
         };
         waiting.into_iter().for_each(Waker::wake);
     }
+}
+
+/// What a topic's actor has to do next.
+enum Next {
+    /// Number and encode what is in the inbox.
+    Sequence,
+    /// Hand this out.
+    HandOut(Arc<Pass>),
+    /// Nothing.
+    Rest,
 }
 
 /// How the senders help with the next pass of a topic.
@@ -555,7 +580,6 @@ impl Actor for Topic {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.state.sequence(&self.shared);
         ctx.spawn(HandOut::default());
     }
 }
@@ -563,10 +587,9 @@ impl Actor for Topic {
 impl Handler<Work> for Topic {
     type Result = ();
 
-    fn handle(&mut self, _: Work, _: &mut Context<Self>) {
-        // Numbering only; `HandOut` is polled after every message.
-        self.state.sequence(&self.shared);
-    }
+    /// [`HandOut`] does the work: it is polled when the mailbox is empty. Were messages numbered here, a publisher on another
+    /// thread could keep the mailbox from ever being empty, and nothing would be handed out until its topic is full.
+    fn handle(&mut self, _: Work, _: &mut Context<Self>) {}
 }
 
 impl Handler<Subscribe> for Topic {
@@ -590,7 +613,17 @@ impl Handler<Unsubscribe> for Topic {
     }
 }
 
-/// Hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and serves others.
+/// What numbering everything in an inbox costs of a turn. Without it a publisher to a topic without subscribers, on another
+/// thread, could keep the arbiter for itself.
+const NUMBERING: usize = PIECE / 4;
+
+/// Has the task polled again after sockets and other tasks had their turn. A plain wake would leave out the sockets.
+fn yield_now(cx: &mut task::Context<'_>) -> Poll<()> {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+    Poll::Pending
+}
+
+/// Numbers messages and hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and serves others.
 #[derive(Default)]
 struct HandOut {
     /// The pass that was left to the senders for a turn.
@@ -608,17 +641,26 @@ impl ActorFuture<Topic> for HandOut {
     ) -> Poll<()> {
         let Topic { state, shared } = topic;
         let mut turn = PIECE;
-        while let Some(pass) = state.current_pass(shared) {
+        // Once in a turn, also in the middle of a pass, so that publishers need not wait for its end to get their receipts.
+        state.sequence(shared);
+        loop {
+            let pass = match state.next(shared) {
+                Next::HandOut(pass) => pass,
+                Next::Sequence if turn > 0 => {
+                    state.sequence(shared);
+                    turn = turn.saturating_sub(NUMBERING);
+                    continue;
+                }
+                Next::Sequence => return yield_now(cx),
+                Next::Rest => return Poll::Pending,
+            };
             if pass.help() == Help::First && !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, &pass)) {
                 self.left = Some(pass);
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
-                return Poll::Pending;
+                return yield_now(cx);
             }
             while !pass.is_complete() {
                 if turn == 0 {
-                    // `yield_now` wakes this task after the I/O driver has been polled, which a plain wake does not.
-                    let _ = pin!(tokio::task::yield_now()).poll(cx);
-                    return Poll::Pending;
+                    return yield_now(cx);
                 }
                 match pass.serve_piece(Server::Topic) {
                     Some(served) => {
@@ -629,7 +671,8 @@ impl ActorFuture<Topic> for HandOut {
                     None => match pass.serve_piece(Server::Topic) {
                         // A piece was given back between the claim and the registration.
                         Some(served) => turn = turn.saturating_sub(served),
-                        None => return Poll::Pending,
+                        None if state.listen() => return Poll::Pending,
+                        None => state.sequence(shared),
                     },
                 }
             }
@@ -637,7 +680,6 @@ impl ActorFuture<Topic> for HandOut {
             self.left = None;
             state.finish(&pass, shared);
         }
-        Poll::Pending
     }
 }
 
