@@ -10,6 +10,7 @@ mod crew;
 mod ledger;
 mod lines;
 mod mark;
+mod protocol;
 mod publisher;
 mod report;
 pub(crate) mod worker;
@@ -28,6 +29,8 @@ use clock::Clock;
 use crew::{Crew, Event};
 use lines::{FromWorker, Plan, Tally, ToWorker};
 pub(crate) use mark::MARK_BYTES;
+use protocol::Foreign;
+pub(crate) use protocol::Protocol;
 use publisher::{Pace, Publisher};
 use report::{Outcome, Report};
 
@@ -38,6 +41,8 @@ pub(crate) enum BenchError {
     Usage(String),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
     #[error("cannot start a worker process")]
     Spawn(#[source] io::Error),
     #[error("worker {0} ended before its work was done")]
@@ -75,6 +80,12 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
         return Err(BenchError::Usage(
             "--topics must not be more than --clients: each topic needs a client".to_owned(),
         ));
+    }
+    if command.classic_publish && command.protocol != Protocol::Janus {
+        return Err(BenchError::Usage(format!(
+            "--classic-publish is a way of the classic protocol: expected --protocol janus, not {}",
+            command.protocol
+        )));
     }
     let clock = Clock::start();
     let run = clock.now() as u32;
@@ -122,12 +133,14 @@ fn start_workers(command: &Bench, server: SocketAddr, run: u32) -> Result<Crew, 
         let share = |index: u32| (u64::from(command.clients) * u64::from(index) / u64::from(workers)) as u32;
         let plan = Plan {
             run,
+            protocol: command.protocol,
             server,
             first_client: share(worker),
             clients: share(worker + 1) - share(worker),
             topics: command.topics,
             messages: command.messages,
             size: command.size,
+            connecting: command.connecting,
             timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
         };
         crew.hire(&ToWorker::Plan(plan)).map_err(BenchError::Spawn)?;

@@ -126,7 +126,7 @@ impl<'a> Report<'a> {
     pub(super) fn print(&self) -> io::Result<()> {
         let mut text = String::new();
         let mut line = |name: &str, value: String| text.push_str(&format!("{name:<13}  {value}\n"));
-        let Bench { clients, topics, messages, size, window, .. } = self.command;
+        let Bench { protocol, clients, topics, messages, size, window, .. } = self.command;
         let pace = match self.command.rate {
             Some(rate) => format!("{rate} a second"),
             None => format!("{window} under way"),
@@ -135,7 +135,7 @@ impl<'a> Report<'a> {
         line(
             "run",
             format!(
-                "clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
+                "protocol {protocol}, clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
                 setup.workers
             ),
         );
@@ -212,11 +212,13 @@ impl<'a> Report<'a> {
         let object =
             |pairs: &[(&str, u64)]| Value::Object(pairs.iter().map(|&(k, v)| (k.to_owned(), json!(v))).collect());
         let result = json!({
+            "protocol": self.command.protocol,
             "server": self.command.to,
             "clients": self.command.clients,
             "topics": self.command.topics,
             "messages": self.command.messages,
             "size": self.command.size,
+            "connecting": self.command.connecting,
             "rate": self.command.rate,
             "window": self.command.rate.is_none().then_some(self.command.window),
             "classic_publish": self.command.classic_publish,
