@@ -351,12 +351,13 @@ mod tests {
     #[test]
     fn another_protocol_is_told_by_what_the_server_sent() {
         let greeting = b"{\"timestamp\":[1,2,3],\"token\":\"00ff\"}\x01";
-        let foreign: [(Protocol, &[u8]); 10] = [
+        let foreign: [(Protocol, &[u8]); 11] = [
             (Protocol::Redis, greeting),
             (Protocol::Redis, b"*1\r\n$-5\r\n"),
             (Protocol::Redis, b"*1\r\n$99999999999\r\n"),
             (Protocol::Redis, b"*1\r\n$1\r\nabc\r\n"),
-            (Protocol::Nats, b"HTTP/1.1 400 Bad Request\r\n"),
+            (Protocol::Nats, greeting),
+            (Protocol::Nats, b"POST / HTTP/1.1\r\n"),
             (Protocol::Nats, b"MSG t 1 x\r\n"),
             (Protocol::Nats, b"MSG t 1 1\r\nabc\r\n"),
             (Protocol::Mqtt, greeting),
@@ -371,7 +372,8 @@ mod tests {
         let each = |_: Frame<'_>| ControlFlow::Continue(());
         let endless = vec![b'x'; FRAME_BYTES_MAX + 1];
         Splitter::default().take(Protocol::Janus, 40, &endless, each).unwrap_err();
-        Splitter::default().take(Protocol::Nats, 40, &endless[..LINE_BYTES_MAX], each).unwrap_err();
+        let endless = vec![b'-'; LINE_BYTES_MAX];
+        Splitter::default().take(Protocol::Nats, 40, &endless, each).unwrap_err();
     }
 
     #[test]

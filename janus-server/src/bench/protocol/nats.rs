@@ -22,6 +22,10 @@ pub(super) fn publish(topic: &str, data: &str, out: &mut Vec<u8>) {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
+    // Another protocol may never end its line.
+    if !b"MPI+-".contains(&bytes[0]) {
+        return Err(Malformed);
+    }
     let mut cursor = Cursor::new(bytes);
     let Some(line) = cursor.line()? else { return Ok(None) };
     let frame = match line {
