@@ -162,10 +162,14 @@ pub(crate) struct Bench {
     /// retransmissions, which measures the kernel.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) connecting: u32,
+    /// The server's process on this machine, of which the CPU time per delivery and the memory per connection are told.
+    #[arg(long, value_name = "PID", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) server_pid: Option<u32>,
     /// How long each phase (connecting, publishing without progress, the last deliveries) may take.
     #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Write the result to this file as JSON.
+    /// Write the result to this file as JSON, with the whole distribution of the latencies; docs/OPERATIONS.md says what
+    /// is in it.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -13,6 +13,7 @@ mod mark;
 mod protocol;
 mod publisher;
 mod report;
+mod server_process;
 pub(crate) mod worker;
 
 use std::io;
@@ -33,6 +34,7 @@ use protocol::Foreign;
 pub(crate) use protocol::Protocol;
 use publisher::{Pace, Publisher};
 use report::{Outcome, Report};
+use server_process::{ServerProcess, Usage};
 
 /// Why a bench has no result, or a bad one.
 #[derive(Debug, thiserror::Error)]
@@ -87,16 +89,22 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
             command.protocol
         )));
     }
+    let process = command.server_pid.map(ServerProcess::find).transpose().map_err(BenchError::Usage)?;
     let clock = Clock::start();
     let run = clock.now() as u32;
     let mut crew = start_workers(command, server, run)?;
 
+    let before = process.map(ServerProcess::look);
     let setup = connect_clients(&mut crew, command)?;
+    let ready = process.map(ServerProcess::look);
     let publication = publish(&mut crew, command, &setup, server, run, clock)?;
+    let end = process.map(ServerProcess::look);
+    let looks = process.zip(before).zip(ready.zip(end));
+    let usage = looks.map(|((process, before), (ready, end))| Usage { process, before, ready, end });
     let tallies = collect(&mut crew, &publication.outcome)?;
     drop(crew);
 
-    let report = Report::new(command, setup, publication, tallies);
+    let report = Report::new(command, setup, publication, tallies, usage);
     report.print().map_err(BenchError::Output)?;
     if let Some(path) = &command.json {
         report.write_json(path).map_err(|source| BenchError::Json { path: path.clone(), source })?;
@@ -118,8 +126,8 @@ struct Setup {
 /// What publishing came to.
 struct Publication {
     outcome: Outcome,
-    /// For each message that arrived everywhere: nanoseconds from its send time to its last delivery.
-    last_delivery: Vec<u64>,
+    /// Nanoseconds from a message's send time to its last delivery; `None` if it did not arrive everywhere.
+    last_delivery: Vec<Option<u64>>,
     /// Whether it ended because nothing arrived any more.
     stalled: bool,
 }
@@ -269,13 +277,9 @@ impl Through {
         }
     }
 
-    fn last_delivery(self) -> Vec<u64> {
-        self.waiting
-            .iter()
-            .zip(self.last)
-            .filter(|&(&waiting, last)| waiting == 0 && last > 0)
-            .map(|(_, l)| l)
-            .collect()
+    fn last_delivery(self) -> Vec<Option<u64>> {
+        let arrived = |(waiting, last)| (waiting == 0 && last > 0).then_some(last);
+        self.waiting.into_iter().zip(self.last).map(arrived).collect()
     }
 }
 
