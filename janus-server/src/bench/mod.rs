@@ -213,7 +213,14 @@ fn publish(
         Some(rate) => Pace::Rate(rate),
         None => Pace::Window(command.window),
     };
-    let publisher = Publisher::start(command, server, run, clock, pace)?;
+    let publisher = match Publisher::start(command, server, run, clock, pace) {
+        Ok(publisher) => publisher,
+        // A full server refuses the publisher, too: how many clients it took is still worth telling.
+        Err(error) => {
+            let outcome = Outcome { error: Some(format!("publisher: {error}")), ..Outcome::default() };
+            return Ok(Publication { outcome, last_delivery: Vec::new(), stalled: false });
+        }
+    };
     let mut through = Through::new(&setup.workers_on_topic, command.messages);
     let mut last_progress = Instant::now();
     let mut sent_before = 0;
