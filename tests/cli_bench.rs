@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::cli_fake_server::{FakeServer, Fault};
-use crate::cli_run::{assert_exit, janus, text};
+use crate::cli_run::{Running, assert_exit, janus, text};
 
 /// Runs a bench and returns its JSON, having checked the exit code and that the text was printed.
 #[track_caller]
@@ -209,6 +209,17 @@ fn a_server_of_another_protocol_is_told_by_what_it_sent() {
         let expected = format!("the server does not speak {protocol} (see --protocol): it sent \"{{");
         assert!(text(&output.stderr).contains(&expected), "{}", text(&output.stderr));
     }
+}
+
+#[test]
+fn a_full_server_is_reported_with_the_clients_it_took() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--max-connections", "5"]);
+    let line = server.error_line("listening on ");
+    let output = janus(&["bench", "--clients", "5", "--to", line.rsplit(' ').next().unwrap()]).output().unwrap();
+    assert_exit(&output, 1);
+    let report = text(&output.stdout);
+    assert!(report.contains("5 ready, 0 failed"), "{report}");
+    assert!(report.contains("publisher: the server refused: too_many_connections"), "{report}");
 }
 
 #[test]
