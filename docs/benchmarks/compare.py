@@ -156,7 +156,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < options.clients + SPARE_DESCRIPTORS:
         needed = options.clients + SPARE_DESCRIPTORS
-        sys.exit(f"--clients {options.clients}: a server needs {needed:,} descriptors, the limit (ulimit -Hn) is {hard:,}")
+        sys.exit(f"--clients {options.clients}: a server needs {needed:,} descriptors, ulimit -Hn allows {hard:,}")
     # Ends through every `finally`, so that no server is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     programs = find_programs(options)
