@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::cli_fake_server::{FakeServer, Fault};
-use crate::cli_run::{assert_exit, janus, text};
+use crate::cli_run::{Running, assert_exit, janus, text};
 
 /// Runs a bench and returns its JSON, having checked the exit code and that the text was printed.
 #[track_caller]
@@ -143,6 +143,83 @@ fn nobody_listening_is_told_with_what_to_look_for() {
     let output = janus(&["bench", "--clients", "3", "--to", &address]).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("is the server running?"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_result_holds_the_whole_distribution_and_every_message() {
+    let server = FakeServer::start(Fault::None);
+    let result = bench(&server, &["--clients", "50", "--messages", "20"], 0);
+    let points: Vec<(f64, f64)> = serde_json::from_value(result["latency_percentiles_us"].clone()).unwrap();
+    assert!(points.len() > 100, "{points:?}");
+    assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{points:?}");
+    let latency = |name: &str| result["latency_ns"][name].as_f64().unwrap() / 1e3;
+    assert_eq!((points[0], points[points.len() - 1]), ((0.0, latency("min")), (100.0, latency("max"))));
+    assert!(points.contains(&(50.0, latency("p50"))), "{points:?}");
+    let last: Vec<f64> = serde_json::from_value(result["last_delivery_us_by_message"].clone()).unwrap();
+    assert_eq!(last.len(), 20);
+    assert!(last.contains(&latency("max")), "the slowest delivery is the last of its message: {last:?}");
+    assert!(result["server_process"].is_null());
+}
+
+#[test]
+fn a_message_that_does_not_arrive_everywhere_has_no_last_delivery() {
+    let server = FakeServer::start(Fault::Loses);
+    let arguments = ["--clients", "10", "--messages", "3", "--window", "3", "--timeout", "1s"];
+    let result = bench(&server, &arguments, 1);
+    let last = result["last_delivery_us_by_message"].as_array().unwrap();
+    assert_eq!(last.iter().map(Value::is_null).collect::<Vec<_>>(), [false, true, false], "{last:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_server_used_is_told() {
+    let server = FakeServer::start(Fault::None);
+    // The fake server lives in this process.
+    let pid = std::process::id().to_string();
+    let result = bench(&server, &["--clients", "10", "--messages", "5", "--server-pid", &pid], 0);
+    let usage = &result["server_process"];
+    assert_eq!(usage["pid"].as_u64(), Some(std::process::id().into()));
+    assert!(usage["rss_bytes_before"].as_u64().unwrap() > 0, "{usage}");
+    // Threads of other tests end meanwhile, and what they used is then not known.
+    assert!(usage["cpu_ns_per_delivery"].is_number() != usage["cpu_note"].is_string(), "{usage}");
+}
+
+#[test]
+fn flags_that_contradict_are_told_with_what_was_expected() {
+    for (arguments, expected) in [
+        (&["--protocol", "amqp"][..], "possible values: janus, redis, nats, mqtt"),
+        (&["--protocol", "redis", "--classic-publish"][..], "expected --protocol janus, not redis"),
+        (&["--server-pid", "4294967295"][..], "--server-pid 4294967295: there is no such process"),
+        (&["--server-pid", "0"][..], "0 is not in 1..="),
+        (&["--connecting", "0"][..], "0 is not in 1..="),
+    ] {
+        let output = janus(&[&["bench"], arguments].concat()).output().unwrap();
+        assert_exit(&output, 2);
+        assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_server_of_another_protocol_is_told_by_what_it_sent() {
+    let server = FakeServer::start(Fault::None);
+    for protocol in ["redis", "nats", "mqtt"] {
+        let arguments = ["--protocol", protocol, "--to", &server.address, "--clients", "3"];
+        let output = janus(&[&["bench"][..], &arguments].concat()).output().unwrap();
+        assert_exit(&output, 1);
+        let expected = format!("the server does not speak {protocol} (see --protocol): it sent \"{{");
+        assert!(text(&output.stderr).contains(&expected), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_full_server_is_reported_with_the_clients_it_took() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--max-connections", "5"]);
+    let line = server.error_line("listening on ");
+    let output = janus(&["bench", "--clients", "5", "--to", line.rsplit(' ').next().unwrap()]).output().unwrap();
+    assert_exit(&output, 1);
+    let report = text(&output.stdout);
+    assert!(report.contains("5 ready, 0 failed"), "{report}");
+    assert!(report.contains("publisher: the server refused: too_many_connections"), "{report}");
 }
 
 #[test]

@@ -12,6 +12,13 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
+# The scripts in docs/benchmarks are tested, too.
+if ! command -v python3 >/dev/null; then
+    root=()
+    [ "$(id -u)" = 0 ] || root=(sudo)
+    "${root[@]}" apt-get update && "${root[@]}" apt-get install --yes --no-install-recommends python3
+fi
+
 step "formatting"
 cargo fmt --all --check
 

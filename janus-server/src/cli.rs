@@ -10,6 +10,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
 
+use crate::bench::Protocol;
 use crate::settings::{self, Field, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
@@ -129,6 +130,9 @@ pub(crate) struct Bench {
     /// The server.
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) to: String,
+    /// What the server speaks. The load, the checks and the clocks are the same for all.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Protocol::Janus)]
+    pub(crate) protocol: Protocol,
     /// Clients to connect and subscribe before anything is published.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) clients: u32,
@@ -154,10 +158,18 @@ pub(crate) struct Bench {
     /// Processes to spread the clients over; as few as the descriptor limit allows without it.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=256))]
     pub(crate) workers: Option<u32>,
+    /// Clients of one process that connect at once. More than the kernel's queue of the listener holds wait for
+    /// retransmissions, which measures the kernel.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..=2_000_000))]
+    pub(crate) connecting: u32,
+    /// The server's process on this machine, of which the CPU time per delivery and the memory per connection are told.
+    #[arg(long, value_name = "PID", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) server_pid: Option<u32>,
     /// How long each phase (connecting, publishing without progress, the last deliveries) may take.
     #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Write the result to this file as JSON.
+    /// Write the result to this file as JSON, with the whole distribution of the latencies; docs/OPERATIONS.md says what
+    /// is in it.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

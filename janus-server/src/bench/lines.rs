@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::protocol::Protocol;
+
 /// From the bench to a worker, on its standard input; the end of the input ends the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
@@ -18,6 +20,7 @@ pub(super) enum ToWorker {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) run: u32,
+    pub(super) protocol: Protocol,
     pub(super) server: SocketAddr,
     /// The number of this worker's first client among all; client `i` is on topic `i % topics`.
     pub(super) first_client: u32,
@@ -26,12 +29,19 @@ pub(super) struct Plan {
     /// Message `m` is published on topic `m % topics`.
     pub(super) messages: u32,
     pub(super) size: u32,
+    /// Clients that connect at once.
+    pub(super) connecting: u32,
     pub(super) timeout_ms: u64,
 }
 
 impl Plan {
     pub(super) fn topic_name(run: u32, topic: u32) -> String {
         format!("bench-{run:08x}-{topic}")
+    }
+
+    /// What a client calls itself where the protocol wants a name. MQTT brokers need not take more than 23 characters.
+    pub(super) fn client_name(run: u32, client: u32) -> String {
+        format!("b{run:08x}-{client}")
     }
 
     /// How many of the first `published` messages are on a topic.

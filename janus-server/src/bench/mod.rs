@@ -10,8 +10,10 @@ mod crew;
 mod ledger;
 mod lines;
 mod mark;
+mod protocol;
 mod publisher;
 mod report;
+mod server_process;
 pub(crate) mod worker;
 
 use std::io;
@@ -28,8 +30,11 @@ use clock::Clock;
 use crew::{Crew, Event};
 use lines::{FromWorker, Plan, Tally, ToWorker};
 pub(crate) use mark::MARK_BYTES;
+use protocol::Foreign;
+pub(crate) use protocol::Protocol;
 use publisher::{Pace, Publisher};
 use report::{Outcome, Report};
+use server_process::{ServerProcess, Usage};
 
 /// Why a bench has no result, or a bad one.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,8 @@ pub(crate) enum BenchError {
     Usage(String),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
     #[error("cannot start a worker process")]
     Spawn(#[source] io::Error),
     #[error("worker {0} ended before its work was done")]
@@ -76,16 +83,28 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
             "--topics must not be more than --clients: each topic needs a client".to_owned(),
         ));
     }
+    if command.classic_publish && command.protocol != Protocol::Janus {
+        return Err(BenchError::Usage(format!(
+            "--classic-publish is a way of the classic protocol: expected --protocol janus, not {}",
+            command.protocol
+        )));
+    }
+    let process = command.server_pid.map(ServerProcess::find).transpose().map_err(BenchError::Usage)?;
     let clock = Clock::start();
     let run = clock.now() as u32;
     let mut crew = start_workers(command, server, run)?;
 
+    let before = process.map(ServerProcess::look);
     let setup = connect_clients(&mut crew, command)?;
+    let ready = process.map(ServerProcess::look);
     let publication = publish(&mut crew, command, &setup, server, run, clock)?;
+    let end = process.map(ServerProcess::look);
+    let looks = process.zip(before).zip(ready.zip(end));
+    let usage = looks.map(|((process, before), (ready, end))| Usage { process, before, ready, end });
     let tallies = collect(&mut crew, &publication.outcome)?;
     drop(crew);
 
-    let report = Report::new(command, setup, publication, tallies);
+    let report = Report::new(command, setup, publication, tallies, usage);
     report.print().map_err(BenchError::Output)?;
     if let Some(path) = &command.json {
         report.write_json(path).map_err(|source| BenchError::Json { path: path.clone(), source })?;
@@ -107,8 +126,8 @@ struct Setup {
 /// What publishing came to.
 struct Publication {
     outcome: Outcome,
-    /// For each message that arrived everywhere: nanoseconds from its send time to its last delivery.
-    last_delivery: Vec<u64>,
+    /// Nanoseconds from a message's send time to its last delivery; `None` if it did not arrive everywhere.
+    last_delivery: Vec<Option<u64>>,
     /// Whether it ended because nothing arrived any more.
     stalled: bool,
 }
@@ -122,12 +141,14 @@ fn start_workers(command: &Bench, server: SocketAddr, run: u32) -> Result<Crew, 
         let share = |index: u32| (u64::from(command.clients) * u64::from(index) / u64::from(workers)) as u32;
         let plan = Plan {
             run,
+            protocol: command.protocol,
             server,
             first_client: share(worker),
             clients: share(worker + 1) - share(worker),
             topics: command.topics,
             messages: command.messages,
             size: command.size,
+            connecting: command.connecting,
             timeout_ms: u64::try_from(command.timeout.as_millis()).unwrap_or(u64::MAX),
         };
         crew.hire(&ToWorker::Plan(plan)).map_err(BenchError::Spawn)?;
@@ -192,7 +213,14 @@ fn publish(
         Some(rate) => Pace::Rate(rate),
         None => Pace::Window(command.window),
     };
-    let publisher = Publisher::start(command, server, run, clock, pace)?;
+    let publisher = match Publisher::start(command, server, run, clock, pace) {
+        Ok(publisher) => publisher,
+        // A full server refuses the publisher, too: how many clients it took is still worth telling.
+        Err(error) => {
+            let outcome = Outcome { error: Some(format!("publisher: {error}")), ..Outcome::default() };
+            return Ok(Publication { outcome, last_delivery: Vec::new(), stalled: false });
+        }
+    };
     let mut through = Through::new(&setup.workers_on_topic, command.messages);
     let mut last_progress = Instant::now();
     let mut sent_before = 0;
@@ -256,13 +284,9 @@ impl Through {
         }
     }
 
-    fn last_delivery(self) -> Vec<u64> {
-        self.waiting
-            .iter()
-            .zip(self.last)
-            .filter(|&(&waiting, last)| waiting == 0 && last > 0)
-            .map(|(_, l)| l)
-            .collect()
+    fn last_delivery(self) -> Vec<Option<u64>> {
+        let arrived = |(waiting, last)| (waiting == 0 && last > 0).then_some(last);
+        self.waiting.into_iter().zip(self.last).map(arrived).collect()
     }
 }
 

@@ -5,25 +5,26 @@
 //! the moments in which clients had to wait (coordinated omission). Without a rate, a message is sent when an earlier
 //! one has arrived everywhere, and measured from just before the write.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use janus_core::wire::ErrorCode;
-use janus_core::wire::classic::client::{self, ServerFrame};
+use janus_core::wire::classic::client::ServerFrame;
 
 use super::BenchError;
 use super::clock::Clock;
 use super::lines::Plan;
 use super::mark::Mark;
+use super::protocol::{Frame, Protocol, Splitter, publish_and_close};
 use super::report::{Outcome, record};
 use crate::cli::Bench;
-use crate::client::{ClientError, Connection};
+use crate::client::{self, ClientError, Connection};
 
 /// When a message may go out.
 #[derive(Clone, Copy, Debug)]
@@ -66,13 +67,23 @@ impl Publisher {
         let (wire, stream) = if command.classic_publish {
             (Wire::Classic(Box::new(Connection::open(&server, command.timeout)?)), None)
         } else {
-            let connection = Connection::open(&server, command.timeout)?;
-            let stream = connection.writer()?;
-            let watch = watch(connection, Arc::clone(&shared));
-            (Wire::Lasting { stream: stream.try_clone().map_err(ClientError::Lost)?, watch }, Some(stream))
+            let stream = client::open_stream(&server, command.timeout)?;
+            let writer = Writer::new(stream.try_clone().map_err(ClientError::Lost)?);
+            let mut listener = Listener {
+                protocol: command.protocol,
+                data_bytes: command.size,
+                reader: stream.try_clone().map_err(ClientError::Lost)?,
+                splitter: Splitter::default(),
+                writer: writer.clone(),
+            };
+            let name = Plan::client_name(run, command.clients);
+            writer.write(&command.protocol.opening(&name, None))?;
+            listener.wait_for_welcome(command.timeout)?;
+            (Wire::Lasting { writer, watch: watch(listener, Arc::clone(&shared)) }, Some(stream))
         };
         let work = Work {
             shared: Arc::clone(&shared),
+            protocol: command.protocol,
             wire,
             server,
             run,
@@ -123,7 +134,7 @@ impl Publisher {
 /// How messages reach the server.
 enum Wire {
     /// One connection for all; what the server answers is watched, as it only answers to refuse.
-    Lasting { stream: TcpStream, watch: Receiver<Answers> },
+    Lasting { writer: Writer, watch: Receiver<Answers> },
     /// The next message's connection, opened before it is due.
     Classic(Box<Connection>),
 }
@@ -142,6 +153,7 @@ struct Answers {
 /// What the thread owns.
 struct Work {
     shared: Arc<Shared>,
+    protocol: Protocol,
     wire: Wire,
     server: String,
     run: u32,
@@ -183,14 +195,14 @@ impl Work {
             thread::park_timeout(PATIENCE);
         }
         self.shared.stop.store(true, Ordering::Release);
-        if let Wire::Lasting { stream, watch } = self.wire {
+        if let Wire::Lasting { writer, watch } = self.wire {
             let mut answers = None;
             if self.shared.refused.load(Ordering::Acquire) {
                 // Every message that is refused gets its answer before the server ends its side too.
-                let _ = stream.shutdown(Shutdown::Write);
+                writer.shutdown(Shutdown::Write);
                 answers = watch.recv_timeout(super::AFTERMATH).ok();
             }
-            let _ = stream.shutdown(Shutdown::Both);
+            writer.shutdown(Shutdown::Both);
             if let Some(answers) = answers.or_else(|| watch.recv().ok()) {
                 outcome.error = answers.error.or(outcome.error);
                 (outcome.refusals, outcome.closed) = (answers.refusals, answers.closed);
@@ -252,10 +264,9 @@ impl Work {
             let data = str::from_utf8(&data).expect("a mark is ASCII");
             let topic = Plan::topic_name(self.run, number % self.topics);
             if classic {
-                bytes.extend_from_slice(client::PREAMBLE);
-                bytes.extend_from_slice(&client::publish_and_close(&topic, EVENT, MESSAGE_ID, data));
+                publish_and_close(&topic, data, &mut bytes);
             } else {
-                bytes.extend_from_slice(&client::publish(&topic, EVENT, MESSAGE_ID, data));
+                self.protocol.publish(&topic, data, &mut bytes);
             }
             number += 1;
         }
@@ -268,7 +279,7 @@ impl Work {
 
     fn write(&mut self, bytes: &[u8], more: bool) -> Result<(), ClientError> {
         match &mut self.wire {
-            Wire::Lasting { stream, .. } => stream.write_all(bytes).map_err(ClientError::Lost),
+            Wire::Lasting { writer, .. } => writer.write(bytes),
             Wire::Classic(connection) => {
                 connection.send(bytes)?;
                 // The server closes when the message has its place in the topic's order; only then may the next go.
@@ -293,32 +304,125 @@ impl Work {
     }
 }
 
+/// The writing half of the publisher's connection: for messages, and for the answer to a ping between them.
+#[derive(Clone)]
+struct Writer(Arc<Mutex<TcpStream>>);
+
+impl Writer {
+    fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(Mutex::new(stream)))
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), ClientError> {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.write_all(bytes).map_err(ClientError::Lost)
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = stream.shutdown(how);
+    }
+}
+
+/// The reading half.
+struct Listener {
+    protocol: Protocol,
+    data_bytes: u32,
+    reader: TcpStream,
+    splitter: Splitter,
+    writer: Writer,
+}
+
+/// What matters of the server's next bytes.
+#[derive(Default)]
+struct Heard {
+    welcome: bool,
+    /// Each refusal, and whether it ends the connection.
+    refusals: Vec<(ClientError, bool)>,
+}
+
+impl Listener {
+    /// Returns when the server has taken the publisher in, so that the first message does not pay for that.
+    fn wait_for_welcome(&mut self, timeout: Duration) -> Result<(), BenchError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.reader.set_read_timeout(Some(patience)).map_err(ClientError::Lost)?;
+            match self.hear() {
+                Ok(heard) => {
+                    if let Some((refusal, _)) = heard.refusals.into_iter().next() {
+                        return Err(refusal.into());
+                    }
+                    if heard.welcome {
+                        self.reader.set_read_timeout(None).map_err(ClientError::Lost)?;
+                        return Ok(());
+                    }
+                }
+                Err(BenchError::Client(ClientError::Lost(error)))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                return Err(ClientError::Late { awaited: "greeting for the publisher", timeout }.into());
+            }
+        }
+    }
+
+    /// Waits for the next bytes.
+    fn hear(&mut self) -> Result<Heard, BenchError> {
+        let mut piece = [0; 16 * 1024];
+        let length = loop {
+            match self.reader.read(&mut piece) {
+                Ok(0) => return Err(ClientError::Closed.into()),
+                Ok(length) => break length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(ClientError::Lost(error).into()),
+            }
+        };
+        let mut heard = Heard::default();
+        let mut pings = 0;
+        self.splitter.take(self.protocol, self.data_bytes, &piece[..length], |frame| {
+            match frame {
+                Frame::Welcome | Frame::Ack => heard.welcome = true,
+                Frame::Ping => pings += 1,
+                Frame::Refused(refusal) => {
+                    heard.refusals.push((refused(&refusal.code, &refusal.message), refusal.closes));
+                }
+                Frame::Message(_) | Frame::Other => {}
+            }
+            ControlFlow::Continue(())
+        })?;
+        for _ in 0..pings {
+            self.writer.write(self.protocol.pong())?;
+        }
+        Ok(heard)
+    }
+}
+
 /// Reads what the server says on the publisher's connection until that ends. The first refusal stops the publisher.
-fn watch(mut connection: Connection, shared: Arc<Shared>) -> Receiver<Answers> {
+fn watch(mut listener: Listener, shared: Arc<Shared>) -> Receiver<Answers> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         let mut answers = Answers::default();
-        loop {
-            let error = match connection.receive(None) {
-                Ok(Some(ServerFrame::Error { code, message })) => {
-                    answers.refusals += 1;
-                    answers.closed |= ErrorCode::ALL.iter().any(|known| known.as_str() == code && known.closes());
-                    shared.refused.store(true, Ordering::Release);
-                    refused(&code, &message)
-                }
-                Ok(_) => continue,
-                Err(error) => error,
+        let error = loop {
+            let heard = match listener.hear() {
+                Ok(heard) => heard,
+                Err(error) => break error,
             };
-            let ended = !matches!(error, ClientError::Refused { .. });
-            let asked_for = shared.stop.swap(true, Ordering::AcqRel);
-            if !asked_for {
-                answers.error = Some(error.to_string());
+            for (refusal, closes) in heard.refusals {
+                answers.refusals += 1;
+                answers.closed |= closes;
+                shared.refused.store(true, Ordering::Release);
+                if !shared.stop.swap(true, Ordering::AcqRel) {
+                    answers.error = Some(refusal.to_string());
+                }
             }
-            if ended {
-                let _ = sender.send(answers);
-                return;
-            }
+        };
+        let asked_for = shared.stop.swap(true, Ordering::AcqRel);
+        if !asked_for {
+            answers.error = Some(error.to_string());
         }
+        let _ = sender.send(answers);
     });
     receiver
 }
@@ -331,8 +435,6 @@ fn due(number: u32, rate: f64) -> Duration {
     Duration::from_secs_f64(f64::from(number) / rate)
 }
 
-const EVENT: &str = "\"bench\"";
-const MESSAGE_ID: &str = "\"\"";
 /// Messages that are due together share a write up to this size.
 const BATCH_BYTES: usize = 64 * 1024;
 const WAKE_UP: Duration = Duration::from_micros(100);

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::lines::Tally;
+use super::server_process::Usage;
 use super::{Publication, Setup};
 use crate::cli::Bench;
 
@@ -47,10 +48,17 @@ pub(super) struct Report<'a> {
     expected: u64,
     /// Messages that the server refused, or did not read any more after it had.
     refused: u32,
+    usage: Option<Usage>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(command: &'a Bench, setup: Setup, publication: Publication, tallies: Vec<Tally>) -> Self {
+    pub(super) fn new(
+        command: &'a Bench,
+        setup: Setup,
+        publication: Publication,
+        tallies: Vec<Tally>,
+        usage: Option<Usage>,
+    ) -> Self {
         let mut total = Tally { min: u64::MAX, ..Tally::default() };
         let mut latencies = Histogram::new(3).expect("three digits are allowed");
         let mut missing = BTreeMap::<u32, u32>::new();
@@ -87,11 +95,11 @@ impl<'a> Report<'a> {
         }
         let refused = refused.max(outcome.refusals.min(outcome.sent));
         let mut last_delivery = Histogram::new(3).expect("three digits are allowed");
-        for nanoseconds in &publication.last_delivery {
+        for nanoseconds in publication.last_delivery.iter().flatten() {
             record(&mut last_delivery, *nanoseconds, 1);
         }
         let expected = total.good + total.out_of_order + total.lost;
-        Self { command, setup, publication, total, latencies, last_delivery, expected, refused }
+        Self { command, setup, publication, total, latencies, last_delivery, expected, refused, usage }
     }
 
     /// Messages that were sent and not refused.
@@ -106,8 +114,12 @@ impl<'a> Report<'a> {
     /// Deliveries a second, from the first message written to the last delivery read.
     fn deliveries_per_second(&self) -> f64 {
         let elapsed = self.total.last_delivery.saturating_sub(self.publication.outcome.first_sent);
-        let received = self.total.good + self.total.out_of_order;
-        if elapsed == 0 { 0.0 } else { received as f64 / (elapsed as f64 / 1e9) }
+        if elapsed == 0 { 0.0 } else { self.received() as f64 / (elapsed as f64 / 1e9) }
+    }
+
+    /// First arrivals, whatever their order.
+    fn received(&self) -> u64 {
+        self.total.good + self.total.out_of_order
     }
 
     /// The percentiles from the histogram, the extremes exact; `None` if nothing arrived.
@@ -118,6 +130,33 @@ impl<'a> Report<'a> {
         })
     }
 
+    /// Pairs of a percentage of the deliveries and the latency in microseconds within which they were made: every whole
+    /// percent, and from 99 % on three steps to each further nine. The ends are exact.
+    fn percentiles(&self) -> Vec<(f64, f64)> {
+        if self.latencies.is_empty() {
+            return Vec::new();
+        }
+        let tail = [99.2, 99.5, 99.8, 99.9, 99.92, 99.95, 99.98, 99.99, 99.992, 99.995, 99.998, 99.999];
+        let between = (1..100).map(f64::from).chain(tail).map(|percentile| {
+            let nanoseconds = self.latencies.value_at_quantile(percentile / 100.0);
+            (percentile, microseconds(nanoseconds.clamp(self.total.min, self.total.max)))
+        });
+        let ends = [(0.0, microseconds(self.total.min)), (100.0, microseconds(self.total.max))];
+        [ends[0]].into_iter().chain(between).chain([ends[1]]).collect()
+    }
+
+    /// CPU time of the server in nanoseconds: while the clients connected, and while messages were delivered.
+    fn server_cpu(&self) -> Option<Result<(u64, u64), &'static str>> {
+        let usage = self.usage.as_ref()?;
+        let cpu = || Ok((usage.ready.cpu_since(&usage.before)?, usage.end.cpu_since(&usage.ready)?));
+        Some(cpu())
+    }
+
+    /// Growth of the server's memory for each connection: when all were ready, and at the end.
+    fn rss_growth_per_connection(&self, usage: &Usage) -> [Option<f64>; 2] {
+        [&usage.ready, &usage.end].map(|look| per(look.growth_since(&usage.before)? as f64, self.setup.ready.into()))
+    }
+
     fn errors(&self) -> Vec<&String> {
         let publisher = self.publication.outcome.error.iter();
         self.setup.errors.iter().chain(&self.total.errors).chain(publisher).collect()
@@ -126,7 +165,7 @@ impl<'a> Report<'a> {
     pub(super) fn print(&self) -> io::Result<()> {
         let mut text = String::new();
         let mut line = |name: &str, value: String| text.push_str(&format!("{name:<13}  {value}\n"));
-        let Bench { clients, topics, messages, size, window, .. } = self.command;
+        let Bench { protocol, clients, topics, messages, size, window, .. } = self.command;
         let pace = match self.command.rate {
             Some(rate) => format!("{rate} a second"),
             None => format!("{window} under way"),
@@ -135,7 +174,7 @@ impl<'a> Report<'a> {
         line(
             "run",
             format!(
-                "clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
+                "protocol {protocol}, clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
                 setup.workers
             ),
         );
@@ -168,6 +207,22 @@ impl<'a> Report<'a> {
         if let Some(lateness) = &outcome.lateness {
             let (p99, max) = (lateness.value_at_quantile(0.99), lateness.max());
             line("publisher", format!("late by p99 {}, max {} (part of the latency)", time(p99), time(max)));
+        }
+        let unknown = || "-".to_owned();
+        match self.server_cpu() {
+            Some(Ok((connecting, delivering))) => {
+                let each = |total: u64, count: u64| per(total as f64, count).map_or_else(unknown, |t| time(t as u64));
+                let (delivery, connection) = (each(delivering, self.received()), each(connecting, setup.ready.into()));
+                line("server CPU", format!("{delivery} a delivery, {connection} a connection until ready"));
+            }
+            Some(Err(why)) => line("server CPU", why.to_owned()),
+            None => {}
+        }
+        if let Some(usage) = &self.usage {
+            let each = |bytes: Option<f64>| bytes.map_or_else(unknown, |bytes| format!("{bytes:.0} bytes"));
+            let before = usage.before.rss_bytes.map_or_else(unknown, |bytes| format!("{} KiB", bytes / 1024));
+            let [ready, end] = self.rss_growth_per_connection(usage).map(each);
+            line("server memory", format!("{before}, and {ready} a connection when ready, {end} at the end"));
         }
         for error in self.errors() {
             line("error", error.clone());
@@ -212,11 +267,13 @@ impl<'a> Report<'a> {
         let object =
             |pairs: &[(&str, u64)]| Value::Object(pairs.iter().map(|&(k, v)| (k.to_owned(), json!(v))).collect());
         let result = json!({
+            "protocol": self.command.protocol,
             "server": self.command.to,
             "clients": self.command.clients,
             "topics": self.command.topics,
             "messages": self.command.messages,
             "size": self.command.size,
+            "connecting": self.command.connecting,
             "rate": self.command.rate,
             "window": self.command.rate.is_none().then_some(self.command.window),
             "classic_publish": self.command.classic_publish,
@@ -241,14 +298,40 @@ impl<'a> Report<'a> {
                 ("median", self.last_delivery.value_at_quantile(0.5)),
                 ("worst", self.last_delivery.max()),
             ])),
+            "latency_percentiles_us": self.percentiles(),
+            "last_delivery_us_by_message": self.publication.last_delivery.iter()
+                .map(|last| last.map(microseconds)).collect::<Vec<_>>(),
             "publisher_late_ns": outcome.lateness.as_ref().map(|lateness| object(&[
                 ("p99", lateness.value_at_quantile(0.99)),
                 ("max", lateness.max()),
             ])),
             "histogram_ns": self.buckets(),
+            "server_process": self.server_process_json(),
             "errors": self.errors(),
         });
-        std::fs::write(path, format!("{result:#}\n"))
+        // A line for each key: the long tables would otherwise take thousands.
+        let members = result.as_object().expect("the result is an object").iter();
+        let lines: Vec<String> = members.map(|(key, value)| format!("  {}: {value}", json!(key))).collect();
+        std::fs::write(path, format!("{{\n{}\n}}\n", lines.join(",\n")))
+    }
+
+    fn server_process_json(&self) -> Value {
+        let Some(usage) = &self.usage else { return Value::Null };
+        let cpu = self.server_cpu().unwrap_or(Err("not measured"));
+        let [ready, end] = self.rss_growth_per_connection(usage);
+        json!({
+            "pid": usage.process.pid,
+            "cpu_ns_connecting": cpu.ok().map(|(connecting, _)| connecting),
+            "cpu_ns_per_connection": cpu.ok().and_then(|(connecting, _)| per(connecting as f64, self.setup.ready.into())),
+            "cpu_ns_delivering": cpu.ok().map(|(_, delivering)| delivering),
+            "cpu_ns_per_delivery": cpu.ok().and_then(|(_, delivering)| per(delivering as f64, self.received())),
+            "cpu_note": cpu.err(),
+            "rss_bytes_before": usage.before.rss_bytes,
+            "rss_bytes_ready": usage.ready.rss_bytes,
+            "rss_bytes_end": usage.end.rss_bytes,
+            "rss_bytes_per_connection_ready": ready,
+            "rss_bytes_per_connection_end": end,
+        })
     }
 
     /// Whether every delivery was made, once and in order.
@@ -273,6 +356,15 @@ impl<'a> Report<'a> {
 /// Counts a time in a histogram that grows with what it is given.
 pub(super) fn record(histogram: &mut Histogram<u64>, nanoseconds: u64, count: u64) {
     histogram.record_n(nanoseconds, count).expect("a histogram made by `new` resizes itself up to every u64");
+}
+
+/// The share of each, if there is any.
+fn per(total: f64, count: u64) -> Option<f64> {
+    (count > 0).then(|| total / count as f64)
+}
+
+fn microseconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e3
 }
 
 /// A time with three digits that matter.

@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use janus_core::wire::classic::client::{self, ServerFrame};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -21,6 +20,7 @@ use super::clock::Clock;
 use super::ledger::{Arrival, Ledger};
 use super::lines::{FromWorker, Plan, Tally, ToWorker};
 use super::mark::Mark;
+use super::protocol::{Frame, Splitter};
 use super::report::record;
 use crate::limits;
 
@@ -44,8 +44,7 @@ struct Client {
     stage: Stage,
     topic: u32,
     ledger: Ledger,
-    /// The beginning of a frame whose end has not come yet.
-    unfinished: Vec<u8>,
+    splitter: Splitter,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,7 +82,7 @@ impl Worker {
             stage: Stage::Connecting,
             topic: (plan.first_client + index) % plan.topics,
             ledger: Ledger::default(),
-            unfinished: Vec::new(),
+            splitter: Splitter::default(),
         };
         Self {
             clients: (0..plan.clients).map(client).collect(),
@@ -110,7 +109,7 @@ impl Worker {
         let mut begun = 0;
         let mut told = begin;
         while begun < self.clients.len() || self.under_way > 0 {
-            while begun < self.clients.len() && self.under_way < UNDER_WAY_MAX {
+            while begun < self.clients.len() && self.under_way < self.plan.connecting as usize {
                 self.begin(begun);
                 begun += 1;
             }
@@ -219,15 +218,15 @@ impl Worker {
 
     /// Follows on a connection that stands, or has failed to.
     fn subscribe(&mut self, index: usize) {
+        let name = Plan::client_name(self.plan.run, self.plan.first_client + index as u32);
         let topic = Plan::topic_name(self.plan.run, self.clients[index].topic);
+        let opening = self.plan.protocol.opening(&name, Some(&topic));
         let Some(stream) = &mut self.clients[index].stream else { return };
-        let mut frames = client::PREAMBLE.to_vec();
-        frames.extend_from_slice(&client::subscribe(&topic));
         let connected = stream.take_error().and_then(|refusal| refusal.map_or(Ok(()), Err));
         let subscribed = connected.and_then(|()| {
             let _ = stream.set_nodelay(true);
             // The send buffer of a new connection is empty: these bytes fit.
-            stream.write_all(&frames)?;
+            stream.write_all(&opening)?;
             self.poll.registry().reregister(stream, Token(index), Interest::READABLE)
         });
         match subscribed {
@@ -259,49 +258,42 @@ impl Worker {
     }
 
     /// Takes the frames of one read, which returned at `now`.
-    fn take(&mut self, index: usize, mut bytes: &[u8], now: u64) {
-        let mut unfinished = std::mem::take(&mut self.clients[index].unfinished);
-        // A frame may end the client, and what follows it no longer counts.
-        while !bytes.is_empty() && self.clients[index].stage != Stage::Failed {
-            let rest = bytes;
-            // `skip_until` searches with memchr, which matters for long messages.
-            let length = bytes.skip_until(END_OF_FRAME).expect("reading from memory does not fail");
-            let piece = &rest[..length];
-            let Some(piece) = piece.strip_suffix(&[END_OF_FRAME]) else {
-                unfinished.extend_from_slice(piece);
-                if unfinished.len() > UNFINISHED_BYTES_MAX {
-                    return self.fail(index, "the server sends a frame without an end");
-                }
-                break;
-            };
-            if unfinished.is_empty() {
-                self.frame(index, piece, now);
-            } else {
-                unfinished.extend_from_slice(piece);
-                self.frame(index, &unfinished, now);
-                unfinished.clear();
-            }
-        }
-        if !unfinished.is_empty() {
-            self.clients[index].unfinished = unfinished;
+    fn take(&mut self, index: usize, bytes: &[u8], now: u64) {
+        let mut splitter = std::mem::take(&mut self.clients[index].splitter);
+        let taken = splitter.take(self.plan.protocol, self.plan.size, bytes, |frame| {
+            self.frame(index, &frame, now);
+            // A frame may end the client, and what follows it no longer counts.
+            if self.clients[index].stage == Stage::Failed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match taken {
+            Ok(()) => self.clients[index].splitter = splitter,
+            Err(foreign) => self.fail(index, &foreign.to_string()),
         }
     }
 
-    fn frame(&mut self, index: usize, frame: &[u8], now: u64) {
-        match Mark::read(frame, self.plan.size) {
-            Some(mark) if mark.run == self.plan.run => self.deliver(index, mark, now),
-            Some(_) => self.tally.corrupt += 1,
-            None => match ServerFrame::parse(frame) {
-                ServerFrame::Ack if self.clients[index].stage == Stage::Subscribing => {
-                    self.clients[index].stage = Stage::Ready;
-                    self.under_way -= 1;
-                    self.ready += 1;
-                }
-                ServerFrame::Error { code, message } => self.fail(index, &format!("refused: {code}: {message}")),
-                ServerFrame::Message { .. } | ServerFrame::TooLarge => self.tally.corrupt += 1,
-                // The greeting, heartbeats, and what another server may say.
-                _ => {}
+    fn frame(&mut self, index: usize, frame: &Frame<'_>, now: u64) {
+        match frame {
+            Frame::Message(data) => match Mark::read(data, self.plan.size) {
+                Some(mark) if mark.run == self.plan.run => self.deliver(index, mark, now),
+                _ => self.tally.corrupt += 1,
             },
+            Frame::Ack if self.clients[index].stage == Stage::Subscribing => {
+                self.clients[index].stage = Stage::Ready;
+                self.under_way -= 1;
+                self.ready += 1;
+            }
+            Frame::Refused(refusal) => self.fail(index, &format!("refused: {}: {}", refusal.code, refusal.message)),
+            Frame::Ping => self.answer(index),
+            Frame::Welcome | Frame::Ack | Frame::Other => {}
+        }
+    }
+
+    fn answer(&mut self, index: usize) {
+        let pong = self.plan.protocol.pong();
+        // A client has sent nothing but its opening: the send buffer has room.
+        let answered = self.clients[index].stream.as_mut().map_or(Ok(()), |stream| stream.write_all(pong));
+        if let Err(error) = answered {
+            self.fail(index, &format!("answering a ping: {error}"));
         }
     }
 
@@ -441,13 +433,8 @@ fn tell(line: &FromWorker) -> Result<(), BenchError> {
 }
 
 const WAKER: Token = Token(usize::MAX);
-const END_OF_FRAME: u8 = 1;
 const EVENTS: usize = 1_024;
 const BUFFER_BYTES: usize = 64 * 1024;
-/// More than the data a bench can be told to send.
-const UNFINISHED_BYTES_MAX: usize = 32 << 20;
-/// Clients that connect at once: few enough that the kernel's queue of the listener holds them.
-const UNDER_WAY_MAX: usize = 256;
 const QUIET: Duration = Duration::from_millis(100);
 const CLIENTS_PER_SOURCE: u32 = 20_000;
 /// Linux's range of ports to connect from.

@@ -63,22 +63,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(to: &str, timeout: Duration) -> Result<Self, ClientError> {
-        let stream = connect(to, timeout)?;
-        // A subscriber never sends anything, so only the kernel can find out that the server's machine is gone.
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ClientError::Lost)?;
-        stream.set_nodelay(true).map_err(ClientError::Lost)?;
-        stream.set_write_timeout(Some(timeout)).map_err(ClientError::Lost)?;
-        Ok(Self { stream, buffer: Vec::new(), start: 0, searched: 0 })
+        Ok(Self { stream: open_stream(to, timeout)?, buffer: Vec::new(), start: 0, searched: 0 })
     }
 
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), ClientError> {
         self.stream.write_all(frame).map_err(ClientError::Lost)
-    }
-
-    /// A second handle for one who writes while another reads.
-    pub(crate) fn writer(&self) -> Result<TcpStream, ClientError> {
-        self.stream.try_clone().map_err(ClientError::Lost)
     }
 
     /// Waits for the next frame, for ever or until the deadline, at which it returns `None`.
@@ -111,6 +100,17 @@ impl Connection {
         self.searched = self.start;
         Ok(Some(ServerFrame::parse(&self.buffer[..length])))
     }
+}
+
+/// A connection whose writes fail after the timeout, whatever is spoken over it.
+pub(crate) fn open_stream(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
+    let stream = connect(to, timeout)?;
+    // A subscriber never sends anything, so only the kernel can find out that the server's machine is gone.
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ClientError::Lost)?;
+    stream.set_nodelay(true).map_err(ClientError::Lost)?;
+    stream.set_write_timeout(Some(timeout)).map_err(ClientError::Lost)?;
+    Ok(stream)
 }
 
 /// Tries every address of the name, and reports the last failure.

@@ -1,0 +1,412 @@
+//! What differs between the servers that the bench can drive, and nothing else.
+//!
+//! Everything measured or counted is the same for all of them: the message's data, the ledger, the clock, the sockets. A
+//! protocol says with which bytes a client opens its connection, with which a message is published, and what the bytes
+//! from the server mean. Whatever a client has to say at first goes out in one write, without waiting for a greeting in
+//! between; all of these servers take that, so connecting costs each of them one round trip.
+
+mod janus;
+mod mqtt;
+mod nats;
+mod redis;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::mem;
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use janus::publish_and_close;
+
+/// What the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    /// The classic protocol.
+    Janus,
+    /// RESP2: SUBSCRIBE and PUBLISH.
+    Redis,
+    /// NATS: CONNECT, SUB, PUB and PING.
+    Nats,
+    /// MQTT 3.1.1 with QoS 0.
+    Mqtt,
+}
+
+/// What a server said.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame<'a> {
+    /// The server has taken the client in.
+    Welcome,
+    /// What was asked for stands: the subscription.
+    Ack,
+    /// The data of a message.
+    Message(&'a [u8]),
+    /// The server wants a sign of life, which is [`Protocol::pong`].
+    Ping,
+    Refused(Refusal<'a>),
+    /// Something that a bench has no use for.
+    Other,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal<'a> {
+    pub(super) code: Cow<'a, str>,
+    pub(super) message: Cow<'a, str>,
+    /// Whether the server ends the connection, so that it does not read what comes after the refused.
+    pub(super) closes: bool,
+}
+
+/// The other end does not speak the protocol: `--protocol` or `--to` is probably wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("the server does not speak {protocol} (see --protocol): it sent {excerpt:?}")]
+pub(crate) struct Foreign {
+    protocol: Protocol,
+    excerpt: String,
+}
+
+/// Bytes that are not of the protocol.
+#[derive(Debug, PartialEq, Eq)]
+struct Malformed;
+
+/// A whole frame with its length, or `None` if its end has not come yet.
+type Decoded<'a> = Result<Option<(Frame<'a>, usize)>, Malformed>;
+
+impl Protocol {
+    /// What a client sends as soon as its connection stands: a subscriber with its topic is answered with
+    /// [`Frame::Ack`], a publisher without one with that or [`Frame::Welcome`].
+    ///
+    /// The name is one that no other client of the server has.
+    pub(super) fn opening(self, name: &str, topic: Option<&str>) -> Vec<u8> {
+        match self {
+            Self::Janus => janus::opening(topic),
+            Self::Redis => redis::opening(topic),
+            Self::Nats => nats::opening(topic),
+            Self::Mqtt => mqtt::opening(name, topic),
+        }
+    }
+
+    /// Appends what publishes a message. The data is a JSON string, which for all but Janus is just bytes.
+    pub(super) fn publish(self, topic: &str, data: &str, out: &mut Vec<u8>) {
+        match self {
+            Self::Janus => janus::publish(topic, data, out),
+            Self::Redis => redis::publish(topic, data, out),
+            Self::Nats => nats::publish(topic, data, out),
+            Self::Mqtt => mqtt::publish(topic, data, out),
+        }
+    }
+
+    /// The answer to [`Frame::Ping`].
+    pub(super) fn pong(self) -> &'static [u8] {
+        match self {
+            Self::Nats => nats::PONG,
+            // These do not ask.
+            Self::Janus | Self::Redis | Self::Mqtt => b"",
+        }
+    }
+
+    /// Reads the frame at the beginning of `bytes`, of which the first `searched` are known not to hold its end.
+    fn decode(self, bytes: &[u8], searched: usize, data_bytes: u32) -> Decoded<'_> {
+        match self {
+            Self::Janus => janus::decode(bytes, searched, data_bytes),
+            Self::Redis => redis::decode(bytes),
+            Self::Nats => nats::decode(bytes),
+            Self::Mqtt => mqtt::decode(bytes),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Janus => "janus",
+            Self::Redis => "redis",
+            Self::Nats => "nats",
+            Self::Mqtt => "mqtt",
+        })
+    }
+}
+
+/// Puts the bytes of one connection together to frames, however they were split.
+#[derive(Debug, Default)]
+pub(super) struct Splitter {
+    /// The beginning of a frame whose end has not come. Not larger than that, as there is one for each client.
+    unfinished: Vec<u8>,
+}
+
+impl Splitter {
+    /// Hands each frame that is now whole to `each`, until that breaks off. `data_bytes` is how much data the messages of
+    /// this run have.
+    pub(super) fn take(
+        &mut self,
+        protocol: Protocol,
+        data_bytes: u32,
+        read: &[u8],
+        mut each: impl FnMut(Frame<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Foreign> {
+        let mut unfinished = mem::take(&mut self.unfinished);
+        let mut searched = unfinished.len();
+        let mut rest = if unfinished.is_empty() {
+            read
+        } else {
+            unfinished.extend_from_slice(read);
+            &unfinished
+        };
+        while !rest.is_empty() {
+            match protocol.decode(rest, mem::take(&mut searched), data_bytes) {
+                Ok(Some((frame, length))) => {
+                    rest = &rest[length..];
+                    if each(frame).is_break() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) if rest.len() <= FRAME_BYTES_MAX => break,
+                Ok(None) | Err(Malformed) => {
+                    let excerpt = rest[..rest.len().min(EXCERPT_BYTES)].escape_ascii().to_string();
+                    return Err(Foreign { protocol, excerpt });
+                }
+            }
+        }
+        let nothing_taken = rest.len() == unfinished.len();
+        self.unfinished = if nothing_taken { unfinished } else { rest.to_vec() };
+        Ok(())
+    }
+}
+
+/// Takes the parts of a frame one after the other; `None` where the bytes end.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let bytes = self.bytes.get(self.at..)?.get(..length)?;
+        self.at += length;
+        Some(bytes)
+    }
+
+    /// A line without its end, which is CR LF.
+    fn line(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        let rest = &self.bytes[self.at..];
+        let Some(length) = rest.iter().take(LINE_BYTES_MAX).position(|&byte| byte == b'\n') else {
+            return if rest.len() < LINE_BYTES_MAX { Ok(None) } else { Err(Malformed) };
+        };
+        self.at += length + 1;
+        rest[..length].strip_suffix(b"\r").map(Some).ok_or(Malformed)
+    }
+
+    /// So many bytes, and the end of the line after them.
+    fn bytes_of_line(&mut self, length: usize) -> Result<Option<&'a [u8]>, Malformed> {
+        let Some(bytes) = self.bytes(length + 2) else { return Ok(None) };
+        bytes.strip_suffix(b"\r\n").map(Some).ok_or(Malformed)
+    }
+}
+
+/// A length as decimal digits.
+fn length(digits: &[u8]) -> Result<usize, Malformed> {
+    let length: usize = str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(Malformed)?;
+    if length <= FRAME_BYTES_MAX { Ok(length) } else { Err(Malformed) }
+}
+
+/// More than the data a bench can be told to send.
+const FRAME_BYTES_MAX: usize = 32 << 20;
+/// More than any line but data; the INFO of NATS is the longest.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+const EXCERPT_BYTES: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: &str = "\"..........................................\\u0001\"";
+
+    fn refused(code: &str, message: &str, closes: bool) -> String {
+        let (code, message) = (code.into(), message.into());
+        format!("{:?}", Frame::Refused(Refusal { code, message, closes }))
+    }
+
+    /// All that the protocol's server may say, and what it means.
+    fn conversation(protocol: Protocol) -> (Vec<u8>, Vec<String>) {
+        let parts: Vec<(Vec<u8>, String)> = match protocol {
+            Protocol::Janus => {
+                let message = |data: &str| {
+                    let before = "{\"timestamp\":[1,2,3],\"topic\":\"t\",\"event\":\"e\",\"message_id\":\"\",\"data\":";
+                    format!("{before}{data}}}\x01").into_bytes()
+                };
+                let (error, reason) =
+                    (&b"{\"timestamp\":[1,2,3],\"error\":{\"code\":"[..], &b"\"message\":\"no\"}}\x01"[..]);
+                vec![
+                    (b"{\"timestamp\":[1,2,3],\"token\":\"00ff\"}\x01".to_vec(), format!("{:?}", Frame::Welcome)),
+                    (b"ACK\x01".to_vec(), format!("{:?}", Frame::Ack)),
+                    (message(DATA), format!("{:?}", Frame::Message(DATA.as_bytes()))),
+                    (b"PING\x01".to_vec(), format!("{:?}", Frame::Other)),
+                    // Data of another length than this run's is found, too.
+                    (message("{\"a\":1}"), format!("{:?}", Frame::Message(b"{\"a\":1}"))),
+                    ([error, b"\"bad_topic\",", reason].concat(), refused("bad_topic", "no", false)),
+                    ([error, b"\"server_draining\",", reason].concat(), refused("server_draining", "no", true)),
+                ]
+            }
+            Protocol::Redis => vec![
+                (b"+PONG\r\n".to_vec(), format!("{:?}", Frame::Welcome)),
+                (b"*3\r\n$9\r\nsubscribe\r\n$1\r\nt\r\n:1\r\n".to_vec(), format!("{:?}", Frame::Ack)),
+                (
+                    format!("*3\r\n$7\r\nmessage\r\n$1\r\nt\r\n${}\r\n{DATA}\r\n", DATA.len()).into_bytes(),
+                    format!("{:?}", Frame::Message(DATA.as_bytes())),
+                ),
+                (b":17\r\n".to_vec(), format!("{:?}", Frame::Other)),
+                (b"*3\r\n$7\r\nmessage\r\n$1\r\nt\r\n$0\r\n\r\n".to_vec(), format!("{:?}", Frame::Message(b""))),
+                (b"-NOAUTH log in first\r\n".to_vec(), refused("NOAUTH", "log in first", false)),
+            ],
+            Protocol::Nats => vec![
+                (b"INFO {\"server_id\":\"X\",\"max_payload\":1048576} \r\n".to_vec(), format!("{:?}", Frame::Other)),
+                (b"PONG\r\n".to_vec(), format!("{:?}", Frame::Ack)),
+                (b"PING\r\n".to_vec(), format!("{:?}", Frame::Ping)),
+                (
+                    format!("MSG t 1 {}\r\n{DATA}\r\n", DATA.len()).into_bytes(),
+                    format!("{:?}", Frame::Message(DATA.as_bytes())),
+                ),
+                (b"MSG t 1 reply.to 2\r\n\r\n\r\n".to_vec(), format!("{:?}", Frame::Message(b"\r\n"))),
+                (b"+OK\r\n".to_vec(), format!("{:?}", Frame::Other)),
+                (b"-ERR 'Invalid Subject'\r\n".to_vec(), refused("ERR", "Invalid Subject", false)),
+                (b"-ERR 'Slow Consumer'\r\n".to_vec(), refused("ERR", "Slow Consumer", true)),
+            ],
+            Protocol::Mqtt => {
+                let message = |data: &[u8]| {
+                    let length = u8::try_from(data.len() + 3).unwrap();
+                    [&[0x30, length, 0, 1, b't'], data].concat()
+                };
+                let long = [b'x'; 300];
+                vec![
+                    (vec![0x20, 2, 0, 0], format!("{:?}", Frame::Welcome)),
+                    (vec![0x90, 3, 0, 1, 0], format!("{:?}", Frame::Ack)),
+                    (message(DATA.as_bytes()), format!("{:?}", Frame::Message(DATA.as_bytes()))),
+                    // 303 is 47 + 2 · 128, the length in two bytes.
+                    ([&[0x30, 0xaf, 2, 0, 1, b't'], &long[..]].concat(), format!("{:?}", Frame::Message(&long))),
+                    (message(b""), format!("{:?}", Frame::Message(b""))),
+                    (vec![0xd0, 0], format!("{:?}", Frame::Other)),
+                    (vec![0x20, 2, 0, 5], refused("CONNACK 5", "not authorised", true)),
+                    (vec![0x90, 3, 0, 1, 0x80], refused("SUBACK 128", "no subscription", false)),
+                ]
+            }
+        };
+        let (bytes, frames): (Vec<Vec<u8>>, Vec<String>) = parts.into_iter().unzip();
+        (bytes.concat(), frames)
+    }
+
+    fn frames(protocol: Protocol, pieces: &[&[u8]]) -> Vec<String> {
+        let mut splitter = Splitter::default();
+        let mut frames = Vec::new();
+        for piece in pieces {
+            let each = |frame: Frame<'_>| {
+                frames.push(format!("{frame:?}"));
+                ControlFlow::Continue(())
+            };
+            splitter.take(protocol, DATA.len() as u32, piece, each).unwrap();
+        }
+        assert!(splitter.unfinished.is_empty());
+        frames
+    }
+
+    const ALL: [Protocol; 4] = [Protocol::Janus, Protocol::Redis, Protocol::Nats, Protocol::Mqtt];
+
+    #[test]
+    fn every_frame_of_a_server_is_understood() {
+        for protocol in ALL {
+            let (bytes, expected) = conversation(protocol);
+            assert_eq!(frames(protocol, &[&bytes]), expected, "{protocol}");
+        }
+    }
+
+    #[test]
+    fn frames_are_the_same_wherever_the_bytes_are_split() {
+        for protocol in ALL {
+            let (bytes, expected) = conversation(protocol);
+            for split in 0..=bytes.len() {
+                let (first, second) = bytes.split_at(split);
+                assert_eq!(frames(protocol, &[first, second]), expected, "{protocol}, split at {split}");
+            }
+            for size in 1..bytes.len() {
+                let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+                assert_eq!(frames(protocol, &pieces), expected, "{protocol}, in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_the_frame_that_ends_a_client_is_not_handed_out() {
+        let mut seen = 0;
+        let each = |_: Frame<'_>| {
+            seen += 1;
+            ControlFlow::Break(())
+        };
+        Splitter::default().take(Protocol::Nats, 40, b"-ERR 'no'\r\nPING\r\n", each).unwrap();
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn another_protocol_is_told_by_what_the_server_sent() {
+        let greeting = b"{\"timestamp\":[1,2,3],\"token\":\"00ff\"}\x01";
+        let foreign: [(Protocol, &[u8]); 11] = [
+            (Protocol::Redis, greeting),
+            (Protocol::Redis, b"*1\r\n$-5\r\n"),
+            (Protocol::Redis, b"*1\r\n$99999999999\r\n"),
+            (Protocol::Redis, b"*1\r\n$1\r\nabc\r\n"),
+            (Protocol::Nats, greeting),
+            (Protocol::Nats, b"POST / HTTP/1.1\r\n"),
+            (Protocol::Nats, b"MSG t 1 x\r\n"),
+            (Protocol::Nats, b"MSG t 1 1\r\nabc\r\n"),
+            (Protocol::Mqtt, greeting),
+            (Protocol::Mqtt, b"\x30\xff\xff\xff\xff\x01"),
+            (Protocol::Mqtt, b"\x30\x03\x00\x05t"),
+        ];
+        for (protocol, bytes) in foreign {
+            let each = |frame: Frame<'_>| panic!("{protocol}: {frame:?}");
+            let error = Splitter::default().take(protocol, 40, bytes, each).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the server does not speak {protocol}")), "{error}");
+        }
+        let each = |_: Frame<'_>| ControlFlow::Continue(());
+        let endless = vec![b'x'; FRAME_BYTES_MAX + 1];
+        Splitter::default().take(Protocol::Janus, 40, &endless, each).unwrap_err();
+        let endless = vec![b'-'; LINE_BYTES_MAX];
+        Splitter::default().take(Protocol::Nats, 40, &endless, each).unwrap_err();
+    }
+
+    #[test]
+    fn each_server_is_spoken_to_in_its_own_words() {
+        let text = |bytes: Vec<u8>| bytes.escape_ascii().to_string();
+        let said = |protocol: Protocol| {
+            let mut message = Vec::new();
+            protocol.publish("t", "\"x\"", &mut message);
+            [text(protocol.opening("me", Some("t"))), text(protocol.opening("me", None)), text(message)]
+        };
+        assert_eq!(
+            said(Protocol::Redis),
+            [
+                r"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nt\r\n",
+                r"*1\r\n$4\r\nPING\r\n",
+                r#"*3\r\n$7\r\nPUBLISH\r\n$1\r\nt\r\n$3\r\n\"x\"\r\n"#,
+            ]
+        );
+        let [subscriber, publisher, message] = said(Protocol::Nats);
+        assert!(
+            subscriber.starts_with("CONNECT {") && subscriber.ends_with(r"}\r\nSUB t 1\r\nPING\r\n"),
+            "{subscriber}"
+        );
+        assert!(publisher.starts_with("CONNECT {") && publisher.ends_with(r"}\r\nPING\r\n"), "{publisher}");
+        assert_eq!(message, r#"PUB t 3\r\n\"x\"\r\n"#);
+        assert_eq!(
+            said(Protocol::Mqtt),
+            [
+                r"\x10\x0e\x00\x04MQTT\x04\x02\x00\x00\x00\x02me\x82\x06\x00\x01\x00\x01t\x00",
+                r"\x10\x0e\x00\x04MQTT\x04\x02\x00\x00\x00\x02me",
+                r#"0\x06\x00\x01t\"x\""#,
+            ]
+        );
+        assert_eq!(said(Protocol::Janus)[1], r"<regular-socket/>\x00");
+    }
+}
