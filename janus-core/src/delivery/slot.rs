@@ -471,8 +471,10 @@ impl Subscription {
 
     /// Brings what a delivery touches into the CPU's cache.
     pub(crate) fn prefetch(&self) {
-        // Plain loads, because a prefetch instruction would be unsafe code; the hint keeps them from being left out.
-        black_box((self.next_seq(), self.slot.out.is_locked()));
+        // Plain loads, because a prefetch instruction would be unsafe code; the hint keeps them from being left out. The
+        // slot's three fields lie on the three cache lines that a send touches.
+        let Slot { id, out, quiet_since, .. } = &*self.slot;
+        black_box((self.next_seq(), *id, out.is_locked(), quiet_since.load(Ordering::Relaxed)));
     }
 
     /// Starts delivery with `seq`, unless the client has unsubscribed meanwhile.
