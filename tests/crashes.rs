@@ -393,13 +393,14 @@ async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
 
 #[tokio::test]
 async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_may_die_of_it() {
+    // A round of messages is 256 sends, after which an arbiter that has not had a pause is behind.
     const TOPICS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
     // Nobody waits for the readers, which share one thread.
     let config = Config { threads: 2, max_queue_frames: 1 << 20, max_queue_bytes: 1 << 30, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut crowds = Vec::new();
     for topic in TOPICS {
-        crowds.push(Crowd::subscribe(addr, topic, 4).await);
+        crowds.push(Crowd::subscribe(addr, topic, 32).await);
     }
     let stop = Arc::new(AtomicBool::new(false));
     let publisher = std::thread::spawn({

@@ -422,8 +422,9 @@ def settle(server: subprocess.Popen) -> None:
         return
     while time.monotonic() < deadline:
         time.sleep(0.1)
-        before, used = used, cpu_seconds(server.pid) or 0
-        if used - before < 0.002:
+        before, used = used, cpu_seconds(server.pid)
+        # None if a thread has ended in the middle of the look.
+        if used is not None and before is not None and used - before < 0.002:
             return
 
 

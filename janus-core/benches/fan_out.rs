@@ -3,7 +3,8 @@
 //! The bare loop is the least that anybody can do: it holds no locks, counts nothing, and has no queue for a client that
 //! lags. The ratio is therefore what delivery adds to the system call. Both are measured on one thread and on two: a bare
 //! loop over each half of the sockets; a pass with one sender to help. Up to 256 subscribers (`inline_subscribers`) the
-//! server does not ask its senders, because it takes longer to wake them: the smaller tables show that.
+//! server asks its senders only while its home arbiter is behind, because it takes long to wake them: the smaller tables
+//! show that.
 //!
 //! The receivers are drained between the measured times, so no buffer fills, and every byte is checked.
 

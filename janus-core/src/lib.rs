@@ -34,7 +34,7 @@
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `client_proxy.rs`: the session, which outlives its connection. `heartbeat.rs`: PINGs and unfinished frames.
-//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path.
+//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
@@ -63,6 +63,7 @@ pub mod supervision;
 mod topic;
 mod topic_manager;
 mod transport;
+mod turn;
 pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};

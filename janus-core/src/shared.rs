@@ -61,7 +61,7 @@ impl Shared {
     pub(crate) fn quarantine_topic(&self, actor: &str) {
         if let Some(topic) = topic_of(actor).and_then(|name| self.topics.find(name)) {
             log::error!("topic {}: keeps crashing, out of service for {:?}", topic.name, self.config.topic_quarantine);
-            topic.quarantine();
+            topic.quarantine(&self.senders);
         }
     }
 
@@ -69,7 +69,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.draining.store(true, Ordering::Release);
         self.listeners.iter().for_each(|listener| listener.close());
-        self.topics.all().iter().for_each(|topic| topic.shut_down());
+        self.topics.all().iter().for_each(|topic| topic.shut_down(&self.senders));
     }
 
     /// When a close that begins now, and may take so long, must be over.
@@ -130,24 +130,24 @@ impl Clock {
 pub(crate) struct Load {
     /// The arbiter's last pause that was seen.
     pause: AtomicU64,
-    /// Frames it has sent since then.
-    sent: AtomicUsize,
+    /// How often it has sent something since then.
+    sends: AtomicUsize,
 }
 
 impl Load {
-    /// What an arbiter sends in a millisecond or two. One that has had no pause for so long has more to do than it can.
+    /// Sends of a millisecond or two. An arbiter that has had no pause for so long has more to do than it can.
     const BEHIND: usize = 256;
 
-    pub(crate) fn add(&self, sent: usize) {
-        self.sent.store(self.sent.load(Ordering::Relaxed).saturating_add(sent), Ordering::Relaxed);
+    pub(crate) fn add(&self, sends: usize) {
+        self.sends.store(self.sends.load(Ordering::Relaxed).saturating_add(sends), Ordering::Relaxed);
     }
 
     /// Whether the arbiter has more to do than it can; `pause` is the number of its last pause.
     pub(crate) fn is_behind(&self, pause: u64) -> bool {
         if self.pause.swap(pause, Ordering::Relaxed) != pause {
-            self.sent.store(0, Ordering::Relaxed);
+            self.sends.store(0, Ordering::Relaxed);
         }
-        self.sent.load(Ordering::Relaxed) >= Self::BEHIND
+        self.sends.load(Ordering::Relaxed) >= Self::BEHIND
     }
 }
 

@@ -15,7 +15,7 @@
 //! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
 
 use std::collections::VecDeque;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{self, Poll, Waker};
@@ -26,10 +26,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::delivery::pass::{Help, PIECE, Server};
-use crate::delivery::{Batch, End, OpenBatch, Pass, Subscription};
+use crate::delivery::{Batch, End, OpenBatch, Pass, SenderPool, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::{Shared, timestamp};
 use crate::supervision::{ActorRef, StartInfo};
+use crate::turn::yield_now;
 use crate::wire::{TopicName, classic};
 
 /// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
@@ -224,26 +225,31 @@ impl TopicState {
     }
 
     /// Takes the topic out of service until its next start: what has no number is refused, subscribers stay.
-    pub(crate) fn quarantine(&self) {
-        self.refuse_all(Life::Quarantined, &PublishError::TopicUnavailable);
+    pub(crate) fn quarantine(&self, senders: &SenderPool) {
+        self.refuse_all(Life::Quarantined, &PublishError::TopicUnavailable, senders);
     }
 
     /// Ends the topic together with its instance.
-    pub(crate) fn shut_down(&self) {
-        self.refuse_all(Life::Ended, &PublishError::ShuttingDown);
+    pub(crate) fn shut_down(&self, senders: &SenderPool) {
+        self.refuse_all(Life::Ended, &PublishError::ShuttingDown, senders);
     }
 
     /// Makes a topic whose actor could not be started unfit for use.
-    pub(crate) fn abandon(&self) {
-        self.refuse_all(Life::Ended, &PublishError::TopicUnavailable);
+    pub(crate) fn abandon(&self, senders: &SenderPool) {
+        self.refuse_all(Life::Ended, &PublishError::TopicUnavailable, senders);
     }
 
-    fn refuse_all(&self, life: Life, error: &PublishError) {
-        let (inbox, waiting) = {
+    fn refuse_all(&self, life: Life, error: &PublishError, senders: &SenderPool) {
+        let (inbox, waiting, pass) = {
             let mut core = self.core.lock();
             core.change_life(life);
-            (core.take_inbox(), std::mem::take(&mut core.waiting))
+            (core.take_inbox(), std::mem::take(&mut core.waiting), core.pass.clone())
         };
+        if let Some(pass) = pass {
+            // What made the topic's actor panic again and again must not go on to the senders, whose crashes end the
+            // instance.
+            senders.withdraw(&pass);
+        }
         for pending in inbox {
             pending.refuse(error.clone());
         }
@@ -252,8 +258,8 @@ impl TopicState {
 
     /// Checks what a crashed predecessor left behind and makes it fit to go on; `false` if it is not consistent.
     fn inherit(&self) -> bool {
-        let mut core = self.core.lock();
-        let core = &mut *core;
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
         core.change_life(Life::Live);
         core.notified = false;
         core.open.truncate_uncommitted();
@@ -274,18 +280,26 @@ impl TopicState {
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>()
             + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
             + core.open.committed_len();
-        core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i)
+        let waiting = std::mem::take(&mut core.waiting);
+        let consistent =
+            core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i);
+        drop(guard);
+        // The message that its predecessor crashed on has left room.
+        waiting.into_iter().for_each(Waker::wake);
+        consistent
     }
 
     /// Starts afresh under a new epoch. Subscribers stay; those that would miss messages are closed, for a client of
     /// the classic protocol cannot be told in another way.
-    fn restart_cold(&self) {
+    fn restart_cold(&self, senders: &SenderPool) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         core.change_life(Life::Live);
         core.epoch = random_epoch();
         core.notified = false;
-        core.pass = None;
+        if let Some(pass) = core.pass.take() {
+            senders.withdraw(&pass);
+        }
         core.batches.clear();
         core.open = OpenBatch::default();
         core.inflight_frames = core.inbox.len();
@@ -407,21 +421,24 @@ impl TopicState {
     }
 
     /// Ends a complete pass: its batch is done with, and the changes that waited for it are applied.
-    fn finish(&self, pass: &Arc<Pass>, shared: &Shared) {
+    fn finish(&self, pass: Arc<Pass>, shared: &Shared) {
         if pass.help() != Help::None {
             // So that no sender holds on to the list when the next client joins.
-            shared.senders.withdraw(pass);
+            shared.senders.withdraw(&pass);
         }
         let waiting = {
             let mut core = self.core.lock();
             let core = &mut *core;
-            if !core.pass.as_ref().is_some_and(|current| Arc::ptr_eq(current, pass)) {
+            if !core.pass.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pass)) {
                 return;
             }
             core.pass = None;
+            let (frames, bytes) = (pass.batch().frames(), pass.batch().byte_len());
+            // First, or what has joined meanwhile finds the list of subscribers in use and copies it.
+            drop(pass);
             core.batches.pop_front();
-            core.inflight_frames -= pass.batch().frames();
-            core.inflight_bytes -= pass.batch().byte_len();
+            core.inflight_frames -= frames;
+            core.inflight_bytes -= bytes;
             core.apply_changes();
             std::mem::take(&mut core.waiting)
         };
@@ -568,7 +585,7 @@ impl Topic {
             let warm = !start.after_quarantine && start.restarts <= WARM_RESTARTS && state.inherit();
             if !warm {
                 log::warn!("topic {}: restarted cold, under a new epoch", state.name);
-                state.restart_cold();
+                state.restart_cold(&shared.senders);
             }
         }
         shared.faults.topic_started();
@@ -617,12 +634,6 @@ impl Handler<Unsubscribe> for Topic {
 /// thread, could keep the arbiter for itself.
 const NUMBERING: usize = PIECE / 4;
 
-/// Has the task polled again after sockets and other tasks had their turn. A plain wake would leave out the sockets.
-fn yield_now(cx: &mut task::Context<'_>) -> Poll<()> {
-    let _ = pin!(tokio::task::yield_now()).poll(cx);
-    Poll::Pending
-}
-
 /// Numbers messages and hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and serves others.
 #[derive(Default)]
 struct HandOut {
@@ -670,15 +681,17 @@ impl ActorFuture<Topic> for HandOut {
                     None if pass.poll_complete(cx.waker()) => {}
                     None => match pass.serve_piece(Server::Topic) {
                         // A piece was given back between the claim and the registration.
-                        Some(served) => turn = turn.saturating_sub(served),
+                        Some(served) => {
+                            turn = turn.saturating_sub(served);
+                            shared.load.add(served);
+                        }
                         None if state.listen() => return Poll::Pending,
                         None => state.sequence(shared),
                     },
                 }
             }
-            // First, or what joins next finds the list of subscribers in use and copies it.
             self.left = None;
-            state.finish(&pass, shared);
+            state.finish(pass, shared);
         }
     }
 }

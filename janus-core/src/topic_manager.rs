@@ -102,7 +102,7 @@ async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<Topic
         Err(error) => {
             log::error!("topic {}: cannot be started: {error}", topic.name);
             shared.topics.remove(&topic);
-            topic.abandon();
+            topic.abandon(&shared.senders);
             Err(TopicError::Unavailable)
         }
     }

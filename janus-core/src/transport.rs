@@ -29,6 +29,7 @@ use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
 use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
+use crate::turn::yield_now;
 use crate::wire::TopicName;
 use crate::wire::classic::{self, Command, Decoder, ErrorCode, FrameError};
 
@@ -272,8 +273,7 @@ impl Transport {
                         if !input.is_empty() {
                             self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
                         } else if length == scratch.len() {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
+                            return yield_now(cx);
                         }
                     }
                     Err(error) => {

@@ -4,7 +4,7 @@
 //!   receives goes through its slot.
 //! - [`batch`]: frames of one topic that are sent together, encoded once and shared by all subscribers.
 //! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
-//! - [`senders`]: the helper threads that claim pieces of large passes.
+//! - [`senders`]: the helper threads that claim pieces of large passes, and of any while the home arbiter is behind.
 //!
 //! Who may run here: the home arbiter and the senders. No user code, no codec, no actor message.
 //!

@@ -69,6 +69,11 @@ impl Pass {
         self.help
     }
 
+    /// Whether there is work for one thread only.
+    pub(crate) fn is_one_piece(&self) -> bool {
+        self.subscribers.len() <= PIECE
+    }
+
     /// Whether every piece has been claimed and none been given back.
     pub(crate) fn is_claimed(&self) -> bool {
         self.cursor.load(Ordering::Relaxed) >= self.subscribers.len() && self.abandoned.lock().is_empty()

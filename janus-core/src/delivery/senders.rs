@@ -1,4 +1,4 @@
-//! The helper threads of large fan-outs.
+//! The helper threads of large fan-outs, and of small ones while the home arbiter is behind.
 //!
 //! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so that
 //! a second topic does not wait for the first to end. Senders hold no state and run no user code: what one was doing
@@ -33,8 +33,13 @@ pub(crate) struct SenderPool {
 impl SenderPool {
     /// Asks the senders to help with `pass`.
     pub(crate) fn offer(&self, pass: Arc<Pass>) {
+        let alone = pass.is_one_piece();
         self.passes.lock().push_back(pass);
-        self.offered.notify_all();
+        if alone {
+            self.offered.notify_one();
+        } else {
+            self.offered.notify_all();
+        }
     }
 
     /// Whether the senders could do with another small pass.

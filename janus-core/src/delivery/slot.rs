@@ -34,6 +34,7 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Batch;
+use crate::turn::yield_now;
 
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
@@ -205,7 +206,8 @@ impl Slot {
 
     /// Reads what the client sent; 0 bytes are its FIN. The Transport alone may call it.
     pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut out = self.out.lock();
+        // A sender that was interrupted in the middle of a send must not stop the whole arbiter until it goes on.
+        let Some(mut out) = self.out.try_lock() else { return yield_now(cx) };
         let Some(link) = &mut out.link else { return Poll::Ready(Ok(0)) };
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(link).poll_read(cx, &mut buffer))?;
@@ -218,9 +220,8 @@ impl Slot {
         let mut out = self.out.lock();
         let flushed = loop {
             let Out { link: Some(link), queue: Some(queue), .. } = &mut *out else { return };
-            if link.poll_write_ready(cx).is_pending() {
-                return;
-            }
+            // An error comes from a reactor that has ended, and its task with it.
+            let Poll::Ready(Ok(())) = link.poll_write_ready(cx) else { return };
             // Sends go past tokio, so only a refused one tells it that the socket is not ready.
             match link.try_io(Interest::WRITABLE, || queue.write_to(link)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -232,7 +233,7 @@ impl Slot {
                 out.queue = None;
                 self.attention.store(out.end.is_some(), Ordering::Release);
             }
-            Ok(Flushed::Turn) => cx.waker().wake_by_ref(),
+            Ok(Flushed::Turn) => drop(yield_now::<()>(cx)),
             Err(end) => self.end_locked(&mut out, end),
         }
     }

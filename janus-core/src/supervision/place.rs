@@ -141,8 +141,8 @@ impl Place {
         &self.beat.name
     }
 
-    /// How often the thread has had nothing to do and slept, as far as it is one of an [`Arbiter`]; wraps around. As long
-    /// as it stays the same, the thread has been busy without a break.
+    /// How often the thread has found no task to run and looked for events or slept, as far as it is one of an [`Arbiter`];
+    /// wraps around. As long as it stays the same, there has always been another task.
     pub fn pauses(&self) -> u64 {
         self.beat.pauses.load(Ordering::Relaxed)
     }

@@ -92,10 +92,11 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
     let process = command.server_pid.map(ServerProcess::find).transpose().map_err(BenchError::Usage)?;
     let clock = Clock::start();
     let run = clock.now() as u32;
-    let mut crew = start_workers(command, server, run)?;
-
+    // Before the first worker, which connects as soon as it has its plan.
     let before = process.map(ServerProcess::look);
-    let setup = connect_clients(&mut crew, command)?;
+    let begin = Instant::now();
+    let mut crew = start_workers(command, server, run)?;
+    let setup = connect_clients(&mut crew, command, begin)?;
     let ready = process.map(ServerProcess::look);
     let publication = publish(&mut crew, command, &setup, server, run, clock)?;
     let end = process.map(ServerProcess::look);
@@ -157,8 +158,7 @@ fn start_workers(command: &Bench, server: SocketAddr, run: u32) -> Result<Crew, 
 }
 
 /// The barrier: returns when every client is acknowledged or has failed.
-fn connect_clients(crew: &mut Crew, command: &Bench) -> Result<Setup, BenchError> {
-    let begin = Instant::now();
+fn connect_clients(crew: &mut Crew, command: &Bench, begin: Instant) -> Result<Setup, BenchError> {
     let bar = ProgressBar::new(command.clients.into());
     bar.set_style(ProgressStyle::with_template(BAR).expect("the template is a constant that parses"));
     let mut setup = Setup {

@@ -1,7 +1,7 @@
 //! A bench worker: the clients of one process on one epoll loop.
 //!
 //! It must cost little beside the server it measures: one shared read buffer, one `read` for a delivery, the time taken
-//! as soon as that returns, and no parsing beyond the mark at the end of a frame. The reader of standard input is the
+//! as soon as that returns, and no more parsing than finding the frames and their marks takes. The reader of standard input is the
 //! only other thread; when the input ends, so does the worker.
 
 use std::collections::BTreeMap;
