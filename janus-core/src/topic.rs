@@ -469,7 +469,8 @@ fn help(subscribers: usize, shared: &Shared) -> Help {
     }
 }
 
-/// Subscribers from which on it costs less to have a sender deliver than to deliver.
+/// Subscribers from which on a topic leaves its delivery to a sender. To hand it over takes some locks and perhaps a
+/// wake-up, which is more than a send or two; where the two are level has not been measured.
 const WORTH_LEAVING: usize = 4;
 
 /// Receipts for messages that have their numbers.
@@ -634,7 +635,8 @@ impl Handler<Unsubscribe> for Topic {
 /// thread, could keep the arbiter for itself.
 const NUMBERING: usize = PIECE / 4;
 
-/// Numbers messages and hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and serves others.
+/// Numbers messages and hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets and
+/// serves others.
 #[derive(Default)]
 struct HandOut {
     /// The pass that was left to the senders for a turn.
@@ -679,15 +681,10 @@ impl ActorFuture<Topic> for HandOut {
                         shared.load.add(served);
                     }
                     None if pass.poll_complete(cx.waker()) => {}
-                    None => match pass.serve_piece(Server::Topic) {
-                        // A piece was given back between the claim and the registration.
-                        Some(served) => {
-                            turn = turn.saturating_sub(served);
-                            shared.load.add(served);
-                        }
-                        None if state.listen() => return Poll::Pending,
-                        None => state.sequence(shared),
-                    },
+                    // A piece was given back between the claim and the registration.
+                    None if !pass.is_claimed() => {}
+                    None if state.listen() => return Poll::Pending,
+                    None => state.sequence(shared),
                 }
             }
             self.left = None;

@@ -4,12 +4,13 @@
 //! Transport (which reads, and writes the queue out) and by whoever delivers to it: the home arbiter and the senders.
 //! One short lock per slot keeps the bytes of two frames apart and the order of each topic.
 //!
-//! The socket lies in the slot and not behind a pointer of its own: a fan-out finds little of what it touches in the
-//! CPU's caches, and each miss costs two per cent of a delivery.
+//! The socket lies in the slot and not behind a pointer of its own: a fan-out to many finds little of what it touches in
+//! the CPU's caches, and would wait for one line more in each delivery.
 //!
 //! Bytes go straight to the socket with `send`, past tokio's readiness: on 19,000 subscribers that is a tenth of the
-//! CPU. (It is rustix's `send`, which makes the system call itself: the C library's is a cancellation point, and prepares
-//! for that with two locked instructions.) Only what the kernel refuses is queued, and then the Transport is woken to write it when the socket is ready.
+//! CPU. It is rustix's `send`, which makes the system call itself: the C library's is a cancellation point, and prepares
+//! for that with two locked instructions. Only what the kernel refuses is queued, and then the Transport is woken to
+//! write it when the socket is ready.
 //!
 //! When the queue is full the client is a slow consumer: the queue is dropped, the connection is reset, and nobody
 //! else has waited for it.

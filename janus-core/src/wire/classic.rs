@@ -624,7 +624,7 @@ pub struct MessageHead {
 
 impl MessageHead {
     /// Three numbers of at most ten digits and what stands around them.
-    const MAX_BYTES: usize = 49;
+    const MAX_BYTES: usize = 48;
 
     /// The head of messages of this instant.
     #[must_use]
