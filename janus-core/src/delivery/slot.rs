@@ -7,10 +7,8 @@
 //! The socket lies in the slot and not behind a pointer of its own: a fan-out to many finds little of what it touches in
 //! the CPU's caches, and would wait for one line more in each delivery.
 //!
-//! Bytes go straight to the socket with `send`, past tokio's readiness: on 19,000 subscribers that is a tenth of the
-//! CPU. It is rustix's `send`, which makes the system call itself: the C library's is a cancellation point, and prepares
-//! for that with two locked instructions. Only what the kernel refuses is queued, and then the Transport is woken to
-//! write it when the socket is ready.
+//! Bytes go straight to the socket (see [`Link`]). Only what the kernel refuses is queued, and then the Transport is woken
+//! to write it when the socket is ready.
 //!
 //! When the queue is full the client is a slow consumer: the queue is dropped, the connection is reset, and nobody
 //! else has waited for it.
@@ -18,23 +16,15 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{self, Poll, Waker, ready};
-use std::time::Duration;
+use std::task::{self, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
-use super::Batch;
+use super::{Batch, Link};
 use crate::turn::yield_now;
 
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
@@ -111,7 +101,7 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 struct Out {
     /// `None` once it is closed, which only the Transport does.
-    link: Option<TcpStream>,
+    link: Option<Link>,
     /// Whether anything can still be sent.
     sends: bool,
     /// Exists only while something waits, so that a client that caught up costs no more than one that never lagged.
@@ -134,12 +124,13 @@ struct Entry {
 }
 
 impl Slot {
-    pub(crate) fn new(id: u64, place: Option<u32>, link: TcpStream) -> Self {
+    pub(crate) fn new(id: u64, place: Option<u32>, link: impl Into<Link>) -> Self {
+        let link = link.into();
         Self {
             id,
             place,
             #[cfg(feature = "fault-injection")]
-            peer: link.peer_addr().ok(),
+            peer: link.peer_addr(),
             out: Mutex::new(Out { link: Some(link), sends: true, queue: None, end: None }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
@@ -179,7 +170,7 @@ impl Slot {
         let sent = match queue {
             // Overtaking what waits would break the order.
             Some(_) => 0,
-            None => match send(link, &bytes[start..]) {
+            None => match link.send(&bytes[start..]) {
                 Ok(sent) if start + sent == bytes.len() => return,
                 Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -210,25 +201,16 @@ impl Slot {
         // A sender that was interrupted in the middle of a send must not stop the whole arbiter until it goes on.
         let Some(mut out) = self.out.try_lock() else { return yield_now(cx) };
         let Some(link) = &mut out.link else { return Poll::Ready(Ok(0)) };
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(link).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        link.poll_read(cx, buffer)
     }
 
     /// Writes what waits, as far as the kernel takes it and for at most one turn; the calling task, which must be the
     /// Transport's, is woken for the rest.
     pub(crate) fn flush(&self, cx: &mut task::Context<'_>) {
         let mut out = self.out.lock();
-        let flushed = loop {
-            let Out { link: Some(link), queue: Some(queue), .. } = &mut *out else { return };
-            // An error comes from a reactor that has ended, and its task with it.
-            let Poll::Ready(Ok(())) = link.poll_write_ready(cx) else { return };
-            // Sends go past tokio, so only a refused one tells it that the socket is not ready.
-            match link.try_io(Interest::WRITABLE, || queue.write_to(link)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                flushed => break flushed.map_err(|error| queue.end_for(error.kind())),
-            }
-        };
+        let Out { link: Some(link), queue: Some(queue), .. } = &mut *out else { return };
+        let Poll::Ready(flushed) = link.poll_write(cx, |link| queue.write_to(link)) else { return };
+        let flushed = flushed.map_err(|error| queue.end_for(error.kind()));
         match flushed {
             Ok(Flushed::All) => {
                 out.queue = None;
@@ -275,8 +257,7 @@ impl Slot {
         if std::mem::take(&mut out.sends)
             && let Some(link) = &out.link
         {
-            // Fails only if the peer has reset the connection, and then there is nobody to tell.
-            let _ = SockRef::from(link).shutdown(Shutdown::Write);
+            link.shut_down();
         }
         true
     }
@@ -373,29 +354,28 @@ impl Out {
         self.queue = None;
         self.sends = false;
         if let Some(link) = &self.link {
-            // Without it the kernel would go on offering a full send buffer to a client that does not read.
-            let _ = SockRef::from(link).set_linger(Some(Duration::ZERO));
+            link.reset_on_close();
         }
     }
 }
 
 impl Queue {
     /// Writes for at most one turn.
-    fn write_to(&mut self, link: &TcpStream) -> io::Result<Flushed> {
+    fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
         let mut turn = 0;
         while let Some(head) = self.entries.front() {
             if turn >= FLUSH_TURN_BYTES {
                 return Ok(Flushed::Turn);
             }
             let written = if self.entries.len() == 1 {
-                send(link, &head.bytes)?
+                link.send(&head.bytes)?
             } else {
                 let mut slices = [IoSlice::new(&[]); WRITEV_FRAMES];
                 let count = self.entries.len().min(WRITEV_FRAMES);
                 for (slice, entry) in slices.iter_mut().zip(&self.entries) {
                     *slice = IoSlice::new(&entry.bytes);
                 }
-                send_vectored(link, &slices[..count])?
+                link.send_vectored(&slices[..count])?
             };
             self.advance(written);
             turn += written;
@@ -425,29 +405,6 @@ impl Queue {
             written -= head.bytes.len();
             self.frames -= head.frames as usize;
             self.entries.pop_front();
-        }
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
-/// Elsewhere the standard library sets `SO_NOSIGPIPE` on every socket it makes.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-const SEND_FLAGS: SendFlags = SendFlags::empty();
-
-fn send(link: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    uninterrupted(|| rustix::net::send(link, bytes, SEND_FLAGS))
-}
-
-fn send_vectored(link: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    uninterrupted(|| rustix::net::sendmsg(link, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
-}
-
-fn uninterrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return Ok(result?),
         }
     }
 }

@@ -1,0 +1,117 @@
+//! What a slot writes to and its Transport reads from: a socket of the kernel, or what stands in for one.
+//!
+//! Writing never waits. A socket is written with `send`, past tokio's readiness, which on 19,000 subscribers is a tenth
+//! of the CPU. It is rustix's `send`, which makes the system call itself: the C library's is a cancellation point, and
+//! prepares for that with two locked instructions.
+
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::task::{self, Poll};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// One byte stream to a client.
+#[derive(Debug)]
+pub(crate) enum Link {
+    Tcp(TcpStream),
+}
+
+impl Link {
+    /// Hands bytes over; fewer than all of them, or [`WouldBlock`](io::ErrorKind::WouldBlock), if there is no room.
+    #[inline]
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
+        }
+    }
+
+    /// The same for bytes in several places.
+    pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => {
+                uninterrupted(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
+            }
+        }
+    }
+
+    /// Calls `write`, which sends, once there is room.
+    pub(crate) fn poll_write<T>(
+        &self,
+        cx: &mut task::Context<'_>,
+        mut write: impl FnMut(&Self) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match self {
+                Self::Tcp(socket) => {
+                    // An error comes from a reactor that has ended, and its task with it.
+                    let Poll::Ready(Ok(())) = socket.poll_write_ready(cx) else { return Poll::Pending };
+                    // Sends go past tokio, so only a refused one tells it that the socket is not ready.
+                    match socket.try_io(Interest::WRITABLE, || write(self)) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        written => return Poll::Ready(written),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads what the client sent; nothing means that it will send no more.
+    pub(crate) fn poll_read(&mut self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(socket) => {
+                let mut buffer = ReadBuf::new(buffer);
+                Pin::new(socket).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+            }
+        }
+    }
+
+    /// Ends the stream to the client, who sees a FIN after what has been sent.
+    pub(crate) fn shut_down(&self) {
+        match self {
+            // Fails only if the peer has reset the connection, and then there is nobody to tell.
+            Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Write)),
+        }
+    }
+
+    /// Makes the close a reset.
+    pub(crate) fn reset_on_close(&self) {
+        match self {
+            // Without it the kernel would go on offering a full send buffer to a client that does not read.
+            Self::Tcp(socket) => drop(SockRef::from(socket).set_linger(Some(Duration::ZERO))),
+        }
+    }
+
+    /// Where the client is connected from, while the system knows.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok(),
+        }
+    }
+}
+
+impl From<TcpStream> for Link {
+    fn from(socket: TcpStream) -> Self {
+        Self::Tcp(socket)
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
+/// Elsewhere the standard library sets `SO_NOSIGPIPE` on every socket it makes.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+const SEND_FLAGS: SendFlags = SendFlags::empty();
+
+fn uninterrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
