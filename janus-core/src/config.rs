@@ -3,7 +3,12 @@
 //! The settings are plain data: nothing here reads a file, a variable or a flag. `janus-server` does that and hands
 //! the result to `Janus::builder`; an embedder fills in the struct.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The settings of one Janus instance.
@@ -34,9 +39,10 @@ pub struct Config {
     pub max_topics_per_client: usize,
     /// Topics that exist at once. One more is refused (`too_many_topics_on_server`). Default 100,000.
     pub max_topics: usize,
-    /// Frames that wait for one client. One more makes it a slow consumer, and it is cut off. Default 1,024.
+    /// Frames that wait for one client. One more makes it a slow consumer: [`Namespace::slow_consumer`] says what happens
+    /// then. Default 1,024.
     pub max_queue_frames: usize,
-    /// Bytes that wait for one client. More make it a slow consumer, and it is cut off. Default 1 MiB.
+    /// The same limit in bytes. Default 1 MiB.
     pub max_queue_bytes: usize,
     /// Messages of one topic that are accepted but not yet handed to every subscriber. Beyond it the reader of the
     /// publisher's connection pauses and an in-process publisher waits or gets `Full`. Default 256.
@@ -56,12 +62,30 @@ pub struct Config {
     pub session_ttl: Duration,
     /// Sessions without a connection that are kept; beyond it the one detached longest ends. Default 20,000.
     pub max_detached_sessions: usize,
+    /// Messages that every topic keeps, so that a client that lost its connection can go on without a hole, even where
+    /// history is off. One more pushes out the oldest, and a client that has not had that one is told of the hole; 0 keeps
+    /// none. Default 128.
+    pub resume_messages: usize,
+    /// The same limit in bytes. Default 256 KiB.
+    pub resume_bytes: usize,
+    /// How long such a message is kept. Default 30 s.
+    pub resume_age: Duration,
+    /// What topics do that are in none of `namespaces`. Default: [`Namespace::default`].
+    pub default_namespace: Namespace,
+    /// Namespaces by name, at most 1,000. A namespace is the part of a topic's name before the first `:`; topics without
+    /// one, or of one that is not listed, follow `default_namespace`. Default: none.
+    pub namespaces: BTreeMap<String, Namespace>,
     /// How long an unused topic lives on. Default 60 s.
     pub topic_idle: Duration,
     /// How long a topic that keeps crashing is refused (`topic_unavailable`) before a cold restart. Default 60 s.
     pub topic_quarantine: Duration,
     /// How long a drain, or the close of one connection, may take to deliver what is queued. Default 10 s.
     pub drain_timeout: Duration,
+    /// How long a client may take nothing of what waits for it, if all of its topics have the policy
+    /// [`SlowConsumer::Disconnect`]; then it is cut off as a slow consumer. Default 5 s.
+    pub write_timeout: Duration,
+    /// The same for a client with a topic under another policy, which may be behind but not dead. Default 60 s.
+    pub stall_timeout: Duration,
     /// Idle time before TCP keep-alive probes a peer. Default 60 s.
     pub tcp_keepalive: Duration,
     /// How long a client may take nothing of what is sent before the kernel ends the connection, because it is gone or
@@ -69,6 +93,10 @@ pub struct Config {
     pub tcp_user_timeout: Duration,
     /// Bytes of the kernel's send buffer for one connection (the kernel doubles the value). Default 64 KiB.
     pub send_buffer_bytes: usize,
+    /// Bytes that messages, queues, sessions and connections may take together, by the server's own account; 0 for no
+    /// budget, otherwise at least 16 MiB. At 80 % of it history is trimmed, at 90 % detached sessions end, the oldest
+    /// first, at 92 % the clients with the largest queues are closed, at 95 % new connections are refused. Default 0.
+    pub memory_budget_bytes: usize,
     /// Connections the kernel holds until they are accepted; the system's `somaxconn` caps it. Default 65,535.
     pub backlog: u32,
     /// Whether clients of a listener that is not on loopback may publish. Default false.
@@ -96,15 +124,110 @@ impl Default for Config {
             heartbeat_interval: Duration::from_secs(30),
             session_ttl: Duration::from_secs(120),
             max_detached_sessions: 20_000,
+            resume_messages: 128,
+            resume_bytes: 256 * 1024,
+            resume_age: Duration::from_secs(30),
+            default_namespace: Namespace::default(),
+            namespaces: BTreeMap::new(),
             topic_idle: Duration::from_secs(60),
             topic_quarantine: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(60),
             tcp_keepalive: Duration::from_secs(60),
             tcp_user_timeout: Duration::from_secs(30),
             send_buffer_bytes: 64 * 1024,
+            memory_budget_bytes: 0,
             backlog: 65_535,
             allow_publish: false,
         }
+    }
+}
+
+/// What the topics of one namespace do.
+///
+/// ```
+/// use janus_core::{Config, Namespace, SlowConsumer};
+///
+/// let quotes = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
+/// let config = Config { namespaces: [("quotes".to_owned(), quotes)].into(), ..Config::default() };
+/// assert_eq!(config.namespace("quotes:ACME").slow_consumer, SlowConsumer::Conflate);
+/// assert_eq!(config.namespace("news").slow_consumer, SlowConsumer::Disconnect);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Whether a topic keeps its messages for whoever may subscribe to it, within the three limits below. Where it is off,
+    /// the limits have no effect, and a topic keeps only what [`Config::resume_messages`] says. Default false.
+    pub history: bool,
+    /// Messages in the history of one topic. One more pushes out the oldest. Default 100.
+    pub history_messages: usize,
+    /// The same limit in bytes. Default 1 MiB.
+    pub history_bytes: usize,
+    /// How long a message stays in the history. Default 60 s.
+    pub history_age: Duration,
+    /// What happens when the queue of a client is full. Default [`SlowConsumer::Disconnect`].
+    pub slow_consumer: SlowConsumer,
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self {
+            history: false,
+            history_messages: 100,
+            history_bytes: 1024 * 1024,
+            history_age: Duration::from_secs(60),
+            slow_consumer: SlowConsumer::default(),
+        }
+    }
+}
+
+/// What happens to a message of a topic when the queue of a client is full.
+///
+/// On the classic protocol the two drop policies act as [`Disconnect`](Self::Disconnect), because a classic client cannot
+/// be told what it lost; [`Conflate`](Self::Conflate) stays what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SlowConsumer {
+    /// Closes the client, which may resume with a new connection.
+    #[default]
+    Disconnect,
+    /// Drops the oldest waiting messages of the topic until there is room, and tells the client which.
+    DropOldest,
+    /// Drops the messages of the topic that arrive while there is no room, and tells the client which.
+    DropNewest,
+    /// Keeps only the latest waiting message of the topic.
+    Conflate,
+}
+
+impl SlowConsumer {
+    const ALL: [Self; 4] = [Self::Disconnect, Self::DropOldest, Self::DropNewest, Self::Conflate];
+
+    /// The name of the policy in a configuration, such as `drop_oldest`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnect => "disconnect",
+            Self::DropOldest => "drop_oldest",
+            Self::DropNewest => "drop_newest",
+            Self::Conflate => "conflate",
+        }
+    }
+}
+
+impl fmt::Display for SlowConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for SlowConsumer {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == name).ok_or_else(|| ConfigError {
+            key: "slow_consumer".into(),
+            value: format!("{name:?}"),
+            expected: "\"disconnect\", \"drop_oldest\", \"drop_newest\" or \"conflate\"",
+        })
     }
 }
 
@@ -114,12 +237,18 @@ const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
 /// More threads than this would only wait for each other's locks.
 const MAX_THREADS: usize = 256;
 
+/// Each one is a section that somebody wrote; more come from a program that means topics.
+const MAX_NAMESPACES: usize = 1_000;
+
+/// With less, the first clients would already be too many.
+const MIN_MEMORY_BUDGET: usize = 16 << 20;
+
 /// A setting whose value cannot work; the caller's configuration is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} = {value}: expected {expected}")]
 pub struct ConfigError {
-    /// The name of the setting, as in [`Config`].
-    pub key: &'static str,
+    /// The name of the setting, as in [`Config`]; that of a namespace as `namespaces.NAME.history_bytes`.
+    pub key: Cow<'static, str>,
     /// The value that was refused.
     pub value: String,
     /// What would have been accepted.
@@ -127,15 +256,19 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// What the topic of this name does: its namespace, or the default one if it has none that is listed.
+    #[must_use]
+    pub fn namespace(&self, topic: &str) -> &Namespace {
+        let name = topic.split_once(':').map(|(name, _)| name);
+        name.and_then(|name| self.namespaces.get(name)).unwrap_or(&self.default_namespace)
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
     ///
     /// The first setting whose value cannot work, with what was expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let range = |key, value: usize, allowed: std::ops::RangeInclusive<usize>, expected| {
-            if allowed.contains(&value) { Ok(()) } else { Err(ConfigError { key, value: value.to_string(), expected }) }
-        };
         range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
         range("max_refusals", self.max_refusals, 0..=1_000_000, "0 to 1,000,000")?;
@@ -150,23 +283,137 @@ impl Config {
         range("max_detached_sessions", self.max_detached_sessions, 0..=10_000_000, "0 to 10,000,000")?;
         range("coalesce_bytes", self.coalesce_bytes, 1..=1 << 20, "1 byte to 1 MiB")?;
         range("inline_subscribers", self.inline_subscribers, 0..=1 << 24, "0 to 16,777,216")?;
+        range("resume_messages", self.resume_messages, 0..=65_536, "0 to 65,536")?;
+        range("resume_bytes", self.resume_bytes, 0..=1 << 30, "0 to 1 GiB")?;
+        if self.memory_budget_bytes != 0 {
+            // No process can have more than isize::MAX; a number above that is a mistake in some calculation.
+            let allowed = MIN_MEMORY_BUDGET..=isize::MAX.unsigned_abs();
+            range("memory_budget_bytes", self.memory_budget_bytes, allowed, "0 for no budget, or 16 MiB and more")?;
+        }
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
         range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;
-        let up_to = |key, value: Duration, longest: Duration, expected| {
-            if (Duration::from_millis(1)..=longest).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError { key, value: format!("{value:?}"), expected })
-            }
-        };
-        let positive = |key, value| up_to(key, value, Duration::from_secs(7 * 86_400), "1 ms to 7 days");
         positive("frame_timeout", self.frame_timeout)?;
         positive("heartbeat_interval", self.heartbeat_interval)?;
         positive("session_ttl", self.session_ttl)?;
+        positive("resume_age", self.resume_age)?;
         positive("topic_idle", self.topic_idle)?;
         positive("topic_quarantine", self.topic_quarantine)?;
         positive("drain_timeout", self.drain_timeout)?;
+        positive("write_timeout", self.write_timeout)?;
+        positive("stall_timeout", self.stall_timeout)?;
         up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
-        positive("tcp_user_timeout", self.tcp_user_timeout)
+        positive("tcp_user_timeout", self.tcp_user_timeout)?;
+        self.validate_namespaces()
+    }
+
+    fn validate_namespaces(&self) -> Result<(), ConfigError> {
+        range("namespaces", self.namespaces.len(), 0..=MAX_NAMESPACES, "at most 1,000 of them")?;
+        self.default_namespace.validate().map_err(|error| error.inside("default_namespace"))?;
+        for (name, namespace) in &self.namespaces {
+            if !(1..=255).contains(&name.len()) || name.contains(|c: char| c == ':' || c.is_control()) {
+                let expected = "a name of 1 to 255 bytes without ':' and control characters";
+                return Err(ConfigError { key: "namespaces".into(), value: format!("{name:?}"), expected });
+            }
+            namespace.validate().map_err(|error| error.inside(&format!("namespaces.{name}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl Namespace {
+    fn validate(&self) -> Result<(), ConfigError> {
+        range("history_messages", self.history_messages, 1..=1_000_000, "1 to 1,000,000")?;
+        range("history_bytes", self.history_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
+        positive("history_age", self.history_age)
+    }
+}
+
+impl ConfigError {
+    fn inside(self, parent: &str) -> Self {
+        Self { key: format!("{parent}.{}", self.key).into(), ..self }
+    }
+}
+
+fn range(
+    key: &'static str,
+    value: usize,
+    allowed: RangeInclusive<usize>,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError { key: key.into(), value: value.to_string(), expected })
+}
+
+fn positive(key: &'static str, value: Duration) -> Result<(), ConfigError> {
+    up_to(key, value, Duration::from_secs(7 * 86_400), "1 ms to 7 days")
+}
+
+fn up_to(key: &'static str, value: Duration, longest: Duration, expected: &'static str) -> Result<(), ConfigError> {
+    if (Duration::from_millis(1)..=longest).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError { key: key.into(), value: format!("{value:?}"), expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_namespace(name: &str, namespace: Namespace) -> Config {
+        Config { namespaces: [(name.to_owned(), namespace)].into(), ..Config::default() }
+    }
+
+    #[test]
+    fn a_topic_follows_the_namespace_before_its_first_colon() {
+        let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
+        let config = with_namespace("quotes", conflate.clone());
+        for topic in ["quotes:ACME", "quotes:", "quotes:a:b"] {
+            assert_eq!(config.namespace(topic), &conflate, "{topic}");
+        }
+        for topic in ["quotes", "news:quotes:x", "quotesx:y", ":quotes", ":", ""] {
+            assert_eq!(config.namespace(topic), &config.default_namespace, "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_of_a_namespace_is_named_with_the_namespace() {
+        let bad = Namespace { history_bytes: 5, ..Namespace::default() };
+        let error = with_namespace("quotes", bad.clone()).validate().unwrap_err();
+        assert_eq!(error.to_string(), "namespaces.quotes.history_bytes = 5: expected 1 KiB to 1 GiB");
+        let error = Config { default_namespace: bad, ..Config::default() }.validate().unwrap_err();
+        assert_eq!(error.key, "default_namespace.history_bytes");
+    }
+
+    #[test]
+    fn a_namespace_has_a_name_that_a_topic_can_begin_with() {
+        for name in ["quotes", "q.1-x", "ö", &"x".repeat(255)] {
+            assert_eq!(with_namespace(name, Namespace::default()).validate(), Ok(()), "{name}");
+        }
+        for name in ["", "a:b", "a\n", &"x".repeat(256)] {
+            let error = with_namespace(name, Namespace::default()).validate().unwrap_err();
+            assert_eq!((&*error.key, error.value), ("namespaces", format!("{name:?}")));
+        }
+        let names = |count: usize| (0..count).map(|number| (number.to_string(), Namespace::default())).collect();
+        assert_eq!(Config { namespaces: names(1_000), ..Config::default() }.validate(), Ok(()));
+        assert_eq!(Config { namespaces: names(1_001), ..Config::default() }.validate().unwrap_err().value, "1001");
+    }
+
+    #[test]
+    fn a_memory_budget_is_none_or_large_enough() {
+        for (bytes, good) in [(0, true), (1, false), ((16 << 20) - 1, false), (16 << 20, true), (usize::MAX, false)] {
+            let config = Config { memory_budget_bytes: bytes, ..Config::default() };
+            assert_eq!(config.validate().is_ok(), good, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_policy_reads_back_as_the_policy() {
+        for policy in SlowConsumer::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        let error = "Conflate".parse::<SlowConsumer>().unwrap_err();
+        assert!(error.to_string().starts_with("slow_consumer = \"Conflate\": expected \"disconnect\""), "{error}");
     }
 }

@@ -67,7 +67,7 @@ mod turn;
 pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Namespace, SlowConsumer};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
 pub use janus::{Builder, DrainReport, Janus, StartError, Stats};

@@ -103,7 +103,12 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock fine enough for the shortest timeout that is measured in ticks.
     pub(crate) fn for_config(config: &Config) -> Self {
-        let shortest = config.heartbeat_interval.min(config.frame_timeout).min(config.topic_idle);
+        let shortest = config
+            .heartbeat_interval
+            .min(config.frame_timeout)
+            .min(config.topic_idle)
+            .min(config.write_timeout)
+            .min(config.stall_timeout);
         let period = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
         Self { tick: AtomicU32::new(1), period }
     }
@@ -283,7 +288,13 @@ mod tests {
 
     #[test]
     fn a_short_timeout_makes_the_clock_finer() {
-        let config = Config { heartbeat_interval: Duration::from_millis(100), ..Config::default() };
-        assert_eq!(Clock::for_config(&config).period, Duration::from_millis(25));
+        let short = Duration::from_millis(100);
+        for config in [
+            Config { heartbeat_interval: short, ..Config::default() },
+            Config { write_timeout: short, ..Config::default() },
+            Config { stall_timeout: short, ..Config::default() },
+        ] {
+            assert_eq!(Clock::for_config(&config).period, Duration::from_millis(25));
+        }
     }
 }

@@ -214,6 +214,7 @@ impl Args for SettingFlags {
                 Field::Bytes(_) => flag.value_name("BYTES"),
                 Field::Duration(_) => flag.value_name("DURATION"),
                 Field::Level(_) => flag.value_name("LEVEL"),
+                Field::Policy(_) => flag.value_name("POLICY"),
                 Field::Boolean(_) => {
                     flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
                 }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use janus_core::Config;
+use janus_core::{Config, ConfigError, SlowConsumer};
 use log::LevelFilter;
 use toml::de::{DeTable, DeValue};
 
@@ -45,6 +45,7 @@ pub(crate) enum Field {
     Duration(fn(&mut Settings) -> &mut Duration),
     Boolean(fn(&mut Settings) -> &mut bool),
     Level(fn(&mut Settings) -> &mut LevelFilter),
+    Policy(fn(&mut Settings) -> &mut SlowConsumer),
 }
 
 /// Every setting there is, in the order in which they are shown.
@@ -93,12 +94,12 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "max_queue_frames",
-        doc: "Frames that wait for one client. One more makes it a slow consumer, and it is cut off.",
+        doc: "Frames that wait for one client. One more makes it a slow consumer, and `slow_consumer` says what happens.",
         field: Field::Count(|s| &mut s.core.max_queue_frames),
     },
     Setting {
         name: "max_queue_bytes",
-        doc: "Bytes that wait for one client. More make it a slow consumer, and it is cut off.",
+        doc: "The same limit in bytes.",
         field: Field::Bytes(|s| &mut s.core.max_queue_bytes),
     },
     Setting {
@@ -144,6 +145,48 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Count(|s| &mut s.core.max_detached_sessions),
     },
     Setting {
+        name: "resume_messages",
+        doc: "Messages that every topic keeps, so that a client that lost its connection can go on without a hole, even \
+              where history is off. One more pushes out the oldest; 0 keeps none.",
+        field: Field::Count(|s| &mut s.core.resume_messages),
+    },
+    Setting {
+        name: "resume_bytes",
+        doc: "The same limit in bytes.",
+        field: Field::Bytes(|s| &mut s.core.resume_bytes),
+    },
+    Setting {
+        name: "resume_age",
+        doc: "How long such a message is kept.",
+        field: Field::Duration(|s| &mut s.core.resume_age),
+    },
+    Setting {
+        name: "history",
+        doc: "Whether a topic keeps its messages for whoever may subscribe to it, within the next three limits.",
+        field: Field::Boolean(|s| &mut s.core.default_namespace.history),
+    },
+    Setting {
+        name: "history_messages",
+        doc: "Messages in the history of one topic. One more pushes out the oldest.",
+        field: Field::Count(|s| &mut s.core.default_namespace.history_messages),
+    },
+    Setting {
+        name: "history_bytes",
+        doc: "The same limit in bytes.",
+        field: Field::Bytes(|s| &mut s.core.default_namespace.history_bytes),
+    },
+    Setting {
+        name: "history_age",
+        doc: "How long a message stays in the history.",
+        field: Field::Duration(|s| &mut s.core.default_namespace.history_age),
+    },
+    Setting {
+        name: "slow_consumer",
+        doc: "What happens when the queue of a client is full: it is closed, loses the oldest or the newest messages of \
+              the topic, or gets only the latest.",
+        field: Field::Policy(|s| &mut s.core.default_namespace.slow_consumer),
+    },
+    Setting {
         name: "topic_idle",
         doc: "How long an unused topic lives on.",
         field: Field::Duration(|s| &mut s.core.topic_idle),
@@ -159,6 +202,17 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Duration(|s| &mut s.core.drain_timeout),
     },
     Setting {
+        name: "write_timeout",
+        doc: "How long a client may take nothing of what waits for it, if all of its topics have the policy `disconnect`; \
+              then it is cut off.",
+        field: Field::Duration(|s| &mut s.core.write_timeout),
+    },
+    Setting {
+        name: "stall_timeout",
+        doc: "The same for a client with a topic under another policy.",
+        field: Field::Duration(|s| &mut s.core.stall_timeout),
+    },
+    Setting {
         name: "tcp_keepalive",
         doc: "Idle time before TCP keep-alive probes a peer.",
         field: Field::Duration(|s| &mut s.core.tcp_keepalive),
@@ -172,6 +226,13 @@ pub(crate) static TABLE: &[Setting] = &[
         name: "send_buffer_bytes",
         doc: "Bytes of the kernel's send buffer for one connection (the kernel doubles the value).",
         field: Field::Bytes(|s| &mut s.core.send_buffer_bytes),
+    },
+    Setting {
+        name: "memory_budget_bytes",
+        doc: "Bytes that messages, queues, sessions and connections may take together; 0 for no budget. At 80 % history is \
+              trimmed, at 90 % detached sessions end, at 92 % the clients with the largest queues are closed, at 95 % \
+              new connections are refused.",
+        field: Field::Bytes(|s| &mut s.core.memory_budget_bytes),
     },
     Setting {
         name: "backlog",
@@ -218,7 +279,7 @@ pub(crate) enum Problem {
     #[error("{origin}: [{name}] is not a setting: there are no tables, settings stand at the top level of the file")]
     UnknownTable { origin: Origin, name: String },
     #[error("{origin}: {name} = {value}: expected {expected}")]
-    BadValue { origin: Origin, name: &'static str, value: String, expected: String },
+    BadValue { origin: Origin, name: String, value: String, expected: String },
     #[error("{}:{line}: {message}", path.display())]
     NotToml { path: PathBuf, line: usize, message: String },
     #[error("cannot read {}: {source}", path.display())]
@@ -263,9 +324,10 @@ impl Loaded {
         if problems.is_empty()
             && let Err(error) = loaded.settings.core.validate()
         {
-            let index = TABLE.iter().position(|setting| setting.name == error.key);
+            let index = TABLE.iter().position(|setting| setting.is_meant_by(&error));
             let origin = index.map_or(Origin::Default, |index| loaded.origins[index].clone());
-            let (name, value, expected) = (error.key, error.value, error.expected.to_owned());
+            let name = index.map_or_else(|| error.key.into_owned(), |index| TABLE[index].name.to_owned());
+            let (value, expected) = (error.value, error.expected.to_owned());
             problems.push(Problem::BadValue { origin, name, value, expected });
         }
         if problems.is_empty() { Ok(loaded) } else { Err(Problems(problems)) }
@@ -329,7 +391,8 @@ impl Loaded {
             let mut alone = Settings::default();
             setting.assign(&mut alone, value.clone());
             setting.assign(&mut self.settings, value);
-            alone.core.validate().err().is_none_or(|error| error.key != setting.name) && !alone.core.listen.is_empty()
+            alone.core.validate().err().is_none_or(|error| !setting.is_meant_by(&error))
+                && !alone.core.listen.is_empty()
         });
         let twice = match setting.field {
             Field::Addresses(field) if accepted => twice(field(&mut self.settings)),
@@ -343,7 +406,7 @@ impl Loaded {
             }
             None => setting.expected(),
         };
-        problems.push(Problem::BadValue { origin, name: setting.name, value: one_line(shown), expected });
+        problems.push(Problem::BadValue { origin, name: setting.name.to_owned(), value: one_line(shown), expected });
     }
 
     /// Whether the setting was written anywhere, be it with its default.
@@ -367,6 +430,11 @@ impl Loaded {
 }
 
 impl Setting {
+    /// Whether the core's complaint is about this setting. The default namespace is the top level of the file.
+    fn is_meant_by(&self, error: &ConfigError) -> bool {
+        error.key.strip_prefix("default_namespace.").unwrap_or(&error.key) == self.name
+    }
+
     /// What may be written as this setting's value, in the words of the core's own check where it has a range.
     pub(crate) fn expected(&self) -> String {
         let range = self.range();
@@ -378,6 +446,7 @@ impl Setting {
             }
             Field::Duration(_) => format!("{}, with a unit such as \"10 s\"", range.unwrap_or("a duration")),
             Field::Boolean(_) => "true or false".to_owned(),
+            Field::Policy(_) => "\"disconnect\", \"drop_oldest\", \"drop_newest\" or \"conflate\"".to_owned(),
             Field::Level(_) => "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"".to_owned(),
         }
     }
@@ -389,9 +458,9 @@ impl Setting {
             Field::Count(field) | Field::Bytes(field) => *field(&mut settings) = usize::MAX,
             Field::Count32(field) => *field(&mut settings) = u32::MAX,
             Field::Duration(field) => *field(&mut settings) = Duration::MAX,
-            Field::Addresses(_) | Field::Boolean(_) | Field::Level(_) => {}
+            Field::Addresses(_) | Field::Boolean(_) | Field::Level(_) | Field::Policy(_) => {}
         }
-        settings.core.validate().err().filter(|error| error.key == self.name).map(|error| error.expected)
+        settings.core.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
 
     /// The default as the file would have it; `threads` depends on the machine and is described instead.
@@ -412,6 +481,7 @@ impl Setting {
             Field::Duration(field) => Value::Duration(*field(&mut settings)),
             Field::Boolean(field) => Value::Boolean(*field(&mut settings)),
             Field::Level(field) => Value::Level(*field(&mut settings)),
+            Field::Policy(field) => Value::Policy(*field(&mut settings)),
         }
     }
 
@@ -425,6 +495,7 @@ impl Setting {
             (Field::Duration(field), Value::Duration(value)) => *field(settings) = value,
             (Field::Boolean(field), Value::Boolean(value)) => *field(settings) = value,
             (Field::Level(field), Value::Level(value)) => *field(settings) = value,
+            (Field::Policy(field), Value::Policy(value)) => *field(settings) = value,
             _ => unreachable!("parse and parse_toml give a value of the field's own kind"),
         }
     }
@@ -443,6 +514,7 @@ impl Setting {
             Field::Duration(_) => duration(text).map(Value::Duration),
             Field::Boolean(_) => text.parse().ok().map(Value::Boolean),
             Field::Level(_) => text.parse().ok().map(Value::Level),
+            Field::Policy(_) => text.parse().ok().map(Value::Policy),
         }
     }
 
@@ -459,9 +531,10 @@ impl Setting {
                 Some(if let Field::Bytes(_) = self.field { Value::Bytes(number) } else { Value::Count(number) })
             }
             (Field::Boolean(_), DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
-            (Field::Addresses(_) | Field::Bytes(_) | Field::Duration(_) | Field::Level(_), DeValue::String(text)) => {
-                self.parse(&[text.as_ref().to_owned()])
-            }
+            (
+                Field::Addresses(_) | Field::Bytes(_) | Field::Duration(_) | Field::Level(_) | Field::Policy(_),
+                DeValue::String(text),
+            ) => self.parse(&[text.as_ref().to_owned()]),
             _ => None,
         }
     }
@@ -476,6 +549,7 @@ enum Value {
     Duration(Duration),
     Boolean(bool),
     Level(LevelFilter),
+    Policy(SlowConsumer),
 }
 
 impl Value {
@@ -494,6 +568,7 @@ impl Value {
             Self::Duration(duration) if duration.subsec_nanos() == 0 => format!("\"{} s\"", duration.as_secs()),
             Self::Duration(duration) => format!("\"{} ms\"", duration.as_millis()),
             Self::Boolean(value) => value.to_string(),
+            Self::Policy(policy) => format!("\"{policy}\""),
             Self::Level(level) => format!("\"{}\"", level.as_str().to_ascii_lowercase()),
         }
     }
@@ -594,6 +669,8 @@ const SIZE_UNITS: &[(&str, usize)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB
 
 #[cfg(test)]
 mod tests {
+    use janus_core::Namespace;
+
     use super::*;
 
     fn read_file(text: &str) -> Result<Loaded, Problems> {
@@ -604,9 +681,13 @@ mod tests {
 
     #[test]
     fn the_table_has_every_field_of_the_core_config() {
-        let debug = format!("{:#?}", Config::default());
-        let fields = debug.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ").map(|(name, _)| name));
-        let mut fields: Vec<&str> = fields.filter(|name| !name.starts_with(' ')).chain(["log"]).collect();
+        let core = format!("{:#?}", Config::default());
+        let namespace = format!("{:#?}", Namespace::default());
+        let fields = core.lines().chain(namespace.lines());
+        let fields = fields.filter_map(|line| line.strip_prefix("    ")?.split_once(": ").map(|(name, _)| name));
+        let fields = fields.filter(|name| !name.starts_with(' ')).chain(["log"]);
+        // The default namespace is the top level itself, and the others are tables.
+        let mut fields: Vec<&str> = fields.filter(|name| !["default_namespace", "namespaces"].contains(name)).collect();
         let mut names: Vec<&str> = TABLE.iter().map(|setting| setting.name).collect();
         fields.sort_unstable();
         names.sort_unstable();
@@ -631,7 +712,8 @@ mod tests {
     #[test]
     fn what_show_prints_reads_back_as_the_same_settings() {
         let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
-                       topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10";
+                       topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10\n\
+                       history = true\nhistory_age = \"5 s\"\nslow_consumer = \"drop_oldest\"";
         for text in ["", changed] {
             let first = read_file(text).unwrap();
             let second = read_file(&first.show()).unwrap();
