@@ -124,6 +124,24 @@ fn a_table_in_the_file_is_refused_with_where_settings_stand() {
 }
 
 #[test]
+fn a_memory_budget_that_nobody_set_follows_from_the_memory_there_is() {
+    let line = |arguments: &[&str]| {
+        let output = janus(&[&["config", "show"], arguments].concat()).output().unwrap();
+        assert_exit(&output, 0);
+        let shown = text(&output.stdout);
+        shown.lines().find(|line| line.starts_with("memory_budget_bytes = ")).unwrap().to_owned()
+    };
+    let own = line(&[]);
+    if cfg!(target_os = "linux") {
+        assert!(own.contains("iB\"  # half of the ") || own.contains("  # the least"), "{own}");
+    } else {
+        assert_eq!(own, "memory_budget_bytes = 0  # default");
+    }
+    assert_eq!(line(&["--memory-budget-bytes", "0"]), "memory_budget_bytes = 0  # flag --memory-budget-bytes");
+    assert_refused(&mut janus(&["--memory-budget-bytes", "1 MiB"]), &["expected 0 for no budget, or 16 MiB and more"]);
+}
+
+#[test]
 fn a_namespace_shows_its_own_values_and_those_it_inherits() {
     let file = file("history_messages = 7\n\n[namespace.quotes]\nhistory = true\nslow_consumer = \"conflate\"\n");
     assert_exit(&janus(&["config", "check", "--config", path(&file)]).output().unwrap(), 0);

@@ -17,6 +17,8 @@ use log::LevelFilter;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use crate::limits::Memory;
+
 /// What the server runs with: the core's settings and the few that are the binary's own.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -281,9 +283,14 @@ struct Section {
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     Default,
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
     Variable(String),
     Flag(String),
+    /// Nowhere: it follows from the memory there is.
+    Memory(Memory),
 }
 
 /// Why the settings cannot be used; each says where, what, and what was expected instead.
@@ -312,7 +319,8 @@ pub(crate) enum Problem {
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl Loaded {
-    /// Reads the file, then the variables, then the flags; the later one wins, and all of them must be right.
+    /// Reads the file, then the variables, then the flags; the later one wins, and all of them must be right. `memory` is
+    /// what the budget follows from if none of them has it.
     ///
     /// # Errors
     ///
@@ -320,6 +328,7 @@ impl Loaded {
     pub(crate) fn read(
         flags: &Flags,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+        memory: Option<Memory>,
     ) -> Result<Self, Problems> {
         let origins = vec![Origin::Default; TABLE.len()];
         let mut loaded = Self { settings: Settings::default(), origins, sections: Vec::new() };
@@ -341,6 +350,10 @@ impl Loaded {
         for (index, texts) in &flags.values {
             let origin = Origin::Flag(flag_name(&TABLE[*index]));
             loaded.set(*index, TABLE[*index].parse(texts), &texts.join(","), origin, &mut problems);
+        }
+        if let Some(memory) = memory.filter(|_| !loaded.is_set("memory_budget_bytes")) {
+            loaded.settings.core.memory_budget_bytes = memory.budget();
+            loaded.origins[index_of("memory_budget_bytes")] = Origin::Memory(memory);
         }
         loaded.add_namespaces();
         if problems.is_empty()
@@ -488,10 +501,17 @@ impl Loaded {
 
     /// Whether the setting was written anywhere, be it with its default.
     pub(crate) fn is_set(&self, name: &str) -> bool {
-        TABLE
-            .iter()
-            .zip(&self.origins)
-            .any(|(setting, origin)| setting.name == name && !matches!(origin, Origin::Default))
+        !matches!(self.origins[index_of(name)], Origin::Default | Origin::Memory(_))
+    }
+
+    /// One setting in force and its origin, for the log.
+    pub(crate) fn describe(&self, name: &str) -> String {
+        let index = index_of(name);
+        format!(
+            "{name} = {} ({})",
+            TABLE[index].read(&self.settings).toml(),
+            one_line(&self.origins[index].to_string())
+        )
     }
 
     /// Every setting in force as a configuration file, each with its origin.
@@ -565,11 +585,16 @@ impl Setting {
         settings.core.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
 
-    /// The default as the file would have it; `threads` depends on the machine and is described instead.
+    /// The default as the file would have it, or described if it depends on the machine.
     pub(crate) fn default_text(&self) -> String {
+        self.default_of_the_machine().map_or_else(|| self.read(&Settings::default()).toml(), str::to_owned)
+    }
+
+    fn default_of_the_machine(&self) -> Option<&'static str> {
         match self.name {
-            "threads" => "the number of cores".to_owned(),
-            _ => self.read(&Settings::default()).toml(),
+            "threads" => Some("the number of cores"),
+            "memory_budget_bytes" => Some("half of the memory"),
+            _ => None,
         }
     }
 
@@ -710,8 +735,14 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "file {}:{line}", path.display()),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
+            Self::Memory(memory) => memory.fmt(f),
         }
     }
+}
+
+/// The place in [`TABLE`] of a setting that this program itself asks for.
+fn index_of(name: &str) -> usize {
+    TABLE.iter().position(|setting| setting.name == name).expect("the name of a setting")
 }
 
 pub(crate) fn variable_name(setting: &Setting) -> String {
@@ -815,7 +846,7 @@ mod tests {
     fn read(file: &str, flags: Flags) -> Result<Loaded, Problems> {
         let mut temporary = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut temporary, file.as_bytes()).unwrap();
-        Loaded::read(&Flags { file: Some(temporary.path().into()), ..flags }, [])
+        Loaded::read(&Flags { file: Some(temporary.path().into()), ..flags }, [], None)
     }
 
     /// The names of a struct's fields, from how `{:#?}` shows it.
@@ -844,7 +875,7 @@ mod tests {
         let mut table = String::from("| setting | default | accepted | what it is |\n|---|---|---|---|\n");
         for setting in TABLE {
             let default = setting.default_text();
-            let default = if setting.name == "threads" { default } else { format!("`{default}`") };
+            let default = if setting.default_of_the_machine().is_some() { default } else { format!("`{default}`") };
             let accepted = setting.range().map_or_else(|| setting.expected(), str::to_owned);
             let _ = writeln!(table, "| `{}` | {default} | {accepted} | {} |", setting.name, setting.doc);
         }
@@ -863,8 +894,7 @@ mod tests {
         let file = "history = true\nhistory_messages = 7\n[namespace.quotes]\nslow_consumer = \"conflate\"\n\
                     [namespace.'a \"b\\']\nhistory = false\nhistory_messages = 8";
         let mut flags = Flags::default();
-        let bytes = TABLE.iter().position(|setting| setting.name == "history_bytes").unwrap();
-        flags.values.push((bytes, vec!["2 KiB".to_owned()]));
+        flags.values.push((index_of("history_bytes"), vec!["2 KiB".to_owned()]));
         let core = read(file, flags).unwrap().settings.core;
         let default = Namespace { history: true, history_messages: 7, history_bytes: 2_048, ..Namespace::default() };
         assert_eq!(core.default_namespace, default);
