@@ -51,6 +51,12 @@ fn more_connections_than_descriptors_are_lowered_with_a_warning() {
 }
 
 #[test]
+fn the_memory_budget_is_logged_with_its_origin() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--memory-budget-bytes", "64 MiB"]);
+    server.error_line("memory_budget_bytes = \"64 MiB\" (flag --memory-budget-bytes)");
+}
+
+#[test]
 fn a_limit_that_nobody_set_is_not_warned_about() {
     for (arguments, warned) in [(&["--log", "info"][..], false), (&["--max-connections", "100000"], true)] {
         let server = Running::start_with_descriptors(&[&["--listen", "127.0.0.1:0"], arguments].concat(), 1_000);

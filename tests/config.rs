@@ -124,6 +124,56 @@ fn a_table_in_the_file_is_refused_with_where_settings_stand() {
 }
 
 #[test]
+fn a_memory_budget_that_nobody_set_follows_from_the_memory_there_is() {
+    let line = |arguments: &[&str]| {
+        let output = janus(&[&["config", "show"], arguments].concat()).output().unwrap();
+        assert_exit(&output, 0);
+        let shown = text(&output.stdout);
+        shown.lines().find(|line| line.starts_with("memory_budget_bytes = ")).unwrap().to_owned()
+    };
+    let own = line(&[]);
+    if cfg!(target_os = "linux") {
+        assert!(own.contains("iB\"  # half of the ") || own.contains("  # the least"), "{own}");
+    } else {
+        assert_eq!(own, "memory_budget_bytes = 0  # default");
+    }
+    assert_eq!(line(&["--memory-budget-bytes", "0"]), "memory_budget_bytes = 0  # flag --memory-budget-bytes");
+    assert_refused(&mut janus(&["--memory-budget-bytes", "1 MiB"]), &["expected 0 for no budget, or 16 MiB and more"]);
+}
+
+#[test]
+fn a_namespace_shows_its_own_values_and_those_it_inherits() {
+    let file = file("history_messages = 7\n\n[namespace.quotes]\nhistory = true\nslow_consumer = \"conflate\"\n");
+    assert_exit(&janus(&["config", "check", "--config", path(&file)]).output().unwrap(), 0);
+    let output = janus(&["config", "show", "--config", path(&file), "--history-bytes", "2 KiB"])
+        .env("JANUS_HISTORY_AGE", "5s")
+        .output()
+        .unwrap();
+    assert_exit(&output, 0);
+    let place = |line| format!("file {}:{line}", path(&file));
+    let expected = [
+        format!("[namespace.quotes]  # {}", place(3)),
+        format!("history = true  # {}", place(4)),
+        format!("history_messages = 7  # inherited, {}", place(1)),
+        "history_bytes = \"2 KiB\"  # inherited, flag --history-bytes".to_owned(),
+        "history_age = \"5 s\"  # inherited, variable JANUS_HISTORY_AGE".to_owned(),
+        format!("slow_consumer = \"conflate\"  # {}", place(5)),
+    ];
+    let shown = text(&output.stdout);
+    assert!(shown.ends_with(&format!("\n{}\n", expected.join("\n"))), "{shown}");
+}
+
+#[test]
+fn a_mistake_in_a_namespace_is_refused_with_its_place_and_what_was_expected() {
+    let file = file("[namespace.quotes]\nhistory_bytes = 5\nslow_consumr = \"conflate\"\n");
+    let expected = [
+        &format!("{}:2: namespace.quotes.history_bytes = 5: expected 1 KiB to 1 GiB", path(&file)),
+        &format!("{}:3: namespace.quotes.slow_consumr is not a setting; did you mean slow_consumer?", path(&file)),
+    ];
+    assert_refused(&mut janus(&["--config", path(&file)]), &expected.map(String::as_str));
+}
+
+#[test]
 fn an_address_is_listened_on_once() {
     let check = ["config", "check", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:9"];
     assert_exit(&janus(&check).output().unwrap(), 0);

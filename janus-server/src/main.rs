@@ -18,6 +18,7 @@ use clap::Parser as _;
 
 use cli::{Cli, Command, ConfigCommand, SettingFlags};
 use failure::Failure;
+use limits::Memory;
 use settings::Loaded;
 
 // A cast between two actors costs two allocations, and this allocator halves their price. Only the binary chooses one;
@@ -38,8 +39,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
-    let loaded = Loaded::read(&flags.0, std::env::vars_os())?;
+    let loaded = load(flags)?;
     start_log(loaded.settings.log);
+    log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let config = limits::fit_to_descriptors(loaded.settings.core, asked_for);
     serve::run(config)?;
@@ -48,13 +50,17 @@ fn serve(flags: &SettingFlags) -> Result<(), Failure> {
 
 fn config(command: &ConfigCommand) -> Result<(), Failure> {
     let text = match command {
-        ConfigCommand::Show(flags) => Loaded::read(&flags.0, std::env::vars_os())?.show(),
+        ConfigCommand::Show(flags) => load(flags)?.show(),
         ConfigCommand::Check(flags) => {
-            Loaded::read(&flags.0, std::env::vars_os())?;
+            load(flags)?;
             "the settings are good\n".to_owned()
         }
     };
     io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::Output)
+}
+
+fn load(flags: &SettingFlags) -> Result<Loaded, Failure> {
+    Ok(Loaded::read(&flags.0, std::env::vars_os(), Memory::of_this_process())?)
 }
 
 /// Logs to standard error, so that standard output stays what a command prints.

@@ -8,12 +8,16 @@
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use janus_core::{Config, ConfigError, SlowConsumer};
+use janus_core::{Config, ConfigError, Namespace, SlowConsumer};
 use log::LevelFilter;
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use crate::limits::Memory;
 
 /// What the server runs with: the core's settings and the few that are the binary's own.
 #[derive(Clone, Debug)]
@@ -246,6 +250,9 @@ pub(crate) static TABLE: &[Setting] = &[
     },
 ];
 
+/// The settings that a table `[namespace.NAME]` may have too. At the top level they are those of the default namespace.
+const OF_A_NAMESPACE: &[&str] = &["history", "history_messages", "history_bytes", "history_age", "slow_consumer"];
+
 /// The values that stand on the command line, as text, and the file that it names.
 #[derive(Debug, Default)]
 pub(crate) struct Flags {
@@ -260,15 +267,30 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// One entry for each of [`TABLE`].
     origins: Vec<Origin>,
+    sections: Vec<Section>,
+}
+
+/// A table `[namespace.NAME]` of the file.
+#[derive(Debug)]
+struct Section {
+    name: String,
+    origin: Origin,
+    /// What is written in it, by index into [`TABLE`]; everything else is inherited.
+    values: Vec<(usize, Value, Origin)>,
 }
 
 /// Where a value was written.
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     Default,
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
     Variable(String),
     Flag(String),
+    /// Nowhere: it follows from the memory there is.
+    Memory(Memory),
 }
 
 /// Why the settings cannot be used; each says where, what, and what was expected instead.
@@ -276,8 +298,13 @@ pub(crate) enum Origin {
 pub(crate) enum Problem {
     #[error("{origin}{} is not a setting{}", in_file(origin, name), did_you_mean(nearest.as_deref()))]
     Unknown { origin: Origin, name: String, nearest: Option<String> },
-    #[error("{origin}: [{name}] is not a setting: there are no tables, settings stand at the top level of the file")]
+    #[error(
+        "{origin}: [{name}] is not a setting: the tables are called [namespace.NAME], and all other settings stand at the \
+         top level of the file"
+    )]
     UnknownTable { origin: Origin, name: String },
+    #[error("{origin}: {name} is not a setting of a namespace: {key} stands at the top level, above the first table")]
+    Misplaced { origin: Origin, name: String, key: &'static str },
     #[error("{origin}: {name} = {value}: expected {expected}")]
     BadValue { origin: Origin, name: String, value: String, expected: String },
     #[error("{}:{line}: {message}", path.display())]
@@ -292,7 +319,8 @@ pub(crate) enum Problem {
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl Loaded {
-    /// Reads the file, then the variables, then the flags; the later one wins, and all of them must be right.
+    /// Reads the file, then the variables, then the flags; the later one wins, and all of them must be right. `memory` is
+    /// what the budget follows from if none of them has it.
     ///
     /// # Errors
     ///
@@ -300,8 +328,10 @@ impl Loaded {
     pub(crate) fn read(
         flags: &Flags,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+        memory: Option<Memory>,
     ) -> Result<Self, Problems> {
-        let mut loaded = Self { settings: Settings::default(), origins: vec![Origin::Default; TABLE.len()] };
+        let origins = vec![Origin::Default; TABLE.len()];
+        let mut loaded = Self { settings: Settings::default(), origins, sections: Vec::new() };
         let mut problems = Vec::new();
         let mut variables: Vec<(String, String)> = variables
             .into_iter()
@@ -321,11 +351,18 @@ impl Loaded {
             let origin = Origin::Flag(flag_name(&TABLE[*index]));
             loaded.set(*index, TABLE[*index].parse(texts), &texts.join(","), origin, &mut problems);
         }
+        if let Some(memory) = memory.filter(|_| !loaded.is_set("memory_budget_bytes")) {
+            loaded.settings.core.memory_budget_bytes = memory.budget();
+            loaded.origins[index_of("memory_budget_bytes")] = Origin::Memory(memory);
+        }
+        loaded.add_namespaces();
         if problems.is_empty()
             && let Err(error) = loaded.settings.core.validate()
         {
             let index = TABLE.iter().position(|setting| setting.is_meant_by(&error));
-            let origin = index.map_or(Origin::Default, |index| loaded.origins[index].clone());
+            // What is wrong with no single setting is that there are too many namespaces.
+            let last = loaded.sections.last().map(|section| &section.origin);
+            let origin = index.map(|index| &loaded.origins[index]).or(last).cloned().unwrap_or(Origin::Default);
             let name = index.map_or_else(|| error.key.into_owned(), |index| TABLE[index].name.to_owned());
             let (value, expected) = (error.value, error.expected.to_owned());
             problems.push(Problem::BadValue { origin, name, value, expected });
@@ -338,35 +375,84 @@ impl Loaded {
             Ok(text) => text,
             Err(source) => return problems.push(Problem::Unreadable { path: path.into(), source }),
         };
-        let line_at =
-            |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count();
+        let file = File { path, text: &text };
         let table = match DeTable::parse(&text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
-                let line = line_at(error.span().map_or(0, |span| span.start));
+                let line = file.line(error.span().map_or(0, |span| span.start));
                 let message = error.message().to_owned();
                 return problems.push(Problem::NotToml { path: path.into(), line, message });
             }
         };
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in entries {
-            let origin = Origin::File { path: path.into(), line: line_at(key.span().start) };
+        for (key, value) in in_order(&table) {
+            let origin = file.origin(key.span());
             let name: &str = key.get_ref();
-            let Some(index) = TABLE.iter().position(|setting| setting.name == name) else {
-                let name = one_line(name);
-                problems.push(match value.get_ref() {
-                    DeValue::Table(_) => Problem::UnknownTable { origin, name },
-                    _ => {
-                        let nearest = nearest(&name, TABLE.iter().map(|setting| setting.name.to_owned()));
+            if let Some(index) = TABLE.iter().position(|setting| setting.name == name) {
+                let shown = file.shown(value.span());
+                self.set(index, TABLE[index].parse_toml(value.get_ref()), shown, origin, problems);
+                continue;
+            }
+            match value.get_ref() {
+                DeValue::Table(namespaces) if name == "namespace" => {
+                    for (key, value) in in_order(namespaces) {
+                        self.read_namespace(&file, key, value, problems);
+                    }
+                }
+                DeValue::Table(_) => problems.push(Problem::UnknownTable { origin, name: one_line(name) }),
+                _ => {
+                    let nearest = nearest(name, TABLE.iter().map(|setting| setting.name.to_owned()));
+                    problems.push(Problem::Unknown { origin, name: one_line(name), nearest });
+                }
+            }
+        }
+    }
+
+    fn read_namespace(
+        &mut self,
+        file: &File<'_>,
+        key: &Spanned<DeString<'_>>,
+        value: &Spanned<DeValue<'_>>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let name: &str = key.get_ref();
+        let origin = file.origin(key.span());
+        let path = format!("namespace.{}", toml_key(name));
+        let DeValue::Table(entries) = value.get_ref() else {
+            let (value, expected) =
+                (one_line(file.shown(value.span())), format!("a table, which begins with [{path}]"));
+            return problems.push(Problem::BadValue { origin, name: path, value, expected });
+        };
+        let named = [(name.to_owned(), Namespace::default())].into();
+        if let Err(error) = (Config { namespaces: named, ..Config::default() }).validate() {
+            let (origin, name, expected) = (origin.clone(), "namespace".to_owned(), error.expected.to_owned());
+            problems.push(Problem::BadValue { origin, name, value: error.value, expected });
+        }
+        let mut values = Vec::new();
+        for (key, value) in in_order(entries) {
+            let origin = file.origin(key.span());
+            let key: &str = key.get_ref();
+            let name = format!("{path}.{}", toml_key(key));
+            let index = TABLE.iter().position(|setting| setting.name == key);
+            let Some(index) = index.filter(|index| OF_A_NAMESPACE.contains(&TABLE[*index].name)) else {
+                problems.push(match index {
+                    Some(index) => Problem::Misplaced { origin, name, key: TABLE[index].name },
+                    None => {
+                        let nearest = nearest(key, OF_A_NAMESPACE.iter().map(|&name| name.to_owned()));
                         Problem::Unknown { origin, name, nearest }
                     }
                 });
                 continue;
             };
-            let shown = text.get(value.span()).unwrap_or_default();
-            self.set(index, TABLE[index].parse_toml(value.get_ref()), shown, origin, problems);
+            let setting = &TABLE[index];
+            match setting.check(setting.parse_toml(value.get_ref())) {
+                Ok(value) => values.push((index, value, origin)),
+                Err(expected) => {
+                    let value = one_line(file.shown(value.span()));
+                    problems.push(Problem::BadValue { origin, name, value, expected });
+                }
+            }
         }
+        self.sections.push(Section { name: name.to_owned(), origin, values });
     }
 
     fn read_variable(&mut self, name: &str, value: &str, problems: &mut Vec<Problem>) {
@@ -384,37 +470,48 @@ impl Loaded {
         self.set(index, setting.parse(&texts), value, origin, problems);
     }
 
-    /// Takes over one value, or says why not: it does not read as its kind (`None`), or the core refuses it.
+    /// Takes over one value, or says why not.
     fn set(&mut self, index: usize, value: Option<Value>, shown: &str, origin: Origin, problems: &mut Vec<Problem>) {
         let setting = &TABLE[index];
-        let accepted = value.is_some_and(|value| {
-            let mut alone = Settings::default();
-            setting.assign(&mut alone, value.clone());
-            setting.assign(&mut self.settings, value);
-            alone.core.validate().err().is_none_or(|error| !setting.is_meant_by(&error))
-                && !alone.core.listen.is_empty()
-        });
-        let twice = match setting.field {
-            Field::Addresses(field) if accepted => twice(field(&mut self.settings)),
-            _ => None,
-        };
-        let expected = match twice {
-            Some(address) => format!("each address once, and {address} is there twice"),
-            None if accepted => {
+        match setting.check(value) {
+            Ok(value) => {
+                setting.assign(&mut self.settings, value);
                 self.origins[index] = origin;
-                return;
             }
-            None => setting.expected(),
-        };
-        problems.push(Problem::BadValue { origin, name: setting.name.to_owned(), value: one_line(shown), expected });
+            Err(expected) => {
+                let (name, value) = (setting.name.to_owned(), one_line(shown));
+                problems.push(Problem::BadValue { origin, name, value, expected });
+            }
+        }
+    }
+
+    /// Makes each namespace of the file the default one with its own values over it. Last, because the default one may
+    /// come from variables and flags.
+    fn add_namespaces(&mut self) {
+        let mut settings = Settings::default();
+        for section in &self.sections {
+            settings.core.default_namespace = self.settings.core.default_namespace.clone();
+            for (index, value, _) in &section.values {
+                TABLE[*index].assign(&mut settings, value.clone());
+            }
+            let namespace = settings.core.default_namespace.clone();
+            self.settings.core.namespaces.insert(section.name.clone(), namespace);
+        }
     }
 
     /// Whether the setting was written anywhere, be it with its default.
     pub(crate) fn is_set(&self, name: &str) -> bool {
-        TABLE
-            .iter()
-            .zip(&self.origins)
-            .any(|(setting, origin)| setting.name == name && !matches!(origin, Origin::Default))
+        !matches!(self.origins[index_of(name)], Origin::Default | Origin::Memory(_))
+    }
+
+    /// One setting in force and its origin, for the log.
+    pub(crate) fn describe(&self, name: &str) -> String {
+        let index = index_of(name);
+        format!(
+            "{name} = {} ({})",
+            TABLE[index].read(&self.settings).toml(),
+            one_line(&self.origins[index].to_string())
+        )
     }
 
     /// Every setting in force as a configuration file, each with its origin.
@@ -424,6 +521,17 @@ impl Loaded {
             let value = setting.read(&self.settings).toml();
             let origin = one_line(&origin.to_string());
             let _ = write!(text, "\n# {}\n{} = {value}  # {origin}\n", setting.doc, setting.name);
+        }
+        for section in &self.sections {
+            let origin = one_line(&section.origin.to_string());
+            let _ = write!(text, "\n[namespace.{}]  # {origin}\n", toml_key(&section.name));
+            for (index, setting) in TABLE.iter().enumerate().filter(|(_, s)| OF_A_NAMESPACE.contains(&s.name)) {
+                let (value, origin) = match section.values.iter().find(|(own, ..)| *own == index) {
+                    Some((_, value, origin)) => (value.toml(), origin.to_string()),
+                    None => (setting.read(&self.settings).toml(), format!("inherited, {}", self.origins[index])),
+                };
+                let _ = writeln!(text, "{} = {value}  # {}", setting.name, one_line(&origin));
+            }
         }
         text
     }
@@ -451,6 +559,20 @@ impl Setting {
         }
     }
 
+    /// The value, or what was expected instead: it does not read as its kind (`None`), or the core refuses it.
+    fn check(&self, value: Option<Value>) -> Result<Value, String> {
+        let value = value.ok_or_else(|| self.expected())?;
+        if let Value::Addresses(addresses) = &value
+            && let Some(address) = twice(addresses)
+        {
+            return Err(format!("each address once, and {address} is there twice"));
+        }
+        let mut alone = Settings::default();
+        self.assign(&mut alone, value.clone());
+        let refused = alone.core.validate().is_err_and(|error| self.is_meant_by(&error));
+        if refused || alone.core.listen.is_empty() { Err(self.expected()) } else { Ok(value) }
+    }
+
     /// The range the core allows, asked for with a value that is above all of them.
     fn range(&self) -> Option<&'static str> {
         let mut settings = Settings::default();
@@ -463,11 +585,16 @@ impl Setting {
         settings.core.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
 
-    /// The default as the file would have it; `threads` depends on the machine and is described instead.
+    /// The default as the file would have it, or described if it depends on the machine.
     pub(crate) fn default_text(&self) -> String {
+        self.default_of_the_machine().map_or_else(|| self.read(&Settings::default()).toml(), str::to_owned)
+    }
+
+    fn default_of_the_machine(&self) -> Option<&'static str> {
         match self.name {
-            "threads" => "the number of cores".to_owned(),
-            _ => self.read(&Settings::default()).toml(),
+            "threads" => Some("the number of cores"),
+            "memory_budget_bytes" => Some("half of the memory"),
+            _ => None,
         }
     }
 
@@ -574,6 +701,33 @@ impl Value {
     }
 }
 
+/// A file of settings, to tell where in it something stands.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl<'a> File<'a> {
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    fn origin(&self, place: Range<usize>) -> Origin {
+        Origin::File { path: self.path.into(), line: self.line(place.start) }
+    }
+
+    fn shown(&self, place: Range<usize>) -> &'a str {
+        self.text.get(place).unwrap_or_default()
+    }
+}
+
+/// The entries of a table as they stand in the file, so that mistakes are told from its top to its end.
+fn in_order<'a, 'b>(table: &'a DeTable<'b>) -> Vec<(&'a Spanned<DeString<'b>>, &'a Spanned<DeValue<'b>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -581,8 +735,14 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "file {}:{line}", path.display()),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
+            Self::Memory(memory) => memory.fmt(f),
         }
     }
+}
+
+/// The place in [`TABLE`] of a setting that this program itself asks for.
+fn index_of(name: &str) -> usize {
+    TABLE.iter().position(|setting| setting.name == name).expect("the name of a setting")
 }
 
 pub(crate) fn variable_name(setting: &Setting) -> String {
@@ -658,6 +818,14 @@ fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
 }
 
+/// A key as the file would have it, quoted where it must be.
+fn toml_key(name: &str) -> String {
+    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        return name.to_owned();
+    }
+    format!("\"{}\"", one_line(&name.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
 /// Keeps a quoted value or a path from breaking out of its line, in a message as in a comment.
 fn one_line(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
@@ -669,25 +837,32 @@ const SIZE_UNITS: &[(&str, usize)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB
 
 #[cfg(test)]
 mod tests {
-    use janus_core::Namespace;
-
     use super::*;
 
     fn read_file(text: &str) -> Result<Loaded, Problems> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-        Loaded::read(&Flags { file: Some(file.path().into()), values: Vec::new() }, [])
+        read(text, Flags::default())
+    }
+
+    fn read(file: &str, flags: Flags) -> Result<Loaded, Problems> {
+        let mut temporary = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut temporary, file.as_bytes()).unwrap();
+        Loaded::read(&Flags { file: Some(temporary.path().into()), ..flags }, [], None)
+    }
+
+    /// The names of a struct's fields, from how `{:#?}` shows it.
+    fn fields_of(debug: &str) -> Vec<&str> {
+        let fields = debug.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ").map(|(name, _)| name));
+        fields.filter(|name| !name.starts_with(' ')).collect()
     }
 
     #[test]
     fn the_table_has_every_field_of_the_core_config() {
         let core = format!("{:#?}", Config::default());
-        let namespace = format!("{:#?}", Namespace::default());
-        let fields = core.lines().chain(namespace.lines());
-        let fields = fields.filter_map(|line| line.strip_prefix("    ")?.split_once(": ").map(|(name, _)| name));
-        let fields = fields.filter(|name| !name.starts_with(' ')).chain(["log"]);
+        let mut fields = fields_of(&core);
         // The default namespace is the top level itself, and the others are tables.
-        let mut fields: Vec<&str> = fields.filter(|name| !["default_namespace", "namespaces"].contains(name)).collect();
+        fields.retain(|name| !["default_namespace", "namespaces"].contains(name));
+        fields.extend(OF_A_NAMESPACE);
+        fields.push("log");
         let mut names: Vec<&str> = TABLE.iter().map(|setting| setting.name).collect();
         fields.sort_unstable();
         names.sort_unstable();
@@ -700,7 +875,7 @@ mod tests {
         let mut table = String::from("| setting | default | accepted | what it is |\n|---|---|---|---|\n");
         for setting in TABLE {
             let default = setting.default_text();
-            let default = if setting.name == "threads" { default } else { format!("`{default}`") };
+            let default = if setting.default_of_the_machine().is_some() { default } else { format!("`{default}`") };
             let accepted = setting.range().map_or_else(|| setting.expected(), str::to_owned);
             let _ = writeln!(table, "| `{}` | {default} | {accepted} | {} |", setting.name, setting.doc);
         }
@@ -710,11 +885,42 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_a_namespace_may_have_every_field_of_a_namespace() {
+        assert_eq!(fields_of(&format!("{:#?}", Namespace::default())), OF_A_NAMESPACE);
+    }
+
+    #[test]
+    fn a_namespace_inherits_what_it_leaves_out() {
+        let file = "history = true\nhistory_messages = 7\n[namespace.quotes]\nslow_consumer = \"conflate\"\n\
+                    [namespace.'a \"b\\']\nhistory = false\nhistory_messages = 8";
+        let mut flags = Flags::default();
+        flags.values.push((index_of("history_bytes"), vec!["2 KiB".to_owned()]));
+        let core = read(file, flags).unwrap().settings.core;
+        let default = Namespace { history: true, history_messages: 7, history_bytes: 2_048, ..Namespace::default() };
+        assert_eq!(core.default_namespace, default);
+        assert_eq!(core.namespaces.len(), 2);
+        let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..default.clone() };
+        assert_eq!(core.namespaces["quotes"], conflate);
+        let other = Namespace { history: false, history_messages: 8, ..default };
+        assert_eq!(core.namespaces["a \"b\\"], other);
+    }
+
+    #[test]
+    fn the_examples_of_operations_md_are_accepted() {
+        let document = include_str!("../../docs/OPERATIONS.md");
+        let examples = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        let namespaces: usize = examples.map(|text| read_file(text).unwrap().settings.core.namespaces.len()).sum();
+        assert_ne!(namespaces, 0, "one of them is about namespaces");
+    }
+
+    #[test]
     fn what_show_prints_reads_back_as_the_same_settings() {
         let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
                        topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10\n\
                        history = true\nhistory_age = \"5 s\"\nslow_consumer = \"drop_oldest\"";
-        for text in ["", changed] {
+        let namespaces =
+            "history_age = \"5 s\"\n[namespace.quotes]\nhistory = true\n[namespace.'a \"b\\']\nhistory_bytes = 5000";
+        for text in ["", changed, namespaces] {
             let first = read_file(text).unwrap();
             let second = read_file(&first.show()).unwrap();
             assert_eq!(first.settings.core, second.settings.core);
@@ -746,5 +952,34 @@ mod tests {
         assert!(lines[1].ends_with(":2: max_topcs is not a setting; did you mean max_topics?"), "{problems}");
         assert!(lines[2].contains(":3: frame_timeout = 10: expected 1 ms to 7 days, with a unit"), "{problems}");
         assert!(lines[3].contains(":4: listen"), "{problems}");
+    }
+
+    #[test]
+    fn every_problem_of_a_namespace_is_told_with_its_place() {
+        let file = "[namespace.quotes]\nhistry = true\nhistory_age = 5\nmax_topics = 9\nslow_consumer = \"drop\"\n\
+                    [namespace.\"a:b\"]\n[namespace]\nhistory = true\n[namespaces.news]\n";
+        let problems = read_file(file).unwrap_err().to_string();
+        for (line, expected) in [
+            ":2: namespace.quotes.histry is not a setting; did you mean history?",
+            ":3: namespace.quotes.history_age = 5: expected 1 ms to 7 days, with a unit such as \"10 s\"",
+            ":4: namespace.quotes.max_topics is not a setting of a namespace: max_topics stands at the top level",
+            ":5: namespace.quotes.slow_consumer = \"drop\": expected \"disconnect\", \"drop_oldest\"",
+            ":6: namespace = \"a:b\": expected a name of 1 to 255 bytes without ':'",
+            ":8: namespace.history = true: expected a table, which begins with [namespace.history]",
+            ":9: [namespaces] is not a setting: the tables are called [namespace.NAME]",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert!(problems.lines().nth(line).is_some_and(|line| line.contains(expected)), "{expected}: {problems}");
+        }
+        assert_eq!(problems.lines().count(), 7, "{problems}");
+    }
+
+    #[test]
+    fn a_namespace_too_many_is_told_with_its_place() {
+        let file: String = (0..1_001).map(|number| format!("[namespace.n{number}]\n")).collect();
+        let problems = read_file(&file).unwrap_err().to_string();
+        assert!(problems.ends_with(":1001: namespaces = 1001: expected at most 1,000 of them"), "{problems}");
     }
 }
