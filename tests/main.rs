@@ -18,4 +18,6 @@ mod embed;
 mod licences;
 mod limits;
 mod protocol;
+mod resume;
+mod slow;
 mod support;

@@ -165,14 +165,14 @@ impl Acceptor {
         if shared.connections.len() >= shared.config.max_connections {
             return self.refuse(stream, peer);
         }
-        let session = Arc::new(Session::new(peer));
-        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), stream));
+        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), stream, &shared.terms));
+        let session = Arc::new(Session::new(peer, &slot));
         let started = shared.transport_supervisor.start_here(|_| {
             shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
             shared.sessions.attach(Arc::clone(&session));
             let mut greeting = BytesMut::new();
             classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
-            slot.send(greeting.freeze(), shared.queue_limits());
+            slot.send(greeting.freeze());
             Transport::new(Arc::clone(shared), Arc::clone(&slot), session, self.may_publish)
         });
         if let Err(error) = started {
@@ -190,8 +190,8 @@ impl Acceptor {
             log::warn!("{peer}: refused, max_connections clients are connected ({refused} refused so far)");
         }
         // Never listed: it only says who is refused.
-        let session = Arc::new(Session::new(peer));
-        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, stream));
+        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, stream, &shared.terms));
+        let session = Arc::new(Session::new(peer, &slot));
         if shared.connections.begin_refusal(shared.config.max_refusals) {
             let mut begun = false;
             let started = shared.transport_supervisor.start_here(|_| {
@@ -210,7 +210,7 @@ impl Acceptor {
         // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
         let mut frame = BytesMut::new();
         classic::encode_error(&mut frame, &timestamp(), ErrorCode::TooManyConnections, SERVER_FULL);
-        slot.send(frame.freeze(), shared.queue_limits());
+        slot.send(frame.freeze());
     }
 }
 

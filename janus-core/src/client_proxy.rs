@@ -4,15 +4,19 @@
 //! Transports in 2 KiB each. It is listed under its token in the [`SessionTable`], which outlives the ProxyMapper that
 //! works on it. A session whose connection has ended stays listed for `session_ttl`; one that has no subscription ends
 //! with its connection.
+//!
+//! A detached session holds a cursor for each of its topics and nothing else: what its client misses meanwhile is in the
+//! topics' rings, once for all. A new connection that shows the token takes the session over
+//! ([`SessionTable::claim`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::delivery::Subscription;
+use crate::delivery::{Slot, Subscription};
 use crate::topic::TopicState;
 use crate::wire::TopicName;
 
@@ -75,44 +79,100 @@ pub(crate) type Joined = (Arc<TopicState>, Arc<Subscription>);
 #[derive(Debug)]
 enum Topics {
     /// While its connection is open; only its Transport changes it.
-    Attached(Vec<Joined>),
-    Detached(Box<[TopicName]>),
+    Attached { slot: Arc<Slot>, joined: Vec<Joined> },
+    /// While a new connection takes it over, until its topics have been joined.
+    Attaching { slot: Arc<Slot>, cursors: Box<[Cursor]> },
+    /// Without a connection, with its number among the detached ones.
+    Detached { number: u64, cursors: Box<[Cursor]> },
+    /// Another session has taken its place.
+    Over,
+}
+
+/// Where the client of a session was in a topic, which it keeps from ending.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    pub(crate) topic: Arc<TopicState>,
+    /// The number that the client's count began with; 0 if the count leads nowhere.
+    pub(crate) first_seq: u64,
+}
+
+impl Cursor {
+    pub(crate) fn new(topic: &Arc<TopicState>, first_seq: u64) -> Self {
+        topic.add_cursor();
+        Self { topic: Arc::clone(topic), first_seq }
+    }
+
+    fn of((topic, subscription): &Joined) -> Self {
+        Self::new(topic, subscription.first_seq().unwrap_or(0))
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.topic.remove_cursor();
+    }
 }
 
 impl Session {
-    pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { token: SessionToken::random(), peer, topics: Mutex::new(Topics::Attached(Vec::new())) }
+    pub(crate) fn new(peer: SocketAddr, slot: &Arc<Slot>) -> Self {
+        let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new() };
+        Self { token: SessionToken::random(), peer, topics: Mutex::new(topics) }
     }
 
-    /// Looks at, and changes, the subscriptions of an attached session; `None` if it is detached.
+    /// Looks at, and changes, the subscriptions of an attached session; `None` if it is not attached.
     pub(crate) fn with_subscriptions<T>(&self, look: impl FnOnce(&mut Vec<Joined>) -> T) -> Option<T> {
         match &mut *self.topics.lock() {
-            Topics::Attached(subscriptions) => Some(look(subscriptions)),
-            Topics::Detached(_) => None,
+            Topics::Attached { joined, .. } => Some(look(joined)),
+            Topics::Attaching { .. } | Topics::Detached { .. } | Topics::Over => None,
+        }
+    }
+
+    /// The cursors of a session that is being taken over, for a look.
+    pub(crate) fn with_cursors<T>(&self, look: impl FnOnce(&[Cursor]) -> T) -> T {
+        match &*self.topics.lock() {
+            Topics::Attaching { cursors, .. } => look(cursors),
+            Topics::Attached { .. } | Topics::Detached { .. } | Topics::Over => look(&[]),
+        }
+    }
+
+    /// Ends the taking over of a session: it is attached with these subscriptions.
+    pub(crate) fn attached(&self, joined: Vec<Joined>) {
+        let mut topics = self.topics.lock();
+        if let Topics::Attaching { slot, .. } | Topics::Attached { slot, .. } = &*topics {
+            *topics = Topics::Attached { slot: Arc::clone(slot), joined };
         }
     }
 
     /// Ends the attachment and hands out its subscriptions, which the caller must end.
-    pub(crate) fn detach(&self) -> Vec<Joined> {
+    fn detach(&self, number: u64) -> Vec<Joined> {
         let mut topics = self.topics.lock();
-        match std::mem::replace(&mut *topics, Topics::Detached(Box::default())) {
-            Topics::Attached(subscriptions) => {
-                *topics = Topics::Detached(subscriptions.iter().map(|(topic, _)| topic.name.clone()).collect());
-                subscriptions
+        let (cursors, joined) = match std::mem::replace(&mut *topics, Topics::Over) {
+            Topics::Attached { joined, .. } => (joined.iter().map(Cursor::of).collect(), joined),
+            Topics::Attaching { cursors, .. } => (cursors, Vec::new()),
+            other @ (Topics::Detached { .. } | Topics::Over) => {
+                *topics = other;
+                return Vec::new();
             }
-            detached @ Topics::Detached(_) => {
-                *topics = detached;
-                Vec::new()
-            }
+        };
+        *topics = Topics::Detached { number, cursors };
+        joined
+    }
+
+    fn has_topics(&self) -> bool {
+        match &*self.topics.lock() {
+            Topics::Attached { joined, .. } => !joined.is_empty(),
+            Topics::Attaching { cursors, .. } | Topics::Detached { cursors, .. } => !cursors.is_empty(),
+            Topics::Over => false,
         }
     }
 
     fn info(&self) -> SessionInfo {
+        let names = |cursors: &[Cursor]| cursors.iter().map(|cursor| cursor.topic.name.clone()).collect();
         let (connected, topics) = match &*self.topics.lock() {
-            Topics::Attached(subscriptions) => {
-                (true, subscriptions.iter().map(|(topic, _)| topic.name.clone()).collect())
-            }
-            Topics::Detached(names) => (false, names.to_vec()),
+            Topics::Attached { joined, .. } => (true, joined.iter().map(|(topic, _)| topic.name.clone()).collect()),
+            Topics::Attaching { cursors, .. } => (true, names(cursors)),
+            Topics::Detached { cursors, .. } => (false, names(cursors)),
+            Topics::Over => (false, Vec::new()),
         };
         SessionInfo { peer: self.peer, connected, topics }
     }
@@ -126,8 +186,18 @@ pub(crate) struct SessionTable(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionToken, Arc<Session>>,
-    /// Detached sessions, oldest first, with the tick at which they end.
-    detached: VecDeque<(u32, SessionToken)>,
+    /// Detached sessions by their number, which rises, with the tick at which they end.
+    detached: BTreeMap<u64, (u32, SessionToken)>,
+    last_number: u64,
+}
+
+/// A session that a new connection has taken over.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    /// The new one in the old one's place, to be [attached](Session::attached).
+    pub(crate) session: Arc<Session>,
+    /// The connection that had it, if that is still open, and its subscriptions; both must be ended.
+    pub(crate) older: Option<(Arc<Slot>, Vec<Joined>)>,
 }
 
 impl SessionTable {
@@ -135,19 +205,50 @@ impl SessionTable {
         self.0.lock().sessions.insert(session.token, session);
     }
 
-    /// Keeps a session that has been detached until the tick `expires`; one without a subscription ends now.
-    pub(crate) fn detach(&self, session: &Session, expires: u32, max_detached: usize) {
+    /// Hands the session of `token` to the connection of `by`, whose own session ends. `None` if there is no such session,
+    /// or if it is that connection's own.
+    pub(crate) fn claim(&self, token: &SessionToken, by: &Session, slot: &Arc<Slot>) -> Option<Claimed> {
         let mut table = self.0.lock();
-        if session.info().topics.is_empty() {
+        let table = &mut *table;
+        if *token == by.token {
+            return None;
+        }
+        let claimed = table.sessions.get_mut(token)?;
+        let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
+            Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
+            Topics::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
+            Topics::Detached { number, cursors } => {
+                table.detached.remove(&number);
+                (cursors, None)
+            }
+            Topics::Over => (Box::default(), None),
+        };
+        let topics = Mutex::new(Topics::Attaching { slot: Arc::clone(slot), cursors });
+        *claimed = Arc::new(Session { token: *token, peer: by.peer, topics });
+        let session = Arc::clone(claimed);
+        *by.topics.lock() = Topics::Over;
+        table.sessions.remove(&by.token);
+        Some(Claimed { session, older })
+    }
+
+    /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now. Hands
+    /// out its subscriptions, which the caller must end.
+    pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, max_detached: usize) -> Vec<Joined> {
+        let mut table = self.0.lock();
+        let table = &mut *table;
+        let is_listed = table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session));
+        if !is_listed {
+            return session.detach(0);
+        }
+        table.last_number += 1;
+        let joined = session.detach(table.last_number);
+        if session.has_topics() {
+            table.detached.insert(table.last_number, (expires, session.token));
+            table.end_beyond(max_detached);
+        } else {
             table.sessions.remove(&session.token);
-            return;
         }
-        table.detached.push_back((expires, session.token));
-        if table.detached.len() > max_detached
-            && let Some((_, oldest)) = table.detached.pop_front()
-        {
-            table.sessions.remove(&oldest);
-        }
+        joined
     }
 
     /// Ends the detached sessions whose time is over.
@@ -155,10 +256,13 @@ impl SessionTable {
         let mut table = self.0.lock();
         let table = &mut *table;
         let mut ended = 0;
-        // Compared as a distance, so that a clock that wraps around ends nothing early.
-        while let Some((_, token)) =
-            table.detached.pop_front_if(|(expires, _)| (tick.wrapping_sub(*expires) as i32) >= 0)
-        {
+        while let Some(oldest) = table.detached.first_entry() {
+            let (expires, token) = *oldest.get();
+            // Compared as a distance, so that a clock that wraps around ends nothing early.
+            if (tick.wrapping_sub(expires) as i32) < 0 {
+                break;
+            }
+            oldest.remove();
             table.sessions.remove(&token);
             ended += 1;
         }
@@ -166,6 +270,13 @@ impl SessionTable {
             table.sessions.shrink_to(table.sessions.len() * 2);
         }
         ended
+    }
+
+    /// Ends so many detached sessions, the oldest first; how many there were.
+    pub(crate) fn end_oldest(&self, count: usize) -> usize {
+        let mut table = self.0.lock();
+        let keep = table.detached.len().saturating_sub(count);
+        table.end_beyond(keep)
     }
 
     pub(crate) fn locate(&self, token: &SessionToken) -> Option<SessionInfo> {
@@ -183,19 +294,40 @@ impl SessionTable {
     }
 }
 
+impl Table {
+    /// Ends the oldest detached sessions until there are at most `max`; how many that were.
+    fn end_beyond(&mut self, max: usize) -> usize {
+        let mut ended = 0;
+        while self.detached.len() > max
+            && let Some((_, (_, token))) = self.detached.pop_first()
+        {
+            self.sessions.remove(&token);
+            ended += 1;
+        }
+        ended
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SlowConsumer;
+    use crate::delivery::Terms;
 
-    /// A session whose connection has ended.
-    fn session(topics: Vec<TopicName>) -> Arc<Session> {
-        let session = Session::new(SocketAddr::from(([127, 0, 0, 1], 1)));
-        *session.topics.lock() = Topics::Detached(topics.into_boxed_slice());
-        Arc::new(session)
+    fn slot() -> Arc<Slot> {
+        let terms = Terms { max_frames: 1, max_bytes: 1, ledger: Arc::default() };
+        Arc::new(Slot::local(1, &Arc::new(terms)))
     }
 
-    fn topics() -> Vec<TopicName> {
-        vec![TopicName::new("news", 255).unwrap()]
+    /// A session with a connection and this many topics.
+    fn session(topics: usize) -> Arc<Session> {
+        let session = Session::new(SocketAddr::from(([127, 0, 0, 1], 1)), &slot());
+        let topic = |number: usize| {
+            let topic = TopicState::for_test(TopicName::new(&format!("topic {number}"), 255).unwrap());
+            (Arc::new(topic), Arc::new(Subscription::untold(slot(), SlowConsumer::Disconnect)))
+        };
+        session.attached((0..topics).map(topic).collect());
+        Arc::new(session)
     }
 
     #[test]
@@ -210,10 +342,11 @@ mod tests {
     #[test]
     fn a_detached_session_is_listed_until_its_time_is_over() {
         let table = SessionTable::default();
-        let session = session(topics());
+        let session = session(1);
         table.attach(Arc::clone(&session));
-        table.detach(&session, 10, 100);
-        assert_eq!(table.locate(&session.token).map(|info| (info.connected, info.topics)), Some((false, topics())));
+        assert_eq!(table.detach(&session, 10, 100).len(), 1);
+        let info = table.locate(&session.token).unwrap();
+        assert_eq!((info.connected, info.topics.len()), (false, 1));
         assert_eq!(table.expire(9), 0);
         assert_eq!(table.expire(10), 1);
         assert_eq!(table.locate(&session.token), None);
@@ -222,7 +355,7 @@ mod tests {
     #[test]
     fn a_session_without_a_subscription_ends_with_its_connection() {
         let table = SessionTable::default();
-        let session = session(Vec::new());
+        let session = session(0);
         table.attach(Arc::clone(&session));
         table.detach(&session, 10, 100);
         assert_eq!(table.count(), (0, 0));
@@ -231,7 +364,7 @@ mod tests {
     #[test]
     fn beyond_the_limit_the_oldest_detached_session_ends() {
         let table = SessionTable::default();
-        let sessions = [session(topics()), session(topics()), session(topics())];
+        let sessions = [session(1), session(1), session(1)];
         for session in &sessions {
             table.attach(Arc::clone(session));
             table.detach(session, 10, 2);
@@ -239,5 +372,60 @@ mod tests {
         assert_eq!(table.count(), (2, 2));
         assert_eq!(table.locate(&sessions[0].token), None);
         assert!(table.locate(&sessions[2].token).is_some());
+        assert_eq!(table.end_oldest(1), 1);
+        assert_eq!(table.locate(&sessions[1].token), None);
+    }
+
+    #[test]
+    fn a_claimed_session_goes_to_its_new_connection_and_no_longer_expires() {
+        let table = SessionTable::default();
+        let (earlier, later) = (session(2), session(0));
+        table.attach(Arc::clone(&earlier));
+        table.attach(Arc::clone(&later));
+        table.detach(&earlier, 10, 100);
+        let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
+        assert!(claimed.older.is_none());
+        assert_eq!(claimed.session.with_cursors(<[Cursor]>::len), 2);
+        assert_eq!(table.count(), (1, 0), "the token of the new connection is no more");
+        assert_eq!(table.expire(10), 0);
+        assert!(table.claim(&later.token, &earlier, &slot()).is_none());
+    }
+
+    #[test]
+    fn a_connection_that_ends_before_it_has_joined_leaves_the_session_as_it_was() {
+        let table = SessionTable::default();
+        let (earlier, later) = (session(2), session(0));
+        table.attach(Arc::clone(&earlier));
+        table.attach(Arc::clone(&later));
+        table.detach(&earlier, 10, 100);
+        let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
+        assert!(table.detach(&claimed.session, 20, 100).is_empty());
+        assert_eq!(table.locate(&earlier.token).unwrap().topics.len(), 2);
+        assert_eq!(table.expire(20), 1);
+    }
+
+    #[test]
+    fn of_two_claimants_the_newer_gets_the_session_and_the_older_is_named() {
+        let table = SessionTable::default();
+        let (earlier, later) = (session(1), session(0));
+        table.attach(Arc::clone(&earlier));
+        table.attach(Arc::clone(&later));
+        let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
+        assert_eq!(claimed.older.unwrap().1.len(), 1);
+        // The older connection, which is told later, does not take the session along.
+        assert!(table.detach(&earlier, 10, 100).is_empty());
+        assert!(table.locate(&claimed.session.token).unwrap().connected);
+    }
+
+    #[test]
+    fn a_topic_counts_the_cursors_that_keep_it() {
+        let table = SessionTable::default();
+        let session = session(1);
+        table.attach(Arc::clone(&session));
+        let topic = Arc::clone(&table.detach(&session, 10, 100)[0].0);
+        assert!(!topic.end_if_unused(1_000, 1));
+        table.expire(10);
+        drop(session);
+        assert!(topic.end_if_unused(2_000, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! One tick for all connections: PINGs, and frames that stay unfinished.
+//! One tick for all connections: PINGs, frames that stay unfinished, and clients that take nothing of what waits for them.
 //!
 //! A timer per client would cost more memory than a client may; this task looks at every connection once a tick
 //! instead, a portion at a time, so that nobody waits behind it.
@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::delivery::End;
 use crate::shared::Shared;
+use crate::slow_clients::SlowLog;
 use crate::wire::classic;
 
 /// Connections looked at before others get their turn.
@@ -23,15 +24,23 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(shared.clock.period);
     // After a delay, ticks in quick succession would only repeat the same look at every connection.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut slow_log = SlowLog::default();
     loop {
         interval.tick().await;
         let tick = shared.clock.advance();
         let (quiet, unfinished) =
             (shared.clock.ticks(shared.config.heartbeat_interval), shared.clock.ticks(shared.config.frame_timeout));
+        let (timeout, patience) =
+            (shared.clock.ticks(shared.config.write_timeout), shared.clock.ticks(shared.config.stall_timeout));
         let mut portion = 0..PORTION;
+        let mut lagging = 0;
         let mut due = Vec::new();
         loop {
             let more = shared.connections.visit(portion.clone(), |slot| {
+                if slot.needs_attention() {
+                    slot.end_if_stalled(tick, timeout, patience);
+                    lagging += 1;
+                }
                 if slot.unfinished_for(tick).is_some_and(|since| since >= unfinished) {
                     slot.end(End::FrameTimeout);
                 } else if slot.take_ping_due(tick, quiet) {
@@ -40,7 +49,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             });
             for pings in due.chunks(PINGS) {
                 for slot in pings {
-                    slot.send(Bytes::from_static(classic::PING), shared.queue_limits());
+                    slot.send(Bytes::from_static(classic::PING));
                 }
                 tokio::task::yield_now().await;
             }
@@ -50,6 +59,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             portion = portion.end..portion.end + PORTION;
             tokio::task::yield_now().await;
+        }
+        if lagging > 0 {
+            slow_log.note(&shared, tick, lagging);
         }
     }
 }

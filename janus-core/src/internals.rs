@@ -10,12 +10,11 @@ use std::task::Poll;
 
 use tokio::runtime::Runtime;
 
+use crate::config::SlowConsumer;
 use crate::delivery::pass::{Help, Server};
 use crate::delivery::senders::StopSender;
-use crate::delivery::{OpenBatch, Pass, QueueLimits, SenderPool, Slot, Subscription};
+use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
 use crate::fault::Faults;
-
-const LIMITS: QueueLimits = QueueLimits { frames: 1_024, bytes: 1024 * 1024 };
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
 ///
@@ -25,6 +24,7 @@ pub struct FanOut {
     subscribers: Arc<Vec<Arc<Subscription>>>,
     next_seq: AtomicU64,
     faults: Arc<Faults>,
+    terms: Arc<Terms>,
     senders: Arc<SenderPool>,
     stop: Arc<StopSender>,
     /// Registers the sockets, and waits for the pieces that a sender is serving, as a home arbiter does.
@@ -40,10 +40,12 @@ impl FanOut {
     pub fn new(streams: impl IntoIterator<Item = TcpStream>, senders: usize) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let registers = runtime.enter();
+        let terms = Arc::new(Terms { max_frames: 1_024, max_bytes: 1024 * 1024, ledger: Arc::default() });
         let subscribe = |(place, stream): (u32, TcpStream)| {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            let subscription = Subscription::new(Arc::new(Slot::new(u64::from(place), Some(place), stream)));
+            let slot = Slot::new(u64::from(place), Some(place), stream, &terms);
+            let subscription = Subscription::untold(Arc::new(slot), SlowConsumer::Disconnect);
             subscription.begin(1);
             Ok(Arc::new(subscription))
         };
@@ -53,6 +55,7 @@ impl FanOut {
             subscribers: Arc::new(subscribers),
             next_seq: AtomicU64::new(1),
             faults: Arc::default(),
+            terms,
             senders: Arc::default(),
             stop: Arc::default(),
             runtime,
@@ -89,8 +92,8 @@ impl FanOut {
         open.buffer().extend_from_slice(frame);
         open.commit();
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
-        let batch = Arc::new(open.seal(seq + 1));
-        Pass::new(batch, Arc::clone(&self.subscribers), LIMITS, 1, Help::Together, Arc::clone(&self.faults))
+        let batch = Arc::new(open.seal(seq + 1, 0, 1, &self.terms.ledger));
+        Pass::new(batch, Arc::clone(&self.subscribers), 1, Help::Together, Arc::clone(&self.faults))
     }
 }
 

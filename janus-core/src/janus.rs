@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,12 +18,13 @@ use tokio::time::Instant;
 use crate::acceptor::{Acceptor, Listener};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
-use crate::delivery::SenderPool;
+use crate::delivery::{SenderPool, Terms};
 use crate::heartbeat;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
 use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
+use crate::slow_clients::{SlowClient, slow_clients};
 use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
@@ -221,6 +222,12 @@ fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Sha
             sessions: SessionTable::default(),
             connections: ConnectionTable::default(),
             senders: SenderPool::default(),
+            terms: Arc::new(Terms {
+                max_frames: config.max_queue_frames,
+                max_bytes: config.max_queue_bytes,
+                ledger: Arc::default(),
+            }),
+            pressure: AtomicU32::new(0),
             counters: Counters::default(),
             faults: Arc::default(),
             topic_manager: ActorRef::new("topic_manager"),
@@ -357,6 +364,7 @@ impl Janus {
     pub fn stats(&self) -> Stats {
         let shared = &self.inner.shared;
         let (sessions, detached_sessions) = shared.sessions.count();
+        let drops = shared.ledger().counts();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             connections: shared.connections.len(),
@@ -365,11 +373,25 @@ impl Janus {
             topics: shared.topics.len(),
             connections_accepted: count(&shared.counters.connections_accepted),
             connections_refused: count(&shared.counters.connections_refused),
-            slow_consumers: count(&shared.counters.slow_consumers),
+            slow_consumers: drops.queue_full + drops.stalled + drops.out_of_memory,
+            slow_consumers_queue_full: drops.queue_full,
+            slow_consumers_stalled: drops.stalled,
+            slow_consumers_out_of_memory: drops.out_of_memory,
+            messages_dropped_oldest: drops.dropped_oldest,
+            messages_dropped_newest: drops.dropped_newest,
+            messages_conflated: drops.conflated,
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
             accept_pauses: count(&shared.counters.accept_pauses),
         }
+    }
+
+    /// The clients that lag the most, largest queue first, at most `count` of them.
+    ///
+    /// Empty while everybody keeps up. It looks at every connection; ask for it every few seconds, not for every message.
+    #[must_use]
+    pub fn slow_clients(&self, count: usize) -> Vec<SlowClient> {
+        slow_clients(&self.inner.shared, count)
     }
 
     /// The topics that exist now, in no order.
@@ -484,8 +506,20 @@ pub struct Stats {
     pub connections_accepted: u64,
     /// Connections refused because `max_connections` were open.
     pub connections_refused: u64,
-    /// Clients cut off because their queue was full.
+    /// Clients cut off because they did not keep up: the sum of the next three.
     pub slow_consumers: u64,
+    /// Of those, the ones whose queue was full.
+    pub slow_consumers_queue_full: u64,
+    /// Those that took nothing of what waited for them for `write_timeout`, or `stall_timeout`.
+    pub slow_consumers_stalled: u64,
+    /// Those whose queues were the largest when `memory_budget_bytes` was nearly used up.
+    pub slow_consumers_out_of_memory: u64,
+    /// Messages that a subscriber under the policy `drop_oldest` did not get.
+    pub messages_dropped_oldest: u64,
+    /// Messages that a subscriber under the policy `drop_newest` did not get.
+    pub messages_dropped_newest: u64,
+    /// Messages that a subscriber under the policy `conflate` did not get, because a later one took their place.
+    pub messages_conflated: u64,
     /// Frames of clients that were answered with an error as they stood; messages that their topic refused not counted.
     pub frames_refused: u64,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.

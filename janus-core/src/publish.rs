@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::delivery::{QueueLimits, Slot};
+use crate::delivery::Slot;
 use crate::shared::{Shared, timestamp};
 use crate::topic::{Offer, TopicState};
 use crate::wire::classic::{self, ErrorCode};
@@ -207,7 +207,7 @@ enum ReplyTo {
     /// Somebody in this process, or a connection that closes after its message.
     Promise(oneshot::Sender<Result<Receipt, PublishError>>),
     /// A connection: an error frame if it fails, a receipt if it asked for one.
-    Connection { slot: Arc<Slot>, limits: QueueLimits, ack: bool },
+    Connection { slot: Arc<Slot>, ack: bool },
 }
 
 impl Reply {
@@ -216,9 +216,9 @@ impl Reply {
         (Self(Some(ReplyTo::Promise(sender))), receiver)
     }
 
-    pub(crate) fn connection(slot: Arc<Slot>, limits: QueueLimits, ack: bool) -> Self {
+    pub(crate) fn connection(slot: Arc<Slot>, ack: bool) -> Self {
         slot.expect_answer();
-        Self(Some(ReplyTo::Connection { slot, limits, ack }))
+        Self(Some(ReplyTo::Connection { slot, ack }))
     }
 
     /// Whether the publisher wants to know of success, too.
@@ -231,12 +231,12 @@ impl Reply {
         match self.0.take() {
             // A publisher that went away does not want to know.
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
-            Some(ReplyTo::Connection { slot, limits, ack }) => {
+            Some(ReplyTo::Connection { slot, ack }) => {
                 if ack {
                     let mut frame = BytesMut::new();
                     let Receipt { epoch, seq, subscribers } = receipt;
                     classic::encode_published(&mut frame, &timestamp(), topic, epoch, seq, subscribers);
-                    slot.send(frame.freeze(), limits);
+                    slot.send(frame.freeze());
                 }
                 slot.answered();
             }
@@ -251,10 +251,10 @@ impl Reply {
     fn answer_error(&mut self, error: PublishError) {
         match self.0.take() {
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
-            Some(ReplyTo::Connection { slot, limits, .. }) => {
+            Some(ReplyTo::Connection { slot, .. }) => {
                 let mut frame = BytesMut::new();
                 classic::encode_error(&mut frame, &timestamp(), error.code(), &error.to_string());
-                slot.send(frame.freeze(), limits);
+                slot.send(frame.freeze());
                 slot.answered();
             }
             None => {}

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::acceptor::Listener;
 use crate::client_proxy::SessionTable;
 use crate::config::Config;
-use crate::delivery::{QueueLimits, SenderPool, Slot};
+use crate::delivery::{Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
 use crate::proxy_mapper::ProxyMapper;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
@@ -32,6 +32,9 @@ pub(crate) struct Shared {
     pub(crate) sessions: SessionTable,
     pub(crate) connections: ConnectionTable,
     pub(crate) senders: SenderPool,
+    pub(crate) terms: Arc<Terms>,
+    /// See [`pressure`](Self::pressure); set by the memory keeper.
+    pub(crate) pressure: AtomicU32,
     pub(crate) counters: Counters,
     pub(crate) faults: Arc<Faults>,
     pub(crate) topic_manager: ActorRef<TopicManager>,
@@ -49,8 +52,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn queue_limits(&self) -> QueueLimits {
-        QueueLimits { frames: self.config.max_queue_frames, bytes: self.config.max_queue_bytes }
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.terms.ledger
+    }
+
+    /// By how much topics must keep less than they may, in powers of two.
+    pub(crate) fn pressure(&self) -> u32 {
+        self.pressure.load(Ordering::Relaxed)
     }
 
     pub(crate) fn wire_limits(&self) -> classic::Limits {
@@ -253,7 +261,6 @@ impl ConnectionTable {
 /// What happened so far.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) slow_consumers: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) connections_accepted: AtomicU64,
     pub(crate) frames_timed_out: AtomicU64,

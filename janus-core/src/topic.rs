@@ -11,13 +11,17 @@
 //! Messages wait in the inbox and not in the actor's mailbox because a mailbox has no limit and dies with its actor.
 //! `max_inflight_frames` and `max_inflight_bytes` bound inbox and batches together; beyond them publishers wait.
 //!
+//! Its latest messages stay in a [`Ring`]. A client that resumes takes what it missed from there, in portions, and joins
+//! the list at the moment it has caught up ([`TopicState::catch_up`]).
+//!
 //! The list of subscribers changes only between passes, so it is never copied; who joins or leaves during a pass is
 //! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{self, Poll, Waker};
 
 use actix::fut::ActorFuture;
@@ -25,12 +29,16 @@ use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::config::{Config, SlowConsumer};
 use crate::delivery::pass::{Help, PIECE, Server};
-use crate::delivery::{Batch, End, OpenBatch, Pass, SenderPool, Subscription};
+use crate::delivery::queue::Messages;
+use crate::delivery::{Batch, OpenBatch, Pass, SenderPool, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
-use crate::shared::{Shared, timestamp};
+use crate::ring::{Keep, Ring};
+use crate::shared::{Clock, Shared, timestamp};
 use crate::supervision::{ActorRef, StartInfo};
 use crate::turn::yield_now;
+use crate::wire::classic::ErrorCode;
 use crate::wire::{TopicName, classic};
 
 /// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
@@ -77,11 +85,31 @@ pub(crate) enum TopicError {
     TooMany,
 }
 
+impl TopicError {
+    pub(crate) fn code(self) -> ErrorCode {
+        match self {
+            Self::Unavailable | Self::Ended => ErrorCode::TopicUnavailable,
+            Self::TooMany => ErrorCode::TooManyTopicsOnServer,
+        }
+    }
+}
+
 /// The part of a topic that outlives its actor.
 #[derive(Debug)]
 pub(crate) struct TopicState {
     pub(crate) name: TopicName,
     pub(crate) actor: ActorRef<Topic>,
+    /// Rises with each topic of an instance.
+    pub(crate) number: u64,
+    /// What happens when the queue of one of its subscribers is full.
+    pub(crate) slow_consumer: SlowConsumer,
+    /// What is kept for clients that resume, and as history.
+    keep: Keep,
+    /// The part of it that is history; nothing where that is off.
+    history: Option<Keep>,
+    /// Cursors of detached sessions that point here, which keep it from ending as unused: its numbers are what they
+    /// resume by.
+    cursors: AtomicUsize,
     core: Mutex<Core>,
 }
 
@@ -95,6 +123,8 @@ struct Core {
     inbox: VecDeque<Pending>,
     open: OpenBatch,
     batches: VecDeque<Arc<Batch>>,
+    /// Every sealed batch, handed out or not, as far as the limits reach.
+    ring: Ring,
     pass: Option<Arc<Pass>>,
     inflight_frames: usize,
     inflight_bytes: usize,
@@ -126,10 +156,61 @@ pub(crate) enum Offer {
     Ended(Pending),
 }
 
+/// How far a client that resumes has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CatchUp {
+    /// It has all there is and is on the list.
+    Joined,
+    /// It has got a portion; the next begins here.
+    More(u64),
+    /// What comes next is no longer there; the first number that is, or will be.
+    Lost(u64),
+}
+
+/// A place in a topic's order: what a subscriber that lost its connection goes on from.
+///
+/// Numbers mean nothing without the epoch they belong to: a topic that starts afresh takes a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The life of the topic, as in [`Receipt::epoch`](crate::Receipt::epoch).
+    pub epoch: u64,
+    /// The number of the last message that was received; 0 before the first.
+    pub seq: u64,
+}
+
+/// Messages, batch by batch.
+pub(crate) type Kept = Vec<(Arc<Batch>, Range<u64>)>;
+
+/// Bytes that a client which resumes is given at once; then it must have taken them.
+const PORTION_BYTES: usize = 64 * 1024;
+
 impl TopicState {
-    pub(crate) fn new(name: TopicName, number: u64, tick: u32) -> Self {
+    pub(crate) fn new(name: TopicName, number: u64, shared: &Shared) -> Self {
+        Self::with_config(name, number, &shared.config, &shared.clock)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(name: TopicName) -> Self {
+        let config = Config::default();
+        Self::with_config(name, 1, &config, &Clock::for_config(&config))
+    }
+
+    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock) -> Self {
+        let namespace = config.namespace(name.as_str());
+        let resume =
+            Keep { messages: config.resume_messages, bytes: config.resume_bytes, age: clock.ticks(config.resume_age) };
+        let history = namespace.history.then(|| Keep {
+            messages: namespace.history_messages,
+            bytes: namespace.history_bytes,
+            age: clock.ticks(namespace.history_age),
+        });
         Self {
             actor: ActorRef::new(actor_name(&name, number)),
+            number,
+            slow_consumer: namespace.slow_consumer,
+            keep: history.map_or(resume, |history| history.max(resume)),
+            history,
+            cursors: AtomicUsize::new(0),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
@@ -138,6 +219,7 @@ impl TopicState {
                 inbox: VecDeque::new(),
                 open: OpenBatch::default(),
                 batches: VecDeque::new(),
+                ring: Ring::new(1),
                 pass: None,
                 inflight_frames: 0,
                 inflight_bytes: 0,
@@ -147,7 +229,7 @@ impl TopicState {
                 sweep: false,
                 waiting: Vec::new(),
                 notified: false,
-                last_used: tick,
+                last_used: clock.tick(),
             }),
         }
     }
@@ -213,7 +295,11 @@ impl TopicState {
     /// Ends the topic if nobody has used it for `idle` ticks; from then on every request gets [`TopicError::Ended`].
     pub(crate) fn end_if_unused(&self, tick: u32, idle: u32) -> bool {
         let mut core = self.core.lock();
-        if core.life == Life::Live && core.subscriber_count() == 0 && core.inflight_frames == 0 {
+        if core.life == Life::Live
+            && core.subscriber_count() == 0
+            && core.inflight_frames == 0
+            && self.cursors.load(Ordering::Relaxed) == 0
+        {
             if tick.wrapping_sub(core.last_used) >= idle {
                 core.life = Life::Ended;
                 return true;
@@ -281,16 +367,17 @@ impl TopicState {
             + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
             + core.open.committed_len();
         let waiting = std::mem::take(&mut core.waiting);
-        let consistent =
-            core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i);
+        let consistent = core.ring.is_consistent()
+            && core.ring.end() == core.next_seq - core.open.frames() as u64
+            && core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i);
         drop(guard);
         // The message that its predecessor crashed on has left room.
         waiting.into_iter().for_each(Waker::wake);
         consistent
     }
 
-    /// Starts afresh under a new epoch. Subscribers stay; those that would miss messages are closed, for a client of
-    /// the classic protocol cannot be told in another way.
+    /// Starts afresh under a new epoch. Subscribers stay; those that would miss messages are told, or closed, for a client
+    /// of the classic protocol cannot be told in another way.
     fn restart_cold(&self, senders: &SenderPool) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
@@ -302,13 +389,15 @@ impl TopicState {
         }
         core.batches.clear();
         core.open = OpenBatch::default();
+        core.ring.clear(core.next_seq);
         core.inflight_frames = core.inbox.len();
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum();
         core.sweep = true;
         core.apply_changes();
         for subscription in core.subscribers.iter() {
-            if subscription.next_seq() < core.next_seq {
-                subscription.slot.end(End::MessagesLost);
+            let next_seq = subscription.next_seq();
+            if next_seq < core.next_seq {
+                subscription.slot.lose(subscription, next_seq..core.next_seq);
             }
             // Numbers go on under the new epoch: a sender may still be at work on the old pass, and must find that
             // everybody has been served.
@@ -319,7 +408,7 @@ impl TopicState {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<(), TopicError> {
+    pub(crate) fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<(), TopicError> {
         let mut core = self.core.lock();
         match core.life {
             Life::Live => {}
@@ -328,13 +417,99 @@ impl TopicState {
         }
         core.last_used = tick;
         if subscription.next_seq() == 0 && subscription.begin(core.next_seq) {
-            if core.pass.is_some() {
-                core.joining.push(subscription);
-            } else {
-                core.join(subscription);
-            }
+            core.enter(subscription);
         }
         Ok(())
+    }
+
+    /// Whether a subscriber that had everything before `from` can go on without a hole; how many messages it has missed,
+    /// or the first number that is still there.
+    pub(crate) fn missed_since(&self, from: u64, tick: u32) -> Result<u64, u64> {
+        let mut core = self.core.lock();
+        core.ring.trim(&self.keep, tick);
+        let first = core.first_kept();
+        if (first..=core.next_seq).contains(&from) { Ok(core.next_seq - from) } else { Err(first) }
+    }
+
+    /// Where the next message will stand.
+    pub(crate) fn position(&self) -> Position {
+        let core = self.core.lock();
+        Position { epoch: core.epoch, seq: core.next_seq - 1 }
+    }
+
+    /// Sends a portion of what a subscriber that had everything before `from` has missed. One that has got all of it joins
+    /// the list in the same moment, so that nothing is missing or repeated between what it missed and what is to come.
+    ///
+    /// Nothing must wait in its queue, or the portions would pile up there.
+    pub(crate) fn catch_up(
+        &self,
+        subscription: &Arc<Subscription>,
+        from: u64,
+        tick: u32,
+    ) -> Result<CatchUp, TopicError> {
+        let mut core = self.core.lock();
+        match core.life {
+            Life::Live => {}
+            Life::Quarantined => return Err(TopicError::Unavailable),
+            Life::Ended => return Err(TopicError::Ended),
+        }
+        core.last_used = tick;
+        // What is numbered and not yet handed out it gets from the passes to come.
+        let handed_out = core.handed_out();
+        let mut from = from;
+        if from < handed_out {
+            let first = core.first_kept();
+            if from < first {
+                return Ok(CatchUp::Lost(first));
+            }
+            let portion = core.ring.portion(from..handed_out, PORTION_BYTES);
+            if let Some((_, seqs)) = portion.last() {
+                from = seqs.end;
+            }
+            let messages = portion.into_iter().map(|(batch, seqs)| Messages::new(subscription, &batch, seqs));
+            subscription.slot.replay(messages.collect(), tick);
+            if from < handed_out {
+                return Ok(CatchUp::More(from));
+            }
+        }
+        if subscription.next_seq() == 0 && subscription.begin(from) {
+            core.enter(Arc::clone(subscription));
+        }
+        Ok(CatchUp::Joined)
+    }
+
+    /// Notes that a detached session refers to this topic, or does no longer.
+    pub(crate) fn add_cursor(&self) {
+        self.cursors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_cursor(&self) {
+        self.cursors.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets go of messages that are too old, or more than `pressure` allows; how many that were.
+    pub(crate) fn trim(&self, tick: u32, pressure: u32) -> usize {
+        self.core.lock().ring.trim(&self.keep.under_pressure(pressure), tick)
+    }
+
+    pub(crate) fn keeps_history(&self) -> bool {
+        self.history.is_some()
+    }
+
+    /// Where the topic is, and the last messages of its history after `since`, at most `limit`; `None` where no history is
+    /// kept.
+    pub(crate) fn history(&self, since: u64, limit: usize, shared: &Shared) -> Option<(Position, Kept)> {
+        let history = self.history?;
+        let tick = shared.clock.tick();
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        // What has its number is history, whether or not it has been handed out.
+        self.seal(core, shared);
+        core.ring.trim(&self.keep, tick);
+        let first = core.ring.first_within(&history, tick).max(since.saturating_add(1));
+        let first = first.max(core.next_seq.saturating_sub(limit as u64));
+        let position = Position { epoch: core.epoch, seq: core.next_seq - 1 };
+        Some((position, core.ring.portion(first..core.next_seq, usize::MAX)))
     }
 
     fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) {
@@ -344,6 +519,16 @@ impl TopicState {
             core.leaving.push(subscription);
         } else {
             core.leave(&subscription);
+        }
+    }
+
+    /// Ends the open batch: what is in it is kept, and the next pass can have it.
+    fn seal(&self, core: &mut Core, shared: &Shared) {
+        if core.open.frames() > 0 {
+            let tick = shared.clock.tick();
+            let batch = Arc::new(core.open.seal(core.next_seq, core.epoch, tick, shared.ledger()));
+            core.ring.push(&batch, &self.keep.under_pressure(shared.pressure()));
+            core.batches.push_back(batch);
         }
     }
 
@@ -378,7 +563,7 @@ impl TopicState {
                 }
                 shared.faults.after_commit();
                 if core.open.committed_len() >= shared.config.coalesce_bytes {
-                    core.seal();
+                    self.seal(core, shared);
                 }
             }
         }
@@ -392,7 +577,7 @@ impl TopicState {
             return Next::HandOut(Arc::clone(pass));
         }
         if core.batches.is_empty() {
-            core.seal();
+            self.seal(core, shared);
         }
         let Some(batch) = core.batches.front().cloned() else {
             if !core.inbox.is_empty() {
@@ -404,8 +589,7 @@ impl TopicState {
         let subscribers = Arc::clone(&core.subscribers);
         let tick = shared.clock.tick();
         let help = help(subscribers.len(), shared);
-        let pass =
-            Arc::new(Pass::new(batch, subscribers, shared.queue_limits(), tick, help, Arc::clone(&shared.faults)));
+        let pass = Arc::new(Pass::new(batch, subscribers, tick, help, Arc::clone(&shared.faults)));
         core.pass = Some(Arc::clone(&pass));
         if help != Help::None {
             shared.senders.offer(Arc::clone(&pass));
@@ -518,9 +702,26 @@ impl Core {
         std::mem::take(&mut self.inbox)
     }
 
-    fn seal(&mut self) {
-        if self.open.frames() > 0 {
-            self.batches.push_back(Arc::new(self.open.seal(self.next_seq)));
+    /// The number of the first message that has neither been handed out nor is about to be by the pass under way.
+    fn handed_out(&self) -> u64 {
+        match (&self.pass, self.batches.front()) {
+            (Some(pass), _) => pass.batch().last_seq() + 1,
+            (None, Some(batch)) => batch.first_seq(),
+            (None, None) => self.next_seq - self.open.frames() as u64,
+        }
+    }
+
+    /// The first number that a subscriber can still be given.
+    fn first_kept(&self) -> u64 {
+        self.ring.first_seq().min(self.handed_out())
+    }
+
+    /// Puts a subscriber on the list, or has it put there when the pass under way is over.
+    fn enter(&mut self, subscription: Arc<Subscription>) {
+        if self.pass.is_some() {
+            self.joining.push(subscription);
+        } else {
+            self.join(subscription);
         }
     }
 
@@ -617,7 +818,7 @@ impl Handler<Subscribe> for Topic {
         let subscription = message.subscription;
         self.state.subscribe(Arc::clone(&subscription), self.shared.clock.tick())?;
         if subscription.acknowledge() {
-            subscription.slot.send(Bytes::from_static(classic::ACK), self.shared.queue_limits());
+            subscription.slot.send(Bytes::from_static(classic::ACK));
         }
         Ok(())
     }

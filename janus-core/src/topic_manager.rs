@@ -80,7 +80,7 @@ async fn create(shared: &Arc<Shared>, name: TopicName) -> Result<Arc<TopicState>
     if shared.topics.len() >= shared.config.max_topics {
         return Err(TopicError::TooMany);
     }
-    let topic = Arc::new(TopicState::new(name, shared.topics.next_number(), shared.clock.tick()));
+    let topic = Arc::new(TopicState::new(name, shared.topics.next_number(), shared));
     // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
     shared.topics.insert(Arc::clone(&topic));
     shared.faults.topic_listed();

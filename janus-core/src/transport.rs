@@ -23,11 +23,11 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use crate::client_proxy::{Joined, Session};
-use crate::delivery::{End, Slot, Subscription};
+use crate::client_proxy::{Claimed, Cursor, Joined, Session, SessionToken};
+use crate::delivery::{End, Slot, SlowReason, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
-use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
+use crate::topic::{CatchUp, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
 use crate::turn::yield_now;
 use crate::wire::TopicName;
@@ -59,6 +59,8 @@ pub(crate) struct Transport {
     has_left: bool,
     decoder: Decoder,
     may_publish: bool,
+    /// Whether the client has not asked for anything yet, so that it may still take over an earlier session.
+    fresh: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
     published: Option<Arc<TopicState>>,
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
@@ -77,6 +79,8 @@ enum Step {
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
     /// Waiting for room in a topic.
     Offering(Box<Offering>),
+    /// Sending what the client of a session missed while it had no connection; the last one first.
+    Replaying(Box<Vec<Replay>>),
     /// Waiting for the answers to earlier messages, which the error must not overtake.
     Settling(Box<FrameError>),
     /// Writing out what is queued and still to be answered, then waiting for the peer to close as well.
@@ -100,6 +104,15 @@ struct Offering {
     outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
 }
 
+/// One topic that a client resumes.
+struct Replay {
+    /// Keeps the topic from ending as unused until the client is on its list.
+    cursor: Cursor,
+    subscription: Arc<Subscription>,
+    /// The next number it is to get.
+    from: u64,
+}
+
 struct Closing {
     fin_sent: bool,
     discarded: usize,
@@ -109,6 +122,8 @@ struct Closing {
 
 enum Outcome {
     Subscribed(Result<Joined, TopicError>),
+    /// The topics of a session that is being taken over exist, as far as they can.
+    Prepared(Vec<(TopicName, u64)>),
     Published(Result<Receipt, PublishError>),
 }
 
@@ -121,6 +136,7 @@ impl Transport {
             has_left: false,
             decoder: Decoder::new(),
             may_publish,
+            fresh: true,
             published: None,
             rest: None,
             step: Step::Reading,
@@ -135,7 +151,7 @@ impl Transport {
     }
 
     fn send(&self, frame: Bytes) {
-        self.slot.send(frame, self.shared.queue_limits());
+        self.slot.send(frame);
     }
 
     fn send_error(&self, code: ErrorCode, message: &str) {
@@ -182,11 +198,11 @@ impl Transport {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        for (topic, subscription) in self.session.detach() {
+        let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
+        let joined = self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
+        for (topic, subscription) in joined {
             leave(&topic, subscription);
         }
-        let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
-        self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
     }
 
     /// Goes on until there is nothing to do for now; ready when the connection is over.
@@ -209,6 +225,7 @@ impl Transport {
                     self.conclude(outcome);
                 }
                 Step::Offering(_) => ready!(self.offer(cx)),
+                Step::Replaying(_) => ready!(self.replay(cx)),
                 Step::Settling(_) => ready!(self.settle()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
                 Step::Over => return Poll::Ready(()),
@@ -224,9 +241,16 @@ impl Transport {
         }
         let (id, peer) = (self.slot.id, self.session.peer);
         match end {
-            End::SlowConsumer { frames, bytes } => {
-                self.shared.counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
-                log::warn!("client {id} ({peer}): slow consumer, cut off with {frames} frames ({bytes} bytes) queued");
+            End::SlowConsumer { why, frames, bytes } => {
+                self.shared.ledger().cut_off(why);
+                let why = match why {
+                    SlowReason::QueueFull => "its queue is full",
+                    SlowReason::Stalled => "it has taken nothing for too long",
+                    SlowReason::Memory => "memory is nearly used up and its queue among the largest",
+                };
+                log::warn!(
+                    "client {id} ({peer}): slow consumer, cut off with {frames} frames ({bytes} bytes) queued: {why}"
+                );
                 self.step = Step::Over;
             }
             End::Broken(kind) => {
@@ -247,6 +271,11 @@ impl Transport {
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
                 );
                 self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
+                self.close();
+            }
+            End::SessionTaken => {
+                log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
+                self.send_error(ErrorCode::SessionTaken, "another connection has taken over this session");
                 self.close();
             }
         }
@@ -319,8 +348,15 @@ impl Transport {
     }
 
     fn carry_out(&mut self, command: Command) {
+        let fresh = self.fresh;
+        self.fresh &= matches!(command, Command::Ping | Command::Pong);
         match command {
             Command::Ping | Command::Pong => {}
+            Command::Attach { token, received } if fresh => self.attach(&token, received),
+            Command::Attach { .. } => {
+                let message = "attach with the first frame of a connection; this one has its own session";
+                self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
+            }
             Command::Subscribe(name) => self.subscribe(name),
             Command::Unsubscribe(name) => {
                 let left = self.session.with_subscriptions(|subscriptions| {
@@ -332,7 +368,7 @@ impl Transport {
                 }
             }
             Command::Publish { topic, publication, ack } => {
-                let reply = Reply::connection(Arc::clone(&self.slot), self.shared.queue_limits(), ack);
+                let reply = Reply::connection(Arc::clone(&self.slot), ack);
                 self.publish(topic, Pending { publication, reply }, None);
             }
             Command::PublishAndClose { topic, publication } => {
@@ -357,11 +393,8 @@ impl Transport {
             let message = "this client is subscribed to as many topics as it may; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
-        let joining = Joining {
-            shared: Arc::clone(&self.shared),
-            name,
-            subscription: Some(Arc::new(Subscription::new(Arc::clone(&self.slot)))),
-        };
+        let subscription = Some(Arc::new(self.subscription(&name)));
+        let joining = Joining { shared: Arc::clone(&self.shared), name, subscription };
         let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
             let answer = topic.actor.addr()?.send(joining.request());
             Some((topic, answer))
@@ -370,6 +403,140 @@ impl Transport {
             Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
             None => joining.patiently(),
         };
+    }
+
+    fn subscription(&self, topic: &TopicName) -> Subscription {
+        let policy = self.shared.config.namespace(topic.as_str()).slow_consumer;
+        Subscription::untold(Arc::clone(&self.slot), policy)
+    }
+
+    /// Takes over the session of `token`, or begins anew with the topics that the client names if there is none.
+    fn attach(&mut self, token: &str, received: Vec<(TopicName, u64)>) {
+        if received.len() > self.shared.config.max_topics_per_client {
+            let message = "these are more topics than one client may be subscribed to";
+            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
+        }
+        let claimed = SessionToken::from_hex(token)
+            .and_then(|token| self.shared.sessions.claim(&token, &self.session, &self.slot));
+        if let Some(Claimed { session, older }) = claimed {
+            self.session = session;
+            if let Some((slot, joined)) = older {
+                slot.end(End::SessionTaken);
+                for (topic, subscription) in joined {
+                    leave(&topic, subscription);
+                }
+            }
+        }
+        let mut missing = Vec::new();
+        let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
+        self.session.with_cursors(|cursors| {
+            missing.extend(cursors.iter().map(|cursor| &cursor.topic.name).filter(|name| is_missing(name)).cloned());
+        });
+        missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
+        if missing.is_empty() {
+            return self.resume(&received);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.step = Step::Waiting(Box::pin(async move {
+            let create_all = async {
+                for name in &missing {
+                    // One that cannot be made is answered with an error when its turn comes.
+                    let _ = find_or_create(&shared, name).await;
+                }
+            };
+            let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
+            Outcome::Prepared(received)
+        }));
+    }
+
+    /// Joins the topics of the session, each from where the client was if that is possible, and tells it which are.
+    ///
+    /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
+    /// answer and the first moment of a subscription.
+    fn resume(&mut self, received: &[(TopicName, u64)]) {
+        let tick = self.shared.clock.tick();
+        let mut wanted: Vec<(TopicName, Option<(Arc<TopicState>, u64, u64)>)> = self.session.with_cursors(|cursors| {
+            let wanted = cursors.iter().map(|cursor| {
+                let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
+                let resumes = count.filter(|_| cursor.first_seq > 0);
+                let resumes = resumes.map(|(_, count)| (Arc::clone(&cursor.topic), cursor.first_seq, *count));
+                (cursor.topic.name.clone(), resumes)
+            });
+            wanted.collect()
+        });
+        for (name, _) in received {
+            if wanted.iter().all(|(other, _)| other != name) {
+                wanted.push((name.clone(), None));
+            }
+        }
+        let mut joined = Vec::new();
+        let mut replays = Vec::new();
+        let mut answers = Vec::new();
+        let mut errors = Vec::new();
+        for (name, cursor) in wanted {
+            let Some(topic) = self.shared.topics.find(name.as_str()) else {
+                errors.push(TopicError::Unavailable);
+                continue;
+            };
+            let subscription = Arc::new(self.subscription(&name));
+            let resumes =
+                cursor.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
+                    let from = first_seq.checked_add(count)?;
+                    Some((first_seq, from, topic.missed_since(from, tick).ok()?))
+                });
+            let missed = if let Some((first_seq, from, missed)) = resumes {
+                subscription.count_from(first_seq);
+                let cursor = Cursor::new(&topic, first_seq);
+                replays.push(Replay { cursor, subscription: Arc::clone(&subscription), from });
+                Some(missed)
+            } else {
+                if let Err(error) = topic.subscribe(Arc::clone(&subscription), tick) {
+                    errors.push(error);
+                    continue;
+                }
+                None
+            };
+            joined.push((topic, subscription));
+            answers.push((name, missed));
+        }
+        joined.shrink_to_fit();
+        self.session.attached(joined);
+        let mut frame = BytesMut::new();
+        let answers = answers.iter().map(|(name, missed)| (name, *missed));
+        classic::encode_attached(&mut frame, &timestamp(), answers, &self.session.token.to_hex());
+        self.send(frame.freeze());
+        for error in errors {
+            self.send_error(error.code(), &error.to_string());
+        }
+        // Those that need no replay join at once, too.
+        self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(replays)) };
+    }
+
+    fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let tick = self.shared.clock.tick();
+        while let Step::Replaying(replays) = &mut self.step {
+            let Some(replay) = replays.last_mut() else {
+                self.step = Step::Reading;
+                break;
+            };
+            // Whoever takes what it asked for gets more; what waits is written by `run`.
+            if !self.slot.is_flushed() {
+                return Poll::Pending;
+            }
+            match replay.cursor.topic.catch_up(&replay.subscription, replay.from, tick) {
+                Ok(CatchUp::Joined) => {
+                    replays.pop();
+                }
+                Ok(CatchUp::More(from)) => {
+                    replay.from = from;
+                    // A mass of clients that come back must not stop everybody else for as long as they replay.
+                    return yield_now(cx);
+                }
+                // It was told that it would have them.
+                Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),
+            }
+        }
+        Poll::Ready(())
     }
 
     fn joined(&self, joined: Joined) {
@@ -397,13 +564,8 @@ impl Transport {
     fn conclude(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Subscribed(Ok(joined)) => self.joined(joined),
-            Outcome::Subscribed(Err(error)) => {
-                let code = match error {
-                    TopicError::Unavailable | TopicError::Ended => ErrorCode::TopicUnavailable,
-                    TopicError::TooMany => ErrorCode::TooManyTopicsOnServer,
-                };
-                self.answer_error(FrameError::new(code, error.to_string()));
-            }
+            Outcome::Subscribed(Err(error)) => self.answer_error(FrameError::new(error.code(), error.to_string())),
+            Outcome::Prepared(received) => self.resume(&received),
             Outcome::Published(result) => {
                 if let Err(error) = result {
                     self.send_error(error.code(), &error.to_string());
@@ -508,7 +670,7 @@ impl Joining {
     /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
     async fn join(self) -> Result<Joined, TopicError> {
         loop {
-            let topic = self.find_or_create().await?;
+            let topic = find_or_create(&self.shared, &self.name).await?;
             match topic.actor.call(self.request()).await {
                 Ok(Ok(())) => return Ok((topic, self.joined())),
                 Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
@@ -520,17 +682,18 @@ impl Joining {
             }
         }
     }
+}
 
-    async fn find_or_create(&self) -> Result<Arc<TopicState>, TopicError> {
-        loop {
-            if let Some(topic) = self.shared.topics.find(self.name.as_str()) {
-                return Ok(topic);
-            }
-            match self.shared.topic_manager.call(Create(self.name.clone())).await {
-                Ok(created) => return created,
-                Err(_) => {
-                    self.shared.topic_manager.when_up(None).await;
-                }
+/// Finds a topic or has it made, by a successor if the TopicManager crashes meanwhile.
+async fn find_or_create(shared: &Shared, name: &TopicName) -> Result<Arc<TopicState>, TopicError> {
+    loop {
+        if let Some(topic) = shared.topics.find(name.as_str()) {
+            return Ok(topic);
+        }
+        match shared.topic_manager.call(Create(name.clone())).await {
+            Ok(created) => return created,
+            Err(_) => {
+                shared.topic_manager.when_up(None).await;
             }
         }
     }

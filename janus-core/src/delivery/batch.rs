@@ -2,9 +2,14 @@
 //!
 //! Coalescing is nearly all of the throughput to small topics: the price of a delivery is the system call, not the
 //! bytes. A batch therefore takes in what is published until it is sealed, which happens when a pass takes it or when
-//! it is large enough.
+//! it is large enough. A sealed batch lives on in the topic's ring and in the queues of clients that lag.
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+
+use super::Ledger;
 
 /// Sealed frames with dense sequence numbers.
 #[derive(Debug)]
@@ -13,9 +18,21 @@ pub(crate) struct Batch {
     bytes: Bytes,
     /// Where each frame ends in `bytes`; never empty, and the last one is `bytes.len()`.
     ends: Vec<u32>,
+    /// Of the topic when the frames were numbered.
+    pub(crate) epoch: u64,
+    /// When the batch was sealed.
+    pub(crate) tick: u32,
+    ledger: Arc<Ledger>,
 }
 
 impl Batch {
+    /// What a batch takes beside its frames and their ends.
+    const OVERHEAD_BYTES: usize = 160;
+
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
     pub(crate) fn last_seq(&self) -> u64 {
         self.first_seq + self.ends.len() as u64 - 1
     }
@@ -28,16 +45,36 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// The frames from sequence number `from` on: where they begin in [`bytes`](Self::bytes), and how many they are.
-    /// A subscriber that joined in the middle of the batch gets only those.
-    pub(crate) fn since(&self, from: u64) -> (usize, u32) {
-        let skipped = from.saturating_sub(self.first_seq).min(self.ends.len() as u64) as usize;
-        let start = if skipped == 0 { 0 } else { self.ends[skipped - 1] as usize };
-        (start, (self.ends.len() - skipped) as u32)
+    /// Where the frame with this number begins in [`bytes`](Self::bytes): at the beginning for one before the batch, at the
+    /// end for one after it. A subscriber that joined in the middle of the batch gets what begins there.
+    pub(crate) fn start_of(&self, seq: u64) -> usize {
+        match seq.saturating_sub(self.first_seq) {
+            0 => 0,
+            skipped => self.ends[(skipped as usize).min(self.ends.len()) - 1] as usize,
+        }
+    }
+
+    /// Where the frames with these numbers lie in [`bytes`](Self::bytes).
+    pub(crate) fn range(&self, seqs: Range<u64>) -> Range<usize> {
+        self.start_of(seqs.start)..self.start_of(seqs.end)
+    }
+
+    fn accounted_bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<u32>() + Self::OVERHEAD_BYTES
     }
 
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.ledger.remove_frames(self.accounted_bytes());
     }
 }
 
@@ -77,34 +114,53 @@ impl OpenBatch {
     }
 
     /// Ends the batch; `next_seq` is the number the next committed frame would have got.
-    pub(crate) fn seal(&mut self, next_seq: u64) -> Batch {
+    pub(crate) fn seal(&mut self, next_seq: u64, epoch: u64, tick: u32, ledger: &Arc<Ledger>) -> Batch {
         let ends = std::mem::take(&mut self.ends);
-        Batch { first_seq: next_seq - ends.len() as u64, bytes: self.bytes.split().freeze(), ends }
+        let first_seq = next_seq - ends.len() as u64;
+        let bytes = self.bytes.split().freeze();
+        let batch = Batch { first_seq, bytes, ends, epoch, tick, ledger: Arc::clone(ledger) };
+        ledger.add_frames(batch.accounted_bytes());
+        batch
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn batch_of(frames: &[&str], next_seq: u64) -> Batch {
+    pub(crate) fn batch_of(frames: &[&str], next_seq: u64) -> Batch {
         let mut open = OpenBatch::default();
         for frame in frames {
             open.buffer().extend_from_slice(frame.as_bytes());
             open.commit();
         }
-        open.seal(next_seq)
+        open.seal(next_seq, 7, 1, &Arc::default())
     }
 
     #[test]
     fn a_subscriber_that_joined_in_the_middle_gets_the_rest() {
         let batch = batch_of(&["one", "two", "three"], 13);
         assert_eq!(batch.last_seq(), 12);
-        assert_eq!(batch.since(0), (0, 3));
-        assert_eq!(batch.since(10), (0, 3));
-        assert_eq!(batch.since(11), (3, 2));
-        assert_eq!(batch.since(12), (6, 1));
-        assert_eq!(batch.since(13), (11, 0));
+        assert_eq!(batch.start_of(0), 0);
+        assert_eq!(batch.start_of(10), 0);
+        assert_eq!(batch.start_of(11), 3);
+        assert_eq!(batch.start_of(12), 6);
+        assert_eq!(batch.start_of(13), 11);
+        assert_eq!(batch.range(11..12), 3..6);
+    }
+
+    #[test]
+    fn a_batch_is_accounted_for_until_the_last_of_its_holders_lets_go() {
+        let ledger = Arc::new(Ledger::default());
+        let mut open = OpenBatch::default();
+        open.buffer().extend_from_slice(&[b'x'; 1_000]);
+        open.commit();
+        let batch = Arc::new(open.seal(2, 7, 1, &ledger));
+        let held = Arc::clone(&batch);
+        drop(batch);
+        assert!(ledger.bytes() >= 1_000);
+        drop(held);
+        assert_eq!(ledger.bytes(), 0);
     }
 
     #[test]
@@ -114,7 +170,7 @@ mod tests {
         open.commit();
         open.buffer().extend_from_slice(b"half");
         open.truncate_uncommitted();
-        let batch = open.seal(2);
+        let batch = open.seal(2, 7, 1, &Arc::default());
         assert_eq!(&batch.bytes()[..], b"whole");
         assert_eq!(batch.frames(), 1);
     }

@@ -2,6 +2,8 @@
 //!
 //! - [`slot`]: one connection. It owns the socket and the queue of a client that is not keeping up; every byte a client
 //!   receives goes through its slot.
+//! - [`queue`]: what waits for one client, and what happens when it is too much.
+//! - [`ledger`]: what frames and queues take in memory, and what was dropped.
 //! - [`link`]: what a slot writes to: a socket, or what stands in for one.
 //! - [`batch`]: frames of one topic that are sent together, encoded once and shared by all subscribers.
 //! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
@@ -12,13 +14,16 @@
 //! Lock order: a topic's core, then a slot. Nothing takes a topic's lock while it holds a slot's.
 
 pub(crate) mod batch;
+pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod pass;
+pub(crate) mod queue;
 pub(crate) mod senders;
 pub(crate) mod slot;
 
 pub(crate) use batch::{Batch, OpenBatch};
+pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;
 pub(crate) use pass::Pass;
 pub(crate) use senders::SenderPool;
-pub(crate) use slot::{End, QueueLimits, Slot, Subscription};
+pub(crate) use slot::{End, Lag, Slot, SlowReason, Subscription, Terms};

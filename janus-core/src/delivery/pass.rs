@@ -12,7 +12,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::{Batch, QueueLimits, Subscription};
+use super::{Batch, Subscription};
 use crate::fault::Faults;
 
 /// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large one,
@@ -24,7 +24,6 @@ pub(crate) const PIECE: usize = 32;
 pub(crate) struct Pass {
     batch: Arc<Batch>,
     subscribers: Arc<Vec<Arc<Subscription>>>,
-    limits: QueueLimits,
     tick: u32,
     help: Help,
     /// The first subscriber nobody has claimed yet; may run past the end.
@@ -42,7 +41,6 @@ impl Pass {
     pub(crate) fn new(
         batch: Arc<Batch>,
         subscribers: Arc<Vec<Arc<Subscription>>>,
-        limits: QueueLimits,
         tick: u32,
         help: Help,
         faults: Arc<Faults>,
@@ -50,7 +48,6 @@ impl Pass {
         Self {
             batch,
             subscribers,
-            limits,
             tick,
             help,
             cursor: AtomicUsize::new(0),
@@ -90,7 +87,7 @@ impl Pass {
         piece.iter().for_each(|subscription| subscription.prefetch());
         for subscription in piece {
             self.faults.before_send(by);
-            subscription.slot.deliver(subscription, &self.batch, self.limits, self.tick);
+            subscription.slot.deliver(subscription, &self.batch, self.tick);
         }
         claim.complete();
         Some(length)

@@ -10,56 +10,62 @@
 //! Bytes go straight to the socket (see [`Link`]). Only what the kernel refuses is queued, and then the Transport is woken
 //! to write it when the socket is ready.
 //!
-//! When the queue is full the client is a slow consumer: the queue is dropped, the connection is reset, and nobody
-//! else has waited for it.
+//! When the queue is full the client is a slow consumer, and the policy of the subscription decides what happens (see
+//! [`queue`](super::queue)): by default the connection is reset. Nobody else waits for it in any case.
+//!
+//! A subscriber in this process is a slot without a link: everything waits in its queue, until it takes it.
 
-use std::collections::VecDeque;
 use std::hint::black_box;
-use std::io::{self, IoSlice};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{self, Poll, Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::{Batch, Link};
+use super::queue::{Entry, Flushed, Messages, Queue, Taken};
+use super::{Batch, Ledger, Link};
+use crate::config::SlowConsumer;
 use crate::turn::yield_now;
 
-/// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
-const WRITEV_FRAMES: usize = 64;
-
-/// Bytes one flush writes before others get their turn.
-const FLUSH_TURN_BYTES: usize = 256 * 1024;
-
-/// How much may wait for one client.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueLimits {
-    pub(crate) frames: usize,
-    pub(crate) bytes: usize,
-}
-
-/// How far a flush got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flushed {
-    /// Nothing waits any more.
-    All,
-    /// More could be written, but it is somebody else's turn.
-    Turn,
+/// What an instance allows each of its clients, and where it keeps the accounts.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// Frames that may wait for one client.
+    pub(crate) max_frames: usize,
+    /// Bytes that may wait for one client.
+    pub(crate) max_bytes: usize,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// Why a connection ends before its client asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its queue was full, with so much in it.
-    SlowConsumer { frames: u32, bytes: u32 },
+    /// It did not take what waited for it, which was so much.
+    SlowConsumer { why: SlowReason, frames: u32, bytes: u32 },
     /// The peer is gone: a send was refused by the kernel.
     Broken(io::ErrorKind),
     /// It let a frame stay unfinished for too long.
     FrameTimeout,
     /// It would have missed messages of a topic that had to start afresh, without being told.
     MessagesLost,
+    /// Another connection has taken over its session.
+    SessionTaken,
+}
+
+/// What made a client too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlowReason {
+    /// Its queue took no more.
+    QueueFull,
+    /// It has taken nothing for too long.
+    Stalled,
+    /// The memory of the instance was nearly used up, and its queue was among the largest.
+    Memory,
 }
 
 impl End {
@@ -91,108 +97,178 @@ pub(crate) struct Slot {
     awaited: AtomicBool,
     /// Mirrors `out.queue.is_some() || out.end.is_some()`, so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
+    terms: Arc<Terms>,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
     /// The session knows it, too; here it would be 32 bytes more for each of 19,000 clients.
     #[cfg(feature = "fault-injection")]
-    pub(crate) peer: Option<std::net::SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 struct Out {
-    /// `None` once it is closed, which only the Transport does.
+    /// `None` once it is closed, which only the Transport does, and for a subscriber in this process.
     link: Option<Link>,
     /// Whether anything can still be sent.
     sends: bool,
+    /// Whether a topic of the client has a policy that bears with it for longer.
+    patient: bool,
     /// Exists only while something waits, so that a client that caught up costs no more than one that never lagged.
     queue: Option<Box<Queue>>,
     end: Option<End>,
 }
 
-/// Invariant: `bytes` and `frames` are the sums over `entries`; the head may be half-written and is never replaced.
-#[derive(Debug, Default)]
-struct Queue {
-    entries: VecDeque<Entry>,
-    frames: usize,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Entry {
-    bytes: Bytes,
-    frames: u32,
-}
-
 impl Slot {
-    pub(crate) fn new(id: u64, place: Option<u32>, link: impl Into<Link>) -> Self {
-        let link = link.into();
+    pub(crate) fn new(id: u64, place: Option<u32>, link: impl Into<Link>, terms: &Arc<Terms>) -> Self {
+        Self::with_link(id, place, Some(link.into()), terms)
+    }
+
+    /// The slot of a subscriber in this process, which takes its messages with [`poll_take`](Self::poll_take).
+    pub(crate) fn local(id: u64, terms: &Arc<Terms>) -> Self {
+        Self::with_link(id, None, None, terms)
+    }
+
+    fn with_link(id: u64, place: Option<u32>, link: Option<Link>, terms: &Arc<Terms>) -> Self {
         Self {
             id,
             place,
             #[cfg(feature = "fault-injection")]
-            peer: link.peer_addr(),
-            out: Mutex::new(Out { link: Some(link), sends: true, queue: None, end: None }),
+            peer: link.as_ref().and_then(Link::peer_addr),
+            out: Mutex::new(Out { link, sends: true, patient: false, queue: None, end: None }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
             frame_since: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             awaited: AtomicBool::new(false),
             attention: AtomicBool::new(false),
+            terms: Arc::clone(terms),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
     }
 
     /// Sends a frame that belongs to no topic: greeting, ACK, PING, error, receipt.
-    pub(crate) fn send(&self, frame: Bytes, limits: QueueLimits) {
-        self.push(&mut self.out.lock(), &frame, 0, 1, limits);
+    pub(crate) fn send(&self, frame: Bytes) {
+        let mut out = self.out.lock();
+        if let Some(sent) = self.send_now(&mut out, &frame)
+            && sent < frame.len()
+        {
+            self.wait(&mut out, sent > 0, |queue| queue.admit(Entry::Frame(frame.slice(sent..))));
+        }
     }
 
-    /// Sends what `subscription` has not had of `batch`; returns how many frames that were.
+    /// Sends what `subscription`, which is of this slot, has not had of `batch`.
     ///
     /// Serving the same batch twice sends it once: the subscription's `next_seq` says who was served, and it changes
     /// under the slot's lock together with the send.
-    pub(crate) fn deliver(&self, subscription: &Subscription, batch: &Batch, limits: QueueLimits, tick: u32) -> u32 {
+    pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: u32) {
         let mut out = self.out.lock();
         let next_seq = subscription.next_seq.load(Ordering::Relaxed);
-        if next_seq > batch.last_seq() {
-            return 0;
+        let end = batch.last_seq() + 1;
+        if next_seq >= end {
+            return;
         }
-        let (start, frames) = batch.since(next_seq);
-        self.push(&mut out, batch.bytes(), start, frames, limits);
-        subscription.next_seq.store(batch.last_seq() + 1, Ordering::Relaxed);
+        let unsent = &batch.bytes()[batch.start_of(next_seq)..];
+        if let Some(sent) = self.send_now(&mut out, unsent)
+            && sent < unsent.len()
+        {
+            let mut messages = Messages::new(subscription, batch, next_seq.max(batch.first_seq())..end);
+            messages.start += sent;
+            self.wait(&mut out, sent > 0, |queue| queue.admit(Entry::Messages(messages)));
+        }
+        subscription.next_seq.store(end, Ordering::Relaxed);
         self.quiet_since.store(tick, Ordering::Relaxed);
-        frames
     }
 
-    fn push(&self, out: &mut Out, bytes: &Bytes, start: usize, frames: u32, limits: QueueLimits) {
-        let Out { link: Some(link), sends: true, queue, .. } = out else { return };
-        let sent = match queue {
-            // Overtaking what waits would break the order.
-            Some(_) => 0,
-            None => match link.send(&bytes[start..]) {
-                Ok(sent) if start + sent == bytes.len() => return,
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return self.end_locked(out, End::Broken(error.kind())),
-            },
-        };
-        let rest = bytes.len() - start - sent;
-        // An empty queue takes anything, or a message larger than the limit would cut off everybody it is for.
-        if let Some(queue) = queue
-            && (queue.frames + frames as usize > limits.frames || queue.bytes + rest > limits.bytes)
+    /// Sends a portion of messages that were asked for. Nothing must wait: what is asked for is not subject to limits.
+    pub(crate) fn replay(&self, portion: Vec<Messages>, tick: u32) {
+        let mut out = self.out.lock();
+        if out.link.is_none() {
+            if out.sends {
+                self.wait(&mut out, false, |queue| {
+                    portion.into_iter().for_each(|messages| queue.push(Entry::Messages(messages)));
+                    Ok(())
+                });
+            }
+            return;
+        }
+        // One send instead of one for each batch, which may be a single message.
+        let mut frames = BytesMut::new();
+        for Messages { batch, seqs, .. } in portion {
+            frames.extend_from_slice(&batch.bytes()[batch.range(seqs)]);
+        }
+        let frames = frames.freeze();
+        if let Some(sent) = self.send_now(&mut out, &frames)
+            && sent < frames.len()
         {
-            let end = queue.overflow();
+            self.wait(&mut out, sent > 0, |queue| {
+                queue.push(Entry::Frame(frames.slice(sent..)));
+                Ok(())
+            });
+        }
+        self.quiet_since.store(tick, Ordering::Relaxed);
+    }
+
+    /// Tells the client that it will not see these numbers of a topic that had to start afresh: a subscriber in this
+    /// process finds a gap, another client is closed, for it cannot be told.
+    pub(crate) fn lose(&self, subscription: &Arc<Subscription>, seqs: Range<u64>) {
+        if !subscription.tells() {
+            return self.end(End::MessagesLost);
+        }
+        let mut out = self.out.lock();
+        if out.sends && !seqs.is_empty() {
+            self.wait(&mut out, false, |queue| {
+                queue.push_gap(subscription, seqs);
+                Ok(())
+            });
+        }
+    }
+
+    /// How many of these bytes the socket took at once; `None` if nothing can be sent any more.
+    #[inline]
+    fn send_now(&self, out: &mut Out, bytes: &[u8]) -> Option<usize> {
+        let Out { link: Some(link), sends: true, queue: None, .. } = out else {
+            // Overtaking what waits would break the order, and a subscriber in this process takes for itself.
+            return out.sends.then_some(0);
+        };
+        match link.send(bytes) {
+            Ok(sent) => Some(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
+            Err(error) => {
+                self.end_locked(out, End::Broken(error.kind()));
+                None
+            }
+        }
+    }
+
+    /// Has something wait; `started` if a part of it has been sent.
+    fn wait(&self, out: &mut Out, started: bool, enter: impl FnOnce(&mut Queue) -> Result<(), End>) {
+        let first = out.queue.is_none();
+        let queue = out.queue.get_or_insert_with(|| Box::new(Queue::new(&self.terms)));
+        if started {
+            queue.start_head();
+        }
+        if let Err(end) = enter(queue) {
             return self.end_locked(out, end);
         }
-        let queue = queue.get_or_insert_default();
-        let first = queue.entries.is_empty();
-        queue.frames += frames as usize;
-        queue.bytes += rest;
-        queue.entries.push_back(Entry { bytes: bytes.slice(start + sent..), frames });
         if first {
             self.attention.store(true, Ordering::Release);
             self.transport.wake();
+        }
+    }
+
+    /// The next message, gap or end for a subscriber in this process.
+    pub(crate) fn poll_take(&self, cx: &mut task::Context<'_>) -> Poll<Result<Taken, End>> {
+        self.transport.register(cx.waker());
+        let mut out = self.out.lock();
+        let taken = out.queue.as_mut().and_then(|queue| queue.take());
+        if out.queue.as_ref().is_some_and(|queue| queue.is_empty()) {
+            out.queue = None;
+        }
+        match (taken, out.end) {
+            (Some(taken), _) => Poll::Ready(Ok(taken)),
+            (None, Some(end)) => Poll::Ready(Err(end)),
+            (None, None) => Poll::Pending,
         }
     }
 
@@ -319,6 +395,39 @@ impl Slot {
         self.out.lock().queue.is_none()
     }
 
+    /// Whether something waits for the client, or it is about to end.
+    pub(crate) fn needs_attention(&self) -> bool {
+        self.attention.load(Ordering::Relaxed)
+    }
+
+    /// Ends a client that has taken nothing of what waits for it for `timeout` ticks, or for `patience` ticks if a topic
+    /// of it has a policy that bears with it. Called once a tick.
+    pub(crate) fn end_if_stalled(&self, tick: u32, timeout: u32, patience: u32) {
+        let mut out = self.out.lock();
+        let limit = if out.patient { patience } else { timeout };
+        let Some(queue) = &mut out.queue else { return };
+        if queue.watch(tick) >= limit {
+            let end = queue.overflow(SlowReason::Stalled);
+            self.end_locked(&mut out, end);
+        }
+    }
+
+    /// Cuts off a client whose queue is among the largest, because memory runs out.
+    pub(crate) fn end_for_memory(&self) {
+        let mut out = self.out.lock();
+        let Some(queue) = &out.queue else { return };
+        let end = queue.overflow(SlowReason::Memory);
+        self.end_locked(&mut out, end);
+    }
+
+    /// What waits for this client; `None` if it keeps up.
+    pub(crate) fn lag(&self) -> Option<Lag> {
+        let out = self.out.lock();
+        let queue = out.queue.as_ref()?;
+        let (frames, bytes) = queue.size();
+        Some(Lag { frames, bytes, since: queue.since(), peer: out.link.as_ref().and_then(Link::peer_addr) })
+    }
+
     /// Notes that a frame has begun and not ended, or that none has. One that follows on a frame just completed is a
     /// new one: a client that is always in the middle of some frame is not late with any.
     pub(crate) fn set_unfinished(&self, unfinished: bool, completed_another: bool, tick: u32) {
@@ -359,54 +468,14 @@ impl Out {
     }
 }
 
-impl Queue {
-    /// Writes for at most one turn.
-    fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
-        let mut turn = 0;
-        while let Some(head) = self.entries.front() {
-            if turn >= FLUSH_TURN_BYTES {
-                return Ok(Flushed::Turn);
-            }
-            let written = if self.entries.len() == 1 {
-                link.send(&head.bytes)?
-            } else {
-                let mut slices = [IoSlice::new(&[]); WRITEV_FRAMES];
-                let count = self.entries.len().min(WRITEV_FRAMES);
-                for (slice, entry) in slices.iter_mut().zip(&self.entries) {
-                    *slice = IoSlice::new(&entry.bytes);
-                }
-                link.send_vectored(&slices[..count])?
-            };
-            self.advance(written);
-            turn += written;
-        }
-        Ok(Flushed::All)
-    }
-
-    /// Why a connection ends whose queue takes no more. Both numbers are below their settings, which are below 2^31.
-    fn overflow(&self) -> End {
-        End::SlowConsumer { frames: self.frames as u32, bytes: self.bytes as u32 }
-    }
-
-    /// Why a connection ends that failed while something waited. The kernel's time-out means that the client has taken
-    /// nothing for `tcp_user_timeout`: it is slow, whether or not its host still answers.
-    fn end_for(&self, kind: io::ErrorKind) -> End {
-        if kind == io::ErrorKind::TimedOut { self.overflow() } else { End::Broken(kind) }
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        self.bytes -= written;
-        while written > 0 {
-            let head = self.entries.front_mut().expect("no more is written than waited");
-            if written < head.bytes.len() {
-                head.bytes.advance(written);
-                return;
-            }
-            written -= head.bytes.len();
-            self.frames -= head.frames as usize;
-            self.entries.pop_front();
-        }
-    }
+/// What waits for one client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lag {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
+    /// The tick at which it was first seen to lag.
+    pub(crate) since: Option<u32>,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 /// One client's place in one topic.
@@ -416,22 +485,76 @@ pub(crate) struct Subscription {
     /// The next sequence number to send; nothing before it is sent. [`ENDED`] once the client has unsubscribed.
     /// Changes only under the slot's lock, so that an unsubscribe is not undone by a delivery.
     next_seq: AtomicU64,
+    /// The number of the first message that the client has had or will have, from which its own count leads to a number;
+    /// 0 until delivery has begun.
+    first_seq: AtomicU64,
     /// Where it stands in the topic's list; the topic's business alone.
     pub(crate) index: AtomicU32,
     /// Whether the client has been told of its subscription: a request repeated at a topic's successor is answered once.
     acknowledged: AtomicBool,
+    /// Whether messages were dropped, so that the client's count leads nowhere.
+    lossy: AtomicBool,
+    policy: SlowConsumer,
+    /// Whether the client can be told which messages it does not get.
+    tells: bool,
 }
 
 const ENDED: u64 = u64::MAX;
 
 impl Subscription {
-    pub(crate) fn new(slot: Arc<Slot>) -> Self {
+    /// A subscription of a client that cannot be told what it does not get: instead of dropping messages one by one, it
+    /// is closed.
+    pub(crate) fn untold(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
+        let policy = match policy {
+            SlowConsumer::Conflate => policy,
+            SlowConsumer::Disconnect | SlowConsumer::DropOldest | SlowConsumer::DropNewest => SlowConsumer::Disconnect,
+        };
+        Self::new(slot, policy, false)
+    }
+
+    /// A subscription of a client that is told what it does not get.
+    pub(crate) fn told(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
+        Self::new(slot, policy, true)
+    }
+
+    fn new(slot: Arc<Slot>, policy: SlowConsumer, tells: bool) -> Self {
+        slot.terms.ledger.add_subscription();
+        if policy != SlowConsumer::Disconnect {
+            slot.out.lock().patient = true;
+        }
         Self {
             slot,
             next_seq: AtomicU64::new(0),
+            first_seq: AtomicU64::new(0),
             index: AtomicU32::new(u32::MAX),
             acknowledged: AtomicBool::new(false),
+            lossy: AtomicBool::new(false),
+            policy,
+            tells,
         }
+    }
+
+    pub(crate) fn policy(&self) -> SlowConsumer {
+        self.policy
+    }
+
+    pub(crate) fn tells(&self) -> bool {
+        self.tells
+    }
+
+    pub(crate) fn set_lossy(&self) {
+        self.lossy.store(true, Ordering::Relaxed);
+    }
+
+    /// Where the client's count of messages begins; `None` if it had none, or if some were dropped in between.
+    pub(crate) fn first_seq(&self) -> Option<u64> {
+        let first_seq = self.first_seq.load(Ordering::Relaxed);
+        (first_seq > 0 && !self.lossy.load(Ordering::Relaxed)).then_some(first_seq)
+    }
+
+    /// Has the client's count go on from an earlier connection, where it began with `seq`.
+    pub(crate) fn count_from(&self, seq: u64) {
+        self.first_seq.store(seq, Ordering::Relaxed);
     }
 
     /// Brings what a delivery touches into the CPU's cache.
@@ -449,6 +572,8 @@ impl Subscription {
             return false;
         }
         self.next_seq.store(seq, Ordering::Relaxed);
+        // Numbers go on when delivery begins anew, and so does the client's count.
+        let _ = self.first_seq.compare_exchange(0, seq, Ordering::Relaxed, Ordering::Relaxed);
         true
     }
 
@@ -469,5 +594,11 @@ impl Subscription {
     /// True the first time only.
     pub(crate) fn acknowledge(&self) -> bool {
         !self.acknowledged.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.slot.terms.ledger.remove_subscription();
     }
 }

@@ -38,6 +38,13 @@ pub enum Command {
     Subscribe(TopicName),
     /// Deliver this topic to me no longer.
     Unsubscribe(TopicName),
+    /// Go on with an earlier session. Only meant as the first command of a connection.
+    Attach {
+        /// What names the session, as its client sent it.
+        token: String,
+        /// How many messages the client has had on each topic.
+        received: Vec<(TopicName, u64)>,
+    },
     /// Publish and go on.
     Publish {
         /// Where to.
@@ -254,7 +261,7 @@ impl Decoder {
     fn parse_body(&mut self, body: &[u8], limits: &Limits) -> Result<Command, FrameError> {
         let mut reader = Reader::new(text(body)?);
         let fields =
-            PublishFields::read(&mut reader).and_then(|fields| reader.end().map(|()| fields)).map_err(bad_json)?;
+            DataFields::read(&mut reader).and_then(|fields| reader.end().map(|()| fields)).map_err(bad_json)?;
         match fields.publication(limits, 0, &mut self.batch) {
             Ok((topic, publication)) => Ok(Command::PublishAndClose { topic, publication }),
             Err(error) => Err(error.into_fatal()),
@@ -341,7 +348,7 @@ struct Request<'a> {
 }
 
 enum RequestData<'a> {
-    Object(PublishFields<'a>),
+    Object(DataFields<'a>),
     /// The text of any other value.
     Other(&'a str),
 }
@@ -363,7 +370,7 @@ impl<'a> Request<'a> {
                     "ack" => request.duplicate |= request.ack.replace(reader.value()?).is_some(),
                     "data" => {
                         let data = if reader.at_object() {
-                            RequestData::Object(PublishFields::read(&mut reader)?)
+                            RequestData::Object(DataFields::read(&mut reader)?)
                         } else {
                             RequestData::Other(reader.value()?)
                         };
@@ -405,25 +412,32 @@ impl<'a> Request<'a> {
                 let (topic, publication) = fields.publication(limits, more, batch)?;
                 Ok(Command::Publish { topic, publication, ack })
             }
+            Some("attach") => match self.data {
+                Some(RequestData::Object(fields)) => fields.attach(limits),
+                _ => Err(bad_attach()),
+            },
             _ => Err(FrameError::new(
                 ErrorCode::UnknownAction,
-                "send PING, PONG, PUBLISH or an object whose \"action\" is \"subscribe\", \"unsubscribe\" or \"publish\"",
+                "send PING, PONG, PUBLISH or an object whose \"action\" is \"subscribe\", \"unsubscribe\", \"publish\" \
+                 or \"attach\"",
             )),
         }
     }
 }
 
-/// The object of a publication, as raw text.
+/// The object of a publication or of an attach, as raw text.
 #[derive(Default)]
-struct PublishFields<'a> {
+struct DataFields<'a> {
     topic: Option<&'a str>,
     event: Option<&'a str>,
     message_id: Option<&'a str>,
     data: Option<&'a str>,
+    token: Option<&'a str>,
+    received: Option<&'a str>,
     duplicate: bool,
 }
 
-impl<'a> PublishFields<'a> {
+impl<'a> DataFields<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, JsonError> {
         let mut fields = Self::default();
         let mut key = reader.first_key()?;
@@ -434,6 +448,8 @@ impl<'a> PublishFields<'a> {
                 "event" => Some(&mut fields.event),
                 "message_id" => Some(&mut fields.message_id),
                 "data" => Some(&mut fields.data),
+                "token" => Some(&mut fields.token),
+                "received" => Some(&mut fields.received),
                 _ => None,
             };
             if let Some(field) = field {
@@ -442,6 +458,33 @@ impl<'a> PublishFields<'a> {
             key = reader.next_key()?;
         }
         Ok(fields)
+    }
+
+    fn attach(self, limits: &Limits) -> Result<Command, FrameError> {
+        if self.duplicate {
+            return Err(duplicate_key());
+        }
+        let token = self.token.and_then(json::string).ok_or_else(bad_attach)?.into_owned();
+        let mut reader = Reader::new(self.received.ok_or_else(bad_attach)?);
+        if !reader.at_object() {
+            return Err(bad_attach());
+        }
+        let mut received: Vec<(TopicName, u64)> = Vec::new();
+        let mut key = reader.first_key().map_err(bad_json)?;
+        while let Some(name) = key {
+            let topic = TopicName::new(&name, limits.max_topic_bytes)
+                .map_err(|error| FrameError::new(ErrorCode::BadTopic, error.to_string()))?;
+            let count = reader.value().map_err(bad_json)?.parse().map_err(|_| bad_attach())?;
+            received.push((topic, count));
+            key = reader.next_key().map_err(bad_json)?;
+        }
+        // Sorted, because a frame of 64 KiB has room for thousands.
+        let mut names: Vec<&str> = received.iter().map(|(topic, _)| topic.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(duplicate_key());
+        }
+        Ok(Command::Attach { token, received })
     }
 
     fn publication(
@@ -574,6 +617,14 @@ fn topic_must_be_a_string() -> FrameError {
     FrameError::new(ErrorCode::BadTopic, "name the topic with a JSON string of Unicode text")
 }
 
+fn bad_attach() -> FrameError {
+    FrameError::new(
+        ErrorCode::BadAttach,
+        "attach with the token of the earlier greeting and how many messages came on each topic: \
+         {\"token\":\"…\",\"received\":{\"topic\":7}}",
+    )
+}
+
 fn publish_needs_an_object() -> FrameError {
     FrameError::new(
         ErrorCode::BadPublish,
@@ -669,6 +720,31 @@ pub fn encode_published(
     out.put_slice(
         format!(",\"epoch\":\"{epoch:016x}\",\"seq\":{seq},\"subscribers\":{subscribers}}}}}\x01").as_bytes(),
     );
+}
+
+/// Appends the answer to an attach: for each topic how many messages the client has missed, which follow, or that it goes
+/// on without them; and the token that names its session from now on.
+pub fn encode_attached<'a>(
+    out: &mut impl BufMut,
+    timestamp: &Timestamp,
+    topics: impl IntoIterator<Item = (&'a TopicName, Option<u64>)>,
+    token: &str,
+) {
+    put_timestamp(out, timestamp);
+    out.put_slice(b"\"attached\":{");
+    for (index, (topic, missed)) in topics.into_iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        put_json_string(out, topic.as_str());
+        match missed {
+            Some(missed) => out.put_slice(format!(":{{\"resumed\":true,\"missed\":{missed}}}").as_bytes()),
+            None => out.put_slice(b":{\"resumed\":false}"),
+        }
+    }
+    out.put_slice(b"},\"token\":");
+    put_json_string(out, token);
+    out.put_slice(b"}\x01");
 }
 
 /// `{"timestamp":[MEGA,SEC,MICRO],`, with which every JSON frame to a client begins.

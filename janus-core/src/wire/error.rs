@@ -83,6 +83,10 @@ error_codes! {
     BadTopic = "bad_topic", DoNot, false;
     /// The publication is not an object, or its `ack` is neither `true` nor `false`.
     BadPublish = "bad_publish", DoNot, false;
+    /// The attach names no token or no counts, or is not the first frame of its connection.
+    BadAttach = "bad_attach", DoNot, false;
+    /// Another connection has taken over the session of this one.
+    SessionTaken = "session_taken", DoNot, true;
     /// This listener does not let clients publish.
     PublishNotAllowed = "publish_not_allowed", DoNot, false;
 

@@ -28,6 +28,24 @@ pub fn unsubscribe(topic: &str) -> Vec<u8> {
     action("unsubscribe", topic)
 }
 
+/// The frame that takes over the session of an earlier connection, which had so many messages on each topic. Only as the
+/// first frame of a connection.
+#[must_use]
+pub fn attach<'a>(token: &str, received: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<u8> {
+    let mut frame = b"{\"action\":\"attach\",\"data\":{\"token\":".to_vec();
+    put_json_string(&mut frame, token);
+    frame.extend_from_slice(b",\"received\":{");
+    for (index, (topic, count)) in received.into_iter().enumerate() {
+        if index > 0 {
+            frame.push(b',');
+        }
+        put_json_string(&mut frame, topic);
+        frame.extend_from_slice(format!(":{count}").as_bytes());
+    }
+    frame.extend_from_slice(b"}}}\0");
+    frame
+}
+
 /// The frame that publishes and keeps the connection. Event, message id and data are JSON text.
 #[must_use]
 pub fn publish(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
@@ -114,6 +132,13 @@ pub enum ServerFrame<'a> {
         seq: u64,
         /// How many subscribers it had at that moment.
         subscribers: u64,
+    },
+    /// The answer to an attach.
+    Attached {
+        /// For each topic how many messages were missed and follow now; `None` where the client goes on without them.
+        topics: Vec<(Cow<'a, str>, Option<u64>)>,
+        /// What names the session from now on.
+        token: Cow<'a, str>,
     },
     /// A frame that this client does not know, without its terminator.
     Unknown(&'a [u8]),
@@ -204,9 +229,9 @@ impl<'a> ServerFrame<'a> {
     }
 
     fn parse_json(frame: &'a [u8]) -> Option<Self> {
-        let [timestamp, token, topic, event, message_id, data, error, published] = members(
+        let [timestamp, token, topic, event, message_id, data, error, published, attached] = members(
             str::from_utf8(frame).ok()?,
-            ["timestamp", "token", "topic", "event", "message_id", "data", "error", "published"],
+            ["timestamp", "token", "topic", "event", "message_id", "data", "error", "published", "attached"],
         )?;
         if let Some(topic) = topic {
             return Some(Self::Message {
@@ -230,8 +255,28 @@ impl<'a> ServerFrame<'a> {
             let [code, message] = members(error, ["code", "message"])?;
             return Some(Self::Error { code: json::string(code?)?, message: json::string(message?)? });
         }
+        if let Some(attached) = attached {
+            return Some(Self::Attached { topics: attached_topics(attached)?, token: json::string(token?)? });
+        }
         Some(Self::Greeting { token: json::string(token?)? })
     }
+}
+
+fn attached_topics(raw: &str) -> Option<Vec<(Cow<'_, str>, Option<u64>)>> {
+    let mut reader = Reader::new(raw);
+    let mut topics = Vec::new();
+    let mut key = reader.first_key().ok()?;
+    while let Some(topic) = key {
+        let [resumed, missed] = members(reader.value().ok()?, ["resumed", "missed"])?;
+        let missed = match resumed? {
+            "true" => Some(missed?.parse().ok()?),
+            "false" => None,
+            _ => return None,
+        };
+        topics.push((topic, missed));
+        key = reader.next_key().ok()?;
+    }
+    Some(topics)
 }
 
 /// Looks at blocks first, because `contains` is fast and `position` is not.
@@ -299,6 +344,12 @@ mod tests {
         assert_eq!(
             parsed(r#"{"timestamp":[1,2,3],"published":{"topic":"t","epoch":"00ff","seq":9,"subscribers":2}}"#),
             ServerFrame::Published { topic: "t".into(), epoch: "00ff".into(), seq: 9, subscribers: 2 }
+        );
+        assert_eq!(
+            parsed(
+                r#"{"timestamp":[1,2,3],"attached":{"t":{"resumed":true,"missed":3},"u":{"resumed":false}},"token":"00"}"#
+            ),
+            ServerFrame::Attached { topics: vec![("t".into(), Some(3)), ("u".into(), None)], token: "00".into() }
         );
     }
 

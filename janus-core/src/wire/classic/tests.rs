@@ -277,6 +277,42 @@ mod subscribing {
     }
 }
 
+mod attaching {
+    use super::*;
+
+    #[test]
+    fn an_attach_names_its_token_and_what_was_received() {
+        let received = vec![(topic("a"), 0), (topic("caf\u{e9}"), 17)];
+        let expected = Ok(Command::Attach { token: "00ff".to_owned(), received });
+        assert_eq!(decode_one(client::attach("00ff", [("a", 0), ("caf\u{e9}", 17)])), expected);
+        let frame = "{\"data\":{\"received\":{ \"a\":0,\"caf\\u00e9\" : 17 },\"more\":1,\"token\":\"00ff\"},\"action\":\"attach\"}\0";
+        assert_eq!(decode_one(frame), expected);
+    }
+
+    #[test]
+    fn a_session_without_topics_is_attached_with_no_counts() {
+        let expected = Ok(Command::Attach { token: "00".to_owned(), received: Vec::new() });
+        assert_eq!(decode_one(client::attach("00", [])), expected);
+    }
+
+    #[test]
+    fn a_topic_is_counted_once_however_it_is_spelled() {
+        let frame = r#"{"action":"attach","data":{"token":"00","received":{"a":1,"\u0061":2}}}"#;
+        assert_eq!(refused(format!("{frame}\0")), ErrorCode::DuplicateKey);
+    }
+
+    #[test]
+    fn the_answer_says_of_each_topic_whether_it_goes_on_without_a_hole() {
+        let mut frame = Vec::new();
+        let topics = [topic("a"), topic("b\"c")];
+        let answers = [(&topics[0], Some(3)), (&topics[1], None)];
+        encode_attached(&mut frame, &Timestamp { mega: 1, sec: 2, micro: 3 }, answers, "00ff");
+        let expected = "{\"timestamp\":[1,2,3],\"attached\":{\"a\":{\"resumed\":true,\"missed\":3},\
+                        \"b\\\"c\":{\"resumed\":false}},\"token\":\"00ff\"}\x01";
+        assert_eq!(str::from_utf8(&frame), Ok(expected));
+    }
+}
+
 mod publishing {
     use super::*;
 
@@ -535,7 +571,7 @@ mod bad_input {
             "{\"action\":null,\"data\":\"t\"}",
             "{\"action\":\"fly\"}",
             "{\"action\":\"Subscribe\",\"data\":\"t\"}",
-            "{\"action\":\"attach\",\"data\":{\"token\":\"00\",\"received\":{}}}",
+            "{\"action\":\"Attach\",\"data\":{\"token\":\"00\",\"received\":{}}}",
             r#"{"action":"\ud800"}"#,
         ] {
             assert_eq!(refused(format!("{frame}\0")), ErrorCode::UnknownAction, "{frame}");

@@ -1,0 +1,111 @@
+//! What the frames of an instance take in memory, and what became of those that nobody got.
+//!
+//! A frame is counted once, whoever holds it (a topic's ring, a pass, a thousand queues), from when its batch is sealed
+//! until the last of them lets go. The figures are what the memory budget is held against; they are sums of lengths and
+//! fixed prices, not what an allocator makes of them.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::slot::SlowReason;
+
+/// One for each instance; see the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Bytes of batches, with what a batch takes beside them.
+    frames: AtomicUsize,
+    /// Bytes that the queues of lagging clients take beside the batches they refer to.
+    queues: AtomicUsize,
+    /// Subscriptions there are, each of which has a fixed price.
+    subscriptions: AtomicUsize,
+    dropped_oldest: AtomicU64,
+    dropped_newest: AtomicU64,
+    conflated: AtomicU64,
+    queue_full: AtomicU64,
+    stalled: AtomicU64,
+    out_of_memory: AtomicU64,
+}
+
+/// Why messages were taken out of a client's queue, or never came into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    Oldest,
+    Newest,
+    Conflated,
+}
+
+/// A copy of the counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) dropped_oldest: u64,
+    pub(crate) dropped_newest: u64,
+    pub(crate) conflated: u64,
+    pub(crate) queue_full: u64,
+    pub(crate) stalled: u64,
+    pub(crate) out_of_memory: u64,
+}
+
+/// A subscription with its place in the topic's list and in its session's.
+const SUBSCRIPTION_BYTES: usize = 96;
+
+impl Ledger {
+    pub(crate) fn add_frames(&self, bytes: usize) {
+        self.frames.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_frames(&self, bytes: usize) {
+        self.frames.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_queued(&self, bytes: usize) {
+        self.queues.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_queued(&self, bytes: usize) {
+        self.queues.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_subscription(&self) {
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_subscription(&self) {
+        self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn drop_messages(&self, why: Dropped, messages: u64) {
+        let count = match why {
+            Dropped::Oldest => &self.dropped_oldest,
+            Dropped::Newest => &self.dropped_newest,
+            Dropped::Conflated => &self.conflated,
+        };
+        count.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cut_off(&self, why: SlowReason) {
+        let count = match why {
+            SlowReason::QueueFull => &self.queue_full,
+            SlowReason::Stalled => &self.stalled,
+            SlowReason::Memory => &self.out_of_memory,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            dropped_oldest: count(&self.dropped_oldest),
+            dropped_newest: count(&self.dropped_newest),
+            conflated: count(&self.conflated),
+            queue_full: count(&self.queue_full),
+            stalled: count(&self.stalled),
+            out_of_memory: count(&self.out_of_memory),
+        }
+    }
+
+    /// Accounted bytes of all frames, queues and subscriptions.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frames.load(Ordering::Relaxed)
+            + self.queues.load(Ordering::Relaxed)
+            + self.subscriptions.load(Ordering::Relaxed) * SUBSCRIPTION_BYTES
+    }
+}

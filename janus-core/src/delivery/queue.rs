@@ -1,0 +1,469 @@
+//! What waits for one client that does not keep up, and what happens when it is too much.
+//!
+//! A queue exists only while something waits. It holds references to the frames, which all subscribers share. When it is
+//! full, the policy of the subscription whose messages arrive decides: the client is closed, or some of that
+//! subscription's own messages are dropped. Frames that belong to no topic (an ACK, an error, a receipt) are never
+//! dropped, and neither is what has been written in part, or the stream would break in the middle of a frame.
+//!
+//! What is dropped from a subscription that can be told leaves a gap in its place: the client learns which numbers it
+//! will not see, where it would have seen them.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use super::ledger::Dropped;
+use super::slot::{End, SlowReason, Subscription};
+use super::{Batch, Ledger, Link, Terms};
+use crate::config::SlowConsumer;
+
+/// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
+const WRITEV_FRAMES: usize = 64;
+
+/// Bytes one flush writes before others get their turn.
+const FLUSH_TURN_BYTES: usize = 256 * 1024;
+
+/// How far a flush got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Nothing waits any more.
+    All,
+    /// More could be written, but it is somebody else's turn.
+    Turn,
+}
+
+/// Invariants: `frames` and `bytes` are the sums over `entries`; the head may be written in part and then stays the head.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    entries: VecDeque<Entry>,
+    frames: usize,
+    bytes: usize,
+    /// Whether a part of the head has been written.
+    started: bool,
+    terms: Arc<Terms>,
+    /// Whether something has been written since the last look of [`watch`](Self::watch).
+    progressed: bool,
+    /// The tick at which the queue was first seen, and the last at which it had got on.
+    since: Option<(u32, u32)>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// Belongs to no topic, or was asked for: never dropped.
+    Frame(Bytes),
+    Messages(Messages),
+    /// These numbers of this subscription were dropped here.
+    Gap {
+        subscription: Arc<Subscription>,
+        seqs: Range<u64>,
+    },
+}
+
+/// Successive messages of one batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Messages {
+    pub(crate) subscription: Arc<Subscription>,
+    pub(crate) batch: Arc<Batch>,
+    /// Not empty, and within the batch.
+    pub(crate) seqs: Range<u64>,
+    /// Where what has not been written begins in the batch's bytes.
+    pub(crate) start: usize,
+}
+
+impl Messages {
+    pub(crate) fn new(subscription: &Arc<Subscription>, batch: &Arc<Batch>, seqs: Range<u64>) -> Self {
+        let start = batch.start_of(seqs.start);
+        Self { subscription: Arc::clone(subscription), batch: Arc::clone(batch), seqs, start }
+    }
+
+    fn frames(&self) -> usize {
+        (self.seqs.end - self.seqs.start) as usize
+    }
+
+    fn end(&self) -> usize {
+        self.batch.start_of(self.seqs.end)
+    }
+
+    /// Cuts off the first `count` messages; their numbers.
+    fn drop_first(&mut self, count: usize) -> Range<u64> {
+        let dropped = self.seqs.start..self.seqs.start + count as u64;
+        self.seqs.start = dropped.end;
+        self.start = self.batch.start_of(dropped.end);
+        dropped
+    }
+
+    /// How many of the messages fit into so much room, counted from the first.
+    fn fitting(&self, room: &Room) -> usize {
+        let fits = |&seq: &u64| {
+            (seq - self.seqs.start) as usize <= room.frames
+                && self.batch.start_of(seq) - self.batch.start_of(self.seqs.start) <= room.bytes
+        };
+        (self.seqs.start + 1..=self.seqs.end).take_while(fits).count()
+    }
+}
+
+/// What a queue can still take.
+struct Room {
+    frames: usize,
+    bytes: usize,
+}
+
+/// What the consumer of a queue in this process gets.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Message { batch: Arc<Batch>, seq: u64 },
+    Gap(Range<u64>),
+}
+
+impl Entry {
+    /// What an entry takes beside the frames it refers to.
+    const OVERHEAD_BYTES: usize = size_of::<Self>() + 16;
+
+    fn frames(&self) -> usize {
+        match self {
+            Self::Frame(_) => 1,
+            Self::Messages(messages) => messages.frames(),
+            Self::Gap { .. } => 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.unwritten().len()
+    }
+
+    fn unwritten(&self) -> &[u8] {
+        match self {
+            Self::Frame(frame) => frame,
+            Self::Messages(messages) => &messages.batch.bytes()[messages.start..messages.end()],
+            Self::Gap { .. } => &[],
+        }
+    }
+
+    fn accounted_bytes(&self) -> usize {
+        match self {
+            Self::Frame(frame) => Self::OVERHEAD_BYTES + frame.len(),
+            Self::Messages(_) | Self::Gap { .. } => Self::OVERHEAD_BYTES,
+        }
+    }
+
+    fn is_of(&self, subscription: &Arc<Subscription>) -> bool {
+        match self {
+            Self::Frame(_) => false,
+            Self::Messages(Messages { subscription: other, .. }) | Self::Gap { subscription: other, .. } => {
+                Arc::ptr_eq(subscription, other)
+            }
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(terms: &Arc<Terms>) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            frames: 0,
+            bytes: 0,
+            started: false,
+            terms: Arc::clone(terms),
+            progressed: false,
+            since: None,
+        }
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.terms.ledger
+    }
+
+    /// Notes that the entry which is about to become the head has been written in part.
+    pub(crate) fn start_head(&mut self) {
+        debug_assert!(self.entries.is_empty());
+        self.started = true;
+    }
+
+    /// Takes an entry in, by its policy if there is no room.
+    ///
+    /// An empty queue takes anything from a subscription whose client would be closed otherwise: a message larger than
+    /// the limit would cut off everybody it is for.
+    pub(crate) fn admit(&mut self, entry: Entry) -> Result<(), End> {
+        let policy = match &entry {
+            Entry::Messages(messages) => messages.subscription.policy(),
+            Entry::Frame(_) | Entry::Gap { .. } => SlowConsumer::Disconnect,
+        };
+        let room = self.room();
+        let fits = entry.frames() <= room.frames && entry.bytes() <= room.bytes;
+        match entry {
+            entry if fits || self.started && self.entries.is_empty() => self.push(entry),
+            Entry::Messages(messages) if policy == SlowConsumer::DropNewest => self.admit_oldest(messages),
+            Entry::Messages(messages) if policy == SlowConsumer::DropOldest => self.admit_newest(messages),
+            Entry::Messages(messages) if policy == SlowConsumer::Conflate => return self.admit_latest(messages),
+            entry if self.entries.is_empty() => self.push(entry),
+            _ => return Err(self.overflow(SlowReason::QueueFull)),
+        }
+        Ok(())
+    }
+
+    /// Takes an entry in without looking at the limits: for what its taker has asked for a portion of.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.frames += entry.frames();
+        self.bytes += entry.bytes();
+        self.ledger().add_queued(entry.accounted_bytes());
+        self.entries.push_back(entry);
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            frames: self.terms.max_frames.saturating_sub(self.frames),
+            bytes: self.terms.max_bytes.saturating_sub(self.bytes),
+        }
+    }
+
+    /// Takes as many of the messages as there is room for; the newest are dropped.
+    fn admit_oldest(&mut self, mut messages: Messages) {
+        let mut fitting = messages.fitting(&self.room());
+        if fitting == 0 && self.entries.is_empty() {
+            fitting = 1;
+        }
+        let end = messages.seqs.end;
+        let kept_to = messages.seqs.start + fitting as u64;
+        let subscription = Arc::clone(&messages.subscription);
+        if fitting > 0 {
+            messages.seqs.end = kept_to;
+            self.push(Entry::Messages(messages));
+        }
+        self.note_dropped(self.entries.len(), &subscription, kept_to..end, Dropped::Newest);
+    }
+
+    /// Drops waiting messages of the same subscription, oldest first, until there is room for the new ones; if that is
+    /// not enough, the oldest of the new ones as well.
+    fn admit_newest(&mut self, mut messages: Messages) {
+        let subscription = Arc::clone(&messages.subscription);
+        loop {
+            let room = self.room();
+            if messages.frames() <= room.frames && messages.end() - messages.start <= room.bytes {
+                return self.push(Entry::Messages(messages));
+            }
+            let oldest = (usize::from(self.started)..self.entries.len())
+                .find(|&at| matches!(&self.entries[at], Entry::Messages(old) if Arc::ptr_eq(&old.subscription, &subscription)));
+            let Some(at) = oldest else { break };
+            let dropped = self.drop_first_at(at);
+            self.note_dropped(at, &subscription, dropped, Dropped::Oldest);
+        }
+        // None of its own is left. Of the new ones at least the last is kept if nothing else waits.
+        let room = self.room();
+        let keep = |skip: usize| {
+            let from = messages.seqs.start + skip as u64;
+            messages.frames() - skip <= room.frames && messages.end() - messages.batch.start_of(from) <= room.bytes
+        };
+        let mut skip = (0..messages.frames()).find(|&skip| keep(skip)).unwrap_or(messages.frames());
+        if self.entries.iter().all(|entry| matches!(entry, Entry::Gap { .. })) {
+            skip = skip.min(messages.frames() - 1);
+        }
+        if skip > 0 {
+            let dropped = messages.drop_first(skip);
+            self.note_dropped(self.entries.len(), &subscription, dropped, Dropped::Oldest);
+        }
+        if messages.frames() > 0 {
+            self.push(Entry::Messages(messages));
+        }
+    }
+
+    /// Keeps the last message of the subscription, in the place of those that waited.
+    fn admit_latest(&mut self, mut messages: Messages) -> Result<(), End> {
+        let subscription = Arc::clone(&messages.subscription);
+        let mut place = None;
+        let mut at = usize::from(self.started);
+        while at < self.entries.len() {
+            if !matches!(&self.entries[at], Entry::Messages(old) if Arc::ptr_eq(&old.subscription, &subscription)) {
+                at += 1;
+                continue;
+            }
+            let entry = self.remove(at);
+            let Entry::Messages(old) = entry else { unreachable!("just looked at") };
+            at += self.note_dropped(at, &subscription, old.seqs, Dropped::Conflated);
+            place.get_or_insert(at);
+        }
+        let skip = messages.frames() - 1;
+        if skip > 0 {
+            let dropped = messages.drop_first(skip);
+            let at = place.unwrap_or(self.entries.len());
+            let moved = self.note_dropped(at, &subscription, dropped, Dropped::Conflated);
+            place = place.map(|at| at + moved);
+        }
+        let room = self.room();
+        let nothing_else = self.entries.iter().all(|entry| matches!(entry, Entry::Gap { .. }));
+        if !nothing_else && (room.frames == 0 || messages.end() - messages.start > room.bytes) {
+            return Err(self.overflow(SlowReason::QueueFull));
+        }
+        let entry = Entry::Messages(messages);
+        self.frames += entry.frames();
+        self.bytes += entry.bytes();
+        self.ledger().add_queued(entry.accounted_bytes());
+        self.entries.insert(place.unwrap_or(self.entries.len()), entry);
+        Ok(())
+    }
+
+    /// Drops the first message of the entry at `at`, and the entry with its last; its number.
+    fn drop_first_at(&mut self, at: usize) -> Range<u64> {
+        let Entry::Messages(old) = &mut self.entries[at] else { unreachable!("only messages are dropped") };
+        if old.frames() == 1 {
+            let Entry::Messages(old) = self.remove(at) else { unreachable!("just looked at") };
+            return old.seqs;
+        }
+        let before = old.end() - old.start;
+        let dropped = old.drop_first(1);
+        let after = old.end() - old.start;
+        self.frames -= 1;
+        self.bytes -= before - after;
+        dropped
+    }
+
+    fn remove(&mut self, at: usize) -> Entry {
+        let entry = self.entries.remove(at).expect("the caller has found it there");
+        self.frames -= entry.frames();
+        self.bytes -= entry.bytes();
+        self.ledger().remove_queued(entry.accounted_bytes());
+        entry
+    }
+
+    /// Counts dropped messages and, if the client can be told, leaves a gap before place `at`; how many entries that
+    /// added before it.
+    fn note_dropped(&mut self, at: usize, subscription: &Arc<Subscription>, seqs: Range<u64>, why: Dropped) -> usize {
+        if seqs.is_empty() {
+            return 0;
+        }
+        self.ledger().drop_messages(why, seqs.end - seqs.start);
+        subscription.set_lossy();
+        if !subscription.tells() {
+            return 0;
+        }
+        // Joined to the gap before, if no message of the subscription stands between them.
+        let before = self.entries.range_mut(..at).rev().find(|entry| entry.is_of(subscription));
+        if let Some(Entry::Gap { seqs: gap, .. }) = before
+            && gap.end == seqs.start
+        {
+            gap.end = seqs.end;
+            return 0;
+        }
+        let gap = Entry::Gap { subscription: Arc::clone(subscription), seqs };
+        self.ledger().add_queued(gap.accounted_bytes());
+        self.entries.insert(at, gap);
+        1
+    }
+
+    /// Leaves a gap behind everything that waits.
+    pub(crate) fn push_gap(&mut self, subscription: &Arc<Subscription>, seqs: Range<u64>) {
+        self.push(Entry::Gap { subscription: Arc::clone(subscription), seqs });
+    }
+
+    /// Writes for at most one turn.
+    pub(crate) fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
+        let mut turn = 0;
+        while let Some(head) = self.entries.front() {
+            if turn >= FLUSH_TURN_BYTES {
+                return Ok(Flushed::Turn);
+            }
+            let written = if self.entries.len() == 1 {
+                link.send(head.unwritten())?
+            } else {
+                let mut slices = [IoSlice::new(&[]); WRITEV_FRAMES];
+                let count = self.entries.len().min(WRITEV_FRAMES);
+                for (slice, entry) in slices.iter_mut().zip(&self.entries) {
+                    *slice = IoSlice::new(entry.unwritten());
+                }
+                link.send_vectored(&slices[..count])?
+            };
+            self.advance(written);
+            turn += written;
+        }
+        Ok(Flushed::All)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.progressed |= written > 0;
+        while let Some(head) = self.entries.front_mut() {
+            let length = head.bytes();
+            if written < length {
+                if written > 0 {
+                    self.started = true;
+                    self.bytes -= written;
+                    match head {
+                        Entry::Frame(frame) => {
+                            frame.advance(written);
+                            self.terms.ledger.remove_queued(written);
+                        }
+                        Entry::Messages(messages) => messages.start += written,
+                        Entry::Gap { .. } => {}
+                    }
+                }
+                return;
+            }
+            written -= length;
+            self.remove(0);
+            self.started = false;
+        }
+    }
+
+    /// The next message or gap for a consumer in this process.
+    pub(crate) fn take(&mut self) -> Option<Taken> {
+        self.progressed = true;
+        match self.entries.front_mut()? {
+            Entry::Messages(messages) => {
+                let (batch, seq) = (Arc::clone(&messages.batch), messages.seqs.start);
+                self.drop_first_at(0);
+                Some(Taken::Message { batch, seq })
+            }
+            Entry::Gap { .. } => match self.remove(0) {
+                Entry::Gap { seqs, .. } => Some(Taken::Gap(seqs)),
+                _ => unreachable!("just looked at"),
+            },
+            Entry::Frame(_) => {
+                self.remove(0);
+                self.take()
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Frames and bytes that wait.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.frames, self.bytes)
+    }
+
+    /// The tick since which something waits, if it was seen by [`watch`](Self::watch).
+    pub(crate) fn since(&self) -> Option<u32> {
+        self.since.map(|(since, _)| since)
+    }
+
+    /// Looks after the queue once a tick: for how many ticks nothing of it could be written.
+    pub(crate) fn watch(&mut self, tick: u32) -> u32 {
+        let (_, progress) = self.since.get_or_insert((tick, tick));
+        if std::mem::take(&mut self.progressed) {
+            *progress = tick;
+        }
+        tick.wrapping_sub(*progress)
+    }
+
+    /// Why a connection ends whose queue takes no more, or does not move.
+    pub(crate) fn overflow(&self, why: SlowReason) -> End {
+        let fit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        End::SlowConsumer { why, frames: fit(self.frames), bytes: fit(self.bytes) }
+    }
+
+    /// Why a connection ends that failed while something waited. The kernel's time-out means that the client has taken
+    /// nothing for `tcp_user_timeout`: it is slow, whether or not its host still answers.
+    pub(crate) fn end_for(&self, kind: io::ErrorKind) -> End {
+        if kind == io::ErrorKind::TimedOut { self.overflow(SlowReason::Stalled) } else { End::Broken(kind) }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let accounted = self.entries.iter().map(Entry::accounted_bytes).sum();
+        self.ledger().remove_queued(accounted);
+    }
+}

@@ -1,0 +1,267 @@
+//! What a topic keeps of its latest messages: for clients that resume, and as the history of its namespace.
+//!
+//! The ring refers to the same batches that were handed out; keeping a message costs no copy. It is limited by messages,
+//! bytes and age, exactly for who reads it; its memory goes batch by batch. The limits are those of resuming, or those of
+//! the namespace's history where that is on and larger.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::delivery::Batch;
+
+/// How much a ring keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    /// Ticks since a message was numbered.
+    pub(crate) age: u32,
+}
+
+impl Keep {
+    /// The larger of each limit.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            messages: self.messages.max(other.messages),
+            bytes: self.bytes.max(other.bytes),
+            age: self.age.max(other.age),
+        }
+    }
+
+    /// What is left of it while memory is short.
+    pub(crate) fn under_pressure(self, pressure: u32) -> Self {
+        Self { messages: self.messages >> pressure, bytes: self.bytes >> pressure, age: self.age }
+    }
+}
+
+/// Invariant: `batches` hold the numbers `first_seq..end` without a hole, and perhaps some before `first_seq`, which count
+/// as gone; `bytes` is the sum over the frames from `first_seq` on.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    batches: VecDeque<Arc<Batch>>,
+    first_seq: u64,
+    end: u64,
+    bytes: usize,
+}
+
+impl Ring {
+    /// An empty ring whose first message will have this number.
+    pub(crate) fn new(next_seq: u64) -> Self {
+        Self { batches: VecDeque::new(), first_seq: next_seq, end: next_seq, bytes: 0 }
+    }
+
+    /// The first number that is kept; that of the next message if none is.
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// The number after the last that was put in.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// How many messages are kept.
+    pub(crate) fn len(&self) -> usize {
+        (self.end - self.first_seq) as usize
+    }
+
+    pub(crate) fn push(&mut self, batch: &Arc<Batch>, keep: &Keep) {
+        debug_assert_eq!(batch.first_seq(), self.end);
+        self.end = batch.last_seq() + 1;
+        self.bytes += batch.byte_len();
+        self.batches.push_back(Arc::clone(batch));
+        self.trim(keep, batch.tick);
+    }
+
+    /// Lets go of what is over a limit; how many messages that were.
+    pub(crate) fn trim(&mut self, keep: &Keep, tick: u32) -> usize {
+        let before = self.first_seq;
+        while let Some(front) = self.batches.front() {
+            let old = tick.wrapping_sub(front.tick) > keep.age;
+            let over = self.len().saturating_sub(keep.messages) as u64;
+            let rest = front.last_seq() + 1 - self.first_seq;
+            let rest_bytes = front.byte_len() - front.start_of(self.first_seq);
+            if old || over >= rest || self.bytes - rest_bytes >= keep.bytes.max(1) {
+                self.first_seq = front.last_seq() + 1;
+                self.bytes -= rest_bytes;
+                self.batches.pop_front();
+                continue;
+            }
+            // The limit falls into this batch, most of the time.
+            let mut first_seq = self.first_seq + over;
+            let excess = |seq| self.bytes - (front.start_of(seq) - front.start_of(self.first_seq)) > keep.bytes;
+            while excess(first_seq) {
+                first_seq += 1;
+            }
+            self.bytes -= front.start_of(first_seq) - front.start_of(self.first_seq);
+            self.first_seq = first_seq;
+            if first_seq > front.last_seq() {
+                self.batches.pop_front();
+                continue;
+            }
+            break;
+        }
+        if self.batches.is_empty() {
+            self.first_seq = self.end;
+            // An idle topic must not pay for its busiest time.
+            self.batches = VecDeque::new();
+        }
+        (self.first_seq - before) as usize
+    }
+
+    /// The first number within narrower limits.
+    pub(crate) fn first_within(&self, keep: &Keep, tick: u32) -> u64 {
+        let mut room = keep.bytes;
+        let mut first = self.end;
+        for batch in self.batches.iter().rev() {
+            if tick.wrapping_sub(batch.tick) > keep.age {
+                break;
+            }
+            while first > batch.first_seq().max(self.first_seq) && ((self.end - first) as usize) < keep.messages {
+                let length = batch.range(first - 1..first).len();
+                if length > room {
+                    return first;
+                }
+                room -= length;
+                first -= 1;
+            }
+            if first > batch.first_seq() {
+                break;
+            }
+        }
+        first
+    }
+
+    /// Forgets everything; the next message will have this number.
+    pub(crate) fn clear(&mut self, next_seq: u64) {
+        *self = Self::new(next_seq);
+    }
+
+    /// What is kept of these numbers, in portions of one batch each, up to so many bytes but at least one message.
+    pub(crate) fn portion(&self, seqs: Range<u64>, max_bytes: usize) -> Vec<(Arc<Batch>, Range<u64>)> {
+        let mut portion = Vec::new();
+        let mut room = max_bytes;
+        let seqs = seqs.start.max(self.first_seq)..seqs.end.min(self.end);
+        let skipped = self.batches.partition_point(|batch| batch.last_seq() < seqs.start);
+        for batch in self.batches.range(skipped..) {
+            let start = seqs.start.max(batch.first_seq());
+            let mut end = seqs.end.min(batch.last_seq() + 1);
+            if start >= end {
+                break;
+            }
+            while batch.range(start..end).len() > room && (end > start + 1 || !portion.is_empty()) {
+                end -= 1;
+                if end == start {
+                    return portion;
+                }
+            }
+            room = room.saturating_sub(batch.range(start..end).len());
+            let is_whole = end == seqs.end.min(batch.last_seq() + 1);
+            portion.push((Arc::clone(batch), start..end));
+            if !is_whole || room == 0 {
+                break;
+            }
+        }
+        portion
+    }
+
+    /// Whether the ring is what it says it is: what a successor asks of what a crashed topic left behind.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let mut next = self.batches.front().map_or(self.end, |batch| batch.first_seq());
+        for batch in &self.batches {
+            if batch.first_seq() != next {
+                return false;
+            }
+            next = batch.last_seq() + 1;
+        }
+        next == self.end && self.first_seq <= self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::delivery::batch::tests::batch_of;
+
+    const PLENTY: Keep = Keep { messages: 1_000, bytes: 1 << 20, age: 1_000 };
+
+    fn ring_of(batches: &[usize], keep: &Keep) -> Ring {
+        let mut ring = Ring::new(1);
+        for &frames in batches {
+            let end = ring.end() + frames as u64;
+            ring.push(&Arc::new(batch_of(&vec!["0123456789"; frames], end)), keep);
+        }
+        ring
+    }
+
+    fn numbers(portion: &[(Arc<Batch>, Range<u64>)]) -> Vec<u64> {
+        portion.iter().flat_map(|(_, seqs)| seqs.clone()).collect()
+    }
+
+    #[test]
+    fn a_limit_of_messages_holds_exactly_within_a_batch() {
+        let ring = ring_of(&[3, 4], &Keep { messages: 5, ..PLENTY });
+        assert_eq!((ring.first_seq(), ring.end(), ring.len()), (3, 8, 5));
+        assert_eq!(numbers(&ring.portion(0..u64::MAX, 1_000)), [3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_limit_of_bytes_holds_exactly_within_a_batch() {
+        let ring = ring_of(&[3, 4], &Keep { bytes: 45, ..PLENTY });
+        assert_eq!(numbers(&ring.portion(0..u64::MAX, 1_000)), [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn what_is_too_old_is_gone_and_the_position_after_it_is_known() {
+        let mut ring = ring_of(&[3], &PLENTY);
+        assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, 11), 0);
+        assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, 12), 3);
+        assert_eq!((ring.first_seq(), ring.end(), ring.len()), (4, 4, 0));
+    }
+
+    #[test]
+    fn a_ring_that_may_keep_nothing_knows_its_place_all_the_same() {
+        let ring = ring_of(&[3, 2], &Keep { messages: 0, bytes: 0, age: 0 });
+        assert_eq!((ring.first_seq(), ring.end()), (6, 6));
+    }
+
+    #[test]
+    fn a_portion_is_as_long_as_it_may_be_and_at_least_one_message() {
+        let ring = ring_of(&[3, 4], &PLENTY);
+        assert_eq!(numbers(&ring.portion(2..7, 30)), [2, 3, 4]);
+        assert_eq!(numbers(&ring.portion(2..7, 5)), [2]);
+        assert_eq!(numbers(&ring.portion(5..5, 1_000)), [0; 0]);
+        assert_eq!(numbers(&ring.portion(7..100, 1_000)), [7]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_ring_keeps_the_newest_within_its_limits(
+            batches in prop::collection::vec(1_usize..6, 0..12),
+            messages in 0_usize..20,
+            bytes in 0_usize..200,
+            room in 0_usize..100,
+        ) {
+            let ring = ring_of(&batches, &Keep { messages, bytes, ..PLENTY });
+            let all: usize = batches.iter().sum();
+            // Every frame has ten bytes.
+            let kept = all.min(messages).min(bytes / 10);
+            prop_assert_eq!(ring.len(), kept);
+            prop_assert!(ring.is_consistent());
+            let whole = ring_of(&batches, &PLENTY);
+            prop_assert_eq!(whole.first_within(&Keep { messages, bytes, ..PLENTY }, 1), ring.first_seq());
+            let mut from = ring.first_seq();
+            let mut read = Vec::new();
+            while from < ring.end() {
+                let portion = numbers(&ring.portion(from..ring.end(), room));
+                prop_assert!(!portion.is_empty() && (portion.len() == 1 || portion.len() * 10 <= room));
+                from = portion.last().unwrap() + 1;
+                read.extend(portion);
+            }
+            prop_assert_eq!(read, ((all - kept) as u64 + 1..=all as u64).collect::<Vec<_>>());
+        }
+    }
+}

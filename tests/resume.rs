@@ -1,0 +1,437 @@
+//! Sessions that outlive their connections: a client comes back with its token and goes on without a hole.
+
+use std::time::Duration;
+
+use janus_core::wire::classic::client::attach;
+use janus_core::{Config, Fault, Janus, SlowConsumer};
+use serde_json::{Value, json};
+
+use crate::support::{Client, Close, DEADLINE, publish, serve, subscribers, topic_actor, until};
+
+/// A client that can come back.
+struct Returning {
+    client: Client,
+    token: String,
+}
+
+impl Returning {
+    async fn connect(addr: std::net::SocketAddr) -> Self {
+        let mut client = Client::connect_silently(addr).await;
+        let token = client.json().await["token"].as_str().expect("a greeting").to_owned();
+        Self { client, token }
+    }
+
+    async fn numbers(&mut self, count: usize) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for _ in 0..count {
+            let message = self.client.json().await;
+            numbers.push(message["data"].as_u64().unwrap_or_else(|| panic!("not a numbered message: {message}")));
+        }
+        numbers
+    }
+
+    /// Loses the connection and waits until the server has noticed.
+    async fn vanish(self, janus: &Janus) -> String {
+        let before = janus.stats().detached_sessions;
+        drop(self.client);
+        until("the session is detached", || janus.stats().detached_sessions > before).await;
+        self.token
+    }
+}
+
+/// Connects with a session's token; the answer's topics.
+async fn come_back(addr: std::net::SocketAddr, token: &str, received: &[(&str, u64)]) -> (Returning, Value) {
+    let mut back = Returning::connect(addr).await;
+    back.client.send(attach(token, received.iter().copied())).await;
+    let answer = back.client.json().await;
+    assert!(answer["attached"].is_object(), "not an answer to an attach: {answer}");
+    back.token = answer["token"].as_str().expect("the answer names the token").to_owned();
+    (back, answer["attached"].clone())
+}
+
+async fn publish_numbers(janus: &Janus, topic: &str, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        janus.publish(topic, &number).await.expect("published");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_gets_what_it_missed_and_then_what_is_new() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..5).await;
+    assert_eq!(client.numbers(5).await, [0, 1, 2, 3, 4]);
+    let token = client.vanish(&janus).await;
+    publish_numbers(&janus, "news", 5..8).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 5)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 3}}));
+    assert_eq!(back.token, token, "the session keeps its token");
+    publish_numbers(&janus, "news", 8..10).await;
+    assert_eq!(back.numbers(5).await, [5, 6, 7, 8, 9]);
+    assert_eq!(subscribers(&janus, "news"), Some(1));
+    assert_eq!((janus.stats().sessions, janus.stats().detached_sessions), (1, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_lost_messages_on_the_way_gets_them_again() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..5).await;
+    assert_eq!(client.numbers(2).await, [0, 1]);
+    // Three were sent and never read: the server believes that the client has them.
+    let token = client.vanish(&janus).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 2)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 3}}));
+    assert_eq!(back.numbers(3).await, [2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_client_that_missed_nothing_is_told_so() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    let token = client.vanish(&janus).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 0)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 0}}));
+    publish_numbers(&janus, "news", 0..1).await;
+    assert_eq!(back.numbers(1).await, [0]);
+}
+
+#[tokio::test]
+async fn a_session_can_be_resumed_again_and_again() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    let mut received = 0;
+    for round in 0..10 {
+        publish_numbers(&janus, "news", round * 3..round * 3 + 2).await;
+        assert_eq!(client.numbers(2).await, [round * 3, round * 3 + 1]);
+        received += 2;
+        let token = client.vanish(&janus).await;
+        publish_numbers(&janus, "news", round * 3 + 2..round * 3 + 3).await;
+        let attached;
+        (client, attached) = come_back(addr, &token, &[("news", received)]).await;
+        assert_eq!(attached, json!({"news": {"resumed": true, "missed": 1}}));
+        assert_eq!(client.numbers(1).await, [round * 3 + 2]);
+        received += 1;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
+    let (janus, addr) = serve(Config { resume_messages: 4, ..Config::default() }).await;
+    let mut client = Returning::connect(addr).await;
+    for topic in ["short", "long", "uncounted", "future"] {
+        client.client.subscribe(topic).await;
+    }
+    let token = client.vanish(&janus).await;
+    publish_numbers(&janus, "short", 0..4).await;
+    publish_numbers(&janus, "long", 0..5).await;
+    let received = [("short", 0), ("long", 0), ("future", 1), ("unknown", 7)];
+    let (mut back, attached) = come_back(addr, &token, &received).await;
+    assert_eq!(
+        attached,
+        json!({
+            "short": {"resumed": true, "missed": 4},
+            "long": {"resumed": false},
+            "uncounted": {"resumed": false},
+            "future": {"resumed": false},
+            "unknown": {"resumed": false},
+        })
+    );
+    assert_eq!(back.numbers(4).await, [0, 1, 2, 3]);
+    for topic in ["short", "long", "uncounted", "future", "unknown"] {
+        publish_numbers(&janus, topic, 100..101).await;
+        assert_eq!(back.numbers(1).await, [100], "{topic}");
+    }
+    // The count begins anew where the answer said so.
+    let token = back.vanish(&janus).await;
+    publish_numbers(&janus, "long", 101..103).await;
+    let (mut back, attached) = come_back(addr, &token, &[("long", 1), ("short", 5)]).await;
+    assert_eq!(attached["long"], json!({"resumed": true, "missed": 2}));
+    assert_eq!(attached["short"], json!({"resumed": true, "missed": 0}));
+    assert_eq!(back.numbers(2).await, [101, 102]);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_session_says_so_and_goes_on_live() {
+    let (janus, addr) = serve(Config::default()).await;
+    for token in ["0123456789abcdef0123456789abcdef", "nonsense", ""] {
+        let (mut back, attached) = come_back(addr, token, &[("news", 3)]).await;
+        assert_eq!(attached, json!({"news": {"resumed": false}}));
+        assert_ne!(back.token, token, "the token of the greeting stays good");
+        publish_numbers(&janus, "news", 0..1).await;
+        assert_eq!(back.numbers(1).await, [0]);
+        let token = back.vanish(&janus).await;
+        let (mut back, attached) = come_back(addr, &token, &[("news", 1)]).await;
+        assert_eq!(attached, json!({"news": {"resumed": true, "missed": 0}}));
+        back.client.send("PING\0").await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_was_detached_for_too_long_is_gone() {
+    let config =
+        Config { session_ttl: Duration::from_millis(50), topic_idle: Duration::from_millis(100), ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    let token = client.vanish(&janus).await;
+    until("the session has ended", || janus.stats().sessions == 0).await;
+    let (_back, attached) = come_back(addr, &token, &[("news", 0)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+}
+
+#[tokio::test]
+async fn a_topic_without_subscribers_lives_as_long_as_a_session_may_come_back_to_it() {
+    let config = Config { topic_idle: Duration::from_millis(40), ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("quiet").await;
+    // A topic beside it shows that the idle time has passed.
+    let mut other = Client::connect(addr).await;
+    other.subscribe("other").await;
+    let token = client.vanish(&janus).await;
+    drop(other);
+    until("the other topic has its own detached session", || janus.stats().detached_sessions == 2).await;
+    janus.publish("quiet", &1).await.unwrap();
+    let mut third = Client::connect(addr).await;
+    third.subscribe("third").await;
+    third.send(janus_core::wire::classic::client::unsubscribe("third")).await;
+    until("an unused topic has ended", || janus.topic("third").is_none()).await;
+    let (mut back, attached) = come_back(addr, &token, &[("quiet", 0)]).await;
+    assert_eq!(attached, json!({"quiet": {"resumed": true, "missed": 1}}));
+    assert_eq!(back.numbers(1).await, [1]);
+}
+
+#[tokio::test]
+async fn of_two_claimants_the_newer_gets_the_session_and_the_older_is_told() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut older = Returning::connect(addr).await;
+    older.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..2).await;
+    assert_eq!(older.numbers(2).await, [0, 1]);
+    let (mut newer, attached) = come_back(addr, &older.token, &[("news", 1)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 1}}));
+    assert_eq!(older.client.error_code().await, "session_taken");
+    assert_eq!(older.client.close().await, Close::Fin);
+    assert_eq!(newer.numbers(1).await, [1]);
+    until("the older connection has gone", || janus.stats().connections == 1).await;
+    publish_numbers(&janus, "news", 2..3).await;
+    assert_eq!(newer.numbers(1).await, [2]);
+    assert_eq!(subscribers(&janus, "news"), Some(1));
+    assert_eq!(janus.stats().sessions, 1);
+}
+
+#[tokio::test]
+async fn the_token_of_the_new_connection_dies_with_the_attach() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    let token = client.vanish(&janus).await;
+    let mut back = Returning::connect(addr).await;
+    let own = back.token.clone();
+    back.client.send(attach(&token, [("news", 0)])).await;
+    assert_eq!(back.client.json().await["token"], token.as_str());
+    let (_third, attached) = come_back(addr, &own, &[("news", 0)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+    publish_numbers(&janus, "news", 0..1).await;
+    assert_eq!(back.numbers(1).await, [0], "nobody has taken the session");
+}
+
+#[tokio::test]
+async fn an_attach_that_is_not_the_first_frame_or_makes_no_sense_is_refused() {
+    let (_janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
+    let token = "0123456789abcdef0123456789abcdef";
+    for (frame, code) in [
+        ("{\"action\":\"attach\"}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":\"t\"}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\"}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"received\":{}}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":1,\"received\":{}}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":[]}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{\"a\":-1}}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{\"a\":1.5}}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{\"a\":99999999999999999999}}}", "bad_attach"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{\"\":1}}}", "bad_topic"),
+        ("{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{\"a\":1,\"a\":1}}}", "duplicate_key"),
+        (
+            "{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{\"a\":1,\"b\":1,\"c\":1}}}",
+            "too_many_topics",
+        ),
+    ] {
+        let mut client = Client::connect(addr).await;
+        client.send(format!("{frame}\0")).await;
+        assert_eq!(client.error_code().await, code, "{frame}");
+        // The connection can be used all the same.
+        client.subscribe("news").await;
+        client.send(attach(token, [])).await;
+        assert_eq!(client.error_code().await, "bad_attach", "not the first frame");
+    }
+    // A client cannot take over its own session.
+    let mut client = Returning::connect(addr).await;
+    client.client.send(attach(&client.token, [("news", 0)])).await;
+    assert_eq!(client.client.json().await["attached"], json!({"news": {"resumed": false}}));
+}
+
+#[tokio::test]
+async fn a_slow_replay_of_many_portions_has_no_hole_and_no_repeat_while_others_publish() {
+    let config =
+        Config { send_buffer_bytes: 4 * 1024, resume_messages: 10_000, resume_bytes: 64 << 20, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    let token = client.vanish(&janus).await;
+    let padding = "x".repeat(2_000);
+    for number in 0..1_000 {
+        janus.publish("news", &(number, &padding)).await.unwrap();
+    }
+    let (mut back, attached) = come_back(addr, &token, &[("news", 0)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 1_000}}));
+    let publisher = tokio::spawn({
+        let janus = janus.clone();
+        async move {
+            for number in 1_000..1_500 {
+                janus.publish("news", &(number, "live")).await.unwrap();
+            }
+        }
+    });
+    for number in 0..1_500 {
+        assert_eq!(back.client.json().await["data"][0], number);
+    }
+    publisher.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_whose_missed_messages_are_pushed_out_while_it_reads_them_is_closed_and_told() {
+    let config = Config { send_buffer_bytes: 4 * 1024, resume_messages: 100, ..Config::default() };
+    let (janus, addr) = serve(Config { resume_bytes: 64 << 20, ..config }).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    let token = client.vanish(&janus).await;
+    let padding = "x".repeat(60_000);
+    for number in 0..100 {
+        janus.publish("news", &(number, &padding)).await.unwrap();
+    }
+    let (mut back, attached) = come_back(addr, &token, &[("news", 0)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 100}}));
+    // The client reads nothing meanwhile; what it was promised and has not got is pushed out.
+    for number in 100..300 {
+        janus.publish("news", &(number, "live")).await.unwrap();
+    }
+    let mut next = 0;
+    let code = loop {
+        let frame = back.client.json().await;
+        match frame["data"][0].as_u64() {
+            Some(number) => {
+                assert_eq!(number, next, "no hole before the end");
+                next += 1;
+            }
+            None => break frame["error"]["code"].clone(),
+        }
+    };
+    assert_eq!(code, "topic_unavailable");
+    assert_eq!(back.client.close().await, Close::Fin);
+    assert!(next < 100);
+    // Its next attempt says honestly that there is a hole.
+    until("the session is detached", || janus.stats().detached_sessions == 1).await;
+    let (_again, attached) = come_back(addr, &token, &[("news", next)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_across_crashes_of_the_topic_and_of_its_own_transport() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    let peer = client.client.local_addr();
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..3).await;
+    assert_eq!(client.numbers(3).await, [0, 1, 2]);
+    janus.inject(Fault::Transport(peer));
+    let _ = client.client.close().await;
+    until("the session is detached", || janus.stats().detached_sessions == 1).await;
+    let token = client.token;
+    publish_numbers(&janus, "news", 3..5).await;
+    // A warm restart keeps the ring.
+    janus.inject(Fault::Topic("news".to_owned()));
+    until("the topic has restarted", || topic_actor(&janus, "news").is_some_and(|topic| topic.restarts == 1)).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 3)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 2}}));
+    assert_eq!(back.numbers(2).await, [3, 4]);
+}
+
+#[tokio::test]
+async fn a_cold_restart_of_the_topic_is_a_hole_and_told_as_one() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..3).await;
+    assert_eq!(client.numbers(3).await, [0, 1, 2]);
+    let token = client.vanish(&janus).await;
+    publish_numbers(&janus, "news", 3..4).await;
+    let epoch = janus.publish("news", &4).await.unwrap().epoch;
+    for restarts in 1..=3 {
+        janus.inject(Fault::Topic("news".to_owned()));
+        until("the topic has restarted", || {
+            topic_actor(&janus, "news").is_some_and(|topic| topic.restarts >= restarts)
+        })
+        .await;
+    }
+    assert_ne!(janus.publish("news", &5).await.unwrap().epoch, epoch, "it was a cold restart");
+    let (_back, attached) = come_back(addr, &token, &[("news", 3)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+}
+
+#[tokio::test]
+async fn a_conflated_topic_cannot_be_counted_once_something_was_left_out() {
+    let config = Config { max_queue_frames: 4, send_buffer_bytes: 4 * 1024, ..Config::default() };
+    let namespace = janus_core::Namespace { slow_consumer: SlowConsumer::Conflate, ..config.default_namespace.clone() };
+    let (janus, addr) = serve(Config { default_namespace: namespace, ..config }).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("quotes").await;
+    let padding = "x".repeat(20_000);
+    // Far more than sockets and queue hold.
+    for number in 0..1_000 {
+        janus.publish("quotes", &(number, &padding)).await.unwrap();
+    }
+    let (mut last, mut count) = (None, 0);
+    while last != Some(999) {
+        let number = client.client.json().await["data"][0].as_u64();
+        assert!(number > last, "in order");
+        (last, count) = (number, count + 1);
+    }
+    assert!(count < 1_000, "what waited was replaced by the latest");
+    assert!(janus.stats().messages_conflated > 0);
+    let token = client.vanish(&janus).await;
+    let (_back, attached) = come_back(addr, &token, &[("quotes", count)]).await;
+    assert_eq!(attached, json!({"quotes": {"resumed": false}}));
+}
+
+#[tokio::test]
+async fn a_mass_of_clients_that_lose_their_connections_all_come_back_without_a_hole() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut tokens = Vec::new();
+    for _ in 0..300 {
+        let mut client = Returning::connect(addr).await;
+        client.client.subscribe("news").await;
+        tokens.push(client);
+    }
+    let tokens: Vec<String> = tokens.into_iter().map(|client| client.token).collect();
+    until("all are detached", || janus.stats().detached_sessions == 300).await;
+    publish(addr, "news", "0").await;
+    let returns = tokens.into_iter().map(|token| async move {
+        let (mut back, attached) = come_back(addr, &token, &[("news", 0)]).await;
+        assert_eq!(attached, json!({"news": {"resumed": true, "missed": 1}}));
+        assert_eq!(back.numbers(1).await, [0]);
+        back
+    });
+    let returns: Vec<_> = returns.map(tokio::spawn).collect();
+    let mut clients = Vec::new();
+    for returned in returns {
+        clients.push(tokio::time::timeout(DEADLINE, returned).await.expect("in time").expect("no hole"));
+    }
+    assert_eq!(subscribers(&janus, "news"), Some(300));
+    assert_eq!(janus.stats().detached_sessions, 0);
+}
