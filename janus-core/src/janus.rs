@@ -25,11 +25,12 @@ use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
 use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
 use crate::slow_clients::{SlowClient, slow_clients};
+use crate::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
 };
-use crate::topic::TopicInfo;
+use crate::topic::{Position, TopicInfo};
 use crate::topic_manager::TopicManager;
 use crate::transport::CONTROL_TIMEOUT;
 
@@ -327,6 +328,54 @@ impl Janus {
             return Err(PublishError::Full);
         }
         Ok(async move { receipt.await.unwrap_or(Err(PublishError::TopicCrashed)) })
+    }
+
+    /// Subscribes this process to a topic, from the next message on. The topic is made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe(&self, topic: &str) -> Result<Subscriber, SubscribeError> {
+        self.subscribe_with(topic, SubscribeOptions::default())
+    }
+
+    /// The same as [`subscribe`](Self::subscribe), with a position to resume from, or with limits and a policy of its own.
+    ///
+    /// ```
+    /// use janus_core::{Config, Event, Janus, SubscribeOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let subscriber = janus.subscribe("news")?;
+    /// let position = subscriber.position();
+    /// drop(subscriber);
+    /// janus.publish("news", "while nobody listened").await?;
+    ///
+    /// let mut subscriber = janus.subscribe_with("news", SubscribeOptions::default().since(position))?;
+    /// assert_eq!((subscriber.resumption().resumed, subscriber.resumption().missed), (true, 1));
+    /// let Some(Event::Message(message)) = subscriber.next().await else { panic!("one was missed") };
+    /// assert_eq!(message.data(), "\"while nobody listened\"");
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe_with(&self, topic: &str, options: SubscribeOptions) -> Result<Subscriber, SubscribeError> {
+        Subscriber::new(&self.inner.shared, topic, options)
+    }
+
+    /// The latest messages of a topic whose namespace keeps history: of those after `since`, or of all, the last `limit`.
+    ///
+    /// # Errors
+    ///
+    /// See [`HistoryError`].
+    pub fn history(&self, topic: &str, since: Option<Position>, limit: usize) -> Result<History, HistoryError> {
+        history(&self.inner.shared, topic, since, limit)
     }
 
     /// The sessions that are listed, with and without a connection. Empty once the instance has ended.

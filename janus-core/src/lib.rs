@@ -61,6 +61,7 @@ mod ring;
 mod senders;
 mod shared;
 mod slow_clients;
+mod subscriber;
 pub mod supervision;
 mod topic;
 mod topic_manager;
@@ -75,4 +76,7 @@ pub use fault::Fault;
 pub use janus::{Builder, DrainReport, Janus, StartError, Stats};
 pub use publish::{Message, PublishError, Receipt};
 pub use slow_clients::SlowClient;
+pub use subscriber::{
+    Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
+};
 pub use topic::{Position, TopicInfo};

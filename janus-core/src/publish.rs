@@ -27,7 +27,7 @@ pub struct Receipt {
     /// Identifies the life of the topic in which the message was numbered; random, changes when a topic starts afresh.
     pub epoch: u64,
     /// The message's number in its topic, without holes within an epoch; the first is 1. 0 if the topic does not exist:
-    /// nobody was subscribed, so there was nobody to number it for.
+    /// nobody was subscribed and it keeps no history, so there was nobody to number it for.
     pub seq: u64,
     /// Subscribers of the topic when the message was numbered; each of them gets it, unless its connection ends first.
     pub subscribers: usize,
@@ -52,6 +52,9 @@ pub enum PublishError {
     /// The topic keeps crashing and is out of service for `topic_quarantine`.
     #[error("the topic keeps failing and is out of service for now; try again in a minute")]
     TopicUnavailable,
+    /// The topic would have to be made, because its namespace keeps history, and there are as many as `max_topics` allows.
+    #[error("there are as many topics as max_topics allows")]
+    TooManyTopics,
     /// The instance is shutting down, or has ended.
     #[error("this Janus is shutting down")]
     ShuttingDown,
@@ -72,6 +75,7 @@ impl PublishError {
             Self::Full => ErrorCode::Internal,
             Self::TopicCrashed => ErrorCode::TopicCrashed,
             Self::TopicUnavailable => ErrorCode::TopicUnavailable,
+            Self::TooManyTopics => ErrorCode::TooManyTopicsOnServer,
             Self::ShuttingDown => ErrorCode::ServerDraining,
             Self::Invalid(_) => ErrorCode::BadPublish,
         }
@@ -164,9 +168,20 @@ pub(crate) fn hand_over(
             return Ok(());
         }
         let cached = last.take().filter(|topic| topic.name == *name);
-        let Some(topic) = cached.or_else(|| shared.topics.find(name.as_str())) else {
-            pending.reply.accept(name, Receipt::UNNUMBERED);
-            return Ok(());
+        let topic = match cached.or_else(|| shared.topics.find(name.as_str())) {
+            Some(topic) => topic,
+            // Whoever comes later may ask for its history.
+            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name) {
+                Ok(topic) => topic,
+                Err(_) => {
+                    pending.refuse(PublishError::TooManyTopics);
+                    return Ok(());
+                }
+            },
+            None => {
+                pending.reply.accept(name, Receipt::UNNUMBERED);
+                return Ok(());
+            }
         };
         match topic.offer(pending, shared, waker) {
             Offer::Accepted => {

@@ -19,8 +19,8 @@ use crate::delivery::{Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
 use crate::proxy_mapper::ProxyMapper;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
-use crate::topic::{TopicState, topic_of};
-use crate::topic_manager::TopicManager;
+use crate::topic::{TopicError, TopicState, topic_of};
+use crate::topic_manager::{Start, TopicManager};
 use crate::wire::{Timestamp, TopicName, classic};
 
 /// Everything the tree shares; every actor holds one `Arc` of it.
@@ -54,6 +54,18 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.terms.ledger
+    }
+
+    /// The topic of this name, which is made if there is none. Its actor may still be on its way up: what it is given waits.
+    pub(crate) fn open_topic(&self, name: &TopicName) -> Result<Arc<TopicState>, TopicError> {
+        let (topic, is_new) = self
+            .topics
+            .find_or_insert(name, self.config.max_topics, |number| TopicState::new(name.clone(), number, self))?;
+        if is_new {
+            // A TopicManager that is not running starts those that are listed and do not run when it comes up.
+            let _ = self.topic_manager.cast(Start(Arc::clone(&topic)));
+        }
+        Ok(topic)
     }
 
     /// By how much topics must keep less than they may, in powers of two.
@@ -172,17 +184,28 @@ pub(crate) struct TopicTable {
 }
 
 impl TopicTable {
-    /// A number that no topic of this instance has had.
-    pub(crate) fn next_number(&self) -> u64 {
-        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
     pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
         self.topics.lock().get(name).cloned()
     }
 
-    pub(crate) fn insert(&self, topic: Arc<TopicState>) {
-        self.topics.lock().insert(topic.name.clone(), topic);
+    /// Finds a topic, or lists one made by `make` from a number that no other topic of the instance has had, unless there
+    /// are `max` already; whether it is new, and must be started.
+    pub(crate) fn find_or_insert(
+        &self,
+        name: &TopicName,
+        max: usize,
+        make: impl FnOnce(u64) -> TopicState,
+    ) -> Result<(Arc<TopicState>, bool), TopicError> {
+        let mut topics = self.topics.lock();
+        if let Some(topic) = topics.get(name.as_str()) {
+            return Ok((Arc::clone(topic), false));
+        }
+        if topics.len() >= max {
+            return Err(TopicError::TooMany);
+        }
+        let topic = Arc::new(make(self.last_number.fetch_add(1, Ordering::Relaxed) + 1));
+        topics.insert(name.clone(), Arc::clone(&topic));
+        Ok((topic, true))
     }
 
     /// Removes this very topic; one that has taken its name since stays.

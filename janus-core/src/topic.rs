@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::config::{Config, SlowConsumer};
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
-use crate::delivery::{Batch, OpenBatch, Pass, SenderPool, Subscription};
+use crate::delivery::{Batch, End, OpenBatch, Pass, SenderPool, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::ring::{Keep, Ring};
 use crate::shared::{Clock, Shared, timestamp};
@@ -295,7 +295,12 @@ impl TopicState {
     /// Ends the topic if nobody has used it for `idle` ticks; from then on every request gets [`TopicError::Ended`].
     pub(crate) fn end_if_unused(&self, tick: u32, idle: u32) -> bool {
         let mut core = self.core.lock();
+        if self.history.is_some() {
+            core.ring.trim(&self.keep, tick);
+        }
+        // A topic with history is used for as long as it has any.
         if core.life == Life::Live
+            && (self.history.is_none() || core.ring.len() == 0)
             && core.subscriber_count() == 0
             && core.inflight_frames == 0
             && self.cursors.load(Ordering::Relaxed) == 0
@@ -326,11 +331,20 @@ impl TopicState {
     }
 
     fn refuse_all(&self, life: Life, error: &PublishError, senders: &SenderPool) {
-        let (inbox, waiting, pass) = {
+        let (inbox, waiting, pass, told) = {
             let mut core = self.core.lock();
             core.change_life(life);
-            (core.take_inbox(), std::mem::take(&mut core.waiting), core.pass.clone())
+            let mut told = Vec::new();
+            if life == Life::Ended {
+                // A connection is closed by its Transport; nobody else would tell a subscriber in this process.
+                let subscribers = core.subscribers.iter().chain(&core.joining);
+                told.extend(subscribers.filter(|subscription| subscription.tells()).cloned());
+            }
+            (core.take_inbox(), std::mem::take(&mut core.waiting), core.pass.clone(), told)
         };
+        for subscription in told {
+            subscription.slot.end(End::ShutDown);
+        }
         if let Some(pass) = pass {
             // What made the topic's actor panic again and again must not go on to the senders, whose crashes end the
             // instance.
@@ -340,6 +354,14 @@ impl TopicState {
             pending.refuse(error.clone());
         }
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes note of what happened between the making of the topic and its first start: a subscriber may have left already,
+    /// and there was nobody to tell.
+    fn begin(&self) {
+        let mut core = self.core.lock();
+        core.sweep = true;
+        core.apply_changes();
     }
 
     /// Checks what a crashed predecessor left behind and makes it fit to go on; `false` if it is not consistent.
@@ -408,7 +430,8 @@ impl TopicState {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    pub(crate) fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<(), TopicError> {
+    /// Puts a subscriber on the list, to whom everything comes that has no number yet; where it begins.
+    pub(crate) fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<Position, TopicError> {
         let mut core = self.core.lock();
         match core.life {
             Life::Live => {}
@@ -419,22 +442,36 @@ impl TopicState {
         if subscription.next_seq() == 0 && subscription.begin(core.next_seq) {
             core.enter(subscription);
         }
-        Ok(())
+        Ok(Position { epoch: core.epoch, seq: core.next_seq - 1 })
     }
 
-    /// Whether a subscriber that had everything before `from` can go on without a hole; how many messages it has missed,
-    /// or the first number that is still there.
-    pub(crate) fn missed_since(&self, from: u64, tick: u32) -> Result<u64, u64> {
+    /// Whether a subscriber that had everything before `from` can go on without a hole: how many messages it has missed.
+    pub(crate) fn missed_since(&self, from: u64, tick: u32) -> Option<u64> {
         let mut core = self.core.lock();
         core.ring.trim(&self.keep, tick);
-        let first = core.first_kept();
-        if (first..=core.next_seq).contains(&from) { Ok(core.next_seq - from) } else { Err(first) }
+        (core.first_kept()..=core.next_seq).contains(&from).then(|| core.next_seq - from)
     }
 
-    /// Where the next message will stand.
-    pub(crate) fn position(&self) -> Position {
-        let core = self.core.lock();
-        Position { epoch: core.epoch, seq: core.next_seq - 1 }
+    /// The same for a position, which may be of another life of the topic: how many messages were missed, and the first
+    /// that is there in any case.
+    pub(crate) fn resumable(&self, since: Position, tick: u32) -> Result<(u64, Position), Position> {
+        let first = self.first_available(tick);
+        let from = since.seq.checked_add(1).ok_or(first)?;
+        if since.epoch != first.epoch {
+            return Err(first);
+        }
+        self.missed_since(from, tick).map(|missed| (missed, first)).ok_or(first)
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.core.lock().epoch
+    }
+
+    /// The first message that a subscriber can still be given, or the next.
+    pub(crate) fn first_available(&self, tick: u32) -> Position {
+        let mut core = self.core.lock();
+        core.ring.trim(&self.keep, tick);
+        Position { epoch: core.epoch, seq: core.first_kept() }
     }
 
     /// Sends a portion of what a subscriber that had everything before `from` has missed. One that has got all of it joins
@@ -492,13 +529,9 @@ impl TopicState {
         self.core.lock().ring.trim(&self.keep.under_pressure(pressure), tick)
     }
 
-    pub(crate) fn keeps_history(&self) -> bool {
-        self.history.is_some()
-    }
-
     /// Where the topic is, and the last messages of its history after `since`, at most `limit`; `None` where no history is
-    /// kept.
-    pub(crate) fn history(&self, since: u64, limit: usize, shared: &Shared) -> Option<(Position, Kept)> {
+    /// kept. A position of another life of the topic counts as none.
+    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Shared) -> Option<(Position, Kept)> {
         let history = self.history?;
         let tick = shared.clock.tick();
         let mut core = self.core.lock();
@@ -506,7 +539,8 @@ impl TopicState {
         // What has its number is history, whether or not it has been handed out.
         self.seal(core, shared);
         core.ring.trim(&self.keep, tick);
-        let first = core.ring.first_within(&history, tick).max(since.saturating_add(1));
+        let since = since.filter(|since| since.epoch == core.epoch).map_or(0, |since| since.seq.saturating_add(1));
+        let first = core.ring.first_within(&history, tick).max(since);
         let first = first.max(core.next_seq.saturating_sub(limit as u64));
         let position = Position { epoch: core.epoch, seq: core.next_seq - 1 };
         Some((position, core.ring.portion(first..core.next_seq, usize::MAX)))
@@ -789,6 +823,8 @@ impl Topic {
                 log::warn!("topic {}: restarted cold, under a new epoch", state.name);
                 state.restart_cold(&shared.senders);
             }
+        } else {
+            state.begin();
         }
         shared.faults.topic_started();
         Self { state: Arc::clone(state), shared: Arc::clone(shared) }

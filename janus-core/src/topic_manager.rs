@@ -19,6 +19,11 @@ use crate::wire::TopicName;
 #[rtype(result = "Result<Arc<TopicState>, TopicError>")]
 pub(crate) struct Create(pub(crate) TopicName);
 
+/// Starts a topic that has been listed. Idempotent.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Start(pub(crate) Arc<TopicState>);
+
 #[derive(Debug)]
 pub(crate) struct TopicManager {
     shared: Arc<Shared>,
@@ -73,16 +78,22 @@ impl Handler<Create> for TopicManager {
     }
 }
 
+impl Handler<Start> for TopicManager {
+    type Result = ();
+
+    fn handle(&mut self, Start(topic): Start, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn(async move { drop(start(&shared, topic).await) }.into_actor(self));
+    }
+}
+
 async fn create(shared: &Arc<Shared>, name: TopicName) -> Result<Arc<TopicState>, TopicError> {
-    if let Some(topic) = shared.topics.find(name.as_ref()) {
+    let make = |number| TopicState::new(name.clone(), number, shared);
+    // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
+    let (topic, is_new) = shared.topics.find_or_insert(&name, shared.config.max_topics, make)?;
+    if !is_new {
         return Ok(topic);
     }
-    if shared.topics.len() >= shared.config.max_topics {
-        return Err(TopicError::TooMany);
-    }
-    let topic = Arc::new(TopicState::new(name, shared.topics.next_number(), shared));
-    // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
-    shared.topics.insert(Arc::clone(&topic));
     shared.faults.topic_listed();
     start(shared, topic).await
 }

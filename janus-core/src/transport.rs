@@ -273,6 +273,7 @@ impl Transport {
                 self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
                 self.close();
             }
+            End::ShutDown => self.close(),
             End::SessionTaken => {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
                 self.send_error(ErrorCode::SessionTaken, "another connection has taken over this session");
@@ -482,7 +483,7 @@ impl Transport {
             let resumes =
                 cursor.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
                     let from = first_seq.checked_add(count)?;
-                    Some((first_seq, from, topic.missed_since(from, tick).ok()?))
+                    Some((first_seq, from, topic.missed_since(from, tick)?))
                 });
             let missed = if let Some((first_seq, from, missed)) = resumes {
                 subscription.count_from(first_seq);
@@ -711,7 +712,7 @@ impl Drop for Joining {
     }
 }
 
-fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
+pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
     subscription.end();
     // A topic that is not running looks for ended subscriptions when it starts.
     let _ = topic.actor.cast(Unsubscribe { subscription });

@@ -26,4 +26,4 @@ pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;
 pub(crate) use pass::Pass;
 pub(crate) use senders::SenderPool;
-pub(crate) use slot::{End, Lag, Slot, SlowReason, Subscription, Terms};
+pub(crate) use slot::{End, Slot, SlowReason, Subscription, Terms};

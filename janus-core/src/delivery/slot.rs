@@ -55,6 +55,8 @@ pub(crate) enum End {
     MessagesLost,
     /// Another connection has taken over its session.
     SessionTaken,
+    /// The instance ends; for a subscriber in this process, which has no Transport to tell it.
+    ShutDown,
 }
 
 /// What made a client too slow.

@@ -1,0 +1,420 @@
+//! Subscribers in the same process: numbers, gaps, resuming and history, as an embedder sees them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use janus_core::supervision::State;
+use janus_core::{
+    Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, SlowConsumer, SubscribeError,
+    SubscribeOptions, Subscriber,
+};
+use proptest::prelude::*;
+use tokio::time::timeout;
+
+use crate::support::{DEADLINE, serve, subscribers, topic_actor, until};
+
+async fn next(subscriber: &mut Subscriber) -> Event {
+    timeout(DEADLINE, subscriber.next()).await.expect("something comes").expect("it is not over")
+}
+
+/// The number in the next message, which must be one.
+async fn number(subscriber: &mut Subscriber) -> u64 {
+    match next(subscriber).await {
+        Event::Message(message) => message.parse().expect("a number"),
+        other => panic!("not a message: {other:?}"),
+    }
+}
+
+/// What waits, up to the message with this number.
+async fn up_to(subscriber: &mut Subscriber, last: u64) -> Vec<Result<u64, (u64, u64)>> {
+    let mut events = Vec::new();
+    loop {
+        match next(subscriber).await {
+            Event::Message(message) => {
+                events.push(Ok(message.seq()));
+                if message.seq() == last {
+                    return events;
+                }
+            }
+            Event::Gap { from, to } => events.push(Err((from, to))),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn publish(janus: &Janus, topic: &str, numbers: std::ops::RangeInclusive<u64>) {
+    for number in numbers {
+        janus.publish(topic, &number).await.expect("published");
+    }
+}
+
+/// Waits until everything published on a topic is in the queues of its subscribers.
+async fn handed_out(janus: &Janus, topic: &'static str) {
+    until("everything is handed out", || janus.topic(topic).is_some_and(|topic| topic.in_flight == 0)).await;
+}
+
+fn with_history(history: Namespace) -> Config {
+    Config { namespaces: BTreeMap::from([("kept".to_owned(), history)]), ..Config::default() }
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_every_message_with_its_number_and_all_its_parts() {
+    let (janus, _) = serve(Config::default()).await;
+    let mut subscriber = janus.subscribe("news").unwrap();
+    assert_eq!(subscriber.position().seq, 0);
+    let message = janus_core::Message::new("news", &[1.5]).unwrap().event("greeting").message_id("42");
+    let receipt = janus.publish_message(message).await.unwrap();
+    assert_eq!((receipt.seq, receipt.subscribers), (1, 1));
+    let Event::Message(message) = next(&mut subscriber).await else { panic!("a message") };
+    assert_eq!(message.position, Position { epoch: receipt.epoch, seq: 1 });
+    assert_eq!((message.topic.as_str(), message.event(), message.message_id()), ("news", "\"greeting\"", "\"42\""));
+    assert_eq!((message.data(), message.parse::<Vec<f64>>().unwrap()), ("[1.5]", vec![1.5]));
+    assert_eq!(subscriber.position(), message.position);
+}
+
+#[tokio::test]
+async fn dropping_a_subscriber_ends_its_subscription() {
+    let (janus, _) = serve(Config::default()).await;
+    let subscriber = janus.subscribe("news").unwrap();
+    let mut other = janus.subscribe("news").unwrap();
+    publish(&janus, "news", 1..=1).await;
+    drop(subscriber);
+    until("it has left", || subscribers(&janus, "news") == Some(1)).await;
+    publish(&janus, "news", 2..=2).await;
+    assert_eq!((number(&mut other).await, number(&mut other).await), (1, 2));
+}
+
+#[tokio::test]
+async fn under_drop_oldest_the_newest_stay_and_the_gap_is_told_in_its_place() {
+    let (janus, _) = serve(Config::default()).await;
+    let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropOldest).max_queue_frames(4);
+    let mut subscriber = janus.subscribe_with("news", options).unwrap();
+    publish(&janus, "news", 1..=10).await;
+    handed_out(&janus, "news").await;
+    assert_eq!(up_to(&mut subscriber, 10).await, [Err((1, 6)), Ok(7), Ok(8), Ok(9), Ok(10)]);
+    publish(&janus, "news", 11..=11).await;
+    assert_eq!(number(&mut subscriber).await, 11);
+    assert_eq!(janus.stats().messages_dropped_oldest, 6);
+}
+
+#[tokio::test]
+async fn under_drop_newest_the_oldest_stay_and_the_gap_is_told_in_its_place() {
+    let (janus, _) = serve(Config::default()).await;
+    let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropNewest).max_queue_frames(4);
+    let mut subscriber = janus.subscribe_with("news", options).unwrap();
+    publish(&janus, "news", 1..=10).await;
+    handed_out(&janus, "news").await;
+    assert_eq!((number(&mut subscriber).await, number(&mut subscriber).await), (1, 2));
+    publish(&janus, "news", 11..=12).await;
+    handed_out(&janus, "news").await;
+    assert_eq!(up_to(&mut subscriber, 12).await, [Ok(3), Ok(4), Err((5, 10)), Ok(11), Ok(12)]);
+    assert_eq!(janus.stats().messages_dropped_newest, 6);
+}
+
+#[tokio::test]
+async fn under_conflate_only_the_latest_waits_and_the_gap_is_told() {
+    let (janus, _) = serve(Config::default()).await;
+    let options = SubscribeOptions::default().slow_consumer(SlowConsumer::Conflate).max_queue_frames(4);
+    let mut subscriber = janus.subscribe_with("quotes", options).unwrap();
+    publish(&janus, "quotes", 1..=4).await;
+    handed_out(&janus, "quotes").await;
+    publish(&janus, "quotes", 5..=5).await;
+    handed_out(&janus, "quotes").await;
+    assert_eq!(up_to(&mut subscriber, 5).await, [Err((1, 4)), Ok(5)]);
+    assert_eq!(janus.stats().messages_conflated, 4);
+}
+
+#[tokio::test]
+async fn under_disconnect_a_full_queue_ends_the_subscription_which_can_be_resumed() {
+    let (janus, _) = serve(Config::default()).await;
+    let options = SubscribeOptions::default().max_queue_frames(4);
+    let mut subscriber = janus.subscribe_with("news", options).unwrap();
+    publish(&janus, "news", 1..=1).await;
+    assert_eq!(number(&mut subscriber).await, 1);
+    publish(&janus, "news", 2..=10).await;
+    handed_out(&janus, "news").await;
+    assert_eq!(next(&mut subscriber).await, Event::Closed(Closed::SlowConsumer));
+    assert_eq!(subscriber.next().await, None);
+    let mut again = janus.subscribe_with("news", options.since(subscriber.position())).unwrap();
+    assert_eq!((again.resumption().resumed, again.resumption().missed), (true, 9));
+    assert_eq!(up_to(&mut again, 10).await, (2..=10).map(Ok).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_lagging_subscriber_costs_no_other_anything() {
+    let (janus, _) = serve(Config::default()).await;
+    let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropOldest).max_queue_frames(1);
+    let _stalled = janus.subscribe_with("news", options).unwrap();
+    let mut other = janus.subscribe("news").unwrap();
+    for expected in 1..=2_000 {
+        publish(&janus, "news", expected..=expected).await;
+        assert_eq!(number(&mut other).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_cannot_be_resumed_is_answered_with_what_can() {
+    let (janus, _) = serve(Config { resume_messages: 3, ..Config::default() }).await;
+    let start = janus.subscribe("news").unwrap().position();
+    publish(&janus, "news", 1..=5).await;
+    handed_out(&janus, "news").await;
+    let resume = |position| janus.subscribe_with("news", SubscribeOptions::default().since(position)).unwrap();
+    for (seq, resumed) in [(0, false), (1, false), (2, true), (5, true), (6, false), (u64::MAX, false)] {
+        let resumption = resume(Position { seq, ..start }).resumption();
+        assert_eq!(resumption.resumed, resumed, "since {seq}");
+        assert_eq!(resumption.first_available, Position { seq: 3, ..start }, "since {seq}");
+        assert_eq!(resumption.missed, if resumed { 5 - seq } else { 0 });
+    }
+    let mut other_life = resume(Position { epoch: start.epoch ^ 1, seq: 4 });
+    assert!(!other_life.resumption().resumed);
+    publish(&janus, "news", 6..=6).await;
+    assert_eq!(number(&mut other_life).await, 6, "it goes on live");
+}
+
+#[tokio::test]
+async fn what_a_topic_lost_in_a_cold_restart_is_told_as_a_gap() {
+    let (janus, _) = serve(Config::default()).await;
+    let mut subscriber = janus.subscribe("news").unwrap();
+    publish(&janus, "news", 1..=2).await;
+    assert_eq!((number(&mut subscriber).await, number(&mut subscriber).await), (1, 2));
+    // The third message has its number and is never handed out: each start crashes until the cold one.
+    janus.inject(Fault::TopicStarts(2));
+    janus.inject(Fault::TopicCommit(1));
+    let receipt = janus.publish("news", &3).await;
+    until("the topic is up again", || topic_actor(&janus, "news").is_some_and(|topic| topic.restarts >= 3)).await;
+    let before = receipt.map(|receipt| receipt.epoch);
+    let after = janus.publish("news", &4).await.unwrap();
+    assert_ne!(before, Ok(after.epoch), "it was a cold restart");
+    assert_eq!(next(&mut subscriber).await, Event::Gap { from: 3, to: 3 });
+    let Event::Message(message) = next(&mut subscriber).await else { panic!("a message") };
+    assert_eq!(message.position, Position { epoch: after.epoch, seq: 4 });
+}
+
+#[tokio::test]
+async fn a_subscriber_learns_that_the_instance_has_ended_and_gets_what_was_published_before() {
+    let (janus, _) = serve(Config::default()).await;
+    let mut subscriber = janus.subscribe("news").unwrap();
+    publish(&janus, "news", 1..=3).await;
+    janus.shutdown().await;
+    assert_eq!(up_to(&mut subscriber, 3).await, [Ok(1), Ok(2), Ok(3)]);
+    assert_eq!(next(&mut subscriber).await, Event::Closed(Closed::ShutDown));
+    assert_eq!(subscriber.next().await, None);
+    assert_eq!(janus.subscribe("news").unwrap_err(), SubscribeError::ShuttingDown);
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_allowed_and_a_topic_too_many_are_refused() {
+    let (janus, _) = serve(Config { max_topics: 1, ..Config::default() }).await;
+    assert!(matches!(janus.subscribe(""), Err(SubscribeError::Invalid(_))));
+    let _first = janus.subscribe("first").unwrap();
+    assert_eq!(janus.subscribe("second").unwrap_err(), SubscribeError::TooManyTopics);
+}
+
+#[tokio::test]
+async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_is_on() {
+    let config = with_history(Namespace { history: true, history_messages: 5, ..Namespace::default() });
+    let (janus, _) = serve(config).await;
+    assert_eq!(janus.history("news", None, 10).unwrap_err(), HistoryError::NotKept);
+    let empty = janus.history("kept:a", None, 10).unwrap();
+    assert_eq!((empty.messages.len(), empty.complete, empty.position), (0, true, Position { epoch: 0, seq: 0 }));
+    // Nobody is subscribed; whoever comes later may ask.
+    publish(&janus, "kept:a", 1..=8).await;
+    let seqs = |since: Option<Position>, limit| {
+        let history = janus.history("kept:a", since, limit).unwrap();
+        (history.messages.iter().map(|message| message.parse::<u64>().unwrap()).collect::<Vec<_>>(), history.complete)
+    };
+    let all = janus.history("kept:a", None, 100).unwrap();
+    assert_eq!(all.position.seq, 8);
+    assert_eq!(seqs(None, 100), (vec![4, 5, 6, 7, 8], true));
+    assert_eq!(seqs(None, 2), (vec![7, 8], true));
+    assert_eq!(seqs(Some(Position { seq: 6, ..all.position }), 100), (vec![7, 8], true));
+    assert_eq!(seqs(Some(all.position), 100), (vec![], true));
+    assert_eq!(seqs(Some(Position { seq: 3, ..all.position }), 100), (vec![4, 5, 6, 7, 8], true));
+    assert_eq!(seqs(Some(Position { seq: 2, ..all.position }), 100), (vec![4, 5, 6, 7, 8], false));
+    assert_eq!(seqs(Some(Position { seq: 9, ..all.position }), 100), (vec![], false));
+    assert_eq!(seqs(Some(Position { epoch: 1, seq: 6 }), 100), (vec![4, 5, 6, 7, 8], false));
+    // Subscribing since the position of a history goes on right after it.
+    let mut subscriber = janus.subscribe_with("kept:a", SubscribeOptions::default().since(all.position)).unwrap();
+    assert!(subscriber.resumption().resumed);
+    publish(&janus, "kept:a", 9..=9).await;
+    assert_eq!(number(&mut subscriber).await, 9);
+}
+
+#[tokio::test]
+async fn history_is_limited_by_bytes_and_by_age() {
+    let by_bytes = Namespace { history: true, history_bytes: 1_024, ..Namespace::default() };
+    let by_age = Namespace { history: true, history_age: Duration::from_millis(20), ..Namespace::default() };
+    let namespaces = BTreeMap::from([("bytes".to_owned(), by_bytes), ("age".to_owned(), by_age)]);
+    // A short timeout makes the clock finer; the age is measured in its ticks.
+    let config = Config { namespaces, frame_timeout: Duration::from_millis(20), ..Config::default() };
+    let (janus, _) = serve(Config { resume_age: Duration::from_millis(20), ..config }).await;
+    for _ in 0..20 {
+        janus.publish("bytes:a", &"x".repeat(200)).await.unwrap();
+        janus.publish("age:a", "old").await.unwrap();
+    }
+    let kept = janus.history("bytes:a", None, 100).unwrap().messages;
+    assert!((2..=4).contains(&kept.len()), "{} messages of more than 200 bytes in 1 KiB", kept.len());
+    until("what is old is gone", || janus.history("age:a", None, 100).unwrap().messages.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_topic_with_history_lives_on_unused_for_as_long_as_it_has_any() {
+    let kept = Namespace { history: true, history_age: Duration::from_millis(400), ..Namespace::default() };
+    let config = Config { topic_idle: Duration::from_millis(20), ..with_history(kept) };
+    let (janus, _) = serve(Config { resume_age: Duration::from_millis(20), ..config }).await;
+    publish(&janus, "kept:a", 1..=1).await;
+    drop(janus.subscribe("brief").unwrap());
+    until("an unused topic has ended", || janus.topic("brief").is_none()).await;
+    assert_eq!(janus.history("kept:a", None, 10).unwrap().messages.len(), 1);
+    until("the topic ends with its history", || janus.topic("kept:a").is_none()).await;
+}
+
+/// One thing that happens to a topic or to its one subscriber.
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(u64),
+    Take(u64),
+    /// Drops the subscriber, and resumes from its position, moved by so much, or from one of another epoch.
+    Reconnect {
+        offset: i64,
+        stranger: bool,
+    },
+    Warm,
+    Cold,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..8_u64).prop_map(Step::Publish),
+        3 => (0..10_u64).prop_map(Step::Take),
+        3 => Just(Step::Reconnect { offset: 0, stranger: false }),
+        1 => (-12..12_i64, any::<bool>()).prop_map(|(offset, stranger)| Step::Reconnect { offset, stranger }),
+        1 => Just(Step::Warm),
+        1 => Just(Step::Cold),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = SlowConsumer> {
+    use SlowConsumer::{Conflate, Disconnect, DropNewest, DropOldest};
+    prop::sample::select(vec![Disconnect, DropOldest, DropNewest, Conflate])
+}
+
+/// A subscriber and what a model knows of it: the number that must come next, as a message or as the start of a gap.
+struct Modelled {
+    subscriber: Subscriber,
+    expected: u64,
+}
+
+impl Modelled {
+    fn new(subscriber: Subscriber) -> Self {
+        let expected = subscriber.position().seq + 1;
+        Self { subscriber, expected }
+    }
+
+    /// Takes one event, which must go on exactly where the last one ended; false if the subscription is over.
+    async fn take(&mut self) -> bool {
+        match next(&mut self.subscriber).await {
+            Event::Message(message) => {
+                assert_eq!(message.seq(), self.expected, "a silent hole, or a repeat");
+                self.expected += 1;
+            }
+            Event::Gap { from, to } => {
+                assert_eq!(from, self.expected, "a gap that is not where it should be");
+                assert!(to >= from);
+                self.expected = to + 1;
+            }
+            Event::Closed(Closed::SlowConsumer) => return false,
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(self.subscriber.position().seq + 1, self.expected);
+        true
+    }
+}
+
+async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer) {
+    let (janus, _) = serve(Config { resume_messages: ring, ..Config::default() }).await;
+    let options = SubscribeOptions::default().slow_consumer(policy).max_queue_frames(queue);
+    let mut modelled = Modelled::new(janus.subscribe_with("t", options).unwrap());
+    let mut last = 0;
+    let mut restarts = 0;
+    for step in steps {
+        match step {
+            Step::Publish(count) => {
+                for _ in 0..count {
+                    last = janus.publish("t", &last).await.expect("published").seq;
+                }
+            }
+            Step::Take(count) => {
+                handed_out(&janus, "t").await;
+                for _ in 0..count {
+                    if modelled.expected > last {
+                        break;
+                    }
+                    if !modelled.take().await {
+                        // Cut off: it goes on from where it was, as a program would.
+                        let since = modelled.subscriber.position();
+                        modelled = Modelled::new(janus.subscribe_with("t", options.since(since)).unwrap());
+                        break;
+                    }
+                }
+            }
+            Step::Reconnect { offset, stranger } => {
+                handed_out(&janus, "t").await;
+                let at = modelled.subscriber.position();
+                let epoch = if stranger { !at.epoch } else { at.epoch };
+                let since = Position { epoch, seq: at.seq.saturating_add_signed(offset) };
+                let subscriber = janus.subscribe_with("t", options.since(since)).unwrap();
+                let resumption = subscriber.resumption();
+                let first = resumption.first_available;
+                let possible = since.epoch == first.epoch && (first.seq..=last + 1).contains(&(since.seq + 1));
+                assert_eq!(resumption.resumed, possible, "{since:?} with {resumption:?} and the last number {last}");
+                assert!(first.seq + ring as u64 > last, "more is offered than is kept");
+                let begins_at = if possible { since.seq } else { last };
+                assert_eq!(subscriber.position().seq, begins_at);
+                modelled = Modelled::new(subscriber);
+            }
+            Step::Warm | Step::Cold => {
+                let crashes = if matches!(step, Step::Cold) { 3 } else { 1 };
+                // Beyond five in a minute the topic is quarantined, which is another test's business.
+                for _ in 0..crashes {
+                    if restarts == 5 {
+                        break;
+                    }
+                    // One that is on its way up cannot be told to crash.
+                    let is_up = |restarts| {
+                        topic_actor(&janus, "t")
+                            .is_some_and(|topic| topic.state == State::Running && topic.restarts == restarts)
+                    };
+                    until("the topic runs", || is_up(restarts)).await;
+                    restarts += 1;
+                    janus.inject(Fault::Topic("t".to_owned()));
+                    until("the topic has restarted", || is_up(restarts)).await;
+                }
+            }
+        }
+    }
+    // Everything that was published is accounted for in the end.
+    handed_out(&janus, "t").await;
+    while modelled.expected <= last {
+        if !modelled.take().await {
+            let since = modelled.subscriber.position();
+            modelled = Modelled::new(janus.subscribe_with("t", options.since(since)).unwrap());
+        }
+    }
+    janus.shutdown().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_way_of_losing_and_resuming_leaves_a_silent_hole(
+        steps in prop::collection::vec(step(), 1..40),
+        ring in 0_usize..12,
+        queue in 1_usize..10,
+        policy in policy(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(walk(steps, ring, queue, policy));
+    }
+}
