@@ -29,14 +29,16 @@ use crate::delivery::Slot;
 use crate::shared::{Shared, timestamp};
 use crate::supervision::ActorRef;
 use crate::transport::Transport;
+use crate::turn::yield_now;
 use crate::wire::classic::{self, ErrorCode};
 
 /// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
-/// overflows costs a client a second: the kernel drops its SYN.
-const BURST: usize = 256;
+/// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
+/// this and the next are some 300 µs each.
+const BURST: usize = 64;
 
 /// Connections that are served, which means a Transport and a greeting, before others get their turn.
-const SERVED_PER_TURN: usize = 32;
+const SERVED_PER_TURN: usize = 16;
 
 /// Connections that have been taken and wait to be served; beyond it they wait in the backlog.
 const WAITING: usize = 4_096;
@@ -251,7 +253,7 @@ impl ActorFuture<Acceptor> for Accept {
             self.waiting.shrink_to(SERVED_PER_TURN);
         }
         if more || !self.waiting.is_empty() {
-            cx.waker().wake_by_ref();
+            return yield_now(cx);
         }
         Poll::Pending
     }

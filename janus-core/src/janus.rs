@@ -31,6 +31,7 @@ use crate::supervision::{
 use crate::topic::TopicInfo;
 use crate::topic_manager::TopicManager;
 use crate::transport::CONTROL_TIMEOUT;
+use crate::turn::Turns;
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -68,6 +69,20 @@ fn tree(shared: &Arc<Shared>, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Super
                     let shared = Arc::clone(&shared);
                     async move {
                         heartbeat::run(shared).await;
+                        Ok(())
+                    }
+                }
+            })
+            .shutdown(Shutdown::BrutalKill)
+            .place(home.clone()),
+        )
+        .child(
+            ChildSpec::task("turns", {
+                let shared = Arc::clone(shared);
+                move || {
+                    let shared = Arc::clone(&shared);
+                    async move {
+                        shared.turns.keep().await;
                         Ok(())
                     }
                 }
@@ -228,6 +243,7 @@ fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Sha
             listeners,
             home,
             load: Load::default(),
+            turns: Turns::default(),
             topic_supervisor,
             transport_supervisor,
             draining: AtomicBool::new(false),

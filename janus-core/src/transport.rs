@@ -10,6 +10,7 @@
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 
 use std::cell::RefCell;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +30,7 @@ use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
 use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
-use crate::turn::yield_now;
+use crate::turn::{Ticket, yield_now};
 use crate::wire::TopicName;
 use crate::wire::classic::{self, Command, Decoder, ErrorCode, FrameError};
 
@@ -71,6 +72,8 @@ pub(crate) struct Transport {
 enum Step {
     /// Reading and decoding.
     Reading,
+    /// Waiting for a turn to do what takes long, because many others want to as well.
+    Queueing(Box<Queueing>),
     /// Waiting for the topic to take the subscriber.
     Joining(Box<Asked>),
     /// Waiting for a command that takes longer, or others' help.
@@ -83,6 +86,20 @@ enum Step {
     Closing(Box<Closing>),
     /// Nothing is left to do.
     Over,
+}
+
+struct Queueing {
+    ticket: Option<Ticket>,
+    then: Lengthy,
+}
+
+/// What takes so much longer than to read that it is wanted, that only a few may do it in one turn.
+enum Lengthy {
+    Subscribe(TopicName),
+    /// The client's end of the stream.
+    HalfClosed,
+    /// Reading failed.
+    Lost(io::ErrorKind),
 }
 
 /// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
@@ -202,6 +219,11 @@ impl Transport {
         loop {
             match &mut self.step {
                 Step::Reading => ready!(self.read(cx)),
+                Step::Queueing(queueing) => {
+                    ready!(self.shared.turns.poll_place(&mut queueing.ticket, cx.waker()));
+                    let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };
+                    self.proceed(queueing.then);
+                }
                 Step::Joining(_) => ready!(self.await_topic(cx)),
                 Step::Waiting(command) => {
                     let outcome = ready!(command.as_mut().poll(cx));
@@ -266,7 +288,7 @@ impl Transport {
         SCRATCH.with_borrow_mut(|scratch| {
             while matches!(self.step, Step::Reading) {
                 match ready!(self.slot.poll_read(cx, scratch)) {
-                    Ok(0) => self.half_closed(),
+                    Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
                         let mut input = &scratch[..length];
                         self.process(&mut input);
@@ -278,11 +300,7 @@ impl Transport {
                     }
                     Err(error) => {
                         log::debug!("client {} ({}): {error}", self.slot.id, self.session.peer);
-                        self.step = Step::Over;
-                        self.slot.lost(error.kind());
-                        if let Some(end) = self.slot.take_end() {
-                            self.end(end);
-                        }
+                        self.in_turn(Lengthy::Lost(error.kind()));
                     }
                 }
             }
@@ -306,6 +324,29 @@ impl Transport {
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
     }
 
+    /// Does what takes long, now or when there is a place.
+    fn in_turn(&mut self, what: Lengthy) {
+        if self.shared.turns.take(self.shared.home.pauses()) {
+            self.proceed(what);
+        } else {
+            self.step = Step::Queueing(Box::new(Queueing { ticket: None, then: what }));
+        }
+    }
+
+    fn proceed(&mut self, what: Lengthy) {
+        match what {
+            Lengthy::Subscribe(name) => self.subscribe(name),
+            Lengthy::HalfClosed => self.half_closed(),
+            Lengthy::Lost(kind) => {
+                self.step = Step::Over;
+                self.slot.lost(kind);
+                if let Some(end) = self.slot.take_end() {
+                    self.end(end);
+                }
+            }
+        }
+    }
+
     /// The client will send no more: everything it sent is processed, errors are flushed, then comes our FIN.
     fn half_closed(&mut self) {
         match self.decoder.finish(&self.shared.wire_limits()) {
@@ -321,7 +362,7 @@ impl Transport {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Ping | Command::Pong => {}
-            Command::Subscribe(name) => self.subscribe(name),
+            Command::Subscribe(name) => self.in_turn(Lengthy::Subscribe(name)),
             Command::Unsubscribe(name) => {
                 let left = self.session.with_subscriptions(|subscriptions| {
                     let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
