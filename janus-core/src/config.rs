@@ -25,6 +25,12 @@ pub struct Config {
     /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each; more
     /// are closed at once. Default 1,024.
     pub max_refusals: usize,
+    /// Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in the
+    /// `backlog`. Default 100,000.
+    pub accept_rate: usize,
+    /// Connections of each listener that are accepted and not yet greeted; further ones wait in the `backlog`. Default
+    /// 4,096.
+    pub max_handshakes: usize,
     /// Bytes of one frame from a client, without its terminator. A longer one closes the connection
     /// (`frame_too_large`). Default 64 KiB.
     pub max_frame_bytes: usize,
@@ -85,6 +91,8 @@ impl Default for Config {
             max_frame_bytes: 64 * 1024,
             max_topic_bytes: 255,
             max_topics_per_client: 128,
+            accept_rate: 100_000,
+            max_handshakes: 4_096,
             max_topics: 100_000,
             max_queue_frames: 1_024,
             max_queue_bytes: 1024 * 1024,
@@ -143,6 +151,8 @@ impl Config {
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;
         range("max_topics", self.max_topics, 1..=10_000_000, "1 to 10,000,000")?;
+        range("accept_rate", self.accept_rate, 1..=10_000_000, "1 to 10,000,000")?;
+        range("max_handshakes", self.max_handshakes, 1..=1_000_000, "1 to 1,000,000")?;
         range("max_queue_frames", self.max_queue_frames, 1..=1 << 24, "1 to 16,777,216")?;
         range("max_queue_bytes", self.max_queue_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_inflight_frames", self.max_inflight_frames, 1..=1 << 20, "1 to 1,048,576")?;

@@ -71,6 +71,17 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Count(|s| &mut s.core.max_refusals),
     },
     Setting {
+        name: "accept_rate",
+        doc: "Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in \
+              the `backlog`.",
+        field: Field::Count(|s| &mut s.core.accept_rate),
+    },
+    Setting {
+        name: "max_handshakes",
+        doc: "Connections of each listener that are accepted and not yet greeted; further ones wait in the `backlog`.",
+        field: Field::Count(|s| &mut s.core.max_handshakes),
+    },
+    Setting {
         name: "max_frame_bytes",
         doc: "Bytes of one frame from a client, without its terminator. A longer one closes the connection \
               (`frame_too_large`).",
