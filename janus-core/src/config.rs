@@ -68,6 +68,9 @@ pub struct Config {
     pub topic_quarantine: Duration,
     /// How long a drain, or the close of one connection, may take to deliver what is queued. Default 10 s.
     pub drain_timeout: Duration,
+    /// Over how long a drain closes connections, a few at a time and in no order, so that their clients do not all connect
+    /// somewhere else at once; at most `drain_timeout`, of which it is a part. Zero closes them all at once. Default 5 s.
+    pub drain_period: Duration,
     /// Idle time before TCP keep-alive probes a peer. Default 60 s.
     pub tcp_keepalive: Duration,
     /// How long a client may take nothing of what is sent before the kernel ends the connection, because it is gone or
@@ -88,11 +91,11 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
             max_refusals: 1_024,
+            accept_rate: 100_000,
+            max_handshakes: 4_096,
             max_frame_bytes: 64 * 1024,
             max_topic_bytes: 255,
             max_topics_per_client: 128,
-            accept_rate: 100_000,
-            max_handshakes: 4_096,
             max_topics: 100_000,
             max_queue_frames: 1_024,
             max_queue_bytes: 1024 * 1024,
@@ -107,6 +110,7 @@ impl Default for Config {
             topic_idle: Duration::from_secs(60),
             topic_quarantine: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
+            drain_period: Duration::from_secs(5),
             tcp_keepalive: Duration::from_secs(60),
             tcp_user_timeout: Duration::from_secs(30),
             send_buffer_bytes: 64 * 1024,
@@ -147,12 +151,12 @@ impl Config {
         range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
         range("max_refusals", self.max_refusals, 0..=1_000_000, "0 to 1,000,000")?;
+        range("accept_rate", self.accept_rate, 1..=10_000_000, "1 to 10,000,000")?;
+        range("max_handshakes", self.max_handshakes, 1..=1_000_000, "1 to 1,000,000")?;
         range("max_frame_bytes", self.max_frame_bytes, 64..=16 << 20, "64 bytes to 16 MiB")?;
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;
         range("max_topics", self.max_topics, 1..=10_000_000, "1 to 10,000,000")?;
-        range("accept_rate", self.accept_rate, 1..=10_000_000, "1 to 10,000,000")?;
-        range("max_handshakes", self.max_handshakes, 1..=1_000_000, "1 to 1,000,000")?;
         range("max_queue_frames", self.max_queue_frames, 1..=1 << 24, "1 to 16,777,216")?;
         range("max_queue_bytes", self.max_queue_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_inflight_frames", self.max_inflight_frames, 1..=1 << 20, "1 to 1,048,576")?;
@@ -169,14 +173,22 @@ impl Config {
                 Err(ConfigError { key, value: format!("{value:?}"), expected })
             }
         };
-        let positive = |key, value| up_to(key, value, Duration::from_secs(7 * 86_400), "1 ms to 7 days");
+        let longest = Duration::from_secs(7 * 86_400);
+        let positive = |key, value| up_to(key, value, longest, "1 ms to 7 days");
         positive("frame_timeout", self.frame_timeout)?;
         positive("heartbeat_interval", self.heartbeat_interval)?;
         positive("session_ttl", self.session_ttl)?;
         positive("topic_idle", self.topic_idle)?;
         positive("topic_quarantine", self.topic_quarantine)?;
         positive("drain_timeout", self.drain_timeout)?;
+        let drain_period = |allowed: bool, expected| {
+            let (key, value) = ("drain_period", format!("{:?}", self.drain_period));
+            if allowed { Ok(()) } else { Err(ConfigError { key, value, expected }) }
+        };
+        drain_period(self.drain_period <= longest, "0 s to 7 days, at most drain_timeout")?;
         up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
-        positive("tcp_user_timeout", self.tcp_user_timeout)
+        positive("tcp_user_timeout", self.tcp_user_timeout)?;
+        // Last, because it is about two settings: each of them alone is right.
+        drain_period(self.drain_period <= self.drain_timeout, "at most drain_timeout")
     }
 }

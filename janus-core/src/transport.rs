@@ -271,6 +271,7 @@ impl Transport {
                 self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
                 self.close();
             }
+            End::Draining => self.close(),
         }
     }
 

@@ -170,6 +170,12 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Duration(|s| &mut s.core.drain_timeout),
     },
     Setting {
+        name: "drain_period",
+        doc: "Over how long the end of the server closes connections, a few at a time; a part of `drain_timeout`. `0 s` \
+              closes them all at once.",
+        field: Field::Duration(|s| &mut s.core.drain_period),
+    },
+    Setting {
         name: "tcp_keepalive",
         doc: "Idle time before TCP keep-alive probes a peer.",
         field: Field::Duration(|s| &mut s.core.tcp_keepalive),
@@ -340,7 +346,9 @@ impl Loaded {
             let mut alone = Settings::default();
             setting.assign(&mut alone, value.clone());
             setting.assign(&mut self.settings, value);
-            alone.core.validate().err().is_none_or(|error| error.key != setting.name) && !alone.core.listen.is_empty()
+            // What is wrong only together with another setting is not known before both are.
+            let wrong = alone.core.validate().err().filter(|error| error.key == setting.name);
+            wrong.is_none_or(|error| Some(error.expected) != setting.range()) && !alone.core.listen.is_empty()
         });
         let twice = match setting.field {
             Field::Addresses(field) if accepted => twice(field(&mut self.settings)),

@@ -70,6 +70,8 @@ pub(crate) enum End {
     FrameTimeout,
     /// It would have missed messages of a topic that had to start afresh, without being told.
     MessagesLost,
+    /// The instance ends.
+    Draining,
 }
 
 impl End {
