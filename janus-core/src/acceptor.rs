@@ -35,11 +35,11 @@ use crate::wire::classic::{self, ErrorCode};
 
 /// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
 /// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
-/// this and the next are some 300 µs each.
-const BURST: usize = 64;
+/// this and the next are some 100 µs each.
+const BURST: usize = 32;
 
 /// Connections that are served, which means a Transport and a greeting, before others get their turn.
-const SERVED_PER_TURN: usize = 16;
+const SERVED_PER_TURN: usize = 8;
 
 /// How long to wait for descriptors to become free.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -50,7 +50,7 @@ pub(crate) struct Ticket(u64);
 
 impl Turns {
     /// Places in a turn. Each is some 10 µs of the arbiter's time, and a fan-out to 200 subscribers takes seven turns.
-    const PLACES: usize = 16;
+    const PLACES: usize = 8;
 
     /// Takes a place of this turn, if there is one and nobody waits; `pause` is the number of the arbiter's last pause.
     pub(crate) fn take(&self, pause: u64) -> bool {
