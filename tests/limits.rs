@@ -155,6 +155,36 @@ async fn a_client_beyond_max_connections_is_told_so_and_accepting_goes_on() {
 }
 
 #[tokio::test]
+async fn clients_beyond_accept_rate_wait_in_the_backlog_and_are_all_greeted() {
+    let (janus, addr) = serve(Config { accept_rate: 20, max_handshakes: 1, ..Config::default() }).await;
+    let begun = tokio::time::Instant::now();
+    let mut clients = Vec::new();
+    // Two may come at once, the others are accepted one every 50 ms.
+    for _ in 0..12 {
+        clients.push(Client::connect_silently(addr).await);
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert!(client.json().await["token"].is_string());
+        let earliest = Duration::from_millis(50) * (number as u32).saturating_sub(1);
+        assert!(begun.elapsed() >= earliest, "client {number} came after {:?}", begun.elapsed());
+    }
+    assert_eq!(janus.stats().connections_accepted, 12);
+}
+
+#[tokio::test]
+async fn clients_that_come_at_once_are_all_greeted_however_few_may_wait_for_it() {
+    let (janus, addr) = serve(Config { max_handshakes: 1, ..Config::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(Client::connect_silently(addr).await);
+    }
+    for client in &mut clients {
+        assert!(client.json().await["token"].is_string());
+    }
+    assert_eq!(janus.stats().connections, 300);
+}
+
+#[tokio::test]
 async fn one_topic_too_many_is_refused_and_the_others_stay() {
     let (_janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
@@ -170,7 +200,9 @@ async fn one_topic_too_many_is_refused_and_the_others_stay() {
 
 #[tokio::test]
 async fn a_topic_too_many_on_the_server_is_refused_until_unused_ones_have_ended() {
-    let config = Config { max_topics: 1, topic_idle: Duration::from_millis(100), ..Config::default() };
+    // The session of a client that has gone counts as a use for as long as it can be resumed.
+    let short = Duration::from_millis(100);
+    let config = Config { max_topics: 1, topic_idle: short, session_ttl: short, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut first = Client::connect(addr).await;
     first.subscribe("one").await;

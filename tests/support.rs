@@ -38,7 +38,10 @@ pub(crate) fn own_address() -> SocketAddr {
 /// A server on an address of its own.
 pub(crate) async fn serve(config: Config) -> (Janus, SocketAddr) {
     let _ = env_logger::builder().is_test(true).try_init();
-    let config = Config { listen: vec![own_address()], ..config };
+    // Whoever does not ask for a period does not wait for one.
+    let asked_for = config.drain_period != Config::default().drain_period;
+    let drain_period = if asked_for { config.drain_period } else { Duration::ZERO };
+    let config = Config { listen: vec![own_address()], drain_period, ..config };
     let janus = Janus::builder().config(config).start().await.expect("the server starts");
     let addr = janus.local_addrs()[0];
     (janus, addr)

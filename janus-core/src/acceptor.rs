@@ -3,7 +3,8 @@
 //! The listening socket itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections
 //! that wait in its backlog. The Acceptor only accepts, in bursts, and starts a Transport for each.
 //!
-//! When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile. Beyond
+//! It accepts no faster than `accept_rate`, and no more than `max_handshakes` ahead of the greetings; whoever comes then waits in
+//! the backlog. When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile. Beyond
 //! `max_connections` a client gets an error frame and a close, and accepting goes on.
 
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::client_proxy::Session;
 use crate::config::Config;
@@ -29,17 +30,16 @@ use crate::delivery::Slot;
 use crate::shared::{Shared, timestamp};
 use crate::supervision::ActorRef;
 use crate::transport::Transport;
+use crate::turn::yield_now;
 use crate::wire::classic::{self, ErrorCode};
 
 /// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
-/// overflows costs a client a second: the kernel drops its SYN.
-const BURST: usize = 256;
+/// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
+/// this and the next are some 100 µs each.
+const BURST: usize = 32;
 
 /// Connections that are served, which means a Transport and a greeting, before others get their turn.
-const SERVED_PER_TURN: usize = 32;
-
-/// Connections that have been taken and wait to be served; beyond it they wait in the backlog.
-const WAITING: usize = 4_096;
+const SERVED_PER_TURN: usize = 8;
 
 /// How long to wait for descriptors to become free.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -219,7 +219,8 @@ impl Actor for Acceptor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.socket.take() {
-            ctx.spawn(Accept { listener, waiting: VecDeque::new(), pause: None });
+            let pace = Pace::new(self.shared.config.accept_rate, Instant::now());
+            ctx.spawn(Accept { listener, waiting: VecDeque::new(), pace, pause: None });
         }
     }
 }
@@ -227,8 +228,10 @@ impl Actor for Acceptor {
 /// Accepts for as long as the actor lives.
 struct Accept {
     listener: LentSocket,
-    /// At most [`WAITING`]. They are closed if the Acceptor crashes, as a connection is whose Transport does.
+    /// At most `max_handshakes`. They are closed if the Acceptor crashes, as a connection is whose Transport does.
     waiting: VecDeque<(TcpStream, SocketAddr)>,
+    pace: Pace,
+    /// Until there are descriptors, or the pace allows for another connection.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -251,7 +254,7 @@ impl ActorFuture<Acceptor> for Accept {
             self.waiting.shrink_to(SERVED_PER_TURN);
         }
         if more || !self.waiting.is_empty() {
-            cx.waker().wake_by_ref();
+            return yield_now(cx);
         }
         Poll::Pending
     }
@@ -267,10 +270,18 @@ impl Accept {
             self.pause = None;
         }
         let listener = self.listener.socket.as_ref().expect("it is there until it is dropped");
-        for _ in 0..BURST.min(WAITING - self.waiting.len()) {
+        let now = Instant::now();
+        for _ in 0..BURST.min(acceptor.shared.config.max_handshakes - self.waiting.len()) {
+            if let Err(time) = self.pace.admits(now) {
+                self.pause = Some(paused(tokio::time::sleep_until(time), cx));
+                return false;
+            }
             match listener.poll_accept(cx) {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(connection)) => self.waiting.push_back(connection),
+                Poll::Ready(Ok(connection)) => {
+                    self.pace.count(now);
+                    self.waiting.push_back(connection);
+                }
                 // The peer went away while it waited in the backlog.
                 Poll::Ready(Err(error)) if is_about_one_connection(&error) => {}
                 Poll::Ready(Err(error)) => {
@@ -280,15 +291,49 @@ impl Accept {
                             "cannot accept for now: {error}; trying again every {PAUSE:?} ({pauses} pauses so far)"
                         );
                     }
-                    let mut pause = Box::pin(tokio::time::sleep(PAUSE));
-                    // Registers the task; a sleep that has just begun is not over.
-                    let _ = pause.as_mut().poll(cx);
-                    self.pause = Some(pause);
+                    self.pause = Some(paused(tokio::time::sleep(PAUSE), cx));
                     return false;
                 }
             }
         }
         true
+    }
+}
+
+fn paused(sleep: Sleep, cx: &mut task::Context<'_>) -> Pin<Box<Sleep>> {
+    let mut sleep = Box::pin(sleep);
+    if sleep.as_mut().poll(cx).is_ready() {
+        // It was over before it began.
+        cx.waker().wake_by_ref();
+    }
+    sleep
+}
+
+/// A number of connections per second, of which a tenth may come at once.
+#[derive(Debug)]
+struct Pace {
+    /// From one connection to the next.
+    interval: Duration,
+    /// So much earlier than at regular intervals they may come.
+    ahead: Duration,
+    /// When the next one would come at regular intervals.
+    next: Instant,
+}
+
+impl Pace {
+    fn new(rate: usize, now: Instant) -> Self {
+        let rate = u32::try_from(rate).unwrap_or(u32::MAX).max(1);
+        let interval = Duration::from_secs(1) / rate;
+        Self { interval, ahead: interval * (rate / 10).saturating_sub(1), next: now }
+    }
+
+    /// Whether another connection may come now, or when.
+    fn admits(&self, now: Instant) -> Result<(), Instant> {
+        if self.next <= now + self.ahead { Ok(()) } else { Err(self.next - self.ahead) }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.next = self.next.max(now) + self.interval;
     }
 }
 
@@ -317,5 +362,31 @@ impl Handler<crate::fault::Crash> for Acceptor {
 
     fn handle(&mut self, crash: crate::fault::Crash, _: &mut Context<Self>) {
         crash.now("the Acceptor");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_second_s_connections_may_come_at_once_and_then_the_rate_holds() {
+        for (rate, burst) in [(1, 1), (20, 2), (100_000, 10_000)] {
+            let begun = Instant::now();
+            let mut pace = Pace::new(rate, begun);
+            let (mut now, mut first) = (begun, None);
+            for count in 0..rate + burst {
+                if let Err(time) = pace.admits(now) {
+                    first.get_or_insert(count);
+                    assert!(time > now);
+                    now = time;
+                }
+                assert_eq!(pace.admits(now), Ok(()));
+                pace.count(now);
+            }
+            assert_eq!(first, Some(burst));
+            let error = (now - begun).as_secs_f64() - 1.0;
+            assert!(error.abs() < 1e-3, "the rest took {:?}", now - begun);
+        }
     }
 }

@@ -30,6 +30,12 @@ pub struct Config {
     /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each; more
     /// are closed at once. Default 1,024.
     pub max_refusals: usize,
+    /// Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in the
+    /// `backlog`. Default 100,000.
+    pub accept_rate: usize,
+    /// Connections of each listener that are accepted and not yet greeted; further ones wait in the `backlog`. Default
+    /// 4,096.
+    pub max_handshakes: usize,
     /// Bytes of one frame from a client, without its terminator. A longer one closes the connection
     /// (`frame_too_large`). Default 64 KiB.
     pub max_frame_bytes: usize,
@@ -86,6 +92,9 @@ pub struct Config {
     pub write_timeout: Duration,
     /// The same for a client with a topic under another policy, which may be behind but not dead. Default 60 s.
     pub stall_timeout: Duration,
+    /// Over how long a drain closes connections, a few at a time and in no order, so that their clients do not all connect
+    /// somewhere else at once. It is a part of `drain_timeout`, and cut to it. Zero closes them all at once. Default 5 s.
+    pub drain_period: Duration,
     /// Idle time before TCP keep-alive probes a peer. Default 60 s.
     pub tcp_keepalive: Duration,
     /// How long a client may take nothing of what is sent before the kernel ends the connection, because it is gone or
@@ -110,6 +119,8 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
             max_refusals: 1_024,
+            accept_rate: 100_000,
+            max_handshakes: 4_096,
             max_frame_bytes: 64 * 1024,
             max_topic_bytes: 255,
             max_topics_per_client: 128,
@@ -134,6 +145,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
+            drain_period: Duration::from_secs(5),
             tcp_keepalive: Duration::from_secs(60),
             tcp_user_timeout: Duration::from_secs(30),
             send_buffer_bytes: 64 * 1024,
@@ -231,6 +243,9 @@ impl FromStr for SlowConsumer {
     }
 }
 
+/// The longest time that a setting may be.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
 /// The kernel takes no more.
 const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
@@ -272,6 +287,8 @@ impl Config {
         range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
         range("max_refusals", self.max_refusals, 0..=1_000_000, "0 to 1,000,000")?;
+        range("accept_rate", self.accept_rate, 1..=10_000_000, "1 to 10,000,000")?;
+        range("max_handshakes", self.max_handshakes, 1..=1_000_000, "1 to 1,000,000")?;
         range("max_frame_bytes", self.max_frame_bytes, 64..=16 << 20, "64 bytes to 16 MiB")?;
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;
@@ -299,6 +316,10 @@ impl Config {
         positive("topic_idle", self.topic_idle)?;
         positive("topic_quarantine", self.topic_quarantine)?;
         positive("drain_timeout", self.drain_timeout)?;
+        if self.drain_period > LONGEST {
+            let value = format!("{:?}", self.drain_period);
+            return Err(ConfigError { key: "drain_period".into(), value, expected: "0 s to 7 days" });
+        }
         positive("write_timeout", self.write_timeout)?;
         positive("stall_timeout", self.stall_timeout)?;
         up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
@@ -347,7 +368,7 @@ fn range(
 }
 
 fn positive(key: &'static str, value: Duration) -> Result<(), ConfigError> {
-    up_to(key, value, Duration::from_secs(7 * 86_400), "1 ms to 7 days")
+    up_to(key, value, LONGEST, "1 ms to 7 days")
 }
 
 fn up_to(key: &'static str, value: Duration, longest: Duration, expected: &'static str) -> Result<(), ConfigError> {

@@ -13,12 +13,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::acceptor::{Acceptor, Listener};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::{SenderPool, Terms};
+use crate::drain::drain;
 use crate::heartbeat;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
@@ -33,6 +33,7 @@ use crate::supervision::{
 use crate::topic::{Position, TopicInfo};
 use crate::topic_manager::TopicManager;
 use crate::transport::CONTROL_TIMEOUT;
+use crate::turn::Turns;
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -77,6 +78,20 @@ fn tree(shared: &Arc<Shared>, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Super
             .shutdown(Shutdown::BrutalKill)
             .place(home.clone()),
         )
+        .child(
+            ChildSpec::task("turns", {
+                let shared = Arc::clone(shared);
+                move || {
+                    let shared = Arc::clone(&shared);
+                    async move {
+                        shared.turns.keep().await;
+                        Ok(())
+                    }
+                }
+            })
+            .shutdown(Shutdown::BrutalKill)
+            .place(home.clone()),
+        )
         .child(ChildSpec::dynamic(&shared.transport_supervisor));
     for listener in &shared.listeners {
         let spec = ChildSpec::actor(&listener.acceptor, {
@@ -114,6 +129,8 @@ struct Inner {
     shared: Arc<Shared>,
     root: SupervisorRef,
     control: Place,
+    /// Whoever asks second waits for the drain under way.
+    drained: Arc<tokio::sync::OnceCell<DrainReport>>,
     /// Why the instance was ended from outside its tree.
     verdict: Arc<Mutex<Option<ExitReason>>>,
     /// Behind an async lock, so that whoever shuts down second returns when the first is done, and not before.
@@ -196,7 +213,8 @@ impl Builder {
         let ended = Arc::clone(&shared);
         root.monitor(move |_| ended.close()).detach();
         let threads = tokio::sync::Mutex::new(Some(threads));
-        Ok(Janus { inner: Arc::new(Inner { shared, root, control, verdict, threads }) })
+        let drained = Arc::default();
+        Ok(Janus { inner: Arc::new(Inner { shared, root, control, drained, verdict, threads }) })
     }
 }
 
@@ -236,6 +254,7 @@ fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Sha
             listeners,
             home,
             load: Load::default(),
+            turns: Turns::default(),
             topic_supervisor,
             transport_supervisor,
             draining: AtomicBool::new(false),
@@ -469,13 +488,20 @@ impl Janus {
         self.inner.verdict.lock().clone().unwrap_or(reason)
     }
 
-    /// Drains and ends the instance: no new connections, no new messages; what is queued is delivered, for at most
-    /// `drain_timeout`; then each connection is closed with a FIN, and the tree stops. Afterwards no thread is left.
+    /// Drains and ends the instance: no new connections, no new messages; then connections are closed over
+    /// `drain_period`, a few at a time, each with a FIN after what is queued for it; then the tree stops. It takes at most
+    /// `drain_timeout`, and no longer than there are connections. Afterwards no thread is left.
     ///
-    /// Idempotent. A caller that goes away does not stop the shutdown.
+    /// Any number of callers may wait for it, and all get the same report. A caller that goes away does not stop it.
     pub async fn shutdown(&self) -> DrainReport {
         let (shared, root) = (Arc::clone(&self.inner.shared), self.inner.root.clone());
-        let report = on(&self.inner.control, async move { drain(&shared, &root).await }).await.unwrap_or_default();
+        let drained = Arc::clone(&self.inner.drained);
+        let drained = async move { *drained.get_or_init(|| drain(&shared, &root)).await };
+        // The control thread ends while somebody waits if another has waited for the same drain.
+        let report = match on(&self.inner.control, drained).await {
+            Some(report) => report,
+            None => self.inner.drained.get().copied().unwrap_or_default(),
+        };
         let mut threads = self.inner.threads.lock().await;
         if let Some(threads) = threads.take() {
             let (done, joined) = oneshot::channel();
@@ -577,28 +603,6 @@ pub struct Stats {
     pub accept_pauses: u64,
 }
 
-async fn drain(shared: &Arc<Shared>, root: &SupervisorRef) -> DrainReport {
-    // One deadline for all that follows, however it divides the time.
-    let deadline = shared.close_deadline(shared.config.drain_timeout);
-    *shared.drain_deadline.lock() = Some(deadline);
-    let connections = shared.connections.len();
-    let cut_off = |shared: &Shared| shared.counters.cut_off.load(Ordering::Relaxed);
-    let cut_off_before = cut_off(shared);
-    for listener in &shared.listeners {
-        // It may have ended with the tree already.
-        let _ = root.terminate_child(listener.acceptor.name()).await;
-        listener.close();
-    }
-    shared.draining.store(true, Ordering::Release);
-    // What has been accepted from publishers reaches the subscribers' sockets or queues first.
-    while Instant::now() < deadline && shared.topics.all().iter().any(|topic| !topic.is_idle()) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    shared.transport_supervisor.stop_all().await;
-    root.stop().await;
-    DrainReport { connections, cut_off: (cut_off(shared) - cut_off_before) as usize }
-}
-
 /// Names an actor that hangs, and gives up when it hangs for good: nothing else on its thread can run.
 fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Watchdog {
     // Weak, because this becomes part of a spec of the root's.
@@ -621,6 +625,7 @@ fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitR
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::time::Instant;
 
     use super::*;
 

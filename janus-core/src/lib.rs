@@ -34,7 +34,7 @@
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `client_proxy.rs`: the session, which outlives its connection. `heartbeat.rs`: PINGs and unfinished frames.
-//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
+//! - `drain.rs`: how an instance ends. `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
@@ -49,6 +49,7 @@ mod acceptor;
 mod client_proxy;
 mod config;
 mod delivery;
+mod drain;
 mod fault;
 mod heartbeat;
 #[cfg(feature = "internals")]

@@ -21,6 +21,7 @@ use crate::proxy_mapper::ProxyMapper;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
 use crate::topic::{TopicError, TopicState, topic_of};
 use crate::topic_manager::{Start, TopicManager};
+use crate::turn::Turns;
 use crate::wire::{Timestamp, TopicName, classic};
 
 /// Everything the tree shares; every actor holds one `Arc` of it.
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     /// Where the actors live.
     pub(crate) home: Place,
     pub(crate) load: Load,
+    pub(crate) turns: Turns,
     pub(crate) topic_supervisor: DynamicSupervisor,
     pub(crate) transport_supervisor: DynamicSupervisor,
     /// Set when a drain begins: from then on nobody may publish.

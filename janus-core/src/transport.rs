@@ -10,6 +10,7 @@
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 
 use std::cell::RefCell;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +30,7 @@ use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::{Shared, timestamp};
 use crate::topic::{CatchUp, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
-use crate::turn::yield_now;
+use crate::turn::{Ticket, yield_now};
 use crate::wire::TopicName;
 use crate::wire::classic::{self, Command, Decoder, ErrorCode, FrameError};
 
@@ -73,6 +74,8 @@ pub(crate) struct Transport {
 enum Step {
     /// Reading and decoding.
     Reading,
+    /// Waiting for a turn to do what takes long, because many others want to as well.
+    Queueing(Box<Queueing>),
     /// Waiting for the topic to take the subscriber.
     Joining(Box<Asked>),
     /// Waiting for a command that takes longer, or others' help.
@@ -87,6 +90,22 @@ enum Step {
     Closing(Box<Closing>),
     /// Nothing is left to do.
     Over,
+}
+
+struct Queueing {
+    ticket: Option<Ticket>,
+    then: Lengthy,
+}
+
+/// What takes so much longer than to read that it is wanted, that only a few may do it in one turn.
+enum Lengthy {
+    Subscribe(TopicName),
+    /// The token of a session and what its client has received.
+    Attach(Box<(String, Vec<(TopicName, u64)>)>),
+    /// The client's end of the stream.
+    HalfClosed,
+    /// Reading failed.
+    Lost(io::ErrorKind),
 }
 
 /// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
@@ -218,6 +237,11 @@ impl Transport {
         loop {
             match &mut self.step {
                 Step::Reading => ready!(self.read(cx)),
+                Step::Queueing(queueing) => {
+                    ready!(self.shared.turns.poll_place(&mut queueing.ticket, cx.waker()));
+                    let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };
+                    self.proceed(queueing.then);
+                }
                 Step::Joining(_) => ready!(self.await_topic(cx)),
                 Step::Waiting(command) => {
                     let outcome = ready!(command.as_mut().poll(cx));
@@ -273,7 +297,7 @@ impl Transport {
                 self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
                 self.close();
             }
-            End::ShutDown => self.close(),
+            End::Draining | End::ShutDown => self.close(),
             End::SessionTaken => {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
                 self.send_error(ErrorCode::SessionTaken, "another connection has taken over this session");
@@ -296,7 +320,7 @@ impl Transport {
         SCRATCH.with_borrow_mut(|scratch| {
             while matches!(self.step, Step::Reading) {
                 match ready!(self.slot.poll_read(cx, scratch)) {
-                    Ok(0) => self.half_closed(),
+                    Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
                         let mut input = &scratch[..length];
                         self.process(&mut input);
@@ -308,11 +332,7 @@ impl Transport {
                     }
                     Err(error) => {
                         log::debug!("client {} ({}): {error}", self.slot.id, self.session.peer);
-                        self.step = Step::Over;
-                        self.slot.lost(error.kind());
-                        if let Some(end) = self.slot.take_end() {
-                            self.end(end);
-                        }
+                        self.in_turn(Lengthy::Lost(error.kind()));
                     }
                 }
             }
@@ -336,6 +356,30 @@ impl Transport {
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
     }
 
+    /// Does what takes long, now or when there is a place.
+    fn in_turn(&mut self, what: Lengthy) {
+        if self.shared.turns.take(self.shared.home.pauses()) {
+            self.proceed(what);
+        } else {
+            self.step = Step::Queueing(Box::new(Queueing { ticket: None, then: what }));
+        }
+    }
+
+    fn proceed(&mut self, what: Lengthy) {
+        match what {
+            Lengthy::Subscribe(name) => self.subscribe(name),
+            Lengthy::Attach(session) => self.attach(&session.0, session.1),
+            Lengthy::HalfClosed => self.half_closed(),
+            Lengthy::Lost(kind) => {
+                self.step = Step::Over;
+                self.slot.lost(kind);
+                if let Some(end) = self.slot.take_end() {
+                    self.end(end);
+                }
+            }
+        }
+    }
+
     /// The client will send no more: everything it sent is processed, errors are flushed, then comes our FIN.
     fn half_closed(&mut self) {
         match self.decoder.finish(&self.shared.wire_limits()) {
@@ -353,12 +397,12 @@ impl Transport {
         self.fresh &= matches!(command, Command::Ping | Command::Pong);
         match command {
             Command::Ping | Command::Pong => {}
-            Command::Attach { token, received } if fresh => self.attach(&token, received),
+            Command::Attach { token, received } if fresh => self.in_turn(Lengthy::Attach(Box::new((token, received)))),
             Command::Attach { .. } => {
                 let message = "attach with the first frame of a connection; this one has its own session";
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
-            Command::Subscribe(name) => self.subscribe(name),
+            Command::Subscribe(name) => self.in_turn(Lengthy::Subscribe(name)),
             Command::Unsubscribe(name) => {
                 let left = self.session.with_subscriptions(|subscriptions| {
                     let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;

@@ -35,6 +35,7 @@ pub(crate) fn run(config: Config) -> Result<(), ServeError> {
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {
+    let drain_period = config.drain_period;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     let janus = Janus::builder().config(config).start().await.map_err(|error| match error {
         StartError::Bind { addr, source } => ServeError::Bind { addr, source },
@@ -47,7 +48,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.next() => log::info!("{name}: draining; a second signal ends at once"),
+        name = signals.next() => log::info!("{name}: draining over {drain_period:?}; a second signal ends at once"),
     }
     tokio::select! {
         report = janus.shutdown() => {

@@ -76,6 +76,17 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Count(|s| &mut s.core.max_refusals),
     },
     Setting {
+        name: "accept_rate",
+        doc: "Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in \
+              the `backlog`.",
+        field: Field::Count(|s| &mut s.core.accept_rate),
+    },
+    Setting {
+        name: "max_handshakes",
+        doc: "Connections of each listener that are accepted and not yet greeted; further ones wait in the `backlog`.",
+        field: Field::Count(|s| &mut s.core.max_handshakes),
+    },
+    Setting {
         name: "max_frame_bytes",
         doc: "Bytes of one frame from a client, without its terminator. A longer one closes the connection \
               (`frame_too_large`).",
@@ -215,6 +226,12 @@ pub(crate) static TABLE: &[Setting] = &[
         name: "stall_timeout",
         doc: "The same for a client with a topic under another policy.",
         field: Field::Duration(|s| &mut s.core.stall_timeout),
+    },
+    Setting {
+        name: "drain_period",
+        doc: "Over how long the end of the server closes connections, a few at a time; a part of `drain_timeout`, and cut to it. `0 s` \
+              closes them all at once.",
+        field: Field::Duration(|s| &mut s.core.drain_period),
     },
     Setting {
         name: "tcp_keepalive",

@@ -55,7 +55,9 @@ pub(crate) enum End {
     MessagesLost,
     /// Another connection has taken over its session.
     SessionTaken,
-    /// The instance ends; for a subscriber in this process, which has no Transport to tell it.
+    /// The instance ends, and it is this connection's turn to be closed.
+    Draining,
+    /// The instance has ended; for a subscriber in this process, which has no Transport to tell it.
     ShutDown,
 }
 

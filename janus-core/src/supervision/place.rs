@@ -20,6 +20,12 @@ use super::exit::{ActorId, guarded};
 /// Jobs that may wait for one place. A place this far behind does not answer, which is what it is then reported as.
 const JOBS_MAX: usize = 1 << 16;
 
+/// Sockets that one look at the kernel brings news of, of which there is at least one for each 61 polls.
+///
+/// Tokio's 1,024 would fill the run queue faster than it is worked off: in a storm of thousands of sockets every task waits
+/// behind what the looks before have brought. Of what is left in the kernel nobody here waits for anything.
+const EVENTS_PER_LOOK: usize = 64;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The place does not take jobs: its thread has stopped, or 65,536 jobs wait for it already.
@@ -63,6 +69,7 @@ impl Arbiter {
             let mut builder = Builder::new_current_thread();
             let idle = beat.clone();
             builder.enable_all().on_thread_park(move || idle.pause());
+            builder.max_io_events_per_tick(EVENTS_PER_LOOK);
             let runtime = match builder.build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(error) => {
