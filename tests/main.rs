@@ -15,6 +15,7 @@ mod config;
 mod crashes;
 mod drain;
 mod embed;
+mod hostile;
 mod licences;
 mod limits;
 mod protocol;
