@@ -15,6 +15,7 @@ mod config;
 mod crashes;
 mod drain;
 mod embed;
+mod hostile;
 mod in_process;
 mod licences;
 mod limits;

@@ -2,6 +2,7 @@
 //!
 //! Every wait has a deadline and none is a sleep: a test either sees what it waits for or says what it saw instead.
 
+use std::io;
 use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use janus_core::supervision::Tree;
 use janus_core::{Config, Janus};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -119,6 +120,11 @@ impl Client {
         timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time").expect("sent");
     }
 
+    /// The same for a connection that the server may end meanwhile.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time")
+    }
+
     pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.expect("the write side can be shut down");
     }
@@ -189,6 +195,14 @@ impl Client {
             let answer = self.frame().await;
             assert_eq!(answer, "ACK", "{caller}");
         }
+    }
+
+    /// Waits, without reading, until the connection is reset.
+    pub(crate) async fn lost(&mut self) {
+        timeout(DEADLINE, self.stream.ready(Interest::ERROR))
+            .await
+            .expect("it is reset")
+            .expect("it can be waited for");
     }
 
     /// Waits for the connection to end, and fails if a frame comes first.

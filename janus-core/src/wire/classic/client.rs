@@ -142,7 +142,7 @@ pub enum ServerFrame<'a> {
     },
     /// A frame that this client does not know, without its terminator.
     Unknown(&'a [u8]),
-    /// The server sent more than the limit without ending a frame. Nothing further is decoded: close.
+    /// A frame is longer than the limit. Nothing further is decoded: close.
     TooLarge,
 }
 
@@ -196,15 +196,18 @@ impl ServerDecoder {
             *input = &[];
             return None;
         }
-        let Some(end) = find_terminator(input) else {
-            self.unfinished.extend_from_slice(input);
+        let end = find_terminator(input);
+        // Also for a frame that is whole, or what is too large would depend on how the bytes were cut.
+        if self.unfinished.len() + end.unwrap_or(input.len()) > self.max_frame_bytes {
             *input = &[];
-            if self.unfinished.len() <= self.max_frame_bytes {
-                return None;
-            }
             self.unfinished = Vec::new();
             self.too_large = true;
             return Some(ServerFrame::TooLarge);
+        }
+        let Some(end) = end else {
+            self.unfinished.extend_from_slice(input);
+            *input = &[];
+            return None;
         };
         let piece = &input[..end];
         *input = &input[end + 1..];
@@ -214,6 +217,12 @@ impl ServerDecoder {
         self.unfinished.extend_from_slice(piece);
         self.lent_out = true;
         Some(ServerFrame::parse(&self.unfinished))
+    }
+
+    /// How many bytes of an unfinished frame are kept; never more than the limit.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        if self.lent_out { 0 } else { self.unfinished.len() }
     }
 }
 
@@ -388,6 +397,22 @@ mod tests {
         assert_eq!(whole.len(), 4);
         for size in 1..bytes.len() {
             assert_eq!(read(size), whole, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_too_large_however_its_bytes_were_cut() {
+        for size in 1..12 {
+            let mut decoder = ServerDecoder::with_max_frame_bytes(8);
+            let mut frames = Vec::new();
+            for mut piece in b"12345678\x01123456789\x01ACK\x01".chunks(size) {
+                while let Some(frame) = decoder.decode(&mut piece) {
+                    frames.push(format!("{frame:?}"));
+                }
+                assert!(decoder.buffered() <= 8);
+            }
+            let expected = [ServerFrame::Unknown(b"12345678"), ServerFrame::TooLarge].map(|frame| format!("{frame:?}"));
+            assert_eq!(frames, expected, "in pieces of {size}");
         }
     }
 

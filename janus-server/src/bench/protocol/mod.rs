@@ -221,6 +221,8 @@ const EXCERPT_BYTES: usize = 40;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const DATA: &str = "\"..........................................\\u0001\"";
@@ -333,6 +335,110 @@ mod tests {
             for size in 1..bytes.len() {
                 let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
                 assert_eq!(frames(protocol, &pieces), expected, "{protocol}, in pieces of {size}");
+            }
+        }
+    }
+
+    /// Streams that look like the protocol often enough to reach every part of its decoder, and go wrong in many places.
+    fn streams(protocol: Protocol) -> impl Strategy<Value = Vec<u8>> {
+        let words: &[&[u8]] = match protocol {
+            Protocol::Janus => &[
+                b"ACK\x01",
+                b"PING\x01",
+                b"\x01",
+                b"{\"timestamp\":[1,2,3],",
+                b"\"token\":\"00\"}\x01",
+                b"\"topic\":\"t\",\"event\":\"e\",\"message_id\":\"\",\"data\":",
+                b"\"12345678\"}\x01",
+                b"7}\x01",
+                b"\"error\":{\"code\":\"bad_topic\",\"message\":\"no\"}}\x01",
+            ],
+            Protocol::Redis => &[
+                b"*3\r\n",
+                b"*0\r\n",
+                b"*",
+                b"$7\r\nmessage\r\n",
+                b"$9\r\nsubscribe\r\n",
+                b"$1\r\nt\r\n",
+                b"$",
+                b":1\r\n",
+                b"+PONG\r\n",
+                b"-ERR no\r\n",
+                b"-\r\n",
+                b"33554432\r\n",
+                b"99999999999999999999\r\n",
+                b"\r\n",
+            ],
+            Protocol::Nats => &[
+                b"INFO {}\r\n",
+                b"MSG t 1 3\r\n",
+                b"MSG t 1 33554432\r\n",
+                b"MSG ",
+                b"abc\r\n",
+                b"PING\r\n",
+                b"PONG\r\n",
+                b"+OK\r\n",
+                b"-ERR 'no'\r\n",
+                b"-ERR",
+                b"\r\n",
+            ],
+            Protocol::Mqtt => &[
+                b"\x20\x02\x00\x00",
+                b"\x20\x02\x00\x09",
+                b"\x90\x03\x00\x01\x00",
+                b"\x90\x03\x00\x01\x80",
+                b"\x30\x06\x00\x01tabc",
+                b"\x30\x02\x00\x01",
+                b"\x30",
+                b"\x80\x01",
+                b"\xff\xff\xff\x0f",
+                b"\xd0\x00",
+            ],
+        };
+        let fragment = prop_oneof![
+            9 => proptest::sample::select(words).prop_map(<[u8]>::to_vec),
+            1 => proptest::collection::vec(any::<u8>(), 0..8),
+        ];
+        proptest::collection::vec(fragment, 0..16).prop_map(|fragments| fragments.concat())
+    }
+
+    /// The frames that come out, and whether the stream was understood to its end.
+    fn outcome<'a>(protocol: Protocol, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, bool) {
+        let mut splitter = Splitter::default();
+        let mut frames = Vec::new();
+        for piece in pieces {
+            let each = |frame: Frame<'_>| {
+                frames.push(format!("{frame:?}"));
+                ControlFlow::Continue(())
+            };
+            if splitter.take(protocol, 10, piece, each).is_err() {
+                return (frames, false);
+            }
+        }
+        (frames, true)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived_and_mean_the_same_however_they_are_cut(
+            (protocol, bytes) in proptest::sample::select(&ALL[..]).prop_flat_map(|it| (Just(it), streams(it))),
+            sizes in proptest::collection::vec(1_usize..20, 1..4),
+        ) {
+            let whole = outcome(protocol, std::iter::once(&bytes[..]));
+            let mut rest = &bytes[..];
+            let mut sizes = sizes.into_iter().cycle();
+            let pieces = std::iter::from_fn(|| {
+                let (piece, after) = rest.split_at(sizes.next()?.min(rest.len()));
+                rest = after;
+                (!piece.is_empty()).then_some(piece)
+            });
+            prop_assert_eq!(outcome(protocol, pieces), whole, "{}", protocol);
+        }
+
+        #[test]
+        fn bytes_of_no_protocol_at_all_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            for protocol in ALL {
+                outcome(protocol, bytes.chunks(7));
             }
         }
     }
