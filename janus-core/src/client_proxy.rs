@@ -310,12 +310,14 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::SlowConsumer;
     use crate::delivery::Terms;
 
     fn slot() -> Arc<Slot> {
-        let terms = Terms { max_frames: 1, max_bytes: 1, ledger: Arc::default() };
+        let terms = Terms { max_frames: 1, max_bytes: 1, patience: Duration::ZERO, ledger: Arc::default() };
         Arc::new(Slot::local(1, &Arc::new(terms)))
     }
 

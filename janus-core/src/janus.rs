@@ -244,6 +244,8 @@ fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Sha
             terms: Arc::new(Terms {
                 max_frames: config.max_queue_frames,
                 max_bytes: config.max_queue_bytes,
+                // The heartbeat is to come first, which knows why.
+                patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
                 ledger: Arc::default(),
             }),
             pressure: AtomicU32::new(0),

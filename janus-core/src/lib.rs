@@ -33,7 +33,8 @@
 //! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
-//! - `client_proxy.rs`: the session, which outlives its connection. `heartbeat.rs`: PINGs and unfinished frames.
+//! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
+//! - `subscriber.rs`: subscribers in this process. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
 //! - `drain.rs`: how an instance ends. `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.

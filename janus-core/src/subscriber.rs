@@ -246,7 +246,7 @@ impl Subscriber {
             Arc::new(Terms {
                 max_frames: options.max_queue_frames.unwrap_or(shared.terms.max_frames),
                 max_bytes: options.max_queue_bytes.unwrap_or(shared.terms.max_bytes),
-                ledger: Arc::clone(shared.ledger()),
+                ..(*shared.terms).clone()
             })
         });
         let terms = own_terms.as_ref().unwrap_or(&shared.terms);

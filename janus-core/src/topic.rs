@@ -29,7 +29,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::config::{Config, SlowConsumer};
+use crate::config::Config;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
 use crate::delivery::{Batch, End, OpenBatch, Pass, SenderPool, Subscription};
@@ -99,10 +99,6 @@ impl TopicError {
 pub(crate) struct TopicState {
     pub(crate) name: TopicName,
     pub(crate) actor: ActorRef<Topic>,
-    /// Rises with each topic of an instance.
-    pub(crate) number: u64,
-    /// What happens when the queue of one of its subscribers is full.
-    pub(crate) slow_consumer: SlowConsumer,
     /// What is kept for clients that resume, and as history.
     keep: Keep,
     /// The part of it that is history; nothing where that is off.
@@ -206,8 +202,6 @@ impl TopicState {
         });
         Self {
             actor: ActorRef::new(actor_name(&name, number)),
-            number,
-            slow_consumer: namespace.slow_consumer,
             keep: history.map_or(resume, |history| history.max(resume)),
             history,
             cursors: AtomicUsize::new(0),

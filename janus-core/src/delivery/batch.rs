@@ -66,10 +66,6 @@ impl Batch {
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
-
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
 }
 
 impl Drop for Batch {

@@ -87,6 +87,18 @@ impl Link {
         }
     }
 
+    /// Has the kernel wait for so long until what it has sent is taken, before it ends the connection.
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has the option"))]
+    pub(crate) fn set_user_timeout(&self, time: Duration) {
+        match self {
+            // A socket that is gone needs no time.
+            #[cfg(target_os = "linux")]
+            Self::Tcp(socket) => drop(SockRef::from(socket).set_tcp_user_timeout(Some(time))),
+            #[cfg(not(target_os = "linux"))]
+            Self::Tcp(_) => {}
+        }
+    }
+
     /// Where the client is connected from, while the system knows.
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         match self {

@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{self, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -33,12 +34,14 @@ use crate::config::SlowConsumer;
 use crate::turn::yield_now;
 
 /// What an instance allows each of its clients, and where it keeps the accounts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     /// Frames that may wait for one client.
     pub(crate) max_frames: usize,
     /// Bytes that may wait for one client.
     pub(crate) max_bytes: usize,
+    /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
+    pub(crate) patience: Duration,
     pub(crate) ledger: Arc<Ledger>,
 }
 
@@ -424,6 +427,17 @@ impl Slot {
         self.end_locked(&mut out, end);
     }
 
+    /// Gives the client the time of those with a topic whose policy bears with them.
+    fn bear_with(&self) {
+        let mut out = self.out.lock();
+        if !std::mem::replace(&mut out.patient, true)
+            && let Some(link) = &out.link
+        {
+            // Or the kernel would cut off after `tcp_user_timeout` whom the policy keeps.
+            link.set_user_timeout(self.terms.patience);
+        }
+    }
+
     /// What waits for this client; `None` if it keeps up.
     pub(crate) fn lag(&self) -> Option<Lag> {
         let out = self.out.lock();
@@ -524,7 +538,7 @@ impl Subscription {
     fn new(slot: Arc<Slot>, policy: SlowConsumer, tells: bool) -> Self {
         slot.terms.ledger.add_subscription();
         if policy != SlowConsumer::Disconnect {
-            slot.out.lock().patient = true;
+            slot.bear_with();
         }
         Self {
             slot,
