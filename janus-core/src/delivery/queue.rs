@@ -467,3 +467,216 @@ impl Drop for Queue {
         self.ledger().remove_queued(accounted);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::Slot;
+    use super::super::batch::tests::batch_of;
+    use super::*;
+
+    /// Every frame has ten bytes.
+    const FRAME: &str = "0123456789";
+
+    fn terms(max_frames: usize, max_bytes: usize) -> Arc<Terms> {
+        Arc::new(Terms { max_frames, max_bytes, patience: Duration::ZERO, ledger: Arc::default() })
+    }
+
+    fn subscription(terms: &Arc<Terms>, policy: SlowConsumer, tells: bool) -> Arc<Subscription> {
+        let slot = Arc::new(Slot::local(1, terms));
+        Arc::new(if tells { Subscription::told(slot, policy) } else { Subscription::untold(slot, policy) })
+    }
+
+    fn messages(subscription: &Arc<Subscription>, seqs: Range<u64>) -> Entry {
+        let frames = vec![FRAME; (seqs.end - seqs.start) as usize];
+        Entry::Messages(Messages::new(subscription, &Arc::new(batch_of(&frames, seqs.end)), seqs))
+    }
+
+    /// What waits, as numbers of messages, ranges of gaps and `None` for a frame of no topic.
+    fn waiting(queue: &Queue) -> Vec<Option<(Range<u64>, bool)>> {
+        let show = |entry: &Entry| match entry {
+            Entry::Frame(_) => None,
+            Entry::Messages(messages) => Some((messages.seqs.clone(), true)),
+            Entry::Gap { seqs, .. } => Some((seqs.clone(), false)),
+        };
+        queue.entries.iter().map(show).collect()
+    }
+
+    fn check_sums(queue: &Queue) {
+        assert_eq!(queue.frames, queue.entries.iter().map(Entry::frames).sum::<usize>());
+        assert_eq!(queue.bytes, queue.entries.iter().map(Entry::bytes).sum::<usize>());
+    }
+
+    #[test]
+    fn what_was_written_in_part_stays_the_head_and_whole() {
+        let terms = terms(4, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&subscription, 1..3)).unwrap();
+        queue.admit(messages(&subscription, 3..5)).unwrap();
+        queue.advance(3);
+        assert_eq!(queue.size(), (4, 37));
+        queue.admit(messages(&subscription, 5..6)).unwrap();
+        assert_eq!(waiting(&queue), [Some((1..3, true)), Some((3..4, false)), Some((4..5, true)), Some((5..6, true))]);
+        queue.advance(17);
+        assert_eq!(waiting(&queue), [Some((4..5, true)), Some((5..6, true))], "a gap takes no bytes on the way out");
+        check_sums(&queue);
+    }
+
+    #[test]
+    fn conflation_puts_the_latest_in_the_place_of_the_first_that_waited() {
+        let terms = terms(4, 1_000);
+        let quotes = subscription(&terms, SlowConsumer::Conflate, false);
+        let other = subscription(&terms, SlowConsumer::Disconnect, false);
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&quotes, 1..3)).unwrap();
+        queue.admit(messages(&other, 1..2)).unwrap();
+        queue.admit(messages(&quotes, 3..4)).unwrap();
+        queue.admit(messages(&quotes, 4..6)).unwrap();
+        assert_eq!(waiting(&queue), [Some((5..6, true)), Some((1..2, true))]);
+        assert_eq!(terms.ledger.counts().conflated, 4);
+        assert_eq!(quotes.first_seq(), None, "its client's count leads nowhere");
+        check_sums(&queue);
+    }
+
+    #[test]
+    fn what_belongs_to_no_topic_is_never_dropped_and_ends_a_client_that_leaves_no_room_for_it() {
+        let terms = terms(2, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
+        let mut queue = Queue::new(&terms);
+        let ack = || Entry::Frame(Bytes::from_static(b"ACK\x01"));
+        queue.admit(ack()).unwrap();
+        queue.admit(ack()).unwrap();
+        queue.admit(messages(&subscription, 1..3)).unwrap();
+        assert_eq!(waiting(&queue), [None, None, Some((1..3, false))]);
+        assert!(matches!(queue.admit(ack()), Err(End::SlowConsumer { why: SlowReason::QueueFull, frames: 2, .. })));
+    }
+
+    #[test]
+    fn one_message_that_is_larger_than_the_queue_may_wait_alone() {
+        for policy in
+            [SlowConsumer::Disconnect, SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate]
+        {
+            let terms = terms(4, 5);
+            let subscription = subscription(&terms, policy, true);
+            let mut queue = Queue::new(&terms);
+            queue.admit(messages(&subscription, 1..2)).unwrap();
+            assert_eq!(waiting(&queue), [Some((1..2, true))], "{policy}");
+        }
+    }
+
+    #[test]
+    fn a_stall_is_counted_from_the_last_progress() {
+        let terms = terms(4, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&subscription, 1..3)).unwrap();
+        assert_eq!((queue.watch(10), queue.watch(12)), (0, 2));
+        queue.advance(1);
+        assert_eq!((queue.watch(13), queue.watch(15)), (0, 2));
+        assert_eq!(queue.since(), Some(10));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Admit { whose: usize, frames: u64 },
+        Ack,
+        Write(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3_usize, 1..6_u64).prop_map(|(whose, frames)| Step::Admit { whose, frames }),
+            1 => Just(Step::Ack),
+            3 => (0..60_usize).prop_map(Step::Write),
+        ]
+    }
+
+    fn policy() -> impl Strategy<Value = SlowConsumer> {
+        use SlowConsumer::{Conflate, Disconnect, DropNewest, DropOldest};
+        prop::sample::select(vec![Disconnect, DropOldest, DropNewest, Conflate])
+    }
+
+    proptest! {
+        /// Three subscriptions of any policies share a queue that is written out in pieces of any size.
+        #[test]
+        fn every_number_comes_out_once_and_in_order_as_a_message_or_in_a_gap(
+            policies in prop::array::uniform3(policy()),
+            max_frames in 1_usize..12,
+            max_bytes in 10_usize..100,
+            steps in prop::collection::vec(step(), 1..60),
+        ) {
+            let terms = terms(max_frames, max_bytes);
+            let subscriptions = policies.map(|policy| subscription(&terms, policy, true));
+            let mut queue = Queue::new(&terms);
+            // The number that must come out next, and the next to go in.
+            let mut out = [1_u64; 3];
+            let mut next = [1_u64; 3];
+            let mut acks = 0_i32;
+            let whose = |subscription: &Arc<Subscription>| {
+                subscriptions.iter().position(|other| Arc::ptr_eq(other, subscription)).unwrap()
+            };
+            let mut take = |entry: &Entry, acks: &mut i32| match entry {
+                Entry::Frame(_) => *acks -= 1,
+                Entry::Messages(Messages { subscription, seqs, .. }) | Entry::Gap { subscription, seqs } => {
+                    let whose = whose(subscription);
+                    assert_eq!(seqs.start, out[whose]);
+                    out[whose] = seqs.end;
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Admit { whose, frames } => {
+                        let seqs = next[whose]..next[whose] + frames;
+                        next[whose] = seqs.end;
+                        let is_empty = queue.is_empty();
+                        if let Err(end) = queue.admit(messages(&subscriptions[whose], seqs)) {
+                            prop_assert!(matches!(end, End::SlowConsumer { .. }), "{:?}", end);
+                            prop_assert!(!is_empty, "an empty queue takes anything");
+                            let may_end = matches!(policies[whose], SlowConsumer::Disconnect | SlowConsumer::Conflate);
+                            prop_assert!(may_end, "the policies that drop never end a client");
+                            return Ok(());
+                        }
+                    }
+                    Step::Ack => {
+                        if queue.admit(Entry::Frame(Bytes::from_static(b"ACK\x01"))).is_err() {
+                            return Ok(());
+                        }
+                        acks += 1;
+                    }
+                    Step::Write(bytes) => {
+                        let bytes = bytes.min(queue.bytes);
+                        let before: Vec<Entry> = queue
+                            .entries
+                            .iter()
+                            .map(|entry| match entry {
+                                Entry::Frame(frame) => Entry::Frame(frame.clone()),
+                                Entry::Messages(messages) => Entry::Messages(messages.clone()),
+                                Entry::Gap { subscription, seqs } => {
+                                    Entry::Gap { subscription: Arc::clone(subscription), seqs: seqs.clone() }
+                                }
+                            })
+                            .collect();
+                        queue.advance(bytes);
+                        before[..before.len() - queue.entries.len()].iter().for_each(|entry| take(entry, &mut acks));
+                    }
+                }
+                check_sums(&queue);
+                let alone = queue.entries.iter().filter(|entry| entry.frames() > 0).count() <= 1;
+                prop_assert!(alone || queue.frames <= max_frames && queue.bytes <= max_bytes);
+                // Gaps are joined, or a client that never reads would have one for each message it lost.
+                prop_assert!(queue.entries.len() <= 2 * queue.frames + subscriptions.len());
+            }
+            for entry in &queue.entries {
+                take(entry, &mut acks);
+            }
+            prop_assert_eq!((out, acks), (next, 0));
+            drop(queue);
+            drop(subscriptions);
+            prop_assert_eq!(terms.ledger.bytes(), 0);
+        }
+    }
+}
