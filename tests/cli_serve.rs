@@ -166,3 +166,46 @@ fn accepting_pauses_when_descriptors_run_out_and_goes_on_when_there_are_some() {
         client.read_exact(&mut greeting).unwrap();
     }
 }
+
+#[test]
+fn no_token_is_ever_logged() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--log", "trace"]);
+    let address = address(&server);
+    let greet = || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let mut greeting = Vec::new();
+        while !greeting.ends_with(b"\x01") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            greeting.push(byte[0]);
+        }
+        let greeting = text(&greeting);
+        let token = greeting.split('"').rev().nth(1).unwrap().to_owned();
+        assert_eq!(token.len(), 32, "{greeting}");
+        (stream, token)
+    };
+    let (mut first, token) = greet();
+    first.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").unwrap();
+    let (mut second, own) = greet();
+    let attach = janus_core::wire::classic::client::attach(&token, [("news", 0)]);
+    second.write_all(&attach).unwrap();
+    let mut answers = Vec::new();
+    // Closed, because the session has been taken.
+    first.read_to_end(&mut answers).unwrap();
+    assert!(text(&answers).contains("session_taken"));
+    // Refused, because it is not the first frame.
+    second.write_all(&attach).unwrap();
+    server.signal("TERM");
+    drop(second);
+    let mut lines = String::new();
+    loop {
+        let line = server.error_line("");
+        let is_last = line.contains("drained");
+        lines += &line;
+        if is_last {
+            break;
+        }
+    }
+    assert!(lines.contains("session"), "something is logged of it: {lines}");
+    assert!(!lines.contains(&token) && !lines.contains(&own), "{lines}");
+}

@@ -1,5 +1,8 @@
 //! `janus-server subscribe`: one line for each message, and an honest end.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+
 use crate::cli_fake_server::{FakeServer, Fault};
 use crate::cli_run::{Running, assert_exit, janus, text};
 
@@ -57,5 +60,87 @@ fn a_reader_that_has_seen_enough_ends_it_with_success() {
         subscriber.has_ended()
     });
     assert!(ended);
+    assert_eq!(subscriber.wait().code(), Some(0));
+}
+
+/// Plays the server of one connection: reads `expected`, then writes `answer` and closes.
+fn converse(listener: &TcpListener, expected: &str, answer: &str) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut received = vec![0; expected.len()];
+    stream.read_exact(&mut received).unwrap();
+    assert_eq!(text(&received), expected);
+    stream.write_all(answer.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    // Until the client has closed, or its unread answer would be lost to a reset.
+    let _ = stream.read_to_end(&mut received);
+}
+
+#[test]
+fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let subscriber = Running::start(&["subscribe", "a", "b", "--from", &address, "--reconnect", "--count", "4"]);
+    let message = |topic: &str, data: u32| {
+        format!("{{\"timestamp\":[1,2,3],\"topic\":\"{topic}\",\"event\":1,\"message_id\":2,\"data\":{data}}}\x01")
+    };
+    let attached = |a: &str, b: &str, token: &str| {
+        format!("{{\"timestamp\":[1,2,3],\"attached\":{{\"a\":{a},\"b\":{b}}},\"token\":\"{token}\"}}\x01")
+    };
+    let (preamble, resumed, lost) = ("<regular-socket/>\0", "{\"resumed\":true,\"missed\":1}", "{\"resumed\":false}");
+    let attach = |token: &str, a: u32, b: u32| {
+        let received = format!("{{\"a\":{a},\"b\":{b}}}");
+        format!("{preamble}{{\"action\":\"attach\",\"data\":{{\"token\":\"{token}\",\"received\":{received}}}}}\0")
+    };
+    let subscribe = "{\"action\":\"subscribe\",\"data\":\"a\"}\0{\"action\":\"subscribe\",\"data\":\"b\"}\0";
+    // A message may come between two ACKs.
+    let greeting = "{\"timestamp\":[1,2,3],\"token\":\"first\"}\x01";
+    let answer = format!("{greeting}ACK\x01{}ACK\x01{}", message("a", 1), message("a", 2));
+    converse(&listener, &format!("{preamble}{subscribe}"), &answer);
+    subscriber.error_line("subscribed");
+    subscriber.error_line("the server closed the connection; coming back");
+    // A server that is full for now is no reason to give up.
+    let full = "{\"timestamp\":[1,2,3],\"error\":{\"code\":\"too_many_connections\",\"message\":\"later\"}}\x01";
+    converse(&listener, &attach("first", 2, 0), full);
+    subscriber.error_line("too_many_connections");
+    converse(&listener, &attach("first", 2, 0), &(attached(resumed, lost, "second") + &message("a", 3)));
+    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("messages of b in between are lost");
+    converse(&listener, &attach("second", 3, 0), &(attached(lost, resumed, "second") + &message("b", 4)));
+    assert_eq!(subscriber.wait().code(), Some(0));
+}
+
+#[test]
+fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
+    let server = Running::start(&["--listen", "127.0.0.1:0"]);
+    let line = server.error_line("listening on ");
+    let address = line.rsplit(' ').next().unwrap();
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let by_proxy = proxy.local_addr().unwrap().to_string();
+    let subscriber = Running::start(&["subscribe", "a", "--from", &by_proxy, "--reconnect", "--count", "3"]);
+    let publish = |data: &str| assert_exit(&janus(&["publish", "a", data, "--to", address]).output().unwrap(), 0);
+    let join = || {
+        let (client, _) = proxy.accept().unwrap();
+        let server = TcpStream::connect(address).unwrap();
+        for (mut from, mut to) in
+            [(&client, &server), (&server, &client)].map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap()))
+        {
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        }
+        [client, server]
+    };
+    let connection = join();
+    subscriber.error_line("subscribed");
+    publish("1");
+    assert!(subscriber.line().ends_with("\"data\":1}"));
+    for end in connection {
+        end.shutdown(Shutdown::Both).unwrap();
+    }
+    subscriber.error_line("coming back");
+    publish("2");
+    let _connection = join();
+    subscriber.error_line("1 missed messages of a");
+    publish("3");
+    assert!(subscriber.line().ends_with("\"data\":2}"));
+    assert!(subscriber.line().ends_with("\"data\":3}"));
     assert_eq!(subscriber.wait().code(), Some(0));
 }

@@ -120,6 +120,9 @@ pub(crate) struct Subscribe {
     /// End after this many messages.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    /// Come back to the session when the connection is lost, get what was missed meanwhile, and say if something was lost.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
     /// How long connecting, and the server's acknowledgement, may take.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,
