@@ -17,6 +17,7 @@ mod drain;
 mod embed;
 mod licences;
 mod limits;
+mod memory;
 mod protocol;
 mod resume;
 mod slow;

@@ -371,6 +371,8 @@ impl Janus {
             sessions,
             detached_sessions,
             topics: shared.topics.len(),
+            memory_used: shared.memory_used(),
+            memory_budget: shared.config.memory_budget_bytes,
             connections_accepted: count(&shared.counters.connections_accepted),
             connections_refused: count(&shared.counters.connections_refused),
             slow_consumers: drops.queue_full + drops.stalled + drops.out_of_memory,
@@ -491,7 +493,7 @@ pub struct DrainReport {
     pub cut_off: usize,
 }
 
-/// What an instance is doing (the first four) and has done since its start.
+/// What an instance is doing (the first six) and has done since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stats {
     /// Clients connected now.
@@ -502,6 +504,10 @@ pub struct Stats {
     pub detached_sessions: usize,
     /// Topics that exist now.
     pub topics: usize,
+    /// Bytes that messages, queues, sessions, connections and topics take now, by the server's own account.
+    pub memory_used: usize,
+    /// The setting `memory_budget_bytes`, which they are held against; 0 if there is no budget.
+    pub memory_budget: usize,
     /// Connections accepted and served.
     pub connections_accepted: u64,
     /// Connections refused because `max_connections` were open.

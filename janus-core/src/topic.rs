@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::config::{Config, SlowConsumer};
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
-use crate::delivery::{Batch, OpenBatch, Pass, SenderPool, Subscription};
+use crate::delivery::{Batch, Ledger, OpenBatch, Pass, SenderPool, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::ring::{Keep, Ring};
 use crate::shared::{Clock, Shared, timestamp};
@@ -110,11 +110,13 @@ pub(crate) struct TopicState {
     /// Cursors of detached sessions that point here, which keep it from ending as unused: its numbers are what they
     /// resume by.
     cursors: AtomicUsize,
+    ledger: Arc<Ledger>,
     core: Mutex<Core>,
 }
 
 /// Invariants: `batches` and then `open` hold the frames `next_seq - frames .. next_seq` without a hole; `subscribers[i].index
-/// == i`; `pass` carries the front of `batches`; `inflight_*` count `inbox`, `batches` and `open` together.
+/// == i`; `pass` carries the front of `batches`; `inflight_*` count `inbox`, `batches` and `open` together; the ledger knows of
+/// `accounted` bytes, which are those of `inbox` and the `numbered` ones.
 #[derive(Debug)]
 struct Core {
     life: Life,
@@ -128,6 +130,9 @@ struct Core {
     pass: Option<Arc<Pass>>,
     inflight_frames: usize,
     inflight_bytes: usize,
+    accounted: usize,
+    /// The part of it that has left the inbox and is accounted for as frames once `open` is sealed.
+    numbered: usize,
     subscribers: Arc<Vec<Arc<Subscription>>>,
     joining: Vec<Arc<Subscription>>,
     leaving: Vec<Arc<Subscription>>,
@@ -186,16 +191,16 @@ const PORTION_BYTES: usize = 64 * 1024;
 
 impl TopicState {
     pub(crate) fn new(name: TopicName, number: u64, shared: &Shared) -> Self {
-        Self::with_config(name, number, &shared.config, &shared.clock)
+        Self::with_config(name, number, &shared.config, &shared.clock, shared.ledger())
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(name: TopicName) -> Self {
         let config = Config::default();
-        Self::with_config(name, 1, &config, &Clock::for_config(&config))
+        Self::with_config(name, 1, &config, &Clock::for_config(&config), &Arc::default())
     }
 
-    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock) -> Self {
+    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock, ledger: &Arc<Ledger>) -> Self {
         let namespace = config.namespace(name.as_str());
         let resume =
             Keep { messages: config.resume_messages, bytes: config.resume_bytes, age: clock.ticks(config.resume_age) };
@@ -211,6 +216,7 @@ impl TopicState {
             keep: history.map_or(resume, |history| history.max(resume)),
             history,
             cursors: AtomicUsize::new(0),
+            ledger: Arc::clone(ledger),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
@@ -223,6 +229,8 @@ impl TopicState {
                 pass: None,
                 inflight_frames: 0,
                 inflight_bytes: 0,
+                accounted: 0,
+                numbered: 0,
                 subscribers: Arc::default(),
                 joining: Vec::new(),
                 leaving: Vec::new(),
@@ -262,6 +270,8 @@ impl TopicState {
         }
         core.inflight_frames += 1;
         core.inflight_bytes += bytes;
+        core.accounted += pending.accounted_bytes();
+        self.ledger.add_waiting(pending.accounted_bytes());
         core.inbox.push_back(pending);
         let notify = !std::mem::replace(&mut core.notified, true);
         drop(core);
@@ -329,7 +339,9 @@ impl TopicState {
         let (inbox, waiting, pass) = {
             let mut core = self.core.lock();
             core.change_life(life);
-            (core.take_inbox(), std::mem::take(&mut core.waiting), core.pass.clone())
+            let inbox = core.take_inbox();
+            core.account_afresh(&self.ledger);
+            (inbox, std::mem::take(&mut core.waiting), core.pass.clone())
         };
         if let Some(pass) = pass {
             // What made the topic's actor panic again and again must not go on to the senders, whose crashes end the
@@ -366,6 +378,7 @@ impl TopicState {
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>()
             + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
             + core.open.committed_len();
+        core.account_afresh(&self.ledger);
         let waiting = std::mem::take(&mut core.waiting);
         let consistent = core.ring.is_consistent()
             && core.ring.end() == core.next_seq - core.open.frames() as u64
@@ -392,6 +405,7 @@ impl TopicState {
         core.ring.clear(core.next_seq);
         core.inflight_frames = core.inbox.len();
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum();
+        core.account_afresh(&self.ledger);
         core.sweep = true;
         core.apply_changes();
         for subscription in core.subscribers.iter() {
@@ -481,10 +495,12 @@ impl TopicState {
     /// Notes that a detached session refers to this topic, or does no longer.
     pub(crate) fn add_cursor(&self) {
         self.cursors.fetch_add(1, Ordering::Relaxed);
+        self.ledger.add_cursor();
     }
 
     pub(crate) fn remove_cursor(&self) {
         self.cursors.fetch_sub(1, Ordering::Relaxed);
+        self.ledger.remove_cursor();
     }
 
     /// Lets go of messages that are too old, or more than `pressure` allows; how many that were.
@@ -529,6 +545,9 @@ impl TopicState {
             let batch = Arc::new(core.open.seal(core.next_seq, core.epoch, tick, shared.ledger()));
             core.ring.push(&batch, &self.keep.under_pressure(shared.pressure()));
             core.batches.push_back(batch);
+            let numbered = std::mem::take(&mut core.numbered);
+            core.accounted -= numbered;
+            self.ledger.remove_waiting(numbered);
         }
     }
 
@@ -549,6 +568,7 @@ impl TopicState {
             // them get identical bytes.
             let head = classic::MessageHead::new(&timestamp());
             while let Some(pending) = core.inbox.pop_front() {
+                core.numbered += pending.accounted_bytes();
                 let Pending { publication, reply } = pending;
                 head.encode_message(core.open.buffer(), &publication);
                 let length = core.open.commit();
@@ -630,6 +650,13 @@ impl TopicState {
     }
 }
 
+/// However it ends, with whatever still in its inbox.
+impl Drop for TopicState {
+    fn drop(&mut self) {
+        self.ledger.remove_waiting(self.core.get_mut().accounted);
+    }
+}
+
 /// What a topic's actor has to do next.
 enum Next {
     /// Number and encode what is in the inbox.
@@ -700,6 +727,15 @@ impl Core {
         self.inflight_frames -= self.inbox.len();
         self.inflight_bytes -= self.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>();
         std::mem::take(&mut self.inbox)
+    }
+
+    /// Tells the ledger what waits now. A message that a crash took along is in neither place.
+    fn account_afresh(&mut self, ledger: &Ledger) {
+        let before = self.accounted;
+        self.numbered = self.open.committed_len();
+        self.accounted = self.numbered + self.inbox.iter().map(Pending::accounted_bytes).sum::<usize>();
+        ledger.add_waiting(self.accounted);
+        ledger.remove_waiting(before);
     }
 
     /// The number of the first message that has neither been handed out nor is about to be by the pass under way.

@@ -66,6 +66,8 @@ pub(crate) struct Transport {
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
     /// what a connection costs is what it costs 19,000 times.
     rest: Option<Box<Bytes>>,
+    /// Bytes from the client that the ledger knows of.
+    accounted: u32,
     step: Step,
 }
 
@@ -139,6 +141,7 @@ impl Transport {
             fresh: true,
             published: None,
             rest: None,
+            accounted: 0,
             step: Step::Reading,
         }
     }
@@ -230,6 +233,26 @@ impl Transport {
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
                 Step::Over => return Poll::Ready(()),
             }
+        }
+    }
+
+    /// Tells the ledger what is kept of what the client has sent.
+    fn account(&mut self) {
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
+        let offered = match &self.step {
+            Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
+            _ => 0,
+        };
+        self.account_for(self.decoder.buffered() + rest + offered);
+    }
+
+    fn account_for(&mut self, kept: usize) {
+        // It is a few times the longest frame at most.
+        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
+        if kept != self.accounted {
+            self.shared.ledger().add_received(kept as usize);
+            self.shared.ledger().remove_received(self.accounted as usize);
+            self.accounted = kept;
         }
     }
 
@@ -738,6 +761,7 @@ impl Actor for Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
+        self.account_for(0);
         self.shared.connections.remove(&self.slot);
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
@@ -757,7 +781,9 @@ impl ActorFuture<Transport> for Connection {
         ctx: &mut Context<Transport>,
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
-        ready!(transport.run(cx));
+        let run = transport.run(cx);
+        transport.account();
+        ready!(run);
         ctx.stop();
         Poll::Ready(())
     }
