@@ -132,3 +132,22 @@ async fn what_a_topic_refuses_as_it_goes_out_of_service_is_given_back() {
     // Not even the one that has a number: the topic started afresh before it was given up.
     until("none of them is left", || used(&janus) < before + message.len()).await;
 }
+
+#[tokio::test]
+async fn a_topic_that_nobody_uses_forgets_what_is_too_old() {
+    let config = Config {
+        resume_age: Duration::from_millis(100),
+        write_timeout: Duration::from_millis(400),
+        ..Config::default()
+    };
+    let (janus, addr) = serve(config).await;
+    let mut client = Client::connect(addr).await;
+    subscribe_all(&mut client, &topics(100)).await;
+    let before = used(&janus);
+    let padding = "x".repeat(1_000);
+    for topic in topics(100) {
+        janus.publish(&topic, &padding).await.unwrap();
+        client.frame().await;
+    }
+    until("its messages are gone", || used(&janus) == before).await;
+}

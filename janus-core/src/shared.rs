@@ -3,7 +3,8 @@
 //! No actor owns a table. Each table plays the part of an ETS table with an heir: whoever crashes, its successor finds
 //! it as it was. Nothing here is global; two instances in one process do not see each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -187,8 +188,16 @@ impl Load {
 /// Topics by name: the truth that the TopicManager works on.
 #[derive(Debug, Default)]
 pub(crate) struct TopicTable {
-    topics: Mutex<HashMap<TopicName, Arc<TopicState>>>,
+    topics: Mutex<Topics>,
     last_number: AtomicU64,
+}
+
+/// Invariant: both hold the same topics.
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<TopicName, Arc<TopicState>>,
+    /// An order in which they can be gone through a portion at a time, while others come and go.
+    by_number: BTreeMap<u64, Arc<TopicState>>,
 }
 
 impl TopicTable {
@@ -198,27 +207,39 @@ impl TopicTable {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
-        self.topics.lock().get(name).cloned()
+        self.topics.lock().by_name.get(name).cloned()
     }
 
     pub(crate) fn insert(&self, topic: Arc<TopicState>) {
-        self.topics.lock().insert(topic.name.clone(), topic);
+        let mut topics = self.topics.lock();
+        topics.by_number.insert(topic.number, Arc::clone(&topic));
+        if let Some(earlier) = topics.by_name.insert(topic.name.clone(), topic) {
+            topics.by_number.remove(&earlier.number);
+        }
     }
 
     /// Removes this very topic; one that has taken its name since stays.
     pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
         let mut topics = self.topics.lock();
-        if topics.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
-            topics.remove(topic.name.as_ref());
+        if topics.by_name.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
+            topics.by_name.remove(topic.name.as_ref());
+            topics.by_number.remove(&topic.number);
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.topics.lock().len()
+        self.topics.lock().by_name.len()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
-        self.topics.lock().values().cloned().collect()
+        self.topics.lock().by_name.values().cloned().collect()
+    }
+
+    /// At most `count` topics, those with the lowest numbers above `after`.
+    pub(crate) fn portion(&self, after: u64, count: usize) -> Vec<Arc<TopicState>> {
+        let topics = self.topics.lock();
+        let rest = topics.by_number.range((Bound::Excluded(after), Bound::Unbounded));
+        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 }
 
