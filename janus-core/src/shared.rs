@@ -67,6 +67,12 @@ impl Shared {
             + self.topics.len() * TOPIC_BYTES
     }
 
+    /// Whether so many per cent of the memory budget are used; never without a budget.
+    pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
+        let budget = self.config.memory_budget_bytes;
+        budget > 0 && self.memory_used() >= budget / 100 * percent
+    }
+
     /// By how much topics must keep less than they may, in powers of two.
     pub(crate) fn pressure(&self) -> u32 {
         self.pressure.load(Ordering::Relaxed)
@@ -308,6 +314,11 @@ impl ConnectionTable {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) connections_refused: AtomicU64,
+    /// Of those, the ones for which there was no memory.
+    pub(crate) connections_refused_for_memory: AtomicU64,
+    /// Messages that topics did not keep for as long as they may, because memory was short.
+    pub(crate) messages_trimmed: AtomicU64,
+    pub(crate) sessions_ended_for_memory: AtomicU64,
     pub(crate) connections_accepted: AtomicU64,
     pub(crate) frames_timed_out: AtomicU64,
     pub(crate) frames_refused: AtomicU64,

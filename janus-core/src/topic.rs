@@ -503,9 +503,11 @@ impl TopicState {
         self.ledger.remove_cursor();
     }
 
-    /// Lets go of messages that are too old, or more than `pressure` allows; how many that were.
+    /// Lets go of messages that are too old, and of those that are more than `pressure` allows; how many the latter were.
     pub(crate) fn trim(&self, tick: u32, pressure: u32) -> usize {
-        self.core.lock().ring.trim(&self.keep.under_pressure(pressure), tick)
+        let ring = &mut self.core.lock().ring;
+        ring.trim(&self.keep, tick);
+        ring.trim(&self.keep.under_pressure(pressure), tick)
     }
 
     pub(crate) fn keeps_history(&self) -> bool {
@@ -543,7 +545,11 @@ impl TopicState {
         if core.open.frames() > 0 {
             let tick = shared.clock.tick();
             let batch = Arc::new(core.open.seal(core.next_seq, core.epoch, tick, shared.ledger()));
-            core.ring.push(&batch, &self.keep.under_pressure(shared.pressure()));
+            core.ring.push(&batch, &self.keep);
+            if shared.pressure() > 0 {
+                let trimmed = core.ring.trim(&self.keep.under_pressure(shared.pressure()), tick);
+                shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
+            }
             core.batches.push_back(batch);
             let numbered = std::mem::take(&mut core.numbered);
             core.accounted -= numbered;
