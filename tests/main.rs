@@ -19,6 +19,7 @@ mod hostile;
 mod in_process;
 mod licences;
 mod limits;
+mod memory;
 mod protocol;
 mod resume;
 mod slow;

@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep};
 use crate::client_proxy::Session;
 use crate::config::Config;
 use crate::delivery::Slot;
+use crate::memory;
 use crate::shared::{Shared, timestamp};
 use crate::supervision::ActorRef;
 use crate::transport::Transport;
@@ -45,6 +46,7 @@ const SERVED_PER_TURN: usize = 8;
 const PAUSE: Duration = Duration::from_millis(100);
 
 const SERVER_FULL: &str = "the server is full; try again later";
+const SERVER_OVERLOADED: &str = "the server is short of memory; try again later";
 
 /// A listening socket and the Acceptor that works on it.
 #[derive(Debug)]
@@ -163,7 +165,11 @@ impl Acceptor {
             log::debug!("{peer}: {error}");
         }
         if shared.connections.len() >= shared.config.max_connections {
-            return self.refuse(stream, peer);
+            return self.refuse(stream, peer, ErrorCode::TooManyConnections, SERVER_FULL);
+        }
+        if shared.memory_is_at(memory::REFUSE) {
+            shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
+            return self.refuse(stream, peer, ErrorCode::ServerOverloaded, SERVER_OVERLOADED);
         }
         let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), stream, &shared.terms));
         let session = Arc::new(Session::new(peer, &slot));
@@ -181,13 +187,13 @@ impl Acceptor {
         }
     }
 
-    /// Tells a client that the server is full. It takes no place from those that are served.
-    fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
+    /// Tells a client why it is not served. It takes no place from those that are.
+    fn refuse(&self, stream: TcpStream, peer: SocketAddr, code: ErrorCode, message: &str) {
         let shared = &self.shared;
         let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
         // One line for a burst of refusals, not one each.
         if refused.is_power_of_two() {
-            log::warn!("{peer}: refused, max_connections clients are connected ({refused} refused so far)");
+            log::warn!("{peer}: refused with {code} ({refused} refused so far)");
         }
         // Never listed: it only says who is refused.
         let slot = Arc::new(Slot::new(shared.connections.next_id(), None, stream, &shared.terms));
@@ -197,7 +203,7 @@ impl Acceptor {
             let started = shared.transport_supervisor.start_here(|_| {
                 begun = true;
                 let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, false);
-                transport.refuse(ErrorCode::TooManyConnections, SERVER_FULL)
+                transport.refuse(code, message)
             });
             if started.is_ok() {
                 return;
@@ -209,7 +215,7 @@ impl Acceptor {
         }
         // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
         let mut frame = BytesMut::new();
-        classic::encode_error(&mut frame, &timestamp(), ErrorCode::TooManyConnections, SERVER_FULL);
+        classic::encode_error(&mut frame, &timestamp(), code, message);
         slot.send(frame.freeze());
     }
 }

@@ -20,6 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::delivery::{SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
+use crate::memory;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
@@ -91,8 +92,19 @@ fn tree(shared: &Arc<Shared>, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Super
             })
             .shutdown(Shutdown::BrutalKill)
             .place(home.clone()),
-        )
-        .child(ChildSpec::dynamic(&shared.transport_supervisor));
+        );
+    if shared.config.memory_budget_bytes > 0 {
+        let keeper = Arc::clone(shared);
+        let keeper = ChildSpec::task("memory_keeper", move || {
+            let shared = Arc::clone(&keeper);
+            async move {
+                memory::run(shared).await;
+                Ok(())
+            }
+        });
+        root = root.child(keeper.shutdown(Shutdown::BrutalKill).place(home.clone()));
+    }
+    root = root.child(ChildSpec::dynamic(&shared.transport_supervisor));
     for listener in &shared.listeners {
         let spec = ChildSpec::actor(&listener.acceptor, {
             let (shared, listener) = (Arc::clone(shared), Arc::clone(listener));
@@ -441,8 +453,11 @@ impl Janus {
             sessions,
             detached_sessions,
             topics: shared.topics.len(),
+            memory_used: shared.memory_used(),
+            memory_budget: shared.config.memory_budget_bytes,
             connections_accepted: count(&shared.counters.connections_accepted),
             connections_refused: count(&shared.counters.connections_refused),
+            connections_refused_for_memory: count(&shared.counters.connections_refused_for_memory),
             slow_consumers: drops.queue_full + drops.stalled + drops.out_of_memory,
             slow_consumers_queue_full: drops.queue_full,
             slow_consumers_stalled: drops.stalled,
@@ -450,6 +465,8 @@ impl Janus {
             messages_dropped_oldest: drops.dropped_oldest,
             messages_dropped_newest: drops.dropped_newest,
             messages_conflated: drops.conflated,
+            messages_trimmed: count(&shared.counters.messages_trimmed),
+            sessions_ended_for_memory: count(&shared.counters.sessions_ended_for_memory),
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
             accept_pauses: count(&shared.counters.accept_pauses),
@@ -568,7 +585,7 @@ pub struct DrainReport {
     pub cut_off: usize,
 }
 
-/// What an instance is doing (the first four) and has done since its start.
+/// What an instance is doing (the first six) and has done since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stats {
     /// Clients connected now.
@@ -579,10 +596,16 @@ pub struct Stats {
     pub detached_sessions: usize,
     /// Topics that exist now.
     pub topics: usize,
+    /// Bytes that messages, queues, sessions, connections and topics take now, by the server's own account.
+    pub memory_used: usize,
+    /// The setting `memory_budget_bytes`, which they are held against; 0 if there is no budget.
+    pub memory_budget: usize,
     /// Connections accepted and served.
     pub connections_accepted: u64,
-    /// Connections refused because `max_connections` were open.
+    /// Connections refused because `max_connections` were open, or because memory was nearly used up.
     pub connections_refused: u64,
+    /// Of those, the ones refused because memory was nearly used up.
+    pub connections_refused_for_memory: u64,
     /// Clients cut off because they did not keep up: the sum of the next three.
     pub slow_consumers: u64,
     /// Of those, the ones whose queue was full.
@@ -597,6 +620,10 @@ pub struct Stats {
     pub messages_dropped_newest: u64,
     /// Messages that a subscriber under the policy `conflate` did not get, because a later one took their place.
     pub messages_conflated: u64,
+    /// Messages that topics did not keep for as long as they may, because memory was short.
+    pub messages_trimmed: u64,
+    /// Sessions without a connection that ended before their time, because memory was short.
+    pub sessions_ended_for_memory: u64,
     /// Frames of clients that were answered with an error as they stood; messages that their topic refused not counted.
     pub frames_refused: u64,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.

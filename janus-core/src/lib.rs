@@ -57,6 +57,7 @@ mod heartbeat;
 #[doc(hidden)]
 pub mod internals;
 mod janus;
+mod memory;
 mod proxy_mapper;
 mod publish;
 mod ring;

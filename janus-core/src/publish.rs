@@ -208,6 +208,10 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    pub(crate) fn accounted_bytes(&self) -> usize {
+        self.publication.len() + size_of::<Self>()
+    }
+
     pub(crate) fn refuse(self, error: PublishError) {
         self.reply.refuse(error);
     }

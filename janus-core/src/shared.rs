@@ -3,7 +3,8 @@
 //! No actor owns a table. Each table plays the part of an ETS table with an heir: whoever crashes, its successor finds
 //! it as it was. Nothing here is global; two instances in one process do not see each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -70,6 +71,22 @@ impl Shared {
         Ok(topic)
     }
 
+    /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account: what
+    /// `memory_budget_bytes` is held against. Cheap enough to be asked for each new connection.
+    pub(crate) fn memory_used(&self) -> usize {
+        let (_, detached) = self.sessions.count();
+        self.ledger().bytes()
+            + (self.connections.len() + self.connections.refusals()) * CONNECTION_BYTES
+            + detached * DETACHED_SESSION_BYTES
+            + self.topics.len() * TOPIC_BYTES
+    }
+
+    /// Whether so many per cent of the memory budget are used; never without a budget.
+    pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
+        let budget = self.config.memory_budget_bytes;
+        budget > 0 && self.memory_used() >= budget / 100 * percent
+    }
+
     /// By how much topics must keep less than they may, in powers of two.
     pub(crate) fn pressure(&self) -> u32 {
         self.pressure.load(Ordering::Relaxed)
@@ -104,6 +121,16 @@ impl Shared {
         self.draining.load(Ordering::Acquire)
     }
 }
+
+/// A connection with its slot, its Transport and its session: of the binary's resident memory, 4,000 took 1,880 bytes each.
+/// With a subscription, which has a price of its own, it was 1,954 (`docs/BENCHMARKS.md`).
+const CONNECTION_BYTES: usize = 1_880;
+
+/// A session in the tables, without its cursors: 15,000 with one each took 315 bytes.
+const DETACHED_SESSION_BYTES: usize = 300;
+
+/// A topic with its actor, without messages and subscribers: 50,000 with one each took 2,549 bytes.
+const TOPIC_BYTES: usize = 2_450;
 
 /// The time of a frame, as the classic protocol writes it.
 pub(crate) fn timestamp() -> Timestamp {
@@ -181,13 +208,21 @@ impl Load {
 /// Topics by name: the truth that the TopicManager works on.
 #[derive(Debug, Default)]
 pub(crate) struct TopicTable {
-    topics: Mutex<HashMap<TopicName, Arc<TopicState>>>,
+    topics: Mutex<Topics>,
     last_number: AtomicU64,
+}
+
+/// Invariant: both hold the same topics.
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<TopicName, Arc<TopicState>>,
+    /// An order in which they can be gone through a portion at a time, while others come and go.
+    by_number: BTreeMap<u64, Arc<TopicState>>,
 }
 
 impl TopicTable {
     pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
-        self.topics.lock().get(name).cloned()
+        self.topics.lock().by_name.get(name).cloned()
     }
 
     /// Finds a topic, or lists one made by `make` from a number that no other topic of the instance has had, unless there
@@ -199,31 +234,40 @@ impl TopicTable {
         make: impl FnOnce(u64) -> TopicState,
     ) -> Result<(Arc<TopicState>, bool), TopicError> {
         let mut topics = self.topics.lock();
-        if let Some(topic) = topics.get(name.as_str()) {
+        if let Some(topic) = topics.by_name.get(name.as_str()) {
             return Ok((Arc::clone(topic), false));
         }
-        if topics.len() >= max {
+        if topics.by_name.len() >= max {
             return Err(TopicError::TooMany);
         }
         let topic = Arc::new(make(self.last_number.fetch_add(1, Ordering::Relaxed) + 1));
-        topics.insert(name.clone(), Arc::clone(&topic));
+        topics.by_name.insert(name.clone(), Arc::clone(&topic));
+        topics.by_number.insert(topic.number, Arc::clone(&topic));
         Ok((topic, true))
     }
 
     /// Removes this very topic; one that has taken its name since stays.
     pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
         let mut topics = self.topics.lock();
-        if topics.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
-            topics.remove(topic.name.as_ref());
+        if topics.by_name.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
+            topics.by_name.remove(topic.name.as_ref());
+            topics.by_number.remove(&topic.number);
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.topics.lock().len()
+        self.topics.lock().by_name.len()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
-        self.topics.lock().values().cloned().collect()
+        self.topics.lock().by_number.values().cloned().collect()
+    }
+
+    /// At most `count` topics, those with the lowest numbers above `after`.
+    pub(crate) fn portion(&self, after: u64, count: usize) -> Vec<Arc<TopicState>> {
+        let topics = self.topics.lock();
+        let rest = topics.by_number.range((Bound::Excluded(after), Bound::Unbounded));
+        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 }
 
@@ -250,6 +294,11 @@ impl ConnectionTable {
 
     pub(crate) fn end_refusal(&self) {
         self.refusals.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many connections are being refused.
+    pub(crate) fn refusals(&self) -> usize {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
@@ -287,6 +336,11 @@ impl ConnectionTable {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) connections_refused: AtomicU64,
+    /// Of those, the ones for which there was no memory.
+    pub(crate) connections_refused_for_memory: AtomicU64,
+    /// Messages that topics did not keep for as long as they may, because memory was short.
+    pub(crate) messages_trimmed: AtomicU64,
+    pub(crate) sessions_ended_for_memory: AtomicU64,
     pub(crate) connections_accepted: AtomicU64,
     pub(crate) frames_timed_out: AtomicU64,
     pub(crate) frames_refused: AtomicU64,

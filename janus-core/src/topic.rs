@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::config::Config;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
-use crate::delivery::{Batch, End, OpenBatch, Pass, SenderPool, Subscription};
+use crate::delivery::{Batch, End, Ledger, OpenBatch, Pass, SenderPool, Subscription};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::ring::{Keep, Ring};
 use crate::shared::{Clock, Shared, timestamp};
@@ -99,6 +99,8 @@ impl TopicError {
 pub(crate) struct TopicState {
     pub(crate) name: TopicName,
     pub(crate) actor: ActorRef<Topic>,
+    /// Rises with each topic of an instance.
+    pub(crate) number: u64,
     /// What is kept for clients that resume, and as history.
     keep: Keep,
     /// The part of it that is history; nothing where that is off.
@@ -106,11 +108,13 @@ pub(crate) struct TopicState {
     /// Cursors of detached sessions that point here, which keep it from ending as unused: its numbers are what they
     /// resume by.
     cursors: AtomicUsize,
+    ledger: Arc<Ledger>,
     core: Mutex<Core>,
 }
 
 /// Invariants: `batches` and then `open` hold the frames `next_seq - frames .. next_seq` without a hole; `subscribers[i].index
-/// == i`; `pass` carries the front of `batches`; `inflight_*` count `inbox`, `batches` and `open` together.
+/// == i`; `pass` carries the front of `batches`; `inflight_*` count `inbox`, `batches` and `open` together; the ledger knows of
+/// `accounted` bytes, which are those of `inbox` and the `numbered` ones.
 #[derive(Debug)]
 struct Core {
     life: Life,
@@ -124,6 +128,9 @@ struct Core {
     pass: Option<Arc<Pass>>,
     inflight_frames: usize,
     inflight_bytes: usize,
+    accounted: usize,
+    /// The part of it that has left the inbox and is accounted for as frames once `open` is sealed.
+    numbered: usize,
     subscribers: Arc<Vec<Arc<Subscription>>>,
     joining: Vec<Arc<Subscription>>,
     leaving: Vec<Arc<Subscription>>,
@@ -182,16 +189,16 @@ const PORTION_BYTES: usize = 64 * 1024;
 
 impl TopicState {
     pub(crate) fn new(name: TopicName, number: u64, shared: &Shared) -> Self {
-        Self::with_config(name, number, &shared.config, &shared.clock)
+        Self::with_config(name, number, &shared.config, &shared.clock, shared.ledger())
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(name: TopicName) -> Self {
         let config = Config::default();
-        Self::with_config(name, 1, &config, &Clock::for_config(&config))
+        Self::with_config(name, 1, &config, &Clock::for_config(&config), &Arc::default())
     }
 
-    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock) -> Self {
+    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock, ledger: &Arc<Ledger>) -> Self {
         let namespace = config.namespace(name.as_str());
         let resume =
             Keep { messages: config.resume_messages, bytes: config.resume_bytes, age: clock.ticks(config.resume_age) };
@@ -202,9 +209,11 @@ impl TopicState {
         });
         Self {
             actor: ActorRef::new(actor_name(&name, number)),
+            number,
             keep: history.map_or(resume, |history| history.max(resume)),
             history,
             cursors: AtomicUsize::new(0),
+            ledger: Arc::clone(ledger),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
@@ -217,6 +226,8 @@ impl TopicState {
                 pass: None,
                 inflight_frames: 0,
                 inflight_bytes: 0,
+                accounted: 0,
+                numbered: 0,
                 subscribers: Arc::default(),
                 joining: Vec::new(),
                 leaving: Vec::new(),
@@ -256,6 +267,8 @@ impl TopicState {
         }
         core.inflight_frames += 1;
         core.inflight_bytes += bytes;
+        core.accounted += pending.accounted_bytes();
+        self.ledger.add_waiting(pending.accounted_bytes());
         core.inbox.push_back(pending);
         let notify = !std::mem::replace(&mut core.notified, true);
         drop(core);
@@ -334,7 +347,9 @@ impl TopicState {
                 let subscribers = core.subscribers.iter().chain(&core.joining);
                 told.extend(subscribers.filter(|subscription| subscription.tells()).cloned());
             }
-            (core.take_inbox(), std::mem::take(&mut core.waiting), core.pass.clone(), told)
+            let inbox = core.take_inbox();
+            core.account_afresh(&self.ledger);
+            (inbox, std::mem::take(&mut core.waiting), core.pass.clone(), told)
         };
         for subscription in told {
             subscription.slot.end(End::ShutDown);
@@ -382,6 +397,7 @@ impl TopicState {
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>()
             + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
             + core.open.committed_len();
+        core.account_afresh(&self.ledger);
         let waiting = std::mem::take(&mut core.waiting);
         let consistent = core.ring.is_consistent()
             && core.ring.end() == core.next_seq - core.open.frames() as u64
@@ -408,6 +424,7 @@ impl TopicState {
         core.ring.clear(core.next_seq);
         core.inflight_frames = core.inbox.len();
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum();
+        core.account_afresh(&self.ledger);
         core.sweep = true;
         core.apply_changes();
         for subscription in core.subscribers.iter() {
@@ -512,15 +529,19 @@ impl TopicState {
     /// Notes that a detached session refers to this topic, or does no longer.
     pub(crate) fn add_cursor(&self) {
         self.cursors.fetch_add(1, Ordering::Relaxed);
+        self.ledger.add_cursor();
     }
 
     pub(crate) fn remove_cursor(&self) {
         self.cursors.fetch_sub(1, Ordering::Relaxed);
+        self.ledger.remove_cursor();
     }
 
-    /// Lets go of messages that are too old, or more than `pressure` allows; how many that were.
+    /// Lets go of messages that are too old, and of those that are more than `pressure` allows; how many the latter were.
     pub(crate) fn trim(&self, tick: u32, pressure: u32) -> usize {
-        self.core.lock().ring.trim(&self.keep.under_pressure(pressure), tick)
+        let ring = &mut self.core.lock().ring;
+        ring.trim(&self.keep, tick);
+        ring.trim(&self.keep.under_pressure(pressure), tick)
     }
 
     /// Where the topic is, and the last messages of its history after `since`, at most `limit`; `None` where no history is
@@ -555,8 +576,15 @@ impl TopicState {
         if core.open.frames() > 0 {
             let tick = shared.clock.tick();
             let batch = Arc::new(core.open.seal(core.next_seq, core.epoch, tick, shared.ledger()));
-            core.ring.push(&batch, &self.keep.under_pressure(shared.pressure()));
+            core.ring.push(&batch, &self.keep);
+            if shared.pressure() > 0 {
+                let trimmed = core.ring.trim(&self.keep.under_pressure(shared.pressure()), tick);
+                shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
+            }
             core.batches.push_back(batch);
+            let numbered = std::mem::take(&mut core.numbered);
+            core.accounted -= numbered;
+            self.ledger.remove_waiting(numbered);
         }
     }
 
@@ -577,6 +605,7 @@ impl TopicState {
             // them get identical bytes.
             let head = classic::MessageHead::new(&timestamp());
             while let Some(pending) = core.inbox.pop_front() {
+                core.numbered += pending.accounted_bytes();
                 let Pending { publication, reply } = pending;
                 head.encode_message(core.open.buffer(), &publication);
                 let length = core.open.commit();
@@ -658,6 +687,13 @@ impl TopicState {
     }
 }
 
+/// However it ends, with whatever still in its inbox.
+impl Drop for TopicState {
+    fn drop(&mut self) {
+        self.ledger.remove_waiting(self.core.get_mut().accounted);
+    }
+}
+
 /// What a topic's actor has to do next.
 enum Next {
     /// Number and encode what is in the inbox.
@@ -728,6 +764,15 @@ impl Core {
         self.inflight_frames -= self.inbox.len();
         self.inflight_bytes -= self.inbox.iter().map(|pending| pending.publication.len()).sum::<usize>();
         std::mem::take(&mut self.inbox)
+    }
+
+    /// Tells the ledger what waits now. A message that a crash took along is in neither place.
+    fn account_afresh(&mut self, ledger: &Ledger) {
+        let before = self.accounted;
+        self.numbered = self.open.committed_len();
+        self.accounted = self.numbered + self.inbox.iter().map(Pending::accounted_bytes).sum::<usize>();
+        ledger.add_waiting(self.accounted);
+        ledger.remove_waiting(before);
     }
 
     /// The number of the first message that has neither been handed out nor is about to be by the pass under way.

@@ -1,14 +1,18 @@
 //! From names to topics: the original's `topman`.
 //!
-//! The actor makes topics and ends unused ones. It holds no truth of its own: topics are listed in the
+//! The actor makes topics, ends unused ones, and has the others forget what is too old. It holds no truth of its own: topics are listed in the
 //! [`TopicTable`](crate::shared::TopicTable), where subscribers and publishers find those that exist without asking, and they
 //! are children of the topic supervisor. Its crash is noticed by nobody: whoever waits for a topic to be made asks the
 //! successor again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::time::MissedTickBehavior;
 
+use crate::config::Config;
+use crate::memory;
 use crate::shared::Shared;
 use crate::supervision::{ChildSpec, Restart, StartError};
 use crate::topic::{Topic, TopicError, TopicState};
@@ -66,7 +70,29 @@ impl Actor for TopicManager {
         }
         // A quarter of the idle time is as exact as anyone needs it, and rare enough with 100,000 topics.
         ctx.run_interval(self.shared.config.topic_idle / 4, Self::end_unused);
+        ctx.spawn(forget_old(Arc::clone(&self.shared)).into_actor(self));
     }
+}
+
+/// A message of a topic that is not used is kept longer than its age by no more than this, and two ticks.
+const MAX_FORGET_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Has topics let go of messages that are too old, for ever. A topic itself looks only when it is used.
+async fn forget_old(shared: Arc<Shared>) {
+    let mut rounds = tokio::time::interval(forget_interval(&shared.config));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        memory::trim_topics(&shared, shared.pressure()).await;
+    }
+}
+
+/// A quarter of the shortest age, but not so often that going through 100,000 topics would be noticed.
+fn forget_interval(config: &Config) -> Duration {
+    let namespaces = config.namespaces.values().chain([&config.default_namespace]);
+    let ages = namespaces.filter(|namespace| namespace.history).map(|namespace| namespace.history_age);
+    let shortest = ages.fold(config.resume_age, Duration::min);
+    (shortest / 4).clamp(Duration::from_millis(100), MAX_FORGET_INTERVAL)
 }
 
 impl Handler<Create> for TopicManager {

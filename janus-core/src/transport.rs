@@ -67,6 +67,8 @@ pub(crate) struct Transport {
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
     /// what a connection costs is what it costs 19,000 times.
     rest: Option<Box<Bytes>>,
+    /// Bytes from the client that the ledger knows of.
+    accounted: u32,
     step: Step,
 }
 
@@ -82,8 +84,8 @@ enum Step {
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
     /// Waiting for room in a topic.
     Offering(Box<Offering>),
-    /// Sending what the client of a session missed while it had no connection; the last one first.
-    Replaying(Box<Vec<Replay>>),
+    /// Sending what the client of a session missed while it had no connection.
+    Replaying(Box<Replaying>),
     /// Waiting for the answers to earlier messages, which the error must not overtake.
     Settling(Box<FrameError>),
     /// Writing out what is queued and still to be answered, then waiting for the peer to close as well.
@@ -123,6 +125,16 @@ struct Offering {
     outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
 }
 
+/// One topic that a client wants to go on with.
+struct Wanted {
+    name: TopicName,
+    /// The topic of its cursor, the number that its count began with, and the count; nothing if it cannot know where it was.
+    from: Option<(Arc<TopicState>, u64, u64)>,
+}
+
+/// The topics that a client still has to catch up with; the last one is next.
+struct Replaying(Vec<Replay>);
+
 /// One topic that a client resumes.
 struct Replay {
     /// Keeps the topic from ending as unused until the client is on its list.
@@ -158,6 +170,7 @@ impl Transport {
             fresh: true,
             published: None,
             rest: None,
+            accounted: 0,
             step: Step::Reading,
         }
     }
@@ -254,6 +267,26 @@ impl Transport {
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
                 Step::Over => return Poll::Ready(()),
             }
+        }
+    }
+
+    /// Tells the ledger what is kept of what the client has sent.
+    fn account(&mut self) {
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
+        let offered = match &self.step {
+            Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
+            _ => 0,
+        };
+        self.account_for(self.decoder.buffered() + rest + offered);
+    }
+
+    fn account_for(&mut self, kept: usize) {
+        // It is a few times the longest frame at most.
+        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
+        if kept != self.accounted {
+            self.shared.ledger().add_received(kept as usize);
+            self.shared.ledger().remove_received(self.accounted as usize);
+            self.accounted = kept;
         }
     }
 
@@ -500,32 +533,32 @@ impl Transport {
     /// answer and the first moment of a subscription.
     fn resume(&mut self, received: &[(TopicName, u64)]) {
         let tick = self.shared.clock.tick();
-        let mut wanted: Vec<(TopicName, Option<(Arc<TopicState>, u64, u64)>)> = self.session.with_cursors(|cursors| {
+        let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
             let wanted = cursors.iter().map(|cursor| {
                 let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
-                let resumes = count.filter(|_| cursor.first_seq > 0);
-                let resumes = resumes.map(|(_, count)| (Arc::clone(&cursor.topic), cursor.first_seq, *count));
-                (cursor.topic.name.clone(), resumes)
+                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
+                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
+                Wanted { name: cursor.topic.name.clone(), from }
             });
             wanted.collect()
         });
         for (name, _) in received {
-            if wanted.iter().all(|(other, _)| other != name) {
-                wanted.push((name.clone(), None));
+            if wanted.iter().all(|other| other.name != *name) {
+                wanted.push(Wanted { name: name.clone(), from: None });
             }
         }
         let mut joined = Vec::new();
         let mut replays = Vec::new();
         let mut answers = Vec::new();
         let mut errors = Vec::new();
-        for (name, cursor) in wanted {
+        for Wanted { name, from } in wanted {
             let Some(topic) = self.shared.topics.find(name.as_str()) else {
                 errors.push(TopicError::Unavailable);
                 continue;
             };
             let subscription = Arc::new(self.subscription(&name));
             let resumes =
-                cursor.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
+                from.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
                     let from = first_seq.checked_add(count)?;
                     Some((first_seq, from, topic.missed_since(from, tick)?))
                 });
@@ -554,12 +587,13 @@ impl Transport {
             self.send_error(error.code(), &error.to_string());
         }
         // Those that need no replay join at once, too.
-        self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(replays)) };
+        self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
     }
 
     fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let tick = self.shared.clock.tick();
-        while let Step::Replaying(replays) = &mut self.step {
+        while let Step::Replaying(replaying) = &mut self.step {
+            let Replaying(replays) = &mut **replaying;
             let Some(replay) = replays.last_mut() else {
                 self.step = Step::Reading;
                 break;
@@ -783,6 +817,7 @@ impl Actor for Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
+        self.account_for(0);
         self.shared.connections.remove(&self.slot);
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
@@ -802,7 +837,9 @@ impl ActorFuture<Transport> for Connection {
         ctx: &mut Context<Transport>,
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
-        ready!(transport.run(cx));
+        let run = transport.run(cx);
+        transport.account();
+        ready!(run);
         ctx.stop();
         Poll::Ready(())
     }

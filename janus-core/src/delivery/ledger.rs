@@ -1,8 +1,9 @@
-//! What the frames of an instance take in memory, and what became of those that nobody got.
+//! What the messages of an instance take in memory, and what became of those that nobody got.
 //!
 //! A frame is counted once, whoever holds it (a topic's ring, a pass, a thousand queues), from when its batch is sealed
-//! until the last of them lets go. The figures are what the memory budget is held against; they are sums of lengths and
-//! fixed prices, not what an allocator makes of them.
+//! until the last of them lets go; before that as the publication that it comes from. The figures are what the memory
+//! budget is held against (with the tables, see `Shared::memory_used`); they are sums of lengths and fixed prices, not
+//! what an allocator makes of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -15,8 +16,14 @@ pub(crate) struct Ledger {
     frames: AtomicUsize,
     /// Bytes that the queues of lagging clients take beside the batches they refer to.
     queues: AtomicUsize,
+    /// Bytes of publications that topics have accepted and not yet sealed into a batch.
+    waiting: AtomicUsize,
+    /// Bytes from clients that their Transports keep: frames without an end, and what waits behind a command under way.
+    received: AtomicUsize,
     /// Subscriptions there are, each of which has a fixed price.
     subscriptions: AtomicUsize,
+    /// Places in topics that sessions without a connection refer to; with a fixed price as well.
+    cursors: AtomicUsize,
     dropped_oldest: AtomicU64,
     dropped_newest: AtomicU64,
     conflated: AtomicU64,
@@ -47,6 +54,9 @@ pub(crate) struct Counts {
 /// A subscription with its place in the topic's list and in its session's.
 const SUBSCRIPTION_BYTES: usize = 96;
 
+/// A cursor in the list of its session.
+const CURSOR_BYTES: usize = 16;
+
 impl Ledger {
     pub(crate) fn add_frames(&self, bytes: usize) {
         self.frames.fetch_add(bytes, Ordering::Relaxed);
@@ -62,6 +72,30 @@ impl Ledger {
 
     pub(crate) fn remove_queued(&self, bytes: usize) {
         self.queues.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_waiting(&self, bytes: usize) {
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_waiting(&self, bytes: usize) {
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_received(&self, bytes: usize) {
+        self.received.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_cursor(&self) {
+        self.cursors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_cursor(&self) {
+        self.cursors.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn add_subscription(&self) {
@@ -102,10 +136,14 @@ impl Ledger {
         }
     }
 
-    /// Accounted bytes of all frames, queues and subscriptions.
+    /// Accounted bytes of all of it.
     pub(crate) fn bytes(&self) -> usize {
-        self.frames.load(Ordering::Relaxed)
-            + self.queues.load(Ordering::Relaxed)
-            + self.subscriptions.load(Ordering::Relaxed) * SUBSCRIPTION_BYTES
+        let load = |figure: &AtomicUsize| figure.load(Ordering::Relaxed);
+        load(&self.frames)
+            + load(&self.queues)
+            + load(&self.waiting)
+            + load(&self.received)
+            + load(&self.subscriptions) * SUBSCRIPTION_BYTES
+            + load(&self.cursors) * CURSOR_BYTES
     }
 }

@@ -256,7 +256,7 @@ impl Queue {
             let from = messages.seqs.start + skip as u64;
             messages.frames() - skip <= room.frames && messages.end() - messages.batch.start_of(from) <= room.bytes
         };
-        let mut skip = (0..messages.frames()).find(|&skip| keep(skip)).unwrap_or(messages.frames());
+        let mut skip = (0..messages.frames()).find(|&skip| keep(skip)).unwrap_or_else(|| messages.frames());
         if self.entries.iter().all(|entry| matches!(entry, Entry::Gap { .. })) {
             skip = skip.min(messages.frames() - 1);
         }

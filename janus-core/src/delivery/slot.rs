@@ -438,6 +438,11 @@ impl Slot {
         }
     }
 
+    /// Bytes that wait for this client.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.out.lock().queue.as_ref().map_or(0, |queue| queue.size().1)
+    }
+
     /// What waits for this client; `None` if it keeps up.
     pub(crate) fn lag(&self) -> Option<Lag> {
         let out = self.out.lock();

@@ -92,6 +92,8 @@ error_codes! {
 
     /// The client is subscribed to as many topics as it is allowed to be.
     TooManyTopics = "too_many_topics", SlowDown, false;
+    /// The server is short of memory and serves no further connections for now.
+    ServerOverloaded = "server_overloaded", SlowDown, true;
     /// The client reads more slowly than its topics publish. The connection may be reset before this can be read.
     SlowConsumer = "slow_consumer", SlowDown, true;
 }
