@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::client_proxy::Session;
 use crate::config::Config;
-use crate::delivery::Slot;
+use crate::delivery::{Link, Slot};
 use crate::shared::{Shared, timestamp};
 use crate::supervision::ActorRef;
 use crate::transport::Transport;
@@ -165,20 +165,7 @@ impl Acceptor {
         if shared.connections.len() >= shared.config.max_connections {
             return self.refuse(stream, peer);
         }
-        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), stream, &shared.terms));
-        let session = Arc::new(Session::new(peer, &slot));
-        let started = shared.transport_supervisor.start_here(|_| {
-            shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-            shared.sessions.attach(Arc::clone(&session));
-            let mut greeting = BytesMut::new();
-            classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
-            slot.send(greeting.freeze());
-            Transport::new(Arc::clone(shared), Arc::clone(&slot), session, self.may_publish)
-        });
-        if let Err(error) = started {
-            shared.connections.remove(&slot);
-            log::error!("{peer}: closed, its Transport could not be started: {error}");
-        }
+        serve(shared, stream.into(), peer, self.may_publish);
     }
 
     /// Tells a client that the server is full. It takes no place from those that are served.
@@ -211,6 +198,24 @@ impl Acceptor {
         let mut frame = BytesMut::new();
         classic::encode_error(&mut frame, &timestamp(), ErrorCode::TooManyConnections, SERVER_FULL);
         slot.send(frame.freeze());
+    }
+}
+
+/// Makes a byte stream a client: a slot, a session, a greeting, and a Transport on this thread.
+pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: SocketAddr, may_publish: bool) {
+    let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), link, &shared.terms));
+    let session = Arc::new(Session::new(peer, &slot));
+    let started = shared.transport_supervisor.start_here(|_| {
+        shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        shared.sessions.attach(Arc::clone(&session));
+        let mut greeting = BytesMut::new();
+        classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
+        slot.send(greeting.freeze());
+        Transport::new(Arc::clone(shared), Arc::clone(&slot), session, may_publish)
+    });
+    if let Err(error) = started {
+        shared.connections.remove(&slot);
+        log::error!("{peer}: closed, its Transport could not be started: {error}");
     }
 }
 
