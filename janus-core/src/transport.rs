@@ -720,10 +720,11 @@ impl Joining {
                 Ok(Ok(())) => return Ok((topic, self.joined())),
                 Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
                 Ok(Err(error)) => return Err(error),
-                Err(_) if topic.is_quarantined() => return Err(TopicError::Unavailable),
-                Err(_) => {
-                    topic.actor.when_up(None).await;
-                }
+                Err(_) => match topic.when_up().await {
+                    Ok(()) => {}
+                    Err(TopicError::Ended) => self.shared.topics.remove(&topic),
+                    Err(error) => return Err(error),
+                },
             }
         }
     }
