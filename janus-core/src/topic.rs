@@ -343,6 +343,15 @@ impl TopicState {
 
     /// Makes a topic whose actor could not be started unfit for use.
     pub(crate) fn abandon(&self, senders: &SenderPool) {
+        // Whoever has subscribed before it was started must not wait for messages that nobody sends.
+        let subscribers = {
+            let mut core = self.core.lock();
+            core.apply_changes();
+            std::mem::take(&mut core.subscribers)
+        };
+        for subscription in subscribers.iter() {
+            subscription.slot.end(End::MessagesLost);
+        }
         self.refuse_all(Life::Ended, &PublishError::TopicUnavailable, senders);
     }
 
