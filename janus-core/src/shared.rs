@@ -107,6 +107,10 @@ impl Shared {
 
 /// The time of a frame, as the classic protocol writes it.
 pub(crate) fn timestamp() -> Timestamp {
+    #[cfg(all(test, feature = "fault-injection"))]
+    if let Some(virtual_time) = crate::simulation::since_unix_epoch() {
+        return Timestamp::from_unix(virtual_time);
+    }
     // A clock before 1970 is wrong in any case; the frame goes out all the same.
     Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
@@ -178,10 +182,16 @@ impl Load {
     }
 }
 
+/// Without a random seed in tests, so that a simulation can be repeated: here and there the order decides what is done first.
+#[cfg(not(test))]
+type TopicMap = HashMap<TopicName, Arc<TopicState>>;
+#[cfg(test)]
+type TopicMap = HashMap<TopicName, Arc<TopicState>, std::hash::BuildHasherDefault<std::hash::DefaultHasher>>;
+
 /// Topics by name: the truth that the TopicManager works on.
 #[derive(Debug, Default)]
 pub(crate) struct TopicTable {
-    topics: Mutex<HashMap<TopicName, Arc<TopicState>>>,
+    topics: Mutex<TopicMap>,
     last_number: AtomicU64,
 }
 
