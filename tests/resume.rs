@@ -156,6 +156,25 @@ async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
 }
 
 #[tokio::test]
+async fn an_old_count_is_not_taken_for_a_new_one_when_the_answer_that_it_is_void_was_lost() {
+    let (janus, addr) = serve(Config { resume_messages: 2, ..Config::default() }).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..3).await;
+    assert_eq!(client.numbers(3).await, [0, 1, 2]);
+    let token = client.vanish(&janus).await;
+    publish_numbers(&janus, "news", 3..10).await;
+    let (unheard, attached) = come_back(addr, &token, &[("news", 3)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+    assert_ne!(unheard.token, token, "the old token would let the old count in again");
+    // As many as the client had received before it lost its first connection.
+    publish_numbers(&janus, "news", 10..13).await;
+    unheard.vanish(&janus).await;
+    let (_back, attached) = come_back(addr, &token, &[("news", 3)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_know_the_session_says_so_and_goes_on_live() {
     let (janus, addr) = serve(Config::default()).await;
     for token in ["0123456789abcdef0123456789abcdef", "nonsense", ""] {

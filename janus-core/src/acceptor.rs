@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::client_proxy::Session;
 use crate::config::Config;
-use crate::delivery::Slot;
+use crate::delivery::{Link, Slot};
 use crate::memory;
 use crate::shared::{Shared, timestamp};
 use crate::supervision::ActorRef;
@@ -171,20 +171,7 @@ impl Acceptor {
             shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
             return self.refuse(stream, peer, ErrorCode::ServerOverloaded, SERVER_OVERLOADED);
         }
-        let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), stream, &shared.terms));
-        let session = Arc::new(Session::new(peer, &slot));
-        let started = shared.transport_supervisor.start_here(|_| {
-            shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-            shared.sessions.attach(Arc::clone(&session));
-            let mut greeting = BytesMut::new();
-            classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
-            slot.send(greeting.freeze());
-            Transport::new(Arc::clone(shared), Arc::clone(&slot), session, self.may_publish)
-        });
-        if let Err(error) = started {
-            shared.connections.remove(&slot);
-            log::error!("{peer}: closed, its Transport could not be started: {error}");
-        }
+        serve(shared, stream.into(), peer, self.may_publish);
     }
 
     /// Tells a client why it is not served. It takes no place from those that are.
@@ -217,6 +204,24 @@ impl Acceptor {
         let mut frame = BytesMut::new();
         classic::encode_error(&mut frame, &timestamp(), code, message);
         slot.send(frame.freeze());
+    }
+}
+
+/// Makes a byte stream a client: a slot, a session, a greeting, and a Transport on this thread.
+pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: SocketAddr, may_publish: bool) {
+    let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), link, &shared.terms));
+    let session = Arc::new(Session::new(peer, &slot));
+    let started = shared.transport_supervisor.start_here(|_| {
+        shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        shared.sessions.attach(Arc::clone(&session));
+        let mut greeting = BytesMut::new();
+        classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
+        slot.send(greeting.freeze());
+        Transport::new(Arc::clone(shared), Arc::clone(&slot), session, may_publish)
+    });
+    if let Err(error) = started {
+        shared.connections.remove(&slot);
+        log::error!("{peer}: closed, its Transport could not be started: {error}");
     }
 }
 

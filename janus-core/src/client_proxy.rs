@@ -231,6 +231,18 @@ impl SessionTable {
         Some(Claimed { session, older })
     }
 
+    /// Gives a session that is being taken over another token; the old one is void.
+    pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
+        let mut table = self.0.lock();
+        let topics = std::mem::replace(&mut *session.topics.lock(), Topics::Over);
+        let renamed = Arc::new(Session { token, peer: session.peer, topics: Mutex::new(topics) });
+        if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
+            table.sessions.remove(&session.token);
+            table.sessions.insert(token, Arc::clone(&renamed));
+        }
+        renamed
+    }
+
     /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now. Hands
     /// out its subscriptions, which the caller must end.
     pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, max_detached: usize) -> Vec<Joined> {

@@ -42,6 +42,8 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     if !period.is_zero() {
         // Any order will do if the system has no randomness to give.
         let seed = getrandom::u64().unwrap_or_default();
+        #[cfg(all(test, feature = "fault-injection"))]
+        let seed = crate::simulation::seed().unwrap_or(seed);
         let anybody_left = || shared.connections.len() > 0;
         spread(connected(shared).await, period, seed, anybody_left, |slot| slot.end(End::Draining)).await;
     }

@@ -43,7 +43,7 @@ const HANG_WARNING: Duration = Duration::from_secs(1);
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The whole tree, in the order of its start; it stops in the reverse order.
-fn tree(shared: &Arc<Shared>, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Supervisor {
+fn tree(shared: &Arc<Shared>, senders: Supervisor, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Supervisor {
     let home = &shared.home;
     let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
     let watchdog = watchdog(home, &root.handle(), verdict);
@@ -64,7 +64,7 @@ fn tree(shared: &Arc<Shared>, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Super
             })
             .place(home.clone()),
         )
-        .child(ChildSpec::supervisor(senders::supervisor(shared)))
+        .child(ChildSpec::supervisor(senders))
         .child(
             ChildSpec::task("heartbeat", {
                 let shared = Arc::clone(shared);
@@ -145,12 +145,13 @@ struct Inner {
     drained: Arc<tokio::sync::OnceCell<DrainReport>>,
     /// Why the instance was ended from outside its tree.
     verdict: Arc<Mutex<Option<ExitReason>>>,
-    /// Behind an async lock, so that whoever shuts down second returns when the first is done, and not before.
+    /// `None` once they have been joined, or if the instance has none of its own. Behind an async lock, so that whoever
+    /// shuts down second returns when the first is done, and not before.
     threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
 #[derive(Debug)]
-struct Threads {
+pub(crate) struct Threads {
     control: Arbiter,
     home: Arbiter,
 }
@@ -209,28 +210,39 @@ impl Builder {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
             home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
         };
-        let control = threads.control.place();
         let shared = shared(config, threads.home.place(), listeners);
-        let verdict = Arc::default();
-        let root = tree(&shared, &verdict);
-        let started = on(&control, {
-            let control = control.clone();
-            async move { root.start(&control).await }
-        });
-        let root = match started.await {
-            Some(Ok(root)) => root,
-            Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
-            None => return Err(StartError::Tree("the control thread ended".to_owned())),
-        };
-        let ended = Arc::clone(&shared);
-        root.monitor(move |_| ended.close()).detach();
-        let threads = tokio::sync::Mutex::new(Some(threads));
-        let drained = Arc::default();
-        Ok(Janus { inner: Arc::new(Inner { shared, root, control, drained, verdict, threads }) })
+        let senders = senders::supervisor(&shared);
+        let control = threads.control.place();
+        start(shared, senders, control, Some(threads)).await
     }
 }
 
-fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Shared> {
+/// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.
+pub(crate) async fn start(
+    shared: Arc<Shared>,
+    senders: Supervisor,
+    control: Place,
+    threads: Option<Threads>,
+) -> Result<Janus, StartError> {
+    let verdict = Arc::default();
+    let root = tree(&shared, senders, &verdict);
+    let started = on(&control, {
+        let control = control.clone();
+        async move { root.start(&control).await }
+    });
+    let root = match started.await {
+        Some(Ok(root)) => root,
+        Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
+        None => return Err(StartError::Tree("the control thread ended".to_owned())),
+    };
+    let ended = Arc::clone(&shared);
+    root.monitor(move |_| ended.close()).detach();
+    let threads = tokio::sync::Mutex::new(threads);
+    let drained = Arc::default();
+    Ok(Janus { inner: Arc::new(Inner { shared, root, control, drained, verdict, threads }) })
+}
+
+pub(crate) fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Shared> {
     Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
         let topics = shared.clone();
         let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
@@ -543,6 +555,11 @@ impl Janus {
 
 #[cfg(feature = "fault-injection")]
 impl Janus {
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// Makes a part of the tree fail, now or at its next chance.
     pub fn inject(&self, fault: crate::fault::Fault) {
         use crate::fault::{Crash, Fault};

@@ -63,6 +63,8 @@ mod publish;
 mod ring;
 mod senders;
 mod shared;
+#[cfg(all(test, feature = "fault-injection"))]
+mod simulation;
 mod slow_clients;
 mod subscriber;
 pub mod supervision;

@@ -134,6 +134,10 @@ const TOPIC_BYTES: usize = 2_450;
 
 /// The time of a frame, as the classic protocol writes it.
 pub(crate) fn timestamp() -> Timestamp {
+    #[cfg(all(test, feature = "fault-injection"))]
+    if let Some(virtual_time) = crate::simulation::since_unix_epoch() {
+        return Timestamp::from_unix(virtual_time);
+    }
     // A clock before 1970 is wrong in any case; the frame goes out all the same.
     Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

@@ -331,6 +331,7 @@ impl Subscriber {
                 Poll::Ready(Err(end)) => {
                     return Poll::Ready(Some(self.close(match end {
                         End::SlowConsumer { .. } => Closed::SlowConsumer,
+                        End::MessagesLost => Closed::TopicUnavailable,
                         _ => Closed::ShutDown,
                     })));
                 }

@@ -19,7 +19,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{self, Poll, Waker};
@@ -27,7 +27,9 @@ use std::task::{self, Poll, Waker};
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::delivery::pass::{Help, PIECE, Server};
@@ -110,6 +112,8 @@ pub(crate) struct TopicState {
     cursors: AtomicUsize,
     ledger: Arc<Ledger>,
     core: Mutex<Core>,
+    /// Tells those who wait for the actor that it will not come back, or not for long.
+    given_up: Notify,
 }
 
 /// Invariants: `batches` and then `open` hold the frames `next_seq - frames .. next_seq` without a hole; `subscribers[i].index
@@ -214,6 +218,7 @@ impl TopicState {
             history,
             cursors: AtomicUsize::new(0),
             ledger: Arc::clone(ledger),
+            given_up: Notify::new(),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
@@ -279,8 +284,23 @@ impl TopicState {
         Offer::Accepted
     }
 
-    pub(crate) fn is_quarantined(&self) -> bool {
-        self.core.lock().life == Life::Quarantined
+    /// Waits until the actor is up, or fails once it is known that nobody need wait for it.
+    pub(crate) async fn when_up(&self) -> Result<(), TopicError> {
+        let given_up = pin!(self.given_up.notified());
+        // Listened to before the look, or what happens between the two would be missed.
+        self.may_be_waited_for()?;
+        match select(pin!(self.actor.when_up(None)), given_up).await {
+            Either::Left(_) => Ok(()),
+            Either::Right(_) => self.may_be_waited_for(),
+        }
+    }
+
+    fn may_be_waited_for(&self) -> Result<(), TopicError> {
+        match self.core.lock().life {
+            Life::Live => Ok(()),
+            Life::Quarantined => Err(TopicError::Unavailable),
+            Life::Ended => Err(TopicError::Ended),
+        }
     }
 
     /// Whether nothing is left for this topic to hand out, or nobody who could.
@@ -314,6 +334,8 @@ impl TopicState {
         {
             if tick.wrapping_sub(core.last_used) >= idle {
                 core.life = Life::Ended;
+                drop(core);
+                self.given_up.notify_waiters();
                 return true;
             }
         } else {
@@ -334,6 +356,15 @@ impl TopicState {
 
     /// Makes a topic whose actor could not be started unfit for use.
     pub(crate) fn abandon(&self, senders: &SenderPool) {
+        // Whoever has subscribed before it was started must not wait for messages that nobody sends.
+        let subscribers = {
+            let mut core = self.core.lock();
+            core.apply_changes();
+            std::mem::take(&mut core.subscribers)
+        };
+        for subscription in subscribers.iter() {
+            subscription.slot.end(End::MessagesLost);
+        }
         self.refuse_all(Life::Ended, &PublishError::TopicUnavailable, senders);
     }
 
@@ -363,6 +394,7 @@ impl TopicState {
             pending.refuse(error.clone());
         }
         waiting.into_iter().for_each(Waker::wake);
+        self.given_up.notify_waiters();
     }
 
     /// Takes note of what happened between the making of the topic and its first start: a subscriber may have left already,

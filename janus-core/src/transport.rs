@@ -154,7 +154,7 @@ struct Closing {
 enum Outcome {
     Subscribed(Result<Joined, TopicError>),
     /// The topics of a session that is being taken over exist, as far as they can.
-    Prepared(Vec<(TopicName, u64)>),
+    Prepared(Vec<(TopicName, u64)>, SessionToken),
     Published(Result<Receipt, PublishError>),
 }
 
@@ -494,6 +494,7 @@ impl Transport {
             let message = "these are more topics than one client may be subscribed to";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
+        let own = self.session.token;
         let claimed = SessionToken::from_hex(token)
             .and_then(|token| self.shared.sessions.claim(&token, &self.session, &self.slot));
         if let Some(Claimed { session, older }) = claimed {
@@ -512,7 +513,7 @@ impl Transport {
         });
         missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
         if missing.is_empty() {
-            return self.resume(&received);
+            return self.resume(&received, own);
         }
         let shared = Arc::clone(&self.shared);
         self.step = Step::Waiting(Box::pin(async move {
@@ -523,7 +524,7 @@ impl Transport {
                 }
             };
             let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
-            Outcome::Prepared(received)
+            Outcome::Prepared(received, own)
         }));
     }
 
@@ -531,7 +532,11 @@ impl Transport {
     ///
     /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
     /// answer and the first moment of a subscription.
-    fn resume(&mut self, received: &[(TopicName, u64)]) {
+    ///
+    /// `own` is the token that the connection was greeted with. The session goes on under it if the client has to count
+    /// afresh anywhere: a client that never gets this answer comes back with the old token, and its old counts must not be
+    /// taken for new ones.
+    fn resume(&mut self, received: &[(TopicName, u64)], own: SessionToken) {
         let tick = self.shared.clock.tick();
         let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
             let wanted = cursors.iter().map(|cursor| {
@@ -576,6 +581,9 @@ impl Transport {
             };
             joined.push((topic, subscription));
             answers.push((name, missed));
+        }
+        if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
+            self.session = self.shared.sessions.rename(&self.session, own);
         }
         joined.shrink_to_fit();
         self.session.attached(joined);
@@ -644,7 +652,7 @@ impl Transport {
         match outcome {
             Outcome::Subscribed(Ok(joined)) => self.joined(joined),
             Outcome::Subscribed(Err(error)) => self.answer_error(FrameError::new(error.code(), error.to_string())),
-            Outcome::Prepared(received) => self.resume(&received),
+            Outcome::Prepared(received, own) => self.resume(&received, own),
             Outcome::Published(result) => {
                 if let Err(error) = result {
                     self.send_error(error.code(), &error.to_string());
@@ -754,10 +762,11 @@ impl Joining {
                 Ok(Ok(())) => return Ok((topic, self.joined())),
                 Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
                 Ok(Err(error)) => return Err(error),
-                Err(_) if topic.is_quarantined() => return Err(TopicError::Unavailable),
-                Err(_) => {
-                    topic.actor.when_up(None).await;
-                }
+                Err(_) => match topic.when_up().await {
+                    Ok(()) => {}
+                    Err(TopicError::Ended) => self.shared.topics.remove(&topic),
+                    Err(error) => return Err(error),
+                },
             }
         }
     }

@@ -7,6 +7,8 @@
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
+#[cfg(all(test, feature = "fault-injection"))]
+use std::task::ready;
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -16,10 +18,16 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+#[cfg(all(test, feature = "fault-injection"))]
+use crate::simulation::stream::Memory;
+
 /// One byte stream to a client.
 #[derive(Debug)]
 pub(crate) enum Link {
     Tcp(TcpStream),
+    /// In tests that have no kernel.
+    #[cfg(all(test, feature = "fault-injection"))]
+    Memory(Memory),
 }
 
 impl Link {
@@ -28,6 +36,8 @@ impl Link {
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => stream.send(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -37,6 +47,8 @@ impl Link {
             Self::Tcp(socket) => {
                 uninterrupted(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
             }
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => stream.send(slices),
         }
     }
 
@@ -57,6 +69,14 @@ impl Link {
                         written => return Poll::Ready(written),
                     }
                 }
+                #[cfg(all(test, feature = "fault-injection"))]
+                Self::Memory(stream) => {
+                    ready!(stream.poll_writable(cx));
+                    match write(self) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        written => return Poll::Ready(written),
+                    }
+                }
             }
         }
     }
@@ -68,6 +88,8 @@ impl Link {
                 let mut buffer = ReadBuf::new(buffer);
                 Pin::new(socket).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
             }
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => stream.poll_read(cx, buffer),
         }
     }
 
@@ -76,6 +98,8 @@ impl Link {
         match self {
             // Fails only if the peer has reset the connection, and then there is nobody to tell.
             Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Write)),
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => stream.shut_down(),
         }
     }
 
@@ -84,6 +108,8 @@ impl Link {
         match self {
             // Without it the kernel would go on offering a full send buffer to a client that does not read.
             Self::Tcp(socket) => drop(SockRef::from(socket).set_linger(Some(Duration::ZERO))),
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => stream.reset_on_close(),
         }
     }
 
@@ -96,6 +122,8 @@ impl Link {
             Self::Tcp(socket) => drop(SockRef::from(socket).set_tcp_user_timeout(Some(time))),
             #[cfg(not(target_os = "linux"))]
             Self::Tcp(_) => {}
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(_) => {}
         }
     }
 
@@ -103,6 +131,8 @@ impl Link {
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(socket) => socket.peer_addr().ok(),
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => Some(stream.peer()),
         }
     }
 }
@@ -110,6 +140,13 @@ impl Link {
 impl From<TcpStream> for Link {
     fn from(socket: TcpStream) -> Self {
         Self::Tcp(socket)
+    }
+}
+
+#[cfg(all(test, feature = "fault-injection"))]
+impl From<Memory> for Link {
+    fn from(stream: Memory) -> Self {
+        Self::Memory(stream)
     }
 }
 

@@ -17,7 +17,9 @@ use crate::fault::Faults;
 
 /// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large one,
 /// enough that claiming costs nothing beside the sends.
-pub(crate) const PIECE: usize = 32;
+///
+/// Tests of this crate have few subscribers, and still want several pieces of them.
+pub(crate) const PIECE: usize = if cfg!(test) { 4 } else { 32 };
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -91,6 +93,20 @@ impl Pass {
         }
         claim.complete();
         Some(length)
+    }
+
+    /// The same with a pause before each send and after the last: what another thread does meanwhile can be done by another
+    /// task.
+    #[cfg(all(test, feature = "fault-injection"))]
+    pub(crate) async fn serve_piece_slowly<P: Future>(&self, by: Server, pause: impl Fn() -> P) {
+        let Some(claim) = self.claim() else { return };
+        for subscription in &self.subscribers[claim.piece.clone()] {
+            pause().await;
+            self.faults.before_send(by);
+            subscription.slot.deliver(subscription, &self.batch, self.tick);
+        }
+        pause().await;
+        claim.complete();
     }
 
     /// Whether everybody has been served.

@@ -284,6 +284,9 @@ impl Queue {
             at += self.note_dropped(at, &subscription, old.seqs, Dropped::Conflated);
             place.get_or_insert(at);
         }
+        // Behind gaps that were left after those that waited, as by a topic that started afresh.
+        let behind_gaps = self.entries.iter().rposition(|entry| entry.is_of(&subscription)).map_or(0, |last| last + 1);
+        place = place.map(|place| place.max(behind_gaps));
         let skip = messages.frames() - 1;
         if skip > 0 {
             let dropped = messages.drop_first(skip);
@@ -539,6 +542,18 @@ mod tests {
         assert_eq!(waiting(&queue), [Some((5..6, true)), Some((1..2, true))]);
         assert_eq!(terms.ledger.counts().conflated, 4);
         assert_eq!(quotes.first_seq(), None, "its client's count leads nowhere");
+        check_sums(&queue);
+    }
+
+    #[test]
+    fn conflation_leaves_the_latest_behind_every_gap_of_its_topic() {
+        let terms = terms(4, 1_000);
+        let quotes = subscription(&terms, SlowConsumer::Conflate, true);
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&quotes, 1..5)).unwrap();
+        queue.push_gap(&quotes, 5..7);
+        queue.admit(messages(&quotes, 7..11)).unwrap();
+        assert_eq!(waiting(&queue), [Some((1..5, false)), Some((5..10, false)), Some((10..11, true))]);
         check_sums(&queue);
     }
 

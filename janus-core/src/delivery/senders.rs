@@ -26,6 +26,8 @@ const LEFT: usize = 8;
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
     offered: Condvar,
+    #[cfg(all(test, feature = "fault-injection"))]
+    offered_to_tasks: tokio::sync::Notify,
     /// The threads that have not been joined; at most one per sender, and those that have died since the last start.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -40,6 +42,8 @@ impl SenderPool {
         } else {
             self.offered.notify_all();
         }
+        #[cfg(all(test, feature = "fault-injection"))]
+        self.offered_to_tasks.notify_waiters();
     }
 
     /// Whether the senders could do with another small pass.
@@ -66,14 +70,21 @@ impl SenderPool {
             if stop.0.load(Ordering::Acquire) {
                 return None;
             }
-            match passes.pop_front() {
-                // Somebody is at work on what is left of it.
-                Some(pass) if pass.is_claimed() => {}
-                Some(pass) => {
-                    passes.push_back(Arc::clone(&pass));
-                    return Some(pass);
-                }
+            match take_turns(&mut passes) {
+                Some(pass) => return Some(pass),
                 None => self.offered.wait(&mut passes),
+            }
+        }
+    }
+
+    /// The same for a sender that is a task and no thread, and never ends by itself.
+    #[cfg(all(test, feature = "fault-injection"))]
+    pub(crate) async fn next_for_task(&self) -> Arc<Pass> {
+        loop {
+            let pass = take_turns(&mut self.passes.lock());
+            match pass {
+                Some(pass) => return pass,
+                None => self.offered_to_tasks.notified().await,
             }
         }
     }
@@ -85,6 +96,18 @@ impl SenderPool {
         stop.0.store(true, Ordering::Release);
         self.offered.notify_all();
     }
+}
+
+/// The next pass that needs help, which moves to the back.
+fn take_turns(passes: &mut VecDeque<Arc<Pass>>) -> Option<Arc<Pass>> {
+    while let Some(pass) = passes.pop_front() {
+        // Of others, somebody is at work on what is left.
+        if !pass.is_claimed() {
+            passes.push_back(Arc::clone(&pass));
+            return Some(pass);
+        }
+    }
+    None
 }
 
 impl SenderPool {

@@ -496,15 +496,21 @@ struct Live {
     named: Mutex<Named>,
 }
 
+/// Without a random seed in tests of this crate, so that a simulation can be repeated: children are stopped in this order.
+#[cfg(not(test))]
+type Map<K, V> = HashMap<K, V>;
+#[cfg(test)]
+type Map<K, V> = HashMap<K, V, std::hash::BuildHasherDefault<std::hash::DefaultHasher>>;
+
 #[derive(Default)]
 struct Numbered {
-    cells: HashMap<ActorId, Arc<Cell>>,
+    cells: Map<ActorId, Arc<Cell>>,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Named {
-    children: HashMap<Arc<str>, Record>,
+    children: Map<Arc<str>, Record>,
     // Holds the current incarnations only.
     by_id: HashMap<ActorId, Arc<str>>,
 }
