@@ -156,6 +156,47 @@ async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_client_that_missed_the_answer_to_its_attach_is_not_sent_to_a_wrong_place() {
+    let (janus, addr) = serve(Config { resume_messages: 16, ..Config::default() }).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..5).await;
+    assert_eq!(client.numbers(5).await, [0, 1, 2, 3, 4]);
+    let token = client.vanish(&janus).await;
+    // More than is kept: the answer would be to count anew.
+    publish_numbers(&janus, "news", 5..30).await;
+    let mut unanswered = Returning::connect(addr).await;
+    unanswered.client.send(attach(&token, [("news", 5)])).await;
+    until("it is subscribed", || subscribers(&janus, "news") == Some(1)).await;
+    unanswered.vanish(&janus).await;
+    // With what was published since, the old count would fit.
+    publish_numbers(&janus, "news", 30..40).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 5)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": false}}));
+    assert_ne!(back.token, token);
+    publish_numbers(&janus, "news", 40..41).await;
+    assert_eq!(back.numbers(1).await, [40]);
+}
+
+#[tokio::test]
+async fn a_client_that_missed_that_it_was_resumed_can_be_resumed_again() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..2).await;
+    assert_eq!(client.numbers(2).await, [0, 1]);
+    let token = client.vanish(&janus).await;
+    publish_numbers(&janus, "news", 2..4).await;
+    let mut unanswered = Returning::connect(addr).await;
+    unanswered.client.send(attach(&token, [("news", 2)])).await;
+    until("it is subscribed", || subscribers(&janus, "news") == Some(1)).await;
+    unanswered.vanish(&janus).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 2)]).await;
+    assert_eq!((attached, &back.token), (json!({"news": {"resumed": true, "missed": 2}}), &token));
+    assert_eq!(back.numbers(2).await, [2, 3]);
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_know_the_session_says_so_and_goes_on_live() {
     let (janus, addr) = serve(Config::default()).await;
     for token in ["0123456789abcdef0123456789abcdef", "nonsense", ""] {

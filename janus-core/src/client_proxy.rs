@@ -81,7 +81,12 @@ enum Topics {
     /// While its connection is open; only its Transport changes it.
     Attached { slot: Arc<Slot>, joined: Vec<Joined> },
     /// While a new connection takes it over, until its topics have been joined.
-    Attaching { slot: Arc<Slot>, cursors: Box<[Cursor]> },
+    Attaching {
+        slot: Arc<Slot>,
+        cursors: Box<[Cursor]>,
+        /// The token of that connection's greeting.
+        own: SessionToken,
+    },
     /// Without a connection, with its number among the detached ones.
     Detached { number: u64, cursors: Box<[Cursor]> },
     /// Another session has taken its place.
@@ -216,19 +221,36 @@ impl SessionTable {
         let claimed = table.sessions.get_mut(token)?;
         let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
             Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
-            Topics::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
+            Topics::Attaching { slot, cursors, .. } => (cursors, Some((slot, Vec::new()))),
             Topics::Detached { number, cursors } => {
                 table.detached.remove(&number);
                 (cursors, None)
             }
             Topics::Over => (Box::default(), None),
         };
-        let topics = Mutex::new(Topics::Attaching { slot: Arc::clone(slot), cursors });
+        let topics = Mutex::new(Topics::Attaching { slot: Arc::clone(slot), cursors, own: by.token });
         *claimed = Arc::new(Session { token: *token, peer: by.peer, topics });
         let session = Arc::clone(claimed);
         *by.topics.lock() = Topics::Over;
         table.sessions.remove(&by.token);
         Some(Claimed { session, older })
+    }
+
+    /// Names a session that is being taken over by the token of its new connection; the old token leads nowhere any more.
+    ///
+    /// For one whose client has to count anew: if it does not get to know of that, it may come back with the old token and
+    /// the old count, which would lead to a wrong place.
+    pub(crate) fn rename(&self, session: &Arc<Session>) -> Arc<Session> {
+        let mut table = self.0.lock();
+        let mut topics = session.topics.lock();
+        // Over if a newer connection has taken it meanwhile.
+        let Topics::Attaching { own, .. } = &*topics else { return Arc::clone(session) };
+        let token = *own;
+        let topics = Mutex::new(std::mem::replace(&mut *topics, Topics::Over));
+        let renamed = Arc::new(Session { token, peer: session.peer, topics });
+        table.sessions.remove(&session.token);
+        table.sessions.insert(token, Arc::clone(&renamed));
+        renamed
     }
 
     /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now. Hands
@@ -391,6 +413,26 @@ mod tests {
         assert_eq!(table.count(), (1, 0), "the token of the new connection is no more");
         assert_eq!(table.expire(10), 0);
         assert!(table.claim(&later.token, &earlier, &slot()).is_none());
+    }
+
+    #[test]
+    fn a_session_that_is_renamed_has_the_token_of_its_new_connection_alone() {
+        let table = SessionTable::default();
+        let (earlier, later) = (session(2), session(0));
+        table.attach(Arc::clone(&earlier));
+        table.attach(Arc::clone(&later));
+        let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
+        let renamed = table.rename(&claimed.session);
+        assert_eq!(renamed.token, later.token);
+        assert_eq!(renamed.with_cursors(<[Cursor]>::len), 2);
+        assert_eq!(table.locate(&earlier.token), None);
+        // Of one that a newer connection has taken, that keeps its name.
+        let newer = session(0);
+        table.attach(Arc::clone(&newer));
+        let taken = table.claim(&renamed.token, &newer, &slot()).unwrap();
+        assert!(Arc::ptr_eq(&table.rename(&renamed), &renamed));
+        assert!(table.detach(&renamed, 10, 100).is_empty());
+        assert_eq!((taken.session.token, table.count()), (later.token, (1, 0)));
     }
 
     #[test]

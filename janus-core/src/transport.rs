@@ -545,6 +545,9 @@ impl Transport {
             answers.push((name, missed));
         }
         joined.shrink_to_fit();
+        if answers.iter().any(|(_, missed)| missed.is_none()) {
+            self.session = self.shared.sessions.rename(&self.session);
+        }
         self.session.attached(joined);
         let mut frame = BytesMut::new();
         let answers = answers.iter().map(|(name, missed)| (name, *missed));
