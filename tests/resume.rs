@@ -156,22 +156,44 @@ async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
 }
 
 #[tokio::test]
-async fn an_old_count_is_not_taken_for_a_new_one_when_the_answer_that_it_is_void_was_lost() {
-    let (janus, addr) = serve(Config { resume_messages: 2, ..Config::default() }).await;
+async fn a_client_that_missed_the_answer_to_its_attach_is_not_sent_to_a_wrong_place() {
+    let (janus, addr) = serve(Config { resume_messages: 16, ..Config::default() }).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("news").await;
-    publish_numbers(&janus, "news", 0..3).await;
-    assert_eq!(client.numbers(3).await, [0, 1, 2]);
+    publish_numbers(&janus, "news", 0..5).await;
+    assert_eq!(client.numbers(5).await, [0, 1, 2, 3, 4]);
     let token = client.vanish(&janus).await;
-    publish_numbers(&janus, "news", 3..10).await;
-    let (unheard, attached) = come_back(addr, &token, &[("news", 3)]).await;
+    // More than is kept: the answer would be to count anew.
+    publish_numbers(&janus, "news", 5..30).await;
+    let mut unanswered = Returning::connect(addr).await;
+    unanswered.client.send(attach(&token, [("news", 5)])).await;
+    until("it is subscribed", || subscribers(&janus, "news") == Some(1)).await;
+    unanswered.vanish(&janus).await;
+    // With what was published since, the old count would fit.
+    publish_numbers(&janus, "news", 30..40).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 5)]).await;
     assert_eq!(attached, json!({"news": {"resumed": false}}));
-    assert_ne!(unheard.token, token, "the old token would let the old count in again");
-    // As many as the client had received before it lost its first connection.
-    publish_numbers(&janus, "news", 10..13).await;
-    unheard.vanish(&janus).await;
-    let (_back, attached) = come_back(addr, &token, &[("news", 3)]).await;
-    assert_eq!(attached, json!({"news": {"resumed": false}}));
+    assert_ne!(back.token, token);
+    publish_numbers(&janus, "news", 40..41).await;
+    assert_eq!(back.numbers(1).await, [40]);
+}
+
+#[tokio::test]
+async fn a_client_that_missed_that_it_was_resumed_can_be_resumed_again() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    publish_numbers(&janus, "news", 0..2).await;
+    assert_eq!(client.numbers(2).await, [0, 1]);
+    let token = client.vanish(&janus).await;
+    publish_numbers(&janus, "news", 2..4).await;
+    let mut unanswered = Returning::connect(addr).await;
+    unanswered.client.send(attach(&token, [("news", 2)])).await;
+    until("it is subscribed", || subscribers(&janus, "news") == Some(1)).await;
+    unanswered.vanish(&janus).await;
+    let (mut back, attached) = come_back(addr, &token, &[("news", 2)]).await;
+    assert_eq!((attached, &back.token), (json!({"news": {"resumed": true, "missed": 2}}), &token));
+    assert_eq!(back.numbers(2).await, [2, 3]);
 }
 
 #[tokio::test]

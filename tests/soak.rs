@@ -1,5 +1,6 @@
-//! The soak: a server under load for minutes, while clients come, go and stall and parts of the tree crash. No subscriber
-//! may miss a message, get one twice or out of order, and memory and descriptors must not grow.
+//! The soak: a server under load for minutes, while clients come, go, stall, lose their connections and come back, and
+//! parts of the tree crash. No subscriber may miss a message without being told, get one twice or out of order, and memory
+//! and descriptors must not grow.
 //!
 //! It is no part of the usual tests, as it takes as long as it is told to:
 //!
@@ -16,6 +17,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -23,8 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use janus_core::supervision::Tree;
-use janus_core::wire::classic::client::{ServerDecoder, ServerFrame};
-use janus_core::{Config, Fault, Janus};
+use janus_core::wire::classic::client::{ServerDecoder, ServerFrame, attach};
+use janus_core::{Config, Event, Fault, Janus, Namespace, SlowConsumer, SubscribeOptions, Subscriber as InProcess};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -44,13 +46,23 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CHURNING: usize = 24;
 /// Clients that stop reading until they are cut off.
 const STALLING: usize = 4;
+/// Clients that lose their connections and come back.
+const RETURNING: usize = 24;
+/// Clients of the topic under `conflate`, which read slowly.
+const CONFLATED: usize = 4;
+/// Subscribers in this process, of which the last is slow.
+const IN_PROCESS: usize = 3;
 /// Messages that the subscribers of a topic may be behind its publishers, on average: these wait for them, or the slowest
 /// reader of a busy machine would be cut off with the stalled ones.
 const BEHIND: u64 = 64;
-/// How long a client stops reading, unless it is cut off before; by then `tcp_user_timeout` has.
-const STALL: Duration = Duration::from_secs(35);
+/// How long a client stops reading, unless it is cut off before; by then the server's `write_timeout` of 5 s has.
+const STALL: Duration = Duration::from_secs(12);
 /// How long it may take until a client that stalls is cut off.
-const CUT_OFF: Duration = Duration::from_secs(180);
+const CUT_OFF: Duration = Duration::from_secs(60);
+/// A session without a connection ends after this.
+const SESSION_TTL: Duration = Duration::from_secs(5);
+/// Whoever is back so soon should find what it has missed, mostly.
+const QUICK: Duration = Duration::from_millis(250);
 
 struct Settings {
     time: Duration,
@@ -79,6 +91,8 @@ struct World {
     janus: Janus,
     addr: SocketAddr,
     topics: Vec<Rc<Topic>>,
+    /// The topic under `conflate`.
+    prices: Rc<Topic>,
     /// Set first for those that come and go, then for the publishers.
     visitors_leave: Cell<bool>,
     publishers_stop: Cell<bool>,
@@ -92,6 +106,58 @@ struct World {
     crashed: Cell<u64>,
     /// Stalled clients that were cut off.
     cut_off: Cell<u64>,
+    returns: Returns,
+}
+
+/// How those fared that came back.
+#[derive(Default)]
+struct Returns {
+    resumed: Cell<u64>,
+    /// Those that were told that they go on without what they missed.
+    anew: Cell<u64>,
+    /// Of both, those after no longer than [`QUICK`].
+    quick_resumed: Cell<u64>,
+    quick_anew: Cell<u64>,
+    /// What was missed, and came after all.
+    missed: Cell<u64>,
+    /// Connections that ended between the question and its answer.
+    unanswered: Cell<u64>,
+    /// Clients that were told, while they were given what they had missed, that there is no more of it.
+    overtaken: Cell<u64>,
+}
+
+impl Returns {
+    fn note(&self, missed: Option<u64>, away: Duration) {
+        let (all, quick) = match missed {
+            Some(_) => (&self.resumed, &self.quick_resumed),
+            None => (&self.anew, &self.quick_anew),
+        };
+        count(all);
+        if away <= QUICK {
+            count(quick);
+        }
+        self.missed.set(self.missed.get() + missed.unwrap_or(0));
+    }
+}
+
+impl fmt::Display for Returns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "returns: {} resumed ({} quick) with {} missed messages, {} anew ({} quick), {} unanswered, {} overtaken",
+            self.resumed.get(),
+            self.quick_resumed.get(),
+            self.missed.get(),
+            self.anew.get(),
+            self.quick_anew.get(),
+            self.unanswered.get(),
+            self.overtaken.get()
+        )
+    }
+}
+
+fn count(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
 }
 
 /// A topic with its publishers, and what is known of its messages.
@@ -101,6 +167,10 @@ struct Topic {
     steady: u64,
     publishers: Vec<Publisher>,
     accepted: Cell<u64>,
+    /// The number that the server gave to the latest of them.
+    last_seq: Cell<u64>,
+    /// Whether messages may be left out for those that do not keep up, which are not told.
+    conflates: bool,
     /// Messages that the steady ones have, all together, and each of them.
     delivered: Cell<u64>,
     received: RefCell<Vec<Rc<Cell<u64>>>>,
@@ -132,6 +202,8 @@ impl Topic {
             steady: steady as u64,
             publishers: (0..publishers).map(|_| Publisher::default()).collect(),
             accepted: Cell::default(),
+            last_seq: Cell::default(),
+            conflates: name.starts_with("prices:"),
             delivered: Cell::default(),
             received: RefCell::default(),
             caught_up: Notify::new(),
@@ -160,21 +232,26 @@ impl Topic {
     }
 }
 
-/// What one subscriber has of its topic. It outlives the connection: whoever can go on where it stopped keeps it.
+/// What one subscriber has of its topic. It outlives the connection: whoever comes back keeps it.
 struct Progress {
     topic: Rc<Topic>,
-    last: Vec<Last>,
+    places: Vec<Place>,
     received: Rc<Cell<u64>>,
     /// Whether it is one of those that the publishers wait for.
     steady: bool,
+    /// What names its session.
+    token: String,
+    /// Messages since the ACK, or since the last answer that told it to begin anew.
+    count: u64,
 }
 
 /// The place of a subscriber among the messages of one publisher.
-#[derive(Clone, Copy)]
-enum Last {
-    /// None has come. What was sent up to this number was sent before the subscription was acknowledged.
-    Before(u64),
-    Received(u64),
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// The last that came; 0 before the first.
+    last: u64,
+    /// Until the next comes: what was sent up to this number was sent before the subscription stood, and need not come.
+    excused: Option<u64>,
 }
 
 /// Published data is the publisher's index times this, plus the message's number.
@@ -186,33 +263,35 @@ impl Progress {
         if steady {
             topic.received.borrow_mut().push(Rc::clone(&received));
         }
-        Self { topic: Rc::clone(topic), last: vec![Last::Before(u64::MAX); topic.publishers.len()], received, steady }
+        let places = vec![Place::default(); topic.publishers.len()];
+        Self { topic: Rc::clone(topic), places, received, steady, token: String::new(), count: 0 }
     }
 
-    /// The subscription stands: what is sent from now on must come.
+    /// A new subscription stands: what is sent from now on must come.
     fn begin(&mut self) {
-        for (last, publisher) in self.last.iter_mut().zip(&self.topic.publishers) {
-            if let Last::Before(number) = last {
-                *number = publisher.sent.get();
-            }
+        self.count = 0;
+        for (place, publisher) in self.places.iter_mut().zip(&self.topic.publishers) {
+            place.excused = Some(publisher.sent.get());
         }
+    }
+
+    /// Shows the number of the last message instead of how many there were; for a topic with one publisher.
+    fn show_place(&self) {
+        self.received.set(self.places[0].last);
     }
 
     fn take(&mut self, data: u64) {
         let (publisher, number) = ((data / PUBLISHER) as usize, data % PUBLISHER);
-        let last = self.last.get_mut(publisher).unwrap_or_else(|| panic!("{}: {data} is no message", self.topic.name));
-        let expected = match *last {
-            Last::Received(last) => {
-                let name = &self.topic.name;
-                assert!(number > last, "{name}: {number} of publisher {publisher} came after {last}, or twice");
-                last + 1
-            }
-            Last::Before(sent) => number.min(sent.saturating_add(1)),
-        };
-        if number != expected {
+        let name = &self.topic.name;
+        let place = self.places.get_mut(publisher).unwrap_or_else(|| panic!("{name}: {data} is no message"));
+        let last = place.last;
+        assert!(number > last, "{name}: {number} of publisher {publisher} came after {last}, or twice");
+        let expected = last.max(place.excused.take().unwrap_or(0)) + 1;
+        if number > expected && !self.topic.conflates {
             self.topic.holes.borrow_mut().push(Hole { publisher, numbers: expected..number });
         }
-        *last = Last::Received(number);
+        place.last = number;
+        self.count += 1;
         self.received.set(self.received.get() + 1);
     }
 }
@@ -225,6 +304,12 @@ struct Subscriber {
     progress: Progress,
     greeted: bool,
     acknowledged: bool,
+    /// What an attach was answered with: how many messages were missed, if they come after all.
+    missed: Option<u64>,
+    /// How many of them have not come yet.
+    replay: u64,
+    /// The token of the greeting.
+    token: String,
     /// The code of the last error frame.
     told: Option<String>,
 }
@@ -240,6 +325,15 @@ struct Cut {
 enum Opening {
     /// With a new subscription, from which on everything must come.
     Subscribe,
+    /// With the session that an earlier connection of this client has left behind.
+    Attach,
+}
+
+/// A client that was cut before it was let in.
+struct Refused {
+    cut: Cut,
+    /// With what it can come back, if it has been let in before.
+    progress: Option<Progress>,
 }
 
 const SCRATCH_BYTES: usize = 256 * 1024;
@@ -250,19 +344,38 @@ thread_local! {
 
 impl Subscriber {
     /// Opens the conversation on a new connection, and waits until the server has agreed.
-    async fn open(mut stream: TcpStream, opening: Opening, progress: Progress) -> Result<Self, Cut> {
+    async fn open(mut stream: TcpStream, opening: Opening, progress: Progress) -> Result<Self, Refused> {
         let frame = match opening {
             Opening::Subscribe => subscribe_frame(&progress.topic.name),
+            Opening::Attach => attach(&progress.token, [(&*progress.topic.name, progress.count)]),
         };
         stream.set_nodelay(true).unwrap();
-        stream.write_all(&frame).await.map_err(unserved)?;
-        let unfinished = Vec::new();
-        let mut subscriber = Self { stream, unfinished, progress, greeted: false, acknowledged: false, told: None };
+        if let Err(error) = stream.write_all(&frame).await {
+            return Err(Refused { cut: unserved(error), progress: Some(progress) });
+        }
+        let mut subscriber = Self {
+            stream,
+            unfinished: Vec::new(),
+            progress,
+            greeted: false,
+            acknowledged: false,
+            missed: None,
+            replay: 0,
+            token: String::new(),
+            told: None,
+        };
         while !subscriber.acknowledged {
-            subscriber.read().await?;
-            assert_eq!(subscriber.told, None, "a subscribe is refused");
+            if let Err(cut) = subscriber.read().await {
+                return Err(Refused { cut, progress: Some(subscriber.progress) });
+            }
+            assert_eq!(subscriber.told, None, "a subscriber is refused");
         }
         Ok(subscriber)
+    }
+
+    /// Whether the server ended the connection because what it had promised was no longer there.
+    fn was_overtaken(&self) -> bool {
+        self.replay > 0 && self.told.as_deref() == Some("topic_unavailable")
     }
 
     /// Reads once and checks what came; the number of messages.
@@ -312,15 +425,35 @@ impl Subscriber {
     /// Whether it is a message.
     fn take_frame(&mut self, frame: &[u8]) -> bool {
         if let Some(data) = data(frame) {
+            assert!(self.acknowledged, "{}: a message before the subscription stands", self.progress.topic.name);
             self.progress.take(data);
+            self.replay = self.replay.saturating_sub(1);
             return true;
         }
         match ServerFrame::parse(frame) {
-            ServerFrame::Greeting { .. } => self.greeted = true,
+            ServerFrame::Greeting { token } => {
+                self.greeted = true;
+                self.token = token.into_owned();
+            }
             ServerFrame::Ping => {}
             ServerFrame::Ack => {
                 self.acknowledged = true;
+                self.progress.token = std::mem::take(&mut self.token);
                 self.progress.begin();
+            }
+            ServerFrame::Attached { topics, token } => {
+                let [(topic, missed)] = &topics[..] else { panic!("an answer about {topics:?}") };
+                assert_eq!(*topic, self.progress.topic.name);
+                if missed.is_some() {
+                    assert_eq!(token, self.progress.token, "a session that is resumed keeps its token");
+                } else {
+                    assert_eq!(token, self.token, "one that is not resumed has that of its new connection");
+                    self.progress.begin();
+                    self.progress.token = token.into_owned();
+                }
+                self.acknowledged = true;
+                self.missed = *missed;
+                self.replay = missed.unwrap_or(0);
             }
             ServerFrame::Error { code, .. } => self.told = Some(code.into_owned()),
             frame => panic!("{}: a subscriber gets {frame:?}", self.progress.topic.name),
@@ -389,6 +522,7 @@ async fn publish(world: Rc<World>, topic: Rc<Topic>, index: usize, batch: u64, p
                         assert!(subscribers >= topic.steady, "{}: {subscribers} subscribers", topic.name);
                         last = Some((epoch.into_owned(), seq));
                         topic.accepted.set(topic.accepted.get() + 1);
+                        topic.last_seq.set(topic.last_seq.get().max(seq));
                     }
                     ServerFrame::Error { code, .. } if code == "topic_crashed" => {
                         publisher.refused.borrow_mut().insert(publisher.answered.get() + 1);
@@ -410,39 +544,216 @@ async fn connect(world: &World) -> TcpStream {
     stream
 }
 
-/// A client that comes and goes, in one way after the other.
+/// The same with a small receive buffer, so that it is soon full.
+async fn connect_narrowly(world: &World, buffer: u32) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(buffer).unwrap();
+    timeout(DEADLINE, socket.connect(world.addr)).await.expect("connects in time").expect("connects")
+}
+
+/// A client that comes and goes, in one way after the other. If its Transport crashes, it comes back.
 async fn churn(world: Rc<World>, mut random: Random) {
+    let mut lost: Option<(Progress, Instant)> = None;
     while !world.visitors_leave.get() {
         let acceptor_crashes = world.injected("Acceptor");
         let stream = connect(&world).await;
         let visitor = Churning::new(&world, &stream);
-        let ended = if random.below(4) == 0 {
-            visit_a_passing_topic(stream, &mut random).await
+        let ended = if let Some((progress, since)) = lost.take() {
+            visit(&world, stream, progress, Some(since), &mut random).await
+        } else if random.below(4) == 0 {
+            visit_a_passing_topic(stream, &mut random).await.map_err(|cut| Refused { cut, progress: None })
         } else {
-            visit(&world, stream, &mut random).await
+            let topic = &world.topics[random.below(world.topics.len() as u64) as usize];
+            visit(&world, stream, Progress::new(topic, false), None, &mut random).await
         };
-        world.visits.set(world.visits.get() + 1);
-        if let Err(cut) = ended {
+        count(&world.visits);
+        if let Err(Refused { cut, progress }) = ended {
             let unserved = !cut.greeted && world.injected("Acceptor") > acceptor_crashes;
             assert!(unserved || visitor.is_condemned(), "a churning client was closed: {cut:?}");
-            world.crashed.set(world.crashed.get() + 1);
+            count(&world.crashed);
+            // Whoever has no session yet has nothing to come back to.
+            lost = progress.filter(|progress| !progress.token.is_empty()).map(|progress| (progress, Instant::now()));
         }
     }
 }
 
-/// Stays with one of the topics for a while and checks what comes.
-async fn visit(world: &World, stream: TcpStream, random: &mut Random) -> Result<(), Cut> {
-    let topic = &world.topics[random.below(world.topics.len() as u64) as usize];
-    let mut subscriber = Subscriber::open(stream, Opening::Subscribe, Progress::new(topic, false)).await?;
+/// Stays with a topic for a while and checks what comes; comes back to it if it was `lost`.
+async fn visit(
+    world: &World,
+    stream: TcpStream,
+    progress: Progress,
+    lost: Option<Instant>,
+    random: &mut Random,
+) -> Result<(), Refused> {
+    let mut subscriber = enter(world, stream, progress, lost).await?;
     let until = Instant::now() + Duration::from_millis(100 + random.below(3_000));
     let mut wanted = 1 + random.below(1_000);
     while Instant::now() < until && wanted > 0 {
-        let messages = subscriber.read().await?;
-        world.deliveries.set(world.deliveries.get() + messages);
-        wanted = wanted.saturating_sub(messages);
+        match subscriber.read().await {
+            Ok(messages) => {
+                world.deliveries.set(world.deliveries.get() + messages);
+                wanted = wanted.saturating_sub(messages);
+            }
+            Err(_) if subscriber.was_overtaken() => {
+                count(&world.returns.overtaken);
+                return Ok(());
+            }
+            Err(cut) => return Err(Refused { cut, progress: Some(subscriber.progress) }),
+        }
     }
-    leave(subscriber.stream, &topic.name, random).await;
+    leave(subscriber.stream, &subscriber.progress.topic.name, random).await;
     Ok(())
+}
+
+/// Subscribes, or comes back after it was `lost`, and notes what came of that.
+async fn enter(
+    world: &World,
+    stream: TcpStream,
+    progress: Progress,
+    lost: Option<Instant>,
+) -> Result<Subscriber, Refused> {
+    let Some(lost) = lost else { return Subscriber::open(stream, Opening::Subscribe, progress).await };
+    // Until the question is asked: what comes after it is the server's time.
+    let away = lost.elapsed();
+    let opened = Subscriber::open(stream, Opening::Attach, progress).await;
+    match &opened {
+        Ok(subscriber) => world.returns.note(subscriber.missed, away),
+        Err(refused) if refused.cut.greeted => count(&world.returns.unanswered),
+        Err(_) => {}
+    }
+    opened
+}
+
+/// Attaches, and loses the connection before it has read the answer.
+async fn ask_and_vanish(mut stream: TcpStream, progress: &Progress, random: &mut Random) {
+    let _ = stream.write_all(&attach(&progress.token, [(&*progress.topic.name, progress.count)])).await;
+    sleep(Duration::from_millis(random.below(20))).await;
+}
+
+/// A client that loses its connection on purpose, and comes back for what it has missed.
+async fn lose_and_return(world: Rc<World>, mut random: Random) {
+    let mut lost: Option<(Progress, Instant)> = None;
+    while !world.visitors_leave.get() {
+        let acceptor_crashes = world.injected("Acceptor");
+        let stream = connect(&world).await;
+        let (progress, since) = match lost.take() {
+            Some((progress, since)) => (progress, Some(since)),
+            None => {
+                let topic = &world.topics[random.below(world.topics.len() as u64) as usize];
+                (Progress::new(topic, false), None)
+            }
+        };
+        if since.is_some() && random.below(8) == 0 {
+            // The answer does not arrive, and the client asks again: it cannot know whether it was heard.
+            ask_and_vanish(stream, &progress, &mut random).await;
+            count(&world.returns.unanswered);
+            lost = since.map(|since| (progress, since));
+            continue;
+        }
+        let mut subscriber = match enter(&world, stream, progress, since).await {
+            Ok(subscriber) => subscriber,
+            Err(Refused { cut, progress }) => {
+                let unserved = !cut.greeted && world.injected("Acceptor") > acceptor_crashes;
+                assert!(unserved, "a client that comes back was closed: {cut:?}");
+                lost = progress.and_then(|progress| Some((progress, since?)));
+                continue;
+            }
+        };
+        // Some are gone before they have what they missed.
+        let longest = if random.below(4) == 0 { 20 } else { 1_500 };
+        let stay = Duration::from_millis(random.below(longest));
+        let reading = async {
+            loop {
+                match subscriber.read().await {
+                    Ok(messages) => world.deliveries.set(world.deliveries.get() + messages),
+                    Err(cut) => return cut,
+                }
+            }
+        };
+        if let Ok(cut) = timeout(stay, reading).await {
+            assert!(subscriber.was_overtaken(), "a client that reads was closed: {cut:?}, told {:?}", subscriber.told);
+            count(&world.returns.overtaken);
+        }
+        // What comes meanwhile is lost with the connection.
+        if random.below(2) == 0 {
+            sleep(Duration::from_millis(random.below(100))).await;
+        }
+        let Subscriber { mut stream, progress, .. } = subscriber;
+        let since = Instant::now();
+        if random.below(2) == 0 {
+            // A close as a client makes it that knows nothing of the server: a FIN, or a reset if something is unread.
+            let _ = stream.shutdown().await;
+            socket2::SockRef::from(&stream).set_linger(None).unwrap();
+        }
+        drop(stream);
+        let away = match random.below(10) {
+            0 => 1_000 + random.below(7_000),
+            1..4 => 0,
+            _ => random.below(QUICK.as_millis() as u64 / 2),
+        };
+        sleep(Duration::from_millis(away)).await;
+        lost = Some((progress, since));
+    }
+}
+
+/// A client of the topic under `conflate` that reads slowly, for as long as something is published.
+async fn read_slowly(world: Rc<World>, mut subscriber: Subscriber) {
+    let mut buffer = [0; 512];
+    while !world.publishers_stop.get() {
+        sleep(Duration::from_millis(50)).await;
+        match subscriber.stream.try_read(&mut buffer) {
+            Ok(0) => panic!("a slow client under conflate was closed"),
+            Ok(length) => {
+                let messages = subscriber.take(&buffer[..length]);
+                world.deliveries.set(world.deliveries.get() + messages);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => panic!("a slow client under conflate was cut off: {error}, {:?}", world.janus.stats()),
+        }
+        subscriber.progress.show_place();
+    }
+    loop {
+        subscriber.read().await.expect("a client under conflate stays connected");
+        subscriber.progress.show_place();
+    }
+}
+
+/// What a subscriber in this process has been given.
+#[derive(Default)]
+struct Taken {
+    /// The number of the last message or gap.
+    seq: Cell<u64>,
+    messages: Cell<u64>,
+    missing: Cell<u64>,
+}
+
+/// A subscriber in this process, which stays to the end and accounts for every number.
+async fn account(topic: Rc<Topic>, mut subscriber: InProcess, pause: Duration, taken: Rc<Taken>) {
+    let epoch = subscriber.position().epoch;
+    let mut places = vec![0; topic.publishers.len()];
+    loop {
+        let expected = taken.seq.get() + 1;
+        match subscriber.next().await {
+            Some(Event::Message(message)) => {
+                assert_eq!((message.position.epoch, message.seq()), (epoch, expected), "{}: a hole", topic.name);
+                let data: u64 = message.parse().unwrap();
+                let place = &mut places[(data / PUBLISHER) as usize];
+                assert!(data % PUBLISHER > *place, "{}: {data} came after {place}, or twice", topic.name);
+                *place = data % PUBLISHER;
+                taken.seq.set(expected);
+                count(&taken.messages);
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
+            }
+            Some(Event::Gap { from, to }) => {
+                assert!(from == expected && to >= from, "{}: a gap {from} to {to} at {expected}", topic.name);
+                taken.seq.set(to);
+                taken.missing.set(taken.missing.get() + to + 1 - from);
+            }
+            event => panic!("{}: a subscriber in this process gets {event:?}", topic.name),
+        }
+    }
 }
 
 /// Makes a topic, or finds one that others made or that is on its way out, and publishes to it.
@@ -519,50 +830,75 @@ impl Drop for Churning<'_> {
     }
 }
 
-/// A client of the large topic that reads for a while, stops until it is cut off, and comes back.
+/// A client of the large topic that reads for a while, stops until it is cut off, and comes back: to its session, or anew.
 async fn stall(world: Rc<World>, mut random: Random) {
     let topic = &world.topics[0];
+    let mut lost: Option<(Progress, Instant)> = None;
     while !world.visitors_leave.get() {
         let acceptor_crashes = world.injected("Acceptor");
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4_096).unwrap();
-        let stream = timeout(DEADLINE, socket.connect(world.addr)).await.expect("connects in time").expect("connects");
-        let opened = Subscriber::open(stream, Opening::Subscribe, Progress::new(topic, false)).await;
-        let mut subscriber = match opened {
+        let stream = connect_narrowly(&world, 4_096).await;
+        let (progress, since) = match lost.take() {
+            Some((progress, since)) => (progress, Some(since)),
+            None => (Progress::new(topic, false), None),
+        };
+        let mut subscriber = match enter(&world, stream, progress, since).await {
             Ok(subscriber) => subscriber,
-            Err(cut) => {
+            Err(Refused { cut, .. }) => {
                 let unserved = !cut.greeted && world.injected("Acceptor") > acceptor_crashes;
                 assert!(unserved, "a client that has not stalled yet was closed: {cut:?}");
                 continue;
             }
         };
-        let mut wanted = 1 + random.below(200);
-        while wanted > 0 {
-            let messages = subscriber.read().await.expect("a client that still reads stays connected");
-            world.deliveries.set(world.deliveries.get() + messages);
-            wanted = wanted.saturating_sub(messages);
+        let cut = match read_and_stall(&world, &mut subscriber, 1 + random.below(200)).await {
+            Some(cut) => cut,
+            None => timeout(CUT_OFF, stalled(&world, &mut subscriber)).await.expect("who does not read is cut off"),
+        };
+        let since = Instant::now();
+        if subscriber.was_overtaken() {
+            count(&world.returns.overtaken);
+        } else {
+            assert_eq!(cut.close, Close::Reset, "told {:?}", subscriber.told);
+            count(&world.cut_off);
         }
-        let cut = timeout(CUT_OFF, async {
+        if random.below(2) == 0 {
+            sleep(Duration::from_millis(random.below(500))).await;
+            lost = Some((subscriber.progress, since));
+        }
+    }
+}
+
+/// Reads so many messages; `Some` if what was missed is pushed out before.
+async fn read_and_stall(world: &World, subscriber: &mut Subscriber, mut wanted: u64) -> Option<Cut> {
+    while wanted > 0 {
+        match subscriber.read().await {
+            Ok(messages) => {
+                world.deliveries.set(world.deliveries.get() + messages);
+                wanted = wanted.saturating_sub(messages);
+            }
+            Err(cut) if subscriber.was_overtaken() => return Some(cut),
+            Err(cut) => panic!("a client that still reads was closed: {cut:?}, told {:?}", subscriber.told),
+        }
+    }
+    None
+}
+
+/// Reads nothing until the connection is reset, but for a moment now and then.
+async fn stalled(world: &World, subscriber: &mut Subscriber) -> Cut {
+    loop {
+        // Where the kernel ends a connection for `tcp_user_timeout`, its peer finds out when it reads again.
+        let _ = timeout(STALL, subscriber.stream.ready(Interest::ERROR)).await;
+        let read = timeout(Duration::from_secs(1), async {
             loop {
-                // Where the kernel ends a connection for `tcp_user_timeout`, its peer finds out when it reads again.
-                let _ = timeout(STALL, subscriber.stream.ready(Interest::ERROR)).await;
-                let read = timeout(Duration::from_secs(1), async {
-                    loop {
-                        // What had come before the reset is still there.
-                        match subscriber.read().await {
-                            Ok(messages) => world.deliveries.set(world.deliveries.get() + messages),
-                            Err(cut) => return cut,
-                        }
-                    }
-                });
-                if let Ok(cut) = read.await {
-                    return cut;
+                // What had come before the reset is still there.
+                match subscriber.read().await {
+                    Ok(messages) => world.deliveries.set(world.deliveries.get() + messages),
+                    Err(cut) => return cut,
                 }
             }
         });
-        let cut = cut.await.expect("a client that does not read is cut off");
-        assert_eq!(cut.close, Close::Reset);
-        world.cut_off.set(world.cut_off.get() + 1);
+        if let Ok(cut) = read.await {
+            return cut;
+        }
     }
 }
 
@@ -708,8 +1044,16 @@ async fn soak(settings: Settings) {
         settings.seed
     );
     let times = |seconds| Duration::from_secs(seconds);
-    let config =
-        Config { session_ttl: times(5), topic_idle: times(2), heartbeat_interval: times(1), ..Config::default() };
+    let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
+    let config = Config {
+        session_ttl: SESSION_TTL,
+        topic_idle: times(2),
+        heartbeat_interval: times(1),
+        // What some hundred messages a second add up to in a quick return, and in more than a second not.
+        resume_messages: 512,
+        namespaces: [("prices".to_owned(), conflate)].into(),
+        ..Config::default()
+    };
     let (janus, addr) = serve(config).await;
     let world = Rc::new(World {
         janus,
@@ -719,6 +1063,8 @@ async fn soak(settings: Settings) {
             Topic::new("middle", 100, 2),
             Topic::new("small", 1, 20),
         ],
+        // Nobody waits for its subscribers.
+        prices: Topic::new("prices:all", 0, 1),
         visitors_leave: Cell::default(),
         publishers_stop: Cell::default(),
         churning: RefCell::default(),
@@ -728,19 +1074,42 @@ async fn soak(settings: Settings) {
         visits: Cell::default(),
         crashed: Cell::default(),
         cut_off: Cell::default(),
+        returns: Returns::default(),
     });
 
     // All of them end with a panic, or when they are told to.
     let mut seeds = Random(settings.seed);
     let (mut steady, mut publishers, mut visitors) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+    let mut in_process = JoinSet::new();
     for topic in &world.topics {
         for _ in 0..topic.steady {
             let progress = Progress::new(topic, true);
             let opened = Subscriber::open(connect(&world).await, Opening::Subscribe, progress).await;
-            steady.spawn_local(stay(Rc::clone(&world), opened.expect("a steady client is let in")));
+            let opened = opened.map_err(|refused| refused.cut).expect("a steady client is let in");
+            steady.spawn_local(stay(Rc::clone(&world), opened));
         }
     }
-    for (topic, (batch, pace)) in world.topics.iter().zip([(32, 1), (8, 20), (4, 100)]) {
+    for _ in 0..CONFLATED {
+        let progress = Progress::new(&world.prices, false);
+        world.prices.received.borrow_mut().push(Rc::clone(&progress.received));
+        // With less the kernel would drop what it has no room for, and send it again only after a pause that may become longer
+        // than the server waits.
+        let narrow = connect_narrowly(&world, 32 * 1024).await;
+        let opened = Subscriber::open(narrow, Opening::Subscribe, progress).await;
+        let opened = opened.map_err(|refused| refused.cut).expect("a slow client is let in");
+        steady.spawn_local(read_slowly(Rc::clone(&world), opened));
+    }
+    let mut taken = Vec::new();
+    for index in 0..IN_PROCESS {
+        let topic = &world.topics[index % 2];
+        let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropOldest).max_queue_frames(16);
+        let subscriber = world.janus.subscribe_with(&topic.name, options).expect("it is let in");
+        let pause = Duration::from_millis(if index + 1 == IN_PROCESS { 50 } else { 0 });
+        taken.push((Rc::clone(topic), Rc::<Taken>::default()));
+        in_process.spawn_local(account(Rc::clone(topic), subscriber, pause, Rc::clone(&taken[index].1)));
+    }
+    let paced = world.topics.iter().chain([&world.prices]);
+    for (topic, (batch, pace)) in paced.zip([(32, 1), (8, 20), (4, 100), (32, 20)]) {
         for index in 0..topic.publishers.len() {
             let pace = Duration::from_millis(pace);
             let random = Random(seeds.next());
@@ -755,6 +1124,9 @@ async fn soak(settings: Settings) {
     }
     for _ in 0..STALLING {
         visitors.spawn_local(stall(Rc::clone(&world), Random(seeds.next())));
+    }
+    for _ in 0..RETURNING {
+        visitors.spawn_local(lose_and_return(Rc::clone(&world), Random(seeds.next())));
     }
     let mut crashes = |pause, next: Choice| {
         visitors.spawn_local(crash(Rc::clone(&world), pause, Random(seeds.next()), next));
@@ -776,6 +1148,7 @@ async fn soak(settings: Settings) {
             _ = looks.tick() => {}
             reason = world.janus.wait() => panic!("the tree gave up: {reason}"),
             Some(ended) = steady.join_next() => panic!("a steady subscriber ended: {ended:?}"),
+            Some(ended) = in_process.join_next() => panic!("a subscriber in this process ended: {ended:?}"),
             Some(ended) = publishers.join_next() => panic!("a publisher ended: {ended:?}"),
             Some(ended) = visitors.join_next() => panic!("a visitor ended: {ended:?}"),
         }
@@ -796,6 +1169,7 @@ async fn soak(settings: Settings) {
             world.crashed.get(),
             world.cut_off.get(),
         );
+        println!("        {}", world.returns);
         silent = if deliveries == before.1 { silent + 1 } else { 0 };
         assert!(silent < 6, "nothing is delivered any more");
         before = (Instant::now(), deliveries);
@@ -825,9 +1199,19 @@ async fn soak(settings: Settings) {
         topic.check_holes();
         assert!(topic.holes.borrow().is_empty());
     }
+    let prices = &world.prices.publishers[0];
+    let last = (1..=prices.sent.get()).rev().find(|number| !prices.refused.borrow().contains(number)).unwrap();
+    until("whoever reads slowly has the last message", || {
+        world.prices.received.borrow().iter().all(|place| place.get() == last)
+    })
+    .await;
+    until("the subscribers in this process have, or are told of, every number", || {
+        taken.iter().all(|(topic, taken)| taken.seq.get() == topic.last_seq.get())
+    })
+    .await;
     until("the visitors' connections and sessions, and the publishers', have ended", || {
         let stats = world.janus.stats();
-        (stats.connections, stats.sessions, stats.topics) == (steady.len(), steady.len(), world.topics.len())
+        (stats.connections, stats.sessions, stats.topics) == (steady.len(), steady.len(), world.topics.len() + 1)
     })
     .await;
     // Both ends of each publisher's connection were open before.
@@ -851,6 +1235,13 @@ async fn soak(settings: Settings) {
         world.crashed.get(),
         world.cut_off.get()
     );
+    let (returns, stats) = (&world.returns, world.janus.stats());
+    println!("{returns}");
+    println!("{} messages conflated; the last arrived", stats.messages_conflated);
+    for (topic, taken) in &taken {
+        let (messages, missing) = (taken.messages.get(), taken.missing.get());
+        println!("in this process, of {}: {messages} messages and gaps of {missing}", topic.name);
+    }
     println!("injected: {:?}", world.injected.borrow());
     for name in ["topic_manager", "proxy_mapper", "acceptor", "sender ", "topic "] {
         println!("restarts of {}: {}", name.trim(), world.restarts(name));
@@ -859,12 +1250,19 @@ async fn soak(settings: Settings) {
     println!("memory after the first tenth {:.1} MiB, at the end {:.1} MiB", mib(rss_at_first), mib(rss_at_end));
     println!("descriptors {expected_descriptors}, as expected");
 
-    assert_eq!(world.janus.stats().slow_consumers, world.cut_off.get(), "only those that stalled were cut off");
+    assert_eq!(stats.slow_consumers, world.cut_off.get(), "only those that stalled were cut off");
+    assert!(returns.quick_resumed.get() > returns.quick_anew.get(), "most of those that are back at once go on");
+    assert!(returns.resumed.get() > 0 && returns.anew.get() > 0, "both outcomes occur");
+    assert!(stats.messages_conflated > 0, "those that read slowly lag");
+    let missing: u64 = taken.iter().map(|(_, taken)| taken.missing.get()).sum();
+    assert_eq!(stats.messages_dropped_oldest, missing, "every message that was dropped is in a gap");
+    assert!(taken.last().is_some_and(|(_, slow)| slow.missing.get() > 0), "who is slow does not get everything");
     for (fault, name) in [("TopicManager", "topic_manager"), ("ProxyMapper", "proxy_mapper"), ("Acceptor", "acceptor")]
     {
         assert_eq!(world.restarts(name), world.injected(fault), "{name} crashes when it is told to, and not else");
     }
     assert!(rss_at_end <= rss_at_first + rss_at_first / 10 + (8 << 20), "memory grows");
+    in_process.shutdown().await;
     steady.shutdown().await;
     world.janus.shutdown().await;
 }

@@ -2,6 +2,8 @@
 
 #![no_main]
 
+use std::collections::BTreeSet;
+
 use arbitrary::Arbitrary;
 use janus_core::wire::FrameError;
 use janus_core::wire::classic::{Command, Decoder, Limits};
@@ -12,7 +14,7 @@ struct Input<'a> {
     /// Lengths of the pieces, used in turn.
     pieces: [u8; 4],
     small_limit: bool,
-    /// The stream, with one byte for each of [`WORDS`].
+    /// The stream, with one byte for each of [`WORDS`] and [`ATTACH_WORDS`].
     bytes: &'a [u8],
 }
 
@@ -38,6 +40,17 @@ const WORDS: [&str; 18] = [
     "{\"a\":[",
 ];
 
+/// The same for coming back, for the bytes 2 to 8.
+const ATTACH_WORDS: [&str; 7] = [
+    "{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{",
+    "\"attach\"",
+    "\"token\":\"t\"",
+    "\"received\":{",
+    "\"t\":1",
+    "18446744073709551615",
+    "}}}\0",
+];
+
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Result<Command, FrameError>> {
     let mut decoder = Decoder::new();
     let mut decoded = Vec::new();
@@ -50,6 +63,10 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Re
                     serde_json::from_str::<&serde_json::value::RawValue>(part).expect("every part is JSON");
                     assert!(!part.contains('\u{1}'), "no part can end a frame");
                 }
+            }
+            if let Ok(Command::Attach { received, .. }) = &command {
+                let names: BTreeSet<&str> = received.iter().map(|(topic, _)| topic.as_str()).collect();
+                assert_eq!(names.len(), received.len(), "no topic is counted twice");
             }
             decoded.push(command);
         }
@@ -66,6 +83,7 @@ fuzz_target!(|input: Input<'_>| {
         .bytes
         .iter()
         .flat_map(|byte| match byte {
+            2..=8 => ATTACH_WORDS[usize::from(*byte) - 2].as_bytes(),
             14..=31 => WORDS[usize::from(*byte) - 14].as_bytes(),
             _ => std::slice::from_ref(byte),
         })

@@ -1,16 +1,65 @@
-//! What a publisher sends is what a subscriber reads, byte for byte, and what is JSON is `serde_json`'s opinion.
+//! What a publisher sends is what a subscriber reads, byte for byte, and what is JSON is `serde_json`'s opinion. Whoever comes
+//! back is understood, and understands the answer.
 
 #![no_main]
 
 use janus_core::wire::classic::client::{self, ServerDecoder, ServerFrame};
-use janus_core::wire::classic::{Command, Decoder, Limits, encode_message};
-use janus_core::wire::{Publication, Timestamp, TopicName};
+use janus_core::wire::classic::{Command, Decoder, Limits, encode_attached, encode_message};
+use janus_core::wire::{FrameError, Publication, Timestamp, TopicName};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 
-fuzz_target!(|input: (&str, &str, &str, &str, bool, u8)| {
-    let (name, event, message_id, data, one_shot, size) = input;
+const TIMESTAMP: Timestamp = Timestamp { mega: 1, sec: 2, micro: 3 };
+
+fn decode(sent: &[u8], size: u8, limits: &Limits) -> Vec<Result<Command, FrameError>> {
+    let mut decoder = Decoder::new();
+    let mut decoded = Vec::new();
+    for mut piece in sent.chunks(usize::from(size).max(1)) {
+        while let Some(command) = decoder.decode(&mut piece, limits) {
+            decoded.push(command);
+        }
+    }
+    assert_eq!(decoder.finish(limits), None);
+    decoded
+}
+
+/// An attach with these topics and counts, and an answer about those of them that can be topics.
+fn come_back(token: &str, topics: [(&str, Option<u64>); 3], size: u8, limits: &Limits) {
+    let counts = topics.map(|(name, count)| (name, count.unwrap_or(0)));
+    let decoded = decode(&client::attach(token, counts), size, limits);
+
+    let mut answers: Vec<(TopicName, Option<u64>)> = Vec::new();
+    for (name, count) in topics {
+        let Ok(topic) = TopicName::new(name, limits.max_topic_bytes) else { continue };
+        if answers.iter().all(|(other, _)| *other != topic) {
+            answers.push((topic, count));
+        }
+    }
+    if answers.len() == topics.len() {
+        let received = answers.iter().map(|(topic, count)| (topic.clone(), count.unwrap_or(0))).collect();
+        assert_eq!(decoded, [Ok(Command::Attach { token: token.to_owned(), received })]);
+    } else {
+        assert!(matches!(&decoded[..], [Ok(Command::Refused(_))]), "no such topics can be counted: {decoded:?}");
+    }
+
+    let mut answer = Vec::new();
+    encode_attached(&mut answer, &TIMESTAMP, answers.iter().map(|(topic, count)| (topic, *count)), token);
+    let topics: Vec<_> = answers.iter().map(|(topic, count)| (topic.as_str().into(), *count)).collect();
+    let expected = ServerFrame::Attached { topics, token: token.into() };
+    let (mut decoder, mut frames) = (ServerDecoder::new(), 0);
+    for mut piece in answer.chunks(usize::from(size).max(1)) {
+        while let Some(frame) = decoder.decode(&mut piece) {
+            assert_eq!(frame, expected);
+            frames += 1;
+        }
+    }
+    assert_eq!((frames, decoder.buffered()), (1, 0));
+}
+
+fuzz_target!(|input: (&str, &str, &str, &str, [Option<u64>; 3], bool, u8)| {
+    let (name, event, message_id, data, counts, one_shot, size) = input;
     let limits = Limits { max_frame_bytes: 1 << 20, max_topic_bytes: 255 };
+    come_back(data, [(name, counts[0]), (event, counts[1]), (message_id, counts[2])], size, &limits);
     let Ok(topic) = TopicName::new(name, limits.max_topic_bytes) else { return };
 
     // `serde_json` says which texts are JSON, and where they start and end.
@@ -24,14 +73,7 @@ fuzz_target!(|input: (&str, &str, &str, &str, bool, u8)| {
 
     let encode = if one_shot { client::publish_and_close } else { client::publish };
     let sent = encode(name, event, message_id, data);
-    let mut decoder = Decoder::new();
-    let mut decoded = Vec::new();
-    for mut piece in sent.chunks(usize::from(size).max(1)) {
-        while let Some(command) = decoder.decode(&mut piece, &limits) {
-            decoded.push(command);
-        }
-    }
-    assert_eq!(decoder.finish(&limits), None);
+    let decoded = decode(&sent, size, &limits);
     let [
         Ok(
             Command::Publish { topic: to, publication, ack: false }
@@ -43,14 +85,13 @@ fuzz_target!(|input: (&str, &str, &str, &str, bool, u8)| {
     };
     assert_eq!((to, publication), (&topic, &in_process));
 
-    let timestamp = Timestamp { mega: 1, sec: 2, micro: 3 };
     let mut delivered = Vec::new();
-    encode_message(&mut delivered, &timestamp, publication);
+    encode_message(&mut delivered, &TIMESTAMP, publication);
     let mut rest = &delivered[..];
     let mut subscriber = ServerDecoder::new();
     assert_eq!(
         subscriber.decode(&mut rest),
-        Some(ServerFrame::Message { timestamp, topic: name.into(), event, message_id, data })
+        Some(ServerFrame::Message { timestamp: TIMESTAMP, topic: name.into(), event, message_id, data })
     );
     assert!(rest.is_empty());
 });
