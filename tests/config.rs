@@ -106,7 +106,7 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
 }
 
 #[test]
-fn a_drain_period_may_be_zero_and_is_cut_to_the_drain_timeout() {
+fn a_drain_period_may_be_zero_and_is_cut_to_half_of_the_drain_timeout() {
     let check = |period, timeout| janus(&["config", "check", "--drain-period", period, "--drain-timeout", timeout]);
     for (period, timeout) in [("20 s", "1 m"), ("0 s", "1 s"), ("5 s", "2 s")] {
         assert_exit(&check(period, timeout).output().unwrap(), 0);

@@ -135,12 +135,13 @@ impl Session {
         }
     }
 
-    /// Ends the taking over of a session: it is attached with these subscriptions.
-    pub(crate) fn attached(&self, joined: Vec<Joined>) {
+    /// Ends the taking over of a session: it is attached with these subscriptions. Hands them back if another connection
+    /// has taken it over meanwhile; then the caller must end them.
+    pub(crate) fn attached(&self, joined: Vec<Joined>) -> Vec<Joined> {
         let mut topics = self.topics.lock();
-        if let Topics::Attaching { slot, .. } | Topics::Attached { slot, .. } = &*topics {
-            *topics = Topics::Attached { slot: Arc::clone(slot), joined };
-        }
+        let (Topics::Attaching { slot, .. } | Topics::Attached { slot, .. }) = &*topics else { return joined };
+        *topics = Topics::Attached { slot: Arc::clone(slot), joined };
+        Vec::new()
     }
 
     /// Ends the attachment and hands out its subscriptions, which the caller must end.
@@ -340,7 +341,7 @@ mod tests {
             let topic = TopicState::for_test(TopicName::new(&format!("topic {number}"), 255).unwrap());
             (Arc::new(topic), Arc::new(Subscription::untold(slot(), SlowConsumer::Disconnect)))
         };
-        session.attached((0..topics).map(topic).collect());
+        assert!(session.attached((0..topics).map(topic).collect()).is_empty());
         Arc::new(session)
     }
 

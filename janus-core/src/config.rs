@@ -87,13 +87,15 @@ pub struct Config {
     pub topic_quarantine: Duration,
     /// How long a drain, or the close of one connection, may take to deliver what is queued. Default 10 s.
     pub drain_timeout: Duration,
-    /// How long a client may take nothing of what waits for it, if all of its topics have the policy
-    /// [`SlowConsumer::Disconnect`]; then it is cut off as a slow consumer. Default 5 s.
+    /// How long a client may take nothing of what waits for it until it is cut off as a slow consumer, if no topic of it has
+    /// a policy that bears with it. On the classic protocol that is [`SlowConsumer::Conflate`] alone, because the policies
+    /// that drop act as [`SlowConsumer::Disconnect`] there. Default 5 s.
     pub write_timeout: Duration,
-    /// The same for a client with a topic under another policy, which may be behind but not dead. Default 60 s.
+    /// The same for a client with a topic whose policy bears with it, which may be behind but not dead; also if that is
+    /// shorter. Default 60 s.
     pub stall_timeout: Duration,
     /// Over how long a drain closes connections, a few at a time and in no order, so that their clients do not all connect
-    /// somewhere else at once. It is a part of `drain_timeout`, and cut to it. Zero closes them all at once. Default 5 s.
+    /// somewhere else at once. It is a part of `drain_timeout`, and cut to half of it. Zero closes them all at once. Default 5 s.
     pub drain_period: Duration,
     /// Idle time before TCP keep-alive probes a peer. Default 60 s.
     pub tcp_keepalive: Duration,

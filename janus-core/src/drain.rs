@@ -26,7 +26,11 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     let deadline = shared.close_deadline(shared.config.drain_timeout);
     *shared.drain_deadline.lock() = Some(deadline);
     let connections = shared.connections.len();
-    let cut_off = |shared: &Shared| shared.counters.cut_off.load(Ordering::Relaxed);
+    // A stalled client is cut off before the time of a drain is over, and what waited for it is as lost.
+    let cut_off = |shared: &Shared| {
+        let slow = shared.ledger().counts();
+        shared.counters.cut_off.load(Ordering::Relaxed) + slow.queue_full + slow.stalled + slow.out_of_memory
+    };
     let cut_off_before = cut_off(shared);
     for listener in &shared.listeners {
         // It may have ended with the tree already.
@@ -38,7 +42,9 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     while Instant::now() < deadline && shared.topics.all().iter().any(|topic| !topic.is_idle()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let period = shared.config.drain_period.min(deadline.saturating_duration_since(Instant::now()));
+    // The last to be closed need time, too, to take what is queued for them.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let period = shared.config.drain_period.min(left / 2);
     if !period.is_zero() {
         // Any order will do if the system has no randomness to give.
         let seed = getrandom::u64().unwrap_or_default();

@@ -16,8 +16,8 @@ use crate::wire::classic;
 /// Connections looked at before others get their turn.
 const PORTION: usize = 256;
 
-/// PINGs sent before others get their turn.
-const PINGS: usize = 32;
+/// PINGs sent, or lagging clients looked after, before others get their turn.
+const SENDS: usize = 32;
 
 /// Advances the clock and looks after the connections, for ever.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -33,13 +33,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let (timeout, patience) =
             (shared.clock.ticks(shared.config.write_timeout), shared.clock.ticks(shared.config.stall_timeout));
         let mut portion = 0..PORTION;
-        let mut lagging = 0;
+        let mut lagging = Vec::new();
         let mut due = Vec::new();
         loop {
             let more = shared.connections.visit(portion.clone(), |slot| {
                 if slot.needs_attention() {
-                    slot.end_if_stalled(tick, timeout, patience);
-                    lagging += 1;
+                    lagging.push(Arc::clone(slot));
                 }
                 if slot.unfinished_for(tick).is_some_and(|since| since >= unfinished) {
                     slot.end(End::FrameTimeout);
@@ -47,7 +46,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                     due.push(Arc::clone(slot));
                 }
             });
-            for pings in due.chunks(PINGS) {
+            for some in lagging.chunks(SENDS) {
+                for slot in some {
+                    slot.end_if_stalled(tick, timeout, patience);
+                    slow_log.see(slot, tick);
+                }
+                tokio::task::yield_now().await;
+            }
+            lagging.clear();
+            for pings in due.chunks(SENDS) {
                 for slot in pings {
                     slot.send(Bytes::from_static(classic::PING));
                 }
@@ -60,8 +67,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             portion = portion.end..portion.end + PORTION;
             tokio::task::yield_now().await;
         }
-        if lagging > 0 {
-            slow_log.note(&shared, tick, lagging);
+        for slot in shared.local_slots() {
+            // A program takes its time; its policy is all that limits it.
+            slot.end_if_stalled(tick, u32::MAX, u32::MAX);
+            slow_log.see(&slot, tick);
         }
+        slow_log.note(&shared, tick);
     }
 }

@@ -25,14 +25,14 @@ use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
 use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
-use crate::slow_clients::{SlowClient, slow_clients};
+use crate::slow_clients::{Lines, SlowClient, slow_clients};
 use crate::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
 };
 use crate::topic::{Position, TopicInfo};
-use crate::topic_manager::TopicManager;
+use crate::topic_manager::{TopicManager, Unstarted};
 use crate::transport::CONTROL_TIMEOUT;
 use crate::turn::Turns;
 
@@ -262,6 +262,8 @@ pub(crate) fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>)
         Shared {
             clock: Clock::for_config(&config),
             topics: TopicTable::default(),
+            unstarted: Unstarted::default(),
+            locals: Mutex::default(),
             sessions: SessionTable::default(),
             connections: ConnectionTable::default(),
             senders: SenderPool::default(),
@@ -274,6 +276,7 @@ pub(crate) fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>)
             }),
             pressure: AtomicU32::new(0),
             counters: Counters::default(),
+            cut_off_lines: Lines::default(),
             faults: Arc::default(),
             topic_manager: ActorRef::new("topic_manager"),
             proxy_mapper: ActorRef::new("proxy_mapper"),
@@ -598,7 +601,8 @@ impl Janus {
 pub struct DrainReport {
     /// Connections that were open when the drain began.
     pub connections: usize,
-    /// Connections that were cut off when `drain_timeout` ended, with something still queued for them.
+    /// Connections that ended with something still queued for them: slow consumers, or those that `drain_timeout` was not
+    /// long enough for.
     pub cut_off: usize,
 }
 

@@ -180,7 +180,7 @@ impl Keeper {
                 return;
             }
             // It may have caught up since.
-            if slot.queued_bytes() >= WORTH_CLOSING {
+            if slot.queued().map_or(0, |(bytes, _)| bytes) >= WORTH_CLOSING {
                 slot.end_for_memory();
             }
             yield_now().await;
@@ -205,13 +205,19 @@ async fn largest_queues(shared: &Shared) -> Vec<Arc<Slot>> {
     let mut portion = 0..CONNECTIONS;
     while shared.connections.visit(portion.clone(), |slot| {
         // Mostly there is nothing, and its lock need not be taken.
-        let queued = if slot.needs_attention() { slot.queued_bytes() } else { 0 };
+        let queued = if slot.needs_attention() { slot.queued().map_or(0, |(bytes, _)| bytes) } else { 0 };
         if queued >= WORTH_CLOSING {
             lagging.push((queued, Arc::clone(slot)));
         }
     }) {
         portion = portion.end..portion.end + CONNECTIONS;
         yield_now().await;
+    }
+    for slot in shared.local_slots() {
+        let queued = slot.queued().map_or(0, |(bytes, _)| bytes);
+        if queued >= WORTH_CLOSING {
+            lagging.push((queued, slot));
+        }
     }
     lagging.sort_unstable_by_key(|(queued, _)| std::cmp::Reverse(*queued));
     lagging.into_iter().take(CLIENTS).map(|(_, slot)| slot).collect()

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::shared::{Shared, timestamp};
-use crate::topic::{Offer, TopicState};
+use crate::topic::{Offer, TopicError, TopicState};
 use crate::wire::classic::{self, ErrorCode};
 use crate::wire::{Publication, TopicName};
 
@@ -173,8 +173,12 @@ pub(crate) fn hand_over(
             // Whoever comes later may ask for its history.
             None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name) {
                 Ok(topic) => topic,
-                Err(_) => {
-                    pending.refuse(PublishError::TooManyTopics);
+                Err(error) => {
+                    pending.refuse(match error {
+                        TopicError::TooMany => PublishError::TooManyTopics,
+                        TopicError::Unavailable => PublishError::TopicUnavailable,
+                        TopicError::Ended => PublishError::ShuttingDown,
+                    });
                     return Ok(());
                 }
             },

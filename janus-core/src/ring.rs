@@ -78,7 +78,7 @@ impl Ring {
     pub(crate) fn trim(&mut self, keep: &Keep, tick: u32) -> usize {
         let before = self.first_seq;
         while let Some(front) = self.batches.front() {
-            let old = tick.wrapping_sub(front.tick) > keep.age;
+            let old = is_older(front, keep.age, tick);
             let over = self.len().saturating_sub(keep.messages) as u64;
             let rest = front.last_seq() + 1 - self.first_seq;
             let rest_bytes = front.byte_len() - front.start_of(self.first_seq);
@@ -115,7 +115,7 @@ impl Ring {
         let mut room = keep.bytes;
         let mut first = self.end;
         for batch in self.batches.iter().rev() {
-            if tick.wrapping_sub(batch.tick) > keep.age {
+            if is_older(batch, keep.age, tick) {
                 break;
             }
             while first > batch.first_seq().max(self.first_seq) && ((self.end - first) as usize) < keep.messages {
@@ -138,7 +138,7 @@ impl Ring {
         *self = Self::new(next_seq);
     }
 
-    /// What is kept of these numbers, in portions of one batch each, up to so many bytes but at least one message.
+    /// What is kept of these numbers, in pieces of one batch each, up to so many bytes but at least one message.
     pub(crate) fn portion(&self, seqs: Range<u64>, max_bytes: usize) -> Vec<(Arc<Batch>, Range<u64>)> {
         let mut portion = Vec::new();
         let mut room = max_bytes;
@@ -177,6 +177,11 @@ impl Ring {
         }
         next == self.end && self.first_seq <= self.end
     }
+}
+
+/// As a distance: whoever asks may have read the clock before the batch was sealed, and that is not old.
+fn is_older(batch: &Batch, age: u32, tick: u32) -> bool {
+    i64::from(tick.wrapping_sub(batch.tick) as i32) > i64::from(age)
 }
 
 #[cfg(test)]
@@ -220,6 +225,16 @@ mod tests {
         assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, 11), 0);
         assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, 12), 3);
         assert_eq!((ring.first_seq(), ring.end(), ring.len()), (4, 4, 0));
+    }
+
+    #[test]
+    fn a_reader_whose_clock_is_behind_finds_what_is_new() {
+        let mut ring = ring_of(&[3], &PLENTY);
+        let keep = Keep { age: 10, ..PLENTY };
+        // The batches are of tick 1.
+        assert_eq!(ring.trim(&keep, 0), 0);
+        assert_eq!(ring.first_within(&keep, 0), 1);
+        assert_eq!(ring.trim(&keep, u32::MAX), 0);
     }
 
     #[test]

@@ -19,9 +19,10 @@ use crate::config::Config;
 use crate::delivery::{Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
 use crate::proxy_mapper::ProxyMapper;
+use crate::slow_clients::Lines;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
 use crate::topic::{TopicError, TopicState, topic_of};
-use crate::topic_manager::{Start, TopicManager};
+use crate::topic_manager::{TopicManager, Unstarted};
 use crate::turn::Turns;
 use crate::wire::{Timestamp, TopicName, classic};
 
@@ -31,6 +32,9 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) topics: TopicTable,
+    pub(crate) unstarted: Unstarted,
+    /// The slots of subscribers in this process, by their number; as many as the program has made.
+    pub(crate) locals: Mutex<HashMap<u64, Arc<Slot>>>,
     pub(crate) sessions: SessionTable,
     pub(crate) connections: ConnectionTable,
     pub(crate) senders: SenderPool,
@@ -38,6 +42,7 @@ pub(crate) struct Shared {
     /// See [`pressure`](Self::pressure); set by the memory keeper.
     pub(crate) pressure: AtomicU32,
     pub(crate) counters: Counters,
+    pub(crate) cut_off_lines: Lines,
     pub(crate) faults: Arc<Faults>,
     pub(crate) topic_manager: ActorRef<TopicManager>,
     pub(crate) proxy_mapper: ActorRef<ProxyMapper>,
@@ -65,8 +70,7 @@ impl Shared {
             .topics
             .find_or_insert(name, self.config.max_topics, |number| TopicState::new(name.clone(), number, self))?;
         if is_new {
-            // A TopicManager that is not running starts those that are listed and do not run when it comes up.
-            let _ = self.topic_manager.cast(Start(Arc::clone(&topic)));
+            self.unstarted.add(Arc::clone(&topic));
         }
         Ok(topic)
     }
@@ -85,6 +89,10 @@ impl Shared {
     pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
         let budget = self.config.memory_budget_bytes;
         budget > 0 && self.memory_used() >= budget / 100 * percent
+    }
+
+    pub(crate) fn local_slots(&self) -> Vec<Arc<Slot>> {
+        self.locals.lock().values().cloned().collect()
     }
 
     /// By how much topics must keep less than they may, in powers of two.
@@ -108,7 +116,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.draining.store(true, Ordering::Release);
         self.listeners.iter().for_each(|listener| listener.close());
-        self.topics.all().iter().for_each(|topic| topic.shut_down(&self.senders));
+        self.topics.close().iter().for_each(|topic| topic.shut_down(&self.senders));
     }
 
     /// When a close that begins now, and may take so long, must be over.
@@ -222,6 +230,8 @@ struct Topics {
     by_name: HashMap<TopicName, Arc<TopicState>>,
     /// An order in which they can be gone through a portion at a time, while others come and go.
     by_number: BTreeMap<u64, Arc<TopicState>>,
+    /// Whether the instance has ended, and no topic is made any more: nobody would end it.
+    closed: bool,
 }
 
 impl TopicTable {
@@ -240,6 +250,9 @@ impl TopicTable {
         let mut topics = self.topics.lock();
         if let Some(topic) = topics.by_name.get(name.as_str()) {
             return Ok((Arc::clone(topic), false));
+        }
+        if topics.closed {
+            return Err(TopicError::Ended);
         }
         if topics.by_name.len() >= max {
             return Err(TopicError::TooMany);
@@ -265,6 +278,13 @@ impl TopicTable {
 
     pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
         self.topics.lock().by_number.values().cloned().collect()
+    }
+
+    /// Takes in no topic from now on; all there are.
+    pub(crate) fn close(&self) -> Vec<Arc<TopicState>> {
+        let mut topics = self.topics.lock();
+        topics.closed = true;
+        topics.by_number.values().cloned().collect()
     }
 
     /// At most `count` topics, those with the lowest numbers above `after`.

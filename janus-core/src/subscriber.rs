@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
+use crate::client_proxy::Cursor;
 use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
@@ -230,8 +231,8 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     topic: Arc<TopicState>,
     subscription: Arc<Subscription>,
-    /// The next number to be asked for, while it catches up.
-    catching_up: Option<u64>,
+    /// What keeps the topic from ending as unused, and the next number to be asked for, while it catches up.
+    catching_up: Option<(Cursor, u64)>,
     resumption: Resumption,
     position: Position,
     closed: bool,
@@ -251,39 +252,42 @@ impl Subscriber {
         });
         let terms = own_terms.as_ref().unwrap_or(&shared.terms);
         let policy = options.slow_consumer.unwrap_or_else(|| shared.config.namespace(topic).slow_consumer);
-        let tick = shared.clock.tick();
         loop {
             if shared.is_draining() {
                 return Err(SubscribeError::ShuttingDown);
             }
-            let topic = shared.open_topic(&name).map_err(SubscribeError::from)?;
+            let tick = shared.clock.tick();
+            let topic = match shared.open_topic(&name) {
+                // The table is closed, and this look at it came too early.
+                Err(TopicError::Ended) => return Err(SubscribeError::ShuttingDown),
+                opened => opened?,
+            };
             let slot = Arc::new(Slot::local(shared.connections.next_id(), terms));
-            let subscription = Arc::new(Subscription::told(slot, policy));
-            let found = match options.since {
-                Some(since) => topic.resumable(since, tick),
-                None => Err(topic.first_available(tick)),
+            let subscription = Arc::new(Subscription::told(Arc::clone(&slot), policy));
+            let first_available = topic.first_available(tick);
+            let resumed = match options.since {
+                Some(since) => topic.resumable(since, tick).map(|missed| missed.map(|missed| (since, missed))),
+                None => Ok(None),
             };
-            let (missed, first_available) = match found {
-                Ok((missed, first)) => (Some(missed), first),
-                Err(first) => (None, first),
+            let joined = match resumed {
+                Ok(Some((since, missed))) => Ok((since, Some(missed))),
+                Ok(None) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
+                Err(error) => Err(error),
             };
-            let joined = match (missed, options.since) {
-                (Some(_), Some(since)) => Ok(since),
-                _ => topic.subscribe(Arc::clone(&subscription), tick),
-            };
-            let position = match joined {
-                Ok(position) => position,
+            let (position, missed) = match joined {
+                Ok(joined) => joined,
                 Err(TopicError::Ended) => {
                     shared.topics.remove(&topic);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
+            shared.locals.lock().insert(slot.id, slot);
             return Ok(Self {
                 shared: Arc::clone(shared),
+                catching_up: missed.map(|_| (Cursor::new(&topic, 0), position.seq + 1)),
                 topic,
                 subscription,
-                catching_up: missed.map(|_| position.seq + 1),
                 resumption: Resumption { resumed: missed.is_some(), missed: missed.unwrap_or(0), first_available },
                 position,
                 closed: false,
@@ -337,13 +341,13 @@ impl Subscriber {
                 }
                 Poll::Pending => {}
             }
-            let Some(from) = self.catching_up else { return Poll::Pending };
-            match self.topic.catch_up(&self.subscription, from, self.shared.clock.tick()) {
+            let Some((_, from)) = &mut self.catching_up else { return Poll::Pending };
+            match self.topic.catch_up(&self.subscription, *from, self.shared.clock.tick()) {
                 Ok(CatchUp::Joined) => self.catching_up = None,
-                Ok(CatchUp::More(next)) => self.catching_up = Some(next),
+                Ok(CatchUp::More(next)) => *from = next,
                 Ok(CatchUp::Lost(first)) => {
-                    self.catching_up = Some(first);
-                    return Poll::Ready(Some(self.gap(from..first)));
+                    let lost = std::mem::replace(from, first)..first;
+                    return Poll::Ready(Some(self.gap(lost)));
                 }
                 Err(_) if self.shared.is_draining() => return Poll::Ready(Some(self.close(Closed::ShutDown))),
                 Err(_) => return Poll::Ready(Some(self.close(Closed::TopicUnavailable))),
@@ -374,8 +378,10 @@ impl Stream for Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         leave(&self.topic, Arc::clone(&self.subscription));
+        let slot = &self.subscription.slot;
+        self.shared.locals.lock().remove(&slot.id);
         // What waits in its queue refers to the subscription, and would keep both alive.
-        self.subscription.slot.close();
+        slot.close();
     }
 }
 
@@ -425,13 +431,14 @@ pub(crate) fn history(
     if !shared.config.namespace(topic).history {
         return Err(HistoryError::NotKept);
     }
-    let nothing = || (Position { epoch: 0, seq: 0 }, Kept::new());
-    let (position, kept) =
+    let nothing = || (Position { epoch: 0, seq: 0 }, 1, Kept::new());
+    let (position, first, kept) =
         shared.topics.find(name.as_str()).and_then(|topic| topic.history(since, limit, shared)).unwrap_or_else(nothing);
     let messages: Vec<Delivery> =
         kept.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq))).collect();
-    let first = messages.first().map_or(position.seq + 1, Delivery::seq);
-    let complete = since
-        .is_none_or(|since| since.epoch == position.epoch && (first..=position.seq + 1).contains(&(since.seq + 1)));
+    let complete = since.is_none_or(|since| {
+        let from = since.seq.checked_add(1);
+        since.epoch == position.epoch && from.is_some_and(|from| (first..=position.seq + 1).contains(&from))
+    });
     Ok(History { position, complete, messages })
 }

@@ -296,11 +296,11 @@ impl TopicState {
     }
 
     fn may_be_waited_for(&self) -> Result<(), TopicError> {
-        match self.core.lock().life {
-            Life::Live => Ok(()),
-            Life::Quarantined => Err(TopicError::Unavailable),
-            Life::Ended => Err(TopicError::Ended),
-        }
+        self.core.lock().check_life()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.core.lock().life == Life::Ended
     }
 
     /// Whether nothing is left for this topic to hand out, or nobody who could.
@@ -397,12 +397,14 @@ impl TopicState {
         self.given_up.notify_waiters();
     }
 
-    /// Takes note of what happened between the making of the topic and its first start: a subscriber may have left already,
-    /// and there was nobody to tell.
-    fn begin(&self) {
+    /// Takes those off the list who left while nobody could be told: their word goes to the actor's address, which is known
+    /// from now on.
+    fn sweep(&self) {
         let mut core = self.core.lock();
         core.sweep = true;
-        core.apply_changes();
+        if core.pass.is_none() {
+            core.apply_changes();
+        }
     }
 
     /// Checks what a crashed predecessor left behind and makes it fit to go on; `false` if it is not consistent.
@@ -460,13 +462,9 @@ impl TopicState {
         core.sweep = true;
         core.apply_changes();
         for subscription in core.subscribers.iter() {
-            let next_seq = subscription.next_seq();
-            if next_seq < core.next_seq {
-                subscription.slot.lose(subscription, next_seq..core.next_seq);
-            }
             // Numbers go on under the new epoch: a sender may still be at work on the old pass, and must find that
             // everybody has been served.
-            subscription.begin(core.next_seq);
+            subscription.slot.skip_to(subscription, core.next_seq);
         }
         let waiting = std::mem::take(&mut core.waiting);
         drop(guard);
@@ -475,12 +473,14 @@ impl TopicState {
 
     /// Puts a subscriber on the list, to whom everything comes that has no number yet; where it begins.
     pub(crate) fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<Position, TopicError> {
+        self.core.lock().check_life()?;
+        self.rejoin(subscription, tick)
+    }
+
+    /// The same for one who was subscribed before; also while the topic is out of service.
+    pub(crate) fn rejoin(&self, subscription: Arc<Subscription>, tick: u32) -> Result<Position, TopicError> {
         let mut core = self.core.lock();
-        match core.life {
-            Life::Live => {}
-            Life::Quarantined => return Err(TopicError::Unavailable),
-            Life::Ended => return Err(TopicError::Ended),
-        }
+        core.check_exists()?;
         core.last_used = tick;
         if subscription.next_seq() == 0 && subscription.begin(core.next_seq) {
             core.enter(subscription);
@@ -489,21 +489,20 @@ impl TopicState {
     }
 
     /// Whether a subscriber that had everything before `from` can go on without a hole: how many messages it has missed.
-    pub(crate) fn missed_since(&self, from: u64, tick: u32) -> Option<u64> {
+    /// Also while the topic is out of service, which keeps the subscriptions of those who are connected, too.
+    pub(crate) fn missed_since(&self, from: u64, tick: u32) -> Result<Option<u64>, TopicError> {
         let mut core = self.core.lock();
+        core.check_exists()?;
         core.ring.trim(&self.keep, tick);
-        (core.first_kept()..=core.next_seq).contains(&from).then(|| core.next_seq - from)
+        Ok((core.first_kept()..=core.next_seq).contains(&from).then(|| core.next_seq - from))
     }
 
-    /// The same for a position, which may be of another life of the topic: how many messages were missed, and the first
-    /// that is there in any case.
-    pub(crate) fn resumable(&self, since: Position, tick: u32) -> Result<(u64, Position), Position> {
-        let first = self.first_available(tick);
-        let from = since.seq.checked_add(1).ok_or(first)?;
-        if since.epoch != first.epoch {
-            return Err(first);
-        }
-        self.missed_since(from, tick).map(|missed| (missed, first)).ok_or(first)
+    /// The same for a position, which may be of another life of the topic.
+    pub(crate) fn resumable(&self, since: Position, tick: u32) -> Result<Option<u64>, TopicError> {
+        let Some(from) = since.seq.checked_add(1).filter(|_| since.epoch == self.epoch()) else {
+            return Ok(None);
+        };
+        self.missed_since(from, tick)
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -528,11 +527,7 @@ impl TopicState {
         tick: u32,
     ) -> Result<CatchUp, TopicError> {
         let mut core = self.core.lock();
-        match core.life {
-            Life::Live => {}
-            Life::Quarantined => return Err(TopicError::Unavailable),
-            Life::Ended => return Err(TopicError::Ended),
-        }
+        core.check_exists()?;
         core.last_used = tick;
         // What is numbered and not yet handed out it gets from the passes to come.
         let handed_out = core.handed_out();
@@ -547,8 +542,9 @@ impl TopicState {
                 from = seqs.end;
             }
             let messages = portion.into_iter().map(|(batch, seqs)| Messages::new(subscription, &batch, seqs));
-            subscription.slot.replay(messages.collect(), tick);
-            if from < handed_out {
+            // What still waits of it must not meet what is live in the queue, which has its limits.
+            let is_taken = subscription.slot.replay(messages.collect(), tick);
+            if from < handed_out || !is_taken {
                 return Ok(CatchUp::More(from));
             }
         }
@@ -576,9 +572,14 @@ impl TopicState {
         ring.trim(&self.keep.under_pressure(pressure), tick)
     }
 
-    /// Where the topic is, and the last messages of its history after `since`, at most `limit`; `None` where no history is
-    /// kept. A position of another life of the topic counts as none.
-    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Shared) -> Option<(Position, Kept)> {
+    /// Where the topic is, the first number of its history, and the last messages of it after `since`, at most `limit`;
+    /// `None` where no history is kept. A position of another life of the topic counts as none.
+    pub(crate) fn history(
+        &self,
+        since: Option<Position>,
+        limit: usize,
+        shared: &Shared,
+    ) -> Option<(Position, u64, Kept)> {
         let history = self.history?;
         let tick = shared.clock.tick();
         let mut core = self.core.lock();
@@ -587,10 +588,10 @@ impl TopicState {
         self.seal(core, shared);
         core.ring.trim(&self.keep, tick);
         let since = since.filter(|since| since.epoch == core.epoch).map_or(0, |since| since.seq.saturating_add(1));
-        let first = core.ring.first_within(&history, tick).max(since);
-        let first = first.max(core.next_seq.saturating_sub(limit as u64));
+        let kept = core.ring.first_within(&history, tick);
+        let first = kept.max(since).max(core.next_seq.saturating_sub(limit as u64));
         let position = Position { epoch: core.epoch, seq: core.next_seq - 1 };
-        Some((position, core.ring.portion(first..core.next_seq, usize::MAX)))
+        Some((position, kept, core.ring.portion(first..core.next_seq, usize::MAX)))
     }
 
     fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) {
@@ -788,6 +789,18 @@ impl Core {
         }
     }
 
+    fn check_life(&self) -> Result<(), TopicError> {
+        match self.life {
+            Life::Live => Ok(()),
+            Life::Quarantined => Err(TopicError::Unavailable),
+            Life::Ended => Err(TopicError::Ended),
+        }
+    }
+
+    fn check_exists(&self) -> Result<(), TopicError> {
+        if self.life == Life::Ended { Err(TopicError::Ended) } else { Ok(()) }
+    }
+
     fn subscriber_count(&self) -> usize {
         (self.subscribers.len() + self.joining.len()).saturating_sub(self.leaving.len())
     }
@@ -894,8 +907,6 @@ impl Topic {
                 log::warn!("topic {}: restarted cold, under a new epoch", state.name);
                 state.restart_cold(&shared.senders);
             }
-        } else {
-            state.begin();
         }
         shared.faults.topic_started();
         Self { state: Arc::clone(state), shared: Arc::clone(shared) }
@@ -906,6 +917,7 @@ impl Actor for Topic {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.state.sweep();
         ctx.spawn(HandOut::default());
     }
 }

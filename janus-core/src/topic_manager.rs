@@ -1,14 +1,18 @@
 //! From names to topics: the original's `topman`.
 //!
-//! The actor makes topics, ends unused ones, and has the others forget what is too old. It holds no truth of its own: topics are listed in the
-//! [`TopicTable`](crate::shared::TopicTable), where subscribers and publishers find those that exist without asking, and they
-//! are children of the topic supervisor. Its crash is noticed by nobody: whoever waits for a topic to be made asks the
+//! The actor makes topics, ends unused ones, and has the others forget what is too old. It holds no truth of its own: topics
+//! are listed in the [`TopicTable`](crate::shared::TopicTable), where subscribers and publishers find those that exist without
+//! asking, and they are children of the topic supervisor. Its crash is noticed by nobody: whoever waits for a topic to be made asks the
 //! successor again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
@@ -23,10 +27,34 @@ use crate::wire::TopicName;
 #[rtype(result = "Result<Arc<TopicState>, TopicError>")]
 pub(crate) struct Create(pub(crate) TopicName);
 
-/// Starts a topic that has been listed. Idempotent.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Start(pub(crate) Arc<TopicState>);
+/// Topics that are listed and have to be started: those that a program in this process has made.
+///
+/// Not messages to the actor: it would take in all of them before it did anything else, and a program on another thread
+/// that goes on making topics would have the arbiter for itself. Its limit is `max_topics`: a topic comes in when it is made.
+#[derive(Debug, Default)]
+pub(crate) struct Unstarted {
+    topics: Mutex<VecDeque<Arc<TopicState>>>,
+    added: Notify,
+}
+
+impl Unstarted {
+    pub(crate) fn add(&self, topic: Arc<TopicState>) {
+        self.topics.lock().push_back(topic);
+        self.added.notify_one();
+    }
+
+    async fn next(&self) -> Arc<TopicState> {
+        loop {
+            if let Some(topic) = self.topics.lock().pop_front() {
+                return topic;
+            }
+            self.added.notified().await;
+        }
+    }
+}
+
+/// Topics that are started at once.
+const STARTING: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct TopicManager {
@@ -64,14 +92,26 @@ impl Actor for TopicManager {
         // A predecessor that crashed between listing a topic and starting it left one that nobody runs.
         for topic in self.shared.topics.all() {
             if !topic.actor.is_running() {
-                let shared = Arc::clone(&self.shared);
-                ctx.spawn(async move { drop(start(&shared, topic).await) }.into_actor(self));
+                self.shared.unstarted.add(topic);
             }
         }
+        ctx.spawn(start_listed(Arc::clone(&self.shared)).into_actor(self));
         // A quarter of the idle time is as exact as anyone needs it, and rare enough with 100,000 topics.
         ctx.run_interval(self.shared.config.topic_idle / 4, Self::end_unused);
         ctx.spawn(forget_old(Arc::clone(&self.shared)).into_actor(self));
     }
+}
+
+/// Starts the topics that are listed, for ever.
+async fn start_listed(shared: Arc<Shared>) {
+    let listed = stream::unfold(&shared.unstarted, async |unstarted| Some((unstarted.next().await, unstarted)));
+    let start = async |topic: Arc<TopicState>| {
+        // It has been waiting for so long that nobody wants it any more.
+        if !topic.has_ended() {
+            drop(start(&shared, topic).await);
+        }
+    };
+    listed.for_each_concurrent(STARTING, start).await;
 }
 
 /// A message of a topic that is not used is kept longer than its age by no more than this, and two ticks.
@@ -101,15 +141,6 @@ impl Handler<Create> for TopicManager {
     fn handle(&mut self, Create(name): Create, _: &mut Context<Self>) -> Self::Result {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { create(&shared, name).await }.into_actor(self))
-    }
-}
-
-impl Handler<Start> for TopicManager {
-    type Result = ();
-
-    fn handle(&mut self, Start(topic): Start, ctx: &mut Context<Self>) {
-        let shared = Arc::clone(&self.shared);
-        ctx.spawn(async move { drop(start(&shared, topic).await) }.into_actor(self));
     }
 }
 

@@ -21,6 +21,7 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
+use log::Level;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
@@ -125,9 +126,20 @@ struct Offering {
     outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
 }
 
+/// What a client that comes back has said, when its topics exist.
+struct Prepared {
+    received: Vec<(TopicName, u64)>,
+    /// The token that the connection was greeted with.
+    own: SessionToken,
+    /// The topics that could not be made.
+    failed: Vec<(TopicName, TopicError)>,
+}
+
 /// One topic that a client wants to go on with.
 struct Wanted {
     name: TopicName,
+    /// Whether it was subscribed to it before.
+    kept: bool,
     /// The topic of its cursor, the number that its count began with, and the count; nothing if it cannot know where it was.
     from: Option<(Arc<TopicState>, u64, u64)>,
 }
@@ -154,7 +166,7 @@ struct Closing {
 enum Outcome {
     Subscribed(Result<Joined, TopicError>),
     /// The topics of a session that is being taken over exist, as far as they can.
-    Prepared(Vec<(TopicName, u64)>, SessionToken),
+    Prepared(Box<Prepared>),
     Published(Result<Receipt, PublishError>),
 }
 
@@ -229,6 +241,13 @@ impl Transport {
     fn leave_topics(&mut self) {
         if std::mem::replace(&mut self.has_left, true) {
             return;
+        }
+        if let Step::Joining(asked) = &mut self.step
+            && let Some(subscription) = asked.joining.subscription.take_if(|asked| asked.first_seq().is_some())
+        {
+            // The client may have its ACK already, and count on coming back to it.
+            let topic = Arc::clone(&asked.topic);
+            self.joined((topic, subscription));
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
         let joined = self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
@@ -305,7 +324,11 @@ impl Transport {
                     SlowReason::Stalled => "it has taken nothing for too long",
                     SlowReason::Memory => "memory is nearly used up and its queue among the largest",
                 };
-                log::warn!(
+                // Thousands may stall together, and the log must not stall everybody else.
+                let level =
+                    if self.shared.cut_off_lines.take(self.shared.clock.tick()) { Level::Warn } else { Level::Debug };
+                log::log!(
+                    level,
                     "client {id} ({peer}): slow consumer, cut off with {frames} frames ({bytes} bytes) queued: {why}"
                 );
                 self.step = Step::Over;
@@ -512,19 +535,22 @@ impl Transport {
             missing.extend(cursors.iter().map(|cursor| &cursor.topic.name).filter(|name| is_missing(name)).cloned());
         });
         missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
+        let mut prepared = Box::new(Prepared { received, own, failed: Vec::new() });
         if missing.is_empty() {
-            return self.resume(&received, own);
+            return self.resume(*prepared);
         }
         let shared = Arc::clone(&self.shared);
         self.step = Step::Waiting(Box::pin(async move {
             let create_all = async {
-                for name in &missing {
-                    // One that cannot be made is answered with an error when its turn comes.
-                    let _ = find_or_create(&shared, name).await;
+                for name in missing {
+                    if let Err(error) = find_or_create(&shared, &name).await {
+                        prepared.failed.push((name, error));
+                    }
                 }
             };
+            // One for which there was no time is not there when its turn comes.
             let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
-            Outcome::Prepared(received, own)
+            Outcome::Prepared(prepared)
         }));
     }
 
@@ -533,39 +559,32 @@ impl Transport {
     /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
     /// answer and the first moment of a subscription.
     ///
-    /// `own` is the token that the connection was greeted with. The session goes on under it if the client has to count
-    /// afresh anywhere: a client that never gets this answer comes back with the old token, and its old counts must not be
-    /// taken for new ones.
-    fn resume(&mut self, received: &[(TopicName, u64)], own: SessionToken) {
+    /// The session goes on under the connection's own token if the client has to count afresh anywhere: a client that never
+    /// gets this answer comes back with the old token, and its old counts must not be taken for new ones.
+    fn resume(&mut self, prepared: Prepared) {
+        let Prepared { received, own, failed } = prepared;
         let tick = self.shared.clock.tick();
-        let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
-            let wanted = cursors.iter().map(|cursor| {
-                let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
-                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
-                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
-                Wanted { name: cursor.topic.name.clone(), from }
-            });
-            wanted.collect()
-        });
-        for (name, _) in received {
-            if wanted.iter().all(|other| other.name != *name) {
-                wanted.push(Wanted { name: name.clone(), from: None });
-            }
-        }
         let mut joined = Vec::new();
         let mut replays = Vec::new();
         let mut answers = Vec::new();
         let mut errors = Vec::new();
-        for Wanted { name, from } in wanted {
+        for Wanted { name, kept, from } in self.wanted(&received) {
+            if joined.len() >= self.shared.config.max_topics_per_client {
+                let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+                errors.push((ErrorCode::TooManyTopics, message.to_owned()));
+                continue;
+            }
             let Some(topic) = self.shared.topics.find(name.as_str()) else {
-                errors.push(TopicError::Unavailable);
+                let error = failed.iter().find(|(failed, _)| *failed == name);
+                let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
+                errors.push((error.code(), error.to_string()));
                 continue;
             };
             let subscription = Arc::new(self.subscription(&name));
             let resumes =
                 from.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
                     let from = first_seq.checked_add(count)?;
-                    Some((first_seq, from, topic.missed_since(from, tick)?))
+                    Some((first_seq, from, topic.missed_since(from, tick).ok()??))
                 });
             let missed = if let Some((first_seq, from, missed)) = resumes {
                 subscription.count_from(first_seq);
@@ -573,8 +592,9 @@ impl Transport {
                 replays.push(Replay { cursor, subscription: Arc::clone(&subscription), from });
                 Some(missed)
             } else {
-                if let Err(error) = topic.subscribe(Arc::clone(&subscription), tick) {
-                    errors.push(error);
+                let entry = Arc::clone(&subscription);
+                if let Err(error) = if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
+                    errors.push((error.code(), error.to_string()));
                     continue;
                 }
                 None
@@ -586,16 +606,37 @@ impl Transport {
             self.session = self.shared.sessions.rename(&self.session, own);
         }
         joined.shrink_to_fit();
-        self.session.attached(joined);
+        for (topic, subscription) in self.session.attached(joined) {
+            leave(&topic, subscription);
+        }
         let mut frame = BytesMut::new();
         let answers = answers.iter().map(|(name, missed)| (name, *missed));
         classic::encode_attached(&mut frame, &timestamp(), answers, &self.session.token.to_hex());
         self.send(frame.freeze());
-        for error in errors {
-            self.send_error(error.code(), &error.to_string());
+        for (code, message) in errors {
+            self.send_error(code, &message);
         }
         // Those that need no replay join at once, too.
         self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
+    }
+
+    /// The topics of a session that is being taken over, and those besides that its client names.
+    fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
+            let wanted = cursors.iter().map(|cursor| {
+                let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
+                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
+                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
+                Wanted { name: cursor.topic.name.clone(), kept: true, from }
+            });
+            wanted.collect()
+        });
+        for (name, _) in received {
+            if wanted.iter().all(|other| other.name != *name) {
+                wanted.push(Wanted { name: name.clone(), kept: false, from: None });
+            }
+        }
+        wanted
     }
 
     fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
@@ -627,13 +668,18 @@ impl Transport {
     }
 
     fn joined(&self, joined: Joined) {
+        let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {
                 // Most clients have one topic, and a vector begins with room for four.
                 subscriptions.reserve_exact(1);
             }
-            subscriptions.push(joined);
+            subscriptions.extend(joined.take());
         });
+        // Another connection has taken over the session meanwhile.
+        if let Some((topic, subscription)) = joined {
+            leave(&topic, subscription);
+        }
     }
 
     fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
@@ -652,7 +698,7 @@ impl Transport {
         match outcome {
             Outcome::Subscribed(Ok(joined)) => self.joined(joined),
             Outcome::Subscribed(Err(error)) => self.answer_error(FrameError::new(error.code(), error.to_string())),
-            Outcome::Prepared(received, own) => self.resume(&received, own),
+            Outcome::Prepared(prepared) => self.resume(*prepared),
             Outcome::Published(result) => {
                 if let Err(error) = result {
                     self.send_error(error.code(), &error.to_string());

@@ -218,18 +218,18 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "write_timeout",
-        doc: "How long a client may take nothing of what waits for it, if all of its topics have the policy `disconnect`; \
-              then it is cut off.",
+        doc: "How long a client may take nothing of what waits for it until it is cut off, if no topic of it has the policy \
+              `conflate`.",
         field: Field::Duration(|s| &mut s.core.write_timeout),
     },
     Setting {
         name: "stall_timeout",
-        doc: "The same for a client with a topic under another policy.",
+        doc: "The same for a client with a topic whose policy is `conflate`; may be shorter, too.",
         field: Field::Duration(|s| &mut s.core.stall_timeout),
     },
     Setting {
         name: "drain_period",
-        doc: "Over how long the end of the server closes connections, a few at a time; a part of `drain_timeout`, and cut to it. `0 s` \
+        doc: "Over how long the end of the server closes connections, a few at a time; a part of `drain_timeout`, and cut to half of it. `0 s` \
               closes them all at once.",
         field: Field::Duration(|s| &mut s.core.drain_period),
     },
@@ -240,7 +240,8 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "tcp_user_timeout",
-        doc: "How long a client may take nothing of what is sent before the kernel ends the connection.",
+        doc: "How long a client may take nothing of what is sent before the kernel ends the connection; at least twice \
+              `stall_timeout` for a client that is given that.",
         field: Field::Duration(|s| &mut s.core.tcp_user_timeout),
     },
     Setting {

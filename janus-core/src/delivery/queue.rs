@@ -87,6 +87,22 @@ impl Messages {
         self.batch.start_of(self.seqs.end)
     }
 
+    /// Whether a part of the first message has been written.
+    fn is_started(&self) -> bool {
+        self.start > self.batch.start_of(self.seqs.start)
+    }
+
+    /// Notes that so many bytes have been written, and lets go of the messages that are whole among them; how many those
+    /// are. The last message stays, also without a byte left.
+    pub(crate) fn advance(&mut self, written: usize) -> usize {
+        self.start += written;
+        let before = self.seqs.start;
+        while self.seqs.start + 1 < self.seqs.end && self.batch.start_of(self.seqs.start + 1) <= self.start {
+            self.seqs.start += 1;
+        }
+        (self.seqs.start - before) as usize
+    }
+
     /// Cuts off the first `count` messages; their numbers.
     fn drop_first(&mut self, count: usize) -> Range<u64> {
         let dropped = self.seqs.start..self.seqs.start + count as u64;
@@ -176,10 +192,24 @@ impl Queue {
         &self.terms.ledger
     }
 
-    /// Notes that the entry which is about to become the head has been written in part.
-    pub(crate) fn start_head(&mut self) {
+    /// Takes in what is left of something that has been sent in part. Where messages may be dropped, only the one that was
+    /// begun is the head that nobody touches.
+    pub(crate) fn admit_started(&mut self, entry: Entry) -> Result<(), End> {
         debug_assert!(self.entries.is_empty());
-        self.started = true;
+        let Entry::Messages(mut head) = entry else {
+            self.started = true;
+            self.push(entry);
+            return Ok(());
+        };
+        self.started = head.is_started();
+        if !self.started || head.frames() == 1 || head.subscription.policy() == SlowConsumer::Disconnect {
+            self.push(Entry::Messages(head));
+            return Ok(());
+        }
+        let rest = Messages::new(&head.subscription, &head.batch, head.seqs.start + 1..head.seqs.end);
+        head.seqs.end = rest.seqs.start;
+        self.push(Entry::Messages(head));
+        self.admit(Entry::Messages(rest))
     }
 
     /// Takes an entry in, by its policy if there is no room.
@@ -194,22 +224,27 @@ impl Queue {
         let room = self.room();
         let fits = entry.frames() <= room.frames && entry.bytes() <= room.bytes;
         match entry {
-            entry if fits || self.started && self.entries.is_empty() => self.push(entry),
+            entry if fits => self.push(entry),
             Entry::Messages(messages) if policy == SlowConsumer::DropNewest => self.admit_oldest(messages),
             Entry::Messages(messages) if policy == SlowConsumer::DropOldest => self.admit_newest(messages),
-            Entry::Messages(messages) if policy == SlowConsumer::Conflate => return self.admit_latest(messages),
+            Entry::Messages(messages) if policy == SlowConsumer::Conflate => self.admit_latest(messages),
             entry if self.entries.is_empty() => self.push(entry),
-            _ => return Err(self.overflow(SlowReason::QueueFull)),
+            entry => {
+                // What can do with less makes room for what cannot.
+                self.conflate_all();
+                let room = self.room();
+                if entry.frames() > room.frames || entry.bytes() > room.bytes {
+                    return Err(self.overflow(SlowReason::QueueFull));
+                }
+                self.push(entry);
+            }
         }
         Ok(())
     }
 
     /// Takes an entry in without looking at the limits: for what its taker has asked for a portion of.
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.frames += entry.frames();
-        self.bytes += entry.bytes();
-        self.ledger().add_queued(entry.accounted_bytes());
-        self.entries.push_back(entry);
+        self.insert(self.entries.len(), entry);
     }
 
     fn room(&self) -> Room {
@@ -269,42 +304,80 @@ impl Queue {
         }
     }
 
-    /// Keeps the last message of the subscription, in the place of those that waited.
-    fn admit_latest(&mut self, mut messages: Messages) -> Result<(), End> {
+    /// Keeps the last message of the subscription, in the place of those that waited. It is let in also if there is no
+    /// room: one message of each topic is the least that this policy promises, and `max_topics_per_client` limits them.
+    fn admit_latest(&mut self, mut messages: Messages) {
         let subscription = Arc::clone(&messages.subscription);
-        let mut place = None;
+        let place = self.remove_all(&subscription);
+        let skip = messages.frames() - 1;
+        let mut at = place.unwrap_or(self.entries.len());
+        if skip > 0 {
+            let dropped = messages.drop_first(skip);
+            at += self.note_dropped(at, &subscription, dropped, Dropped::Conflated);
+        }
+        self.insert(at, Entry::Messages(messages));
+    }
+
+    /// Keeps of every subscription with this policy nothing but its last message.
+    fn conflate_all(&mut self) {
         let mut at = usize::from(self.started);
         while at < self.entries.len() {
-            if !matches!(&self.entries[at], Entry::Messages(old) if Arc::ptr_eq(&old.subscription, &subscription)) {
+            let conflated = match &self.entries[at] {
+                Entry::Messages(first) if first.subscription.policy() == SlowConsumer::Conflate => &first.subscription,
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            };
+            let subscription = Arc::clone(conflated);
+            let is_last = |entry: &&Entry| matches!(entry, Entry::Messages(last) if Arc::ptr_eq(&last.subscription, &subscription));
+            let Some(Entry::Messages(last)) = self.entries.iter().rfind(is_last) else {
+                unreachable!("one is at `at`")
+            };
+            let mut latest = last.clone();
+            latest.drop_first(latest.frames() - 1);
+            if matches!(&self.entries[at], Entry::Messages(only) if only.seqs == latest.seqs) {
                 at += 1;
                 continue;
             }
-            let entry = self.remove(at);
-            let Entry::Messages(old) = entry else { unreachable!("just looked at") };
-            at += self.note_dropped(at, &subscription, old.seqs, Dropped::Conflated);
-            place.get_or_insert(at);
+            // Taken out with the others, and told of only as far as it is not kept.
+            let last_at = self.entries.iter().rposition(|entry| is_last(&entry)).expect("just found");
+            let Entry::Messages(mut last) = self.remove(last_at) else { unreachable!("just found") };
+            if last.frames() > 1 {
+                last.seqs.end -= 1;
+                self.insert(last_at, Entry::Messages(last));
+            }
+            self.admit_latest(latest);
         }
-        // Behind gaps that were left after those that waited, as by a topic that started afresh.
-        let behind_gaps = self.entries.iter().rposition(|entry| entry.is_of(&subscription)).map_or(0, |last| last + 1);
-        place = place.map(|place| place.max(behind_gaps));
-        let skip = messages.frames() - 1;
-        if skip > 0 {
-            let dropped = messages.drop_first(skip);
-            let at = place.unwrap_or(self.entries.len());
-            let moved = self.note_dropped(at, &subscription, dropped, Dropped::Conflated);
-            place = place.map(|at| at + moved);
+    }
+
+    /// Drops all that waits of a subscription; the place for what is to come instead, behind the gaps that tell of it.
+    fn remove_all(&mut self, subscription: &Arc<Subscription>) -> Option<usize> {
+        let mut place = None;
+        let mut at = usize::from(self.started);
+        while at < self.entries.len() {
+            if !self.entries[at].is_of(subscription) {
+                at += 1;
+                continue;
+            }
+            if let Entry::Gap { .. } = self.entries[at] {
+                at += 1;
+                // Numbers must not come behind a gap that follows on them.
+                place = place.map(|_| at);
+                continue;
+            }
+            let Entry::Messages(old) = self.remove(at) else { unreachable!("it is of a subscription and no gap") };
+            at += self.note_dropped(at, subscription, old.seqs, Dropped::Conflated);
+            place = Some(place.map_or(at, |place: usize| if subscription.tells() { at } else { place }));
         }
-        let room = self.room();
-        let nothing_else = self.entries.iter().all(|entry| matches!(entry, Entry::Gap { .. }));
-        if !nothing_else && (room.frames == 0 || messages.end() - messages.start > room.bytes) {
-            return Err(self.overflow(SlowReason::QueueFull));
-        }
-        let entry = Entry::Messages(messages);
+        place
+    }
+
+    fn insert(&mut self, at: usize, entry: Entry) {
         self.frames += entry.frames();
         self.bytes += entry.bytes();
         self.ledger().add_queued(entry.accounted_bytes());
-        self.entries.insert(place.unwrap_or(self.entries.len()), entry);
-        Ok(())
+        self.entries.insert(at, entry);
     }
 
     /// Drops the first message of the entry at `at`, and the entry with its last; its number.
@@ -389,14 +462,17 @@ impl Queue {
             let length = head.bytes();
             if written < length {
                 if written > 0 {
-                    self.started = true;
                     self.bytes -= written;
                     match head {
                         Entry::Frame(frame) => {
                             frame.advance(written);
                             self.terms.ledger.remove_queued(written);
+                            self.started = true;
                         }
-                        Entry::Messages(messages) => messages.start += written,
+                        Entry::Messages(messages) => {
+                            self.frames -= messages.advance(written);
+                            self.started = messages.is_started();
+                        }
                         Entry::Gap { .. } => {}
                     }
                 }
@@ -473,6 +549,7 @@ impl Drop for Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -558,6 +635,61 @@ mod tests {
     }
 
     #[test]
+    fn a_conflated_topic_has_its_latest_message_in_the_queue_however_full_others_have_made_it() {
+        let terms = terms(4, 1_000);
+        let (busy, rare) =
+            (subscription(&terms, SlowConsumer::Conflate, false), subscription(&terms, SlowConsumer::Conflate, false));
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&busy, 1..5)).unwrap();
+        queue.admit(messages(&rare, 1..2)).unwrap();
+        assert_eq!(waiting(&queue), [Some((1..5, true)), Some((1..2, true))]);
+        // What cannot be conflated finds the room that can be made.
+        queue.admit(Entry::Frame(Bytes::from_static(b"PING\x01"))).unwrap();
+        assert_eq!(waiting(&queue), [Some((4..5, true)), Some((1..2, true)), None]);
+        check_sums(&queue);
+    }
+
+    #[test]
+    fn of_a_batch_that_was_sent_in_part_only_the_message_that_was_begun_is_beyond_the_policy() {
+        let terms = terms(3, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::Conflate, false);
+        let mut queue = Queue::new(&terms);
+        let Entry::Messages(mut rest) = messages(&subscription, 1..20) else { unreachable!("made of messages") };
+        // Four are sent and half of the fifth.
+        rest.advance(45);
+        queue.admit_started(Entry::Messages(rest)).unwrap();
+        assert_eq!(waiting(&queue), [Some((5..6, true)), Some((19..20, true))]);
+        queue.admit(messages(&subscription, 20..22)).unwrap();
+        assert_eq!(waiting(&queue), [Some((5..6, true)), Some((21..22, true))]);
+        check_sums(&queue);
+    }
+
+    #[test]
+    fn what_has_been_written_does_not_count() {
+        let terms = terms(8, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&subscription, 1..21)).unwrap();
+        queue.advance(199);
+        assert_eq!(queue.size(), (1, 1));
+        queue.admit(messages(&subscription, 21..28)).unwrap();
+        check_sums(&queue);
+    }
+
+    #[test]
+    fn a_message_never_stands_before_a_gap_that_comes_before_it() {
+        let terms = terms(2, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::Conflate, true);
+        let mut queue = Queue::new(&terms);
+        queue.admit(messages(&subscription, 1..2)).unwrap();
+        queue.push_gap(&subscription, 2..5);
+        queue.admit(messages(&subscription, 5..6)).unwrap();
+        queue.admit(messages(&subscription, 6..7)).unwrap();
+        assert_eq!(waiting(&queue), [Some((1..2, false)), Some((2..6, false)), Some((6..7, true))]);
+        check_sums(&queue);
+    }
+
+    #[test]
     fn what_belongs_to_no_topic_is_never_dropped_and_ends_a_client_that_leaves_no_room_for_it() {
         let terms = terms(2, 1_000);
         let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
@@ -597,14 +729,14 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Admit { whose: usize, frames: u64 },
+        Admit { whose: usize, frames: u64, sent: usize },
         Ack,
         Write(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (0..3_usize, 1..6_u64).prop_map(|(whose, frames)| Step::Admit { whose, frames }),
+            4 => (0..3_usize, 1..6_u64, 0..60_usize).prop_map(|(whose, frames, sent)| Step::Admit { whose, frames, sent }),
             1 => Just(Step::Ack),
             3 => (0..60_usize).prop_map(Step::Write),
         ]
@@ -628,31 +760,43 @@ mod tests {
             let subscriptions = policies.map(|policy| subscription(&terms, policy, true));
             let mut queue = Queue::new(&terms);
             // The number that must come out next, and the next to go in.
-            let mut out = [1_u64; 3];
+            let out = RefCell::new([1_u64; 3]);
             let mut next = [1_u64; 3];
             let mut acks = 0_i32;
             let whose = |subscription: &Arc<Subscription>| {
                 subscriptions.iter().position(|other| Arc::ptr_eq(other, subscription)).unwrap()
             };
-            let mut take = |entry: &Entry, acks: &mut i32| match entry {
+            let take = |entry: &Entry, acks: &mut i32| match entry {
                 Entry::Frame(_) => *acks -= 1,
                 Entry::Messages(Messages { subscription, seqs, .. }) | Entry::Gap { subscription, seqs } => {
                     let whose = whose(subscription);
+                    let mut out = out.borrow_mut();
                     assert_eq!(seqs.start, out[whose]);
                     out[whose] = seqs.end;
                 }
             };
             for step in steps {
                 match step {
-                    Step::Admit { whose, frames } => {
+                    Step::Admit { whose, frames, sent } => {
                         let seqs = next[whose]..next[whose] + frames;
                         next[whose] = seqs.end;
                         let is_empty = queue.is_empty();
-                        if let Err(end) = queue.admit(messages(&subscriptions[whose], seqs)) {
+                        let entry = messages(&subscriptions[whose], seqs);
+                        let admitted = match entry {
+                            // A part of it has been sent at once.
+                            Entry::Messages(mut entry) if is_empty && sent > 0 => {
+                                let sent = sent.min(entry.end() - 1);
+                                entry.advance(sent);
+                                let first = entry.seqs.start;
+                                out.borrow_mut()[whose] = first;
+                                queue.admit_started(Entry::Messages(entry))
+                            }
+                            entry => queue.admit(entry),
+                        };
+                        if let Err(end) = admitted {
                             prop_assert!(matches!(end, End::SlowConsumer { .. }), "{:?}", end);
                             prop_assert!(!is_empty, "an empty queue takes anything");
-                            let may_end = matches!(policies[whose], SlowConsumer::Disconnect | SlowConsumer::Conflate);
-                            prop_assert!(may_end, "the policies that drop never end a client");
+                            prop_assert_eq!(policies[whose], SlowConsumer::Disconnect, "no other ends a client");
                             return Ok(());
                         }
                     }
@@ -676,19 +820,33 @@ mod tests {
                             })
                             .collect();
                         queue.advance(bytes);
-                        before[..before.len() - queue.entries.len()].iter().for_each(|entry| take(entry, &mut acks));
+                        let popped = before.len() - queue.entries.len();
+                        before[..popped].iter().for_each(|entry| take(entry, &mut acks));
+                        // Of the entry that is the head now, some may have been written.
+                        if let (Some(Entry::Messages(head)), Entry::Messages(was)) =
+                            (queue.entries.front(), before.get(popped).unwrap_or(&Entry::Frame(Bytes::new())))
+                        {
+                            let mut out = out.borrow_mut();
+                            assert_eq!(was.seqs.start, out[whose(&head.subscription)]);
+                            out[whose(&head.subscription)] = head.seqs.start;
+                        }
                     }
                 }
                 check_sums(&queue);
                 let alone = queue.entries.iter().filter(|entry| entry.frames() > 0).count() <= 1;
-                prop_assert!(alone || queue.frames <= max_frames && queue.bytes <= max_bytes);
+                // One message of each conflated subscription is let in beyond the limits, and behind a head of any size.
+                let head = queue.entries.front().map_or((0, 0), |head| (head.frames(), head.bytes()));
+                let conflated = policies.iter().filter(|policy| **policy == SlowConsumer::Conflate).count();
+                let within = queue.frames - head.0 <= max_frames + conflated
+                    && queue.bytes - head.1 <= max_bytes + 10 * conflated;
+                prop_assert!(alone || within, "{} frames, {} bytes", queue.frames, queue.bytes);
                 // Gaps are joined, or a client that never reads would have one for each message it lost.
                 prop_assert!(queue.entries.len() <= 2 * queue.frames + subscriptions.len());
             }
             for entry in &queue.entries {
                 take(entry, &mut acks);
             }
-            prop_assert_eq!((out, acks), (next, 0));
+            prop_assert_eq!((out.into_inner(), acks), (next, 0));
             drop(queue);
             drop(subscriptions);
             prop_assert_eq!(terms.ledger.bytes(), 0);

@@ -18,7 +18,6 @@
 use std::hint::black_box;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{self, Poll, Waker};
@@ -104,6 +103,8 @@ pub(crate) struct Slot {
     awaited: AtomicBool,
     /// Mirrors `out.queue.is_some() || out.end.is_some()`, so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
+    /// How many subscriptions of the client have a policy that bears with it for longer.
+    patient: AtomicU32,
     terms: Arc<Terms>,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
@@ -118,8 +119,6 @@ struct Out {
     link: Option<Link>,
     /// Whether anything can still be sent.
     sends: bool,
-    /// Whether a topic of the client has a policy that bears with it for longer.
-    patient: bool,
     /// Exists only while something waits, so that a client that caught up costs no more than one that never lagged.
     queue: Option<Box<Queue>>,
     end: Option<End>,
@@ -141,13 +140,14 @@ impl Slot {
             place,
             #[cfg(feature = "fault-injection")]
             peer: link.as_ref().and_then(Link::peer_addr),
-            out: Mutex::new(Out { link, sends: true, patient: false, queue: None, end: None }),
+            out: Mutex::new(Out { link, sends: true, queue: None, end: None }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
             frame_since: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             awaited: AtomicBool::new(false),
             attention: AtomicBool::new(false),
+            patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
@@ -160,7 +160,8 @@ impl Slot {
         if let Some(sent) = self.send_now(&mut out, &frame)
             && sent < frame.len()
         {
-            self.wait(&mut out, sent > 0, |queue| queue.admit(Entry::Frame(frame.slice(sent..))));
+            let rest = Entry::Frame(frame.slice(sent..));
+            self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
         }
     }
 
@@ -180,24 +181,26 @@ impl Slot {
             && sent < unsent.len()
         {
             let mut messages = Messages::new(subscription, batch, next_seq.max(batch.first_seq())..end);
-            messages.start += sent;
-            self.wait(&mut out, sent > 0, |queue| queue.admit(Entry::Messages(messages)));
+            messages.advance(sent);
+            let rest = Entry::Messages(messages);
+            self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
         }
         subscription.next_seq.store(end, Ordering::Relaxed);
         self.quiet_since.store(tick, Ordering::Relaxed);
     }
 
-    /// Sends a portion of messages that were asked for. Nothing must wait: what is asked for is not subject to limits.
-    pub(crate) fn replay(&self, portion: Vec<Messages>, tick: u32) {
+    /// Sends a portion of messages that were asked for; whether all of it is gone. Nothing must wait: what is asked for is
+    /// not subject to limits.
+    pub(crate) fn replay(&self, portion: Vec<Messages>, tick: u32) -> bool {
         let mut out = self.out.lock();
         if out.link.is_none() {
             if out.sends {
-                self.wait(&mut out, false, |queue| {
+                self.wait(&mut out, |queue| {
                     portion.into_iter().for_each(|messages| queue.push(Entry::Messages(messages)));
                     Ok(())
                 });
             }
-            return;
+            return out.queue.is_none();
         }
         // One send instead of one for each batch, which may be a single message.
         let mut frames = BytesMut::new();
@@ -208,24 +211,34 @@ impl Slot {
         if let Some(sent) = self.send_now(&mut out, &frames)
             && sent < frames.len()
         {
-            self.wait(&mut out, sent > 0, |queue| {
-                queue.push(Entry::Frame(frames.slice(sent..)));
+            let rest = Entry::Frame(frames.slice(sent..));
+            self.wait(&mut out, |queue| {
+                if sent > 0 {
+                    return queue.admit_started(rest);
+                }
+                queue.push(rest);
                 Ok(())
             });
         }
         self.quiet_since.store(tick, Ordering::Relaxed);
+        out.queue.is_none()
     }
 
-    /// Tells the client that it will not see these numbers of a topic that had to start afresh: a subscriber in this
-    /// process finds a gap, another client is closed, for it cannot be told.
-    pub(crate) fn lose(&self, subscription: &Arc<Subscription>, seqs: Range<u64>) {
-        if !subscription.tells() {
-            return self.end(End::MessagesLost);
-        }
+    /// Has delivery of a topic that had to start afresh go on with `seq`. If that leaves something out, a subscriber in this
+    /// process finds a gap; another client is closed, for it cannot be told.
+    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, seq: u64) {
         let mut out = self.out.lock();
-        if out.sends && !seqs.is_empty() {
-            self.wait(&mut out, false, |queue| {
-                queue.push_gap(subscription, seqs);
+        // In one go with the look at it: a sender may be at work on what is skipped, and what it has sent is not lost.
+        let next_seq = subscription.next_seq.load(Ordering::Relaxed);
+        if next_seq == ENDED || next_seq >= seq {
+            return;
+        }
+        subscription.next_seq.store(seq, Ordering::Relaxed);
+        if !subscription.tells() {
+            self.end_locked(&mut out, End::MessagesLost);
+        } else if out.sends {
+            self.wait(&mut out, |queue| {
+                queue.push_gap(subscription, next_seq..seq);
                 Ok(())
             });
         }
@@ -248,13 +261,10 @@ impl Slot {
         }
     }
 
-    /// Has something wait; `started` if a part of it has been sent.
-    fn wait(&self, out: &mut Out, started: bool, enter: impl FnOnce(&mut Queue) -> Result<(), End>) {
+    /// Has something wait.
+    fn wait(&self, out: &mut Out, enter: impl FnOnce(&mut Queue) -> Result<(), End>) {
         let first = out.queue.is_none();
         let queue = out.queue.get_or_insert_with(|| Box::new(Queue::new(&self.terms)));
-        if started {
-            queue.start_head();
-        }
         if let Err(end) = enter(queue) {
             return self.end_locked(out, end);
         }
@@ -271,6 +281,7 @@ impl Slot {
         let taken = out.queue.as_mut().and_then(|queue| queue.take());
         if out.queue.as_ref().is_some_and(|queue| queue.is_empty()) {
             out.queue = None;
+            self.attention.store(out.end.is_some(), Ordering::Release);
         }
         match (taken, out.end) {
             (Some(taken), _) => Poll::Ready(Ok(taken)),
@@ -322,6 +333,10 @@ impl Slot {
             return;
         }
         out.end = Some(end);
+        if let (None, End::SlowConsumer { why, .. }) = (&out.link, end) {
+            // No Transport carries it out, which would count it.
+            self.terms.ledger.cut_off(why);
+        }
         if end.resets() {
             out.reset();
         }
@@ -411,12 +426,23 @@ impl Slot {
     /// of it has a policy that bears with it. Called once a tick.
     pub(crate) fn end_if_stalled(&self, tick: u32, timeout: u32, patience: u32) {
         let mut out = self.out.lock();
-        let limit = if out.patient { patience } else { timeout };
-        let Some(queue) = &mut out.queue else { return };
-        if queue.watch(tick) >= limit {
-            let end = queue.overflow(SlowReason::Stalled);
-            self.end_locked(&mut out, end);
-        }
+        let limit = if self.patient.load(Ordering::Relaxed) > 0 { patience } else { timeout };
+        let Out { link, queue: Some(queue), .. } = &mut *out else { return };
+        // The kernel calls a socket writable when a third of its buffer is free, which a client that reads slowly and
+        // steadily may never come to. That a send takes something shows that it reads.
+        let flushed = link.as_ref().map_or(Ok(Flushed::Turn), |link| queue.write_to(link));
+        let end = match flushed {
+            Ok(Flushed::All) => {
+                out.queue = None;
+                self.attention.store(out.end.is_some(), Ordering::Release);
+                // It may wait for just that.
+                return self.transport.wake();
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for(error.kind()),
+            Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return,
+            Ok(Flushed::Turn) | Err(_) => queue.overflow(SlowReason::Stalled),
+        };
+        self.end_locked(&mut out, end);
     }
 
     /// Cuts off a client whose queue is among the largest, because memory runs out.
@@ -429,18 +455,18 @@ impl Slot {
 
     /// Gives the client the time of those with a topic whose policy bears with them.
     fn bear_with(&self) {
-        let mut out = self.out.lock();
-        if !std::mem::replace(&mut out.patient, true)
-            && let Some(link) = &out.link
+        if self.patient.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(link) = &self.out.lock().link
         {
-            // Or the kernel would cut off after `tcp_user_timeout` whom the policy keeps.
+            // Or the kernel would cut off after `tcp_user_timeout` whom the policy keeps. It is not taken back: the
+            // heartbeat comes first in any case.
             link.set_user_timeout(self.terms.patience);
         }
     }
 
-    /// Bytes that wait for this client.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.out.lock().queue.as_ref().map_or(0, |queue| queue.size().1)
+    /// Bytes that wait for this client, and the tick at which it was first seen to lag.
+    pub(crate) fn queued(&self) -> Option<(usize, Option<u32>)> {
+        self.out.lock().queue.as_ref().map(|queue| (queue.size().1, queue.since()))
     }
 
     /// What waits for this client; `None` if it keeps up.
@@ -623,5 +649,8 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.slot.terms.ledger.remove_subscription();
+        if self.policy != SlowConsumer::Disconnect {
+            self.slot.patient.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
