@@ -323,6 +323,9 @@ async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_k
     assert_eq!(lost.epoch, before.epoch);
     assert_eq!(subscriber.error_code().await, "topic_unavailable");
     assert_eq!(subscriber.close().await, Close::Fin);
+    // It was closed by a start that failed, and some more failed after it.
+    until("the topic is back", || topic_actor(&janus, "cursed").is_some_and(|topic| topic.state == State::Running))
+        .await;
     let mut next = Client::connect(addr).await;
     next.subscribe("cursed").await;
     let after = janus.publish("cursed", "after").await.unwrap();
