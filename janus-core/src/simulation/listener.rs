@@ -110,7 +110,7 @@ impl Listener {
                 trace.note("closed", number, reason as usize, 0);
                 let allowed = match reason {
                     Closed::SlowConsumer => self.policy == SlowConsumer::Disconnect,
-                    Closed::TopicUnavailable => limits.last_cold.is_some(),
+                    Closed::TopicUnavailable => limits.crashed,
                     Closed::ShutDown => limits.draining,
                 };
                 assert!(allowed, "listener {number} ({:?}): closed: {reason:?} {:?}", self.policy, limits);

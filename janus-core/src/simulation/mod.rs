@@ -146,6 +146,8 @@ struct Limits {
     draining: bool,
     /// Whether a topic may be out of service.
     quarantine: bool,
+    /// Whether a topic has crashed, perhaps at its first start: then it is given up.
+    crashed: bool,
     /// When a topic may last have started afresh.
     last_cold: Option<Instant>,
     /// Which server it is.
@@ -364,6 +366,7 @@ impl World {
             keeps_sessions: config.max_detached_sessions >= 1_000,
             draining: false,
             quarantine: false,
+            crashed: false,
             last_cold: None,
             instance,
         }
@@ -640,6 +643,7 @@ impl World {
                 crashes.iter().rev().take_while(|crash| crash.elapsed() <= Duration::from_secs(within)).count()
             })
         };
+        self.limits.crashed |= recent(61) > 0;
         // Six in a minute, and a quarter of a minute of rest.
         self.limits.quarantine = recent(77) >= 6;
         if recent(61) >= 3 || self.limits.quarantine {
