@@ -227,6 +227,8 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
     assert_eq!(all.position.seq, 8);
     assert_eq!(seqs(None, 100), (vec![4, 5, 6, 7, 8], true));
     assert_eq!(seqs(None, 2), (vec![7, 8], true));
+    assert_eq!(seqs(Some(Position { seq: 4, ..all.position }), 2), (vec![7, 8], true));
+    assert_eq!(seqs(Some(Position { seq: u64::MAX, ..all.position }), 2), (vec![], false));
     assert_eq!(seqs(Some(Position { seq: 6, ..all.position }), 100), (vec![7, 8], true));
     assert_eq!(seqs(Some(all.position), 100), (vec![], true));
     assert_eq!(seqs(Some(Position { seq: 3, ..all.position }), 100), (vec![4, 5, 6, 7, 8], true));
@@ -267,6 +269,82 @@ async fn a_topic_with_history_lives_on_unused_for_as_long_as_it_has_any() {
     until("an unused topic has ended", || janus.topic("brief").is_none()).await;
     assert_eq!(janus.history("kept:a", None, 10).unwrap().messages.len(), 1);
     until("the topic ends with its history", || janus.topic("kept:a").is_none()).await;
+}
+
+#[tokio::test]
+async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
+    let (janus, _) = serve(Config::default()).await;
+    let start = janus.subscribe("news").unwrap().position();
+    publish(&janus, "news", 1..=20).await;
+    for policy in [SlowConsumer::Disconnect, SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate]
+    {
+        let options = SubscribeOptions::default().since(start).slow_consumer(policy).max_queue_frames(4);
+        let mut subscriber = janus.subscribe_with("news", options).unwrap();
+        assert_eq!(number(&mut subscriber).await, 1);
+        // It has asked for what it missed, and something new comes meanwhile.
+        let last = janus.publish("news", &0).await.unwrap().seq;
+        handed_out(&janus, "news").await;
+        assert_eq!(up_to(&mut subscriber, last).await, (2..=last).map(Ok).collect::<Vec<_>>(), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_stays_for_a_subscriber_that_has_not_taken_what_it_missed() {
+    let short = Duration::from_millis(20);
+    let (janus, _) = serve(Config { topic_idle: short, ..Config::default() }).await;
+    let keeper = janus.subscribe("news").unwrap();
+    publish(&janus, "news", 1..=1).await;
+    let since = Position { seq: 0, ..keeper.position() };
+    let mut subscriber = janus.subscribe_with("news", SubscribeOptions::default().since(since)).unwrap();
+    drop(keeper);
+    drop(janus.subscribe("brief").unwrap());
+    until("an unused topic has ended", || janus.topic("brief").is_none()).await;
+    drop(janus.subscribe("brief").unwrap());
+    until("another has ended", || janus.topic("brief").is_none()).await;
+    assert_eq!(number(&mut subscriber).await, 1);
+}
+
+#[tokio::test]
+async fn subscribers_that_leave_while_their_topic_starts_leave_nothing_behind() {
+    let (janus, _) = serve(Config { topic_idle: Duration::from_millis(20), ..Config::default() }).await;
+    for round in 0..2_000 {
+        drop(janus.subscribe(&format!("topic {round}")).unwrap());
+    }
+    until("all topics have ended", || janus.stats().topics == 0).await;
+}
+
+#[tokio::test]
+async fn no_subscriber_waits_for_ever_for_an_instance_that_has_ended() {
+    for _ in 0..10 {
+        let (janus, _) = serve(Config::default()).await;
+        let subscribing = tokio::task::spawn_blocking({
+            let janus = janus.clone();
+            move || {
+                let subscribe = |round| janus.subscribe(&format!("topic {round}"));
+                (0..).map_while(|round| subscribe(round).ok()).take(1_000).collect::<Vec<_>>()
+            }
+        });
+        janus.shutdown().await;
+        for mut subscriber in subscribing.await.unwrap() {
+            assert_eq!(next(&mut subscriber).await, Event::Closed(Closed::ShutDown));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_lags_is_named_and_counted_as_a_client_is() {
+    let (janus, _) = serve(Config { heartbeat_interval: Duration::from_millis(40), ..Config::default() }).await;
+    let options = SubscribeOptions::default().max_queue_frames(3);
+    let _subscriber = janus.subscribe_with("news", options).unwrap();
+    publish(&janus, "news", 1..=3).await;
+    handed_out(&janus, "news").await;
+    until("it is seen to lag", || {
+        janus.slow_clients(5).first().is_some_and(|slow| slow.peer.is_none() && slow.lagging_for > Duration::ZERO)
+    })
+    .await;
+    publish(&janus, "news", 4..=4).await;
+    until("it is counted", || janus.stats().slow_consumers_queue_full == 1).await;
+    assert_eq!(janus.slow_clients(5), []);
 }
 
 /// One thing that happens to a topic or to its one subscriber.

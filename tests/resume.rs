@@ -476,3 +476,67 @@ async fn a_mass_of_clients_that_lose_their_connections_all_come_back_without_a_h
     assert_eq!(subscribers(&janus, "news"), Some(300));
     assert_eq!(janus.stats().detached_sessions, 0);
 }
+
+#[tokio::test]
+async fn a_topic_out_of_service_is_kept_by_those_who_come_back_and_the_others_go_on() {
+    let config = Config { topic_quarantine: Duration::from_secs(600), ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let mut client = Returning::connect(addr).await;
+    for topic in ["healthy", "cursed"] {
+        client.client.subscribe(topic).await;
+    }
+    publish_numbers(&janus, "cursed", 0..1).await;
+    assert_eq!(client.numbers(1).await, [0]);
+    let mut token = client.vanish(&janus).await;
+    janus.inject(Fault::TopicStarts(100));
+    janus.inject(Fault::Topic("cursed".to_owned()));
+    until("the topic is out of service", || janus.topic("cursed").is_some_and(|topic| !topic.available)).await;
+    for round in 0..3 {
+        publish_numbers(&janus, "healthy", round..round + 1).await;
+        let (mut back, attached) = come_back(addr, &token, &[("healthy", round), ("cursed", 1)]).await;
+        let expected = json!({"healthy": {"resumed": true, "missed": 1}, "cursed": {"resumed": true, "missed": 0}});
+        assert_eq!(attached, expected);
+        assert_eq!(back.numbers(1).await, [round]);
+        token = back.vanish(&janus).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_cannot_come_back_to_more_topics_than_it_may_have() {
+    let (janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("a").await;
+    let token = client.vanish(&janus).await;
+    let (mut back, attached) = come_back(addr, &token, &[("b", 0), ("c", 0)]).await;
+    assert_eq!(attached, json!({"a": {"resumed": false}, "b": {"resumed": false}}));
+    assert_eq!(back.client.error_code().await, "too_many_topics");
+    let token = back.vanish(&janus).await;
+    let (mut back, attached) = come_back(addr, &token, &[("d", 0), ("e", 0)]).await;
+    assert_eq!(attached.as_object().map(serde_json::Map::len), Some(2));
+    assert_eq!(back.client.error_code().await, "too_many_topics");
+}
+
+#[tokio::test]
+async fn an_attach_that_finds_no_room_for_a_topic_says_so() {
+    let (_janus, addr) = serve(Config { max_topics: 1, ..Config::default() }).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("one").await;
+    let (mut back, attached) = come_back(addr, "", &[("two", 0)]).await;
+    assert_eq!(attached, json!({}));
+    assert_eq!(back.client.error_code().await, "too_many_topics_on_server");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_right_after_its_ack_can_come_back() {
+    let (janus, addr) = serve(Config::default()).await;
+    for round in 0..50 {
+        let topic = format!("topic {round}");
+        let mut client = Returning::connect(addr).await;
+        client.client.subscribe(&topic).await;
+        let peer = client.client.local_addr();
+        janus.inject(Fault::Transport(peer));
+        let _ = client.client.close().await;
+        let (_back, attached) = come_back(addr, &client.token, &[(&topic, 0)]).await;
+        assert_eq!(attached[&topic], json!({"resumed": true, "missed": 0}), "round {round}");
+    }
+}

@@ -145,3 +145,52 @@ async fn the_slowest_clients_are_named_largest_queue_first() {
     assert!(slow[0].queued_frames > slow[1].queued_frames);
     assert_eq!(janus.slow_clients(1), slow[..1]);
 }
+
+#[tokio::test]
+async fn under_conflate_a_client_that_reads_all_the_time_is_not_cut_off_by_bursts() {
+    let config = Config { max_queue_frames: 8, ..Config::default() };
+    let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("quotes").await;
+    let reader = tokio::spawn(async move {
+        let mut last = None;
+        while last != Some(9_999) {
+            let number = client.json().await["data"].as_u64();
+            assert!(number > last, "in order");
+            last = number;
+        }
+    });
+    let mut answers = Vec::new();
+    for number in 0..10_000 {
+        // As fast as the topic takes them, so that they travel together.
+        loop {
+            match janus.try_publish(janus_core::Message::new("quotes", &number).unwrap()) {
+                Ok(answer) => break answers.push(answer),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+    reader.await.unwrap();
+    assert_eq!(janus.stats().slow_consumers, 0);
+}
+
+#[tokio::test]
+async fn under_conflate_the_kernel_bears_with_a_stalled_client_as_long_as_the_server_does() {
+    let config = Config { tcp_user_timeout: Duration::from_millis(300), max_queue_frames: 8, ..Config::default() };
+    let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
+    let mut client = Client::connect(addr).await;
+    client.subscribe("quotes").await;
+    let padding = "x".repeat(30_000);
+    for number in 0..500 {
+        janus.publish("quotes", &(number, &padding)).await.unwrap();
+    }
+    // The tick is a second here: the kernel's own time is over several times by then.
+    until("it has lagged for long", || {
+        janus.slow_clients(1).first().is_some_and(|slow| slow.lagging_for >= Duration::from_secs(2))
+    })
+    .await;
+    let mut last = None;
+    while last != Some(499) {
+        last = client.json().await["data"][0].as_u64();
+    }
+}

@@ -81,6 +81,8 @@ enum Step {
     Queueing(Box<Queueing>),
     /// Waiting for the topic to take the subscriber.
     Joining(Box<Asked>),
+    /// The same for a topic that must be made first, or has just crashed.
+    JoiningPatiently(Box<AskedPatiently>),
     /// Waiting for a command that takes longer, or others' help.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
     /// Waiting for room in a topic.
@@ -116,6 +118,12 @@ struct Asked {
     joining: Joining,
     topic: Arc<TopicState>,
     answer: Pin<Box<Request<Topic, Subscribe>>>,
+}
+
+struct AskedPatiently {
+    name: TopicName,
+    subscription: Arc<Subscription>,
+    joined: Pin<Box<dyn Future<Output = Result<Joined, TopicError>>>>,
 }
 
 struct Offering {
@@ -164,7 +172,6 @@ struct Closing {
 }
 
 enum Outcome {
-    Subscribed(Result<Joined, TopicError>),
     /// The topics of a session that is being taken over exist, as far as they can.
     Prepared(Box<Prepared>),
     Published(Result<Receipt, PublishError>),
@@ -242,12 +249,18 @@ impl Transport {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        if let Step::Joining(asked) = &mut self.step
-            && let Some(subscription) = asked.joining.subscription.take_if(|asked| asked.first_seq().is_some())
+        // The client may have its ACK already, and count on coming back to it.
+        let asked = match &self.step {
+            Step::Joining(asked) => {
+                asked.joining.subscription.as_ref().map(|asked_for| (Some(Arc::clone(&asked.topic)), asked_for))
+            }
+            Step::JoiningPatiently(asked) => Some((self.shared.topics.find(asked.name.as_str()), &asked.subscription)),
+            _ => None,
+        };
+        if let Some((Some(topic), subscription)) = asked
+            && subscription.first_seq().is_some()
         {
-            // The client may have its ACK already, and count on coming back to it.
-            let topic = Arc::clone(&asked.topic);
-            self.joined((topic, subscription));
+            self.joined((topic, Arc::clone(subscription)));
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
         let joined = self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
@@ -275,6 +288,14 @@ impl Transport {
                     self.proceed(queueing.then);
                 }
                 Step::Joining(_) => ready!(self.await_topic(cx)),
+                Step::JoiningPatiently(asked) => {
+                    let joined = ready!(asked.joined.as_mut().poll(cx));
+                    self.step = Step::Reading;
+                    match joined {
+                        Ok(joined) => self.joined(joined),
+                        Err(error) => self.answer_error(FrameError::new(error.code(), error.to_string())),
+                    }
+                }
                 Step::Waiting(command) => {
                     let outcome = ready!(command.as_mut().poll(cx));
                     self.step = Step::Reading;
@@ -696,8 +717,6 @@ impl Transport {
 
     fn conclude(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Subscribed(Ok(joined)) => self.joined(joined),
-            Outcome::Subscribed(Err(error)) => self.answer_error(FrameError::new(error.code(), error.to_string())),
             Outcome::Prepared(prepared) => self.resume(*prepared),
             Outcome::Published(result) => {
                 if let Err(error) = result {
@@ -794,10 +813,13 @@ impl Joining {
 
     /// The same with time and help: the topic must be made, or has just crashed.
     fn patiently(self) -> Step {
-        Step::Waiting(Box::pin(async move {
+        let name = self.name.clone();
+        let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
+        let joined = Box::pin(async move {
             let joined = tokio::time::timeout(CONTROL_TIMEOUT, self.join()).await;
-            Outcome::Subscribed(joined.unwrap_or(Err(TopicError::Unavailable)))
-        }))
+            joined.unwrap_or(Err(TopicError::Unavailable))
+        });
+        Step::JoiningPatiently(Box::new(AskedPatiently { name, subscription, joined }))
     }
 
     /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
