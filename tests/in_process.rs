@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use janus_core::supervision::State;
 use janus_core::{
     Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, SlowConsumer, SubscribeError,
     SubscribeOptions, Subscriber,
@@ -11,7 +10,7 @@ use janus_core::{
 use proptest::prelude::*;
 use tokio::time::timeout;
 
-use crate::support::{DEADLINE, serve, subscribers, topic_actor, until};
+use crate::support::{DEADLINE, runs_after_restarts, serve, subscribers, topic_actor, until};
 
 async fn next(subscriber: &mut Subscriber) -> Event {
     timeout(DEADLINE, subscriber.next()).await.expect("something comes").expect("it is not over")
@@ -458,15 +457,10 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
                     if restarts == 5 {
                         break;
                     }
-                    // One that is on its way up cannot be told to crash.
-                    let is_up = |restarts| {
-                        topic_actor(&janus, "t")
-                            .is_some_and(|topic| topic.state == State::Running && topic.restarts == restarts)
-                    };
-                    until("the topic runs", || is_up(restarts)).await;
+                    until("the topic runs", || runs_after_restarts(&janus, "t", restarts)).await;
                     restarts += 1;
                     janus.inject(Fault::Topic("t".to_owned()));
-                    until("the topic has restarted", || is_up(restarts)).await;
+                    until("the topic has restarted", || runs_after_restarts(&janus, "t", restarts)).await;
                 }
             }
         }

@@ -6,7 +6,7 @@ use janus_core::wire::classic::client::attach;
 use janus_core::{Config, Fault, Janus, SlowConsumer};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Close, DEADLINE, publish, serve, subscribers, topic_actor, until};
+use crate::support::{Client, Close, DEADLINE, publish, runs_after_restarts, serve, subscribers, until};
 
 /// A client that can come back.
 struct Returning {
@@ -397,7 +397,7 @@ async fn a_session_is_resumed_across_crashes_of_the_topic_and_of_its_own_transpo
     publish_numbers(&janus, "news", 3..5).await;
     // A warm restart keeps the ring.
     janus.inject(Fault::Topic("news".to_owned()));
-    until("the topic has restarted", || topic_actor(&janus, "news").is_some_and(|topic| topic.restarts == 1)).await;
+    until("the topic has restarted", || runs_after_restarts(&janus, "news", 1)).await;
     let (mut back, attached) = come_back(addr, &token, &[("news", 3)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 2}}));
     assert_eq!(back.numbers(2).await, [3, 4]);
@@ -414,12 +414,10 @@ async fn a_cold_restart_of_the_topic_is_a_hole_and_told_as_one() {
     publish_numbers(&janus, "news", 3..4).await;
     let epoch = janus.publish("news", &4).await.unwrap().epoch;
     for restarts in 1..=3 {
+        until("the topic runs", || runs_after_restarts(&janus, "news", restarts - 1)).await;
         janus.inject(Fault::Topic("news".to_owned()));
-        until("the topic has restarted", || {
-            topic_actor(&janus, "news").is_some_and(|topic| topic.restarts >= restarts)
-        })
-        .await;
     }
+    until("the topic has restarted", || runs_after_restarts(&janus, "news", 3)).await;
     assert_ne!(janus.publish("news", &5).await.unwrap().epoch, epoch, "it was a cold restart");
     let (_back, attached) = come_back(addr, &token, &[("news", 3)]).await;
     assert_eq!(attached, json!({"news": {"resumed": false}}));

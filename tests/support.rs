@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use janus_core::supervision::Tree;
+use janus_core::supervision::{State, Tree};
 use janus_core::{Config, Janus};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -73,6 +73,11 @@ pub(crate) fn topic_actor(janus: &Janus, topic: &str) -> Option<Tree> {
     let tree = janus.tree();
     let topics = &tree.find("topic_supervisor").expect("the topic supervisor is in the tree").children;
     topics.iter().filter(|child| child.name.starts_with(&prefix)).max_by_key(|child| child.name.clone()).cloned()
+}
+
+/// Whether a topic's actor is up and has been restarted so often. One that is on its way up cannot be told to crash.
+pub(crate) fn runs_after_restarts(janus: &Janus, topic: &str, restarts: u64) -> bool {
+    topic_actor(janus, topic).is_some_and(|topic| topic.state == State::Running && topic.restarts == restarts)
 }
 
 /// How a connection ended, as its client sees it.
