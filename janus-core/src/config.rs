@@ -97,10 +97,13 @@ pub struct Config {
     /// Over how long a drain closes connections, a few at a time and in no order, so that their clients do not all connect
     /// somewhere else at once. It is a part of `drain_timeout`, and cut to half of it. Zero closes them all at once. Default 5 s.
     pub drain_period: Duration,
-    /// Idle time before TCP keep-alive probes a peer. Default 60 s.
+    /// Idle time before TCP keep-alive probes a peer, give or take a quarter, so that not all are probed at once; then every
+    /// quarter of it. Default 60 s.
     pub tcp_keepalive: Duration,
-    /// How long a client may take nothing of what is sent before the kernel ends the connection, because it is gone or
-    /// because it does not read. Default 30 s.
+    /// How long a client may take nothing of what is sent, or answer no probe of TCP keep-alive, before the kernel ends the
+    /// connection, because it is gone or because it does not read. If it is less than twice `tcp_keepalive`, one probe that is
+    /// lost on the way ends an idle client. At least twice [`stall_timeout`](Self::stall_timeout) for a client that is given
+    /// that. Default 120 s.
     pub tcp_user_timeout: Duration,
     /// Bytes of the kernel's send buffer for one connection (the kernel doubles the value). Default 64 KiB.
     pub send_buffer_bytes: usize,
@@ -149,7 +152,7 @@ impl Default for Config {
             stall_timeout: Duration::from_secs(60),
             drain_period: Duration::from_secs(5),
             tcp_keepalive: Duration::from_secs(60),
-            tcp_user_timeout: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(120),
             send_buffer_bytes: 64 * 1024,
             memory_budget_bytes: 0,
             backlog: 65_535,

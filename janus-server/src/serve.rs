@@ -54,7 +54,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         report = janus.shutdown() => {
             log::info!("drained {} connections", report.connections);
             if report.cut_off > 0 {
-                log::warn!("{} of them were cut off at the drain_timeout with messages left", report.cut_off);
+                log::warn!("{} of them were cut off with messages left, by write_timeout or drain_timeout", report.cut_off);
             }
             Ok(())
         }

@@ -151,7 +151,7 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "session_ttl",
-        doc: "How long a session stays listed after its connection ended.",
+        doc: "How long a session lives on after its connection ended, to be resumed.",
         field: Field::Duration(|s| &mut s.core.session_ttl),
     },
     Setting {
@@ -235,13 +235,14 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "tcp_keepalive",
-        doc: "Idle time before TCP keep-alive probes a peer.",
+        doc: "Idle time before TCP keep-alive probes a peer, give or take a quarter; then every quarter of it.",
         field: Field::Duration(|s| &mut s.core.tcp_keepalive),
     },
     Setting {
         name: "tcp_user_timeout",
-        doc: "How long a client may take nothing of what is sent before the kernel ends the connection; at least twice \
-              `stall_timeout` for a client that is given that.",
+        doc: "How long a client may take nothing of what is sent, or answer no probe, before the kernel ends the connection; \
+              at least twice `stall_timeout` for a client that is given that. Less than twice `tcp_keepalive`, and one \
+              lost probe ends an idle client.",
         field: Field::Duration(|s| &mut s.core.tcp_user_timeout),
     },
     Setting {
