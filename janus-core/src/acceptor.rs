@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use crate::client_proxy::Session;
-use crate::config::Config;
+use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::delivery::{Link, Slot};
 use crate::memory;
 use crate::shared::{Shared, timestamp};
@@ -136,13 +136,10 @@ fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> 
 fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
     // Ports of one client follow on each other; multiplied by a fraction near the golden ratio they are spread evenly.
     let part = f64::from(peer.port().wrapping_mul(40_503)) / f64::from(u16::MAX);
-    let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_KEEPALIVE);
+    let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_TCP_KEEPALIVE);
     // It keeps the time that it has from its listener, which is only less well spread.
     let _ = rustix::net::sockopt::set_tcp_keepidle(stream, time);
 }
-
-/// The kernel takes no more.
-const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
     // Without it Nagle and delayed ACK cost 40 ms on the first message after an ACK.

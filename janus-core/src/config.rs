@@ -252,7 +252,7 @@ impl FromStr for SlowConsumer {
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// The kernel takes no more.
-const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
+pub(crate) const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 /// More threads than this would only wait for each other's locks.
 const MAX_THREADS: usize = 256;

@@ -35,7 +35,9 @@
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
-//! - `drain.rs`: how an instance ends. `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
+//! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
+//!   instance ends.
+//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
