@@ -17,7 +17,7 @@ pub enum ErrorClass {
 }
 
 macro_rules! error_codes {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident, $closes:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $number:literal, $class:ident, $closes:literal;)+) => {
         /// The reason in an error frame.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -33,6 +33,13 @@ macro_rules! error_codes {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The code as a number, as WebSockets close with it: 4000 to 4199 are to try again, 4200 to 4399 to slow down,
+            /// 4400 to 4599 not to try again.
+            #[must_use]
+            pub const fn number(self) -> u16 {
+                match self { $(Self::$variant => $number),+ }
             }
 
             /// What the client can do about it.
@@ -53,49 +60,69 @@ macro_rules! error_codes {
 
 error_codes! {
     /// The topic crashed before the message had its place in the order. Nobody has seen it.
-    TopicCrashed = "topic_crashed", TryAgain, false;
+    TopicCrashed = "topic_crashed", 4000, TryAgain, false;
     /// The topic crashed too often and is refused for a while.
-    TopicUnavailable = "topic_unavailable", TryAgain, false;
+    TopicUnavailable = "topic_unavailable", 4001, TryAgain, false;
     /// The server is shutting down; a new connection may reach its successor.
-    ServerDraining = "server_draining", TryAgain, true;
+    ServerDraining = "server_draining", 4002, TryAgain, true;
     /// The server serves as many connections as it is allowed to.
-    TooManyConnections = "too_many_connections", TryAgain, true;
+    TooManyConnections = "too_many_connections", 4003, TryAgain, true;
     /// The server has as many topics as it is allowed to have.
-    TooManyTopicsOnServer = "too_many_topics_on_server", TryAgain, false;
+    TooManyTopicsOnServer = "too_many_topics_on_server", 4004, TryAgain, false;
     /// A fault of the server that has no better name. Its log says more.
-    Internal = "internal", TryAgain, true;
+    Internal = "internal", 4005, TryAgain, true;
+    /// Whoever decides what the client may do did not answer in time, or failed.
+    AuthorizationFailed = "authorization_failed", 4006, TryAgain, false;
+    /// The server's operator has closed the connection; the client may come back.
+    Disconnected = "disconnected", 4007, TryAgain, true;
 
     /// The frame is not JSON by RFC 8259.
-    BadJson = "bad_json", DoNot, true;
+    BadJson = "bad_json", 4400, DoNot, true;
     /// The frame is not UTF-8.
-    BadUtf8 = "bad_utf8", DoNot, true;
+    BadUtf8 = "bad_utf8", 4401, DoNot, true;
     /// The frame is longer than the server's limit.
-    FrameTooLarge = "frame_too_large", DoNot, true;
+    FrameTooLarge = "frame_too_large", 4402, DoNot, true;
     /// The frame was begun and not finished in time.
-    FrameTimeout = "frame_timeout", DoNot, true;
+    FrameTimeout = "frame_timeout", 4403, DoNot, true;
     /// The client ended its stream in the middle of a frame. The frame had no effect.
-    UnfinishedFrame = "unfinished_frame", DoNot, true;
+    UnfinishedFrame = "unfinished_frame", 4404, DoNot, true;
     /// The frame is JSON and asks for nothing that this server knows.
-    UnknownAction = "unknown_action", DoNot, false;
+    UnknownAction = "unknown_action", 4405, DoNot, false;
     /// One of the keys that have a meaning stands twice, so that what is meant would be a guess.
-    DuplicateKey = "duplicate_key", DoNot, false;
+    DuplicateKey = "duplicate_key", 4406, DoNot, false;
     /// The topic is missing, is not a string, or its name is not allowed.
-    BadTopic = "bad_topic", DoNot, false;
+    BadTopic = "bad_topic", 4407, DoNot, false;
     /// The publication is not an object, or its `ack` is neither `true` nor `false`.
-    BadPublish = "bad_publish", DoNot, false;
+    BadPublish = "bad_publish", 4408, DoNot, false;
     /// The attach names no token or no counts, or is not the first frame of its connection.
-    BadAttach = "bad_attach", DoNot, false;
+    BadAttach = "bad_attach", 4409, DoNot, false;
     /// Another connection has taken over the session of this one.
-    SessionTaken = "session_taken", DoNot, true;
+    SessionTaken = "session_taken", 4410, DoNot, true;
     /// This listener does not let clients publish.
-    PublishNotAllowed = "publish_not_allowed", DoNot, false;
+    PublishNotAllowed = "publish_not_allowed", 4411, DoNot, false;
+    /// The connection did not begin with what opens it, or that says something impossible.
+    BadOpen = "bad_open", 4412, DoNot, true;
+    /// The client has not shown that it may be served.
+    Unauthorized = "unauthorized", 4413, DoNot, true;
+    /// The client may not subscribe to this topic, or publish to it.
+    Forbidden = "forbidden", 4414, DoNot, false;
+    /// The client is subscribed to the topic already.
+    AlreadySubscribed = "already_subscribed", 4415, DoNot, false;
+    /// The request's number, or the position it wants to go on from, is not one.
+    BadRequest = "bad_request", 4416, DoNot, false;
+    /// The frame breaks the rules of the protocol that carries it.
+    BadFrame = "bad_frame", 4417, DoNot, true;
+    /// The frame is of a kind that this format does not use, such as a binary message of a WebSocket.
+    UnsupportedFrame = "unsupported_frame", 4418, DoNot, true;
+    /// The server's operator has closed the connection and does not want the client back.
+    Banned = "banned", 4419, DoNot, true;
 
     /// The client is subscribed to as many topics as it is allowed to be.
-    TooManyTopics = "too_many_topics", SlowDown, false;
+    TooManyTopics = "too_many_topics", 4200, SlowDown, false;
     /// The server is short of memory and serves no further connections for now.
-    ServerOverloaded = "server_overloaded", SlowDown, true;
+    ServerOverloaded = "server_overloaded", 4201, SlowDown, true;
     /// The client reads more slowly than its topics publish. The connection may be reset before this can be read.
-    SlowConsumer = "slow_consumer", SlowDown, true;
+    SlowConsumer = "slow_consumer", 4202, SlowDown, true;
 }
 
 impl fmt::Display for ErrorCode {
@@ -112,6 +139,8 @@ pub struct FrameError {
     pub code: ErrorCode,
     /// What the client should do, for a person to read. Holds nothing that the client sent.
     pub message: String,
+    /// The number of the request that is refused, if it had one.
+    pub id: Option<u64>,
     fatal: bool,
 }
 
@@ -119,13 +148,19 @@ impl FrameError {
     /// An error that closes the connection if its code does.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), fatal: code.closes() }
+        Self { code, message: message.into(), id: None, fatal: code.closes() }
     }
 
     /// The same error where the connection closes in any case.
     #[must_use]
     pub fn into_fatal(self) -> Self {
         Self { fatal: true, ..self }
+    }
+
+    /// The same error as the answer to a request with this number.
+    #[must_use]
+    pub fn with_id(self, id: Option<u64>) -> Self {
+        Self { id, ..self }
     }
 
     /// Whether the connection must be closed after the error frame.
@@ -151,6 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_a_code_tells_its_class_and_is_its_own() {
+        for (index, code) in ErrorCode::ALL.iter().enumerate() {
+            let class = match code.number() {
+                4000..4200 => ErrorClass::TryAgain,
+                4200..4400 => ErrorClass::SlowDown,
+                4400..4600 => ErrorClass::DoNot,
+                number => panic!("{code} has the number {number}"),
+            };
+            assert_eq!(code.class(), class, "{code}");
+            assert!(ErrorCode::ALL[..index].iter().all(|other| other.number() != code.number()), "{code}");
+        }
+    }
+
+    #[test]
     fn the_protocol_document_lists_every_code_with_its_class_and_ending() {
         let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md")).unwrap();
         for code in ErrorCode::ALL {
@@ -159,7 +208,8 @@ mod tests {
                 ErrorClass::DoNot => "do not",
                 ErrorClass::SlowDown => "slow down",
             };
-            let row = format!("| `{code}` | {class} | {} |", if code.closes() { "yes" } else { "no" });
+            let row =
+                format!("| `{code}` | {} | {class} | {} |", code.number(), if code.closes() { "yes" } else { "no" });
             assert!(document.contains(&row), "no row starts with {row}");
         }
     }

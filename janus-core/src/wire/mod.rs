@@ -6,12 +6,17 @@
 //! actions that this project adds.
 
 pub mod classic;
+mod codec;
 mod error;
 mod json;
 mod publication;
 mod timestamp;
 mod topic_name;
 
+pub use codec::{
+    Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer, Position,
+    Refusal, RequestId,
+};
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use json::JsonError;
 pub use publication::{Publication, PublicationError};

@@ -1,0 +1,457 @@
+//! What a wire format is: a [`Codec`], which is pure, and the [`Decoder`] that it makes for each connection.
+//!
+//! Bytes in, [`Command`]s out; [`Event`]s in, bytes out. No socket, no clock, no runtime: who writes a codec writes two
+//! functions from values to values, and everything that keeps tens of thousands of connections fast and bounded comes
+//! with what calls them. What a message looks like on the wire is encoded once for each topic and codec, and shared by
+//! all subscribers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{ErrorCode, FrameError, Publication, Timestamp, TopicName};
+
+/// The limits that a decoder enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one frame from a client, without its terminator or header.
+    pub max_frame_bytes: usize,
+    /// Bytes of a topic's name, without quotes and escapes.
+    pub max_topic_bytes: usize,
+    /// Topics that one client may be subscribed to.
+    pub max_topics: usize,
+}
+
+/// A place in a topic's order: what a subscriber that lost its connection goes on from.
+///
+/// Numbers mean nothing without the epoch they belong to: a topic that starts afresh takes a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The life of the topic, as in [`Receipt::epoch`](crate::Receipt::epoch).
+    pub epoch: u64,
+    /// The number of the last message that was received; 0 before the first.
+    pub seq: u64,
+}
+
+/// The number that a client gave a request, to know the answer by; `None` if it gave none.
+pub type RequestId = Option<u64>;
+
+/// One thing that a client said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// Serve me. Meant once, before everything else, by the codecs whose [`Codec::opens`] is
+    /// [`Opens::WhenAsked`]; the answer is [`Event::Opened`] or [`Event::Refused`].
+    Open(Box<Open>),
+    /// A sign of life that wants no answer.
+    Ping,
+    /// An answer to our own heartbeat.
+    Pong,
+    /// Send these bytes: an answer that the decoder knows by itself, such as the one to a ping. It takes its place among
+    /// the answers to other commands.
+    Answer(Bytes),
+    /// Deliver this topic to me.
+    Subscribe {
+        /// Which.
+        topic: TopicName,
+        /// Go on after this position, if what comes after it is still there.
+        since: Option<Position>,
+        /// To answer by.
+        id: RequestId,
+    },
+    /// Deliver this topic to me no longer.
+    Unsubscribe {
+        /// Which.
+        topic: TopicName,
+        /// To answer by.
+        id: RequestId,
+    },
+    /// Go on with an earlier session, by how many messages came. Only meant as the first command of a connection.
+    Attach {
+        /// What names the session, as its client sent it.
+        token: String,
+        /// How many messages the client has had on each topic.
+        received: Vec<(TopicName, u64)>,
+    },
+    /// Publish and go on.
+    Publish {
+        /// Where to.
+        topic: TopicName,
+        /// What.
+        publication: Publication,
+        /// Whether the client wants a receipt.
+        ack: bool,
+        /// To answer by.
+        id: RequestId,
+    },
+    /// Publish and close the connection. Whatever the client sends after it is ignored.
+    PublishAndClose {
+        /// Where to.
+        topic: TopicName,
+        /// What.
+        publication: Publication,
+    },
+    /// A frame that asks for something impossible but leaves no doubt where the next one begins: answer with an error
+    /// and go on.
+    Refused(FrameError),
+    /// The client wants to part: send it these bytes, which may be none, and close.
+    Close(Bytes),
+    /// The connection speaks another codec from the next byte on: [`Decoder::successor`] says which. These bytes, which
+    /// may be none, are sent before anything of that codec.
+    Become(Bytes),
+    /// This stream is none of Janus's: hand it to whoever takes what a listener passes on, with all bytes that were
+    /// received on it ([`Decoder::take_received`] and what follows in the input).
+    PassOn,
+}
+
+/// How a client opens its connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// The token of an earlier session of the client, which it takes over.
+    pub session: Option<String>,
+    /// What the client says to show who it is; only the embedder's hook knows what to make of it.
+    pub auth: Option<String>,
+    /// The HTTP request with which the connection began, where it did.
+    pub request: Option<Box<HttpRequest>>,
+}
+
+/// The head of an HTTP request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// Such as `GET`.
+    pub method: String,
+    /// The path with its query, as it was sent.
+    pub target: String,
+    /// Names in lower case, and values, in the order they came. A value that is no UTF-8 has its bad bytes replaced.
+    pub headers: Vec<(String, String)>,
+}
+
+impl HttpRequest {
+    /// The path, as it was sent, without its query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+    }
+
+    /// The query, as it was sent; empty if there is none.
+    #[must_use]
+    pub fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// The first header of this name, which is given in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a client is told.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// It is served.
+    Opened {
+        /// What names its session, for [`Open::session`] or an attach.
+        session: &'a str,
+        /// Whether that is the session it asked for.
+        resumed: bool,
+        /// What it may send.
+        limits: &'a Limits,
+        /// How long the server stays silent before it sends its heartbeat.
+        heartbeat: Duration,
+    },
+    /// It is not served; the stream ends after this.
+    Refused(Refusal<'a>),
+    /// A topic is delivered to it from now on.
+    Subscribed {
+        /// The request.
+        id: RequestId,
+        /// Which topic.
+        topic: &'a TopicName,
+        /// The place after which delivery begins: the one it asked for if it is resumed, otherwise the topic's of now.
+        position: Position,
+        /// The place it asked to go on from, if it did.
+        since: Option<Position>,
+        /// How many messages were published since that place, all of which follow; `None` if it is not resumed.
+        missed: Option<u64>,
+    },
+    /// It is subscribed to the topic already; nothing has changed.
+    AlreadySubscribed {
+        /// The request.
+        id: RequestId,
+        /// Which topic.
+        topic: &'a TopicName,
+    },
+    /// A topic is delivered to it no longer, or was not before.
+    Unsubscribed {
+        /// The request.
+        id: RequestId,
+        /// Which topic.
+        topic: &'a TopicName,
+    },
+    /// The receipt of a publication that asked for one.
+    Published {
+        /// The request.
+        id: RequestId,
+        /// Its topic.
+        topic: &'a TopicName,
+        /// Its place in the topic's order; both numbers are 0 if there was nobody to number it for.
+        position: Position,
+        /// How many subscribers the topic had at that moment.
+        subscribers: usize,
+    },
+    /// The answer to an attach.
+    Attached {
+        /// For each topic how many messages it has missed, which follow, or that it goes on without them.
+        topics: &'a [(TopicName, Option<u64>)],
+        /// What names the session from now on.
+        session: &'a str,
+    },
+    /// A published message.
+    Message(Message<'a>),
+    /// These messages of a topic do not come. Only for codecs that [tell gaps](Codec::tells_gaps).
+    Gap {
+        /// Which topic.
+        topic: &'a TopicName,
+        /// The topic's life of now.
+        epoch: u64,
+        /// The number of the first.
+        from: u64,
+        /// The number of the last.
+        to: u64,
+    },
+    /// A request was refused; the connection goes on.
+    Error {
+        /// The request, if it is known and had a number.
+        id: RequestId,
+        /// The topic that it was about, if it is known.
+        topic: Option<&'a TopicName>,
+        /// Why.
+        code: ErrorCode,
+        /// The same for people.
+        message: &'a str,
+    },
+    /// The server closes the connection after this.
+    Bye(Refusal<'a>),
+}
+
+/// Why a client is not served, or not any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// The request that was at fault, if one was, and had a number.
+    pub id: RequestId,
+    /// Why.
+    pub code: ErrorCode,
+    /// The same for people.
+    pub message: &'a str,
+    /// After what time the client may come back; `None` if it had better not.
+    pub reconnect_after: Option<Duration>,
+}
+
+/// A published message, as a codec encodes it: once for all subscribers.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its topic.
+    pub topic: &'a TopicName,
+    /// Its topic as a JSON string.
+    pub topic_json: &'a str,
+    /// Its place in the topic's order.
+    pub position: Position,
+    /// When it was numbered.
+    pub timestamp: Timestamp,
+    /// The event, as JSON text.
+    pub event: &'a str,
+    /// The message's identifier, as JSON text.
+    pub message_id: &'a str,
+    /// The data, as JSON text.
+    pub data: &'a str,
+}
+
+/// When a connection is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// As soon as it is accepted; the client has said nothing.
+    AtOnce,
+    /// With the first [`Command::Open`]. Until then nothing else is obeyed but [`Command::Answer`],
+    /// [`Command::Refused`], [`Command::Close`], [`Command::Become`] and [`Command::PassOn`].
+    WhenAsked,
+}
+
+/// What is sent to a client that has heard nothing for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Nothing.
+    Never,
+    /// These bytes, to clients that have had a message.
+    AfterMessages(Bytes),
+    /// These bytes, also to clients that never had a message.
+    Always(Bytes),
+}
+
+/// A wire format: what all its connections share.
+///
+/// All of it is pure. It runs on the thread on which all actors of an instance live: it must not block, and should not
+/// panic. A panic in [`encode`](Self::encode) of a message counts as a crash of its topic, any other as one of the
+/// connection.
+pub trait Codec: fmt::Debug + Send + Sync + 'static {
+    /// What the format is called, in lower case: in logs, lists of connections and hooks.
+    fn name(&self) -> &'static str;
+
+    /// The decoder of a new connection.
+    fn decoder(&self) -> Box<dyn Decoder>;
+
+    /// Appends what a client is to read; nothing if the format has no words for it. `at` is the time of now.
+    ///
+    /// For [`Event::Message`] it is called once for all subscribers, and what it appends must depend on nothing but
+    /// the event.
+    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut);
+
+    /// When connections are opened.
+    fn opens(&self) -> Opens {
+        Opens::AtOnce
+    }
+
+    /// Whether clients can be told which messages they do not get ([`Event::Gap`]). A format that cannot has its clients
+    /// closed instead, and the policies that drop messages act as the one that disconnects.
+    fn tells_gaps(&self) -> bool {
+        true
+    }
+
+    /// What is sent into silence.
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::Never
+    }
+
+    /// The codecs that a connection of this one may become.
+    fn successors(&self) -> Vec<Arc<dyn Codec>> {
+        Vec::new()
+    }
+}
+
+/// Turns the bytes of one connection into commands, however they were cut into pieces.
+pub trait Decoder: Send {
+    /// Takes bytes from `input` up to the end of the next command. It is called until it returns `None`: then everything
+    /// must have been taken, and the beginning of an unfinished frame be kept.
+    ///
+    /// An `Err` refuses a frame. If it [is fatal](FrameError::is_fatal), the client is told with [`Event::Bye`], or
+    /// [`Event::Refused`] before it was opened, the connection closes, and the decoder is not asked again.
+    fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>>;
+
+    /// The client has ended its side of the stream: what its last, unfinished frame means.
+    fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
+        let _ = limits;
+        None
+    }
+
+    /// Whether a frame was begun and has not ended. Its time is limited by `frame_timeout`.
+    fn is_mid_frame(&self) -> bool;
+
+    /// How many bytes of an unfinished frame are kept.
+    fn buffered(&self) -> usize;
+
+    /// After [`Command::Become`]: the codec, by its place in [`Codec::successors`], and its decoder.
+    fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
+        None
+    }
+
+    /// After [`Command::PassOn`]: the bytes that were taken from the input.
+    fn take_received(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Where a client is connected from, as far as a stream without an address has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peer {
+    /// An address of the network.
+    Addr(SocketAddr),
+    /// This machine, by something that has no address: a Unix socket, memory.
+    Local,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Local => f.pad("local"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Addr(addr)
+    }
+}
+
+/// Cuts a stream into frames that each end with the same byte: what many a decoder begins with.
+///
+/// It keeps the beginning of an unfinished frame and nothing else; a frame that lies in one piece is not copied.
+///
+/// ```
+/// use janus_core::wire::Delimited;
+///
+/// let mut lines = Delimited::new(b'\n');
+/// let mut input: &[u8] = b"one\ntw";
+/// assert_eq!(lines.next(&mut input, 100).unwrap().unwrap(), b"one"[..]);
+/// assert!(lines.next(&mut input, 100).is_none() && lines.is_mid_frame());
+/// let mut input: &[u8] = b"o\n";
+/// assert_eq!(lines.next(&mut input, 100).unwrap().unwrap(), b"two"[..]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Delimited {
+    delimiter: u8,
+    unfinished: Vec<u8>,
+}
+
+impl Delimited {
+    /// For frames that end with this byte.
+    #[must_use]
+    pub fn new(delimiter: u8) -> Self {
+        Self { delimiter, unfinished: Vec::new() }
+    }
+
+    /// The next frame without its delimiter; `None` if its end has not come, and all of the input has been taken.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::FrameTooLarge`] if a frame is longer than `max_bytes`; the stream cannot be trusted after it.
+    #[expect(clippy::should_implement_trait, reason = "an iterator cannot be given its input piece by piece")]
+    pub fn next<'i>(&mut self, input: &mut &'i [u8], max_bytes: usize) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
+        let room = max_bytes.saturating_sub(self.unfinished.len());
+        let window = &input[..input.len().min(room.saturating_add(1))];
+        let Some(length) = window.iter().position(|&byte| byte == self.delimiter) else {
+            if window.len() > room {
+                let message = format!("a frame must not be longer than {max_bytes} bytes");
+                return Some(Err(FrameError::new(ErrorCode::FrameTooLarge, message)));
+            }
+            self.unfinished.extend_from_slice(input);
+            *input = &[];
+            return None;
+        };
+        let piece = &input[..length];
+        *input = &input[length + 1..];
+        if self.unfinished.is_empty() {
+            return Some(Ok(Cow::Borrowed(piece)));
+        }
+        self.unfinished.extend_from_slice(piece);
+        Some(Ok(Cow::Owned(std::mem::take(&mut self.unfinished))))
+    }
+
+    /// Whether a frame was begun and has not ended.
+    #[must_use]
+    pub fn is_mid_frame(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// How many bytes of an unfinished frame are kept.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.unfinished.len()
+    }
+}
