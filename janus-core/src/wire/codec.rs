@@ -421,7 +421,6 @@ impl Delimited {
     /// # Errors
     ///
     /// [`ErrorCode::FrameTooLarge`] if a frame is longer than `max_bytes`; the stream cannot be trusted after it.
-    #[expect(clippy::should_implement_trait, reason = "an iterator cannot be given its input piece by piece")]
     pub fn next<'i>(&mut self, input: &mut &'i [u8], max_bytes: usize) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
         let room = max_bytes.saturating_sub(self.unfinished.len());
         let window = &input[..input.len().min(room.saturating_add(1))];
