@@ -10,6 +10,7 @@ mod codec;
 mod error;
 mod json;
 mod publication;
+mod request;
 mod timestamp;
 mod topic_name;
 
