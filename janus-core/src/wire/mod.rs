@@ -3,7 +3,7 @@
 //! Nothing here owns a socket, reads a clock or knows another module of the crate; time is passed in. What every format
 //! shares stands in this folder: the [`TopicName`], the [`Publication`] (a publisher's JSON text, carried and never
 //! re-encoded), the [`Timestamp`] and the [`ErrorCode`]s. [`classic`] is the NUL-framed protocol of 2009 with the
-//! actions that this project adds; [`v1`] is the protocol of 2026.
+//! actions that this project adds; [`v1`] is the protocol of 2026, which [`websocket`] carries.
 
 pub mod classic;
 mod codec;
@@ -14,6 +14,7 @@ mod request;
 mod timestamp;
 mod topic_name;
 pub mod v1;
+pub mod websocket;
 
 pub use codec::{
     Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer, Position,
@@ -24,3 +25,4 @@ pub use json::JsonError;
 pub use publication::{Publication, PublicationError};
 pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
+pub use websocket::WebSocket;
