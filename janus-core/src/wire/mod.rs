@@ -3,15 +3,18 @@
 //! Nothing here owns a socket, reads a clock or knows another module of the crate; time is passed in. What every format
 //! shares stands in this folder: the [`TopicName`], the [`Publication`] (a publisher's JSON text, carried and never
 //! re-encoded), the [`Timestamp`] and the [`ErrorCode`]s. [`classic`] is the NUL-framed protocol of 2009 with the
-//! actions that this project adds.
+//! actions that this project adds; [`v1`] is the protocol of 2026, which [`websocket`] carries.
 
 pub mod classic;
 mod codec;
 mod error;
 mod json;
 mod publication;
+mod request;
 mod timestamp;
 mod topic_name;
+pub mod v1;
+pub mod websocket;
 
 pub use codec::{
     Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer, Position,
@@ -22,6 +25,7 @@ pub use json::JsonError;
 pub use publication::{Publication, PublicationError};
 pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
+pub use websocket::WebSocket;
 
 /// For what keeps messages in their classic form.
 pub(crate) use publication::put_json_string;
