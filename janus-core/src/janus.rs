@@ -38,7 +38,7 @@ use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::transport::CONTROL_TIMEOUT;
 use crate::turn::Turns;
-use crate::wire::{Codec, Decoder, ErrorCode, Peer, Position};
+use crate::wire::{Codec, Decoder, ErrorCode, Limits, Peer, Position};
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -559,6 +559,12 @@ impl Janus {
             Err(error) => log::error!("{}: closed, its socket cannot be registered: {error}", incoming.peer),
         });
         served.map_err(|_| ServeError::ShuttingDown)
+    }
+
+    /// What clients may send, as decoders enforce it.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.inner.shared.wire_limits()
     }
 
     /// The sessions that are listed, with and without a connection. Empty once the instance has ended.
