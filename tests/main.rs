@@ -23,4 +23,5 @@ mod memory;
 mod protocol;
 mod resume;
 mod slow;
+mod streams;
 mod support;

@@ -32,10 +32,10 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
         shared.counters.cut_off.load(Ordering::Relaxed) + slow.queue_full + slow.stalled + slow.out_of_memory
     };
     let cut_off_before = cut_off(shared);
-    for listener in &shared.listeners {
+    for endpoint in &shared.endpoints {
         // It may have ended with the tree already.
-        let _ = root.terminate_child(listener.acceptor.name()).await;
-        listener.close();
+        let _ = root.terminate_child(endpoint.acceptor.name()).await;
+        endpoint.close();
     }
     shared.draining.store(true, Ordering::Release);
     // What has been accepted from publishers reaches the subscribers' sockets or queues first.

@@ -26,3 +26,6 @@ pub use publication::{Publication, PublicationError};
 pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
+
+/// For what keeps messages in their classic form.
+pub(crate) use publication::put_json_string;
