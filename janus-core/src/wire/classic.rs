@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 use std::mem;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{self, Codec, Event, Heartbeat, Message, Position, Refusal};
 use super::json::{self, JsonError, Reader};
-use super::publication::{put_decimal, put_json_string};
+use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, text, topic_must_be_a_string, unfinished};
 use super::{Publication, Timestamp, TopicName};
 
