@@ -24,3 +24,4 @@ mod protocol;
 mod resume;
 mod slow;
 mod support;
+mod typed;

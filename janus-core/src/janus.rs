@@ -315,6 +315,11 @@ impl Janus {
         Builder::default()
     }
 
+    /// What the actors share, for the parts of the handle that stand in other files.
+    pub(crate) fn tables(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// The addresses that are listened on, in the order of the configuration, with the real ports.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
@@ -502,9 +507,9 @@ impl Janus {
         self.inner.shared.topics.all().iter().map(|topic| topic.info()).collect()
     }
 
-    /// One topic; `None` if it does not exist.
+    /// What one topic is doing; `None` if it does not exist. [`topic`](Self::topic) is for publishing and subscribing.
     #[must_use]
-    pub fn topic(&self, name: &str) -> Option<TopicInfo> {
+    pub fn topic_info(&self, name: &str) -> Option<TopicInfo> {
         self.inner.shared.topics.find(name).map(|topic| topic.info())
     }
 
@@ -558,11 +563,6 @@ impl Janus {
 
 #[cfg(feature = "fault-injection")]
 impl Janus {
-    #[cfg(test)]
-    pub(crate) fn tables(&self) -> &Arc<Shared> {
-        &self.inner.shared
-    }
-
     /// Makes a part of the tree fail, now or at its next chance.
     pub fn inject(&self, fault: crate::fault::Fault) {
         use crate::fault::{Crash, Fault};

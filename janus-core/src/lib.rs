@@ -34,7 +34,7 @@
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
-//! - `subscriber.rs`: subscribers in this process. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
+//! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
 //! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
@@ -74,6 +74,7 @@ mod topic;
 mod topic_manager;
 mod transport;
 mod turn;
+mod typed;
 pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
@@ -87,3 +88,4 @@ pub use subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
 pub use topic::{Position, TopicInfo};
+pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
