@@ -6,8 +6,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::acceptor::{Acceptor, Listener};
+use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::{SenderPool, Terms};
@@ -42,11 +43,20 @@ const HANG_WARNING: Duration = Duration::from_secs(1);
 /// A handler that has not returned for so long ends the instance: no other actor of its thread can run any more.
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
-/// The whole tree, in the order of its start; it stops in the reverse order.
-fn tree(shared: &Arc<Shared>, senders: Supervisor, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Supervisor {
+/// The whole tree, in the order of its start; it stops in the reverse order, except that a drain first stops the acceptors
+/// and the embedder's children.
+fn tree(
+    shared: &Arc<Shared>,
+    senders: Supervisor,
+    application: Option<(ChildSpec, &Place)>,
+    verdict: &Arc<Mutex<Option<ExitReason>>>,
+) -> Supervisor {
     let home = &shared.home;
     let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
-    let watchdog = watchdog(home, &root.handle(), verdict);
+    let mut watchdog = watchdog(home, &root.handle(), verdict);
+    if let Some((_, place)) = &application {
+        watchdog = watchdog.watch(place);
+    }
     let mut root = root
         .child(ChildSpec::task("watchdog", move || watchdog.clone().run()).shutdown(Shutdown::BrutalKill))
         .child(ChildSpec::dynamic(&shared.topic_supervisor))
@@ -105,6 +115,9 @@ fn tree(shared: &Arc<Shared>, senders: Supervisor, verdict: &Arc<Mutex<Option<Ex
         root = root.child(keeper.shutdown(Shutdown::BrutalKill).place(home.clone()));
     }
     root = root.child(ChildSpec::dynamic(&shared.transport_supervisor));
+    if let Some((application, _)) = application {
+        root = root.child(application);
+    }
     for listener in &shared.listeners {
         let spec = ChildSpec::actor(&listener.acceptor, {
             let (shared, listener) = (Arc::clone(shared), Arc::clone(listener));
@@ -150,16 +163,33 @@ struct Inner {
     threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
+/// A handle that does not keep an instance running, for whatever is part of it: the embedder's own actors.
+#[derive(Clone, Debug)]
+pub struct WeakJanus {
+    inner: Weak<Inner>,
+}
+
+impl WeakJanus {
+    /// The instance, unless its last handle is gone. While the result lives it is a handle as any other.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Janus> {
+        Some(Janus { inner: self.inner.upgrade()? })
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Threads {
     control: Arbiter,
     home: Arbiter,
+    /// For the embedder's children, if there are any.
+    application: Option<Arbiter>,
 }
 
 /// Collects what an instance needs to start.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     config: Config,
+    pub(crate) children: Children,
 }
 
 /// Why an instance did not start. Nothing of it is left running.
@@ -209,11 +239,15 @@ impl Builder {
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
             home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
+            application: match self.children.is_empty() {
+                true => None,
+                false => Some(Arbiter::start("janus-application").map_err(StartError::Thread)?),
+            },
         };
         let shared = shared(config, threads.home.place(), listeners);
         let senders = senders::supervisor(&shared);
         let control = threads.control.place();
-        start(shared, senders, control, Some(threads)).await
+        start(shared, senders, control, Some(threads), &self.children).await
     }
 }
 
@@ -223,9 +257,30 @@ pub(crate) async fn start(
     senders: Supervisor,
     control: Place,
     threads: Option<Threads>,
+    children: &Children,
 ) -> Result<Janus, StartError> {
     let verdict = Arc::default();
-    let root = tree(&shared, senders, &verdict);
+    let mut root = None;
+    // The handle comes before the tree, because the embedder's children are given one.
+    let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+        let place = threads.as_ref().and_then(|threads| threads.application.as_ref()).map(Arbiter::place);
+        let application = place.as_ref().map(|place| {
+            let janus = WeakJanus { inner: inner.clone() };
+            (children.spec(&janus, place, shared.config.drain_timeout), place)
+        });
+        let supervisor = tree(&shared, senders, application, &verdict);
+        let handle = supervisor.handle();
+        root = Some(supervisor);
+        Inner {
+            shared,
+            root: handle,
+            control: control.clone(),
+            drained: Arc::default(),
+            verdict,
+            threads: tokio::sync::Mutex::new(threads),
+        }
+    });
+    let Some(root) = root else { unreachable!("the tree has just been made") };
     let started = on(&control, {
         let control = control.clone();
         async move { root.start(&control).await }
@@ -235,15 +290,13 @@ pub(crate) async fn start(
         Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
         None => return Err(StartError::Tree("the control thread ended".to_owned())),
     };
-    let ended = Arc::clone(&shared);
+    let ended = Arc::clone(&inner.shared);
     root.monitor(move |_| ended.close()).detach();
-    let threads = tokio::sync::Mutex::new(threads);
-    let drained = Arc::default();
-    Ok(Janus { inner: Arc::new(Inner { shared, root, control, drained, verdict, threads }) })
+    Ok(Janus { inner })
 }
 
 pub(crate) fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Shared> {
-    Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
+    Arc::new_cyclic(|shared: &Weak<Shared>| {
         let topics = shared.clone();
         let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
             .restart(Restart::Permanent)
@@ -313,6 +366,12 @@ impl Janus {
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// A handle that does not keep the instance running.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakJanus {
+        WeakJanus { inner: Arc::downgrade(&self.inner) }
     }
 
     /// What the actors share, for the parts of the handle that stand in other files.
@@ -524,6 +583,8 @@ impl Janus {
     /// Cancel safe; any number of callers may wait.
     pub async fn wait(&self) -> ExitReason {
         let reason = self.inner.root.wait().await;
+        // The thread on which the tree ended may be about to; nobody is to find it open who knows that it is over.
+        self.inner.shared.close();
         self.inner.verdict.lock().clone().unwrap_or(reason)
     }
 
@@ -547,6 +608,9 @@ impl Janus {
             let shared = Arc::clone(&self.inner.shared);
             // Joining blocks, and the caller's runtime must not.
             let joiner = std::thread::Builder::new().name("janus-shutdown".to_owned()).spawn(move || {
+                if let Some(arbiter) = threads.application {
+                    application::stop(arbiter);
+                }
                 threads.home.stop();
                 threads.control.stop();
                 shared.senders.join();
@@ -653,13 +717,15 @@ pub struct Stats {
     pub accept_pauses: u64,
 }
 
-/// Names an actor that hangs, and gives up when it hangs for good: nothing else on its thread can run.
+/// Names an actor that hangs, and gives up when one of ours hangs for good: nothing else on its thread can run. One of the
+/// embedder's hurts only the others of its kind.
 fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Watchdog {
     // Weak, because this becomes part of a spec of the root's.
     let (root_to_end, verdict) = (root.downgrade(), Arc::clone(verdict));
+    let vital = Arc::clone(home.name());
     Watchdog::new(HANG_WARNING / 4).level(HANG_WARNING).level(HANG_LIMIT).watch(home).names_from(root).on_hang(
         move |hang| {
-            if hang.lasted < HANG_LIMIT {
+            if hang.lasted < HANG_LIMIT || hang.arbiter != vital {
                 return log::error!("{hang}");
             }
             log::error!("{hang}; giving up, because nothing else on its thread can run");

@@ -33,6 +33,7 @@
 //! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
+//! - `application.rs`: the embedder's own actors.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
@@ -49,6 +50,7 @@
 #![deny(missing_docs)]
 
 mod acceptor;
+mod application;
 mod client_proxy;
 mod config;
 mod delivery;
@@ -81,7 +83,7 @@ pub use client_proxy::{SessionInfo, SessionToken};
 pub use config::{Config, ConfigError, Namespace, SlowConsumer};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
-pub use janus::{Builder, DrainReport, Janus, StartError, Stats};
+pub use janus::{Builder, DrainReport, Janus, StartError, Stats, WeakJanus};
 pub use publish::{Message, PublishError, Receipt};
 pub use slow_clients::SlowClient;
 pub use subscriber::{

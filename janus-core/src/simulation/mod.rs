@@ -350,7 +350,8 @@ impl World {
         config.validate().expect("these settings are allowed");
         let shared = janus::shared(config.clone(), place.clone(), Vec::new());
         let senders = senders(&shared, chance);
-        let janus = janus::start(shared, senders, place.clone(), None).await.expect("the tree starts");
+        let janus =
+            janus::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
         (janus, config)
     }
 
