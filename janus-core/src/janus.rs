@@ -21,6 +21,7 @@ use crate::config::{Config, ConfigError};
 use crate::delivery::{SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
+use crate::hooks::{self, HookRunner, HookSettings, HookThread};
 use crate::memory;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
@@ -114,6 +115,13 @@ fn tree(
         });
         root = root.child(keeper.shutdown(Shutdown::BrutalKill).place(home.clone()));
     }
+    if let Some(runner) = &shared.hooks {
+        let runner = Arc::clone(runner);
+        // What it still has to tell when everybody has gone takes no longer than one hook may.
+        let limit = Shutdown::Timeout(shared.config.hook_timeout);
+        let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));
+        root = root.child(observer.shutdown(limit).place(home.clone()));
+    }
     root = root.child(ChildSpec::dynamic(&shared.transport_supervisor));
     if let Some((application, _)) = application {
         root = root.child(application);
@@ -183,6 +191,8 @@ pub(crate) struct Threads {
     home: Arbiter,
     /// For the embedder's children, if there are any.
     application: Option<Arbiter>,
+    /// For the embedder's hooks, if there are any and they have no runtime.
+    hooks: Option<HookThread>,
 }
 
 /// Collects what an instance needs to start.
@@ -190,6 +200,7 @@ pub(crate) struct Threads {
 pub struct Builder {
     config: Config,
     pub(crate) children: Children,
+    pub(crate) hooks: HookSettings,
 }
 
 /// Why an instance did not start. Nothing of it is left running.
@@ -236,6 +247,7 @@ impl Builder {
             Err(source) => Err(StartError::Bind { addr, source }),
         };
         let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
             home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
@@ -243,8 +255,9 @@ impl Builder {
                 true => None,
                 false => Some(Arbiter::start("janus-application").map_err(StartError::Thread)?),
             },
+            hooks: hook_thread,
         };
-        let shared = shared(config, threads.home.place(), listeners);
+        let shared = shared(config, threads.home.place(), listeners, hooks);
         let senders = senders::supervisor(&shared);
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
@@ -295,7 +308,12 @@ pub(crate) async fn start(
     Ok(Janus { inner })
 }
 
-pub(crate) fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>) -> Arc<Shared> {
+pub(crate) fn shared(
+    config: Config,
+    home: Place,
+    listeners: Vec<Arc<Listener>>,
+    hooks: Option<Arc<HookRunner>>,
+) -> Arc<Shared> {
     Arc::new_cyclic(|shared: &Weak<Shared>| {
         let topics = shared.clone();
         let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
@@ -341,6 +359,7 @@ pub(crate) fn shared(config: Config, home: Place, listeners: Vec<Arc<Listener>>)
             transport_supervisor,
             draining: AtomicBool::new(false),
             drain_deadline: Mutex::default(),
+            hooks,
             config,
         }
     })
@@ -549,6 +568,7 @@ impl Janus {
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
             accept_pauses: count(&shared.counters.accept_pauses),
+            hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         }
     }
 
@@ -610,6 +630,9 @@ impl Janus {
             let joiner = std::thread::Builder::new().name("janus-shutdown".to_owned()).spawn(move || {
                 if let Some(arbiter) = threads.application {
                     application::stop(arbiter);
+                }
+                if let Some(thread) = threads.hooks {
+                    thread.stop();
                 }
                 threads.home.stop();
                 threads.control.stop();
@@ -715,6 +738,8 @@ pub struct Stats {
     pub frames_timed_out: u64,
     /// Times that accepting paused because the process or the system ran out of descriptors.
     pub accept_pauses: u64,
+    /// What observers were not told, because `hook_queue` waited for them already.
+    pub hook_news_lost: u64,
 }
 
 /// Names an actor that hangs, and gives up when one of ours hangs for good: nothing else on its thread can run. One of the

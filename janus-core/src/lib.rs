@@ -33,7 +33,7 @@
 //! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
-//! - `application.rs`: the embedder's own actors.
+//! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
@@ -57,6 +57,7 @@ mod delivery;
 mod drain;
 mod fault;
 mod heartbeat;
+pub mod hooks;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;

@@ -18,6 +18,7 @@ use crate::client_proxy::SessionTable;
 use crate::config::Config;
 use crate::delivery::{Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
+use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
 use crate::slow_clients::Lines;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// When a drain must be over.
     pub(crate) drain_deadline: Mutex<Option<Instant>>,
+    /// The embedder's, if it has any.
+    pub(crate) hooks: Option<Arc<HookRunner>>,
 }
 
 impl Shared {

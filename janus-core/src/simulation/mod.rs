@@ -348,7 +348,7 @@ impl World {
     async fn start(chance: &Chance, place: &Place) -> (Janus, Config) {
         let config = config(chance);
         config.validate().expect("these settings are allowed");
-        let shared = janus::shared(config.clone(), place.clone(), Vec::new());
+        let shared = janus::shared(config.clone(), place.clone(), Vec::new(), None);
         let senders = senders(&shared, chance);
         let janus =
             janus::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
