@@ -343,7 +343,7 @@ async fn a_crash_of_a_transport_closes_that_connection_and_its_session_stays_lis
     scene.janus.inject(Fault::Transport(peer));
     victim.close().await;
     let sessions = scene.janus.sessions().await;
-    let session = sessions.iter().find(|session| session.peer == peer).expect("the session is still listed");
+    let session = sessions.iter().find(|session| session.peer == peer.into()).expect("the session is still listed");
     assert!(!session.connected);
     assert_eq!(session.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(), ["quiet"]);
     scene.assert_nobody_noticed().await;
@@ -358,7 +358,7 @@ async fn a_session_is_found_by_the_token_of_its_greeting() {
     let token = SessionToken::from_hex(greeting["token"].as_str().unwrap()).unwrap();
     janus.inject(Fault::ProxyMapper);
     let session = janus.session(token).await.expect("a successor of the ProxyMapper finds it");
-    assert_eq!((session.peer, session.connected, session.topics.len()), (client.local_addr(), true, 1));
+    assert_eq!((session.peer, session.connected, session.topics.len()), (client.local_addr().into(), true, 1));
     let unknown = SessionToken::from_hex("00000000000000000000000000000000").unwrap();
     assert_eq!(janus.session(unknown).await, None);
 }

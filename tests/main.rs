@@ -24,5 +24,6 @@ mod memory;
 mod protocol;
 mod resume;
 mod slow;
+mod streams;
 mod support;
 mod typed;

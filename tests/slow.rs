@@ -140,7 +140,7 @@ async fn the_slowest_clients_are_named_largest_queue_first() {
     janus.publish("c", "small").await.unwrap();
     let slow = janus.slow_clients(10);
     let peers: Vec<_> = slow.iter().map(|slow| slow.peer.unwrap()).collect();
-    assert_eq!(peers, [clients[0].local_addr(), clients[1].local_addr()]);
+    assert_eq!(peers, [clients[0].local_addr().into(), clients[1].local_addr().into()]);
     assert!(slow[0].queued_bytes > slow[1].queued_bytes && slow[1].queued_bytes > 0);
     assert!(slow[0].queued_frames > slow[1].queued_frames);
     assert_eq!(janus.slow_clients(1), slow[..1]);

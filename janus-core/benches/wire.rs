@@ -13,7 +13,7 @@ use criterion::{Criterion, Throughput};
 use janus_core::wire::classic::{Command, Decoder, FrameError, Limits, MessageHead, client};
 use janus_core::wire::{Publication, Timestamp, TopicName};
 
-const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255 };
+const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255, max_topics: 128 };
 const READ_BYTES: usize = 16 * 1024;
 
 fn main() {

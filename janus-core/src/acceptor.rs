@@ -1,6 +1,6 @@
 //! Accepts connections on one listener: the original's `acceptor`.
 //!
-//! The listening socket itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections
+//! The listener itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections
 //! that wait in its backlog. The Acceptor only accepts, in bursts, and starts a Transport for each.
 //!
 //! It accepts no faster than `accept_rate`, and no more than `max_handshakes` ahead of the greetings; whoever comes then waits in
@@ -8,6 +8,7 @@
 //! `max_connections` a client gets an error frame and a close, and accepting goes on.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,7 +19,6 @@ use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use bytes::BytesMut;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,12 +27,13 @@ use tokio::time::{Instant, Sleep};
 use crate::client_proxy::Session;
 use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::delivery::{Link, Slot};
+use crate::listener::{Incoming, Listener, Origin};
 use crate::memory;
-use crate::shared::{Shared, timestamp};
+use crate::shared::Shared;
 use crate::supervision::ActorRef;
-use crate::transport::Transport;
+use crate::transport::{Transport, refusal};
 use crate::turn::yield_now;
-use crate::wire::classic::{self, ErrorCode};
+use crate::wire::{Decoder, ErrorCode, Event, Open, Opens, Peer};
 
 /// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
 /// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
@@ -48,68 +49,124 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SERVER_FULL: &str = "the server is full; try again later";
 const SERVER_OVERLOADED: &str = "the server is short of memory; try again later";
 
-/// A listening socket and the Acceptor that works on it.
+/// A listener and the Acceptor that works on it.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    /// With the real port.
-    pub(crate) addr: SocketAddr,
+pub(crate) struct Endpoint {
+    /// With the real port, if it has one.
+    pub(crate) addr: Option<SocketAddr>,
     pub(crate) acceptor: ActorRef<Acceptor>,
-    socket: Mutex<ListeningSocket>,
+    pub(crate) origin: Arc<Origin>,
+    listener: Mutex<Place>,
 }
 
-/// Where the one listening socket is. It is lent, not cloned: an Acceptor must be able to restart when there is not one
+/// Where the one listener is. It is lent, not cloned: an Acceptor must be able to restart when there is not one
 /// descriptor left.
-#[derive(Debug)]
-enum ListeningSocket {
-    Here(std::net::TcpListener),
+enum Place {
+    Here(Box<dyn Listener>),
     Lent,
     /// The instance ends: connections in the backlog must not wait for somebody who never comes.
     Closed,
 }
 
-impl Listener {
-    pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
-        let socket = bind(addr, config)?;
-        // Read back, because port 0 lets the system choose.
-        let addr = socket.local_addr()?;
-        let acceptor = ActorRef::new(format!("acceptor {addr}"));
-        Ok(Self { addr, acceptor, socket: Mutex::new(ListeningSocket::Here(socket)) })
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Here(_) => "Here",
+            Self::Lent => "Lent",
+            Self::Closed => "Closed",
+        })
+    }
+}
+
+impl Endpoint {
+    /// `number` tells apart those that have no address.
+    pub(crate) fn new(listener: Box<dyn Listener>, origin: Arc<Origin>, number: usize) -> Self {
+        let addr = listener.local_addr();
+        let name = match addr {
+            Some(addr) => format!("acceptor {addr}"),
+            None => format!("acceptor {} #{number}", origin.codec.name()),
+        };
+        Self { addr, acceptor: ActorRef::new(name), origin, listener: Mutex::new(Place::Here(listener)) }
     }
 
-    /// The socket for one incarnation of the Acceptor, registered with its reactor.
-    fn lend(self: &Arc<Self>) -> io::Result<LentSocket> {
-        let mut place = self.socket.lock();
-        match std::mem::replace(&mut *place, ListeningSocket::Lent) {
-            ListeningSocket::Here(socket) => {
-                let socket = TcpListener::from_std(socket)?;
-                Ok(LentSocket { listener: Arc::clone(self), socket: Some(socket) })
+    /// The listener for one incarnation of the Acceptor, on the arbiter where it will be polled.
+    fn lend(self: &Arc<Self>) -> io::Result<Lent> {
+        let mut place = self.listener.lock();
+        match std::mem::replace(&mut *place, Place::Lent) {
+            Place::Here(mut listener) => {
+                if let Err(error) = listener.start() {
+                    *place = Place::Here(listener);
+                    return Err(error);
+                }
+                Ok(Lent { endpoint: Arc::clone(self), listener: Some(listener) })
             }
             other => {
                 *place = other;
-                Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has its socket"))
+                Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has it"))
             }
         }
     }
 
     pub(crate) fn close(&self) {
-        *self.socket.lock() = ListeningSocket::Closed;
+        let listener = std::mem::replace(&mut *self.listener.lock(), Place::Closed);
+        // Without the lock: it may be anybody's code.
+        drop(listener);
     }
 }
 
 /// Goes back to the tree however its Acceptor ends.
-struct LentSocket {
-    listener: Arc<Listener>,
+struct Lent {
+    endpoint: Arc<Endpoint>,
     /// `None` only while it is dropped.
-    socket: Option<TcpListener>,
+    listener: Option<Box<dyn Listener>>,
 }
 
-impl Drop for LentSocket {
+impl Drop for Lent {
     fn drop(&mut self) {
-        let mut place = self.listener.socket.lock();
-        if matches!(*place, ListeningSocket::Lent)
-            && let Some(Ok(socket)) = self.socket.take().map(TcpListener::into_std)
+        let mut place = self.endpoint.listener.lock();
+        if matches!(*place, Place::Lent)
+            && let Some(listener) = self.listener.take()
         {
-            *place = ListeningSocket::Here(socket);
+            *place = Place::Here(listener);
+        }
+    }
+}
+
+/// A listening socket of TCP.
+pub(crate) enum TcpPort {
+    /// Not yet registered with a runtime.
+    Bound(Option<std::net::TcpListener>),
+    Listening(TcpListener),
+}
+
+impl TcpPort {
+    pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
+        Ok(Self::Bound(Some(bind(addr, config)?)))
+    }
+}
+
+impl Listener for TcpPort {
+    /// Read back, because port 0 lets the system choose.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Bound(socket) => socket.as_ref()?.local_addr().ok(),
+            Self::Listening(socket) => socket.local_addr().ok(),
+        }
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        if let Self::Bound(socket) = self
+            && let Some(socket) = socket.take()
+        {
+            *self = Self::Listening(TcpListener::from_std(socket)?);
+        }
+        Ok(())
+    }
+
+    fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>> {
+        match self {
+            Self::Bound(_) => Poll::Pending,
+            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| Incoming::tcp(stream, peer)),
         }
     }
 }
@@ -158,37 +215,34 @@ fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
 
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
+    origin: Arc<Origin>,
     /// Until it is handed to [`Accept`].
-    socket: Option<LentSocket>,
-    may_publish: bool,
+    listener: Option<Lent>,
 }
 
 impl Acceptor {
-    pub(crate) fn new(shared: Arc<Shared>, listener: &Arc<Listener>) -> io::Result<Self> {
-        // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
-        let may_publish = listener.addr.ip().is_loopback() || shared.config.allow_publish;
-        Ok(Self { shared, socket: Some(listener.lend()?), may_publish })
+    pub(crate) fn new(shared: Arc<Shared>, endpoint: &Arc<Endpoint>) -> io::Result<Self> {
+        Ok(Self { shared, origin: Arc::clone(&endpoint.origin), listener: Some(endpoint.lend()?) })
     }
 
-    fn accepted(&self, stream: TcpStream, peer: SocketAddr) {
+    fn accepted(&self, incoming: Incoming) {
         let shared = &self.shared;
-        #[cfg(not(target_os = "linux"))]
-        if let Err(error) = set_options(&socket2::SockRef::from(&stream), &shared.config) {
-            log::debug!("{peer}: {error}");
+        let Incoming { link, peer } = incoming;
+        if let (Link::Tcp(stream), Peer::Addr(addr)) = (&link, peer) {
+            #[cfg(not(target_os = "linux"))]
+            if let Err(error) = set_options(&socket2::SockRef::from(stream), &shared.config) {
+                log::debug!("{peer}: {error}");
+            }
+            spread_probes(stream, addr, shared.config.tcp_keepalive);
         }
-        spread_probes(&stream, peer, shared.config.tcp_keepalive);
-        if shared.connections.len() >= shared.config.max_connections {
-            return self.refuse(stream, peer, ErrorCode::TooManyConnections, SERVER_FULL);
+        match may_serve(shared) {
+            Ok(()) => serve(shared, link, peer, &self.origin),
+            Err((code, message)) => self.refuse(link, peer, code, message),
         }
-        if shared.memory_is_at(memory::REFUSE) {
-            shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
-            return self.refuse(stream, peer, ErrorCode::ServerOverloaded, SERVER_OVERLOADED);
-        }
-        serve(shared, stream.into(), peer, self.may_publish);
     }
 
     /// Tells a client why it is not served. It takes no place from those that are.
-    fn refuse(&self, stream: TcpStream, peer: SocketAddr, code: ErrorCode, message: &str) {
+    fn refuse(&self, link: Link, peer: Peer, code: ErrorCode, message: &str) {
         let shared = &self.shared;
         let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
         // One line for a burst of refusals, not one each.
@@ -196,13 +250,14 @@ impl Acceptor {
             log::warn!("{peer}: refused with {code} ({refused} refused so far)");
         }
         // Never listed: it only says who is refused.
-        let slot = Arc::new(Slot::new(shared.connections.next_id(), None, stream, &shared.terms));
+        let slot = Slot::new(shared.connections.next_id(), None, link, self.origin.codec_id, &shared.terms);
+        let slot = Arc::new(slot);
         let session = Arc::new(Session::new(peer, &slot));
         if shared.connections.begin_refusal(shared.config.max_refusals) {
             let mut begun = false;
             let started = shared.transport_supervisor.start_here(|_| {
                 begun = true;
-                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, false);
+                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, &self.origin);
                 transport.refuse(code, message)
             });
             if started.is_ok() {
@@ -214,23 +269,44 @@ impl Acceptor {
             }
         }
         // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
-        let mut frame = BytesMut::new();
-        classic::encode_error(&mut frame, &timestamp(), code, message);
-        slot.send(frame.freeze());
+        slot.tell(&Event::Refused(refusal(code, message)));
     }
 }
 
+/// Whether there is room for another connection, or why not.
+pub(crate) fn may_serve(shared: &Shared) -> Result<(), (ErrorCode, &'static str)> {
+    if shared.connections.len() >= shared.config.max_connections {
+        return Err((ErrorCode::TooManyConnections, SERVER_FULL));
+    }
+    if shared.memory_is_at(memory::REFUSE) {
+        shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
+        return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
+    }
+    Ok(())
+}
+
 /// Makes a byte stream a client: a slot, a session, a greeting, and a Transport on this thread.
-pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: SocketAddr, may_publish: bool) {
-    let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), link, &shared.terms));
+pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>) {
+    serve_with(shared, link, peer, origin, origin.codec.decoder());
+}
+
+/// The same with a decoder that knows something about the client already.
+pub(crate) fn serve_with(
+    shared: &Arc<Shared>,
+    link: Link,
+    peer: Peer,
+    origin: &Arc<Origin>,
+    decoder: Box<dyn Decoder>,
+) {
+    let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), link, origin.codec_id, &shared.terms));
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        shared.sessions.attach(Arc::clone(&session));
-        let mut greeting = BytesMut::new();
-        classic::encode_greeting(&mut greeting, &timestamp(), &session.token.to_hex());
-        slot.send(greeting.freeze());
-        Transport::new(Arc::clone(shared), Arc::clone(&slot), session, may_publish)
+        let mut transport = Transport::with_decoder(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder);
+        if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
+            transport.open(Open::default());
+        }
+        transport
     });
     if let Err(error) = started {
         shared.connections.remove(&slot);
@@ -242,7 +318,7 @@ impl Actor for Acceptor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        if let Some(listener) = self.socket.take() {
+        if let Some(listener) = self.listener.take() {
             let pace = Pace::new(self.shared.config.accept_rate, Instant::now());
             ctx.spawn(Accept { listener, waiting: VecDeque::new(), pace, pause: None });
         }
@@ -251,9 +327,9 @@ impl Actor for Acceptor {
 
 /// Accepts for as long as the actor lives.
 struct Accept {
-    listener: LentSocket,
+    listener: Lent,
     /// At most `max_handshakes`. They are closed if the Acceptor crashes, as a connection is whose Transport does.
-    waiting: VecDeque<(TcpStream, SocketAddr)>,
+    waiting: VecDeque<Incoming>,
     pace: Pace,
     /// Until there are descriptors, or the pace allows for another connection.
     pause: Option<Pin<Box<Sleep>>>,
@@ -270,8 +346,8 @@ impl ActorFuture<Acceptor> for Accept {
     ) -> Poll<()> {
         let more = self.take(acceptor, cx);
         for _ in 0..SERVED_PER_TURN {
-            let Some((stream, peer)) = self.waiting.pop_front() else { break };
-            acceptor.accepted(stream, peer);
+            let Some(incoming) = self.waiting.pop_front() else { break };
+            acceptor.accepted(incoming);
         }
         if self.waiting.is_empty() {
             // A burst must not be paid for until the next one.
@@ -293,13 +369,13 @@ impl Accept {
             }
             self.pause = None;
         }
-        let listener = self.listener.socket.as_ref().expect("it is there until it is dropped");
         let now = Instant::now();
         for _ in 0..BURST.min(acceptor.shared.config.max_handshakes - self.waiting.len()) {
             if let Err(time) = self.pace.admits(now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;
             }
+            let listener = self.listener.listener.as_mut().expect("it is there until it is dropped");
             match listener.poll_accept(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(connection)) => {

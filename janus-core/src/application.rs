@@ -60,8 +60,7 @@ impl Builder {
     /// # Errors
     ///
     /// None here; [`start`](Self::start) fails with [`StartError::Tree`](crate::StartError::Tree) if two children have the
-    /// same name, or if one does not start. A clone of the builder starts the same children: those that are actors run in one
-    /// instance at a time, because their names do.
+    /// same name, or if one does not start.
     #[must_use]
     pub fn child(self, spec: ChildSpec) -> Self {
         self.child_with(move |_| spec.clone())

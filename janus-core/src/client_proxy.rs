@@ -11,14 +11,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::delivery::{Slot, Subscription};
 use crate::topic::TopicState;
-use crate::wire::TopicName;
+use crate::wire::{Peer, TopicName};
 
 /// Names a session; whoever knows it may take the session over, so it is never logged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,7 +56,7 @@ impl fmt::Debug for SessionToken {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionInfo {
     /// Where its client is, or was last, connected from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// Whether its connection is open.
     pub connected: bool,
     /// The topics it is subscribed to, or was when its connection ended; in no order.
@@ -68,7 +67,7 @@ pub struct SessionInfo {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) token: SessionToken,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     topics: Mutex<Topics>,
 }
 
@@ -114,7 +113,7 @@ impl Drop for Cursor {
 }
 
 impl Session {
-    pub(crate) fn new(peer: SocketAddr, slot: &Arc<Slot>) -> Self {
+    pub(crate) fn new(peer: Peer, slot: &Arc<Slot>) -> Self {
         let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new() };
         Self { token: SessionToken::random(), peer, topics: Mutex::new(topics) }
     }
@@ -330,16 +329,22 @@ mod tests {
     use crate::delivery::Terms;
 
     fn slot() -> Arc<Slot> {
-        let terms = Terms { max_frames: 1, max_bytes: 1, patience: Duration::ZERO, ledger: Arc::default() };
+        let terms = Terms {
+            max_frames: 1,
+            max_bytes: 1,
+            patience: Duration::ZERO,
+            ledger: Arc::default(),
+            codecs: Arc::default(),
+        };
         Arc::new(Slot::local(1, &Arc::new(terms)))
     }
 
     /// A session with a connection and this many topics.
     fn session(topics: usize) -> Arc<Session> {
-        let session = Session::new(SocketAddr::from(([127, 0, 0, 1], 1)), &slot());
+        let session = Session::new(Peer::Local, &slot());
         let topic = |number: usize| {
             let topic = TopicState::for_test(TopicName::new(&format!("topic {number}"), 255).unwrap());
-            (Arc::new(topic), Arc::new(Subscription::untold(slot(), SlowConsumer::Disconnect)))
+            (Arc::new(topic), Arc::new(Subscription::local(slot(), SlowConsumer::Disconnect)))
         };
         assert!(session.attached((0..topics).map(topic).collect()).is_empty());
         Arc::new(session)

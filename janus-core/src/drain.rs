@@ -33,10 +33,10 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
         shared.counters.cut_off.load(Ordering::Relaxed) + slow.queue_full + slow.stalled + slow.out_of_memory
     };
     let cut_off_before = cut_off(shared);
-    for listener in &shared.listeners {
+    for endpoint in &shared.endpoints {
         // It may have ended with the tree already.
-        let _ = root.terminate_child(listener.acceptor.name()).await;
-        listener.close();
+        let _ = root.terminate_child(endpoint.acceptor.name()).await;
+        endpoint.close();
     }
     // The embedder's actors may publish to the last; there may be none, and they may take longer than there is time.
     let _ = timeout_at(deadline, root.terminate_child(application::NAME)).await;

@@ -5,13 +5,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 
 use crate::delivery::End;
 use crate::shared::Shared;
 use crate::slow_clients::SlowLog;
-use crate::wire::classic;
 
 /// Connections looked at before others get their turn.
 const PORTION: usize = 256;
@@ -56,7 +54,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             lagging.clear();
             for pings in due.chunks(SENDS) {
                 for slot in pings {
-                    slot.send(Bytes::from_static(classic::PING));
+                    slot.beat();
                 }
                 tokio::task::yield_now().await;
             }

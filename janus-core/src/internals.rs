@@ -12,10 +12,12 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use crate::config::SlowConsumer;
+use crate::delivery::codecs::CLASSIC;
 use crate::delivery::pass::{Help, Server};
 use crate::delivery::senders::StopSender;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
 use crate::fault::Faults;
+use crate::wire::TopicName;
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
 ///
@@ -26,6 +28,7 @@ pub struct FanOut {
     next_seq: AtomicU64,
     faults: Arc<Faults>,
     terms: Arc<Terms>,
+    topic: TopicName,
     senders: Arc<SenderPool>,
     stop: Arc<StopSender>,
     /// Registers the sockets, and waits for the pieces that a sender is serving, as a home arbiter does.
@@ -46,12 +49,13 @@ impl FanOut {
             max_bytes: 1024 * 1024,
             patience: Duration::from_secs(60),
             ledger: Arc::default(),
+            codecs: Arc::default(),
         });
         let subscribe = |(place, stream): (u32, TcpStream)| {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            let slot = Slot::new(u64::from(place), Some(place), stream, &terms);
-            let subscription = Subscription::untold(Arc::new(slot), SlowConsumer::Disconnect);
+            let slot = Slot::new(u64::from(place), Some(place), stream, CLASSIC, &terms);
+            let subscription = Subscription::of_connection(Arc::new(slot), SlowConsumer::Disconnect);
             subscription.begin(1);
             Ok(Arc::new(subscription))
         };
@@ -62,6 +66,7 @@ impl FanOut {
             next_seq: AtomicU64::new(1),
             faults: Arc::default(),
             terms,
+            topic: TopicName::new("bench", 255).expect("a name"),
             senders: Arc::default(),
             stop: Arc::default(),
             runtime,
@@ -98,7 +103,7 @@ impl FanOut {
         open.buffer().extend_from_slice(frame);
         open.commit();
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
-        let batch = Arc::new(open.seal(seq + 1, 0, 1, &self.terms.ledger));
+        let batch = Arc::new(open.seal(&self.topic, seq + 1, 0, 1, &self.terms.ledger));
         Pass::new(batch, Arc::clone(&self.subscribers), 1, Help::Together, Arc::clone(&self.faults))
     }
 }

@@ -4,6 +4,7 @@
 //! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
 //! touches signals, the logger, the panic hook or the process.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,14 +15,16 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::acceptor::{Acceptor, Listener};
+use crate::acceptor::{Acceptor, Endpoint, TcpPort, may_serve, serve_with};
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
-use crate::delivery::{SenderPool, Terms};
+use crate::delivery::codecs::TooManyCodecs;
+use crate::delivery::{Codecs, SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
 use crate::hooks::{self, HookRunner, HookSettings, HookThread};
+use crate::listener::{Incoming, Listener, Origin, PassOn, PassedOn};
 use crate::memory;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
@@ -33,10 +36,11 @@ use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
 };
-use crate::topic::{Position, TopicInfo};
+use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::transport::CONTROL_TIMEOUT;
 use crate::turn::Turns;
+use crate::wire::{Codec, Decoder, ErrorCode, Peer, Position};
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -126,10 +130,10 @@ fn tree(
     if let Some((application, _)) = application {
         root = root.child(application);
     }
-    for listener in &shared.listeners {
-        let spec = ChildSpec::actor(&listener.acceptor, {
-            let (shared, listener) = (Arc::clone(shared), Arc::clone(listener));
-            move |_| Ok(Acceptor::new(Arc::clone(&shared), &listener)?)
+    for endpoint in &shared.endpoints {
+        let spec = ChildSpec::actor(&endpoint.acceptor, {
+            let (shared, endpoint) = (Arc::clone(shared), Arc::clone(endpoint));
+            move |_| Ok(Acceptor::new(Arc::clone(&shared), &endpoint)?)
         });
         root = root.child(spec.place(home.clone()));
     }
@@ -196,11 +200,27 @@ pub(crate) struct Threads {
 }
 
 /// Collects what an instance needs to start.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct Builder {
     config: Config,
     pub(crate) children: Children,
     pub(crate) hooks: HookSettings,
+    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
+    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
+    pass_on: Option<PassOn>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let codecs = |codecs: &[Arc<dyn Codec>]| codecs.iter().map(|codec| codec.name()).collect::<Vec<_>>();
+        let ports = self.ports.iter().map(|(addr, codec)| (addr, codec.name())).collect::<Vec<_>>();
+        let listeners = self.listeners.iter().map(|(_, codec)| Arc::clone(codec)).collect::<Vec<_>>();
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("ports", &ports)
+            .field("listeners", &codecs(&listeners))
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why an instance did not start. Nothing of it is left running.
@@ -224,6 +244,32 @@ pub enum StartError {
     /// An actor of the tree did not start.
     #[error("cannot start the supervision tree: {0}")]
     Tree(String),
+    /// The listeners speak too many wire formats.
+    #[error("too many codecs")]
+    Codecs(#[from] TooManyCodecs),
+}
+
+/// Why a stream is not served; it has been dropped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// There is no room for another client, or no memory.
+    #[error("{message}")]
+    Full {
+        /// What a client of a listener would have been told.
+        code: ErrorCode,
+        /// The same for people.
+        message: &'static str,
+    },
+    /// The instance is shutting down, or has ended.
+    #[error("this Janus is shutting down")]
+    ShuttingDown,
+    /// The streams speak too many wire formats.
+    #[error("too many codecs")]
+    Codecs(#[from] TooManyCodecs),
+    /// The socket cannot be taken from its runtime.
+    #[error("the socket cannot be moved to another runtime")]
+    Stream(#[source] io::Error),
 }
 
 impl Builder {
@@ -231,6 +277,33 @@ impl Builder {
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Listens on one more TCP port, whose clients speak this codec.
+    ///
+    /// Connections take the direct path: delivery writes to their sockets, as it does for the classic protocol. The codec
+    /// is made once; several ports may share it.
+    #[must_use]
+    pub fn listen(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
+        self.ports.push((addr, codec));
+        self
+    }
+
+    /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
+    ///
+    /// They count as local: they may publish. See [`Janus::serve`] for single streams.
+    #[must_use]
+    pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
+        self.listeners.push((Box::new(listener), codec));
+        self
+    }
+
+    /// Takes the streams that a codec does not want, such as requests on the HTTP port that are neither WebSocket nor
+    /// server-sent events. It is called on the home arbiter and must not block. Without it they are refused.
+    #[must_use]
+    pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
+        self.pass_on = Some(Arc::new(take));
         self
     }
 
@@ -242,11 +315,29 @@ impl Builder {
     pub async fn start(self) -> Result<Janus, StartError> {
         let config = self.config;
         config.validate()?;
-        let bind = |&addr| match Listener::bind(addr, &config) {
-            Ok(listener) => Ok(Arc::new(listener)),
+        let codecs = Arc::new(Codecs::new());
+        let bind = |addr| match TcpPort::bind(addr, &config) {
+            Ok(port) => Ok(Box::new(port)),
             Err(source) => Err(StartError::Bind { addr, source }),
         };
-        let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let mut endpoints = Vec::new();
+        // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
+        let may_publish = |addr: SocketAddr| addr.ip().is_loopback() || config.allow_publish;
+        for &addr in &config.listen {
+            let origin = Origin::classic(&codecs, may_publish(addr));
+            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+        }
+        for (addr, codec) in self.ports {
+            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
+            let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
+            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+        }
+        for (listener, codec) in self.listeners {
+            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
+            let may_publish = listener.local_addr().is_none_or(may_publish);
+            let origin = Arc::new(Origin { codec, codec_id, may_publish, pass_on });
+            endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+        }
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
@@ -257,7 +348,7 @@ impl Builder {
             },
             hooks: hook_thread,
         };
-        let shared = shared(config, threads.home.place(), listeners, hooks);
+        let shared = shared(config, threads.home.place(), codecs, endpoints, hooks);
         let senders = senders::supervisor(&shared);
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
@@ -311,7 +402,8 @@ pub(crate) async fn start(
 pub(crate) fn shared(
     config: Config,
     home: Place,
-    listeners: Vec<Arc<Listener>>,
+    codecs: Arc<Codecs>,
+    endpoints: Vec<Arc<Endpoint>>,
     hooks: Option<Arc<HookRunner>>,
 ) -> Arc<Shared> {
     Arc::new_cyclic(|shared: &Weak<Shared>| {
@@ -344,6 +436,7 @@ pub(crate) fn shared(
                 // The heartbeat is to come first, which knows why.
                 patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
                 ledger: Arc::default(),
+                codecs,
             }),
             pressure: AtomicU32::new(0),
             counters: Counters::default(),
@@ -351,7 +444,7 @@ pub(crate) fn shared(
             faults: Arc::default(),
             topic_manager: ActorRef::new("topic_manager"),
             proxy_mapper: ActorRef::new("proxy_mapper"),
-            listeners,
+            endpoints,
             home,
             load: Load::default(),
             turns: Turns::default(),
@@ -401,7 +494,7 @@ impl Janus {
     /// The addresses that are listened on, in the order of the configuration, with the real ports.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.inner.shared.listeners.iter().map(|listener| listener.addr).collect()
+        self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()
     }
 
     /// Publishes a message and waits until it has its place in the topic's order; waits for room before, if the topic
@@ -507,6 +600,49 @@ impl Janus {
     /// See [`HistoryError`].
     pub fn history(&self, topic: &str, since: Option<Position>, limit: usize) -> Result<History, HistoryError> {
         history(&self.inner.shared, topic, since, limit)
+    }
+
+    /// Serves a byte stream whose client speaks `codec`, which is made once and shared by all streams.
+    ///
+    /// This is how a connection of somebody else's server becomes a client: one that a web framework has upgraded, TLS,
+    /// a pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or one that knows what has been said on the
+    /// stream before. It counts against `max_connections`, and may publish if it comes from this machine or
+    /// `allow_publish` says so.
+    ///
+    /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`]: then delivery writes to its socket itself.
+    /// The stream is moved to Janus's own threads; it must not need the runtime it was made on to make progress, or that
+    /// must go on running.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServeError`].
+    pub fn serve(
+        &self,
+        incoming: Incoming,
+        codec: &Arc<dyn Codec>,
+        decoder: Option<Box<dyn Decoder>>,
+    ) -> Result<(), ServeError> {
+        let shared = &self.inner.shared;
+        if shared.is_draining() {
+            return Err(ServeError::ShuttingDown);
+        }
+        may_serve(shared).map_err(|(code, message)| ServeError::Full { code, message })?;
+        let may_publish = shared.config.allow_publish
+            || match incoming.peer {
+                Peer::Addr(addr) => addr.ip().is_loopback(),
+                Peer::Local => true,
+            };
+        let codec_id = shared.codecs().register(codec)?;
+        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, may_publish, pass_on: None });
+        let decoder = decoder.unwrap_or_else(|| codec.decoder());
+        // A socket belongs to the reactor that made it.
+        let link = incoming.link.leave_reactor().map_err(ServeError::Stream)?;
+        let tables = Arc::clone(shared);
+        let served = shared.home.run(move || match link.enter_reactor() {
+            Ok(link) => serve_with(&tables, link, incoming.peer, &origin, decoder),
+            Err(error) => log::error!("{}: closed, its socket cannot be registered: {error}", incoming.peer),
+        });
+        served.map_err(|_| ServeError::ShuttingDown)
     }
 
     /// The sessions that are listed, with and without a connection. Empty once the instance has ended.
@@ -662,12 +798,12 @@ impl Janus {
             Fault::Hang(time) => shared.topic_manager.cast(Crash { hang: Some(time) }),
             Fault::ProxyMapper => shared.proxy_mapper.cast(crash),
             Fault::Acceptor => {
-                shared.listeners.iter().try_for_each(|listener| listener.acceptor.cast(Crash { hang: None }))
+                shared.endpoints.iter().try_for_each(|endpoint| endpoint.acceptor.cast(Crash { hang: None }))
             }
             Fault::Topic(name) => shared.topics.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
             Fault::Transport(peer) => {
                 shared.connections.visit(0..usize::MAX, |slot| {
-                    if slot.peer == Some(peer) {
+                    if slot.peer == Some(Peer::Addr(peer)) {
                         slot.crash_transport();
                     }
                 });

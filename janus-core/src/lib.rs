@@ -103,6 +103,7 @@ pub mod hooks;
 #[doc(hidden)]
 pub mod internals;
 mod janus;
+mod listener;
 mod memory;
 mod proxy_mapper;
 mod publish;
@@ -123,13 +124,16 @@ pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
 pub use config::{Config, ConfigError, Namespace, SlowConsumer};
+pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
-pub use janus::{Builder, DrainReport, Janus, StartError, Stats, WeakJanus};
+pub use janus::{Builder, DrainReport, Janus, ServeError, StartError, Stats, WeakJanus};
+pub use listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 pub use publish::{Message, PublishError, Receipt};
 pub use slow_clients::SlowClient;
 pub use subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
-pub use topic::{Position, TopicInfo};
+pub use topic::TopicInfo;
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
+pub use wire::Position;

@@ -7,16 +7,14 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use bytes::BytesMut;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::delivery::Slot;
-use crate::shared::{Shared, timestamp};
+use crate::shared::Shared;
 use crate::topic::{Offer, TopicError, TopicState};
-use crate::wire::classic::{self, ErrorCode};
-use crate::wire::{Publication, TopicName};
+use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
 
 /// The longest name a topic may have under any setting.
 const MAX_TOPIC_BYTES: usize = 4_096;
@@ -230,7 +228,7 @@ enum ReplyTo {
     /// Somebody in this process, or a connection that closes after its message.
     Promise(oneshot::Sender<Result<Receipt, PublishError>>),
     /// A connection: an error frame if it fails, a receipt if it asked for one.
-    Connection { slot: Arc<Slot>, ack: bool },
+    Connection { slot: Arc<Slot>, ack: bool, id: RequestId },
 }
 
 impl Reply {
@@ -239,9 +237,9 @@ impl Reply {
         (Self(Some(ReplyTo::Promise(sender))), receiver)
     }
 
-    pub(crate) fn connection(slot: Arc<Slot>, ack: bool) -> Self {
+    pub(crate) fn connection(slot: Arc<Slot>, ack: bool, id: RequestId) -> Self {
         slot.expect_answer();
-        Self(Some(ReplyTo::Connection { slot, ack }))
+        Self(Some(ReplyTo::Connection { slot, ack, id }))
     }
 
     /// Whether the publisher wants to know of success, too.
@@ -254,12 +252,10 @@ impl Reply {
         match self.0.take() {
             // A publisher that went away does not want to know.
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
-            Some(ReplyTo::Connection { slot, ack }) => {
+            Some(ReplyTo::Connection { slot, ack, id }) => {
                 if ack {
-                    let mut frame = BytesMut::new();
                     let Receipt { epoch, seq, subscribers } = receipt;
-                    classic::encode_published(&mut frame, &timestamp(), topic, epoch, seq, subscribers);
-                    slot.send(frame.freeze());
+                    slot.tell(&Event::Published { id, topic, position: Position { epoch, seq }, subscribers });
                 }
                 slot.answered();
             }
@@ -274,10 +270,8 @@ impl Reply {
     fn answer_error(&mut self, error: PublishError) {
         match self.0.take() {
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
-            Some(ReplyTo::Connection { slot, .. }) => {
-                let mut frame = BytesMut::new();
-                classic::encode_error(&mut frame, &timestamp(), error.code(), &error.to_string());
-                slot.send(frame.freeze());
+            Some(ReplyTo::Connection { slot, id, .. }) => {
+                slot.tell(&Event::Error { id, topic: None, code: error.code(), message: &error.to_string() });
                 slot.answered();
             }
             None => {}

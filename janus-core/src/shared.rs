@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::acceptor::Listener;
+use crate::acceptor::Endpoint;
 use crate::client_proxy::SessionTable;
 use crate::config::Config;
-use crate::delivery::{Ledger, SenderPool, Slot, Terms};
+use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
 use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
@@ -25,7 +25,7 @@ use crate::supervision::{ActorRef, DynamicSupervisor, Place};
 use crate::topic::{TopicError, TopicState, topic_of};
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::turn::Turns;
-use crate::wire::{Timestamp, TopicName, classic};
+use crate::wire::{Limits, Timestamp, TopicName};
 
 /// Everything the tree shares; every actor holds one `Arc` of it.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) faults: Arc<Faults>,
     pub(crate) topic_manager: ActorRef<TopicManager>,
     pub(crate) proxy_mapper: ActorRef<ProxyMapper>,
-    pub(crate) listeners: Vec<Arc<Listener>>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Where the actors live.
     pub(crate) home: Place,
     pub(crate) load: Load,
@@ -103,8 +103,13 @@ impl Shared {
         self.pressure.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn wire_limits(&self) -> classic::Limits {
-        classic::Limits { max_frame_bytes: self.config.max_frame_bytes, max_topic_bytes: self.config.max_topic_bytes }
+    pub(crate) fn wire_limits(&self) -> Limits {
+        let Config { max_frame_bytes, max_topic_bytes, max_topics_per_client: max_topics, .. } = self.config;
+        Limits { max_frame_bytes, max_topic_bytes, max_topics }
+    }
+
+    pub(crate) fn codecs(&self) -> &Arc<Codecs> {
+        &self.terms.codecs
     }
 
     /// Takes the topic whose actor has this name out of service, and puts it back when its quarantine is over.
@@ -118,7 +123,7 @@ impl Shared {
     /// What is left to do when the tree has ended, in whatever way: nobody must wait for it any more.
     pub(crate) fn close(&self) {
         self.draining.store(true, Ordering::Release);
-        self.listeners.iter().for_each(|listener| listener.close());
+        self.endpoints.iter().for_each(|endpoint| endpoint.close());
         self.topics.close().iter().for_each(|topic| topic.shut_down(&self.senders));
     }
 

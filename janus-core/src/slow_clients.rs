@@ -1,7 +1,6 @@
 //! Who does not keep up: nobody who costs memory is anonymous.
 
 use std::cmp::Reverse;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use crate::delivery::Slot;
 use crate::shared::Shared;
+use crate::wire::Peer;
 
 /// A client that has not taken what was sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -17,7 +17,9 @@ pub struct SlowClient {
     /// The number of its connection, by which the log names it, too.
     pub client: u64,
     /// Where it is connected from; `None` for a subscriber in this process, or if the system no longer knows.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Peer>,
+    /// The name of the codec that it speaks; that of the classic protocol for a subscriber in this process.
+    pub transport: &'static str,
     /// Frames that wait for it.
     pub queued_frames: usize,
     /// Bytes that wait for it, beside what the kernel's send buffer holds.
@@ -51,6 +53,7 @@ fn describe(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
     Some(SlowClient {
         client: slot.id,
         peer: lag.peer,
+        transport: slot.codecs().name(slot.codec()),
         queued_frames: lag.frames,
         queued_bytes: lag.bytes,
         lagging_for: shared.clock.period * lag.since.map_or(0, |since| tick.wrapping_sub(since)),

@@ -15,13 +15,13 @@ use serde::de::DeserializeOwned;
 
 use crate::client_proxy::Cursor;
 use crate::config::SlowConsumer;
+use crate::delivery::batch::Parts;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
 use crate::shared::Shared;
-use crate::topic::{CatchUp, Kept, Position, TopicError, TopicState};
+use crate::topic::{CatchUp, Kept, TopicError, TopicState};
 use crate::transport::leave;
-use crate::wire::classic::client::ServerFrame;
-use crate::wire::{Timestamp, TopicName};
+use crate::wire::{Position, Timestamp, TopicName};
 
 /// How a subscriber in this process wants its messages.
 ///
@@ -119,20 +119,14 @@ pub struct Delivery {
 
 impl Delivery {
     fn new(topic: &TopicName, batch: &Batch, seq: u64) -> Self {
-        let mut range = batch.range(seq..seq + 1);
-        // Without its terminator.
-        range.end -= 1;
-        let frame = batch.bytes().slice(range);
-        let ServerFrame::Message { timestamp, event, message_id, data, .. } = ServerFrame::parse(&frame) else {
-            unreachable!("a topic numbers nothing but messages, which are JSON");
-        };
+        let Parts { timestamp, event, message_id, data } = batch.parts(seq);
         Self {
             topic: topic.clone(),
             position: Position { epoch: batch.epoch, seq },
             timestamp,
-            event: frame.slice_ref(event.as_bytes()),
-            message_id: frame.slice_ref(message_id.as_bytes()),
-            data: frame.slice_ref(data.as_bytes()),
+            event: batch.keep(event),
+            message_id: batch.keep(message_id),
+            data: batch.keep(data),
         }
     }
 
@@ -263,7 +257,7 @@ impl Subscriber {
                 opened => opened?,
             };
             let slot = Arc::new(Slot::local(shared.connections.next_id(), terms));
-            let subscription = Arc::new(Subscription::told(Arc::clone(&slot), policy));
+            let subscription = Arc::new(Subscription::local(Arc::clone(&slot), policy));
             let first_available = topic.first_available(tick);
             let resumed = match options.since {
                 Some(since) => topic.resumable(since, tick).map(|missed| missed.map(|missed| (since, missed))),

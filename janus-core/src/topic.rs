@@ -26,12 +26,12 @@ use std::task::{self, Poll, Waker};
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use bytes::Bytes;
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
 use crate::delivery::{Batch, End, Ledger, OpenBatch, Pass, SenderPool, Subscription};
@@ -41,7 +41,7 @@ use crate::shared::{Clock, Shared, timestamp};
 use crate::supervision::{ActorRef, StartInfo};
 use crate::turn::yield_now;
 use crate::wire::classic::ErrorCode;
-use crate::wire::{TopicName, classic};
+use crate::wire::{Event, Position, RequestId, TopicName, classic};
 
 /// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
 /// has just taken its name are not mistaken for each other by whoever stops the first.
@@ -64,6 +64,8 @@ pub(crate) struct Work;
 #[rtype(result = "Result<(), TopicError>")]
 pub(crate) struct Subscribe {
     pub(crate) subscription: Arc<Subscription>,
+    /// To answer by.
+    pub(crate) id: RequestId,
 }
 
 /// Takes a subscriber, whose delivery has already ended, off the list.
@@ -136,6 +138,8 @@ struct Core {
     /// The part of it that has left the inbox and is accounted for as frames once `open` is sealed.
     numbered: usize,
     subscribers: Arc<Vec<Arc<Subscription>>>,
+    /// In which codecs they get their messages, or some that have left did.
+    codecs: CodecSet,
     joining: Vec<Arc<Subscription>>,
     leaving: Vec<Arc<Subscription>>,
     /// Whether an unsubscribe may have been lost with a crashed actor, so that the list must be searched for the ended.
@@ -172,17 +176,6 @@ pub(crate) enum CatchUp {
     More(u64),
     /// What comes next is no longer there; the first number that is, or will be.
     Lost(u64),
-}
-
-/// A place in a topic's order: what a subscriber that lost its connection goes on from.
-///
-/// Numbers mean nothing without the epoch they belong to: a topic that starts afresh takes a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Position {
-    /// The life of the topic, as in [`Receipt::epoch`](crate::Receipt::epoch).
-    pub epoch: u64,
-    /// The number of the last message that was received; 0 before the first.
-    pub seq: u64,
 }
 
 /// Messages, batch by batch.
@@ -234,6 +227,7 @@ impl TopicState {
                 accounted: 0,
                 numbered: 0,
                 subscribers: Arc::default(),
+                codecs: CodecSet::default(),
                 joining: Vec::new(),
                 leaving: Vec::new(),
                 sweep: false,
@@ -376,7 +370,7 @@ impl TopicState {
             if life == Life::Ended {
                 // A connection is closed by its Transport; nobody else would tell a subscriber in this process.
                 let subscribers = core.subscribers.iter().chain(&core.joining);
-                told.extend(subscribers.filter(|subscription| subscription.tells()).cloned());
+                told.extend(subscribers.filter(|subscription| subscription.is_local()).cloned());
             }
             let inbox = core.take_inbox();
             core.account_afresh(&self.ledger);
@@ -464,7 +458,7 @@ impl TopicState {
         for subscription in core.subscribers.iter() {
             // Numbers go on under the new epoch: a sender may still be at work on the old pass, and must find that
             // everybody has been served.
-            subscription.slot.skip_to(subscription, core.next_seq);
+            subscription.slot.skip_to(subscription, &self.name, core.epoch, core.next_seq);
         }
         let waiting = std::mem::take(&mut core.waiting);
         drop(guard);
@@ -608,7 +602,7 @@ impl TopicState {
     fn seal(&self, core: &mut Core, shared: &Shared) {
         if core.open.frames() > 0 {
             let tick = shared.clock.tick();
-            let batch = Arc::new(core.open.seal(core.next_seq, core.epoch, tick, shared.ledger()));
+            let batch = Arc::new(core.open.seal(&self.name, core.next_seq, core.epoch, tick, shared.ledger()));
             core.ring.push(&batch, &self.keep);
             if shared.pressure() > 0 {
                 let trimmed = core.ring.trim(&self.keep.under_pressure(shared.pressure()), tick);
@@ -677,6 +671,10 @@ impl TopicState {
             return Next::Rest;
         };
         let subscribers = Arc::clone(&core.subscribers);
+        // Now, because a codec must not run in a sender.
+        for codec in core.codecs.iter() {
+            batch.view(codec, &shared.terms.codecs);
+        }
         let tick = shared.clock.tick();
         let help = help(subscribers.len(), shared);
         let pass = Arc::new(Pass::new(batch, subscribers, tick, help, Arc::clone(&shared.faults)));
@@ -847,6 +845,7 @@ impl Core {
         // The last pass is over; a sender may still hold its list for a moment, and then this is the one copy.
         let subscribers = Arc::make_mut(&mut self.subscribers);
         subscription.index.store(u32::try_from(subscribers.len()).expect("fewer clients than 2^32"), Ordering::Relaxed);
+        self.codecs.insert(subscription.codec());
         subscribers.push(subscription);
     }
 
@@ -859,6 +858,9 @@ impl Core {
         subscribers.swap_remove(index);
         if let Some(moved) = subscribers.get(index) {
             moved.index.store(u32::try_from(index).expect("fewer clients than 2^32"), Ordering::Relaxed);
+        }
+        if subscribers.is_empty() {
+            self.codecs = CodecSet::default();
         }
         if subscribers.is_empty() || subscribers.len() < subscribers.capacity() / 4 {
             subscribers.shrink_to(subscribers.len() * 2);
@@ -935,9 +937,11 @@ impl Handler<Subscribe> for Topic {
 
     fn handle(&mut self, message: Subscribe, _: &mut Context<Self>) -> Self::Result {
         let subscription = message.subscription;
-        self.state.subscribe(Arc::clone(&subscription), self.shared.clock.tick())?;
+        let position = self.state.subscribe(Arc::clone(&subscription), self.shared.clock.tick())?;
         if subscription.acknowledge() {
-            subscription.slot.send(Bytes::from_static(classic::ACK));
+            let topic = &self.state.name;
+            let event = Event::Subscribed { id: message.id, topic, position, since: None, missed: None };
+            subscription.slot.tell(&event);
         }
         Ok(())
     }

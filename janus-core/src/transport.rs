@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,21 +20,23 @@ use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use log::Level;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::client_proxy::{Claimed, Cursor, Joined, Session, SessionToken};
-use crate::delivery::{End, Slot, SlowReason, Subscription};
+use crate::delivery::{End, Link, Slot, SlowReason, Subscription};
+use crate::listener::{Origin, PassOn, PassedOn};
 use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
-use crate::shared::{Shared, timestamp};
+use crate::shared::Shared;
 use crate::topic::{CatchUp, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
 use crate::turn::{Ticket, yield_now};
-use crate::wire::TopicName;
-use crate::wire::classic::{self, Command, Decoder, ErrorCode, FrameError};
+use crate::wire::{
+    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Position, Refusal, RequestId, TopicName,
+};
 
 /// Bytes read at once, into one buffer that all connections of an arbiter share; then others get their turn.
 ///
@@ -59,8 +62,10 @@ pub(crate) struct Transport {
     session: Arc<Session>,
     /// Whether the topics have been left and the session has been detached.
     has_left: bool,
-    decoder: Decoder,
-    may_publish: bool,
+    decoder: Box<dyn Decoder>,
+    origin: Arc<Origin>,
+    /// Whether the client is served: greeted, and its session listed.
+    opened: bool,
     /// Whether the client has not asked for anything yet, so that it may still take over an earlier session.
     fresh: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
@@ -93,8 +98,15 @@ enum Step {
     Settling(Box<FrameError>),
     /// Writing out what is queued and still to be answered, then waiting for the peer to close as well.
     Closing(Box<Closing>),
+    /// Giving the stream to somebody else, when what was read with its head is at hand.
+    PassingOn(Box<PassingOn>),
     /// Nothing is left to do.
     Over,
+}
+
+struct PassingOn {
+    take: PassOn,
+    received: Vec<u8>,
 }
 
 struct Queueing {
@@ -104,13 +116,20 @@ struct Queueing {
 
 /// What takes so much longer than to read that it is wanted, that only a few may do it in one turn.
 enum Lengthy {
-    Subscribe(TopicName),
+    Subscribe(Box<Asking>),
     /// The token of a session and what its client has received.
     Attach(Box<(String, Vec<(TopicName, u64)>)>),
     /// The client's end of the stream.
     HalfClosed,
     /// Reading failed.
     Lost(io::ErrorKind),
+}
+
+/// A subscribe, as it was asked for.
+struct Asking {
+    name: TopicName,
+    since: Option<Position>,
+    id: RequestId,
 }
 
 /// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
@@ -122,6 +141,7 @@ struct Asked {
 
 struct AskedPatiently {
     name: TopicName,
+    id: RequestId,
     subscription: Arc<Subscription>,
     joined: Pin<Box<dyn Future<Output = Result<Joined, TopicError>>>>,
 }
@@ -174,18 +194,32 @@ struct Closing {
 enum Outcome {
     /// The topics of a session that is being taken over exist, as far as they can.
     Prepared(Box<Prepared>),
+    /// The topic that a client wants to go on with exists, or cannot.
+    Found(Box<Asking>, Result<Arc<TopicState>, TopicError>),
     Published(Result<Receipt, PublishError>),
 }
 
 impl Transport {
-    pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, session: Arc<Session>, may_publish: bool) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, session: Arc<Session>, origin: &Arc<Origin>) -> Self {
+        Self::with_decoder(shared, slot, session, origin, origin.codec.decoder())
+    }
+
+    /// With a decoder that knows something about the client already.
+    pub(crate) fn with_decoder(
+        shared: Arc<Shared>,
+        slot: Arc<Slot>,
+        session: Arc<Session>,
+        origin: &Arc<Origin>,
+        decoder: Box<dyn Decoder>,
+    ) -> Self {
         Self {
             shared,
             slot,
             session,
             has_left: false,
-            decoder: Decoder::new(),
-            may_publish,
+            decoder,
+            origin: Arc::clone(origin),
+            opened: false,
             fresh: true,
             published: None,
             rest: None,
@@ -194,34 +228,80 @@ impl Transport {
         }
     }
 
-    /// A connection that only gets an error frame and is closed.
+    /// A connection that is only told why it is not served.
     pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
-        self.send_error(code, message);
+        self.say_bye(None, code, message);
         self.close();
         self
     }
 
-    fn send(&self, frame: Bytes) {
-        self.slot.send(frame);
+    /// Serves the client: lists its session, which takes the place of an earlier one if that is asked for, and greets.
+    pub(crate) fn open(&mut self, open: Open) {
+        let shared = Arc::clone(&self.shared);
+        shared.sessions.attach(Arc::clone(&self.session));
+        let mut resumed = false;
+        if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
+            let own = self.session.token;
+            resumed = self.claim(&token);
+            if resumed {
+                // Its client knows no other position than those it says itself, topic by topic.
+                self.session = shared.sessions.rename(&self.session, own);
+                self.session.attached(Vec::new());
+            }
+        }
+        self.opened = true;
+        let codec = self.slot.codec();
+        if shared.codecs().beats_from_the_start(codec) {
+            self.slot.expect_silence(shared.clock.tick());
+        }
+        self.slot.tell(&Event::Opened {
+            session: &self.session.token.to_hex(),
+            resumed,
+            limits: &shared.wire_limits(),
+            heartbeat: shared.config.heartbeat_interval,
+        });
     }
 
-    fn send_error(&self, code: ErrorCode, message: &str) {
+    /// Takes over the session of `token`, and ends the connection that had it; false if there is none.
+    fn claim(&mut self, token: &SessionToken) -> bool {
+        let Some(Claimed { session, older }) = self.shared.sessions.claim(token, &self.session, &self.slot) else {
+            return false;
+        };
+        self.session = session;
+        if let Some((slot, joined)) = older {
+            slot.end(End::SessionTaken);
+            for (topic, subscription) in joined {
+                leave(&topic, subscription);
+            }
+        }
+        true
+    }
+
+    /// Tells the client why its connection ends.
+    fn say_bye(&self, id: RequestId, code: ErrorCode, message: &str) {
+        if code != ErrorCode::ServerDraining {
+            self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        let refusal = Refusal { id, ..refusal(code, message) };
+        self.slot.tell(&if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) });
+    }
+
+    /// Tells the client why something is not done.
+    fn tell_error(&self, id: RequestId, topic: Option<&TopicName>, code: ErrorCode, message: &str) {
         self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
-        let mut frame = BytesMut::new();
-        classic::encode_error(&mut frame, &timestamp(), code, message);
-        self.send(frame.freeze());
+        self.slot.tell(&Event::Error { id, topic, code, message });
     }
 
-    /// Answers a frame with an error. It names no message, so it must not overtake the answers to earlier ones.
+    /// Answers a frame with an error. It may name no message, so it must not overtake the answers to earlier ones.
     fn answer_error(&mut self, error: FrameError) {
         log::debug!("client {} ({}): {error}", self.slot.id, self.session.peer);
-        if self.slot.is_settled() {
-            self.send_error(error.code, &error.message);
-            if error.is_fatal() {
-                self.close();
-            }
-        } else {
+        if !self.slot.is_settled() {
             self.step = Step::Settling(Box::new(error));
+        } else if error.is_fatal() {
+            self.say_bye(error.id, error.code, &error.message);
+            self.close();
+        } else {
+            self.tell_error(error.id, None, error.code, &error.message);
         }
     }
 
@@ -290,10 +370,11 @@ impl Transport {
                 Step::Joining(_) => ready!(self.await_topic(cx)),
                 Step::JoiningPatiently(asked) => {
                     let joined = ready!(asked.joined.as_mut().poll(cx));
+                    let id = asked.id;
                     self.step = Step::Reading;
                     match joined {
                         Ok(joined) => self.joined(joined),
-                        Err(error) => self.answer_error(FrameError::new(error.code(), error.to_string())),
+                        Err(error) => self.answer_error(refused(error, id)),
                     }
                 }
                 Step::Waiting(command) => {
@@ -305,6 +386,7 @@ impl Transport {
                 Step::Replaying(_) => ready!(self.replay(cx)),
                 Step::Settling(_) => ready!(self.settle()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
+                Step::PassingOn(_) => self.finish_passing_on(),
                 Step::Over => return Poll::Ready(()),
             }
         }
@@ -371,15 +453,23 @@ impl Transport {
                 log::warn!(
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
                 );
-                self.send_error(ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
+                self.say_bye(None, ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
                 self.close();
             }
-            End::Draining | End::ShutDown => self.close(),
+            End::Draining | End::ShutDown => self.drain(),
             End::SessionTaken => {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
-                self.send_error(ErrorCode::SessionTaken, "another connection has taken over this session");
+                self.say_bye(None, ErrorCode::SessionTaken, "another connection has taken over this session");
                 self.close();
             }
+        }
+    }
+
+    /// Closes because the instance ends.
+    fn drain(&mut self) {
+        if !matches!(self.step, Step::Closing(_) | Step::Over) {
+            self.say_bye(None, ErrorCode::ServerDraining, "the server is shutting down");
+            self.close();
         }
     }
 
@@ -429,8 +519,13 @@ impl Transport {
             }
             completed = true;
         }
-        let unfinished = input.is_empty() && self.decoder.is_mid_frame();
+        let unfinished = input.is_empty() && self.is_awaited();
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+    }
+
+    /// Whether the client owes us bytes: the rest of a frame, or what opens its connection.
+    fn is_awaited(&self) -> bool {
+        matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened)
     }
 
     /// Does what takes long, now or when there is a place.
@@ -444,7 +539,7 @@ impl Transport {
 
     fn proceed(&mut self, what: Lengthy) {
         match what {
-            Lengthy::Subscribe(name) => self.subscribe(name),
+            Lengthy::Subscribe(asking) => self.subscribe(*asking),
             Lengthy::Attach(session) => self.attach(&session.0, session.1),
             Lengthy::HalfClosed => self.half_closed(),
             Lengthy::Lost(kind) => {
@@ -473,14 +568,33 @@ impl Transport {
         let fresh = self.fresh;
         self.fresh &= matches!(command, Command::Ping | Command::Pong);
         match command {
+            Command::Open(open) if !self.opened => self.open(*open),
+            Command::Open(_) => {
+                let message = "a connection is opened once, with what it begins with";
+                self.answer_error(FrameError::new(ErrorCode::BadOpen, message));
+            }
+            Command::Refused(error) => self.answer_error(error),
+            Command::Answer(bytes) => self.slot.send(bytes),
+            Command::Close(bytes) => {
+                self.slot.send(bytes);
+                self.close();
+            }
+            Command::Become(bytes) => self.become_successor(bytes),
+            Command::PassOn => self.pass_on(),
+            _ if !self.opened => {
+                let message = "open the connection first";
+                self.answer_error(FrameError::new(ErrorCode::BadOpen, message));
+            }
             Command::Ping | Command::Pong => {}
             Command::Attach { token, received } if fresh => self.in_turn(Lengthy::Attach(Box::new((token, received)))),
             Command::Attach { .. } => {
                 let message = "attach with the first frame of a connection; this one has its own session";
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
-            Command::Subscribe(name) => self.in_turn(Lengthy::Subscribe(name)),
-            Command::Unsubscribe(name) => {
+            Command::Subscribe { topic: name, since, id } => {
+                self.in_turn(Lengthy::Subscribe(Box::new(Asking { name, since, id })));
+            }
+            Command::Unsubscribe { topic: name, id } => {
                 let left = self.session.with_subscriptions(|subscriptions| {
                     let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
                     Some(subscriptions.swap_remove(index))
@@ -488,9 +602,10 @@ impl Transport {
                 if let Some(Some((topic, subscription))) = left {
                     leave(&topic, subscription);
                 }
+                self.slot.tell(&Event::Unsubscribed { id, topic: &name });
             }
-            Command::Publish { topic, publication, ack } => {
-                let reply = Reply::connection(Arc::clone(&self.slot), ack);
+            Command::Publish { topic, publication, ack, id } => {
+                let reply = Reply::connection(Arc::clone(&self.slot), ack, id);
                 self.publish(topic, Pending { publication, reply }, None);
             }
             Command::PublishAndClose { topic, publication } => {
@@ -498,25 +613,71 @@ impl Transport {
                 let (reply, outcome) = Reply::promise();
                 self.publish(topic, Pending { publication, reply }, Some(outcome));
             }
-            Command::Refused(error) => self.answer_error(error),
         }
     }
 
-    fn subscribe(&mut self, name: TopicName) {
+    fn become_successor(&mut self, bytes: Bytes) {
+        let successor = self.decoder.successor();
+        let Some((codec, decoder)) = successor
+            .and_then(|(place, decoder)| Some((self.shared.codecs().successor(self.slot.codec(), place)?, decoder)))
+        else {
+            log::error!("{}: a decoder has named no successor", self.origin.codec.name());
+            return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server"));
+        };
+        self.slot.send(bytes);
+        self.slot.set_codec(codec);
+        self.decoder = decoder;
+        if self.shared.codecs().opens(codec) == Opens::AtOnce && !self.opened {
+            self.open(Open::default());
+        }
+    }
+
+    /// Gives the stream to whoever takes what is none of ours; what follows in the input goes along.
+    fn pass_on(&mut self) {
+        let Some(take) = self.origin.pass_on.clone() else {
+            return self.answer_error(FrameError::new(ErrorCode::BadOpen, "there is nothing here"));
+        };
+        let received = self.decoder.take_received();
+        self.step = Step::PassingOn(Box::new(PassingOn { take, received }));
+    }
+
+    /// Carries out what [`pass_on`](Self::pass_on) began, when it is known what else was read.
+    fn finish_passing_on(&mut self) {
+        let Step::PassingOn(passing) = std::mem::replace(&mut self.step, Step::Over) else { return };
+        let PassingOn { take, mut received } = *passing;
+        if let Some(rest) = self.rest.take() {
+            received.extend_from_slice(&rest);
+        }
+        let peer = self.session.peer;
+        let stream = match self.slot.take_link().map(Link::into_stream) {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
+            // It has been cut off meanwhile.
+            None => return,
+        };
+        take(PassedOn { stream, received: received.into(), peer });
+    }
+
+    fn subscribe(&mut self, asking: Asking) {
+        let Asking { name, since, id } = &asking;
+        let id = *id;
         let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
-            (subscriptions.iter().any(|(topic, _)| topic.name == name), subscriptions.len())
+            (subscriptions.iter().any(|(topic, _)| topic.name == *name), subscriptions.len())
         }) else {
             return;
         };
         if already {
-            return self.send(Bytes::from_static(classic::ACK));
+            return self.slot.tell(&Event::AlreadySubscribed { id, topic: name });
         }
         if count >= self.shared.config.max_topics_per_client {
             let message = "this client is subscribed to as many topics as it may; unsubscribe first";
-            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
+            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id));
         }
-        let subscription = Some(Arc::new(self.subscription(&name)));
-        let joining = Joining { shared: Arc::clone(&self.shared), name, subscription };
+        if since.is_some() {
+            return self.find(asking);
+        }
+        let subscription = Some(Arc::new(self.subscription(name)));
+        let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, id, subscription };
         let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
             let answer = topic.actor.addr()?.send(joining.request());
             Some((topic, answer))
@@ -527,9 +688,51 @@ impl Transport {
         };
     }
 
+    /// Has the topic made that a client wants to go on with, if there is none.
+    fn find(&mut self, asking: Asking) {
+        if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
+            return self.go_on(asking, &topic);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.step = Step::Waiting(Box::pin(async move {
+            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name)).await;
+            Outcome::Found(Box::new(asking), found.unwrap_or(Err(TopicError::Unavailable)))
+        }));
+    }
+
+    /// Subscribes from where the client was, if that is possible, and tells it whether it is.
+    ///
+    /// As in [`resume`](Self::resume), no message can come between the answer and the first moment of the subscription.
+    fn go_on(&mut self, asking: Asking, topic: &Arc<TopicState>) {
+        let Asking { name, since, id } = &asking;
+        let tick = self.shared.clock.tick();
+        let subscription = Arc::new(self.subscription(name));
+        let missed = since.map_or(Ok(None), |since| topic.resumable(since, tick));
+        let joined = match (missed, since) {
+            (Ok(Some(missed)), Some(since)) => Ok((*since, Some(missed))),
+            (Ok(_), _) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
+            (Err(error), _) => Err(error),
+        };
+        let (position, missed) = match joined {
+            Ok(joined) => joined,
+            Err(TopicError::Ended) if !self.shared.is_draining() => {
+                self.shared.topics.remove(topic);
+                return self.find(asking);
+            }
+            Err(error) => return self.answer_error(refused(error, *id)),
+        };
+        self.slot.tell(&Event::Subscribed { id: *id, topic: name, position, since: *since, missed });
+        if missed.is_some() {
+            let cursor = Cursor::new(topic, 0);
+            let replay = Replay { cursor, subscription: Arc::clone(&subscription), from: position.seq + 1 };
+            self.step = Step::Replaying(Box::new(Replaying(vec![replay])));
+        }
+        self.joined((Arc::clone(topic), subscription));
+    }
+
     fn subscription(&self, topic: &TopicName) -> Subscription {
         let policy = self.shared.config.namespace(topic.as_str()).slow_consumer;
-        Subscription::untold(Arc::clone(&self.slot), policy)
+        Subscription::of_connection(Arc::clone(&self.slot), policy)
     }
 
     /// Takes over the session of `token`, or begins anew with the topics that the client names if there is none.
@@ -539,16 +742,8 @@ impl Transport {
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
         let own = self.session.token;
-        let claimed = SessionToken::from_hex(token)
-            .and_then(|token| self.shared.sessions.claim(&token, &self.session, &self.slot));
-        if let Some(Claimed { session, older }) = claimed {
-            self.session = session;
-            if let Some((slot, joined)) = older {
-                slot.end(End::SessionTaken);
-                for (topic, subscription) in joined {
-                    leave(&topic, subscription);
-                }
-            }
+        if let Some(token) = SessionToken::from_hex(token) {
+            self.claim(&token);
         }
         let mut missing = Vec::new();
         let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
@@ -630,12 +825,9 @@ impl Transport {
         for (topic, subscription) in self.session.attached(joined) {
             leave(&topic, subscription);
         }
-        let mut frame = BytesMut::new();
-        let answers = answers.iter().map(|(name, missed)| (name, *missed));
-        classic::encode_attached(&mut frame, &timestamp(), answers, &self.session.token.to_hex());
-        self.send(frame.freeze());
+        self.slot.tell(&Event::Attached { topics: &answers, session: &self.session.token.to_hex() });
         for (code, message) in errors {
-            self.send_error(code, &message);
+            self.tell_error(None, None, code, &message);
         }
         // Those that need no replay join at once, too.
         self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
@@ -682,6 +874,12 @@ impl Transport {
                     return yield_now(cx);
                 }
                 // It was told that it would have them.
+                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                    let (topic, from) = (&replay.cursor.topic, replay.from);
+                    let epoch = topic.epoch();
+                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
+                    replay.from = first;
+                }
                 Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),
             }
         }
@@ -718,9 +916,11 @@ impl Transport {
     fn conclude(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Prepared(prepared) => self.resume(*prepared),
+            Outcome::Found(asking, Ok(topic)) => self.go_on(*asking, &topic),
+            Outcome::Found(asking, Err(error)) => self.answer_error(refused(error, asking.id)),
             Outcome::Published(result) => {
                 if let Err(error) = result {
-                    self.send_error(error.code(), &error.to_string());
+                    self.tell_error(None, None, error.code(), &error.to_string());
                 }
                 self.close();
             }
@@ -734,7 +934,7 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        if !self.may_publish {
+        if !self.origin.may_publish {
             pending.refuse(PublishError::NotAllowed);
         } else if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
@@ -798,13 +998,15 @@ impl Transport {
 struct Joining {
     shared: Arc<Shared>,
     name: TopicName,
+    id: RequestId,
     /// `None` once it belongs to the Transport.
     subscription: Option<Arc<Subscription>>,
 }
 
 impl Joining {
     fn request(&self) -> Subscribe {
-        Subscribe { subscription: Arc::clone(self.subscription.as_ref().expect("it is given away at the end")) }
+        let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
+        Subscribe { subscription, id: self.id }
     }
 
     fn joined(mut self) -> Arc<Subscription> {
@@ -813,13 +1015,13 @@ impl Joining {
 
     /// The same with time and help: the topic must be made, or has just crashed.
     fn patiently(self) -> Step {
-        let name = self.name.clone();
+        let (name, id) = (self.name.clone(), self.id);
         let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
         let joined = Box::pin(async move {
             let joined = tokio::time::timeout(CONTROL_TIMEOUT, self.join()).await;
             joined.unwrap_or(Err(TopicError::Unavailable))
         });
-        Step::JoiningPatiently(Box::new(AskedPatiently { name, subscription, joined }))
+        Step::JoiningPatiently(Box::new(AskedPatiently { name, id, subscription, joined }))
     }
 
     /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
@@ -867,6 +1069,31 @@ impl Drop for Joining {
     }
 }
 
+fn refused(error: TopicError, id: RequestId) -> FrameError {
+    FrameError::new(error.code(), error.to_string()).with_id(id)
+}
+
+/// When a client that was told to try again may come back: the first and the last moment. Those that are told together must
+/// not come together.
+const TRY_AGAIN: Range<u64> = 100..2_000;
+
+/// The same for one that was told to slow down.
+const SLOW_DOWN: Range<u64> = 5_000..15_000;
+
+/// Why a client is not served, and when it may come back.
+pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
+    let window = match code.class() {
+        ErrorClass::TryAgain => Some(TRY_AGAIN),
+        ErrorClass::SlowDown => Some(SLOW_DOWN),
+        ErrorClass::DoNot => None,
+    };
+    // Any moment will do if the system has no randomness to give.
+    let random = || getrandom::u64().unwrap_or_default();
+    let reconnect_after =
+        window.map(|window| Duration::from_millis(window.start + random() % (window.end - window.start)));
+    Refusal { id: None, code, message, reconnect_after }
+}
+
 pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
     subscription.end();
     // A topic that is not running looks for ended subscriptions when it starts.
@@ -877,6 +1104,8 @@ impl Actor for Transport {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        // A client that says nothing has a frame's time to open its connection, where that is its part.
+        self.slot.set_unfinished(self.is_awaited(), false, self.shared.clock.tick());
         ctx.spawn(Connection);
     }
 
@@ -885,7 +1114,7 @@ impl Actor for Transport {
         if matches!(self.step, Step::Over) {
             return Running::Stop;
         }
-        self.close();
+        self.drain();
         Running::Continue
     }
 }

@@ -16,8 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::janus::Janus;
 use crate::publish::{Message, PublishError, Receipt};
 use crate::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
-use crate::topic::Position;
-use crate::wire::{TopicName, TopicNameError};
+use crate::wire::{Position, TopicName, TopicNameError};
 
 impl Janus {
     /// A topic whose messages are values of the type `T`, to publish and to subscribe to.

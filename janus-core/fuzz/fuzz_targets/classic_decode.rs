@@ -78,7 +78,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Re
 }
 
 fuzz_target!(|input: Input<'_>| {
-    let limits = Limits { max_frame_bytes: if input.small_limit { 48 } else { 4_096 }, max_topic_bytes: 32 };
+    let limits = Limits { max_frame_bytes: if input.small_limit { 48 } else { 4_096 }, max_topic_bytes: 32, max_topics: 128 };
     let bytes: Vec<u8> = input
         .bytes
         .iter()

@@ -58,7 +58,7 @@ fn come_back(token: &str, topics: [(&str, Option<u64>); 3], size: u8, limits: &L
 
 fuzz_target!(|input: (&str, &str, &str, &str, [Option<u64>; 3], bool, u8)| {
     let (name, event, message_id, data, counts, one_shot, size) = input;
-    let limits = Limits { max_frame_bytes: 1 << 20, max_topic_bytes: 255 };
+    let limits = Limits { max_frame_bytes: 1 << 20, max_topic_bytes: 255, max_topics: 128 };
     come_back(data, [(name, counts[0]), (event, counts[1]), (message_id, counts[2])], size, &limits);
     let Ok(topic) = TopicName::new(name, limits.max_topic_bytes) else { return };
 
@@ -76,7 +76,7 @@ fuzz_target!(|input: (&str, &str, &str, &str, [Option<u64>; 3], bool, u8)| {
     let decoded = decode(&sent, size, &limits);
     let [
         Ok(
-            Command::Publish { topic: to, publication, ack: false }
+            Command::Publish { topic: to, publication, ack: false, id: None }
             | Command::PublishAndClose { topic: to, publication },
         ),
     ] = &decoded[..]

@@ -1,23 +1,31 @@
-//! Frames of one topic that travel together: encoded once, sent to each subscriber in one system call.
+//! Frames of one topic that travel together: encoded once for each wire format, sent to each subscriber in one system call.
 //!
 //! Coalescing is nearly all of the throughput to small topics: the price of a delivery is the system call, not the
 //! bytes. A batch therefore takes in what is published until it is sealed, which happens when a pass takes it or when
 //! it is large enough. A sealed batch lives on in the topic's ring and in the queues of clients that lag.
+//!
+//! Messages are kept as the classic protocol writes them. What another codec makes of them is added when the first
+//! subscriber needs it: by the topic for its pass, by a Transport for a replay, and never by a sender, because a codec
+//! may be anybody's.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
 use super::Ledger;
+use super::codecs::{CLASSIC, CodecId, Codecs};
+use crate::wire::classic::client::ServerFrame;
+use crate::wire::{self, Event, Position, Timestamp, TopicName};
 
 /// Sealed frames with dense sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Batch {
+    pub(crate) topic: TopicName,
     first_seq: u64,
-    bytes: Bytes,
-    /// Where each frame ends in `bytes`; never empty, and the last one is `bytes.len()`.
-    ends: Vec<u32>,
+    classic: Frames,
+    /// The same in other wire formats.
+    others: Others,
     /// Of the topic when the frames were numbered.
     pub(crate) epoch: u64,
     /// When the batch was sealed.
@@ -25,28 +33,36 @@ pub(crate) struct Batch {
     ledger: Arc<Ledger>,
 }
 
-impl Batch {
-    /// What a batch takes beside its frames and their ends.
-    const OVERHEAD_BYTES: usize = 160;
+/// The frames of a batch in one wire format.
+#[derive(Debug)]
+struct Frames {
+    bytes: Bytes,
+    /// Where each frame ends in `bytes`; never empty, and the last one is `bytes.len()`.
+    ends: Vec<u32>,
+}
 
-    pub(crate) fn first_seq(&self) -> u64 {
-        self.first_seq
-    }
+/// A list that grows at its end and is read without a lock.
+type Others = OnceLock<Box<Other>>;
 
-    pub(crate) fn last_seq(&self) -> u64 {
-        self.first_seq + self.ends.len() as u64 - 1
-    }
+#[derive(Debug)]
+struct Other {
+    codec: CodecId,
+    frames: Frames,
+    next: Others,
+}
 
-    pub(crate) fn frames(&self) -> usize {
-        self.ends.len()
-    }
+/// A batch as the subscribers of one wire format get it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    first_seq: u64,
+    bytes: &'a Bytes,
+    ends: &'a [u32],
+}
 
-    pub(crate) fn byte_len(&self) -> usize {
-        self.bytes.len()
-    }
-
+impl<'a> View<'a> {
     /// Where the frame with this number begins in [`bytes`](Self::bytes): at the beginning for one before the batch, at the
     /// end for one after it. A subscriber that joined in the middle of the batch gets what begins there.
+    #[inline]
     pub(crate) fn start_of(&self, seq: u64) -> usize {
         match seq.saturating_sub(self.first_seq) {
             0 => 0,
@@ -59,18 +75,140 @@ impl Batch {
         self.start_of(seqs.start)..self.start_of(seqs.end)
     }
 
+    #[inline]
+    pub(crate) fn bytes(&self) -> &'a Bytes {
+        self.bytes
+    }
+}
+
+impl Frames {
     fn accounted_bytes(&self) -> usize {
-        self.bytes.len() + self.ends.len() * size_of::<u32>() + Self::OVERHEAD_BYTES
+        self.bytes.len() + self.ends.len() * size_of::<u32>()
+    }
+}
+
+impl Batch {
+    /// What a batch takes beside its frames and their ends.
+    const OVERHEAD_BYTES: usize = 208;
+
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.first_seq
     }
 
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.first_seq + self.classic.ends.len() as u64 - 1
     }
+
+    pub(crate) fn frames(&self) -> usize {
+        self.classic.ends.len()
+    }
+
+    pub(crate) fn byte_len(&self) -> usize {
+        self.classic.bytes.len()
+    }
+
+    /// Where the frame with this number begins in the classic protocol's bytes, by which limits are counted.
+    pub(crate) fn start_of(&self, seq: u64) -> usize {
+        self.classic().start_of(seq)
+    }
+
+    /// Where the frames with these numbers lie in them.
+    pub(crate) fn range(&self, seqs: Range<u64>) -> Range<usize> {
+        self.classic().range(seqs)
+    }
+
+    /// As the classic protocol has it.
+    pub(crate) fn classic(&self) -> View<'_> {
+        self.view_of(&self.classic)
+    }
+
+    /// As this codec has it, which encodes the batch if nobody has needed that before.
+    #[inline]
+    pub(crate) fn view(&self, codec: CodecId, codecs: &Codecs) -> View<'_> {
+        if codec == CLASSIC { self.classic() } else { self.view_of(self.other(codec, codecs)) }
+    }
+
+    fn view_of<'a>(&self, frames: &'a Frames) -> View<'a> {
+        View { first_seq: self.first_seq, bytes: &frames.bytes, ends: &frames.ends }
+    }
+
+    fn other(&self, codec: CodecId, codecs: &Codecs) -> &Frames {
+        let mut place = &self.others;
+        loop {
+            let other = place.get_or_init(|| {
+                let frames = self.encode(codec, codecs);
+                self.ledger.add_frames(frames.accounted_bytes());
+                Box::new(Other { codec, frames, next: OnceLock::new() })
+            });
+            if other.codec == codec {
+                return &other.frames;
+            }
+            place = &other.next;
+        }
+    }
+
+    fn encode(&self, codec: CodecId, codecs: &Codecs) -> Frames {
+        let codec = codecs.codec(codec);
+        let mut bytes = BytesMut::with_capacity(self.byte_len());
+        let mut ends = Vec::with_capacity(self.frames());
+        // Of the frames as they are: what they were made of is gone, and parsing them is little beside sending them.
+        let mut topic_json = BytesMut::new();
+        wire::put_json_string(&mut topic_json, self.topic.as_str());
+        let topic_json = str::from_utf8(&topic_json).expect("JSON is text");
+        for seq in self.first_seq..=self.last_seq() {
+            let parts = self.parts(seq);
+            let message = wire::Message {
+                topic: &self.topic,
+                topic_json,
+                position: Position { epoch: self.epoch, seq },
+                timestamp: parts.timestamp,
+                event: parts.event,
+                message_id: parts.message_id,
+                data: parts.data,
+            };
+            codec.encode(&Event::Message(message), &parts.timestamp, &mut bytes);
+            ends.push(u32::try_from(bytes.len()).expect("a batch is sealed long before 4 GiB"));
+        }
+        Frames { bytes: bytes.freeze(), ends }
+    }
+
+    /// The message with this number, which is of the batch.
+    pub(crate) fn parts(&self, seq: u64) -> Parts<'_> {
+        let mut range = self.classic().range(seq..seq + 1);
+        // Without its terminator.
+        range.end -= 1;
+        let ServerFrame::Message { timestamp, event, message_id, data, .. } =
+            ServerFrame::parse(&self.classic.bytes[range])
+        else {
+            unreachable!("a topic numbers nothing but messages, which are JSON");
+        };
+        Parts { timestamp, event, message_id, data }
+    }
+
+    /// The part of the batch's memory that holds this text of [`parts`](Self::parts).
+    pub(crate) fn keep(&self, part: &str) -> Bytes {
+        self.classic.bytes.slice_ref(part.as_bytes())
+    }
+}
+
+/// What a message is made of, each a JSON text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) timestamp: Timestamp,
+    pub(crate) event: &'a str,
+    pub(crate) message_id: &'a str,
+    pub(crate) data: &'a str,
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.ledger.remove_frames(self.accounted_bytes());
+        let mut accounted = self.classic.accounted_bytes() + Self::OVERHEAD_BYTES;
+        let mut place = &self.others;
+        while let Some(other) = place.get() {
+            accounted += other.frames.accounted_bytes();
+            place = &other.next;
+        }
+        self.ledger.remove_frames(accounted);
     }
 }
 
@@ -110,13 +248,27 @@ impl OpenBatch {
     }
 
     /// Ends the batch; `next_seq` is the number the next committed frame would have got.
-    pub(crate) fn seal(&mut self, next_seq: u64, epoch: u64, tick: u32, ledger: &Arc<Ledger>) -> Batch {
+    pub(crate) fn seal(
+        &mut self,
+        topic: &TopicName,
+        next_seq: u64,
+        epoch: u64,
+        tick: u32,
+        ledger: &Arc<Ledger>,
+    ) -> Batch {
         let ends = std::mem::take(&mut self.ends);
         let first_seq = next_seq - ends.len() as u64;
-        let bytes = self.bytes.split().freeze();
-        let batch = Batch { first_seq, bytes, ends, epoch, tick, ledger: Arc::clone(ledger) };
-        ledger.add_frames(batch.accounted_bytes());
-        batch
+        let classic = Frames { bytes: self.bytes.split().freeze(), ends };
+        ledger.add_frames(classic.accounted_bytes() + Batch::OVERHEAD_BYTES);
+        Batch {
+            topic: topic.clone(),
+            first_seq,
+            classic,
+            others: OnceLock::new(),
+            epoch,
+            tick,
+            ledger: Arc::clone(ledger),
+        }
     }
 }
 
@@ -124,25 +276,29 @@ impl OpenBatch {
 pub(crate) mod tests {
     use super::*;
 
+    pub(crate) fn topic() -> TopicName {
+        TopicName::new("news", 255).unwrap()
+    }
+
     pub(crate) fn batch_of(frames: &[&str], next_seq: u64) -> Batch {
         let mut open = OpenBatch::default();
         for frame in frames {
             open.buffer().extend_from_slice(frame.as_bytes());
             open.commit();
         }
-        open.seal(next_seq, 7, 1, &Arc::default())
+        open.seal(&topic(), next_seq, 7, 1, &Arc::default())
     }
 
     #[test]
     fn a_subscriber_that_joined_in_the_middle_gets_the_rest() {
         let batch = batch_of(&["one", "two", "three"], 13);
         assert_eq!(batch.last_seq(), 12);
-        assert_eq!(batch.start_of(0), 0);
-        assert_eq!(batch.start_of(10), 0);
-        assert_eq!(batch.start_of(11), 3);
-        assert_eq!(batch.start_of(12), 6);
-        assert_eq!(batch.start_of(13), 11);
-        assert_eq!(batch.range(11..12), 3..6);
+        assert_eq!(batch.classic().start_of(0), 0);
+        assert_eq!(batch.classic().start_of(10), 0);
+        assert_eq!(batch.classic().start_of(11), 3);
+        assert_eq!(batch.classic().start_of(12), 6);
+        assert_eq!(batch.classic().start_of(13), 11);
+        assert_eq!(batch.classic().range(11..12), 3..6);
     }
 
     #[test]
@@ -151,11 +307,33 @@ pub(crate) mod tests {
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(&[b'x'; 1_000]);
         open.commit();
-        let batch = Arc::new(open.seal(2, 7, 1, &ledger));
+        let batch = Arc::new(open.seal(&topic(), 2, 7, 1, &ledger));
         let held = Arc::clone(&batch);
         drop(batch);
         assert!(ledger.bytes() >= 1_000);
         drop(held);
+        assert_eq!(ledger.bytes(), 0);
+    }
+
+    #[test]
+    fn each_codec_encodes_a_batch_once_and_it_is_accounted_for() {
+        let (codecs, ledger) = (Codecs::new(), Arc::new(Ledger::default()));
+        let other = codecs.register(&(Arc::new(wire::classic::Classic) as Arc<dyn wire::Codec>)).unwrap();
+        let mut open = OpenBatch::default();
+        for data in ["1", " {} "] {
+            let publication = wire::Publication::new(&topic(), "\"e\"", "2", data).unwrap();
+            wire::classic::encode_message(open.buffer(), &Timestamp { mega: 1, sec: 2, micro: 3 }, &publication);
+            open.commit();
+        }
+        let batch = open.seal(&topic(), 7, 9, 1, &ledger);
+        let before = ledger.bytes();
+        let view = batch.view(other, &codecs);
+        assert_eq!(view.bytes(), batch.classic().bytes(), "it is the same codec under another number");
+        assert_eq!(view.range(6..7), batch.classic().range(6..7));
+        assert_ne!(view.bytes().as_ptr(), batch.classic().bytes().as_ptr());
+        assert_eq!(batch.view(other, &codecs).bytes().as_ptr(), view.bytes().as_ptr(), "encoded once");
+        assert_eq!(ledger.bytes() - before, view.bytes().len() + 8);
+        drop(batch);
         assert_eq!(ledger.bytes(), 0);
     }
 
@@ -166,8 +344,8 @@ pub(crate) mod tests {
         open.commit();
         open.buffer().extend_from_slice(b"half");
         open.truncate_uncommitted();
-        let batch = open.seal(2, 7, 1, &Arc::default());
-        assert_eq!(&batch.bytes()[..], b"whole");
+        let batch = open.seal(&topic(), 2, 7, 1, &Arc::default());
+        assert_eq!(&batch.classic().bytes()[..], b"whole");
         assert_eq!(batch.frames(), 1);
     }
 }

@@ -1,11 +1,11 @@
-//! What a slot writes to and its Transport reads from: a socket of the kernel, or what stands in for one.
+//! What a slot writes to and its Transport reads from: a socket of the kernel, or another [`Stream`] of bytes.
 //!
 //! Writing never waits. A socket is written with `send`, past tokio's readiness, which on 19,000 subscribers is a tenth
 //! of the CPU. It is rustix's `send`, which makes the system call itself: the C library's is a cancellation point, and
 //! prepares for that with two locked instructions.
 
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::pin::Pin;
 #[cfg(all(test, feature = "fault-injection"))]
 use std::task::ready;
@@ -18,13 +18,18 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::stream::Stream;
+use crate::listener::PassedStream;
 #[cfg(all(test, feature = "fault-injection"))]
 use crate::simulation::stream::Memory;
+use crate::wire::Peer;
 
 /// One byte stream to a client.
 #[derive(Debug)]
 pub(crate) enum Link {
     Tcp(TcpStream),
+    /// Written by its Transport alone. Boxed, because most connections are sockets.
+    Stream(Box<Stream>),
     /// In tests that have no kernel.
     #[cfg(all(test, feature = "fault-injection"))]
     Memory(Memory),
@@ -36,6 +41,7 @@ impl Link {
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
+            Self::Stream(stream) => stream.send(&[IoSlice::new(bytes)]),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.send(&[IoSlice::new(bytes)]),
         }
@@ -47,6 +53,7 @@ impl Link {
             Self::Tcp(socket) => {
                 uninterrupted(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
             }
+            Self::Stream(stream) => stream.send(slices),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.send(slices),
         }
@@ -69,6 +76,11 @@ impl Link {
                         written => return Poll::Ready(written),
                     }
                 }
+                Self::Stream(stream) => match stream.write_with(cx, || write(self)) {
+                    // The stream has the task.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                    written => return Poll::Ready(written),
+                },
                 #[cfg(all(test, feature = "fault-injection"))]
                 Self::Memory(stream) => {
                     ready!(stream.poll_writable(cx));
@@ -88,8 +100,22 @@ impl Link {
                 let mut buffer = ReadBuf::new(buffer);
                 Pin::new(socket).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
             }
+            Self::Stream(stream) => stream.poll_read(cx, buffer),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.poll_read(cx, buffer),
+        }
+    }
+
+    /// Whether something that was sent may not be on its way.
+    pub(crate) fn is_unflushed(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.is_unflushed())
+    }
+
+    /// Sends on its way what was held back.
+    pub(crate) fn poll_flush(&self, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Stream(stream) => stream.poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -98,6 +124,7 @@ impl Link {
         match self {
             // Fails only if the peer has reset the connection, and then there is nobody to tell.
             Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Write)),
+            Self::Stream(stream) => stream.shut_down(),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.shut_down(),
         }
@@ -108,6 +135,8 @@ impl Link {
         match self {
             // Without it the kernel would go on offering a full send buffer to a client that does not read.
             Self::Tcp(socket) => drop(SockRef::from(socket).set_linger(Some(Duration::ZERO))),
+            // Its owner decides what a drop looks like.
+            Self::Stream(_) => {}
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.reset_on_close(),
         }
@@ -122,17 +151,53 @@ impl Link {
             Self::Tcp(socket) => drop(SockRef::from(socket).set_tcp_user_timeout(Some(time))),
             #[cfg(not(target_os = "linux"))]
             Self::Tcp(_) => {}
+            Self::Stream(_) => {}
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(_) => {}
         }
     }
 
-    /// Where the client is connected from, while the system knows.
-    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+    /// Takes a socket out of the runtime it was made on, to be [entered](Self::enter_reactor) in another.
+    pub(crate) fn leave_reactor(self) -> io::Result<Unregistered> {
         match self {
-            Self::Tcp(socket) => socket.peer_addr().ok(),
+            Self::Tcp(socket) => Ok(Unregistered::Tcp(socket.into_std()?)),
+            other => Ok(Unregistered::Other(other)),
+        }
+    }
+
+    /// The stream itself, without the runtime it was registered with.
+    pub(crate) fn into_stream(self) -> io::Result<PassedStream> {
+        match self {
+            Self::Tcp(socket) => Ok(PassedStream::Tcp(socket.into_std()?)),
+            Self::Stream(stream) => Ok(PassedStream::Other(stream.into_io())),
             #[cfg(all(test, feature = "fault-injection"))]
-            Self::Memory(stream) => Some(stream.peer()),
+            Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Where the client is connected from, while the system knows.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok().map(Peer::Addr),
+            Self::Stream(stream) => Some(stream.peer),
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(stream) => Some(Peer::Addr(stream.peer())),
+        }
+    }
+}
+
+/// A link between two runtimes.
+pub(crate) enum Unregistered {
+    Tcp(std::net::TcpStream),
+    Other(Link),
+}
+
+impl Unregistered {
+    /// Registers the socket with the runtime of this thread.
+    pub(crate) fn enter_reactor(self) -> io::Result<Link> {
+        match self {
+            Self::Tcp(socket) => Ok(Link::Tcp(TcpStream::from_std(socket)?)),
+            Self::Other(link) => Ok(link),
         }
     }
 }
@@ -140,6 +205,12 @@ impl Link {
 impl From<TcpStream> for Link {
     fn from(socket: TcpStream) -> Self {
         Self::Tcp(socket)
+    }
+}
+
+impl From<Stream> for Link {
+    fn from(stream: Stream) -> Self {
+        Self::Stream(Box::new(stream))
     }
 }
 

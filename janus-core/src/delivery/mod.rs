@@ -5,7 +5,9 @@
 //! - [`queue`]: what waits for one client, and what happens when it is too much.
 //! - [`ledger`]: what frames and queues take in memory, and what was dropped.
 //! - [`link`]: what a slot writes to: a socket, or what stands in for one.
-//! - [`batch`]: frames of one topic that are sent together, encoded once and shared by all subscribers.
+//! - [`batch`]: frames of one topic that are sent together, encoded once for each codec and shared by all subscribers.
+//! - [`codecs`]: the wire formats of the instance, by number.
+//! - [`stream`]: a byte stream that is no socket of the kernel's, and is written by its Transport alone.
 //! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
 //! - [`senders`]: the helper threads that claim pieces of large passes, and of any while the home arbiter is behind.
 //!
@@ -14,14 +16,17 @@
 //! Lock order: a topic's core, then a slot. Nothing takes a topic's lock while it holds a slot's.
 
 pub(crate) mod batch;
+pub(crate) mod codecs;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod pass;
 pub(crate) mod queue;
 pub(crate) mod senders;
 pub(crate) mod slot;
+pub(crate) mod stream;
 
 pub(crate) use batch::{Batch, OpenBatch};
+pub(crate) use codecs::Codecs;
 pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;
 pub(crate) use pass::Pass;

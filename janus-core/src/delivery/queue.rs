@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
+use super::batch::View;
 use super::ledger::Dropped;
 use super::slot::{End, SlowReason, Subscription};
 use super::{Batch, Ledger, Link, Terms};
 use crate::config::SlowConsumer;
+use crate::wire::{Event, TopicName};
 
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
@@ -56,10 +58,15 @@ pub(crate) enum Entry {
     Frame(Bytes),
     Messages(Messages),
     /// These numbers of this subscription were dropped here.
-    Gap {
-        subscription: Arc<Subscription>,
-        seqs: Range<u64>,
-    },
+    Gap(Box<Gap>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Gap {
+    subscription: Arc<Subscription>,
+    topic: TopicName,
+    epoch: u64,
+    seqs: Range<u64>,
 }
 
 /// Successive messages of one batch.
@@ -75,8 +82,13 @@ pub(crate) struct Messages {
 
 impl Messages {
     pub(crate) fn new(subscription: &Arc<Subscription>, batch: &Arc<Batch>, seqs: Range<u64>) -> Self {
-        let start = batch.start_of(seqs.start);
+        let start = batch.view(subscription.codec(), subscription.slot.codecs()).start_of(seqs.start);
         Self { subscription: Arc::clone(subscription), batch: Arc::clone(batch), seqs, start }
+    }
+
+    /// The batch as this client gets it.
+    pub(crate) fn view(&self) -> View<'_> {
+        self.batch.view(self.subscription.codec(), self.subscription.slot.codecs())
     }
 
     fn frames(&self) -> usize {
@@ -84,12 +96,12 @@ impl Messages {
     }
 
     fn end(&self) -> usize {
-        self.batch.start_of(self.seqs.end)
+        self.view().start_of(self.seqs.end)
     }
 
     /// Whether a part of the first message has been written.
     fn is_started(&self) -> bool {
-        self.start > self.batch.start_of(self.seqs.start)
+        self.start > self.view().start_of(self.seqs.start)
     }
 
     /// Notes that so many bytes have been written, and lets go of the messages that are whole among them; how many those
@@ -97,7 +109,7 @@ impl Messages {
     pub(crate) fn advance(&mut self, written: usize) -> usize {
         self.start += written;
         let before = self.seqs.start;
-        while self.seqs.start + 1 < self.seqs.end && self.batch.start_of(self.seqs.start + 1) <= self.start {
+        while self.seqs.start + 1 < self.seqs.end && self.view().start_of(self.seqs.start + 1) <= self.start {
             self.seqs.start += 1;
         }
         (self.seqs.start - before) as usize
@@ -107,7 +119,7 @@ impl Messages {
     fn drop_first(&mut self, count: usize) -> Range<u64> {
         let dropped = self.seqs.start..self.seqs.start + count as u64;
         self.seqs.start = dropped.end;
-        self.start = self.batch.start_of(dropped.end);
+        self.start = self.view().start_of(dropped.end);
         dropped
     }
 
@@ -115,7 +127,7 @@ impl Messages {
     fn fitting(&self, room: &Room) -> usize {
         let fits = |&seq: &u64| {
             (seq - self.seqs.start) as usize <= room.frames
-                && self.batch.start_of(seq) - self.batch.start_of(self.seqs.start) <= room.bytes
+                && self.view().start_of(seq) - self.view().start_of(self.seqs.start) <= room.bytes
         };
         (self.seqs.start + 1..=self.seqs.end).take_while(fits).count()
     }
@@ -135,6 +147,10 @@ pub(crate) enum Taken {
 }
 
 impl Entry {
+    fn gap(subscription: &Arc<Subscription>, topic: &TopicName, epoch: u64, seqs: Range<u64>) -> Self {
+        Self::Gap(Box::new(Gap { subscription: Arc::clone(subscription), topic: topic.clone(), epoch, seqs }))
+    }
+
     /// What an entry takes beside the frames it refers to.
     const OVERHEAD_BYTES: usize = size_of::<Self>() + 16;
 
@@ -142,7 +158,7 @@ impl Entry {
         match self {
             Self::Frame(_) => 1,
             Self::Messages(messages) => messages.frames(),
-            Self::Gap { .. } => 0,
+            Self::Gap(_) => 0,
         }
     }
 
@@ -153,24 +169,24 @@ impl Entry {
     fn unwritten(&self) -> &[u8] {
         match self {
             Self::Frame(frame) => frame,
-            Self::Messages(messages) => &messages.batch.bytes()[messages.start..messages.end()],
-            Self::Gap { .. } => &[],
+            Self::Messages(messages) => &messages.view().bytes()[messages.start..messages.end()],
+            Self::Gap(_) => &[],
         }
     }
 
     fn accounted_bytes(&self) -> usize {
         match self {
             Self::Frame(frame) => Self::OVERHEAD_BYTES + frame.len(),
-            Self::Messages(_) | Self::Gap { .. } => Self::OVERHEAD_BYTES,
+            Self::Messages(_) => Self::OVERHEAD_BYTES,
+            Self::Gap(_) => Self::OVERHEAD_BYTES + size_of::<Gap>(),
         }
     }
 
     fn is_of(&self, subscription: &Arc<Subscription>) -> bool {
         match self {
             Self::Frame(_) => false,
-            Self::Messages(Messages { subscription: other, .. }) | Self::Gap { subscription: other, .. } => {
-                Arc::ptr_eq(subscription, other)
-            }
+            Self::Messages(messages) => Arc::ptr_eq(subscription, &messages.subscription),
+            Self::Gap(gap) => Arc::ptr_eq(subscription, &gap.subscription),
         }
     }
 }
@@ -219,7 +235,7 @@ impl Queue {
     pub(crate) fn admit(&mut self, entry: Entry) -> Result<(), End> {
         let policy = match &entry {
             Entry::Messages(messages) => messages.subscription.policy(),
-            Entry::Frame(_) | Entry::Gap { .. } => SlowConsumer::Disconnect,
+            Entry::Frame(_) | Entry::Gap(_) => SlowConsumer::Disconnect,
         };
         let room = self.room();
         let fits = entry.frames() <= room.frames && entry.bytes() <= room.bytes;
@@ -262,12 +278,12 @@ impl Queue {
         }
         let end = messages.seqs.end;
         let kept_to = messages.seqs.start + fitting as u64;
-        let subscription = Arc::clone(&messages.subscription);
+        let (subscription, batch) = (Arc::clone(&messages.subscription), Arc::clone(&messages.batch));
         if fitting > 0 {
             messages.seqs.end = kept_to;
             self.push(Entry::Messages(messages));
         }
-        self.note_dropped(self.entries.len(), &subscription, kept_to..end, Dropped::Newest);
+        self.note_dropped(self.entries.len(), &batch, &subscription, kept_to..end, Dropped::Newest);
     }
 
     /// Drops waiting messages of the same subscription, oldest first, until there is room for the new ones; if that is
@@ -282,22 +298,22 @@ impl Queue {
             let oldest = (usize::from(self.started)..self.entries.len())
                 .find(|&at| matches!(&self.entries[at], Entry::Messages(old) if Arc::ptr_eq(&old.subscription, &subscription)));
             let Some(at) = oldest else { break };
-            let dropped = self.drop_first_at(at);
-            self.note_dropped(at, &subscription, dropped, Dropped::Oldest);
+            let (batch, dropped) = self.drop_first_at(at);
+            self.note_dropped(at, &batch, &subscription, dropped, Dropped::Oldest);
         }
         // None of its own is left. Of the new ones at least the last is kept if nothing else waits.
         let room = self.room();
         let keep = |skip: usize| {
             let from = messages.seqs.start + skip as u64;
-            messages.frames() - skip <= room.frames && messages.end() - messages.batch.start_of(from) <= room.bytes
+            messages.frames() - skip <= room.frames && messages.end() - messages.view().start_of(from) <= room.bytes
         };
         let mut skip = (0..messages.frames()).find(|&skip| keep(skip)).unwrap_or_else(|| messages.frames());
-        if self.entries.iter().all(|entry| matches!(entry, Entry::Gap { .. })) {
+        if self.entries.iter().all(|entry| matches!(entry, Entry::Gap(_))) {
             skip = skip.min(messages.frames() - 1);
         }
         if skip > 0 {
             let dropped = messages.drop_first(skip);
-            self.note_dropped(self.entries.len(), &subscription, dropped, Dropped::Oldest);
+            self.note_dropped(self.entries.len(), &messages.batch, &subscription, dropped, Dropped::Oldest);
         }
         if messages.frames() > 0 {
             self.push(Entry::Messages(messages));
@@ -313,7 +329,7 @@ impl Queue {
         let mut at = place.unwrap_or(self.entries.len());
         if skip > 0 {
             let dropped = messages.drop_first(skip);
-            at += self.note_dropped(at, &subscription, dropped, Dropped::Conflated);
+            at += self.note_dropped(at, &messages.batch, &subscription, dropped, Dropped::Conflated);
         }
         self.insert(at, Entry::Messages(messages));
     }
@@ -360,14 +376,14 @@ impl Queue {
                 at += 1;
                 continue;
             }
-            if let Entry::Gap { .. } = self.entries[at] {
+            if let Entry::Gap(_) = self.entries[at] {
                 at += 1;
                 // Numbers must not come behind a gap that follows on them.
                 place = place.map(|_| at);
                 continue;
             }
             let Entry::Messages(old) = self.remove(at) else { unreachable!("it is of a subscription and no gap") };
-            at += self.note_dropped(at, subscription, old.seqs, Dropped::Conflated);
+            at += self.note_dropped(at, &old.batch, subscription, old.seqs, Dropped::Conflated);
             place = Some(place.map_or(at, |place: usize| if subscription.tells() { at } else { place }));
         }
         place
@@ -380,19 +396,20 @@ impl Queue {
         self.entries.insert(at, entry);
     }
 
-    /// Drops the first message of the entry at `at`, and the entry with its last; its number.
-    fn drop_first_at(&mut self, at: usize) -> Range<u64> {
+    /// Drops the first message of the entry at `at`, and the entry with its last; the message's batch and number.
+    fn drop_first_at(&mut self, at: usize) -> (Arc<Batch>, Range<u64>) {
         let Entry::Messages(old) = &mut self.entries[at] else { unreachable!("only messages are dropped") };
         if old.frames() == 1 {
             let Entry::Messages(old) = self.remove(at) else { unreachable!("just looked at") };
-            return old.seqs;
+            return (old.batch, old.seqs);
         }
+        let batch = Arc::clone(&old.batch);
         let before = old.end() - old.start;
         let dropped = old.drop_first(1);
         let after = old.end() - old.start;
         self.frames -= 1;
         self.bytes -= before - after;
-        dropped
+        (batch, dropped)
     }
 
     fn remove(&mut self, at: usize) -> Entry {
@@ -405,7 +422,14 @@ impl Queue {
 
     /// Counts dropped messages and, if the client can be told, leaves a gap before place `at`; how many entries that
     /// added before it.
-    fn note_dropped(&mut self, at: usize, subscription: &Arc<Subscription>, seqs: Range<u64>, why: Dropped) -> usize {
+    fn note_dropped(
+        &mut self,
+        at: usize,
+        of: &Arc<Batch>,
+        subscription: &Arc<Subscription>,
+        seqs: Range<u64>,
+        why: Dropped,
+    ) -> usize {
         if seqs.is_empty() {
             return 0;
         }
@@ -416,26 +440,45 @@ impl Queue {
         }
         // Joined to the gap before, if no message of the subscription stands between them.
         let before = self.entries.range_mut(..at).rev().find(|entry| entry.is_of(subscription));
-        if let Some(Entry::Gap { seqs: gap, .. }) = before
-            && gap.end == seqs.start
+        if let Some(Entry::Gap(gap)) = before
+            && gap.seqs.end == seqs.start
         {
-            gap.end = seqs.end;
+            (gap.seqs.end, gap.epoch) = (seqs.end, of.epoch);
             return 0;
         }
-        let gap = Entry::Gap { subscription: Arc::clone(subscription), seqs };
+        let gap = Entry::gap(subscription, &of.topic, of.epoch, seqs);
         self.ledger().add_queued(gap.accounted_bytes());
         self.entries.insert(at, gap);
         1
     }
 
     /// Leaves a gap behind everything that waits.
-    pub(crate) fn push_gap(&mut self, subscription: &Arc<Subscription>, seqs: Range<u64>) {
-        self.push(Entry::Gap { subscription: Arc::clone(subscription), seqs });
+    pub(crate) fn push_gap(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        topic: &TopicName,
+        epoch: u64,
+        seqs: Range<u64>,
+    ) {
+        self.push(Entry::gap(subscription, topic, epoch, seqs));
+    }
+
+    /// Puts into words those gaps that are about to be written; from then on they are frames, and grow no more.
+    fn tell_gaps(&mut self) {
+        for at in 0..self.entries.len().min(WRITEV_FRAMES) {
+            let Entry::Gap(gap) = &self.entries[at] else { continue };
+            let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
+            let event = Event::Gap { topic: &gap.topic, epoch: gap.epoch, from: start, to: end - 1 };
+            let frame = gap.subscription.slot.codecs().encode(codec, &event);
+            self.remove(at);
+            self.insert(at, Entry::Frame(frame));
+        }
     }
 
     /// Writes for at most one turn.
     pub(crate) fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
         let mut turn = 0;
+        self.tell_gaps();
         while let Some(head) = self.entries.front() {
             if turn >= FLUSH_TURN_BYTES {
                 return Ok(Flushed::Turn);
@@ -451,6 +494,7 @@ impl Queue {
                 link.send_vectored(&slices[..count])?
             };
             self.advance(written);
+            self.tell_gaps();
             turn += written;
         }
         Ok(Flushed::All)
@@ -473,7 +517,7 @@ impl Queue {
                             self.frames -= messages.advance(written);
                             self.started = messages.is_started();
                         }
-                        Entry::Gap { .. } => {}
+                        Entry::Gap(_) => unreachable!("it has no bytes"),
                     }
                 }
                 return;
@@ -493,8 +537,8 @@ impl Queue {
                 self.drop_first_at(0);
                 Some(Taken::Message { batch, seq })
             }
-            Entry::Gap { .. } => match self.remove(0) {
-                Entry::Gap { seqs, .. } => Some(Taken::Gap(seqs)),
+            Entry::Gap(_) => match self.remove(0) {
+                Entry::Gap(gap) => Some(Taken::Gap(gap.seqs)),
                 _ => unreachable!("just looked at"),
             },
             Entry::Frame(_) => {
@@ -555,19 +599,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Slot;
-    use super::super::batch::tests::batch_of;
+    use super::super::batch::tests::{batch_of, topic};
     use super::*;
 
     /// Every frame has ten bytes.
     const FRAME: &str = "0123456789";
 
     fn terms(max_frames: usize, max_bytes: usize) -> Arc<Terms> {
-        Arc::new(Terms { max_frames, max_bytes, patience: Duration::ZERO, ledger: Arc::default() })
+        Arc::new(Terms {
+            max_frames,
+            max_bytes,
+            patience: Duration::ZERO,
+            ledger: Arc::default(),
+            codecs: Arc::default(),
+        })
     }
 
     fn subscription(terms: &Arc<Terms>, policy: SlowConsumer, tells: bool) -> Arc<Subscription> {
         let slot = Arc::new(Slot::local(1, terms));
-        Arc::new(if tells { Subscription::told(slot, policy) } else { Subscription::untold(slot, policy) })
+        Arc::new(if tells { Subscription::local(slot, policy) } else { Subscription::of_connection(slot, policy) })
     }
 
     fn messages(subscription: &Arc<Subscription>, seqs: Range<u64>) -> Entry {
@@ -580,7 +630,7 @@ mod tests {
         let show = |entry: &Entry| match entry {
             Entry::Frame(_) => None,
             Entry::Messages(messages) => Some((messages.seqs.clone(), true)),
-            Entry::Gap { seqs, .. } => Some((seqs.clone(), false)),
+            Entry::Gap(gap) => Some((gap.seqs.clone(), false)),
         };
         queue.entries.iter().map(show).collect()
     }
@@ -628,7 +678,7 @@ mod tests {
         let quotes = subscription(&terms, SlowConsumer::Conflate, true);
         let mut queue = Queue::new(&terms);
         queue.admit(messages(&quotes, 1..5)).unwrap();
-        queue.push_gap(&quotes, 5..7);
+        queue.push_gap(&quotes, &topic(), 7, 5..7);
         queue.admit(messages(&quotes, 7..11)).unwrap();
         assert_eq!(waiting(&queue), [Some((1..5, false)), Some((5..10, false)), Some((10..11, true))]);
         check_sums(&queue);
@@ -682,7 +732,7 @@ mod tests {
         let subscription = subscription(&terms, SlowConsumer::Conflate, true);
         let mut queue = Queue::new(&terms);
         queue.admit(messages(&subscription, 1..2)).unwrap();
-        queue.push_gap(&subscription, 2..5);
+        queue.push_gap(&subscription, &topic(), 7, 2..5);
         queue.admit(messages(&subscription, 5..6)).unwrap();
         queue.admit(messages(&subscription, 6..7)).unwrap();
         assert_eq!(waiting(&queue), [Some((1..2, false)), Some((2..6, false)), Some((6..7, true))]);
@@ -766,14 +816,16 @@ mod tests {
             let whose = |subscription: &Arc<Subscription>| {
                 subscriptions.iter().position(|other| Arc::ptr_eq(other, subscription)).unwrap()
             };
+            let settle = |subscription: &Arc<Subscription>, seqs: &Range<u64>| {
+                let whose = whose(subscription);
+                let mut out = out.borrow_mut();
+                assert_eq!(seqs.start, out[whose]);
+                out[whose] = seqs.end;
+            };
             let take = |entry: &Entry, acks: &mut i32| match entry {
                 Entry::Frame(_) => *acks -= 1,
-                Entry::Messages(Messages { subscription, seqs, .. }) | Entry::Gap { subscription, seqs } => {
-                    let whose = whose(subscription);
-                    let mut out = out.borrow_mut();
-                    assert_eq!(seqs.start, out[whose]);
-                    out[whose] = seqs.end;
-                }
+                Entry::Messages(Messages { subscription, seqs, .. }) => settle(subscription, seqs),
+                Entry::Gap(gap) => settle(&gap.subscription, &gap.seqs),
             };
             for step in steps {
                 match step {
@@ -814,8 +866,8 @@ mod tests {
                             .map(|entry| match entry {
                                 Entry::Frame(frame) => Entry::Frame(frame.clone()),
                                 Entry::Messages(messages) => Entry::Messages(messages.clone()),
-                                Entry::Gap { subscription, seqs } => {
-                                    Entry::Gap { subscription: Arc::clone(subscription), seqs: seqs.clone() }
+                                Entry::Gap(gap) => {
+                                    Entry::gap(&gap.subscription, &gap.topic, gap.epoch, gap.seqs.clone())
                                 }
                             })
                             .collect();

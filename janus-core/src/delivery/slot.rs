@@ -17,9 +17,8 @@
 
 use std::hint::black_box;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
@@ -27,10 +26,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::codecs::{CLASSIC, CodecId, Codecs};
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
 use crate::config::SlowConsumer;
 use crate::turn::yield_now;
+use crate::wire::{Event, Peer, TopicName};
 
 /// What an instance allows each of its clients, and where it keeps the accounts.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub(crate) struct Terms {
     /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
     pub(crate) patience: Duration,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) codecs: Arc<Codecs>,
 }
 
 /// Why a connection ends before its client asked for it.
@@ -101,7 +103,9 @@ pub(crate) struct Slot {
     unanswered: AtomicU32,
     /// Whether the Transport waits for those answers.
     awaited: AtomicBool,
-    /// Mirrors `out.queue.is_some() || out.end.is_some()`, so that the Transport need not lock to see that all is well.
+    /// What the connection speaks; changes before the client subscribes to anything, if at all.
+    codec: AtomicU8,
+    /// Mirrors `out.queue.is_some() || out.end.is_some()`, and whether the link holds something back, so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
     /// How many subscriptions of the client have a policy that bears with it for longer.
     patient: AtomicU32,
@@ -110,7 +114,7 @@ pub(crate) struct Slot {
     pub(crate) crash: AtomicBool,
     /// The session knows it, too; here it would be 32 bytes more for each of 19,000 clients.
     #[cfg(feature = "fault-injection")]
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<Peer>,
 }
 
 #[derive(Debug)]
@@ -125,27 +129,28 @@ struct Out {
 }
 
 impl Slot {
-    pub(crate) fn new(id: u64, place: Option<u32>, link: impl Into<Link>, terms: &Arc<Terms>) -> Self {
-        Self::with_link(id, place, Some(link.into()), terms)
+    pub(crate) fn new(id: u64, place: Option<u32>, link: impl Into<Link>, codec: CodecId, terms: &Arc<Terms>) -> Self {
+        Self::with_link(id, place, Some(link.into()), codec, terms)
     }
 
     /// The slot of a subscriber in this process, which takes its messages with [`poll_take`](Self::poll_take).
     pub(crate) fn local(id: u64, terms: &Arc<Terms>) -> Self {
-        Self::with_link(id, None, None, terms)
+        Self::with_link(id, None, None, CLASSIC, terms)
     }
 
-    fn with_link(id: u64, place: Option<u32>, link: Option<Link>, terms: &Arc<Terms>) -> Self {
+    fn with_link(id: u64, place: Option<u32>, link: Option<Link>, codec: CodecId, terms: &Arc<Terms>) -> Self {
         Self {
             id,
             place,
             #[cfg(feature = "fault-injection")]
-            peer: link.as_ref().and_then(Link::peer_addr),
+            peer: link.as_ref().and_then(Link::peer),
             out: Mutex::new(Out { link, sends: true, queue: None, end: None }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
             frame_since: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             awaited: AtomicBool::new(false),
+            codec: AtomicU8::new(codec),
             attention: AtomicBool::new(false),
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
@@ -154,8 +159,36 @@ impl Slot {
         }
     }
 
-    /// Sends a frame that belongs to no topic: greeting, ACK, PING, error, receipt.
+    pub(crate) fn codec(&self) -> CodecId {
+        self.codec.load(Ordering::Relaxed)
+    }
+
+    /// Has the connection speak another codec from now on. Nothing of the old one must wait for an answer.
+    pub(crate) fn set_codec(&self, codec: CodecId) {
+        self.codec.store(codec, Ordering::Relaxed);
+    }
+
+    pub(crate) fn codecs(&self) -> &Codecs {
+        &self.terms.codecs
+    }
+
+    /// Tells the client something that belongs to no place in a topic's order: a greeting, an answer, an error.
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        self.send(self.codecs().encode(self.codec(), event));
+    }
+
+    /// Sends the heartbeat.
+    pub(crate) fn beat(&self) {
+        if let Some(frame) = self.codecs().heartbeat(self.codec()) {
+            self.send(frame);
+        }
+    }
+
+    /// Sends a frame that belongs to no topic.
     pub(crate) fn send(&self, frame: Bytes) {
+        if frame.is_empty() {
+            return;
+        }
         let mut out = self.out.lock();
         if let Some(sent) = self.send_now(&mut out, &frame)
             && sent < frame.len()
@@ -176,7 +209,8 @@ impl Slot {
         if next_seq >= end {
             return;
         }
-        let unsent = &batch.bytes()[batch.start_of(next_seq)..];
+        let view = batch.view(subscription.codec(), &self.terms.codecs);
+        let unsent = &view.bytes()[view.start_of(next_seq)..];
         if let Some(sent) = self.send_now(&mut out, unsent)
             && sent < unsent.len()
         {
@@ -204,8 +238,9 @@ impl Slot {
         }
         // One send instead of one for each batch, which may be a single message.
         let mut frames = BytesMut::new();
-        for Messages { batch, seqs, .. } in portion {
-            frames.extend_from_slice(&batch.bytes()[batch.range(seqs)]);
+        for messages in portion {
+            let view = messages.view();
+            frames.extend_from_slice(&view.bytes()[view.range(messages.seqs.clone())]);
         }
         let frames = frames.freeze();
         if let Some(sent) = self.send_now(&mut out, &frames)
@@ -224,9 +259,9 @@ impl Slot {
         out.queue.is_none()
     }
 
-    /// Has delivery of a topic that had to start afresh go on with `seq`. If that leaves something out, a subscriber in this
-    /// process finds a gap; another client is closed, for it cannot be told.
-    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, seq: u64) {
+    /// Has delivery of a topic that had to start afresh, under a new epoch, go on with `seq`. If that leaves something out,
+    /// the subscriber finds a gap; a client that cannot be told of it is closed.
+    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, topic: &TopicName, epoch: u64, seq: u64) {
         let mut out = self.out.lock();
         // In one go with the look at it: a sender may be at work on what is skipped, and what it has sent is not lost.
         let next_seq = subscription.next_seq.load(Ordering::Relaxed);
@@ -238,7 +273,7 @@ impl Slot {
             self.end_locked(&mut out, End::MessagesLost);
         } else if out.sends {
             self.wait(&mut out, |queue| {
-                queue.push_gap(subscription, next_seq..seq);
+                queue.push_gap(subscription, topic, epoch, next_seq..seq);
                 Ok(())
             });
         }
@@ -302,17 +337,30 @@ impl Slot {
     /// Transport's, is woken for the rest.
     pub(crate) fn flush(&self, cx: &mut task::Context<'_>) {
         let mut out = self.out.lock();
-        let Out { link: Some(link), queue: Some(queue), .. } = &mut *out else { return };
-        let Poll::Ready(flushed) = link.poll_write(cx, |link| queue.write_to(link)) else { return };
-        let flushed = flushed.map_err(|error| queue.end_for(error.kind()));
-        match flushed {
-            Ok(Flushed::All) => {
-                out.queue = None;
-                self.attention.store(out.end.is_some(), Ordering::Release);
+        let Out { link: Some(link), queue, .. } = &mut *out else { return };
+        if let Some(queue) = queue {
+            let Poll::Ready(flushed) = link.poll_write(cx, |link| queue.write_to(link)) else {
+                // What was taken before may still be held back.
+                let _ = link.is_unflushed() && link.poll_flush(cx).is_pending();
+                return;
+            };
+            match flushed.map_err(|error| queue.end_for(error.kind())) {
+                Ok(Flushed::All) => out.queue = None,
+                Ok(Flushed::Turn) => {
+                    let _ = yield_now::<()>(cx);
+                    return;
+                }
+                Err(end) => return self.end_locked(&mut out, end),
             }
-            Ok(Flushed::Turn) => drop(yield_now::<()>(cx)),
-            Err(end) => self.end_locked(&mut out, end),
         }
+        let Out { link: Some(link), .. } = &*out else { return };
+        if link.is_unflushed()
+            && let Poll::Ready(Err(error)) = link.poll_flush(cx)
+        {
+            return self.end_locked(&mut out, End::Broken(error.kind()));
+        }
+        let unflushed = link.is_unflushed();
+        self.attention.store(unflushed || out.end.is_some(), Ordering::Release);
     }
 
     /// Ends the connection for a reason of the server's; the Transport is woken to carry it out.
@@ -360,6 +408,16 @@ impl Slot {
         true
     }
 
+    /// Gives the link away, to somebody who goes on with it; `None` if something waits to be written, or nothing can be.
+    pub(crate) fn take_link(&self) -> Option<Link> {
+        let mut out = self.out.lock();
+        if !out.sends || out.queue.is_some() {
+            return None;
+        }
+        out.sends = false;
+        out.link.take()
+    }
+
     /// Closes the socket; as [`shut_down`](Self::shut_down) otherwise.
     pub(crate) fn close(&self) -> bool {
         let complete = self.shut_down();
@@ -385,7 +443,8 @@ impl Slot {
     /// Why the connection is to end, once.
     pub(crate) fn take_end(&self) -> Option<End> {
         let mut out = self.out.lock();
-        self.attention.store(out.queue.is_some(), Ordering::Release);
+        let unflushed = out.link.as_ref().is_some_and(Link::is_unflushed);
+        self.attention.store(unflushed || out.queue.is_some(), Ordering::Release);
         out.end.take()
     }
 
@@ -474,7 +533,7 @@ impl Slot {
         let out = self.out.lock();
         let queue = out.queue.as_ref()?;
         let (frames, bytes) = queue.size();
-        Some(Lag { frames, bytes, since: queue.since(), peer: out.link.as_ref().and_then(Link::peer_addr) })
+        Some(Lag { frames, bytes, since: queue.since(), peer: out.link.as_ref().and_then(Link::peer) })
     }
 
     /// Notes that a frame has begun and not ended, or that none has. One that follows on a frame just completed is a
@@ -493,6 +552,11 @@ impl Slot {
             0 => None,
             since => Some(tick.wrapping_sub(since)),
         }
+    }
+
+    /// Has silence count from now on, and not only from the first message.
+    pub(crate) fn expect_silence(&self, tick: u32) {
+        self.quiet_since.store(tick, Ordering::Relaxed);
     }
 
     /// Whether a PING is due: so many ticks have passed since the last message or PING. Marks it as sent.
@@ -524,7 +588,7 @@ pub(crate) struct Lag {
     pub(crate) bytes: usize,
     /// The tick at which it was first seen to lag.
     pub(crate) since: Option<u32>,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<Peer>,
 }
 
 /// One client's place in one topic.
@@ -544,29 +608,35 @@ pub(crate) struct Subscription {
     /// Whether messages were dropped, so that the client's count leads nowhere.
     lossy: AtomicBool,
     policy: SlowConsumer,
-    /// Whether the client can be told which messages it does not get.
-    tells: bool,
+    /// The number of the codec in which the client gets its messages, and [`TELLS`](Self::TELLS).
+    wire: u8,
 }
 
 const ENDED: u64 = u64::MAX;
 
 impl Subscription {
-    /// A subscription of a client that cannot be told what it does not get: instead of dropping messages one by one, it
-    /// is closed.
-    pub(crate) fn untold(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
+    /// Set in `wire` if the client can be told which messages it does not get. One bit, because this is kept for every
+    /// subscription of every client.
+    const TELLS: u8 = 0x80;
+
+    /// A subscription of a connection. Where its codec has no words for what it does not get, it is closed instead of
+    /// dropping messages one by one.
+    pub(crate) fn of_connection(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
+        let codec = slot.codec();
+        let tells = slot.codecs().tells_gaps(codec);
         let policy = match policy {
-            SlowConsumer::Conflate => policy,
-            SlowConsumer::Disconnect | SlowConsumer::DropOldest | SlowConsumer::DropNewest => SlowConsumer::Disconnect,
+            SlowConsumer::DropOldest | SlowConsumer::DropNewest if !tells => SlowConsumer::Disconnect,
+            policy => policy,
         };
-        Self::new(slot, policy, false)
+        Self::new(slot, policy, codec | if tells { Self::TELLS } else { 0 })
     }
 
-    /// A subscription of a client that is told what it does not get.
-    pub(crate) fn told(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
-        Self::new(slot, policy, true)
+    /// A subscription of this process.
+    pub(crate) fn local(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
+        Self::new(slot, policy, CLASSIC | Self::TELLS)
     }
 
-    fn new(slot: Arc<Slot>, policy: SlowConsumer, tells: bool) -> Self {
+    fn new(slot: Arc<Slot>, policy: SlowConsumer, wire: u8) -> Self {
         slot.terms.ledger.add_subscription();
         if policy != SlowConsumer::Disconnect {
             slot.bear_with();
@@ -579,7 +649,7 @@ impl Subscription {
             acknowledged: AtomicBool::new(false),
             lossy: AtomicBool::new(false),
             policy,
-            tells,
+            wire,
         }
     }
 
@@ -587,8 +657,18 @@ impl Subscription {
         self.policy
     }
 
+    /// Whether the client can be told which messages it does not get.
     pub(crate) fn tells(&self) -> bool {
-        self.tells
+        self.wire & Self::TELLS != 0
+    }
+
+    pub(crate) fn codec(&self) -> CodecId {
+        self.wire & !Self::TELLS
+    }
+
+    /// Whether it is a subscription of this process.
+    pub(crate) fn is_local(&self) -> bool {
+        self.wire == CLASSIC | Self::TELLS
     }
 
     pub(crate) fn set_lossy(&self) {

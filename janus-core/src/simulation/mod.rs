@@ -65,6 +65,7 @@ use self::client::{Client, Session};
 use self::listener::Listener;
 use self::model::{Id, Model, Outcome, TOPICS, topic_name};
 use crate::delivery::pass::Server;
+use crate::listener::Origin;
 use crate::shared::Shared;
 use crate::supervision::{ChildSpec, Place, Shutdown, Strategy, Supervisor};
 use crate::{Config, Fault, Janus, Message, Position, PublishError, Receipt, acceptor, janus};
@@ -348,7 +349,7 @@ impl World {
     async fn start(chance: &Chance, place: &Place) -> (Janus, Config) {
         let config = config(chance);
         config.validate().expect("these settings are allowed");
-        let shared = janus::shared(config.clone(), place.clone(), Vec::new(), None);
+        let shared = janus::shared(config.clone(), place.clone(), Arc::default(), Vec::new(), None);
         let senders = senders(&shared, chance);
         let janus =
             janus::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
@@ -450,7 +451,8 @@ impl World {
         let addr = SocketAddr::from(([10, 0, (number >> 16) as u8, (number >> 8) as u8], number as u16));
         let capacity = self.chance.pick(&[64, 200, 700, 2_000]);
         let (server, peer) = stream::pair(addr, capacity, self.chance.clone());
-        acceptor::serve(self.janus.tables(), server.into(), addr, true);
+        let shared = self.janus.tables();
+        acceptor::serve(shared, server.into(), addr.into(), &Origin::classic(shared.codecs(), true));
         self.clients.push(Client::new(number, addr, peer));
         self.trace.note("connect", number, capacity, 0);
     }

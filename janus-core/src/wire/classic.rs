@@ -10,60 +10,63 @@ use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::codec::{self, Codec, Event, Heartbeat, Message, Position, Refusal};
 use super::json::{self, JsonError, Reader};
 use super::publication::{Parts, put_json_string};
 use super::{Publication, Timestamp, TopicName};
 
+pub use super::codec::{Command, Limits};
 pub use super::error::{ErrorClass, ErrorCode, FrameError};
 
 pub mod client;
 
-/// The limits that the decoder enforces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of one frame, without its terminator.
-    pub max_frame_bytes: usize,
-    /// Bytes of a topic's name, without quotes and escapes.
-    pub max_topic_bytes: usize,
-}
+/// The classic protocol as a [`Codec`].
+///
+/// Its clients cannot be told of gaps, and get a `PING` only once they have had a message: clients of the original exist
+/// that cannot bear an early one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Classic;
 
-/// One thing that a client said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// A sign of life.
-    Ping,
-    /// An answer to our own `PING`.
-    Pong,
-    /// Deliver this topic to me.
-    Subscribe(TopicName),
-    /// Deliver this topic to me no longer.
-    Unsubscribe(TopicName),
-    /// Go on with an earlier session. Only meant as the first command of a connection.
-    Attach {
-        /// What names the session, as its client sent it.
-        token: String,
-        /// How many messages the client has had on each topic.
-        received: Vec<(TopicName, u64)>,
-    },
-    /// Publish and go on.
-    Publish {
-        /// Where to.
-        topic: TopicName,
-        /// What.
-        publication: Publication,
-        /// Whether the client wants a receipt.
-        ack: bool,
-    },
-    /// Publish and close the connection. Whatever the client sends after it is ignored.
-    PublishAndClose {
-        /// Where to.
-        topic: TopicName,
-        /// What.
-        publication: Publication,
-    },
-    /// A frame that asks for something impossible but leaves no doubt where the next one begins: answer with an error
-    /// frame and go on.
-    Refused(FrameError),
+impl Codec for Classic {
+    fn name(&self) -> &'static str {
+        "classic"
+    }
+
+    fn decoder(&self) -> Box<dyn codec::Decoder> {
+        Box::new(Decoder::new())
+    }
+
+    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+        match *event {
+            Event::Opened { session, .. } => encode_greeting(out, at, session),
+            Event::Subscribed { .. } | Event::AlreadySubscribed { .. } => out.put_slice(ACK),
+            Event::Published { topic, position: Position { epoch, seq }, subscribers, .. } => {
+                encode_published(out, at, topic, epoch, seq, subscribers);
+            }
+            Event::Attached { topics, session } => {
+                encode_attached(out, at, topics.iter().map(|(topic, missed)| (topic, *missed)), session);
+            }
+            Event::Message(message) => {
+                put_timestamp(out, &message.timestamp);
+                let Message { event, message_id, data, .. } = message;
+                Parts { event, message_id, data }.write(message.topic, out);
+            }
+            // Nothing went wrong that a classic client could be told of: it gets a FIN.
+            Event::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
+            Event::Error { code, message, .. }
+            | Event::Refused(Refusal { code, message, .. })
+            | Event::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
+            Event::Unsubscribed { .. } | Event::Gap { .. } => {}
+        }
+    }
+
+    fn tells_gaps(&self) -> bool {
+        false
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::AfterMessages(Bytes::from_static(PING))
+    }
 }
 
 /// Turns the bytes of one connection into commands, however they were cut into pieces.
@@ -75,7 +78,7 @@ pub enum Command {
 /// ```
 /// use janus_core::wire::classic::{Command, Decoder, Limits};
 ///
-/// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255 };
+/// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 /// let mut decoder = Decoder::new();
 /// let mut input: &[u8] = b"<regular-socket/>\0PING\0{\"action\":\"sub";
 /// assert_eq!(decoder.decode(&mut input, &limits), Some(Ok(Command::Ping)));
@@ -269,6 +272,24 @@ impl Decoder {
     }
 }
 
+impl codec::Decoder for Decoder {
+    fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
+        Self::decode(self, input, limits)
+    }
+
+    fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
+        Self::finish(self, limits)
+    }
+
+    fn is_mid_frame(&self) -> bool {
+        Self::is_mid_frame(self)
+    }
+
+    fn buffered(&self) -> usize {
+        Self::buffered(self)
+    }
+}
+
 const PREAMBLE: &[u8] = b"<regular-socket/>";
 
 /// Finds the end of an object in a stream of bytes. It counts brackets outside of strings, which is all that is needed
@@ -398,8 +419,8 @@ impl<'a> Request<'a> {
             _ => Err(topic_must_be_a_string()),
         };
         match self.action.and_then(json::string).as_deref() {
-            Some("subscribe") => Ok(Command::Subscribe(topic(self.data)?)),
-            Some("unsubscribe") => Ok(Command::Unsubscribe(topic(self.data)?)),
+            Some("subscribe") => Ok(Command::Subscribe { topic: topic(self.data)?, since: None, id: None }),
+            Some("unsubscribe") => Ok(Command::Unsubscribe { topic: topic(self.data)?, id: None }),
             Some("publish") => {
                 let Some(RequestData::Object(fields)) = self.data else { return Err(publish_needs_an_object()) };
                 let ack = match self.ack {
@@ -410,7 +431,7 @@ impl<'a> Request<'a> {
                     }
                 };
                 let (topic, publication) = fields.publication(limits, more, batch)?;
-                Ok(Command::Publish { topic, publication, ack })
+                Ok(Command::Publish { topic, publication, ack, id: None })
             }
             Some("attach") => match self.data {
                 Some(RequestData::Object(fields)) => fields.attach(limits),

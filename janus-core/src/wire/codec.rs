@@ -383,6 +383,12 @@ impl fmt::Display for Peer {
     }
 }
 
+impl serde::Serialize for Peer {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl From<SocketAddr> for Peer {
     fn from(addr: SocketAddr) -> Self {
         Self::Addr(addr)
@@ -398,10 +404,11 @@ impl From<SocketAddr> for Peer {
 ///
 /// let mut lines = Delimited::new(b'\n');
 /// let mut input: &[u8] = b"one\ntw";
-/// assert_eq!(lines.next(&mut input, 100).unwrap().unwrap(), b"one"[..]);
+/// assert_eq!(&*lines.next(&mut input, 100).unwrap()?, b"one");
 /// assert!(lines.next(&mut input, 100).is_none() && lines.is_mid_frame());
 /// let mut input: &[u8] = b"o\n";
-/// assert_eq!(lines.next(&mut input, 100).unwrap().unwrap(), b"two"[..]);
+/// assert_eq!(&*lines.next(&mut input, 100).unwrap()?, b"two");
+/// # Ok::<_, janus_core::wire::FrameError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Delimited {

@@ -22,3 +22,6 @@ pub use json::JsonError;
 pub use publication::{Publication, PublicationError};
 pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
+
+/// For what keeps messages in their classic form.
+pub(crate) use publication::put_json_string;

@@ -149,7 +149,7 @@ impl Parts<'_> {
 }
 
 /// Writes a text as a JSON string with as few escapes as JSON allows.
-pub(super) fn put_json_string(out: &mut impl BufMut, text: &str) {
+pub(crate) fn put_json_string(out: &mut impl BufMut, text: &str) {
     if needs_no_escape(text) {
         out.put_u8(b'"');
         out.put_slice(text.as_bytes());

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::client::{self, ServerDecoder, ServerFrame};
 use super::*;
 
-const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255 };
+const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 
 type Decoded = Vec<Result<Command, FrameError>>;
 
@@ -78,7 +78,7 @@ fn topic(name: &str) -> TopicName {
 }
 
 fn subscribe(name: &str) -> Result<Command, FrameError> {
-    Ok(Command::Subscribe(topic(name)))
+    Ok(Command::Subscribe { topic: topic(name), since: None, id: None })
 }
 
 mod framing {
@@ -221,7 +221,7 @@ mod subscribing {
     #[test]
     fn subscribe_and_unsubscribe_name_a_topic() {
         assert_eq!(decode_one(client::subscribe("a b")), subscribe("a b"));
-        assert_eq!(decode_one(client::unsubscribe("t")), Ok(Command::Unsubscribe(topic("t"))));
+        assert_eq!(decode_one(client::unsubscribe("t")), Ok(Command::Unsubscribe { topic: topic("t"), id: None }));
     }
 
     #[test]
@@ -736,7 +736,7 @@ proptest! {
         cuts in proptest::collection::vec(any::<usize>(), 0..8),
         max_frame_bytes in prop_oneof![Just(16_usize), Just(40), Just(65_536)],
     ) {
-        let limits = Limits { max_frame_bytes, max_topic_bytes: 4 };
+        let limits = Limits { max_frame_bytes, max_topic_bytes: 4, max_topics: 128 };
         let whole = decode_pieces([&bytes[..]], &limits);
         prop_assert_eq!(&decode_pieces(cut(&bytes, &cuts), &limits), &whole);
         prop_assert_eq!(&decode_pieces(bytes.chunks(1), &limits), &whole);

@@ -1,0 +1,187 @@
+//! The wire formats of an instance, by number: a slot and a subscription name theirs in a byte.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use crate::shared::timestamp;
+use crate::wire::classic::Classic;
+use crate::wire::{Codec, Event, Heartbeat, Opens};
+
+/// A codec's number in its instance.
+pub(crate) type CodecId = u8;
+
+/// The classic protocol's number, in which a topic's messages are kept.
+pub(crate) const CLASSIC: CodecId = 0;
+
+/// Codecs of one instance. A number must fit beside a flag into a byte, and nobody speaks so many.
+pub(crate) const MAX_CODECS: usize = 64;
+
+/// See the module's documentation. Codecs are added and never removed.
+pub(crate) struct Codecs {
+    codecs: [OnceLock<Registered>; MAX_CODECS],
+    /// How many there are; held while one is added.
+    count: Mutex<usize>,
+}
+
+/// A codec with its answers to what is asked often.
+struct Registered {
+    codec: Arc<dyn Codec>,
+    name: &'static str,
+    tells_gaps: bool,
+    opens: Opens,
+    heartbeat: Heartbeat,
+    successors: Vec<CodecId>,
+}
+
+/// More codecs than one instance can tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an instance knows at most {MAX_CODECS} codecs; make each one once, and share it between connections")]
+pub struct TooManyCodecs;
+
+impl Codecs {
+    pub(crate) fn new() -> Self {
+        let codecs = Self { codecs: [const { OnceLock::new() }; MAX_CODECS], count: Mutex::new(0) };
+        let classic: Arc<dyn Codec> = Arc::new(Classic);
+        codecs.register(&classic).expect("it is the first");
+        codecs
+    }
+
+    /// The number of this very codec, which is added if it is not known, as are those that it may become.
+    pub(crate) fn register(&self, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
+        if let Some(known) = self.find(codec) {
+            return Ok(known);
+        }
+        // Asked without the lock, and before this one has its number: what a codec becomes must not lead back to it.
+        let successors =
+            codec.successors().iter().map(|successor| self.register(successor)).collect::<Result<_, _>>()?;
+        let registered = Registered {
+            name: codec.name(),
+            tells_gaps: codec.tells_gaps(),
+            opens: codec.opens(),
+            heartbeat: codec.heartbeat(),
+            successors,
+            codec: Arc::clone(codec),
+        };
+        let mut count = self.count.lock();
+        // Somebody else may have added it meanwhile.
+        if let Some(known) = self.find(codec) {
+            return Ok(known);
+        }
+        let place = self.codecs.get(*count).ok_or(TooManyCodecs)?;
+        let id = CodecId::try_from(*count).map_err(|_| TooManyCodecs)?;
+        if place.set(registered).is_err() {
+            unreachable!("places are filled in their order, under the lock");
+        }
+        *count += 1;
+        Ok(id)
+    }
+
+    fn find(&self, codec: &Arc<dyn Codec>) -> Option<CodecId> {
+        let known = self.codecs.iter().map_while(OnceLock::get);
+        (0..).zip(known).find(|(_, known)| Arc::ptr_eq(&known.codec, codec)).map(|(id, _)| id)
+    }
+
+    fn get(&self, id: CodecId) -> &Registered {
+        self.codecs[usize::from(id)].get().expect("a number is given out when its codec is there")
+    }
+
+    pub(crate) fn codec(&self, id: CodecId) -> &Arc<dyn Codec> {
+        &self.get(id).codec
+    }
+
+    pub(crate) fn name(&self, id: CodecId) -> &'static str {
+        self.get(id).name
+    }
+
+    pub(crate) fn tells_gaps(&self, id: CodecId) -> bool {
+        self.get(id).tells_gaps
+    }
+
+    pub(crate) fn opens(&self, id: CodecId) -> Opens {
+        self.get(id).opens
+    }
+
+    /// The codec that a connection of this one becomes; `None` if it has no such successor.
+    pub(crate) fn successor(&self, id: CodecId, place: usize) -> Option<CodecId> {
+        self.get(id).successors.get(place).copied()
+    }
+
+    /// What is sent into silence.
+    pub(crate) fn heartbeat(&self, id: CodecId) -> Option<Bytes> {
+        match &self.get(id).heartbeat {
+            Heartbeat::Never => None,
+            Heartbeat::AfterMessages(frame) | Heartbeat::Always(frame) => Some(frame.clone()),
+        }
+    }
+
+    /// Whether that is sent also to clients that have had no message.
+    pub(crate) fn beats_from_the_start(&self, id: CodecId) -> bool {
+        matches!(self.get(id).heartbeat, Heartbeat::Always(_))
+    }
+
+    /// What the event looks like; nothing where the codec has no words for it.
+    pub(crate) fn encode(&self, id: CodecId, event: &Event<'_>) -> Bytes {
+        let mut frame = BytesMut::new();
+        self.get(id).codec.encode(event, &timestamp(), &mut frame);
+        frame.freeze()
+    }
+}
+
+impl Default for Codecs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Codecs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.codecs.iter().map_while(OnceLock::get).map(|known| known.name)).finish()
+    }
+}
+
+/// Some codecs of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CodecSet(u64);
+
+const _: () = assert!(MAX_CODECS <= u64::BITS as usize);
+
+impl CodecSet {
+    pub(crate) fn insert(&mut self, codec: CodecId) {
+        self.0 |= 1 << codec;
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = CodecId> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let codec = rest.trailing_zeros();
+            rest &= rest.wrapping_sub(1);
+            (codec < u64::BITS).then_some(codec as CodecId)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_codec_has_one_number_and_another_instance_of_it_another() {
+        let codecs = Codecs::new();
+        let codec: Arc<dyn Codec> = Arc::new(Classic);
+        let id = codecs.register(&codec).unwrap();
+        assert_ne!(id, CLASSIC);
+        assert_eq!(codecs.register(&Arc::clone(&codec)), Ok(id));
+        assert_ne!(codecs.register(&(Arc::new(Classic) as Arc<dyn Codec>)), Ok(id));
+    }
+
+    #[test]
+    fn more_codecs_than_there_are_numbers_are_refused() {
+        let codecs = Codecs::new();
+        let register = || codecs.register(&(Arc::new(Classic) as Arc<dyn Codec>));
+        assert!((1..MAX_CODECS).all(|_| register().is_ok()));
+        assert_eq!(register(), Err(TooManyCodecs));
+    }
+}

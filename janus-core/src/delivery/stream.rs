@@ -1,0 +1,109 @@
+//! A byte stream that is no plain socket: TLS, memory, an upgraded connection of somebody else's HTTP server.
+//!
+//! Such a stream can only be written by a task that waits for it. So whoever delivers to it has everything queued, and the
+//! connection's Transport writes it out: the queued path.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{self, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::wire::Peer;
+
+/// A stream of bytes in both directions.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
+
+/// See the module's documentation. It lies under its slot's lock, so its cells are used by one thread at a time.
+pub(crate) struct Stream {
+    io: RefCell<Pin<Box<dyn ByteStream>>>,
+    pub(crate) peer: Peer,
+    /// The Transport's task while it writes; nobody else may.
+    writer: RefCell<Option<Waker>>,
+    /// Whether the stream may hold back what it has taken.
+    unflushed: Cell<bool>,
+    shut_down: Cell<bool>,
+}
+
+impl Stream {
+    pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
+        Self {
+            io: RefCell::new(Box::pin(io)),
+            peer,
+            writer: RefCell::new(None),
+            unflushed: Cell::new(false),
+            shut_down: Cell::new(false),
+        }
+    }
+
+    /// Hands bytes over, if it is called by [`write_with`](Self::write_with).
+    pub(crate) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let writer = self.writer.borrow();
+        let Some(waker) = &*writer else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let mut cx = task::Context::from_waker(waker);
+        let mut io = self.io.borrow_mut();
+        let written = match slices {
+            [slice] => io.as_mut().poll_write(&mut cx, slice),
+            slices => io.as_mut().poll_write_vectored(&mut cx, slices),
+        };
+        match written {
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            // It takes no more and will not say when it does: as good as gone.
+            Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(written) => {
+                self.unflushed.set(true);
+                written
+            }
+        }
+    }
+
+    /// Calls `write`, which sends, with the task to wake when there is room.
+    pub(crate) fn write_with<T>(&self, cx: &task::Context<'_>, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        *self.writer.borrow_mut() = Some(cx.waker().clone());
+        let written = write();
+        *self.writer.borrow_mut() = None;
+        written
+    }
+
+    pub(crate) fn is_unflushed(&self) -> bool {
+        self.unflushed.get()
+    }
+
+    /// Has the stream hand on what it holds back.
+    pub(crate) fn poll_flush(&self, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.io.borrow_mut().as_mut().poll_flush(cx);
+        if flushed.is_ready() {
+            self.unflushed.set(false);
+        }
+        flushed
+    }
+
+    pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut io = self.io.borrow_mut();
+        if self.shut_down.get() {
+            // Nobody else waits for the stream any more; an error shows in the read as well.
+            let _ = io.as_mut().poll_shutdown(cx);
+        }
+        let mut buffer = ReadBuf::new(buffer);
+        io.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+    }
+
+    /// Ends the stream to the client with the next read.
+    pub(crate) fn shut_down(&self) {
+        self.shut_down.set(true);
+    }
+
+    pub(crate) fn into_io(self) -> Pin<Box<dyn ByteStream>> {
+        self.io.into_inner()
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}

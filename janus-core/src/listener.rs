@@ -1,0 +1,148 @@
+//! Where byte streams come from: the trait that a transport's other half, its codec, is put beside.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{self, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::delivery::codecs::{CLASSIC, CodecId};
+pub use crate::delivery::stream::ByteStream;
+use crate::delivery::stream::Stream;
+use crate::delivery::{Codecs, Link};
+use crate::wire::{Codec, Peer};
+
+/// Yields the byte streams of clients, one after the other.
+///
+/// An Acceptor polls it on the home arbiter, inside a tokio runtime: it must not block. It outlives a crash of its Acceptor.
+///
+/// ```
+/// use std::io;
+/// use std::task::{Context, Poll};
+///
+/// use janus_core::{Incoming, Listener};
+/// use tokio::io::DuplexStream;
+/// use tokio::sync::mpsc::Receiver;
+///
+/// /// Clients in this process, whose ends of a pipe come over a channel.
+/// struct Pipes(Receiver<DuplexStream>);
+///
+/// impl Listener for Pipes {
+///     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+///         match self.0.poll_recv(cx) {
+///             Poll::Ready(Some(stream)) => Poll::Ready(Ok(Incoming::stream(stream))),
+///             // There will be no more clients; a listener has no end.
+///             Poll::Ready(None) | Poll::Pending => Poll::Pending,
+///         }
+///     }
+/// }
+/// ```
+pub trait Listener: Send + 'static {
+    /// Where clients connect to, if that is an address: for [`Janus::local_addrs`](crate::Janus::local_addrs) and names.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Called on the home arbiter, before the first poll and again whenever the Acceptor has been restarted: the place
+    /// to register with the runtime.
+    ///
+    /// # Errors
+    ///
+    /// The Acceptor does not start, which counts as a crash of it.
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The next stream.
+    ///
+    /// # Errors
+    ///
+    /// One that is about the stream that was next, such as [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), is
+    /// passed over; after any other the Acceptor waits for 100 ms, in the belief that descriptors have run out.
+    fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>>;
+}
+
+/// A client's byte stream, on its way to be served.
+#[derive(Debug)]
+pub struct Incoming {
+    pub(crate) link: Link,
+    pub(crate) peer: Peer,
+}
+
+impl Incoming {
+    /// A TCP connection, which takes the direct path: whoever delivers writes to its socket.
+    #[must_use]
+    pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self { link: stream.into(), peer: peer.into() }
+    }
+
+    /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
+    #[must_use]
+    pub fn stream(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        Self::stream_from(stream, Peer::Local)
+    }
+
+    /// The same for a client whose address is known.
+    #[must_use]
+    pub fn stream_from(stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
+        Self { link: Stream::new(stream, peer).into(), peer }
+    }
+}
+
+/// A stream that a codec did not want ([`Command::PassOn`](crate::wire::Command::PassOn)).
+#[derive(Debug)]
+pub struct PassedOn {
+    /// The stream itself.
+    pub stream: PassedStream,
+    /// What has been received on it.
+    pub received: Bytes,
+    /// Where it comes from.
+    pub peer: Peer,
+}
+
+/// What a stream that was passed on is.
+pub enum PassedStream {
+    /// A socket, which belongs to no runtime any more.
+    Tcp(std::net::TcpStream),
+    /// A stream of another kind.
+    Other(Pin<Box<dyn ByteStream>>),
+}
+
+impl fmt::Debug for PassedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
+            Self::Other(_) => f.write_str("Other(…)"),
+        }
+    }
+}
+
+/// Takes the streams that a codec passes on. It is called on the home arbiter and must not block.
+pub(crate) type PassOn = Arc<dyn Fn(PassedOn) + Send + Sync>;
+
+/// What the connections of one listener have in common.
+pub(crate) struct Origin {
+    pub(crate) codec: Arc<dyn Codec>,
+    pub(crate) codec_id: CodecId,
+    pub(crate) may_publish: bool,
+    pub(crate) pass_on: Option<PassOn>,
+}
+
+impl Origin {
+    pub(crate) fn classic(codecs: &Codecs, may_publish: bool) -> Arc<Self> {
+        let codec = Arc::clone(codecs.codec(CLASSIC));
+        Arc::new(Self { codec, codec_id: CLASSIC, may_publish, pass_on: None })
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { codec, may_publish, .. } = self;
+        f.debug_struct("Origin").field("codec", codec).field("may_publish", may_publish).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,120 @@
+//! Clients whose byte streams are no sockets of the server's own: pipes, and connections that somebody else has accepted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use janus_core::wire::Codec;
+use janus_core::wire::classic::Classic;
+use janus_core::{Config, Incoming, Janus, ServeError, SlowConsumer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+fn classic() -> Arc<dyn Codec> {
+    Arc::new(Classic)
+}
+
+async fn start(config: Config) -> Janus {
+    Janus::builder()
+        .config(Config { listen: Vec::new(), drain_period: Duration::ZERO, ..config })
+        .start()
+        .await
+        .unwrap()
+}
+
+/// Reads until what was received ends so.
+async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &[u8]) -> Vec<u8> {
+    let mut received = Vec::new();
+    let read = async {
+        while !received.ends_with(end) {
+            assert!(stream.read_buf(&mut received).await.unwrap() > 0, "ended after {received:?}");
+        }
+    };
+    timeout(Duration::from_secs(20), read).await.expect("it comes in time");
+    received
+}
+
+async fn subscribed(janus: &Janus, capacity: usize) -> DuplexStream {
+    let (mut client, server) = tokio::io::duplex(capacity);
+    janus.serve(Incoming::stream(server), &classic(), None).unwrap();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+    read_until(&mut client, b"ACK\x01").await;
+    client
+}
+
+#[tokio::test]
+async fn a_pipe_is_a_client_like_any_other() {
+    let janus = start(Config::default()).await;
+    let mut client = subscribed(&janus, 64).await;
+    // Longer than the pipe holds, several times.
+    let long = "x".repeat(1_000);
+    for text in ["short", &long, "last"] {
+        janus.publish("news", text).await.unwrap();
+        let received = read_until(&mut client, format!("\"data\":\"{text}\"}}\x01").as_bytes()).await;
+        assert!(received.len() < text.len() + 120, "one message and nothing else");
+    }
+    drop(client);
+    while janus.stats().connections > 0 {
+        tokio::task::yield_now().await;
+    }
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pipe_ends_with_a_drain_after_what_waits_for_it() {
+    let janus = start(Config::default()).await;
+    let mut client = subscribed(&janus, 64).await;
+    for number in 0..50 {
+        janus.publish("news", &number).await.unwrap();
+    }
+    let (report, received) = tokio::join!(janus.shutdown(), async {
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        received
+    });
+    assert_eq!((report.connections, report.cut_off), (1, 0));
+    assert_eq!(received.split(|&byte| byte == 1).count(), 51);
+    assert!(received.ends_with(b"\"data\":49}\x01"));
+}
+
+#[tokio::test]
+async fn a_pipe_that_is_not_read_is_cut_off_and_disturbs_nobody() {
+    let mut config = Config { max_queue_frames: 8, ..Config::default() };
+    config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
+    let janus = start(config).await;
+    let mut stalled = subscribed(&janus, 64).await;
+    let mut reading = subscribed(&janus, 64 * 1024).await;
+    for number in 0..20 {
+        janus.publish("news", &number).await.unwrap();
+        read_until(&mut reading, format!("\"data\":{number}}}\x01").as_bytes()).await;
+    }
+    let mut received = Vec::new();
+    timeout(Duration::from_secs(20), stalled.read_to_end(&mut received)).await.expect("it is closed").unwrap();
+    assert_eq!(janus.stats().slow_consumers_queue_full, 1);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
+    let janus = start(Config::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
+    janus.serve(Incoming::tcp(stream, peer), &classic(), None).unwrap();
+    read_until(&mut client, b"\x01").await;
+    let sessions = janus.sessions().await;
+    assert_eq!(sessions[0].peer, client.local_addr().unwrap().into());
+    janus.shutdown().await;
+    assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_too_many_is_refused_with_the_reason() {
+    let janus = start(Config { max_connections: 1, ..Config::default() }).await;
+    let _client = subscribed(&janus, 64).await;
+    let refused = janus.serve(Incoming::stream(tokio::io::duplex(1).0), &classic(), None).unwrap_err();
+    assert!(matches!(refused, ServeError::Full { .. }) && refused.to_string().contains("full"), "{refused}");
+    janus.shutdown().await;
+    let refused = janus.serve(Incoming::stream(tokio::io::duplex(1).0), &classic(), None).unwrap_err();
+    assert!(matches!(refused, ServeError::ShuttingDown));
+}
