@@ -16,6 +16,7 @@ mod config;
 mod crashes;
 mod drain;
 mod embed;
+mod hooks;
 mod hostile;
 mod in_process;
 mod licences;

@@ -20,7 +20,7 @@ use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::codecs::TooManyCodecs;
-use crate::delivery::{Codecs, SenderPool, Terms};
+use crate::delivery::{Codecs, Ledger, SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
 use crate::hooks::{self, HookRunner, HookSettings, HookThread};
@@ -435,7 +435,7 @@ pub(crate) fn shared(
                 max_bytes: config.max_queue_bytes,
                 // The heartbeat is to come first, which knows why.
                 patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
-                ledger: Arc::default(),
+                ledger: Arc::new(if hooks.is_some() { Ledger::by_topic() } else { Ledger::default() }),
                 codecs,
             }),
             pressure: AtomicU32::new(0),

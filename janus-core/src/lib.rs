@@ -43,7 +43,8 @@
 //! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to go on after a position, [`Janus::history`] |
 //! | decide who may do what, and hear of clients | [`hooks`] and [`Builder::hooks`] |
 //! | run actors of its own in the tree | [`Builder::child`], [`supervision`] |
-//! | look | [`Janus::stats`], [`Janus::topics`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
+//! | look | [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
+//! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | end | [`Janus::shutdown`], and [`Janus::wait`] for the case that the tree gives up |
 //!
 //! The handle is `Clone`, `Send` and `Sync`. An instance has threads of its own and needs no runtime of the caller's:
@@ -75,6 +76,7 @@
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
+//! - `connections.rs`: who is connected, and how an operator ends that.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
@@ -94,6 +96,7 @@ mod acceptor;
 mod application;
 mod client_proxy;
 mod config;
+mod connections;
 mod delivery;
 mod drain;
 mod fault;
@@ -124,6 +127,7 @@ pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
 pub use config::{Config, ConfigError, Namespace, SlowConsumer};
+pub use connections::ConnectionInfo;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;

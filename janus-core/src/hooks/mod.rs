@@ -290,7 +290,8 @@ impl Denied {
         Self { reason: reason.into(), retry_after: None }
     }
 
-    /// For now: it is refused with `authorization_failed`, and a client that knows how comes back after this time.
+    /// For now: it is refused with `authorization_failed`. A client whose connection is refused is told this time, if its
+    /// protocol has words for it.
     #[must_use]
     pub fn for_now(reason: impl Into<String>, retry_after: Duration) -> Self {
         Self { reason: reason.into(), retry_after: Some(retry_after) }
