@@ -18,14 +18,14 @@ use crate::support::{
 /// Clients get the names that are next in a list, and what they may do goes by those names.
 struct Gate {
     names: Mutex<Vec<&'static str>>,
-    seen: mpsc::UnboundedSender<String>,
+    seen: mpsc::Sender<String>,
     /// Whoever subscribes to `slow:…` waits for this.
     go: Arc<Semaphore>,
 }
 
 impl Gate {
     fn note(&self, note: String) {
-        let _ = self.seen.send(note);
+        let _ = self.seen.try_send(note);
     }
 }
 
@@ -86,7 +86,7 @@ impl Hooks for Gate {
 
 struct Scene {
     janus: Janus,
-    seen: mpsc::UnboundedReceiver<String>,
+    seen: mpsc::Receiver<String>,
     go: Arc<Semaphore>,
 }
 
@@ -101,7 +101,7 @@ impl Scene {
         config: Config,
         set: impl FnOnce(Builder) -> Builder,
     ) -> Self {
-        let (notes, seen) = mpsc::unbounded_channel();
+        let (notes, seen) = mpsc::channel(1_000);
         let go = Arc::new(Semaphore::new(0));
         let names = Mutex::new(names.into_iter().rev().collect());
         let gate = Gate { names, seen: notes, go: Arc::clone(&go) };
@@ -204,7 +204,7 @@ async fn a_message_is_a_question_unless_the_identity_has_answered_it() {
 #[tokio::test]
 async fn an_identity_may_publish_where_the_listener_lets_nobody() {
     let config = Config { listen: vec!["0.0.0.0:0".parse().unwrap()], ..Config::default() };
-    let (notes, _seen) = mpsc::unbounded_channel();
+    let (notes, _seen) = mpsc::channel(1_000);
     let gate = Gate { names: Mutex::new(vec!["writer", "alice"]), seen: notes, go: Arc::new(Semaphore::new(0)) };
     let janus = Janus::builder().config(config).hooks(gate).start().await.unwrap();
     let addr = ([127, 0, 0, 1], janus.local_addrs()[0].port()).into();

@@ -3,7 +3,6 @@
 //!
 //! One test, alone in its binary, because it looks at the threads, descriptors, signals and hooks of the whole process.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

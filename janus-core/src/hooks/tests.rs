@@ -26,7 +26,7 @@ enum Act {
 #[derive(Default)]
 struct Scripted {
     acts: Mutex<VecDeque<Act>>,
-    notes: Option<mpsc::UnboundedSender<String>>,
+    notes: Option<mpsc::Sender<String>>,
     /// Counts the hooks whose future was dropped or has ended.
     over: Arc<Mutex<usize>>,
 }
@@ -54,7 +54,7 @@ impl Scripted {
             None => {}
         }
         if let Some(notes) = &self.notes {
-            let _ = notes.send(note);
+            let _ = notes.try_send(note);
         }
         Ok(())
     }
@@ -251,7 +251,7 @@ fn a_runtime_that_is_gone_is_an_answer() {
 
 /// Tells observers, supervised as in an instance, until the arbiter is dropped.
 async fn observed(acts: impl IntoIterator<Item = Act>, queue: usize) -> (Arc<HookRunner>, Observed) {
-    let (notes, told) = mpsc::unbounded_channel();
+    let (notes, told) = mpsc::channel(1_000);
     let hooks = Scripted { notes: Some(notes), ..Scripted::new(acts) };
     let config = Config { hook_queue: queue, hook_timeout: Duration::from_millis(50), ..Config::default() };
     let runner = Arc::new(HookRunner::new(Arc::new(hooks), Handle::current(), &config));
@@ -263,7 +263,7 @@ async fn observed(acts: impl IntoIterator<Item = Act>, queue: usize) -> (Arc<Hoo
 }
 
 struct Observed {
-    told: mpsc::UnboundedReceiver<String>,
+    told: mpsc::Receiver<String>,
     root: crate::supervision::SupervisorRef,
     _arbiter: Arbiter,
 }
