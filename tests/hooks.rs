@@ -123,8 +123,9 @@ impl Scene {
     }
 }
 
+/// Soon over for a test that waits for it, and long for a hook that only has to be given a processor.
 fn impatient() -> Config {
-    Config { hook_timeout: Duration::from_millis(100), ..Config::default() }
+    Config { hook_timeout: Duration::from_secs(1), ..Config::default() }
 }
 
 #[tokio::test]

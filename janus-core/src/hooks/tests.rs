@@ -253,7 +253,7 @@ fn a_runtime_that_is_gone_is_an_answer() {
 async fn observed(acts: impl IntoIterator<Item = Act>, queue: usize) -> (Arc<HookRunner>, Observed) {
     let (notes, told) = mpsc::channel(1_000);
     let hooks = Scripted { notes: Some(notes), ..Scripted::new(acts) };
-    let config = Config { hook_queue: queue, hook_timeout: Duration::from_millis(50), ..Config::default() };
+    let config = Config { hook_queue: queue, hook_timeout: Duration::from_secs(1), ..Config::default() };
     let runner = Arc::new(HookRunner::new(Arc::new(hooks), Handle::current(), &config));
     let arbiter = Arbiter::start("observer").unwrap();
     let observer = Arc::clone(&runner);
