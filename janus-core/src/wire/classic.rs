@@ -12,7 +12,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{self, Codec, Event, Heartbeat, Message, Position, Refusal};
 use super::json::{self, JsonError, Reader};
-use super::publication::{Parts, put_json_string};
+use super::publication::{Parts, put_decimal, put_json_string};
+use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, text, topic_must_be_a_string, unfinished};
 use super::{Publication, Timestamp, TopicName};
 
 pub use super::codec::{Command, Limits};
@@ -415,7 +416,7 @@ impl<'a> Request<'a> {
             return Err(duplicate_key());
         }
         let topic = |data: Option<RequestData<'_>>| match data {
-            Some(RequestData::Other(raw)) => topic_name(raw, limits),
+            Some(RequestData::Other(raw)) => request::topic_name(raw, limits.max_topic_bytes),
             _ => Err(topic_must_be_a_string()),
         };
         match self.action.and_then(json::string).as_deref() {
@@ -449,10 +450,7 @@ impl<'a> Request<'a> {
 /// The object of a publication or of an attach, as raw text.
 #[derive(Default)]
 struct DataFields<'a> {
-    topic: Option<&'a str>,
-    event: Option<&'a str>,
-    message_id: Option<&'a str>,
-    data: Option<&'a str>,
+    publication: RawPublication<'a>,
     token: Option<&'a str>,
     received: Option<&'a str>,
     duplicate: bool,
@@ -465,10 +463,10 @@ impl<'a> DataFields<'a> {
         while let Some(name) = key {
             let value = reader.value()?;
             let field = match &*name {
-                "topic" => Some(&mut fields.topic),
-                "event" => Some(&mut fields.event),
-                "message_id" => Some(&mut fields.message_id),
-                "data" => Some(&mut fields.data),
+                "topic" => Some(&mut fields.publication.topic),
+                "event" => Some(&mut fields.publication.event),
+                "message_id" => Some(&mut fields.publication.message_id),
+                "data" => Some(&mut fields.publication.data),
                 "token" => Some(&mut fields.token),
                 "received" => Some(&mut fields.received),
                 _ => None,
@@ -493,8 +491,7 @@ impl<'a> DataFields<'a> {
         let mut received: Vec<(TopicName, u64)> = Vec::new();
         let mut key = reader.first_key().map_err(bad_json)?;
         while let Some(name) = key {
-            let topic = TopicName::new(&name, limits.max_topic_bytes)
-                .map_err(|error| FrameError::new(ErrorCode::BadTopic, error.to_string()))?;
+            let topic = request::checked_topic_name(&name, limits.max_topic_bytes)?;
             let count = reader.value().map_err(bad_json)?.parse().map_err(|_| bad_attach())?;
             received.push((topic, count));
             key = reader.next_key().map_err(bad_json)?;
@@ -517,88 +514,8 @@ impl<'a> DataFields<'a> {
         if self.duplicate {
             return Err(duplicate_key());
         }
-        let raw_topic = self.topic.ok_or_else(topic_must_be_a_string)?;
-        let parts = Parts {
-            event: self.event.unwrap_or("\"\""),
-            message_id: self.message_id.unwrap_or("\"\""),
-            data: self.data.unwrap_or("null"),
-        };
-        if more > 0 && batch.is_none() {
-            *batch = Some(Box::default());
-        }
-        match batch {
-            None => {
-                let topic = topic_name(raw_topic, limits)?;
-                let publication = Batch::lone(&topic, &parts);
-                Ok((topic, publication))
-            }
-            Some(batch) => {
-                let topic = batch.topic(raw_topic, limits)?;
-                let publication = batch.publication(&topic, &parts, more);
-                Ok((topic, publication))
-            }
-        }
+        self.publication.read(limits.max_topic_bytes, more, batch)
     }
-}
-
-/// What the publications of one read share: a run of them costs one allocation instead of several each.
-///
-/// The price is that a publication kept for long keeps its neighbours' memory, so what is shared stays small.
-#[derive(Debug, Default)]
-struct Batch {
-    buffer: BytesMut,
-    /// The topic of the publication before, which is mostly that of the next.
-    topic: Option<TopicName>,
-}
-
-impl Batch {
-    /// Bytes that one kept publication can keep in memory beyond its own.
-    const SHARED_BYTES_MAX: usize = 4_096;
-
-    fn topic(&mut self, raw: &str, limits: &Limits) -> Result<TopicName, FrameError> {
-        if let Some(topic) = &self.topic
-            && raw.len() == topic.as_str().len() + 2
-            && json::string(raw).is_some_and(|name| name == topic.as_str())
-        {
-            return Ok(topic.clone());
-        }
-        let topic = topic_name(raw, limits)?;
-        self.topic = Some(topic.clone());
-        Ok(topic)
-    }
-
-    fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
-        let layout = parts.layout(topic);
-        if layout.len > self.buffer.capacity() {
-            // A large one gains little from sharing, and would leave much of the memory before it unused.
-            if layout.len > Self::SHARED_BYTES_MAX / 4 {
-                return Self::lone(topic, parts);
-            }
-            self.buffer = BytesMut::with_capacity((layout.len + more).min(Self::SHARED_BYTES_MAX));
-        }
-        parts.write(topic, &mut self.buffer);
-        Publication::from_layout(layout, self.buffer.split().freeze())
-    }
-
-    /// A publication in memory of its own.
-    fn lone(topic: &TopicName, parts: &Parts<'_>) -> Publication {
-        let layout = parts.layout(topic);
-        let mut tail = Vec::with_capacity(layout.len);
-        parts.write(topic, &mut tail);
-        Publication::from_layout(layout, Bytes::from(tail))
-    }
-}
-
-fn topic_name(raw: &str, limits: &Limits) -> Result<TopicName, FrameError> {
-    let name = json::string(raw).ok_or_else(topic_must_be_a_string)?;
-    TopicName::new(&name, limits.max_topic_bytes)
-        .map_err(|error| FrameError::new(ErrorCode::BadTopic, error.to_string()))
-}
-
-fn text(frame: &[u8]) -> Result<&str, FrameError> {
-    str::from_utf8(frame).map_err(|error| {
-        FrameError::new(ErrorCode::BadUtf8, format!("not UTF-8 at byte {} of the frame", error.valid_up_to()))
-    })
 }
 
 fn trim(mut frame: &[u8]) -> &[u8] {
@@ -615,27 +532,11 @@ fn trim(mut frame: &[u8]) -> &[u8] {
     frame
 }
 
-fn bad_json(error: JsonError) -> FrameError {
-    FrameError::new(ErrorCode::BadJson, error.to_string())
-}
-
 fn too_large(limits: &Limits) -> FrameError {
     FrameError::new(
         ErrorCode::FrameTooLarge,
         format!("a frame must not be longer than {} bytes; end each one with a NUL byte", limits.max_frame_bytes),
     )
-}
-
-fn unfinished() -> FrameError {
-    FrameError::new(ErrorCode::UnfinishedFrame, "the stream ended in the middle of a frame, which had no effect")
-}
-
-fn duplicate_key() -> FrameError {
-    FrameError::new(ErrorCode::DuplicateKey, "a key stands twice in one object; send it once")
-}
-
-fn topic_must_be_a_string() -> FrameError {
-    FrameError::new(ErrorCode::BadTopic, "name the topic with a JSON string of Unicode text")
 }
 
 fn bad_attach() -> FrameError {
@@ -777,21 +678,6 @@ fn put_timestamp(out: &mut impl BufMut, timestamp: &Timestamp) {
     out.put_u8(b',');
     put_decimal(out, timestamp.micro);
     out.put_slice(b"],");
-}
-
-/// Writes a number without the machinery of `fmt`, which is noticeable once per message.
-fn put_decimal(out: &mut impl BufMut, mut number: u32) {
-    let mut digits = [0; 10];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.put_slice(&digits[start..]);
 }
 
 #[cfg(test)]

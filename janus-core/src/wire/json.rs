@@ -31,6 +31,30 @@ pub(super) fn string(raw: &str) -> Option<Cow<'_, str>> {
     if inner.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
+/// The text of some members of an object.
+pub(super) struct Members<'a, const N: usize> {
+    /// In the order of the keys that were asked for; the last one where a key stands twice.
+    pub(super) values: [Option<&'a str>; N],
+    /// For each key, whether it stands twice.
+    pub(super) twice: [bool; N],
+}
+
+/// Reads an object that is all of the text, for its members with these keys.
+pub(super) fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Result<Members<'a, N>, JsonError> {
+    let mut reader = Reader::new(text);
+    let mut members = Members { values: [None; N], twice: [false; N] };
+    let mut key = reader.first_key()?;
+    while let Some(name) = key {
+        let value = reader.value()?;
+        if let Some(index) = keys.iter().position(|key| *key == name) {
+            members.twice[index] |= members.values[index].replace(value).is_some();
+        }
+        key = reader.next_key()?;
+    }
+    reader.end()?;
+    Ok(members)
+}
+
 /// A position in a JSON text.
 pub(super) struct Reader<'a> {
     text: &'a str,

@@ -159,6 +159,22 @@ pub(crate) fn put_json_string(out: &mut impl BufMut, text: &str) {
     }
 }
 
+/// Writes a number without the machinery of `fmt`, which is noticeable once per message.
+pub(super) fn put_decimal(out: &mut impl BufMut, number: impl Into<u64>) {
+    let mut number = number.into();
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[start..]);
+}
+
 fn json_string_len(text: &str) -> usize {
     if needs_no_escape(text) { text.len() + 2 } else { serde_json::Value::from(text).to_string().len() }
 }

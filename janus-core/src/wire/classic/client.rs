@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::mem;
 
-use super::super::json::{self, JsonError, Reader};
+use super::super::json::{self, Reader};
 use super::super::publication::put_json_string;
 use crate::wire::Timestamp;
 
@@ -238,10 +238,12 @@ impl<'a> ServerFrame<'a> {
     }
 
     fn parse_json(frame: &'a [u8]) -> Option<Self> {
-        let [timestamp, token, topic, event, message_id, data, error, published, attached] = members(
+        let [timestamp, token, topic, event, message_id, data, error, published, attached] = json::members(
             str::from_utf8(frame).ok()?,
             ["timestamp", "token", "topic", "event", "message_id", "data", "error", "published", "attached"],
-        )?;
+        )
+        .ok()?
+        .values;
         if let Some(topic) = topic {
             return Some(Self::Message {
                 timestamp: parse_timestamp(timestamp?)?,
@@ -252,7 +254,8 @@ impl<'a> ServerFrame<'a> {
             });
         }
         if let Some(published) = published {
-            let [topic, epoch, seq, subscribers] = members(published, ["topic", "epoch", "seq", "subscribers"])?;
+            let [topic, epoch, seq, subscribers] =
+                json::members(published, ["topic", "epoch", "seq", "subscribers"]).ok()?.values;
             return Some(Self::Published {
                 topic: json::string(topic?)?,
                 epoch: json::string(epoch?)?,
@@ -261,7 +264,7 @@ impl<'a> ServerFrame<'a> {
             });
         }
         if let Some(error) = error {
-            let [code, message] = members(error, ["code", "message"])?;
+            let [code, message] = json::members(error, ["code", "message"]).ok()?.values;
             return Some(Self::Error { code: json::string(code?)?, message: json::string(message?)? });
         }
         if let Some(attached) = attached {
@@ -276,7 +279,7 @@ fn attached_topics(raw: &str) -> Option<Vec<(Cow<'_, str>, Option<u64>)>> {
     let mut topics = Vec::new();
     let mut key = reader.first_key().ok()?;
     while let Some(topic) = key {
-        let [resumed, missed] = members(reader.value().ok()?, ["resumed", "missed"])?;
+        let [resumed, missed] = json::members(reader.value().ok()?, ["resumed", "missed"]).ok()?.values;
         let missed = match resumed? {
             "true" => Some(missed?.parse().ok()?),
             "false" => None,
@@ -293,25 +296,6 @@ fn find_terminator(input: &[u8]) -> Option<usize> {
     const BLOCK: usize = 64;
     let start = BLOCK * input.chunks(BLOCK).position(|block| block.contains(&1))?;
     input[start..].iter().position(|&byte| byte == 1).map(|at| start + at)
-}
-
-/// The raw values of some keys of an object; `None` if the text is not an object.
-fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Option<[Option<&'a str>; N]> {
-    let mut reader = Reader::new(text);
-    let mut values = [None; N];
-    let mut read = || -> Result<(), JsonError> {
-        let mut key = reader.first_key()?;
-        while let Some(name) = key {
-            let value = reader.value()?;
-            if let Some(index) = keys.iter().position(|key| *key == name) {
-                values[index] = Some(value);
-            }
-            key = reader.next_key()?;
-        }
-        reader.end()
-    };
-    read().ok()?;
-    Some(values)
 }
 
 fn parse_timestamp(raw: &str) -> Option<Timestamp> {

@@ -1,5 +1,6 @@
 //! The rules of the classic protocol, one test each, and the promise that no cut of the stream changes a command.
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::client::{self, ServerDecoder, ServerFrame};

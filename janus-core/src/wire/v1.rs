@@ -1,0 +1,378 @@
+//! The modern protocol, `janus.v1.json`: one JSON object in each frame, whatever carries the frames.
+//!
+//! The [`Decoder`] turns the text of one frame into what it asks for; [`encode`] appends one [`Event`] as text. The first
+//! frame must be a `hello`. Both directions as a client sees them are in [`client`]. What the frames mean is in
+//! `docs/PROTOCOL_V1.md`.
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+
+use super::json::{self, Members, Reader};
+use super::publication::{put_decimal, put_json_string};
+use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
+use super::{Command, ErrorCode, Event, FrameError, Limits, Message, Open, Position, Refusal, RequestId, TopicName};
+
+pub mod client;
+
+/// The largest number that a request may have: beyond it JavaScript cannot count.
+pub const MAX_REQUEST_ID: u64 = (1 << 53) - 1;
+
+/// The answer to a `ping`.
+pub const PONG: &str = r#"{"type":"pong"}"#;
+
+/// What one frame asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To be carried out.
+    Command(Command),
+    /// To be answered with [`PONG`], in a frame of whatever carries the protocol.
+    Ping,
+}
+
+/// Turns the frames of one connection into commands.
+///
+/// It keeps nothing but whether the `hello` has come, and memory that publications of one read share.
+///
+/// ```
+/// use janus_core::wire::v1::{Decoder, Request};
+/// use janus_core::wire::{Command, ErrorCode, Limits, Open};
+///
+/// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+/// let mut decoder = Decoder::new();
+/// let hello = decoder.decode(r#"{"type":"hello"}"#, 0, &limits)?;
+/// assert_eq!(hello, Request::Command(Command::Open(Box::new(Open::default()))));
+/// assert_eq!(decoder.decode(r#"{"type":"ping"}"#, 0, &limits)?, Request::Ping);
+///
+/// let error = decoder.decode(r#"{"type":"subscribe","id":7,"topic":""}"#, 0, &limits).unwrap_err();
+/// assert_eq!((error.code, error.id, error.is_fatal()), (ErrorCode::BadTopic, Some(7), false));
+/// # Ok::<_, janus_core::wire::FrameError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Decoder {
+    opened: bool,
+    batch: Option<Box<Batch>>,
+}
+
+impl Decoder {
+    /// A decoder at the start of a connection.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What a frame asks for. `more` is how many bytes of the same read follow the frame, as far as that is known: with
+    /// many the publications among them share memory until [`end_of_read`](Self::end_of_read); 0 is never wrong.
+    ///
+    /// # Errors
+    ///
+    /// Why the frame is refused, with the number of the request where it could be read. The connection must be closed if
+    /// the error [is fatal](FrameError::is_fatal), as every one is until the `hello` has come.
+    pub fn decode(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
+        let fields = Fields::read(text)?;
+        match json::string(fields.kind.unwrap_or_default()).as_deref() {
+            Some("hello") if !self.opened => {
+                let open = fields.open().map_err(FrameError::into_fatal)?;
+                self.opened = true;
+                Ok(Request::Command(Command::Open(Box::new(open))))
+            }
+            Some("hello") => Err(FrameError::new(ErrorCode::BadOpen, "say \"hello\" once, as the first frame")),
+            _ if !self.opened => {
+                Err(FrameError::new(ErrorCode::BadOpen, "say {\"type\":\"hello\"} before anything else"))
+            }
+            kind => {
+                let id = fields.id();
+                fields.request(kind, limits, more, &mut self.batch).map_err(|error| error.with_id(id.ok().flatten()))
+            }
+        }
+    }
+
+    /// Whether the `hello` has come.
+    #[must_use]
+    pub fn is_opened(&self) -> bool {
+        self.opened
+    }
+
+    /// Lets go of the memory that the publications of one read share.
+    pub fn end_of_read(&mut self) {
+        self.batch = None;
+    }
+}
+
+/// A frame, taken apart but not yet understood: the raw text of every member that has a meaning.
+#[derive(Default)]
+struct Fields<'a> {
+    kind: Option<&'a str>,
+    /// `None` also if it stands twice, which is said below.
+    id: Option<&'a str>,
+    publication: RawPublication<'a>,
+    since: Option<&'a str>,
+    session: Option<&'a str>,
+    auth: Option<&'a str>,
+    /// A key with a meaning that stood twice.
+    duplicate: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> Result<Self, FrameError> {
+        let mut reader = Reader::new(text);
+        if !reader.at_object() {
+            json::one_value(text).map_err(bad_json)?;
+            return Ok(Self::default());
+        }
+        let keys = ["type", "id", "topic", "event", "message_id", "data", "since", "session", "auth"];
+        let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
+        let [kind, id, topic, event, message_id, data, since, session, auth] = values;
+        Ok(Self {
+            kind,
+            id: id.filter(|_| !twice[1]),
+            publication: RawPublication { topic, event, message_id, data },
+            since,
+            session,
+            auth,
+            duplicate: twice.contains(&true),
+        })
+    }
+
+    fn open(self) -> Result<Open, FrameError> {
+        if self.duplicate {
+            return Err(duplicate_key());
+        }
+        let text = |raw: Option<&str>| {
+            raw.map(|raw| json::string(raw).map(Into::into).ok_or_else(session_and_auth_must_be_strings)).transpose()
+        };
+        Ok(Open { session: text(self.session)?, auth: text(self.auth)?, request: None })
+    }
+
+    fn request(
+        self,
+        kind: Option<&str>,
+        limits: &Limits,
+        more: usize,
+        batch: &mut Option<Box<Batch>>,
+    ) -> Result<Request, FrameError> {
+        if self.duplicate {
+            return Err(duplicate_key());
+        }
+        let command = match kind {
+            Some("subscribe") => {
+                Command::Subscribe { id: self.id()?, topic: self.topic(limits)?, since: self.since()? }
+            }
+            Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
+            Some("publish") => {
+                let id = self.id()?;
+                let (topic, publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
+                Command::Publish { topic, publication, ack: id.is_some(), id }
+            }
+            Some("ping") => return Ok(Request::Ping),
+            Some("pong") => Command::Pong,
+            _ => return Err(unknown_type()),
+        };
+        Ok(Request::Command(command))
+    }
+
+    fn id(&self) -> Result<RequestId, FrameError> {
+        let number = |raw: &str| raw.parse().ok().filter(|id| *id <= MAX_REQUEST_ID).ok_or_else(bad_id);
+        self.id.map(number).transpose()
+    }
+
+    fn topic(&self, limits: &Limits) -> Result<TopicName, FrameError> {
+        let raw = self.publication.topic.ok_or_else(topic_must_be_a_string)?;
+        request::topic_name(raw, limits.max_topic_bytes)
+    }
+
+    fn since(&self) -> Result<Option<Position>, FrameError> {
+        let Some(raw) = self.since else { return Ok(None) };
+        // It is JSON, so that what cannot be read is no object.
+        let Ok(Members { values: [epoch, seq], twice }) = json::members(raw, ["epoch", "seq"]) else {
+            return Err(bad_since());
+        };
+        if twice.contains(&true) {
+            return Err(duplicate_key());
+        }
+        let epoch = epoch.and_then(json::string).and_then(|text| parse_epoch(&text)).ok_or_else(bad_since)?;
+        let seq = seq.and_then(|raw| raw.parse().ok()).ok_or_else(bad_since)?;
+        Ok(Some(Position { epoch, seq }))
+    }
+}
+
+/// 16 hexadecimal digits; `from_str_radix` alone would take a sign as well.
+fn parse_epoch(text: &str) -> Option<u64> {
+    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn unknown_type() -> FrameError {
+    FrameError::new(
+        ErrorCode::UnknownAction,
+        "send an object whose \"type\" is \"subscribe\", \"unsubscribe\", \"publish\", \"ping\" or \"pong\"",
+    )
+}
+
+fn session_and_auth_must_be_strings() -> FrameError {
+    FrameError::new(
+        ErrorCode::BadOpen,
+        "\"session\" and \"auth\" of a \"hello\" are strings; leave out what you have not",
+    )
+}
+
+fn bad_id() -> FrameError {
+    FrameError::new(ErrorCode::BadRequest, "an \"id\" is a whole number from 0 to 9007199254740991")
+}
+
+fn bad_since() -> FrameError {
+    FrameError::new(
+        ErrorCode::BadRequest,
+        "go on after a position as the server writes it: \"since\":{\"epoch\":\"9f86d081884c7d65\",\"seq\":42}",
+    )
+}
+
+/// Appends what a client is to read, as the text of one frame; nothing for [`Event::Attached`], which answers what no
+/// frame of this protocol asks.
+pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
+    match *event {
+        Event::Message(message) => encode_message(&message, out),
+        Event::Opened { session, resumed, limits, heartbeat } => {
+            let Limits { max_frame_bytes, max_topic_bytes, max_topics } = *limits;
+            let limits = format!(
+                "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
+                 \"max_topics\":{max_topics}}}"
+            );
+            let frame = Frame::new(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
+            frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)).end();
+        }
+        Event::Subscribed { id, topic, position, since: _, missed } => {
+            let frame = Frame::new(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
+            match missed {
+                Some(missed) => frame.raw("resumed", "true").number("missed", missed).end(),
+                None => frame.raw("resumed", "false").end(),
+            }
+        }
+        Event::Unsubscribed { id, topic } => {
+            Frame::new(out, "unsubscribed").id(id).text("topic", topic.as_str()).end();
+        }
+        Event::Published { id, topic, position, subscribers } => {
+            let frame = Frame::new(out, "published").id(id).text("topic", topic.as_str()).position(position);
+            frame.number("subscribers", subscribers as u64).end();
+        }
+        Event::Gap { topic, epoch, from, to } => {
+            let frame = Frame::new(out, "gap").text("topic", topic.as_str()).epoch(epoch);
+            frame.number("from", from).number("to", to).end();
+        }
+        Event::AlreadySubscribed { id, topic } => {
+            let message = "subscribed to this topic already; nothing has changed";
+            Frame::new(out, "error")
+                .id(id)
+                .text("topic", topic.as_str())
+                .reason(ErrorCode::AlreadySubscribed, message)
+                .end();
+        }
+        Event::Error { id, topic, code, message } => {
+            let frame = Frame::new(out, "error").id(id);
+            let frame = match topic {
+                Some(topic) => frame.text("topic", topic.as_str()),
+                None => frame,
+            };
+            frame.reason(code, message).end();
+        }
+        Event::Refused(refusal) | Event::Bye(refusal) => {
+            let Refusal { id: _, code, message, reconnect_after } = refusal;
+            let frame = Frame::new(out, "bye").reason(code, message);
+            match reconnect_after {
+                Some(after) => frame.number("reconnect_after_ms", millis(after)).end(),
+                None => frame.end(),
+            }
+        }
+        Event::Attached { .. } => {}
+    }
+}
+
+fn encode_message(message: &Message<'_>, out: &mut BytesMut) {
+    /// The keys, their punctuation and two numbers of at most 20 digits.
+    const BESIDES: usize = 128;
+    let Message { topic: _, topic_json, position, timestamp, event, message_id, data } = *message;
+    out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + data.len());
+    out.put_slice(b"{\"type\":\"message\",\"topic\":");
+    out.put_slice(topic_json.as_bytes());
+    out.put_slice(b",\"seq\":");
+    put_decimal(out, position.seq);
+    out.put_slice(b",\"time\":");
+    put_decimal(out, timestamp.unix_millis());
+    for (key, value) in [(&b",\"event\":"[..], event), (b",\"message_id\":", message_id), (b",\"data\":", data)] {
+        out.put_slice(key);
+        out.put_slice(value.as_bytes());
+    }
+    out.put_u8(b'}');
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn bool_text(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}
+
+/// Writes one frame, a member after the other.
+struct Frame<'o, B: BufMut> {
+    out: &'o mut B,
+}
+
+impl<'o, B: BufMut> Frame<'o, B> {
+    fn new(out: &'o mut B, kind: &str) -> Self {
+        out.put_slice(b"{\"type\":\"");
+        out.put_slice(kind.as_bytes());
+        out.put_u8(b'"');
+        Self { out }
+    }
+
+    fn key(&mut self, key: &str) {
+        self.out.put_slice(b",\"");
+        self.out.put_slice(key.as_bytes());
+        self.out.put_slice(b"\":");
+    }
+
+    fn text(mut self, key: &str, value: &str) -> Self {
+        self.key(key);
+        put_json_string(self.out, value);
+        self
+    }
+
+    fn raw(mut self, key: &str, json: &str) -> Self {
+        self.key(key);
+        self.out.put_slice(json.as_bytes());
+        self
+    }
+
+    fn number(mut self, key: &str, value: u64) -> Self {
+        self.key(key);
+        put_decimal(self.out, value);
+        self
+    }
+
+    fn id(self, id: RequestId) -> Self {
+        match id {
+            Some(id) => self.number("id", id),
+            None => self,
+        }
+    }
+
+    fn epoch(self, epoch: u64) -> Self {
+        self.raw("epoch", &format!("\"{epoch:016x}\""))
+    }
+
+    fn position(self, position: Position) -> Self {
+        self.epoch(position.epoch).number("seq", position.seq)
+    }
+
+    fn reason(self, code: ErrorCode, message: &str) -> Self {
+        self.number("code", code.number().into()).text("error", code.as_str()).text("message", message)
+    }
+
+    fn end(self) {
+        self.out.put_u8(b'}');
+    }
+}
+
+#[cfg(test)]
+mod tests;

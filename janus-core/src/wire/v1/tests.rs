@@ -1,0 +1,471 @@
+//! The rules of `janus.v1.json`, one test each.
+
+use proptest::prelude::*;
+
+use super::client::{self, ServerFrame};
+use super::*;
+use crate::wire::Publication;
+use crate::wire::Timestamp;
+
+const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+const EPOCH: u64 = 0x9f86_d081_884c_7d65;
+
+fn topic(name: &str) -> TopicName {
+    TopicName::new(name, LIMITS.max_topic_bytes).unwrap()
+}
+
+fn opened() -> Decoder {
+    let mut decoder = Decoder::new();
+    decoder.decode(&client::hello(None, None), 0, &LIMITS).unwrap();
+    decoder
+}
+
+/// What the first frame of a connection asks for.
+fn first(text: &str) -> Result<Request, FrameError> {
+    Decoder::new().decode(text, 0, &LIMITS)
+}
+
+/// What a frame after the hello asks for.
+fn decoded(text: &str) -> Result<Command, FrameError> {
+    opened().decode(text, 0, &LIMITS).map(|request| match request {
+        Request::Command(command) => command,
+        Request::Ping => panic!("a ping is no command"),
+    })
+}
+
+/// The code of a frame after which the connection goes on, and the number of its request.
+#[track_caller]
+fn refused(text: &str) -> (ErrorCode, RequestId) {
+    let mut decoder = opened();
+    let error = decoder.decode(text, 0, &LIMITS).unwrap_err();
+    assert!(!error.is_fatal(), "{error}");
+    assert!(error.message.len() < 160, "{error}");
+    assert_eq!(decoder.decode(client::PING, 0, &LIMITS), Ok(Request::Ping), "the next frame is heard");
+    (error.code, error.id)
+}
+
+mod opening {
+    use super::*;
+
+    #[track_caller]
+    fn not_opened(text: &str) -> ErrorCode {
+        let mut decoder = Decoder::new();
+        let error = decoder.decode(text, 0, &LIMITS).unwrap_err();
+        assert!(error.is_fatal() && !decoder.is_opened(), "{error}");
+        error.code
+    }
+
+    #[test]
+    fn a_hello_opens_with_what_it_brings() {
+        let open = |session: Option<&str>, auth: Option<&str>| {
+            let open = Open { session: session.map(Into::into), auth: auth.map(Into::into), request: None };
+            Ok(Request::Command(Command::Open(Box::new(open))))
+        };
+        assert_eq!(first(&client::hello(None, None)), open(None, None));
+        assert_eq!(first(&client::hello(Some("00ff"), None)), open(Some("00ff"), None));
+        assert_eq!(first(&client::hello(Some("00ff"), Some("a \"b\"\n"))), open(Some("00ff"), Some("a \"b\"\n")));
+        assert_eq!(first(r#" {"auth":"\u0061","later":[1],"type":"h\u0065llo"} "#), open(None, Some("a")));
+    }
+
+    #[test]
+    fn nothing_is_heard_before_it() {
+        for text in [
+            client::PING,
+            r#"{"type":"pong"}"#,
+            &client::subscribe(Some(1), "t", None),
+            &client::publish(None, "t", "1", "2", "3"),
+            "{}",
+            "[]",
+            "0",
+            r#"{"type":"hullo"}"#,
+            r#"{"type":["hello"]}"#,
+        ] {
+            assert_eq!(not_opened(text), ErrorCode::BadOpen, "{text}");
+        }
+        assert_eq!(not_opened(""), ErrorCode::BadJson);
+        assert_eq!(not_opened("{\"type\":\"hello\""), ErrorCode::BadJson);
+    }
+
+    #[test]
+    fn it_comes_once() {
+        let error = decoded(&client::hello(None, None)).unwrap_err();
+        assert_eq!((error.code, error.is_fatal()), (ErrorCode::BadOpen, true));
+    }
+
+    #[test]
+    fn a_malformed_one_closes() {
+        for text in [
+            r#"{"type":"hello","session":1}"#,
+            r#"{"type":"hello","session":null}"#,
+            r#"{"type":"hello","auth":{"a":1}}"#,
+            r#"{"type":"hello","auth":"\ud800"}"#,
+        ] {
+            assert_eq!(not_opened(text), ErrorCode::BadOpen, "{text}");
+        }
+        assert_eq!(not_opened(r#"{"type":"hello","auth":"a","auth":"b"}"#), ErrorCode::DuplicateKey);
+    }
+}
+
+mod requests {
+    use super::*;
+
+    #[test]
+    fn subscribe_and_unsubscribe_name_a_topic() {
+        assert_eq!(
+            decoded(&client::subscribe(Some(7), "caf\u{e9} \"x\"", None)),
+            Ok(Command::Subscribe { topic: topic("café \"x\""), since: None, id: Some(7) })
+        );
+        assert_eq!(
+            decoded(r#"{"topic":"\u0074","type":"unsubscribe"}"#),
+            Ok(Command::Unsubscribe { topic: topic("t"), id: None })
+        );
+        for text in [
+            r#"{"type":"subscribe","id":3}"#,
+            r#"{"type":"subscribe","id":3,"topic":1}"#,
+            r#"{"type":"unsubscribe","id":3,"topic":""}"#,
+            r#"{"type":"subscribe","id":3,"topic":"\ud800"}"#,
+            r#"{"type":"publish","id":3,"topic":"\u0000"}"#,
+            r#"{"type":"publish","id":3}"#,
+        ] {
+            assert_eq!(refused(text), (ErrorCode::BadTopic, Some(3)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_position_is_16_digits_and_a_number() {
+        let since = Some(Position { epoch: EPOCH, seq: u64::MAX });
+        assert_eq!(
+            decoded(&client::subscribe(None, "t", since)),
+            Ok(Command::Subscribe { topic: topic("t"), since, id: None })
+        );
+        for since in [
+            "null",
+            "7",
+            "{}",
+            r#"{"epoch":"9f86d081884c7d65"}"#,
+            r#"{"seq":1}"#,
+            r#"{"epoch":"9f86d081884c7d6","seq":1}"#,
+            r#"{"epoch":"+f86d081884c7d65","seq":1}"#,
+            r#"{"epoch":"9f86d081884c7d6g","seq":1}"#,
+            r#"{"epoch":1,"seq":1}"#,
+            r#"{"epoch":"9f86d081884c7d65","seq":-1}"#,
+            r#"{"epoch":"9f86d081884c7d65","seq":1.0}"#,
+            r#"{"epoch":"9f86d081884c7d65","seq":"1"}"#,
+            r#"{"epoch":"9f86d081884c7d65","seq":18446744073709551616}"#,
+        ] {
+            let text = format!(r#"{{"type":"subscribe","topic":"t","since":{since},"id":8}}"#);
+            assert_eq!(refused(&text), (ErrorCode::BadRequest, Some(8)), "{text}");
+        }
+        let twice = r#"{"type":"subscribe","id":8,"topic":"t","since":{"epoch":"9f86d081884c7d65","seq":1,"seq":2}}"#;
+        assert_eq!(refused(twice), (ErrorCode::DuplicateKey, Some(8)));
+    }
+
+    #[test]
+    fn a_number_of_a_request_is_one_that_javascript_can_count_to() {
+        let subscribe = |id: &str| format!(r#"{{"type":"subscribe","topic":"t","id":{id}}}"#);
+        for id in [0, 1, MAX_REQUEST_ID] {
+            let expected = Command::Subscribe { topic: topic("t"), since: None, id: Some(id) };
+            assert_eq!(decoded(&subscribe(&id.to_string())), Ok(expected));
+        }
+        for id in ["9007199254740992", "-1", "1.0", "1e3", "\"1\"", "null", "[1]"] {
+            assert_eq!(refused(&subscribe(id)), (ErrorCode::BadRequest, None), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_publication_is_carried_byte_for_byte() {
+        let command = decoded(
+            "{\"data\":{ \"price\" : [1.50, 1e400] },\"message_id\":\"\\u0031\",\"type\":\"publish\",\"event\": -0 ,\"topic\":\"t\",\"id\":2}",
+        );
+        let Ok(Command::Publish { topic: to, publication, ack: true, id: Some(2) }) = command else {
+            panic!("{command:?}")
+        };
+        assert_eq!(to, topic("t"));
+        assert_eq!((publication.event(), publication.message_id()), ("-0", "\"\\u0031\""));
+        assert_eq!(publication.data(), "{ \"price\" : [1.50, 1e400] }");
+    }
+
+    #[test]
+    fn what_a_publication_does_not_say_is_empty_and_without_a_number_there_is_no_receipt() {
+        let publication = Publication::new(&topic("t"), "\"\"", "\"\"", "null").unwrap();
+        assert_eq!(
+            decoded(r#"{"type":"publish","topic":"t"}"#),
+            Ok(Command::Publish { topic: topic("t"), publication, ack: false, id: None })
+        );
+    }
+
+    #[test]
+    fn publications_of_one_read_are_the_same_as_alone() {
+        let mut decoder = opened();
+        for (index, more) in [4_000, 300, 0].into_iter().enumerate() {
+            let text = client::publish(None, "t", "1", &index.to_string(), "\"x\"");
+            assert_eq!(decoder.decode(&text, more, &LIMITS), opened().decode(&text, 0, &LIMITS));
+            assert!(decoder.batch.is_some());
+        }
+        decoder.end_of_read();
+        assert!(decoder.batch.is_none());
+    }
+
+    #[test]
+    fn signs_of_life_are_heard() {
+        assert_eq!(opened().decode(client::PING, 0, &LIMITS), Ok(Request::Ping));
+        assert_eq!(decoded(r#"{"type":"pong","id":"ignored"}"#), Ok(Command::Pong));
+    }
+
+    #[test]
+    fn what_this_server_does_not_know_is_refused_with_its_number() {
+        assert_eq!(refused(r#"{"type":"dance","id":5}"#), (ErrorCode::UnknownAction, Some(5)));
+        assert_eq!(refused(r#"{"id":5}"#), (ErrorCode::UnknownAction, Some(5)));
+        assert_eq!(refused(r#"{"type":1,"id":{}}"#), (ErrorCode::UnknownAction, None));
+        assert_eq!(refused("[1]"), (ErrorCode::UnknownAction, None));
+    }
+
+    #[test]
+    fn a_key_with_a_meaning_stands_once_and_any_other_may_stand_twice() {
+        for key in ["type", "topic", "since", "event", "message_id", "data", "session", "auth"] {
+            let text = format!(r#"{{"type":"publish","topic":"t","id":4,"{key}":1,"{key}":1}}"#);
+            assert_eq!(refused(&text), (ErrorCode::DuplicateKey, Some(4)), "{key}");
+        }
+        let text = r#"{"id":4,"type":"publish","topic":"t","id":4,"id":4}"#;
+        assert_eq!(refused(text), (ErrorCode::DuplicateKey, None), "which number it has is a guess");
+        assert!(decoded(r#"{"type":"publish","topic":"t","x":1,"x":2}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_json_closes() {
+        for text in ["", "{", "{\"type\":}", "{} {}", "nul", "{\"type\":\"ping\",}", "\u{feff}{}"] {
+            let error = decoded(text).unwrap_err();
+            assert_eq!((error.code, error.is_fatal()), (ErrorCode::BadJson, true), "{text}");
+        }
+    }
+}
+
+mod events {
+    use super::*;
+
+    #[track_caller]
+    fn encoded(event: Event<'_>, expected: &str) -> ServerFrame<'static> {
+        let mut out = BytesMut::from(&b"before"[..]);
+        encode(&event, &mut out);
+        let text = str::from_utf8(&out).unwrap().strip_prefix("before").unwrap();
+        assert_eq!(text, expected);
+        serde_json::from_str::<serde_json::Value>(text).unwrap();
+        ServerFrame::parse(Box::leak(text.to_owned().into_boxed_str()))
+    }
+
+    #[test]
+    fn a_message_carries_the_publishers_text_and_milliseconds() {
+        let publication = Publication::new(&topic("a\"b"), "\"greeting\"", "\"1\"", "{ \"price\":1.50}").unwrap();
+        let topic = topic("a\"b");
+        let message = Message {
+            topic: &topic,
+            topic_json: publication.topic_json(),
+            position: Position { epoch: EPOCH, seq: 42 },
+            timestamp: Timestamp { mega: 1_258, sec: 870_812, micro: 907_999 },
+            event: publication.event(),
+            message_id: publication.message_id(),
+            data: publication.data(),
+        };
+        let frame = encoded(
+            Event::Message(message),
+            r#"{"type":"message","topic":"a\"b","seq":42,"time":1258870812907,"event":"greeting","message_id":"1","data":{ "price":1.50}}"#,
+        );
+        assert_eq!(
+            frame,
+            ServerFrame::Message {
+                topic: "a\"b".into(),
+                seq: 42,
+                time: Duration::from_millis(1_258_870_812_907),
+                event: "\"greeting\"",
+                message_id: "\"1\"",
+                data: "{ \"price\":1.50}"
+            }
+        );
+    }
+
+    #[test]
+    fn a_welcome_says_who_and_how_much() {
+        let session = "0f9c2a7be1d34856a1b2c3d4e5f60718";
+        let heartbeat = Duration::from_secs(30);
+        assert_eq!(
+            encoded(
+                Event::Opened { session, resumed: false, limits: &LIMITS, heartbeat },
+                r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
+            ),
+            ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat }
+        );
+    }
+
+    #[test]
+    fn answers_about_topics() {
+        let topic = &topic("news");
+        let position = Position { epoch: EPOCH, seq: 41 };
+        assert_eq!(
+            encoded(
+                Event::Subscribed { id: Some(1), topic, position, since: None, missed: None },
+                r#"{"type":"subscribed","id":1,"topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":false}"#,
+            ),
+            ServerFrame::Subscribed { id: Some(1), topic: "news".into(), position, missed: None }
+        );
+        assert_eq!(
+            encoded(
+                Event::Subscribed { id: None, topic, position, since: Some(position), missed: Some(0) },
+                r#"{"type":"subscribed","topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":true,"missed":0}"#,
+            ),
+            ServerFrame::Subscribed { id: None, topic: "news".into(), position, missed: Some(0) }
+        );
+        assert_eq!(
+            encoded(Event::Unsubscribed { id: Some(2), topic }, r#"{"type":"unsubscribed","id":2,"topic":"news"}"#),
+            ServerFrame::Unsubscribed { id: Some(2), topic: "news".into() }
+        );
+        let nowhere = Position { epoch: 0, seq: 0 };
+        assert_eq!(
+            encoded(
+                Event::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
+                r#"{"type":"published","id":2,"topic":"news","epoch":"0000000000000000","seq":0,"subscribers":0}"#,
+            ),
+            ServerFrame::Published { id: Some(2), topic: "news".into(), position: nowhere, subscribers: 0 }
+        );
+        assert_eq!(
+            encoded(
+                Event::Gap { topic, epoch: 1, from: 43, to: 50 },
+                r#"{"type":"gap","topic":"news","epoch":"0000000000000001","from":43,"to":50}"#,
+            ),
+            ServerFrame::Gap { topic: "news".into(), epoch: 1, from: 43, to: 50 }
+        );
+        let frame = encoded(
+            Event::AlreadySubscribed { id: Some(9), topic },
+            r#"{"type":"error","id":9,"topic":"news","code":4415,"error":"already_subscribed","message":"subscribed to this topic already; nothing has changed"}"#,
+        );
+        assert!(matches!(frame, ServerFrame::Error { id: Some(9), topic: Some(_), code: 4415, .. }), "{frame:?}");
+    }
+
+    #[test]
+    fn an_error_names_what_is_known() {
+        let code = ErrorCode::BadRequest;
+        assert_eq!(
+            encoded(
+                Event::Error { id: None, topic: None, code, message: "\"no\"" },
+                r#"{"type":"error","code":4416,"error":"bad_request","message":"\"no\""}"#,
+            ),
+            ServerFrame::Error {
+                id: None,
+                topic: None,
+                code: 4416,
+                error: "bad_request".into(),
+                message: "\"no\"".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_bye_says_when_to_come_back_if_at_all() {
+        let refusal = |reconnect_after| Refusal {
+            id: Some(1),
+            code: ErrorCode::ServerDraining,
+            message: "so long",
+            reconnect_after,
+        };
+        let bye = |reconnect_after| ServerFrame::Bye {
+            code: 4002,
+            error: "server_draining".into(),
+            message: "so long".into(),
+            reconnect_after,
+        };
+        let after = Some(Duration::from_millis(1_234));
+        assert_eq!(
+            encoded(
+                Event::Bye(refusal(after)),
+                r#"{"type":"bye","code":4002,"error":"server_draining","message":"so long","reconnect_after_ms":1234}"#,
+            ),
+            bye(after)
+        );
+        assert_eq!(
+            encoded(
+                Event::Refused(refusal(None)),
+                r#"{"type":"bye","code":4002,"error":"server_draining","message":"so long"}"#
+            ),
+            bye(None)
+        );
+    }
+
+    #[test]
+    fn what_the_protocol_has_no_words_for_is_not_said() {
+        encoded_nothing(Event::Attached { topics: &[], session: "" });
+    }
+
+    #[track_caller]
+    fn encoded_nothing(event: Event<'_>) {
+        let mut out = BytesMut::new();
+        encode(&event, &mut out);
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn a_client_hands_over_what_it_does_not_know() {
+        for text in ["", "{}", "[1]", r#"{"type":"news"}"#, r#"{"type":"gap","topic":"t"}"#, r#"{"type":"welcome"}"#] {
+            assert_eq!(ServerFrame::parse(text), ServerFrame::Unknown(text));
+        }
+        assert_eq!(ServerFrame::parse(PONG), ServerFrame::Pong);
+    }
+
+    #[test]
+    fn the_conversation_in_the_document_is_spoken() {
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL_V1.md")).unwrap();
+        let conversation = document.split("```").nth(1).unwrap();
+        let (mut sent, mut read) = (0, 0);
+        let mut decoder = Decoder::new();
+        for line in conversation.lines().filter(|line| !line.contains("{…}") && !line.contains('…')) {
+            if let Some(text) = line.strip_prefix("client  ") {
+                if text.contains("\"hello\"") {
+                    decoder = Decoder::new();
+                }
+                decoder.decode(text, 0, &LIMITS).unwrap();
+                sent += 1;
+            } else if let Some(text) = line.strip_prefix("server  ") {
+                assert!(!matches!(ServerFrame::parse(text), ServerFrame::Unknown(_)), "{text}");
+                read += 1;
+            }
+        }
+        assert!(sent >= 5 && read >= 5, "{sent} and {read} frames");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_a_client_builds_is_what_the_server_reads(
+        name in "\\PC{1,40}",
+        id in proptest::option::of(0..=MAX_REQUEST_ID),
+        since in proptest::option::of((any::<u64>(), any::<u64>())),
+        session in proptest::option::of(".*"),
+        auth in proptest::option::of(".*"),
+        data in ".*",
+    ) {
+        let open = Open { session: session.clone(), auth: auth.clone(), request: None };
+        prop_assert_eq!(
+            first(&client::hello(session.as_deref(), auth.as_deref())),
+            Ok(Request::Command(Command::Open(Box::new(open))))
+        );
+        let Ok(topic) = TopicName::new(&name, LIMITS.max_topic_bytes) else { return Ok(()) };
+        let since = since.map(|(epoch, seq)| Position { epoch, seq });
+        prop_assert_eq!(
+            decoded(&client::subscribe(id, &name, since)),
+            Ok(Command::Subscribe { topic: topic.clone(), since, id })
+        );
+        prop_assert_eq!(
+            decoded(&client::unsubscribe(id, &name)),
+            Ok(Command::Unsubscribe { topic: topic.clone(), id })
+        );
+        let data = serde_json::Value::from(data).to_string();
+        let publication = Publication::new(&topic, "1", "null", &data).unwrap();
+        prop_assert_eq!(
+            decoded(&client::publish(id, &name, "1", "null", &data)),
+            Ok(Command::Publish { topic, publication, ack: id.is_some(), id })
+        );
+    }
+
+    #[test]
+    fn no_text_makes_either_side_panic(text in "\\PC*") {
+        let _ = (first(&text), opened().decode(&text, 0, &LIMITS), ServerFrame::parse(&text));
+    }
+}
