@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
 #[path = "../examples/actix_web.rs"]
-#[expect(dead_code, reason = "its main function is not ours")]
+#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
 mod actix_example;
 #[path = "../examples/axum.rs"]
-#[expect(dead_code, reason = "its main function is not ours")]
+#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
 mod axum_example;
 
 use std::net::SocketAddr;
