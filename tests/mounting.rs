@@ -3,10 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
 #[path = "../examples/actix_web.rs"]
-#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
+)]
 mod actix_example;
 #[path = "../examples/axum.rs"]
-#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
+)]
 mod axum_example;
 
 use std::net::SocketAddr;
