@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
+mod api;
 mod application;
 mod benchmarks;
 mod cli_bench;
@@ -18,6 +19,7 @@ mod drain;
 mod embed;
 mod hooks;
 mod hostile;
+mod http;
 mod in_process;
 mod licences;
 mod limits;

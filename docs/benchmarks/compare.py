@@ -311,7 +311,7 @@ def version(command: list[str]) -> str:
 
 
 def janus(port: int, _: Path) -> list[str]:
-    return ["serve", "--listen", f"127.0.0.1:{port}"]
+    return ["serve", "--listen", f"127.0.0.1:{port}", "--http-listen", ""]
 
 
 def redis(port: int, clients: int) -> list[str]:

@@ -197,7 +197,7 @@ impl Args for SettingFlags {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help("A TOML file of settings [variable: JANUS_CONFIG]");
-        let flags = TABLE.iter().map(|setting| {
+        let flags = TABLE.iter().filter(|setting| setting.has_flag()).map(|setting| {
             let help = format!(
                 "{}\n{} [default: {}] [variable: {}]",
                 setting.doc,
@@ -210,9 +210,11 @@ impl Args for SettingFlags {
                 .help(setting.doc)
                 .long_help(help)
                 .help_heading("Settings")
-                .hide_short_help(!["listen", "log", "threads"].contains(&setting.name));
+                .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&setting.name));
             match setting.field {
                 Field::Addresses(_) => flag.value_name("ADDR:PORT").action(ArgAction::Append),
+                Field::Origins(_) => flag.value_name("ORIGIN").action(ArgAction::Append),
+                Field::Secret(_) => flag,
                 Field::Count(_) | Field::Count32(_) => flag.value_name("N"),
                 Field::Bytes(_) => flag.value_name("BYTES"),
                 Field::Duration(_) => flag.value_name("DURATION"),
@@ -234,7 +236,7 @@ impl Args for SettingFlags {
 impl clap::FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = |(index, setting): (usize, &settings::Setting)| {
-            let texts = matches.get_many::<String>(setting.name)?;
+            let texts = setting.has_flag().then(|| matches.get_many::<String>(setting.name))??;
             Some((index, texts.cloned().collect()))
         };
         Ok(Self(Flags {
