@@ -38,7 +38,7 @@ use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::transport::CONTROL_TIMEOUT;
 use crate::turn::Turns;
-use crate::wire::{Codec, Decoder, ErrorCode, Limits, Peer, Position};
+use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position};
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -286,7 +286,10 @@ impl Builder {
             let origin = Origin::classic(&codecs, may_publish(addr));
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
-        for (addr, codec) in self.ports {
+        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
+        let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry));
+        let http_ports = config.http_listen.iter().map(|&addr| (addr, Arc::clone(&http)));
+        for (addr, codec) in http_ports.chain(self.ports) {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
             let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
@@ -407,7 +410,8 @@ impl Janus {
         Builder::default()
     }
 
-    /// The addresses that are listened on, in the order of the configuration, with the real ports.
+    /// The addresses that are listened on, with the real ports: those of `listen`, of `http_listen`, and of the
+    /// [`Builder`], each in their order.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()

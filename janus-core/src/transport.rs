@@ -475,14 +475,16 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        if let Some(mut rest) = self.rest.take() {
-            let mut input = &rest[..];
-            self.process(&mut input);
-            let left = input.len();
-            if left > 0 {
-                rest.advance(rest.len() - left);
-                self.rest = Some(rest);
-            }
+        // Also where nothing is left: a decoder may have more to say than its client, who asks for many topics at once.
+        let rest = self.rest.take();
+        let mut input = rest.as_deref().map_or(&[][..], |rest| rest);
+        self.process(&mut input);
+        let left = input.len();
+        if left > 0
+            && let Some(mut rest) = rest
+        {
+            rest.advance(rest.len() - left);
+            self.rest = Some(rest);
         }
         SCRATCH.with_borrow_mut(|scratch| {
             while matches!(self.step, Step::Reading) {
