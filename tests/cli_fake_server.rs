@@ -277,7 +277,7 @@ impl State {
         let mut topics = self.topics.lock().unwrap();
         let topic = topics.entry(publication.topic.clone()).or_default();
         topic.published += 1;
-        for (index, (transport, mut subscriber)) in topic.subscribers.iter().enumerate() {
+        for (index, (transport, subscriber)) in topic.subscribers.iter_mut().enumerate() {
             let frame = transport.frame(publication, topic.published);
             let frames = match (index, topic.published, self.fault) {
                 (0, 2, Fault::Loses | Fault::LosesAndDrains) => Vec::new(),
