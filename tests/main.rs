@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
+mod application;
 mod benchmarks;
 mod cli_bench;
 mod cli_fake_server;
@@ -15,6 +16,7 @@ mod config;
 mod crashes;
 mod drain;
 mod embed;
+mod hooks;
 mod hostile;
 mod in_process;
 mod licences;
@@ -25,3 +27,4 @@ mod resume;
 mod slow;
 mod streams;
 mod support;
+mod typed;

@@ -125,6 +125,13 @@ pub struct Config {
     pub backlog: u32,
     /// Whether clients of a listener that is not on loopback may publish. Default false.
     pub allow_publish: bool,
+    /// How long a [hook](crate::hooks) may take. A question that has no answer by then is answered with an error
+    /// (`authorization_failed`), an observer is given up. Default 5 s.
+    pub hook_timeout: Duration,
+    /// Questions to hooks that are under way at once; others wait for their turn, within `hook_timeout`. Default 1,024.
+    pub max_hook_questions: usize,
+    /// What has happened and waits to be told to observers; more is left out and counted. Default 4,096.
+    pub hook_queue: usize,
 }
 
 impl Default for Config {
@@ -170,6 +177,9 @@ impl Default for Config {
             memory_budget_bytes: 0,
             backlog: 65_535,
             allow_publish: false,
+            hook_timeout: Duration::from_secs(5),
+            max_hook_questions: 1_024,
+            hook_queue: 4_096,
         }
     }
 }
@@ -329,6 +339,8 @@ impl Config {
             range("memory_budget_bytes", self.memory_budget_bytes, allowed, "0 for no budget, or 16 MiB and more")?;
         }
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
+        range("max_hook_questions", self.max_hook_questions, 1..=1 << 20, "1 to 1,048,576")?;
+        range("hook_queue", self.hook_queue, 1..=1 << 20, "1 to 1,048,576")?;
         range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;
         range("allowed_origins", self.allowed_origins.len(), 0..=MAX_ALLOWED_ORIGINS, "at most 1,000 of them")?;
         if let Some(bad) = self.allowed_origins.iter().find(|origin| !AllowedOrigins::is_origin(origin)) {
@@ -347,6 +359,7 @@ impl Config {
             let value = format!("{:?}", self.drain_period);
             return Err(ConfigError { key: "drain_period".into(), value, expected: "0 s to 7 days" });
         }
+        positive("hook_timeout", self.hook_timeout)?;
         positive("write_timeout", self.write_timeout)?;
         positive("stall_timeout", self.stall_timeout)?;
         up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;

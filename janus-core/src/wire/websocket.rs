@@ -5,7 +5,6 @@
 //! strictly, since nothing can be trusted after a frame that breaks the rules. How a client frames what it sends is in
 //! [`client`].
 
-use std::fmt;
 use std::io::Cursor;
 use std::mem;
 
@@ -276,7 +275,7 @@ struct FrameDecoder {
 }
 
 /// A frame whose header was read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Frame {
     kind: Kind,
     /// Whether its message ends with it.
@@ -287,7 +286,7 @@ struct Frame {
     remaining: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A text message or the continuation of one.
     Text,
@@ -526,12 +525,6 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 
 fn bad_frame(message: &str) -> FrameError {
     FrameError::new(ErrorCode::BadFrame, message)
-}
-
-impl fmt::Debug for FrameDecoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrameDecoder").field("frame", &self.frame).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]
