@@ -10,7 +10,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
 
-use crate::bench::Protocol;
+use crate::bench::{Protocol, Transport};
 use crate::settings::{self, Field, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
@@ -136,6 +136,13 @@ pub(crate) struct Bench {
     /// What the server speaks. The load, the checks and the clocks are the same for all.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Protocol::Janus)]
     pub(crate) protocol: Protocol,
+    /// How the subscribers of a Janus are connected. Messages are published on `--to` by the classic protocol with any of
+    /// them, so that results differ by the subscribers' transport and nothing else.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Transport::Tcp)]
+    pub(crate) transport: Transport,
+    /// Where the subscribers connect with `--transport ws` and `sse`: the same server's setting `http_listen`.
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
+    pub(crate) http: String,
     /// Clients to connect and subscribe before anything is published.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) clients: u32,
@@ -175,6 +182,13 @@ pub(crate) struct Bench {
     /// is in it.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+impl Bench {
+    /// Where the subscribers connect, if that is not where messages are published.
+    pub(crate) fn http_if_used(&self) -> Option<&str> {
+        (self.transport != Transport::Tcp).then_some(&*self.http)
+    }
 }
 
 /// The flags of the settings in `settings.rs`, and `--config`.
@@ -266,6 +280,7 @@ fn rate(text: &str) -> Result<f64, &'static str> {
 }
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8081";
+const DEFAULT_HTTP_ADDRESS: &str = "127.0.0.1:8080";
 
 #[cfg(test)]
 mod tests {
