@@ -51,6 +51,8 @@
 mod acceptor;
 mod client_proxy;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod delivery;
 mod drain;
 mod fault;
