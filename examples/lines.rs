@@ -12,7 +12,7 @@ use janus_core::{Config, Janus};
 
 /// The protocol.
 #[derive(Debug)]
-pub(crate) struct Lines;
+pub struct Lines;
 
 impl Codec for Lines {
     fn name(&self) -> &'static str {

@@ -451,7 +451,8 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
     scene.janus.inject(Fault::Topic("cursed".to_owned()));
     until("the topic is out of service", || {
         let actor = topic_actor(&scene.janus, "cursed");
-        actor.is_some_and(|topic| topic.state == State::Quarantined) && !scene.janus.topic("cursed").unwrap().available
+        actor.is_some_and(|topic| topic.state == State::Quarantined)
+            && !scene.janus.topic_info("cursed").unwrap().available
     })
     .await;
     publisher.send(publish_frame("cursed", "1")).await;
@@ -460,7 +461,7 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
     late.send(crate::support::subscribe_frame("cursed")).await;
     assert_eq!(late.error_code().await, "topic_unavailable");
 
-    until("the quarantine is over", || scene.janus.topic("cursed").is_some_and(|topic| topic.available)).await;
+    until("the quarantine is over", || scene.janus.topic_info("cursed").is_some_and(|topic| topic.available)).await;
     publisher.send(publish_frame("cursed", "2")).await;
     assert!(publisher.json().await["published"].is_object());
     assert_eq!(subscriber.json().await["data"], 2, "the subscription was kept");

@@ -153,7 +153,7 @@ async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
     // It has its number, and nobody to hand it out.
     janus.inject(Fault::TopicCommit(1));
     drop(janus.try_publish(Message::new("cursed", "x").unwrap()).unwrap());
-    until("the topic is out of service", || janus.topic("cursed").is_some_and(|topic| !topic.available)).await;
+    until("the topic is out of service", || janus.topic_info("cursed").is_some_and(|topic| !topic.available)).await;
     let begun = Instant::now();
     janus.shutdown().await;
     assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());

@@ -1,6 +1,7 @@
 //! The library as a guest: in any runtime or none, beside others of its kind.
 
 use futures_executor::block_on;
+use janus_core::wire::classic::client::attach;
 use janus_core::{Config, Janus};
 
 use crate::support::{Client, own_address, serve};
@@ -12,11 +13,27 @@ fn config() -> Config {
 #[tokio::test]
 async fn two_instances_do_not_see_each_other() {
     let (one, addr_one) = serve(Config::default()).await;
-    let (two, _) = serve(Config::default()).await;
-    let mut client = Client::connect(addr_one).await;
+    let (two, addr_two) = serve(Config::default()).await;
+    let mut client = Client::connect_silently(addr_one).await;
+    let token = client.json().await["token"].as_str().unwrap().to_owned();
     client.subscribe("news").await;
+    let mut subscriber = two.subscribe("quotes").unwrap();
     assert_eq!(two.publish("news", "x").await.unwrap().subscribers, 0);
+    assert_eq!(one.publish("quotes", "x").await.unwrap().subscribers, 0);
+
+    let topics = |janus: &Janus| janus.topics().into_iter().map(|topic| topic.name.to_string()).collect::<Vec<_>>();
+    assert_eq!((topics(&one), topics(&two)), (vec!["news".to_owned()], vec!["quotes".to_owned()]));
+    assert_eq!((one.sessions().await.len(), two.sessions().await.len()), (1, 0));
+    let counted = |janus: &Janus| (janus.stats().connections, janus.stats().connections_accepted);
+    assert_eq!((counted(&one), counted(&two)), ((1, 1), (0, 0)));
+    // A session of the one is nobody's of the other.
+    let mut stranger = Client::connect(addr_two).await;
+    stranger.send(attach(&token, [("news", 0)])).await;
+    let answer = stranger.json().await;
+    assert_eq!(answer["attached"]["news"]["resumed"], false, "{answer}");
+
     two.shutdown().await;
+    assert_eq!(subscriber.next().await, Some(janus_core::Event::Closed(janus_core::Closed::ShutDown)));
     one.publish("news", "y").await.unwrap();
     assert_eq!(client.json().await["data"], "y");
 }

@@ -49,7 +49,7 @@ async fn publish(janus: &Janus, topic: &str, numbers: std::ops::RangeInclusive<u
 
 /// Waits until everything published on a topic is in the queues of its subscribers.
 async fn handed_out(janus: &Janus, topic: &'static str) {
-    until("everything is handed out", || janus.topic(topic).is_some_and(|topic| topic.in_flight == 0)).await;
+    until("everything is handed out", || janus.topic_info(topic).is_some_and(|topic| topic.in_flight == 0)).await;
 }
 
 fn with_history(history: Namespace) -> Config {
@@ -265,9 +265,9 @@ async fn a_topic_with_history_lives_on_unused_for_as_long_as_it_has_any() {
     let (janus, _) = serve(Config { resume_age: Duration::from_millis(20), ..config }).await;
     publish(&janus, "kept:a", 1..=1).await;
     drop(janus.subscribe("brief").unwrap());
-    until("an unused topic has ended", || janus.topic("brief").is_none()).await;
+    until("an unused topic has ended", || janus.topic_info("brief").is_none()).await;
     assert_eq!(janus.history("kept:a", None, 10).unwrap().messages.len(), 1);
-    until("the topic ends with its history", || janus.topic("kept:a").is_none()).await;
+    until("the topic ends with its history", || janus.topic_info("kept:a").is_none()).await;
 }
 
 #[tokio::test]
@@ -297,9 +297,9 @@ async fn a_topic_stays_for_a_subscriber_that_has_not_taken_what_it_missed() {
     let mut subscriber = janus.subscribe_with("news", SubscribeOptions::default().since(since)).unwrap();
     drop(keeper);
     drop(janus.subscribe("brief").unwrap());
-    until("an unused topic has ended", || janus.topic("brief").is_none()).await;
+    until("an unused topic has ended", || janus.topic_info("brief").is_none()).await;
     drop(janus.subscribe("brief").unwrap());
-    until("another has ended", || janus.topic("brief").is_none()).await;
+    until("another has ended", || janus.topic_info("brief").is_none()).await;
     assert_eq!(number(&mut subscriber).await, 1);
 }
 

@@ -303,7 +303,7 @@ async fn try_publish_says_when_a_topic_has_no_room_and_publish_waits_for_it() {
     });
     let waiting = waiting.collect::<Vec<_>>();
     tokio::task::yield_now().await;
-    assert_eq!(janus.topic("news").unwrap().in_flight, 2, "those that wait take no room");
+    assert_eq!(janus.topic_info("news").unwrap().in_flight, 2, "those that wait take no room");
     let accepted = receipts.len();
     for receipt in receipts {
         receipt.await.unwrap();
@@ -326,13 +326,13 @@ async fn a_fast_connection_takes_no_more_room_in_its_topic_than_it_may() {
     let burst = (0..100).flat_map(|i| publish_frame("news", &i.to_string())).collect::<Vec<_>>();
     publisher.send(burst).await;
     until("the topic is full", || {
-        let in_flight = janus.topic("news").unwrap().in_flight;
+        let in_flight = janus.topic_info("news").unwrap().in_flight;
         assert!(in_flight <= 4, "{in_flight} messages are under way");
         in_flight == 4
     })
     .await;
     for i in 1..=100 {
-        let in_flight = janus.topic("news").unwrap().in_flight;
+        let in_flight = janus.topic_info("news").unwrap().in_flight;
         assert!(in_flight <= 4, "{in_flight} messages are under way");
         assert_eq!(publisher.json().await["published"]["seq"], i);
         subscriber.frame().await;

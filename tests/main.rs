@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
+mod application;
 mod benchmarks;
 mod cli_bench;
 mod cli_fake_server;
@@ -16,6 +17,7 @@ mod conformance;
 mod crashes;
 mod drain;
 mod embed;
+mod hooks;
 mod hostile;
 mod in_process;
 mod licences;
@@ -26,3 +28,4 @@ mod resume;
 mod slow;
 mod streams;
 mod support;
+mod typed;

@@ -241,7 +241,7 @@ async fn a_topic_without_subscribers_lives_as_long_as_a_session_may_come_back_to
     let mut third = Client::connect(addr).await;
     third.subscribe("third").await;
     third.send(janus_core::wire::classic::client::unsubscribe("third")).await;
-    until("an unused topic has ended", || janus.topic("third").is_none()).await;
+    until("an unused topic has ended", || janus.topic_info("third").is_none()).await;
     let (mut back, attached) = come_back(addr, &token, &[("quiet", 0)]).await;
     assert_eq!(attached, json!({"quiet": {"resumed": true, "missed": 1}}));
     assert_eq!(back.numbers(1).await, [1]);
@@ -488,7 +488,7 @@ async fn a_topic_out_of_service_is_kept_by_those_who_come_back_and_the_others_go
     let mut token = client.vanish(&janus).await;
     janus.inject(Fault::TopicStarts(100));
     janus.inject(Fault::Topic("cursed".to_owned()));
-    until("the topic is out of service", || janus.topic("cursed").is_some_and(|topic| !topic.available)).await;
+    until("the topic is out of service", || janus.topic_info("cursed").is_some_and(|topic| !topic.available)).await;
     for round in 0..3 {
         publish_numbers(&janus, "healthy", round..round + 1).await;
         let (mut back, attached) = come_back(addr, &token, &[("healthy", round), ("cursed", 1)]).await;

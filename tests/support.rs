@@ -64,7 +64,7 @@ pub(crate) fn until(what: &'static str, mut condition: impl FnMut() -> bool) -> 
 
 /// How many subscribers a topic has; `None` if the topic does not exist.
 pub(crate) fn subscribers(janus: &Janus, topic: &str) -> Option<usize> {
-    janus.topic(topic).map(|topic| topic.subscribers)
+    janus.topic_info(topic).map(|topic| topic.subscribers)
 }
 
 /// The newest actor of a topic in the tree. Its name ends with a number of its own.

@@ -71,7 +71,11 @@ fn compare(
         .contender("bare accept loop", None, || turn(bare).0)
         .contender("Janus", Some("bare accept loop"), || {
             let (time, clients) = turn(janus.local_addrs()[0]);
-            assert_eq!(janus.topic(TOPIC).map(|topic| topic.subscribers), Some(CLIENTS), "an ACK is a subscription");
+            assert_eq!(
+                janus.topic_info(TOPIC).map(|topic| topic.subscribers),
+                Some(CLIENTS),
+                "an ACK is a subscription"
+            );
             drop(clients);
             // The next turn must not pay for the end of this one.
             while janus.stats().connections > 0 {

@@ -113,7 +113,7 @@ fn round_trip(member: &mut Client, request: &[u8]) -> io::Result<Duration> {
 
 fn leave(janus: &Janus, member: &mut Client) -> io::Result<()> {
     member.send(&unsubscribe(TOPIC))?;
-    while janus.topic(TOPIC).is_some_and(|topic| topic.subscribers > CROWD) {
+    while janus.topic_info(TOPIC).is_some_and(|topic| topic.subscribers > CROWD) {
         std::thread::yield_now();
     }
     Ok(())

@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let janus = runtime.block_on(Janus::builder().config(config).start())?;
 
     drop(subscriber(&janus)?);
-    while janus.topic(TOPIC).is_some_and(|topic| topic.subscribers > 0) {
+    while janus.topic_info(TOPIC).is_some_and(|topic| topic.subscribers > 0) {
         std::thread::yield_now();
     }
     publish(&mut criterion, "no subscriber", &janus, &runtime);

@@ -1,9 +1,11 @@
-//! What one frame of the classic protocol costs to decode, and to encode; no socket, no actor.
+//! What one frame of each protocol costs to decode, and to encode; no socket, no actor.
 //!
 //! Decoding: a subscribe and a publish that arrive alone; a read of 16 KiB full of publish frames, which share their
 //! allocations and so cost less each; a frame that is not JSON, which a server must not pay more for than for a good one.
 //! Encoding: one message into a buffer that is there already, as a topic does for each message, and the head that it writes
 //! once for all that it numbers together.
+//!
+//! The same for the modern protocol over WebSocket, where decoding includes unmasking.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
 use janus_core::wire::classic::{Command, Decoder, FrameError, Limits, MessageHead, client};
-use janus_core::wire::{Publication, Timestamp, TopicName};
+use janus_core::wire::{self, Codec, Event, Publication, Timestamp, TopicName, WebSocket, v1, websocket};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255, max_topics: 128 };
 const READ_BYTES: usize = 16 * 1024;
@@ -23,6 +25,8 @@ fn main() {
         .configure_from_args();
     decode(&mut criterion);
     encode(&mut criterion);
+    decode_websocket(&mut criterion);
+    encode_websocket(&mut criterion);
     criterion.final_summary();
 }
 
@@ -84,6 +88,64 @@ fn encode(criterion: &mut Criterion) {
             bencher.iter(|| {
                 buffer.clear();
                 head.encode_message(&mut buffer, black_box(&publication));
+                buffer.len()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn decode_websocket(criterion: &mut Criterion) {
+    let masked = |text: &str| websocket::client::text(text, [0x37, 0xfa, 0x21, 0x3d]);
+    let mut decoder = WebSocket.decoder();
+    let mut decode_all = |mut input: &[u8]| {
+        let mut commands = 0;
+        while let Some(command) = decoder.decode(&mut input, &LIMITS) {
+            black_box(command.expect("the frames are good"));
+            commands += 1;
+        }
+        commands
+    };
+    assert_eq!(decode_all(&masked(&v1::client::hello(None, None))), 1);
+
+    let publish = masked(&v1::client::publish(None, "news", "\"headline\"", "\"42\"", &json_string(100)));
+    let frames = READ_BYTES / publish.len();
+    let mut group = criterion.benchmark_group("decode websocket");
+    for (name, frames, input) in [
+        ("subscribe", 1, masked(&v1::client::subscribe(Some(1), "news", None))),
+        ("publish, 100 B", 1, publish.clone()),
+        ("publish, 100 B, 16 KiB of them", frames, publish.repeat(frames)),
+    ] {
+        assert_eq!(decode_all(&input), frames, "{name}: every frame is a command");
+        group.throughput(Throughput::ElementsAndBytes { elements: frames as u64, bytes: input.len() as u64 });
+        group.bench_function(name, |bencher| bencher.iter(|| decode_all(black_box(&input))));
+    }
+    group.finish();
+}
+
+fn encode_websocket(criterion: &mut Criterion) {
+    let topic = TopicName::new("news", 255).expect("a good name");
+    let timestamp = Timestamp::from_unix(Duration::from_micros(1_258_870_801_000_042));
+    let mut group = criterion.benchmark_group("encode websocket");
+    for (name, bytes) in [("message, 100 B", 100), ("message, 4 KiB", 4_096)] {
+        let publication =
+            Publication::new(&topic, "\"headline\"", "\"42\"", &json_string(bytes)).expect("its parts are JSON");
+        let event = Event::Message(wire::Message {
+            topic: &topic,
+            topic_json: publication.topic_json(),
+            position: wire::Position { epoch: 0x9f86_d081_884c_7d65, seq: 123_456 },
+            timestamp,
+            event: publication.event(),
+            message_id: publication.message_id(),
+            data: publication.data(),
+        });
+        let mut buffer = BytesMut::with_capacity(2 * bytes + 512);
+        WebSocket.encode(&event, &timestamp, &mut buffer);
+        group.throughput(Throughput::Bytes(buffer.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                buffer.clear();
+                WebSocket.encode(black_box(&event), &timestamp, &mut buffer);
                 buffer.len()
             });
         });

@@ -11,11 +11,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use crate::delivery::{Slot, Subscription};
+use crate::hooks::Client;
 use crate::topic::TopicState;
 use crate::wire::{Peer, TopicName};
 
@@ -68,6 +69,8 @@ pub struct SessionInfo {
 pub(crate) struct Session {
     pub(crate) token: SessionToken,
     pub(crate) peer: Peer,
+    /// Who its client is, or was last; nothing where no hook says so.
+    client: OnceLock<Arc<Client>>,
     topics: Mutex<Topics>,
 }
 
@@ -115,7 +118,21 @@ impl Drop for Cursor {
 impl Session {
     pub(crate) fn new(peer: Peer, slot: &Arc<Slot>) -> Self {
         let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new() };
-        Self { token: SessionToken::random(), peer, topics: Mutex::new(topics) }
+        Self { token: SessionToken::random(), peer, client: OnceLock::new(), topics: Mutex::new(topics) }
+    }
+
+    /// Notes who the client is, once it has shown that.
+    pub(crate) fn identify(&self, client: &Arc<Client>) {
+        let _ = self.client.set(Arc::clone(client));
+    }
+
+    pub(crate) fn client(&self) -> Option<&Arc<Client>> {
+        self.client.get()
+    }
+
+    /// The name of the client's user; empty for somebody unknown.
+    pub(crate) fn user(&self) -> &str {
+        self.client().map_or("", |client| &client.identity.user)
     }
 
     /// Looks at, and changes, the subscriptions of an attached session; `None` if it is not attached.
@@ -166,7 +183,7 @@ impl Session {
         }
     }
 
-    fn info(&self) -> SessionInfo {
+    pub(crate) fn info(&self) -> SessionInfo {
         let names = |cursors: &[Cursor]| cursors.iter().map(|cursor| cursor.topic.name.clone()).collect();
         let (connected, topics) = match &*self.topics.lock() {
             Topics::Attached { joined, .. } => (true, joined.iter().map(|(topic, _)| topic.name.clone()).collect()),
@@ -206,7 +223,7 @@ impl SessionTable {
     }
 
     /// Hands the session of `token` to the connection of `by`, whose own session ends. `None` if there is no such session,
-    /// or if it is that connection's own.
+    /// if it is that connection's own, or another user's.
     pub(crate) fn claim(&self, token: &SessionToken, by: &Session, slot: &Arc<Slot>) -> Option<Claimed> {
         let mut table = self.0.lock();
         let table = &mut *table;
@@ -214,6 +231,9 @@ impl SessionTable {
             return None;
         }
         let claimed = table.sessions.get_mut(token)?;
+        if claimed.user() != by.user() {
+            return None;
+        }
         let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
             Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
             Topics::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
@@ -224,7 +244,7 @@ impl SessionTable {
             Topics::Over => (Box::default(), None),
         };
         let topics = Mutex::new(Topics::Attaching { slot: Arc::clone(slot), cursors });
-        *claimed = Arc::new(Session { token: *token, peer: by.peer, topics });
+        *claimed = Arc::new(Session { token: *token, peer: by.peer, client: by.client.clone(), topics });
         let session = Arc::clone(claimed);
         *by.topics.lock() = Topics::Over;
         table.sessions.remove(&by.token);
@@ -235,7 +255,8 @@ impl SessionTable {
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();
         let topics = std::mem::replace(&mut *session.topics.lock(), Topics::Over);
-        let renamed = Arc::new(Session { token, peer: session.peer, topics: Mutex::new(topics) });
+        let renamed =
+            Arc::new(Session { token, peer: session.peer, client: session.client.clone(), topics: Mutex::new(topics) });
         if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
             table.sessions.remove(&session.token);
             table.sessions.insert(token, Arc::clone(&renamed));
@@ -261,6 +282,18 @@ impl SessionTable {
             table.sessions.remove(&session.token);
         }
         joined
+    }
+
+    /// Ends a session that has been detached, before its time.
+    pub(crate) fn end(&self, session: &Arc<Session>) {
+        let mut table = self.0.lock();
+        let is_listed = table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session));
+        if is_listed {
+            table.sessions.remove(&session.token);
+            if let Topics::Detached { number, .. } = &*session.topics.lock() {
+                table.detached.remove(number);
+            }
+        }
     }
 
     /// Ends the detached sessions whose time is over.

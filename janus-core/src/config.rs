@@ -11,6 +11,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::wire::AllowedOrigins;
+
 /// The settings of one Janus instance.
 ///
 /// ```
@@ -23,6 +25,14 @@ use std::time::Duration;
 pub struct Config {
     /// Addresses to accept classic-protocol connections on; port 0 lets the system choose. Default `127.0.0.1:8081`.
     pub listen: Vec<SocketAddr>,
+    /// Addresses to serve WebSockets (`/ws`) and server-sent events (`/events`) on; port 0 lets the system choose. Default:
+    /// none.
+    pub http_listen: Vec<SocketAddr>,
+    /// Origins beside its own host from which pages may connect to an HTTP port, each as `https://app.example`; `*` is any.
+    /// A browser from elsewhere is refused with status 403. At most 1,000. Default: none.
+    pub allowed_origins: Vec<String>,
+    /// How long a browser waits before it comes back to a stream of server-sent events that it has lost. Default 2 s.
+    pub sse_retry: Duration,
     /// Threads that deliver: one home arbiter for the actors, the others send. Default: the number of cores.
     pub threads: usize,
     /// Clients connected at once. One more gets an error frame (`too_many_connections`) and is closed. Default 100,000.
@@ -115,12 +125,22 @@ pub struct Config {
     pub backlog: u32,
     /// Whether clients of a listener that is not on loopback may publish. Default false.
     pub allow_publish: bool,
+    /// How long a [hook](crate::hooks) may take. A question that has no answer by then is answered with an error
+    /// (`authorization_failed`), an observer is given up. Default 5 s.
+    pub hook_timeout: Duration,
+    /// Questions to hooks that are under way at once; others wait for their turn, within `hook_timeout`. Default 1,024.
+    pub max_hook_questions: usize,
+    /// What has happened and waits to be told to observers; more is left out and counted. Default 4,096.
+    pub hook_queue: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8081))],
+            http_listen: Vec::new(),
+            allowed_origins: Vec::new(),
+            sse_retry: Duration::from_secs(2),
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
             max_refusals: 1_024,
@@ -157,6 +177,9 @@ impl Default for Config {
             memory_budget_bytes: 0,
             backlog: 65_535,
             allow_publish: false,
+            hook_timeout: Duration::from_secs(5),
+            max_hook_questions: 1_024,
+            hook_queue: 4_096,
         }
     }
 }
@@ -260,6 +283,9 @@ const MAX_THREADS: usize = 256;
 /// Each one is a section that somebody wrote; more come from a program that means topics.
 const MAX_NAMESPACES: usize = 1_000;
 
+/// Each one is a site that somebody knows; whoever means more of them means `*`.
+const MAX_ALLOWED_ORIGINS: usize = 1_000;
+
 /// With less, the first clients would already be too many.
 const MIN_MEMORY_BUDGET: usize = 16 << 20;
 
@@ -313,7 +339,15 @@ impl Config {
             range("memory_budget_bytes", self.memory_budget_bytes, allowed, "0 for no budget, or 16 MiB and more")?;
         }
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
+        range("max_hook_questions", self.max_hook_questions, 1..=1 << 20, "1 to 1,048,576")?;
+        range("hook_queue", self.hook_queue, 1..=1 << 20, "1 to 1,048,576")?;
         range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;
+        range("allowed_origins", self.allowed_origins.len(), 0..=MAX_ALLOWED_ORIGINS, "at most 1,000 of them")?;
+        if let Some(bad) = self.allowed_origins.iter().find(|origin| !AllowedOrigins::is_origin(origin)) {
+            let expected = "origins such as \"https://app.example\" or \"http://localhost:3000\", or \"*\" for any";
+            return Err(ConfigError { key: "allowed_origins".into(), value: format!("{bad:?}"), expected });
+        }
+        positive("sse_retry", self.sse_retry)?;
         positive("frame_timeout", self.frame_timeout)?;
         positive("heartbeat_interval", self.heartbeat_interval)?;
         positive("session_ttl", self.session_ttl)?;
@@ -325,6 +359,7 @@ impl Config {
             let value = format!("{:?}", self.drain_period);
             return Err(ConfigError { key: "drain_period".into(), value, expected: "0 s to 7 days" });
         }
+        positive("hook_timeout", self.hook_timeout)?;
         positive("write_timeout", self.write_timeout)?;
         positive("stall_timeout", self.stall_timeout)?;
         up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
@@ -424,6 +459,20 @@ mod tests {
         let names = |count: usize| (0..count).map(|number| (number.to_string(), Namespace::default())).collect();
         assert_eq!(Config { namespaces: names(1_000), ..Config::default() }.validate(), Ok(()));
         assert_eq!(Config { namespaces: names(1_001), ..Config::default() }.validate().unwrap_err().value, "1001");
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_would_send_is_named() {
+        let with = |origins: &[&str]| {
+            let allowed_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            Config { allowed_origins, ..Config::default() }.validate()
+        };
+        assert_eq!(with(&["https://app.example", "http://localhost:3000", "*"]), Ok(()));
+        for bad in ["app.example", "https://app.example/", "https://*.example", ""] {
+            let error = with(&["*", bad]).unwrap_err();
+            assert_eq!((&*error.key, error.value), ("allowed_origins", format!("{bad:?}")));
+        }
+        assert_eq!(with(&["*"; 1_001]).unwrap_err().value, "1001");
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use crate::application;
 use crate::delivery::{End, Slot};
 use crate::janus::DrainReport;
 use crate::shared::Shared;
@@ -37,6 +38,8 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
         let _ = root.terminate_child(endpoint.acceptor.name()).await;
         endpoint.close();
     }
+    // The embedder's actors may publish to the last; there may be none, and they may take longer than there is time.
+    let _ = timeout_at(deadline, root.terminate_child(application::NAME)).await;
     shared.draining.store(true, Ordering::Release);
     // What has been accepted from publishers reaches the subscribers' sockets or queues first.
     while Instant::now() < deadline && shared.topics.all().iter().any(|topic| !topic.is_idle()) {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use tokio::time::MissedTickBehavior;
 
-use crate::delivery::End;
+use crate::delivery::ledger::Dropped;
+use crate::delivery::{End, Slot};
+use crate::hooks::{DropReason, News};
 use crate::shared::Shared;
-use crate::slow_clients::SlowLog;
+use crate::slow_clients::{SlowLog, begins_to_lag};
 
 /// Connections looked at before others get their turn.
 const PORTION: usize = 256;
@@ -48,6 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 for slot in some {
                     slot.end_if_stalled(tick, timeout, patience);
                     slow_log.see(slot, tick);
+                    tell_of_lag(&shared, slot, tick);
                 }
                 tokio::task::yield_now().await;
             }
@@ -71,5 +74,29 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             slow_log.see(&slot, tick);
         }
         slow_log.note(&shared, tick);
+        tell_of_drops(&shared);
+    }
+}
+
+/// Tells the embedder's hooks of a client that has begun to lag.
+fn tell_of_lag(shared: &Shared, slot: &Slot, tick: u32) {
+    if let Some(hooks) = &shared.hooks
+        && let Some(lag) = begins_to_lag(slot, shared, tick)
+        && let Some(session) = shared.connections.session(slot)
+        && let Some(client) = session.client()
+    {
+        hooks.tell(News::Slow(Arc::clone(client), lag));
+    }
+}
+
+fn tell_of_drops(shared: &Shared) {
+    let Some(hooks) = &shared.hooks else { return };
+    for ((topic, why), messages) in shared.ledger().take_dropped() {
+        let why = match why {
+            Dropped::Oldest => DropReason::Oldest,
+            Dropped::Newest => DropReason::Newest,
+            Dropped::Conflated => DropReason::Conflated,
+        };
+        hooks.tell(News::Dropped { topic, messages, why });
     }
 }

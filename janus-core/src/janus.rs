@@ -7,8 +7,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,12 +16,14 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::acceptor::{Acceptor, Endpoint, TcpPort, may_serve, serve_with};
+use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::codecs::TooManyCodecs;
-use crate::delivery::{Codecs, SenderPool, Terms};
+use crate::delivery::{Codecs, Ledger, SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
+use crate::hooks::{self, HookRunner, HookSettings, HookThread};
 use crate::listener::{Incoming, Listener, Origin, PassOn, PassedOn};
 use crate::memory;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
@@ -38,7 +40,7 @@ use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::transport::CONTROL_TIMEOUT;
 use crate::turn::Turns;
-use crate::wire::{Codec, Decoder, ErrorCode, Peer, Position};
+use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position};
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -46,11 +48,20 @@ const HANG_WARNING: Duration = Duration::from_secs(1);
 /// A handler that has not returned for so long ends the instance: no other actor of its thread can run any more.
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
-/// The whole tree, in the order of its start; it stops in the reverse order.
-fn tree(shared: &Arc<Shared>, senders: Supervisor, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Supervisor {
+/// The whole tree, in the order of its start; it stops in the reverse order, except that a drain first stops the acceptors
+/// and the embedder's children.
+fn tree(
+    shared: &Arc<Shared>,
+    senders: Supervisor,
+    application: Option<(ChildSpec, &Place)>,
+    verdict: &Arc<Mutex<Option<ExitReason>>>,
+) -> Supervisor {
     let home = &shared.home;
     let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
-    let watchdog = watchdog(home, &root.handle(), verdict);
+    let mut watchdog = watchdog(home, &root.handle(), verdict);
+    if let Some((_, place)) = &application {
+        watchdog = watchdog.watch(place);
+    }
     let mut root = root
         .child(ChildSpec::task("watchdog", move || watchdog.clone().run()).shutdown(Shutdown::BrutalKill))
         .child(ChildSpec::dynamic(&shared.topic_supervisor))
@@ -108,7 +119,17 @@ fn tree(shared: &Arc<Shared>, senders: Supervisor, verdict: &Arc<Mutex<Option<Ex
         });
         root = root.child(keeper.shutdown(Shutdown::BrutalKill).place(home.clone()));
     }
+    if let Some(runner) = &shared.hooks {
+        let runner = Arc::clone(runner);
+        // What it still has to tell when everybody has gone takes no longer than one hook may.
+        let limit = Shutdown::Timeout(shared.config.hook_timeout);
+        let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));
+        root = root.child(observer.shutdown(limit).place(home.clone()));
+    }
     root = root.child(ChildSpec::dynamic(&shared.transport_supervisor));
+    if let Some((application, _)) = application {
+        root = root.child(application);
+    }
     for endpoint in &shared.endpoints {
         let spec = ChildSpec::actor(&endpoint.acceptor, {
             let (shared, endpoint) = (Arc::clone(shared), Arc::clone(endpoint));
@@ -154,16 +175,36 @@ struct Inner {
     threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
+/// A handle that does not keep an instance running, for whatever is part of it: the embedder's own actors.
+#[derive(Clone, Debug)]
+pub struct WeakJanus {
+    inner: Weak<Inner>,
+}
+
+impl WeakJanus {
+    /// The instance, unless its last handle is gone. While the result lives it is a handle as any other.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Janus> {
+        Some(Janus { inner: self.inner.upgrade()? })
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Threads {
     control: Arbiter,
     home: Arbiter,
+    /// For the embedder's children, if there are any.
+    application: Option<Arbiter>,
+    /// For the embedder's hooks, if there are any and they have no runtime.
+    hooks: Option<HookThread>,
 }
 
 /// Collects what an instance needs to start.
 #[derive(Default)]
 pub struct Builder {
     config: Config,
+    pub(crate) children: Children,
+    pub(crate) hooks: HookSettings,
     ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
@@ -286,7 +327,10 @@ impl Builder {
             let origin = Origin::classic(&codecs, may_publish(addr));
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
-        for (addr, codec) in self.ports {
+        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
+        let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry));
+        let http_ports = config.http_listen.iter().map(|&addr| (addr, Arc::clone(&http)));
+        for (addr, codec) in http_ports.chain(self.ports) {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
             let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
@@ -297,14 +341,20 @@ impl Builder {
             let origin = Arc::new(Origin { codec, codec_id, may_publish, pass_on });
             endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
         }
+        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
             home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
+            application: match self.children.is_empty() {
+                true => None,
+                false => Some(Arbiter::start("janus-application").map_err(StartError::Thread)?),
+            },
+            hooks: hook_thread,
         };
-        let shared = shared(config, threads.home.place(), codecs, endpoints);
+        let shared = shared(config, threads.home.place(), codecs, endpoints, hooks);
         let senders = senders::supervisor(&shared);
         let control = threads.control.place();
-        start(shared, senders, control, Some(threads)).await
+        start(shared, senders, control, Some(threads), &self.children).await
     }
 }
 
@@ -314,9 +364,30 @@ pub(crate) async fn start(
     senders: Supervisor,
     control: Place,
     threads: Option<Threads>,
+    children: &Children,
 ) -> Result<Janus, StartError> {
     let verdict = Arc::default();
-    let root = tree(&shared, senders, &verdict);
+    let mut root = None;
+    // The handle comes before the tree, because the embedder's children are given one.
+    let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+        let place = threads.as_ref().and_then(|threads| threads.application.as_ref()).map(Arbiter::place);
+        let application = place.as_ref().map(|place| {
+            let janus = WeakJanus { inner: inner.clone() };
+            (children.spec(&janus, place, shared.config.drain_timeout), place)
+        });
+        let supervisor = tree(&shared, senders, application, &verdict);
+        let handle = supervisor.handle();
+        root = Some(supervisor);
+        Inner {
+            shared,
+            root: handle,
+            control: control.clone(),
+            drained: Arc::default(),
+            verdict,
+            threads: tokio::sync::Mutex::new(threads),
+        }
+    });
+    let Some(root) = root else { unreachable!("the tree has just been made") };
     let started = on(&control, {
         let control = control.clone();
         async move { root.start(&control).await }
@@ -326,15 +397,19 @@ pub(crate) async fn start(
         Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
         None => return Err(StartError::Tree("the control thread ended".to_owned())),
     };
-    let ended = Arc::clone(&shared);
+    let ended = Arc::clone(&inner.shared);
     root.monitor(move |_| ended.close()).detach();
-    let threads = tokio::sync::Mutex::new(threads);
-    let drained = Arc::default();
-    Ok(Janus { inner: Arc::new(Inner { shared, root, control, drained, verdict, threads }) })
+    Ok(Janus { inner })
 }
 
-pub(crate) fn shared(config: Config, home: Place, codecs: Arc<Codecs>, endpoints: Vec<Arc<Endpoint>>) -> Arc<Shared> {
-    Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
+pub(crate) fn shared(
+    config: Config,
+    home: Place,
+    codecs: Arc<Codecs>,
+    endpoints: Vec<Arc<Endpoint>>,
+    hooks: Option<Arc<HookRunner>>,
+) -> Arc<Shared> {
+    Arc::new_cyclic(|shared: &Weak<Shared>| {
         let topics = shared.clone();
         let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
             .restart(Restart::Permanent)
@@ -363,7 +438,7 @@ pub(crate) fn shared(config: Config, home: Place, codecs: Arc<Codecs>, endpoints
                 max_bytes: config.max_queue_bytes,
                 // The heartbeat is to come first, which knows why.
                 patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
-                ledger: Arc::default(),
+                ledger: Arc::new(if hooks.is_some() { Ledger::by_topic() } else { Ledger::default() }),
                 codecs,
             }),
             pressure: AtomicU32::new(0),
@@ -380,6 +455,7 @@ pub(crate) fn shared(config: Config, home: Place, codecs: Arc<Codecs>, endpoints
             transport_supervisor,
             draining: AtomicBool::new(false),
             drain_deadline: Mutex::default(),
+            hooks,
             config,
         }
     })
@@ -407,7 +483,19 @@ impl Janus {
         Builder::default()
     }
 
-    /// The addresses that are listened on, in the order of the configuration, with the real ports.
+    /// A handle that does not keep the instance running.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakJanus {
+        WeakJanus { inner: Arc::downgrade(&self.inner) }
+    }
+
+    /// What the actors share, for the parts of the handle that stand in other files.
+    pub(crate) fn tables(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// The addresses that are listened on, with the real ports: those of `listen`, of `http_listen`, and of the
+    /// [`Builder`], each in their order.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()
@@ -561,6 +649,12 @@ impl Janus {
         served.map_err(|_| ServeError::ShuttingDown)
     }
 
+    /// What clients may send, as decoders enforce it.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.inner.shared.wire_limits()
+    }
+
     /// The sessions that are listed, with and without a connection. Empty once the instance has ended.
     pub async fn sessions(&self) -> Vec<SessionInfo> {
         self.ask_proxy_mapper(|| ListSessions).await.unwrap_or_default()
@@ -620,6 +714,7 @@ impl Janus {
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
             accept_pauses: count(&shared.counters.accept_pauses),
+            hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         }
     }
 
@@ -637,9 +732,9 @@ impl Janus {
         self.inner.shared.topics.all().iter().map(|topic| topic.info()).collect()
     }
 
-    /// One topic; `None` if it does not exist.
+    /// What one topic is doing; `None` if it does not exist. [`topic`](Self::topic) is for publishing and subscribing.
     #[must_use]
-    pub fn topic(&self, name: &str) -> Option<TopicInfo> {
+    pub fn topic_info(&self, name: &str) -> Option<TopicInfo> {
         self.inner.shared.topics.find(name).map(|topic| topic.info())
     }
 
@@ -654,12 +749,15 @@ impl Janus {
     /// Cancel safe; any number of callers may wait.
     pub async fn wait(&self) -> ExitReason {
         let reason = self.inner.root.wait().await;
+        // The thread on which the tree ended may be about to; nobody is to find it open who knows that it is over.
+        self.inner.shared.close();
         self.inner.verdict.lock().clone().unwrap_or(reason)
     }
 
     /// Drains and ends the instance: no new connections, no new messages; then connections are closed over
     /// `drain_period`, a few at a time, each with a FIN after what is queued for it; then the tree stops. It takes at most
-    /// `drain_timeout`, and no longer than there are connections. Afterwards no thread is left.
+    /// `drain_timeout`, and no longer than there are connections; observers among the [hooks](crate::hooks) then hear what is
+    /// left for them, within `hook_timeout`. Afterwards no thread is left, but one that the embedder's own code blocks.
     ///
     /// Any number of callers may wait for it, and all get the same report. A caller that goes away does not stop it.
     pub async fn shutdown(&self) -> DrainReport {
@@ -677,6 +775,12 @@ impl Janus {
             let shared = Arc::clone(&self.inner.shared);
             // Joining blocks, and the caller's runtime must not.
             let joiner = std::thread::Builder::new().name("janus-shutdown".to_owned()).spawn(move || {
+                if let Some(arbiter) = threads.application {
+                    application::stop(arbiter);
+                }
+                if let Some(thread) = threads.hooks {
+                    thread.stop();
+                }
                 threads.home.stop();
                 threads.control.stop();
                 shared.senders.join();
@@ -693,11 +797,6 @@ impl Janus {
 
 #[cfg(feature = "fault-injection")]
 impl Janus {
-    #[cfg(test)]
-    pub(crate) fn tables(&self) -> &Arc<Shared> {
-        &self.inner.shared
-    }
-
     /// Makes a part of the tree fail, now or at its next chance.
     pub fn inject(&self, fault: crate::fault::Fault) {
         use crate::fault::{Crash, Fault};
@@ -786,15 +885,19 @@ pub struct Stats {
     pub frames_timed_out: u64,
     /// Times that accepting paused because the process or the system ran out of descriptors.
     pub accept_pauses: u64,
+    /// What observers were not told, because `hook_queue` waited for them already.
+    pub hook_news_lost: u64,
 }
 
-/// Names an actor that hangs, and gives up when it hangs for good: nothing else on its thread can run.
+/// Names an actor that hangs, and gives up when one of ours hangs for good: nothing else on its thread can run. One of the
+/// embedder's hurts only the others of its kind.
 fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Watchdog {
     // Weak, because this becomes part of a spec of the root's.
     let (root_to_end, verdict) = (root.downgrade(), Arc::clone(verdict));
+    let vital = Arc::clone(home.name());
     Watchdog::new(HANG_WARNING / 4).level(HANG_WARNING).level(HANG_LIMIT).watch(home).names_from(root).on_hang(
         move |hang| {
-            if hang.lasted < HANG_LIMIT {
+            if hang.lasted < HANG_LIMIT || hang.arbiter != vital {
                 return log::error!("{hang}");
             }
             log::error!("{hang}; giving up, because nothing else on its thread can run");

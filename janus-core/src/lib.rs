@@ -2,20 +2,62 @@
 //! latency to the last of them, under a supervision tree in which any part may crash.
 //!
 //! ```
+//! use janus_core::{Config, Janus, TypedEvent};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Quote {
+//!     bid: f64,
+//!     ask: f64,
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // Clients connect to this address; port 0 lets the system choose.
+//!     let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+//!     let janus = Janus::builder().config(config).start().await?;
+//!
+//!     // Subscribe in this process: a queue with limits, from which nothing is lost unseen.
+//!     let eur = janus.topic::<Quote>("quotes:eur")?;
+//!     let mut quotes = eur.subscribe()?;
+//!
+//!     // Publish to it and to all clients, and learn what became of it.
+//!     let receipt = eur.publish(&Quote { bid: 1.07, ask: 1.08 }).await?;
+//!     println!("number {} has gone to {} subscribers", receipt.seq, receipt.subscribers);
+//!
+//!     if let Some(TypedEvent::Message(quote)) = quotes.next().await {
+//!         println!("ask {}", quote.value.ask);
+//!     }
+//!
+//!     janus.shutdown().await; // closes clients gently and leaves nothing behind
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What a program does with it
+//!
+//! | | |
+//! |---|---|
+//! | start | [`Janus::builder`], with every setting there is in [`Config`]; from any runtime or none |
+//! | publish | [`Janus::publish`], [`Janus::try_publish`], [`Janus::topic`] for values of one type |
+//! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to go on after a position, [`Janus::history`] |
+//! | decide who may do what, and hear of clients | [`hooks`] and [`Builder::hooks`] |
+//! | run actors of its own in the tree | [`Builder::child`], [`supervision`] |
+//! | look | [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
+//! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
+//! | end | [`Janus::shutdown`], and [`Janus::wait`] for the case that the tree gives up |
+//!
+//! The handle is `Clone`, `Send` and `Sync`. An instance has threads of its own and needs no runtime of the caller's:
+//!
+//! ```
+//! use futures_executor::block_on; // or any other; nothing here waits for tokio's reactor
 //! use janus_core::{Config, Janus};
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
-//! let janus = Janus::builder().config(config).start().await?;
-//! println!("clients connect to {}", janus.local_addrs()[0]);
-//!
-//! let receipt = janus.publish("news", "hello").await?;
-//! println!("message {} has gone to {} subscribers", receipt.seq, receipt.subscribers);
-//!
-//! janus.shutdown().await;
-//! # Ok(())
-//! # }
+//! let janus = block_on(Janus::builder().config(config).start())?;
+//! block_on(janus.publish("news", "hello"))?;
+//! block_on(janus.shutdown());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # The path of a message
@@ -33,8 +75,10 @@
 //! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
+//! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
+//! - `connections.rs`: who is connected, and how an operator ends that.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
-//! - `subscriber.rs`: subscribers in this process. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
+//! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type. `heartbeat.rs`: PINGs, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
 //! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
@@ -49,14 +93,17 @@
 #![deny(missing_docs)]
 
 mod acceptor;
+mod application;
 mod client_proxy;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod connections;
 mod delivery;
 mod drain;
 mod fault;
 mod heartbeat;
+pub mod hooks;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -77,14 +124,16 @@ mod topic;
 mod topic_manager;
 mod transport;
 mod turn;
+mod typed;
 pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
 pub use config::{Config, ConfigError, Namespace, SlowConsumer};
+pub use connections::ConnectionInfo;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
-pub use janus::{Builder, DrainReport, Janus, ServeError, StartError, Stats};
+pub use janus::{Builder, DrainReport, Janus, ServeError, StartError, Stats, WeakJanus};
 pub use listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 pub use publish::{Message, PublishError, Receipt};
 pub use slow_clients::SlowClient;
@@ -92,4 +141,5 @@ pub use subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
 pub use topic::TopicInfo;
+pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::Position;

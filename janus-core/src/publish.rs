@@ -59,6 +59,15 @@ pub enum PublishError {
     /// Clients of this listener may not publish.
     #[error("clients of this listener may not publish; the server's operator can allow it with allow_publish")]
     NotAllowed,
+    /// The embedder's [hook](crate::hooks::Hooks::authorize_publish) has refused it, or has not answered. No publisher in
+    /// this process is asked.
+    #[error("{reason}")]
+    Denied {
+        /// `forbidden`, or `authorization_failed` if it may try again.
+        code: ErrorCode,
+        /// What the publisher is told, for a person to read.
+        reason: String,
+    },
     /// The topic's name, or the message itself, cannot be published, or is larger than `max_frame_bytes`: the caller's
     /// mistake.
     #[error("{0}")]
@@ -69,6 +78,7 @@ impl PublishError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::NotAllowed => ErrorCode::PublishNotAllowed,
+            Self::Denied { code, .. } => *code,
             // Connections wait for room; only a publisher in this process is told.
             Self::Full => ErrorCode::Internal,
             Self::TopicCrashed => ErrorCode::TopicCrashed,

@@ -14,10 +14,11 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::acceptor::Endpoint;
-use crate::client_proxy::SessionTable;
+use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
 use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
+use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
 use crate::slow_clients::Lines;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// When a drain must be over.
     pub(crate) drain_deadline: Mutex<Option<Instant>>,
+    /// The embedder's, if it has any.
+    pub(crate) hooks: Option<Arc<HookRunner>>,
 }
 
 impl Shared {
@@ -303,10 +306,18 @@ impl TopicTable {
 /// The slots of all connections, and the count that `max_connections` limits.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
-    slots: Mutex<Slab<Arc<Slot>>>,
+    slots: Mutex<Slab<Connected>>,
     last_id: AtomicU64,
     /// Connections that are being refused; they are in no table.
     refusals: AtomicUsize,
+}
+
+/// An open connection.
+#[derive(Debug)]
+struct Connected {
+    slot: Arc<Slot>,
+    /// Once it is served.
+    session: Option<Arc<Session>>,
 }
 
 impl ConnectionTable {
@@ -336,15 +347,34 @@ impl ConnectionTable {
         let id = self.next_id();
         let entry = slots.vacant_entry();
         let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
-        Arc::clone(entry.insert(slot))
+        Arc::clone(&entry.insert(Connected { slot, session: None }).slot)
+    }
+
+    /// Notes the session of a connection, which may change.
+    pub(crate) fn set_session(&self, slot: &Arc<Slot>, session: &Arc<Session>) {
+        let earlier = slot.place.and_then(|place| {
+            let mut slots = self.slots.lock();
+            let connected = slots.get_mut(place as usize).filter(|other| Arc::ptr_eq(&other.slot, slot))?;
+            connected.session.replace(Arc::clone(session))
+        });
+        // Without the lock: it may be the last to hold a topic.
+        drop(earlier);
+    }
+
+    /// The session of a connection, if it is served.
+    pub(crate) fn session(&self, slot: &Slot) -> Option<Arc<Session>> {
+        let slots = self.slots.lock();
+        slots.get(slot.place? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
     }
 
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
         let Some(place) = slot.place.map(|place| place as usize) else { return self.end_refusal() };
-        let mut slots = self.slots.lock();
-        if slots.get(place).is_some_and(|other| Arc::ptr_eq(other, slot)) {
-            slots.remove(place);
-        }
+        let removed = {
+            let mut slots = self.slots.lock();
+            let is_there = slots.get(place).is_some_and(|other| Arc::ptr_eq(&other.slot, slot));
+            is_there.then(|| slots.remove(place))
+        };
+        drop(removed);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -353,10 +383,20 @@ impl ConnectionTable {
 
     /// Shows `visit` the connections in `places`; false once there are none so far up in the table.
     pub(crate) fn visit(&self, places: std::ops::Range<usize>, mut visit: impl FnMut(&Arc<Slot>)) -> bool {
+        self.visit_with_session(places, |slot, _| visit(slot))
+    }
+
+    /// The same, with the session of each connection that is served.
+    pub(crate) fn visit_with_session(
+        &self,
+        places: std::ops::Range<usize>,
+        mut visit: impl FnMut(&Arc<Slot>, Option<&Arc<Session>>),
+    ) -> bool {
         let slots = self.slots.lock();
         let more = places.end < slots.capacity();
         let places = places.start..places.end.min(slots.capacity());
-        places.filter_map(|place| slots.get(place)).for_each(&mut visit);
+        let connected = places.filter_map(|place| slots.get(place));
+        connected.for_each(|connected| visit(&connected.slot, connected.session.as_ref()));
         more
     }
 }

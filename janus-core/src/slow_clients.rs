@@ -60,6 +60,12 @@ fn describe(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
     })
 }
 
+/// What a client lags by, in the one tick in which it has lagged for long enough to be worth a word.
+pub(crate) fn begins_to_lag(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
+    let (_, since) = slot.queued()?;
+    (tick.wrapping_sub(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
+}
+
 /// Limits the lines about clients that are cut off; used by the home arbiter alone.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {

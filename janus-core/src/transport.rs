@@ -22,12 +22,14 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use log::Level;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::client_proxy::{Claimed, Cursor, Joined, Session, SessionToken};
 use crate::delivery::{End, Link, Slot, SlowReason, Subscription};
+use crate::hooks::{Client, ConnectRequest, Disconnect, Identity, News, Refused};
 use crate::listener::{Origin, PassOn, PassedOn};
 use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
 use crate::shared::Shared;
@@ -75,6 +77,8 @@ pub(crate) struct Transport {
     rest: Option<Box<Bytes>>,
     /// Bytes from the client that the ledger knows of.
     accounted: u32,
+    /// Why the server ends the connection, if it does.
+    why: Option<ErrorCode>,
     step: Step,
 }
 
@@ -90,6 +94,8 @@ enum Step {
     JoiningPatiently(Box<AskedPatiently>),
     /// Waiting for a command that takes longer, or others' help.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
+    /// Waiting for a hook to say whether a message may be published.
+    Permitting(Box<Permitting>),
     /// Waiting for room in a topic.
     Offering(Box<Offering>),
     /// Sending what the client of a session missed while it had no connection.
@@ -146,6 +152,13 @@ struct AskedPatiently {
     joined: Pin<Box<dyn Future<Output = Result<Joined, TopicError>>>>,
 }
 
+struct Permitting {
+    topic: TopicName,
+    pending: Pending,
+    outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    answer: Pin<Box<dyn Future<Output = Result<(), Refused>>>>,
+}
+
 struct Offering {
     topic: TopicName,
     /// `None` only while it is being offered.
@@ -161,6 +174,8 @@ struct Prepared {
     own: SessionToken,
     /// The topics that could not be made.
     failed: Vec<(TopicName, TopicError)>,
+    /// The topics that it may not subscribe to.
+    denied: Vec<(TopicName, Refused)>,
 }
 
 /// One topic that a client wants to go on with.
@@ -192,6 +207,10 @@ struct Closing {
 }
 
 enum Outcome {
+    /// Who the client is that wants to be served, or why it is not.
+    Authenticated(Box<Open>, Result<Arc<Identity>, Refused>),
+    /// Whether the client may subscribe.
+    Permitted(Box<Asking>, Result<(), Refused>),
     /// The topics of a session that is being taken over exist, as far as they can.
     Prepared(Box<Prepared>),
     /// The topic that a client wants to go on with exists, or cannot.
@@ -224,6 +243,7 @@ impl Transport {
             published: None,
             rest: None,
             accounted: 0,
+            why: None,
             step: Step::Reading,
         }
     }
@@ -235,8 +255,45 @@ impl Transport {
         self
     }
 
-    /// Serves the client: lists its session, which takes the place of an earlier one if that is asked for, and greets.
-    pub(crate) fn open(&mut self, open: Open) {
+    /// Serves the client once it is known who it is; where nobody wants to know, at once.
+    pub(crate) fn open(&mut self, mut open: Open) {
+        let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
+        let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
+        (request.auth, request.request) = (open.auth.take(), open.request.take());
+        let answer = hooks.authenticate(request);
+        self.step = Step::Waiting(Box::pin(answer.map(|identity| Outcome::Authenticated(Box::new(open), identity))));
+    }
+
+    fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(Refused { code, message, retry_after }) => {
+                log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
+                let usual = refusal(code, &message);
+                let reconnect_after = retry_after.or(usual.reconnect_after);
+                self.say_goodbye(Refusal { reconnect_after, ..usual });
+                return self.close();
+            }
+        };
+        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);
+        let client = Arc::new(client);
+        self.session.identify(&client);
+        self.serve(open);
+        self.tell_observers(News::Connected(client));
+    }
+
+    fn codec_name(&self) -> &'static str {
+        self.shared.codecs().name(self.slot.codec())
+    }
+
+    fn tell_observers(&self, news: News) {
+        if let Some(hooks) = &self.shared.hooks {
+            hooks.tell(news);
+        }
+    }
+
+    /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
+    fn serve(&mut self, open: Open) {
         let shared = Arc::clone(&self.shared);
         shared.sessions.attach(Arc::clone(&self.session));
         let mut resumed = false;
@@ -249,6 +306,7 @@ impl Transport {
                 self.session.attached(Vec::new());
             }
         }
+        shared.connections.set_session(&self.slot, &self.session);
         self.opened = true;
         let codec = self.slot.codec();
         if shared.codecs().beats_from_the_start(codec) {
@@ -268,6 +326,7 @@ impl Transport {
             return false;
         };
         self.session = session;
+        self.shared.connections.set_session(&self.slot, &self.session);
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
             for (topic, subscription) in joined {
@@ -278,11 +337,15 @@ impl Transport {
     }
 
     /// Tells the client why its connection ends.
-    fn say_bye(&self, id: RequestId, code: ErrorCode, message: &str) {
-        if code != ErrorCode::ServerDraining {
+    fn say_bye(&mut self, id: RequestId, code: ErrorCode, message: &str) {
+        self.say_goodbye(Refusal { id, ..refusal(code, message) });
+    }
+
+    fn say_goodbye(&mut self, refusal: Refusal<'_>) {
+        if !matches!(refusal.code, ErrorCode::ServerDraining | ErrorCode::Disconnected | ErrorCode::Banned) {
             self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
         }
-        let refusal = Refusal { id, ..refusal(code, message) };
+        self.why = Some(refusal.code);
         self.slot.tell(&if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) });
     }
 
@@ -382,6 +445,17 @@ impl Transport {
                     self.step = Step::Reading;
                     self.conclude(outcome);
                 }
+                Step::Permitting(permitting) => {
+                    let answer = ready!(permitting.answer.as_mut().poll(cx));
+                    let Step::Permitting(permitting) = std::mem::replace(&mut self.step, Step::Reading) else {
+                        continue;
+                    };
+                    let Permitting { topic, pending, outcome, .. } = *permitting;
+                    match answer {
+                        Ok(()) => self.hand_over(topic, pending, outcome),
+                        Err(denied) => self.deny(denied, pending, outcome),
+                    }
+                }
                 Step::Offering(_) => ready!(self.offer(cx)),
                 Step::Replaying(_) => ready!(self.replay(cx)),
                 Step::Settling(_) => ready!(self.settle()),
@@ -397,6 +471,7 @@ impl Transport {
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
         let offered = match &self.step {
             Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
+            Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
             _ => 0,
         };
         self.account_for(self.decoder.buffered() + rest + offered);
@@ -422,6 +497,7 @@ impl Transport {
         match end {
             End::SlowConsumer { why, frames, bytes } => {
                 self.shared.ledger().cut_off(why);
+                self.why = Some(ErrorCode::SlowConsumer);
                 let why = match why {
                     SlowReason::QueueFull => "its queue is full",
                     SlowReason::Stalled => "it has taken nothing for too long",
@@ -457,6 +533,19 @@ impl Transport {
                 self.close();
             }
             End::Draining | End::ShutDown => self.drain(),
+            End::Disconnected { reconnect } => {
+                log::debug!("client {id} ({peer}): disconnected by the operator");
+                if reconnect {
+                    self.say_bye(None, ErrorCode::Disconnected, "the server's operator has closed this connection");
+                } else {
+                    let message = "the server's operator has closed this connection and does not want it back";
+                    self.say_bye(None, ErrorCode::Banned, message);
+                }
+                self.close();
+                if !reconnect {
+                    self.shared.sessions.end(&self.session);
+                }
+            }
             End::SessionTaken => {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
                 self.say_bye(None, ErrorCode::SessionTaken, "another connection has taken over this session");
@@ -475,14 +564,16 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        if let Some(mut rest) = self.rest.take() {
-            let mut input = &rest[..];
-            self.process(&mut input);
-            let left = input.len();
-            if left > 0 {
-                rest.advance(rest.len() - left);
-                self.rest = Some(rest);
-            }
+        // Also where nothing is left: a decoder may have more to say than its client, who asks for many topics at once.
+        let rest = self.rest.take();
+        let mut input = rest.as_deref().map_or(&[][..], |rest| rest);
+        self.process(&mut input);
+        let left = input.len();
+        if left > 0
+            && let Some(mut rest) = rest
+        {
+            rest.advance(rest.len() - left);
+            self.rest = Some(rest);
         }
         SCRATCH.with_borrow_mut(|scratch| {
             while matches!(self.step, Step::Reading) {
@@ -592,7 +683,7 @@ impl Transport {
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
             Command::Subscribe { topic: name, since, id } => {
-                self.in_turn(Lengthy::Subscribe(Box::new(Asking { name, since, id })));
+                self.ask_to_subscribe(Box::new(Asking { name, since, id }));
             }
             Command::Unsubscribe { topic: name, id } => {
                 let left = self.session.with_subscriptions(|subscriptions| {
@@ -656,6 +747,28 @@ impl Transport {
             None => return,
         };
         take(PassedOn { stream, received: received.into(), peer });
+    }
+
+    /// Subscribes if the embedder's hook, where there is one, allows it.
+    fn ask_to_subscribe(&mut self, asking: Box<Asking>) {
+        let permission = self.permission_to_subscribe(&asking.name);
+        match permission {
+            Ok(None) => self.in_turn(Lengthy::Subscribe(asking)),
+            Ok(Some(answer)) => {
+                self.step = Step::Waiting(Box::pin(answer.map(|answer| Outcome::Permitted(asking, answer))));
+            }
+            Err(denied) => self.conclude(Outcome::Permitted(asking, Err(denied))),
+        }
+    }
+
+    fn permission_to_subscribe(
+        &self,
+        topic: &TopicName,
+    ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
+        match (&self.shared.hooks, self.session.client()) {
+            (Some(hooks), Some(client)) => hooks.authorize_subscribe(client, topic),
+            _ => Ok(None),
+        }
     }
 
     fn subscribe(&mut self, asking: Asking) {
@@ -751,12 +864,22 @@ impl Transport {
             missing.extend(cursors.iter().map(|cursor| &cursor.topic.name).filter(|name| is_missing(name)).cloned());
         });
         missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
-        let mut prepared = Box::new(Prepared { received, own, failed: Vec::new() });
-        if missing.is_empty() {
+        let mut prepared = Box::new(Prepared { received, own, failed: Vec::new(), denied: Vec::new() });
+        let mut asked = Vec::new();
+        for Wanted { name, .. } in self.wanted(&prepared.received) {
+            match self.permission_to_subscribe(&name) {
+                Ok(None) => {}
+                Ok(Some(answer)) => asked.push(answer.map(|answer| answer.err().map(|denied| (name, denied)))),
+                Err(denied) => prepared.denied.push((name, denied)),
+            }
+        }
+        if missing.is_empty() && asked.is_empty() {
             return self.resume(*prepared);
         }
         let shared = Arc::clone(&self.shared);
         self.step = Step::Waiting(Box::pin(async move {
+            prepared.denied.extend(join_all(asked).await.into_iter().flatten());
+            missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
             let create_all = async {
                 for name in missing {
                     if let Err(error) = find_or_create(&shared, &name).await {
@@ -778,13 +901,17 @@ impl Transport {
     /// The session goes on under the connection's own token if the client has to count afresh anywhere: a client that never
     /// gets this answer comes back with the old token, and its old counts must not be taken for new ones.
     fn resume(&mut self, prepared: Prepared) {
-        let Prepared { received, own, failed } = prepared;
+        let Prepared { received, own, failed, denied } = prepared;
         let tick = self.shared.clock.tick();
         let mut joined = Vec::new();
         let mut replays = Vec::new();
         let mut answers = Vec::new();
         let mut errors = Vec::new();
         for Wanted { name, kept, from } in self.wanted(&received) {
+            if let Some((_, denied)) = denied.iter().find(|(denied, _)| *denied == name) {
+                errors.push((denied.code, denied.message.clone()));
+                continue;
+            }
             if joined.len() >= self.shared.config.max_topics_per_client {
                 let message = "this client is subscribed to as many topics as it may; unsubscribe first";
                 errors.push((ErrorCode::TooManyTopics, message.to_owned()));
@@ -820,6 +947,7 @@ impl Transport {
         }
         if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
             self.session = self.shared.sessions.rename(&self.session, own);
+            self.shared.connections.set_session(&self.slot, &self.session);
         }
         joined.shrink_to_fit();
         for (topic, subscription) in self.session.attached(joined) {
@@ -915,6 +1043,11 @@ impl Transport {
 
     fn conclude(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::Authenticated(open, identity) => self.authenticated(*open, identity),
+            Outcome::Permitted(asking, Ok(())) => self.in_turn(Lengthy::Subscribe(asking)),
+            Outcome::Permitted(asking, Err(Refused { code, message, .. })) => {
+                self.answer_error(FrameError::new(code, message).with_id(asking.id));
+            }
             Outcome::Prepared(prepared) => self.resume(*prepared),
             Outcome::Found(asking, Ok(topic)) => self.go_on(*asking, &topic),
             Outcome::Found(asking, Err(error)) => self.answer_error(refused(error, asking.id)),
@@ -927,16 +1060,50 @@ impl Transport {
         }
     }
 
-    /// Hands a message to its topic. If that has no room, nothing further is read until it has.
+    /// Publishes a message if the client may.
     fn publish(
         &mut self,
         topic: TopicName,
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        if !self.origin.may_publish {
+        let client = self.session.client();
+        if !self.origin.may_publish && client.is_none_or(|client| client.identity.may_publish.is_none()) {
             pending.refuse(PublishError::NotAllowed);
-        } else if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
+            return self.await_outcome(outcome);
+        }
+        let permission = match (&self.shared.hooks, client) {
+            (Some(hooks), Some(client)) => hooks.authorize_publish(client, &topic, &pending.publication),
+            _ => Ok(None),
+        };
+        match permission {
+            Ok(None) => self.hand_over(topic, pending, outcome),
+            Ok(Some(answer)) => {
+                let answer = Box::pin(answer);
+                self.step = Step::Permitting(Box::new(Permitting { topic, pending, outcome, answer }));
+            }
+            Err(denied) => self.deny(denied, pending, outcome),
+        }
+    }
+
+    fn deny(
+        &mut self,
+        Refused { code, message, .. }: Refused,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        pending.refuse(PublishError::Denied { code, reason: message });
+        self.await_outcome(outcome);
+    }
+
+    /// Hands a message to its topic. If that has no room, nothing further is read until it has.
+    fn hand_over(
+        &mut self,
+        topic: TopicName,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));
             return;
@@ -1124,6 +1291,17 @@ impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
         self.account_for(0);
+        if self.opened
+            && let Some(client) = self.session.client()
+        {
+            let why = match self.why {
+                Some(code) => Disconnect::ByServer(code),
+                None if matches!(self.step, Step::Over) => Disconnect::ByClient,
+                // It has not come to its end by itself.
+                None => Disconnect::ByServer(ErrorCode::Internal),
+            };
+            self.tell_observers(News::Disconnected(Arc::clone(client), why));
+        }
         self.shared.connections.remove(&self.slot);
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use janus_core::wire::Delimited;
 
 use super::assert_skips_only;
 
-#[expect(dead_code, reason = "an example has a main function")]
+#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
 #[path = "../../examples/lines.rs"]
 mod example;
 

@@ -4,8 +4,11 @@
 mod faulty;
 mod lines;
 
-use janus_core::conformance::{self, Check, ClassicClient, Report};
+use std::time::Duration;
+
+use janus_core::conformance::{self, Check, ClassicClient, Report, SseClient, WebSocketClient};
 use janus_core::wire::classic::Classic;
+use janus_core::wire::{AllowedOrigins, HttpPort};
 
 /// Passed, with nothing skipped but these.
 #[track_caller]
@@ -21,4 +24,21 @@ fn assert_skips_only(report: &Report, expected: &[Check]) {
 async fn the_classic_transport_conforms() {
     let report = conformance::run(Classic, ClassicClient).await;
     assert_skips_only(&report, &[Check::Gaps]);
+}
+
+/// The codec of an HTTP port, which becomes another one with the first request.
+fn http_port() -> HttpPort {
+    HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2))
+}
+
+#[tokio::test]
+async fn the_websocket_transport_conforms() {
+    let report = conformance::run(http_port(), WebSocketClient).await;
+    assert_skips_only(&report, &[]);
+}
+
+#[tokio::test]
+async fn the_transport_of_server_sent_events_conforms() {
+    let report = conformance::run(http_port(), SseClient).await;
+    assert_skips_only(&report, &[Check::Unsubscribe, Check::TopicLimit]);
 }

@@ -158,7 +158,7 @@ impl Server<'_> {
     }
 
     pub(super) fn subscribers(&self, topic: &str) -> usize {
-        self.janus.topic(topic).map_or(0, |topic| topic.subscribers)
+        self.janus.topic_info(topic).map_or(0, |topic| topic.subscribers)
     }
 
     /// Publishes from within, where nothing of the transport is involved.

@@ -90,7 +90,7 @@
 
 mod carrier;
 mod checks;
-mod classic;
+mod clients;
 mod connection;
 mod hostile;
 mod watched;
@@ -101,7 +101,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use carrier::{Accepting, Carrier, Connecting};
-pub use classic::ClassicClient;
+pub use clients::{ClassicClient, SseClient, WebSocketClient};
 
 use crate::wire::{Codec, Position};
 use checks::{Stage, Stop};

@@ -5,9 +5,13 @@
 //! budget is held against (with the tables, see `Shared::memory_used`); they are sums of lengths and fixed prices, not
 //! what an allocator makes of them.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+
 use super::slot::SlowReason;
+use crate::wire::TopicName;
 
 /// One for each instance; see the module's documentation.
 #[derive(Debug, Default)]
@@ -30,10 +34,12 @@ pub(crate) struct Ledger {
     queue_full: AtomicU64,
     stalled: AtomicU64,
     out_of_memory: AtomicU64,
+    /// What was dropped since it was last asked for, if somebody asks: at most one entry for each topic and reason.
+    by_topic: Option<Mutex<HashMap<(TopicName, Dropped), u64>>>,
 }
 
 /// Why messages were taken out of a client's queue, or never came into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Dropped {
     Oldest,
     Newest,
@@ -58,6 +64,11 @@ const SUBSCRIPTION_BYTES: usize = 96;
 const CURSOR_BYTES: usize = 16;
 
 impl Ledger {
+    /// One that counts dropped messages for each topic, too.
+    pub(crate) fn by_topic() -> Self {
+        Self { by_topic: Some(Mutex::default()), ..Self::default() }
+    }
+
     pub(crate) fn add_frames(&self, bytes: usize) {
         self.frames.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -106,13 +117,21 @@ impl Ledger {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn drop_messages(&self, why: Dropped, messages: u64) {
+    pub(crate) fn drop_messages(&self, topic: &TopicName, why: Dropped, messages: u64) {
+        if let Some(by_topic) = &self.by_topic {
+            *by_topic.lock().entry((topic.clone(), why)).or_default() += messages;
+        }
         let count = match why {
             Dropped::Oldest => &self.dropped_oldest,
             Dropped::Newest => &self.dropped_newest,
             Dropped::Conflated => &self.conflated,
         };
         count.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// What was dropped since this was asked the last time.
+    pub(crate) fn take_dropped(&self) -> HashMap<(TopicName, Dropped), u64> {
+        self.by_topic.as_ref().map(|by_topic| std::mem::take(&mut *by_topic.lock())).unwrap_or_default()
     }
 
     pub(crate) fn cut_off(&self, why: SlowReason) {

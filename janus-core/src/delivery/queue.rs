@@ -433,7 +433,7 @@ impl Queue {
         if seqs.is_empty() {
             return 0;
         }
-        self.ledger().drop_messages(why, seqs.end - seqs.start);
+        self.ledger().drop_messages(&of.topic, why, seqs.end - seqs.start);
         subscription.set_lossy();
         if !subscription.tells() {
             return 0;

@@ -59,6 +59,11 @@ pub(crate) enum End {
     MessagesLost,
     /// Another connection has taken over its session.
     SessionTaken,
+    /// The operator wants the client to go.
+    Disconnected {
+        /// Whether it may come back.
+        reconnect: bool,
+    },
     /// The instance ends, and it is this connection's turn to be closed.
     Draining,
     /// The instance has ended; for a subscriber in this process, which has no Transport to tell it.

@@ -349,9 +349,10 @@ impl World {
     async fn start(chance: &Chance, place: &Place) -> (Janus, Config) {
         let config = config(chance);
         config.validate().expect("these settings are allowed");
-        let shared = janus::shared(config.clone(), place.clone(), Arc::default(), Vec::new());
+        let shared = janus::shared(config.clone(), place.clone(), Arc::default(), Vec::new(), None);
         let senders = senders(&shared, chance);
-        let janus = janus::start(shared, senders, place.clone(), None).await.expect("the tree starts");
+        let janus =
+            janus::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
         (janus, config)
     }
 
@@ -744,7 +745,7 @@ impl World {
         assert_eq!(self.unanswered, 0, "every publisher in this process is answered");
         for (topic, probe) in probes.iter_mut().enumerate() {
             // A topic in quarantine takes nothing, and what it has taken waits.
-            let rests = self.janus.topic(&topic_name(topic)).is_some_and(|info| !info.available);
+            let rests = self.janus.topic_info(&topic_name(topic)).is_some_and(|info| !info.available);
             assert!(!rests || self.limits.quarantine, "topic {topic} is out of service without a reason");
             probe.take_if(|id| rests || self.model.messages[*id].outcome != Outcome::Accepted);
         }
@@ -783,7 +784,7 @@ impl World {
             assert_eq!(stats.connections, self.clients.len(), "all who are connected read: {stats:?}");
         }
         for topic in 0..TOPICS {
-            let info = self.janus.topic(&topic_name(topic));
+            let info = self.janus.topic_info(&topic_name(topic));
             let (sure, perhaps) = self.clients.iter().fold((0, 0), |(sure, perhaps), client| {
                 let (is, may_be) = client.is_subscriber(topic);
                 (sure + usize::from(is), perhaps + usize::from(may_be))

@@ -203,6 +203,17 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
+    /// The head of a request that another server has read: names in any case, values as they were sent.
+    pub fn new<'a>(
+        method: impl Into<String>,
+        target: impl Into<String>,
+        headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Self {
+        let header =
+            |(name, value): (&str, &[u8])| (name.to_ascii_lowercase(), String::from_utf8_lossy(value).into_owned());
+        Self { method: method.into(), target: target.into(), headers: headers.into_iter().map(header).collect() }
+    }
+
     /// The path, as it was sent, without its query.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -129,6 +129,44 @@ error_codes! {
     SlowConsumer = "slow_consumer", 4202, SlowDown, true;
 }
 
+impl ErrorCode {
+    /// The status of an HTTP response that says the same.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::Unauthorized => 401,
+            Self::PublishNotAllowed | Self::Forbidden | Self::Banned => 403,
+            Self::FrameTimeout => 408,
+            Self::SessionTaken | Self::AlreadySubscribed => 409,
+            Self::FrameTooLarge => 413,
+            Self::UnsupportedFrame => 415,
+            Self::BadJson
+            | Self::BadUtf8
+            | Self::UnfinishedFrame
+            | Self::UnknownAction
+            | Self::DuplicateKey
+            | Self::BadTopic
+            | Self::BadPublish
+            | Self::BadAttach
+            | Self::BadOpen
+            | Self::BadRequest
+            | Self::BadFrame
+            // In one HTTP request they are all named at once: it is that request which asks for too much.
+            | Self::TooManyTopics => 400,
+            Self::Internal => 500,
+            Self::TopicCrashed
+            | Self::TopicUnavailable
+            | Self::ServerDraining
+            | Self::TooManyConnections
+            | Self::TooManyTopicsOnServer
+            | Self::AuthorizationFailed
+            | Self::Disconnected
+            | Self::ServerOverloaded
+            | Self::SlowConsumer => 503,
+        }
+    }
+}
+
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -225,6 +263,15 @@ mod tests {
             };
             assert_eq!(code.class(), class, "{code}");
             assert!(ErrorCode::ALL[..index].iter().all(|other| other.number() != code.number()), "{code}");
+        }
+    }
+
+    #[test]
+    fn an_http_status_tells_whose_turn_it_is_as_the_class_does() {
+        for code in ErrorCode::ALL {
+            let clients_fault = (400..500).contains(&code.http_status());
+            let cannot_succeed = code.class() == ErrorClass::DoNot || *code == ErrorCode::TooManyTopics;
+            assert_eq!(clients_fault, cannot_succeed, "{code} is a {}", code.http_status());
         }
     }
 

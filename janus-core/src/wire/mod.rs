@@ -3,14 +3,17 @@
 //! Nothing here owns a socket, reads a clock or knows another module of the crate; time is passed in. What every format
 //! shares stands in this folder: the [`TopicName`], the [`Publication`] (a publisher's JSON text, carried and never
 //! re-encoded), the [`Timestamp`] and the [`ErrorCode`]s. [`classic`] is the NUL-framed protocol of 2009 with the
-//! actions that this project adds; [`v1`] is the protocol of 2026, which [`websocket`] carries.
+//! actions that this project adds; [`v1`] is the protocol of 2026, which [`websocket`]
+//! carries. [`HttpPort`] decides what a connection to the HTTP port becomes; [`Sse`] is server-sent events.
 
 pub mod classic;
 mod codec;
 mod error;
+mod http;
 mod json;
 mod publication;
 mod request;
+mod sse;
 mod timestamp;
 mod topic_name;
 pub mod v1;
@@ -24,8 +27,10 @@ pub use codec::{
     PositionError, Refusal, RequestId,
 };
 pub use error::{ErrorClass, ErrorCode, FrameError};
+pub use http::{AllowedOrigins, HttpError, HttpPort};
 pub use json::JsonError;
 pub use publication::{Publication, PublicationError};
+pub use sse::Sse;
 pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;

@@ -32,4 +32,10 @@ impl Timestamp {
             micro: since_epoch.subsec_micros(),
         }
     }
+
+    /// The milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn unix_millis(self) -> u64 {
+        (u64::from(self.mega) * 1_000_000 + u64::from(self.sec)) * 1_000 + u64::from(self.micro / 1_000)
+    }
 }

@@ -11,9 +11,7 @@ use bytes::{BufMut, BytesMut};
 use super::json::{self, Members, Reader};
 use super::publication::{put_decimal, put_json_string};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
-use super::{
-    Command, ErrorCode, Event, FrameError, Limits, Message, Open, Position, Refusal, RequestId, Timestamp, TopicName,
-};
+use super::{Command, ErrorCode, Event, FrameError, Limits, Message, Open, Position, Refusal, RequestId, TopicName};
 
 pub mod client;
 
@@ -299,18 +297,12 @@ fn encode_message(message: &Message<'_>, out: &mut BytesMut) {
     out.put_slice(b",\"seq\":");
     put_decimal(out, position.seq);
     out.put_slice(b",\"time\":");
-    put_decimal(out, unix_millis(&timestamp));
+    put_decimal(out, timestamp.unix_millis());
     for (key, value) in [(&b",\"event\":"[..], event), (b",\"message_id\":", message_id), (b",\"data\":", data)] {
         out.put_slice(key);
         out.put_slice(value.as_bytes());
     }
     out.put_u8(b'}');
-}
-
-/// Milliseconds since 1970.
-fn unix_millis(timestamp: &Timestamp) -> u64 {
-    let Timestamp { mega, sec, micro } = *timestamp;
-    (u64::from(mega) * 1_000_000 + u64::from(sec)) * 1_000 + u64::from(micro / 1_000)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -5,7 +5,6 @@
 //! strictly, since nothing can be trusted after a frame that breaks the rules. How a client frames what it sends is in
 //! [`client`].
 
-use std::fmt;
 use std::io::Cursor;
 use std::mem;
 
@@ -65,6 +64,20 @@ impl WebSocket {
     ///
     /// What the request lacks, with the status to answer with.
     pub fn accept(request: &HttpRequest) -> Result<Bytes, UpgradeError> {
+        let mut head = "HTTP/1.1 101 Switching Protocols\r\n".to_owned();
+        for (name, value) in Self::accept_headers(request)? {
+            head.extend([name, ": ", &value, "\r\n"]);
+        }
+        head.push_str("\r\n");
+        Ok(head.into())
+    }
+
+    /// The headers of that response, for an HTTP server that writes heads itself; the status is 101.
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    pub fn accept_headers(request: &HttpRequest) -> Result<Vec<(&'static str, String)>, UpgradeError> {
         if request.method != "GET" {
             return Err(UpgradeError::new(405, "open a WebSocket with GET"));
         }
@@ -88,13 +101,15 @@ impl WebSocket {
         if names_any && !names_ours {
             return Err(UpgradeError::new(400, "name \"janus.v1.json\" among the subprotocols, or name none"));
         }
-        let subprotocol = if names_ours { format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n") } else { String::new() };
-        let accept = derive_accept_key(key.as_bytes());
-        let head = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n{subprotocol}\r\n"
-        );
-        Ok(head.into())
+        let mut headers = vec![
+            ("Upgrade", "websocket".to_owned()),
+            ("Connection", "Upgrade".to_owned()),
+            ("Sec-WebSocket-Accept", derive_accept_key(key.as_bytes())),
+        ];
+        if names_ours {
+            headers.push(("Sec-WebSocket-Protocol", SUBPROTOCOL.to_owned()));
+        }
+        Ok(headers)
     }
 
     /// The decoder of a connection that this request has upgraded. It gives the request with the client's
@@ -260,7 +275,7 @@ struct FrameDecoder {
 }
 
 /// A frame whose header was read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Frame {
     kind: Kind,
     /// Whether its message ends with it.
@@ -271,7 +286,7 @@ struct Frame {
     remaining: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A text message or the continuation of one.
     Text,
@@ -510,12 +525,6 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 
 fn bad_frame(message: &str) -> FrameError {
     FrameError::new(ErrorCode::BadFrame, message)
-}
-
-impl fmt::Debug for FrameDecoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrameDecoder").field("frame", &self.frame).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

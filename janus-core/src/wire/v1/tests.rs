@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::client::{self, ServerFrame};
 use super::*;
 use crate::wire::Publication;
+use crate::wire::Timestamp;
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 const EPOCH: u64 = 0x9f86_d081_884c_7d65;

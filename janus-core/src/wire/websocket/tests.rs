@@ -670,6 +670,68 @@ mod protocol {
     }
 }
 
+mod with_a_client_library {
+    use std::io::{self, Read, Write};
+
+    use tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+    use super::*;
+
+    /// What the library has sent, and what it has not read yet.
+    #[derive(Default)]
+    struct Stream {
+        sent: Vec<u8>,
+        unread: BytesMut,
+    }
+
+    impl Read for Stream {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = buffer.len().min(self.unread.len());
+            buffer[..length].copy_from_slice(&self.unread.split_to(length));
+            Ok(length)
+        }
+    }
+
+    impl Write for Stream {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.sent.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn both_sides_understand_each_other() {
+        let config = WebSocketConfig::default();
+        let mut client = tungstenite::WebSocket::from_raw_socket(Stream::default(), Role::Client, Some(config));
+        client.send(Message::text(v1::client::hello(None, None))).unwrap();
+        client.send(Message::text(subscribe_text(300))).unwrap();
+        client.send(Message::text(subscribe_text(65_536))).unwrap();
+        client.send(Message::Ping("are you there?".into())).unwrap();
+        let sent = mem::take(&mut client.get_mut().sent);
+        let decoded = decode_pieces([&sent[..]], &LIMITS);
+        assert_eq!(decoded, [opened(), subscribed(), subscribed(), pong(b"are you there?")]);
+
+        let Some(Ok(Command::Answer(answer))) = decoded.last() else { panic!("{decoded:?}") };
+        let mut out = BytesMut::from(&answer[..]);
+        let topic = TopicName::new("t", 255).unwrap();
+        WebSocket.encode(&Event::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
+        let refusal = Refusal { id: None, code: ErrorCode::Banned, message: "no", reconnect_after: None };
+        WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+        client.get_mut().unread = out;
+        assert_eq!(client.read().unwrap(), Message::Pong("are you there?".into()));
+        assert_eq!(client.read().unwrap(), Message::text(r#"{"type":"unsubscribed","topic":"t"}"#));
+        assert_eq!(
+            client.read().unwrap(),
+            Message::text(r#"{"type":"bye","code":4419,"error":"banned","message":"no"}"#)
+        );
+        let close = CloseFrame { code: CloseCode::Library(4419), reason: "banned".into() };
+        assert_eq!(client.read().unwrap(), Message::Close(Some(close)));
+    }
+}
+
 mod upgrade {
     use super::*;
 

@@ -1,6 +1,6 @@
 //! A client of the classic protocol, for listeners that carry it.
 
-use super::{Client, Place, Reader, Seen};
+use super::super::{Client, Place, Reader, Seen};
 use crate::wire::classic::client::{self, ServerDecoder, ServerFrame};
 
 /// A client of the classic protocol ([`Classic`](crate::wire::classic::Classic)).

@@ -1,0 +1,153 @@
+//! Janus inside an actix-web app: WebSockets and server-sent events on the app's own port, behind the app's own middleware.
+//!
+//! `cargo run --example actix_web`, then open two terminals:
+//!
+//! ```sh
+//! curl -N 'http://127.0.0.1:3000/events?topic=news' -H 'authorization: Bearer sesame'
+//! curl 'http://127.0.0.1:3000/say?text=hello' -H 'authorization: Bearer sesame'
+//! ```
+//!
+//! A WebSocket client speaks `janus.v1.json` at `/ws`. Without the key the app's middleware answers, and Janus is never asked.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::body::{BodyStream, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, error, rt, web};
+use futures_util::StreamExt;
+use janus_core::wire::{self, Codec, Sse, WebSocket};
+use janus_core::{Config, Incoming, Janus};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+
+/// What the handlers share. The codecs are made once, and every connection is served with the same ones.
+#[derive(Clone)]
+pub struct Shared {
+    janus: Janus,
+    websocket: Arc<dyn Codec>,
+    sse: Arc<Sse>,
+    events: Arc<dyn Codec>,
+}
+
+impl Shared {
+    /// Of a running instance.
+    pub fn new(janus: Janus) -> Self {
+        let sse = Arc::new(Sse::body(Duration::from_secs(2)));
+        Self { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Say {
+    text: String,
+}
+
+/// The routes of the app as it was before, and two more.
+pub fn routes(config: &mut web::ServiceConfig) {
+    let scope = web::scope("").wrap(from_fn(only_with_the_key));
+    config.service(
+        scope
+            .route("/say", web::get().to(say))
+            .route("/ws", web::get().to(websocket))
+            .route("/events", web::get().to(events)),
+    );
+}
+
+async fn only_with_the_key(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    match request.headers().get(AUTHORIZATION) {
+        Some(key) if key == "Bearer sesame" => next.call(request).await,
+        _ => Err(error::ErrorUnauthorized("show the key")),
+    }
+}
+
+async fn say(shared: web::Data<Shared>, say: web::Query<Say>) -> Result<HttpResponse, Error> {
+    let receipt = shared.janus.publish("news", &say.text).await.map_err(error::ErrorServiceUnavailable)?;
+    Ok(HttpResponse::Ok().json(receipt.subscribers))
+}
+
+/// Answers the upgrade. What the client sends from then on is the body of its request, and what it gets that of the
+/// response: a pipe to Janus carries both.
+async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
+    let head = head_of(&request);
+    let headers = match WebSocket::accept_headers(&head) {
+        Ok(headers) => headers,
+        Err(error) => return refused(error.status, error.message),
+    };
+    let (client, stream) = tokio::io::duplex(16 * 1024);
+    let incoming = Incoming::stream_from(stream, peer_of(&request));
+    if let Err(error) = shared.janus.serve(incoming, &shared.websocket, Some(WebSocket::decoder_for(head))) {
+        return refused(503, &error.to_string());
+    }
+    let (to_client, mut from_client) = tokio::io::split(client);
+    rt::spawn(async move {
+        while let Some(Ok(bytes)) = payload.next().await {
+            if from_client.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        // The client has gone; where that is not noticed, the next heartbeat finds out.
+        let _ = from_client.shutdown().await;
+    });
+    let mut response = HttpResponse::SwitchingProtocols();
+    for (name, value) in headers {
+        response.insert_header((name, value));
+    }
+    response.upgrade("websocket").body(BodyStream::new(ReaderStream::new(to_client)))
+}
+
+/// Answers with a body that Janus writes, through a pipe.
+///
+/// actix-web notices that a client has gone when it writes to it: with the next message, or with Janus's heartbeat.
+async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
+    let decoder = match shared.sse.decoder_for(head_of(&request), &shared.janus.limits()) {
+        Ok(decoder) => decoder,
+        Err(error) => return refused(error.status, &error.message),
+    };
+    let (body, stream) = tokio::io::duplex(16 * 1024);
+    let incoming = Incoming::stream_from(stream, peer_of(&request));
+    if let Err(error) = shared.janus.serve(incoming, &shared.events, Some(decoder)) {
+        return refused(503, &error.to_string());
+    }
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .streaming(ReaderStream::new(body))
+}
+
+fn head_of(request: &HttpRequest) -> wire::HttpRequest {
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    wire::HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers)
+}
+
+fn peer_of(request: &HttpRequest) -> wire::Peer {
+    request.peer_addr().map_or(wire::Peer::Local, wire::Peer::Addr)
+}
+
+fn refused(status: u16, message: &str) -> HttpResponse {
+    let status = StatusCode::from_u16(status).expect("a status from Janus is one");
+    HttpResponse::build(status).body(message.to_owned())
+}
+
+/// An instance without ports of its own.
+pub async fn start() -> Result<Janus, janus_core::StartError> {
+    Janus::builder().config(Config { listen: Vec::new(), ..Config::default() }).start().await
+}
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let janus = start().await?;
+    let shared = web::Data::new(Shared::new(janus.clone()));
+    let addr = SocketAddr::from(([127, 0, 0, 1], 3000));
+    println!("listening on http://{addr}");
+    HttpServer::new(move || App::new().app_data(shared.clone()).configure(routes)).bind(addr)?.run().await?;
+    janus.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Janus inside an axum app: WebSockets and server-sent events on the app's own port, behind the app's own middleware.
+//!
+//! `cargo run --example axum`, then open two terminals:
+//!
+//! ```sh
+//! curl -N 'http://127.0.0.1:3000/events?topic=news' -H 'authorization: Bearer sesame'
+//! curl 'http://127.0.0.1:3000/say?text=hello' -H 'authorization: Bearer sesame'
+//! ```
+//!
+//! A WebSocket client speaks `janus.v1.json` at `/ws`. Without the key the app's middleware answers, and Janus is never asked.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Query, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{Response, StatusCode};
+use axum::middleware::{self, Next};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::rt::TokioIo;
+use janus_core::wire::{Codec, HttpRequest, Sse, WebSocket};
+use janus_core::{Config, Incoming, Janus};
+use tokio_util::io::ReaderStream;
+
+/// What the handlers share. The codecs are made once, and every connection is served with the same ones.
+#[derive(Clone)]
+pub struct App {
+    janus: Janus,
+    websocket: Arc<dyn Codec>,
+    sse: Arc<Sse>,
+    events: Arc<dyn Codec>,
+}
+
+#[derive(serde::Deserialize)]
+struct Say {
+    text: String,
+}
+
+/// The app as it was before, and two routes more.
+pub fn app(janus: Janus) -> Router {
+    let sse = Arc::new(Sse::body(Duration::from_secs(2)));
+    let app = App { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse };
+    Router::new()
+        .route("/say", get(say))
+        .route("/ws", get(websocket))
+        .route("/events", get(events))
+        .layer(middleware::from_fn(only_with_the_key))
+        .with_state(app)
+}
+
+async fn only_with_the_key(request: Request, next: Next) -> Result<Response<Body>, StatusCode> {
+    match request.headers().get(AUTHORIZATION) {
+        Some(key) if key == "Bearer sesame" => Ok(next.run(request).await),
+        _ => Err(StatusCode::UNAUTHORIZED),
+    }
+}
+
+async fn say(State(app): State<App>, Query(say): Query<Say>) -> Result<Json<usize>, (StatusCode, String)> {
+    let receipt = app.janus.publish("news", &say.text).await;
+    let receipt = receipt.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    Ok(Json(receipt.subscribers))
+}
+
+/// Answers the upgrade, and gives Janus the connection once hyper has let go of it.
+async fn websocket(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+) -> Response<Body> {
+    let head = head_of(&request);
+    let headers = match WebSocket::accept_headers(&head) {
+        Ok(headers) => headers,
+        Err(error) => return refused(error.status, error.message),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        // A client that went away meanwhile needs nothing.
+        let Ok(stream) = upgrade.await else { return };
+        let incoming = Incoming::stream_from(TokioIo::new(stream), peer.into());
+        // Refused, the stream is dropped, which closes it.
+        let _ = app.janus.serve(incoming, &app.websocket, Some(WebSocket::decoder_for(head)));
+    });
+    let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    for (name, value) in headers {
+        response = response.header(name, value);
+    }
+    response.body(Body::empty()).expect("these are headers")
+}
+
+/// Answers with a body that Janus writes, through a pipe.
+async fn events(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    let decoder = match app.sse.decoder_for(head_of(&request), &app.janus.limits()) {
+        Ok(decoder) => decoder,
+        Err(error) => return refused(error.status, &error.message),
+    };
+    let (body, stream) = tokio::io::duplex(16 * 1024);
+    if let Err(error) = app.janus.serve(Incoming::stream_from(stream, peer.into()), &app.events, Some(decoder)) {
+        return refused(503, &error.to_string());
+    }
+    Response::builder()
+        .header(CONTENT_TYPE, "text/event-stream")
+        .header(CACHE_CONTROL, "no-store")
+        .body(Body::from_stream(ReaderStream::new(body)))
+        .expect("these are headers")
+}
+
+fn head_of(request: &Request) -> HttpRequest {
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers)
+}
+
+fn refused(status: u16, message: &str) -> Response<Body> {
+    Response::builder().status(status).body(Body::from(message.to_owned())).expect("a status from Janus is one")
+}
+
+/// An instance without ports of its own.
+pub async fn start() -> Result<Janus, janus_core::StartError> {
+    Janus::builder().config(Config { listen: Vec::new(), ..Config::default() }).start().await
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let janus = start().await?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let app = app(janus.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, app).await?;
+    janus.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! What observers are told, the queue in which it waits, and the task that tells it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{Client, Disconnect, DropReason, HookRunner};
+use crate::SlowClient;
+use crate::supervision::{BoxError, stop_requested};
+use crate::wire::TopicName;
+
+/// Something that has happened.
+#[derive(Clone, Debug)]
+pub(crate) enum News {
+    Connected(Arc<Client>),
+    Disconnected(Arc<Client>, Disconnect),
+    Slow(Arc<Client>, SlowClient),
+    Dropped { topic: TopicName, messages: u64, why: DropReason },
+}
+
+/// What the observers have not been told yet. It outlives the task that tells them.
+#[derive(Debug)]
+pub(super) struct Queue {
+    waiting: Mutex<VecDeque<News>>,
+    limit: usize,
+    arrived: Notify,
+}
+
+impl Queue {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { waiting: Mutex::default(), limit, arrived: Notify::new() }
+    }
+
+    /// False if it is full.
+    pub(super) fn push(&self, news: News) -> bool {
+        {
+            let mut waiting = self.waiting.lock();
+            if waiting.len() >= self.limit {
+                return false;
+            }
+            waiting.push_back(news);
+        }
+        self.arrived.notify_one();
+        true
+    }
+
+    fn pop(&self) -> Option<News> {
+        self.waiting.lock().pop_front()
+    }
+
+    /// Waits for the next; cancel safe, for one who waits at a time.
+    async fn next(&self) -> News {
+        loop {
+            if let Some(news) = self.pop() {
+                return news;
+            }
+            self.arrived.notified().await;
+        }
+    }
+}
+
+/// Tells the observers what happens, one thing after the other; asked to stop, it tells what is left and ends.
+pub(crate) async fn observe(runner: Arc<HookRunner>) -> Result<(), BoxError> {
+    let mut stop = std::pin::pin!(stop_requested());
+    loop {
+        tokio::select! {
+            biased;
+            news = runner.queue.next() => tell(&runner, news).await,
+            () = &mut stop => return Ok(()),
+        }
+    }
+}
+
+async fn tell(runner: &HookRunner, news: News) {
+    let hooks = Arc::clone(&runner.hooks);
+    match news {
+        News::Connected(client) => {
+            runner.notify("connected", async move { hooks.connected(&client).await }).await;
+        }
+        News::Disconnected(client, why) => {
+            runner.notify("disconnected", async move { hooks.disconnected(&client, why).await }).await;
+        }
+        News::Slow(client, lag) => {
+            runner.notify("slow", async move { hooks.slow(&client, &lag).await }).await;
+        }
+        News::Dropped { topic, messages, why } => {
+            runner.notify("dropped", async move { hooks.dropped(&topic, messages, why).await }).await;
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Asks hooks on the embedder's runtime and keeps their deadlines on ours.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinError};
+use tokio::time::{Instant, timeout};
+
+use super::observer::Queue;
+use super::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News};
+use crate::SlowClient;
+use crate::config::Config;
+use crate::slow_clients::Lines;
+use crate::supervision::ExitReason;
+use crate::wire::{ErrorCode, Publication, TopicName};
+
+/// The hooks of one instance, and where they run.
+pub(crate) struct HookRunner {
+    pub(super) hooks: Arc<dyn AnyHooks>,
+    runtime: Handle,
+    pub(super) timeout: Duration,
+    questions: Arc<Semaphore>,
+    pub(super) queue: Queue,
+    lost: AtomicU64,
+    begun: Instant,
+    lines: Lines,
+}
+
+/// Why a client does not get what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    /// After what time it may come back, if the hook named one.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refused {
+    fn denied(denied: Denied, code: ErrorCode) -> Self {
+        let code = if denied.retry_after.is_some() { ErrorCode::AuthorizationFailed } else { code };
+        Self { code, message: denied.reason, retry_after: denied.retry_after }
+    }
+
+    fn unanswered() -> Self {
+        let message = "whoever decides what you may do has not answered; try again later".to_owned();
+        Self { code: ErrorCode::AuthorizationFailed, message, retry_after: None }
+    }
+}
+
+/// What became of a hook that has no answer.
+enum Failure {
+    TooLate,
+    Panicked(ExitReason),
+    /// Its runtime was shut down.
+    NoRuntime,
+}
+
+impl HookRunner {
+    /// Runs `hooks` on `runtime`, within the limits of `config`.
+    pub(crate) fn new(hooks: Arc<dyn AnyHooks>, runtime: Handle, config: &Config) -> Self {
+        Self {
+            hooks,
+            runtime,
+            timeout: config.hook_timeout,
+            questions: Arc::new(Semaphore::new(config.max_hook_questions)),
+            queue: Queue::new(config.hook_queue),
+            lost: AtomicU64::new(0),
+            begun: Instant::now(),
+            lines: Lines::default(),
+        }
+    }
+
+    /// Asks who a connection is.
+    pub(crate) fn authenticate(
+        self: &Arc<Self>,
+        request: ConnectRequest,
+    ) -> impl Future<Output = Result<Arc<Identity>, Refused>> + Send + use<> {
+        let hooks = Arc::clone(&self.hooks);
+        let answer = self.ask("authenticate", async move { hooks.authenticate(request).await });
+        async move {
+            let identity = answer.await?.map_err(|denied| Refused::denied(denied, ErrorCode::Unauthorized))?;
+            Ok(Arc::new(identity))
+        }
+    }
+
+    /// Asks whether a client may subscribe; `Ok(None)` if that has been decided, and it may.
+    pub(crate) fn authorize_subscribe(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        topic: &TopicName,
+    ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
+        if decided(client.identity.may_subscribe, "subscribe to anything")? {
+            return Ok(None);
+        }
+        let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
+        let answer = self.ask("authorize_subscribe", async move { hooks.authorize_subscribe(&client, &topic).await });
+        Ok(Some(allowed(answer)))
+    }
+
+    /// Asks whether a client may publish a message; `Ok(None)` if that has been decided, and it may.
+    pub(crate) fn authorize_publish(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        topic: &TopicName,
+        publication: &Publication,
+    ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
+        if decided(client.identity.may_publish, "publish anything")? {
+            return Ok(None);
+        }
+        let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
+        let (topic, publication) = (topic.clone(), publication.clone());
+        let answer =
+            self.ask("authorize_publish", async move { hooks.authorize_publish(&client, &topic, &publication).await });
+        Ok(Some(allowed(answer)))
+    }
+
+    /// Has the observers told, unless too much waits for them already.
+    pub(crate) fn tell(&self, news: News) {
+        if !self.queue.push(news) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How much the observers were not told because too much waited for them.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn ask<T, F>(
+        self: &Arc<Self>,
+        name: &'static str,
+        question: F,
+    ) -> impl Future<Output = Result<Result<T, Denied>, Refused>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Denied>> + Send + 'static,
+    {
+        let answer = self.question(question);
+        let this = Arc::clone(self);
+        async move {
+            answer.await.map_err(|failure| {
+                this.complain(name, &failure);
+                Refused::unanswered()
+            })
+        }
+    }
+
+    fn question<T, F>(&self, question: F) -> impl Future<Output = Result<T, Failure>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (questions, runtime, limit) = (Arc::clone(&self.questions), self.runtime.clone(), self.timeout);
+        // A time of the thread that waits: the hook may hold up its own.
+        async move {
+            let answer = async {
+                let place = questions.acquire_owned().await.map_err(|_| Failure::NoRuntime)?;
+                run(&runtime, async move {
+                    // Held by the hook, so that those that block and are given up still count.
+                    let _place = place;
+                    question.await
+                })
+                .await
+            };
+            timeout(limit, answer).await.unwrap_or(Err(Failure::TooLate))
+        }
+    }
+
+    /// Lets an observer run, and returns when it has ended or its time is over.
+    pub(super) async fn notify(&self, name: &'static str, observer: impl Future<Output = ()> + Send + 'static) {
+        let told = timeout(self.timeout, run(&self.runtime, observer)).await.unwrap_or(Err(Failure::TooLate));
+        if let Err(failure) = told {
+            self.complain(name, &failure);
+        }
+    }
+
+    fn complain(&self, name: &str, failure: &Failure) {
+        // A hook that is broken is broken for everybody, and the log must not hold up those who are served.
+        let second = u32::try_from(self.begun.elapsed().as_secs()).unwrap_or(u32::MAX);
+        if !self.lines.take(second) {
+            return;
+        }
+        match failure {
+            Failure::TooLate => {
+                log::error!("hook {name}: no end within hook_timeout ({:?}); it was given up", self.timeout);
+            }
+            Failure::Panicked(reason) => log::error!("hook {name}: {reason}"),
+            Failure::NoRuntime => log::error!("hook {name}: the runtime that hooks run on has been shut down"),
+        }
+    }
+}
+
+/// Runs a hook on its runtime, and drops it there if whoever waits goes away.
+async fn run<T: Send + 'static>(
+    runtime: &Handle,
+    hook: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Failure> {
+    let task = runtime.spawn(hook);
+    let _abort = AbortOnDrop(task.abort_handle());
+    task.await.map_err(|error: JoinError| match error.try_into_panic() {
+        Ok(panic) => Failure::Panicked(ExitReason::from_unwind(panic)),
+        Err(_cancelled) => Failure::NoRuntime,
+    })
+}
+
+/// Nothing to be done for a task that has ended.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether something was allowed when the client connected; an error if it was forbidden then.
+fn decided(may: Option<bool>, what: &str) -> Result<bool, Refused> {
+    match may {
+        Some(false) => {
+            let message = format!("this client may not {what}");
+            Err(Refused { code: ErrorCode::Forbidden, message, retry_after: None })
+        }
+        may => Ok(may == Some(true)),
+    }
+}
+
+async fn allowed(answer: impl Future<Output = Result<Result<(), Denied>, Refused>>) -> Result<(), Refused> {
+    answer.await?.map_err(|denied| Refused::denied(denied, ErrorCode::Forbidden))
+}
+
+impl fmt::Debug for HookRunner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HookRunner").field("timeout", &self.timeout).field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+/// [`Hooks`] behind a pointer. The public trait cannot be, because its futures have types of their own.
+pub(crate) trait AnyHooks: Send + Sync {
+    fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>>;
+    fn authorize_subscribe<'a>(&'a self, client: &'a Client, topic: &'a TopicName)
+    -> BoxFuture<'a, Result<(), Denied>>;
+    fn authorize_publish<'a>(
+        &'a self,
+        client: &'a Client,
+        topic: &'a TopicName,
+        publication: &'a Publication,
+    ) -> BoxFuture<'a, Result<(), Denied>>;
+    fn connected<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, ()>;
+    fn disconnected<'a>(&'a self, client: &'a Client, why: Disconnect) -> BoxFuture<'a, ()>;
+    fn slow<'a>(&'a self, client: &'a Client, lag: &'a SlowClient) -> BoxFuture<'a, ()>;
+    fn dropped<'a>(&'a self, topic: &'a TopicName, messages: u64, why: DropReason) -> BoxFuture<'a, ()>;
+}
+
+impl<H: Hooks> AnyHooks for H {
+    fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>> {
+        Box::pin(Hooks::authenticate(self, request))
+    }
+
+    fn authorize_subscribe<'a>(
+        &'a self,
+        client: &'a Client,
+        topic: &'a TopicName,
+    ) -> BoxFuture<'a, Result<(), Denied>> {
+        Box::pin(Hooks::authorize_subscribe(self, client, topic))
+    }
+
+    fn authorize_publish<'a>(
+        &'a self,
+        client: &'a Client,
+        topic: &'a TopicName,
+        publication: &'a Publication,
+    ) -> BoxFuture<'a, Result<(), Denied>> {
+        Box::pin(Hooks::authorize_publish(self, client, topic, publication))
+    }
+
+    fn connected<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, ()> {
+        Box::pin(Hooks::connected(self, client))
+    }
+
+    fn disconnected<'a>(&'a self, client: &'a Client, why: Disconnect) -> BoxFuture<'a, ()> {
+        Box::pin(Hooks::disconnected(self, client, why))
+    }
+
+    fn slow<'a>(&'a self, client: &'a Client, lag: &'a SlowClient) -> BoxFuture<'a, ()> {
+        Box::pin(Hooks::slow(self, client, lag))
+    }
+
+    fn dropped<'a>(&'a self, topic: &'a TopicName, messages: u64, why: DropReason) -> BoxFuture<'a, ()> {
+        Box::pin(Hooks::dropped(self, topic, messages, why))
+    }
+}

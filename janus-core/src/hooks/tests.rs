@@ -1,0 +1,329 @@
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::mpsc as std_mpsc;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::Janus;
+use crate::supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What one of the hooks is to do next; with nothing left they allow, and note.
+enum Act {
+    Panic,
+    Hang,
+    Block(std_mpsc::Receiver<()>),
+    Deny(Denied),
+    /// Waits until it is told to go on.
+    Wait(Arc<Notify>),
+}
+
+#[derive(Default)]
+struct Scripted {
+    acts: Mutex<VecDeque<Act>>,
+    notes: Option<mpsc::Sender<String>>,
+    /// Counts the hooks whose future was dropped or has ended.
+    over: Arc<Mutex<usize>>,
+}
+
+impl Scripted {
+    fn new(acts: impl IntoIterator<Item = Act>) -> Self {
+        Self { acts: Mutex::new(acts.into_iter().collect()), ..Self::default() }
+    }
+
+    async fn act(&self, note: String) -> Result<(), Denied> {
+        struct Over(Arc<Mutex<usize>>);
+        impl Drop for Over {
+            fn drop(&mut self) {
+                *self.0.lock() += 1;
+            }
+        }
+        let _over = Over(Arc::clone(&self.over));
+        let act = self.acts.lock().pop_front();
+        match act {
+            Some(Act::Panic) => panic!("on purpose: {note}"),
+            Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Block(released)) => drop(released.recv()),
+            Some(Act::Deny(denied)) => return Err(denied),
+            Some(Act::Wait(go)) => go.notified().await,
+            None => {}
+        }
+        if let Some(notes) = &self.notes {
+            let _ = notes.try_send(note);
+        }
+        Ok(())
+    }
+}
+
+impl Hooks for Scripted {
+    async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        self.act("authenticate".to_owned()).await?;
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        Ok(Identity::user(request.auth.unwrap_or_default()).claims(thread.into()))
+    }
+
+    async fn authorize_subscribe(&self, client: &Client, topic: &TopicName) -> Result<(), Denied> {
+        self.act(format!("{} subscribes to {topic}", client.identity.user)).await
+    }
+
+    async fn connected(&self, client: &Client) {
+        let _ = self.act(format!("connected {}", client.connection)).await;
+    }
+
+    async fn disconnected(&self, client: &Client, _: Disconnect) {
+        let _ = self.act(format!("disconnected {}", client.connection)).await;
+    }
+}
+
+fn peer() -> Peer {
+    SocketAddr::from(([127, 0, 0, 1], 1)).into()
+}
+
+fn request() -> ConnectRequest {
+    ConnectRequest { auth: Some("alice".to_owned()), ..ConnectRequest::new(1, "classic", peer()) }
+}
+
+fn client(connection: u64, identity: Identity) -> Arc<Client> {
+    Arc::new(Client::new(connection, "classic", peer(), Arc::new(identity)))
+}
+
+fn topic() -> TopicName {
+    TopicName::new("news", 255).unwrap()
+}
+
+fn runner(hooks: Scripted) -> Arc<HookRunner> {
+    Arc::new(HookRunner::new(Arc::new(hooks), Handle::current(), &Config::default()))
+}
+
+async fn may_subscribe(runner: &Arc<HookRunner>, identity: Identity) -> Result<(), Refused> {
+    match runner.authorize_subscribe(&client(1, identity), &topic())? {
+        Some(answer) => answer.await,
+        None => Ok(()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_identity_that_a_hook_gives_comes_back() {
+    let identity = runner(Scripted::default()).authenticate(request()).await.unwrap();
+    assert_eq!(identity.user, "alice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_an_answer_and_the_next_question_gets_its_own() {
+    let runner = runner(Scripted::new([Act::Panic]));
+    let refused = runner.authenticate(request()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::AuthorizationFailed);
+    assert!(runner.authenticate(request()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_hangs_is_given_up_when_its_time_is_over_and_dropped() {
+    let hooks = Scripted::new([Act::Hang]);
+    let over = Arc::clone(&hooks.over);
+    let (runner, begun) = (runner(hooks), Instant::now());
+    let refused = runner.authenticate(request()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::AuthorizationFailed);
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    tokio::task::yield_now().await;
+    assert_eq!(*over.lock(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_whose_client_is_gone_is_dropped() {
+    let hooks = Scripted::new([Act::Hang]);
+    let over = Arc::clone(&hooks.over);
+    let runner = runner(hooks);
+    let mut question = Box::pin(runner.authenticate(request()));
+    assert!(question.as_mut().now_or_never().is_none());
+    tokio::task::yield_now().await;
+    assert_eq!(*over.lock(), 0, "it is being asked");
+    drop(question);
+    tokio::task::yield_now().await;
+    assert_eq!(*over.lock(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_no_is_for_good_or_for_now() {
+    let later = Denied::for_now("the accounts are away", Duration::from_secs(3));
+    let acts = [Act::Deny(Denied::new("who are you")), Act::Deny(later.clone()), Act::Deny(Denied::new("not yours"))];
+    let runner = runner(Scripted::new(acts));
+    let refused = |code, denied: Denied| Refused { code, message: denied.reason, retry_after: denied.retry_after };
+    let answer = runner.authenticate(request()).await.unwrap_err();
+    assert_eq!(answer, refused(ErrorCode::Unauthorized, Denied::new("who are you")));
+    assert_eq!(runner.authenticate(request()).await.unwrap_err(), refused(ErrorCode::AuthorizationFailed, later));
+    let answer = may_subscribe(&runner, Identity::anonymous()).await.unwrap_err();
+    assert_eq!(answer, refused(ErrorCode::Forbidden, Denied::new("not yours")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_with_the_identity_is_not_asked_again() {
+    let runner = runner(Scripted::new([Act::Panic]));
+    assert_eq!(may_subscribe(&runner, Identity::user("alice").may_subscribe(true)).await, Ok(()));
+    let refused = may_subscribe(&runner, Identity::user("mallory").may_subscribe(false)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Forbidden);
+    let asked = may_subscribe(&runner, Identity::user("bob")).await.unwrap_err();
+    assert_eq!(asked.code, ErrorCode::AuthorizationFailed, "he was asked about, and the hook panicked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_beyond_the_limit_wait_within_their_own_time() {
+    let go = Arc::new(Notify::new());
+    let hooks = Scripted::new([Act::Wait(Arc::clone(&go)), Act::Hang]);
+    let config = Config { max_hook_questions: 1, ..Config::default() };
+    let runner = Arc::new(HookRunner::new(Arc::new(hooks), Handle::current(), &config));
+    let first = tokio::spawn(runner.authenticate(request()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let second = tokio::spawn(runner.authenticate(request()));
+    let third = tokio::spawn(runner.authenticate(request()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!first.is_finished() && !second.is_finished());
+    go.notify_one();
+    assert!(first.await.unwrap().is_ok());
+    let asked = Instant::now();
+    assert!(second.await.unwrap().is_err(), "it hangs");
+    assert_eq!(asked.elapsed().as_secs(), 4, "its time has begun when it began to wait");
+    assert!(third.await.unwrap().is_err(), "its time was over when its turn came");
+    assert!(runner.authenticate(request()).await.is_ok());
+}
+
+#[test]
+fn a_hook_that_blocks_its_runtime_is_given_up_all_the_same() {
+    let (thread, handle) = HookThread::start().unwrap();
+    let (release, released) = std_mpsc::channel();
+    let config = Config { hook_timeout: Duration::from_millis(50), ..Config::default() };
+    let runner = Arc::new(HookRunner::new(Arc::new(Scripted::new([Act::Block(released)])), handle, &config));
+    let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    here.block_on(async {
+        for _ in 0..2 {
+            let refused = timeout(DEADLINE, runner.authenticate(request())).await.unwrap().unwrap_err();
+            assert_eq!(refused.code, ErrorCode::AuthorizationFailed);
+        }
+        release.send(()).unwrap();
+        // The thread is about to be free again.
+        let answered = async {
+            loop {
+                if let Ok(identity) = runner.authenticate(request()).await {
+                    return identity;
+                }
+            }
+        };
+        let identity = timeout(DEADLINE, answered).await.unwrap();
+        assert_eq!(identity.claims, "janus-hooks", "it ran on the thread of the hooks");
+    });
+    thread.stop();
+}
+
+#[test]
+fn hooks_run_where_the_embedder_says_or_in_its_runtime_or_on_a_thread_of_their_own() {
+    let config = Config::default();
+    let builder = Janus::builder();
+    assert!(matches!(builder.hooks.start(&config), Ok((None, None))), "there are none");
+    let builder = builder.hooks(Scripted::default());
+    let Ok((Some(_), Some(thread))) = builder.hooks.start(&config) else { panic!("a thread of their own") };
+    thread.stop();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("mine").build().unwrap();
+    let Ok((Some(runner), None)) =
+        Janus::builder().hooks(Scripted::default()).hook_runtime(runtime.handle().clone()).hooks.start(&config)
+    else {
+        panic!("a runtime was given")
+    };
+    // Its timer is not enabled, which is none of ours to need.
+    let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    assert_eq!(here.block_on(runner.authenticate(request())).unwrap().claims, "mine");
+    let here = async { builder.hooks.start(&config) };
+    assert!(matches!(runtime.block_on(here), Ok((Some(_), None))), "there is a runtime here");
+}
+
+#[test]
+fn a_runtime_that_is_gone_is_an_answer() {
+    let theirs = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runner = Arc::new(HookRunner::new(Arc::new(Scripted::default()), theirs.handle().clone(), &Config::default()));
+    drop(theirs);
+    let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let refused = here.block_on(runner.authenticate(request())).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::AuthorizationFailed);
+}
+
+/// Tells observers, supervised as in an instance, until the arbiter is dropped.
+async fn observed(acts: impl IntoIterator<Item = Act>, queue: usize) -> (Arc<HookRunner>, Observed) {
+    let (notes, told) = mpsc::channel(1_000);
+    let hooks = Scripted { notes: Some(notes), ..Scripted::new(acts) };
+    let config = Config { hook_queue: queue, hook_timeout: Duration::from_secs(1), ..Config::default() };
+    let runner = Arc::new(HookRunner::new(Arc::new(hooks), Handle::current(), &config));
+    let arbiter = Arbiter::start("observer").unwrap();
+    let observer = Arc::clone(&runner);
+    let spec = ChildSpec::task("observer", move || observe(Arc::clone(&observer)));
+    let root = Supervisor::new("root", Strategy::OneForOne).child(spec).start(&arbiter.place()).await.unwrap();
+    (runner, Observed { told, root, _arbiter: arbiter })
+}
+
+struct Observed {
+    told: mpsc::Receiver<String>,
+    root: crate::supervision::SupervisorRef,
+    _arbiter: Arbiter,
+}
+
+impl Observed {
+    async fn next(&mut self) -> String {
+        timeout(DEADLINE, self.told.recv()).await.expect("it is told").expect("the hooks are there")
+    }
+}
+
+fn connected(connection: u64) -> News {
+    News::Connected(client(connection, Identity::anonymous()))
+}
+
+#[tokio::test]
+async fn observers_are_told_one_after_the_other_in_order() {
+    let go = Arc::new(Notify::new());
+    let (runner, mut observed) = observed([Act::Wait(Arc::clone(&go))], 100).await;
+    go.notify_one();
+    for number in 1..=50 {
+        runner.tell(connected(number));
+        runner.tell(News::Disconnected(client(number, Identity::anonymous()), Disconnect::ByClient));
+    }
+    for number in 1..=50 {
+        assert_eq!(observed.next().await, format!("connected {number}"));
+        assert_eq!(observed.next().await, format!("disconnected {number}"));
+    }
+    assert_eq!(runner.lost(), 0);
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_or_hangs_does_not_keep_the_next_from_being_told() {
+    let (runner, mut observed) = observed([Act::Panic, Act::Hang], 100).await;
+    (1..=3).for_each(|number| runner.tell(connected(number)));
+    assert_eq!(observed.next().await, "connected 3");
+    assert_eq!(observed.root.tree().find("observer").unwrap().restarts, 0);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_the_queue_is_left_out_and_counted() {
+    let runner = Arc::new(HookRunner::new(
+        Arc::new(Scripted::default()),
+        Handle::current(),
+        &Config { hook_queue: 3, ..Config::default() },
+    ));
+    (1..=5).for_each(|number| runner.tell(connected(number)));
+    assert_eq!(runner.lost(), 2);
+}
+
+#[tokio::test]
+async fn what_is_left_at_the_end_is_told_before_it() {
+    let go = Arc::new(Notify::new());
+    let (runner, mut observed) = observed([Act::Wait(Arc::clone(&go))], 100).await;
+    (1..=20).for_each(|number| runner.tell(connected(number)));
+    let (root, release) = (observed.root.clone(), async {
+        tokio::task::yield_now().await;
+        go.notify_one();
+    });
+    tokio::join!(root.stop(), release);
+    for number in 1..=20 {
+        assert_eq!(observed.next().await, format!("connected {number}"));
+    }
+}

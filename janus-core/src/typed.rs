@@ -1,0 +1,243 @@
+//! Topics whose messages are values of one type: [`TypedTopic`] publishes them, [`TypedSubscriber`] receives them.
+//!
+//! The type is an agreement of this program with itself. On the wire there is JSON as ever, clients of any protocol take
+//! part, and what is not such a value is handed on as it came.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{self, Poll};
+
+use futures_util::Stream;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::janus::Janus;
+use crate::publish::{Message, PublishError, Receipt};
+use crate::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
+use crate::wire::{Position, TopicName, TopicNameError};
+
+impl Janus {
+    /// A topic whose messages are values of the type `T`, to publish and to subscribe to.
+    ///
+    /// Nothing is made or sent by this; a topic exists from its first subscriber, or its first message if its namespace keeps
+    /// history. The result holds a clone of this handle.
+    ///
+    /// ```
+    /// use janus_core::{Config, Janus, TypedEvent};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Quote {
+    ///     bid: f64,
+    ///     ask: f64,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let eur = janus.topic::<Quote>("quotes:eur")?;
+    /// let mut quotes = eur.subscribe()?;
+    /// eur.publish(&Quote { bid: 1.07, ask: 1.08 }).await?;
+    /// let Some(TypedEvent::Message(quote)) = quotes.next().await else { panic!("one was published") };
+    /// assert_eq!((quote.value.ask, quote.delivery.seq()), (1.08, 1));
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The name is not allowed; `max_topic_bytes` of the instance limits its length.
+    pub fn topic<T>(&self, name: &str) -> Result<TypedTopic<T>, TopicNameError> {
+        let name = TopicName::new(name, self.tables().config.max_topic_bytes)?;
+        Ok(TypedTopic { janus: self.clone(), name, values: PhantomData })
+    }
+}
+
+/// A topic whose messages are values of one type; made by [`Janus::topic`], which has an example.
+///
+/// It is a handle to the instance, as [`Janus`] is: the instance runs on while one is left.
+pub struct TypedTopic<T> {
+    janus: Janus,
+    name: TopicName,
+    // It holds no value, and can go to other threads whatever the type.
+    values: PhantomData<fn(T) -> T>,
+}
+
+impl<T> TypedTopic<T> {
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &TopicName {
+        &self.name
+    }
+}
+
+impl<T: Serialize> TypedTopic<T> {
+    /// Publishes a value and waits until it has its place in the topic's order, as [`Janus::publish`] does.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not published; [`PublishError::Invalid`] also if the value cannot be serialized.
+    pub async fn publish(&self, value: &T) -> Result<Receipt, PublishError> {
+        self.janus.publish_message(self.message(value)?).await
+    }
+
+    /// Publishes a value if the topic has room now; the returned future tells the outcome and may be dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Full`] if there is no room; otherwise as [`publish`](Self::publish).
+    pub fn try_publish(
+        &self,
+        value: &T,
+    ) -> Result<impl Future<Output = Result<Receipt, PublishError>> + Send + use<T>, PublishError> {
+        self.janus.try_publish(self.message(value)?)
+    }
+
+    /// The message that [`publish`](Self::publish) would publish, to give it an event or a message id first:
+    /// `janus.publish_message(topic.message(&value)?.event("tick"))`.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] if the value cannot be serialized.
+    pub fn message(&self, value: &T) -> Result<Message, PublishError> {
+        Message::new(self.name.as_str(), value)
+    }
+}
+
+impl<T: DeserializeOwned> TypedTopic<T> {
+    /// Subscribes this process, from the next message on.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe(&self) -> Result<TypedSubscriber<T>, SubscribeError> {
+        self.subscribe_with(SubscribeOptions::default())
+    }
+
+    /// The same as [`subscribe`](Self::subscribe), with a position to resume from, or with limits and a policy of its own.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe_with(&self, options: SubscribeOptions) -> Result<TypedSubscriber<T>, SubscribeError> {
+        let subscriber = self.janus.subscribe_with(self.name.as_str(), options)?;
+        Ok(TypedSubscriber { subscriber, values: PhantomData })
+    }
+}
+
+// Not derived, which would ask the same of the type.
+impl<T> Clone for TypedTopic<T> {
+    fn clone(&self) -> Self {
+        Self { janus: self.janus.clone(), name: self.name.clone(), values: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for TypedTopic<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedTopic").field("name", &self.name).field("type", &std::any::type_name::<T>()).finish()
+    }
+}
+
+/// A message with the value that it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypedMessage<T> {
+    /// The data, as a value.
+    pub value: T,
+    /// Its position, time, event and message id, and the data as text. It refers to the frame that all subscribers
+    /// share; a program that collects values does well to keep only those.
+    pub delivery: Delivery,
+}
+
+/// What a subscriber to a typed topic finds next.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TypedEvent<T> {
+    /// A message.
+    Message(TypedMessage<T>),
+    /// A message whose data is no such value: somebody else published it, or the type has changed. What comes after it
+    /// comes all the same.
+    Undecodable {
+        /// What is wrong with the data.
+        error: serde_json::Error,
+        /// The message as it came.
+        delivery: Delivery,
+    },
+    /// These messages do not come; see [`Event::Gap`].
+    Gap {
+        /// The number of the first.
+        from: u64,
+        /// The number of the last.
+        to: u64,
+    },
+    /// Nothing comes any more.
+    Closed(Closed),
+}
+
+/// A subscription of this process to a typed topic. Dropping it ends it.
+///
+/// It is a [`Subscriber`], with the same queue, limits and policies, that reads what it gets; [`Janus::topic`] has an
+/// example. As a [`Stream`] it is the same as by [`next`](Self::next).
+pub struct TypedSubscriber<T> {
+    subscriber: Subscriber,
+    values: PhantomData<fn() -> T>,
+}
+
+impl<T> TypedSubscriber<T> {
+    /// Whether it goes on where it was asked to, and from where it could have.
+    #[must_use]
+    pub fn resumption(&self) -> Resumption {
+        self.subscriber.resumption()
+    }
+
+    /// The place after which it goes on: that of the last message or gap it has been given, or where it began.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.subscriber.position()
+    }
+
+    /// The topic that it is subscribed to.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        self.subscriber.topic()
+    }
+}
+
+impl<T: DeserializeOwned> TypedSubscriber<T> {
+    /// Waits for the next message or gap. `None` after [`TypedEvent::Closed`].
+    ///
+    /// Cancel safe: what has not been returned is returned by the next call.
+    pub async fn next(&mut self) -> Option<TypedEvent<T>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl<T: DeserializeOwned> Stream for TypedSubscriber<T> {
+    type Item = TypedEvent<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Option<TypedEvent<T>>> {
+        Pin::new(&mut self.subscriber).poll_next(cx).map(|event| {
+            Some(match event? {
+                Event::Message(delivery) => match delivery.parse() {
+                    Ok(value) => TypedEvent::Message(TypedMessage { value, delivery }),
+                    Err(error) => TypedEvent::Undecodable { error, delivery },
+                },
+                Event::Gap { from, to } => TypedEvent::Gap { from, to },
+                Event::Closed(reason) => TypedEvent::Closed(reason),
+            })
+        })
+    }
+}
+
+impl<T> fmt::Debug for TypedSubscriber<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedSubscriber")
+            .field("topic", self.topic())
+            .field("position", &self.position())
+            .field("type", &std::any::type_name::<T>())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,565 @@
+//! The HTTP port as far as Janus serves it itself: the head of the first request decides what a connection becomes.
+//!
+//! `/ws` becomes a WebSocket, `/events` a stream of server-sent events, and everything else is passed on to whoever
+//! takes it, with the bytes that were read. What all three share stands here: how a request's head is read, which
+//! origins a browser may come from, and what a refusal looks like.
+
+use std::fmt::Write as _;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::publication::put_json_string;
+use super::sse::Sse;
+use super::websocket::WebSocket;
+use super::{
+    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Timestamp,
+};
+
+/// Bytes that the head of a request may have, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
+/// limit.
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Headers that a request may have.
+const MAX_HEADERS: usize = 64;
+
+/// How long a browser may remember that an origin is allowed.
+const PREFLIGHT_MAX_AGE: &str = "600";
+
+/// The codec of an HTTP port: [`WebSocket`] at `/ws`, [`Sse`] at `/events`, and [`Command::PassOn`] for every other path.
+///
+/// It reads one request and has the connection become what that asks for. A request that cannot be served gets a status
+/// and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is closed.
+///
+/// Limits: 16 KiB and 64 headers for the head of a request (431), `frame_timeout` to send it (408).
+///
+/// ```
+/// use std::time::Duration;
+/// use janus_core::wire::{AllowedOrigins, Codec, Command, HttpPort, Limits};
+///
+/// let port = HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2));
+/// let mut decoder = port.decoder();
+/// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+/// let mut input: &[u8] = b"GET /api/topics HTTP/1.1\r\nhost: localhost\r\n\r\n";
+/// assert_eq!(decoder.decode(&mut input, &limits), Some(Ok(Command::PassOn)));
+/// assert!(decoder.take_received().starts_with(b"GET /api/topics"));
+/// ```
+#[derive(Debug)]
+pub struct HttpPort {
+    websocket: Arc<WebSocket>,
+    sse: Arc<Sse>,
+    allowed_origins: AllowedOrigins,
+}
+
+/// Where each codec stands in [`Codec::successors`].
+const WEBSOCKET: usize = 0;
+const SSE: usize = 1;
+
+impl HttpPort {
+    /// A port for browsers from the same host and from these origins, whose event streams come back after `sse_retry`.
+    #[must_use]
+    pub fn new(allowed_origins: AllowedOrigins, sse_retry: Duration) -> Self {
+        Self {
+            websocket: Arc::new(WebSocket),
+            sse: Arc::new(Sse::new(sse_retry, allowed_origins.clone())),
+            allowed_origins,
+        }
+    }
+}
+
+impl Codec for HttpPort {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Box::new(PortDecoder {
+            sse: Arc::clone(&self.sse),
+            allowed_origins: self.allowed_origins.clone(),
+            head: HeadReader::default(),
+            outcome: Outcome::Undecided,
+        })
+    }
+
+    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
+        // Nothing is opened here, so there is nobody else to talk to.
+        if let Event::Refused(refusal) | Event::Bye(refusal) = event {
+            out.put_slice(&HttpError::from(refusal).response());
+        }
+    }
+
+    fn opens(&self) -> Opens {
+        Opens::WhenAsked
+    }
+
+    fn successors(&self) -> Vec<Arc<dyn Codec>> {
+        vec![Arc::clone(&self.websocket) as _, Arc::clone(&self.sse) as _]
+    }
+}
+
+struct PortDecoder {
+    sse: Arc<Sse>,
+    allowed_origins: AllowedOrigins,
+    head: HeadReader,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Undecided,
+    Refused,
+    Becomes(usize, Box<dyn Decoder>),
+    PassedOn(Vec<u8>),
+}
+
+impl PortDecoder {
+    /// What the connection becomes, and the bytes that answer the request.
+    fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
+        let Head { request, minor_version, received } = head;
+        match request.path() {
+            "/ws" => {
+                require_no_body(&request)?;
+                self.allowed_origins.check(&request)?;
+                if minor_version == 0 {
+                    let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
+                    return Err(HttpError::new(400, "bad_open", message));
+                }
+                let answer = WebSocket::accept(&request)?;
+                self.outcome = Outcome::Becomes(WEBSOCKET, WebSocket::decoder_for(request));
+                Ok(Command::Become(answer))
+            }
+            "/events" => {
+                require_no_body(&request)?;
+                self.allowed_origins.check(&request)?;
+                if request.method == "OPTIONS" {
+                    self.outcome = Outcome::Refused;
+                    return Ok(Command::Close(preflight(&self.allowed_origins.cors(&request))));
+                }
+                let decoder = self.sse.decoder_for(request, limits)?;
+                self.outcome = Outcome::Becomes(SSE, decoder);
+                Ok(Command::Become(Bytes::new()))
+            }
+            _ => {
+                self.outcome = Outcome::PassedOn(received);
+                Ok(Command::PassOn)
+            }
+        }
+    }
+}
+
+impl Decoder for PortDecoder {
+    fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
+        if !matches!(self.outcome, Outcome::Undecided) {
+            *input = &[];
+            return None;
+        }
+        let decided = self.head.read(input)?.and_then(|head| self.decide(head, limits));
+        Some(Ok(decided.unwrap_or_else(|error| {
+            self.outcome = Outcome::Refused;
+            Command::Close(error.response())
+        })))
+    }
+
+    fn is_mid_frame(&self) -> bool {
+        self.head.is_mid_head()
+    }
+
+    fn buffered(&self) -> usize {
+        self.head.buffered()
+    }
+
+    fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
+        match mem::replace(&mut self.outcome, Outcome::Refused) {
+            Outcome::Becomes(place, decoder) => Some((place, decoder)),
+            _ => None,
+        }
+    }
+
+    fn take_received(&mut self) -> Vec<u8> {
+        match mem::replace(&mut self.outcome, Outcome::Refused) {
+            Outcome::PassedOn(received) => received,
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A request that was refused, as its sender is told.
+///
+/// ```
+/// use janus_core::wire::HttpError;
+///
+/// let response = HttpError::new(404, "unknown_path", "there is nothing at this path").response();
+/// assert!(response.starts_with(b"HTTP/1.1 404 Not Found\r\n"));
+/// assert!(response.ends_with(br#"{"error":{"code":"unknown_path","message":"there is nothing at this path"}}"#));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status} {code}: {message}")]
+pub struct HttpError {
+    /// The status of the response.
+    pub status: u16,
+    /// The reason, for programs: the name of an [`ErrorCode`] where there is one that fits.
+    pub code: &'static str,
+    /// The same for people, and what to do.
+    pub message: String,
+    /// After what time the same request may succeed, if that is known.
+    pub retry_after: Option<Duration>,
+}
+
+impl HttpError {
+    /// An error with this status.
+    #[must_use]
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    /// The body of the response, which is JSON.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        let mut body = BytesMut::new();
+        body.put_slice(b"{\"error\":{\"code\":");
+        put_json_string(&mut body, self.code);
+        body.put_slice(b",\"message\":");
+        put_json_string(&mut body, &self.message);
+        body.put_slice(b"}}");
+        body.freeze()
+    }
+
+    /// The headers that belong to the status, beside those of the body.
+    #[must_use]
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = Vec::new();
+        match self.status {
+            401 => headers.push(("www-authenticate", "Bearer".to_owned())),
+            426 => headers.extend([("upgrade", "websocket".to_owned()), ("sec-websocket-version", "13".to_owned())]),
+            _ => {}
+        }
+        if let Some(time) = self.retry_after {
+            // Whole seconds, and never an invitation to come back at once.
+            headers.push(("retry-after", time.as_millis().div_ceil(1_000).max(1).to_string()));
+        }
+        headers
+    }
+
+    /// The whole response, after which the connection is to be closed.
+    #[must_use]
+    pub fn response(&self) -> Bytes {
+        let mut headers = self.headers();
+        if self.status == 405 {
+            headers.push(("allow", "GET".to_owned()));
+        }
+        // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
+        let connection = if self.status == 426 { "upgrade, close" } else { "close" };
+        let body = self.body();
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
+        for (name, value) in headers {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        let length = body.len();
+        let _ = write!(
+            head,
+            "content-type: application/json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
+             connection: {connection}\r\n\r\n"
+        );
+        [head.as_bytes(), &body].concat().into()
+    }
+}
+
+impl From<&Refusal<'_>> for HttpError {
+    fn from(refusal: &Refusal<'_>) -> Self {
+        let status = refusal.code.http_status();
+        let can_come_back = status == 503 && refusal.code.class() != ErrorClass::DoNot;
+        let retry_after = refusal.reconnect_after.or_else(|| can_come_back.then_some(Duration::from_secs(1)));
+        Self { status, code: refusal.code.as_str(), message: refusal.message.to_owned(), retry_after }
+    }
+}
+
+impl From<super::websocket::UpgradeError> for HttpError {
+    fn from(error: super::websocket::UpgradeError) -> Self {
+        let code = match error.status {
+            405 => "method_not_allowed",
+            426 => "upgrade_required",
+            _ => ErrorCode::BadOpen.as_str(),
+        };
+        Self::new(error.status, code, error.message)
+    }
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        // A client must understand the class of a status, and must not need its words.
+        _ => "Refused",
+    }
+}
+
+/// Neither a WebSocket nor an event stream begins with a body. The bytes of one would be taken for something else.
+fn require_no_body(request: &HttpRequest) -> Result<(), HttpError> {
+    let has_length = request.header("content-length").is_some_and(|length| length.trim() != "0");
+    if has_length || request.header("transfer-encoding").is_some() {
+        return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), "a request to this path must not have a body"));
+    }
+    Ok(())
+}
+
+fn preflight(cors: &str) -> Bytes {
+    format!(
+        "HTTP/1.1 204 No Content\r\n{cors}access-control-allow-methods: GET\r\n\
+         access-control-allow-headers: authorization, cache-control, last-event-id\r\n\
+         access-control-max-age: {PREFLIGHT_MAX_AGE}\r\nconnection: close\r\n\r\n"
+    )
+    .into()
+}
+
+/// The origins, beside its own host, from which pages may connect to a server.
+///
+/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Whatever is no
+/// browser can say what it likes, so this protects a browser's user and not the server.
+///
+/// ```
+/// use janus_core::wire::{AllowedOrigins, HttpRequest};
+///
+/// let from = |origin: &str| HttpRequest {
+///     headers: vec![("host".into(), "push.example:8080".into()), ("origin".into(), origin.into())],
+///     ..HttpRequest::default()
+/// };
+/// let origins = AllowedOrigins::new(["https://example"]);
+/// assert!(origins.check(&from("https://example")).is_ok());
+/// assert!(origins.check(&from("http://push.example:8080")).is_ok());
+/// assert!(origins.check(&from("http://example")).is_err());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowedOrigins {
+    any: bool,
+    listed: Arc<[Origin]>,
+}
+
+impl AllowedOrigins {
+    /// These origins, each as `scheme://host` or `scheme://host:port`; `*` is any. What [is none](Self::is_origin) is left
+    /// out.
+    #[must_use]
+    pub fn new<'a>(origins: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut any = false;
+        let listed = origins.into_iter().filter_map(|origin| {
+            any |= origin == "*";
+            Origin::parse(origin)
+        });
+        let listed = listed.collect();
+        Self { any, listed }
+    }
+
+    /// Whether a text can be listed.
+    #[must_use]
+    pub fn is_origin(text: &str) -> bool {
+        text == "*" || Origin::parse(text).is_some()
+    }
+
+    /// Whether a request may be served: it names no origin, or that of its own `Host`, or one that is allowed.
+    ///
+    /// # Errors
+    ///
+    /// The refusal that its sender should be given, with status 403.
+    pub fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
+        let Some(text) = request.header("origin") else { return Ok(()) };
+        let origin = Origin::parse(text);
+        let host = request.header("host").unwrap_or_default();
+        if self.any || origin.is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin)) {
+            return Ok(());
+        }
+        let message = "pages of this origin may not connect; the server's operator can list it in allowed_origins";
+        Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message))
+    }
+
+    /// The lines of a response's head which let a page of the request's origin read the response; empty if it is allowed
+    /// only as the own host.
+    #[must_use]
+    pub fn cors(&self, request: &HttpRequest) -> String {
+        let Some(text) = request.header("origin") else { return String::new() };
+        match Origin::parse(text) {
+            // What reads as an origin has no byte that could end the line.
+            Some(origin) if self.listed.contains(&origin) => format!(
+                "access-control-allow-origin: {}\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n",
+                text.trim()
+            ),
+            _ if self.any => "access-control-allow-origin: *\r\n".to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// `https://example:444`, with the port that its scheme has if it names none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+impl Origin {
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, authority) = text.trim().split_once("://")?;
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        if !is_scheme {
+            return None;
+        }
+        let scheme = scheme.to_ascii_lowercase();
+        let (host, port) = host_and_port(authority, default_port(&scheme))?;
+        Some(Self { scheme, host, port })
+    }
+
+    /// Whether a page of this origin talks to the host that it came from. The scheme is taken to be the page's own: a proxy
+    /// in front that ends TLS does not say so in `Host`.
+    fn is_of_host(&self, host: &str) -> bool {
+        host_and_port(host, default_port(&self.scheme)).is_some_and(|other| other == (self.host.clone(), self.port))
+    }
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        _ => None,
+    }
+}
+
+fn host_and_port(authority: &str, default: Option<u16>) -> Option<(String, Option<u16>)> {
+    let authority = authority.trim();
+    let (host, port) = match authority.rsplit_once(':') {
+        // The last colon of an address of IPv6 without a port is inside its brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
+        _ => (authority, default),
+    };
+    let is_host = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
+    };
+    is_host.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// The head of one request.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) request: HttpRequest,
+    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
+    pub(super) minor_version: u8,
+    /// Its bytes, as they came.
+    pub(super) received: Vec<u8>,
+}
+
+/// Collects the head of one request, however it was cut.
+#[derive(Debug, Default)]
+pub(super) struct HeadReader {
+    kept: Vec<u8>,
+    /// Whether nothing but a carriage return has come since the last end of a line.
+    line_is_empty: bool,
+    /// Empty lines before the head, which mean nothing, count against its length.
+    skipped: usize,
+    over: bool,
+}
+
+impl HeadReader {
+    /// Takes bytes up to the end of the head. No byte is looked at twice in search of that, and what can be no head is
+    /// refused with its first byte that shows it: whoever speaks another protocol here need not wait for a timeout.
+    pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<Result<Head, HttpError>> {
+        if self.over {
+            *input = &[];
+            return None;
+        }
+        while self.kept.is_empty() && matches!(input.first(), Some(b'\r' | b'\n')) {
+            *input = &input[1..];
+            self.skipped += 1;
+        }
+        let read = self.take_head(input)?;
+        self.over = true;
+        Some(read.and_then(|()| parse(mem::take(&mut self.kept))))
+    }
+
+    fn take_head(&mut self, input: &mut &[u8]) -> Option<Result<(), HttpError>> {
+        let room = MAX_HEAD_BYTES.saturating_sub(self.kept.len() + self.skipped);
+        for (at, &byte) in input.iter().enumerate() {
+            if at == room {
+                let message = format!("the head of a request must not be longer than {MAX_HEAD_BYTES} bytes");
+                return Some(Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message)));
+            }
+            match byte {
+                b'\n' if self.line_is_empty => {
+                    self.kept.extend_from_slice(&input[..=at]);
+                    *input = &input[at + 1..];
+                    return Some(Ok(()));
+                }
+                b'\n' => self.line_is_empty = true,
+                b'\r' => {}
+                0..0x20 | 0x7f if byte != b'\t' => {
+                    let message = "this port speaks HTTP, and these bytes are something else: check the port and, for \
+                                   TLS, whether it ends in front of the server";
+                    return Some(Err(HttpError::new(400, ErrorCode::BadFrame.as_str(), message)));
+                }
+                _ => self.line_is_empty = false,
+            }
+        }
+        if room == 0 && self.kept.is_empty() && self.skipped > 0 {
+            return Some(Err(bad_head("it begins with thousands of empty lines")));
+        }
+        self.kept.extend_from_slice(input);
+        *input = &[];
+        None
+    }
+
+    pub(super) fn is_mid_head(&self) -> bool {
+        !self.over && (!self.kept.is_empty() || self.skipped > 0)
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    match head.parse(&received) {
+        Ok(httparse::Status::Complete(length)) if length == received.len() => {}
+        Ok(_) => return Err(bad_head("it does not end where its lines do")),
+        Err(httparse::Error::TooManyHeaders) => {
+            let message = format!("a request must not have more than {MAX_HEADERS} headers");
+            return Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message));
+        }
+        Err(error) => return Err(bad_head(&error.to_string())),
+    }
+    let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
+        return Err(bad_head("its first line is not whole"));
+    };
+    let headers: Vec<(String, String)> = head
+        .headers
+        .iter()
+        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned()))
+        .collect();
+    let request = HttpRequest { method: method.to_owned(), target: target.to_owned(), headers };
+    match request.headers.iter().filter(|(name, _)| name == "host").count() {
+        1 => {}
+        0 if minor_version == 0 => {}
+        _ => return Err(bad_head("it must have one Host header")),
+    }
+    Ok(Head { request, minor_version, received })
+}
+
+fn bad_head(why: &str) -> HttpError {
+    HttpError::new(400, ErrorCode::BadFrame.as_str(), format!("this is not the head of an HTTP request: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

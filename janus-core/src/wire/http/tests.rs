@@ -1,0 +1,324 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 3 };
+
+fn port(origins: &[&str]) -> HttpPort {
+    HttpPort::new(AllowedOrigins::new(origins.iter().copied()), Duration::from_secs(2))
+}
+
+/// What a connection made of its bytes, given in these pieces.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// It waits for more, in the middle of a head or not.
+    Waits(bool),
+    /// Refused with this response.
+    Refused(String),
+    /// It became this codec after these bytes, which then said this much, and this was left to it.
+    Became(usize, Bytes, Vec<Command>, Vec<u8>),
+    /// Passed on with all that was received.
+    PassedOn(Vec<u8>),
+}
+
+fn feed(port: &HttpPort, pieces: &[&[u8]]) -> Seen {
+    let mut decoder = port.decoder();
+    for (at, piece) in pieces.iter().enumerate() {
+        let mut input = *piece;
+        let Some(decoded) = decoder.decode(&mut input, &LIMITS) else {
+            assert!(input.is_empty(), "a decoder that waits has taken everything");
+            continue;
+        };
+        let rest = [input, &pieces[at + 1..].concat()].concat();
+        return match decoded.unwrap() {
+            Command::Close(response) => Seen::Refused(String::from_utf8(response.to_vec()).unwrap()),
+            Command::PassOn => Seen::PassedOn([decoder.take_received(), rest].concat()),
+            Command::Become(answer) => {
+                let (place, mut successor) = decoder.successor().unwrap();
+                let mut commands = Vec::new();
+                while place == SSE
+                    && let Some(command) = successor.decode(&mut &[][..], &LIMITS)
+                {
+                    commands.push(command.unwrap());
+                }
+                Seen::Became(place, answer, commands, rest)
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    Seen::Waits(decoder.is_mid_frame())
+}
+
+fn head(first: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{first} HTTP/1.1\r\nHost: push.example:8080\r\n{lines}\r\n").into_bytes()
+}
+
+#[track_caller]
+fn assert_refused(seen: Seen, status: u16, parts: &[&str]) {
+    let Seen::Refused(response) = seen else { panic!("{seen:?}") };
+    assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{response}");
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let head = format!("{head}\r\n");
+    assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{response}");
+    assert!(head.contains("content-type: application/json\r\n") && head.contains("close\r\n"), "{response}");
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert!(body["error"]["code"].is_string() && body["error"]["message"].is_string(), "{body}");
+    for part in parts {
+        assert!(response.contains(part), "{part:?} is not in {response}");
+    }
+}
+
+const UPGRADE: &[(&str, &str)] = &[
+    ("Connection", "keep-alive, Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+#[test]
+fn a_path_decides_what_a_connection_becomes() {
+    let seen = feed(&port(&[]), &[&head("GET /ws", UPGRADE), b"\x81"]);
+    let Seen::Became(WEBSOCKET, answer, _, rest) = seen else { panic!("{seen:?}") };
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    assert_eq!(rest, b"\x81", "what follows the head is the WebSocket's");
+
+    let seen = feed(&port(&[]), &[&head("GET /events?topic=news", &[])]);
+    let Seen::Became(SSE, answer, commands, _) = seen else { panic!("{seen:?}") };
+    assert!(answer.is_empty(), "a client that is refused later must not have read a 200");
+    assert!(matches!(commands[0], Command::Open(_)) && commands.len() == 3, "{commands:?}");
+
+    for path in ["/", "/api/topics", "/ws/", "/events/x", "/wsx?/ws", "*"] {
+        let request = [&*head(&format!("POST {path}"), &[("Content-Length", "4")]), b"body"].concat();
+        assert_eq!(feed(&port(&[]), &[&request]), Seen::PassedOn(request.clone()), "{path}");
+    }
+}
+
+#[test]
+fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
+    let refused = |request: &[u8], status, parts: &[&str]| assert_refused(feed(&port(&[]), &[request]), status, parts);
+    refused(&head("GET /ws", &[]), 426, &["upgrade: websocket\r\n", "sec-websocket-version: 13\r\n"]);
+    refused(&head("POST /events?topic=a", &[]), 405, &["allow: GET\r\n", "method_not_allowed"]);
+    refused(&head("GET /events", &[]), 400, &["bad_topic", "topic=news"]);
+    refused(&head("GET /events?topic=a&topic=b&topic=a", &[]), 400, &["bad_topic", "twice"]);
+    refused(&head("GET /events?topic=a&topic=b&topic=c&topic=d", &[]), 400, &["too_many_topics", "3 topics"]);
+    refused(&head("GET /events?topic=a%0Ab", &[]), 400, &["bad_topic", "control characters"]);
+    refused(&head("GET /events?topic=", &[]), 400, &["bad_topic", "empty"]);
+    refused(&head("GET /events?topic=a", &[("Content-Length", "1")]), 400, &["must not have a body"]);
+    refused(&head("GET /events?topic=a", &[("Transfer-Encoding", "chunked")]), 400, &["must not have a body"]);
+    refused(&head("GET /events?topic=a", &[("Origin", "https://evil.example")]), 403, &["allowed_origins"]);
+    let with_upgrade = [UPGRADE, &[("Origin", "null")]].concat();
+    refused(&head("GET /ws", &with_upgrade), 403, &["allowed_origins"]);
+    refused(b"GET /ws HTTP/1.0\r\n\r\n", 400, &["HTTP/1.1"]);
+    refused(b"GET /events?topic=a HTTP/1.1\r\n\r\n", 400, &["one Host"]);
+    refused(&head("GET /events?topic=a", &[("host", "other")]), 400, &["one Host"]);
+    refused(b"GET /ws HTTP/1.1\r\n nonsense\r\n\r\n", 400, &["bad_frame"]);
+    refused(b"GET\r\n\r\n", 400, &["bad_frame"]);
+    refused(b"GET / HTTP/9.9\r\n\r\n", 400, &["bad_frame"]);
+}
+
+#[test]
+fn who_speaks_another_protocol_is_told_at_once() {
+    for start in [&b"\x16\x03\x01\x02\x00"[..], b"<regular-socket/>\0", b"PING\0", b"GET /ws\x7f"] {
+        assert_refused(feed(&port(&[]), &[start]), 400, &["speaks HTTP"]);
+    }
+}
+
+#[test]
+fn a_head_has_a_limit_in_bytes_and_in_headers() {
+    let filler = |length: usize| "x".repeat(length);
+    let fixed = head("GET /", &[("X", "")]).len();
+    for (length, fits) in [(MAX_HEAD_BYTES, true), (MAX_HEAD_BYTES + 1, false)] {
+        let request = head("GET /", &[("X", &filler(length - fixed))]);
+        for pieces in [vec![&request[..]], request.chunks(1_000).collect()] {
+            let seen = feed(&port(&[]), &pieces);
+            if fits {
+                assert_eq!(seen, Seen::PassedOn(request.clone()));
+            } else {
+                assert_refused(seen, 431, &["16384"]);
+            }
+        }
+    }
+    let headers = |count: usize| vec![("a", "b"); count - 1];
+    assert!(matches!(feed(&port(&[]), &[&head("GET /", &headers(64))]), Seen::PassedOn(_)));
+    assert_refused(feed(&port(&[]), &[&head("GET /", &headers(65))]), 431, &["64 headers"]);
+}
+
+#[test]
+fn empty_lines_before_a_head_mean_nothing_and_do_not_last_for_ever() {
+    let request = head("GET /", &[]);
+    assert_eq!(feed(&port(&[]), &[b"\r\n", b"\r", b"\n", &request]), Seen::PassedOn(request.clone()));
+    assert_eq!(feed(&port(&[]), &[b"\r\n"]), Seen::Waits(true), "so that its time is limited");
+    assert_eq!(feed(&port(&[]), &[b""]), Seen::Waits(false));
+    let lines = "\r\n".repeat(MAX_HEAD_BYTES);
+    assert_refused(feed(&port(&[]), &[lines.as_bytes()]), 400, &["empty lines"]);
+}
+
+#[test]
+fn a_refusal_of_the_server_is_a_status_with_the_time_to_come_back() {
+    let port = port(&[]);
+    let encoded = |code, reconnect_after| {
+        let mut out = BytesMut::new();
+        let refusal = Refusal { id: None, code, message: "why \"it\" is so", reconnect_after };
+        port.encode(&Event::Refused(refusal), &Timestamp::default(), &mut out);
+        Seen::Refused(String::from_utf8(out.to_vec()).unwrap())
+    };
+    let after = Some(Duration::from_millis(4_001));
+    assert_refused(encoded(ErrorCode::TooManyConnections, after), 503, &["retry-after: 5\r\n", "too_many_connections"]);
+    assert_refused(encoded(ErrorCode::ServerDraining, None), 503, &["retry-after: 1\r\n", r#"why \"it\" is so"#]);
+    assert_refused(encoded(ErrorCode::FrameTimeout, None), 408, &["frame_timeout"]);
+    assert_refused(encoded(ErrorCode::Unauthorized, None), 401, &["www-authenticate: Bearer\r\n"]);
+    assert_refused(encoded(ErrorCode::Forbidden, None), 403, &["forbidden"]);
+}
+
+#[test]
+fn an_origin_is_the_same_host_with_the_port_that_its_scheme_has() {
+    let check = |origins: &[&str], origin: &str, host: &str| {
+        let headers = vec![("host".to_owned(), host.to_owned()), ("origin".to_owned(), origin.to_owned())];
+        AllowedOrigins::new(origins.iter().copied()).check(&HttpRequest { headers, ..HttpRequest::default() }).is_ok()
+    };
+    for (origin, host) in [
+        ("http://a.example", "a.example"),
+        ("http://a.example", "A.Example:80"),
+        ("http://a.example:80", "a.example"),
+        ("https://a.example", "a.example"),
+        ("https://a.example", "a.example:443"),
+        ("http://a.example:8080", "a.example:8080"),
+        ("http://[::1]:8080", "[::1]:8080"),
+        ("http://[::1]", "[::1]"),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+    ] {
+        assert!(check(&[], origin, host), "{origin} {host}");
+    }
+    for (origin, host) in [
+        ("http://a.example", "b.example"),
+        ("http://a.example", "a.example:8080"),
+        ("http://a.example:8080", "a.example"),
+        ("https://a.example", "a.example:80"),
+        ("http://a.example", "a.example.evil"),
+        ("http://a.example@evil", "a.example"),
+        ("null", "null"),
+        ("", ""),
+        ("a.example", "a.example"),
+        ("file://", ""),
+        ("http://a.example/", "a.example"),
+        ("http://[::1]", "[::1"),
+        ("http://a.example:99999", "a.example:99999"),
+    ] {
+        assert!(!check(&[], origin, host), "{origin} {host}");
+        assert!(check(&["*"], origin, host), "any is any: {origin}");
+    }
+    let listed = ["https://app.example", "http://localhost:3000"];
+    for origin in ["https://app.example", "https://APP.example:443", "http://localhost:3000"] {
+        assert!(check(&listed, origin, "push.example"), "{origin}");
+    }
+    for origin in ["http://app.example", "https://app.example:8443", "http://localhost", "https://x.app.example"] {
+        assert!(!check(&listed, origin, "push.example"), "{origin}");
+    }
+}
+
+#[test]
+fn only_an_origin_or_a_star_can_be_listed() {
+    for good in ["*", "https://a.example", "http://localhost:3000", "http://[::1]:80", "app+x://bundle"] {
+        assert!(AllowedOrigins::is_origin(good), "{good}");
+    }
+    for bad in ["", "a.example", "https://", "https://a.example/", "https://*.example", "://a", "null", "http://a:b"] {
+        assert!(!AllowedOrigins::is_origin(bad), "{bad}");
+    }
+}
+
+#[test]
+fn a_preflight_is_answered_for_an_allowed_origin_alone() {
+    let request = |origin| head("OPTIONS /events?topic=a", &[("Origin", origin)]);
+    let allowing = port(&["https://app.example"]);
+    let Seen::Refused(response) = feed(&allowing, &[&request("https://app.example")]) else { panic!() };
+    assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
+    assert!(response.contains("access-control-allow-origin: https://app.example\r\n"), "{response}");
+    assert!(response.contains("last-event-id"), "{response}");
+    assert_refused(feed(&allowing, &[&request("https://evil.example")]), 403, &[]);
+}
+
+#[test]
+fn after_its_decision_a_decoder_takes_bytes_and_says_nothing() {
+    let port = port(&[]);
+    let mut decoder = port.decoder();
+    assert!(matches!(decoder.decode(&mut &b"\x16"[..], &LIMITS), Some(Ok(Command::Close(_)))));
+    let mut input = &b"GET /ws HTTP/1.1\r\n\r\n"[..];
+    assert_eq!(decoder.decode(&mut input, &LIMITS), None);
+    assert!(input.is_empty() && !decoder.is_mid_frame() && decoder.successor().is_none());
+}
+
+/// Texts that are nearly heads.
+fn nearly_a_head() -> impl Strategy<Value = Vec<u8>> {
+    let part = proptest::sample::select(vec![
+        "GET ",
+        "/ws",
+        "/events?topic=a",
+        "?",
+        "%",
+        "%0",
+        " HTTP/1.1",
+        " HTTP/1.0",
+        "\r\n",
+        "\n",
+        "\r",
+        "\r\n\r\n",
+        "Host: a",
+        "Origin: ",
+        "http://a",
+        "https://[::1",
+        ":",
+        "Last-Event-ID: ",
+        "Upgrade: websocket",
+        "\t",
+        "\u{0}",
+        "é",
+        "x",
+    ]);
+    let bytes = prop_oneof![
+        8 => part.prop_map(|part| part.as_bytes().to_vec()),
+        1 => any::<u8>().prop_map(|byte| vec![byte]),
+    ];
+    proptest::collection::vec(bytes, 0..30).prop_map(|parts| parts.concat())
+}
+
+fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    at.sort_unstable();
+    let starts = std::iter::once(0).chain(at.clone());
+    starts.zip(at.iter().copied().chain([bytes.len()])).map(|(from, to)| &bytes[from..to]).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_head_that_is_cut_anywhere_decodes_to_the_same(
+        request in prop_oneof![
+            Just(head("GET /events?topic=a&topic=b%2B", &[("Last-Event-ID", "9f86d081884c7d65.41")])),
+            Just(head("GET /ws", UPGRADE)),
+            Just([&*head("POST /api/publish", &[("Content-Length", "2")]), b"{}"].concat()),
+            Just(b"\r\nGET / HTTP/1.1\nHost: a\n\n\xff\x00".to_vec()),
+            nearly_a_head(),
+        ],
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let port = port(&["https://app.example"]);
+        prop_assert_eq!(feed(&port, &pieces(&request, &cuts)), feed(&port, &[&request]));
+    }
+
+    #[test]
+    fn whatever_comes_is_decided_on_or_waited_for(mut request in nearly_a_head()) {
+        request.extend_from_slice(b"\r\n\r\n");
+        let seen = feed(&port(&["*"]), &[&request]);
+        let only_empty_lines = request.iter().all(|byte| b"\r\n".contains(byte));
+        prop_assert_eq!(matches!(seen, Seen::Waits(_)), only_empty_lines, "{:?}", seen);
+    }
+
+    #[test]
+    fn no_origin_can_write_a_line_of_its_own(origin in "[a-z:/\\.\\*0-9\\[\\]@ \t]{0,30}") {
+        let headers = vec![("origin".to_owned(), origin.clone())];
+        let request = HttpRequest { headers, ..HttpRequest::default() };
+        let cors = AllowedOrigins::new(["*", &origin]).cors(&request);
+        prop_assert!(cors.lines().count() <= 3);
+        prop_assert!(cors.is_empty() || cors.starts_with("access-control-allow-origin: "));
+    }
+}

@@ -1,0 +1,345 @@
+//! Server-sent events: a stream of text that a browser's `EventSource` reads and comes back to by itself.
+//!
+//! The request is all that its client ever says; what it asks for becomes one open and a subscribe for each topic. The
+//! position of a message is its `id`, which the browser gives back when it comes back. `docs/PROTOCOL_V1.md` has the
+//! format.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::http::{AllowedOrigins, HeadReader, HttpError};
+use super::publication::{put_decimal, put_json_string};
+use super::{
+    Codec, Command, Decoder, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open, Opens,
+    Position, Refusal, Timestamp, TopicName,
+};
+
+/// The codec of server-sent events.
+///
+/// [`HttpPort`](super::HttpPort) makes connections to `/events` speak it. Alone on a listener it serves every path. What
+/// has its own HTTP server uses [`Sse::body`] and [`decoder_for`](Self::decoder_for).
+///
+/// ```
+/// use std::time::Duration;
+/// use janus_core::wire::{AllowedOrigins, Command, HttpRequest, Limits, Sse};
+///
+/// let sse = Sse::new(Duration::from_secs(2), AllowedOrigins::default());
+/// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+/// let request = |target: &str| HttpRequest { method: "GET".into(), target: target.into(), ..HttpRequest::default() };
+///
+/// let mut decoder = sse.decoder_for(request("/events?topic=news"), &limits)?;
+/// assert!(matches!(decoder.decode(&mut &[][..], &limits), Some(Ok(Command::Open(_)))));
+/// assert_eq!(sse.decoder_for(request("/events"), &limits).err().map(|error| error.status), Some(400));
+/// # Ok::<_, janus_core::wire::HttpError>(())
+/// ```
+#[derive(Debug)]
+pub struct Sse {
+    retry: Duration,
+    /// `None` if somebody else sends the head of the response.
+    allowed_origins: Option<AllowedOrigins>,
+}
+
+impl Sse {
+    /// Streams with the head of their response, for browsers from the same host and from these origins, which come back
+    /// after `retry` when they have lost their connection.
+    #[must_use]
+    pub fn new(retry: Duration, allowed_origins: AllowedOrigins) -> Self {
+        Self { retry, allowed_origins: Some(allowed_origins) }
+    }
+
+    /// Streams for a response whose head somebody else has sent, with the status 200, the type `text/event-stream`, and
+    /// its own rules about origins.
+    ///
+    /// A client that is refused after that is told so by an event of type `bye`, because it is too late for a status.
+    #[must_use]
+    pub fn body(retry: Duration) -> Self {
+        Self { retry, allowed_origins: None }
+    }
+
+    /// The decoder of a stream that begins with this request.
+    ///
+    /// # Errors
+    ///
+    /// What the request is answered with instead: it names no topic, too many, one twice, or one whose name is not allowed
+    /// (400), or its method is not GET (405).
+    pub fn decoder_for(&self, request: HttpRequest, limits: &Limits) -> Result<Box<dyn Decoder>, HttpError> {
+        Ok(Box::new(StreamDecoder { commands: self.commands(request, limits)?, head: None }))
+    }
+
+    /// Everything that the client will ever have said.
+    fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<VecDeque<Command>, HttpError> {
+        if request.method != "GET" {
+            return Err(HttpError::new(405, "method_not_allowed", "a stream of events is asked for with GET"));
+        }
+        let mut last_event_id = None;
+        let mut topics: Vec<TopicName> = Vec::new();
+        for (name, value) in form_urlencoded::parse(request.query().as_bytes()) {
+            match &*name {
+                "topic" => topics.push(topic(&value, &topics, limits)?),
+                "last_event_id" => last_event_id = Some(value.into_owned()),
+                // Some clients add a parameter that nobody reads, so that no cache answers.
+                _ => {}
+            }
+        }
+        if topics.is_empty() {
+            let message = "name at least one topic, as in /events?topic=news";
+            return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+        }
+        // The header is what the browser has seen since it was given the address.
+        let header = request.header("last-event-id").filter(|id| !id.is_empty());
+        let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
+
+        let mut commands = VecDeque::with_capacity(topics.len() + 2);
+        let start = self.start(&request);
+        let open = Open { request: Some(Box::new(request)), ..Open::default() };
+        commands.push_back(Command::Open(Box::new(open)));
+        commands.push_back(Command::Answer(start));
+        commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, id: None }));
+        Ok(commands)
+    }
+
+    /// What is sent once the stream is opened. It is an answer of the decoder's, because only that knows the origin.
+    fn start(&self, request: &HttpRequest) -> Bytes {
+        let mut start = String::new();
+        if let Some(allowed_origins) = &self.allowed_origins {
+            // `x-accel-buffering` is for nginx, which would hold messages back.
+            start.push_str(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
+                 x-accel-buffering: no\r\nconnection: close\r\n",
+            );
+            start.push_str(&allowed_origins.cors(request));
+            start.push_str("\r\n");
+        }
+        let _ = write!(start, "retry: {}\n\n", self.retry.as_millis());
+        start.into()
+    }
+}
+
+/// One more topic of a request.
+fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName, HttpError> {
+    let bad = |code: ErrorCode, message: String| HttpError::new(code.http_status(), code.as_str(), message);
+    let topic =
+        TopicName::new(name, limits.max_topic_bytes).map_err(|error| bad(ErrorCode::BadTopic, error.to_string()))?;
+    if before.contains(&topic) {
+        return Err(bad(ErrorCode::BadTopic, "a topic must not be named twice".to_owned()));
+    }
+    if before.len() == limits.max_topics {
+        let message = format!("a client may be subscribed to {} topics", limits.max_topics);
+        return Err(bad(ErrorCode::TooManyTopics, message));
+    }
+    Ok(topic)
+}
+
+/// The position that an id stands for. What is no id of ours counts as one that is too old: a browser that got it
+/// from somebody else at this address is told that messages may be missing, and goes on.
+fn position(id: &str) -> Position {
+    let read = || {
+        let (epoch, seq) = id.split_once('.')?;
+        let is_number = |text: &str, radix| text.chars().all(|digit: char| digit.is_digit(radix));
+        if epoch.len() != 16 || !is_number(epoch, 16) || !is_number(seq, 10) {
+            return None;
+        }
+        Some(Position { epoch: u64::from_str_radix(epoch, 16).ok()?, seq: seq.parse().ok()? })
+    };
+    read().unwrap_or(Position { epoch: 0, seq: 0 })
+}
+
+impl Codec for Sse {
+    fn name(&self) -> &'static str {
+        "sse"
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        let sse = Self { retry: self.retry, allowed_origins: self.allowed_origins.clone() };
+        Box::new(StreamDecoder { commands: VecDeque::new(), head: Some(Box::new((sse, HeadReader::default()))) })
+    }
+
+    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
+        match event {
+            Event::Subscribed { topic, position, since, missed, .. } => {
+                if since.is_some() && missed.is_none() {
+                    out.put_slice(b"event: gap\n");
+                    put_id(out, *position);
+                    put_data(out, |json| {
+                        json.text("topic", topic.as_str());
+                        json.epoch(position.epoch);
+                        json.raw("resumed", "false");
+                    });
+                } else {
+                    put_id(out, *position);
+                    out.put_u8(b'\n');
+                }
+            }
+            Event::Message(message) => put_message(out, message),
+            Event::Gap { topic, epoch, from, to } => {
+                out.put_slice(b"event: gap\n");
+                put_id(out, Position { epoch: *epoch, seq: *to });
+                put_data(out, |json| {
+                    json.text("topic", topic.as_str());
+                    json.epoch(*epoch);
+                    json.number("from", *from);
+                    json.number("to", *to);
+                });
+            }
+            Event::Error { topic, code, message, .. } => {
+                out.put_slice(b"event: error\n");
+                put_data(out, |json| {
+                    if let Some(topic) = topic {
+                        json.text("topic", topic.as_str());
+                    }
+                    json.error(*code, message);
+                });
+            }
+            Event::Bye(refusal) => put_bye(out, refusal),
+            Event::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
+            Event::Refused(refusal) => out.put_slice(&HttpError::from(refusal).response()),
+            // What an event stream has no words for: its client asks for nothing that these would answer.
+            _ => {}
+        }
+    }
+
+    fn opens(&self) -> Opens {
+        Opens::WhenAsked
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::Always(Bytes::from_static(b":\n\n"))
+    }
+}
+
+fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
+    let reconnect_after = refusal.reconnect_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    out.put_slice(b"event: bye\n");
+    if let Some(time) = reconnect_after {
+        // Every browser obeys this, also where the page does not listen for the event.
+        out.put_slice(format!("retry: {time}\n").as_bytes());
+    }
+    put_data(out, |json| {
+        json.error(refusal.code, refusal.message);
+        if let Some(time) = reconnect_after {
+            json.number("reconnect_after_ms", time);
+        }
+    });
+}
+
+fn put_message(out: &mut BytesMut, message: &Message<'_>) {
+    out.reserve(200 + message.topic_json.len() + message.event.len() + message.message_id.len() + message.data.len());
+    put_id(out, message.position);
+    put_data(out, |json| {
+        json.raw("topic", message.topic_json);
+        json.number("seq", message.position.seq);
+        json.number("time", message.timestamp.unix_millis());
+        json.raw("event", message.event);
+        json.raw("message_id", message.message_id);
+        json.raw("data", message.data);
+    });
+}
+
+fn put_id(out: &mut BytesMut, position: Position) {
+    let _ = write!(out, "id: {:016x}.", position.epoch);
+    put_decimal(out, position.seq);
+    out.put_u8(b'\n');
+}
+
+/// The line of a block that has a JSON object, and the end of the block.
+fn put_data(out: &mut BytesMut, write: impl FnOnce(&mut Object<'_>)) {
+    out.put_slice(b"data: ");
+    let mut object = Object { out, next: b'{' };
+    write(&mut object);
+    out.put_slice(b"}\n\n");
+}
+
+/// A JSON object that is being written on one line.
+struct Object<'a> {
+    out: &'a mut BytesMut,
+    /// What stands before the next key.
+    next: u8,
+}
+
+impl Object<'_> {
+    fn key(&mut self, key: &str) {
+        self.out.put_u8(self.next);
+        self.next = b',';
+        self.out.put_u8(b'"');
+        self.out.put_slice(key.as_bytes());
+        self.out.put_slice(b"\":");
+    }
+
+    /// Text that is JSON already. A line break in it, which can only be white space between tokens, would end the
+    /// line, so it becomes a blank: the value stays the same.
+    fn raw(&mut self, key: &str, json: &str) {
+        self.key(key);
+        let from = self.out.len();
+        self.out.put_slice(json.as_bytes());
+        for byte in &mut self.out[from..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.key(key);
+        put_json_string(self.out, text);
+    }
+
+    fn number(&mut self, key: &str, number: u64) {
+        self.key(key);
+        put_decimal(self.out, number);
+    }
+
+    fn epoch(&mut self, epoch: u64) {
+        self.key("epoch");
+        let _ = write!(self.out, "\"{epoch:016x}\"");
+    }
+
+    fn error(&mut self, code: ErrorCode, message: &str) {
+        self.number("code", code.number().into());
+        self.text("error", code.as_str());
+        self.text("message", message);
+    }
+}
+
+/// Hands out what the request asks for; whatever the client sends after it means nothing.
+struct StreamDecoder {
+    commands: VecDeque<Command>,
+    /// Until the request has been read, where nobody else has done that. Boxed, because it is gone for most of a
+    /// connection's life.
+    head: Option<Box<(Sse, HeadReader)>>,
+}
+
+impl Decoder for StreamDecoder {
+    fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
+        if let Some(head) = &mut self.head {
+            let (sse, reader) = &mut **head;
+            let commands = reader.read(input)?.and_then(|head| {
+                if let Some(allowed_origins) = &sse.allowed_origins {
+                    allowed_origins.check(&head.request)?;
+                }
+                sse.commands(head.request, limits)
+            });
+            self.commands = commands.unwrap_or_else(|error| [Command::Close(error.response())].into());
+            self.head = None;
+        }
+        let command = self.commands.pop_front();
+        if command.is_none() {
+            *input = &[];
+            self.commands = VecDeque::new();
+        }
+        command.map(Ok)
+    }
+
+    fn is_mid_frame(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.1.is_mid_head())
+    }
+
+    fn buffered(&self) -> usize {
+        self.head.as_ref().map_or(0, |head| head.1.buffered())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::Publication;
+
+const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+const POSITION: Position = Position { epoch: 0x9f86_d081_884c_7d65, seq: 42 };
+
+fn sse() -> Sse {
+    Sse::new(Duration::from_secs(2), AllowedOrigins::new(["https://app.example"]))
+}
+
+fn request(query: &str, headers: &[(&str, &str)]) -> HttpRequest {
+    HttpRequest {
+        method: "GET".to_owned(),
+        target: format!("/events?{query}"),
+        headers: headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+    }
+}
+
+fn commands(sse: &Sse, request: HttpRequest) -> Result<Vec<Command>, HttpError> {
+    let mut decoder = sse.decoder_for(request, &LIMITS)?;
+    let mut input = &b"whatever else the client sends"[..];
+    let commands = std::iter::from_fn(|| decoder.decode(&mut input, &LIMITS)).map(Result::unwrap).collect();
+    assert!(input.is_empty() && !decoder.is_mid_frame());
+    Ok(commands)
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::new(name, 255).unwrap()
+}
+
+fn encode(sse: &Sse, event: Event<'_>) -> String {
+    let mut out = BytesMut::new();
+    sse.encode(&event, &Timestamp::default(), &mut out);
+    String::from_utf8(out.to_vec()).unwrap()
+}
+
+fn message(publication: &Publication) -> String {
+    let event = Event::Message(Message {
+        topic: &topic("news"),
+        topic_json: publication.topic_json(),
+        position: POSITION,
+        timestamp: Timestamp { mega: 1_258, sec: 870_812, micro: 907_999 },
+        event: publication.event(),
+        message_id: publication.message_id(),
+        data: publication.data(),
+    });
+    encode(&sse(), event)
+}
+
+/// What an `EventSource` makes of a stream: type, data and last id of each event, by the rules of the HTML standard.
+fn dispatched(stream: &str) -> Vec<(String, String, String)> {
+    let (mut events, mut id) = (Vec::new(), String::new());
+    let (mut kind, mut data) = (String::new(), Vec::new());
+    let stream = stream.replace("\r\n", "\n").replace('\r', "\n");
+    let whole_lines = stream.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    for line in whole_lines.split('\n') {
+        if line.is_empty() {
+            if !data.is_empty() {
+                events.push((std::mem::take(&mut kind), data.join("\n"), id.clone()));
+            }
+            kind.clear();
+            data.clear();
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+        match field {
+            "event" => kind = value,
+            "data" => data.push(value),
+            "id" => id = value,
+            _ => {}
+        }
+    }
+    events
+}
+
+#[test]
+fn a_request_becomes_an_open_the_head_and_a_subscribe_for_each_topic() {
+    let asked = request("topic=news&topic=quotes%3AACME&_=1&topic=a+b%2B%C3%A9", &[]);
+    let commands = commands(&sse(), asked.clone()).unwrap();
+    let Command::Open(open) = &commands[0] else { panic!("{commands:?}") };
+    assert_eq!((open.request.as_deref(), open.session.as_ref()), (Some(&asked), None));
+    let Command::Answer(head) = &commands[1] else { panic!("{commands:?}") };
+    let head = str::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
+    assert!(head.contains("cache-control: no-store\r\n") && head.contains("x-accel-buffering: no\r\n"), "{head}");
+    assert!(!head.contains("access-control"), "{head}");
+    assert!(head.ends_with("\r\n\r\nretry: 2000\n\n"), "{head}");
+    let subscribe = |name| Command::Subscribe { topic: topic(name), since: None, id: None };
+    assert_eq!(commands[2..], [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é")]);
+}
+
+#[test]
+fn the_header_wins_over_the_query_because_it_is_newer() {
+    let since = |query: &str, headers: &[(&str, &str)]| {
+        let commands = commands(&sse(), request(query, headers)).unwrap();
+        match &commands[2] {
+            Command::Subscribe { since, .. } => *since,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (old, new) = ("topic=a&last_event_id=0000000000000001.7", ("last-event-id", "9f86d081884c7d65.42"));
+    assert_eq!(since(old, &[]), Some(Position { epoch: 1, seq: 7 }));
+    assert_eq!(since(old, &[new]), Some(POSITION));
+    assert_eq!(since(old, &[("last-event-id", "")]), Some(Position { epoch: 1, seq: 7 }));
+    assert_eq!(since("topic=a&last_event_id=", &[]), None);
+}
+
+#[test]
+fn an_id_that_is_none_of_ours_is_one_that_is_too_old() {
+    for id in [
+        "1",
+        ".",
+        "x.1",
+        "9f86d081884c7d65",
+        "9f86d081884c7d65.",
+        "9f86d081884c7d65.-1",
+        "+f86d081884c7d65.1",
+        "9f86d081884c7d65.99999999999999999999",
+        "9f86d081884c7d65.1.2",
+        "é86d081884c7d65.1",
+    ] {
+        assert_eq!(position(id), Position { epoch: 0, seq: 0 }, "{id}");
+    }
+}
+
+#[test]
+fn only_a_listed_origin_may_read_the_stream_from_elsewhere() {
+    let head = |origins: &[&str], origin| {
+        let sse = Sse::new(Duration::ZERO, AllowedOrigins::new(origins.iter().copied()));
+        match &commands(&sse, request("topic=a", &[("origin", origin)])).unwrap()[1] {
+            Command::Answer(head) => String::from_utf8(head.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let listed = head(&["https://app.example"], "https://app.example");
+    assert!(listed.contains("\r\naccess-control-allow-origin: https://app.example\r\n"), "{listed}");
+    assert!(
+        listed.contains("\r\naccess-control-allow-credentials: true\r\n") && listed.contains("\r\nvary: origin\r\n")
+    );
+    let any = head(&["*"], "https://other.example");
+    assert!(any.contains("\r\naccess-control-allow-origin: *\r\n") && !any.contains("credentials"), "{any}");
+}
+
+#[test]
+fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
+    let body = Sse::body(Duration::from_millis(1_500));
+    let commands = commands(&body, request("topic=a", &[("origin", "https://any.example")])).unwrap();
+    assert_eq!(commands[1], Command::Answer(Bytes::from_static(b"retry: 1500\n\n")));
+    let refusal = Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None };
+    let expected = "event: bye\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
+    assert_eq!(encode(&body, Event::Refused(refusal)), expected);
+    assert!(encode(&sse(), Event::Refused(refusal)).starts_with("HTTP/1.1 401 Unauthorized\r\n"));
+}
+
+#[test]
+fn a_message_has_its_position_as_id_and_its_json_as_it_was_given() {
+    let publication = Publication::new(&topic("news"), "\"greeting\"", "\"1\"", "{\"price\":1.50}").unwrap();
+    let expected = "id: 9f86d081884c7d65.42\n\
+                    data: {\"topic\":\"news\",\"seq\":42,\"time\":1258870812907,\"event\":\"greeting\",\
+                    \"message_id\":\"1\",\"data\":{\"price\":1.50}}\n\n";
+    assert_eq!(message(&publication), expected);
+}
+
+#[test]
+fn line_breaks_between_the_tokens_of_a_message_do_not_end_its_line() {
+    let data = "{\r\n\"a\"\r: [1,\n\n2],\"text\":\"line\\nbreak\"}";
+    let encoded = message(&Publication::new(&topic("news"), "[\n]", "{\n}", data).unwrap());
+    let [(kind, json, id)] = &dispatched(&encoded)[..] else { panic!("{encoded}") };
+    assert_eq!((&**kind, &**id), ("", "9f86d081884c7d65.42"));
+    let read: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(read["data"], serde_json::json!({"a": [1, 2], "text": "line\nbreak"}));
+    assert_eq!(encoded.lines().count(), 3, "{encoded}");
+}
+
+#[test]
+fn a_topic_that_is_subscribed_to_has_an_id_before_its_first_message() {
+    let topic = topic("news");
+    let subscribed = |since, missed| Event::Subscribed { id: None, topic: &topic, position: POSITION, since, missed };
+    let id = "id: 9f86d081884c7d65.42\n\n";
+    assert_eq!(encode(&sse(), subscribed(None, None)), id);
+    assert_eq!(encode(&sse(), subscribed(Some(POSITION), Some(3))), id);
+    let gap = encode(&sse(), subscribed(Some(Position { epoch: 1, seq: 1 }), None));
+    let expected = "event: gap\nid: 9f86d081884c7d65.42\n\
+                    data: {\"topic\":\"news\",\"epoch\":\"9f86d081884c7d65\",\"resumed\":false}\n\n";
+    assert_eq!(gap, expected);
+}
+
+#[test]
+fn gaps_errors_and_the_end_are_events_of_their_own_types() {
+    let topic = topic("a\"b");
+    let gap = Event::Gap { topic: &topic, epoch: POSITION.epoch, from: 43, to: 50 };
+    let expected = "event: gap\nid: 9f86d081884c7d65.50\n\
+                    data: {\"topic\":\"a\\\"b\",\"epoch\":\"9f86d081884c7d65\",\"from\":43,\"to\":50}\n\n";
+    assert_eq!(encode(&sse(), gap), expected);
+    let error = |topic| Event::Error { id: None, topic, code: ErrorCode::TopicUnavailable, message: "later\n" };
+    let expected = "event: error\ndata: {\"topic\":\"a\\\"b\",\"code\":4001,\"error\":\"topic_unavailable\",\
+                    \"message\":\"later\\n\"}\n\n";
+    assert_eq!(encode(&sse(), error(Some(&topic))), expected);
+    assert!(encode(&sse(), error(None)).contains("data: {\"code\":4001,"));
+    let after = Some(Duration::from_millis(1_234));
+    let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: after };
+    let expected = "event: bye\nretry: 1234\n\
+                    data: {\"code\":4002,\"error\":\"server_draining\",\"message\":\"bye\",\"reconnect_after_ms\":1234}\n\n";
+    assert_eq!(encode(&sse(), Event::Bye(bye)), expected);
+}
+
+#[test]
+fn alone_on_a_listener_it_reads_the_request_itself() {
+    let mut decoder = sse().decoder();
+    let mut input = &b"GET /any?topic=news HTTP/1.1\r\nHost: a\r\n"[..];
+    assert_eq!(decoder.decode(&mut input, &LIMITS), None);
+    assert!(decoder.is_mid_frame() && decoder.buffered() > 0);
+    let mut input = &b"\r\nmore"[..];
+    assert!(matches!(decoder.decode(&mut input, &LIMITS), Some(Ok(Command::Open(_)))));
+    assert!(!decoder.is_mid_frame() && decoder.buffered() == 0);
+    assert_eq!(std::iter::from_fn(|| decoder.decode(&mut input, &LIMITS)).count(), 2);
+
+    for (head, status) in [
+        (&b"GET /any HTTP/1.1\r\nHost: a\r\n\r\n"[..], "400"),
+        (b"GET /any?topic=a HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\n\r\n", "403"),
+        (b"POST /any?topic=a HTTP/1.1\r\nHost: a\r\n\r\n", "405"),
+        (b"\0", "400"),
+    ] {
+        let mut decoder = sse().decoder();
+        let Some(Ok(Command::Close(response))) = decoder.decode(&mut &*head, &LIMITS) else { panic!() };
+        assert!(response.starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
+        assert_eq!(decoder.decode(&mut &b"x"[..], &LIMITS), None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_id_of_a_message_reads_back_as_its_position(epoch in any::<u64>(), seq in any::<u64>()) {
+        let mut id = BytesMut::new();
+        put_id(&mut id, Position { epoch, seq });
+        let id = str::from_utf8(&id).unwrap().strip_prefix("id: ").unwrap().trim_end();
+        prop_assert_eq!(position(id), Position { epoch, seq });
+    }
+
+    #[test]
+    fn any_topic_and_any_message_arrive_as_one_event_with_the_same_value(
+        name in "\\PC{1,20}",
+        value in prop_oneof![
+            any::<f64>().prop_filter("JSON has no other", |number| number.is_finite()).prop_map(serde_json::Value::from),
+            any::<String>().prop_map(serde_json::Value::from),
+            proptest::collection::hash_map(any::<String>(), any::<i64>(), 0..4)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().map(|(key, value)| (key, value.into())).collect())),
+        ],
+    ) {
+        let topic = topic(&name);
+        let pretty = serde_json::to_string_pretty(&value).unwrap().replace('\n', "\r\n");
+        let encoded = message(&Publication::new(&topic, "\"e\"", "1", &pretty).unwrap());
+        let events = dispatched(&encoded);
+        prop_assert_eq!(events.len(), 1, "{}", encoded);
+        let read: serde_json::Value = serde_json::from_str(&events[0].1).unwrap();
+        prop_assert_eq!(&read["data"], &serde_json::from_str::<serde_json::Value>(&pretty).unwrap());
+        prop_assert_eq!(read["topic"].as_str(), Some(&*name));
+    }
+
+    #[test]
+    fn any_names_of_topics_come_through_a_query(names in proptest::collection::hash_set("\\PC{1,20}", 1..8)) {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for name in &names {
+            query.append_pair("topic", name);
+        }
+        let commands = commands(&sse(), request(&query.finish(), &[])).unwrap();
+        let asked: Vec<_> = commands[2..].iter().map(|command| match command {
+            Command::Subscribe { topic, .. } => topic.as_str(),
+            other => panic!("{other:?}"),
+        }).collect();
+        prop_assert_eq!(asked, names.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_query_makes_it_panic(query in "[a-z%&=+;?#0-9\\PC]{0,60}", id in "\\PC{0,30}") {
+        let _ = commands(&sse(), request(&query, &[("last-event-id", &id)]));
+    }
+}
