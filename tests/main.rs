@@ -14,6 +14,7 @@ mod cli_run;
 mod cli_serve;
 mod cli_subscribe;
 mod config;
+mod conformance;
 mod crashes;
 mod drain;
 mod embed;

@@ -4,6 +4,10 @@
 //! change. `docs/PROTOCOL.md` has the same table for authors of clients.
 
 use std::fmt;
+use std::str::Utf8Error;
+
+use super::request::bad_utf8;
+use super::{PositionError, PublicationError, TopicNameError};
 
 use super::TopicName;
 
@@ -215,6 +219,31 @@ impl FrameError {
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         self.fatal
+    }
+}
+
+/// What a decoder meets, as the answer to its client. Whoever sent it is to blame.
+impl From<Utf8Error> for FrameError {
+    fn from(error: Utf8Error) -> Self {
+        bad_utf8(error.valid_up_to())
+    }
+}
+
+impl From<TopicNameError> for FrameError {
+    fn from(error: TopicNameError) -> Self {
+        Self::new(ErrorCode::BadTopic, error.to_string())
+    }
+}
+
+impl From<PositionError> for FrameError {
+    fn from(error: PositionError) -> Self {
+        Self::new(ErrorCode::BadRequest, error.to_string())
+    }
+}
+
+impl From<PublicationError> for FrameError {
+    fn from(error: PublicationError) -> Self {
+        Self::new(ErrorCode::BadPublish, format!("{error}: {}", error.source))
     }
 }
 
