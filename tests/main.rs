@@ -6,6 +6,8 @@
 
 mod application;
 mod benchmarks;
+mod browser;
+mod browser_run;
 mod cli_bench;
 mod cli_fake_server;
 mod cli_publish;
