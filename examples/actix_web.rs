@@ -35,6 +35,7 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Of a running instance.
     pub fn new(janus: Janus) -> Self {
         let sse = Arc::new(Sse::body(Duration::from_secs(2)));
         Self { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse }
@@ -103,6 +104,8 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
 }
 
 /// Answers with a body that Janus writes, through a pipe.
+///
+/// actix-web notices that a client has gone when it writes to it: with the next message, or with Janus's heartbeat.
 async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
     let decoder = match shared.sse.decoder_for(head_of(&request), &shared.janus.limits()) {
         Ok(decoder) => decoder,

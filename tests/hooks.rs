@@ -1,13 +1,17 @@
 //! Hooks, as the clients see their answers, and the list of connections, as an operator does.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity};
 use janus_core::wire::classic::client::attach;
-use janus_core::wire::{ErrorCode, Publication, TopicName};
+use janus_core::wire::websocket::client::ServerFrame;
+use janus_core::wire::{ErrorCode, Publication, TopicName, v1, websocket};
 use janus_core::{Builder, Config, Janus, Namespace, SlowClient, SlowConsumer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
@@ -324,6 +328,9 @@ async fn connections_are_listed_in_pages_with_who_they_are_and_what_they_have() 
         }
         clients.push(client);
     }
+    let topics = || scene.janus.connections(0, 100).iter().map(|client| client.topics.len()).sum::<usize>();
+    // Their Transports hear of a subscription a moment after the client.
+    until("all are listed", || topics() == 3).await;
     let all = scene.janus.connections(0, 100);
     assert_eq!(all.iter().map(|client| &*client.user).collect::<Vec<_>>(), ["alice", "bob", "carol"]);
     let topics = all[0].topics.iter().map(TopicName::as_str).collect::<BTreeSet<_>>();
@@ -403,4 +410,168 @@ async fn a_hook_that_blocks_its_thread_holds_up_nobody_who_is_served() {
     release.send(()).unwrap();
     janus.shutdown().await;
     runtime.shutdown_background();
+}
+
+/// Knows clients by what their protocol has for it: `auth` of a hello, or the cookie of a request.
+struct Keys;
+
+impl Hooks for Keys {
+    async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        let http = request.request.as_deref().expect("it came over HTTP");
+        match request.auth.as_deref().or_else(|| http.header("cookie")) {
+            Some("busy") => Err(Denied::for_now("too many of you", Duration::from_secs(9))),
+            Some(key) => match key.strip_prefix("key=") {
+                Some(user) => Ok(Identity::user(format!("{user} by {}", request.transport))),
+                None => Err(Denied::new("this key is not known")),
+            },
+            None => Err(Denied::new("show a key")),
+        }
+    }
+
+    async fn authorize_subscribe(&self, _: &Client, topic: &TopicName) -> Result<(), Denied> {
+        if topic.as_str() == "secret" { Err(Denied::new("not for you")) } else { Ok(()) }
+    }
+}
+
+/// A raw connection to the HTTP port.
+struct Http {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Http {
+    async fn request(addr: SocketAddr, request: impl AsRef<[u8]>) -> Self {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(request.as_ref()).await.unwrap();
+        Self { stream, received: Vec::new() }
+    }
+
+    async fn events(addr: SocketAddr, topic: &str, cookie: &str) -> Self {
+        let request = format!("GET /events?topic={topic} HTTP/1.1\r\nHost: {addr}\r\nCookie: {cookie}\r\n\r\n");
+        Self::request(addr, request).await
+    }
+
+    /// Reads up to and with this text; what came before it.
+    async fn until(&mut self, end: &str) -> String {
+        loop {
+            let text = String::from_utf8_lossy(&self.received).into_owned();
+            if let Some((before, after)) = text.split_once(end) {
+                self.received = after.as_bytes().to_vec();
+                return before.to_owned();
+            }
+            let read = timeout(DEADLINE, self.stream.read_buf(&mut self.received)).await.expect("more comes").unwrap();
+            assert!(read > 0, "the end instead of {end:?}: {text}");
+        }
+    }
+
+    /// Everything up to the end of the connection.
+    async fn rest(mut self) -> String {
+        timeout(DEADLINE, self.stream.read_to_end(&mut self.received)).await.expect("it ends").unwrap();
+        String::from_utf8_lossy(&self.received).into_owned()
+    }
+}
+
+/// A WebSocket that has said hello with this; its first frames up to the one that ends it, or up to `count`.
+async fn websocket(addr: SocketAddr, frames: &[String], count: usize) -> Vec<String> {
+    let upgrade = websocket::client::upgrade(&addr.to_string(), "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
+    let mut http = Http::request(addr, upgrade).await;
+    assert!(http.until("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
+    for frame in frames {
+        http.stream.write_all(&websocket::client::text(frame, [1, 2, 3, 4])).await.unwrap();
+    }
+    let (mut decoder, mut got) = (websocket::client::ServerDecoder::new(), Vec::new());
+    let mut bytes = std::mem::take(&mut http.received);
+    loop {
+        let mut input = &bytes[..];
+        while let Some(frame) = decoder.decode(&mut input) {
+            match frame {
+                ServerFrame::Text(text) => got.push(text.to_owned()),
+                ServerFrame::Close { code, .. } => got.push(format!("close {}", code.unwrap_or(0))),
+                other => panic!("{other:?}"),
+            }
+            if got.len() == count {
+                return got;
+            }
+        }
+        bytes.clear();
+        let read = timeout(DEADLINE, http.stream.read_buf(&mut bytes)).await.expect("more comes").unwrap();
+        assert!(read > 0, "the end after {got:?}");
+    }
+}
+
+async fn with_keys() -> (Janus, SocketAddr) {
+    let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
+    let config = Config { drain_period: Duration::ZERO, ..config };
+    let janus = Janus::builder().config(config).hooks(Keys).start().await.unwrap();
+    let addr = janus.local_addrs()[0];
+    (janus, addr)
+}
+
+#[tokio::test]
+async fn a_websocket_shows_who_it_is_with_its_hello() {
+    let (janus, addr) = with_keys().await;
+    for (auth, code, reconnect) in [(None, 4413, None), (Some("?"), 4413, None), (Some("busy"), 4006, Some(9_000))] {
+        let got = websocket(addr, &[v1::client::hello(None, auth)], 2).await;
+        let bye: serde_json::Value = serde_json::from_str(&got[0]).unwrap();
+        assert_eq!((&bye["type"], &bye["code"]), (&"bye".into(), &code.into()), "{bye}");
+        assert_eq!(bye["reconnect_after_ms"].as_u64(), reconnect, "{bye}");
+        assert_eq!(got[1], format!("close {code}"));
+    }
+    let frames = [
+        v1::client::hello(None, Some("key=alice")),
+        v1::client::subscribe(Some(1), "secret", None),
+        v1::client::subscribe(Some(2), "news", None),
+    ];
+    let got = websocket(addr, &frames, 3).await;
+    let types = [("welcome", None), ("error", Some(1)), ("subscribed", Some(2))];
+    for (frame, (kind, id)) in got.iter().zip(types) {
+        let frame: serde_json::Value = serde_json::from_str(frame).unwrap();
+        assert_eq!((frame["type"].as_str(), frame["id"].as_u64()), (Some(kind), id), "{frame}");
+    }
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_session_of_a_websocket_goes_on_for_its_user_only() {
+    let (janus, addr) = with_keys().await;
+    let frames = [v1::client::hello(None, Some("key=alice")), v1::client::subscribe(Some(1), "news", None)];
+    let got = websocket(addr, &frames, 2).await;
+    let welcome: serde_json::Value = serde_json::from_str(&got[0]).unwrap();
+    let token = welcome["session"].as_str().unwrap();
+    for (auth, resumed) in [("key=mallory", false), ("key=alice", true)] {
+        let got = websocket(addr, &[v1::client::hello(Some(token), Some(auth))], 1).await;
+        let welcome: serde_json::Value = serde_json::from_str(&got[0]).unwrap();
+        assert_eq!(welcome["resumed"], resumed, "{auth}: {welcome}");
+    }
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_may_not_have() {
+    let (janus, addr) = with_keys().await;
+    let refused = Http::events(addr, "news", "nothing").await.rest().await;
+    assert!(refused.starts_with("HTTP/1.1 401 ") && refused.contains("this key is not known"), "{refused}");
+    let refused = Http::events(addr, "news", "busy").await.rest().await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("too many of you"), "{refused}");
+
+    let mut events = Http::events(addr, "news", "key=alice").await;
+    assert!(events.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+    events.until("id: ").await;
+    // Its Transport hears of the subscription a moment after the client.
+    until("it is listed with its topic", || janus.connections(0, 10).iter().any(|client| client.topics.len() == 1))
+        .await;
+    let listed = janus.connections(0, 10);
+    assert_eq!((listed.len(), &*listed[0].user, listed[0].topics[0].as_str()), (1, "alice by sse", "news"));
+    janus.publish("news", "hello").await.unwrap();
+    assert!(events.until("\"hello\"").await.contains("data: "));
+    assert!(janus.disconnect(listed[0].connection, true));
+    assert!(events.until("\n\n").await.contains('}'), "the rest of the message");
+    let bye = events.until("\n\n").await;
+    assert!(bye.contains("event: bye") && bye.contains("\"error\":\"disconnected\""), "{bye}");
+
+    let mut secret = Http::events(addr, "secret", "key=alice").await;
+    assert!(secret.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+    secret.until("event: error").await;
+    assert!(secret.until("\n\n").await.contains("\"error\":\"forbidden\""));
+    janus.shutdown().await;
 }

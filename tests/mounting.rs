@@ -1,1 +1,241 @@
+//! Janus behind somebody else's web server: the examples for axum and actix-web, asked by clients that are not ours.
 
+#![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
+
+#[path = "../examples/actix_web.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
+)]
+mod actix_example;
+#[path = "../examples/axum.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
+)]
+mod axum_example;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::{App, HttpServer, web};
+use futures_util::{SinkExt, StreamExt};
+use janus_core::Janus;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+/// Longer than anything takes, for a machine that is busy.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, future).await.expect("it takes no longer than the deadline")
+}
+
+/// An app with Janus in it, until it is stopped.
+struct Site {
+    janus: Janus,
+    addr: SocketAddr,
+    stop: Box<dyn FnOnce() + Send>,
+}
+
+impl Site {
+    async fn stop(self) {
+        // First Janus: a web server waits for the responses that are under way, and some of them have no end.
+        in_time(self.janus.shutdown()).await;
+        (self.stop)();
+    }
+}
+
+async fn axum() -> Site {
+    let janus = axum_example::start().await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let app = axum_example::app(janus.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    Site { janus, addr, stop: Box::new(move || server.abort()) }
+}
+
+async fn actix() -> Site {
+    let janus = actix_example::start().await.unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (handle, started) = tokio::sync::oneshot::channel();
+    let inside = janus.clone();
+    // actix-web has a runtime of its own kind.
+    let thread = std::thread::spawn(move || {
+        actix_web::rt::System::new().block_on(async move {
+            let shared = web::Data::new(actix_example::Shared::new(inside));
+            let app = move || App::new().app_data(shared.clone()).configure(actix_example::routes);
+            let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(1).listen(listener);
+            let server = server.unwrap().run();
+            let _ = handle.send(server.handle());
+            server.await.unwrap();
+        });
+    });
+    let handle = started.await.unwrap();
+    let stop = move || {
+        // What it answers comes over a channel; the thread's end is what counts.
+        drop(handle.stop(false));
+        thread.join().unwrap();
+    };
+    Site { janus, addr, stop: Box::new(stop) }
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn open(site: &Site, key: &str) -> Result<Socket, Error> {
+    let mut request = format!("ws://{}/ws", site.addr).into_client_request()?;
+    request.headers_mut().insert("authorization", HeaderValue::from_str(key).unwrap());
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("janus.v1.json"));
+    let (socket, response) = in_time(connect_async(request)).await?;
+    assert_eq!(response.headers()["sec-websocket-protocol"], "janus.v1.json");
+    Ok(socket)
+}
+
+async fn send(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).await.unwrap();
+}
+
+async fn frame(socket: &mut Socket) -> Value {
+    match in_time(socket.next()).await.unwrap().unwrap() {
+        Message::Text(text) => serde_json::from_str(text.as_str()).unwrap(),
+        other => panic!("{other:?} is no text"),
+    }
+}
+
+/// Sends a request and reads until what came ends so, or to the end of the stream.
+async fn get(stream: &mut TcpStream, target: &str, headers: &str, end: &str) -> String {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read_until(stream, end).await
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut received = Vec::new();
+    in_time(async {
+        while !String::from_utf8_lossy(&received).contains(end) {
+            assert!(stream.read_buf(&mut received).await.unwrap() > 0, "{}", String::from_utf8_lossy(&received));
+        }
+    })
+    .await;
+    String::from_utf8(received).unwrap()
+}
+
+async fn ask(site: &Site, target: &str, headers: &str, end: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(site.addr).await.unwrap();
+    let received = get(&mut stream, target, headers, end).await;
+    (stream, received)
+}
+
+const KEY: &str = "authorization: Bearer sesame\r\n";
+
+async fn say(site: &Site, text: &str) {
+    let (_, answer) = ask(site, &format!("/say?text={text}"), KEY, "\r\n\r\n1").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+async fn until_nobody_is_connected(janus: &Janus) {
+    in_time(async {
+        while janus.stats().connections > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn a_websocket_gets_what_the_app_publishes(site: Site) {
+    let mut socket = open(&site, "Bearer sesame").await.unwrap();
+    send(&mut socket, r#"{"type":"hello"}"#).await;
+    send(&mut socket, r#"{"type":"subscribe","id":1,"topic":"news"}"#).await;
+    assert_eq!(frame(&mut socket).await["type"], "welcome");
+    assert_eq!(frame(&mut socket).await["type"], "subscribed");
+    for number in 0..20 {
+        let text = format!("{number}{}", "x".repeat(3_000));
+        say(&site, &text).await;
+        assert_eq!(frame(&mut socket).await["data"], *text);
+    }
+    assert_eq!(site.janus.sessions().await.len(), 1);
+    socket.close(None).await.unwrap();
+    until_nobody_is_connected(&site.janus).await;
+    site.stop().await;
+}
+
+async fn a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was(site: Site) {
+    let (stream, head) = ask(&site, "/events?topic=news", KEY, "\nid: ").await;
+    assert!(head.to_lowercase().contains("content-type: text/event-stream"), "{head}");
+    let mut stream = stream;
+    say(&site, "one").await;
+    let received = read_until(&mut stream, "\"data\":\"one\"}").await;
+    let id = received.lines().rfind(|line| line.starts_with("id: ")).unwrap()["id: ".len()..].to_owned();
+    // Whether the server notices at once is its own affair: actix-web does so when it writes.
+    drop(stream);
+    site.janus.publish("news", "while nobody listened").await.unwrap();
+    let (_, received) =
+        ask(&site, "/events?topic=news", &format!("{KEY}last-event-id: {id}\r\n"), "nobody listened\"}").await;
+    assert!(!received.contains("event: gap") && !received.contains("\"one\""), "{received}");
+    site.stop().await;
+}
+
+async fn nothing_passes_the_middleware_of_the_app(site: Site) {
+    let Err(Error::Http(response)) = open(&site, "Bearer guess").await else { panic!("it was let in") };
+    assert_eq!(response.status(), 401);
+    let (_, answer) = ask(&site, "/events?topic=news", "", "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert_eq!(site.janus.stats().connections_accepted, 0);
+    // What passes it and makes no sense is answered by Janus's rules.
+    let (_, answer) = ask(&site, "/events", KEY, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let (_, answer) = ask(&site, "/ws", KEY, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 426"), "{answer}");
+    site.stop().await;
+}
+
+async fn a_shutdown_says_goodbye(site: Site) {
+    let mut socket = open(&site, "Bearer sesame").await.unwrap();
+    send(&mut socket, r#"{"type":"hello"}"#).await;
+    assert_eq!(frame(&mut socket).await["type"], "welcome");
+    let (mut stream, _) = ask(&site, "/events?topic=news", KEY, "\nid: ").await;
+    let janus = site.janus.clone();
+    let shutdown = tokio::spawn(async move { janus.shutdown().await });
+    assert_eq!(frame(&mut socket).await["type"], "bye");
+    let Message::Close(Some(close)) = in_time(socket.next()).await.unwrap().unwrap() else { panic!("no close") };
+    assert_eq!(close.code, CloseCode::Library(4002));
+    read_until(&mut stream, "event: bye").await;
+    drop((socket, stream));
+    in_time(shutdown).await.unwrap();
+    site.stop().await;
+}
+
+macro_rules! in_both {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod in_axum {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                super::$behaviour(super::axum().await).await;
+            })+
+        }
+
+        mod in_actix_web {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                super::$behaviour(super::actix().await).await;
+            })+
+        }
+    };
+}
+
+in_both!(
+    a_websocket_gets_what_the_app_publishes,
+    a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was,
+    nothing_passes_the_middleware_of_the_app,
+    a_shutdown_says_goodbye,
+);

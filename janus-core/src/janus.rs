@@ -756,7 +756,8 @@ impl Janus {
 
     /// Drains and ends the instance: no new connections, no new messages; then connections are closed over
     /// `drain_period`, a few at a time, each with a FIN after what is queued for it; then the tree stops. It takes at most
-    /// `drain_timeout`, and no longer than there are connections. Afterwards no thread is left.
+    /// `drain_timeout`, and no longer than there are connections; observers among the [hooks](crate::hooks) then hear what is
+    /// left for them, within `hook_timeout`. Afterwards no thread is left, but one that the embedder's own code blocks.
     ///
     /// Any number of callers may wait for it, and all get the same report. A caller that goes away does not stop it.
     pub async fn shutdown(&self) -> DrainReport {

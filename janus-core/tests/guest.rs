@@ -64,12 +64,19 @@ fn connect(addr: SocketAddr) -> TcpStream {
     client
 }
 
+/// Does what blocks on a thread of its own: the hooks may need this one.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(done.send(work())));
+    result.await.expect("it succeeds")
+}
+
 /// An instance's whole life, from a caller with a runtime or without one.
 async fn live(end_by_shutdown: bool) {
     let before = signals();
     let janus = builder().start().await.expect("starts");
     let addr = janus.local_addrs()[0];
-    let mut client = connect(addr);
+    let mut client = elsewhere(move || connect(addr)).await;
     assert_eq!(janus.publish("news", "x").await.expect("publishes").subscribers, 1);
     assert_eq!(signals(), before, "it waits for no signal and ignores none");
     let (threads, _) = threads_and_descriptors();
