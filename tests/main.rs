@@ -7,6 +7,8 @@
 mod api;
 mod application;
 mod benchmarks;
+mod browser;
+mod browser_run;
 mod cli_bench;
 mod cli_fake_server;
 mod cli_publish;
