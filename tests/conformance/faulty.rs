@@ -79,7 +79,7 @@ impl Codec for Faulty {
             }
             (Fault::SwapsMessages, Event::Message(_)) => {
                 let mut kept = self.kept.lock().unwrap();
-                if self.count.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+                if self.count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                     Lines.encode(event, at, &mut kept);
                 } else {
                     Lines.encode(event, at, out);
