@@ -118,3 +118,24 @@ async fn a_stream_too_many_is_refused_with_the_reason() {
     let refused = janus.serve(Incoming::stream(tokio::io::duplex(1).0), &classic(), None).unwrap_err();
     assert!(matches!(refused, ServeError::ShuttingDown));
 }
+
+#[tokio::test]
+async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
+    let janus = start(Config { max_connections: 2, ..Config::default() }).await;
+    let mut pipes = Vec::new();
+    for _ in 0..200 {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        match janus.serve(Incoming::stream(theirs), &classic(), None) {
+            Ok(()) => pipes.push(ours),
+            Err(error) => assert!(matches!(error, ServeError::Full { .. }), "{error}"),
+        }
+    }
+    let mut served = 0;
+    // All stay open until the last was read, so that none gets another's place.
+    for pipe in &mut pipes {
+        let first = read_until(pipe, b"\x01").await;
+        served += usize::from(!first.windows(20).any(|part| part == b"too_many_connections"));
+    }
+    assert_eq!(served, 2);
+    janus.shutdown().await;
+}

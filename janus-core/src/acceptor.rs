@@ -237,39 +237,8 @@ impl Acceptor {
         }
         match may_serve(shared) {
             Ok(()) => serve(shared, link, peer, &self.origin),
-            Err((code, message)) => self.refuse(link, peer, code, message),
+            Err((code, message)) => refuse(shared, link, peer, &self.origin, code, message),
         }
-    }
-
-    /// Tells a client why it is not served. It takes no place from those that are.
-    fn refuse(&self, link: Link, peer: Peer, code: ErrorCode, message: &str) {
-        let shared = &self.shared;
-        let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
-        // One line for a burst of refusals, not one each.
-        if refused.is_power_of_two() {
-            log::warn!("{peer}: refused with {code} ({refused} refused so far)");
-        }
-        // Never listed: it only says who is refused.
-        let slot = Slot::new(shared.connections.next_id(), None, link, self.origin.codec_id, &shared.terms);
-        let slot = Arc::new(slot);
-        let session = Arc::new(Session::new(peer, &slot));
-        if shared.connections.begin_refusal(shared.config.max_refusals) {
-            let mut begun = false;
-            let started = shared.transport_supervisor.start_here(|_| {
-                begun = true;
-                let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, &self.origin);
-                transport.refuse(code, message)
-            });
-            if started.is_ok() {
-                return;
-            }
-            if !begun {
-                // A Transport that was made has done this when it was dropped.
-                shared.connections.end_refusal();
-            }
-        }
-        // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
-        slot.tell(&Event::Refused(refusal(code, message)));
     }
 }
 
@@ -283,6 +252,43 @@ pub(crate) fn may_serve(shared: &Shared) -> Result<(), (ErrorCode, &'static str)
         return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
     }
     Ok(())
+}
+
+/// Tells a client why it is not served. It takes no place from those that are.
+pub(crate) fn refuse(
+    shared: &Arc<Shared>,
+    link: Link,
+    peer: Peer,
+    origin: &Arc<Origin>,
+    code: ErrorCode,
+    message: &str,
+) {
+    let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
+    // One line for a burst of refusals, not one each.
+    if refused.is_power_of_two() {
+        log::warn!("{peer}: refused with {code} ({refused} refused so far)");
+    }
+    // Never listed: it only says who is refused.
+    let slot = Slot::new(shared.connections.next_id(), None, link, origin.codec_id, &shared.terms);
+    let slot = Arc::new(slot);
+    let session = Arc::new(Session::new(peer, &slot));
+    if shared.connections.begin_refusal(shared.config.max_refusals) {
+        let mut begun = false;
+        let started = shared.transport_supervisor.start_here(|_| {
+            begun = true;
+            let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin);
+            transport.refuse(code, message)
+        });
+        if started.is_ok() {
+            return;
+        }
+        if !begun {
+            // A Transport that was made has done this when it was dropped.
+            shared.connections.end_refusal();
+        }
+    }
+    // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
+    slot.tell(&Event::Refused(refusal(code, message)));
 }
 
 /// Makes a byte stream a client: a slot, a session, a greeting, and a Transport on this thread.

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::acceptor::{Acceptor, Endpoint, TcpPort, may_serve, serve_with};
+use crate::acceptor::{Acceptor, Endpoint, TcpPort, may_serve, refuse, serve_with};
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
@@ -643,7 +643,11 @@ impl Janus {
         let link = incoming.link.leave_reactor().map_err(ServeError::Stream)?;
         let tables = Arc::clone(shared);
         let served = shared.home.run(move || match link.enter_reactor() {
-            Ok(link) => serve_with(&tables, link, incoming.peer, &origin, decoder),
+            // Others may have come between, as many as there are callers.
+            Ok(link) => match may_serve(&tables) {
+                Ok(()) => serve_with(&tables, link, incoming.peer, &origin, decoder),
+                Err((code, message)) => refuse(&tables, link, incoming.peer, &origin, code, message),
+            },
             Err(error) => log::error!("{}: closed, its socket cannot be registered: {error}", incoming.peer),
         });
         served.map_err(|_| ServeError::ShuttingDown)
