@@ -20,6 +20,7 @@ mod conformance;
 mod crashes;
 mod drain;
 mod embed;
+mod farewell;
 mod hooks;
 mod hostile;
 mod http;
