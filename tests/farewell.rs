@@ -98,3 +98,23 @@ async fn a_client_that_is_sent_away_is_told_what_became_of_its_message_before_th
     assert_eq!(to_the_end(stream).await, ["welcome", "error 7", "bye", "close 4007"]);
     janus.shutdown().await;
 }
+
+#[tokio::test]
+async fn pings_buy_no_time_for_a_client_that_does_not_say_hello() {
+    let config = Config { frame_timeout: Duration::from_millis(300), ..Config::default() };
+    let (janus, addr) = start(config, |builder| builder).await;
+    let mut stream = upgraded(addr).await;
+    let begun = Instant::now();
+    let mut piece = [0; 1024];
+    // Several pings in each frame_timeout, until the server has had enough.
+    while stream.write_all(&client::ping(b"", MASK)).await.is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it is still there");
+        let pause = tokio::time::sleep(Duration::from_millis(50));
+        match timeout(DEADLINE, stream.read(&mut piece)).await.expect("a pong or an end") {
+            Ok(0) | Err(_) => break,
+            Ok(_) => pause.await,
+        }
+    }
+    assert_eq!(janus.stats().frames_timed_out, 1);
+    janus.shutdown().await;
+}

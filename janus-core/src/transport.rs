@@ -459,12 +459,14 @@ impl Transport {
         let limits = self.shared.wire_limits();
         let mut completed = false;
         while matches!(self.step, Step::Reading) {
-            match self.decoder.decode(input, &limits) {
-                Some(Ok(command)) => self.carry_out(command),
-                Some(Err(error)) => self.answer_error(error),
-                None => break,
+            let Some(decoded) = self.decoder.decode(input, &limits) else { break };
+            let becomes = matches!(decoded, Ok(Command::Become(_)));
+            match decoded {
+                Ok(command) => self.carry_out(command),
+                Err(error) => self.answer_error(error),
             }
-            completed = true;
+            // A client that is not served yet gains no time by what does not open its connection, such as a ping.
+            completed |= self.opened || becomes;
         }
         let unfinished = input.is_empty() && self.is_awaited();
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
