@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use janus_core::wire::Codec;
+use bytes::BytesMut;
 use janus_core::wire::classic::Classic;
-use janus_core::{Config, Incoming, Janus, ServeError, SlowConsumer};
+use janus_core::wire::{Codec, Decoder, Event, Timestamp};
+use janus_core::{Config, Incoming, Janus, Namespace, ServeError, SlowConsumer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+
+use crate::support::{subscribers, topic_actor, until};
 
 fn classic() -> Arc<dyn Codec> {
     Arc::new(Classic)
@@ -137,5 +140,63 @@ async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
         served += usize::from(!first.windows(20).any(|part| part == b"too_many_connections"));
     }
     assert_eq!(served, 2);
+    janus.shutdown().await;
+}
+
+/// The classic protocol, with clients that are told of gaps, and no words for the topic `boom`.
+#[derive(Debug)]
+struct Fragile;
+
+impl Codec for Fragile {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Classic.decoder()
+    }
+
+    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+        match event {
+            Event::Subscribed { topic, .. } if topic.as_str() == "boom" => panic!("on purpose: no words for it"),
+            Event::Gap { .. } => panic!("on purpose: no words for a gap"),
+            event => Classic.encode(event, at, out),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
+    let default_namespace = Namespace { slow_consumer: SlowConsumer::DropOldest, ..Namespace::default() };
+    let tick = Duration::from_millis(100);
+    let config = Config { default_namespace, max_queue_frames: 4, heartbeat_interval: tick, ..Config::default() };
+    let janus = start(config).await;
+    let fragile: Arc<dyn Codec> = Arc::new(Fragile);
+    let connect = || {
+        let (client, server) = tokio::io::duplex(512);
+        janus.serve(Incoming::stream(server), &fragile, None).unwrap();
+        client
+    };
+
+    let mut good = janus.subscribe("boom").unwrap();
+    let mut client = connect();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"boom\"}\0").await.unwrap();
+    let have_ended = |count| {
+        let stats = janus.stats();
+        (stats.connections_accepted, stats.connections) == (count, 0)
+    };
+    until("its connection to end", || have_ended(1)).await;
+    janus.publish("boom", "still here").await.unwrap();
+    assert!(good.next().await.is_some());
+    assert_eq!(topic_actor(&janus, "boom").unwrap().restarts, 0);
+
+    let mut client = connect();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+    until("it to be subscribed", || subscribers(&janus, "news") == Some(1)).await;
+    for number in 0..50 {
+        janus.publish("news", &format!("{number:100}")).await.unwrap();
+    }
+    until("its connection to end", || have_ended(2)).await;
+    assert_eq!(janus.tree().find("heartbeat").unwrap().restarts, 0);
     janus.shutdown().await;
 }

@@ -202,7 +202,8 @@ impl Transport {
         }
         self.why = Some(refusal.code);
         let event = if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) };
-        let goodbye = self.slot.codecs().encode(self.slot.codec(), &event);
+        // Where the codec has panicked there is no more to say.
+        let goodbye = self.slot.codecs().encode(self.slot.codec(), &event).unwrap_or_default();
         self.close_with(goodbye);
     }
 
@@ -381,6 +382,10 @@ impl Transport {
                 if closing {
                     self.step = Step::Over;
                 }
+            }
+            End::CodecPanicked => {
+                self.why = Some(ErrorCode::Internal);
+                self.step = Step::Over;
             }
             End::FrameTimeout => {
                 self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);

@@ -1,12 +1,14 @@
 //! The wire formats of an instance, by number: a slot and a subscription name theirs in a byte.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use crate::shared::timestamp;
+use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
 use crate::wire::{Codec, Event, Heartbeat, Opens};
 
@@ -40,6 +42,11 @@ struct Registered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an instance knows at most {MAX_CODECS} codecs; make each one once, and share it between connections")]
 pub struct TooManyCodecs;
+
+/// A codec has panicked, and a client does not get what it would have made of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the codec has panicked")]
+pub(crate) struct CodecPanicked;
 
 impl Codecs {
     pub(crate) fn new() -> Self {
@@ -123,10 +130,20 @@ impl Codecs {
     }
 
     /// What the event looks like; nothing where the codec has no words for it.
-    pub(crate) fn encode(&self, id: CodecId, event: &Event<'_>) -> Bytes {
-        let mut frame = BytesMut::new();
-        self.get(id).codec.encode(event, &timestamp(), &mut frame);
-        frame.freeze()
+    ///
+    /// Whoever tells a client something may be a topic, the heartbeat, or code that cleans up after a panic. A codec that
+    /// panics must not take those along.
+    pub(crate) fn encode(&self, id: CodecId, event: &Event<'_>) -> Result<Bytes, CodecPanicked> {
+        let Registered { codec, name, .. } = self.get(id);
+        let encoded = catch_unwind(AssertUnwindSafe(|| {
+            let mut frame = BytesMut::new();
+            codec.encode(event, &timestamp(), &mut frame);
+            frame.freeze()
+        }));
+        encoded.map_err(|panic| {
+            log::error!("codec {name}: {}", ExitReason::from_unwind(panic));
+            CodecPanicked
+        })
     }
 }
 

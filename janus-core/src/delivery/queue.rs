@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::batch::View;
+use super::codecs::CodecPanicked;
 use super::ledger::Dropped;
 use super::slot::{End, SlowReason, Subscription};
 use super::{Batch, Ledger, Link, Terms};
@@ -464,21 +465,22 @@ impl Queue {
     }
 
     /// Puts into words those gaps that are about to be written; from then on they are frames, and grow no more.
-    fn tell_gaps(&mut self) {
+    fn tell_gaps(&mut self) -> io::Result<()> {
         for at in 0..self.entries.len().min(WRITEV_FRAMES) {
             let Entry::Gap(gap) = &self.entries[at] else { continue };
             let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
             let event = Event::Gap { topic: &gap.topic, epoch: gap.epoch, from: start, to: end - 1 };
-            let frame = gap.subscription.slot.codecs().encode(codec, &event);
+            let frame = gap.subscription.slot.codecs().encode(codec, &event).map_err(io::Error::other)?;
             self.remove(at);
             self.insert(at, Entry::Frame(frame));
         }
+        Ok(())
     }
 
     /// Writes for at most one turn.
     pub(crate) fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
         let mut turn = 0;
-        self.tell_gaps();
+        self.tell_gaps()?;
         while let Some(head) = self.entries.front() {
             if turn >= FLUSH_TURN_BYTES {
                 return Ok(Flushed::Turn);
@@ -494,7 +496,7 @@ impl Queue {
                 link.send_vectored(&slices[..count])?
             };
             self.advance(written);
-            self.tell_gaps();
+            self.tell_gaps()?;
             turn += written;
         }
         Ok(Flushed::All)
@@ -575,6 +577,14 @@ impl Queue {
     pub(crate) fn overflow(&self, why: SlowReason) -> End {
         let fit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         End::SlowConsumer { why, frames: fit(self.frames), bytes: fit(self.bytes) }
+    }
+
+    /// Why a connection ends that could not be written.
+    pub(crate) fn end_for_error(&self, error: &io::Error) -> End {
+        if error.get_ref().is_some_and(|inner| inner.is::<CodecPanicked>()) {
+            return End::CodecPanicked;
+        }
+        self.end_for(error.kind())
     }
 
     /// Why a connection ends that failed while something waited. The kernel's time-out means that the client has taken

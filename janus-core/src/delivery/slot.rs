@@ -26,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::codecs::{CLASSIC, CodecId, Codecs};
+use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
 use crate::config::SlowConsumer;
@@ -53,6 +53,8 @@ pub(crate) enum End {
     SlowConsumer { why: SlowReason, frames: u32, bytes: u32 },
     /// The peer is gone: a send was refused by the kernel.
     Broken(io::ErrorKind),
+    /// Its codec has panicked, so that it would miss something without a word.
+    CodecPanicked,
     /// It let a frame stay unfinished for too long.
     FrameTimeout,
     /// It would have missed messages of a topic that had to start afresh, without being told.
@@ -84,7 +86,7 @@ pub(crate) enum SlowReason {
 impl End {
     /// Whether the socket is done for, and its close is a reset.
     pub(crate) fn resets(self) -> bool {
-        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_))
+        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::CodecPanicked)
     }
 }
 
@@ -179,7 +181,10 @@ impl Slot {
 
     /// Tells the client something that belongs to no place in a topic's order: a greeting, an answer, an error.
     pub(crate) fn tell(&self, event: &Event<'_>) {
-        self.send(self.codecs().encode(self.codec(), event));
+        match self.codecs().encode(self.codec(), event) {
+            Ok(frame) => self.send(frame),
+            Err(CodecPanicked) => self.end(End::CodecPanicked),
+        }
     }
 
     /// Sends the heartbeat.
@@ -349,7 +354,7 @@ impl Slot {
                 let _ = link.is_unflushed() && link.poll_flush(cx).is_pending();
                 return;
             };
-            match flushed.map_err(|error| queue.end_for(error.kind())) {
+            match flushed.map_err(|error| queue.end_for_error(&error)) {
                 Ok(Flushed::All) => out.queue = None,
                 Ok(Flushed::Turn) => {
                     let _ = yield_now::<()>(cx);
@@ -509,7 +514,7 @@ impl Slot {
                 // It may wait for just that.
                 return self.transport.wake();
             }
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for(error.kind()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for_error(&error),
             Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return,
             Ok(Flushed::Turn) | Err(_) => queue.overflow(SlowReason::Stalled),
         };
