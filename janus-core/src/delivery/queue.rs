@@ -464,15 +464,15 @@ impl Queue {
         self.push(Entry::gap(subscription, topic, epoch, seqs));
     }
 
-    /// Puts into words those gaps that are about to be written; from then on they are frames, and grow no more.
-    fn tell_gaps(&mut self) -> io::Result<()> {
-        for at in 0..self.entries.len().min(WRITEV_FRAMES) {
-            let Entry::Gap(gap) = &self.entries[at] else { continue };
+    /// Puts a gap into words that is the head; from then on it is a frame, which grows no more and is never dropped. Those
+    /// behind it go on taking in what is dropped, or a client that takes nothing would have one for each look at it.
+    fn tell_gap(&mut self) -> io::Result<()> {
+        if let Some(Entry::Gap(gap)) = self.entries.front() {
             let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
             let event = Event::Gap { topic: &gap.topic, epoch: gap.epoch, from: start, to: end - 1 };
             let frame = gap.subscription.slot.codecs().encode(codec, &event).map_err(io::Error::other)?;
-            self.remove(at);
-            self.insert(at, Entry::Frame(frame));
+            self.remove(0);
+            self.insert(0, Entry::Frame(frame));
         }
         Ok(())
     }
@@ -480,23 +480,23 @@ impl Queue {
     /// Writes for at most one turn.
     pub(crate) fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
         let mut turn = 0;
-        self.tell_gaps()?;
-        while let Some(head) = self.entries.front() {
+        while !self.entries.is_empty() {
             if turn >= FLUSH_TURN_BYTES {
                 return Ok(Flushed::Turn);
             }
-            let written = if self.entries.len() == 1 {
-                link.send(head.unwritten())?
-            } else {
-                let mut slices = [IoSlice::new(&[]); WRITEV_FRAMES];
-                let count = self.entries.len().min(WRITEV_FRAMES);
-                for (slice, entry) in slices.iter_mut().zip(&self.entries) {
-                    *slice = IoSlice::new(entry.unwritten());
-                }
-                link.send_vectored(&slices[..count])?
+            self.tell_gap()?;
+            let mut slices = [IoSlice::new(&[]); WRITEV_FRAMES];
+            let mut count = 0;
+            let told = self.entries.iter().take_while(|entry| !matches!(entry, Entry::Gap(_)));
+            for (slice, entry) in slices.iter_mut().zip(told) {
+                *slice = IoSlice::new(entry.unwritten());
+                count += 1;
+            }
+            let written = match &slices[..count] {
+                [only] => link.send(only)?,
+                slices => link.send_vectored(slices)?,
             };
             self.advance(written);
-            self.tell_gaps()?;
             turn += written;
         }
         Ok(Flushed::All)
@@ -505,6 +505,10 @@ impl Queue {
     fn advance(&mut self, mut written: usize) {
         self.progressed |= written > 0;
         while let Some(head) = self.entries.front_mut() {
+            if let Entry::Gap(_) = head {
+                // It has not been told.
+                return;
+            }
             let length = head.bytes();
             if written < length {
                 if written > 0 {
@@ -519,7 +523,7 @@ impl Queue {
                             self.frames -= messages.advance(written);
                             self.started = messages.is_started();
                         }
-                        Entry::Gap(_) => unreachable!("it has no bytes"),
+                        Entry::Gap(_) => unreachable!("looked at before"),
                     }
                 }
                 return;
@@ -610,7 +614,9 @@ mod tests {
 
     use super::super::Slot;
     use super::super::batch::tests::{batch_of, topic};
+    use super::super::stream::Stream;
     use super::*;
+    use crate::wire::Peer;
 
     /// Every frame has ten bytes.
     const FRAME: &str = "0123456789";
@@ -662,7 +668,8 @@ mod tests {
         queue.admit(messages(&subscription, 5..6)).unwrap();
         assert_eq!(waiting(&queue), [Some((1..3, true)), Some((3..4, false)), Some((4..5, true)), Some((5..6, true))]);
         queue.advance(17);
-        assert_eq!(waiting(&queue), [Some((4..5, true)), Some((5..6, true))], "a gap takes no bytes on the way out");
+        let gap_and_rest = [Some((3..4, false)), Some((4..5, true)), Some((5..6, true))];
+        assert_eq!(waiting(&queue), gap_and_rest, "a gap waits until it is told");
         check_sums(&queue);
     }
 
@@ -776,6 +783,23 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_takes_nothing_has_the_newest_behind_one_gap_however_often_it_is_looked_after() {
+        let terms = terms(4, 1_000);
+        let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
+        let mut queue = Queue::new(&terms);
+        // Written by its task alone, which is not here.
+        let link = Link::from(Stream::new(tokio::io::empty(), Peer::Local));
+        for number in 1..=100 {
+            queue.admit(messages(&subscription, number..number + 1)).unwrap();
+            assert_eq!(queue.write_to(&link).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        let newest = [Some((98..99, true)), Some((99..100, true)), Some((100..101, true))];
+        // The first gap was the head, and put into words.
+        assert_eq!(waiting(&queue), [&[None, Some((2..98, false))][..], &newest].concat());
+        check_sums(&queue);
+    }
+
+    #[test]
     fn a_stall_is_counted_from_the_last_progress() {
         let terms = terms(4, 1_000);
         let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
@@ -869,7 +893,11 @@ mod tests {
                         acks += 1;
                     }
                     Step::Write(bytes) => {
-                        let bytes = bytes.min(queue.bytes);
+                        if let Some(Entry::Gap(_)) = queue.entries.front() {
+                            take(&queue.remove(0), &mut acks);
+                        }
+                        let told = queue.entries.iter().take_while(|entry| !matches!(entry, Entry::Gap(_)));
+                        let bytes = bytes.min(told.map(Entry::bytes).sum());
                         let before: Vec<Entry> = queue
                             .entries
                             .iter()
