@@ -103,7 +103,7 @@ impl WebSocketReader {
                 ServerFrame::Text(text) => understand(text),
                 ServerFrame::Ping(_) | ServerFrame::Pong(_) => Seen::Other,
                 ServerFrame::Close { code, .. } => {
-                    Seen::Bye { code: code.map_or("none".to_owned(), |code| code.to_string()) }
+                    Seen::Bye { code: code.map_or_else(|| "none".to_owned(), |code| code.to_string()) }
                 }
                 ServerFrame::Unexpected => Seen::Unknown("a frame that no server of Janus sends".to_owned()),
             });
