@@ -9,6 +9,8 @@ use std::str::Utf8Error;
 use super::request::bad_utf8;
 use super::{PositionError, PublicationError, TopicNameError};
 
+use super::TopicName;
+
 /// What a client can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
@@ -183,6 +185,8 @@ pub struct FrameError {
     pub message: String,
     /// The number of the request that is refused, if it had one.
     pub id: Option<u64>,
+    /// The topic that it was about, if it is known.
+    pub topic: Option<TopicName>,
     fatal: bool,
 }
 
@@ -190,7 +194,7 @@ impl FrameError {
     /// An error that closes the connection if its code does.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), id: None, fatal: code.closes() }
+        Self { code, message: message.into(), id: None, topic: None, fatal: code.closes() }
     }
 
     /// The same error where the connection closes in any case.
@@ -203,6 +207,12 @@ impl FrameError {
     #[must_use]
     pub fn with_id(self, id: Option<u64>) -> Self {
         Self { id, ..self }
+    }
+
+    /// The same error as the answer to a request about this topic.
+    #[must_use]
+    pub fn with_topic(self, topic: &TopicName) -> Self {
+        Self { topic: Some(topic.clone()), ..self }
     }
 
     /// Whether the connection must be closed after the error frame.
