@@ -111,6 +111,8 @@ fn an_instance_leaves_nothing_behind_and_touches_nothing_of_its_process() {
         PANICS.fetch_add(1, Ordering::Relaxed);
         eprintln!("{panic}");
     }));
+    // The first runtime of a program that has tokio's `signal` feature makes two sockets, which are tokio's and stay.
+    drop(tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
     let nothing = threads_and_descriptors();
     for end_by_shutdown in [true, false] {
         // The hooks have a thread of their own.
