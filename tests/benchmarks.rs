@@ -93,7 +93,7 @@ fn a_comparison_that_makes_no_sense_is_refused() {
     for (arguments, expected) in [
         (&["nothing"][..], "'nothing' is no scenario: expected one of fan, connect"),
         (&["--rounds", "0"][..], "'0': expected a whole number of at least 1"),
-        (&["--servers", "kafka"][..], "'kafka' is not known: expected janus, redis, nats, mosquitto"),
+        (&["--servers", "kafka"][..], "'kafka' is not known: expected janus, janus-ws, janus-sse, redis"),
         (&["--servers", "janus,janus"][..], "two servers are called janus"),
         (&["--args", "other=--flag"][..], "--args: other: no server of this name"),
     ] {

@@ -22,10 +22,97 @@ fn bench(server: &FakeServer, arguments: &[&str], code: i32) -> Value {
     serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
 }
 
+const TRANSPORTS: [&str; 3] = ["tcp", "ws", "sse"];
+
+/// The same over one of the transports.
+#[track_caller]
+fn bench_over(transport: &str, server: &FakeServer, arguments: &[&str], code: i32) -> Value {
+    let result = bench(server, &[&["--transport", transport, "--http", &server.http], arguments].concat(), code);
+    assert_eq!(result["transport"], transport);
+    let http = if transport == "tcp" { Value::Null } else { server.http.as_str().into() };
+    assert_eq!(result["http"], http);
+    result
+}
+
 #[track_caller]
 fn assert_counts(result: &Value, counts: &[(&str, u64)]) {
     for (name, count) in counts {
         assert_eq!(result[name].as_u64(), Some(*count), "{name} of {result:#}");
+    }
+}
+
+#[test]
+fn deliveries_are_counted_over_every_transport() {
+    let server = FakeServer::start(Fault::None);
+    for transport in TRANSPORTS {
+        let arguments = ["--clients", "31", "--topics", "4", "--messages", "10", "--workers", "2", "--size", "300"];
+        let result = bench_over(transport, &server, &arguments, 0);
+        assert_counts(&result, &[("ready", 31), ("published", 10), ("expected", 78), ("good", 78), ("bad", 0)]);
+    }
+}
+
+#[test]
+fn what_a_server_does_wrong_is_counted_over_every_transport() {
+    let arguments = ["--clients", "10", "--messages", "5", "--window", "5", "--timeout", "1s"];
+    for transport in TRANSPORTS {
+        for (fault, counts) in [
+            (Fault::Loses, [("good", 49), ("lost", 1), ("duplicated", 0), ("out_of_order", 0), ("disconnected", 0)]),
+            (Fault::Repeats, [("good", 50), ("lost", 0), ("duplicated", 1), ("out_of_order", 0), ("disconnected", 0)]),
+            (Fault::Reorders, [("good", 49), ("lost", 0), ("duplicated", 0), ("out_of_order", 1), ("disconnected", 0)]),
+            (
+                Fault::DropsClient,
+                [("good", 46), ("lost", 4), ("duplicated", 0), ("out_of_order", 0), ("disconnected", 1)],
+            ),
+        ] {
+            let result = bench_over(transport, &FakeServer::start(fault), &arguments, 1);
+            assert_counts(&result, &counts);
+        }
+    }
+}
+
+#[test]
+fn subscribers_that_an_http_port_refuses_are_told_with_its_reason() {
+    let server = FakeServer::start(Fault::Refuses);
+    for transport in ["ws", "sse"] {
+        let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
+        let output = janus(&[&arguments[..], &["--http", &server.http]].concat()).output().unwrap();
+        assert_exit(&output, 1);
+        let told = text(&output.stderr);
+        assert!(told.contains("3 × refused: too_many_connections: not here"), "{told}");
+    }
+}
+
+#[test]
+fn a_report_says_where_the_clients_are_and_where_messages_are_published() {
+    let server = FakeServer::start(Fault::None);
+    for (transport, expected) in [
+        ("tcp", None),
+        ("ws", Some(format!("ws: the clients are at {}, published on {} by", server.http, server.address))),
+    ] {
+        let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
+        let output = janus(&[&arguments[..], &["--http", &server.http]].concat()).output().unwrap();
+        assert_exit(&output, 0);
+        let told =
+            text(&output.stdout).lines().find_map(|line| line.strip_prefix("transport      ").map(str::to_owned));
+        assert_eq!(told.is_some(), expected.is_some());
+        assert!(told.unwrap_or_default().starts_with(&expected.unwrap_or_default()));
+    }
+}
+
+#[test]
+fn an_http_port_that_is_another_one_is_told_with_the_flags_that_say_where_it_is() {
+    let server = FakeServer::start(Fault::None);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for transport in ["ws", "sse"] {
+        for (http, expected) in [
+            (&server.address, "(see --transport and --http): it sent \"{"),
+            (&nobody, "(is the server running, and --http what its http_listen is?)"),
+        ] {
+            let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
+            let output = janus(&[&arguments[..], &["--http", http]].concat()).output().unwrap();
+            assert_exit(&output, 1);
+            assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+        }
     }
 }
 
@@ -188,6 +275,10 @@ fn what_the_server_used_is_told() {
 fn flags_that_contradict_are_told_with_what_was_expected() {
     for (arguments, expected) in [
         (&["--protocol", "amqp"][..], "possible values: janus, redis, nats, mqtt"),
+        (&["--transport", "udp"][..], "possible values: tcp, ws, sse"),
+        (&["--transport", "ws", "--protocol", "nats"][..], "expected --protocol janus, not nats"),
+        (&["--protocol", "WebSocket"][..], "possible values: janus, redis, nats, mqtt"),
+        (&["--transport", "sse", "--http", "8080"][..], "8080 is not an address: expected HOST:PORT"),
         (&["--protocol", "redis", "--classic-publish"][..], "expected --protocol janus, not redis"),
         (&["--server-pid", "4294967295"][..], "--server-pid 4294967295: there is no such process"),
         (&["--server-pid", "0"][..], "0 is not in 1..="),

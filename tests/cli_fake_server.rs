@@ -1,5 +1,8 @@
-//! A server of the classic protocol that can be told to misbehave: it loses, repeats and reorders messages, refuses, says
-//! nothing or hangs up. What the client commands and the bench make of that cannot be seen with a server that works.
+//! A server that can be told to misbehave: it loses, repeats and reorders messages, refuses, says nothing or hangs up. What
+//! the client commands and the bench make of that cannot be seen with a server that works.
+//!
+//! It takes publications by the classic protocol, and has subscribers on that, and on a second port by WebSocket and by
+//! server-sent events.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -35,6 +38,8 @@ pub(crate) enum Fault {
 
 pub(crate) struct FakeServer {
     pub(crate) address: String,
+    /// Where it has WebSocket and server-sent events.
+    pub(crate) http: String,
     state: Arc<State>,
 }
 
@@ -46,9 +51,45 @@ struct State {
 
 #[derive(Default)]
 struct Topic {
-    subscribers: Vec<TcpStream>,
+    subscribers: Vec<(Transport, TcpStream)>,
     published: u64,
     held_back: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum Transport {
+    Classic,
+    WebSocket,
+    Sse,
+}
+
+impl Transport {
+    /// A message as its subscribers read it.
+    fn frame(self, publication: &Publication<'_>, seq: u64) -> Vec<u8> {
+        let Publication { topic, event, message_id: id, data } = publication;
+        let topic = Value::from(topic.as_str());
+        let members = format!("\"event\":{event},\"message_id\":{id},\"data\":{data}}}");
+        let place = format!("\"topic\":{topic},\"seq\":{seq},\"time\":1");
+        match self {
+            Self::Classic => format!("{{\"timestamp\":[1,2,3],\"topic\":{topic},{members}\x01").into_bytes(),
+            Self::WebSocket => text_frame(&format!("{{\"type\":\"message\",{place},{members}")),
+            Self::Sse => format!("id: 9f.{seq}\ndata: {{{place},{members}\n\n").into_bytes(),
+        }
+    }
+}
+
+/// A text frame of a WebSocket.
+fn text_frame(text: &str) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match u8::try_from(text.len()) {
+        Ok(length @ 0..126) => frame.push(length),
+        _ => {
+            frame.push(126);
+            frame.extend(u16::try_from(text.len()).expect("tests send little").to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(text.as_bytes());
+    frame
 }
 
 /// A publisher's message, carried as it was written.
@@ -74,28 +115,36 @@ struct Action<'a> {
 
 impl FakeServer {
     pub(crate) fn start(fault: Fault) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(State { fault, ended: AtomicBool::new(false), topics: Mutex::default() });
-        let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if shared.ended.load(Ordering::Acquire) {
-                    break;
-                }
-                let (Ok(stream), shared) = (stream, Arc::clone(&shared)) else { continue };
-                // What one client breaks off ends its thread only.
-                std::thread::spawn(move || shared.serve(stream).ok());
-            }
-        });
-        Self { address, state }
+        let address = listen(&state, State::serve);
+        let http = listen(&state, State::serve_http);
+        Self { address, http, state }
     }
+}
+
+/// Serves each connection to a new port on a thread of its own; returns the port's address.
+fn listen(state: &Arc<State>, serve: fn(&State, TcpStream) -> std::io::Result<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let state = Arc::clone(state);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            if state.ended.load(Ordering::Acquire) {
+                break;
+            }
+            let (Ok(stream), state) = (stream, Arc::clone(&state)) else { continue };
+            // What one client breaks off ends its thread only.
+            std::thread::spawn(move || serve(&state, stream).ok());
+        }
+    });
+    address
 }
 
 impl Drop for FakeServer {
     fn drop(&mut self) {
         self.state.ended.store(true, Ordering::Release);
         let _ = TcpStream::connect(&self.address);
+        let _ = TcpStream::connect(&self.http);
     }
 }
 
@@ -131,12 +180,60 @@ impl State {
         }
     }
 
+    /// A connection to the HTTP port: one subscription, to the topic that its request or its second frame names.
+    fn serve_http(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        if self.fault == Fault::SaysNothing {
+            return stream.read_to_end(&mut Vec::new()).map(drop);
+        }
+        stream.set_nodelay(true)?;
+        let head = read_up_to(&mut stream, b"\r\n\r\n")?;
+        if self.fault == Fault::Refuses {
+            let body = "{\"error\":{\"code\":\"too_many_connections\",\"message\":\"not here\"}}";
+            let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length:";
+            return stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
+        }
+        let (transport, topic) = if head.starts_with("GET /ws HTTP/1.1\r\n") {
+            // The key of the example in RFC 6455, and what that makes of it.
+            assert!(head.contains("\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), "{head}");
+            stream.write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+            )?;
+            assert_eq!(read_frame(&mut stream)?["type"], "hello");
+            stream.write_all(&text_frame(r#"{"type":"welcome","session":"00","resumed":false}"#))?;
+            let subscribe = read_frame(&mut stream)?;
+            assert_eq!(subscribe["type"], "subscribe");
+            (Transport::WebSocket, subscribe["topic"].as_str().unwrap().to_owned())
+        } else {
+            let topic = head.strip_prefix("GET /events?topic=").unwrap().split(' ').next().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nretry: 2000\n\n")?;
+            (Transport::Sse, topic.to_owned())
+        };
+        let mut topics = self.topics.lock().unwrap();
+        topics.entry(topic).or_default().subscribers.push((transport, stream.try_clone()?));
+        match transport {
+            Transport::Sse => stream.write_all(b"id: 9f.0\n\n")?,
+            // A ping, which wants its pong before anything else is said.
+            _ => stream.write_all(&[&text_frame(r#"{"type":"subscribed","seq":0}"#)[..], &[0x89, 0]].concat())?,
+        }
+        drop(topics);
+        if let Transport::WebSocket = transport {
+            let mut pong = [0; 6];
+            stream.read_exact(&mut pong)?;
+            assert_eq!(pong, [0x8a, 0x80, 0, 0, 0, 0]);
+        }
+        if self.fault == Fault::HangsUp {
+            stream.shutdown(Shutdown::Both)?;
+        }
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    }
+
     fn act(&self, stream: &mut TcpStream, action: &Action<'_>) -> std::io::Result<()> {
         match action.action.as_str() {
             "subscribe" => {
                 let topic: String = serde_json::from_str(action.data.get()).unwrap();
                 let mut topics = self.topics.lock().unwrap();
-                topics.entry(topic).or_default().subscribers.push(stream.try_clone()?);
+                topics.entry(topic).or_default().subscribers.push((Transport::Classic, stream.try_clone()?));
                 stream.write_all(b"ACK\x01")?;
                 if self.fault == Fault::HangsUp {
                     stream.shutdown(Shutdown::Both)?;
@@ -177,30 +274,26 @@ impl State {
     }
 
     fn publish(&self, publication: &Publication<'_>) -> (u64, usize) {
-        let name = Value::from(publication.topic.as_str());
-        let (event, id, data) = (publication.event, publication.message_id, publication.data);
-        let frame = format!(
-            "{{\"timestamp\":[1,2,3],\"topic\":{name},\"event\":{event},\"message_id\":{id},\"data\":{data}}}\x01"
-        );
         let mut topics = self.topics.lock().unwrap();
         let topic = topics.entry(publication.topic.clone()).or_default();
         topic.published += 1;
-        for (index, mut subscriber) in topic.subscribers.iter().enumerate() {
+        for (index, (transport, subscriber)) in topic.subscribers.iter_mut().enumerate() {
+            let frame = transport.frame(publication, topic.published);
             let frames = match (index, topic.published, self.fault) {
-                (0, 2, Fault::Loses | Fault::LosesAndDrains) => String::new(),
+                (0, 2, Fault::Loses | Fault::LosesAndDrains) => Vec::new(),
                 (0, 2, Fault::DropsClient) => {
                     let _ = subscriber.shutdown(Shutdown::Both);
-                    String::new()
+                    Vec::new()
                 }
                 (0, 2, Fault::Repeats) => frame.repeat(2),
                 (0, 2, Fault::Reorders) => {
-                    topic.held_back = frame.clone().into_bytes();
-                    String::new()
+                    topic.held_back = frame;
+                    Vec::new()
                 }
-                (0, 3, Fault::Reorders) => format!("{frame}{}", String::from_utf8_lossy(&topic.held_back)),
-                _ => frame.clone(),
+                (0, 3, Fault::Reorders) => [&frame[..], &topic.held_back].concat(),
+                _ => frame,
             };
-            let _ = subscriber.write_all(frames.as_bytes());
+            let _ = subscriber.write_all(&frames);
         }
         (topic.published, topic.subscribers.len())
     }
@@ -209,4 +302,26 @@ impl State {
 fn refuse(stream: &mut TcpStream, code: &str) -> std::io::Result<()> {
     let frame = format!("{{\"timestamp\":[1,2,3],\"error\":{{\"code\":\"{code}\",\"message\":\"not here\"}}}}\x01");
     stream.write_all(frame.as_bytes())
+}
+
+fn read_up_to(stream: &mut TcpStream, end: &[u8]) -> std::io::Result<String> {
+    let mut received = Vec::new();
+    while !received.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        received.push(byte[0]);
+    }
+    Ok(String::from_utf8(received).unwrap())
+}
+
+/// The object in a short text frame of a client that masks with zeros.
+fn read_frame(stream: &mut TcpStream) -> std::io::Result<Value> {
+    let mut head = [0; 6];
+    stream.read_exact(&mut head)?;
+    assert_eq!([head[0], head[1] & 0x80], [0x81, 0x80]);
+    assert_eq!(head[2..], [0; 4]);
+    let mut payload = vec![0; usize::from(head[1] & 0x7f)];
+    assert!(payload.len() < 126);
+    stream.read_exact(&mut payload)?;
+    Ok(serde_json::from_slice(&payload).unwrap())
 }

@@ -20,6 +20,8 @@ fn plain(arguments: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("JANUS_")) {
         command.env_remove(name);
     }
+    // Tests run at the same time, and cannot all have the default port.
+    command.env("JANUS_HTTP_LISTEN", "");
     command.args(arguments);
     command
 }
@@ -50,8 +52,11 @@ impl Running {
         let binary = plain(arguments);
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={limit}")).arg("--").arg(binary.get_program()).args(binary.get_args());
-        for (name, _) in binary.get_envs().filter(|(_, value)| value.is_none()) {
-            command.env_remove(name);
+        for (name, value) in binary.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
         }
         Self::spawn(command)
     }

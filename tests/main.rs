@@ -4,8 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
+mod api;
 mod application;
 mod benchmarks;
+mod browser;
+mod browser_run;
 mod cli_bench;
 mod cli_fake_server;
 mod cli_publish;
@@ -13,11 +16,13 @@ mod cli_run;
 mod cli_serve;
 mod cli_subscribe;
 mod config;
+mod conformance;
 mod crashes;
 mod drain;
 mod embed;
 mod hooks;
 mod hostile;
+mod http;
 mod in_process;
 mod licences;
 mod limits;

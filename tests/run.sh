@@ -12,11 +12,15 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
-# The scripts in docs/benchmarks are tested, too.
-if ! command -v python3 >/dev/null; then
+# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser.
+missing=()
+for program in python3 chromium; do
+    command -v "$program" >/dev/null || missing+=("$program")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
     root=()
     [ "$(id -u)" = 0 ] || root=(sudo)
-    "${root[@]}" apt-get update && "${root[@]}" apt-get install --yes --no-install-recommends python3
+    "${root[@]}" apt-get update && "${root[@]}" apt-get install --yes --no-install-recommends "${missing[@]}"
 fi
 
 step "formatting"

@@ -4,20 +4,24 @@
     compare.py                                   # every scenario, every server that is installed
     compare.py fan connect --clients 19000 --rounds 9 --out result.json
     compare.py fan --servers janus,janus2=../old/janus-server        # Janus against another build, or itself
+    compare.py fan memory --servers janus,janus-ws,janus-sse --to-first    # its transports against the classic one
 
 All servers get the same load from the same load generator, `janus-server bench`, which counts every delivery. A round
 measures each server once; the order rotates from round to round, so that a drift of the machine meets all of them. Each
 measurement has a server of its own, started on a free port of 127.0.0.1, warmed up with a small run (but for `memory`),
 and stopped afterwards.
 
-What is printed: for each server the median over the rounds, and for each other server the median of the ratios
-first / other within a round, with their minimum, quartiles and maximum. Ratios are taken within a round because both
-numbers then come from nearly the same moment. How far the ratios of one server against itself (janus,janus2=PATH with
-the same program) are from 1 is the noise: a smaller difference between two servers means nothing.
+What is printed: for each server the median over the rounds with the range, and for each other server the median of the
+ratios first / other within a round (other / first with --to-first), with their minimum, quartiles and maximum. Ratios are
+taken within a round because both numbers then come from nearly the same moment. How far the ratios of one server against
+itself (janus,janus2=PATH with the same program) are from 1 is the noise: a smaller difference between two servers means
+nothing.
 
 Settings of the servers. Nothing is persisted or authenticated, no client is cut off for being slow except by Janus, and
 everything else is the default:
-  janus      its defaults, which do limit what waits for one client
+  janus      its defaults, which do limit what waits for one client. The subscribers of janus-ws and janus-sse, and of
+             every NAME=PATH whose name ends so, are connected by WebSocket and by server-sent events. Messages are
+             published by the classic protocol and all ports are open in any case: only the subscribers differ.
   redis      no snapshots, no append-only file, no output limit for pub/sub clients, a backlog of 65535
   nats       max_pending 256 MB and write_deadline 30 s, so that no client is dropped as slow
   mosquitto  no persistence, TCP_NODELAY, max_queued_messages 0 (no limit), no $SYS topics. Its backlog is 100 and
@@ -149,6 +153,10 @@ class Program:
     # The command for a port, and the configuration file that it may name.
     command: Callable[[int, Path], list[str]]
     extra: list[str] = field(default_factory=list)
+    # How its subscribers are connected.
+    transport: str = "tcp"
+    # Whether it has an HTTP port beside the other one, which is then given a number, too.
+    has_http: bool = False
 
 
 def main() -> None:
@@ -171,7 +179,12 @@ def main() -> None:
         "rounds": options.rounds,
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
         "servers": {
-            program.name: {"version": program.version, "protocol": program.protocol, "arguments": program.extra}
+            program.name: {
+                "version": program.version,
+                "protocol": program.protocol,
+                "transport": program.transport,
+                "arguments": program.extra,
+            }
             for program in programs
         },
         "scenarios": {},
@@ -193,7 +206,7 @@ def main() -> None:
                 keep(measured[program.name], options.keep, f"{name}-{program.name}-{index + 1}.json")
                 print(f"   round {index + 1}: {program.name:<10} {brief(scenario, measured[program.name])}", flush=True)
             write(result, options.out)
-        print_summary(scenario, [program.name for program in programs], rounds)
+        print_summary(scenario, [program.name for program in programs], rounds, options.to_first)
 
 
 def parse() -> argparse.Namespace:
@@ -217,7 +230,11 @@ def parse() -> argparse.Namespace:
         "--servers",
         default="janus,redis,nats,mosquitto",
         metavar="LIST",
-        help="the first one's ratios to the others are printed; NAME=PATH is another Janus; default %(default)s",
+        help="the first one's ratios to the others are printed; janus-ws and janus-sse are Janus by other transports, "
+        "NAME=PATH is another Janus; default %(default)s",
+    )
+    parser.add_argument(
+        "--to-first", action="store_true", help="print the others' ratios to the first one, not the first one's to them"
     )
     parser.add_argument(
         "--janus",
@@ -284,9 +301,14 @@ def find_programs(options: argparse.Namespace) -> list[Program]:
 
 
 def find_program(name: str, path: str, options: argparse.Namespace) -> Program | None:
-    if name == "janus" or path:
+    if name in ("janus", "janus-ws", "janus-sse") or path:
         path = str(Path(path or options.janus).resolve())
-        return Program(name, "janus", path, version([path, "--version"]), janus)
+        _, _, ending = name.rpartition("-")
+        transport = ending if ending in ("ws", "sse") else "tcp"
+        has_http = "--http-listen" in output_of([path, "serve", "--help"])
+        if transport != "tcp" and not has_http:
+            sys.exit(f"--servers {name}: {path} has no WebSocket and no server-sent events")
+        return Program(name, "janus", path, version([path, "--version"]), janus, transport=transport, has_http=has_http)
     # Servers are often installed where only the administrator's shell looks.
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
     known = {
@@ -295,7 +317,7 @@ def find_program(name: str, path: str, options: argparse.Namespace) -> Program |
         "mosquitto": ("mosquitto", "mqtt", "-h", mosquitto),
     }
     if name not in known:
-        expected = f"expected janus, {', '.join(known)}, or NAME=PATH for another Janus"
+        expected = f"expected janus, janus-ws, janus-sse, {', '.join(known)}, or NAME=PATH for another Janus"
         sys.exit(f"--servers: {name!r} is not known: {expected}")
     program, protocol, flag, command = known[name]
     found = shutil.which(program, path=search)
@@ -303,15 +325,18 @@ def find_program(name: str, path: str, options: argparse.Namespace) -> Program |
 
 
 def version(command: list[str]) -> str:
-    output = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False).stdout
-    return output.partition("\n")[0]
+    return output_of(command).partition("\n")[0]
+
+
+def output_of(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False).stdout
 
 
 # The commands, without the program.
 
 
 def janus(port: int, _: Path) -> list[str]:
-    return ["serve", "--listen", f"127.0.0.1:{port}"]
+    return ["serve", "--listen", f"127.0.0.1:{port}", "--http-listen", ""]
 
 
 def redis(port: int, clients: int) -> list[str]:
@@ -346,8 +371,10 @@ def mosquitto(port: int, folder: Path) -> list[str]:
 
 def measure(program: Program, scenario: Scenario, flags: list[str], janus_server: Path) -> dict:
     """One run; the bench's JSON, with `error` if it is not a good one."""
-    with tempfile.TemporaryDirectory(prefix="compare-") as name, running(program, Path(name)) as (server, port):
+    with tempfile.TemporaryDirectory(prefix="compare-") as name, running(program, Path(name)) as (server, port, http):
         bench = [str(janus_server), "bench", "--protocol", program.protocol, "--to", f"127.0.0.1:{port}"]
+        if program.transport != "tcp":
+            bench += ["--transport", program.transport, "--http", f"127.0.0.1:{http}"]
         bench += ["--server-pid", str(server.pid), "--timeout", "60s", "--json", str(Path(name) / "result.json")]
         if scenario.warm_up:
             run_bench([*bench, "--clients", "200", "--messages", "50", "--connecting", "64"], Path(name))
@@ -356,20 +383,23 @@ def measure(program: Program, scenario: Scenario, flags: list[str], janus_server
 
 
 @contextmanager
-def running(program: Program, folder: Path) -> Iterator[tuple[subprocess.Popen, int]]:
-    """The server on a free port, until the end of the block whatever happens there."""
-    port = free_port()
-    command = [program.path, *program.command(port, folder), *program.extra]
+def running(program: Program, folder: Path) -> Iterator[tuple[subprocess.Popen, int, int | None]]:
+    """The server on free ports, until the end of the block whatever happens there."""
+    port, http = free_port(), free_port() if program.has_http else None
+    command = [program.path, *program.command(port, folder)]
+    if http:
+        command += ["--http-listen", f"127.0.0.1:{http}"]
+    command += program.extra
     log = folder / "log"
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not accepts(port):
+        while not (accepts(port) and (http is None or accepts(http))):
             if server.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"{program.name} does not start: {shlex.join(command)}\n{log.read_text(errors='replace')}")
             time.sleep(0.02)
-        yield server, port
+        yield server, port, http
     finally:
         server.terminate()
         try:
@@ -445,7 +475,7 @@ def brief(scenario: Scenario, result: dict) -> str:
     return f"{scenario.metrics[0].name}: {number(scenario.metrics[0].of(result))}"
 
 
-def print_summary(scenario: Scenario, names: list[str], rounds: list[dict[str, dict]]) -> None:
+def print_summary(scenario: Scenario, names: list[str], rounds: list[dict[str, dict]], to_first: bool) -> None:
     first = names[0]
     width = max(len(name) for name in names)
     for metric in scenario.metrics:
@@ -457,14 +487,17 @@ def print_summary(scenario: Scenario, names: list[str], rounds: list[dict[str, d
         for name in names:
             good = [value for value in values[name] if value is not None]
             line = f"     {name:<{width}} {number(statistics.median(good) if good else None):>12}"
-            ratios = [a / b for a, b in zip(values[first], values[name]) if a is not None and b]
+            spread = f"[{number(min(good))} to {number(max(good))}]" if len(good) > 1 else ""
+            line += f" {spread:<24}"
+            over, under = (name, first) if to_first else (first, name)
+            ratios = [a / b for a, b in zip(values[over], values[under]) if a is not None and b]
             if name != first and ratios and metric.is_compared:
                 low, lower, middle, upper, high = (quantile(ratios, share) for share in (0, 0.25, 0.5, 0.75, 1))
-                line += f"   {first}/{name:<{width}} {middle:.3f}"
+                line += f"   {f'{over}/{under}':<{2 * width + 1}} {middle:.3f}"
                 line += f"  [min {low:.3f}, p25 {lower:.3f}, p75 {upper:.3f}, max {high:.3f}]"
             if len(good) < len(rounds):
                 line += f"   ({len(rounds) - len(good)} of {len(rounds)} rounds without a value)"
-            print(line)
+            print(line.rstrip())
 
 
 def quantile(values: list[float], share: float) -> float:

@@ -96,6 +96,8 @@ mod acceptor;
 mod application;
 mod client_proxy;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod connections;
 mod delivery;
 mod drain;

@@ -75,7 +75,9 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    pub(crate) fn code(&self) -> ErrorCode {
+    /// The same as a client is told.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotAllowed => ErrorCode::PublishNotAllowed,
             Self::Denied { code, .. } => *code,

@@ -8,10 +8,17 @@
 //! that back-pressure reaches the client through TCP. What was read and not yet decoded is kept meanwhile.
 //!
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
+//!
+//! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, what a client
+//! asks for in `subscribing`, `resuming` and `publishing`.
+
+mod opening;
+mod publishing;
+mod resuming;
+mod subscribing;
 
 use std::cell::RefCell;
 use std::io;
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,24 +28,25 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::{Buf, Bytes};
-use futures_util::FutureExt;
-use futures_util::future::join_all;
 use log::Level;
-use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use crate::client_proxy::{Claimed, Cursor, Joined, Session, SessionToken};
-use crate::delivery::{End, Link, Slot, SlowReason, Subscription};
-use crate::hooks::{Client, ConnectRequest, Disconnect, Identity, News, Refused};
-use crate::listener::{Origin, PassOn, PassedOn};
-use crate::publish::{Pending, PublishError, Receipt, Reply, hand_over};
+use crate::client_proxy::Session;
+use crate::delivery::{End, Slot, SlowReason};
+use crate::hooks::{Disconnect, Identity, News, Refused};
+use crate::listener::Origin;
+use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::Shared;
-use crate::topic::{CatchUp, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
-use crate::topic_manager::Create;
+use crate::topic::{TopicError, TopicState};
 use crate::turn::{Ticket, yield_now};
-use crate::wire::{
-    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Position, Refusal, RequestId, TopicName,
-};
+use crate::wire::{Command, Decoder, ErrorCode, Event, FrameError, Open, Refusal, RequestId, TopicName};
+
+use opening::PassingOn;
+pub(crate) use opening::refusal;
+use publishing::{Offering, Permitting};
+use resuming::{Prepared, Replaying};
+pub(crate) use subscribing::leave;
+use subscribing::{Asked, AskedPatiently, Asking, refused};
 
 /// Bytes read at once, into one buffer that all connections of an arbiter share; then others get their turn.
 ///
@@ -110,11 +118,6 @@ enum Step {
     Over,
 }
 
-struct PassingOn {
-    take: PassOn,
-    received: Vec<u8>,
-}
-
 struct Queueing {
     ticket: Option<Ticket>,
     then: Lengthy,
@@ -129,74 +132,6 @@ enum Lengthy {
     HalfClosed,
     /// Reading failed.
     Lost(io::ErrorKind),
-}
-
-/// A subscribe, as it was asked for.
-struct Asking {
-    name: TopicName,
-    since: Option<Position>,
-    id: RequestId,
-}
-
-/// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
-struct Asked {
-    joining: Joining,
-    topic: Arc<TopicState>,
-    answer: Pin<Box<Request<Topic, Subscribe>>>,
-}
-
-struct AskedPatiently {
-    name: TopicName,
-    id: RequestId,
-    subscription: Arc<Subscription>,
-    joined: Pin<Box<dyn Future<Output = Result<Joined, TopicError>>>>,
-}
-
-struct Permitting {
-    topic: TopicName,
-    pending: Pending,
-    outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
-    answer: Pin<Box<dyn Future<Output = Result<(), Refused>>>>,
-}
-
-struct Offering {
-    topic: TopicName,
-    /// `None` only while it is being offered.
-    pending: Option<Pending>,
-    /// Awaited before the connection closes, where a classic PUBLISH closes it.
-    outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
-}
-
-/// What a client that comes back has said, when its topics exist.
-struct Prepared {
-    received: Vec<(TopicName, u64)>,
-    /// The token that the connection was greeted with.
-    own: SessionToken,
-    /// The topics that could not be made.
-    failed: Vec<(TopicName, TopicError)>,
-    /// The topics that it may not subscribe to.
-    denied: Vec<(TopicName, Refused)>,
-}
-
-/// One topic that a client wants to go on with.
-struct Wanted {
-    name: TopicName,
-    /// Whether it was subscribed to it before.
-    kept: bool,
-    /// The topic of its cursor, the number that its count began with, and the count; nothing if it cannot know where it was.
-    from: Option<(Arc<TopicState>, u64, u64)>,
-}
-
-/// The topics that a client still has to catch up with; the last one is next.
-struct Replaying(Vec<Replay>);
-
-/// One topic that a client resumes.
-struct Replay {
-    /// Keeps the topic from ending as unused until the client is on its list.
-    cursor: Cursor,
-    subscription: Arc<Subscription>,
-    /// The next number it is to get.
-    from: u64,
 }
 
 struct Closing {
@@ -255,87 +190,6 @@ impl Transport {
         self
     }
 
-    /// Serves the client once it is known who it is; where nobody wants to know, at once.
-    pub(crate) fn open(&mut self, mut open: Open) {
-        let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
-        let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
-        (request.auth, request.request) = (open.auth.take(), open.request.take());
-        let answer = hooks.authenticate(request);
-        self.step = Step::Waiting(Box::pin(answer.map(|identity| Outcome::Authenticated(Box::new(open), identity))));
-    }
-
-    fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
-        let identity = match identity {
-            Ok(identity) => identity,
-            Err(Refused { code, message, retry_after }) => {
-                log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
-                let usual = refusal(code, &message);
-                let reconnect_after = retry_after.or(usual.reconnect_after);
-                self.say_goodbye(Refusal { reconnect_after, ..usual });
-                return self.close();
-            }
-        };
-        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);
-        let client = Arc::new(client);
-        self.session.identify(&client);
-        self.serve(open);
-        self.tell_observers(News::Connected(client));
-    }
-
-    fn codec_name(&self) -> &'static str {
-        self.shared.codecs().name(self.slot.codec())
-    }
-
-    fn tell_observers(&self, news: News) {
-        if let Some(hooks) = &self.shared.hooks {
-            hooks.tell(news);
-        }
-    }
-
-    /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
-    fn serve(&mut self, open: Open) {
-        let shared = Arc::clone(&self.shared);
-        shared.sessions.attach(Arc::clone(&self.session));
-        let mut resumed = false;
-        if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
-            let own = self.session.token;
-            resumed = self.claim(&token);
-            if resumed {
-                // Its client knows no other position than those it says itself, topic by topic.
-                self.session = shared.sessions.rename(&self.session, own);
-                self.session.attached(Vec::new());
-            }
-        }
-        shared.connections.set_session(&self.slot, &self.session);
-        self.opened = true;
-        let codec = self.slot.codec();
-        if shared.codecs().beats_from_the_start(codec) {
-            self.slot.expect_silence(shared.clock.tick());
-        }
-        self.slot.tell(&Event::Opened {
-            session: &self.session.token.to_hex(),
-            resumed,
-            limits: &shared.wire_limits(),
-            heartbeat: shared.config.heartbeat_interval,
-        });
-    }
-
-    /// Takes over the session of `token`, and ends the connection that had it; false if there is none.
-    fn claim(&mut self, token: &SessionToken) -> bool {
-        let Some(Claimed { session, older }) = self.shared.sessions.claim(token, &self.session, &self.slot) else {
-            return false;
-        };
-        self.session = session;
-        self.shared.connections.set_session(&self.slot, &self.session);
-        if let Some((slot, joined)) = older {
-            slot.end(End::SessionTaken);
-            for (topic, subscription) in joined {
-                leave(&topic, subscription);
-            }
-        }
-        true
-    }
-
     /// Tells the client why its connection ends.
     fn say_bye(&mut self, id: RequestId, code: ErrorCode, message: &str) {
         self.say_goodbye(Refusal { id, ..refusal(code, message) });
@@ -364,7 +218,7 @@ impl Transport {
             self.say_bye(error.id, error.code, &error.message);
             self.close();
         } else {
-            self.tell_error(error.id, None, error.code, &error.message);
+            self.tell_error(error.id, error.topic.as_ref(), error.code, &error.message);
         }
     }
 
@@ -433,11 +287,11 @@ impl Transport {
                 Step::Joining(_) => ready!(self.await_topic(cx)),
                 Step::JoiningPatiently(asked) => {
                     let joined = ready!(asked.joined.as_mut().poll(cx));
-                    let id = asked.id;
+                    let joined = joined.map_err(|error| refused(error, asked.id, &asked.name));
                     self.step = Step::Reading;
                     match joined {
                         Ok(joined) => self.joined(joined),
-                        Err(error) => self.answer_error(refused(error, id)),
+                        Err(error) => self.answer_error(error),
                     }
                 }
                 Step::Waiting(command) => {
@@ -707,434 +561,22 @@ impl Transport {
         }
     }
 
-    fn become_successor(&mut self, bytes: Bytes) {
-        let successor = self.decoder.successor();
-        let Some((codec, decoder)) = successor
-            .and_then(|(place, decoder)| Some((self.shared.codecs().successor(self.slot.codec(), place)?, decoder)))
-        else {
-            log::error!("{}: a decoder has named no successor", self.origin.codec.name());
-            return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server"));
-        };
-        self.slot.send(bytes);
-        self.slot.set_codec(codec);
-        self.decoder = decoder;
-        if self.shared.codecs().opens(codec) == Opens::AtOnce && !self.opened {
-            self.open(Open::default());
-        }
-    }
-
-    /// Gives the stream to whoever takes what is none of ours; what follows in the input goes along.
-    fn pass_on(&mut self) {
-        let Some(take) = self.origin.pass_on.clone() else {
-            return self.answer_error(FrameError::new(ErrorCode::BadOpen, "there is nothing here"));
-        };
-        let received = self.decoder.take_received();
-        self.step = Step::PassingOn(Box::new(PassingOn { take, received }));
-    }
-
-    /// Carries out what [`pass_on`](Self::pass_on) began, when it is known what else was read.
-    fn finish_passing_on(&mut self) {
-        let Step::PassingOn(passing) = std::mem::replace(&mut self.step, Step::Over) else { return };
-        let PassingOn { take, mut received } = *passing;
-        if let Some(rest) = self.rest.take() {
-            received.extend_from_slice(&rest);
-        }
-        let peer = self.session.peer;
-        let stream = match self.slot.take_link().map(Link::into_stream) {
-            Some(Ok(stream)) => stream,
-            Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
-            // It has been cut off meanwhile.
-            None => return,
-        };
-        take(PassedOn { stream, received: received.into(), peer });
-    }
-
-    /// Subscribes if the embedder's hook, where there is one, allows it.
-    fn ask_to_subscribe(&mut self, asking: Box<Asking>) {
-        let permission = self.permission_to_subscribe(&asking.name);
-        match permission {
-            Ok(None) => self.in_turn(Lengthy::Subscribe(asking)),
-            Ok(Some(answer)) => {
-                self.step = Step::Waiting(Box::pin(answer.map(|answer| Outcome::Permitted(asking, answer))));
-            }
-            Err(denied) => self.conclude(Outcome::Permitted(asking, Err(denied))),
-        }
-    }
-
-    fn permission_to_subscribe(
-        &self,
-        topic: &TopicName,
-    ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
-        match (&self.shared.hooks, self.session.client()) {
-            (Some(hooks), Some(client)) => hooks.authorize_subscribe(client, topic),
-            _ => Ok(None),
-        }
-    }
-
-    fn subscribe(&mut self, asking: Asking) {
-        let Asking { name, since, id } = &asking;
-        let id = *id;
-        let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
-            (subscriptions.iter().any(|(topic, _)| topic.name == *name), subscriptions.len())
-        }) else {
-            return;
-        };
-        if already {
-            return self.slot.tell(&Event::AlreadySubscribed { id, topic: name });
-        }
-        if count >= self.shared.config.max_topics_per_client {
-            let message = "this client is subscribed to as many topics as it may; unsubscribe first";
-            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id));
-        }
-        if since.is_some() {
-            return self.find(asking);
-        }
-        let subscription = Some(Arc::new(self.subscription(name)));
-        let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, id, subscription };
-        let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
-            let answer = topic.actor.addr()?.send(joining.request());
-            Some((topic, answer))
-        });
-        self.step = match running {
-            Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
-            None => joining.patiently(),
-        };
-    }
-
-    /// Has the topic made that a client wants to go on with, if there is none.
-    fn find(&mut self, asking: Asking) {
-        if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
-            return self.go_on(asking, &topic);
-        }
-        let shared = Arc::clone(&self.shared);
-        self.step = Step::Waiting(Box::pin(async move {
-            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name)).await;
-            Outcome::Found(Box::new(asking), found.unwrap_or(Err(TopicError::Unavailable)))
-        }));
-    }
-
-    /// Subscribes from where the client was, if that is possible, and tells it whether it is.
-    ///
-    /// As in [`resume`](Self::resume), no message can come between the answer and the first moment of the subscription.
-    fn go_on(&mut self, asking: Asking, topic: &Arc<TopicState>) {
-        let Asking { name, since, id } = &asking;
-        let tick = self.shared.clock.tick();
-        let subscription = Arc::new(self.subscription(name));
-        let missed = since.map_or(Ok(None), |since| topic.resumable(since, tick));
-        let joined = match (missed, since) {
-            (Ok(Some(missed)), Some(since)) => Ok((*since, Some(missed))),
-            (Ok(_), _) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
-            (Err(error), _) => Err(error),
-        };
-        let (position, missed) = match joined {
-            Ok(joined) => joined,
-            Err(TopicError::Ended) if !self.shared.is_draining() => {
-                self.shared.topics.remove(topic);
-                return self.find(asking);
-            }
-            Err(error) => return self.answer_error(refused(error, *id)),
-        };
-        self.slot.tell(&Event::Subscribed { id: *id, topic: name, position, since: *since, missed });
-        if missed.is_some() {
-            let cursor = Cursor::new(topic, 0);
-            let replay = Replay { cursor, subscription: Arc::clone(&subscription), from: position.seq + 1 };
-            self.step = Step::Replaying(Box::new(Replaying(vec![replay])));
-        }
-        self.joined((Arc::clone(topic), subscription));
-    }
-
-    fn subscription(&self, topic: &TopicName) -> Subscription {
-        let policy = self.shared.config.namespace(topic.as_str()).slow_consumer;
-        Subscription::of_connection(Arc::clone(&self.slot), policy)
-    }
-
-    /// Takes over the session of `token`, or begins anew with the topics that the client names if there is none.
-    fn attach(&mut self, token: &str, received: Vec<(TopicName, u64)>) {
-        if received.len() > self.shared.config.max_topics_per_client {
-            let message = "these are more topics than one client may be subscribed to";
-            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
-        }
-        let own = self.session.token;
-        if let Some(token) = SessionToken::from_hex(token) {
-            self.claim(&token);
-        }
-        let mut missing = Vec::new();
-        let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
-        self.session.with_cursors(|cursors| {
-            missing.extend(cursors.iter().map(|cursor| &cursor.topic.name).filter(|name| is_missing(name)).cloned());
-        });
-        missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
-        let mut prepared = Box::new(Prepared { received, own, failed: Vec::new(), denied: Vec::new() });
-        let mut asked = Vec::new();
-        for Wanted { name, .. } in self.wanted(&prepared.received) {
-            match self.permission_to_subscribe(&name) {
-                Ok(None) => {}
-                Ok(Some(answer)) => asked.push(answer.map(|answer| answer.err().map(|denied| (name, denied)))),
-                Err(denied) => prepared.denied.push((name, denied)),
-            }
-        }
-        if missing.is_empty() && asked.is_empty() {
-            return self.resume(*prepared);
-        }
-        let shared = Arc::clone(&self.shared);
-        self.step = Step::Waiting(Box::pin(async move {
-            prepared.denied.extend(join_all(asked).await.into_iter().flatten());
-            missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
-            let create_all = async {
-                for name in missing {
-                    if let Err(error) = find_or_create(&shared, &name).await {
-                        prepared.failed.push((name, error));
-                    }
-                }
-            };
-            // One for which there was no time is not there when its turn comes.
-            let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
-            Outcome::Prepared(prepared)
-        }));
-    }
-
-    /// Joins the topics of the session, each from where the client was if that is possible, and tells it which are.
-    ///
-    /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
-    /// answer and the first moment of a subscription.
-    ///
-    /// The session goes on under the connection's own token if the client has to count afresh anywhere: a client that never
-    /// gets this answer comes back with the old token, and its old counts must not be taken for new ones.
-    fn resume(&mut self, prepared: Prepared) {
-        let Prepared { received, own, failed, denied } = prepared;
-        let tick = self.shared.clock.tick();
-        let mut joined = Vec::new();
-        let mut replays = Vec::new();
-        let mut answers = Vec::new();
-        let mut errors = Vec::new();
-        for Wanted { name, kept, from } in self.wanted(&received) {
-            if let Some((_, denied)) = denied.iter().find(|(denied, _)| *denied == name) {
-                errors.push((denied.code, denied.message.clone()));
-                continue;
-            }
-            if joined.len() >= self.shared.config.max_topics_per_client {
-                let message = "this client is subscribed to as many topics as it may; unsubscribe first";
-                errors.push((ErrorCode::TooManyTopics, message.to_owned()));
-                continue;
-            }
-            let Some(topic) = self.shared.topics.find(name.as_str()) else {
-                let error = failed.iter().find(|(failed, _)| *failed == name);
-                let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
-                errors.push((error.code(), error.to_string()));
-                continue;
-            };
-            let subscription = Arc::new(self.subscription(&name));
-            let resumes =
-                from.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
-                    let from = first_seq.checked_add(count)?;
-                    Some((first_seq, from, topic.missed_since(from, tick).ok()??))
-                });
-            let missed = if let Some((first_seq, from, missed)) = resumes {
-                subscription.count_from(first_seq);
-                let cursor = Cursor::new(&topic, first_seq);
-                replays.push(Replay { cursor, subscription: Arc::clone(&subscription), from });
-                Some(missed)
-            } else {
-                let entry = Arc::clone(&subscription);
-                if let Err(error) = if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
-                    errors.push((error.code(), error.to_string()));
-                    continue;
-                }
-                None
-            };
-            joined.push((topic, subscription));
-            answers.push((name, missed));
-        }
-        if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
-            self.session = self.shared.sessions.rename(&self.session, own);
-            self.shared.connections.set_session(&self.slot, &self.session);
-        }
-        joined.shrink_to_fit();
-        for (topic, subscription) in self.session.attached(joined) {
-            leave(&topic, subscription);
-        }
-        self.slot.tell(&Event::Attached { topics: &answers, session: &self.session.token.to_hex() });
-        for (code, message) in errors {
-            self.tell_error(None, None, code, &message);
-        }
-        // Those that need no replay join at once, too.
-        self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
-    }
-
-    /// The topics of a session that is being taken over, and those besides that its client names.
-    fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
-        let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
-            let wanted = cursors.iter().map(|cursor| {
-                let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
-                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
-                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
-                Wanted { name: cursor.topic.name.clone(), kept: true, from }
-            });
-            wanted.collect()
-        });
-        for (name, _) in received {
-            if wanted.iter().all(|other| other.name != *name) {
-                wanted.push(Wanted { name: name.clone(), kept: false, from: None });
-            }
-        }
-        wanted
-    }
-
-    fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        let tick = self.shared.clock.tick();
-        while let Step::Replaying(replaying) = &mut self.step {
-            let Replaying(replays) = &mut **replaying;
-            let Some(replay) = replays.last_mut() else {
-                self.step = Step::Reading;
-                break;
-            };
-            // Whoever takes what it asked for gets more; what waits is written by `run`.
-            if !self.slot.is_flushed() {
-                return Poll::Pending;
-            }
-            match replay.cursor.topic.catch_up(&replay.subscription, replay.from, tick) {
-                Ok(CatchUp::Joined) => {
-                    replays.pop();
-                }
-                Ok(CatchUp::More(from)) => {
-                    replay.from = from;
-                    // A mass of clients that come back must not stop everybody else for as long as they replay.
-                    return yield_now(cx);
-                }
-                // It was told that it would have them.
-                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
-                    let (topic, from) = (&replay.cursor.topic, replay.from);
-                    let epoch = topic.epoch();
-                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
-                    replay.from = first;
-                }
-                Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn joined(&self, joined: Joined) {
-        let mut joined = Some(joined);
-        self.session.with_subscriptions(|subscriptions| {
-            if subscriptions.is_empty() {
-                // Most clients have one topic, and a vector begins with room for four.
-                subscriptions.reserve_exact(1);
-            }
-            subscriptions.extend(joined.take());
-        });
-        // Another connection has taken over the session meanwhile.
-        if let Some((topic, subscription)) = joined {
-            leave(&topic, subscription);
-        }
-    }
-
-    fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        let Step::Joining(asked) = &mut self.step else { return Poll::Ready(()) };
-        let answer = ready!(asked.answer.as_mut().poll(cx));
-        let Step::Joining(asked) = std::mem::replace(&mut self.step, Step::Reading) else { return Poll::Ready(()) };
-        match answer {
-            Ok(Ok(())) => self.joined((asked.topic, asked.joining.joined())),
-            // It has crashed or ended meanwhile.
-            Ok(Err(_)) | Err(_) => self.step = asked.joining.patiently(),
-        }
-        Poll::Ready(())
-    }
-
     fn conclude(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Authenticated(open, identity) => self.authenticated(*open, identity),
             Outcome::Permitted(asking, Ok(())) => self.in_turn(Lengthy::Subscribe(asking)),
             Outcome::Permitted(asking, Err(Refused { code, message, .. })) => {
-                self.answer_error(FrameError::new(code, message).with_id(asking.id));
+                self.answer_error(FrameError::new(code, message).with_id(asking.id).with_topic(&asking.name));
             }
             Outcome::Prepared(prepared) => self.resume(*prepared),
             Outcome::Found(asking, Ok(topic)) => self.go_on(*asking, &topic),
-            Outcome::Found(asking, Err(error)) => self.answer_error(refused(error, asking.id)),
+            Outcome::Found(asking, Err(error)) => self.answer_error(refused(error, asking.id, &asking.name)),
             Outcome::Published(result) => {
                 if let Err(error) = result {
                     self.tell_error(None, None, error.code(), &error.to_string());
                 }
                 self.close();
             }
-        }
-    }
-
-    /// Publishes a message if the client may.
-    fn publish(
-        &mut self,
-        topic: TopicName,
-        pending: Pending,
-        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
-    ) {
-        let client = self.session.client();
-        if !self.origin.may_publish && client.is_none_or(|client| client.identity.may_publish.is_none()) {
-            pending.refuse(PublishError::NotAllowed);
-            return self.await_outcome(outcome);
-        }
-        let permission = match (&self.shared.hooks, client) {
-            (Some(hooks), Some(client)) => hooks.authorize_publish(client, &topic, &pending.publication),
-            _ => Ok(None),
-        };
-        match permission {
-            Ok(None) => self.hand_over(topic, pending, outcome),
-            Ok(Some(answer)) => {
-                let answer = Box::pin(answer);
-                self.step = Step::Permitting(Box::new(Permitting { topic, pending, outcome, answer }));
-            }
-            Err(denied) => self.deny(denied, pending, outcome),
-        }
-    }
-
-    fn deny(
-        &mut self,
-        Refused { code, message, .. }: Refused,
-        pending: Pending,
-        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
-    ) {
-        pending.refuse(PublishError::Denied { code, reason: message });
-        self.await_outcome(outcome);
-    }
-
-    /// Hands a message to its topic. If that has no room, nothing further is read until it has.
-    fn hand_over(
-        &mut self,
-        topic: TopicName,
-        pending: Pending,
-        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
-    ) {
-        if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
-            // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
-            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));
-            return;
-        }
-        self.await_outcome(outcome);
-    }
-
-    fn offer(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        let Step::Offering(mut offering) = std::mem::replace(&mut self.step, Step::Reading) else {
-            return Poll::Ready(());
-        };
-        let pending = offering.pending.take().expect("an offering ends with its message");
-        match hand_over(&self.shared, &mut self.published, &offering.topic, pending, Some(cx.waker())) {
-            Ok(()) => {
-                self.await_outcome(offering.outcome);
-                Poll::Ready(())
-            }
-            Err(pending) => {
-                offering.pending = Some(pending);
-                self.step = Step::Offering(offering);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// A classic PUBLISH closes its connection once its outcome is known; other messages are answered by their topic.
-    fn await_outcome(&mut self, outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>) {
-        if let Some(outcome) = outcome {
-            self.step = Step::Waiting(Box::pin(
-                outcome.map(|outcome| Outcome::Published(outcome.unwrap_or(Err(PublishError::TopicCrashed)))),
-            ));
         }
     }
 
@@ -1159,112 +601,6 @@ impl Transport {
         }
         Poll::Ready(())
     }
-}
-
-/// A subscribe under way.
-struct Joining {
-    shared: Arc<Shared>,
-    name: TopicName,
-    id: RequestId,
-    /// `None` once it belongs to the Transport.
-    subscription: Option<Arc<Subscription>>,
-}
-
-impl Joining {
-    fn request(&self) -> Subscribe {
-        let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
-        Subscribe { subscription, id: self.id }
-    }
-
-    fn joined(mut self) -> Arc<Subscription> {
-        self.subscription.take().expect("it is given away once")
-    }
-
-    /// The same with time and help: the topic must be made, or has just crashed.
-    fn patiently(self) -> Step {
-        let (name, id) = (self.name.clone(), self.id);
-        let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
-        let joined = Box::pin(async move {
-            let joined = tokio::time::timeout(CONTROL_TIMEOUT, self.join()).await;
-            joined.unwrap_or(Err(TopicError::Unavailable))
-        });
-        Step::JoiningPatiently(Box::new(AskedPatiently { name, id, subscription, joined }))
-    }
-
-    /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
-    async fn join(self) -> Result<Joined, TopicError> {
-        loop {
-            let topic = find_or_create(&self.shared, &self.name).await?;
-            match topic.actor.call(self.request()).await {
-                Ok(Ok(())) => return Ok((topic, self.joined())),
-                Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => match topic.when_up().await {
-                    Ok(()) => {}
-                    Err(TopicError::Ended) => self.shared.topics.remove(&topic),
-                    Err(error) => return Err(error),
-                },
-            }
-        }
-    }
-}
-
-/// Finds a topic or has it made, by a successor if the TopicManager crashes meanwhile.
-async fn find_or_create(shared: &Shared, name: &TopicName) -> Result<Arc<TopicState>, TopicError> {
-    loop {
-        if let Some(topic) = shared.topics.find(name.as_str()) {
-            return Ok(topic);
-        }
-        match shared.topic_manager.call(Create(name.clone())).await {
-            Ok(created) => return created,
-            Err(_) => {
-                shared.topic_manager.when_up(None).await;
-            }
-        }
-    }
-}
-
-/// A subscribe that was given up, or whose connection has ended, may have been carried out all the same.
-impl Drop for Joining {
-    fn drop(&mut self) {
-        if let Some(subscription) = self.subscription.take() {
-            subscription.end();
-            if let Some(topic) = self.shared.topics.find(self.name.as_str()) {
-                leave(&topic, subscription);
-            }
-        }
-    }
-}
-
-fn refused(error: TopicError, id: RequestId) -> FrameError {
-    FrameError::new(error.code(), error.to_string()).with_id(id)
-}
-
-/// When a client that was told to try again may come back: the first and the last moment. Those that are told together must
-/// not come together.
-const TRY_AGAIN: Range<u64> = 100..2_000;
-
-/// The same for one that was told to slow down.
-const SLOW_DOWN: Range<u64> = 5_000..15_000;
-
-/// Why a client is not served, and when it may come back.
-pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
-    let window = match code.class() {
-        ErrorClass::TryAgain => Some(TRY_AGAIN),
-        ErrorClass::SlowDown => Some(SLOW_DOWN),
-        ErrorClass::DoNot => None,
-    };
-    // Any moment will do if the system has no randomness to give.
-    let random = || getrandom::u64().unwrap_or_default();
-    let reconnect_after =
-        window.map(|window| Duration::from_millis(window.start + random() % (window.end - window.start)));
-    Refusal { id: None, code, message, reconnect_after }
-}
-
-pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
-    subscription.end();
-    // A topic that is not running looks for ended subscriptions when it starts.
-    let _ = topic.actor.cast(Unsubscribe { subscription });
 }
 
 impl Actor for Transport {

@@ -10,7 +10,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
 
-use crate::bench::Protocol;
+use crate::bench::{Protocol, Transport};
 use crate::settings::{self, Field, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
@@ -136,6 +136,13 @@ pub(crate) struct Bench {
     /// What the server speaks. The load, the checks and the clocks are the same for all.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Protocol::Janus)]
     pub(crate) protocol: Protocol,
+    /// How the subscribers of a Janus are connected. Messages are published on `--to` by the classic protocol with any of
+    /// them, so that results differ by the subscribers' transport and nothing else.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Transport::Tcp)]
+    pub(crate) transport: Transport,
+    /// Where the subscribers connect with `--transport ws` and `sse`: the same server's setting `http_listen`.
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
+    pub(crate) http: String,
     /// Clients to connect and subscribe before anything is published.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) clients: u32,
@@ -177,6 +184,13 @@ pub(crate) struct Bench {
     pub(crate) json: Option<PathBuf>,
 }
 
+impl Bench {
+    /// Where the subscribers connect, if that is not where messages are published.
+    pub(crate) fn http_if_used(&self) -> Option<&str> {
+        (self.transport != Transport::Tcp).then_some(&*self.http)
+    }
+}
+
 /// The flags of the settings in `settings.rs`, and `--config`.
 #[derive(Debug)]
 pub(crate) struct SettingFlags(pub(crate) Flags);
@@ -197,7 +211,7 @@ impl Args for SettingFlags {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help("A TOML file of settings [variable: JANUS_CONFIG]");
-        let flags = TABLE.iter().map(|setting| {
+        let flags = TABLE.iter().filter(|setting| setting.has_flag()).map(|setting| {
             let help = format!(
                 "{}\n{} [default: {}] [variable: {}]",
                 setting.doc,
@@ -210,9 +224,11 @@ impl Args for SettingFlags {
                 .help(setting.doc)
                 .long_help(help)
                 .help_heading("Settings")
-                .hide_short_help(!["listen", "log", "threads"].contains(&setting.name));
+                .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&setting.name));
             match setting.field {
                 Field::Addresses(_) => flag.value_name("ADDR:PORT").action(ArgAction::Append),
+                Field::Origins(_) => flag.value_name("ORIGIN").action(ArgAction::Append),
+                Field::Secret(_) => flag,
                 Field::Count(_) | Field::Count32(_) => flag.value_name("N"),
                 Field::Bytes(_) => flag.value_name("BYTES"),
                 Field::Duration(_) => flag.value_name("DURATION"),
@@ -234,7 +250,7 @@ impl Args for SettingFlags {
 impl clap::FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = |(index, setting): (usize, &settings::Setting)| {
-            let texts = matches.get_many::<String>(setting.name)?;
+            let texts = setting.has_flag().then(|| matches.get_many::<String>(setting.name))??;
             Some((index, texts.cloned().collect()))
         };
         Ok(Self(Flags {
@@ -264,6 +280,7 @@ fn rate(text: &str) -> Result<f64, &'static str> {
 }
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8081";
+const DEFAULT_HTTP_ADDRESS: &str = "127.0.0.1:8080";
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use janus_core::Config;
+use crate::settings::Settings;
 
 /// Descriptors that are not for clients: listeners, the runtime's own, the log, and some to spare.
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 64;
@@ -18,11 +18,15 @@ pub(crate) fn raise_descriptors() -> u64 {
 
 /// Raises the limit and lowers `max_connections` to what fits: a server that accepts more than it has descriptors for
 /// cannot even tell the client why it is turned away. Only an operator who asked for more (`asked_for`) is warned; the
-/// default is more than most machines allow.
-pub(crate) fn fit_to_descriptors(mut config: Config, asked_for: bool) -> Config {
+/// default is more than most machines allow. Requests to the HTTP API take no more than a sixteenth of what there is.
+pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
     let limit = raise_descriptors();
-    let clients = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+    let free = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+    let requests = if settings.core.http_listen.is_empty() { 0 } else { settings.max_api_connections.min(free / 16) };
+    settings.max_api_connections = requests.max(1);
+    let clients = (free - requests).max(1);
     log::info!("{limit} descriptors allow {clients} clients");
+    let config = &mut settings.core;
     if config.max_connections > clients {
         if asked_for {
             log::warn!(
@@ -32,8 +36,8 @@ pub(crate) fn fit_to_descriptors(mut config: Config, asked_for: bool) -> Config 
         }
         config.max_connections = clients;
     }
-    make_room(config.max_connections as u64 + RESERVED_DESCRIPTORS);
-    config
+    make_room((config.max_connections + requests) as u64 + RESERVED_DESCRIPTORS);
+    settings
 }
 
 /// Has the kernel make its table of this process's descriptors as large as it will get. It doubles a table that is full,
@@ -130,6 +134,8 @@ const LEAST_BUDGET: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
+    use janus_core::Config;
+
     use super::*;
 
     /// The memory of a machine with 8 GiB and these files.

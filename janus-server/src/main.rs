@@ -3,6 +3,7 @@
 //! This file is the order of things; each command is a module. What went wrong comes back here as a [`Failure`], which
 //! decides the exit code.
 
+mod api;
 mod bench;
 mod cli;
 mod client;
@@ -43,8 +44,8 @@ fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     start_log(loaded.settings.log);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
-    let config = limits::fit_to_descriptors(loaded.settings.core, asked_for);
-    serve::run(config)?;
+    let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
+    serve::run(&settings)?;
     Ok(())
 }
 

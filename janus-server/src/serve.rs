@@ -4,9 +4,17 @@
 //! 1, as messages that were queued are lost. When the tree gives up, the reason is told and the exit code is 1.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use janus_core::{Config, Janus, StartError};
+use janus_core::{Janus, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::api::Api;
+use crate::settings::Settings;
+
+/// Requests to the HTTP API that wait for the thread that serves it; more are closed at once.
+const MAX_WAITING_REQUESTS: usize = 1_024;
 
 /// Why serving ended otherwise than by a drain.
 #[derive(Debug, thiserror::Error)]
@@ -29,22 +37,48 @@ impl ServeError {
     }
 }
 
-pub(crate) fn run(config: Config) -> Result<(), ServeError> {
+pub(crate) fn run(settings: &Settings) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(settings))
 }
 
-async fn serve(config: Config) -> Result<(), ServeError> {
+async fn serve(settings: &Settings) -> Result<(), ServeError> {
+    let config = &settings.core;
     let drain_period = config.drain_period;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
-    let janus = Janus::builder().config(config).start().await.map_err(|error| match error {
+    // A channel, because requests can come before there is a handle to serve them with.
+    let (passed_on, mut requests) = mpsc::channel(MAX_WAITING_REQUESTS);
+    let pass_on = move |request| {
+        if passed_on.try_send(request).is_err() {
+            log::debug!("a request to the API is closed, because too many wait to be served");
+        }
+    };
+    let starting = Janus::builder().config(config.clone()).pass_on(pass_on).start();
+    let janus = starting.await.map_err(|error| match error {
         StartError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
+    let api = Arc::new(Api::new(janus.clone(), settings));
+    tokio::spawn({
+        let api = Arc::clone(&api);
+        async move {
+            while let Some(request) = requests.recv().await {
+                api.serve_passed_on(request);
+            }
+        }
+    });
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
-    for addr in janus.local_addrs() {
+    let addrs = janus.local_addrs();
+    let (classic, http) = addrs.split_at(config.listen.len());
+    for addr in classic {
         log::info!("listening on {addr}");
+    }
+    for addr in http {
+        log::info!("serving HTTP on {addr}");
+    }
+    if !http.is_empty() && api.is_closed() {
+        log::warn!("the HTTP API is closed, because http_listen is not all loopback and there is no api_key");
     }
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
@@ -52,6 +86,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     tokio::select! {
         report = janus.shutdown() => {
+            api.finish().await;
             log::info!("drained {} connections", report.connections);
             if report.cut_off > 0 {
                 log::warn!("{} of them were cut off with messages left, by write_timeout or drain_timeout", report.cut_off);
@@ -98,7 +133,9 @@ impl Signals {
 
 fn advice(source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::AddrInUse => " (is another server running? end it, or choose another port with --listen)",
+        std::io::ErrorKind::AddrInUse => {
+            " (is another server running? end it, or choose another port with --listen or --http-listen)"
+        }
         std::io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
         std::io::ErrorKind::PermissionDenied => " (ports below 1024 need the CAP_NET_BIND_SERVICE capability)",
         _ => "",

@@ -24,13 +24,72 @@ use crate::limits::Memory;
 pub(crate) struct Settings {
     pub(crate) core: Config,
     pub(crate) log: LevelFilter,
+    pub(crate) api_key: ApiKey,
+    pub(crate) max_api_connections: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { core: Config::default(), log: LevelFilter::Info }
+        let http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 8080))];
+        Self {
+            core: Config { http_listen, ..Config::default() },
+            log: LevelFilter::Info,
+            api_key: ApiKey::default(),
+            max_api_connections: 1_024,
+        }
     }
 }
+
+impl Settings {
+    /// What the core says about its settings, and then about the binary's own.
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.core.validate()?;
+        let bad = |key: &'static str, value, expected| Err(ConfigError { key: key.into(), value, expected });
+        if !self.api_key.can_be_one() {
+            return bad(
+                "api_key",
+                HIDDEN.to_owned(),
+                "16 to 256 letters, digits and characters of -._~+/=, or \"\" for none",
+            );
+        }
+        if !(1..=100_000).contains(&self.max_api_connections) {
+            return bad("max_api_connections", self.max_api_connections.to_string(), "1 to 100,000");
+        }
+        Ok(())
+    }
+}
+
+/// What the users of the HTTP API show; empty if there is none. Nothing that is printed has it.
+#[derive(Clone, Default)]
+pub(crate) struct ApiKey(String);
+
+impl ApiKey {
+    /// A key from outside the settings' own layers.
+    #[cfg(test)]
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// `None` if there is no key.
+    pub(crate) fn reveal(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(&*self.0)
+    }
+
+    /// RFC 6750 says what can stand behind `Bearer`; a shorter key can be guessed.
+    fn can_be_one(&self) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        self.0.is_empty() || (16..=256).contains(&self.0.len()) && self.0.bytes().all(allowed)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { HIDDEN })
+    }
+}
+
+/// What stands in the place of a secret.
+const HIDDEN: &str = "\"***\"";
 
 /// One setting: its name in the file, and what a reader needs to know about it.
 pub(crate) struct Setting {
@@ -50,6 +109,9 @@ pub(crate) enum Field {
     Boolean(fn(&mut Settings) -> &mut bool),
     Level(fn(&mut Settings) -> &mut LevelFilter),
     Policy(fn(&mut Settings) -> &mut SlowConsumer),
+    Origins(fn(&mut Settings) -> &mut Vec<String>),
+    /// Has no flag, because everybody on a machine can read the command lines of its processes.
+    Secret(fn(&mut Settings) -> &mut ApiKey),
 }
 
 /// Every setting there is, in the order in which they are shown.
@@ -58,6 +120,32 @@ pub(crate) static TABLE: &[Setting] = &[
         name: "listen",
         doc: "Addresses to accept connections of the classic protocol on; port 0 lets the system choose.",
         field: Field::Addresses(|s| &mut s.core.listen),
+    },
+    Setting {
+        name: "http_listen",
+        doc: "Addresses to serve WebSockets (`/ws`), server-sent events (`/events`) and the HTTP API (`/api/`) on.",
+        field: Field::Addresses(|s| &mut s.core.http_listen),
+    },
+    Setting {
+        name: "allowed_origins",
+        doc: "Origins beside its own host from which pages may connect to the HTTP port.",
+        field: Field::Origins(|s| &mut s.core.allowed_origins),
+    },
+    Setting {
+        name: "sse_retry",
+        doc: "How long a browser waits before it comes back to a stream of server-sent events that it has lost.",
+        field: Field::Duration(|s| &mut s.core.sse_retry),
+    },
+    Setting {
+        name: "api_key",
+        doc: "What users of the HTTP API must show as `Authorization: Bearer KEY`. Without one the API is served only if all \
+              of `http_listen` is loopback. It is never printed, and has no flag.",
+        field: Field::Secret(|s| &mut s.api_key),
+    },
+    Setting {
+        name: "max_api_connections",
+        doc: "Requests to the HTTP API that are served at once. One more gets status 503.",
+        field: Field::Count(|s| &mut s.max_api_connections),
     },
     Setting { name: "log", doc: "How much is logged to standard error.", field: Field::Level(|s| &mut s.log) },
     Setting {
@@ -376,7 +464,7 @@ impl Loaded {
         }
         loaded.add_namespaces();
         if problems.is_empty()
-            && let Err(error) = loaded.settings.core.validate()
+            && let Err(error) = loaded.settings.validate()
         {
             let index = TABLE.iter().position(|setting| setting.is_meant_by(&error));
             // What is wrong with no single setting is that there are too many namespaces.
@@ -483,7 +571,7 @@ impl Loaded {
         };
         let setting = &TABLE[index];
         let texts: Vec<String> = match setting.field {
-            Field::Addresses(_) => value.split(',').map(|part| part.trim().to_owned()).collect(),
+            Field::Addresses(_) | Field::Origins(_) => value.split(',').map(|part| part.trim().to_owned()).collect(),
             _ => vec![value.to_owned()],
         };
         self.set(index, setting.parse(&texts), value, origin, problems);
@@ -498,7 +586,9 @@ impl Loaded {
                 self.origins[index] = origin;
             }
             Err(expected) => {
-                let (name, value) = (setting.name.to_owned(), one_line(shown));
+                let secret = matches!(setting.field, Field::Secret(_));
+                let value = if secret { HIDDEN.to_owned() } else { one_line(shown) };
+                let name = setting.name.to_owned();
                 problems.push(Problem::BadValue { origin, name, value, expected });
             }
         }
@@ -566,7 +656,12 @@ impl Setting {
     pub(crate) fn expected(&self) -> String {
         let range = self.range();
         match self.field {
-            Field::Addresses(_) => "an IP address and a port, or several, such as \"127.0.0.1:8081\"".to_owned(),
+            Field::Addresses(_) => {
+                let or_none = if self.may_be_empty() { "; or none" } else { "" };
+                format!("an IP address and a port, or several, such as \"127.0.0.1:8081\"{or_none}")
+            }
+            Field::Origins(_) => "origins such as \"https://app.example\", or \"*\" for any".to_owned(),
+            Field::Secret(_) => range.unwrap_or("a text").to_owned(),
             Field::Count(_) | Field::Count32(_) => range.unwrap_or("a whole number").to_owned(),
             Field::Bytes(_) => {
                 format!("{}, as a whole number of bytes or with a unit such as \"64 KiB\"", range.unwrap_or("a size"))
@@ -588,8 +683,19 @@ impl Setting {
         }
         let mut alone = Settings::default();
         self.assign(&mut alone, value.clone());
-        let refused = alone.core.validate().is_err_and(|error| self.is_meant_by(&error));
+        let refused = alone.validate().is_err_and(|error| self.is_meant_by(&error));
         if refused || alone.core.listen.is_empty() { Err(self.expected()) } else { Ok(value) }
+    }
+
+    /// Whether the setting can stand on the command line.
+    pub(crate) fn has_flag(&self) -> bool {
+        !matches!(self.field, Field::Secret(_))
+    }
+
+    /// Whether a list may have nothing in it, which a variable or a flag says with an empty text. A server without its
+    /// classic port is a mistake in some script.
+    fn may_be_empty(&self) -> bool {
+        self.name != "listen"
     }
 
     /// The range the core allows, asked for with a value that is above all of them.
@@ -599,9 +705,10 @@ impl Setting {
             Field::Count(field) | Field::Bytes(field) => *field(&mut settings) = usize::MAX,
             Field::Count32(field) => *field(&mut settings) = u32::MAX,
             Field::Duration(field) => *field(&mut settings) = Duration::MAX,
-            Field::Addresses(_) | Field::Boolean(_) | Field::Level(_) | Field::Policy(_) => {}
+            Field::Secret(field) => *field(&mut settings) = ApiKey(" ".to_owned()),
+            Field::Addresses(_) | Field::Origins(_) | Field::Boolean(_) | Field::Level(_) | Field::Policy(_) => {}
         }
-        settings.core.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
+        settings.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
 
     /// The default as the file would have it, or described if it depends on the machine.
@@ -628,6 +735,8 @@ impl Setting {
             Field::Boolean(field) => Value::Boolean(*field(&mut settings)),
             Field::Level(field) => Value::Level(*field(&mut settings)),
             Field::Policy(field) => Value::Policy(*field(&mut settings)),
+            Field::Origins(field) => Value::Origins(field(&mut settings).clone()),
+            Field::Secret(field) => Value::Secret(field(&mut settings).clone()),
         }
     }
 
@@ -642,19 +751,26 @@ impl Setting {
             (Field::Boolean(field), Value::Boolean(value)) => *field(settings) = value,
             (Field::Level(field), Value::Level(value)) => *field(settings) = value,
             (Field::Policy(field), Value::Policy(value)) => *field(settings) = value,
+            (Field::Origins(field), Value::Origins(value)) => *field(settings) = value,
+            (Field::Secret(field), Value::Secret(value)) => *field(settings) = value,
             _ => unreachable!("parse and parse_toml give a value of the field's own kind"),
         }
     }
 
     /// Reads the text of a variable or of a flag.
     fn parse(&self, texts: &[String]) -> Option<Value> {
+        let texts = if self.may_be_empty() && texts == [""] { &[] } else { texts };
+        if let Field::Origins(_) = self.field {
+            return Some(Value::Origins(texts.to_vec()));
+        }
         if let Field::Addresses(_) = self.field {
             let addresses: Option<Vec<SocketAddr>> = texts.iter().map(|text| text.parse().ok()).collect();
             return addresses.map(Value::Addresses);
         }
-        let text = texts.last()?.trim();
+        let text = texts.last().map_or("", |text| text.trim());
         match self.field {
-            Field::Addresses(_) => None,
+            Field::Addresses(_) | Field::Origins(_) => None,
+            Field::Secret(_) => Some(Value::Secret(ApiKey(text.to_owned()))),
             Field::Count(_) | Field::Count32(_) => whole_number(text).map(Value::Count),
             Field::Bytes(_) => size(text).map(Value::Bytes),
             Field::Duration(_) => duration(text).map(Value::Duration),
@@ -667,7 +783,7 @@ impl Setting {
     /// Reads a value of the file, whose type must fit: a number is not written as a string there.
     fn parse_toml(&self, value: &DeValue<'_>) -> Option<Value> {
         match (&self.field, value) {
-            (Field::Addresses(_), DeValue::Array(items)) => {
+            (Field::Addresses(_) | Field::Origins(_), DeValue::Array(items)) => {
                 let texts: Option<Vec<String>> =
                     items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
                 self.parse(&texts?)
@@ -678,7 +794,13 @@ impl Setting {
             }
             (Field::Boolean(_), DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
             (
-                Field::Addresses(_) | Field::Bytes(_) | Field::Duration(_) | Field::Level(_) | Field::Policy(_),
+                Field::Addresses(_)
+                | Field::Origins(_)
+                | Field::Secret(_)
+                | Field::Bytes(_)
+                | Field::Duration(_)
+                | Field::Level(_)
+                | Field::Policy(_),
                 DeValue::String(text),
             ) => self.parse(&[text.as_ref().to_owned()]),
             _ => None,
@@ -696,6 +818,8 @@ enum Value {
     Boolean(bool),
     Level(LevelFilter),
     Policy(SlowConsumer),
+    Origins(Vec<String>),
+    Secret(ApiKey),
 }
 
 impl Value {
@@ -715,6 +839,11 @@ impl Value {
             Self::Duration(duration) => format!("\"{} ms\"", duration.as_millis()),
             Self::Boolean(value) => value.to_string(),
             Self::Policy(policy) => format!("\"{policy}\""),
+            Self::Origins(origins) => {
+                let quoted: Vec<String> = origins.iter().map(|origin| format!("\"{origin}\"")).collect();
+                format!("[{}]", quoted.join(", "))
+            }
+            Self::Secret(key) => key.reveal().map_or("\"\"", |_| HIDDEN).to_owned(),
             Self::Level(level) => format!("\"{}\"", level.as_str().to_ascii_lowercase()),
         }
     }
@@ -880,8 +1009,10 @@ mod tests {
         let mut fields = fields_of(&core);
         // The default namespace is the top level itself, and the others are tables.
         fields.retain(|name| !["default_namespace", "namespaces"].contains(name));
+        // The binary has no hooks.
+        fields.retain(|name| !name.contains("hook"));
         fields.extend(OF_A_NAMESPACE);
-        fields.push("log");
+        fields.extend(["log", "api_key", "max_api_connections"]);
         let mut names: Vec<&str> = TABLE.iter().map(|setting| setting.name).collect();
         fields.sort_unstable();
         names.sort_unstable();
@@ -934,7 +1065,7 @@ mod tests {
 
     #[test]
     fn what_show_prints_reads_back_as_the_same_settings() {
-        let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
+        let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nhttp_listen = []\nallowed_origins = \"*\"\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
                        topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10\n\
                        history = true\nhistory_age = \"5 s\"\nslow_consumer = \"drop_oldest\"";
         let namespaces =
@@ -945,6 +1076,43 @@ mod tests {
             assert_eq!(first.settings.core, second.settings.core);
             assert_eq!(first.settings.log, second.settings.log);
         }
+    }
+
+    #[test]
+    fn a_key_is_shown_nowhere() {
+        let key = "correct-horse-battery";
+        let loaded = read_file(&format!("api_key = \"{key}\"\n")).unwrap();
+        assert_eq!(loaded.settings.api_key.reveal(), Some(key));
+        assert!(loaded.show().contains("\napi_key = \"***\"  # file "), "{}", loaded.show());
+        for text in [loaded.show(), format!("{loaded:?}"), loaded.describe("api_key")] {
+            assert!(!text.contains(key), "{text}");
+        }
+        for bad in ["tooshort", "with blanks in between", "ümlaut-in-a-secret-key", &"x".repeat(257)] {
+            let problems = read_file(&format!("api_key = \"{bad}\"\n")).unwrap_err().to_string();
+            assert!(
+                problems.ends_with(
+                    ":1: api_key = \"***\": expected 16 to 256 letters, digits and characters of \
+                                        -._~+/=, or \"\" for none"
+                ),
+                "{problems}"
+            );
+        }
+        let variables = [("JANUS_API_KEY".into(), key.into())];
+        let loaded = Loaded::read(&Flags::default(), variables, None).unwrap();
+        assert_eq!(loaded.settings.api_key.reveal(), Some(key));
+        assert!(loaded.show().contains("\napi_key = \"***\"  # variable JANUS_API_KEY\n"), "{}", loaded.show());
+    }
+
+    #[test]
+    fn a_list_may_be_empty_except_for_the_classic_port() {
+        let variables =
+            [("JANUS_HTTP_LISTEN".into(), "".into()), ("JANUS_ALLOWED_ORIGINS".into(), "*, http://a".into())];
+        let core = Loaded::read(&Flags::default(), variables, None).unwrap().settings.core;
+        assert_eq!((core.http_listen, core.allowed_origins), (vec![], vec!["*".to_owned(), "http://a".to_owned()]));
+        assert_eq!(read_file("http_listen = []").unwrap().settings.core.http_listen, []);
+        assert!(read_file("listen = []").unwrap_err().to_string().contains("expected an IP address and a port"));
+        let problems = read_file("allowed_origins = [\"https://a.example/path\"]").unwrap_err().to_string();
+        assert!(problems.ends_with("expected origins such as \"https://app.example\", or \"*\" for any"), "{problems}");
     }
 
     #[test]

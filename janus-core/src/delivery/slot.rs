@@ -440,8 +440,12 @@ impl Slot {
 
     #[cfg(feature = "fault-injection")]
     pub(crate) fn crash_transport(&self) {
-        self.crash.store(true, Ordering::Relaxed);
-        self.attention.store(true, Ordering::Release);
+        {
+            // With the lock, or the Transport might forget of it what it is about to see.
+            let _out = self.out.lock();
+            self.crash.store(true, Ordering::Relaxed);
+            self.attention.store(true, Ordering::Release);
+        }
         self.transport.wake();
     }
 
@@ -449,7 +453,10 @@ impl Slot {
     pub(crate) fn take_end(&self) -> Option<End> {
         let mut out = self.out.lock();
         let unflushed = out.link.as_ref().is_some_and(Link::is_unflushed);
-        self.attention.store(unflushed || out.queue.is_some(), Ordering::Release);
+        let still = unflushed || out.queue.is_some();
+        #[cfg(feature = "fault-injection")]
+        let still = still || self.crash.load(Ordering::Relaxed);
+        self.attention.store(still, Ordering::Release);
         out.end.take()
     }
 

@@ -8,11 +8,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::request::{checked_topic_name, unfinished};
 use super::{ErrorCode, FrameError, Publication, Timestamp, TopicName};
 
 /// The limits that a decoder enforces.
@@ -26,6 +28,17 @@ pub struct Limits {
     pub max_topics: usize,
 }
 
+impl Limits {
+    /// The topic of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::BadTopic`] if none can be called so.
+    pub fn topic(&self, name: &str) -> Result<TopicName, FrameError> {
+        checked_topic_name(name, self.max_topic_bytes)
+    }
+}
+
 /// A place in a topic's order: what a subscriber that lost its connection goes on from.
 ///
 /// Numbers mean nothing without the epoch they belong to: a topic that starts afresh takes a new one.
@@ -36,6 +49,41 @@ pub struct Position {
     /// The number of the last message that was received; 0 before the first.
     pub seq: u64,
 }
+
+/// The epoch in 16 hexadecimal digits, and the number: `9f86d081884c7d65.42`. It has no blanks, and reads back.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{}", self.epoch, self.seq)
+    }
+}
+
+impl FromStr for Position {
+    type Err = PositionError;
+
+    /// ```
+    /// use janus_core::Position;
+    ///
+    /// let position: Position = "9f86d081884c7d65.42".parse()?;
+    /// assert_eq!((position.seq, &*position.to_string()), (42, "9f86d081884c7d65.42"));
+    /// # Ok::<_, janus_core::wire::PositionError>(())
+    /// ```
+    fn from_str(text: &str) -> Result<Self, PositionError> {
+        let (epoch, seq) = text.split_once('.').ok_or(PositionError)?;
+        if epoch.len() != 16
+            || !epoch.bytes().all(|byte| byte.is_ascii_hexdigit())
+            || !seq.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return Err(PositionError);
+        }
+        let epoch = u64::from_str_radix(epoch, 16).map_err(|_| PositionError)?;
+        Ok(Self { epoch, seq: seq.parse().map_err(|_| PositionError)? })
+    }
+}
+
+/// A text that is no [`Position`]; whoever wrote it is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a position is 16 hexadecimal digits, a dot and a number, as it was told before")]
+pub struct PositionError;
 
 /// The number that a client gave a request, to know the answer by; `None` if it gave none.
 pub type RequestId = Option<u64>;
@@ -106,6 +154,30 @@ pub enum Command {
     /// This stream is none of Janus's: hand it to whoever takes what a listener passes on, with all bytes that were
     /// received on it ([`Decoder::take_received`] and what follows in the input).
     PassOn,
+}
+
+impl Command {
+    /// Deliver this topic to me from now on.
+    #[must_use]
+    pub fn subscribe(topic: TopicName) -> Self {
+        Self::Subscribe { topic, since: None, id: None }
+    }
+
+    /// Deliver this topic to me as from this position on.
+    #[must_use]
+    pub fn subscribe_since(topic: TopicName, since: Position) -> Self {
+        Self::Subscribe { topic, since: Some(since), id: None }
+    }
+
+    /// Publish this data, JSON text, with an empty event and message id and without a receipt.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::BadPublish`] if the data is not one JSON value.
+    pub fn publish(topic: TopicName, data: &str) -> Result<Self, FrameError> {
+        let publication = Publication::new(&topic, "\"\"", "\"\"", data)?;
+        Ok(Self::Publish { topic, publication, ack: false, id: None })
+    }
 }
 
 /// How a client opens its connection.
@@ -359,11 +431,14 @@ pub trait Decoder: Send {
         None
     }
 
-    /// Whether a frame was begun and has not ended. Its time is limited by `frame_timeout`.
-    fn is_mid_frame(&self) -> bool;
-
     /// How many bytes of an unfinished frame are kept.
     fn buffered(&self) -> usize;
+
+    /// Whether a frame was begun and has not ended. Its time is limited by `frame_timeout`. By default, whether anything
+    /// of one is kept.
+    fn is_mid_frame(&self) -> bool {
+        self.buffered() > 0
+    }
 
     /// After [`Command::Become`]: the codec, by its place in [`Codec::successors`], and its decoder.
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
@@ -470,5 +545,41 @@ impl Delimited {
     #[must_use]
     pub fn buffered(&self) -> usize {
         self.unfinished.len()
+    }
+
+    /// The decoder of a format in which each frame is one request, which `parse` reads: all there is to do for a line
+    /// protocol. `examples/lines.rs` is one.
+    ///
+    /// A stream that ends in the middle of a frame is answered with [`ErrorCode::UnfinishedFrame`].
+    #[must_use]
+    pub fn decoder<F>(self, parse: F) -> Box<dyn Decoder>
+    where
+        F: FnMut(&[u8], &Limits) -> Result<Command, FrameError> + Send + 'static,
+    {
+        Box::new(RequestDecoder { frames: self, parse })
+    }
+}
+
+/// See [`Delimited::decoder`].
+struct RequestDecoder<F> {
+    frames: Delimited,
+    parse: F,
+}
+
+impl<F> Decoder for RequestDecoder<F>
+where
+    F: FnMut(&[u8], &Limits) -> Result<Command, FrameError> + Send,
+{
+    fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
+        let frame = self.frames.next(input, limits.max_frame_bytes)?;
+        Some(frame.and_then(|frame| (self.parse)(&frame, limits)))
+    }
+
+    fn finish(&mut self, _: &Limits) -> Option<Result<Command, FrameError>> {
+        self.frames.is_mid_frame().then(|| Err(unfinished()))
+    }
+
+    fn buffered(&self) -> usize {
+        self.frames.buffered()
     }
 }

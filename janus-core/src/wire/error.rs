@@ -4,6 +4,12 @@
 //! change. `docs/PROTOCOL.md` has the same table for authors of clients.
 
 use std::fmt;
+use std::str::Utf8Error;
+
+use super::request::bad_utf8;
+use super::{PositionError, PublicationError, TopicNameError};
+
+use super::TopicName;
 
 /// What a client can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -179,6 +185,8 @@ pub struct FrameError {
     pub message: String,
     /// The number of the request that is refused, if it had one.
     pub id: Option<u64>,
+    /// The topic that it was about, if it is known.
+    pub topic: Option<TopicName>,
     fatal: bool,
 }
 
@@ -186,7 +194,7 @@ impl FrameError {
     /// An error that closes the connection if its code does.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), id: None, fatal: code.closes() }
+        Self { code, message: message.into(), id: None, topic: None, fatal: code.closes() }
     }
 
     /// The same error where the connection closes in any case.
@@ -201,10 +209,41 @@ impl FrameError {
         Self { id, ..self }
     }
 
+    /// The same error as the answer to a request about this topic.
+    #[must_use]
+    pub fn with_topic(self, topic: &TopicName) -> Self {
+        Self { topic: Some(topic.clone()), ..self }
+    }
+
     /// Whether the connection must be closed after the error frame.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         self.fatal
+    }
+}
+
+/// What a decoder meets, as the answer to its client. Whoever sent it is to blame.
+impl From<Utf8Error> for FrameError {
+    fn from(error: Utf8Error) -> Self {
+        bad_utf8(error.valid_up_to())
+    }
+}
+
+impl From<TopicNameError> for FrameError {
+    fn from(error: TopicNameError) -> Self {
+        Self::new(ErrorCode::BadTopic, error.to_string())
+    }
+}
+
+impl From<PositionError> for FrameError {
+    fn from(error: PositionError) -> Self {
+        Self::new(ErrorCode::BadRequest, error.to_string())
+    }
+}
+
+impl From<PublicationError> for FrameError {
+    fn from(error: PublicationError) -> Self {
+        Self::new(ErrorCode::BadPublish, format!("{error}: {}", error.source))
     }
 }
 

@@ -19,9 +19,12 @@ mod topic_name;
 pub mod v1;
 pub mod websocket;
 
+/// What a [`Codec`] writes to, and what it shares.
+pub use bytes::{Bytes, BytesMut};
+
 pub use codec::{
     Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer, Position,
-    Refusal, RequestId,
+    PositionError, Refusal, RequestId,
 };
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use http::{AllowedOrigins, HttpError, HttpPort};

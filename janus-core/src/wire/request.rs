@@ -102,12 +102,12 @@ pub(super) fn topic_name(raw: &str, max_topic_bytes: usize) -> Result<TopicName,
 }
 
 pub(super) fn checked_topic_name(name: &str, max_topic_bytes: usize) -> Result<TopicName, FrameError> {
-    TopicName::new(name, max_topic_bytes).map_err(|error| FrameError::new(ErrorCode::BadTopic, error.to_string()))
+    Ok(TopicName::new(name, max_topic_bytes)?)
 }
 
 /// The text of a frame.
 pub(super) fn text(frame: &[u8]) -> Result<&str, FrameError> {
-    str::from_utf8(frame).map_err(|error| bad_utf8(error.valid_up_to()))
+    Ok(str::from_utf8(frame)?)
 }
 
 pub(super) fn bad_utf8(at: usize) -> FrameError {

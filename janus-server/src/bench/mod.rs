@@ -31,7 +31,7 @@ use crew::{Crew, Event};
 use lines::{FromWorker, Plan, Tally, ToWorker};
 pub(crate) use mark::MARK_BYTES;
 use protocol::Foreign;
-pub(crate) use protocol::Protocol;
+pub(crate) use protocol::{Protocol, Transport};
 use publisher::{Pace, Publisher};
 use report::{Outcome, Report};
 use server_process::{ServerProcess, Usage};
@@ -77,7 +77,14 @@ impl BenchError {
 }
 
 pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
+    if command.transport != Transport::Tcp && command.protocol != Protocol::Janus {
+        return Err(BenchError::Usage(format!(
+            "--transport {} is one of Janus: expected --protocol janus, not {}",
+            command.transport, command.protocol
+        )));
+    }
     let server = resolve(&command.to)?;
+    let subscribers_at = command.http_if_used().map_or(Ok(server), resolve)?;
     if command.topics > command.clients {
         return Err(BenchError::Usage(
             "--topics must not be more than --clients: each topic needs a client".to_owned(),
@@ -95,7 +102,7 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
     // Before the first worker, which connects as soon as it has its plan.
     let before = process.map(ServerProcess::look);
     let begin = Instant::now();
-    let mut crew = start_workers(command, server, run)?;
+    let mut crew = start_workers(command, subscribers_at, run)?;
     let setup = connect_clients(&mut crew, command, begin)?;
     let ready = process.map(ServerProcess::look);
     let publication = publish(&mut crew, command, &setup, server, run, clock)?;
@@ -142,7 +149,7 @@ fn start_workers(command: &Bench, server: SocketAddr, run: u32) -> Result<Crew, 
         let share = |index: u32| (u64::from(command.clients) * u64::from(index) / u64::from(workers)) as u32;
         let plan = Plan {
             run,
-            protocol: command.protocol,
+            protocol: command.transport.protocol_of_subscribers(command.protocol),
             server,
             first_client: share(worker),
             clients: share(worker + 1) - share(worker),

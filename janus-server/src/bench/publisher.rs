@@ -63,7 +63,8 @@ impl Publisher {
         pace: Pace,
     ) -> Result<Self, BenchError> {
         let shared = Arc::new(Shared::default());
-        let server = server.to_string();
+        let address = server;
+        let server = address.to_string();
         let (wire, stream) = if command.classic_publish {
             (Wire::Classic(Box::new(Connection::open(&server, command.timeout)?)), None)
         } else {
@@ -77,7 +78,7 @@ impl Publisher {
                 writer: writer.clone(),
             };
             let name = Plan::client_name(run, command.clients);
-            writer.write(&command.protocol.opening(&name, None))?;
+            writer.write(&command.protocol.opening(address, &name, None))?;
             listener.wait_for_welcome(command.timeout)?;
             (Wire::Lasting { writer, watch: watch(listener, Arc::clone(&shared)) }, Some(stream))
         };

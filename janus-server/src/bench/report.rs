@@ -179,6 +179,13 @@ impl<'a> Report<'a> {
             ),
         );
         let per_second = f64::from(setup.ready) / setup.elapsed.as_secs_f64();
+        if let Some(http) = self.command.http_if_used() {
+            let (transport, to) = (self.command.transport, &self.command.to);
+            line(
+                "transport",
+                format!("{transport}: the clients are at {http}, published on {to} by the classic protocol"),
+            );
+        }
         line("setup", format!("{:.3} s ({per_second:.0} clients/s)", setup.elapsed.as_secs_f64()));
         line("clients", format!("{} ready, {} failed, {} disconnected", setup.ready, setup.failed, total.disconnected));
         line("published", format!("{} of {messages} messages, {} refused", self.published(), self.refused));
@@ -268,7 +275,9 @@ impl<'a> Report<'a> {
             |pairs: &[(&str, u64)]| Value::Object(pairs.iter().map(|&(k, v)| (k.to_owned(), json!(v))).collect());
         let result = json!({
             "protocol": self.command.protocol,
+            "transport": self.command.transport,
             "server": self.command.to,
+            "http": self.command.http_if_used(),
             "clients": self.command.clients,
             "topics": self.command.topics,
             "messages": self.command.messages,

@@ -212,7 +212,7 @@ impl Worker {
         });
         match connected {
             Ok(stream) => self.clients[index].stream = Some(stream),
-            Err(error) => self.fail(index, &format!("connecting: {error}{}", advice(&error))),
+            Err(error) => self.fail_to_connect(index, &error),
         }
     }
 
@@ -220,7 +220,7 @@ impl Worker {
     fn subscribe(&mut self, index: usize) {
         let name = Plan::client_name(self.plan.run, self.plan.first_client + index as u32);
         let topic = Plan::topic_name(self.plan.run, self.clients[index].topic);
-        let opening = self.plan.protocol.opening(&name, Some(&topic));
+        let opening = self.plan.protocol.opening(self.plan.server, &name, Some(&topic));
         let Some(stream) = &mut self.clients[index].stream else { return };
         let connected = stream.take_error().and_then(|refusal| refusal.map_or(Ok(()), Err));
         let subscribed = connected.and_then(|()| {
@@ -231,8 +231,18 @@ impl Worker {
         });
         match subscribed {
             Ok(()) => self.clients[index].stage = Stage::Subscribing,
-            Err(error) => self.fail(index, &format!("connecting: {error}{}", advice(&error))),
+            Err(error) => self.fail_to_connect(index, &error),
         }
+    }
+
+    fn fail_to_connect(&mut self, index: usize, error: &io::Error) {
+        let advice = match error.kind() {
+            ErrorKind::AddrNotAvailable => " (no port left to connect from: widen net.ipv4.ip_local_port_range)",
+            ErrorKind::ConnectionRefused => self.plan.protocol.advice_if_refused(),
+            _ if error.raw_os_error() == Some(EMFILE) => " (the descriptor limit; see --workers)",
+            _ => "",
+        };
+        self.fail(index, &format!("connecting: {error}{advice}"));
     }
 
     fn read(&mut self, index: usize, buffer: &mut [u8], closed: bool) {
@@ -393,15 +403,6 @@ fn connect_from(server: SocketAddr, source: SocketAddr) -> io::Result<TcpStream>
     match socket.connect(&server.into()) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
-    }
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::AddrNotAvailable => " (no port left to connect from: widen net.ipv4.ip_local_port_range)",
-        ErrorKind::ConnectionRefused => " (is the server running?)",
-        _ if error.raw_os_error() == Some(EMFILE) => " (the descriptor limit; see --workers)",
-        _ => "",
     }
 }
 

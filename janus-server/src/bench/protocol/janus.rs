@@ -5,7 +5,7 @@ use std::io::BufRead as _;
 use janus_core::wire::ErrorCode;
 use janus_core::wire::classic::client::{self, ServerFrame};
 
-use super::{Decoded, Frame, Refusal};
+use super::{Decoded, Frame, Refusal, data_at_the_end};
 
 pub(super) fn opening(topic: Option<&str>) -> Vec<u8> {
     let mut bytes = client::PREAMBLE.to_vec();
@@ -45,14 +45,6 @@ pub(super) fn decode(bytes: &[u8], searched: usize, data_bytes: u32) -> Decoded<
         _ => Frame::Other,
     };
     Ok(Some((meaning, length)))
-}
-
-/// Where the data of a message of this run stands. A client that gets tens of thousands of them a second need not parse
-/// each.
-fn data_at_the_end(frame: &[u8], data_bytes: usize) -> Option<&[u8]> {
-    let members = frame.strip_suffix(b"}")?;
-    let (before, data) = members.split_at_checked(members.len().checked_sub(data_bytes)?)?;
-    (before.ends_with(b"\"data\":") && data.starts_with(b"\"") && data.ends_with(b"\"")).then_some(data)
 }
 
 const END_OF_FRAME: u8 = 1;

@@ -5,14 +5,19 @@
 //! from the server mean. Whatever a client has to say at first goes out in one write, without waiting for a greeting in
 //! between; all of these servers take that, so connecting costs each of them one round trip.
 
+mod http;
 mod janus;
 mod mqtt;
 mod nats;
 mod redis;
+mod said;
+mod sse;
+mod websocket;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::mem;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +36,45 @@ pub(crate) enum Protocol {
     Nats,
     /// MQTT 3.1.1 with QoS 0.
     Mqtt,
+    /// What subscribers speak with [`Transport::Ws`].
+    #[value(skip)]
+    WebSocket,
+    /// What subscribers speak with [`Transport::Sse`].
+    #[value(skip)]
+    Sse,
+}
+
+/// How the subscribers of a Janus are connected. Publishing is the same for all, so that they can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    /// By the protocol of `--protocol`, on `--to`.
+    Tcp,
+    /// By janus.v1.json over WebSocket, on `--http`.
+    Ws,
+    /// By server-sent events, on `--http`.
+    Sse,
+}
+
+impl Transport {
+    /// What the subscribers speak, where the publisher speaks this.
+    pub(super) fn protocol_of_subscribers(self, publisher: Protocol) -> Protocol {
+        match self {
+            Self::Tcp => publisher,
+            Self::Ws => Protocol::WebSocket,
+            Self::Sse => Protocol::Sse,
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Ws => "ws",
+            Self::Sse => "sse",
+        })
+    }
 }
 
 /// What a server said.
@@ -57,9 +101,9 @@ pub(super) struct Refusal<'a> {
     pub(super) closes: bool,
 }
 
-/// The other end does not speak the protocol: `--protocol` or `--to` is probably wrong.
+/// The other end does not speak the protocol: one of the flags that are named is probably wrong, or `--to`.
 #[derive(Debug, thiserror::Error)]
-#[error("the server does not speak {protocol} (see --protocol): it sent {excerpt:?}")]
+#[error("the server does not speak {protocol} (see {}): it sent {excerpt:?}", protocol.flags())]
 pub(crate) struct Foreign {
     protocol: Protocol,
     excerpt: String,
@@ -77,18 +121,25 @@ impl Protocol {
     /// [`Frame::Ack`], a publisher without one with that or [`Frame::Welcome`].
     ///
     /// The name is one that no other client of the server has.
-    pub(super) fn opening(self, name: &str, topic: Option<&str>) -> Vec<u8> {
+    pub(super) fn opening(self, server: SocketAddr, name: &str, topic: Option<&str>) -> Vec<u8> {
         match self {
             Self::Janus => janus::opening(topic),
             Self::Redis => redis::opening(topic),
             Self::Nats => nats::opening(topic),
             Self::Mqtt => mqtt::opening(name, topic),
+            Self::WebSocket => websocket::opening(server, topic.expect(NO_PUBLISHER)),
+            Self::Sse => sse::opening(server, topic.expect(NO_PUBLISHER)),
         }
     }
 
     /// Appends what publishes a message. The data is a JSON string, which for all but Janus is just bytes.
+    ///
+    /// # Panics
+    ///
+    /// If only subscribers speak the protocol.
     pub(super) fn publish(self, topic: &str, data: &str, out: &mut Vec<u8>) {
         match self {
+            Self::WebSocket | Self::Sse => panic!("{NO_PUBLISHER}"),
             Self::Janus => janus::publish(topic, data, out),
             Self::Redis => redis::publish(topic, data, out),
             Self::Nats => nats::publish(topic, data, out),
@@ -100,8 +151,9 @@ impl Protocol {
     pub(super) fn pong(self) -> &'static [u8] {
         match self {
             Self::Nats => nats::PONG,
+            Self::WebSocket => websocket::PONG,
             // These do not ask.
-            Self::Janus | Self::Redis | Self::Mqtt => b"",
+            Self::Janus | Self::Redis | Self::Mqtt | Self::Sse => b"",
         }
     }
 
@@ -112,6 +164,24 @@ impl Protocol {
             Self::Redis => redis::decode(bytes),
             Self::Nats => nats::decode(bytes),
             Self::Mqtt => mqtt::decode(bytes),
+            Self::WebSocket => websocket::decode(bytes, data_bytes),
+            Self::Sse => sse::decode(bytes, searched, data_bytes),
+        }
+    }
+
+    /// The flags that say where the server is and what it speaks.
+    fn flags(self) -> &'static str {
+        match self {
+            Self::Janus | Self::Redis | Self::Nats | Self::Mqtt => "--protocol",
+            Self::WebSocket | Self::Sse => "--transport and --http",
+        }
+    }
+
+    /// What to look at if nobody listens.
+    pub(super) fn advice_if_refused(self) -> &'static str {
+        match self {
+            Self::Janus | Self::Redis | Self::Nats | Self::Mqtt => " (is the server running?)",
+            Self::WebSocket | Self::Sse => " (is the server running, and --http what its http_listen is?)",
         }
     }
 }
@@ -123,6 +193,8 @@ impl fmt::Display for Protocol {
             Self::Redis => "redis",
             Self::Nats => "nats",
             Self::Mqtt => "mqtt",
+            Self::WebSocket => "janus.v1.json over WebSocket",
+            Self::Sse => "server-sent events",
         })
     }
 }
@@ -207,12 +279,21 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Where the data of a message of this run stands: the last value of its object, as Janus writes it in all formats. A
+/// client that gets tens of thousands of them a second need not parse each.
+fn data_at_the_end(frame: &[u8], data_bytes: usize) -> Option<&[u8]> {
+    let members = frame.strip_suffix(b"}")?;
+    let (before, data) = members.split_at_checked(members.len().checked_sub(data_bytes)?)?;
+    (before.ends_with(b"\"data\":") && data.starts_with(b"\"") && data.ends_with(b"\"")).then_some(data)
+}
+
 /// A length as decimal digits.
 fn length(digits: &[u8]) -> Result<usize, Malformed> {
     let length: usize = str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(Malformed)?;
     if length <= FRAME_BYTES_MAX { Ok(length) } else { Err(Malformed) }
 }
 
+const NO_PUBLISHER: &str = "messages are published with the protocol of --protocol";
 /// More than the data a bench can be told to send.
 const FRAME_BYTES_MAX: usize = 32 << 20;
 /// More than any line but data; the INFO of NATS is the longest.
@@ -295,9 +376,121 @@ mod tests {
                     (vec![0x90, 3, 0, 1, 0x80], refused("SUBACK 128", "no subscription", false)),
                 ]
             }
+            Protocol::WebSocket => {
+                let message = |data: &str| {
+                    let text = format!(
+                        "{{\"type\":\"message\",\"topic\":\"t\",\"seq\":1,\"time\":2,\"event\":\"e\",\
+                         \"message_id\":\"\",\"data\":{data}}}"
+                    );
+                    text_frame(&text)
+                };
+                let long = format!("\"{}\"", "x".repeat(300));
+                let reason = "\"error\":\"topic_unavailable\",\"message\":\"no\"}";
+                vec![
+                    (
+                        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+                            .to_vec(),
+                        format!("{:?}", Frame::Welcome),
+                    ),
+                    (
+                        text_frame(r#"{"type":"welcome","session":"00","resumed":false,"limits":{},"heartbeat_ms":1}"#),
+                        format!("{:?}", Frame::Welcome),
+                    ),
+                    (
+                        text_frame(r#"{"type":"subscribed","topic":"t","epoch":"00","seq":0,"resumed":false}"#),
+                        format!("{:?}", Frame::Ack),
+                    ),
+                    (message(DATA), format!("{:?}", Frame::Message(DATA.as_bytes()))),
+                    (vec![0x89, 0], format!("{:?}", Frame::Ping)),
+                    // Data of another length than this run's is found, too; and a length in two bytes.
+                    (message(&long), format!("{:?}", Frame::Message(long.as_bytes()))),
+                    (vec![0x8a, 1, b'x'], format!("{:?}", Frame::Other)),
+                    (
+                        text_frame(r#"{"type":"gap","topic":"t","epoch":"00","from":1,"to":2}"#),
+                        format!("{:?}", Frame::Other),
+                    ),
+                    (
+                        text_frame(&format!("{{\"type\":\"error\",\"topic\":\"t\",\"code\":4001,{reason}")),
+                        refused("topic_unavailable", "no", false),
+                    ),
+                    (
+                        text_frame(&format!("{{\"type\":\"bye\",\"code\":4001,{reason}")),
+                        refused("topic_unavailable", "no", true),
+                    ),
+                    (vec![0x88, 4, 0x03, 0xea, b'n', b'o'], refused("close 1002", "no", true)),
+                    (vec![0x88, 0], refused("close", "", true)),
+                    (
+                        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 59\r\n\r\n\
+                          {\"error\":{\"code\":\"too_many_connections\",\"message\":\"later\"}}"
+                            .to_vec(),
+                        refused("too_many_connections", "later", true),
+                    ),
+                ]
+            }
+            Protocol::Sse => {
+                let message = |data: &str| {
+                    let before = "{\"topic\":\"t\",\"seq\":1,\"time\":2,\"event\":\"e\",\"message_id\":\"\",\"data\":";
+                    format!("id: 9f.1\ndata: {before}{data}}}\n\n").into_bytes()
+                };
+                let reason = "\"error\":\"server_draining\",\"message\":\"no\"}";
+                vec![
+                    (
+                        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
+                          cache-control: no-store\r\n\r\n"
+                            .to_vec(),
+                        format!("{:?}", Frame::Welcome),
+                    ),
+                    (b"retry: 2000\n\n".to_vec(), format!("{:?}", Frame::Other)),
+                    (b"id: 9f.0\n\n".to_vec(), format!("{:?}", Frame::Ack)),
+                    (message(DATA), format!("{:?}", Frame::Message(DATA.as_bytes()))),
+                    (b":\n\n".to_vec(), format!("{:?}", Frame::Other)),
+                    // A stray blank line, and a field without a space.
+                    (b"\n".to_vec(), format!("{:?}", Frame::Other)),
+                    (b"id:9f.2\ndata:{\"data\":7}\n\n".to_vec(), format!("{:?}", Frame::Message(b"7"))),
+                    (message("{\"a\":1}"), format!("{:?}", Frame::Message(b"{\"a\":1}"))),
+                    (
+                        b"event: gap\nid: 9f.5\ndata: {\"topic\":\"t\",\"from\":3,\"to\":5}\n\n".to_vec(),
+                        format!("{:?}", Frame::Other),
+                    ),
+                    (
+                        format!("event: error\ndata: {{\"topic\":\"t\",\"code\":4002,{reason}\n\n").into_bytes(),
+                        refused("server_draining", "no", false),
+                    ),
+                    (
+                        format!("event: bye\ndata: {{\"code\":4002,{reason}\n\n").into_bytes(),
+                        refused("server_draining", "no", true),
+                    ),
+                    (
+                        b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 42\r\n\r\n\
+                          {\"error\":{\"code\":4403,\"message\":\"no key\"}}"
+                            .to_vec(),
+                        refused("4403", "no key", true),
+                    ),
+                    (b"HTTP/1.1 502 Bad Gateway\r\n\r\n".to_vec(), refused("502 Bad Gateway", "", true)),
+                ]
+            }
         };
         let (bytes, frames): (Vec<Vec<u8>>, Vec<String>) = parts.into_iter().unzip();
         (bytes.concat(), frames)
+    }
+
+    /// A text frame as a server sends it.
+    fn text_frame(text: &str) -> Vec<u8> {
+        let mut frame = vec![0x81];
+        match text.len() {
+            length @ 0..126 => frame.push(length as u8),
+            length @ 126..0x1_0000 => {
+                frame.push(126);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            length => {
+                frame.push(127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(text.as_bytes());
+        frame
     }
 
     fn frames(protocol: Protocol, pieces: &[&[u8]]) -> Vec<String> {
@@ -314,7 +507,8 @@ mod tests {
         frames
     }
 
-    const ALL: [Protocol; 4] = [Protocol::Janus, Protocol::Redis, Protocol::Nats, Protocol::Mqtt];
+    const ALL: [Protocol; 6] =
+        [Protocol::Janus, Protocol::Redis, Protocol::Nats, Protocol::Mqtt, Protocol::WebSocket, Protocol::Sse];
 
     #[test]
     fn every_frame_of_a_server_is_understood() {
@@ -394,6 +588,41 @@ mod tests {
                 b"\xff\xff\xff\x0f",
                 b"\xd0\x00",
             ],
+            Protocol::WebSocket => &[
+                b"HTTP/1.1 101 OK\r\n",
+                b"HTTP/1.1 403 No\r\n",
+                b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
+                b"content-length: 3\r\n",
+                b"\r\n",
+                b"\x81\x13{\"data\":\"12345678\"}",
+                b"\x81\x7e\x00\x13{\"data\":\"12345678\"}",
+                b"\x81\x7f\x00\x00\x00\x00\x00\x00\x00\x02{}",
+                b"\x81\x7f\x00\x00\x00\x00\x02\x00\x00\x01",
+                b"\x81\x1b{\"type\":\"message\",\"data\":7}",
+                b"\x81\x15{\"type\":\"subscribed\"}",
+                b"\x81",
+                b"\x88\x02\x03\xe8",
+                b"\x89\x00",
+                b"\x8a\x7e",
+                b"\x82\x01x",
+            ],
+            Protocol::Sse => &[
+                b"HTTP/1.1 200 OK\r\n",
+                b"HTTP/1.1 403 No\r\n",
+                b"content-type: text/event-stream\r\n",
+                b"content-length: 3\r\n",
+                b"\r\n",
+                b"\n",
+                b"id: 1\n",
+                b"data: {\"data\":\"12345678\"}\n",
+                b"data: {\"data\":7}\n",
+                b"data: {\"error\":\"bad_topic\",\"message\":\"no\"}\n",
+                b"event: error\n",
+                b"event: gap\n",
+                b":\n\n",
+                b"retry: 7\n",
+                b"other: 7\n",
+            ],
         };
         let fragment = prop_oneof![
             9 => proptest::sample::select(words).prop_map(<[u8]>::to_vec),
@@ -444,6 +673,34 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_as_long_as_any_comes_through_in_pieces() {
+        let data = format!("\"{}\"", "x".repeat(70_000));
+        let bytes = text_frame(&format!("{{\"type\":\"message\",\"topic\":\"t\",\"data\":{data}}}"));
+        let pieces: Vec<&[u8]> = bytes.chunks(9_000).collect();
+        let expected = [format!("{:?}", Frame::Message(data.as_bytes()))];
+        assert_eq!(frames(Protocol::WebSocket, &pieces), expected);
+        let block = format!("id: 9f.1\ndata: {{\"topic\":\"t\",\"data\":{data}}}\n\n");
+        let pieces: Vec<&[u8]> = block.as_bytes().chunks(9_000).collect();
+        assert_eq!(frames(Protocol::Sse, &pieces), expected);
+    }
+
+    #[test]
+    fn what_opens_a_stream_of_http_is_sent_in_one_piece() {
+        let server = "127.0.0.1:8080".parse().unwrap();
+        let bytes = Protocol::WebSocket.opening(server, "name", Some("t"));
+        let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+        let request = str::from_utf8(&bytes[..head]).unwrap();
+        assert!(request.starts_with("GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUpgrade: websocket\r\n"), "{request}");
+        let (hello, subscribe) = (br#"{"type":"hello"}"#, br#"{"type":"subscribe","topic":"t"}"#);
+        // Masked, as a client's frames must be, with zeros.
+        let frames = [&[0x81, 0x80 | 16, 0, 0, 0, 0][..], hello, &[0x81, 0x80 | 32, 0, 0, 0, 0], subscribe].concat();
+        assert_eq!(bytes[head..], frames);
+        let bytes = Protocol::Sse.opening(server, "name", Some("t"));
+        let expected = "GET /events?topic=t HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\n\r\n";
+        assert_eq!(str::from_utf8(&bytes), Ok(expected));
+    }
+
+    #[test]
     fn what_follows_the_frame_that_ends_a_client_is_not_handed_out() {
         let mut seen = 0;
         let each = |_: Frame<'_>| {
@@ -457,7 +714,7 @@ mod tests {
     #[test]
     fn another_protocol_is_told_by_what_the_server_sent() {
         let greeting = b"{\"timestamp\":[1,2,3],\"token\":\"00ff\"}\x01";
-        let foreign: [(Protocol, &[u8]); 11] = [
+        let foreign: [(Protocol, &[u8]); 25] = [
             (Protocol::Redis, greeting),
             (Protocol::Redis, b"*1\r\n$-5\r\n"),
             (Protocol::Redis, b"*1\r\n$99999999999\r\n"),
@@ -469,6 +726,22 @@ mod tests {
             (Protocol::Mqtt, greeting),
             (Protocol::Mqtt, b"\x30\xff\xff\xff\xff\x01"),
             (Protocol::Mqtt, b"\x30\x03\x00\x05t"),
+            (Protocol::WebSocket, greeting),
+            // An answer to another key: something in between has kept it.
+            (Protocol::WebSocket, b"HTTP/1.1 101 OK\r\nSec-WebSocket-Accept: AAAA\r\n\r\n"),
+            (Protocol::WebSocket, b"HTTP/1.0 200 OK\r\n\r\n"),
+            (Protocol::WebSocket, b"HTTP/1.1 403\nlength\n\n"),
+            (Protocol::WebSocket, b"\x81\x02no"),
+            (Protocol::WebSocket, b"\x81\x81\x00\x00\x00\x00x"),
+            (Protocol::WebSocket, b"\x82\x00"),
+            (Protocol::WebSocket, b"\x01\x00"),
+            (Protocol::WebSocket, b"\x89\x7e"),
+            (Protocol::WebSocket, b"\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff"),
+            (Protocol::Sse, greeting),
+            (Protocol::Sse, b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n"),
+            // Chunks, which Janus does not send.
+            (Protocol::Sse, b"d\r\nretry: 2000\n\n\r\n"),
+            (Protocol::Sse, b"data: {}\ndata: {}\n\n"),
         ];
         for (protocol, bytes) in foreign {
             let each = |frame: Frame<'_>| panic!("{protocol}: {frame:?}");
@@ -488,7 +761,8 @@ mod tests {
         let said = |protocol: Protocol| {
             let mut message = Vec::new();
             protocol.publish("t", "\"x\"", &mut message);
-            [text(protocol.opening("me", Some("t"))), text(protocol.opening("me", None)), text(message)]
+            let opening = |topic| text(protocol.opening("127.0.0.1:1".parse().unwrap(), "me", topic));
+            [opening(Some("t")), opening(None), text(message)]
         };
         assert_eq!(
             said(Protocol::Redis),

@@ -1,0 +1,148 @@
+//! A client of server-sent events.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::{Client, Place, Reader, Seen};
+use super::{Begun, ResponseHead};
+use crate::wire::Position;
+
+/// A client of server-sent events ([`Sse`](crate::wire::Sse)) at `/events`, as on an
+/// [`HttpPort`](crate::wire::HttpPort).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SseClient;
+
+fn request(target: &str, headers: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n{headers}\r\n").into_bytes()
+}
+
+fn target(topic: &str) -> String {
+    let mut target = "/events?topic=".to_owned();
+    for byte in topic.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            target.push(byte.into());
+        } else {
+            target.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    target
+}
+
+impl Client for SseClient {
+    fn subscribe(&self, topic: &str) -> Vec<u8> {
+        request(&target(topic), "")
+    }
+
+    fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+        Some(request(&target(&place.topic), &format!("last-event-id: {}\r\n", place.position?)))
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(SseReader::default())
+    }
+
+    fn subscribes_again(&self) -> bool {
+        false
+    }
+
+    fn garbage(&self) -> Vec<Vec<u8>> {
+        vec![
+            request("/events", ""),
+            request("/events?topic=a&topic=a", ""),
+            request("/events?topic=a", "origin: https://elsewhere.example\r\n"),
+            b"POST /events?topic=a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            b"GET /events?topic=a HTTP/9.9\r\nhost: localhost\r\n\r\n".to_vec(),
+            b"GET /events?topic=a\r\n\r\n".to_vec(),
+            b"GET /events?topic=a HTTP/1.1\r\nno header\r\n\r\n".to_vec(),
+            b"\0\xff\0\xff\r\n\r\n".to_vec(),
+        ]
+    }
+}
+
+#[derive(Default)]
+struct SseReader {
+    head: ResponseHead,
+    /// The lines of a block that has not ended.
+    block: Vec<u8>,
+}
+
+impl Reader for SseReader {
+    fn read(&mut self, input: &[u8], seen: &mut Vec<Seen>) {
+        if self.head.over {
+            return self.read_blocks(input, seen);
+        }
+        match self.head.read(input) {
+            Some(Begun::With(200, rest)) => {
+                seen.push(Seen::Opened { session: None });
+                self.read_blocks(&rest, seen);
+            }
+            Some(Begun::With(status, _)) => seen.push(Seen::Bye { code: status.to_string() }),
+            Some(Begun::Wrong(head)) => seen.push(Seen::Unknown(head)),
+            None => {}
+        }
+    }
+}
+
+impl SseReader {
+    fn read_blocks(&mut self, input: &[u8], seen: &mut Vec<Seen>) {
+        self.block.extend_from_slice(input);
+        let mut start = 0;
+        while let Some(length) = self.block[start..].windows(2).position(|window| window == b"\n\n") {
+            let block = String::from_utf8_lossy(&self.block[start..start + length]);
+            seen.push(understand(&block).unwrap_or_else(|| Seen::Unknown(block.into_owned())));
+            start += length + 2;
+        }
+        self.block.drain(..start);
+    }
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    topic: String,
+    seq: u64,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    from: Option<u64>,
+    to: Option<u64>,
+    resumed: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    error: String,
+}
+
+/// What a block says; `None` if no such block exists.
+fn understand(block: &str) -> Option<Seen> {
+    let (mut event, mut id, mut data) = (None, None, None);
+    for line in block.lines().filter(|line| !line.starts_with(':')) {
+        let (field, value) = line.split_once(": ")?;
+        match field {
+            "event" => event = Some(value),
+            "id" => id = Some(value.parse::<Position>().ok()?),
+            "data" => data = Some(value),
+            "retry" => {}
+            _ => return None,
+        }
+    }
+    let seen = match (event, data) {
+        (None, None) => id.map_or(Seen::Other, |position| Seen::subscribed().at(position)),
+        (None, Some(data)) => {
+            let message: Message<'_> = serde_json::from_str(data).ok()?;
+            // What the browser would come back with.
+            (id?.seq == message.seq).then(|| Seen::message(message.topic, Some(message.seq), message.data.get()))?
+        }
+        (Some("gap"), Some(data)) => match serde_json::from_str(data).ok()? {
+            Gap { resumed: Some(false), .. } => Seen::subscribed().at(id?).resumed(false),
+            Gap { from, to, .. } => Seen::Gap { from: from?, to: to? },
+        },
+        (Some("error"), Some(data)) => Seen::Error { code: serde_json::from_str::<Failure>(data).ok()?.error },
+        (Some("bye"), Some(data)) => Seen::Bye { code: serde_json::from_str::<Failure>(data).ok()?.error },
+        _ => return None,
+    };
+    Some(seen)
+}

@@ -1,0 +1,189 @@
+//! The checks of what a transport does when clients misbehave, and when parts of the server crash.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fastrand::Rng;
+
+use super::checks::{Server, Stage, Stop, failed, skipped};
+use super::connection::Connection;
+use crate::config::Config;
+use crate::wire::Limits;
+
+/// The input that never changes.
+const FIXED_SEED: u64 = 0x6a61_6e75_7331_3030;
+
+pub(super) async fn garbage(stage: &Stage<'_>) -> Result<(), Stop> {
+    let garbage = stage.client.garbage();
+    if garbage.is_empty() {
+        return Err(skipped("the client names no garbage"));
+    }
+    let server = stage.start(Config::default()).await?;
+    let mut bystander = server.bystander().await?;
+    for bytes in garbage {
+        let what = format!("the garbage {}", bytes[..bytes.len().min(80)].escape_ascii());
+        let mut connection = server.connect().await?;
+        connection.send(&bytes).await?;
+        connection.refused(&what).await?;
+        bystander.notices_nothing(&server).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn random_input(stage: &Stage<'_>) -> Result<(), Stop> {
+    const DECODED: usize = 3_000;
+    const CONNECTIONS: usize = 100;
+    let limits = Limits { max_frame_bytes: 4_096, max_topic_bytes: 255, max_topics: 128 };
+    let server = stage.start(Config { max_frame_bytes: limits.max_frame_bytes, ..Config::default() }).await?;
+    let mut bystander = server.bystander().await?;
+    for seed in [FIXED_SEED, stage.seed] {
+        let mut rng = Rng::with_seed(seed);
+        for _ in 0..DECODED {
+            let input = damaged(stage, &mut rng);
+            let cut = rng.usize(..=input.len());
+            let (head, tail) = input.split_at(cut);
+            let decoded = catch_unwind(AssertUnwindSafe(|| stage.decode(&[head, tail], &limits)));
+            if decoded.is_err() {
+                return Err(failed(format!("on {} (seed {seed})", input.escape_ascii())));
+            }
+        }
+        for count in 0..CONNECTIONS {
+            let input = damaged(stage, &mut rng);
+            let mut connection = server.connect().await?;
+            leave_after(&mut connection, &input).await.map_err(|stop| match stop {
+                Stop::Failed(reason) => failed(format!("{reason} (seed {seed}, after {})", input.escape_ascii())),
+                stop @ Stop::Skipped(_) => stop,
+            })?;
+            if count % 10 == 0 {
+                bystander.notices_nothing(&server).await?;
+            }
+        }
+    }
+    bystander.notices_nothing(&server).await?;
+    gone(&server).await
+}
+
+/// Bytes of no meaning, or a conversation in which something was changed.
+fn damaged(stage: &Stage<'_>, rng: &mut Rng) -> Vec<u8> {
+    let noise = |rng: &mut Rng| (0..rng.usize(1..2_000)).map(|_| rng.u8(..)).collect::<Vec<u8>>();
+    let mut input = match rng.u8(..4) {
+        0 => return noise(rng),
+        1 => {
+            let opened = stage.client.open();
+            return [opened, noise(rng)].concat();
+        }
+        _ => stage.conversation("hostile"),
+    };
+    for _ in 0..rng.usize(1..6) {
+        let at = rng.usize(..input.len());
+        match rng.u8(..5) {
+            0 => input[at] = rng.u8(..),
+            1 => input[at] ^= 1 << rng.u8(..8),
+            2 if input.len() > 1 => drop(input.remove(at)),
+            3 => input.insert(at, rng.u8(..)),
+            _ => {
+                let end = input.len().min(at + rng.usize(1..40));
+                let twice = input[at..end].to_vec();
+                input.splice(at..at, twice);
+            }
+        }
+    }
+    input
+}
+
+/// Sends this, ends its side, and waits for the server to end the other.
+async fn leave_after(connection: &mut Connection, input: &[u8]) -> Result<(), Stop> {
+    connection.read_anything();
+    connection.send(input).await?;
+    connection.half_close().await;
+    connection.end("the client's own end").await.map(drop)
+}
+
+/// Only the bystander is still there.
+async fn gone(server: &Server<'_>) -> Result<(), Stop> {
+    server.until("the connections of clients that left to end", || server.janus.stats().connections == 1).await
+}
+
+pub(super) async fn truncated(stage: &Stage<'_>) -> Result<(), Stop> {
+    let conversation = stage.conversation("truncated");
+    let server = stage.start(Config::default()).await?;
+    let mut bystander = server.bystander().await?;
+    for length in 0..conversation.len() {
+        let mut connection = server.connect().await?;
+        leave_after(&mut connection, &conversation[..length]).await.map_err(|stop| match stop {
+            Stop::Failed(reason) => failed(format!("after {length} bytes: {reason}")),
+            stop @ Stop::Skipped(_) => stop,
+        })?;
+        if length % 10 == 0 {
+            bystander.notices_nothing(&server).await?;
+        }
+    }
+    gone(&server).await?;
+    if server.subscribers("truncated") > 0 {
+        return Err(failed("a client that is gone is still subscribed"));
+    }
+    bystander.notices_nothing(&server).await
+}
+
+#[cfg(not(feature = "fault-injection"))]
+pub(super) async fn connection_crash(_: &Stage<'_>) -> Result<(), Stop> {
+    Err(skipped("built without the feature fault-injection"))
+}
+
+#[cfg(not(feature = "fault-injection"))]
+pub(super) async fn topic_crash(_: &Stage<'_>) -> Result<(), Stop> {
+    Err(skipped("built without the feature fault-injection"))
+}
+
+#[cfg(feature = "fault-injection")]
+pub(super) async fn connection_crash(stage: &Stage<'_>) -> Result<(), Stop> {
+    let server = stage.start(Config::default()).await?;
+    let mut bystander = server.bystander().await?;
+    let mut victim = server.subscriber("victim").await?;
+    let Some(addr) = victim.addr else {
+        return Err(skipped("this carrier does not tell the address of its clients"));
+    };
+    server.janus.inject(crate::fault::Fault::Transport(addr));
+    victim.end("a crash of its actor").await?;
+    gone(&server).await?;
+    server.until("the subscription to end", || server.subscribers("victim") == 0).await?;
+    bystander.notices_nothing(&server).await?;
+    let mut next = server.subscriber("victim").await?;
+    server.publish("victim", "1").await?;
+    next.message("victim").await.map(drop)
+}
+
+#[cfg(feature = "fault-injection")]
+pub(super) async fn topic_crash(stage: &Stage<'_>) -> Result<(), Stop> {
+    use crate::fault::Fault;
+    use crate::supervision::State;
+    const CLIENTS: usize = 10;
+    let server = stage.start(Config { inline_subscribers: 64, ..Config::default() }).await?;
+    let clients = (0..CLIENTS).map(|_| server.subscriber("crash"));
+    let mut clients = futures_util::future::try_join_all(clients).await?;
+    let restarts = || {
+        let tree = server.janus.tree();
+        let topics = tree.find("topic_supervisor").map(|node| node.children.clone()).unwrap_or_default();
+        topics.iter().filter(|topic| topic.state == State::Running).map(|topic| topic.restarts).sum::<u64>()
+    };
+    let mut number = 0;
+    // Two crashes are restarted warm.
+    for crash in 1..=2 {
+        server.janus.inject(Fault::TopicSend(4));
+        for _ in 0..5 {
+            number += 1;
+            server.publish("crash", &number.to_string()).await?;
+        }
+        server.until("the topic to be restarted", || restarts() == crash).await?;
+        number += 1;
+        server.publish("crash", &number.to_string()).await?;
+    }
+    for client in &mut clients {
+        for expected in 1..=number {
+            let data = client.message("crash").await?;
+            if data.trim() != expected.to_string() {
+                return Err(client.stop(format!("{data} came instead of message {expected}")));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! How a connection becomes a served client, another codec's, or somebody else's altogether.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use super::subscribing::leave;
+use super::{Outcome, Step, Transport};
+use crate::client_proxy::{Claimed, SessionToken};
+use crate::delivery::{End, Link};
+use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
+use crate::listener::{PassOn, PassedOn};
+use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Refusal};
+
+pub(super) struct PassingOn {
+    pub(super) take: PassOn,
+    pub(super) received: Vec<u8>,
+}
+
+impl Transport {
+    /// Serves the client once it is known who it is; where nobody wants to know, at once.
+    pub(crate) fn open(&mut self, mut open: Open) {
+        let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
+        let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
+        (request.auth, request.request) = (open.auth.take(), open.request.take());
+        let answer = hooks.authenticate(request);
+        self.step = Step::Waiting(Box::pin(answer.map(|identity| Outcome::Authenticated(Box::new(open), identity))));
+    }
+
+    pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(Refused { code, message, retry_after }) => {
+                log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
+                let usual = refusal(code, &message);
+                let reconnect_after = retry_after.or(usual.reconnect_after);
+                self.say_goodbye(Refusal { reconnect_after, ..usual });
+                return self.close();
+            }
+        };
+        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);
+        let client = Arc::new(client);
+        self.session.identify(&client);
+        self.serve(open);
+        self.tell_observers(News::Connected(client));
+    }
+
+    pub(super) fn codec_name(&self) -> &'static str {
+        self.shared.codecs().name(self.slot.codec())
+    }
+
+    pub(super) fn tell_observers(&self, news: News) {
+        if let Some(hooks) = &self.shared.hooks {
+            hooks.tell(news);
+        }
+    }
+
+    /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
+    pub(super) fn serve(&mut self, open: Open) {
+        let shared = Arc::clone(&self.shared);
+        shared.sessions.attach(Arc::clone(&self.session));
+        let mut resumed = false;
+        if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
+            let own = self.session.token;
+            resumed = self.claim(&token);
+            if resumed {
+                // Its client knows no other position than those it says itself, topic by topic.
+                self.session = shared.sessions.rename(&self.session, own);
+                self.session.attached(Vec::new());
+            }
+        }
+        shared.connections.set_session(&self.slot, &self.session);
+        self.opened = true;
+        let codec = self.slot.codec();
+        if shared.codecs().beats_from_the_start(codec) {
+            self.slot.expect_silence(shared.clock.tick());
+        }
+        self.slot.tell(&Event::Opened {
+            session: &self.session.token.to_hex(),
+            resumed,
+            limits: &shared.wire_limits(),
+            heartbeat: shared.config.heartbeat_interval,
+        });
+    }
+
+    /// Takes over the session of `token`, and ends the connection that had it; false if there is none.
+    pub(super) fn claim(&mut self, token: &SessionToken) -> bool {
+        let Some(Claimed { session, older }) = self.shared.sessions.claim(token, &self.session, &self.slot) else {
+            return false;
+        };
+        self.session = session;
+        self.shared.connections.set_session(&self.slot, &self.session);
+        if let Some((slot, joined)) = older {
+            slot.end(End::SessionTaken);
+            for (topic, subscription) in joined {
+                leave(&topic, subscription);
+            }
+        }
+        true
+    }
+
+    pub(super) fn become_successor(&mut self, bytes: Bytes) {
+        let successor = self.decoder.successor();
+        let Some((codec, decoder)) = successor
+            .and_then(|(place, decoder)| Some((self.shared.codecs().successor(self.slot.codec(), place)?, decoder)))
+        else {
+            log::error!("{}: a decoder has named no successor", self.origin.codec.name());
+            return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server"));
+        };
+        self.slot.send(bytes);
+        self.slot.set_codec(codec);
+        self.decoder = decoder;
+        if self.shared.codecs().opens(codec) == Opens::AtOnce && !self.opened {
+            self.open(Open::default());
+        }
+    }
+
+    /// Gives the stream to whoever takes what is none of ours; what follows in the input goes along.
+    pub(super) fn pass_on(&mut self) {
+        let Some(take) = self.origin.pass_on.clone() else {
+            return self.answer_error(FrameError::new(ErrorCode::BadOpen, "there is nothing here"));
+        };
+        let received = self.decoder.take_received();
+        self.step = Step::PassingOn(Box::new(PassingOn { take, received }));
+    }
+
+    /// Carries out what [`pass_on`](Self::pass_on) began, when it is known what else was read.
+    pub(super) fn finish_passing_on(&mut self) {
+        let Step::PassingOn(passing) = std::mem::replace(&mut self.step, Step::Over) else { return };
+        let PassingOn { take, mut received } = *passing;
+        if let Some(rest) = self.rest.take() {
+            received.extend_from_slice(&rest);
+        }
+        let peer = self.session.peer;
+        let stream = match self.slot.take_link().map(Link::into_stream) {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
+            // It has been cut off meanwhile.
+            None => return,
+        };
+        take(PassedOn { stream, received: received.into(), peer });
+    }
+}
+
+/// When a client that was told to try again may come back: the first and the last moment. Those that are told together must
+/// not come together.
+const TRY_AGAIN: Range<u64> = 100..2_000;
+
+/// The same for one that was told to slow down.
+const SLOW_DOWN: Range<u64> = 5_000..15_000;
+
+/// Why a client is not served, and when it may come back.
+pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
+    let window = match code.class() {
+        ErrorClass::TryAgain => Some(TRY_AGAIN),
+        ErrorClass::SlowDown => Some(SLOW_DOWN),
+        ErrorClass::DoNot => None,
+    };
+    // Any moment will do if the system has no randomness to give.
+    let random = || getrandom::u64().unwrap_or_default();
+    let reconnect_after =
+        window.map(|window| Duration::from_millis(window.start + random() % (window.end - window.start)));
+    Refusal { id: None, code, message, reconnect_after }
+}

@@ -1,0 +1,216 @@
+//! Coming back: an attach takes over an earlier session, and what was missed is replayed from the topics' rings.
+
+use std::sync::Arc;
+use std::task::{self, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
+use super::subscribing::{find_or_create, leave};
+use super::{CONTROL_TIMEOUT, Outcome, Step, Transport};
+use crate::client_proxy::{Cursor, SessionToken};
+use crate::delivery::{End, Subscription};
+use crate::hooks::Refused;
+use crate::topic::{CatchUp, TopicError, TopicState};
+use crate::turn::yield_now;
+use crate::wire::{ErrorCode, Event, FrameError, TopicName};
+
+/// What a client that comes back has said, when its topics exist.
+pub(super) struct Prepared {
+    pub(super) received: Vec<(TopicName, u64)>,
+    /// The token that the connection was greeted with.
+    pub(super) own: SessionToken,
+    /// The topics that could not be made.
+    pub(super) failed: Vec<(TopicName, TopicError)>,
+    /// The topics that it may not subscribe to.
+    pub(super) denied: Vec<(TopicName, Refused)>,
+}
+
+/// One topic that a client wants to go on with.
+pub(super) struct Wanted {
+    pub(super) name: TopicName,
+    /// Whether it was subscribed to it before.
+    pub(super) kept: bool,
+    /// The topic of its cursor, the number that its count began with, and the count; nothing if it cannot know where it was.
+    pub(super) from: Option<(Arc<TopicState>, u64, u64)>,
+}
+
+/// The topics that a client still has to catch up with; the last one is next.
+pub(super) struct Replaying(pub(super) Vec<Replay>);
+
+/// One topic that a client resumes.
+pub(super) struct Replay {
+    /// Keeps the topic from ending as unused until the client is on its list.
+    pub(super) cursor: Cursor,
+    pub(super) subscription: Arc<Subscription>,
+    /// The next number it is to get.
+    pub(super) from: u64,
+}
+
+impl Transport {
+    /// Takes over the session of `token`, or begins anew with the topics that the client names if there is none.
+    pub(super) fn attach(&mut self, token: &str, received: Vec<(TopicName, u64)>) {
+        if received.len() > self.shared.config.max_topics_per_client {
+            let message = "these are more topics than one client may be subscribed to";
+            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
+        }
+        let own = self.session.token;
+        if let Some(token) = SessionToken::from_hex(token) {
+            self.claim(&token);
+        }
+        let mut missing = Vec::new();
+        let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
+        self.session.with_cursors(|cursors| {
+            missing.extend(cursors.iter().map(|cursor| &cursor.topic.name).filter(|name| is_missing(name)).cloned());
+        });
+        missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
+        let mut prepared = Box::new(Prepared { received, own, failed: Vec::new(), denied: Vec::new() });
+        let mut asked = Vec::new();
+        for Wanted { name, .. } in self.wanted(&prepared.received) {
+            match self.permission_to_subscribe(&name) {
+                Ok(None) => {}
+                Ok(Some(answer)) => asked.push(answer.map(|answer| answer.err().map(|denied| (name, denied)))),
+                Err(denied) => prepared.denied.push((name, denied)),
+            }
+        }
+        if missing.is_empty() && asked.is_empty() {
+            return self.resume(*prepared);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.step = Step::Waiting(Box::pin(async move {
+            prepared.denied.extend(join_all(asked).await.into_iter().flatten());
+            missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
+            let create_all = async {
+                for name in missing {
+                    if let Err(error) = find_or_create(&shared, &name).await {
+                        prepared.failed.push((name, error));
+                    }
+                }
+            };
+            // One for which there was no time is not there when its turn comes.
+            let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
+            Outcome::Prepared(prepared)
+        }));
+    }
+
+    /// Joins the topics of the session, each from where the client was if that is possible, and tells it which are.
+    ///
+    /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
+    /// answer and the first moment of a subscription.
+    ///
+    /// The session goes on under the connection's own token if the client has to count afresh anywhere: a client that never
+    /// gets this answer comes back with the old token, and its old counts must not be taken for new ones.
+    pub(super) fn resume(&mut self, prepared: Prepared) {
+        let Prepared { received, own, failed, denied } = prepared;
+        let tick = self.shared.clock.tick();
+        let mut joined = Vec::new();
+        let mut replays = Vec::new();
+        let mut answers = Vec::new();
+        let mut errors = Vec::new();
+        for Wanted { name, kept, from } in self.wanted(&received) {
+            if let Some((_, denied)) = denied.iter().find(|(denied, _)| *denied == name) {
+                errors.push((name, denied.code, denied.message.clone()));
+                continue;
+            }
+            if joined.len() >= self.shared.config.max_topics_per_client {
+                let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+                errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
+                continue;
+            }
+            let Some(topic) = self.shared.topics.find(name.as_str()) else {
+                let error = failed.iter().find(|(failed, _)| *failed == name);
+                let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
+                errors.push((name, error.code(), error.to_string()));
+                continue;
+            };
+            let subscription = Arc::new(self.subscription(&name));
+            let resumes =
+                from.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
+                    let from = first_seq.checked_add(count)?;
+                    Some((first_seq, from, topic.missed_since(from, tick).ok()??))
+                });
+            let missed = if let Some((first_seq, from, missed)) = resumes {
+                subscription.count_from(first_seq);
+                let cursor = Cursor::new(&topic, first_seq);
+                replays.push(Replay { cursor, subscription: Arc::clone(&subscription), from });
+                Some(missed)
+            } else {
+                let entry = Arc::clone(&subscription);
+                if let Err(error) = if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
+                    errors.push((name, error.code(), error.to_string()));
+                    continue;
+                }
+                None
+            };
+            joined.push((topic, subscription));
+            answers.push((name, missed));
+        }
+        if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
+            self.session = self.shared.sessions.rename(&self.session, own);
+            self.shared.connections.set_session(&self.slot, &self.session);
+        }
+        joined.shrink_to_fit();
+        for (topic, subscription) in self.session.attached(joined) {
+            leave(&topic, subscription);
+        }
+        self.slot.tell(&Event::Attached { topics: &answers, session: &self.session.token.to_hex() });
+        for (name, code, message) in errors {
+            self.tell_error(None, Some(&name), code, &message);
+        }
+        // Those that need no replay join at once, too.
+        self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
+    }
+
+    /// The topics of a session that is being taken over, and those besides that its client names.
+    pub(super) fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
+            let wanted = cursors.iter().map(|cursor| {
+                let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
+                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
+                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
+                Wanted { name: cursor.topic.name.clone(), kept: true, from }
+            });
+            wanted.collect()
+        });
+        for (name, _) in received {
+            if wanted.iter().all(|other| other.name != *name) {
+                wanted.push(Wanted { name: name.clone(), kept: false, from: None });
+            }
+        }
+        wanted
+    }
+
+    pub(super) fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let tick = self.shared.clock.tick();
+        while let Step::Replaying(replaying) = &mut self.step {
+            let Replaying(replays) = &mut **replaying;
+            let Some(replay) = replays.last_mut() else {
+                self.step = Step::Reading;
+                break;
+            };
+            // Whoever takes what it asked for gets more; what waits is written by `run`.
+            if !self.slot.is_flushed() {
+                return Poll::Pending;
+            }
+            match replay.cursor.topic.catch_up(&replay.subscription, replay.from, tick) {
+                Ok(CatchUp::Joined) => {
+                    replays.pop();
+                }
+                Ok(CatchUp::More(from)) => {
+                    replay.from = from;
+                    // A mass of clients that come back must not stop everybody else for as long as they replay.
+                    return yield_now(cx);
+                }
+                // It was told that it would have them.
+                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                    let (topic, from) = (&replay.cursor.topic, replay.from);
+                    let epoch = topic.epoch();
+                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
+                    replay.from = first;
+                }
+                Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),
+            }
+        }
+        Poll::Ready(())
+    }
+}

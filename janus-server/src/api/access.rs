@@ -1,0 +1,144 @@
+//! Who may use the API: whoever has the key or, where there is none, this machine alone.
+
+use std::net::{IpAddr, SocketAddr};
+
+use janus_core::wire::{AllowedOrigins, ErrorCode, HttpError, HttpRequest};
+use subtle::ConstantTimeEq as _;
+
+use crate::settings::ApiKey;
+
+/// The rule, which follows from the settings.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// Whoever shows the key.
+    Key(ApiKey),
+    /// Anybody who can connect, because only programs of this machine can.
+    ThisMachine(AllowedOrigins),
+    /// Nobody: there is no key, and other machines can connect.
+    Closed,
+}
+
+impl Access {
+    pub(super) fn new(api_key: &ApiKey, http_listen: &[SocketAddr], origins: AllowedOrigins) -> Self {
+        if api_key.reveal().is_some() {
+            Self::Key(api_key.clone())
+        } else if http_listen.iter().all(|addr| addr.ip().to_canonical().is_loopback()) {
+            Self::ThisMachine(origins)
+        } else {
+            Self::Closed
+        }
+    }
+
+    /// Whether a request may be carried out.
+    pub(super) fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
+        match self {
+            Self::Key(key) => {
+                let expected = key.reveal().unwrap_or_default();
+                let shown = request.header("authorization").and_then(bearer);
+                if shown.is_some_and(|shown| shown.as_bytes().ct_eq(expected.as_bytes()).into()) {
+                    return Ok(());
+                }
+                let message = match shown {
+                    Some(_) => "this key is not the server's api_key",
+                    None => "show the server's api_key in a header: Authorization: Bearer KEY",
+                };
+                Err(HttpError::new(401, ErrorCode::Unauthorized.as_str(), message))
+            }
+            Self::ThisMachine(origins) => {
+                // A page whose own name leads to this machine (DNS rebinding) is of the same host for the browser.
+                if !request.header("host").is_none_or(names_no_site) {
+                    let message = "without a key the API is for this machine only, and Host must be localhost or an IP \
+                                   address; set api_key (JANUS_API_KEY) to serve it under a name";
+                    return Err(HttpError::new(403, "api_key_required", message));
+                }
+                origins.check(request)
+            }
+            Self::Closed => {
+                let message = "the API is closed, because the server listens on an address that is not loopback and has \
+                               no key; set api_key (JANUS_API_KEY)";
+                Err(HttpError::new(403, "api_key_required", message))
+            }
+        }
+    }
+}
+
+/// What stands behind `Bearer`.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, key) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+fn names_no_site(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "correct-horse-battery";
+
+    fn access(key: &str, listen: &[&str]) -> Access {
+        let listen: Vec<SocketAddr> = listen.iter().map(|addr| addr.parse().unwrap()).collect();
+        Access::new(&ApiKey::new(key), &listen, AllowedOrigins::new(["http://app.example"]))
+    }
+
+    fn status(access: &Access, headers: &[(&str, &str)]) -> u16 {
+        let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        access.check(&HttpRequest { headers, ..HttpRequest::default() }).map_or_else(|error| error.status, |()| 200)
+    }
+
+    #[test]
+    fn without_a_key_it_is_closed_unless_every_listener_is_on_loopback() {
+        let host = [("host", "127.0.0.1:8080")];
+        for listen in [&["127.0.0.1:8080"][..], &["[::1]:8080", "127.9.9.9:1"], &["[::ffff:127.0.0.1]:1"]] {
+            assert_eq!(status(&access("", listen), &host), 200, "{listen:?}");
+        }
+        for listen in [&["0.0.0.0:8080"][..], &["[::]:8080"], &["127.0.0.1:8080", "10.0.0.1:8080"]] {
+            assert_eq!(status(&access("", listen), &host), 403, "{listen:?}");
+            let shown = [("authorization", &*format!("Bearer {KEY}"))];
+            assert_eq!(status(&access("", listen), &shown), 403, "a key that is none opens nothing");
+            assert_eq!(status(&access(KEY, listen), &shown), 200);
+        }
+    }
+
+    #[test]
+    fn a_key_must_be_shown_whole_also_on_loopback() {
+        let access = access(KEY, &["127.0.0.1:8080"]);
+        for header in [format!("Bearer {KEY}"), format!("bearer  {KEY} ")] {
+            assert_eq!(status(&access, &[("authorization", &header)]), 200, "{header}");
+        }
+        let (shorter, longer) = (&KEY[..KEY.len() - 1], format!("{KEY}x"));
+        for header in [
+            "",
+            "Bearer",
+            "Bearer ",
+            KEY,
+            &format!("Basic {KEY}"),
+            &format!("Bearer {shorter}"),
+            &format!("Bearer {longer}"),
+        ] {
+            assert_eq!(status(&access, &[("authorization", header)]), 401, "{header}");
+        }
+        assert_eq!(status(&access, &[]), 401);
+    }
+
+    #[test]
+    fn without_a_key_no_page_of_another_site_gets_in() {
+        let access = access("", &["127.0.0.1:8080"]);
+        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]"] {
+            assert_eq!(status(&access, &[("host", host)]), 200, "{host}");
+        }
+        for host in ["evil.example:8080", "localhost.evil.example", "", "127.0.0.1.evil.example"] {
+            assert_eq!(status(&access, &[("host", host)]), 403, "{host}");
+        }
+        let from = |origin| status(&access, &[("host", "localhost:8080"), ("origin", origin)]);
+        assert_eq!([from("http://localhost:8080"), from("http://app.example")], [200, 200]);
+        assert_eq!([from("http://evil.example"), from("null")], [403, 403]);
+    }
+}

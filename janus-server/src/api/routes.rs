@@ -1,0 +1,503 @@
+//! What can be asked of the API: each route, how its request is read, and what it answers.
+//!
+//! `openapi.json` says the same for programs; the tests hold the two against each other.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::{Method, Request, Response, header};
+use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
+use janus_core::{Delivery, HistoryError, Message, Position, PublishError, Receipt};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use super::{Api, response};
+
+/// Topics that one broadcast may go to.
+pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
+
+/// Entries of one answer: how many there are if nobody says it, and how many there may be.
+pub(super) const DEFAULT_LIMIT: usize = 100;
+pub(super) const MAX_LIMIT: usize = 10_000;
+
+/// Bytes of messages in one answer. The oldest of a longer history are left out, but never the last.
+const MAX_HISTORY_BYTES: usize = 8 << 20;
+
+/// The description of the API, for programs.
+const OPENAPI: &str = include_str!("../../openapi.json");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Publish,
+    Broadcast,
+    History,
+    Topics,
+    Connections,
+    Disconnect,
+    OpenApi,
+}
+
+/// Every path, with its only method.
+pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
+    ("/api/publish", Method::POST, Endpoint::Publish),
+    ("/api/broadcast", Method::POST, Endpoint::Broadcast),
+    ("/api/history", Method::POST, Endpoint::History),
+    ("/api/topics", Method::GET, Endpoint::Topics),
+    ("/api/connections", Method::GET, Endpoint::Connections),
+    ("/api/disconnect", Method::POST, Endpoint::Disconnect),
+    ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
+];
+
+impl Api {
+    pub(super) async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+        let Some((_, method, endpoint)) = ROUTES.iter().find(|(path, ..)| *path == request.uri().path()) else {
+            let message = "there is nothing at this path; the API is described in /api/openapi.json, WebSockets are at \
+                           /ws and server-sent events at /events";
+            return Err(HttpError::new(404, "unknown_path", message));
+        };
+        if request.method() != method {
+            let error = HttpError::new(405, "method_not_allowed", format!("this path is asked with {method}"));
+            let mut refusal = super::refusal(&error);
+            refusal.headers_mut().insert(
+                header::ALLOW,
+                header::HeaderValue::from_static(match *method {
+                    Method::GET => "GET",
+                    _ => "POST",
+                }),
+            );
+            return Ok(refusal);
+        }
+        if *endpoint == Endpoint::OpenApi {
+            // The same for everybody, and in the source for all to see.
+            return Ok(response(200, Bytes::from_static(OPENAPI.as_bytes())));
+        }
+        self.access.check(&head_of(&request))?;
+        match endpoint {
+            Endpoint::Publish => self.publish(self.body(request).await?).await,
+            Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
+            Endpoint::History => self.history(&self.body(request).await?),
+            Endpoint::Topics => self.topics(&Page::of(&request)?),
+            Endpoint::Connections => self.connections(&Page::of(&request)?),
+            Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
+            Endpoint::OpenApi => unreachable!("answered above"),
+        }
+    }
+
+    async fn publish(&self, request: Publish) -> Result<Response<Full<Bytes>>, HttpError> {
+        let message = self.message(&request.topic, &request.event, &request.message_id, &request.data)?;
+        let receipt = match self.janus.try_publish(message) {
+            Ok(receipt) => receipt.await,
+            Err(error) => Err(error),
+        };
+        let receipt = receipt.map_err(|error| publish_error(&error))?;
+        Ok(json(&ReceiptJson::from(receipt)))
+    }
+
+    async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
+        let count = request.topics.len();
+        if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
+            let message = format!("a broadcast goes to 1 to {MAX_BROADCAST_TOPICS} topics, and not to {count}");
+            return Err(bad_request(message));
+        }
+        let mut seen = HashSet::new();
+        let mut messages = Vec::with_capacity(count);
+        // All names are right before the first message goes out.
+        for topic in &request.topics {
+            if !seen.insert(topic) {
+                return Err(bad_request(format!("topics: {} is there twice", serde_json::Value::from(&**topic))));
+            }
+            messages.push(self.message(topic, &request.event, &request.message_id, &request.data)?);
+        }
+        let started: Vec<_> = messages.into_iter().map(|message| self.janus.try_publish(message)).collect();
+        let mut results = Vec::with_capacity(count);
+        for (topic, started) in request.topics.iter().zip(started) {
+            let result = match started {
+                Ok(receipt) => receipt.await,
+                Err(error) => Err(error),
+            };
+            results.push(match result {
+                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
+                Err(error) => {
+                    let HttpError { code, message, .. } = publish_error(&error);
+                    Outcome::Refused { topic, error: ErrorJson { code, message } }
+                }
+            });
+        }
+        Ok(json(&Results { results }))
+    }
+
+    fn message(&self, topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
+        self.check_topic(topic)?;
+        let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
+        Ok(message.event(event).message_id(message_id))
+    }
+
+    fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
+        match TopicName::new(topic, self.max_topic_bytes) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), error.to_string())),
+        }
+    }
+
+    fn history(&self, request: &History) -> Result<Response<Full<Bytes>>, HttpError> {
+        self.check_topic(&request.topic)?;
+        let limit = limit(request.limit)?;
+        let since = request.since.as_ref().map(|since| Position { epoch: since.epoch, seq: since.seq });
+        let history = self.janus.history(&request.topic, since, limit).map_err(|error| match error {
+            HistoryError::NotKept => {
+                let message =
+                    "the namespace of this topic keeps no history; the server's operator can set history for it";
+                HttpError::new(404, "no_history", message)
+            }
+            other => bad_request(other.to_string()),
+        })?;
+        let mut room = MAX_HISTORY_BYTES;
+        let fitting = history.messages.iter().rev().take_while(|message| {
+            let length = message.event().len() + message.message_id().len() + message.data().len();
+            let is_last = room == MAX_HISTORY_BYTES;
+            let fits = length <= room;
+            room = room.saturating_sub(length.max(1));
+            fits || is_last
+        });
+        let fitting = fitting.count();
+        let messages = &history.messages[history.messages.len() - fitting..];
+        Ok(json(&HistoryJson {
+            topic: &request.topic,
+            epoch: hex(history.position.epoch),
+            seq: history.position.seq,
+            complete: history.complete,
+            messages: messages.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
+        }))
+    }
+
+    fn topics(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
+        let after = page.after.as_deref().unwrap_or_default();
+        let mut topics = self.janus.topics();
+        topics.retain(|topic| topic.name.as_str() > after);
+        topics.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let next = next(&mut topics, page.limit).map(|topic| topic.name.to_string());
+        let topics = topics
+            .iter()
+            .map(|topic| TopicJson {
+                topic: topic.name.as_str(),
+                subscribers: topic.subscribers,
+                in_flight: topic.in_flight,
+                available: topic.available,
+            })
+            .collect();
+        Ok(json(&Topics { topics, next }))
+    }
+
+    fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
+        let after = match &page.after {
+            Some(text) => text.parse().map_err(|_| bad_request("after: expected the number of a connection"))?,
+            None => 0,
+        };
+        let mut connections = self.janus.connections(after, page.limit + 1);
+        let next = next(&mut connections, page.limit).map(|connection| connection.connection.to_string());
+        let connections = connections
+            .iter()
+            .map(|connection| ConnectionJson {
+                connection: connection.connection,
+                peer: connection.peer.to_string(),
+                transport: connection.transport,
+                topics: connection.topics.len(),
+            })
+            .collect();
+        Ok(json(&Connections { connections, next }))
+    }
+
+    fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
+        if self.janus.disconnect(request.connection, request.reconnect) {
+            return Ok(json(&Disconnected { connection: request.connection }));
+        }
+        let message = "there is no such connection, or not any more; GET /api/connections lists them";
+        Err(HttpError::new(404, "unknown_connection", message))
+    }
+
+    /// Reads the body as JSON of this type.
+    async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
+        // A page of another site can send JSON only under another type's name, without asking first.
+        let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
+            let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+            kind.trim().eq_ignore_ascii_case("application/json")
+        });
+        if !is_json {
+            let message = "the body must be JSON, and be declared as it: Content-Type: application/json";
+            return Err(HttpError::new(415, "unsupported_media_type", message));
+        }
+        let too_large = || {
+            let message = format!("the body must not be longer than max_frame_bytes, {} bytes", self.max_body_bytes);
+            HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message)
+        };
+        let body = request.into_body();
+        if body.size_hint().lower() > self.max_body_bytes as u64 {
+            return Err(too_large());
+        }
+        let body = match timeout(self.read_timeout, Limited::new(body, self.max_body_bytes).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Ok(Err(error)) => {
+                return Err(HttpError::new(400, ErrorCode::UnfinishedFrame.as_str(), format!("the body: {error}")));
+            }
+            Err(_) => {
+                let message = "the body was not finished within frame_timeout";
+                return Err(HttpError::new(408, ErrorCode::FrameTimeout.as_str(), message));
+            }
+        };
+        // To serde, an array would be a struct whose fields have lost their names.
+        if body.trim_ascii_start().starts_with(b"[") {
+            return Err(bad_request("the body: expected an object, and it is an array"));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
+            HttpError::new(400, code.as_str(), format!("the body: {error}"))
+        })
+    }
+}
+
+/// What [`super::Access`] looks at.
+fn head_of(request: &Request<Incoming>) -> HttpRequest {
+    let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    HttpRequest {
+        method: request.method().to_string(),
+        target: request.uri().to_string(),
+        headers: request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+    }
+}
+
+/// Which part of a list is asked for.
+#[derive(Debug)]
+struct Page {
+    limit: usize,
+    after: Option<String>,
+}
+
+impl Page {
+    fn of(request: &Request<Incoming>) -> Result<Self, HttpError> {
+        let (mut count, mut after) = (None, None);
+        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+            let is_first = match &*name {
+                "limit" => {
+                    let number = value.parse().map_err(|_| bad_request(format!("limit: expected {LIMITS}")))?;
+                    count.replace(number).is_none()
+                }
+                "after" => after.replace(value.into_owned()).is_none(),
+                _ => return Err(bad_request("the query: expected limit and after, and nothing else")),
+            };
+            if !is_first {
+                return Err(bad_request("the query: limit and after must not be there twice"));
+            }
+        }
+        Ok(Self { limit: limit(count)?, after: after.filter(|after| !after.is_empty()) })
+    }
+}
+
+const LIMITS: &str = "a whole number from 1 to 10,000";
+
+fn limit(asked_for: Option<usize>) -> Result<usize, HttpError> {
+    let limit = asked_for.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) { Ok(limit) } else { Err(bad_request(format!("limit: expected {LIMITS}"))) }
+}
+
+/// Cuts a list to its page and returns the entry after which the next page begins; `None` if this is the last.
+fn next<T>(entries: &mut Vec<T>, limit: usize) -> Option<&T> {
+    if entries.len() <= limit {
+        return None;
+    }
+    entries.truncate(limit);
+    entries.last()
+}
+
+fn bad_request(message: impl Into<String>) -> HttpError {
+    HttpError::new(400, ErrorCode::BadRequest.as_str(), message)
+}
+
+fn publish_error(error: &PublishError) -> HttpError {
+    let code = match error {
+        PublishError::Full => None,
+        other => Some(other.code()),
+    };
+    let status = code.map_or(503, ErrorCode::http_status);
+    let mut refusal = HttpError::new(status, code.map_or("topic_busy", ErrorCode::as_str), error.to_string());
+    refusal.retry_after = (status == 503).then_some(Duration::from_secs(1));
+    refusal
+}
+
+fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(answer).expect("answers have no maps whose keys are no strings");
+    response(200, body.into())
+}
+
+/// Epochs are text in JSON, whose numbers are too small for them.
+fn hex(epoch: u64) -> String {
+    format!("{epoch:016x}")
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publish {
+    topic: String,
+    #[serde(default)]
+    event: String,
+    #[serde(default)]
+    message_id: String,
+    data: Box<RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Broadcast {
+    topics: Vec<String>,
+    #[serde(default)]
+    event: String,
+    #[serde(default)]
+    message_id: String,
+    data: Box<RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct History {
+    topic: String,
+    #[serde(default)]
+    since: Option<Since>,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since {
+    #[serde(deserialize_with = "epoch")]
+    epoch: u64,
+    seq: u64,
+}
+
+fn epoch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let epoch = digits.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
+    epoch.ok_or_else(|| D::Error::custom("epoch: expected 16 hexadecimal digits, as in a receipt"))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disconnect {
+    connection: u64,
+    /// Whether the client is told that it may come back.
+    reconnect: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ReceiptJson {
+    epoch: String,
+    seq: u64,
+    subscribers: usize,
+}
+
+impl From<Receipt> for ReceiptJson {
+    fn from(receipt: Receipt) -> Self {
+        Self { epoch: hex(receipt.epoch), seq: receipt.seq, subscribers: receipt.subscribers }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Results<'a> {
+    results: Vec<Outcome<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Published {
+        topic: &'a str,
+        #[serde(flatten)]
+        receipt: ReceiptJson,
+    },
+    Refused {
+        topic: &'a str,
+        error: ErrorJson,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorJson {
+    code: &'static str,
+    message: String,
+}
+
+#[derive(Debug, Serialize)]
+struct HistoryJson<'a> {
+    topic: &'a str,
+    epoch: String,
+    seq: u64,
+    complete: bool,
+    messages: Vec<MessageJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct MessageJson<'a> {
+    seq: u64,
+    time: u64,
+    event: &'a RawValue,
+    message_id: &'a RawValue,
+    data: &'a RawValue,
+}
+
+impl<'a> MessageJson<'a> {
+    fn of(message: &'a Delivery) -> Result<Self, HttpError> {
+        let raw = |text: &'a str| {
+            // It was checked when it was published; a fault of ours must not end the process.
+            serde_json::from_str(text).map_err(|error| {
+                HttpError::new(500, ErrorCode::Internal.as_str(), format!("a message that is kept is no JSON: {error}"))
+            })
+        };
+        Ok(Self {
+            seq: message.seq(),
+            time: message.timestamp.unix_millis(),
+            event: raw(message.event())?,
+            message_id: raw(message.message_id())?,
+            data: raw(message.data())?,
+        })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Topics<'a> {
+    topics: Vec<TopicJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct TopicJson<'a> {
+    topic: &'a str,
+    subscribers: usize,
+    in_flight: usize,
+    available: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Connections {
+    connections: Vec<ConnectionJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConnectionJson {
+    connection: u64,
+    peer: String,
+    transport: &'static str,
+    topics: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Disconnected {
+    connection: u64,
+}

@@ -1,0 +1,506 @@
+//! The API over real sockets, through the HTTP port, and `openapi.json` held against it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use janus_core::wire::ErrorCode;
+use janus_core::{Config, Event, Namespace, Subscriber};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+
+use super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES};
+use super::*;
+use crate::settings::ApiKey;
+
+const KEY: &str = "correct-horse-battery";
+
+/// Far more than anything here takes, so that only a hang meets it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Server {
+    janus: Janus,
+    api: Arc<Api>,
+    addr: SocketAddr,
+}
+
+/// Every topic keeps history, except those of the namespace `plain`.
+fn settings() -> Settings {
+    let core = Config {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        http_listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        default_namespace: Namespace { history: true, ..Namespace::default() },
+        namespaces: [("plain".to_owned(), Namespace::default())].into(),
+        ..Config::default()
+    };
+    Settings { core, ..Settings::default() }
+}
+
+async fn serve(settings: &Settings) -> Server {
+    let (passed_on, mut requests) = mpsc::channel(100);
+    let builder = Janus::builder().config(settings.core.clone());
+    let pass_on = move |request| passed_on.try_send(request).expect("the tests ask for less at once");
+    let janus = builder.pass_on(pass_on).start().await.unwrap();
+    let api = Arc::new(Api::new(janus.clone(), settings));
+    tokio::spawn({
+        let api = Arc::clone(&api);
+        async move {
+            while let Some(request) = requests.recv().await {
+                api.serve_passed_on(request);
+            }
+        }
+    });
+    let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
+    Server { janus, api, addr }
+}
+
+/// An answer, which has ended its connection.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The code of an error, and its message.
+    #[track_caller]
+    fn error(&self) -> (String, String) {
+        let body = self.json();
+        let text = |key: &str| body["error"][key].as_str().unwrap_or_else(|| panic!("{body}")).to_owned();
+        (text("code"), text("message"))
+    }
+}
+
+impl Server {
+    /// Sends these pieces and reads to the end of the stream.
+    async fn send(&self, pieces: &[&[u8]]) -> Answer {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.addr).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            for piece in pieces {
+                stream.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("the end is a FIN, and not a reset");
+            answer
+        };
+        let answer = timeout(PATIENCE, exchange).await.expect("the connection ends after the answer");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let head = format!("{}\r\n", head.to_ascii_lowercase());
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
+        Answer { status, head, body: body.to_owned() }
+    }
+
+    async fn post(&self, path: &str, body: impl AsRef<str>) -> Answer {
+        self.send(&[&post(path, &[], body.as_ref())]).await
+    }
+
+    async fn get(&self, target: &str) -> Answer {
+        self.send(&[&get(target, &[])]).await
+    }
+}
+
+fn get(target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    request("GET", target, headers, "")
+}
+
+fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let length = body.len().to_string();
+    let own = [("Content-Type", "application/json"), ("Content-Length", &*length)];
+    request("POST", path, &[&own, headers].concat(), body)
+}
+
+fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").into_bytes()
+}
+
+async fn next(subscriber: &mut Subscriber) -> janus_core::Delivery {
+    match timeout(PATIENCE, subscriber.next()).await.expect("a message comes") {
+        Some(Event::Message(message)) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "still waiting for: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+fn openapi() -> Value {
+    serde_json::from_str(include_str!("../../openapi.json")).unwrap()
+}
+
+/// A schema of the file, with everything that it refers to.
+fn validator(file: &Value, schema: &Value) -> jsonschema::Validator {
+    let mut schema = schema.clone();
+    schema["components"] = file["components"].clone();
+    jsonschema::draft202012::new(&schema).unwrap()
+}
+
+#[track_caller]
+fn assert_valid(validator: &jsonschema::Validator, instance: &Value) {
+    let errors: Vec<String> = validator.iter_errors(instance).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{instance} is not what the file says: {errors:?}");
+}
+
+/// A request that is carried out, by path: its target, and its body if it has one.
+async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str) -> (String, Option<Value>) {
+    let body = match path {
+        "/api/publish" => json!({"topic": "news", "event": "greeting", "message_id": "1", "data": {"price": 1.5}}),
+        "/api/broadcast" => json!({"topics": ["news", "plain:quotes"], "data": null}),
+        "/api/history" => {
+            server.janus.publish("news", "kept").await.unwrap();
+            json!({"topic": "news", "since": {"epoch": "0123456789abcdef", "seq": 0}, "limit": 10})
+        }
+        "/api/disconnect" => {
+            let client = janus_core::wire::classic::client::subscribe("news");
+            let mut stream = TcpStream::connect(server.janus.local_addrs()[0]).await.unwrap();
+            stream.write_all(&client).await.unwrap();
+            clients.push(stream);
+            until("a connection", || !server.janus.connections(0, 1).is_empty()).await;
+            json!({"connection": server.janus.connections(0, 1)[0].connection, "reconnect": true})
+        }
+        "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
+        _ => return (path.to_owned(), None),
+    };
+    (path.to_owned(), Some(body))
+}
+
+#[tokio::test]
+async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
+    let open = serve(&settings()).await;
+    let keyed = serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await;
+    let mut everywhere = settings();
+    everywhere.core.http_listen = vec![SocketAddr::from(([0, 0, 0, 0], 0))];
+    let closed = serve(&everywhere).await;
+    let mut hurried = settings();
+    hurried.core.frame_timeout = Duration::from_millis(20);
+    let hurried = serve(&hurried).await;
+    let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
+    let mut holder = TcpStream::connect(full.addr).await.unwrap();
+    holder.write_all(&post("/api/publish", &[], "{}")[..100]).await.unwrap();
+    until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
+
+    let file = openapi();
+    let mut clients = Vec::new();
+    let mut seen = 0;
+    for (path, operations) in file["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let (target, body) = good_request(&open, &mut clients, path).await;
+                if let Some(body) = &body {
+                    assert_valid(&validator(&file, &schema_of(&operation["requestBody"])), body);
+                }
+                let good = match &body {
+                    Some(body) => post(&target, &[], &body.to_string()),
+                    None => get(&target, &[]),
+                };
+                let (server, request) = match (&**status, &body) {
+                    ("200", _) => (&open, good),
+                    ("400", Some(_)) => (&open, post(path, &[], "{")),
+                    ("400", None) => (&open, get(&format!("{path}?limit=0"), &[])),
+                    ("401", _) => (&keyed, good),
+                    ("403", _) => (&closed, good),
+                    ("404", _) if path == "/api/history" => (&open, post(path, &[], r#"{"topic":"plain:a"}"#)),
+                    ("404", _) => (&open, post(path, &[], r#"{"connection":9007199254740991,"reconnect":true}"#)),
+                    ("408", _) => (&hurried, good[..good.len() - 1].to_vec()),
+                    ("413", _) => (&open, post(path, &[], &" ".repeat(open.api.max_body_bytes + 1))),
+                    ("415", _) => (&open, request("POST", path, &[("Content-Type", "text/plain")], "")),
+                    ("503", _) => (&full, good),
+                    _ => panic!("nothing here makes {method} {path} answer with {status}"),
+                };
+                let answer = server.send(&[&request]).await;
+                assert_eq!(answer.status.to_string(), *status, "{method} {path}: {answer:?}");
+                let response = match response["$ref"].as_str() {
+                    Some(name) => file.pointer(name.trim_start_matches('#')).unwrap(),
+                    None => response,
+                };
+                assert_valid(&validator(&file, &schema_of(response)), &answer.json());
+                for header in response["headers"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+                    assert!(answer.head.contains(&format!("\r\n{}: ", header.to_ascii_lowercase())), "{answer:?}");
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 40, "the file has answers");
+}
+
+/// The schema of a request's or a response's body.
+fn schema_of(with_content: &Value) -> Value {
+    with_content["content"]["application/json"]["schema"].clone()
+}
+
+#[test]
+fn the_openapi_file_has_every_route_and_no_other() {
+    let file = openapi();
+    let in_file: BTreeSet<(String, String)> = file["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, operations)| {
+            operations.as_object().unwrap().keys().map(|method| (path.clone(), method.to_ascii_uppercase()))
+        })
+        .collect();
+    let routes = ROUTES.iter().map(|(path, method, _)| ((*path).to_owned(), method.to_string())).collect();
+    assert_eq!(in_file, routes);
+    assert_eq!(file["components"]["schemas"]["Broadcast"]["properties"]["topics"]["maxItems"], MAX_BROADCAST_TOPICS);
+    for limit in [
+        &file["components"]["schemas"]["HistoryRequest"]["properties"]["limit"],
+        &file["paths"]["/api/topics"]["get"]["parameters"][0]["schema"],
+        &file["paths"]["/api/connections"]["get"]["parameters"][0]["schema"],
+    ] {
+        assert_eq!((&limit["default"], &limit["maximum"]), (&json!(DEFAULT_LIMIT), &json!(MAX_LIMIT)));
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_delivered_as_it_was_written_and_its_publisher_learns_its_place() {
+    let server = serve(&settings()).await;
+    let mut subscriber = server.janus.subscribe("news").unwrap();
+    let body = r#"{"data":{"price": 1.50, "n": 1e400},"message_id":"1","topic":"news","event":"gre\u0065ting"}"#;
+    let answer = server.post("/api/publish", body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let message = next(&mut subscriber).await;
+    assert_eq!((message.event(), message.message_id()), ("\"greeting\"", "\"1\""));
+    assert_eq!(message.data(), r#"{"price": 1.50, "n": 1e400}"#);
+    let receipt = json!({"epoch": format!("{:016x}", message.position.epoch), "seq": 1, "subscribers": 1});
+    assert_eq!(answer.json(), receipt);
+    let nobody = server.post("/api/publish", r#"{"topic":"plain:nobody","data":null}"#).await;
+    assert_eq!(nobody.json(), json!({"epoch": "0000000000000000", "seq": 0, "subscribers": 0}));
+}
+
+#[tokio::test]
+async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
+    let server = serve(&settings()).await;
+    let mut one = server.janus.subscribe("one").unwrap();
+    let mut two = server.janus.subscribe("two").unwrap();
+    for (topics, code, part) in [
+        (json!(["one", "two", "one"]), "bad_request", "\"one\" is there twice"),
+        (json!(["one", "two", ""]), "bad_topic", "empty"),
+        (json!(["one", "a\nb"]), "bad_topic", "control"),
+        (json!([]), "bad_request", "1 to 1000 topics"),
+        (json!((0..1_001).map(|number| number.to_string()).collect::<Vec<_>>()), "bad_request", "not to 1001"),
+    ] {
+        let answer = server.post("/api/broadcast", json!({"topics": topics, "data": 1}).to_string()).await;
+        let (actual, message) = answer.error();
+        assert_eq!((answer.status, &*actual), (400, code), "{message}");
+        assert!(message.contains(part), "{message}");
+    }
+    let answer = server.post("/api/broadcast", r#"{"topics":["two","plain:x","one"],"event":"e","data":[1]}"#).await;
+    let results = answer.json()["results"].clone();
+    let summary = |index: usize| (results[index]["topic"].as_str().unwrap(), results[index]["seq"].as_u64().unwrap());
+    assert_eq!([summary(0), summary(1), summary(2)], [("two", 1), ("plain:x", 0), ("one", 1)], "{results}");
+    assert_eq!(next(&mut one).await.data(), "[1]");
+    assert_eq!(next(&mut two).await.event(), "\"e\"");
+}
+
+#[tokio::test]
+async fn history_begins_after_the_position_that_is_asked_for() {
+    let server = serve(&settings()).await;
+    for number in 1..=3 {
+        server.janus.publish("news", &number).await.unwrap();
+    }
+    let all = server.post("/api/history", r#"{"topic":"news"}"#).await.json();
+    let data = |history: &Value| -> Vec<(u64, u64)> {
+        let pair = |message: &Value| (message["seq"].as_u64().unwrap(), message["data"].as_u64().unwrap());
+        history["messages"].as_array().unwrap().iter().map(pair).collect()
+    };
+    assert_eq!(data(&all), [(1, 1), (2, 2), (3, 3)]);
+    assert_eq!((&all["seq"], &all["complete"]), (&json!(3), &json!(true)));
+    let since = json!({"topic": "news", "since": {"epoch": all["epoch"], "seq": 1}});
+    assert_eq!(data(&server.post("/api/history", since.to_string()).await.json()), [(2, 2), (3, 3)]);
+    assert_eq!(data(&server.post("/api/history", r#"{"topic":"news","limit":1}"#).await.json()), [(3, 3)]);
+    let strange = r#"{"topic":"news","since":{"epoch":"0123456789abcdef","seq":1}}"#;
+    assert_eq!(server.post("/api/history", strange).await.json()["complete"], false);
+    for bad in ["123", "0123456789abcdeg", "+123456789abcdef"] {
+        let answer =
+            server.post("/api/history", format!(r#"{{"topic":"a","since":{{"epoch":"{bad}","seq":1}}}}"#)).await;
+        assert!(answer.error().1.contains("16 hexadecimal digits"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_history_is_cut_to_its_latest_messages() {
+    let mut settings = settings();
+    settings.core.max_frame_bytes = 4 << 20;
+    settings.core.default_namespace.history_bytes = 64 << 20;
+    settings.core.max_inflight_bytes = 64 << 20;
+    let server = serve(&settings).await;
+    let text = "x".repeat(3 << 20);
+    for _ in 0..4 {
+        server.janus.publish("large", &text).await.unwrap();
+    }
+    let history = server.post("/api/history", r#"{"topic":"large"}"#).await.json();
+    let seqs: Vec<u64> =
+        history["messages"].as_array().unwrap().iter().map(|message| message["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, [3, 4]);
+}
+
+#[tokio::test]
+async fn a_list_comes_in_parts_and_every_entry_in_one_of_them() {
+    let server = serve(&settings()).await;
+    let _subscribers: Vec<_> =
+        (0..25).map(|number| server.janus.subscribe(&format!("topic {number}")).unwrap()).collect();
+    let (mut names, mut after, mut parts) = (Vec::new(), String::new(), 0);
+    loop {
+        let part = server.get(&format!("/api/topics?limit=10&after={}", after.replace(' ', "+"))).await.json();
+        names
+            .extend(part["topics"].as_array().unwrap().iter().map(|topic| topic["topic"].as_str().unwrap().to_owned()));
+        parts += 1;
+        match part["next"].as_str() {
+            Some(next) => next.clone_into(&mut after),
+            None => break,
+        }
+    }
+    assert_eq!((parts, names.len()), (3, 25));
+    assert!(names.is_sorted());
+    for (query, part) in [
+        ("limit=10001", "1 to 10,000"),
+        ("limit=x", "1 to 10,000"),
+        ("limit=1&limit=2", "twice"),
+        ("count=1", "limit and after"),
+    ] {
+        let answer = server.get(&format!("/api/topics?{query}")).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.error().1.contains(part), "{answer:?}");
+    }
+    assert_eq!(server.get("/api/connections?after=x").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_body_is_told_with_its_place() {
+    let server = serve(&settings()).await;
+    for (body, code, parts) in [
+        ("", "bad_json", &["line 1 column 0"][..]),
+        ("{\"topic\":\n  oops}", "bad_json", &["line 2 column 3"]),
+        (r#"{"topic":"a","data":1}x"#, "bad_json", &["column 23"]),
+        (r#"{"topic":"a"}"#, "bad_request", &["missing field `data`"]),
+        (r#"{"topic":1,"data":1}"#, "bad_request", &["expected a string", "column 10"]),
+        (r#"{"topic":"a","data":1,"extra":2}"#, "bad_request", &["unknown field `extra`"]),
+        (r#"{"topic":"a","topic":"b","data":1}"#, "bad_request", &["duplicate field `topic`"]),
+        (r#"{"topic":"","data":1}"#, "bad_topic", &["empty"]),
+        (r#" ["a","","",1]"#, "bad_request", &["expected an object"]),
+    ] {
+        let answer = server.post("/api/publish", body).await;
+        let (actual, message) = answer.error();
+        assert_eq!((answer.status, &*actual), (400, code), "{body}: {message}");
+        assert!(parts.iter().all(|part| message.contains(part)), "{body}: {message}");
+    }
+    let answer =
+        server.send(&[b"POST /api/publish HTTP/1.1\r\nHost: a\r\n", b"Content-Length: 1\r\n\r\n", b"\xff"]).await;
+    assert_eq!(answer.status, 403, "a page under another name is refused before its body is looked at: {answer:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_path_or_method_is_told_what_there_is() {
+    let server = serve(&settings()).await;
+    for path in ["/", "/api", "/api/publish/", "/ws/", "/favicon.ico"] {
+        let answer = server.get(path).await;
+        assert_eq!((answer.status, &*answer.error().0), (404, "unknown_path"));
+        assert!(answer.error().1.contains("/api/openapi.json"), "{answer:?}");
+    }
+    for (path, method, _) in ROUTES {
+        let other = if method == "GET" { "DELETE" } else { "GET" };
+        let answer = server.send(&[&request(other, path, &[], "")]).await;
+        assert_eq!((answer.status, &*answer.error().0), (405, "method_not_allowed"));
+        assert!(
+            answer.head.contains(&format!("\r\nallow: {}\r\n", method.as_str().to_ascii_lowercase())),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_the_key_nothing_is_done() {
+    let server = serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await;
+    let body = r#"{"topic":"news","data":1}"#;
+    for headers in [&[][..], &[("Authorization", "Bearer wrong-horse-battery")]] {
+        let answer = server.send(&[&post("/api/publish", headers, body)]).await;
+        assert_eq!((answer.status, &*answer.error().0), (401, ErrorCode::Unauthorized.as_str()));
+        assert!(answer.head.contains("\r\nwww-authenticate: bearer\r\n"), "{answer:?}");
+        assert!(!answer.body.contains(KEY));
+    }
+    assert!(server.janus.topics().is_empty());
+    let shown = format!("Bearer {KEY}");
+    let answer = server.send(&[&post("/api/publish", &[("Authorization", &shown)], body)]).await;
+    assert_eq!((answer.status, &answer.json()["seq"]), (200, &json!(1)));
+    assert!(!format!("{:?}", server.api).contains(KEY));
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_anywhere_gets_the_same_answer() {
+    let server = serve(&settings()).await;
+    let request = post("/api/publish", &[("Connection", "keep-alive")], r#"{"topic":"plain:a","data":1}"#);
+    for at in (1..request.len()).step_by(7) {
+        let answer = server.send(&[&request[..at], &request[at..]]).await;
+        assert_eq!(answer.status, 200, "cut at {at}: {answer:?}");
+    }
+    let chunked = [&b"7\r\n{\"topic\r\n"[..], b"15\r\n\":\"plain:a\",\"data\":1}\r\n0\r\n\r\n"];
+    let head = request_head_of_chunks();
+    assert_eq!(server.send(&[&head, chunked[0], chunked[1]]).await.status, 200);
+}
+
+fn request_head_of_chunks() -> Vec<u8> {
+    request("POST", "/api/publish", &[("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")], "")
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
+    let server = serve(&settings()).await;
+    let limit = server.api.max_body_bytes;
+    let refused = |answer: Answer| assert_eq!((answer.status, &*answer.error().0), (413, "frame_too_large"));
+    let large = " ".repeat(limit + 1);
+    refused(server.send(&[&post("/api/publish", &[], &large)]).await);
+    let head =
+        request("POST", "/api/publish", &[("Content-Type", "application/json"), ("Content-Length", "999999999")], "");
+    refused(server.send(&[&head]).await);
+    let chunks = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
+    refused(server.send(&[&request_head_of_chunks(), chunks.as_bytes()]).await);
+    let json = r#"{"topic":"plain:a","data":1}"#;
+    let fits = [json, &" ".repeat(limit - json.len())].concat();
+    assert_eq!(server.post("/api/publish", fits).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_still_gets_its_answer() {
+    let server = serve(&settings()).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(&get("/api/topics", &[])).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_second_request_on_a_connection_is_not_answered_by_anybody() {
+    let server = serve(&settings()).await;
+    let both = [get("/api/topics", &[("Connection", "keep-alive")]), get("/events?topic=news", &[])].concat();
+    let answer = server.send(&[&both]).await;
+    assert_eq!(answer.status, 200);
+    assert!(!answer.body.contains("HTTP/1.1"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn places_are_free_again_after_their_requests() {
+    let server = serve(&Settings { max_api_connections: 2, ..settings() }).await;
+    for _ in 0..10 {
+        assert_eq!(server.get("/api/topics").await.status, 200);
+        until("the place to be free", || server.api.connections.available_permits() == 2).await;
+    }
+    timeout(PATIENCE, server.api.finish()).await.unwrap();
+}

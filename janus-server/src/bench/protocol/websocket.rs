@@ -1,0 +1,109 @@
+//! `janus.v1.json` over WebSocket, as a client that only subscribes speaks it.
+//!
+//! The end of a frame is found by its header, and a message by the end of its payload: nothing else of a delivery is
+//! looked at. Frames are masked with zeros, which leaves them as they are; a mask keeps scripts of a browser from
+//! choosing the bytes on the wire, and there is none here.
+
+use std::net::SocketAddr;
+
+use janus_core::wire::v1::client as v1;
+use janus_core::wire::websocket::client;
+
+use super::http::{self, Welcome};
+use super::said::Said;
+use super::{Decoded, FRAME_BYTES_MAX, Frame, Malformed, Refusal, data_at_the_end};
+
+/// The answer to a ping of the server, which has no payload.
+pub(super) const PONG: &[u8] = &[FINAL | OPCODE_PONG, MASKED, 0, 0, 0, 0];
+
+pub(super) fn opening(server: SocketAddr, topic: &str) -> Vec<u8> {
+    let mut bytes = client::upgrade(&server.to_string(), "/ws", KEY);
+    bytes.extend(client::text(&v1::hello(None, None), MASK));
+    bytes.extend(client::text(&v1::subscribe(None, topic, None), MASK));
+    bytes
+}
+
+pub(super) fn decode(bytes: &[u8], data_bytes: u32) -> Decoded<'_> {
+    if http::begins(bytes) {
+        return http::decode(bytes, &WELCOME);
+    }
+    let Some((opcode, start, end)) = header(bytes)? else { return Ok(None) };
+    let Some(payload) = bytes.get(start..end) else { return Ok(None) };
+    let frame = match opcode {
+        OPCODE_TEXT => match data_at_the_end(payload, data_bytes as usize) {
+            Some(data) => Frame::Message(data),
+            None => said(payload)?,
+        },
+        OPCODE_PING => Frame::Ping,
+        OPCODE_PONG => Frame::Other,
+        OPCODE_CLOSE => Frame::Refused(close(payload)),
+        _ => return Err(Malformed),
+    };
+    Ok(Some((frame, end)))
+}
+
+/// What a frame is, and where its payload begins and ends. Janus sends no fragments and nothing binary.
+fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
+    let opcode = bytes[0] ^ FINAL;
+    let is_control = matches!(opcode, OPCODE_PING | OPCODE_PONG | OPCODE_CLOSE);
+    if opcode != OPCODE_TEXT && !is_control {
+        return Err(Malformed);
+    }
+    let Some(&short) = bytes.get(1) else { return Ok(None) };
+    // Only clients mask, and only text is long.
+    if short & MASKED != 0 || (is_control && short >= LENGTH_IN_2_BYTES) {
+        return Err(Malformed);
+    }
+    let (start, length) = match short {
+        LENGTH_IN_2_BYTES => {
+            let Some((&length, _)) = bytes[2..].split_first_chunk() else { return Ok(None) };
+            (4, u16::from_be_bytes(length).into())
+        }
+        LENGTH_IN_8_BYTES => {
+            let Some((&length, _)) = bytes[2..].split_first_chunk() else { return Ok(None) };
+            (10, u64::from_be_bytes(length))
+        }
+        _ => (2, short.into()),
+    };
+    let length = usize::try_from(length).ok().filter(|&length| length <= FRAME_BYTES_MAX).ok_or(Malformed)?;
+    Ok(Some((opcode, start, start + length)))
+}
+
+fn said(text: &[u8]) -> Result<Frame<'_>, Malformed> {
+    let said = Said::parse(text)?;
+    Ok(match &*said.kind {
+        "message" => Frame::Message(said.data.ok_or(Malformed)?.get().as_bytes()),
+        "welcome" => Frame::Welcome,
+        "subscribed" => Frame::Ack,
+        "error" => Frame::Refused(said.refusal(false)?),
+        "bye" => Frame::Refused(said.refusal(true)?),
+        // A gap is counted by what does not come.
+        _ => Frame::Other,
+    })
+}
+
+/// A close without a `bye` before it, which would have ended the client.
+fn close(payload: &[u8]) -> Refusal<'_> {
+    let (code, reason) = match payload.split_first_chunk() {
+        Some((&code, reason)) => (format!("close {}", u16::from_be_bytes(code)), reason),
+        None => ("close".to_owned(), payload),
+    };
+    Refusal { code: code.into(), message: String::from_utf8_lossy(reason), closes: true }
+}
+
+/// The key of the example in RFC 6455, section 1.3, with what a server makes of it. A random one keeps caches on the way
+/// from answering in the server's place; here is none.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const WELCOME: Welcome = Welcome { status: b"101", header: (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") };
+
+const MASK: [u8; 4] = [0; 4];
+
+const FINAL: u8 = 0x80;
+const OPCODE_TEXT: u8 = 1;
+const OPCODE_CLOSE: u8 = 8;
+const OPCODE_PING: u8 = 9;
+const OPCODE_PONG: u8 = 10;
+const MASKED: u8 = 0x80;
+/// What stands for a length that takes more bytes.
+const LENGTH_IN_2_BYTES: u8 = 126;
+const LENGTH_IN_8_BYTES: u8 = 127;

@@ -1,0 +1,85 @@
+//! The HTTP API of the real binary. What each route answers is tested beside it, in `janus-server/src/api/tests.rs`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::cli_run::Running;
+use crate::http::Http;
+
+const KEY: &str = "correct-horse-battery";
+
+/// The address at the end of the line that says where HTTP is served.
+fn http_address(server: &Running) -> SocketAddr {
+    server.error_line("serving HTTP on ").rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// Status and body of the answer to a request with these lines more in its head.
+async fn ask(addr: SocketAddr, method: &str, target: &str, headers: &str, body: Option<Value>) -> (u16, Value) {
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let length = body.len();
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: keep-alive\r\n{headers}");
+    let request = format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+    let answer = Http::send(addr, request).await.read_to_end().await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+}
+
+#[tokio::test]
+async fn a_message_that_is_published_over_http_reaches_an_event_stream_on_the_same_port() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let addr = http_address(&server);
+    let mut client = Http::events(addr, "topic=news", "").await;
+    let first = client.id().await;
+    let message = json!({"topic": "news", "data": {"price": 1.5}});
+    let (status, receipt) = ask(addr, "POST", "/api/publish", "", Some(message)).await;
+    assert_eq!((status, &receipt["seq"], &receipt["subscribers"]), (200, &json!(1), &json!(1)));
+    assert!(first.starts_with(receipt["epoch"].as_str().unwrap()));
+    assert_eq!(client.message().await, (1, json!({"price": 1.5})));
+
+    let (_, list) = ask(addr, "GET", "/api/connections", "", None).await;
+    let connection = &list["connections"][0];
+    assert_eq!((&connection["transport"], &connection["topics"]), (&json!("sse"), &json!(1)), "{list}");
+    let request = json!({"connection": connection["connection"], "reconnect": false});
+    assert_eq!(ask(addr, "POST", "/api/disconnect", "", Some(request)).await.0, 200);
+    let bye = client.block().await;
+    assert_eq!((bye.event.as_deref(), &bye.data.unwrap()["error"]), (Some("bye"), &json!("banned")));
+    assert_eq!(client.read_to_end().await, "");
+}
+
+#[tokio::test]
+async fn a_key_in_the_file_is_asked_for_and_never_logged() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "api_key = \"{KEY}\"\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nlog = \"trace\"")
+        .unwrap();
+    // An empty variable would win over the file.
+    let flags = ["--config", file.path().to_str().unwrap(), "--http-listen", "127.0.0.1:0"];
+    let server = Running::start(&flags);
+    let addr = http_address(&server);
+    assert_eq!(ask(addr, "GET", "/api/topics", "", None).await.0, 401);
+    assert_eq!(ask(addr, "GET", "/api/topics", "Authorization: Bearer wrong-horse-battery\r\n", None).await.0, 401);
+    let shown = format!("Authorization: Bearer {KEY}\r\n");
+    assert_eq!(ask(addr, "GET", "/api/topics", &shown, None).await, (200, json!({"topics": []})));
+    server.signal("TERM");
+    loop {
+        let line = server.error_line("");
+        assert!(!line.contains(KEY), "{line}");
+        if line.contains("drained") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_other_machines_are_kept_out() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "0.0.0.0:0"]);
+    let addr = SocketAddr::from(([127, 0, 0, 1], http_address(&server).port()));
+    server.error_line("the HTTP API is closed");
+    let (status, answer) = ask(addr, "GET", "/api/topics", "", None).await;
+    assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("JANUS_API_KEY"), "{answer}");
+    assert_eq!(ask(addr, "GET", "/api/openapi.json", "", None).await.1["openapi"], "3.1.0");
+    Http::events(addr, "topic=news", "").await;
+}

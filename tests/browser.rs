@@ -1,0 +1,212 @@
+//! `examples/web`, the client in JavaScript and the chat, in a real browser against the real server.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use serde_json::{Value, json};
+
+use crate::browser_run::{Page, Proxy, Site};
+use crate::cli_run::{Running, assert_exit, janus};
+
+/// A server on two ports of its own: that of its command line, and that of browsers.
+struct Server {
+    running: Running,
+    classic: String,
+    http: SocketAddr,
+}
+
+impl Server {
+    fn start(site: &Site) -> Self {
+        Self::start_on(site, "127.0.0.1:0")
+    }
+
+    fn start_on(site: &Site, http: &str) -> Self {
+        let origin = site.origin();
+        let arguments = ["--listen", "127.0.0.1:0", "--http-listen", http, "--allowed-origins", &origin];
+        let running = Running::start(&[&arguments[..], &["--drain-period", "100 ms"]].concat());
+        let address = |line: &str| running.error_line(line).rsplit(' ').next().unwrap().to_owned();
+        let (classic, http) = (address("listening on "), address("serving HTTP on ").parse().unwrap());
+        Self { running, classic, http }
+    }
+
+    /// A new one in its place, which knows nothing of what was.
+    fn restart(self, site: &Site) -> Self {
+        let http = self.http.to_string();
+        drop(self);
+        Self::start_on(site, &http)
+    }
+
+    fn publish(&self, numbers: Range<u64>) {
+        let lines: String = numbers.map(|number| format!("{number}\n")).collect();
+        let output = janus(&["publish", "news", "-", "--to", &self.classic]).write_stdin(lines).output().unwrap();
+        assert_exit(&output, 0);
+    }
+}
+
+/// The data of the messages that come next; a gap or an error among them fails the test.
+#[track_caller]
+fn messages(page: &Page<'_>, count: usize) -> Vec<u64> {
+    (0..count).map(|_| page.report_of("message", &["gap"])[1].as_u64().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_subscribed(page: &Page<'_>, resumed: bool) {
+    assert_eq!(page.report_of("subscribed", &["message", "gap"])[1], resumed);
+}
+
+fn numbers(range: Range<u64>) -> Vec<u64> {
+    range.collect()
+}
+
+#[test]
+fn a_page_gets_every_message_in_order() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let page = site.open("subscriber", &[("server", &format!("ws://{}/ws", server.http))]);
+    assert_subscribed(&page, false);
+    server.publish(0..200);
+    assert_eq!(messages(&page, 200), numbers(0..200));
+}
+
+#[test]
+fn a_page_whose_connection_is_cut_while_messages_come_gets_each_of_them_once() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let proxy = Proxy::to(server.http);
+    let page = site.open("subscriber", &[("server", &proxy.url())]);
+    assert_subscribed(&page, false);
+    for round in (0..300).step_by(60) {
+        server.publish(round..round + 20);
+        // Some of the first twenty may be on their way.
+        proxy.refuse(true);
+        proxy.cut();
+        server.publish(round + 20..round + 40);
+        proxy.refuse(false);
+        // And these come while it comes back.
+        server.publish(round + 40..round + 60);
+        assert_eq!(messages(&page, 60), numbers(round..round + 60));
+    }
+}
+
+#[test]
+fn a_page_notices_a_connection_that_is_dead_and_catches_up() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let proxy = Proxy::to(server.http);
+    let patience = [("heartbeat_ms", "300"), ("timeout_ms", "2000")];
+    let page = site.open("subscriber", &[&[("server", &*proxy.url())][..], &patience].concat());
+    assert_subscribed(&page, false);
+    server.publish(0..5);
+    assert_eq!(messages(&page, 5), numbers(0..5));
+    proxy.stall();
+    server.publish(5..10);
+    assert_eq!(page.report_of("state", &["message", "gap"]), json!(["state", "waiting", "connection_lost"]));
+    assert_subscribed(&page, true);
+    assert_eq!(messages(&page, 5), numbers(5..10));
+}
+
+#[test]
+fn a_page_is_told_that_a_restarted_server_cannot_resume_it_and_goes_on() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let page = site.open("subscriber", &[("server", &format!("ws://{}/ws", server.http))]);
+    assert_subscribed(&page, false);
+    server.publish(0..5);
+    assert_eq!(messages(&page, 5), numbers(0..5));
+    let server = server.restart(&site);
+    let gap = json!({"topic": "news", "from": null, "to": null, "unknown": true});
+    assert_eq!(page.report_of("gap", &["message", "subscribed"]), json!(["gap", gap]));
+    assert_subscribed(&page, false);
+    server.publish(5..10);
+    assert_eq!(messages(&page, 5), numbers(5..10));
+}
+
+#[test]
+fn a_page_is_sent_away_by_a_server_that_shuts_down_and_comes_back_to_the_next() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let page = site.open("subscriber", &[("server", &format!("ws://{}/ws", server.http))]);
+    assert_subscribed(&page, false);
+    server.running.signal("TERM");
+    assert_eq!(page.report_of("state", &["gap"]), json!(["state", "waiting", "server_draining"]));
+    let http = server.http.to_string();
+    assert_eq!(server.running.wait().code(), Some(0));
+    let server = Server::start_on(&site, &http);
+    page.report_of("gap", &["message"]);
+    assert_subscribed(&page, false);
+    server.publish(0..5);
+    assert_eq!(messages(&page, 5), numbers(0..5));
+}
+
+#[test]
+fn a_page_publishes_and_learns_what_became_of_it() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let page = site.open("publisher", &[("server", &format!("ws://{}/ws", server.http))]);
+    for expected in [
+        json!(["refused", "not_connected", null]),
+        json!(["published", "nobody", 16, 0, 0]),
+        json!(["published", "news", 16, 1, 1]),
+        json!(["message", 1, "quote", 7, {"price": 1.5}]),
+        json!(["refused", "bad_topic", 4407]),
+        json!(["refused", "frame_too_large", null]),
+        json!(["refused", "not_connected", null]),
+    ] {
+        assert_eq!(page.report(), expected);
+    }
+}
+
+#[test]
+fn the_client_does_what_it_should_at_every_time_and_in_every_case() {
+    let site = Site::start();
+    let page = site.open("client", &[]);
+    let mut tests = Vec::new();
+    let end = loop {
+        let report = page.report();
+        if report[0] == "end" {
+            break report;
+        }
+        tests.push(report);
+    };
+    let failed: Vec<&Value> = tests.iter().filter(|report| report[0] != "passed").collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_eq!(end[1], tests.len());
+    assert!(tests.len() > 10, "{tests:?}");
+}
+
+#[test]
+fn two_people_chat_and_are_told_when_something_may_be_missing() {
+    let site = Site::start();
+    let server = Server::start(&site);
+    let page = site.open("chat", &[("server", &format!("ws://{}/ws", server.http))]);
+    let hostile =
+        "<script>parent.broken = true</script><img src=\"x\" onerror=\"parent.broken = true\"> &amp; <b>bold</b>";
+    let talk = page.report();
+    let (ann, bob) = ("Ann", "<i>Bob</i>");
+    let ann_sees = json!([
+        ["message own", hostile, format!("{ann} (you)")],
+        ["message", "Good morning", bob],
+        ["message follows", "Ann", bob],
+    ]);
+    let bob_sees = json!([
+        ["message", hostile, ann],
+        ["message own", "Good morning", format!("{bob} (you)")],
+        ["message own follows", "Ann", format!("{bob} (you)")],
+    ]);
+    // What looks like elements has made none, and has run nothing.
+    assert_eq!(talk, json!(["talk", ann_sees, bob_sees, 0, false]));
+
+    let http = server.http.to_string();
+    drop(server);
+    assert_eq!(page.report(), json!(["unsent", "Not sent: there is no connection.", "Are you there?"]));
+    let _server = Server::start_on(&site, &http);
+    let after = json!([["notice", "Messages may be missing here.", null], ["message", "Are you there?", ann]]);
+    assert_eq!(page.report(), json!(["after", after, "", ""]));
+}
+
+#[test]
+fn the_client_is_small_and_needs_nothing() {
+    let client = include_str!("../examples/web/janus.js");
+    assert!(client.len() < 10_000, "{} bytes", client.len());
+    assert!(!client.contains("import "), "it imports something");
+}

@@ -1,0 +1,399 @@
+/**
+ * What janus.js does at times and in cases that a real server does not bring about at will: its clock, its dice and its
+ * WebSocket are the test's. Each test is reported as `["passed" | "failed", name, why]`, and then `["end", number]`.
+ */
+
+import { Janus } from "./janus.js";
+import { report } from "./report.js";
+
+let now = 0;
+let timers = [];
+let dice = 1;
+let sockets = [];
+let clients = [];
+
+Date.now = () => now;
+Math.random = () => dice;
+globalThis.setTimeout = (act, ms) => {
+  const timer = { act, at: now + ms };
+  timers.push(timer);
+  return timer;
+};
+globalThis.clearTimeout = (timer) => (timers = timers.filter((other) => other !== timer));
+
+function pass(ms) {
+  const end = now + ms;
+  for (;;) {
+    const next = timers.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at)[0];
+    if (!next) break;
+    clearTimeout(next);
+    now = next.at;
+    next.act();
+  }
+  now = end;
+}
+
+globalThis.WebSocket = class {
+  sent = [];
+  closed = false;
+
+  constructor(url, protocol) {
+    Object.assign(this, { url, protocol });
+    sockets.push(this);
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close() {
+    this.closed = true;
+  }
+
+  says(...frames) {
+    frames.forEach((frame) => this.onmessage({ data: JSON.stringify(frame) }));
+  }
+
+  drops(code = 1006) {
+    this.onclose({ code, reason: "" });
+  }
+
+  /** Opens, and welcomes. */
+  welcomes(session = "s") {
+    this.onopen({});
+    this.says({ type: "welcome", session, resumed: false, limits: { max_frame_bytes: 1_000 }, heartbeat_ms: 30_000 });
+  }
+
+  /** Answers the last subscribe. */
+  subscribes(seq, more = { resumed: false }) {
+    const { id, topic } = this.sent.findLast(({ type }) => type === "subscribe");
+    this.says({ type: "subscribed", id, topic, epoch: "a", seq, ...more });
+  }
+
+  message(...seqs) {
+    const rest = { time: 0, event: "e", message_id: 1, data: {} };
+    seqs.forEach((seq) => this.says({ type: "message", topic: "t", seq, ...rest }));
+  }
+};
+
+const last = () => sockets.at(-1);
+
+function equal(actual, expected) {
+  const [is, should] = [actual, expected].map((value) => JSON.stringify(value));
+  if (is !== should) throw new Error(`${is} instead of ${should}`);
+}
+
+/** A client with a subscription to `t`, and all that it is told. */
+function client(options = {}) {
+  const heard = [];
+  const janus = new Janus("ws://test/ws", { state: (...state) => heard.push(state), ...options });
+  clients.push(janus);
+  const subscription = janus.subscribe("t", {
+    message: ({ seq }) => heard.push(seq),
+    gap: ({ from, to, unknown }) => heard.push(unknown ? "unknown" : [from, to]),
+    error: ({ reason }) => heard.push(reason),
+  });
+  const messages = () => heard.filter((entry) => !Array.isArray(entry) || typeof entry[0] === "number");
+  return { janus, heard, subscription, messages };
+}
+
+async function rejection(promise) {
+  return promise.then(
+    () => "resolved",
+    ({ reason }) => reason,
+  );
+}
+
+const tests = {
+  "it says hello, and asks for its topics without waiting for the welcome": () => {
+    client({ auth: "key" });
+    equal([last().url, last().protocol, last().sent], ["ws://test/ws", "janus.v1.json", []]);
+    last().onopen({});
+    equal(last().sent, [
+      { type: "hello", auth: "key" },
+      { id: 1, type: "subscribe", topic: "t" },
+    ]);
+  },
+
+  "it asks a function for its key before each connection": async () => {
+    let asked = 0;
+    client({ auth: async () => `key ${++asked}` });
+    for (const auth of ["key 1", "key 2"]) {
+      await last().onopen({});
+      equal(last().sent[0].auth, auth);
+      last().drops();
+      pass(2_000);
+    }
+  },
+
+  "it comes back with its session and its place": () => {
+    client();
+    last().welcomes("first");
+    last().subscribes(5);
+    last().message(6, 7);
+    last().drops();
+    pass(1_000);
+    last().onopen({});
+    equal(last().sent[0], { type: "hello", session: "first" });
+    equal(last().sent[1].since, { epoch: "a", seq: 7 });
+  },
+
+  "it waits for a random part of twice as long each time, and never more than 30 seconds": () => {
+    const { heard } = client();
+    for (const wait of [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+      last().drops();
+      equal(heard.at(-1)[1].retryInMs, wait);
+      const before = sockets.length;
+      pass(wait - 1);
+      equal(sockets.length, before);
+      pass(1);
+      equal(sockets.length, before + 1);
+    }
+    dice = 0.25;
+    last().drops();
+    equal(heard.at(-1)[1].retryInMs, 7_500);
+  },
+
+  "a connection that lasted lets the waits begin anew, and one that did not does not": () => {
+    const { heard } = client();
+    for (const [lasts, wait] of [
+      [0, 1_000],
+      [1_000, 2_000],
+      [10_001, 1_000],
+    ]) {
+      last().welcomes();
+      pass(lasts);
+      last().drops();
+      equal(heard.pop()[1].retryInMs, wait);
+      pass(wait);
+    }
+  },
+
+  "it does not come back sooner than the server wants": () => {
+    client();
+    last().welcomes();
+    last().says({ type: "bye", code: 4002, error: "server_draining", message: "", reconnect_after_ms: 5_000 });
+    equal(last().closed, true);
+    dispatchEvent(new Event("online"));
+    pass(4_999);
+    equal(sockets.length, 1);
+    pass(1);
+    equal(sockets.length, 2);
+  },
+
+  "it does not wait any longer when the browser is online again": () => {
+    client();
+    last().drops();
+    equal(sockets.length, 1);
+    dispatchEvent(new Event("online"));
+    equal(sockets.length, 2);
+    pass(5_000);
+    equal(sockets.length, 2);
+  },
+
+  "a code that says not to come back ends it, in a bye or in a close": () => {
+    for (const refuse of [
+      (socket) => socket.says({ type: "bye", code: 4413, error: "unauthorized", message: "who are you" }),
+      (socket) => socket.drops(4413),
+    ]) {
+      const { janus, heard } = client();
+      last().welcomes();
+      refuse(last());
+      const [state, { error }] = heard.at(-1);
+      equal([state, error.code], ["closed", 4413]);
+      const before = sockets.length;
+      pass(100_000);
+      dispatchEvent(new Event("online"));
+      equal(sockets.length, before);
+      let reason;
+      try {
+        janus.subscribe("u", {});
+      } catch (error) {
+        reason = error.reason;
+      }
+      equal(reason, "closed");
+    }
+  },
+
+  "a server that says nothing is asked, and left if it does not answer": () => {
+    const { heard } = client();
+    last().welcomes();
+    pass(20_000);
+    equal(last().sent.at(-1), { type: "ping" });
+    pass(9_999);
+    last().says({ type: "pong" });
+    pass(29_999);
+    equal(heard.at(-1)[0], "connected");
+    pass(1);
+    equal([heard.at(-1)[0], sockets[0].closed], ["waiting", true]);
+    // What it says now would be a double, or out of order.
+    sockets[0].drops();
+    equal(heard.length, 2);
+  },
+
+  "a connection that does not open in time is given up": () => {
+    const { heard } = client();
+    pass(10_000);
+    equal([heard.at(-1)[0], sockets[0].closed], ["waiting", true]);
+  },
+
+  "no message comes twice or out of order": () => {
+    const { messages } = client();
+    last().welcomes();
+    last().subscribes(5);
+    last().message(5, 6, 6, 7, 5, 8);
+    equal(messages(), [6, 7, 8]);
+  },
+
+  "a hole is told, whether the server told of it or not": () => {
+    const { messages } = client();
+    last().welcomes();
+    last().subscribes(5);
+    last().message(6, 9);
+    last().says({ type: "gap", topic: "t", epoch: "a", from: 10, to: 12 });
+    last().message(12, 13);
+    last().says({ type: "gap", topic: "t", epoch: "b", from: 1, to: 2 });
+    last().message(2, 3);
+    equal(messages(), [6, [7, 8], 9, [10, 12], 13, [1, 2], 3]);
+    last().drops();
+    pass(1_000);
+    last().onopen({});
+    equal(last().sent[1].since, { epoch: "b", seq: 3 });
+  },
+
+  "what could not be resumed is told, and what could is not": () => {
+    const { messages } = client();
+    last().welcomes();
+    last().subscribes(5);
+    dice = 0;
+    for (const [seq, answer] of [
+      [5, { resumed: true, missed: 1 }],
+      [40, { resumed: false }],
+      [1, { epoch: "b", resumed: true }],
+    ]) {
+      last().drops();
+      pass(1_000);
+      last().welcomes();
+      last().subscribes(seq, answer);
+      last().message(seq + 1);
+    }
+    equal(messages(), [6, "unknown", 41, "unknown", 2]);
+  },
+
+  "a subscription that ended tells nothing, also not to the next one of its topic": () => {
+    const { janus, messages, subscription } = client();
+    last().welcomes();
+    last().subscribes(5);
+    subscription.unsubscribe();
+    const second = [];
+    janus.subscribe("t", { message: ({ seq }) => second.push(seq) });
+    last().message(6);
+    last().says({ type: "unsubscribed", topic: "t" });
+    last().subscribes(7);
+    last().message(8);
+    subscription.unsubscribe();
+    last().message(9);
+    equal([messages(), second], [[], [8, 9]]);
+  },
+
+  "a handler that ends its subscription, or throws, has its way and stops nothing": () => {
+    const { janus, subscription: other } = client();
+    other.unsubscribe();
+    const heard = [];
+    const uncaught = [];
+    globalThis.reportError = (error) => uncaught.push(error.message);
+    const subscription = janus.subscribe("t", {
+      gap: () => subscription.unsubscribe(),
+      message({ seq }) {
+        heard.push(seq);
+        throw new Error(`at ${seq}`);
+      },
+    });
+    last().welcomes();
+    last().subscribes(0);
+    last().message(1, 2, 4, 5);
+    equal(
+      [heard, uncaught],
+      [
+        [1, 2],
+        ["at 1", "at 2"],
+      ],
+    );
+    equal(last().sent.at(-1), { type: "unsubscribe", topic: "t" });
+  },
+
+  "a topic that cannot be had now is asked for again, and one that never can is not": () => {
+    const { heard } = client();
+    const asked = () => last().sent.filter(({ type }) => type === "subscribe").length;
+    last().welcomes();
+    const refuse = (code, error) =>
+      last().says({ type: "error", id: last().sent.at(-1).id, topic: "t", code, error, message: "" });
+    refuse(4001, "topic_unavailable");
+    equal([heard.at(-1), asked()], ["topic_unavailable", 1]);
+    pass(20_000);
+    last().says({ type: "pong" });
+    pass(10_000);
+    equal(asked(), 2);
+    refuse(4414, "forbidden");
+    equal(heard.at(-1), "forbidden");
+    last().drops();
+    pass(1_000);
+    last().welcomes();
+    equal(asked(), 0);
+  },
+
+  "an error about no request goes to its topic, or to the client": () => {
+    const errors = [];
+    const { heard } = client({ error: ({ reason }) => errors.push(reason) });
+    last().welcomes();
+    last().says({ type: "error", topic: "t", code: 4001, error: "topic_unavailable", message: "" });
+    last().says({ type: "error", code: 4405, error: "unknown_action", message: "" });
+    equal([heard.at(-1), errors], ["topic_unavailable", ["unknown_action"]]);
+  },
+
+  "a publication has a receipt, an error, or an unknown end": async () => {
+    const { janus } = client();
+    equal(await rejection(janus.publish("t", 1)), "not_connected");
+    last().welcomes();
+    const answered = janus.publish("t", { price: 1.5 }, { event: "e", messageId: "m" });
+    const { id, ...frame } = last().sent.at(-1);
+    equal(frame, { type: "publish", topic: "t", event: "e", message_id: "m", data: { price: 1.5 } });
+    last().says({ type: "published", id, topic: "t", epoch: "a", seq: 42, subscribers: 3 });
+    equal([(await answered).seq, (await answered).subscribers], [42, 3]);
+    const refused = janus.publish("t", 1);
+    last().says({ type: "error", id: id + 1, topic: "t", code: 4414, error: "forbidden", message: "" });
+    equal(await rejection(refused), "forbidden");
+    const lost = janus.publish("t", 1);
+    last().drops();
+    equal(await rejection(lost), "connection_lost");
+    janus.close();
+    equal(await rejection(janus.publish("t", 1)), "not_connected");
+  },
+
+  "a publication that is too much is not sent": async () => {
+    const { janus } = client();
+    last().welcomes();
+    const before = last().sent.length;
+    equal(await rejection(janus.publish("t", "ä".repeat(500))), "frame_too_large");
+    equal(last().sent.length, before);
+    // One of the 256 that may wait is the subscribe.
+    const pending = Array.from({ length: 255 }, () => rejection(janus.publish("t", 1)));
+    equal(await rejection(janus.publish("t", 1)), "too_many_pending");
+    equal(last().sent.length, before + 255);
+    janus.close();
+    equal(new Set(await Promise.all(pending)).size, 1);
+  },
+};
+
+for (const [name, test] of Object.entries(tests)) {
+  [now, timers, dice, sockets] = [0, [], 1, []];
+  try {
+    await test();
+    report("passed", name);
+  } catch (error) {
+    report("failed", name, error.message);
+  }
+  // An event of the window reaches all that there are.
+  clients.splice(0).forEach((janus) => janus.close());
+}
+report("end", Object.keys(tests).length);

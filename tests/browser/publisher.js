@@ -1,0 +1,28 @@
+/** Publishes what can and what cannot be published, and reports what became of it. */
+
+import { Janus } from "./janus.js";
+import { parameters, report } from "./report.js";
+
+const connected = Promise.withResolvers();
+const janus = new Janus(parameters.server, { state: connected.resolve });
+const publish = (...publication) =>
+  janus.publish(...publication).then(
+    ({ topic, epoch, seq, subscribers }) => report("published", topic, epoch.length, seq, subscribers),
+    ({ reason, code }) => report("refused", reason, code ?? null),
+  );
+
+await publish("news", "too early");
+await connected.promise;
+await publish("nobody", "is there");
+const subscribed = Promise.withResolvers();
+const arrived = Promise.withResolvers();
+janus.subscribe("news", { subscribed: subscribed.resolve, message: arrived.resolve });
+await subscribed.promise;
+await publish("news", { price: 1.5 }, { event: "quote", messageId: 7 });
+// Which of the two comes first is not said.
+const { seq, event, messageId, data } = await arrived.promise;
+report("message", seq, event, messageId, data);
+await publish("", "what topic");
+await publish("news", "x".repeat(70_000));
+janus.close();
+await publish("news", "too late");

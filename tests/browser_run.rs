@@ -1,0 +1,317 @@
+//! Runs pages in a real headless Chromium: the site they come from, what they report, and a network that can fail.
+//!
+//! A page reports with `tests/browser/report.js`: JSON arrays, whose first element says what it is about. No test waits
+//! longer than [`PATIENCE`] for one.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli_run::PATIENCE;
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/web");
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/browser");
+
+/// Serves the example and the tests' own pages, and takes what these report.
+pub(crate) struct Site {
+    listening: Listening,
+    reports: Receiver<Value>,
+}
+
+impl Site {
+    pub(crate) fn start() -> Self {
+        let (sender, reports) = channel();
+        let listening = Listening::start(move |stream| {
+            // A browser opens connections that it does not use.
+            let _ = answer(stream, &sender);
+        });
+        Self { listening, reports }
+    }
+
+    pub(crate) fn origin(&self) -> String {
+        format!("http://{}", self.listening.address)
+    }
+
+    /// Runs a script of `tests/browser` in a page of its own, with these parameters.
+    pub(crate) fn open(&self, script: &str, parameters: &[(&str, &str)]) -> Page<'_> {
+        let mut url = format!("{}/test.html?script={script}", self.origin());
+        for (name, value) in parameters {
+            url = format!("{url}&{name}={value}");
+        }
+        Page { site: self, browser: Browser::start(&url) }
+    }
+}
+
+/// One request, answered and closed.
+fn answer(stream: TcpStream, reports: &Sender<Value>) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let (mut request, mut length) = (String::new(), 0);
+    stream.read_line(&mut request)?;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    let mut parts = request.split(' ');
+    let (method, target) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let path = target.split('?').next().unwrap_or("");
+    let (status, content) = match (method, path) {
+        ("POST", "/report") => {
+            for report in serde_json::from_slice::<Vec<Value>>(&body)? {
+                // The test may have ended.
+                let _ = reports.send(report);
+            }
+            ("204 No Content", Vec::new())
+        }
+        _ => match content(path) {
+            Some(content) => ("200 OK", content),
+            None => ("404 Not Found", Vec::new()),
+        },
+    };
+    let kind = if path.ends_with(".js") { "text/javascript" } else { "text/html" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        content.len()
+    );
+    stream.get_mut().write_all(head.as_bytes())?;
+    stream.get_mut().write_all(&content)
+}
+
+fn content(path: &str) -> Option<Vec<u8>> {
+    let name = path.strip_prefix('/')?;
+    let name = if name.is_empty() { "index.html" } else { name };
+    if name.contains('/') {
+        return None;
+    }
+    [EXAMPLE, TESTS].iter().find_map(|folder| std::fs::read(Path::new(folder).join(name)).ok())
+}
+
+/// A page in a browser, which ends with this value.
+pub(crate) struct Page<'site> {
+    site: &'site Site,
+    browser: Browser,
+}
+
+impl Page<'_> {
+    /// The next report. One of an error on the page, or none at all, fails the test.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Value {
+        match self.site.reports.recv_timeout(PATIENCE) {
+            Ok(report) if report[0] == "error" => panic!("an error on the page: {report}"),
+            Ok(report) => report,
+            Err(_) => panic!("the page reports nothing more; the browser's log:\n{}", self.browser.log()),
+        }
+    }
+
+    /// The next report of this kind; others may come before it, but for those that `never` come.
+    #[track_caller]
+    pub(crate) fn report_of(&self, kind: &str, never: &[&str]) -> Value {
+        loop {
+            let report = self.report();
+            if report[0] == kind {
+                return report;
+            }
+            assert!(!never.iter().any(|never| report[0] == *never), "{report} instead of {kind}");
+        }
+    }
+}
+
+struct Browser {
+    child: Child,
+    profile: TempDir,
+}
+
+impl Browser {
+    /// Debian's name first.
+    const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+    fn start(url: &str) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        for name in Self::NAMES {
+            let log = File::create(profile.path().join("log")).unwrap();
+            let mut command = Command::new(name);
+            command
+                .arg("--headless")
+                // Whatever it shows is ours, and in most containers its sandbox cannot start.
+                .arg("--no-sandbox")
+                // There /dev/shm is small.
+                .arg("--disable-dev-shm-usage")
+                .args(["--disable-gpu", "--no-first-run", "--mute-audio", "--enable-logging=stderr"])
+                // It talks to nobody but the test.
+                .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+                .arg("--disable-extensions")
+                .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
+                // Without it a headless browser may end when the page is loaded.
+                .arg("--remote-debugging-port=0")
+                .arg(url)
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .process_group(0);
+            match command.spawn() {
+                Ok(child) => return Self { child, profile },
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => panic!("{name} does not start: {error}"),
+            }
+        }
+        panic!(
+            "this test needs Chromium: run tests/run.sh, which installs it, or \
+             `apt-get install --no-install-recommends chromium`"
+        );
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.profile.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Its group: the processes of its pages would write to the profile while that is deleted.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A network between page and server that fails when it is told to.
+pub(crate) struct Proxy {
+    listening: Listening,
+    network: Arc<Network>,
+}
+
+struct Network {
+    target: SocketAddr,
+    refuses: AtomicBool,
+    /// Both ends of each connection, and whether what it carries gets lost.
+    connections: Mutex<Vec<(TcpStream, TcpStream, Arc<AtomicBool>)>>,
+}
+
+impl Proxy {
+    pub(crate) fn to(target: SocketAddr) -> Self {
+        let network = Network { target, refuses: AtomicBool::new(false), connections: Mutex::default() };
+        let network = Arc::new(network);
+        let shared = Arc::clone(&network);
+        let listening = Listening::start(move |stream| {
+            // Connections that fail are what it is for.
+            let _ = shared.carry(stream);
+        });
+        Self { listening, network }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/ws", self.listening.address)
+    }
+
+    /// Ends all connections.
+    pub(crate) fn cut(&self) {
+        for (client, server, _) in self.network.connections.lock().unwrap().drain(..) {
+            // It may have ended by itself.
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// The connections of now stay open, and nothing gets through any more.
+    pub(crate) fn stall(&self) {
+        for (_, _, stalled) in self.network.connections.lock().unwrap().iter() {
+            stalled.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether new connections are ended at once.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.network.refuses.store(refuses, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.refuse(true);
+        self.cut();
+    }
+}
+
+impl Network {
+    fn carry(&self, client: TcpStream) -> io::Result<()> {
+        let server = TcpStream::connect(self.target)?;
+        let stalled = Arc::new(AtomicBool::new(false));
+        {
+            // Under the lock, so that a connection is refused or is there to be cut.
+            let mut connections = self.connections.lock().unwrap();
+            if self.refuses.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            connections.push((client.try_clone()?, server.try_clone()?, Arc::clone(&stalled)));
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| pipe(&client, &server, &stalled));
+            pipe(&server, &client, &stalled);
+        });
+        Ok(())
+    }
+}
+
+fn pipe(mut from: &TcpStream, mut to: &TcpStream, stalled: &AtomicBool) {
+    let mut piece = [0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        if !stalled.load(Ordering::SeqCst) && to.write_all(&piece[..length]).is_err() {
+            break;
+        }
+    }
+    if !stalled.load(Ordering::SeqCst) {
+        let _ = to.shutdown(Shutdown::Write);
+    }
+}
+
+/// Accepts connections until it is dropped, and gives each a thread.
+struct Listening {
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listening {
+    fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ended, serve) = (Arc::new(AtomicBool::new(false)), Arc::new(serve));
+        let is_ended = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if is_ended.load(Ordering::SeqCst) {
+                    break;
+                }
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        Self { address, ended, thread: Some(thread) }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes it up.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The HTTP port as its clients see it: event streams that resume, refusals with a status, and what is passed on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use janus_core::{Config, Janus};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::{DEADLINE, serve, until};
+
+/// A client that reads a response as text.
+pub(crate) struct Http {
+    stream: TcpStream,
+    received: String,
+}
+
+/// One block of an event stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) event: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) data: Option<Value>,
+}
+
+impl Http {
+    pub(crate) async fn send(addr: SocketAddr, request: impl AsRef<[u8]>) -> Self {
+        let mut stream = timeout(DEADLINE, TcpStream::connect(addr)).await.unwrap().unwrap();
+        stream.write_all(request.as_ref()).await.unwrap();
+        Self { stream, received: String::new() }
+    }
+
+    /// Opens a stream of events; its head must be a good one.
+    pub(crate) async fn events(addr: SocketAddr, query: &str, headers: &str) -> Self {
+        let request = format!("GET /events?{query} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
+        let mut client = Self::send(addr, request).await;
+        let head = client.up_to("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
+        assert_eq!(client.up_to("\n\n").await, "retry: 2000\n\n");
+        client
+    }
+
+    /// What comes up to the end of this text.
+    pub(crate) async fn up_to(&mut self, end: &str) -> String {
+        let read = async {
+            loop {
+                if let Some(at) = self.received.find(end) {
+                    let rest = self.received.split_off(at + end.len());
+                    return std::mem::replace(&mut self.received, rest);
+                }
+                let mut piece = [0; 4096];
+                let length = self.stream.read(&mut piece).await.expect("no reset");
+                assert_ne!(length, 0, "the end of the stream instead of {end:?}: {}", self.received);
+                // Everything in these tests is ASCII.
+                self.received.push_str(str::from_utf8(&piece[..length]).unwrap());
+            }
+        };
+        timeout(DEADLINE, read).await.unwrap_or_else(|_| panic!("no {end:?} came"))
+    }
+
+    pub(crate) async fn read_to_end(mut self) -> String {
+        timeout(DEADLINE, self.stream.read_to_string(&mut self.received)).await.expect("an end").expect("a FIN");
+        self.received
+    }
+
+    /// The next block that is no heartbeat.
+    pub(crate) async fn block(&mut self) -> Block {
+        loop {
+            let text = self.up_to("\n\n").await;
+            if text.starts_with(':') {
+                continue;
+            }
+            let mut block = Block::default();
+            for line in text.lines().filter(|line| !line.is_empty()) {
+                match line.split_once(": ").unwrap() {
+                    ("event", value) => block.event = Some(value.to_owned()),
+                    ("id", value) => block.id = Some(value.to_owned()),
+                    ("data", value) => block.data = Some(serde_json::from_str(value).unwrap()),
+                    ("retry", _) => {}
+                    _ => panic!("an unknown field: {line}"),
+                }
+            }
+            return block;
+        }
+    }
+
+    /// The next block, which must be a message: its number and its data.
+    pub(crate) async fn message(&mut self) -> (u64, Value) {
+        let block = self.block().await;
+        let data = block.data.as_ref().unwrap_or_else(|| panic!("{block:?}"));
+        assert_eq!(block.event, None, "{block:?}");
+        let seq = data["seq"].as_u64().unwrap();
+        assert_eq!(block.id.as_ref().unwrap().split_once('.').unwrap().1, seq.to_string());
+        (seq, data["data"].clone())
+    }
+
+    /// The id of the next block, which must have nothing else.
+    pub(crate) async fn id(&mut self) -> String {
+        let block = self.block().await;
+        assert_eq!((&block.event, &block.data), (&None, &None), "{block:?}");
+        block.id.unwrap()
+    }
+}
+
+/// Ends this client, so that only what its server keeps is left.
+async fn lose(client: Http, janus: &Janus) {
+    drop(client);
+    until("the connection to end", || janus.stats().connections == 0).await;
+}
+
+async fn serve_http(config: Config) -> (Janus, SocketAddr) {
+    let http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    let (janus, _) = serve(Config { http_listen, ..config }).await;
+    let addr = janus.local_addrs()[1];
+    (janus, addr)
+}
+
+fn last_event_id(id: &str) -> String {
+    format!("Last-Event-ID: {id}\r\n")
+}
+
+#[tokio::test]
+async fn a_stream_of_one_topic_resumes_without_a_hole_and_without_a_repeat() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let mut client = Http::events(addr, "topic=news", "").await;
+    let first = client.id().await;
+    janus.publish("news", &json!({"text": "one\ntwo"})).await.unwrap();
+    assert_eq!(client.message().await, (1, json!({"text": "one\ntwo"})));
+    lose(client, &janus).await;
+    for number in 2..=4 {
+        janus.publish("news", &number).await.unwrap();
+    }
+    let epoch = first.split_once('.').unwrap().0;
+    for (id, missed) in [(first.clone(), 1..5), (format!("{epoch}.1"), 2..5), (format!("{epoch}.4"), 5..5)] {
+        for (query, header) in
+            [("topic=news".to_owned(), last_event_id(&id)), (format!("topic=news&last_event_id={id}"), String::new())]
+        {
+            let mut client = Http::events(addr, &query, &header).await;
+            assert_eq!(client.id().await, id);
+            for seq in missed.clone() {
+                assert_eq!(client.message().await.0, seq);
+            }
+            lose(client, &janus).await;
+        }
+    }
+    let mut client = Http::events(addr, "topic=news", &last_event_id(&first)).await;
+    client.id().await;
+    janus.publish("news", &5).await.unwrap();
+    for seq in 1..=5 {
+        assert_eq!(client.message().await.0, seq);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_several_topics_says_which_could_not_be_resumed() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let mut client = Http::events(addr, "topic=a&topic=b", "").await;
+    client.id().await;
+    client.id().await;
+    for topic in ["b", "a"] {
+        janus.publish(topic, "seen").await.unwrap();
+        client.message().await;
+    }
+    janus.publish("a", "seen, too").await.unwrap();
+    let last = client.block().await.id.unwrap();
+    lose(client, &janus).await;
+    janus.publish("a", "missed").await.unwrap();
+    janus.publish("b", "lost").await.unwrap();
+
+    let mut client = Http::events(addr, "topic=b&topic=a", &last_event_id(&last)).await;
+    let gap = client.block().await;
+    assert_eq!(gap.event.as_deref(), Some("gap"));
+    let data = gap.data.unwrap();
+    assert_eq!((&data["topic"], &data["resumed"]), (&json!("b"), &json!(false)));
+    assert_eq!(gap.id.unwrap(), format!("{}.2", data["epoch"].as_str().unwrap()));
+    assert_eq!(client.id().await, last);
+    assert_eq!(client.message().await, (3, json!("missed")));
+    janus.publish("b", "new").await.unwrap();
+    assert_eq!(client.message().await, (3, json!("new")));
+}
+
+#[tokio::test]
+async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
+    let config = Config { resume_messages: 2, ..Config::default() };
+    let (janus, addr) = serve_http(config).await;
+    let mut client = Http::events(addr, "topic=news", "").await;
+    let first = client.id().await;
+    lose(client, &janus).await;
+    for number in 1..=3 {
+        janus.publish("news", &number).await.unwrap();
+    }
+    for id in [&*first, "0123456789abcdef.1", "strange"] {
+        let mut client = Http::events(addr, "topic=news", &last_event_id(id)).await;
+        let gap = client.block().await;
+        assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["resumed"]), (Some("gap"), &json!(false)), "{id}");
+        assert!(gap.id.unwrap().ends_with(".3"), "it goes on after what there is now");
+        lose(client, &janus).await;
+    }
+}
+
+#[tokio::test]
+async fn silence_is_filled_with_comments() {
+    let (_janus, addr) =
+        serve_http(Config { heartbeat_interval: Duration::from_millis(10), ..Config::default() }).await;
+    let mut client = Http::events(addr, "topic=news", "").await;
+    client.up_to("\n\n").await;
+    assert_eq!(client.up_to("\n\n").await, ":\n\n");
+    assert_eq!(client.up_to("\n\n").await, ":\n\n");
+}
+
+#[tokio::test]
+async fn many_topics_are_subscribed_to_by_one_request() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
+    let mut client = Http::events(addr, &query.join("&"), "").await;
+    for _ in 0..100 {
+        client.id().await;
+    }
+    janus.publish("t:99", "last").await.unwrap();
+    assert_eq!(client.message().await, (1, json!("last")));
+}
+
+#[tokio::test]
+async fn a_browser_may_come_from_the_same_host_or_a_listed_origin() {
+    let config = Config { allowed_origins: vec!["https://app.example".to_owned()], ..Config::default() };
+    let (_janus, addr) = serve_http(config).await;
+    let answer = async |path: &str, origin: &str| {
+        let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nOrigin: {origin}\r\n{headers}\r\n");
+        Http::send(addr, request).await.up_to("\r\n\r\n").await
+    };
+    let own = format!("http://{addr}");
+    for origin in ["https://app.example", &*own] {
+        assert!(answer("/ws", origin).await.starts_with("HTTP/1.1 101 "), "{origin}");
+        let head = answer("/events?topic=a", origin).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{origin}: {head}");
+        assert_eq!(head.contains("access-control-allow-origin: https://app.example\r\n"), origin != own, "{head}");
+    }
+    for path in ["/ws", "/events?topic=a"] {
+        assert!(answer(path, "https://evil.example").await.starts_with("HTTP/1.1 403 "), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_served_gets_a_status_and_a_fin() {
+    let config = Config { max_connections: 1, frame_timeout: Duration::from_millis(20), ..Config::default() };
+    let (_janus, addr) = serve_http(config).await;
+    let code = async |request: &str, status: &str| {
+        let answer = Http::send(addr, request).await.read_to_end().await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let body: Value = serde_json::from_str(body).unwrap();
+        body["error"]["code"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(code("GET /events HTTP/1.1\r\nHost: a\r\n\r\n", "400").await, "bad_topic");
+    assert_eq!(code("GET /events?topic=a HTTP/1.1\r\nHost: a", "408").await, "frame_timeout");
+    assert_eq!(code("", "408").await, "frame_timeout");
+    assert_eq!(code("\u{16}\u{3}\u{1}", "400").await, "bad_frame");
+    let _only = Http::events(addr, "topic=news", "").await;
+    assert_eq!(code("GET /events?topic=a HTTP/1.1\r\nHost: a\r\n\r\n", "503").await, "too_many_connections");
+}
+
+#[tokio::test]
+async fn a_drain_says_goodbye_to_event_streams() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let mut client = Http::events(addr, "topic=news", "").await;
+    client.id().await;
+    let shutdown = tokio::spawn(async move { janus.shutdown().await });
+    let bye = client.block().await;
+    assert_eq!(bye.event.as_deref(), Some("bye"));
+    assert_eq!(bye.data.unwrap()["error"], "server_draining");
+    assert_eq!(client.read_to_end().await, "");
+    shutdown.await.unwrap();
+}
