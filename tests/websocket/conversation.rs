@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use janus_core::hooks::{Client, Denied, Hooks};
+use janus_core::wire::{Publication, TopicName};
 use janus_core::{Config, Janus};
 use serde_json::{Value, json};
 
 use super::{Bystander, FIN, PING, PONG, Seen, Socket, TEXT, close, frame, said, serve, text};
-use crate::support::{Close, subscribers, until};
+use crate::support::{Close, own_address, subscribers, until};
 
 /// A client that has just said hello with the token of an earlier session; its welcome.
 async fn come_back(addr: SocketAddr, session: &Value) -> (Socket, Value) {
@@ -446,4 +448,46 @@ async fn silence_is_broken_by_pings_also_where_no_message_ever_came() {
         }
     };
     assert_eq!(message["data"], "now");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_after_the_close() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut subscriber = Socket::open(addr).await;
+    subscriber.subscribe("news").await;
+    for _ in 0..20 {
+        let mut socket = Socket::open(addr).await;
+        let publish = |id: u64| said(&json!({"type": "publish", "id": id, "topic": "news", "data": id}));
+        let frames = (1..=20).flat_map(publish).chain(close(1000)).collect::<Vec<_>>();
+        socket.send(frames).await;
+        for id in 1..=20 {
+            assert_eq!(socket.json().await["id"], id);
+        }
+        assert_eq!(socket.next().await, Seen::Close(Some(1000), String::new()));
+        assert_eq!(socket.next().await, Seen::End(Close::Fin));
+    }
+}
+
+/// Never says who may publish.
+struct Undecided;
+
+impl Hooks for Undecided {
+    async fn authorize_publish(&self, _: &Client, _: &TopicName, _: &Publication) -> Result<(), Denied> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
+    let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
+    let config = Config { drain_period: Duration::ZERO, ..config };
+    let janus = Janus::builder().config(config).hooks(Undecided).start().await.expect("the server starts");
+    let addr = janus.local_addrs()[0];
+    let mut socket = Socket::open(addr).await;
+    let publish = said(&json!({"type": "publish", "id": 1, "topic": "nobody", "data": 1}));
+    socket.send([frame(FIN | PING, ""), publish].concat()).await;
+    assert_eq!(socket.next().await, Seen::Pong(Vec::new()));
+    assert!(janus.disconnect(janus.connections(0, 10)[0].connection, true));
+    assert_error(&socket.json().await, "topic_crashed", Some(1));
+    assert_eq!(socket.bye(4007).await["error"], "disconnected");
 }
