@@ -89,6 +89,18 @@ fn a_comparison_of_janus_with_itself_needs_no_other_server() {
 }
 
 #[test]
+fn the_transports_of_janus_are_compared_with_the_first_of_them() {
+    let servers = "janus,janus-ws,janus-sse";
+    let arguments = ["fan", "--rounds", "2", "--clients", "20", "--janus", BINARY, "--servers", servers, "--to-first"];
+    let output = script("compare.py", &arguments);
+    assert_exit(&output, 0);
+    let told = text(&output.stdout);
+    for ratio in ["janus-ws/janus ", "janus-sse/janus "] {
+        assert!(told.contains(ratio) && !told.contains("FAILED"), "{told}");
+    }
+}
+
+#[test]
 fn a_comparison_that_makes_no_sense_is_refused() {
     for (arguments, expected) in [
         (&["nothing"][..], "'nothing' is no scenario: expected one of fan, connect"),

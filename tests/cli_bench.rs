@@ -302,6 +302,42 @@ fn a_server_of_another_protocol_is_told_by_what_it_sent() {
     }
 }
 
+/// The real server, with its two addresses: of the classic protocol, and of HTTP.
+fn real_server(settings: &[&str]) -> (Running, [String; 2]) {
+    let listen = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let server = Running::start(&[&listen[..], settings].concat());
+    let lines = ["listening on ", "serving HTTP on "].map(|line| server.error_line(line));
+    let addresses = lines.map(|line| line.rsplit(' ').next().unwrap().to_owned());
+    (server, addresses)
+}
+
+#[test]
+fn the_real_server_delivers_over_every_transport() {
+    let (_server, [to, http]) = real_server(&[]);
+    let folder = tempdir().unwrap();
+    let json = folder.path().join("result.json");
+    for transport in TRANSPORTS {
+        let at = ["bench", "--to", &to, "--http", &http, "--transport", transport, "--json", json.to_str().unwrap()];
+        let load = ["--clients", "60", "--topics", "3", "--messages", "300", "--window", "30", "--size", "40"];
+        assert_exit(&janus(&[&at[..], &load].concat()).output().unwrap(), 0);
+        let result = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_counts(&result, &[("ready", 60), ("published", 300), ("expected", 6_000), ("good", 6_000), ("bad", 0)]);
+    }
+}
+
+#[test]
+fn what_the_real_server_refuses_is_told_by_every_transport() {
+    for transport in TRANSPORTS {
+        let (_server, [to, http]) = real_server(&["--max-connections", "5"]);
+        let arguments = ["bench", "--to", &to, "--http", &http, "--transport", transport, "--clients", "6"];
+        let output = janus(&arguments).output().unwrap();
+        assert_exit(&output, 1);
+        let report = text(&output.stdout);
+        assert!(report.contains("5 ready, 1 failed"), "{transport}: {report}");
+        assert!(report.contains("1 × refused: too_many_connections: "), "{transport}: {report}");
+    }
+}
+
 #[test]
 fn a_full_server_is_reported_with_the_clients_it_took() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--max-connections", "5"]);

@@ -336,7 +336,7 @@ def output_of(command: list[str]) -> str:
 
 
 def janus(port: int, _: Path) -> list[str]:
-    return ["serve", "--listen", f"127.0.0.1:{port}", "--http-listen", ""]
+    return ["serve", "--listen", f"127.0.0.1:{port}"]
 
 
 def redis(port: int, clients: int) -> list[str]:

@@ -43,6 +43,7 @@
 //! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to go on after a position, [`Janus::history`] |
 //! | decide who may do what, and hear of clients | [`hooks`] and [`Builder::hooks`] |
 //! | run actors of its own in the tree | [`Builder::child`], [`supervision`] |
+//! | serve another protocol, or come by another way | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; `conformance`, a feature, checks them |
 //! | look | [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | end | [`Janus::shutdown`], and [`Janus::wait`] for the case that the tree gives up |
