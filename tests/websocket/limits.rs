@@ -263,6 +263,43 @@ async fn answers_to_a_client_that_lags_come_behind_the_messages_before_them() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_full() {
+    for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate] {
+        let (janus, addr) = serve_with(policy).await;
+        let mut slow = Socket::open(addr).await;
+        slow.subscribe("news").await;
+        let dropped = || {
+            let stats = janus.stats();
+            stats.messages_dropped_oldest + stats.messages_dropped_newest + stats.messages_conflated
+        };
+        let mut published = 0;
+        while dropped() == 0 {
+            published += 1;
+            janus.publish("news", &numbered(published)).await.expect("published");
+            assert!(published < 10_000, "nothing is ever dropped");
+        }
+        slow.send([frame(FIN | PING, "1"), said(&json!({"type": "ping"})), frame(FIN | PING, "2")].concat()).await;
+        // Those who come later are served later: then it has been asked with the queue as full as it was.
+        Bystander::new(addr).await.is_undisturbed("questions of a client that lags").await;
+        let (mut next, mut answers) = (1, Vec::new());
+        while next <= published || answers.len() < 3 {
+            match slow.next().await {
+                Seen::Text(json) if json["type"] == "pong" => answers.push("pong".to_owned()),
+                Seen::Pong(payload) => answers.push(String::from_utf8(payload).expect("it is what was sent")),
+                Seen::Text(json) => {
+                    let (from, to) = if json["type"] == "gap" { ("from", "to") } else { ("seq", "seq") };
+                    assert_eq!(json[from], next, "{policy}: {}", json["type"]);
+                    next = json[to].as_u64().expect("a number") + 1;
+                }
+                other => panic!("{policy}: {other:?}"),
+            }
+        }
+        assert_eq!(answers, ["1", "pong", "2"], "{policy}");
+        assert_eq!(janus.stats().slow_consumers, 0, "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn under_conflate_a_lagging_client_has_the_latest_of_each_topic() {
     let (janus, addr) = serve_with(SlowConsumer::Conflate).await;
     let mut slow = Socket::open(addr).await;
