@@ -33,3 +33,4 @@ mod slow;
 mod streams;
 mod support;
 mod typed;
+mod websocket;

@@ -135,6 +135,8 @@ enum Lengthy {
 }
 
 struct Closing {
+    /// Said when nothing else is to be; empty if they have been, or there are none.
+    last_words: Bytes,
     fin_sent: bool,
     discarded: usize,
     /// For writing out what is queued, and then for the peer to close as well.
@@ -186,11 +188,10 @@ impl Transport {
     /// A connection that is only told why it is not served.
     pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
         self.say_bye(None, code, message);
-        self.close();
         self
     }
 
-    /// Tells the client why its connection ends.
+    /// Begins to close, and tells the client why.
     fn say_bye(&mut self, id: RequestId, code: ErrorCode, message: &str) {
         self.say_goodbye(Refusal { id, ..refusal(code, message) });
     }
@@ -200,7 +201,17 @@ impl Transport {
             self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
         }
         self.why = Some(refusal.code);
-        self.slot.tell(&if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) });
+        let goodbye = if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) };
+        self.part(self.slot.codecs().encode(self.slot.codec(), &goodbye));
+    }
+
+    /// Begins to close with these last words. They come after the answers to all that the client has asked for, and after the
+    /// last message: many a protocol allows nothing behind them.
+    fn part(&mut self, last_words: Bytes) {
+        self.close();
+        if let Step::Closing(closing) = &mut self.step {
+            closing.last_words = last_words;
+        }
     }
 
     /// Tells the client why something is not done.
@@ -216,7 +227,6 @@ impl Transport {
             self.step = Step::Settling(Box::new(error));
         } else if error.is_fatal() {
             self.say_bye(error.id, error.code, &error.message);
-            self.close();
         } else {
             self.tell_error(error.id, error.topic.as_ref(), error.code, &error.message);
         }
@@ -238,7 +248,8 @@ impl Transport {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            self.step = Step::Closing(Box::new(Closing { fin_sent: false, discarded: 0, deadline }));
+            self.step =
+                Step::Closing(Box::new(Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline }));
         }
     }
 
@@ -384,7 +395,6 @@ impl Transport {
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
                 );
                 self.say_bye(None, ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
-                self.close();
             }
             End::Draining | End::ShutDown => self.drain(),
             End::Disconnected { reconnect } => {
@@ -395,7 +405,6 @@ impl Transport {
                     let message = "the server's operator has closed this connection and does not want it back";
                     self.say_bye(None, ErrorCode::Banned, message);
                 }
-                self.close();
                 if !reconnect {
                     self.shared.sessions.end(&self.session);
                 }
@@ -403,7 +412,6 @@ impl Transport {
             End::SessionTaken => {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
                 self.say_bye(None, ErrorCode::SessionTaken, "another connection has taken over this session");
-                self.close();
             }
         }
     }
@@ -412,7 +420,6 @@ impl Transport {
     fn drain(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
             self.say_bye(None, ErrorCode::ServerDraining, "the server is shutting down");
-            self.close();
         }
     }
 
@@ -520,10 +527,7 @@ impl Transport {
             }
             Command::Refused(error) => self.answer_error(error),
             Command::Answer(bytes) => self.slot.send(bytes),
-            Command::Close(bytes) => {
-                self.slot.send(bytes);
-                self.close();
-            }
+            Command::Close(bytes) => self.part(bytes),
             Command::Become(bytes) => self.become_successor(bytes),
             Command::PassOn => self.pass_on(),
             _ if !self.opened => {
@@ -582,12 +586,17 @@ impl Transport {
 
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
-        if !closing.fin_sent && self.slot.is_settled() && self.slot.is_flushed() {
-            self.slot.shut_down();
-            closing.fin_sent = true;
-            closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
+        if !closing.fin_sent && self.slot.is_settled() {
+            self.slot.send(std::mem::take(&mut closing.last_words));
+            if self.slot.is_flushed() {
+                self.slot.shut_down();
+                closing.fin_sent = true;
+                closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
+            }
         }
         if closing.deadline.as_mut().poll(cx).is_ready() {
+            // An answer that is still owed will not come any more.
+            self.slot.send(std::mem::take(&mut closing.last_words));
             self.step = Step::Over;
             return Poll::Ready(());
         }
