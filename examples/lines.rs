@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example lines`, then `nc 127.0.0.1 7000` twice, and type `sub news` into one and `pub news "hello"` into the
 //! other. What a client may say is in `request`, what it is told in `encode`. That it keeps the contract of a transport is
-//! tested (`tests/conformance.rs`).
+//! tested (`tests/conformance/`).
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -34,3 +34,4 @@ mod slow;
 mod streams;
 mod support;
 mod typed;
+mod websocket;

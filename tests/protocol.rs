@@ -1,4 +1,4 @@
-//! The classic protocol as a client sees it, over real sockets: every row of docs/PROTOCOL.md.
+//! The classic protocol as a client sees it, over real sockets: every row of docs/CLASSIC.md.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 /**
- * A client of Janus (docs/PROTOCOL_V1.md) for browsers and whatever else has `WebSocket`.
+ * A client of Janus (docs/PROTOCOL.md) for browsers and whatever else has `WebSocket`.
  *
  *     const janus = new Janus("ws://localhost:8080/ws");
  *     janus.subscribe("news", { message: (m) => show(m.data), gap: () => loadAllAnew() });

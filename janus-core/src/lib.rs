@@ -43,6 +43,7 @@
 //! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to go on after a position, [`Janus::history`] |
 //! | decide who may do what, and hear of clients | [`hooks`] and [`Builder::hooks`] |
 //! | run actors of its own in the tree | [`Builder::child`], [`supervision`] |
+//! | serve another protocol, or come by another way | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; `conformance`, a feature, checks them |
 //! | look | [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | end | [`Janus::shutdown`], and [`Janus::wait`] for the case that the tree gives up |
@@ -64,8 +65,8 @@
 //!
 //! Four files, in this order:
 //!
-//! 1. `transport.rs` reads a socket and decodes what the publisher sent (`wire/classic.rs`);
-//! 2. `topic.rs` numbers the message, encodes it once, and starts a pass;
+//! 1. `transport.rs` reads a socket and has a codec decode what the publisher sent (`wire/codec.rs` says what that is);
+//! 2. `topic.rs` numbers the message, has it encoded once for each codec among its subscribers, and starts a pass;
 //! 3. `delivery/pass.rs` is that pass: the home arbiter and the sender threads claim pieces of the subscriber list;
 //! 4. `delivery/slot.rs` sends to one subscriber's socket, or queues for one that does not keep up.
 //!

@@ -135,8 +135,8 @@ enum Lengthy {
 }
 
 struct Closing {
-    /// What the client is told last; empty once it has been.
-    goodbye: Bytes,
+    /// Said when nothing else is to be; empty if they have been, or there are none.
+    last_words: Bytes,
     fin_sent: bool,
     discarded: usize,
     /// For writing out what is queued, and then for the peer to close as well.
@@ -187,24 +187,32 @@ impl Transport {
 
     /// A connection that is only told why it is not served.
     pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
-        self.close_for(None, code, message);
+        self.say_bye(None, code, message);
         self
     }
 
     /// Begins to close, and tells the client why.
-    fn close_for(&mut self, id: RequestId, code: ErrorCode, message: &str) {
-        self.close_saying(Refusal { id, ..refusal(code, message) });
+    fn say_bye(&mut self, id: RequestId, code: ErrorCode, message: &str) {
+        self.say_goodbye(Refusal { id, ..refusal(code, message) });
     }
 
-    fn close_saying(&mut self, refusal: Refusal<'_>) {
+    fn say_goodbye(&mut self, refusal: Refusal<'_>) {
         if !matches!(refusal.code, ErrorCode::ServerDraining | ErrorCode::Disconnected | ErrorCode::Banned) {
             self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
         }
         self.why = Some(refusal.code);
-        let event = if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) };
+        let goodbye = if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) };
         // Where the codec has panicked there is no more to say.
-        let goodbye = self.slot.codecs().encode(self.slot.codec(), &event).unwrap_or_default();
-        self.close_with(goodbye);
+        self.part(self.slot.codecs().encode(self.slot.codec(), &goodbye).unwrap_or_default());
+    }
+
+    /// Begins to close with these last words. They come after the answers to all that the client has asked for, and after the
+    /// last message: many a protocol allows nothing behind them.
+    fn part(&mut self, last_words: Bytes) {
+        self.close();
+        if let Step::Closing(closing) = &mut self.step {
+            closing.last_words = last_words;
+        }
     }
 
     /// Tells the client why something is not done.
@@ -219,7 +227,7 @@ impl Transport {
         if !self.slot.is_settled() {
             self.step = Step::Settling(Box::new(error));
         } else if error.is_fatal() {
-            self.close_for(error.id, error.code, &error.message);
+            self.say_bye(error.id, error.code, &error.message);
         } else {
             self.tell_error(error.id, error.topic.as_ref(), error.code, &error.message);
         }
@@ -235,19 +243,14 @@ impl Transport {
         Poll::Ready(())
     }
 
-    /// Begins to close: what is queued and still to be answered is written out, then comes a FIN.
+    /// Begins to close: what is queued is written out, then comes a FIN.
     fn close(&mut self) {
-        self.close_with(Bytes::new());
-    }
-
-    /// The same with a last frame. Answers that are still to come go before it, because clients, and the rules of
-    /// WebSocket, take it for the end.
-    fn close_with(&mut self, goodbye: Bytes) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            self.step = Step::Closing(Box::new(Closing { goodbye, fin_sent: false, discarded: 0, deadline }));
+            self.step =
+                Step::Closing(Box::new(Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline }));
         }
     }
 
@@ -396,22 +399,24 @@ impl Transport {
                 log::warn!(
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
                 );
-                self.close_for(None, ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
+                self.say_bye(None, ErrorCode::TopicUnavailable, "messages were lost; connect and subscribe again");
             }
             End::Draining | End::ShutDown => self.drain(),
             End::Disconnected { reconnect } => {
                 log::debug!("client {id} ({peer}): disconnected by the operator");
                 if reconnect {
-                    self.close_for(None, ErrorCode::Disconnected, "the server's operator has closed this connection");
+                    self.say_bye(None, ErrorCode::Disconnected, "the server's operator has closed this connection");
                 } else {
                     let message = "the server's operator has closed this connection and does not want it back";
-                    self.close_for(None, ErrorCode::Banned, message);
+                    self.say_bye(None, ErrorCode::Banned, message);
+                }
+                if !reconnect {
                     self.shared.sessions.end(&self.session);
                 }
             }
             End::SessionTaken => {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
-                self.close_for(None, ErrorCode::SessionTaken, "another connection has taken over this session");
+                self.say_bye(None, ErrorCode::SessionTaken, "another connection has taken over this session");
             }
         }
     }
@@ -419,7 +424,7 @@ impl Transport {
     /// Closes because the instance ends.
     fn drain(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
-            self.close_for(None, ErrorCode::ServerDraining, "the server is shutting down");
+            self.say_bye(None, ErrorCode::ServerDraining, "the server is shutting down");
         }
     }
 
@@ -529,7 +534,7 @@ impl Transport {
             }
             Command::Refused(error) => self.answer_error(error),
             Command::Answer(bytes) => self.slot.send(bytes),
-            Command::Close(bytes) => self.close_with(bytes),
+            Command::Close(bytes) => self.part(bytes),
             Command::Become(bytes) => self.become_successor(bytes),
             Command::PassOn => self.pass_on(),
             _ if !self.opened => {
@@ -589,7 +594,7 @@ impl Transport {
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
         if !closing.fin_sent && self.slot.is_settled() {
-            self.slot.send(std::mem::take(&mut closing.goodbye));
+            self.slot.send(std::mem::take(&mut closing.last_words));
             if self.slot.is_flushed() {
                 self.slot.shut_down();
                 closing.fin_sent = true;
@@ -597,8 +602,8 @@ impl Transport {
             }
         }
         if closing.deadline.as_mut().poll(cx).is_ready() {
-            // Whose answers never came is at least told why it has to go.
-            self.slot.send(std::mem::take(&mut closing.goodbye));
+            // An answer that is still owed will not come any more.
+            self.slot.send(std::mem::take(&mut closing.last_words));
             self.step = Step::Over;
             return Poll::Ready(());
         }

@@ -35,7 +35,7 @@ impl Default for Settings {
             core: Config { http_listen, ..Config::default() },
             log: LevelFilter::Info,
             api_key: ApiKey::default(),
-            max_api_connections: 1_024,
+            max_api_connections: 256,
         }
     }
 }

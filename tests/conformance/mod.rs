@@ -3,6 +3,8 @@
 
 mod faulty;
 mod lines;
+#[cfg(unix)]
+mod unix;
 
 use std::time::Duration;
 

@@ -30,7 +30,7 @@ pub(super) enum End {
 pub(super) struct Connection {
     stream: Pin<Box<dyn ByteStream>>,
     /// The address by which the server knows it.
-    #[cfg_attr(not(feature = "fault-injection"), expect(dead_code, reason = "it is asked for to crash its Transport"))]
+    #[cfg_attr(not(feature = "fault-injection"), expect(dead_code, reason = "only crashes are aimed by it"))]
     pub(super) addr: Option<SocketAddr>,
     reader: Box<dyn Reader>,
     buffer: Vec<u8>,

@@ -31,7 +31,7 @@ pub(super) async fn garbage(stage: &Stage<'_>) -> Result<(), Stop> {
 
 pub(super) async fn random_input(stage: &Stage<'_>) -> Result<(), Stop> {
     const DECODED: usize = 3_000;
-    const CONNECTIONS: usize = 100;
+    const CONNECTIONS: usize = 250;
     let limits = Limits { max_frame_bytes: 4_096, max_topic_bytes: 255, max_topics: 128 };
     let server = stage.start(Config { max_frame_bytes: limits.max_frame_bytes, ..Config::default() }).await?;
     let mut bystander = server.bystander().await?;

@@ -249,6 +249,9 @@ impl Queue {
             entry => {
                 // What can do with less makes room for what cannot.
                 self.conflate_all();
+                if matches!(entry, Entry::Frame(_)) {
+                    self.make_room_for(&entry);
+                }
                 let room = self.room();
                 if entry.frames() > room.frames || entry.bytes() > room.bytes {
                     return Err(self.overflow(SlowReason::QueueFull));
@@ -365,6 +368,25 @@ impl Queue {
                 self.insert(last_at, Entry::Messages(last));
             }
             self.admit_latest(latest);
+        }
+    }
+
+    /// Drops waiting messages of the subscriptions that bear it, the oldest first, until there is room for an answer or a
+    /// heartbeat. These cannot be dropped, and a client that is borne with is not to be cut off for asking, or for silence.
+    fn make_room_for(&mut self, entry: &Entry) {
+        loop {
+            let room = self.room();
+            if entry.frames() <= room.frames && entry.bytes() <= room.bytes {
+                return;
+            }
+            let droppable = self.entries.iter().enumerate().skip(usize::from(self.started)).find_map(|(at, entry)| {
+                let Entry::Messages(Messages { subscription, .. }) = entry else { return None };
+                let bears_it = matches!(subscription.policy(), SlowConsumer::DropOldest | SlowConsumer::DropNewest);
+                bears_it.then(|| (at, Arc::clone(subscription)))
+            });
+            let Some((at, subscription)) = droppable else { return };
+            let (batch, dropped) = self.drop_first_at(at);
+            self.note_dropped(at, &batch, &subscription, dropped, Dropped::Oldest);
         }
     }
 

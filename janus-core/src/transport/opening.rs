@@ -37,7 +37,7 @@ impl Transport {
                 log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
                 let usual = refusal(code, &message);
                 let reconnect_after = retry_after.or(usual.reconnect_after);
-                return self.close_saying(Refusal { reconnect_after, ..usual });
+                return self.say_goodbye(Refusal { reconnect_after, ..usual });
             }
         };
         let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);

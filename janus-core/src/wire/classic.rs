@@ -2,7 +2,7 @@
 //!
 //! The [`Decoder`] turns the bytes of one connection into [`Command`]s, however they were cut into pieces; the
 //! `encode_*` functions append one frame each. Both directions as a client sees them are in [`client`]. What the frames
-//! mean, byte by byte, is in `docs/PROTOCOL.md`.
+//! mean, byte by byte, is in `docs/CLASSIC.md`.
 
 use std::borrow::Cow;
 use std::ffi::CStr;

@@ -583,3 +583,67 @@ where
         self.frames.buffered()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_frame_bytes: 16, max_topic_bytes: 4, max_topics: 1 };
+
+    #[test]
+    fn a_position_reads_back_from_its_text_and_nothing_else_does() {
+        for position in [Position { epoch: 0, seq: 0 }, Position { epoch: 0xab, seq: 7 }] {
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+        let longest = Position { epoch: u64::MAX, seq: u64::MAX };
+        assert_eq!(longest.to_string().parse(), Ok(longest));
+        let bad = [
+            "",
+            ".",
+            "7.7",
+            "00000000000000ab",
+            "00000000000000ab.",
+            "00000000000000ab.-1",
+            "00000000000000ab.+1",
+            "+0000000000000ab.1",
+            "00000000000000xb.1",
+            "000000000000000ab.1",
+            "00000000000000ab.1 ",
+            "00000000000000ab.18446744073709551616",
+        ];
+        for text in bad {
+            assert_eq!(text.parse::<Position>(), Err(PositionError), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_decoder_of_delimited_requests_gives_what_they_parse_to_and_refuses_one_without_an_end() {
+        let mut decoder = Delimited::new(b'\n').decoder(|frame, limits| {
+            let topic = limits.topic(str::from_utf8(frame)?)?;
+            Ok(Command::subscribe(topic))
+        });
+        let mut input: &[u8] = b"news\nevents\n\xff\nne";
+        let mut codes = || decoder.decode(&mut input, &LIMITS).map(|decoded| decoded.map_err(|error| error.code));
+        let news = Command::subscribe(TopicName::new("news", 4).unwrap());
+        assert_eq!(codes(), Some(Ok(news.clone())));
+        assert_eq!(codes(), Some(Err(ErrorCode::BadTopic)));
+        assert_eq!(codes(), Some(Err(ErrorCode::BadUtf8)));
+        assert_eq!(codes(), None);
+        assert!(decoder.is_mid_frame() && decoder.buffered() == 2);
+        let mut input: &[u8] = b"ws\n";
+        assert_eq!(decoder.decode(&mut input, &LIMITS), Some(Ok(news)));
+        assert_eq!(decoder.finish(&LIMITS), None);
+        let mut input: &[u8] = b"n";
+        assert_eq!(decoder.decode(&mut input, &LIMITS), None);
+        assert_eq!(decoder.finish(&LIMITS).unwrap().unwrap_err().code, ErrorCode::UnfinishedFrame);
+    }
+
+    #[test]
+    fn data_that_is_no_json_publishes_nothing() {
+        let topic = || TopicName::new("news", 4).unwrap();
+        assert!(matches!(Command::publish(topic(), "[1]"), Ok(Command::Publish { ack: false, id: None, .. })));
+        let error = Command::publish(topic(), "[1").unwrap_err();
+        assert_eq!(error.code, ErrorCode::BadPublish);
+        assert!(error.message.starts_with("the data of a publication must be one JSON value: "), "{error}");
+    }
+}

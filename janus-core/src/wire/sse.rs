@@ -1,7 +1,7 @@
 //! Server-sent events: a stream of text that a browser's `EventSource` reads and comes back to by itself.
 //!
 //! The request is all that its client ever says; what it asks for becomes one open and a subscribe for each topic. The
-//! position of a message is its `id`, which the browser gives back when it comes back. `docs/PROTOCOL_V1.md` has the
+//! position of a message is its `id`, which the browser gives back when it comes back. `docs/PROTOCOL.md` has the
 //! format.
 
 use std::collections::VecDeque;

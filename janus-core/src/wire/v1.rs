@@ -2,7 +2,7 @@
 //!
 //! The [`Decoder`] turns the text of one frame into what it asks for; [`encode`] appends one [`Event`] as text. The first
 //! frame must be a `hello`. Both directions as a client sees them are in [`client`]. What the frames mean is in
-//! `docs/PROTOCOL_V1.md`.
+//! `docs/PROTOCOL.md`.
 
 use std::time::Duration;
 

@@ -411,7 +411,7 @@ mod events {
 
     #[test]
     fn the_conversation_in_the_document_is_spoken() {
-        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL_V1.md")).unwrap();
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md")).unwrap();
         let conversation = document.split("```").nth(1).unwrap();
         let (mut sent, mut read) = (0, 0);
         let mut decoder = Decoder::new();

@@ -1,0 +1,303 @@
+//! WebSockets over real sockets, byte by byte where it matters: what a client sees, and that nobody else sees anything.
+//!
+//! The client here shares no line with the server's: what it sends may break every rule, and what it reads must break none.
+
+mod conversation;
+mod framing;
+mod library;
+mod limits;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use janus_core::{Config, Janus};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::{Close, DEADLINE, own_address};
+
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+/// The bit that says that a message ends with this frame.
+const FIN: u8 = 0x80;
+
+/// A server whose one port is an HTTP port, at an address of its own.
+async fn serve(config: Config) -> (Janus, SocketAddr) {
+    let _ = env_logger::builder().is_test(true).try_init();
+    let asked_for = config.drain_period != Config::default().drain_period;
+    let drain_period = if asked_for { config.drain_period } else { Duration::ZERO };
+    let config = Config { listen: Vec::new(), http_listen: vec![own_address()], drain_period, ..config };
+    let janus = Janus::builder().config(config).start().await.expect("the server starts");
+    let addr = janus.local_addrs()[0];
+    (janus, addr)
+}
+
+/// A frame as a client sends it. Its first byte is `FIN`, the reserved bits and the opcode.
+fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    const MASK: [u8; 4] = [0xa5, 0x5a, 0x0f, 0xf1];
+    let payload = payload.as_ref();
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ ..126 => frame.push(0x80 | length as u8),
+        length @ ..0x1_0000 => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend(MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// A text message in one frame.
+fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
+    frame(FIN | TEXT, text)
+}
+
+/// A text message with this JSON.
+fn said(json: &Value) -> Vec<u8> {
+    text(json.to_string())
+}
+
+/// A close with a code.
+fn close(code: u16) -> Vec<u8> {
+    frame(FIN | CLOSE, code.to_be_bytes())
+}
+
+/// The request that upgrades, as a browser's script with the subprotocol would have it sent.
+fn upgrade(addr: SocketAddr) -> String {
+    format!(
+        "GET /ws HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: http://{addr}\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: janus.v1.json\r\n\r\n"
+    )
+}
+
+/// What a client sees next.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Text(Value),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    /// The frame, with its code and reason.
+    Close(Option<u16>, String),
+    /// The end of the connection.
+    End(Close),
+}
+
+/// One end of a connection to an HTTP port.
+struct Socket {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Socket {
+    /// Connects and says nothing.
+    async fn connect(addr: SocketAddr) -> Self {
+        let stream = timeout(DEADLINE, TcpStream::connect(addr)).await.expect("connects in time").expect("connects");
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
+        Self { stream, received: Vec::new() }
+    }
+
+    /// A connection that is a WebSocket, on which nothing has been said.
+    async fn upgraded(addr: SocketAddr) -> Self {
+        let mut socket = Self::connect(addr).await;
+        socket.send(upgrade(addr)).await;
+        let head = socket.head().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        socket
+    }
+
+    /// A WebSocket whose client is served.
+    async fn open(addr: SocketAddr) -> Self {
+        let mut socket = Self::upgraded(addr).await;
+        let welcome = socket.ask(json!({"type": "hello"})).await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        socket
+    }
+
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).await.expect("sent");
+    }
+
+    /// The same for a connection that the server may end meanwhile.
+    async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time")
+    }
+
+    async fn say(&mut self, json: Value) {
+        self.send(said(&json)).await;
+    }
+
+    /// Says something and reads what comes next.
+    #[track_caller]
+    fn ask(&mut self, json: Value) -> impl Future<Output = Value> {
+        let caller = std::panic::Location::caller();
+        async move {
+            self.say(json).await;
+            match self.next().await {
+                Seen::Text(json) => json,
+                other => panic!("{caller}: {other:?}"),
+            }
+        }
+    }
+
+    /// Subscribes from now on and waits until that has its effect; the answer.
+    #[track_caller]
+    fn subscribe(&mut self, topic: &str) -> impl Future<Output = Value> {
+        let caller = std::panic::Location::caller();
+        let answer = self.ask(json!({"type": "subscribe", "topic": topic}));
+        async move {
+            let answer = answer.await;
+            assert_eq!(answer["type"], "subscribed", "{caller}: {answer}");
+            answer
+        }
+    }
+
+    async fn half_close(&mut self) {
+        self.stream.shutdown().await.expect("the write side can be shut down");
+    }
+
+    /// Reads more; how the connection ended if it did.
+    async fn more(&mut self) -> Result<(), Close> {
+        match timeout(DEADLINE, self.stream.read_buf(&mut self.received)).await.expect("something comes") {
+            Ok(0) => Err(Close::Fin),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Close::Reset),
+        }
+    }
+
+    /// The head of a response, with the empty line at its end.
+    async fn head(&mut self) -> String {
+        loop {
+            if let Some(at) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = self.received.drain(..at + 4).collect();
+                return String::from_utf8(head).expect("a head is text");
+            }
+            if let Err(close) = self.more().await {
+                panic!("{close:?} instead of a head, after {:?}", String::from_utf8_lossy(&self.received));
+            }
+        }
+    }
+
+    /// A response that refuses: its head, and its body, after which the server closes.
+    async fn refusal(&mut self) -> (String, Value) {
+        let head = self.head().await;
+        let close = loop {
+            if let Err(close) = self.more().await {
+                break close;
+            }
+        };
+        assert_eq!(close, Close::Fin, "{head}");
+        let length = format!("\r\ncontent-length: {}\r\n", self.received.len());
+        assert!(head.contains(&length), "{head}");
+        let body = serde_json::from_slice(&self.received).expect("the body is JSON");
+        (head, body)
+    }
+
+    /// What comes next. It must keep every rule that a server's frames have.
+    #[track_caller]
+    fn next(&mut self) -> impl Future<Output = Seen> {
+        let caller = std::panic::Location::caller();
+        async move {
+            loop {
+                if let Some((first, payload)) = self.take_frame() {
+                    assert_eq!(first & 0xf0, FIN, "{caller}: reserved bits, or a fragment: {first:#x}");
+                    return match first & 0x0f {
+                        TEXT => Seen::Text(serde_json::from_slice(&payload).expect("a message is JSON")),
+                        PING => Seen::Ping(payload),
+                        PONG => Seen::Pong(payload),
+                        CLOSE => {
+                            let (code, reason) = payload.split_at(payload.len().min(2));
+                            let code = code.try_into().ok().map(u16::from_be_bytes);
+                            Seen::Close(code, str::from_utf8(reason).expect("a reason is text").to_owned())
+                        }
+                        other => panic!("{caller}: no server sends a frame of opcode {other}"),
+                    };
+                }
+                if let Err(close) = self.more().await {
+                    assert!(self.received.is_empty() || close == Close::Reset, "{caller}: the last frame is cut");
+                    return Seen::End(close);
+                }
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let (&[first, short], rest) = self.received.split_first_chunk()?;
+        assert!(short < 0x80, "a server masks nothing");
+        let (size, length) = match short {
+            126 => (2, usize::from(u16::from_be_bytes(*rest.first_chunk()?))),
+            127 => (8, u64::from_be_bytes(*rest.first_chunk()?) as usize),
+            short => (0, usize::from(short)),
+        };
+        let shortest = [0, 126, 0x1_0000][[0, 2, 8].iter().position(|&other| other == size)?];
+        assert!(length >= shortest, "{length} in {size} bytes more than it needs");
+        let end = 2 + size + length;
+        if self.received.len() < end {
+            return None;
+        }
+        let payload = self.received[2 + size..end].to_vec();
+        self.received.drain(..end);
+        Some((first, payload))
+    }
+
+    /// The next message, which must be text.
+    #[track_caller]
+    fn json(&mut self) -> impl Future<Output = Value> {
+        let caller = std::panic::Location::caller();
+        let next = self.next();
+        async move {
+            match next.await {
+                Seen::Text(json) => json,
+                other => panic!("{caller}: {other:?}"),
+            }
+        }
+    }
+
+    /// The end as the protocol tells it: a `bye`, which is returned, a close with the same code, and the end of the stream.
+    #[track_caller]
+    fn bye(&mut self, code: u16) -> impl Future<Output = Value> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let bye = self.json().await;
+            assert_eq!((&bye["type"], &bye["code"]), (&json!("bye"), &json!(code)), "{caller}: {bye}");
+            let reason = bye["error"].as_str().expect("a bye has a name").to_owned();
+            assert_eq!(self.next().await, Seen::Close(Some(code), reason), "{caller}");
+            assert_eq!(self.next().await, Seen::End(Close::Fin), "{caller}");
+            bye
+        }
+    }
+}
+
+/// Somebody with a connection of his own, whom nothing that others do may disturb.
+struct Bystander {
+    socket: Socket,
+    heard: u64,
+}
+
+impl Bystander {
+    async fn new(addr: SocketAddr) -> Self {
+        let mut socket = Socket::open(addr).await;
+        socket.subscribe("bystander").await;
+        Self { socket, heard: 0 }
+    }
+
+    /// Publishes and hears it: nothing else has come, and everything works.
+    async fn is_undisturbed(&mut self, after: &str) {
+        self.heard += 1;
+        let heard = self.socket.ask(json!({"type": "publish", "topic": "bystander", "data": self.heard})).await;
+        assert_eq!((&heard["seq"], &heard["data"]), (&json!(self.heard), &json!(self.heard)), "after {after}: {heard}");
+    }
+}

@@ -1,0 +1,328 @@
+//! What a client of a WebSocket sees at each limit.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use janus_core::{Config, Janus, Namespace, SlowConsumer};
+use serde_json::{Value, json};
+
+use super::{Bystander, CONTINUATION, FIN, PING, Seen, Socket, TEXT, frame, said, serve, text};
+use crate::support::{Close, until};
+
+#[tokio::test]
+async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_so() {
+    let (_janus, addr) = serve(Config { max_frame_bytes: 200, ..Config::default() }).await;
+    let mut bystander = Bystander::new(addr).await;
+    let publish = |bytes: usize| {
+        let empty = json!({"type": "publish", "id": 1, "topic": "nobody", "data": ""}).to_string().len();
+        json!({"type": "publish", "id": 1, "topic": "nobody", "data": "x".repeat(bytes - empty)}).to_string()
+    };
+    let mut socket = Socket::open(addr).await;
+    socket.send(text(publish(200))).await;
+    assert_eq!(socket.json().await["type"], "published", "it is as long as it may be");
+    let too_long = [
+        text(publish(201))[..8].to_vec(),
+        text(vec![b'x'; 0x1_0000])[..14].to_vec(),
+        // One of the two would do.
+        [frame(TEXT, &publish(201)[..150]), frame(FIN | CONTINUATION, &publish(201)[150..])[..6].to_vec()].concat(),
+        [frame(TEXT, [b' '; 200]), frame(CONTINUATION, ""), frame(CONTINUATION, " ")].concat(),
+    ];
+    for sent in too_long {
+        let mut socket = Socket::open(addr).await;
+        socket.send(&sent).await;
+        let closed = socket.next().await;
+        assert!(matches!(&closed, Seen::Close(Some(1009), reason) if reason.contains("200")), "{closed:?}");
+        assert_eq!(socket.next().await, Seen::End(Close::Fin));
+        bystander.is_undisturbed("a message over the limit").await;
+    }
+}
+
+#[tokio::test]
+async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello_that_never_comes() {
+    let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
+    let begun = [vec![FIN | TEXT], text("{}")[..7].to_vec(), frame(TEXT, "{"), frame(FIN | PING, "ping")[..4].to_vec()];
+    for bytes in begun {
+        let mut socket = Socket::open(addr).await;
+        socket.send(bytes).await;
+        assert_eq!(socket.bye(4403).await["error"], "frame_timeout");
+    }
+    let mut silent = Socket::upgraded(addr).await;
+    assert_eq!(silent.bye(4403).await["error"], "frame_timeout");
+    assert_eq!(janus.stats().frames_timed_out, 5);
+}
+
+#[tokio::test]
+async fn topics_have_limits_for_each_client_for_the_server_and_for_their_names() {
+    let config = Config { max_topics_per_client: 2, max_topics: 3, max_topic_bytes: 5, ..Config::default() };
+    let (_janus, addr) = serve(config).await;
+    let mut first = Socket::open(addr).await;
+    let mut second = Socket::open(addr).await;
+    first.subscribe("one").await;
+    first.subscribe("two").await;
+    second.subscribe("three").await;
+    let cases = [
+        (true, "four", "too_many_topics", 4200),
+        (false, "four", "too_many_topics_on_server", 4004),
+        (false, "eleven", "bad_topic", 4407),
+    ];
+    for (is_first, topic, name, code) in cases {
+        let socket = if is_first { &mut first } else { &mut second };
+        let error = socket.ask(json!({"type": "subscribe", "id": 7, "topic": topic})).await;
+        let seen = (&error["type"], &error["id"], &error["error"], &error["code"]);
+        assert_eq!(seen, (&json!("error"), &json!(7), &json!(name), &json!(code)), "{error}");
+        // A name that is none is not repeated.
+        assert_eq!(error["topic"].as_str(), Some(topic).filter(|_| name != "bad_topic"), "{error}");
+        // To go on from somewhere is no way around it.
+        let since = json!({"epoch": "0123456789abcdef", "seq": 1});
+        let error = socket.ask(json!({"type": "subscribe", "id": 8, "topic": topic, "since": since})).await;
+        assert_eq!((&error["id"], &error["error"]), (&json!(8), &json!(name)), "{error}");
+    }
+    let unsubscribed = first.ask(json!({"type": "unsubscribe", "topic": "one"})).await;
+    assert_eq!(unsubscribed["type"], "unsubscribed");
+    first.subscribe("three").await;
+}
+
+#[tokio::test]
+async fn a_client_beyond_max_connections_is_told_with_a_status() {
+    let (janus, addr) = serve(Config { max_connections: 1, ..Config::default() }).await;
+    let served = Socket::open(addr).await;
+    let mut refused = Socket::connect(addr).await;
+    refused.send(super::upgrade(addr)).await;
+    let (head, body) = refused.refusal().await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
+    assert_eq!(body["error"]["code"], "too_many_connections");
+    drop(served);
+    until("the place is free", || janus.stats().connections == 0).await;
+    Socket::open(addr).await;
+}
+
+#[tokio::test]
+async fn where_clients_may_not_publish_each_message_is_refused_with_its_number() {
+    for allow_publish in [false, true] {
+        let http_listen = vec![([0, 0, 0, 0], 0).into()];
+        let config = Config { listen: Vec::new(), http_listen, allow_publish, ..Config::default() };
+        let config = Config { drain_period: Duration::ZERO, ..config };
+        let janus = Janus::builder().config(config).start().await.expect("the server starts");
+        let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[0].port()));
+        let mut socket = Socket::open(addr).await;
+        socket.subscribe("news").await;
+        let publish = json!({"type": "publish", "id": 5, "topic": "news", "data": 1});
+        if allow_publish {
+            socket.say(publish).await;
+            let mut types = [socket.json().await, socket.json().await].map(|json| json["type"].to_string());
+            types.sort();
+            assert_eq!(types, ["\"message\"", "\"published\""]);
+            continue;
+        }
+        let error = socket.ask(publish).await;
+        assert_eq!(
+            (&error["type"], &error["id"], &error["code"]),
+            (&json!("error"), &json!(5), &json!(4411)),
+            "{error}"
+        );
+        let error = socket.ask(json!({"type": "publish", "topic": "news", "data": 1})).await;
+        assert_eq!((&error["error"], error.get("id")), (&json!("publish_not_allowed"), None), "{error}");
+        janus.publish("news", "from the program").await.expect("published");
+        assert_eq!(socket.json().await["data"], "from the program");
+    }
+}
+
+/// A server on which a topic's messages meet a full queue soon.
+async fn serve_with(slow_consumer: SlowConsumer) -> (Janus, SocketAddr) {
+    let default_namespace = Namespace { slow_consumer, ..Namespace::default() };
+    let config = Config { max_queue_frames: 8, send_buffer_bytes: 4 * 1024, default_namespace, ..Config::default() };
+    serve(config).await
+}
+
+/// What a message of these tests says: its number, and something that fills buffers.
+fn numbered(number: u64) -> (u64, String) {
+    (number, "x".repeat(30_000))
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
+    let (janus, addr) = serve_with(SlowConsumer::Disconnect).await;
+    let mut bystander = Bystander::new(addr).await;
+    let mut slow = Socket::open(addr).await;
+    slow.subscribe("news").await;
+    let mut published = 0;
+    while janus.stats().slow_consumers_queue_full == 0 {
+        published += 1;
+        janus.publish("news", &numbered(published)).await.expect("published");
+        assert!(published < 10_000, "it is never cut off");
+    }
+    // What the kernel had taken can be read, in order, and then the stream breaks off visibly.
+    let mut next = 1;
+    let end = loop {
+        match slow.next().await {
+            Seen::Text(message) => assert_eq!(message["seq"], next, "{}", message["type"]),
+            other => break other,
+        }
+        next += 1;
+    };
+    assert_eq!(end, Seen::End(Close::Reset));
+    assert!(next <= published, "something was lost, or it would not have been slow");
+    bystander.is_undisturbed("a slow consumer").await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
+    let (janus, addr) = serve_with(SlowConsumer::Disconnect).await;
+    let mut bystander = Bystander::new(addr).await;
+    let questions = [
+        frame(FIN | PING, [b'?'; 125]).repeat(1_000),
+        said(&json!({"type": "ping"})).repeat(1_000),
+        said(&json!({"type": "dance"})).repeat(1_000),
+    ];
+    for (number, asked) in questions.iter().enumerate() {
+        let mut socket = Socket::open(addr).await;
+        let mut sent = 0;
+        while socket.try_send(asked).await.is_ok() {
+            sent += asked.len();
+            assert!(sent < 1 << 28, "it is never cut off");
+        }
+        assert_eq!(janus.stats().slow_consumers_queue_full, number as u64 + 1);
+        bystander.is_undisturbed("somebody who does not listen").await;
+    }
+}
+
+/// Reads to message `last` and checks that each number came once, or stands in one gap; how many stand in gaps.
+async fn read_to(socket: &mut Socket, epoch: &Value, last: u64) -> u64 {
+    let (mut next, mut lost) = (1, 0);
+    while next <= last {
+        let json = socket.json().await;
+        let number = |key: &str| json[key].as_u64().expect("a number");
+        if json["type"] == "gap" {
+            assert_eq!((&json["topic"], &json["epoch"]), (&json!("news"), epoch), "{json}");
+            let (from, to) = (number("from"), number("to"));
+            assert!(from == next && to >= from, "{json} where {next} was to come");
+            lost += to - from + 1;
+            next = to + 1;
+        } else {
+            assert_eq!((number("seq"), &json["data"][0]), (next, &json!(next)));
+            next += 1;
+        }
+    }
+    lost
+}
+
+async fn a_gap_comes_in_its_place_and_the_numbers_add_up(policy: SlowConsumer) {
+    let (janus, addr) = serve_with(policy).await;
+    let mut bystander = Bystander::new(addr).await;
+    let mut slow = Socket::open(addr).await;
+    let epoch = slow.subscribe("news").await["epoch"].clone();
+    let dropped = || {
+        let stats = janus.stats();
+        match policy {
+            SlowConsumer::DropNewest => stats.messages_dropped_newest,
+            _ => stats.messages_dropped_oldest,
+        }
+    };
+    let mut published = 0;
+    while dropped() < 20 {
+        published += 1;
+        janus.publish("news", &numbered(published)).await.expect("published");
+        assert!(published < 10_000, "nothing is ever dropped");
+    }
+    assert_eq!(read_to(&mut slow, &epoch, published).await, dropped());
+    // It is a client as any other from here on.
+    janus.publish("news", &numbered(published + 1)).await.expect("published");
+    assert_eq!(slow.json().await["seq"], published + 1);
+    assert_eq!(janus.stats().slow_consumers, 0);
+    bystander.is_undisturbed("a client that lagged").await;
+}
+
+#[tokio::test]
+async fn under_drop_oldest_a_gap_comes_in_its_place_and_the_numbers_add_up() {
+    a_gap_comes_in_its_place_and_the_numbers_add_up(SlowConsumer::DropOldest).await;
+}
+
+#[tokio::test]
+async fn under_drop_newest_a_gap_comes_in_its_place_and_the_numbers_add_up() {
+    a_gap_comes_in_its_place_and_the_numbers_add_up(SlowConsumer::DropNewest).await;
+}
+
+#[tokio::test]
+async fn answers_to_a_client_that_lags_come_behind_the_messages_before_them() {
+    let (janus, addr) = serve_with(SlowConsumer::DropOldest).await;
+    let mut slow = Socket::open(addr).await;
+    slow.subscribe("news").await;
+    let mut published = 0;
+    while janus.slow_clients(1).is_empty() {
+        published += 1;
+        janus.publish("news", &numbered(published)).await.expect("published");
+        assert!(published < 10_000, "nothing ever waits");
+    }
+    let asked = [said(&json!({"type": "subscribe", "id": 1, "topic": "other"})), frame(FIN | PING, "here")];
+    slow.send(asked.concat()).await;
+    for number in 1..=published {
+        assert_eq!(slow.json().await["seq"], number);
+    }
+    assert_eq!(slow.json().await["id"], 1);
+    assert_eq!(slow.next().await, Seen::Pong(b"here".into()));
+}
+
+#[tokio::test]
+async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_full() {
+    for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate] {
+        let (janus, addr) = serve_with(policy).await;
+        let mut slow = Socket::open(addr).await;
+        slow.subscribe("news").await;
+        let dropped = || {
+            let stats = janus.stats();
+            stats.messages_dropped_oldest + stats.messages_dropped_newest + stats.messages_conflated
+        };
+        let mut published = 0;
+        while dropped() == 0 {
+            published += 1;
+            janus.publish("news", &numbered(published)).await.expect("published");
+            assert!(published < 10_000, "nothing is ever dropped");
+        }
+        slow.send([frame(FIN | PING, "1"), said(&json!({"type": "ping"})), frame(FIN | PING, "2")].concat()).await;
+        // Those who come later are served later: then it has been asked with the queue as full as it was.
+        Bystander::new(addr).await.is_undisturbed("questions of a client that lags").await;
+        let (mut next, mut answers) = (1, Vec::new());
+        while next <= published || answers.len() < 3 {
+            match slow.next().await {
+                Seen::Text(json) if json["type"] == "pong" => answers.push("pong".to_owned()),
+                Seen::Pong(payload) => answers.push(String::from_utf8(payload).expect("it is what was sent")),
+                Seen::Text(json) => {
+                    let (from, to) = if json["type"] == "gap" { ("from", "to") } else { ("seq", "seq") };
+                    assert_eq!(json[from], next, "{policy}: {}", json["type"]);
+                    next = json[to].as_u64().expect("a number") + 1;
+                }
+                other => panic!("{policy}: {other:?}"),
+            }
+        }
+        assert_eq!(answers, ["1", "pong", "2"], "{policy}");
+        assert_eq!(janus.stats().slow_consumers, 0, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn under_conflate_a_lagging_client_has_the_latest_of_each_topic() {
+    let (janus, addr) = serve_with(SlowConsumer::Conflate).await;
+    let mut slow = Socket::open(addr).await;
+    slow.subscribe("quotes").await;
+    slow.subscribe("orders").await;
+    for number in 1..=200 {
+        janus.publish("quotes", &numbered(number)).await.expect("published");
+        janus.publish("orders", &(number, "small")).await.expect("published");
+    }
+    let mut last = [0, 0];
+    while last != [200, 200] {
+        let json = slow.json().await;
+        let last = &mut last[usize::from(json["topic"] == "orders")];
+        // Whoever asked for the latest is still told what it does not get.
+        if json["type"] == "gap" {
+            assert_eq!(json["from"], *last + 1, "{json}");
+            *last = json["to"].as_u64().expect("a number");
+        } else {
+            assert_eq!(json["seq"], *last + 1, "{}", json["type"]);
+            *last += 1;
+        }
+    }
+    let stats = janus.stats();
+    assert!(stats.messages_conflated > 0);
+    assert_eq!((stats.slow_consumers, stats.messages_dropped_oldest + stats.messages_dropped_newest), (0, 0));
+}
