@@ -44,7 +44,8 @@
 //! [`hook_timeout`](crate::Config::hook_timeout). Without an answer by then, or if the hook panics, a connection is refused
 //! and a request answered with an error (`authorization_failed`, which clients may try again); the log says which hook it was. At
 //! most [`max_hook_questions`](crate::Config::max_hook_questions) are under way at once, the others wait for their turn within the
-//! same time. The future of a question is dropped where it waits when its time is over, or its client is gone.
+//! same time. The future of a question is dropped where it waits when its time is over, or the server closes the connection.
+//! That a client has gone shows when its question is answered: until then nothing more is read from it.
 //!
 //! # Observers
 //!
