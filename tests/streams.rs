@@ -125,10 +125,10 @@ async fn a_stream_too_many_is_refused_with_the_reason() {
 #[tokio::test]
 async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
     let janus = start(Config { max_connections: 2, ..Config::default() }).await;
-    let mut pipes = Vec::new();
+    let (codec, mut pipes) = (classic(), Vec::new());
     for _ in 0..200 {
         let (ours, theirs) = tokio::io::duplex(1024);
-        match janus.serve(Incoming::stream(theirs), &classic(), None) {
+        match janus.serve(Incoming::stream(theirs), &codec, None) {
             Ok(()) => pipes.push(ours),
             Err(error) => assert!(matches!(error, ServeError::Full { .. }), "{error}"),
         }
@@ -196,6 +196,9 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     for number in 0..50 {
         janus.publish("news", &format!("{number:100}")).await.unwrap();
     }
+    // The gap is told when it has read what comes before.
+    let rest = timeout(Duration::from_secs(20), client.read_to_end(&mut Vec::new())).await;
+    rest.expect("its connection ends").unwrap();
     until("its connection to end", || have_ended(2)).await;
     assert_eq!(janus.tree().find("heartbeat").unwrap().restarts, 0);
     janus.shutdown().await;
