@@ -92,19 +92,17 @@ impl Endpoint {
     /// The listener for one incarnation of the Acceptor, on the arbiter where it will be polled.
     fn lend(self: &Arc<Self>) -> io::Result<Lent> {
         let mut place = self.listener.lock();
-        match std::mem::replace(&mut *place, Place::Lent) {
-            Place::Here(mut listener) => {
-                if let Err(error) = listener.start() {
-                    *place = Place::Here(listener);
-                    return Err(error);
-                }
-                Ok(Lent { endpoint: Arc::clone(self), listener: Some(listener) })
-            }
+        let mut lent = match std::mem::replace(&mut *place, Place::Lent) {
+            Place::Here(listener) => Lent { endpoint: Arc::clone(self), listener: Some(listener) },
             other => {
                 *place = other;
-                Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has it"))
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has it"));
             }
-        }
+        };
+        // Without the lock, and lent already: it may be anybody's code, and comes back also if it panics.
+        drop(place);
+        lent.listener.as_mut().map_or(Ok(()), |listener| listener.start())?;
+        Ok(lent)
     }
 
     pub(crate) fn close(&self) {
