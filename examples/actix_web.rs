@@ -20,7 +20,7 @@ use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, error, rt, web};
 use futures_util::StreamExt;
-use janus_core::wire::{self, Codec, Sse, WebSocket};
+use janus_core::wire::{self, AllowedOrigins, Codec, Sse, WebSocket};
 use janus_core::{Config, Incoming, Janus};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
@@ -31,6 +31,7 @@ pub struct Shared {
     janus: Janus,
     websocket: Arc<dyn Codec>,
     sse: Arc<Sse>,
+    origins: AllowedOrigins,
     events: Arc<dyn Codec>,
 }
 
@@ -38,7 +39,7 @@ impl Shared {
     /// Of a running instance.
     pub fn new(janus: Janus) -> Self {
         let sse = Arc::new(Sse::body(Duration::from_secs(2)));
-        Self { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse }
+        Self { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse, origins: AllowedOrigins::default() }
     }
 }
 
@@ -77,6 +78,10 @@ async fn say(shared: web::Data<Shared>, say: web::Query<Say>) -> Result<HttpResp
 /// response: a pipe to Janus carries both.
 async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
     let head = head_of(&request);
+    // Or a page of any site could connect in the name of whoever looks at it, where the key is a cookie.
+    if let Err(error) = shared.origins.check(&head) {
+        return refused(error.status, &error.message);
+    }
     let headers = match WebSocket::accept_headers(&head) {
         Ok(headers) => headers,
         Err(error) => return refused(error.status, error.message),
@@ -107,7 +112,11 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
 ///
 /// actix-web notices that a client has gone when it writes to it: with the next message, or with Janus's heartbeat.
 async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
-    let decoder = match shared.sse.decoder_for(head_of(&request), &shared.janus.limits()) {
+    let head = head_of(&request);
+    if let Err(error) = shared.origins.check(&head) {
+        return refused(error.status, &error.message);
+    }
+    let decoder = match shared.sse.decoder_for(head, &shared.janus.limits()) {
         Ok(decoder) => decoder,
         Err(error) => return refused(error.status, &error.message),
     };
@@ -119,6 +128,8 @@ async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-store"))
+        // For nginx, which would hold messages back.
+        .insert_header(("x-accel-buffering", "no"))
         .streaming(ReaderStream::new(body))
 }
 
@@ -147,7 +158,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shared = web::Data::new(Shared::new(janus.clone()));
     let addr = SocketAddr::from(([127, 0, 0, 1], 3000));
     println!("listening on http://{addr}");
-    HttpServer::new(move || App::new().app_data(shared.clone()).configure(routes)).bind(addr)?.run().await?;
-    janus.shutdown().await;
+    let app = move || App::new().app_data(shared.clone()).configure(routes);
+    let server = HttpServer::new(app).disable_signals().bind(addr)?.run();
+    let handle = server.handle();
+    rt::spawn(async move {
+        let _ = tokio::signal::ctrl_c().await;
+        // First: the streams are requests that actix-web waits for, and only Janus ends them.
+        janus.shutdown().await;
+        handle.stop(true).await;
+    });
+    server.await?;
     Ok(())
 }

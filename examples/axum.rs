@@ -21,7 +21,7 @@ use axum::middleware::{self, Next};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper_util::rt::TokioIo;
-use janus_core::wire::{Codec, HttpRequest, Sse, WebSocket};
+use janus_core::wire::{AllowedOrigins, Codec, HttpRequest, Sse, WebSocket};
 use janus_core::{Config, Incoming, Janus};
 use tokio_util::io::ReaderStream;
 
@@ -31,6 +31,7 @@ pub struct App {
     janus: Janus,
     websocket: Arc<dyn Codec>,
     sse: Arc<Sse>,
+    origins: AllowedOrigins,
     events: Arc<dyn Codec>,
 }
 
@@ -42,7 +43,8 @@ struct Say {
 /// The app as it was before, and two routes more.
 pub fn app(janus: Janus) -> Router {
     let sse = Arc::new(Sse::body(Duration::from_secs(2)));
-    let app = App { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse };
+    let app =
+        App { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse, origins: AllowedOrigins::default() };
     Router::new()
         .route("/say", get(say))
         .route("/ws", get(websocket))
@@ -71,6 +73,10 @@ async fn websocket(
     mut request: Request,
 ) -> Response<Body> {
     let head = head_of(&request);
+    // Or a page of any site could connect in the name of whoever looks at it, where the key is a cookie.
+    if let Err(error) = app.origins.check(&head) {
+        return refused(error.status, &error.message);
+    }
     let headers = match WebSocket::accept_headers(&head) {
         Ok(headers) => headers,
         Err(error) => return refused(error.status, error.message),
@@ -96,7 +102,11 @@ async fn events(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response<Body> {
-    let decoder = match app.sse.decoder_for(head_of(&request), &app.janus.limits()) {
+    let head = head_of(&request);
+    if let Err(error) = app.origins.check(&head) {
+        return refused(error.status, &error.message);
+    }
+    let decoder = match app.sse.decoder_for(head, &app.janus.limits()) {
         Ok(decoder) => decoder,
         Err(error) => return refused(error.status, &error.message),
     };
@@ -107,6 +117,8 @@ async fn events(
     Response::builder()
         .header(CONTENT_TYPE, "text/event-stream")
         .header(CACHE_CONTROL, "no-store")
+        // For nginx, which would hold messages back.
+        .header("x-accel-buffering", "no")
         .body(Body::from_stream(ReaderStream::new(body)))
         .expect("these are headers")
 }
@@ -131,7 +143,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
     let app = app(janus.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, app).await?;
-    janus.shutdown().await;
+    let stop = async move {
+        let _ = tokio::signal::ctrl_c().await;
+        // First: the streams are requests that axum waits for, and only Janus ends them.
+        janus.shutdown().await;
+    };
+    axum::serve(listener, app).with_graceful_shutdown(stop).await?;
     Ok(())
 }

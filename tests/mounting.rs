@@ -190,6 +190,10 @@ async fn nothing_passes_the_middleware_of_the_app(site: Site) {
     assert_eq!(response.status(), 401);
     let (_, answer) = ask(&site, "/events?topic=news", "", "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    // Nor does the page of another site, whatever cookies its browser sends along.
+    let (_, answer) =
+        ask(&site, "/events?topic=news", &format!("{KEY}origin: http://evil.example\r\n"), "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert_eq!(site.janus.stats().connections_accepted, 0);
     // What passes it and makes no sense is answered by Janus's rules.
     let (_, answer) = ask(&site, "/events", KEY, "\r\n\r\n").await;
