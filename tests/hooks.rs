@@ -571,7 +571,7 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
 
     let mut secret = Http::events(addr, "secret", "key=alice").await;
     assert!(secret.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
-    secret.until("event: error").await;
+    secret.until("event: refused").await;
     assert!(secret.until("\n\n").await.contains("\"error\":\"forbidden\""));
     janus.shutdown().await;
 }

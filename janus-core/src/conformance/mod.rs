@@ -9,7 +9,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! janus-core = { version = "0.1", features = ["conformance", "fault-injection"] }
+//! janus-core = { path = "../janus/janus-core", features = ["conformance", "fault-injection"] }
 //! ```
 //!
 //! # Example

@@ -226,6 +226,20 @@ impl HttpRequest {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
+    /// The first parameter of this name in the query, its escapes undone: where a browser's `EventSource`, which cannot set
+    /// headers, may carry a token.
+    ///
+    /// ```
+    /// use janus_core::wire::HttpRequest;
+    ///
+    /// let request = HttpRequest::new("GET", "/events?topic=news&token=a%2Bb", []);
+    /// assert_eq!(request.query_parameter("token").as_deref(), Some("a+b"));
+    /// ```
+    #[must_use]
+    pub fn query_parameter(&self, name: &str) -> Option<Cow<'_, str>> {
+        form_urlencoded::parse(self.query().as_bytes()).find(|(other, _)| other == name).map(|(_, value)| value)
+    }
+
     /// The first header of this name, which is given in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -86,7 +86,14 @@ impl Codec for HttpPort {
     fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
         // Nothing is opened here, so there is nobody else to talk to.
         if let Event::Refused(refusal) | Event::Bye(refusal) = event {
-            out.put_slice(&HttpError::from(refusal).response());
+            let error = match refusal.code {
+                // What it passes on nobody takes.
+                ErrorCode::BadOpen => {
+                    HttpError::new(404, "unknown_path", "WebSockets are at /ws, server-sent events at /events")
+                }
+                _ => HttpError::from(refusal),
+            };
+            out.put_slice(&error.response());
         }
     }
 

@@ -185,7 +185,7 @@ impl Codec for Sse {
                 });
             }
             Event::Error { topic, code, message, .. } => {
-                out.put_slice(b"event: error\n");
+                out.put_slice(b"event: refused\n");
                 put_data(out, |json| {
                     if let Some(topic) = topic {
                         json.text("topic", topic.as_str());

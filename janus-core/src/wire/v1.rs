@@ -160,6 +160,11 @@ impl<'a> Fields<'a> {
             }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
+                // A mistyped key must not publish nothing.
+                if self.publication.data.is_none() {
+                    self.topic(limits)?;
+                    return Err(data_is_missing());
+                }
                 let id = self.id()?;
                 let (topic, publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
                 Command::Publish { topic, publication, ack: id.is_some(), id }
@@ -214,6 +219,10 @@ fn session_and_auth_must_be_strings() -> FrameError {
         ErrorCode::BadOpen,
         "\"session\" and \"auth\" of a \"hello\" are strings; leave out what you have not",
     )
+}
+
+fn data_is_missing() -> FrameError {
+    FrameError::new(ErrorCode::BadPublish, "a publication has \"data\", one JSON value; null is one")
 }
 
 fn bad_id() -> FrameError {

@@ -149,8 +149,8 @@ impl Api {
         let since = request.since.as_ref().map(|since| Position { epoch: since.epoch, seq: since.seq });
         let history = self.janus.history(&request.topic, since, limit).map_err(|error| match error {
             HistoryError::NotKept => {
-                let message =
-                    "the namespace of this topic keeps no history; the server's operator can set history for it";
+                let message = "no history is kept for this topic; the server's operator can set history = true, in \
+                               [namespace.NAME] for the topics NAME:…, or at the top level for those of no namespace";
                 HttpError::new(404, "no_history", message)
             }
             other => bad_request(other.to_string()),

@@ -140,7 +140,7 @@ fn understand(block: &str) -> Option<Seen> {
             Gap { resumed: Some(false), .. } => Seen::subscribed().at(id?).resumed(false),
             Gap { from, to, .. } => Seen::Gap { from: from?, to: to? },
         },
-        (Some("error"), Some(data)) => Seen::Error { code: serde_json::from_str::<Failure>(data).ok()?.error },
+        (Some("refused"), Some(data)) => Seen::Error { code: serde_json::from_str::<Failure>(data).ok()?.error },
         (Some("bye"), Some(data)) => Seen::Bye { code: serde_json::from_str::<Failure>(data).ok()?.error },
         _ => return None,
     };

@@ -196,7 +196,7 @@ fn gaps_errors_and_the_end_are_events_of_their_own_types() {
                     data: {\"topic\":\"a\\\"b\",\"epoch\":\"9f86d081884c7d65\",\"from\":43,\"to\":50}\n\n";
     assert_eq!(encode(&sse(), gap), expected);
     let error = |topic| Event::Error { id: None, topic, code: ErrorCode::TopicUnavailable, message: "later\n" };
-    let expected = "event: error\ndata: {\"topic\":\"a\\\"b\",\"code\":4001,\"error\":\"topic_unavailable\",\
+    let expected = "event: refused\ndata: {\"topic\":\"a\\\"b\",\"code\":4001,\"error\":\"topic_unavailable\",\
                     \"message\":\"later\\n\"}\n\n";
     assert_eq!(encode(&sse(), error(Some(&topic))), expected);
     assert!(encode(&sse(), error(None)).contains("data: {\"code\":4001,"));

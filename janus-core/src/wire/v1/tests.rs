@@ -132,6 +132,13 @@ mod requests {
     }
 
     #[test]
+    fn a_publication_without_data_publishes_nothing_and_null_is_data() {
+        let text = r#"{"type":"publish","id":3,"topic":"t","payload":1}"#;
+        assert_eq!(refused(text), (ErrorCode::BadPublish, Some(3)));
+        assert!(decoded(r#"{"type":"publish","topic":"t","data":null}"#).is_ok());
+    }
+
+    #[test]
     fn a_position_is_16_digits_and_a_number() {
         let since = Some(Position { epoch: EPOCH, seq: u64::MAX });
         assert_eq!(
@@ -189,7 +196,7 @@ mod requests {
     fn what_a_publication_does_not_say_is_empty_and_without_a_number_there_is_no_receipt() {
         let publication = Publication::new(&topic("t"), "\"\"", "\"\"", "null").unwrap();
         assert_eq!(
-            decoded(r#"{"type":"publish","topic":"t"}"#),
+            decoded(r#"{"type":"publish","topic":"t","data":null}"#),
             Ok(Command::Publish { topic: topic("t"), publication, ack: false, id: None })
         );
     }
@@ -228,7 +235,7 @@ mod requests {
         }
         let text = r#"{"id":4,"type":"publish","topic":"t","id":4,"id":4}"#;
         assert_eq!(refused(text), (ErrorCode::DuplicateKey, None), "which number it has is a guess");
-        assert!(decoded(r#"{"type":"publish","topic":"t","x":1,"x":2}"#).is_ok());
+        assert!(decoded(r#"{"type":"publish","topic":"t","data":0,"x":1,"x":2}"#).is_ok());
     }
 
     #[test]
