@@ -8,6 +8,7 @@ use janus_core::{
     SubscribeOptions, Subscriber,
 };
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use tokio::time::timeout;
 
 use crate::support::{DEADLINE, runs_after_restarts, serve, subscribers, topic_actor, until};
@@ -476,8 +477,14 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
     janus.shutdown().await;
 }
 
+/// What has failed once is tried again first. Its seeds lie beside this file.
+fn config() -> ProptestConfig {
+    let seeds = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { cases: 96, failure_persistence: Some(Box::new(seeds)), ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_way_of_losing_and_resuming_leaves_a_silent_hole(
