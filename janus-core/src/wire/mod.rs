@@ -11,6 +11,7 @@ mod codec;
 mod error;
 mod http;
 mod json;
+mod object;
 mod publication;
 mod request;
 mod sse;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::http::{AllowedOrigins, HeadReader, HttpError};
-use super::publication::{put_decimal, put_json_string};
+use super::object::Object;
+use super::publication::put_decimal;
 use super::{
     Codec, Command, Decoder, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open, Opens,
     Position, Refusal, Timestamp, TopicName,
@@ -164,9 +165,7 @@ impl Codec for Sse {
                     out.put_slice(b"event: gap\n");
                     put_id(out, *position);
                     put_data(out, |json| {
-                        json.text("topic", topic.as_str());
-                        json.epoch(position.epoch);
-                        json.raw("resumed", "false");
+                        json.text("topic", topic.as_str()).epoch(position.epoch).raw("resumed", "false")
                     });
                 } else {
                     put_id(out, *position);
@@ -178,19 +177,17 @@ impl Codec for Sse {
                 out.put_slice(b"event: gap\n");
                 put_id(out, Position { epoch: *epoch, seq: *to });
                 put_data(out, |json| {
-                    json.text("topic", topic.as_str());
-                    json.epoch(*epoch);
-                    json.number("from", *from);
-                    json.number("to", *to);
+                    json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
                 });
             }
             Event::Error { topic, code, message, .. } => {
                 out.put_slice(b"event: refused\n");
                 put_data(out, |json| {
-                    if let Some(topic) = topic {
-                        json.text("topic", topic.as_str());
-                    }
-                    json.error(*code, message);
+                    let json = match topic {
+                        Some(topic) => json.text("topic", topic.as_str()),
+                        None => json,
+                    };
+                    json.reason(*code, message)
                 });
             }
             Event::Bye(refusal) => put_bye(out, refusal),
@@ -218,9 +215,10 @@ fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
         out.put_slice(format!("retry: {time}\n").as_bytes());
     }
     put_data(out, |json| {
-        json.error(refusal.code, refusal.message);
-        if let Some(time) = reconnect_after {
-            json.number("reconnect_after_ms", time);
+        let json = json.reason(refusal.code, refusal.message);
+        match reconnect_after {
+            Some(time) => json.number("reconnect_after_ms", time),
+            None => json,
         }
     });
 }
@@ -229,12 +227,12 @@ fn put_message(out: &mut BytesMut, message: &Message<'_>) {
     out.reserve(200 + message.topic_json.len() + message.event.len() + message.message_id.len() + message.data.len());
     put_id(out, message.position);
     put_data(out, |json| {
-        json.raw("topic", message.topic_json);
-        json.number("seq", message.position.seq);
-        json.number("time", message.timestamp.unix_millis());
-        json.raw("event", message.event);
-        json.raw("message_id", message.message_id);
-        json.raw("data", message.data);
+        json.raw("topic", message.topic_json)
+            .number("seq", message.position.seq)
+            .number("time", message.timestamp.unix_millis())
+            .raw("event", message.event)
+            .raw("message_id", message.message_id)
+            .raw("data", message.data)
     });
 }
 
@@ -245,62 +243,18 @@ fn put_id(out: &mut BytesMut, position: Position) {
 }
 
 /// The line of a block that has a JSON object, and the end of the block.
-fn put_data(out: &mut BytesMut, write: impl FnOnce(&mut Object<'_>)) {
+fn put_data(out: &mut BytesMut, write: impl FnOnce(Object<'_, BytesMut>) -> Object<'_, BytesMut>) {
     out.put_slice(b"data: ");
-    let mut object = Object { out, next: b'{' };
-    write(&mut object);
-    out.put_slice(b"}\n\n");
-}
-
-/// A JSON object that is being written on one line.
-struct Object<'a> {
-    out: &'a mut BytesMut,
-    /// What stands before the next key.
-    next: u8,
-}
-
-impl Object<'_> {
-    fn key(&mut self, key: &str) {
-        self.out.put_u8(self.next);
-        self.next = b',';
-        self.out.put_u8(b'"');
-        self.out.put_slice(key.as_bytes());
-        self.out.put_slice(b"\":");
-    }
-
-    /// Text that is JSON already. A line break in it, which can only be white space between tokens, would end the
-    /// line, so it becomes a blank: the value stays the same.
-    fn raw(&mut self, key: &str, json: &str) {
-        self.key(key);
-        let from = self.out.len();
-        self.out.put_slice(json.as_bytes());
-        for byte in &mut self.out[from..] {
-            if matches!(byte, b'\n' | b'\r') {
-                *byte = b' ';
-            }
+    let from = out.len();
+    write(Object::new(out)).end();
+    // A line break, which JSON allows as white space between tokens alone, would end the line; as a blank it leaves the
+    // value what it is.
+    for byte in &mut out[from..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
         }
     }
-
-    fn text(&mut self, key: &str, text: &str) {
-        self.key(key);
-        put_json_string(self.out, text);
-    }
-
-    fn number(&mut self, key: &str, number: u64) {
-        self.key(key);
-        put_decimal(self.out, number);
-    }
-
-    fn epoch(&mut self, epoch: u64) {
-        self.key("epoch");
-        let _ = write!(self.out, "\"{epoch:016x}\"");
-    }
-
-    fn error(&mut self, code: ErrorCode, message: &str) {
-        self.number("code", code.number().into());
-        self.text("error", code.as_str());
-        self.text("message", message);
-    }
+    out.put_slice(b"\n\n");
 }
 
 /// Hands out what the request asks for; whatever the client sends after it means nothing.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 
 use super::json::{self, Members, Reader};
-use super::publication::{put_decimal, put_json_string};
+use super::object::Object;
+use super::publication::put_decimal;
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{Command, ErrorCode, Event, FrameError, Limits, Message, Open, Position, Refusal, RequestId, TopicName};
 
@@ -247,37 +248,37 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
                 "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
                  \"max_topics\":{max_topics}}}"
             );
-            let frame = Frame::new(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
+            let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
             frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)).end();
         }
         Event::Subscribed { id, topic, position, since: _, missed } => {
-            let frame = Frame::new(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
+            let frame = frame(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
             match missed {
                 Some(missed) => frame.raw("resumed", "true").number("missed", missed).end(),
                 None => frame.raw("resumed", "false").end(),
             }
         }
         Event::Unsubscribed { id, topic } => {
-            Frame::new(out, "unsubscribed").id(id).text("topic", topic.as_str()).end();
+            frame(out, "unsubscribed").id(id).text("topic", topic.as_str()).end();
         }
         Event::Published { id, topic, position, subscribers } => {
-            let frame = Frame::new(out, "published").id(id).text("topic", topic.as_str()).position(position);
+            let frame = frame(out, "published").id(id).text("topic", topic.as_str()).position(position);
             frame.number("subscribers", subscribers as u64).end();
         }
         Event::Gap { topic, epoch, from, to } => {
-            let frame = Frame::new(out, "gap").text("topic", topic.as_str()).epoch(epoch);
+            let frame = frame(out, "gap").text("topic", topic.as_str()).epoch(epoch);
             frame.number("from", from).number("to", to).end();
         }
         Event::AlreadySubscribed { id, topic } => {
             let message = "subscribed to this topic already; nothing has changed";
-            Frame::new(out, "error")
+            frame(out, "error")
                 .id(id)
                 .text("topic", topic.as_str())
                 .reason(ErrorCode::AlreadySubscribed, message)
                 .end();
         }
         Event::Error { id, topic, code, message } => {
-            let frame = Frame::new(out, "error").id(id);
+            let frame = frame(out, "error").id(id);
             let frame = match topic {
                 Some(topic) => frame.text("topic", topic.as_str()),
                 None => frame,
@@ -286,7 +287,7 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
         }
         Event::Refused(refusal) | Event::Bye(refusal) => {
             let Refusal { id: _, code, message, reconnect_after } = refusal;
-            let frame = Frame::new(out, "bye").reason(code, message);
+            let frame = frame(out, "bye").reason(code, message);
             match reconnect_after {
                 Some(after) => frame.number("reconnect_after_ms", millis(after)).end(),
                 None => frame.end(),
@@ -322,65 +323,9 @@ fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
 
-/// Writes one frame, a member after the other.
-struct Frame<'o, B: BufMut> {
-    out: &'o mut B,
-}
-
-impl<'o, B: BufMut> Frame<'o, B> {
-    fn new(out: &'o mut B, kind: &str) -> Self {
-        out.put_slice(b"{\"type\":\"");
-        out.put_slice(kind.as_bytes());
-        out.put_u8(b'"');
-        Self { out }
-    }
-
-    fn key(&mut self, key: &str) {
-        self.out.put_slice(b",\"");
-        self.out.put_slice(key.as_bytes());
-        self.out.put_slice(b"\":");
-    }
-
-    fn text(mut self, key: &str, value: &str) -> Self {
-        self.key(key);
-        put_json_string(self.out, value);
-        self
-    }
-
-    fn raw(mut self, key: &str, json: &str) -> Self {
-        self.key(key);
-        self.out.put_slice(json.as_bytes());
-        self
-    }
-
-    fn number(mut self, key: &str, value: u64) -> Self {
-        self.key(key);
-        put_decimal(self.out, value);
-        self
-    }
-
-    fn id(self, id: RequestId) -> Self {
-        match id {
-            Some(id) => self.number("id", id),
-            None => self,
-        }
-    }
-
-    fn epoch(self, epoch: u64) -> Self {
-        self.raw("epoch", &format!("\"{epoch:016x}\""))
-    }
-
-    fn position(self, position: Position) -> Self {
-        self.epoch(position.epoch).number("seq", position.seq)
-    }
-
-    fn reason(self, code: ErrorCode, message: &str) -> Self {
-        self.number("code", code.number().into()).text("error", code.as_str()).text("message", message)
-    }
-
-    fn end(self) {
-        self.out.put_u8(b'}');
-    }
+/// The beginning of a frame.
+fn frame<'o, B: BufMut>(out: &'o mut B, kind: &str) -> Object<'o, B> {
+    Object::new(out).text("type", kind)
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::super::json::{self, Members};
-use super::{Frame, parse_epoch};
+use super::super::object::Object;
+use super::{frame, parse_epoch};
 use crate::wire::{Limits, Position, RequestId};
 
 /// A sign of life, which the server answers.
@@ -56,9 +57,9 @@ pub fn publish(id: RequestId, topic: &str, event: &str, message_id: &str, data: 
     })
 }
 
-fn build(kind: &str, members: impl FnOnce(Frame<'_, Vec<u8>>) -> Frame<'_, Vec<u8>>) -> String {
+fn build(kind: &str, members: impl FnOnce(Object<'_, Vec<u8>>) -> Object<'_, Vec<u8>>) -> String {
     let mut text = Vec::new();
-    members(Frame::new(&mut text, kind)).end();
+    members(frame(&mut text, kind)).end();
     String::from_utf8(text).expect("every part is text")
 }
 

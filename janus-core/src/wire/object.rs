@@ -1,0 +1,70 @@
+//! Writes a JSON object, a member after the other, into what is already on its way to a client.
+
+use bytes::BufMut;
+
+use super::publication::{put_decimal, put_json_string};
+use super::{ErrorCode, Position, RequestId};
+
+/// A JSON object that has not ended.
+pub(super) struct Object<'o, B> {
+    out: &'o mut B,
+    /// What stands before the next key.
+    next: u8,
+}
+
+impl<'o, B: BufMut> Object<'o, B> {
+    pub(super) fn new(out: &'o mut B) -> Self {
+        Self { out, next: b'{' }
+    }
+
+    fn key(&mut self, key: &str) {
+        self.out.put_u8(self.next);
+        self.next = b',';
+        self.out.put_u8(b'"');
+        self.out.put_slice(key.as_bytes());
+        self.out.put_slice(b"\":");
+    }
+
+    pub(super) fn text(mut self, key: &str, text: &str) -> Self {
+        self.key(key);
+        put_json_string(self.out, text);
+        self
+    }
+
+    /// A value that is JSON already.
+    pub(super) fn raw(mut self, key: &str, json: &str) -> Self {
+        self.key(key);
+        self.out.put_slice(json.as_bytes());
+        self
+    }
+
+    pub(super) fn number(mut self, key: &str, number: u64) -> Self {
+        self.key(key);
+        put_decimal(self.out, number);
+        self
+    }
+
+    pub(super) fn id(self, id: RequestId) -> Self {
+        match id {
+            Some(id) => self.number("id", id),
+            None => self,
+        }
+    }
+
+    /// As text, because JSON's numbers are too small for it.
+    pub(super) fn epoch(self, epoch: u64) -> Self {
+        self.raw("epoch", &format!("\"{epoch:016x}\""))
+    }
+
+    pub(super) fn position(self, position: Position) -> Self {
+        self.epoch(position.epoch).number("seq", position.seq)
+    }
+
+    pub(super) fn reason(self, code: ErrorCode, message: &str) -> Self {
+        self.number("code", code.number().into()).text("error", code.as_str()).text("message", message)
+    }
+
+    pub(super) fn end(self) {
+        self.out.put_u8(b'}');
+    }
+}
