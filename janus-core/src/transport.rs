@@ -83,6 +83,8 @@ pub(crate) struct Transport {
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
     /// what a connection costs is what it costs 19,000 times.
     rest: Option<Box<Bytes>>,
+    /// Whether the decoder may have more to say without further bytes: it has not been asked to the end.
+    undecoded: bool,
     /// Bytes from the client that the ledger knows of.
     accounted: u32,
     /// Why the server ends the connection, if it does.
@@ -179,6 +181,7 @@ impl Transport {
             fresh: true,
             published: None,
             rest: None,
+            undecoded: true,
             accounted: 0,
             why: None,
             step: Step::Reading,
@@ -430,16 +433,18 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        // Also where nothing is left: a decoder may have more to say than its client, who asks for many topics at once.
-        let rest = self.rest.take();
-        let mut input = rest.as_deref().map_or(&[][..], |rest| rest);
-        self.process(&mut input);
-        let left = input.len();
-        if left > 0
-            && let Some(mut rest) = rest
-        {
-            rest.advance(rest.len() - left);
-            self.rest = Some(rest);
+        if self.undecoded {
+            // Also where no byte is left: one request may ask for many things.
+            let rest = self.rest.take();
+            let mut input = rest.as_deref().map_or(&[][..], |rest| rest);
+            self.process(&mut input);
+            let left = input.len();
+            if left > 0
+                && let Some(mut rest) = rest
+            {
+                rest.advance(rest.len() - left);
+                self.rest = Some(rest);
+            }
         }
         SCRATCH.with_borrow_mut(|scratch| {
             while matches!(self.step, Step::Reading) {
@@ -468,8 +473,12 @@ impl Transport {
     fn process(&mut self, input: &mut &[u8]) {
         let limits = self.shared.wire_limits();
         let mut completed = false;
+        self.undecoded = true;
         while matches!(self.step, Step::Reading) {
-            let Some(decoded) = self.decoder.decode(input, &limits) else { break };
+            let Some(decoded) = self.decoder.decode(input, &limits) else {
+                self.undecoded = false;
+                break;
+            };
             let becomes = matches!(decoded, Ok(Command::Become(_)));
             match decoded {
                 Ok(command) => self.carry_out(command),
