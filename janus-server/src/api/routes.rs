@@ -24,7 +24,7 @@ pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// Bytes of messages in one answer. The oldest of a longer history are left out, but never the last.
+/// Bytes of messages in one answer, which has one message at least.
 const MAX_HISTORY_BYTES: usize = 8 << 20;
 
 /// The description of the API, for programs.
@@ -155,22 +155,23 @@ impl Api {
             }
             other => bad_request(other.to_string()),
         })?;
-        let mut room = MAX_HISTORY_BYTES;
-        let fitting = history.messages.iter().rev().take_while(|message| {
-            let length = message.event().len() + message.message_id().len() + message.data().len();
-            let is_last = room == MAX_HISTORY_BYTES;
-            let fits = length <= room;
-            room = room.saturating_sub(length.max(1));
-            fits || is_last
-        });
-        let fitting = fitting.count();
-        let messages = &history.messages[history.messages.len() - fitting..];
+        let mut part = &history.messages[..];
+        let (mut position, mut more) = (history.position, history.more);
+        if since.is_none() {
+            part = &part[part.len() - fitting(part.iter().rev())..];
+        } else if let Some(last) = fitting(part.iter()).checked_sub(1)
+            && last + 1 < part.len()
+        {
+            part = &part[..=last];
+            (position, more) = (part[last].position, true);
+        }
         Ok(json(&HistoryJson {
             topic: &request.topic,
-            epoch: hex(history.position.epoch),
-            seq: history.position.seq,
+            epoch: hex(position.epoch),
+            seq: position.seq,
             complete: history.complete,
-            messages: messages.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
+            more,
+            messages: part.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
         }))
     }
 
@@ -258,6 +259,16 @@ impl Api {
             HttpError::new(400, code.as_str(), format!("the body: {error}"))
         })
     }
+}
+
+/// How many of these messages fit into one answer.
+fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
+    let mut bytes = 0;
+    let fits = messages.enumerate().take_while(|(index, message)| {
+        bytes += message.event().len() + message.message_id().len() + message.data().len();
+        *index == 0 || bytes <= MAX_HISTORY_BYTES
+    });
+    fits.count()
 }
 
 /// What [`super::Access`] looks at.
@@ -437,6 +448,7 @@ struct HistoryJson<'a> {
     epoch: String,
     seq: u64,
     complete: bool,
+    more: bool,
     messages: Vec<MessageJson<'a>>,
 }
 
