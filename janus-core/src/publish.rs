@@ -240,7 +240,7 @@ enum ReplyTo {
     /// Somebody in this process, or a connection that closes after its message.
     Promise(oneshot::Sender<Result<Receipt, PublishError>>),
     /// A connection: an error frame if it fails, a receipt if it asked for one.
-    Connection { slot: Arc<Slot>, ack: bool, id: RequestId },
+    Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId },
 }
 
 impl Reply {
@@ -249,9 +249,9 @@ impl Reply {
         (Self(Some(ReplyTo::Promise(sender))), receiver)
     }
 
-    pub(crate) fn connection(slot: Arc<Slot>, ack: bool, id: RequestId) -> Self {
+    pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
         slot.expect_answer();
-        Self(Some(ReplyTo::Connection { slot, ack, id }))
+        Self(Some(ReplyTo::Connection { slot, topic, ack, id }))
     }
 
     /// Whether the publisher wants to know of success, too.
@@ -264,7 +264,7 @@ impl Reply {
         match self.0.take() {
             // A publisher that went away does not want to know.
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
-            Some(ReplyTo::Connection { slot, ack, id }) => {
+            Some(ReplyTo::Connection { slot, ack, id, .. }) => {
                 if ack {
                     let Receipt { epoch, seq, subscribers } = receipt;
                     slot.tell(&Event::Published { id, topic, position: Position { epoch, seq }, subscribers });
@@ -282,8 +282,9 @@ impl Reply {
     fn answer_error(&mut self, error: PublishError) {
         match self.0.take() {
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
-            Some(ReplyTo::Connection { slot, id, .. }) => {
-                slot.tell(&Event::Error { id, topic: None, code: error.code(), message: &error.to_string() });
+            Some(ReplyTo::Connection { slot, topic, id, .. }) => {
+                let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
+                slot.tell(&Event::Error { id, topic, code, message: &message });
                 slot.answered();
             }
             None => {}

@@ -570,7 +570,7 @@ impl Transport {
                 self.slot.tell(&Event::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {
-                let reply = Reply::connection(Arc::clone(&self.slot), ack, id);
+                let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), ack, id);
                 self.publish(topic, Pending { publication, reply }, None);
             }
             Command::PublishAndClose { topic, publication } => {

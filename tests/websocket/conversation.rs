@@ -468,6 +468,44 @@ async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_a
     }
 }
 
+/// Lets nobody publish.
+struct NoPublishers;
+
+impl Hooks for NoPublishers {
+    async fn authorize_publish(&self, _: &Client, _: &TopicName, _: &Publication) -> Result<(), Denied> {
+        Err(Denied::new("nobody publishes here"))
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_is_told_with_its_topic() {
+    let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
+    let janus = Janus::builder().config(config).hooks(NoPublishers).start().await.expect("the server starts");
+    let mut socket = Socket::open(janus.local_addrs()[0]).await;
+    for (request, code, id, topic) in [
+        (json!({"type": "publish", "id": 1, "topic": "news", "data": 1}), "forbidden", Some(1), Some("news")),
+        (json!({"type": "publish", "topic": "sports", "data": 1}), "forbidden", None, Some("sports")),
+        (json!({"type": "publish", "id": 2, "topic": "a\"b"}), "bad_publish", Some(2), Some("a\"b")),
+        (json!({"type": "subscribe", "id": 3, "topic": "news", "since": 1}), "bad_request", Some(3), Some("news")),
+        (json!({"type": "subscribe", "id": 4, "topic": 4}), "bad_topic", Some(4), None),
+    ] {
+        let answer = socket.ask(request).await;
+        assert_error(&answer, code, id);
+        assert_eq!(answer["topic"].as_str(), topic, "{answer}");
+    }
+    let twice = r#"{"type":"publish","id":5,"topic":"a","topic":"b","data":1}"#;
+    socket.send(text(twice)).await;
+    let answer = socket.json().await;
+    assert!(answer.get("topic").is_none(), "which one is meant is a guess: {answer}");
+    // A listener that other machines reach lets no client publish.
+    let config = Config { listen: Vec::new(), http_listen: vec![([0, 0, 0, 0], 0).into()], ..Config::default() };
+    let janus = Janus::builder().config(config).start().await.expect("the server starts");
+    let mut socket = Socket::open(([127, 0, 0, 1], janus.local_addrs()[0].port()).into()).await;
+    let answer = socket.ask(json!({"type": "publish", "id": 1, "topic": "news", "data": 1})).await;
+    assert_error(&answer, "publish_not_allowed", Some(1));
+    assert_eq!(answer["topic"], "news", "{answer}");
+}
+
 /// Never says who may publish.
 struct Undecided;
 

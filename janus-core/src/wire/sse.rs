@@ -122,10 +122,11 @@ impl Sse {
 /// One more topic of a request.
 fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName, HttpError> {
     let bad = |code: ErrorCode, message: String| HttpError::new(code.http_status(), code.as_str(), message);
-    let topic =
-        TopicName::new(name, limits.max_topic_bytes).map_err(|error| bad(ErrorCode::BadTopic, error.to_string()))?;
+    let place = before.len() + 1;
+    let topic = TopicName::new(name, limits.max_topic_bytes)
+        .map_err(|error| bad(ErrorCode::BadTopic, format!("topic number {place} of the request: {error}")))?;
     if before.contains(&topic) {
-        return Err(bad(ErrorCode::BadTopic, "a topic must not be named twice".to_owned()));
+        return Err(bad(ErrorCode::BadTopic, format!("topic number {place} of the request, {topic}, is named twice")));
     }
     if before.len() == limits.max_topics {
         let message = format!("a client may be subscribed to {} topics", limits.max_topics);

@@ -67,7 +67,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// Why the frame is refused, with the number of the request where it could be read. The connection must be closed if
+    /// Why the frame is refused, with the number and the topic of the request where they could be read. The connection must be closed if
     /// the error [is fatal](FrameError::is_fatal), as every one is until the `hello` has come.
     pub fn decode(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
         let fields = Fields::read(text)?;
@@ -82,8 +82,17 @@ impl Decoder {
                 Err(FrameError::new(ErrorCode::BadOpen, "say {\"type\":\"hello\"} before anything else"))
             }
             kind => {
-                let id = fields.id();
-                fields.request(kind, limits, more, &mut self.batch).map_err(|error| error.with_id(id.ok().flatten()))
+                let (id, topic) = (fields.id(), fields.publication.topic);
+                fields.request(kind, limits, more, &mut self.batch).map_err(|error| {
+                    // Of a key that stands twice, either may be meant.
+                    let topic = topic.filter(|_| error.code != ErrorCode::DuplicateKey);
+                    let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
+                    let error = error.with_id(id.ok().flatten());
+                    match topic {
+                        Some(topic) => error.with_topic(&topic),
+                        None => error,
+                    }
+                })
             }
         }
     }

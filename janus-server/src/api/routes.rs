@@ -106,11 +106,15 @@ impl Api {
         let mut seen = HashSet::new();
         let mut messages = Vec::with_capacity(count);
         // All names are right before the first message goes out.
-        for topic in &request.topics {
+        for (index, topic) in request.topics.iter().enumerate() {
             if !seen.insert(topic) {
                 return Err(bad_request(format!("topics: {} is there twice", serde_json::Value::from(&**topic))));
             }
-            messages.push(self.message(topic, &request.event, &request.message_id, &request.data)?);
+            let message = self.message(topic, &request.event, &request.message_id, &request.data);
+            messages.push(message.map_err(|error| {
+                let message = format!("topics[{index}]: {}", error.message);
+                HttpError { message, ..error }
+            })?);
         }
         let started: Vec<_> = messages.into_iter().map(|message| self.janus.try_publish(message)).collect();
         let mut results = Vec::with_capacity(count);
