@@ -468,6 +468,23 @@ async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_a
     }
 }
 
+#[tokio::test]
+async fn a_key_that_stands_twice_is_named() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut socket = Socket::open(addr).await;
+    for (request, key) in [
+        (r#"{"type":"subscribe","id":1,"topic":"a","topic":"b"}"#, "topic"),
+        (r#"{"type":"subscribe","id":1,"id":1,"topic":"a"}"#, "id"),
+        (r#"{"type":"publish","id":1,"topic":"a","data":1,"d\u0061ta":2}"#, "data"),
+        (r#"{"type":"subscribe","topic":"a","since":{"epoch":"9f86d081884c7d65","seq":1,"seq":2}}"#, "seq"),
+    ] {
+        socket.send(text(request)).await;
+        let answer = socket.json().await;
+        let expected = format!("\"{key}\" stands twice in one object; send it once");
+        assert_eq!((&answer["error"], &answer["message"]), (&json!("duplicate_key"), &json!(expected)), "{request}");
+    }
+}
+
 /// Lets nobody publish.
 struct NoPublishers;
 

@@ -181,7 +181,7 @@ impl fmt::Display for ErrorCode {
 pub struct FrameError {
     /// The reason.
     pub code: ErrorCode,
-    /// What the client should do, for a person to read. Holds nothing that the client sent.
+    /// What the client should do, for a person to read. Holds nothing that the client sent, except the name of a topic.
     pub message: String,
     /// The number of the request that is refused, if it had one.
     pub id: Option<u64>,
