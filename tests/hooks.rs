@@ -8,7 +8,7 @@ use std::time::Duration;
 use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity};
 use janus_core::wire::classic::client::attach;
 use janus_core::wire::websocket::client::ServerFrame;
-use janus_core::wire::{ErrorCode, Publication, TopicName, v1, websocket};
+use janus_core::wire::{ErrorCode, Publication, TopicName, classic, v1, websocket};
 use janus_core::{Builder, Config, Janus, Namespace, SlowClient, SlowConsumer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -66,6 +66,10 @@ impl Hooks for Gate {
         match message.data() {
             "\"rude\"" => Err(Denied::new(format!("not to {topic}"))),
             "\"broken\"" => panic!("on purpose: may it?"),
+            "\"slow\"" => {
+                self.note(format!("asked for {topic}"));
+                std::future::pending().await
+            }
             _ => Ok(()),
         }
     }
@@ -204,6 +208,35 @@ async fn a_message_is_a_question_unless_the_identity_has_answered_it() {
         let Some(janus_core::Event::Message(message)) = news.next().await else { panic!("a message") };
         assert_eq!(message.data(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_not_published() {
+    let mut scene = Scene::new(["alice", "bob", "carol"], Config::default()).await;
+    let waits_with = async |scene: &mut Scene, frame: Vec<u8>| {
+        let mut client = scene.connect().await;
+        client.send(frame).await;
+        while scene.seen().await != "asked for news" {}
+        client
+    };
+    // On a connection that goes on, and on one that closes with its message, to which a mere FIN would be a receipt.
+    let whole = classic::client::publish("news", "\"\"", "\"\"", "\"slow\"");
+    for frame in [publish_frame("news", "\"slow\"").into(), whole.clone()] {
+        let mut client = waits_with(&mut scene, frame).await;
+        assert!(scene.janus.disconnect(scene.janus.connections(0, 10)[0].connection, true));
+        assert_eq!(client.error_code().await, "connection_closed");
+        assert_eq!(client.error_code().await, "disconnected");
+        assert_eq!(client.close().await, Close::Fin);
+        drop(client);
+        until("it is gone", || scene.janus.stats().connections == 0).await;
+    }
+    let mut client = waits_with(&mut scene, whole).await;
+    let janus = scene.janus.clone();
+    let shutdown = tokio::spawn(async move { janus.shutdown().await });
+    assert_eq!(client.error_code().await, "server_draining");
+    assert_eq!(client.close().await, Close::Fin);
+    drop(client);
+    shutdown.await.unwrap();
 }
 
 #[tokio::test]

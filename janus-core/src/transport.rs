@@ -252,9 +252,28 @@ impl Transport {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            self.step =
-                Step::Closing(Box::new(Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline }));
+            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline };
+            let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
+            self.give_up(before);
         }
+    }
+
+    /// Tells a publisher that its message, which still waited, is not published.
+    fn give_up(&self, step: Step) {
+        let (topic, pending, outcome) = match step {
+            Step::Permitting(permitting) => (permitting.topic, permitting.pending, permitting.outcome),
+            Step::Offering(offering) => match *offering {
+                Offering { topic, pending: Some(pending), outcome } => (topic, pending, outcome),
+                Offering { pending: None, .. } => return,
+            },
+            _ => return,
+        };
+        let error = if self.shared.is_draining() { PublishError::ShuttingDown } else { PublishError::ConnectionClosed };
+        // A publisher whose connection closes with its message takes a mere FIN for a receipt.
+        if outcome.is_some() {
+            self.tell_error(None, Some(&topic), error.code(), &error.to_string());
+        }
+        pending.refuse(error);
     }
 
     fn leave_topics(&mut self) {

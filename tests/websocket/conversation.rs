@@ -543,6 +543,6 @@ async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
     socket.send([frame(FIN | PING, ""), publish].concat()).await;
     assert_eq!(socket.next().await, Seen::Pong(Vec::new()));
     assert!(janus.disconnect(janus.connections(0, 10)[0].connection, true));
-    assert_error(&socket.json().await, "topic_crashed", Some(1));
+    assert_error(&socket.json().await, "connection_closed", Some(1));
     assert_eq!(socket.bye(4007).await["error"], "disconnected");
 }
