@@ -86,7 +86,7 @@ fn a_path_decides_what_a_connection_becomes() {
     let seen = feed(&port(&[]), &[&head("GET /events?topic=news", &[])]);
     let Seen::Became(SSE, answer, commands, _) = seen else { panic!("{seen:?}") };
     assert!(answer.is_empty(), "a client that is refused later must not have read a 200");
-    assert!(matches!(commands[0], Command::Open(_)) && commands.len() == 3, "{commands:?}");
+    assert!(matches!(commands[1], Command::Open(_)) && commands.len() == 4, "{commands:?}");
 
     for path in ["/", "/api/topics", "/ws/", "/events/x", "/wsx?/ws", "*"] {
         let request = [&*head(&format!("POST {path}"), &[("Content-Length", "4")]), b"body"].concat();
