@@ -29,7 +29,7 @@ use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::delivery::{Link, Slot};
 use crate::listener::{Incoming, Listener, Origin};
 use crate::memory;
-use crate::shared::Shared;
+use crate::shared::{Reservation, Shared};
 use crate::supervision::ActorRef;
 use crate::transport::{Transport, refusal};
 use crate::turn::yield_now;
@@ -233,34 +233,24 @@ impl Acceptor {
             }
             spread_probes(stream, addr, shared.config.tcp_keepalive);
         }
-        match may_serve(shared) {
-            Ok(()) => serve(shared, link, peer, &self.origin),
-            Err((code, message)) => refuse(shared, link, peer, &self.origin, code, message),
-        }
+        serve(shared, link, peer, &self.origin);
     }
 }
 
-/// Whether there is room for another connection, or why not.
-pub(crate) fn may_serve(shared: &Shared) -> Result<(), (ErrorCode, &'static str)> {
-    if shared.connections.len() >= shared.config.max_connections {
+/// A place for another connection, or why there is none.
+pub(crate) fn admit(shared: &Arc<Shared>) -> Result<Reservation, (ErrorCode, &'static str)> {
+    let Some(place) = Reservation::new(shared) else {
         return Err((ErrorCode::TooManyConnections, SERVER_FULL));
-    }
+    };
     if shared.memory_is_at(memory::REFUSE) {
         shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
         return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
     }
-    Ok(())
+    Ok(place)
 }
 
 /// Tells a client why it is not served. It takes no place from those that are.
-pub(crate) fn refuse(
-    shared: &Arc<Shared>,
-    link: Link,
-    peer: Peer,
-    origin: &Arc<Origin>,
-    code: ErrorCode,
-    message: &str,
-) {
+fn refuse(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>, code: ErrorCode, message: &str) {
     let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
     // One line for a burst of refusals, not one each.
     if refused.is_power_of_two() {
@@ -289,20 +279,25 @@ pub(crate) fn refuse(
     slot.tell(&Event::Refused(refusal(code, message)));
 }
 
-/// Makes a byte stream a client: a slot, a session, a greeting, and a Transport on this thread.
+/// Makes a byte stream a client, or tells it why not.
 pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>) {
-    serve_with(shared, link, peer, origin, origin.codec.decoder());
+    match admit(shared) {
+        Ok(place) => serve_with(shared, place, link, peer, origin, origin.codec.decoder()),
+        Err((code, message)) => refuse(shared, link, peer, origin, code, message),
+    }
 }
 
-/// The same with a decoder that knows something about the client already.
+/// Makes a byte stream a client that has a place: a slot, a session, a greeting, and a Transport on this thread. The decoder may
+/// know something about the client already.
 pub(crate) fn serve_with(
     shared: &Arc<Shared>,
+    place: Reservation,
     link: Link,
     peer: Peer,
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
 ) {
-    let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), link, origin.codec_id, &shared.terms));
+    let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, &shared.terms));
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
