@@ -1,17 +1,22 @@
 //! Clients whose byte streams are no sockets of the server's own: pipes, and connections that somebody else has accepted.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use janus_core::hooks::{Client, Disconnect, Hooks};
 use janus_core::wire::classic::Classic;
 use janus_core::wire::{Codec, Decoder, Event, Timestamp};
 use janus_core::{Config, Incoming, Janus, Namespace, ServeError, SlowConsumer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::{subscribers, topic_actor, until};
+use crate::support::{DEADLINE, publish_frame, subscribers, topic_actor, until};
 
 fn classic() -> Arc<dyn Codec> {
     Arc::new(Classic)
@@ -205,5 +210,83 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     rest.expect("its connection ends").unwrap();
     until("its connection to end", || have_ended(2)).await;
     assert_eq!(janus.tree().find("heartbeat").unwrap().restarts, 0);
+    janus.shutdown().await;
+}
+
+/// How a stream says that nothing can be written to it.
+#[derive(Clone, Copy, Debug)]
+enum Failing {
+    Write,
+    WriteNothing,
+    Flush,
+    /// The first write waits for ever, and what was taken before cannot be handed on.
+    FlushOfAPart,
+}
+
+/// A stream that gives what its client has said, and then nothing, not even its end.
+struct Deaf {
+    said: io::Cursor<Vec<u8>>,
+    failing: Failing,
+    taken: usize,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.said.position() == self.said.get_ref().len() as u64 {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.said).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.failing {
+            Failing::Write => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Failing::WriteNothing => Poll::Ready(Ok(0)),
+            Failing::Flush => Poll::Ready(Ok(bytes.len())),
+            Failing::FlushOfAPart if self.taken > 0 => Poll::Pending,
+            Failing::FlushOfAPart => {
+                self.taken = 1;
+                Poll::Ready(Ok(1))
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+struct Ends(mpsc::Sender<Disconnect>);
+
+impl Hooks for Ends {
+    async fn disconnected(&self, _: &Client, why: Disconnect) {
+        let _ = self.0.try_send(why);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_never_do() {
+    let (told, mut ends) = mpsc::channel(8);
+    let config = Config { listen: Vec::new(), max_connections: 1, drain_period: Duration::ZERO, ..Config::default() };
+    let janus = Janus::builder().config(config).hooks(Ends(told)).start().await.unwrap();
+    let mut subscriber = janus.subscribe("news").unwrap();
+    for failing in [Failing::Write, Failing::WriteNothing, Failing::Flush, Failing::FlushOfAPart] {
+        let said = publish_frame("news", &format!("\"{failing:?}\""));
+        let stream = Deaf { said: io::Cursor::new(said), failing, taken: 0 };
+        janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
+        let why = timeout(DEADLINE, ends.recv()).await.unwrap_or_else(|_| panic!("{failing:?}: it keeps its place"));
+        assert_eq!(why, Some(Disconnect::ByClient), "{failing:?}");
+        let Some(janus_core::Event::Message(message)) = subscriber.next().await else {
+            panic!("what it has said counts")
+        };
+        assert_eq!(message.data(), format!("\"{failing:?}\""));
+        until("its place to be free", || janus.stats().connections == 0).await;
+    }
     janus.shutdown().await;
 }

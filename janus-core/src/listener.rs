@@ -82,6 +82,8 @@ impl Incoming {
     }
 
     /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
+    ///
+    /// Once writing, flushing or shutting down has failed, what can be read at that moment still counts, and the stream is dropped.
     #[must_use]
     pub fn stream(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         Self::stream_from(stream, Peer::Local)
