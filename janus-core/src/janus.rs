@@ -20,7 +20,7 @@ use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::codecs::TooManyCodecs;
-use crate::delivery::{Codecs, Ledger, SenderPool, Terms};
+use crate::delivery::{Codecs, Ledger, Link, SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
 use crate::hooks::{self, HookRunner, HookSettings, HookThread};
@@ -647,12 +647,13 @@ impl Janus {
         let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, may_publish, pass_on: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
         // A socket belongs to the reactor that made it.
-        let link = incoming.link.leave_reactor().map_err(ServeError::Stream)?;
+        let Incoming { link, peer } = incoming;
+        let stream = link.leave_reactor().map_err(ServeError::Stream)?;
         let tables = Arc::clone(shared);
         // The place goes along, and comes back with a job that is not run.
-        let served = shared.home.run(move || match link.enter_reactor() {
-            Ok(link) => serve_with(&tables, place, link, incoming.peer, &origin, decoder),
-            Err(error) => log::error!("{}: closed, its socket cannot be registered: {error}", incoming.peer),
+        let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
+            Ok(link) => serve_with(&tables, place, link, peer, &origin, decoder),
+            Err(error) => log::error!("{peer}: closed, its socket cannot be registered: {error}"),
         });
         served.map_err(|_| match shared.is_draining() {
             true => ServeError::ShuttingDown,

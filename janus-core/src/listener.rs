@@ -92,7 +92,7 @@ impl Incoming {
     /// The same for a client whose address is known.
     #[must_use]
     pub fn stream_from(stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
-        Self { link: Stream::new(stream, peer).into(), peer }
+        Self { link: Stream::new(Box::pin(stream), peer).into(), peer }
     }
 }
 

@@ -157,21 +157,21 @@ impl Link {
         }
     }
 
-    /// Takes a socket out of the runtime it was made on, to be [entered](Self::enter_reactor) in another.
-    pub(crate) fn leave_reactor(self) -> io::Result<Unregistered> {
-        match self {
-            Self::Tcp(socket) => Ok(Unregistered::Tcp(socket.into_std()?)),
-            other => Ok(Unregistered::Other(other)),
-        }
-    }
-
-    /// The stream itself, without the runtime it was registered with.
-    pub(crate) fn into_stream(self) -> io::Result<PassedStream> {
+    /// The stream itself, without the runtime that a socket is registered with, so that another thread can go on with it.
+    pub(crate) fn leave_reactor(self) -> io::Result<PassedStream> {
         match self {
             Self::Tcp(socket) => Ok(PassedStream::Tcp(socket.into_std()?)),
             Self::Stream(stream) => Ok(PassedStream::Other(stream.into_io())),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Registers the socket, if it is one, with the runtime of this thread.
+    pub(crate) fn enter_reactor(stream: PassedStream, peer: Peer) -> io::Result<Self> {
+        match stream {
+            PassedStream::Tcp(socket) => Ok(TcpStream::from_std(socket)?.into()),
+            PassedStream::Other(io) => Ok(Stream::new(io, peer).into()),
         }
     }
 
@@ -182,22 +182,6 @@ impl Link {
             Self::Stream(stream) => Some(stream.peer),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => Some(Peer::Addr(stream.peer())),
-        }
-    }
-}
-
-/// A link between two runtimes.
-pub(crate) enum Unregistered {
-    Tcp(std::net::TcpStream),
-    Other(Link),
-}
-
-impl Unregistered {
-    /// Registers the socket with the runtime of this thread.
-    pub(crate) fn enter_reactor(self) -> io::Result<Link> {
-        match self {
-            Self::Tcp(socket) => Ok(Link::Tcp(TcpStream::from_std(socket)?)),
-            Self::Other(link) => Ok(link),
         }
     }
 }

@@ -34,9 +34,9 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
+    pub(crate) fn new(io: Pin<Box<dyn ByteStream>>, peer: Peer) -> Self {
         Self {
-            io: RefCell::new(Box::pin(io)),
+            io: RefCell::new(io),
             peer,
             writer: RefCell::new(None),
             unflushed: Cell::new(false),
