@@ -616,7 +616,8 @@ impl Janus {
     /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine or
     /// `allow_publish` says so.
     ///
-    /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`]: then delivery writes to its socket itself.
+    /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
+    /// writes to the socket itself.
     /// The stream is moved to Janus's own threads; it must not need the runtime it was made on to make progress, or that
     /// must go on running.
     ///

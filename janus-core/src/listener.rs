@@ -10,6 +10,8 @@ use std::task::{self, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
 use crate::delivery::codecs::{CLASSIC, CodecId};
 pub use crate::delivery::stream::ByteStream;
@@ -81,6 +83,15 @@ impl Incoming {
         Self { link: stream.into(), peer: peer.into() }
     }
 
+    /// A connection over a Unix socket, which takes the direct path as well. Its client is a local one.
+    ///
+    /// The kernel has no reset for it: a slow consumer that is cut off can still read what was sent to it, and then sees the end.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn unix(stream: UnixStream) -> Self {
+        Self { link: stream.into(), peer: Peer::Local }
+    }
+
     /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
     ///
     /// Once writing, flushing or shutting down has failed, what can be read at that moment still counts, and the stream is dropped.
@@ -111,6 +122,9 @@ pub struct PassedOn {
 pub enum PassedStream {
     /// A socket, which belongs to no runtime any more.
     Tcp(std::net::TcpStream),
+    /// The same for a Unix socket.
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
     /// A stream of another kind.
     Other(Pin<Box<dyn ByteStream>>),
 }
@@ -119,6 +133,8 @@ impl fmt::Debug for PassedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
+            #[cfg(unix)]
+            Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
             Self::Other(_) => f.write_str("Other(…)"),
         }
     }
