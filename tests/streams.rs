@@ -3,15 +3,18 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use janus_core::hooks::{Client, Disconnect, Hooks};
 use janus_core::wire::classic::Classic;
-use janus_core::wire::{Codec, Decoder, Event, Timestamp};
-use janus_core::{Config, Incoming, Janus, Namespace, ServeError, SlowConsumer};
+use janus_core::wire::{AllowedOrigins, Codec, Decoder, Event, HttpPort, Peer, Timestamp};
+use janus_core::{Config, Incoming, Janus, Listener, Namespace, PassedOn, PassedStream, ServeError, SlowConsumer};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -114,6 +117,107 @@ async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
     assert_eq!(sessions[0].peer, client.local_addr().unwrap().into());
     janus.shutdown().await;
     assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
+}
+
+/// A listener of one's own, whose sockets come as the system makes them.
+enum Foreign {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(mpsc::Receiver<std::os::unix::net::UnixStream>),
+}
+
+impl Listener for Foreign {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| Incoming::tcp(stream, peer)),
+            #[cfg(unix)]
+            Self::Unix(streams) => {
+                let Some(stream) = ready!(streams.poll_recv(cx)) else { return Poll::Pending };
+                Poll::Ready(UnixStream::from_std(stream).map(Incoming::unix))
+            }
+        }
+    }
+}
+
+/// Starts an instance that passes everything on which is neither a WebSocket nor an event stream.
+async fn start_passing_on(listener: Foreign) -> (Janus, mpsc::Receiver<PassedOn>) {
+    let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..Config::default() };
+    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2)));
+    let (passes, passed) = mpsc::channel(8);
+    let pass_on = move |stream| drop(passes.try_send(stream));
+    let janus = Janus::builder().config(config).listener(listener, http).pass_on(pass_on).start().await.unwrap();
+    (janus, passed)
+}
+
+const REQUEST: &[u8] = b"GET /elsewhere HTTP/1.1\r\nhost: here\r\n\r\n";
+
+#[tokio::test]
+async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (janus, mut passed) = start_passing_on(Foreign::Tcp(listener)).await;
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let PassedOn { stream, .. } = timeout(DEADLINE, passed.recv()).await.unwrap().unwrap();
+    let PassedStream::Tcp(stream) = stream else { panic!("another stream: {stream:?}") };
+    assert!(stream.nodelay().unwrap());
+    let socket = SockRef::from(&stream);
+    assert!(socket.keepalive().unwrap());
+    // Linux says twice what was asked for.
+    assert!(socket.send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);
+    janus.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_passed_on_with_what_was_read_from_it() {
+    let (accepts, accepted) = mpsc::channel(1);
+    let (janus, mut passed) = start_passing_on(Foreign::Unix(accepted)).await;
+    let (mut client, server) = UnixStream::pair().unwrap();
+    accepts.send(server.into_std().unwrap()).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let PassedOn { stream, received, peer } = timeout(DEADLINE, passed.recv()).await.unwrap().unwrap();
+    assert_eq!((&received[..], peer), (REQUEST, Peer::Local));
+    let PassedStream::Unix(stream) = stream else { panic!("another stream: {stream:?}") };
+    assert!(SockRef::from(&stream).send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);
+    let mut stream = UnixStream::from_std(stream).unwrap();
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    read_until(&mut client, b"\r\n\r\n").await;
+    janus.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
+    let mut config = Config { max_queue_frames: 8, send_buffer_bytes: 8 * 1024, ..Config::default() };
+    config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
+    let janus = start(config).await;
+    let connect = async || {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        janus.serve(Incoming::unix(server), &classic(), None).unwrap();
+        client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+        read_until(&mut client, b"ACK\x01").await;
+        client
+    };
+    let (mut reading, mut stalled) = (connect().await, connect().await);
+    assert!(janus.sessions().await.iter().all(|session| session.peer == Peer::Local));
+    let mut sent = 0;
+    let long = "x".repeat(1_000);
+    while janus.stats().slow_consumers_queue_full == 0 {
+        janus.publish("news", &long).await.unwrap();
+        read_until(&mut reading, b"\x01").await;
+        sent += 1;
+        assert!(sent < 1_000, "nobody is cut off");
+    }
+    // What it was sent before it can still read, and no more than the buffers are to hold.
+    let mut received = Vec::new();
+    timeout(DEADLINE, stalled.read_to_end(&mut received)).await.expect("it is closed").unwrap();
+    assert!(!received.is_empty() && received.len() < 4 * 8 * 1024, "{} bytes", received.len());
+    // One that leaves by itself.
+    reading.shutdown().await.unwrap();
+    timeout(DEADLINE, reading.read_to_end(&mut received)).await.expect("it is closed as well").unwrap();
+    until("their places to be free", || janus.stats().connections == 0).await;
+    janus.shutdown().await;
 }
 
 #[tokio::test]

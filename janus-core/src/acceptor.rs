@@ -20,7 +20,7 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
@@ -164,7 +164,10 @@ impl Listener for TcpPort {
     fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>> {
         match self {
             Self::Bound(_) => Poll::Pending,
-            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| Incoming::tcp(stream, peer)),
+            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
+                let inherits = cfg!(target_os = "linux");
+                Incoming { inherits, ..Incoming::tcp(stream, peer) }
+            }),
         }
     }
 }
@@ -182,6 +185,24 @@ fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> 
     socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Gives a socket the options that it has not inherited, also one that somebody else has accepted: all limits count on them.
+pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
+    let Incoming { link, peer, inherits } = incoming;
+    let set = match link {
+        Link::Tcp(stream) if !inherits => set_options(&SockRef::from(stream), config),
+        // By default it would hold three times as much, which its client reads when it is stale.
+        #[cfg(unix)]
+        Link::Unix(stream) => SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes),
+        _ => Ok(()),
+    };
+    if let Err(error) = set {
+        log::debug!("{peer}: {error}");
+    }
+    if let (Link::Tcp(stream), Peer::Addr(addr)) = (link, peer) {
+        spread_probes(stream, *addr, config.tcp_keepalive);
+    }
 }
 
 /// Has the kernel probe an idle connection after a time of its own, from three to five quarters of `tcp_keepalive`.
@@ -225,15 +246,8 @@ impl Acceptor {
 
     fn accepted(&self, incoming: Incoming) {
         let shared = &self.shared;
-        let Incoming { link, peer } = incoming;
-        if let (Link::Tcp(stream), Peer::Addr(addr)) = (&link, peer) {
-            #[cfg(not(target_os = "linux"))]
-            if let Err(error) = set_options(&socket2::SockRef::from(stream), &shared.config) {
-                log::debug!("{peer}: {error}");
-            }
-            spread_probes(stream, addr, shared.config.tcp_keepalive);
-        }
-        serve(shared, link, peer, &self.origin);
+        prepare(&incoming, &shared.config);
+        serve(shared, incoming.link, incoming.peer, &self.origin);
     }
 }
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, serve_with};
+use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, prepare, serve_with};
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
@@ -647,8 +647,9 @@ impl Janus {
         let codec_id = shared.codecs().register(codec)?;
         let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, may_publish, pass_on: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
+        prepare(&incoming, &shared.config);
         // A socket belongs to the reactor that made it.
-        let Incoming { link, peer } = incoming;
+        let Incoming { link, peer, .. } = incoming;
         let stream = link.leave_reactor().map_err(ServeError::Stream)?;
         let tables = Arc::clone(shared);
         // The place goes along, and comes back with a job that is not run.

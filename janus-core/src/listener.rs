@@ -74,22 +74,27 @@ pub trait Listener: Send + 'static {
 pub struct Incoming {
     pub(crate) link: Link,
     pub(crate) peer: Peer,
+    /// Whether its socket has the options of a listener of ours.
+    pub(crate) inherits: bool,
 }
 
 impl Incoming {
     /// A TCP connection, which takes the direct path: whoever delivers writes to its socket.
+    ///
+    /// The socket gets the options of the server's own: no delay, `send_buffer_bytes`, `tcp_keepalive` and `tcp_user_timeout`.
     #[must_use]
     pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { link: stream.into(), peer: peer.into() }
+        Self { link: stream.into(), peer: peer.into(), inherits: false }
     }
 
     /// A connection over a Unix socket, which takes the direct path as well. Its client is a local one.
     ///
+    /// The socket gets `send_buffer_bytes`, of which the kernel takes some hundred for each message beside its own.
     /// The kernel has no reset for it: a slow consumer that is cut off can still read what was sent to it, and then sees the end.
     #[cfg(unix)]
     #[must_use]
     pub fn unix(stream: UnixStream) -> Self {
-        Self { link: stream.into(), peer: Peer::Local }
+        Self { link: stream.into(), peer: Peer::Local, inherits: false }
     }
 
     /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
@@ -103,7 +108,7 @@ impl Incoming {
     /// The same for a client whose address is known.
     #[must_use]
     pub fn stream_from(stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
-        Self { link: Stream::new(Box::pin(stream), peer).into(), peer }
+        Self { link: Stream::new(Box::pin(stream), peer).into(), peer, inherits: false }
     }
 }
 
