@@ -781,7 +781,7 @@ impl Janus {
         self.inner.shared.topics.find(name).map(|topic| topic.info())
     }
 
-    /// The supervision tree as it is now.
+    /// The supervision tree as it is now: as data, and with `{}` as a picture for a log or a terminal.
     #[must_use]
     pub fn tree(&self) -> Tree {
         self.inner.root.tree()
