@@ -12,9 +12,8 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
-use std::convert::Infallible;
 use std::io::Cursor;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -26,18 +25,23 @@ use janus_core::wire::{AllowedOrigins, HttpError};
 use janus_core::{Janus, PassedOn, PassedStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use access::Access;
+use routes::Admission;
 
 use crate::settings::Settings;
 
 /// Everything from the first byte to the last of an answer, however slowly its client reads.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests beyond `max_api_connections` that are told so at once; the connections of more are closed without a word.
+/// Answers to requests that nothing is done for: those beyond `max_api_connections`, those without the key, mistakes in
+/// the path. The connections of more are closed without a word.
 const MAX_REFUSALS: usize = 256;
+
+/// Connections with their answer that wait for their client's end; more are closed at once.
+const MAX_LINGERING: usize = 256;
 
 /// What a client may still send after its answer, and for how long, before the connection is closed. Closed with bytes
 /// unread, it would be reset, and the answer be lost.
@@ -63,7 +67,16 @@ pub(crate) struct Api {
     max_connections: usize,
     connections: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    lingering: Semaphore,
 }
+
+/// What a request takes from one of the limits, from when it is let in until its answer has been written.
+type Place = Arc<OwnedSemaphorePermit>;
+
+/// Ends a connection without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("there are too many requests to the API, also of those that it refuses")]
+struct Crowded;
 
 impl Api {
     pub(crate) fn new(janus: Janus, settings: &Settings) -> Self {
@@ -78,6 +91,7 @@ impl Api {
             max_connections: settings.max_api_connections,
             connections: Arc::new(Semaphore::new(settings.max_api_connections)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            lingering: Semaphore::new(MAX_LINGERING),
         }
     }
 
@@ -85,12 +99,6 @@ impl Api {
     /// the runtime that is to serve it.
     pub(crate) fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
         let PassedOn { stream, received, peer } = passed_on;
-        let connection = Arc::clone(&self.connections).try_acquire_owned();
-        let is_refused = connection.is_err();
-        let Ok(permit) = connection.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned()) else {
-            log::debug!("{peer}: closed, because there are too many requests to the API");
-            return;
-        };
         let api = Arc::clone(self);
         tokio::spawn(async move {
             let exchange = async {
@@ -98,17 +106,17 @@ impl Api {
                     PassedStream::Tcp(stream) => {
                         stream.set_nonblocking(true)?;
                         let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received, is_refused).await
+                        api.converse(reader, writer, received).await
                     }
                     #[cfg(unix)]
                     PassedStream::Unix(stream) => {
                         stream.set_nonblocking(true)?;
                         let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received, is_refused).await
+                        api.converse(reader, writer, received).await
                     }
                     PassedStream::Other(stream) => {
                         let (reader, writer) = tokio::io::split(stream);
-                        api.converse(reader, writer, received, is_refused).await
+                        api.converse(reader, writer, received).await
                     }
                 }
             };
@@ -117,7 +125,6 @@ impl Api {
                 Ok(Err(error)) => log::debug!("{peer}: a request to the API has failed: {error}"),
                 Err(_) => log::debug!("{peer}: cut off, because a request to the API took too long"),
             }
-            drop(permit);
         });
     }
 
@@ -137,10 +144,10 @@ impl Api {
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
         received: Bytes,
-        is_refused: bool,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
-        let service = service_fn(async |request| Ok::<_, Infallible>(self.answer(request, is_refused).await));
+        let place = OnceLock::new();
+        let service = service_fn(async |request| self.answer(request, &place).await);
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.read_timeout)
@@ -150,19 +157,43 @@ impl Api {
             .half_close(true)
             .serve_connection(TokioIo::new(&mut stream), service)
             .await?;
-        linger(stream).await;
+        // A client that does not close its end must not keep others out.
+        drop(place);
+        if let Ok(_lingering) = self.lingering.try_acquire() {
+            linger(stream).await;
+        }
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Incoming>, is_refused: bool) -> Response<Full<Bytes>> {
-        if is_refused {
-            let message = "as many requests as max_api_connections allows are being served; try again";
-            let mut error = HttpError::new(503, "too_many_requests", message);
-            error.retry_after = Some(Duration::from_secs(1));
-            return refusal(&error);
-        }
-        self.dispatch(request).await.unwrap_or_else(|error| refusal(&error))
+    /// The answer to a request, which leaves in `place` what it takes: one of `max_api_connections` only if it is
+    /// carried out. The HTTP port has read its head, so that it comes here before anything is waited for.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        place: &OnceLock<Place>,
+    ) -> Result<Response<Full<Bytes>>, Crowded> {
+        let answer = match self.admit(&request) {
+            Admission::Granted(endpoint) => {
+                if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+                    place.get_or_init(|| Arc::new(permit));
+                    return Ok(self.carry_out(endpoint, request).await.unwrap_or_else(|error| refusal(&error)));
+                }
+                let message = "as many requests as max_api_connections allows are being served; try again";
+                refusal(&busy(message))
+            }
+            Admission::Answered(answer) => answer,
+        };
+        let permit = Arc::clone(&self.refusals).try_acquire_owned().map_err(|_| Crowded)?;
+        place.get_or_init(|| Arc::new(permit));
+        Ok(answer)
     }
+}
+
+/// Not now, because of a limit of the API's own.
+fn busy(message: &str) -> HttpError {
+    let mut error = HttpError::new(503, "too_many_requests", message);
+    error.retry_after = Some(Duration::from_secs(1));
+    error
 }
 
 async fn linger(reader: impl AsyncRead + Unpin) {

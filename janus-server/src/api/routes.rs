@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{Api, response};
+use super::{Api, refusal, response};
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -52,16 +52,25 @@ pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
 ];
 
+/// What becomes of a request once its head is known.
+pub(super) enum Admission {
+    /// It may be carried out.
+    Granted(Endpoint),
+    /// This is all there is for it.
+    Answered(Response<Full<Bytes>>),
+}
+
 impl Api {
-    pub(super) async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+    /// Looks at who asks for what, which needs nothing but the head.
+    pub(super) fn admit(&self, request: &Request<Incoming>) -> Admission {
         let Some((_, method, endpoint)) = ROUTES.iter().find(|(path, ..)| *path == request.uri().path()) else {
             let message = "there is nothing at this path; the API is described in /api/openapi.json, WebSockets are at \
                            /ws and server-sent events at /events";
-            return Err(HttpError::new(404, "unknown_path", message));
+            return Admission::Answered(refusal(&HttpError::new(404, "unknown_path", message)));
         };
         if request.method() != method {
             let error = HttpError::new(405, "method_not_allowed", format!("this path is asked with {method}"));
-            let mut refusal = super::refusal(&error);
+            let mut refusal = refusal(&error);
             refusal.headers_mut().insert(
                 header::ALLOW,
                 header::HeaderValue::from_static(match *method {
@@ -69,13 +78,23 @@ impl Api {
                     _ => "POST",
                 }),
             );
-            return Ok(refusal);
+            return Admission::Answered(refusal);
         }
         if *endpoint == Endpoint::OpenApi {
             // The same for everybody, and in the source for all to see.
-            return Ok(response(200, Bytes::from_static(OPENAPI.as_bytes())));
+            return Admission::Answered(response(200, Bytes::from_static(OPENAPI.as_bytes())));
         }
-        self.access.check(&head_of(&request))?;
+        match self.access.check(&head_of(request)) {
+            Ok(()) => Admission::Granted(*endpoint),
+            Err(error) => Admission::Answered(refusal(&error)),
+        }
+    }
+
+    pub(super) async fn carry_out(
+        &self,
+        endpoint: Endpoint,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, HttpError> {
         match endpoint {
             Endpoint::Publish => self.publish(self.body(request).await?).await,
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
@@ -83,7 +102,7 @@ impl Api {
             Endpoint::Topics => self.topics(&Page::of(&request)?),
             Endpoint::Connections => self.connections(&Page::of(&request)?),
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
-            Endpoint::OpenApi => unreachable!("answered above"),
+            Endpoint::OpenApi => unreachable!("answered when it was admitted"),
         }
     }
 

@@ -191,7 +191,8 @@ async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
     let hurried = serve(&hurried).await;
     let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
     let mut holder = TcpStream::connect(full.addr).await.unwrap();
-    holder.write_all(&post("/api/publish", &[], "{}")[..100]).await.unwrap();
+    let unfinished = post("/api/publish", &[], "{}");
+    holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
     until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
 
     let file = openapi();
@@ -454,6 +455,59 @@ async fn without_the_key_nothing_is_done() {
     let answer = server.send(&[&post("/api/publish", &[("Authorization", &shown)], body)]).await;
     assert_eq!((answer.status, &answer.json()["seq"]), (200, &json!(1)));
     assert!(!format!("{:?}", server.api).contains(KEY));
+}
+
+/// Asks, reads the answer up to the server's end of the stream, and leaves the client's end open.
+async fn ask_and_stay(server: &Server, request: &[u8]) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    (stream, answer)
+}
+
+#[tokio::test]
+async fn a_client_that_has_its_answer_keeps_nobody_out() {
+    let server = serve(&Settings { api_key: ApiKey::new(KEY), max_api_connections: 1, ..settings() }).await;
+    let shown = format!("Bearer {KEY}");
+    let mut staying = Vec::new();
+    let mut lingering = None;
+    for round in 0..5 {
+        if round == 3 {
+            // As many as may be are there already: the rest is closed at once, with its answer all the same.
+            lingering = Some(server.api.lingering.acquire_many(MAX_LINGERING as u32).await.unwrap());
+        }
+        for (headers, status) in [(&[][..], "401"), (&[("Authorization", &*shown)], "200")] {
+            let (stream, answer) = ask_and_stay(&server, &get("/api/topics", headers)).await;
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+            staying.push(stream);
+        }
+    }
+    drop((lingering, staying));
+}
+
+#[tokio::test]
+async fn clients_without_the_key_take_no_place_of_those_who_have_it() {
+    let server = serve(&Settings { api_key: ApiKey::new(KEY), max_api_connections: 1, ..settings() }).await;
+    let shown = format!("Bearer {KEY}");
+    let keyed = get("/api/topics", &[("Authorization", &shown)]);
+    // As many as may be wait for an answer that they do not read.
+    let refusals = Arc::clone(&server.api.refusals).acquire_many_owned(MAX_REFUSALS as u32).await.unwrap();
+    assert_eq!(server.send(&[&keyed]).await.status, 200);
+    for target in ["/api/topics", "/api/openapi.json", "/nothing"] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(&get(target, &[])).await.unwrap();
+        let mut answer = Vec::new();
+        // Its end may be a reset.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer, b"", "one more is closed without a word");
+    }
+    drop(refusals);
+    // And with the only place taken, nobody without a key is told to come back.
+    let _place = Arc::clone(&server.api.connections).try_acquire_owned().unwrap();
+    assert_eq!(server.send(&[&keyed]).await.status, 503);
+    assert_eq!(server.get("/api/topics").await.status, 401);
+    assert_eq!(server.get("/api/openapi.json").await.status, 200);
 }
 
 #[tokio::test]
