@@ -70,9 +70,6 @@ pub(crate) struct Api {
     lingering: Semaphore,
 }
 
-/// What a request takes from one of the limits, from when it is let in until its answer has been written.
-type Place = Arc<OwnedSemaphorePermit>;
-
 /// Ends a connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("there are too many requests to the API, also of those that it refuses")]
@@ -170,13 +167,14 @@ impl Api {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        place: &OnceLock<Place>,
+        place: &OnceLock<OwnedSemaphorePermit>,
     ) -> Result<Response<Full<Bytes>>, Crowded> {
         let answer = match self.admit(&request) {
             Admission::Granted(endpoint) => {
                 if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
-                    place.get_or_init(|| Arc::new(permit));
-                    return Ok(self.carry_out(endpoint, request).await.unwrap_or_else(|error| refusal(&error)));
+                    place.get_or_init(|| permit);
+                    let answer = self.carry_out(endpoint, request).await;
+                    return Ok(answer.unwrap_or_else(|error| refusal(&error)));
                 }
                 let message = "as many requests as max_api_connections allows are being served; try again";
                 refusal(&busy(message))
@@ -184,7 +182,7 @@ impl Api {
             Admission::Answered(answer) => answer,
         };
         let permit = Arc::clone(&self.refusals).try_acquire_owned().map_err(|_| Crowded)?;
-        place.get_or_init(|| Arc::new(permit));
+        place.get_or_init(|| permit);
         Ok(answer)
     }
 }

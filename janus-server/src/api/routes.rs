@@ -9,16 +9,22 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
-use janus_core::{Delivery, HistoryError, Message, Position, PublishError, Receipt};
+use janus_core::{Delivery, HistoryError, Janus, Message, Position, PublishError, Receipt};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::{Api, refusal, response};
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
+
+/// What a broadcast gives to its topics before it waits for their receipts: so many bytes, in one message at least, to so
+/// many topics.
+pub(super) const PORTION_BYTES: usize = 256 * 1024;
+const PORTION_TOPICS: usize = 64;
 
 /// Entries of one answer: how many there are if nobody says it, and how many there may be.
 pub(super) const DEFAULT_LIMIT: usize = 100;
@@ -107,7 +113,8 @@ impl Api {
     }
 
     async fn publish(&self, request: Publish) -> Result<Response<Full<Bytes>>, HttpError> {
-        let message = self.message(&request.topic, &request.event, &request.message_id, &request.data)?;
+        self.check_topic(&request.topic)?;
+        let message = message(&request.topic, &request.event, &request.message_id, &request.data)?;
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,
             Err(error) => Err(error),
@@ -117,46 +124,26 @@ impl Api {
     }
 
     async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let count = request.topics.len();
+        let Broadcast { topics, event, message_id, data } = request;
+        let count = topics.len();
         if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
             let message = format!("a broadcast goes to 1 to {MAX_BROADCAST_TOPICS} topics, and not to {count}");
             return Err(bad_request(message));
         }
         let mut seen = HashSet::new();
-        let mut messages = Vec::with_capacity(count);
         // All names are right before the first message goes out.
-        for (index, topic) in request.topics.iter().enumerate() {
+        for (index, topic) in topics.iter().enumerate() {
             if !seen.insert(topic) {
                 return Err(bad_request(format!("topics: {} is there twice", serde_json::Value::from(&**topic))));
             }
-            let message = self.message(topic, &request.event, &request.message_id, &request.data);
-            messages.push(message.map_err(|error| {
+            self.check_topic(topic).map_err(|error| {
                 let message = format!("topics[{index}]: {}", error.message);
                 HttpError { message, ..error }
-            })?);
+            })?;
         }
-        let started: Vec<_> = messages.into_iter().map(|message| self.janus.try_publish(message)).collect();
-        let mut results = Vec::with_capacity(count);
-        for (topic, started) in request.topics.iter().zip(started) {
-            let result = match started {
-                Ok(receipt) => receipt.await,
-                Err(error) => Err(error),
-            };
-            results.push(match result {
-                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
-                Err(error) => {
-                    let HttpError { code, message, .. } = publish_error(&error);
-                    Outcome::Refused { topic, error: ErrorJson { code, message } }
-                }
-            });
-        }
-        Ok(json(&Results { results }))
-    }
-
-    fn message(&self, topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
-        self.check_topic(topic)?;
-        let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
-        Ok(message.event(event).message_id(message_id))
+        let message = message(&topics[0], &event, &message_id, &data)?;
+        drop(data);
+        Ok(publish_to_all(&self.janus, &message, &topics).await)
     }
 
     fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
@@ -282,6 +269,40 @@ impl Api {
             HttpError::new(400, code.as_str(), format!("the body: {error}"))
         })
     }
+}
+
+fn message(topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
+    let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
+    Ok(message.event(event).message_id(message_id))
+}
+
+/// Publishes a message to these topics, and answers with what became of it on each.
+///
+/// It is carried through also if its client goes away, which hyper does not look at before it has the answer. A portion at a
+/// time: so much waits for its topics to number it, and then others get their turn.
+pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Response<Full<Bytes>> {
+    let mut results = Vec::with_capacity(topics.len());
+    let portion = (PORTION_BYTES / message.len()).clamp(1, PORTION_TOPICS);
+    for topics in topics.chunks(portion) {
+        let publish = |topic: &String| message.for_topic(topic).and_then(|message| janus.try_publish(message));
+        let started: Vec<_> = topics.iter().map(publish).collect();
+        for (topic, started) in topics.iter().zip(started) {
+            let result = match started {
+                Ok(receipt) => receipt.await,
+                Err(error) => Err(error),
+            };
+            results.push(match result {
+                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
+                Err(error) => {
+                    let HttpError { code, message, .. } = publish_error(&error);
+                    Outcome::Refused { topic, error: ErrorJson { code, message } }
+                }
+            });
+        }
+        // Topics that nobody listens to answer at once.
+        yield_now().await;
+    }
+    json(&Results { results })
 }
 
 /// How many of these messages fit into one answer.

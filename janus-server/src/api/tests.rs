@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use janus_core::wire::ErrorCode;
-use janus_core::{Config, Event, Namespace, Subscriber};
+use janus_core::{Config, Event, Message, Namespace, Subscriber};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES};
+use super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, PORTION_BYTES, ROUTES, publish_to_all};
 use super::*;
 use crate::settings::ApiKey;
 
@@ -38,9 +38,17 @@ fn settings() -> Settings {
 }
 
 async fn serve(settings: &Settings) -> Server {
+    serve_and(settings, || {}).await
+}
+
+/// Calls `then` on the home arbiter after each request that was passed on.
+async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
     let (passed_on, mut requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
-    let pass_on = move |request| passed_on.try_send(request).expect("the tests ask for less at once");
+    let pass_on = move |request| {
+        passed_on.try_send(request).expect("the tests ask for less at once");
+        then();
+    };
     let janus = builder.pass_on(pass_on).start().await.unwrap();
     let api = Arc::new(Api::new(janus.clone(), settings));
     tokio::spawn({
@@ -307,6 +315,77 @@ async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
     assert_eq!([summary(0), summary(1), summary(2)], [("two", 1), ("plain:x", 0), ("one", 1)], "{results}");
     assert_eq!(next(&mut one).await.data(), "[1]");
     assert_eq!(next(&mut two).await.event(), "\"e\"");
+}
+
+/// A server whose home arbiter does nothing more after the first request that it passes on, until what is returned beside
+/// it is dropped.
+async fn serve_and_hold(settings: &Settings) -> (Server, std::sync::mpsc::Sender<()>) {
+    let (held, released) = std::sync::mpsc::channel();
+    let released = std::sync::Mutex::new(released);
+    let server = serve_and(settings, move || {
+        let _ = released.lock().unwrap().recv();
+    })
+    .await;
+    (server, held)
+}
+
+fn under_way(janus: &Janus) -> usize {
+    janus.topics().iter().map(|topic| topic.in_flight).sum()
+}
+
+#[tokio::test]
+async fn a_broadcast_waits_for_its_topics_before_it_gives_more_to_others() {
+    let (server, held) = serve_and_hold(&settings()).await;
+    let topics: Vec<String> = (0..100).map(|number| format!("topic {number}")).collect();
+    let data = "x".repeat(30_000);
+    let portion = PORTION_BYTES / (data.len() + 2);
+    let body = json!({"topics": topics, "data": data}).to_string();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(&post("/api/broadcast", &[], &body)).await.unwrap();
+    until("messages that nobody numbers", || under_way(&server.janus) > 0).await;
+    // Nothing else runs meanwhile; a broadcast that did not wait would go on with each turn.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+        assert!(under_way(&server.janus) <= portion);
+    }
+    drop(held);
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer.matches(r#""seq":1,"#).count(), 100, "{answer}");
+}
+
+#[tokio::test]
+async fn others_get_their_turn_during_a_broadcast_that_nobody_listens_to() {
+    let server = serve(&settings()).await;
+    let topics: Vec<String> = (0..1_000).map(|number| format!("plain:{number}")).collect();
+    let message = Message::new("plain:0", &"x".repeat(60_000)).unwrap();
+    let mut broadcast = std::pin::pin!(publish_to_all(&server.janus, &message, &topics));
+    let mut turns = 0;
+    let answer = std::future::poll_fn(|cx| {
+        turns += 1;
+        broadcast.as_mut().poll(cx)
+    });
+    assert_eq!(answer.await.status(), 200);
+    assert!(turns > 200, "four topics a turn: {turns}");
+}
+
+#[tokio::test]
+async fn a_broadcast_is_carried_through_also_if_its_client_goes_away() {
+    let (server, held) = serve_and_hold(&Settings { max_api_connections: 1, ..settings() }).await;
+    let topics: Vec<String> = (0..200).map(|number| format!("topic {number}")).collect();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(&post("/api/broadcast", &[], &json!({"topics": topics, "data": 1}).to_string())).await.unwrap();
+    until("the first messages", || under_way(&server.janus) > 0).await;
+    // A reset, which ends the exchange.
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    let all = || topics.iter().all(|topic| server.janus.history(topic, None, 1).unwrap().messages.len() == 1);
+    until("a message in every topic", all).await;
+    until("the place to be free", || server.api.connections.available_permits() == 1).await;
 }
 
 #[tokio::test]
