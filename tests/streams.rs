@@ -330,12 +330,18 @@ enum Failing {
 /// A stream that gives what its client has said, and then nothing, not even its end.
 struct Deaf {
     said: io::Cursor<Vec<u8>>,
+    /// Whether what it has said is still under way.
+    late: bool,
     failing: Failing,
     taken: usize,
 }
 
 impl AsyncRead for Deaf {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.late) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if self.said.position() == self.said.get_ref().len() as u64 {
             return Poll::Pending;
         }
@@ -366,6 +372,11 @@ impl AsyncWrite for Deaf {
     }
 }
 
+/// A heartbeat looks at connections every 50 ms.
+fn with_a_short_tick() -> Config {
+    Config { heartbeat_interval: Duration::from_millis(200), ..Config::default() }
+}
+
 struct Ends(mpsc::Sender<Disconnect>);
 
 impl Hooks for Ends {
@@ -377,12 +388,13 @@ impl Hooks for Ends {
 #[tokio::test]
 async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_never_do() {
     let (told, mut ends) = mpsc::channel(8);
-    let config = Config { listen: Vec::new(), max_connections: 1, drain_period: Duration::ZERO, ..Config::default() };
+    let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..with_a_short_tick() };
+    let config = Config { max_connections: 1, ..config };
     let janus = Janus::builder().config(config).hooks(Ends(told)).start().await.unwrap();
     let mut subscriber = janus.subscribe("news").unwrap();
     for failing in [Failing::Write, Failing::WriteNothing, Failing::Flush, Failing::FlushOfAPart] {
         let said = publish_frame("news", &format!("\"{failing:?}\""));
-        let stream = Deaf { said: io::Cursor::new(said), failing, taken: 0 };
+        let stream = Deaf { said: io::Cursor::new(said), failing, taken: 0, late: true };
         janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
         let why = timeout(DEADLINE, ends.recv()).await.unwrap_or_else(|_| panic!("{failing:?}: it keeps its place"));
         assert_eq!(why, Some(Disconnect::ByClient), "{failing:?}");
@@ -392,5 +404,21 @@ async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_n
         assert_eq!(message.data(), format!("\"{failing:?}\""));
         until("its place to be free", || janus.stats().connections == 0).await;
     }
+    janus.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_whose_client_takes_nothing_any_more_ends_although_it_stays_open() {
+    let janus = start(with_a_short_tick()).await;
+    let (mut client, server) = UnixStream::pair().unwrap();
+    janus.serve(Incoming::unix(server), &classic(), None).unwrap();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+    read_until(&mut client, b"ACK\x01").await;
+    // It hears nothing any more, and could still speak.
+    SockRef::from(&client).shutdown(std::net::Shutdown::Read).unwrap();
+    client.write_all(&publish_frame("other", "1")).await.unwrap();
+    janus.publish("news", "unheard").await.unwrap();
+    until("its place to be free", || janus.stats().connections == 0).await;
     janus.shutdown().await;
 }

@@ -389,6 +389,13 @@ impl Transport {
                     self.step = Step::Over;
                 }
             }
+            End::GivenUp => {
+                // While a command of its own waits, what comes after that is not read, and may be there.
+                if closing || matches!(self.step, Step::Reading) {
+                    log::debug!("client {id} ({peer}): closed, it takes nothing and sends nothing");
+                    self.step = Step::Over;
+                }
+            }
             End::CodecPanicked => {
                 self.why = Some(ErrorCode::Internal);
                 self.step = Step::Over;
