@@ -12,7 +12,7 @@ use janus_core::wire::classic::Classic;
 use janus_core::wire::{AllowedOrigins, Codec, Decoder, Event, HttpPort, Peer, Timestamp};
 use janus_core::{Config, Incoming, Janus, Listener, Namespace, PassedOn, PassedStream, ServeError, SlowConsumer};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, ReadBuf};
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio::net::{TcpListener, TcpStream};
@@ -117,6 +117,61 @@ async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
     assert_eq!(sessions[0].peer, client.local_addr().unwrap().into());
     janus.shutdown().await;
     assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
+}
+
+/// A stream that has its own last word, as TLS does, and takes a while to say it.
+struct Polite {
+    stream: BufWriter<DuplexStream>,
+    last_word: &'static [u8],
+}
+
+const LAST_WORD: &[u8] = b"that is all, and nothing was cut off";
+
+impl AsyncRead for Polite {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Polite {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        while !this.last_word.is_empty() {
+            let written = ready!(Pin::new(this.stream.get_mut()).poll_write(cx, this.last_word))?;
+            this.last_word = &this.last_word[written..];
+        }
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it() {
+    let janus = start(Config::default()).await;
+    // Of every answer it takes less than that is long.
+    let (mut client, server) = tokio::io::duplex(8);
+    let stream = Polite { stream: BufWriter::new(server), last_word: LAST_WORD };
+    janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+    client.shutdown().await.unwrap();
+    until("it to be subscribed and to leave", || {
+        topic_actor(&janus, "news").is_some() && subscribers(&janus, "news") == Some(0)
+    })
+    .await;
+    let mut received = Vec::new();
+    timeout(DEADLINE, client.read_to_end(&mut received)).await.expect("it ends").unwrap();
+    let answers = received.strip_suffix(LAST_WORD).unwrap_or_else(|| panic!("cut off: {}", received.escape_ascii()));
+    assert!(answers.ends_with(b"ACK\x01"), "{}", answers.escape_ascii());
+    until("its place to be free", || janus.stats().connections == 0).await;
+    janus.shutdown().await;
 }
 
 /// A listener of one's own, whose sockets come as the system makes them.

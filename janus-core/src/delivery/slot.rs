@@ -439,12 +439,13 @@ impl Slot {
             out.reset();
             return false;
         }
+        let complete = !out.sends || !out.holds_back();
         if std::mem::take(&mut out.sends)
             && let Some(link) = &out.link
         {
             link.shut_down();
         }
-        true
+        complete
     }
 
     /// Gives the link away, to somebody who goes on with it; `None` if something waits to be written, or nothing can be.
@@ -521,9 +522,10 @@ impl Slot {
         settled
     }
 
-    /// Whether nothing waits for the kernel to take it.
+    /// Whether nothing waits to be taken, and what was taken is on its way.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.out.lock().queue.is_none()
+        let out = self.out.lock();
+        out.queue.is_none() && !out.holds_back()
     }
 
     /// Whether something waits for the client, or it is about to end, or should be.
@@ -632,10 +634,12 @@ impl Slot {
 impl Out {
     /// Whether there is something to do for the Transport or for the heartbeat.
     fn needs_attention(&self) -> bool {
-        self.queue.is_some()
-            || self.end.is_some()
-            || self.reads != Reads::Unknown
-            || self.link.as_ref().is_some_and(Link::is_unflushed)
+        self.queue.is_some() || self.end.is_some() || self.reads != Reads::Unknown || self.holds_back()
+    }
+
+    /// Whether the link has taken something that may not be on its way.
+    fn holds_back(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_unflushed)
     }
 
     /// Makes the socket's close a reset, and lets nothing more out.

@@ -90,7 +90,11 @@ impl Stream {
             self.shuts_down.set(io.as_mut().poll_shutdown(cx).is_pending());
         }
         let mut buffer = ReadBuf::new(buffer);
-        io.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+        match io.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len()) {
+            // Whoever sees the end of both sides drops the stream, and this one's is not there yet.
+            Poll::Ready(Ok(0)) if self.shuts_down.get() => Poll::Pending,
+            read => read,
+        }
     }
 
     /// Ends the stream to the client with the next read.
