@@ -424,7 +424,8 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         Heartbeat::Never
     }
 
-    /// The codecs that a connection of this one may become.
+    /// The codecs that a connection of this one may become. They must not lead back to it: an instance takes that for
+    /// `TooManyCodecs`.
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
         Vec::new()
     }
