@@ -600,7 +600,35 @@ impl Janus {
         Subscriber::new(&self.inner.shared, topic, options)
     }
 
-    /// The latest messages of a topic whose namespace keeps history: of those after `since`, or of all, the last `limit`.
+    /// Messages of a topic whose namespace keeps history: the first `limit` after `since`, or, without it, the last `limit`.
+    ///
+    /// A history that is longer than the limit is read in parts:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use janus_core::{Config, Janus, Namespace, Position};
+    ///
+    /// let default_namespace = Namespace { history: true, ..Namespace::default() };
+    /// let config = Config { default_namespace, ..Config::default() };
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..config };
+    /// let janus = Janus::builder().config(config).start().await?;
+    /// for number in 1..=5 {
+    ///     janus.publish("news", &number).await?;
+    /// }
+    /// // A position that is of no life of the topic is before everything.
+    /// let mut history = janus.history("news", Some(Position { epoch: 0, seq: 0 }), 2)?;
+    /// let mut parts = vec![history.messages.len()];
+    /// while history.more {
+    ///     history = janus.history("news", Some(history.position), 2)?;
+    ///     assert!(history.complete);
+    ///     parts.push(history.messages.len());
+    /// }
+    /// assert_eq!(parts, [2, 2, 1]);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -753,7 +781,7 @@ impl Janus {
         self.inner.shared.topics.find(name).map(|topic| topic.info())
     }
 
-    /// The supervision tree as it is now.
+    /// The supervision tree as it is now: as data, and with `{}` as a picture for a log or a terminal.
     #[must_use]
     pub fn tree(&self) -> Tree {
         self.inner.root.tree()

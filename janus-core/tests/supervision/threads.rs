@@ -652,7 +652,7 @@ async fn chaos(strategy: Strategy, seed: u64) {
     over.store(true, Ordering::SeqCst);
     for attacker in attackers {
         let ended = attacker.join().unwrap();
-        assert!(ended.is_ok(), "an attacker hangs in a call or a command: {:#?}", tree.tree());
+        assert!(ended.is_ok(), "an attacker hangs in a call or a command:\n{}", tree.tree());
     }
 
     // Nothing is lost: every child that was not terminated comes back and answers.
