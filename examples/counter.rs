@@ -1,7 +1,7 @@
 //! A supervised counter: it crashes, and its supervisor starts it again.
 //!
 //! `cargo run --example counter`. It shows supervision by itself, without the rest of Janus: a name that survives the
-//! crash, a caller who learns why there is no answer, and the tree as data.
+//! crash, a caller who learns why there is no answer, and the tree as it is afterwards.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while tree.tree().find("counter").is_none_or(|node| node.state != State::Running) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    println!("{:#?}", tree.tree());
+    println!("{}", tree.tree());
     tree.stop().await;
     println!("the tree has ended: {}", tree.wait().await);
     arbiter.stop();

@@ -221,7 +221,7 @@ async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_
     };
     // On a connection that goes on, and on one that closes with its message, to which a mere FIN would be a receipt.
     let whole = classic::client::publish("news", "\"\"", "\"\"", "\"slow\"");
-    for frame in [publish_frame("news", "\"slow\"").into(), whole.clone()] {
+    for frame in [publish_frame("news", "\"slow\""), whole.clone()] {
         let mut client = waits_with(&mut scene, frame).await;
         assert!(scene.janus.disconnect(scene.janus.connections(0, 10)[0].connection, true));
         assert_eq!(client.error_code().await, "connection_closed");

@@ -15,12 +15,12 @@ use serde::de::DeserializeOwned;
 
 use crate::client_proxy::Cursor;
 use crate::config::SlowConsumer;
-use crate::delivery::batch::Parts;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
 use crate::shared::Shared;
 use crate::topic::{CatchUp, Excerpt, TopicError, TopicState};
 use crate::transport::leave;
+use crate::wire::classic::MessageParts;
 use crate::wire::{Position, Timestamp, TopicName};
 
 /// How a subscriber in this process wants its messages.
@@ -119,7 +119,7 @@ pub struct Delivery {
 
 impl Delivery {
     fn new(topic: &TopicName, batch: &Batch, seq: u64) -> Self {
-        let Parts { timestamp, event, message_id, data } = batch.parts(seq);
+        let MessageParts { timestamp, event, message_id, data } = batch.parts(seq);
         Self {
             topic: topic.clone(),
             position: Position { epoch: batch.epoch, seq },

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use janus_core::conformance::{Carrier, Check, Connecting, Outcome, Suite};
 use janus_core::wire::{
-    BytesMut, Codec, Command, Decoder, Delimited, Event, FrameError, Heartbeat, Limits, Opens, Timestamp, TopicName,
+    BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, Event, FrameError, Heartbeat, Limits, Opens, Timestamp,
+    TopicName,
 };
 use janus_core::{Incoming, Janus};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -38,6 +39,8 @@ enum Fault {
     ForgetsWhereToGoOn,
     AlwaysSaysResumed,
     SharesStateBetweenConnections,
+    RefusesToPublish,
+    ClosesOnPublish,
 }
 
 /// The codec of the example with a fault.
@@ -138,6 +141,12 @@ impl Decoder for FaultyDecoder {
             (Fault::IgnoresUnsubscribe, Some(Ok(Command::Unsubscribe { .. }))) => return Some(Ok(Command::Ping)),
             (Fault::ForgetsWhereToGoOn, Some(Ok(Command::Subscribe { topic, .. }))) => {
                 return Some(Ok(Command::subscribe(topic.clone())));
+            }
+            (Fault::RefusesToPublish, Some(Ok(Command::Publish { .. }))) => {
+                return Some(Ok(Command::Refused(FrameError::new(ErrorCode::PublishNotAllowed, "planted"))));
+            }
+            (Fault::ClosesOnPublish, Some(Ok(Command::Publish { .. }))) => {
+                return Some(Err(FrameError::new(ErrorCode::Internal, "planted")));
             }
             _ => {}
         }
@@ -274,6 +283,20 @@ async fn a_stream_that_takes_everything_at_once_is_found() {
         assert!(matches!(found, Outcome::Failed(_)), "{check}: {found:?}");
         let honest = Suite::new(Lines, LinesClient).carrier(piped("honest", |inner| inner));
         assert_eq!(outcome(honest, check).await, Outcome::Passed);
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_waits_in_vain_does_not_hide_what_the_publisher_was_told() {
+    let told = [(Fault::RefusesToPublish, "publish_not_allowed"), (Fault::ClosesOnPublish, "internal")];
+    for (fault, code) in told {
+        for check in [Check::Order, Check::FrameLimit] {
+            let suite = Suite::new(Faulty::new(fault), LinesClient).carrier(Carrier::pipe());
+            let Outcome::Failed(reason) = outcome(suite, check).await else {
+                panic!("{fault:?} was not found by {check}")
+            };
+            assert!(reason.contains("nothing more came") && reason.contains(code), "{fault:?}, {check}: {reason}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all, try_join, try_join_all};
+use futures_util::future::{join, join_all, try_join_all};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -29,6 +29,29 @@ pub(super) fn failed(reason: impl Into<String>) -> Stop {
 
 pub(super) fn skipped(reason: impl Into<String>) -> Stop {
     Stop::Skipped(reason.into())
+}
+
+impl Stop {
+    /// This and another, which was found in the other half of the same check: either may be why the other came.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Failed(one), Self::Failed(other)) => failed(format!("{one}; and {other}")),
+            (Self::Failed(reason), _) | (_, Self::Failed(reason)) => failed(reason),
+            (skipped, _) => skipped,
+        }
+    }
+}
+
+/// Both, each to its end: whoever waits for messages finds out that none come, and whoever publishes them knows why.
+async fn both<A, B>(
+    one: impl Future<Output = Result<A, Stop>>,
+    other: impl Future<Output = Result<B, Stop>>,
+) -> Result<(A, B), Stop> {
+    match join(one, other).await {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(one), Err(other)) => Err(one.and(other)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+    }
 }
 
 /// What a check plays on.
@@ -164,8 +187,11 @@ impl Server<'_> {
     /// Publishes from within, where nothing of the transport is involved.
     pub(super) async fn publish(&self, topic: &str, data: &str) -> Result<Receipt, Stop> {
         let data = RawValue::from_string(data.to_owned()).map_err(|error| failed(error.to_string()))?;
-        let published = self.janus.publish(topic, &data).await;
-        published.map_err(|error| failed(format!("a message to {topic:?} was not published: {error}")))
+        match tokio::time::timeout(self.stage.deadline, self.janus.publish(topic, &data)).await {
+            Ok(Ok(receipt)) => Ok(receipt),
+            Ok(Err(error)) => Err(failed(format!("a message to {topic:?} was not published: {error}"))),
+            Err(_) => Err(failed(format!("a message to {topic:?} has no answer after {:?}", self.stage.deadline))),
+        }
     }
 
     /// Waits until `condition` holds.
@@ -251,7 +277,8 @@ pub(super) async fn order(stage: &Stage<'_>) -> Result<(), Stop> {
         connection.send(&stage.client.open()).await?;
         for message in 0..EACH {
             if !connection.send(&stage.publishing("order", &data(message))?).await? {
-                return Err(connection.stop("a publisher's connection ended"));
+                let stop = connection.stop("a publisher's connection ended");
+                return Err(connection.explain(stop));
             }
         }
         Ok(Some(connection))
@@ -287,7 +314,15 @@ pub(super) async fn order(stage: &Stage<'_>) -> Result<(), Stop> {
         Ok((connection, got))
     };
     let published = try_join_all((0..PUBLISHERS).map(publish));
-    let (_publishers, listened) = try_join(published, try_join_all(subscribers.into_iter().map(listen))).await?;
+    let (published, listened) = join(published, try_join_all(subscribers.into_iter().map(listen))).await;
+    let listened = match (published, listened) {
+        (Ok(_), Ok(listened)) => listened,
+        (Ok(mut publishers), Err(stop)) => {
+            return Err(publishers.iter_mut().flatten().fold(stop, |stop, publisher| publisher.explain(stop)));
+        }
+        (Err(stop), Ok(_)) => return Err(stop),
+        (Err(one), Err(other)) => return Err(one.and(other)),
+    };
     server.publish("order", &numbered(9_999, 0)).await?;
     let (_, first_order) = &listened[0];
     let first_order = first_order.clone();
@@ -439,7 +474,7 @@ pub(super) async fn frame_limit(stage: &Stage<'_>) -> Result<(), Stop> {
         let mut connection = server.connect().await?;
         connection.send(&stage.client.open()).await?;
         connection.send(&frame).await?;
-        read_on(&mut witness, "sized", 1, 1).await?;
+        read_on(&mut witness, "sized", 1, 1).await.map_err(|stop| connection.explain(stop))?;
     }
     let oversized = |bytes: usize| {
         let mut conversation = stage.client.open();
@@ -674,7 +709,7 @@ pub(super) async fn gaps(stage: &Stage<'_>) -> Result<(), Stop> {
             }
             if told == 0 { Err(stalled.stop("no gap was told")) } else { Ok(()) }
         };
-        try_join(caught_up, reads).await?;
+        both(reads, caught_up).await?;
     }
     Ok(())
 }
@@ -794,10 +829,13 @@ pub(super) async fn drain(stage: &Stage<'_>) -> Result<(), Stop> {
             End::Lost(kind) => Err(client.stop(format!("a drain lost the connection: {kind}"))),
         }
     });
-    let (report, read) = join(server.janus.shutdown(), join_all(reads)).await;
-    read.into_iter().collect::<Result<(), Stop>>()?;
-    if report.connections != CLIENTS || report.cut_off > 0 {
-        return Err(failed(format!("the instance says of {CLIENTS} clients that read everything: {report:?}")));
-    }
-    Ok(())
+    let drained = async {
+        let report = server.janus.shutdown().await;
+        if report.connections != CLIENTS || report.cut_off > 0 {
+            return Err(failed(format!("the instance says of {CLIENTS} clients that read everything: {report:?}")));
+        }
+        Ok(())
+    };
+    let read = async { join_all(reads).await.into_iter().collect::<Result<(), Stop>>() };
+    both(read, drained).await.map(drop)
 }

@@ -209,6 +209,23 @@ impl Connection {
         }
     }
 
+    /// A failure that others saw, with what this client knows of it: the error or the end that it was told of and has not
+    /// looked at. It does not wait for one.
+    pub(super) fn explain(&mut self, stop: Stop) -> Stop {
+        let mut cx = task::Context::from_waker(task::Waker::noop());
+        while self.ended.is_none() && self.poll_read(&mut cx).is_ready() {}
+        let refused = self.seen.iter().find(|seen| matches!(seen, Seen::Error { .. } | Seen::Bye { .. }));
+        let told = match (refused, self.ended) {
+            (Some(seen), _) => shortened(seen),
+            (None, Some(end)) => format!("the end of its connection ({end:?})"),
+            (None, None) => return stop,
+        };
+        match stop {
+            Stop::Failed(reason) => Stop::Failed(format!("{reason}; and whoever published got {told}")),
+            stop @ Stop::Skipped(_) => stop,
+        }
+    }
+
     /// A failure, with what was seen last.
     pub(super) fn stop(&self, reason: impl Into<String>) -> Stop {
         let (reason, last) = (reason.into(), self.last.iter().map(String::as_str).collect::<Vec<_>>().join(", "));

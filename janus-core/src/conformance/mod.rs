@@ -85,8 +85,8 @@
 //! # Limits
 //!
 //! Every wait has a [deadline](Suite::deadline); none is a fixed pause. All checks take some 5 to 20 seconds for one codec. A
-//! check that fails says what it waited for and what the client saw last. Random input is told with its seed, and
-//! [`Suite::seed`] repeats it.
+//! check that fails says what it waited for, what the client saw last and what whoever published was told. Random input is told
+//! with its seed, and [`Suite::seed`] repeats it.
 
 mod carrier;
 mod checks;

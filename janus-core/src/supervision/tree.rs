@@ -3,6 +3,7 @@
 //! Owns [`Tree`], what [`SupervisorRef::tree`](super::SupervisorRef::tree) answers, and [`Event`], what its subscribers
 //! are told. Both are copies: looking at the tree cannot hold it up.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,31 @@ use super::cell::{ASKED, Cell, ENDED, UP};
 use super::exit::{ActorId, ExitReason};
 
 /// A supervisor with everything below it, or a single child.
+///
+/// Its `Display` is for a log or a terminal: a line for each node, below its supervisor, with its state, with how often it has
+/// been restarted if it has been, and with the first line of why its last incarnation ended. The last line has no line break
+/// after it.
+///
+/// ```
+/// use janus_core::supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let arbiter = Arbiter::start("home")?;
+/// let idle = |name: &str| ChildSpec::task(name, || async { std::future::pending().await });
+/// let desk = Supervisor::new("desk", Strategy::OneForAll).child(idle("clerk"));
+/// let root = Supervisor::new("root", Strategy::OneForOne).child(ChildSpec::supervisor(desk)).child(idle("clock"));
+/// let tree = root.start(&arbiter.place()).await?;
+/// assert_eq!(
+///     tree.tree().to_string(),
+///     "root: running\n\
+///      ├── desk: running\n\
+///      │   └── clerk: running\n\
+///      └── clock: running"
+/// );
+/// tree.stop().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Tree {
@@ -78,6 +104,48 @@ impl Tree {
     }
 }
 
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_node(f)?;
+        self.write_children(f, &mut String::new())
+    }
+}
+
+impl Tree {
+    fn write_node(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.state)?;
+        match self.restarts {
+            0 => {}
+            1 => f.write_str(", restarted once")?,
+            restarts => write!(f, ", restarted {restarts} times")?,
+        }
+        if self.numbered > 0 {
+            write!(f, ", {} numbered", self.numbered)?;
+        }
+        if let Some(reason) = &self.last_reason {
+            let reason = reason.to_string();
+            // A panic's message may have many lines, and they are no nodes.
+            write!(f, ", last end: {}", reason.lines().next().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// `indent` is what stands before the lines of the children.
+    fn write_children(&self, f: &mut fmt::Formatter<'_>, indent: &mut String) -> fmt::Result {
+        let outer = indent.len();
+        for (place, child) in self.children.iter().enumerate() {
+            let (branch, below) =
+                if place + 1 == self.children.len() { ("└── ", "    ") } else { ("├── ", "│   ") };
+            write!(f, "\n{indent}{branch}")?;
+            child.write_node(f)?;
+            indent.push_str(below);
+            child.write_children(f, indent)?;
+            indent.truncate(outer);
+        }
+        Ok(())
+    }
+}
+
 fn as_text<S: Serializer>(name: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(name)
 }
@@ -116,6 +184,19 @@ pub enum State {
     Quarantined,
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Quarantined => "quarantined",
+        })
+    }
+}
+
 /// Something that happened in a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -152,4 +233,47 @@ pub enum EventKind {
     Quarantined(Duration),
     /// The supervisor has used up its intensity on this child and ends.
     GaveUp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, state: State, children: Vec<Tree>) -> Tree {
+        Tree { state, children, ..Tree::stopped(&name.into(), NodeKind::Supervisor) }
+    }
+
+    #[test]
+    fn a_tree_prints_a_line_for_each_node_below_its_supervisor() {
+        let panicked = Some(ExitReason::Panicked("cannot\ngo on".into()));
+        let deep = node("deep", State::Stopping, vec![node("deeper", State::Starting, Vec::new())]);
+        let tree = Tree {
+            last_reason: Some(ExitReason::Shutdown),
+            ..node(
+                "root",
+                State::Stopped,
+                vec![
+                    Tree { restarts: 1, last_reason: panicked, ..node("a", State::Restarting, vec![deep]) },
+                    Tree {
+                        numbered: 12,
+                        restarts: 2,
+                        ..node(
+                            "pool",
+                            State::Running,
+                            vec![node("b", State::Quarantined, Vec::new()), node("c", State::Running, Vec::new())],
+                        )
+                    },
+                ],
+            )
+        };
+        let expected = "\
+root: stopped, last end: shutdown
+├── a: restarting, restarted once, last end: panicked: cannot
+│   └── deep: stopping
+│       └── deeper: starting
+└── pool: running, restarted 2 times, 12 numbered
+    ├── b: quarantined
+    └── c: running";
+        assert_eq!(tree.to_string(), expected);
+    }
 }

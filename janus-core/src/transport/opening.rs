@@ -140,7 +140,7 @@ impl Transport {
             received.extend_from_slice(&rest);
         }
         let peer = self.session.peer;
-        let stream = match self.slot.take_link().map(Link::into_stream) {
+        let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
             // It has been cut off meanwhile.

@@ -622,6 +622,34 @@ impl MessageHead {
     }
 }
 
+/// A message taken apart again, each part the JSON text that its publisher wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessageParts<'a> {
+    pub(crate) timestamp: Timestamp,
+    pub(crate) event: &'a str,
+    pub(crate) message_id: &'a str,
+    pub(crate) data: &'a str,
+}
+
+impl<'a> MessageParts<'a> {
+    /// Of a frame as [`encode_message`] wrote it, with its terminator. Of another writer's frame it may be `None` or
+    /// nonsense: keys are taken to stand where they always do, and the data, most of a message, is not looked at.
+    pub(crate) fn of(frame: &'a [u8]) -> Option<Self> {
+        let text = str::from_utf8(frame.strip_suffix(b"}\x01")?).ok()?;
+        let mut reader = Reader::new(text.strip_prefix("{\"timestamp\":")?);
+        let timestamp = parse_timestamp(reader.value().ok()?)?;
+        let mut member = |key| {
+            reader.rest().strip_prefix(key).and_then(|rest| {
+                reader = Reader::new(rest);
+                reader.value().ok()
+            })
+        };
+        let _topic = member(",\"topic\":")?;
+        let (event, message_id) = (member(",\"event\":")?, member(",\"message_id\":")?);
+        Some(Self { timestamp, event, message_id, data: reader.rest().strip_prefix(",\"data\":")? })
+    }
+}
+
 /// Appends an error frame.
 pub fn encode_error(out: &mut impl BufMut, timestamp: &Timestamp, code: ErrorCode, message: &str) {
     put_timestamp(out, timestamp);
@@ -676,6 +704,12 @@ pub fn encode_attached<'a>(
 }
 
 /// `{"timestamp":[MEGA,SEC,MICRO],`, with which every JSON frame to a client begins.
+fn parse_timestamp(raw: &str) -> Option<Timestamp> {
+    let mut numbers = raw.strip_prefix('[')?.strip_suffix(']')?.split(',').map(|number| number.trim().parse().ok());
+    let timestamp = Timestamp { mega: numbers.next()??, sec: numbers.next()??, micro: numbers.next()?? };
+    numbers.next().is_none().then_some(timestamp)
+}
+
 fn put_timestamp(out: &mut impl BufMut, timestamp: &Timestamp) {
     out.put_slice(b"{\"timestamp\":[");
     put_decimal(out, timestamp.mega);
