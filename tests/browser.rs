@@ -169,7 +169,7 @@ fn a_page_publishes_and_learns_what_became_of_it() {
         json!(["published", "news", 16, 1, 1]),
         json!(["message", 1, "quote", 7, {"price": 1.5}]),
         json!(["refused", "bad_topic", 4407]),
-        json!(["refused", "frame_too_large", null]),
+        json!(["refused", "frame_too_large", 4402]),
         json!(["refused", "not_connected", null]),
     ] {
         assert_eq!(page.report(), expected);
