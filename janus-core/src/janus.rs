@@ -4,6 +4,7 @@
 //! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
 //! touches signals, the logger, the panic hook or the process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -331,12 +332,21 @@ impl Builder {
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
         let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-        let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry));
-        let http_ports = config.http_listen.iter().map(|&addr| (addr, Arc::clone(&http)));
-        for (addr, codec) in http_ports.chain(self.ports) {
+        let mut http = HttpPort::new(origins, config.sse_retry);
+        let mut ports = Vec::new();
+        for &addr in &config.http_listen {
+            ports.push((addr, bind(addr)?));
+        }
+        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
+        let http: Arc<dyn Codec> = Arc::new(http);
+        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
+        for (addr, codec) in self.ports {
+            ports.push((addr, bind(addr)?, codec));
+        }
+        for (addr, port, codec) in ports {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
             let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
-            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
         }
         for (listener, codec) in self.listeners {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
@@ -359,6 +369,15 @@ impl Builder {
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
     }
+}
+
+/// The ports on which none but programs of this machine can connect.
+fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
+    let mut ports = BTreeMap::new();
+    for addr in addrs {
+        *ports.entry(addr.port()).or_insert(true) &= addr.ip().to_canonical().is_loopback();
+    }
+    ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
 /// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.

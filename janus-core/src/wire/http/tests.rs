@@ -95,6 +95,30 @@ fn a_path_decides_what_a_connection_becomes() {
 }
 
 #[test]
+fn on_loopback_a_name_is_served_on_its_own_port_only_if_it_is_listed() {
+    let origins = AllowedOrigins::new(["http://dev.example:8080", "https://tls.example"]);
+    let port = HttpPort::new(origins, Duration::ZERO).for_this_machine([8080, 80]);
+    let seen = |host: &str| feed(&port, &[format!("GET /events?topic=a HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()]);
+    for host in [
+        "dev.example:8080",
+        "DEV.example:8080",
+        "other.example:8081",
+        "tls.example",
+        "localhost",
+        "a.localhost:8080",
+        "[::1]:80",
+    ] {
+        assert!(matches!(seen(host), Seen::Became(SSE, ..)), "{host}");
+    }
+    for host in
+        ["other.example:8080", "dev.example", "other.example", "localhost.example:8080", "127.0.0.1.example:8080"]
+    {
+        let name = host.split(':').next().unwrap();
+        assert_refused(seen(host), 403, &["forbidden", "localhost", &format!("http://{name}:"), "allowed_origins"]);
+    }
+}
+
+#[test]
 fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
     let refused = |request: &[u8], status, parts: &[&str]| assert_refused(feed(&port(&[]), &[request]), status, parts);
     refused(&head("GET /ws", &[]), 426, &["upgrade: websocket\r\n", "sec-websocket-version: 13\r\n"]);
