@@ -376,7 +376,7 @@ async fn a_client_that_ends_its_stream_has_its_answers_first() {
         let mut socket = Socket::open(addr).await;
         socket.send(begun).await;
         socket.half_close().await;
-        assert_eq!(socket.bye(4404).await["error"], "unfinished_frame");
+        assert_eq!(socket.bye(4010).await["error"], "unfinished_frame");
     }
 }
 
@@ -413,7 +413,7 @@ async fn a_drain_says_when_to_come_back() {
 #[tokio::test]
 async fn a_client_that_the_operator_closes_is_told_whether_it_may_come_back() {
     let (janus, addr) = serve(Config::default()).await;
-    for (reconnect, code, name) in [(true, 4007, "disconnected"), (false, 4419, "banned")] {
+    for (reconnect, code, name) in [(true, 4007, "disconnected"), (false, 4417, "banned")] {
         let mut socket = Socket::open(addr).await;
         let listed = janus.connections(0, 10);
         assert_eq!(listed.len(), 1);

@@ -44,10 +44,10 @@ async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello
     for bytes in begun {
         let mut socket = Socket::open(addr).await;
         socket.send(bytes).await;
-        assert_eq!(socket.bye(4403).await["error"], "frame_timeout");
+        assert_eq!(socket.bye(4009).await["error"], "frame_timeout");
     }
     let mut silent = Socket::upgraded(addr).await;
-    assert_eq!(silent.bye(4403).await["error"], "frame_timeout");
+    assert_eq!(silent.bye(4009).await["error"], "frame_timeout");
     assert_eq!(janus.stats().frames_timed_out, 5);
 }
 

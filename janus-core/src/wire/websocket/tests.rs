@@ -725,9 +725,9 @@ mod with_a_client_library {
         assert_eq!(client.read().unwrap(), Message::text(r#"{"type":"unsubscribed","topic":"t"}"#));
         assert_eq!(
             client.read().unwrap(),
-            Message::text(r#"{"type":"bye","code":4419,"error":"banned","message":"no"}"#)
+            Message::text(r#"{"type":"bye","code":4417,"error":"banned","message":"no"}"#)
         );
-        let close = CloseFrame { code: CloseCode::Library(4419), reason: "banned".into() };
+        let close = CloseFrame { code: CloseCode::Library(4417), reason: "banned".into() };
         assert_eq!(client.read().unwrap(), Message::Close(Some(close)));
     }
 }
