@@ -522,7 +522,8 @@ impl Transport {
                 Err(error) => self.answer_error(error),
             }
             // A client that is not served yet gains no time by what does not open its connection, such as a ping.
-            completed |= self.opened || becomes;
+            // Nor does one that leaves a message unfinished gain any by a ping between two parts of it.
+            completed = completed || ((self.opened || becomes) && !self.decoder.is_mid_frame());
         }
         let unfinished = input.is_empty() && self.is_awaited();
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
