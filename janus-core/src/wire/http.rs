@@ -205,10 +205,16 @@ impl Decoder for PortDecoder {
             *input = &[];
             return None;
         }
-        let decided = self.head.read(input)?.and_then(|head| self.decide(head, limits));
-        Some(Ok(decided.unwrap_or_else(|error| {
+        let decided = match self.head.read(input)? {
+            Ok(head) => {
+                let reader = Reader::of(&head.request, &self.allowed_origins);
+                self.decide(head, limits).map_err(|error| error.response_to(&reader))
+            }
+            Err(error) => Err(error.response()),
+        };
+        Some(Ok(decided.unwrap_or_else(|response| {
             self.outcome = Outcome::Refused;
-            Command::Close(error.response())
+            Command::Close(response)
         })))
     }
 
@@ -276,13 +282,20 @@ impl HttpError {
         body.freeze()
     }
 
-    /// The headers that belong to the status, beside those of the body.
+    /// The headers that belong to the status, beside those of the body. One that says `connection` is to be added to what
+    /// else a response says there.
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.status {
             401 => headers.push(("www-authenticate", "Bearer".to_owned())),
-            426 => headers.extend([("upgrade", "websocket".to_owned()), ("sec-websocket-version", "13".to_owned())]),
+            405 => headers.push(("allow", "GET".to_owned())),
+            // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
+            426 => headers.extend([
+                ("upgrade", "websocket".to_owned()),
+                ("connection", "upgrade".to_owned()),
+                ("sec-websocket-version", "13".to_owned()),
+            ]),
             _ => {}
         }
         if let Some(time) = self.retry_after {
@@ -295,16 +308,24 @@ impl HttpError {
     /// The whole response, after which the connection is to be closed.
     #[must_use]
     pub fn response(&self) -> Bytes {
-        let mut headers = self.headers();
-        if self.status == 405 {
-            headers.push(("allow", "GET".to_owned()));
-        }
-        // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
-        let connection = if self.status == 426 { "upgrade, close" } else { "close" };
+        self.response_to(&Reader::default())
+    }
+
+    /// The same for whoever sent a request whose head could be read.
+    pub(super) fn response_to(&self, reader: &Reader) -> Bytes {
         let body = self.body();
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
-        for (name, value) in headers {
-            let _ = write!(head, "{name}: {value}\r\n");
+        head.push_str(&reader.cors);
+        if !reader.cors.is_empty() {
+            head.push_str("access-control-expose-headers: retry-after\r\n");
+        }
+        let mut connection = "close".to_owned();
+        for (name, value) in self.headers() {
+            if name == "connection" {
+                connection = format!("{value}, {connection}");
+            } else {
+                let _ = write!(head, "{name}: {value}\r\n");
+            }
         }
         let length = body.len();
         let _ = write!(
@@ -312,7 +333,23 @@ impl HttpError {
             "content-type: application/json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
              connection: {connection}\r\n\r\n"
         );
-        [head.as_bytes(), &body].concat().into()
+        let body = if reader.asked_for_the_head { &[][..] } else { &body };
+        [head.as_bytes(), body].concat().into()
+    }
+}
+
+/// Who reads the answer to a request.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// The lines which let the page that sent the request read its answer.
+    cors: String,
+    /// Whether nothing may follow the head of the response (RFC 9110, 9.3.2).
+    asked_for_the_head: bool,
+}
+
+impl Reader {
+    pub(super) fn of(request: &HttpRequest, allowed_origins: &AllowedOrigins) -> Self {
+        Self { cors: allowed_origins.cors(request), asked_for_the_head: request.method == "HEAD" }
     }
 }
 

@@ -146,6 +146,19 @@ fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
 }
 
 #[test]
+fn a_page_of_an_allowed_origin_may_read_why_it_is_refused() {
+    let asked = |origin| feed(&port(&["https://app.example"]), &[&head("GET /events", &[("Origin", origin)])]);
+    let lines = "access-control-allow-origin: https://app.example\r\n";
+    assert_refused(
+        asked("https://app.example"),
+        400,
+        &["bad_topic", lines, "access-control-expose-headers: retry-after\r\n"],
+    );
+    let Seen::Refused(response) = asked("https://evil.example") else { panic!() };
+    assert!(!response.contains("access-control"), "{response}");
+}
+
+#[test]
 fn who_speaks_another_protocol_is_told_at_once() {
     for start in [&b"\x16\x03\x01\x02\x00"[..], b"<regular-socket/>\0", b"PING\0", b"GET /ws\x7f"] {
         assert_refused(feed(&port(&[]), &[start]), 400, &["speaks HTTP"]);
