@@ -167,21 +167,15 @@ impl PortDecoder {
 
     /// What the connection becomes, and the bytes that answer the request.
     fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
-        let Head { request, minor_version, received } = head;
+        let Head { request, received } = head;
         match request.path() {
             "/ws" => {
-                require_no_body(&request)?;
                 self.check_origin(&request)?;
-                if minor_version == 0 {
-                    let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
-                    return Err(HttpError::new(400, "bad_open", message));
-                }
                 let answer = WebSocket::accept(&request)?;
                 self.outcome = Outcome::Becomes(WEBSOCKET, WebSocket::decoder_for(request));
                 Ok(Command::Become(answer))
             }
             "/events" => {
-                require_no_body(&request)?;
                 self.check_origin(&request)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
@@ -394,11 +388,34 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// Neither a WebSocket nor an event stream begins with a body. The bytes of one would be taken for something else.
-fn require_no_body(request: &HttpRequest) -> Result<(), HttpError> {
-    let has_length = request.header("content-length").is_some_and(|length| length.trim() != "0");
-    if has_length || request.header("transfer-encoding").is_some() {
-        return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), "a request to this path must not have a body"));
+/// What is said of a request that has a body: neither a WebSocket nor an event stream begins with one, whose bytes would be
+/// taken for something else.
+pub(super) const NO_BODY: &str = "a request to this path must not have a body";
+
+/// Refuses what the HTTP server behind the port would refuse without a word: it says nothing in a body of what is wrong with
+/// a head.
+fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
+    let target = request.target.split('#').next().unwrap_or_default();
+    let is_known = target.starts_with('/') || target == "*" || request.method == "CONNECT";
+    if !is_known || target.contains(['"', '<', '>']) || request.path().contains('`') {
+        return Err(bad_head("its target is no path, or has characters that must be escaped"));
+    }
+    let mut lengths = request.headers_named("content-length");
+    let length = lengths.next();
+    let is_number = |length: &str| {
+        length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse().is_ok_and(|length: u64| length >> 63 == 0)
+    };
+    if !length.is_none_or(is_number) || lengths.any(|other| Some(other) != length) {
+        return Err(bad_head("its Content-Length must be one number"));
+    }
+    if let Some(coding) = request.headers_named("transfer-encoding").last() {
+        if request.is_http_1_0 {
+            return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        let last = coding.rsplit(',').next().unwrap_or_default().trim();
+        if !last.eq_ignore_ascii_case("chunked") {
+            return Err(bad_head("the last Transfer-Encoding must be chunked"));
+        }
     }
     Ok(())
 }
@@ -554,8 +571,6 @@ fn is_site(host: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) request: HttpRequest,
-    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
-    pub(super) minor_version: u8,
     /// Its bytes, as they came.
     pub(super) received: Vec<u8>,
 }
@@ -648,13 +663,19 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
         .iter()
         .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned()))
         .collect();
-    let request = HttpRequest { method: method.to_owned(), target: target.to_owned(), headers };
+    let (method, target) = (method.to_owned(), target.to_owned());
+    let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };
     match request.headers.iter().filter(|(name, _)| name == "host").count() {
         1 => {}
         0 if minor_version == 0 => {}
         _ => return Err(bad_head("it must have one Host header")),
     }
-    Ok(Head { request, minor_version, received })
+    let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
+    let request = request.into_origin_form();
+    if is_absolute && request.header("host").is_none_or(|host| host_and_port(host, None).is_none()) {
+        return Err(bad_head("its target names no host"));
+    }
+    Ok(Head { request, received })
 }
 
 fn bad_head(why: &str) -> HttpError {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::http::{AllowedOrigins, HeadReader, HttpError};
+use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader};
 use super::object::Object;
 use super::publication::put_decimal;
 use super::{
@@ -69,7 +69,7 @@ impl Sse {
     /// # Errors
     ///
     /// What the request is answered with instead: it names no topic, too many, one twice, or one whose name is not allowed
-    /// (400), or its method is not GET (405).
+    /// (400), it has a body (400), or its method is not GET (405).
     pub fn decoder_for(&self, request: HttpRequest, limits: &Limits) -> Result<Box<dyn Decoder>, HttpError> {
         Ok(Box::new(StreamDecoder { commands: self.commands(request, limits)?, head: None }))
     }
@@ -78,6 +78,9 @@ impl Sse {
     fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<VecDeque<Command>, HttpError> {
         if request.method != "GET" {
             return Err(HttpError::new(405, "method_not_allowed", "a stream of events is asked for with GET"));
+        }
+        if request.has_body() {
+            return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), NO_BODY));
         }
         let mut last_event_id = None;
         let mut topics: Vec<TopicName> = Vec::new();

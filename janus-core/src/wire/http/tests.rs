@@ -146,6 +146,55 @@ fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
 }
 
 #[test]
+fn a_body_is_found_whichever_of_several_headers_announces_it() {
+    for path in ["GET /ws", "GET /events?topic=a"] {
+        for body in [
+            &[("Content-Length", "0"), ("Content-Length", "5")][..],
+            &[("Content-Length", "5"), ("Content-Length", "0")],
+            &[("Content-Length", "0, 5")],
+            &[("Content-Length", "0"), ("Transfer-Encoding", "chunked")],
+            &[("Transfer-Encoding", "identity")],
+        ] {
+            let request = head(path, &[UPGRADE, body].concat());
+            assert_refused(feed(&port(&[]), &[&request, b"hello"]), 400, &["bad_open", "must not have a body"]);
+        }
+        let request = head(path, &[UPGRADE, &[("Content-Length", "0"), ("content-length", " 0 ")]].concat());
+        assert!(matches!(feed(&port(&[]), &[&request]), Seen::Became(..)), "{path}: none is none");
+    }
+}
+
+#[test]
+fn a_target_in_absolute_form_is_its_path_on_its_host() {
+    let request = |first: &str| format!("{first} HTTP/1.1\r\nHost: evil.example\r\n\r\n").into_bytes();
+    for target in ["http://push.example:8080/events?topic=a", "HTTPS://push.example/events?topic=a"] {
+        let seen = feed(&port(&[]), &[&request(&format!("GET {target}"))]);
+        let Seen::Became(SSE, _, commands, _) = seen else { panic!("{target}: {seen:?}") };
+        let Command::Open(open) = &commands[1] else { panic!("{commands:?}") };
+        let asked = open.request.as_deref().unwrap();
+        assert_eq!(asked.target, "/events?topic=a");
+        let hosts = asked.headers.iter().filter(|(name, _)| name == "host").collect::<Vec<_>>();
+        assert!(matches!(hosts[..], [(_, host)] if host.starts_with("push.example")), "{hosts:?}");
+    }
+    // The host of the target decides, and not the header.
+    let from = |origin: &str| {
+        let lines = format!("Host: evil.example\r\nOrigin: {origin}\r\n\r\n");
+        feed(&port(&[]), &[format!("GET http://push.example/events?topic=a HTTP/1.1\r\n{lines}").as_bytes()])
+    };
+    assert!(matches!(from("http://push.example"), Seen::Became(..)));
+    assert_refused(from("http://evil.example"), 403, &["forbidden"]);
+    let on_loopback = port(&[]).for_this_machine([8080]);
+    let lines = "Host: localhost:8080\r\n\r\n";
+    let rebound = format!("GET http://evil.example:8080/events?topic=a HTTP/1.1\r\n{lines}");
+    assert_refused(feed(&on_loopback, &[rebound.as_bytes()]), 403, &["evil.example"]);
+    // What is no target for this port goes to whoever takes the rest, or has no host.
+    let passed_on = request("GET http://push.example");
+    assert_eq!(feed(&port(&[]), &[&passed_on]), Seen::PassedOn(passed_on.clone()));
+    for target in ["http:///events?topic=a", "http://user@push.example/events?topic=a", "http://?topic=a"] {
+        assert_refused(feed(&port(&[]), &[&request(&format!("GET {target}"))]), 400, &["bad_frame", "no host"]);
+    }
+}
+
+#[test]
 fn a_page_of_an_allowed_origin_may_read_why_it_is_refused() {
     let asked = |origin| feed(&port(&["https://app.example"]), &[&head("GET /events", &[("Origin", origin)])]);
     let lines = "access-control-allow-origin: https://app.example\r\n";

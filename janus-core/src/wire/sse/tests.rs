@@ -15,6 +15,7 @@ fn request(query: &str, headers: &[(&str, &str)]) -> HttpRequest {
         method: "GET".to_owned(),
         target: format!("/events?{query}"),
         headers: headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        ..HttpRequest::default()
     }
 }
 
