@@ -431,8 +431,10 @@ fn preflight(cors: &str) -> Bytes {
 
 /// The origins, beside its own host, from which pages may connect to a server.
 ///
-/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Whatever is no
-/// browser can say what it likes, so this protects a browser's user and not the server.
+/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Of a request that a
+/// page does not want to read the answer to (`mode: "no-cors"`, an image) it tells no origin, but over TLS, and to the machine
+/// that it runs on, with `Sec-Fetch-Site` whether the page is of the same one. Whatever is no browser can say what it likes, so
+/// this protects a browser's user and not the server.
 ///
 /// ```
 /// use janus_core::wire::{AllowedOrigins, HttpRequest};
@@ -472,16 +474,21 @@ impl AllowedOrigins {
         text == "*" || Origin::parse(text).is_some()
     }
 
-    /// Whether a request may be served: it names no origin, or that of its own `Host`, or one that is allowed.
+    /// Whether a request may be served: it names the origin of its own `Host`, or one that is allowed, or none and does not
+    /// come from the page of another site or origin as far as its browser says.
     ///
     /// # Errors
     ///
     /// The refusal that its sender should be given, with status 403.
     pub fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
-        let Some(text) = request.header("origin") else { return Ok(()) };
-        let origin = Origin::parse(text);
-        let host = request.header("host").unwrap_or_default();
-        if self.any || origin.is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin)) {
+        let is_allowed = match request.header("origin") {
+            Some(text) => {
+                let host = request.header("host").unwrap_or_default();
+                Origin::parse(text).is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin))
+            }
+            None => !request.headers_named("sec-fetch-site").any(|site| matches!(site, "cross-site" | "same-site")),
+        };
+        if is_allowed || self.any {
             return Ok(());
         }
         let message = "pages of this origin may not connect; the server's operator can list it in allowed_origins";

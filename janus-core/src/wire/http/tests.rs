@@ -195,6 +195,23 @@ fn a_target_in_absolute_form_is_its_path_on_its_host() {
 }
 
 #[test]
+fn without_an_origin_the_page_of_another_site_is_known_by_what_its_browser_says_of_it() {
+    let from = |origins: &[&str], site: &str| {
+        feed(&port(origins), &[&head("GET /events?topic=a", &[("Sec-Fetch-Site", site)])])
+    };
+    for site in ["same-origin", "none", ""] {
+        assert!(matches!(from(&[], site), Seen::Became(..)), "{site}");
+    }
+    for site in ["cross-site", "same-site"] {
+        assert_refused(from(&["https://app.example"], site), 403, &["allowed_origins"]);
+        assert!(matches!(from(&["*"], site), Seen::Became(..)), "{site}");
+    }
+    // A page that says who it is may be a stranger to the host, if it is allowed.
+    let said = [("Origin", "https://app.example"), ("Sec-Fetch-Site", "cross-site")];
+    assert!(matches!(feed(&port(&["https://app.example"]), &[&head("GET /events?topic=a", &said)]), Seen::Became(..)));
+}
+
+#[test]
 fn a_page_of_an_allowed_origin_may_read_why_it_is_refused() {
     let asked = |origin| feed(&port(&["https://app.example"]), &[&head("GET /events", &[("Origin", origin)])]);
     let lines = "access-control-allow-origin: https://app.example\r\n";
