@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use percent_encoding::percent_decode_str;
 
 use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader};
 use super::object::Object;
@@ -84,8 +85,14 @@ impl Sse {
         }
         let mut last_event_id = None;
         let mut topics: Vec<TopicName> = Vec::new();
-        for (name, value) in form_urlencoded::parse(request.query().as_bytes()) {
+        let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
+        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
             match &*name {
+                // The parser puts another character in the place of bytes that are none, and so makes it another topic.
+                "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
+                    let message = format!("topic number {} of the request is not UTF-8", topics.len() + 1);
+                    return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+                }
                 "topic" => topics.push(topic(&value, &topics, limits)?),
                 "last_event_id" => last_event_id = Some(value.into_owned()),
                 // Some clients add a parameter that nobody reads, so that no cache answers.

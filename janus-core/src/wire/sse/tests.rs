@@ -95,6 +95,18 @@ fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
 }
 
 #[test]
+fn a_topic_that_is_not_utf_8_is_refused_and_not_made_another() {
+    for (query, place) in [("topic=%ff%fe", 1), ("topic=a&x=%ff&topic=b%C3", 2)] {
+        let error = commands(&sse(), request(query, &[])).unwrap_err();
+        assert_eq!((error.status, error.code), (400, "bad_topic"), "{query}");
+        assert!(error.message.contains(&format!("number {place} ")), "{error}");
+    }
+    let replacement = commands(&sse(), request("&&topic=%EF%BF%BD&_=%ff&topic=100%", &[])).unwrap();
+    assert!(matches!(&replacement[2], Command::Subscribe { topic, .. } if topic.as_str() == "\u{fffd}"));
+    assert!(matches!(&replacement[3], Command::Subscribe { topic, .. } if topic.as_str() == "100%"));
+}
+
+#[test]
 fn the_header_wins_over_the_query_because_it_is_newer() {
     let since = |query: &str, headers: &[(&str, &str)]| {
         let commands = commands(&sse(), request(query, headers)).unwrap();
