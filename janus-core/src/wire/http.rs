@@ -186,6 +186,7 @@ impl PortDecoder {
                 Ok(Command::Become(Bytes::new()))
             }
             _ => {
+                check_passed_on(&request)?;
                 self.outcome = Outcome::PassedOn(received);
                 Ok(Command::PassOn)
             }

@@ -195,6 +195,44 @@ fn a_target_in_absolute_form_is_its_path_on_its_host() {
 }
 
 #[test]
+fn the_answer_to_a_request_for_the_head_has_no_body() {
+    for path in ["/events?topic=a", "/ws", "/api?<"] {
+        let seen = feed(&port(&[]), &[&head(&format!("HEAD {path}"), &[])]);
+        let Seen::Refused(response) = seen else { panic!("{seen:?}") };
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 4") && !head.contains("content-length: 0"), "{response}");
+        assert_eq!(body, "");
+    }
+}
+
+#[test]
+fn what_the_server_behind_the_port_cannot_take_is_refused_with_a_body_that_says_why() {
+    let refused = |first: &str, headers: &[(&str, &str)], part: &str| {
+        assert_refused(feed(&port(&[]), &[&head(first, headers)]), 400, &["bad_frame", part]);
+    };
+    for target in ["/api/topics?a=<>|^", "/api/\"", "/api/`", "api/topics", "ftp://a/b"] {
+        refused(&format!("GET {target}"), &[], "target");
+    }
+    for length in ["", "5, 5", "+5", "five", "-1", "18446744073709551615", "99999999999999999999"] {
+        refused("POST /api/publish", &[("Content-Length", length)], "Content-Length");
+    }
+    refused("POST /api/publish", &[("Content-Length", "22"), ("Content-Length", "5")], "Content-Length");
+    let chunked = ("Transfer-Encoding", "chunked");
+    for coding in ["xchunked", "identity", "chunked, gzip", ""] {
+        refused("POST /api/publish", &[chunked, ("Transfer-Encoding", coding)], "Transfer-Encoding");
+    }
+    let old = b"POST /api/publish HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_refused(feed(&port(&[]), &[old]), 400, &["HTTP/1.0"]);
+    for headers in [&[chunked][..], &[("Transfer-Encoding", "gzip, Chunked")], &[("Content-Length", "5"); 2]] {
+        let request = head("POST /api/publish?a=|^`{}[]%<#<>".replace("%<", "%3C").as_str(), headers);
+        assert_eq!(feed(&port(&[]), &[&request]), Seen::PassedOn(request.clone()));
+    }
+    for first in ["OPTIONS *", "CONNECT push.example:443"] {
+        assert!(matches!(feed(&port(&[]), &[&head(first, &[])]), Seen::PassedOn(_)), "{first}");
+    }
+}
+
+#[test]
 fn without_an_origin_the_page_of_another_site_is_known_by_what_its_browser_says_of_it() {
     let from = |origins: &[&str], site: &str| {
         feed(&port(origins), &[&head("GET /events?topic=a", &[("Sec-Fetch-Site", site)])])
