@@ -509,6 +509,12 @@ pub trait Decoder: Send {
         self.buffered() > 0
     }
 
+    /// How to tell the client that it is not served, before anything else has been sent to it.
+    fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
+        let _ = refusal;
+        Refusing::ByCodec
+    }
+
     /// After [`Command::Become`]: the codec, by its place in [`Codec::successors`], and its decoder.
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         None
@@ -518,6 +524,18 @@ pub trait Decoder: Send {
     fn take_received(&mut self) -> Vec<u8> {
         Vec::new()
     }
+}
+
+/// How a client is told that it is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusing {
+    /// As the codec encodes [`Event::Refused`].
+    ByCodec,
+    /// With these bytes, which depend on what the client has asked for.
+    With(Bytes),
+    /// That depends on what the client asks for, which has not been read. A server that is full reads so far for a second
+    /// at most, and then tells it as the codec does.
+    OnceRead,
 }
 
 /// Where a client is connected from, as far as a stream without an address has one.

@@ -15,7 +15,8 @@ use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Timestamp,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
+    Timestamp,
 };
 
 /// Bytes that the head of a request may have, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
@@ -219,6 +220,10 @@ impl Decoder for PortDecoder {
 
     fn buffered(&self) -> usize {
         self.head.buffered()
+    }
+
+    fn refuse(&self, _: &Refusal<'_>) -> Refusing {
+        if matches!(self.outcome, Outcome::Undecided) { Refusing::OnceRead } else { Refusing::ByCodec }
     }
 
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {

@@ -107,6 +107,40 @@ fn a_topic_that_is_not_utf_8_is_refused_and_not_made_another() {
 }
 
 #[test]
+fn an_event_source_that_may_come_back_is_not_told_so_with_a_status() {
+    let refusal = |code: ErrorCode, reconnect_after| Refusal { id: None, code, message: "why", reconnect_after };
+    let later = Some(Duration::from_millis(1_234));
+    let refuse = |sse: &Sse, accept: &str, refusal: Refusal<'_>| {
+        let headers = [("accept", accept), ("origin", "https://app.example")];
+        let decoder = sse.decoder_for(request("topic=news", &headers), &LIMITS).unwrap();
+        match decoder.refuse(&refusal) {
+            Refusing::With(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => format!("{other:?}"),
+        }
+    };
+    let full = refusal(ErrorCode::TooManyConnections, later);
+    for accept in ["text/event-stream", "application/json, Text/Event-Stream;q=0.5"] {
+        let told = refuse(&sse(), accept, full);
+        assert!(told.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{told}");
+        assert!(told.contains("access-control-allow-origin: https://app.example\r\n"), "{told}");
+        let (_, stream) = told.split_once("\r\n\r\n").unwrap();
+        assert!(stream.contains("\nevent: bye\nretry: 1234\n"), "{told}");
+        assert_eq!(dispatched(stream).last().unwrap().0, "bye");
+        // It cannot succeed as it is: that is what a status says to it, too.
+        let told = refuse(&sse(), accept, refusal(ErrorCode::Forbidden, None));
+        assert!(told.starts_with("HTTP/1.1 403 ") && told.contains("access-control-allow-origin"), "{told}");
+    }
+    for accept in ["*/*", "text/*", "text/event-streams"] {
+        let told = refuse(&sse(), accept, full);
+        assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("retry-after: 2\r\n"), "{told}");
+        assert!(told.contains("access-control-allow-origin: https://app.example\r\n"), "{told}");
+    }
+    let mounted = refuse(&Sse::body(Duration::ZERO), "*/*", full);
+    assert_eq!(mounted, "ByCodec", "the status has been sent, and the codec says the rest");
+    assert_eq!(sse().decoder().refuse(&full), Refusing::OnceRead);
+}
+
+#[test]
 fn the_header_wins_over_the_query_because_it_is_newer() {
     let since = |query: &str, headers: &[(&str, &str)]| {
         let commands = commands(&sse(), request(query, headers)).unwrap();
