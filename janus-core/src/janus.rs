@@ -39,9 +39,9 @@ use crate::supervision::{
 };
 use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
-use crate::transport::CONTROL_TIMEOUT;
+use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
-use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position};
+use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -274,6 +274,22 @@ pub enum ServeError {
     /// The socket cannot be taken from its runtime.
     #[error("the socket cannot be moved to another runtime")]
     Stream(#[source] io::Error),
+}
+
+impl ServeError {
+    /// The same as a client of a listener would have been told: what an HTTP server answers instead, as
+    /// [`HttpError::from`](crate::wire::HttpError) has it or, to a browser that reads events, as
+    /// [`Sse::farewell`](crate::wire::Sse::farewell).
+    #[must_use]
+    pub fn refusal(&self) -> Refusal<'_> {
+        match self {
+            Self::Full { code, message } => refusal(*code, message),
+            Self::ShuttingDown => refusal(ErrorCode::ServerDraining, "the server is shutting down"),
+            Self::Codecs(_) | Self::Stream(_) => {
+                refusal(ErrorCode::Internal, "a fault of the server; its log says more")
+            }
+        }
+    }
 }
 
 impl Builder {

@@ -15,7 +15,8 @@ use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Timestamp,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
+    Timestamp,
 };
 
 /// Bytes that the head of a request may have, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
@@ -167,21 +168,15 @@ impl PortDecoder {
 
     /// What the connection becomes, and the bytes that answer the request.
     fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
-        let Head { request, minor_version, received } = head;
+        let Head { request, received } = head;
         match request.path() {
             "/ws" => {
-                require_no_body(&request)?;
                 self.check_origin(&request)?;
-                if minor_version == 0 {
-                    let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
-                    return Err(HttpError::new(400, "bad_open", message));
-                }
                 let answer = WebSocket::accept(&request)?;
                 self.outcome = Outcome::Becomes(WEBSOCKET, WebSocket::decoder_for(request));
                 Ok(Command::Become(answer))
             }
             "/events" => {
-                require_no_body(&request)?;
                 self.check_origin(&request)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
@@ -192,6 +187,7 @@ impl PortDecoder {
                 Ok(Command::Become(Bytes::new()))
             }
             _ => {
+                check_passed_on(&request)?;
                 self.outcome = Outcome::PassedOn(received);
                 Ok(Command::PassOn)
             }
@@ -205,10 +201,16 @@ impl Decoder for PortDecoder {
             *input = &[];
             return None;
         }
-        let decided = self.head.read(input)?.and_then(|head| self.decide(head, limits));
-        Some(Ok(decided.unwrap_or_else(|error| {
+        let decided = match self.head.read(input)? {
+            Ok(head) => {
+                let reader = Reader::of(&head.request, &self.allowed_origins);
+                self.decide(head, limits).map_err(|error| error.response_to(&reader))
+            }
+            Err(error) => Err(error.response()),
+        };
+        Some(Ok(decided.unwrap_or_else(|response| {
             self.outcome = Outcome::Refused;
-            Command::Close(error.response())
+            Command::Close(response)
         })))
     }
 
@@ -218,6 +220,10 @@ impl Decoder for PortDecoder {
 
     fn buffered(&self) -> usize {
         self.head.buffered()
+    }
+
+    fn refuse(&self, _: &Refusal<'_>) -> Refusing {
+        if matches!(self.outcome, Outcome::Undecided) { Refusing::OnceRead } else { Refusing::ByCodec }
     }
 
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
@@ -276,13 +282,20 @@ impl HttpError {
         body.freeze()
     }
 
-    /// The headers that belong to the status, beside those of the body.
+    /// The headers that belong to the status, beside those of the body. One that says `connection` is to be added to what
+    /// else a response says there.
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.status {
             401 => headers.push(("www-authenticate", "Bearer".to_owned())),
-            426 => headers.extend([("upgrade", "websocket".to_owned()), ("sec-websocket-version", "13".to_owned())]),
+            405 => headers.push(("allow", "GET".to_owned())),
+            // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
+            426 => headers.extend([
+                ("upgrade", "websocket".to_owned()),
+                ("connection", "upgrade".to_owned()),
+                ("sec-websocket-version", "13".to_owned()),
+            ]),
             _ => {}
         }
         if let Some(time) = self.retry_after {
@@ -295,16 +308,24 @@ impl HttpError {
     /// The whole response, after which the connection is to be closed.
     #[must_use]
     pub fn response(&self) -> Bytes {
-        let mut headers = self.headers();
-        if self.status == 405 {
-            headers.push(("allow", "GET".to_owned()));
-        }
-        // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
-        let connection = if self.status == 426 { "upgrade, close" } else { "close" };
+        self.response_to(&Reader::default())
+    }
+
+    /// The same for whoever sent a request whose head could be read.
+    pub(super) fn response_to(&self, reader: &Reader) -> Bytes {
         let body = self.body();
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
-        for (name, value) in headers {
-            let _ = write!(head, "{name}: {value}\r\n");
+        head.push_str(&reader.cors);
+        if !reader.cors.is_empty() {
+            head.push_str("access-control-expose-headers: retry-after\r\n");
+        }
+        let mut connection = "close".to_owned();
+        for (name, value) in self.headers() {
+            if name == "connection" {
+                connection = format!("{value}, {connection}");
+            } else {
+                let _ = write!(head, "{name}: {value}\r\n");
+            }
         }
         let length = body.len();
         let _ = write!(
@@ -312,7 +333,23 @@ impl HttpError {
             "content-type: application/json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
              connection: {connection}\r\n\r\n"
         );
-        [head.as_bytes(), &body].concat().into()
+        let body = if reader.asked_for_the_head { &[][..] } else { &body };
+        [head.as_bytes(), body].concat().into()
+    }
+}
+
+/// Who reads the answer to a request.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// The lines which let the page that sent the request read its answer.
+    cors: String,
+    /// Whether nothing may follow the head of the response (RFC 9110, 9.3.2).
+    asked_for_the_head: bool,
+}
+
+impl Reader {
+    pub(super) fn of(request: &HttpRequest, allowed_origins: &AllowedOrigins) -> Self {
+        Self { cors: allowed_origins.cors(request), asked_for_the_head: request.method == "HEAD" }
     }
 }
 
@@ -357,11 +394,34 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// Neither a WebSocket nor an event stream begins with a body. The bytes of one would be taken for something else.
-fn require_no_body(request: &HttpRequest) -> Result<(), HttpError> {
-    let has_length = request.header("content-length").is_some_and(|length| length.trim() != "0");
-    if has_length || request.header("transfer-encoding").is_some() {
-        return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), "a request to this path must not have a body"));
+/// What is said of a request that has a body: neither a WebSocket nor an event stream begins with one, whose bytes would be
+/// taken for something else.
+pub(super) const NO_BODY: &str = "a request to this path must not have a body";
+
+/// Refuses what the HTTP server behind the port would refuse without a word: it says nothing in a body of what is wrong with
+/// a head.
+fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
+    let target = request.target.split('#').next().unwrap_or_default();
+    let is_known = target.starts_with('/') || target == "*" || request.method == "CONNECT";
+    if !is_known || target.contains(['"', '<', '>']) || request.path().contains('`') {
+        return Err(bad_head("its target is no path, or has characters that must be escaped"));
+    }
+    let mut lengths = request.headers_named("content-length");
+    let length = lengths.next();
+    let is_number = |length: &str| {
+        length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse().is_ok_and(|length: u64| length >> 63 == 0)
+    };
+    if !length.is_none_or(is_number) || lengths.any(|other| Some(other) != length) {
+        return Err(bad_head("its Content-Length must be one number"));
+    }
+    if let Some(coding) = request.headers_named("transfer-encoding").last() {
+        if request.is_http_1_0 {
+            return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        let last = coding.rsplit(',').next().unwrap_or_default().trim();
+        if !last.eq_ignore_ascii_case("chunked") {
+            return Err(bad_head("the last Transfer-Encoding must be chunked"));
+        }
     }
     Ok(())
 }
@@ -377,8 +437,10 @@ fn preflight(cors: &str) -> Bytes {
 
 /// The origins, beside its own host, from which pages may connect to a server.
 ///
-/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Whatever is no
-/// browser can say what it likes, so this protects a browser's user and not the server.
+/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Of a request that a
+/// page does not want to read the answer to (`mode: "no-cors"`, an image) it tells no origin, but over TLS, and to the machine
+/// that it runs on, with `Sec-Fetch-Site` whether the page is of the same one. Whatever is no browser can say what it likes, so
+/// this protects a browser's user and not the server.
 ///
 /// ```
 /// use janus_core::wire::{AllowedOrigins, HttpRequest};
@@ -418,16 +480,21 @@ impl AllowedOrigins {
         text == "*" || Origin::parse(text).is_some()
     }
 
-    /// Whether a request may be served: it names no origin, or that of its own `Host`, or one that is allowed.
+    /// Whether a request may be served: it names the origin of its own `Host`, or one that is allowed, or none and does not
+    /// come from the page of another site or origin as far as its browser says.
     ///
     /// # Errors
     ///
     /// The refusal that its sender should be given, with status 403.
     pub fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
-        let Some(text) = request.header("origin") else { return Ok(()) };
-        let origin = Origin::parse(text);
-        let host = request.header("host").unwrap_or_default();
-        if self.any || origin.is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin)) {
+        let is_allowed = match request.header("origin") {
+            Some(text) => {
+                let host = request.header("host").unwrap_or_default();
+                Origin::parse(text).is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin))
+            }
+            None => !request.headers_named("sec-fetch-site").any(|site| matches!(site, "cross-site" | "same-site")),
+        };
+        if is_allowed || self.any {
             return Ok(());
         }
         let message = "pages of this origin may not connect; the server's operator can list it in allowed_origins";
@@ -517,8 +584,6 @@ fn is_site(host: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) request: HttpRequest,
-    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
-    pub(super) minor_version: u8,
     /// Its bytes, as they came.
     pub(super) received: Vec<u8>,
 }
@@ -611,13 +676,19 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
         .iter()
         .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned()))
         .collect();
-    let request = HttpRequest { method: method.to_owned(), target: target.to_owned(), headers };
+    let (method, target) = (method.to_owned(), target.to_owned());
+    let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };
     match request.headers.iter().filter(|(name, _)| name == "host").count() {
         1 => {}
         0 if minor_version == 0 => {}
         _ => return Err(bad_head("it must have one Host header")),
     }
-    Ok(Head { request, minor_version, received })
+    let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
+    let request = request.into_origin_form();
+    if is_absolute && request.header("host").is_none_or(|host| host_and_port(host, None).is_none()) {
+        return Err(bad_head("its target names no host"));
+    }
+    Ok(Head { request, received })
 }
 
 fn bad_head(why: &str) -> HttpError {
