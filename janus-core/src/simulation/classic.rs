@@ -1,30 +1,18 @@
-//! A client of the classic protocol that believes nothing.
-//!
-//! It writes commands, reads frames when it is not stalled, and holds each of them against the model. It also knows what
-//! it has given the server reason for: a connection that ends without one is a fault.
+//! A client of the classic protocol. It counts messages and sees no numbers: its order is that of the others.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::model::{Id, Model, Outcome, TOPICS, topic_name};
-use super::stream::{Peer, Read};
+use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
+use super::model::{CONFLATED, Form, Id, Model, Outcome, TOPICS, topic_name};
+use super::stream::Read;
 use super::{Chance, Limits, MAX_FRAME, Trace};
 use crate::PublishError;
 
-/// Not by any chance that of a session.
-const UNKNOWN_TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) number: usize,
-    pub(super) addr: std::net::SocketAddr,
-    peer: Peer,
-    /// Written and not yet taken by the stream.
-    outgoing: Vec<u8>,
-    /// Read and not yet a whole frame.
-    incoming: Vec<u8>,
+pub(super) struct Classic {
+    line: Line,
     /// What it asked for and has not been told about.
     commands: VecDeque<Command>,
     /// What it is subscribed to as far as it has been told.
@@ -36,38 +24,12 @@ pub(super) struct Client {
     attach: Option<Attach>,
     /// It has been answered, and errors about topics that it could not join may follow.
     attached: bool,
-    /// When it was first seen that the server had ended its side.
-    cut: Option<Instant>,
-    /// It does not read.
-    pub(super) stalled: bool,
-    pub(super) reason: Reason,
-    last_read: Instant,
     /// There was so much for it, at some time since all was settled, that the server may have cut it off.
     was_slow: bool,
     /// Any message at all: before it there are no PINGs.
     has_received: bool,
-    /// How its connection ended.
-    pub(super) ended: Option<Read>,
     /// The last receipt for each topic.
     last_receipt: [(u64, u64); TOPICS],
-}
-
-/// Why its connection may end.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reason {
-    /// It has sent a FIN, or will when all is written.
-    pub(super) finished: bool,
-    /// The FIN is on its way.
-    fin_sent: bool,
-    /// Its Transport was made to crash.
-    pub(super) crash: bool,
-    /// It left a frame unfinished.
-    pub(super) unfinished: bool,
-    /// It got an error that closes.
-    error: bool,
-    /// Somebody else has asked for its session.
-    pub(super) taken: bool,
-    pub(super) drain: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,77 +93,20 @@ struct Attach {
     wrong: [bool; TOPICS],
 }
 
-impl Client {
-    pub(super) fn new(number: usize, addr: std::net::SocketAddr, peer: Peer) -> Self {
+impl Classic {
+    pub(super) fn new(line: Line) -> Self {
         Self {
-            number,
-            addr,
-            peer,
-            outgoing: Vec::new(),
-            incoming: Vec::new(),
+            line,
             commands: VecDeque::new(),
             subscriptions: [None; TOPICS],
             wants: [false; TOPICS],
             token: None,
             attach: None,
             attached: false,
-            cut: None,
-            stalled: false,
-            reason: Reason::default(),
-            last_read: Instant::now(),
             was_slow: false,
             has_received: false,
-            ended: None,
             last_receipt: [(0, 0); TOPICS],
         }
-    }
-
-    /// Whether it can ask for something more.
-    pub(super) fn is_at_leisure(&self) -> bool {
-        self.attach.is_none()
-            && !self.attached
-            && !self.reason.finished
-            && !self.reason.unfinished
-            && self.commands.len() < 12
-            && self.ended.is_none()
-    }
-
-    pub(super) fn wants(&self, topic: usize) -> bool {
-        self.wants[topic]
-    }
-
-    pub(super) fn is_served(&self) -> bool {
-        self.peer.is_served()
-    }
-
-    pub(super) fn subscribe(&mut self, topic: usize, model: &Model) {
-        self.write(&format!("{{\"action\":\"subscribe\",\"data\":\"{}\"}}\0", topic_name(topic)));
-        self.commands.push_back(Command::Subscribe(topic, model.now));
-        self.wants[topic] = true;
-    }
-
-    pub(super) fn unsubscribe(&mut self, topic: usize) {
-        self.write(&format!("{{\"action\":\"unsubscribe\",\"data\":\"{}\"}}\0", topic_name(topic)));
-        self.commands.push_back(Command::Unsubscribe(topic));
-        self.wants[topic] = false;
-    }
-
-    /// Publishes and asks for a receipt; `false` if errors could not be told apart then: they do not name a message.
-    pub(super) fn publish(&mut self, id: Id, model: &Model) {
-        let message = &model.messages[id];
-        let (topic, event) = (topic_name(message.topic), message.event());
-        self.write(&format!(
-            "{{\"action\":\"publish\",\"ack\":true,\"data\":{{\"topic\":\"{topic}\",\"event\":\"{event}\",\"message_id\":\"\",\"data\":{id}}}}}\0"
-        ));
-        self.commands.push_back(Command::Publish(id));
-    }
-
-    /// The topic that it may publish to: one at a time, because errors do not say which.
-    pub(super) fn publishes_to(&self, model: &Model) -> Option<usize> {
-        self.commands.iter().find_map(|command| match command {
-            Command::Publish(id) => Some(model.messages[*id].topic),
-            _ => None,
-        })
     }
 
     /// Publishes as the clients of 2009 do: the connection ends with it.
@@ -212,52 +117,13 @@ impl Client {
             "PUBLISH\0{{\"topic\":\"{topic}\",\"event\":\"{event}\",\"message_id\":\"\",\"data\":{id}}}"
         ));
         self.commands.push_back(Command::ClassicPublish(id));
-        self.reason.finished = true;
-    }
-
-    pub(super) fn leave_unfinished(&mut self) {
-        self.write("{\"action\":\"subscr");
-        self.reason.unfinished = true;
-    }
-
-    pub(super) fn note_cut(&mut self) {
-        self.cut.get_or_insert_with(Instant::now);
-    }
-
-    /// Sends what it has to send, then a FIN, and goes on reading.
-    pub(super) fn finish(&mut self) {
-        self.reason.finished = true;
-    }
-
-    /// Goes away at once.
-    pub(super) fn vanish(self, chance: &Chance) {
-        if chance.one_in(2) {
-            self.peer.reset();
-        } else {
-            self.peer.close();
-        }
-    }
-
-    /// What it can come back with.
-    pub(super) fn session(&self, instance: usize) -> Option<Session> {
-        if self.reason.taken {
-            return None;
-        }
-        if let Some(attach) = &self.attach {
-            return Some(Session { sure: false, none: [false; TOPICS], ..attach.session.clone() });
-        }
-        let known = |topic: usize| self.subscriptions[topic].filter(|_| !self.unsubscribes(topic));
-        let subscriptions = std::array::from_fn(|topic| {
-            known(topic).map(|subscription| Subscription { resumed: None, ..subscription })
-        });
-        let none = std::array::from_fn(|topic| self.subscriptions[topic].is_none() && !self.unsubscribes(topic));
-        Some(Session { token: self.token.clone()?, subscriptions, none, detached: self.cut, sure: true, instance })
+        self.line.reason.finished = true;
     }
 
     /// Takes over a session; the first thing that it does.
     pub(super) fn attach(&mut self, session: Session, model: &Model, chance: &Chance) {
         // Otherwise there was another claim before this one, which may still be on its way.
-        self.reason.taken = !session.sure;
+        self.line.reason.taken = !session.sure;
         let (mut counted, mut wrong) = ([false; TOPICS], [false; TOPICS]);
         let mut received = String::new();
         for (topic, subscription) in session.subscriptions.iter().enumerate() {
@@ -268,7 +134,7 @@ impl Client {
                     subscription.received + 1_000
                 }
                 Some(subscription) => subscription.received,
-                None if session.none[topic] && chance.one_in(20) => 0,
+                None if session.none[topic] && topic != CONFLATED && chance.one_in(20) => 0,
                 None => continue,
             };
             let comma = if received.is_empty() { "" } else { "," };
@@ -284,7 +150,7 @@ impl Client {
     }
 
     fn attached(&mut self, frame: &serde_json::Value, model: &mut Model, trace: &mut Trace, limits: &Limits) {
-        let number = self.number;
+        let number = self.line.number;
         let Some(Attach { session, asked, counted, wrong }) = self.attach.take() else {
             panic!("client {number}: it has not attached: {frame}");
         };
@@ -340,53 +206,11 @@ impl Client {
     }
 
     fn write(&mut self, frame: &str) {
-        self.outgoing.extend_from_slice(frame.as_bytes());
-    }
-
-    /// Writes and reads what there is, up to so many bytes; whether anything moved.
-    pub(super) fn pump(&mut self, at_most: usize, model: &mut Model, trace: &mut Trace, limits: &Limits) -> bool {
-        let mut moved = false;
-        if self.cut.is_none() && !self.peer.is_served() {
-            self.cut = Some(Instant::now());
-        }
-        if !self.outgoing.is_empty() {
-            let length = self.peer.write(&self.outgoing);
-            self.outgoing.drain(..length);
-            moved |= length > 0;
-        }
-        if self.outgoing.is_empty() && self.reason.finished && !self.reason.fin_sent {
-            self.peer.finish();
-            self.reason.fin_sent = true;
-            moved = true;
-        }
-        if self.stalled || self.ended.is_some() {
-            return moved;
-        }
-        // Looked at before it catches up.
-        self.was_slow |= self.attach.is_some() || self.is_slow(model, limits);
-        let start = self.incoming.len();
-        let read = self.peer.read(&mut self.incoming, at_most);
-        match read {
-            Read::Bytes => {
-                self.last_read = Instant::now();
-                self.take_frames(start, model, trace, limits);
-                return true;
-            }
-            Read::Nothing => {
-                self.last_read = Instant::now();
-                return moved;
-            }
-            Read::Fin | Read::Reset => {}
-        }
-        trace.note(if read == Read::Fin { "fin" } else { "reset" }, self.number, 0, 0);
-        self.check_end(read, model);
-        self.ended = Some(read);
-        self.peer.close();
-        true
+        self.line.outgoing.extend_from_slice(frame.as_bytes());
     }
 
     fn take_frames(&mut self, mut searched: usize, model: &mut Model, trace: &mut Trace, limits: &Limits) {
-        let incoming = std::mem::take(&mut self.incoming);
+        let incoming = std::mem::take(&mut self.line.incoming);
         let mut start = 0;
         while let Some(end) = incoming[searched..].iter().position(|&byte| byte == 1) {
             let end = searched + end;
@@ -394,12 +218,12 @@ impl Client {
             start = end + 1;
             searched = start;
         }
-        self.incoming = incoming;
-        self.incoming.drain(..start);
+        self.line.incoming = incoming;
+        self.line.incoming.drain(..start);
     }
 
     fn take_frame(&mut self, frame: &[u8], model: &mut Model, trace: &mut Trace, limits: &Limits) {
-        let number = self.number;
+        let number = self.line.number;
         if self.token.is_none() {
             let greeting: serde_json::Value = serde_json::from_slice(frame).expect("a greeting");
             self.token = Some(greeting["token"].as_str().expect("a greeting has a token").to_owned());
@@ -434,7 +258,7 @@ impl Client {
         // Commands are carried out in order, but receipts may come later.
         let mut unanswered = Vec::new();
         let Some(place) = self.commands.iter().position(|command| matches!(command, Command::Subscribe(..))) else {
-            panic!("client {}: an ACK for nothing", self.number);
+            panic!("client {}: an ACK for nothing", self.line.number);
         };
         let later = self.commands.split_off(place + 1);
         for command in std::mem::replace(&mut self.commands, later) {
@@ -448,7 +272,7 @@ impl Client {
     }
 
     fn subscribed(&mut self, topic: usize, asked: u64, model: &Model, trace: &mut Trace) {
-        trace.note("ack", self.number, topic, 0);
+        trace.note("ack", self.line.number, topic, 0);
         let messages = &model.by_topic[topic];
         self.subscriptions[topic].get_or_insert_with(|| Subscription {
             asked,
@@ -463,9 +287,9 @@ impl Client {
     }
 
     fn received(&mut self, frame: &[u8], model: &mut Model, trace: &mut Trace) {
-        let id = model.received(frame, self.subscriptions.map(|subscription| subscription.is_some()));
+        let id = model.received(frame, Form::Classic, self.subscriptions.map(|subscription| subscription.is_some()));
         let topic = model.messages[id].topic;
-        trace.note("message", self.number, topic, id);
+        trace.note("message", self.line.number, topic, id);
         self.has_received = true;
         let Some(subscription) = &mut self.subscriptions[topic] else { return };
         match subscription.last {
@@ -474,7 +298,7 @@ impl Client {
                 assert!(
                     !model.was_answered(id, subscription.asked),
                     "client {}: message {id} was published before it subscribed",
-                    self.number
+                    self.line.number
                 );
                 subscription.first = Some(id);
             }
@@ -487,12 +311,12 @@ impl Client {
             assert!(
                 is_missed || !model.was_answered(id, resumed.asked),
                 "client {}: message {id} had its number when it attached, and was not counted: {resumed:?}",
-                self.number
+                self.line.number
             );
             assert!(
                 !is_missed || id < resumed.since,
                 "client {}: message {id} was published after it attached, and counted: {resumed:?}",
-                self.number
+                self.line.number
             );
         }
     }
@@ -500,46 +324,46 @@ impl Client {
     fn receipt(&mut self, receipt: &serde_json::Value, model: &mut Model, trace: &mut Trace) {
         let place = self.commands.iter().position(|command| matches!(command, Command::Publish(_)));
         let Some(Command::Publish(id)) = place.and_then(|place| self.commands.remove(place)) else {
-            panic!("client {}: a receipt for nothing: {receipt}", self.number);
+            panic!("client {}: a receipt for nothing: {receipt}", self.line.number);
         };
         let topic = model.messages[id].topic;
         assert_eq!(receipt["topic"], topic_name(topic), "the receipt of message {id}");
         let epoch = u64::from_str_radix(receipt["epoch"].as_str().expect("an epoch"), 16).expect("hexadecimal");
         let seq = receipt["seq"].as_u64().expect("a number");
-        trace.note("receipt", self.number, id, seq as usize);
+        trace.note("receipt", self.line.number, id, seq as usize);
         model.receipt(id, epoch, seq);
         let (last_epoch, last_seq) = std::mem::replace(&mut self.last_receipt[topic], (epoch, seq));
         assert!(
             epoch == 0 || epoch != last_epoch || seq > last_seq,
             "client {}: number {seq} came after {last_seq}: its messages were not taken in order",
-            self.number
+            self.line.number
         );
     }
 
     fn error(&mut self, error: &serde_json::Value, model: &mut Model, trace: &mut Trace, limits: &Limits) {
         let (code, message) = (error["code"].as_str().unwrap_or(""), error["message"].as_str().unwrap_or(""));
-        trace.note("error", self.number, code.len(), 0);
+        trace.note("error", self.line.number, code.len(), 0);
         if message.starts_with("messages were lost") {
             let resumes = self.attached || self.subscriptions.iter().flatten().any(|s| s.resumed.is_some());
-            assert!(limits.last_cold.is_some() || resumes, "client {}: why were messages lost?", self.number);
-            self.reason.error = true;
+            assert!(limits.last_cold.is_some() || resumes, "client {}: why were messages lost?", self.line.number);
+            self.line.reason.error = true;
             return;
         }
         match code {
             "frame_timeout" | "unfinished_frame" => {
-                assert!(self.reason.unfinished, "client {}: all its frames are whole", self.number);
-                self.reason.error = true;
+                assert!(self.line.reason.unfinished, "client {}: all its frames are whole", self.line.number);
+                self.line.reason.error = true;
                 return;
             }
             "session_taken" => {
-                assert!(self.reason.taken, "client {}: nobody has asked for its session", self.number);
-                self.reason.error = true;
+                assert!(self.line.reason.taken, "client {}: nobody has asked for its session", self.line.number);
+                self.line.reason.error = true;
                 return;
             }
             // A topic that it could not join again.
             "topic_unavailable" if self.attached => return,
             "topic_unavailable" | "topic_crashed" | "server_draining" => {}
-            _ => panic!("client {}: unexpected: {error}", self.number),
+            _ => panic!("client {}: unexpected: {error}", self.line.number),
         }
         // What a client says is answered in order, but a message may be answered later than what came after it.
         let place = self.commands.iter().position(|command| !matches!(command, Command::Unsubscribe(_)));
@@ -548,7 +372,7 @@ impl Client {
                 model.refused(id, &PublishError::Invalid(message.to_owned()));
             }
             Some(Command::Subscribe(topic, _)) => {
-                assert!(code == "topic_unavailable", "client {}: subscribing got {error}", self.number);
+                assert!(code == "topic_unavailable", "client {}: subscribing got {error}", self.line.number);
                 for earlier in self.commands.drain(..place.unwrap_or(0)) {
                     if let Command::Unsubscribe(topic) = earlier {
                         self.subscriptions[topic] = None;
@@ -559,14 +383,14 @@ impl Client {
                         self.commands.iter().any(|command| matches!(command, Command::Subscribe(t, _) if *t == topic));
                 }
             }
-            _ => panic!("client {}: an error for nothing: {error}", self.number),
+            _ => panic!("client {}: an error for nothing: {error}", self.line.number),
         }
     }
 
     /// The connection has ended: may it?
     fn check_end(&mut self, read: Read, model: &mut Model) {
-        let Reason { finished, crash, error, unfinished, drain, .. } = self.reason;
-        let number = self.number;
+        let Reason { finished, crash, error, unfinished, drain, .. } = self.line.reason;
+        let number = self.line.number;
         if crash {
             return;
         }
@@ -576,7 +400,7 @@ impl Client {
             return;
         }
         assert!(finished || error || drain, "client {number}: closed without a reason: {self:?}");
-        assert!(self.incoming.is_empty(), "client {number}: closed in the middle of a frame: {self:?}");
+        assert!(self.line.incoming.is_empty(), "client {number}: closed in the middle of a frame: {self:?}");
         if finished && !error && !drain && !unfinished {
             for command in std::mem::take(&mut self.commands) {
                 match command {
@@ -595,10 +419,10 @@ impl Client {
 
     /// Whether the server may take it for a slow consumer.
     fn is_slow(&self, model: &Model, limits: &Limits) -> bool {
-        if self.last_read.elapsed() >= limits.patience {
+        if self.line.last_read.elapsed() >= limits.patience {
             return true;
         }
-        let mut frames = 2 + self.commands.len() + (self.last_read.elapsed().as_secs() / 4) as usize;
+        let mut frames = 2 + self.commands.len() + (self.line.last_read.elapsed().as_secs() / 4) as usize;
         for (topic, subscription) in self.subscriptions.iter().enumerate() {
             let asked = self.commands.iter().any(|command| matches!(command, Command::Subscribe(t, _) if *t == topic));
             let known = match subscription {
@@ -611,31 +435,130 @@ impl Client {
         frames > limits.frames || frames * MAX_FRAME > limits.bytes
     }
 
-    /// Whether a message that was published to this topic with this id, and got a number, must reach it.
-    pub(super) fn must_get(&self, topic: usize, id: Id) -> bool {
-        let Some(subscription) = self.subscriptions[topic] else { return false };
-        subscription.since <= id && self.wants[topic] && self.is_dependable() && !self.unsubscribes(topic)
-    }
-
-    /// Nothing has happened that ends, or may end, its connection.
-    fn is_dependable(&self) -> bool {
-        self.ended.is_none()
-            && !self.stalled
-            && !self.reason.finished
-            && !self.reason.crash
-            && !self.reason.unfinished
-            && !self.reason.error
-            && !self.reason.taken
-            && self.is_served()
-    }
-
     fn unsubscribes(&self, topic: usize) -> bool {
         self.commands.contains(&Command::Unsubscribe(topic))
     }
 
-    /// The server has nothing left to do and this client has read everything: has it been told all?
-    pub(super) fn check_settled(&mut self, probes: &[Option<Id>; TOPICS], model: &Model) {
-        if !self.is_dependable() {
+    /// Nothing that was published after its ACK may come before its first message.
+    fn check_begin(&self, topic: usize, subscription: &Subscription, model: &Model) {
+        let Some(first) = subscription.first else { return };
+        let messages = &model.by_topic[topic];
+        let begin = messages.partition_point(|id| *id < subscription.since);
+        let Some(first_seq) = model.messages[first].seq else { return };
+        for id in messages[begin..].iter().take_while(|id| **id < first + 200) {
+            let missed = model.messages[*id].seq.is_some_and(|seq| seq < first_seq);
+            assert!(!missed, "client {}: message {id} was published after its ACK and not received", self.line.number);
+        }
+    }
+}
+
+impl Client for Classic {
+    fn line(&self) -> &Line {
+        &self.line
+    }
+
+    fn line_mut(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    fn is_at_leisure(&self) -> bool {
+        self.attach.is_none() && !self.attached && self.line.is_open() && self.commands.len() < 12
+    }
+
+    fn wants(&self, topic: usize) -> bool {
+        self.wants[topic]
+    }
+
+    fn subscribe(&mut self, topic: usize, model: &Model, _: &Chance) {
+        // There it would get the latest message only, and not be told.
+        if topic == CONFLATED {
+            return;
+        }
+        self.write(&format!("{{\"action\":\"subscribe\",\"data\":\"{}\"}}\0", topic_name(topic)));
+        self.commands.push_back(Command::Subscribe(topic, model.now));
+        self.wants[topic] = true;
+    }
+
+    fn unsubscribe(&mut self, topic: usize) {
+        self.write(&format!("{{\"action\":\"unsubscribe\",\"data\":\"{}\"}}\0", topic_name(topic)));
+        self.commands.push_back(Command::Unsubscribe(topic));
+        self.wants[topic] = false;
+    }
+
+    /// Errors do not say which message they are about, so all that wait for an answer are for one topic.
+    fn publishes_to(&self, model: &Model) -> Option<usize> {
+        self.commands.iter().find_map(|command| match command {
+            Command::Publish(id) => Some(model.messages[*id].topic),
+            _ => None,
+        })
+    }
+
+    fn publish(&mut self, id: Id, model: &Model) {
+        let message = &model.messages[id];
+        let (topic, event) = (topic_name(message.topic), message.event());
+        self.write(&format!(
+            "{{\"action\":\"publish\",\"ack\":true,\"data\":{{\"topic\":\"{topic}\",\"event\":\"{event}\",\"message_id\":\"\",\"data\":{id}}}}}\0"
+        ));
+        self.commands.push_back(Command::Publish(id));
+    }
+
+    fn leave_unfinished(&mut self) {
+        self.write("{\"action\":\"subscr");
+        self.line.reason.unfinished = true;
+    }
+
+    fn finish(&mut self, _: &Chance) {
+        self.line.reason.finished = true;
+    }
+
+    fn session(&self, instance: usize) -> Option<client::Session> {
+        if self.line.reason.taken {
+            return None;
+        }
+        if let Some(attach) = &self.attach {
+            let session = Session { sure: false, none: [false; TOPICS], ..attach.session.clone() };
+            return Some(client::Session::Classic(Box::new(session)));
+        }
+        let known = |topic: usize| self.subscriptions[topic].filter(|_| !self.unsubscribes(topic));
+        let subscriptions = std::array::from_fn(|topic| {
+            known(topic).map(|subscription| Subscription { resumed: None, ..subscription })
+        });
+        let none = std::array::from_fn(|topic| self.subscriptions[topic].is_none() && !self.unsubscribes(topic));
+        let (token, detached) = (self.token.clone()?, self.line.cut);
+        let session = Session { token, subscriptions, none, detached, sure: true, instance };
+        Some(client::Session::Classic(Box::new(session)))
+    }
+
+    fn pump(&mut self, at_most: usize, model: &mut Model, trace: &mut Trace, limits: &Limits) -> bool {
+        let moved = self.line.write_out();
+        if !self.line.reads() {
+            return moved;
+        }
+        // Looked at before it catches up.
+        self.was_slow |= self.attach.is_some() || self.is_slow(model, limits);
+        let start = self.line.incoming.len();
+        match self.line.read(at_most) {
+            Read::Bytes => self.take_frames(start, model, trace, limits),
+            Read::Nothing => return moved,
+            end @ (Read::Fin | Read::Reset) => {
+                self.line.end(end, trace);
+                self.check_end(end, model);
+            }
+        }
+        true
+    }
+
+    fn must_get(&self, topic: usize, id: Id) -> bool {
+        let Some(subscription) = self.subscriptions[topic] else { return false };
+        subscription.since <= id && self.wants[topic] && self.line.is_dependable() && !self.unsubscribes(topic)
+    }
+
+    fn was_told_of(&self, _: usize, _: Option<u64>) -> bool {
+        false
+    }
+
+    fn check_settled(&mut self, probes: &[Option<Id>; TOPICS], model: &Model) {
+        if !self.line.is_dependable() {
             return;
         }
         self.commands.retain(|command| match command {
@@ -643,11 +566,11 @@ impl Client {
                 self.subscriptions[*topic] = None;
                 false
             }
-            _ => panic!("client {}: no answer to {command:?}", self.number),
+            _ => panic!("client {}: no answer to {command:?}", self.line.number),
         });
         self.was_slow = false;
         self.attached = false;
-        assert!(self.attach.is_none(), "client {}: no answer to its attach", self.number);
+        assert!(self.attach.is_none(), "client {}: no answer to its attach", self.line.number);
         for (topic, probe) in probes.iter().enumerate() {
             let (Some(subscription), Some(probe)) = (&mut self.subscriptions[topic], *probe) else { continue };
             if let Some(resumed) = subscription.resumed.take() {
@@ -664,22 +587,9 @@ impl Client {
         }
     }
 
-    /// Nothing that was published after its ACK may come before its first message.
-    fn check_begin(&self, topic: usize, subscription: &Subscription, model: &Model) {
-        let Some(first) = subscription.first else { return };
-        let messages = &model.by_topic[topic];
-        let begin = messages.partition_point(|id| *id < subscription.since);
-        let Some(first_seq) = model.messages[first].seq else { return };
-        for id in messages[begin..].iter().take_while(|id| **id < first + 200) {
-            let missed = model.messages[*id].seq.is_some_and(|seq| seq < first_seq);
-            assert!(!missed, "client {}: message {id} was published after its ACK and not received", self.number);
-        }
-    }
-
-    /// After a drain: it was closed and not cut off, so it has everything that has a number.
-    pub(super) fn check_drained(&self, model: &Model) {
-        let Reason { finished, crash, unfinished, error, .. } = self.reason;
-        if self.ended != Some(Read::Fin) || finished || crash || unfinished || error {
+    fn check_drained(&self, model: &Model) {
+        let Reason { finished, crash, unfinished, error, .. } = self.line.reason;
+        if self.line.ended != Some(Read::Fin) || finished || crash || unfinished || error {
             return;
         }
         for (topic, subscription) in self.subscriptions.iter().enumerate() {
@@ -698,45 +608,23 @@ impl Client {
                     && message.seq.is_some_and(|s| s > seen)
             });
             if let Some((id, message)) = missed.next_back() {
-                panic!("client {}: drained without message {id}: {message:?}", self.number);
+                panic!("client {}: drained without message {id}: {message:?}", self.line.number);
             }
         }
     }
 
-    /// Whether it counts as a subscriber, for sure or perhaps.
-    pub(super) fn is_subscriber(&self, topic: usize) -> (bool, bool) {
+    fn is_subscriber(&self, topic: usize) -> (bool, bool) {
         let told = self.subscriptions[topic].is_some();
-        let sure = told && self.commands.is_empty() && self.is_dependable();
-        (sure, sure || (told || self.wants[topic]) && self.ended.is_none())
+        let sure = told && self.commands.is_empty() && self.line.is_dependable();
+        (sure, sure || (told || self.wants[topic]) && self.line.ended.is_none())
     }
 }
 
 /// Whether the server has to keep what this client missed.
 fn must_resume(topic: usize, earlier: &Subscription, session: &Session, model: &Model, limits: &Limits) -> bool {
-    let messages = model.by_topic[topic].iter().map(|id| (*id, &model.messages[*id]));
-    let (mut missed, mut bytes, mut oldest) = (0, 0, Duration::ZERO);
-    if let Some(last) = earlier.last.map(|last| &model.messages[last]) {
-        let Some(last_seq) = last.seq else { return false };
-        // Without a number it may come before or after, but nothing is under way for so long.
-        let soon = last.published.elapsed() + Duration::from_secs(10);
-        for (id, message) in messages.filter(|(_, message)| message.can_be_received()) {
-            let age = message.published.elapsed();
-            if message.seq.map_or(age < soon, |seq| seq > last_seq) {
-                missed += 1;
-                bytes += message.tail(id).len() + 60;
-                oldest = oldest.max(age);
-            }
-        }
-    } else if messages.len() > earlier.published_before {
-        return false;
-    }
-    let margin = Duration::from_secs(3);
-    session.sure
-        && session.instance == limits.instance
-        && session.detached.is_none_or(|detached| detached.elapsed() + margin < limits.session_ttl)
-        && limits.last_cold.is_none_or(|cold| cold + margin < earlier.began)
-        && limits.keeps_sessions
-        && missed <= limits.resume_messages
-        && bytes <= limits.resume_bytes
-        && oldest + margin < limits.resume_age
+    let kept = match earlier.last.map(|last| &model.messages[last]) {
+        Some(last) => last.seq.is_some_and(|seq| limits.must_keep(topic, seq, last.published, model)),
+        None => model.by_topic[topic].len() <= earlier.published_before,
+    };
+    kept && session.sure && limits.must_know(session.instance, session.detached) && limits.was_warm(earlier.began)
 }

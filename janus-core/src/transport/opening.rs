@@ -159,8 +159,11 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
         ErrorClass::DoNot => None,
     };
     // Any moment will do if the system has no randomness to give.
-    let random = || getrandom::u64().unwrap_or_default();
-    let reconnect_after =
-        window.map(|window| Duration::from_millis(window.start + random() % (window.end - window.start)));
+    let reconnect_after = window.map(|window| {
+        let random = getrandom::u64().unwrap_or_default();
+        #[cfg(all(test, feature = "fault-injection"))]
+        let random = crate::simulation::seed().unwrap_or(random);
+        Duration::from_millis(window.start + random % (window.end - window.start))
+    });
     Refusal { id: None, code, message, reconnect_after }
 }
