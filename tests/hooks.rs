@@ -8,7 +8,7 @@ use std::time::Duration;
 use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity};
 use janus_core::wire::classic::client::attach;
 use janus_core::wire::websocket::client::ServerFrame;
-use janus_core::wire::{ErrorCode, Publication, TopicName, v1, websocket};
+use janus_core::wire::{ErrorCode, Publication, TopicName, classic, v1, websocket};
 use janus_core::{Builder, Config, Janus, Namespace, SlowClient, SlowConsumer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -66,6 +66,10 @@ impl Hooks for Gate {
         match message.data() {
             "\"rude\"" => Err(Denied::new(format!("not to {topic}"))),
             "\"broken\"" => panic!("on purpose: may it?"),
+            "\"slow\"" => {
+                self.note(format!("asked for {topic}"));
+                std::future::pending().await
+            }
             _ => Ok(()),
         }
     }
@@ -204,6 +208,35 @@ async fn a_message_is_a_question_unless_the_identity_has_answered_it() {
         let Some(janus_core::Event::Message(message)) = news.next().await else { panic!("a message") };
         assert_eq!(message.data(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_not_published() {
+    let mut scene = Scene::new(["alice", "bob", "carol"], Config::default()).await;
+    let waits_with = async |scene: &mut Scene, frame: Vec<u8>| {
+        let mut client = scene.connect().await;
+        client.send(frame).await;
+        while scene.seen().await != "asked for news" {}
+        client
+    };
+    // On a connection that goes on, and on one that closes with its message, to which a mere FIN would be a receipt.
+    let whole = classic::client::publish("news", "\"\"", "\"\"", "\"slow\"");
+    for frame in [publish_frame("news", "\"slow\""), whole.clone()] {
+        let mut client = waits_with(&mut scene, frame).await;
+        assert!(scene.janus.disconnect(scene.janus.connections(0, 10)[0].connection, true));
+        assert_eq!(client.error_code().await, "connection_closed");
+        assert_eq!(client.error_code().await, "disconnected");
+        assert_eq!(client.close().await, Close::Fin);
+        drop(client);
+        until("it is gone", || scene.janus.stats().connections == 0).await;
+    }
+    let mut client = waits_with(&mut scene, whole).await;
+    let janus = scene.janus.clone();
+    let shutdown = tokio::spawn(async move { janus.shutdown().await });
+    assert_eq!(client.error_code().await, "server_draining");
+    assert_eq!(client.close().await, Close::Fin);
+    drop(client);
+    shutdown.await.unwrap();
 }
 
 #[tokio::test]
@@ -429,7 +462,11 @@ impl Hooks for Keys {
     }
 
     async fn authorize_subscribe(&self, _: &Client, topic: &TopicName) -> Result<(), Denied> {
-        if topic.as_str() == "secret" { Err(Denied::new("not for you")) } else { Ok(()) }
+        match topic.as_str() {
+            "secret" => Err(Denied::new("not for you")),
+            "hung" => std::future::pending().await,
+            _ => Ok(()),
+        }
     }
 }
 
@@ -569,9 +606,57 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
     let bye = events.until("\n\n").await;
     assert!(bye.contains("event: bye") && bye.contains("\"error\":\"disconnected\""), "{bye}");
 
-    let mut secret = Http::events(addr, "secret", "key=alice").await;
-    assert!(secret.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
-    secret.until("event: refused").await;
-    assert!(secret.until("\n\n").await.contains("\"error\":\"forbidden\""));
+    let mut both = Http::events(addr, "secret&topic=news", "key=alice").await;
+    assert!(both.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+    both.until("event: refused").await;
+    let refused = both.until("\n\n").await;
+    assert!(refused.contains("\"topic\":\"secret\"") && refused.contains("\"error\":\"forbidden\""), "{refused}");
+    both.until("id: ").await;
+    janus.publish("news", "goes on").await.unwrap();
+    both.until("\"goes on\"").await;
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_events_that_may_have_none_of_its_topics_ends_so_that_a_browser_does_what_it_should() {
+    let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..impatient() };
+    // A heartbeat that came before the head would spoil it.
+    let heartbeat_interval = Duration::from_millis(20);
+    let config = Config { drain_period: Duration::ZERO, max_topics: 1, heartbeat_interval, ..config };
+    let janus = Janus::builder().config(config).hooks(Keys).start().await.unwrap();
+    let addr = janus.local_addrs()[0];
+    let _only_topic = janus.subscribe("news").unwrap();
+    // What it may never have, a browser does not ask for again after this.
+    let forbidden = Http::events(addr, "secret", "key=alice").await.rest().await;
+    assert!(forbidden.starts_with("HTTP/1.1 403 "), "{forbidden}");
+    assert!(forbidden.ends_with(r#"{"error":{"code":"forbidden","message":"not for you"}}"#), "{forbidden}");
+    // What may work later it does ask for again: a stream that ends is one that it comes back to, after the `retry`.
+    for (topics, codes) in [
+        ("hung", &["authorization_failed"][..]),
+        ("more", &["too_many_topics_on_server"]),
+        ("more&topic=secret", &["too_many_topics_on_server", "forbidden"]),
+    ] {
+        let stream = Http::events(addr, topics, "key=alice").await.rest().await;
+        let (head, events) = stream.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{stream}");
+        let events: Vec<&str> = events.split("\n\n").filter(|event| *event != ":" && !event.is_empty()).collect();
+        let (bye, refused) = events[1..].split_last().unwrap();
+        assert_eq!(refused.len(), codes.len(), "{stream}");
+        for (event, code) in refused.iter().zip(codes) {
+            assert!(event.starts_with("event: refused\n") && event.contains(code), "{stream}");
+        }
+        let (retry, data) = bye.strip_prefix("event: bye\nretry: ").unwrap().split_once("\ndata: ").unwrap();
+        let data: serde_json::Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["error"], codes[0], "{stream}");
+        assert_eq!(data["reconnect_after_ms"].to_string(), retry, "{stream}");
+        assert!((5_000..15_000).contains(&retry.parse().unwrap()), "not in a tight loop: {stream}");
+    }
+    until("none of them is left", || janus.stats().connections == 0).await;
+    // One that is closed while nobody knows yet whether it may have its topic is a stream that ends, too.
+    let waiting = Http::events(addr, "hung", "key=alice").await;
+    until("it is there", || janus.stats().sessions == 1).await;
+    assert!(janus.disconnect(janus.connections(0, 10)[0].connection, true));
+    let stream = waiting.rest().await;
+    assert!(stream.starts_with("HTTP/1.1 200 ") && stream.contains("\"error\":\"disconnected\""), "{stream}");
     janus.shutdown().await;
 }

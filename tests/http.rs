@@ -245,6 +245,49 @@ async fn a_browser_may_come_from_the_same_host_or_a_listed_origin() {
 }
 
 #[tokio::test]
+async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
+    let answer = async |addr: SocketAddr, path: &str, host: &str, origin: Option<&str>| {
+        let origin = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
+        let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{origin}{headers}\r\n");
+        let answer = Http::send(addr, request).await.up_to("\r\n\r\n").await;
+        answer.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let config = Config { allowed_origins: vec!["http://dev.example:8000".to_owned()], ..Config::default() };
+    let (_janus, addr) = serve_http(config).await;
+    let port = addr.port();
+    let rebound = format!("evil.example:{port}");
+    assert_eq!(answer(addr, "/ws", &rebound, Some(&format!("http://{rebound}"))).await, 403);
+    // An EventSource of the same host names no origin.
+    assert_eq!(answer(addr, "/events?topic=a", &rebound, None).await, 403);
+    assert_eq!(answer(addr, "/events?topic=a", &format!("127.0.0.1.evil.example:{port}"), None).await, 403);
+    // A page on this machine, and one behind a proxy that keeps the name which it was asked for.
+    for name in ["localhost", "app.localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"] {
+        let host = format!("{name}:{port}");
+        assert_eq!(answer(addr, "/ws", &host, Some(&format!("http://{host}"))).await, 101, "{host}");
+        assert_eq!(answer(addr, "/events?topic=a", &host, None).await, 200, "{host}");
+    }
+    for (host, origin) in [("push.example", "https://push.example"), ("push.example:1", "http://push.example:1")] {
+        assert_eq!(answer(addr, "/ws", host, Some(origin)).await, 101, "{host}");
+        assert_eq!(answer(addr, "/events?topic=a", host, None).await, 200, "{host}");
+    }
+    // A name of this machine's own that its operator knows, and a server that is there for others.
+    let listed = Config { allowed_origins: vec!["*".to_owned()], ..Config::default() };
+    let (_janus, addr) = serve_http(listed).await;
+    let host = format!("dev.example:{}", addr.port());
+    assert_eq!(answer(addr, "/ws", &host, Some(&format!("http://{host}"))).await, 101);
+    let both = vec![([127, 0, 0, 1], 0).into(), ([0, 0, 0, 0], 0).into()];
+    let janus = Janus::builder().config(Config { listen: vec![], http_listen: both, ..Config::default() });
+    let janus = janus.start().await.unwrap();
+    let ports = janus.local_addrs().into_iter().map(|addr| addr.port()).collect::<Vec<_>>();
+    for (port, status) in [(ports[0], 403), (ports[1], 200)] {
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(answer(addr, "/events?topic=a", &format!("push.example:{port}"), None).await, status);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_served_gets_a_status_and_a_fin() {
     let config = Config { max_connections: 1, frame_timeout: Duration::from_millis(20), ..Config::default() };
     let (_janus, addr) = serve_http(config).await;

@@ -227,7 +227,7 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
     assert_eq!(all.position.seq, 8);
     assert_eq!(seqs(None, 100), (vec![4, 5, 6, 7, 8], true));
     assert_eq!(seqs(None, 2), (vec![7, 8], true));
-    assert_eq!(seqs(Some(Position { seq: 4, ..all.position }), 2), (vec![7, 8], true));
+    assert_eq!(seqs(Some(Position { seq: 4, ..all.position }), 2), (vec![5, 6], true));
     assert_eq!(seqs(Some(Position { seq: u64::MAX, ..all.position }), 2), (vec![], false));
     assert_eq!(seqs(Some(Position { seq: 6, ..all.position }), 100), (vec![7, 8], true));
     assert_eq!(seqs(Some(all.position), 100), (vec![], true));
@@ -240,6 +240,35 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
     assert!(subscriber.resumption().resumed);
     publish(&janus, "kept:a", 9..=9).await;
     assert_eq!(number(&mut subscriber).await, 9);
+}
+
+#[tokio::test]
+async fn a_history_that_is_cut_by_its_limit_says_so_and_goes_on_where_it_was_cut() {
+    let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
+    publish(&janus, "kept:a", 1..=5).await;
+    let latest = janus.history("kept:a", None, 2).unwrap();
+    assert_eq!((latest.position.seq, latest.complete, latest.more), (5, true, false), "nothing follows the latest");
+    let (mut since, mut parts) = (Position { seq: 0, ..latest.position }, Vec::new());
+    loop {
+        let part = janus.history("kept:a", Some(since), 2).unwrap();
+        assert!(part.complete, "a limit loses nothing: {part:?}");
+        parts.push(part.messages.iter().map(|message| message.parse::<u64>().unwrap()).collect::<Vec<_>>());
+        since = part.position;
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(parts, [vec![1, 2], vec![3, 4], vec![5]]);
+    // A limit that is met exactly cuts nothing off, and a position of another life is before everything.
+    let all = janus.history("kept:a", Some(Position { epoch: 1, seq: 4 }), 5).unwrap();
+    assert_eq!((all.messages.len(), all.position, all.complete, all.more), (5, latest.position, false, false));
+    let none = janus.history("kept:a", Some(latest.position), 1).unwrap();
+    assert_eq!((none.messages.len(), none.position, none.complete, none.more), (0, latest.position, true, false));
+    // Subscribing where a part ends goes on right after it, too.
+    let first = janus.history("kept:a", Some(Position { seq: 0, ..latest.position }), 3).unwrap();
+    let options = SubscribeOptions::default().since(first.position);
+    let mut subscriber = janus.subscribe_with("kept:a", options).unwrap();
+    assert_eq!(up_to(&mut subscriber, 5).await, [Ok(4), Ok(5)]);
 }
 
 #[tokio::test]

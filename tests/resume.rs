@@ -318,6 +318,26 @@ async fn an_attach_that_is_not_the_first_frame_or_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
+async fn a_key_or_a_topic_that_stands_twice_is_named() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut client = Client::connect(addr).await;
+    for (frame, named) in [
+        (r#"{"action":"subscribe","action":"subscribe","data":"t"}"#, "\"action\""),
+        (r#"{"action":"publish","data":{"topic":"t"},"ack":true,"ack":false}"#, "\"ack\""),
+        (r#"{"action":"publish","data":{"topic":"t"},"data":{"topic":"u"}}"#, "\"data\""),
+        (r#"{"action":"publish","data":{"topic":"t","event":1,"event":2}}"#, "\"event\""),
+        (r#"{"action":"attach","data":{"token":"t","token":"u","received":{}}}"#, "\"token\""),
+        (r#"{"action":"attach","data":{"token":"t","received":{"a\"":1,"b":1,"a\"":2}}}"#, "the topic \"a\\\"\""),
+    ] {
+        client.send(format!("{frame}\0")).await;
+        let answer = client.json().await;
+        let expected = format!("{named} stands twice in one object; send it once");
+        let error = &answer["error"];
+        assert_eq!((error["code"].as_str(), error["message"].as_str()), (Some("duplicate_key"), Some(&*expected)));
+    }
+}
+
+#[tokio::test]
 async fn a_slow_replay_of_many_portions_has_no_hole_and_no_repeat_while_others_publish() {
     let config =
         Config { send_buffer_bytes: 4 * 1024, resume_messages: 10_000, resume_bytes: 64 << 20, ..Config::default() };

@@ -1,17 +1,25 @@
 //! Clients whose byte streams are no sockets of the server's own: pipes, and connections that somebody else has accepted.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use janus_core::hooks::{Client, Disconnect, Hooks};
 use janus_core::wire::classic::Classic;
-use janus_core::wire::{Codec, Decoder, Event, Timestamp};
-use janus_core::{Config, Incoming, Janus, Namespace, ServeError, SlowConsumer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use janus_core::wire::{AllowedOrigins, Codec, Decoder, Event, HttpPort, Peer, Timestamp};
+use janus_core::{Config, Incoming, Janus, Listener, Namespace, PassedOn, PassedStream, ServeError, SlowConsumer};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::{subscribers, topic_actor, until};
+use crate::support::{DEADLINE, publish_frame, subscribers, topic_actor, until};
 
 fn classic() -> Arc<dyn Codec> {
     Arc::new(Classic)
@@ -111,6 +119,107 @@ async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
     assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
 }
 
+/// A listener of one's own, whose sockets come as the system makes them.
+enum Foreign {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(mpsc::Receiver<std::os::unix::net::UnixStream>),
+}
+
+impl Listener for Foreign {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| Incoming::tcp(stream, peer)),
+            #[cfg(unix)]
+            Self::Unix(streams) => {
+                let Some(stream) = ready!(streams.poll_recv(cx)) else { return Poll::Pending };
+                Poll::Ready(UnixStream::from_std(stream).map(Incoming::unix))
+            }
+        }
+    }
+}
+
+/// Starts an instance that passes everything on which is neither a WebSocket nor an event stream.
+async fn start_passing_on(listener: Foreign) -> (Janus, mpsc::Receiver<PassedOn>) {
+    let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..Config::default() };
+    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2)));
+    let (passes, passed) = mpsc::channel(8);
+    let pass_on = move |stream| drop(passes.try_send(stream));
+    let janus = Janus::builder().config(config).listener(listener, http).pass_on(pass_on).start().await.unwrap();
+    (janus, passed)
+}
+
+const REQUEST: &[u8] = b"GET /elsewhere HTTP/1.1\r\nhost: here\r\n\r\n";
+
+#[tokio::test]
+async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (janus, mut passed) = start_passing_on(Foreign::Tcp(listener)).await;
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let PassedOn { stream, .. } = timeout(DEADLINE, passed.recv()).await.unwrap().unwrap();
+    let PassedStream::Tcp(stream) = stream else { panic!("another stream: {stream:?}") };
+    assert!(stream.nodelay().unwrap());
+    let socket = SockRef::from(&stream);
+    assert!(socket.keepalive().unwrap());
+    // Linux says twice what was asked for.
+    assert!(socket.send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);
+    janus.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_passed_on_with_what_was_read_from_it() {
+    let (accepts, accepted) = mpsc::channel(1);
+    let (janus, mut passed) = start_passing_on(Foreign::Unix(accepted)).await;
+    let (mut client, server) = UnixStream::pair().unwrap();
+    accepts.send(server.into_std().unwrap()).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let PassedOn { stream, received, peer } = timeout(DEADLINE, passed.recv()).await.unwrap().unwrap();
+    assert_eq!((&received[..], peer), (REQUEST, Peer::Local));
+    let PassedStream::Unix(stream) = stream else { panic!("another stream: {stream:?}") };
+    assert!(SockRef::from(&stream).send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);
+    let mut stream = UnixStream::from_std(stream).unwrap();
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    read_until(&mut client, b"\r\n\r\n").await;
+    janus.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
+    let mut config = Config { max_queue_frames: 8, send_buffer_bytes: 8 * 1024, ..Config::default() };
+    config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
+    let janus = start(config).await;
+    let connect = async || {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        janus.serve(Incoming::unix(server), &classic(), None).unwrap();
+        client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+        read_until(&mut client, b"ACK\x01").await;
+        client
+    };
+    let (mut reading, mut stalled) = (connect().await, connect().await);
+    assert!(janus.sessions().await.iter().all(|session| session.peer == Peer::Local));
+    let mut sent = 0;
+    let long = "x".repeat(1_000);
+    while janus.stats().slow_consumers_queue_full == 0 {
+        janus.publish("news", &long).await.unwrap();
+        read_until(&mut reading, b"\x01").await;
+        sent += 1;
+        assert!(sent < 1_000, "nobody is cut off");
+    }
+    // What it was sent before it can still read, and no more than the buffers are to hold.
+    let mut received = Vec::new();
+    timeout(DEADLINE, stalled.read_to_end(&mut received)).await.expect("it is closed").unwrap();
+    assert!(!received.is_empty() && received.len() < 4 * 8 * 1024, "{} bytes", received.len());
+    // One that leaves by itself.
+    reading.shutdown().await.unwrap();
+    timeout(DEADLINE, reading.read_to_end(&mut received)).await.expect("it is closed as well").unwrap();
+    until("their places to be free", || janus.stats().connections == 0).await;
+    janus.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_stream_too_many_is_refused_with_the_reason() {
     let janus = start(Config { max_connections: 1, ..Config::default() }).await;
@@ -126,20 +235,24 @@ async fn a_stream_too_many_is_refused_with_the_reason() {
 async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
     let janus = start(Config { max_connections: 2, ..Config::default() }).await;
     let (codec, mut pipes) = (classic(), Vec::new());
-    for _ in 0..200 {
+    let serve = || {
         let (ours, theirs) = tokio::io::duplex(1024);
-        match janus.serve(Incoming::stream(theirs), &codec, None) {
-            Ok(()) => pipes.push(ours),
+        janus.serve(Incoming::stream(theirs), &codec, None).map(|()| ours)
+    };
+    for _ in 0..200 {
+        match serve() {
+            Ok(pipe) => pipes.push(pipe),
             Err(error) => assert!(matches!(error, ServeError::Full { .. }), "{error}"),
         }
     }
-    let mut served = 0;
-    // All stay open until the last was read, so that none gets another's place.
+    assert_eq!((pipes.len(), janus.stats().connections_refused), (2, 198));
     for pipe in &mut pipes {
         let first = read_until(pipe, b"\x01").await;
-        served += usize::from(!first.windows(20).any(|part| part == b"too_many_connections"));
+        assert!(!first.windows(5).any(|part| part == b"error"), "{first:?}");
     }
-    assert_eq!(served, 2);
+    drop(pipes);
+    until("their places to be free", || janus.stats().connections == 0).await;
+    read_until(&mut serve().unwrap(), b"\x01").await;
     janus.shutdown().await;
 }
 
@@ -201,5 +314,83 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     rest.expect("its connection ends").unwrap();
     until("its connection to end", || have_ended(2)).await;
     assert_eq!(janus.tree().find("heartbeat").unwrap().restarts, 0);
+    janus.shutdown().await;
+}
+
+/// How a stream says that nothing can be written to it.
+#[derive(Clone, Copy, Debug)]
+enum Failing {
+    Write,
+    WriteNothing,
+    Flush,
+    /// The first write waits for ever, and what was taken before cannot be handed on.
+    FlushOfAPart,
+}
+
+/// A stream that gives what its client has said, and then nothing, not even its end.
+struct Deaf {
+    said: io::Cursor<Vec<u8>>,
+    failing: Failing,
+    taken: usize,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.said.position() == self.said.get_ref().len() as u64 {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.said).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.failing {
+            Failing::Write => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Failing::WriteNothing => Poll::Ready(Ok(0)),
+            Failing::Flush => Poll::Ready(Ok(bytes.len())),
+            Failing::FlushOfAPart if self.taken > 0 => Poll::Pending,
+            Failing::FlushOfAPart => {
+                self.taken = 1;
+                Poll::Ready(Ok(1))
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+struct Ends(mpsc::Sender<Disconnect>);
+
+impl Hooks for Ends {
+    async fn disconnected(&self, _: &Client, why: Disconnect) {
+        let _ = self.0.try_send(why);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_never_do() {
+    let (told, mut ends) = mpsc::channel(8);
+    let config = Config { listen: Vec::new(), max_connections: 1, drain_period: Duration::ZERO, ..Config::default() };
+    let janus = Janus::builder().config(config).hooks(Ends(told)).start().await.unwrap();
+    let mut subscriber = janus.subscribe("news").unwrap();
+    for failing in [Failing::Write, Failing::WriteNothing, Failing::Flush, Failing::FlushOfAPart] {
+        let said = publish_frame("news", &format!("\"{failing:?}\""));
+        let stream = Deaf { said: io::Cursor::new(said), failing, taken: 0 };
+        janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
+        let why = timeout(DEADLINE, ends.recv()).await.unwrap_or_else(|_| panic!("{failing:?}: it keeps its place"));
+        assert_eq!(why, Some(Disconnect::ByClient), "{failing:?}");
+        let Some(janus_core::Event::Message(message)) = subscriber.next().await else {
+            panic!("what it has said counts")
+        };
+        assert_eq!(message.data(), format!("\"{failing:?}\""));
+        until("its place to be free", || janus.stats().connections == 0).await;
+    }
     janus.shutdown().await;
 }

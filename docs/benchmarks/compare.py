@@ -60,6 +60,8 @@ FIXED_CLIENTS = 1_000
 # Below the ports that the load generator's clients connect from.
 PORTS = range(21_000, 31_000)
 NEXT_PORTS = itertools.cycle(PORTS)
+# Held to the end, one for each port that a server was given.
+CLAIMS: list[socket.socket] = []
 
 
 @dataclass(frozen=True)
@@ -410,14 +412,21 @@ def running(program: Program, folder: Path) -> Iterator[tuple[subprocess.Popen, 
 
 
 def free_port() -> int:
-    """The next port that nobody has; not one that was just closed, which may have connections left."""
+    """The next port that nobody has; not one that was just closed, which may have connections left.
+
+    Nor one that another run of this script has chosen and its server does not listen on yet: of two servers on one port
+    one would not start, and the other get the load of both. The abstract socket name that says so ends with the run.
+    """
     for port in itertools.islice(NEXT_PORTS, len(PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
         with socket.socket() as attempt:
             try:
+                claim.bind(f"\0janus-compare-{port}")
                 attempt.bind(("127.0.0.1", port))
+                CLAIMS.append(claim)
                 return port
             except OSError:
-                pass
+                claim.close()
     sys.exit(f"no port of 127.0.0.1 from {PORTS.start} to {PORTS.stop} is free")
 
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
@@ -29,7 +29,7 @@ use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::delivery::{Link, Slot};
 use crate::listener::{Incoming, Listener, Origin};
 use crate::memory;
-use crate::shared::Shared;
+use crate::shared::{Reservation, Shared};
 use crate::supervision::ActorRef;
 use crate::transport::{Transport, refusal};
 use crate::turn::yield_now;
@@ -164,7 +164,10 @@ impl Listener for TcpPort {
     fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>> {
         match self {
             Self::Bound(_) => Poll::Pending,
-            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| Incoming::tcp(stream, peer)),
+            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
+                let inherits = cfg!(target_os = "linux");
+                Incoming { inherits, ..Incoming::tcp(stream, peer) }
+            }),
         }
     }
 }
@@ -182,6 +185,24 @@ fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> 
     socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Gives a socket the options that it has not inherited, also one that somebody else has accepted: all limits count on them.
+pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
+    let Incoming { link, peer, inherits } = incoming;
+    let set = match link {
+        Link::Tcp(stream) if !inherits => set_options(&SockRef::from(stream), config),
+        // By default it would hold three times as much, which its client reads when it is stale.
+        #[cfg(unix)]
+        Link::Unix(stream) => SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes),
+        _ => Ok(()),
+    };
+    if let Err(error) = set {
+        log::debug!("{peer}: {error}");
+    }
+    if let (Link::Tcp(stream), Peer::Addr(addr)) = (link, peer) {
+        spread_probes(stream, *addr, config.tcp_keepalive);
+    }
 }
 
 /// Has the kernel probe an idle connection after a time of its own, from three to five quarters of `tcp_keepalive`.
@@ -225,42 +246,25 @@ impl Acceptor {
 
     fn accepted(&self, incoming: Incoming) {
         let shared = &self.shared;
-        let Incoming { link, peer } = incoming;
-        if let (Link::Tcp(stream), Peer::Addr(addr)) = (&link, peer) {
-            #[cfg(not(target_os = "linux"))]
-            if let Err(error) = set_options(&socket2::SockRef::from(stream), &shared.config) {
-                log::debug!("{peer}: {error}");
-            }
-            spread_probes(stream, addr, shared.config.tcp_keepalive);
-        }
-        match may_serve(shared) {
-            Ok(()) => serve(shared, link, peer, &self.origin),
-            Err((code, message)) => refuse(shared, link, peer, &self.origin, code, message),
-        }
+        prepare(&incoming, &shared.config);
+        serve(shared, incoming.link, incoming.peer, &self.origin);
     }
 }
 
-/// Whether there is room for another connection, or why not.
-pub(crate) fn may_serve(shared: &Shared) -> Result<(), (ErrorCode, &'static str)> {
-    if shared.connections.len() >= shared.config.max_connections {
+/// A place for another connection, or why there is none.
+pub(crate) fn admit(shared: &Arc<Shared>) -> Result<Reservation, (ErrorCode, &'static str)> {
+    let Some(place) = Reservation::new(shared) else {
         return Err((ErrorCode::TooManyConnections, SERVER_FULL));
-    }
+    };
     if shared.memory_is_at(memory::REFUSE) {
         shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
         return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
     }
-    Ok(())
+    Ok(place)
 }
 
 /// Tells a client why it is not served. It takes no place from those that are.
-pub(crate) fn refuse(
-    shared: &Arc<Shared>,
-    link: Link,
-    peer: Peer,
-    origin: &Arc<Origin>,
-    code: ErrorCode,
-    message: &str,
-) {
+fn refuse(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>, code: ErrorCode, message: &str) {
     let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
     // One line for a burst of refusals, not one each.
     if refused.is_power_of_two() {
@@ -289,20 +293,25 @@ pub(crate) fn refuse(
     slot.tell(&Event::Refused(refusal(code, message)));
 }
 
-/// Makes a byte stream a client: a slot, a session, a greeting, and a Transport on this thread.
+/// Makes a byte stream a client, or tells it why not.
 pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>) {
-    serve_with(shared, link, peer, origin, origin.codec.decoder());
+    match admit(shared) {
+        Ok(place) => serve_with(shared, place, link, peer, origin, origin.codec.decoder()),
+        Err((code, message)) => refuse(shared, link, peer, origin, code, message),
+    }
 }
 
-/// The same with a decoder that knows something about the client already.
+/// Makes a byte stream a client that has a place: a slot, a session, a greeting, and a Transport on this thread. The decoder may
+/// know something about the client already.
 pub(crate) fn serve_with(
     shared: &Arc<Shared>,
+    place: Reservation,
     link: Link,
     peer: Peer,
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
 ) {
-    let slot = shared.connections.insert(|id, place| Slot::new(id, Some(place), link, origin.codec_id, &shared.terms));
+    let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, &shared.terms));
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
 //! touches signals, the logger, the panic hook or the process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -15,12 +16,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::acceptor::{Acceptor, Endpoint, TcpPort, may_serve, refuse, serve_with};
+use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, prepare, serve_with};
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
 use crate::delivery::codecs::TooManyCodecs;
-use crate::delivery::{Codecs, Ledger, SenderPool, Terms};
+use crate::delivery::{Codecs, Ledger, Link, SenderPool, Terms};
 use crate::drain::drain;
 use crate::heartbeat;
 use crate::hooks::{self, HookRunner, HookSettings, HookThread};
@@ -47,6 +48,8 @@ const HANG_WARNING: Duration = Duration::from_secs(1);
 
 /// A handler that has not returned for so long ends the instance: no other actor of its thread can run any more.
 const HANG_LIMIT: Duration = Duration::from_secs(5);
+
+const HOME_BEHIND: &str = "the server has too much to do; try again later";
 
 /// The whole tree, in the order of its start; it stops in the reverse order, except that a drain first stops the acceptors
 /// and the embedder's children.
@@ -253,7 +256,8 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// There is no room for another client, or no memory.
+    /// There is no room for another client: `max_connections` are open or on their way, memory is nearly used up, or the home
+    /// arbiter is far behind. Try again later.
     #[error("{message}")]
     Full {
         /// What a client of a listener would have been told.
@@ -328,12 +332,21 @@ impl Builder {
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
         let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-        let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry));
-        let http_ports = config.http_listen.iter().map(|&addr| (addr, Arc::clone(&http)));
-        for (addr, codec) in http_ports.chain(self.ports) {
+        let mut http = HttpPort::new(origins, config.sse_retry);
+        let mut ports = Vec::new();
+        for &addr in &config.http_listen {
+            ports.push((addr, bind(addr)?));
+        }
+        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
+        let http: Arc<dyn Codec> = Arc::new(http);
+        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
+        for (addr, codec) in self.ports {
+            ports.push((addr, bind(addr)?, codec));
+        }
+        for (addr, port, codec) in ports {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
             let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
-            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
         }
         for (listener, codec) in self.listeners {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
@@ -356,6 +369,15 @@ impl Builder {
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
     }
+}
+
+/// The ports on which none but programs of this machine can connect.
+fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
+    let mut ports = BTreeMap::new();
+    for addr in addrs {
+        *ports.entry(addr.port()).or_insert(true) &= addr.ip().to_canonical().is_loopback();
+    }
+    ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
 /// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.
@@ -597,7 +619,35 @@ impl Janus {
         Subscriber::new(&self.inner.shared, topic, options)
     }
 
-    /// The latest messages of a topic whose namespace keeps history: of those after `since`, or of all, the last `limit`.
+    /// Messages of a topic whose namespace keeps history: the first `limit` after `since`, or, without it, the last `limit`.
+    ///
+    /// A history that is longer than the limit is read in parts:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use janus_core::{Config, Janus, Namespace, Position};
+    ///
+    /// let default_namespace = Namespace { history: true, ..Namespace::default() };
+    /// let config = Config { default_namespace, ..Config::default() };
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..config };
+    /// let janus = Janus::builder().config(config).start().await?;
+    /// for number in 1..=5 {
+    ///     janus.publish("news", &number).await?;
+    /// }
+    /// // A position that is of no life of the topic is before everything.
+    /// let mut history = janus.history("news", Some(Position { epoch: 0, seq: 0 }), 2)?;
+    /// let mut parts = vec![history.messages.len()];
+    /// while history.more {
+    ///     history = janus.history("news", Some(history.position), 2)?;
+    ///     assert!(history.complete);
+    ///     parts.push(history.messages.len());
+    /// }
+    /// assert_eq!(parts, [2, 2, 1]);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -610,10 +660,11 @@ impl Janus {
     ///
     /// This is how a connection of somebody else's server becomes a client: one that a web framework has upgraded, TLS,
     /// a pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or one that knows what has been said on the
-    /// stream before. It counts against `max_connections`, and may publish if it comes from this machine or
+    /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine or
     /// `allow_publish` says so.
     ///
-    /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`]: then delivery writes to its socket itself.
+    /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
+    /// writes to the socket itself.
     /// The stream is moved to Janus's own threads; it must not need the runtime it was made on to make progress, or that
     /// must go on running.
     ///
@@ -630,7 +681,11 @@ impl Janus {
         if shared.is_draining() {
             return Err(ServeError::ShuttingDown);
         }
-        may_serve(shared).map_err(|(code, message)| ServeError::Full { code, message })?;
+        // Before anything is queued: what is on its way to the home arbiter, which may be busy, has a limit, too.
+        let place = admit(shared).map_err(|(code, message)| {
+            shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+            ServeError::Full { code, message }
+        })?;
         let may_publish = shared.config.allow_publish
             || match incoming.peer {
                 Peer::Addr(addr) => addr.ip().is_loopback(),
@@ -639,18 +694,21 @@ impl Janus {
         let codec_id = shared.codecs().register(codec)?;
         let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, may_publish, pass_on: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
+        prepare(&incoming, &shared.config);
         // A socket belongs to the reactor that made it.
-        let link = incoming.link.leave_reactor().map_err(ServeError::Stream)?;
+        let Incoming { link, peer, .. } = incoming;
+        let stream = link.leave_reactor().map_err(ServeError::Stream)?;
         let tables = Arc::clone(shared);
-        let served = shared.home.run(move || match link.enter_reactor() {
-            // Others may have come between, as many as there are callers.
-            Ok(link) => match may_serve(&tables) {
-                Ok(()) => serve_with(&tables, link, incoming.peer, &origin, decoder),
-                Err((code, message)) => refuse(&tables, link, incoming.peer, &origin, code, message),
-            },
-            Err(error) => log::error!("{}: closed, its socket cannot be registered: {error}", incoming.peer),
+        // The place goes along, and comes back with a job that is not run.
+        let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
+            Ok(link) => serve_with(&tables, place, link, peer, &origin, decoder),
+            Err(error) => log::error!("{peer}: closed, its socket cannot be registered: {error}"),
         });
-        served.map_err(|_| ServeError::ShuttingDown)
+        served.map_err(|_| match shared.is_draining() {
+            true => ServeError::ShuttingDown,
+            // The home arbiter is behind with more jobs than it may be, or about to be found dead.
+            false => ServeError::Full { code: ErrorCode::ServerOverloaded, message: HOME_BEHIND },
+        })
     }
 
     /// What clients may send, as decoders enforce it.
@@ -861,7 +919,8 @@ pub struct Stats {
     pub memory_budget: usize,
     /// Connections accepted and served.
     pub connections_accepted: u64,
-    /// Connections refused because `max_connections` were open, or because memory was nearly used up.
+    /// Connections refused because `max_connections` were open, or because memory was nearly used up; those that
+    /// [`Janus::serve`] has refused count as well.
     pub connections_refused: u64,
     /// Of those, the ones refused because memory was nearly used up.
     pub connections_refused_for_memory: u64,
@@ -920,6 +979,37 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_stream_on_its_way_has_a_place_and_gives_it_back_if_it_never_arrives() {
+        let config = Config { listen: Vec::new(), max_connections: 1, ..Config::default() };
+        let janus = Janus::builder().config(config).start().await.unwrap();
+        let codec: Arc<dyn Codec> = Arc::new(crate::wire::classic::Classic);
+        let serve = || janus.serve(Incoming::stream(tokio::io::duplex(64).0), &codec, None);
+        let shared = &janus.inner.shared;
+        // The home arbiter is busy until it is told to end.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = move || {
+            let _ = released.recv();
+        };
+        shared.home.run(busy).unwrap();
+        serve().unwrap();
+        assert_eq!((shared.connections.len(), shared.connections.taken()), (0, 1));
+        let refused = serve().unwrap_err();
+        assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
+
+        let threads = janus.inner.threads.lock().await.take().unwrap();
+        drop(threads.home);
+        drop(release);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while shared.connections.taken() > 0 && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(shared.connections.taken(), 0);
+        // And with nobody there to take it.
+        let _ = serve().unwrap_err();
+        assert_eq!(shared.connections.taken(), 0);
+    }
 
     #[tokio::test]
     async fn an_instance_that_has_ended_leaves_no_memory_behind() {

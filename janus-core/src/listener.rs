@@ -10,6 +10,8 @@ use std::task::{self, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
 use crate::delivery::codecs::{CLASSIC, CodecId};
 pub use crate::delivery::stream::ByteStream;
@@ -72,16 +74,32 @@ pub trait Listener: Send + 'static {
 pub struct Incoming {
     pub(crate) link: Link,
     pub(crate) peer: Peer,
+    /// Whether its socket has the options of a listener of ours.
+    pub(crate) inherits: bool,
 }
 
 impl Incoming {
     /// A TCP connection, which takes the direct path: whoever delivers writes to its socket.
+    ///
+    /// The socket gets the options of the server's own: no delay, `send_buffer_bytes`, `tcp_keepalive` and `tcp_user_timeout`.
     #[must_use]
     pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { link: stream.into(), peer: peer.into() }
+        Self { link: stream.into(), peer: peer.into(), inherits: false }
+    }
+
+    /// A connection over a Unix socket, which takes the direct path as well. Its client is a local one.
+    ///
+    /// The socket gets `send_buffer_bytes`, of which the kernel takes some hundred for each message beside its own.
+    /// The kernel has no reset for it: a slow consumer that is cut off can still read what was sent to it, and then sees the end.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn unix(stream: UnixStream) -> Self {
+        Self { link: stream.into(), peer: Peer::Local, inherits: false }
     }
 
     /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
+    ///
+    /// Once writing, flushing or shutting down has failed, what can be read at that moment still counts, and the stream is dropped.
     #[must_use]
     pub fn stream(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         Self::stream_from(stream, Peer::Local)
@@ -90,7 +108,7 @@ impl Incoming {
     /// The same for a client whose address is known.
     #[must_use]
     pub fn stream_from(stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
-        Self { link: Stream::new(stream, peer).into(), peer }
+        Self { link: Stream::new(Box::pin(stream), peer).into(), peer, inherits: false }
     }
 }
 
@@ -109,6 +127,9 @@ pub struct PassedOn {
 pub enum PassedStream {
     /// A socket, which belongs to no runtime any more.
     Tcp(std::net::TcpStream),
+    /// The same for a Unix socket.
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
     /// A stream of another kind.
     Other(Pin<Box<dyn ByteStream>>),
 }
@@ -117,6 +138,8 @@ impl fmt::Debug for PassedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
+            #[cfg(unix)]
+            Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
             Self::Other(_) => f.write_str("Other(…)"),
         }
     }

@@ -1,7 +1,7 @@
 //! What becomes of a published message, and how its publisher learns it.
 //!
 //! A message on its way to a topic is a [`Pending`]: the publication and a [`Reply`]. The reply is answered exactly
-//! once. If whoever holds it drops it (a topic that panics with the message in hand, a table that is torn down), the
+//! once. If whoever holds it drops it (a topic that panics with the message in hand, an instance that is torn down), the
 //! drop itself answers with an error, so that no publisher waits for ever and none is left believing.
 
 use std::sync::Arc;
@@ -56,6 +56,10 @@ pub enum PublishError {
     /// The instance is shutting down, or has ended.
     #[error("this Janus is shutting down")]
     ShuttingDown,
+    /// The publisher's connection was closed while the message waited, for room or for a hook. No publisher in this
+    /// process is told so.
+    #[error("the connection was closed before the message was published; publish it again on another one")]
+    ConnectionClosed,
     /// Clients of this listener may not publish.
     #[error("clients of this listener may not publish; the server's operator can allow it with allow_publish")]
     NotAllowed,
@@ -87,6 +91,7 @@ impl PublishError {
             Self::TopicUnavailable => ErrorCode::TopicUnavailable,
             Self::TooManyTopics => ErrorCode::TooManyTopicsOnServer,
             Self::ShuttingDown => ErrorCode::ServerDraining,
+            Self::ConnectionClosed => ErrorCode::ConnectionClosed,
             Self::Invalid(_) => ErrorCode::BadPublish,
         }
     }
@@ -240,7 +245,7 @@ enum ReplyTo {
     /// Somebody in this process, or a connection that closes after its message.
     Promise(oneshot::Sender<Result<Receipt, PublishError>>),
     /// A connection: an error frame if it fails, a receipt if it asked for one.
-    Connection { slot: Arc<Slot>, ack: bool, id: RequestId },
+    Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId },
 }
 
 impl Reply {
@@ -249,9 +254,9 @@ impl Reply {
         (Self(Some(ReplyTo::Promise(sender))), receiver)
     }
 
-    pub(crate) fn connection(slot: Arc<Slot>, ack: bool, id: RequestId) -> Self {
+    pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
         slot.expect_answer();
-        Self(Some(ReplyTo::Connection { slot, ack, id }))
+        Self(Some(ReplyTo::Connection { slot, topic, ack, id }))
     }
 
     /// Whether the publisher wants to know of success, too.
@@ -264,7 +269,7 @@ impl Reply {
         match self.0.take() {
             // A publisher that went away does not want to know.
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
-            Some(ReplyTo::Connection { slot, ack, id }) => {
+            Some(ReplyTo::Connection { slot, ack, id, .. }) => {
                 if ack {
                     let Receipt { epoch, seq, subscribers } = receipt;
                     slot.tell(&Event::Published { id, topic, position: Position { epoch, seq }, subscribers });
@@ -282,8 +287,9 @@ impl Reply {
     fn answer_error(&mut self, error: PublishError) {
         match self.0.take() {
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
-            Some(ReplyTo::Connection { slot, id, .. }) => {
-                slot.tell(&Event::Error { id, topic: None, code: error.code(), message: &error.to_string() });
+            Some(ReplyTo::Connection { slot, topic, id, .. }) => {
+                let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
+                slot.tell(&Event::Error { id, topic, code, message: &message });
                 slot.answered();
             }
             None => {}
@@ -293,6 +299,11 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.answer_error(PublishError::TopicCrashed);
+        // A topic has it in hand only while it runs; in peace it is dropped by what ends with the message still waiting.
+        self.answer_error(match self.0 {
+            _ if std::thread::panicking() => PublishError::TopicCrashed,
+            Some(ReplyTo::Connection { .. }) => PublishError::ConnectionClosed,
+            _ => PublishError::ShuttingDown,
+        });
     }
 }

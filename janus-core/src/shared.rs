@@ -83,7 +83,7 @@ impl Shared {
     pub(crate) fn memory_used(&self) -> usize {
         let (_, detached) = self.sessions.count();
         self.ledger().bytes()
-            + (self.connections.len() + self.connections.refusals()) * CONNECTION_BYTES
+            + (self.connections.taken() + self.connections.refusals()) * CONNECTION_BYTES
             + detached * DETACHED_SESSION_BYTES
             + self.topics.len() * TOPIC_BYTES
     }
@@ -306,10 +306,17 @@ impl TopicTable {
 /// The slots of all connections, and the count that `max_connections` limits.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
-    slots: Mutex<Slab<Connected>>,
+    listed: Mutex<Listed>,
     last_id: AtomicU64,
     /// Connections that are being refused; they are in no table.
     refusals: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    slots: Slab<Connected>,
+    /// Places of connections that are on their way into the table.
+    reserved: usize,
 }
 
 /// An open connection.
@@ -341,19 +348,10 @@ impl ConnectionTable {
         self.refusals.load(Ordering::Relaxed)
     }
 
-    /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
-    pub(crate) fn insert(&self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
-        let mut slots = self.slots.lock();
-        let id = self.next_id();
-        let entry = slots.vacant_entry();
-        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
-        Arc::clone(&entry.insert(Connected { slot, session: None }).slot)
-    }
-
     /// Notes the session of a connection, which may change.
     pub(crate) fn set_session(&self, slot: &Arc<Slot>, session: &Arc<Session>) {
         let earlier = slot.place.and_then(|place| {
-            let mut slots = self.slots.lock();
+            let slots = &mut self.listed.lock().slots;
             let connected = slots.get_mut(place as usize).filter(|other| Arc::ptr_eq(&other.slot, slot))?;
             connected.session.replace(Arc::clone(session))
         });
@@ -363,14 +361,14 @@ impl ConnectionTable {
 
     /// The session of a connection, if it is served.
     pub(crate) fn session(&self, slot: &Slot) -> Option<Arc<Session>> {
-        let slots = self.slots.lock();
+        let slots = &self.listed.lock().slots;
         slots.get(slot.place? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
     }
 
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
         let Some(place) = slot.place.map(|place| place as usize) else { return self.end_refusal() };
         let removed = {
-            let mut slots = self.slots.lock();
+            let slots = &mut self.listed.lock().slots;
             let is_there = slots.get(place).is_some_and(|other| Arc::ptr_eq(&other.slot, slot));
             is_there.then(|| slots.remove(place))
         };
@@ -378,7 +376,13 @@ impl ConnectionTable {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.lock().len()
+        self.listed.lock().slots.len()
+    }
+
+    /// How many places are taken: by connections, and by those on their way.
+    pub(crate) fn taken(&self) -> usize {
+        let listed = self.listed.lock();
+        listed.slots.len() + listed.reserved
     }
 
     /// Shows `visit` the connections in `places`; false once there are none so far up in the table.
@@ -392,12 +396,55 @@ impl ConnectionTable {
         places: std::ops::Range<usize>,
         mut visit: impl FnMut(&Arc<Slot>, Option<&Arc<Session>>),
     ) -> bool {
-        let slots = self.slots.lock();
+        let slots = &self.listed.lock().slots;
         let more = places.end < slots.capacity();
         let places = places.start..places.end.min(slots.capacity());
         let connected = places.filter_map(|place| slots.get(place));
         connected.for_each(|connected| visit(&connected.slot, connected.session.as_ref()));
         more
+    }
+}
+
+/// A place in the table for a connection that is on its way there, from whatever thread; it is given back with a connection that
+/// never arrives.
+pub(crate) struct Reservation {
+    shared: Arc<Shared>,
+    /// Whether the place is the connection's own by now.
+    used: bool,
+}
+
+impl Reservation {
+    /// Takes a place, unless `max_connections` are taken.
+    pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
+        let mut listed = shared.connections.listed.lock();
+        if listed.slots.len() + listed.reserved >= shared.config.max_connections {
+            return None;
+        }
+        listed.reserved += 1;
+        Some(Self { shared: Arc::clone(shared), used: false })
+    }
+
+    /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
+    pub(crate) fn enter(mut self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+        let connections = &self.shared.connections;
+        let mut listed = connections.listed.lock();
+        let id = connections.next_id();
+        let entry = listed.slots.vacant_entry();
+        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
+        let slot = Arc::clone(&entry.insert(Connected { slot, session: None }).slot);
+        // In one go, or the connection would count twice for a moment.
+        listed.reserved -= 1;
+        drop(listed);
+        self.used = true;
+        slot
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.used {
+            self.shared.connections.listed.lock().reserved -= 1;
+        }
     }
 }
 

@@ -15,12 +15,12 @@ use serde::de::DeserializeOwned;
 
 use crate::client_proxy::Cursor;
 use crate::config::SlowConsumer;
-use crate::delivery::batch::Parts;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
 use crate::shared::Shared;
-use crate::topic::{CatchUp, Kept, TopicError, TopicState};
+use crate::topic::{CatchUp, Excerpt, TopicError, TopicState};
 use crate::transport::leave;
+use crate::wire::classic::MessageParts;
 use crate::wire::{Position, Timestamp, TopicName};
 
 /// How a subscriber in this process wants its messages.
@@ -119,7 +119,7 @@ pub struct Delivery {
 
 impl Delivery {
     fn new(topic: &TopicName, batch: &Batch, seq: u64) -> Self {
-        let Parts { timestamp, event, message_id, data } = batch.parts(seq);
+        let MessageParts { timestamp, event, message_id, data } = batch.parts(seq);
         Self {
             topic: topic.clone(),
             position: Position { epoch: batch.epoch, seq },
@@ -388,15 +388,17 @@ impl From<TopicError> for SubscribeError {
     }
 }
 
-/// The latest messages of a topic whose namespace keeps history.
+/// Messages of a topic whose namespace keeps history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// Where the topic is now: subscribing since this position goes on right after these messages. Of a topic that does
-    /// not exist, both numbers are 0.
+    /// Where these messages end: asking again, or subscribing, since this position goes on right after them. Of a topic that
+    /// does not exist, both numbers are 0.
     pub position: Position,
     /// False if messages after the position that was asked for are no longer there, or if that position is not of this
-    /// life of the topic; then the first of `messages` is the first there is.
+    /// life of the topic; then the first of `messages` is the first there is. A limit makes no difference to it.
     pub complete: bool,
+    /// Whether messages follow after these: the limit has cut them off.
+    pub more: bool,
     /// In the order of their numbers.
     pub messages: Vec<Delivery>,
 }
@@ -413,7 +415,7 @@ pub enum HistoryError {
     Invalid(String),
 }
 
-/// The last `limit` messages of a topic's history, of those after `since`.
+/// The first `limit` messages of a topic's history after `since`, or the last `limit` of all.
 pub(crate) fn history(
     shared: &Shared,
     topic: &str,
@@ -425,14 +427,12 @@ pub(crate) fn history(
     if !shared.config.namespace(topic).history {
         return Err(HistoryError::NotKept);
     }
-    let nothing = || (Position { epoch: 0, seq: 0 }, 1, Kept::new());
-    let (position, first, kept) =
-        shared.topics.find(name.as_str()).and_then(|topic| topic.history(since, limit, shared)).unwrap_or_else(nothing);
-    let messages: Vec<Delivery> =
-        kept.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq))).collect();
-    let complete = since.is_none_or(|since| {
-        let from = since.seq.checked_add(1);
-        since.epoch == position.epoch && from.is_some_and(|from| (first..=position.seq + 1).contains(&from))
-    });
-    Ok(History { position, complete, messages })
+    let Some(excerpt) = shared.topics.find(name.as_str()).and_then(|topic| topic.history(since, limit, shared)) else {
+        let position = Position { epoch: 0, seq: 0 };
+        let complete = since.is_none_or(|since| since == position);
+        return Ok(History { position, complete, more: false, messages: Vec::new() });
+    };
+    let Excerpt { position, complete, more, kept } = excerpt;
+    let messages = kept.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq)));
+    Ok(History { position, complete, more, messages: messages.collect() })
 }

@@ -181,6 +181,17 @@ pub(crate) enum CatchUp {
 /// Messages, batch by batch.
 pub(crate) type Kept = Vec<(Arc<Batch>, Range<u64>)>;
 
+/// What somebody who asked for the history of a topic gets.
+pub(crate) struct Excerpt {
+    /// After its messages.
+    pub(crate) position: Position,
+    /// Whether nothing is missing before them.
+    pub(crate) complete: bool,
+    /// Whether further messages follow them.
+    pub(crate) more: bool,
+    pub(crate) kept: Kept,
+}
+
 /// Bytes that a client which resumes is given at once; then it must have taken them.
 const PORTION_BYTES: usize = 64 * 1024;
 
@@ -566,26 +577,33 @@ impl TopicState {
         ring.trim(&self.keep.under_pressure(pressure), tick)
     }
 
-    /// Where the topic is, the first number of its history, and the last messages of it after `since`, at most `limit`;
-    /// `None` where no history is kept. A position of another life of the topic counts as none.
-    pub(crate) fn history(
-        &self,
-        since: Option<Position>,
-        limit: usize,
-        shared: &Shared,
-    ) -> Option<(Position, u64, Kept)> {
+    /// The first `limit` messages of its history after `since`, or the last `limit` of all; `None` where no history is
+    /// kept. A position of another life of the topic is before everything.
+    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Shared) -> Option<Excerpt> {
         let history = self.history?;
         let tick = shared.clock.tick();
+        let limit = limit as u64;
         let mut core = self.core.lock();
         let core = &mut *core;
         // What has its number is history, whether or not it has been handed out.
         self.seal(core, shared);
         core.ring.trim(&self.keep, tick);
-        let since = since.filter(|since| since.epoch == core.epoch).map_or(0, |since| since.seq.saturating_add(1));
-        let kept = core.ring.first_within(&history, tick);
-        let first = kept.max(since).max(core.next_seq.saturating_sub(limit as u64));
-        let position = Position { epoch: core.epoch, seq: core.next_seq - 1 };
-        Some((position, kept, core.ring.portion(first..core.next_seq, usize::MAX)))
+        let (kept, all) = (core.ring.first_within(&history, tick), core.next_seq);
+        let (first, complete) = match since {
+            None => (kept.max(all.saturating_sub(limit)), true),
+            Some(since) if since.epoch == core.epoch => {
+                let first = since.seq.saturating_add(1);
+                (first.clamp(kept, all), (kept..=all).contains(&first))
+            }
+            Some(_) => (kept, false),
+        };
+        let end = first.saturating_add(limit).min(all);
+        Some(Excerpt {
+            position: Position { epoch: core.epoch, seq: end - 1 },
+            complete,
+            more: end < all,
+            kept: core.ring.portion(first..end, usize::MAX),
+        })
     }
 
     fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) {

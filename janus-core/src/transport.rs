@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use log::Level;
 use tokio::time::Sleep;
 
@@ -39,7 +39,7 @@ use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::Shared;
 use crate::topic::{TopicError, TopicState};
 use crate::turn::{Ticket, yield_now};
-use crate::wire::{Command, Decoder, ErrorCode, Event, FrameError, Open, Refusal, RequestId, TopicName};
+use crate::wire::{Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Refusal, RequestId, TopicName};
 
 use opening::PassingOn;
 pub(crate) use opening::refusal;
@@ -83,6 +83,8 @@ pub(crate) struct Transport {
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
     /// what a connection costs is what it costs 19,000 times.
     rest: Option<Box<Bytes>>,
+    /// For a client that names all its topics at once, until they have been asked for.
+    preface: Option<Box<Preface>>,
     /// Whether the decoder may have more to say without further bytes: it has not been asked to the end.
     undecoded: bool,
     /// Bytes from the client that the ledger knows of.
@@ -136,6 +138,14 @@ enum Lengthy {
     Lost(io::ErrorKind),
 }
 
+/// The beginning of a stream that is not begun before its client may have one of the topics that it asks for.
+struct Preface {
+    /// What is sent then: the preface, and which topics it may not have. `None` after that.
+    held: Option<BytesMut>,
+    /// Why it may not have one of its topics; one for which it may try again, if there is any.
+    refused: Option<FrameError>,
+}
+
 struct Closing {
     /// Said when nothing else is to be; empty if they have been, or there are none.
     last_words: Bytes,
@@ -181,6 +191,7 @@ impl Transport {
             fresh: true,
             published: None,
             rest: None,
+            preface: None,
             undecoded: true,
             accounted: 0,
             why: None,
@@ -204,7 +215,12 @@ impl Transport {
             self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
         }
         self.why = Some(refusal.code);
-        let goodbye = if self.opened { Event::Bye(refusal) } else { Event::Refused(refusal) };
+        // A browser comes back to a stream that has ended, and not to a request that was refused.
+        if self.opened && refusal.code.class() != ErrorClass::DoNot {
+            self.begin();
+        }
+        let has_begun = self.opened && !self.is_held();
+        let goodbye = if has_begun { Event::Bye(refusal) } else { Event::Refused(refusal) };
         // Where the codec has panicked there is no more to say.
         self.part(self.slot.codecs().encode(self.slot.codec(), &goodbye).unwrap_or_default());
     }
@@ -231,6 +247,8 @@ impl Transport {
             self.step = Step::Settling(Box::new(error));
         } else if error.is_fatal() {
             self.say_bye(error.id, error.code, &error.message);
+        } else if self.preface.is_some() {
+            self.refuse_topic(error);
         } else {
             self.tell_error(error.id, error.topic.as_ref(), error.code, &error.message);
         }
@@ -252,9 +270,28 @@ impl Transport {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            self.step =
-                Step::Closing(Box::new(Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline }));
+            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline };
+            let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
+            self.give_up(before);
         }
+    }
+
+    /// Tells a publisher that its message, which still waited, is not published.
+    fn give_up(&self, step: Step) {
+        let (topic, pending, outcome) = match step {
+            Step::Permitting(permitting) => (permitting.topic, permitting.pending, permitting.outcome),
+            Step::Offering(offering) => match *offering {
+                Offering { topic, pending: Some(pending), outcome } => (topic, pending, outcome),
+                Offering { pending: None, .. } => return,
+            },
+            _ => return,
+        };
+        let error = if self.shared.is_draining() { PublishError::ShuttingDown } else { PublishError::ConnectionClosed };
+        // A publisher whose connection closes with its message takes a mere FIN for a receipt.
+        if outcome.is_some() {
+            self.tell_error(None, Some(&topic), error.code(), &error.to_string());
+        }
+        pending.refuse(error);
     }
 
     fn leave_topics(&mut self) {
@@ -543,6 +580,13 @@ impl Transport {
             }
             Command::Refused(error) => self.answer_error(error),
             Command::Answer(bytes) => self.slot.send(bytes),
+            Command::Preface(bytes) if !self.opened => {
+                self.preface = Some(Box::new(Preface { held: Some(bytes.into()), refused: None }));
+            }
+            Command::Preface(_) => {
+                let message = "a preface comes before what opens the connection";
+                self.answer_error(FrameError::new(ErrorCode::Internal, message));
+            }
             Command::Close(bytes) => self.part(bytes),
             Command::Become(bytes) => self.become_successor(bytes),
             Command::PassOn => self.pass_on(),
@@ -551,6 +595,7 @@ impl Transport {
                 self.answer_error(FrameError::new(ErrorCode::BadOpen, message));
             }
             Command::Ping | Command::Pong => {}
+            Command::AllAsked => self.all_asked(),
             Command::Attach { token, received } if fresh => self.in_turn(Lengthy::Attach(Box::new((token, received)))),
             Command::Attach { .. } => {
                 let message = "attach with the first frame of a connection; this one has its own session";
@@ -570,7 +615,7 @@ impl Transport {
                 self.slot.tell(&Event::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {
-                let reply = Reply::connection(Arc::clone(&self.slot), ack, id);
+                let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), ack, id);
                 self.publish(topic, Pending { publication, reply }, None);
             }
             Command::PublishAndClose { topic, publication } => {

@@ -26,7 +26,7 @@ impl Listener for Unix {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
         let Some(listener) = &self.registered else { return Poll::Pending };
         let (stream, _) = ready!(listener.poll_accept(cx))?;
-        Poll::Ready(Ok(Incoming::stream(stream)))
+        Poll::Ready(Ok(Incoming::unix(stream)))
     }
 }
 

@@ -468,6 +468,61 @@ async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_a
     }
 }
 
+#[tokio::test]
+async fn a_key_that_stands_twice_is_named() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut socket = Socket::open(addr).await;
+    for (request, key) in [
+        (r#"{"type":"subscribe","id":1,"topic":"a","topic":"b"}"#, "topic"),
+        (r#"{"type":"subscribe","id":1,"id":1,"topic":"a"}"#, "id"),
+        (r#"{"type":"publish","id":1,"topic":"a","data":1,"d\u0061ta":2}"#, "data"),
+        (r#"{"type":"subscribe","topic":"a","since":{"epoch":"9f86d081884c7d65","seq":1,"seq":2}}"#, "seq"),
+    ] {
+        socket.send(text(request)).await;
+        let answer = socket.json().await;
+        let expected = format!("\"{key}\" stands twice in one object; send it once");
+        assert_eq!((&answer["error"], &answer["message"]), (&json!("duplicate_key"), &json!(expected)), "{request}");
+    }
+}
+
+/// Lets nobody publish.
+struct NoPublishers;
+
+impl Hooks for NoPublishers {
+    async fn authorize_publish(&self, _: &Client, _: &TopicName, _: &Publication) -> Result<(), Denied> {
+        Err(Denied::new("nobody publishes here"))
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_is_told_with_its_topic() {
+    let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
+    let janus = Janus::builder().config(config).hooks(NoPublishers).start().await.expect("the server starts");
+    let mut socket = Socket::open(janus.local_addrs()[0]).await;
+    for (request, code, id, topic) in [
+        (json!({"type": "publish", "id": 1, "topic": "news", "data": 1}), "forbidden", Some(1), Some("news")),
+        (json!({"type": "publish", "topic": "sports", "data": 1}), "forbidden", None, Some("sports")),
+        (json!({"type": "publish", "id": 2, "topic": "a\"b"}), "bad_publish", Some(2), Some("a\"b")),
+        (json!({"type": "subscribe", "id": 3, "topic": "news", "since": 1}), "bad_request", Some(3), Some("news")),
+        (json!({"type": "subscribe", "id": 4, "topic": 4}), "bad_topic", Some(4), None),
+    ] {
+        let answer = socket.ask(request).await;
+        assert_error(&answer, code, id);
+        assert_eq!(answer["topic"].as_str(), topic, "{answer}");
+    }
+    let twice = r#"{"type":"publish","id":5,"topic":"a","topic":"b","data":1}"#;
+    socket.send(text(twice)).await;
+    let answer = socket.json().await;
+    assert!(answer.get("topic").is_none(), "which one is meant is a guess: {answer}");
+    // A listener that other machines reach lets no client publish.
+    let config = Config { listen: Vec::new(), http_listen: vec![([0, 0, 0, 0], 0).into()], ..Config::default() };
+    let janus = Janus::builder().config(config).start().await.expect("the server starts");
+    let mut socket = Socket::open(([127, 0, 0, 1], janus.local_addrs()[0].port()).into()).await;
+    let answer = socket.ask(json!({"type": "publish", "id": 1, "topic": "news", "data": 1})).await;
+    assert_error(&answer, "publish_not_allowed", Some(1));
+    assert_eq!(answer["topic"], "news", "{answer}");
+}
+
 /// Never says who may publish.
 struct Undecided;
 
@@ -488,6 +543,6 @@ async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
     socket.send([frame(FIN | PING, ""), publish].concat()).await;
     assert_eq!(socket.next().await, Seen::Pong(Vec::new()));
     assert!(janus.disconnect(janus.connections(0, 10)[0].connection, true));
-    assert_error(&socket.json().await, "topic_crashed", Some(1));
+    assert_error(&socket.json().await, "connection_closed", Some(1));
     assert_eq!(socket.bye(4007).await["error"], "disconnected");
 }

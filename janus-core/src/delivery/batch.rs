@@ -15,8 +15,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::Ledger;
 use super::codecs::{CLASSIC, CodecId, Codecs};
-use crate::wire::classic::client::ServerFrame;
-use crate::wire::{self, Event, Position, Timestamp, TopicName};
+use crate::wire::classic::MessageParts;
+use crate::wire::{self, Event, Position, TopicName};
 
 /// Sealed frames with dense sequence numbers.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Batch {
         let codec = codecs.codec(codec);
         let mut bytes = BytesMut::with_capacity(self.byte_len());
         let mut ends = Vec::with_capacity(self.frames());
-        // Of the frames as they are: what they were made of is gone, and parsing them is little beside sending them.
+        // Of the frames as they are: to keep where their parts lie would cost memory for each message, of any codec.
         let mut topic_json = BytesMut::new();
         wire::put_json_string(&mut topic_json, self.topic.as_str());
         let topic_json = str::from_utf8(&topic_json).expect("JSON is text");
@@ -173,31 +173,15 @@ impl Batch {
     }
 
     /// The message with this number, which is of the batch.
-    pub(crate) fn parts(&self, seq: u64) -> Parts<'_> {
-        let mut range = self.classic().range(seq..seq + 1);
-        // Without its terminator.
-        range.end -= 1;
-        let ServerFrame::Message { timestamp, event, message_id, data, .. } =
-            ServerFrame::parse(&self.classic.bytes[range])
-        else {
-            unreachable!("a topic numbers nothing but messages, which are JSON");
-        };
-        Parts { timestamp, event, message_id, data }
+    pub(crate) fn parts(&self, seq: u64) -> MessageParts<'_> {
+        let range = self.classic().range(seq..seq + 1);
+        MessageParts::of(&self.classic.bytes[range]).expect("a topic numbers nothing but messages, which it encoded")
     }
 
     /// The part of the batch's memory that holds this text of [`parts`](Self::parts).
     pub(crate) fn keep(&self, part: &str) -> Bytes {
         self.classic.bytes.slice_ref(part.as_bytes())
     }
-}
-
-/// What a message is made of, each a JSON text.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts<'a> {
-    pub(crate) timestamp: Timestamp,
-    pub(crate) event: &'a str,
-    pub(crate) message_id: &'a str,
-    pub(crate) data: &'a str,
 }
 
 impl Drop for Batch {
@@ -275,6 +259,7 @@ impl OpenBatch {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::wire::Timestamp;
 
     pub(crate) fn topic() -> TopicName {
         TopicName::new("news", 255).unwrap()

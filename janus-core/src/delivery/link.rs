@@ -7,8 +7,6 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
-#[cfg(all(test, feature = "fault-injection"))]
-use std::task::ready;
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -17,6 +15,8 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
 use super::stream::Stream;
 use crate::listener::PassedStream;
@@ -28,11 +28,14 @@ use crate::wire::Peer;
 #[derive(Debug)]
 pub(crate) enum Link {
     Tcp(TcpStream),
-    /// Written by its Transport alone. Boxed, because most connections are sockets.
+    /// Boxed, as the others, because nearly all connections are TCP: a second socket in place would make each of those larger.
+    #[cfg(unix)]
+    Unix(Box<UnixStream>),
+    /// Written by its Transport alone.
     Stream(Box<Stream>),
     /// In tests that have no kernel.
     #[cfg(all(test, feature = "fault-injection"))]
-    Memory(Memory),
+    Memory(Box<Memory>),
 }
 
 impl Link {
@@ -41,6 +44,8 @@ impl Link {
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
+            #[cfg(unix)]
+            Self::Unix(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
             Self::Stream(stream) => stream.send(&[IoSlice::new(bytes)]),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.send(&[IoSlice::new(bytes)]),
@@ -51,6 +56,10 @@ impl Link {
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => {
+                uninterrupted(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
+            }
+            #[cfg(unix)]
+            Self::Unix(socket) => {
                 uninterrupted(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
             }
             Self::Stream(stream) => stream.send(slices),
@@ -66,29 +75,32 @@ impl Link {
         mut write: impl FnMut(&Self) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            match self {
-                Self::Tcp(socket) => {
-                    // An error comes from a reactor that has ended, and its task with it.
-                    let Poll::Ready(Ok(())) = socket.poll_write_ready(cx) else { return Poll::Pending };
-                    // Sends go past tokio, so only a refused one tells it that the socket is not ready.
-                    match socket.try_io(Interest::WRITABLE, || write(self)) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        written => return Poll::Ready(written),
-                    }
+            let ready = match self {
+                Self::Tcp(socket) => socket.poll_write_ready(cx),
+                #[cfg(unix)]
+                Self::Unix(socket) => socket.poll_write_ready(cx),
+                Self::Stream(stream) => {
+                    return match stream.write_with(cx, || write(self)) {
+                        // The stream has the task.
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                        written => Poll::Ready(written),
+                    };
                 }
-                Self::Stream(stream) => match stream.write_with(cx, || write(self)) {
-                    // The stream has the task.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                    written => return Poll::Ready(written),
-                },
                 #[cfg(all(test, feature = "fault-injection"))]
-                Self::Memory(stream) => {
-                    ready!(stream.poll_writable(cx));
-                    match write(self) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        written => return Poll::Ready(written),
-                    }
-                }
+                Self::Memory(stream) => stream.poll_writable(cx).map(Ok),
+            };
+            // An error comes from a reactor that has ended, and its task with it.
+            let Poll::Ready(Ok(())) = ready else { return Poll::Pending };
+            let written = match self {
+                // Sends go past tokio, so only a refused one tells it that the socket is not ready.
+                Self::Tcp(socket) => socket.try_io(Interest::WRITABLE, || write(self)),
+                #[cfg(unix)]
+                Self::Unix(socket) => socket.try_io(Interest::WRITABLE, || write(self)),
+                _ => write(self),
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
             }
         }
     }
@@ -96,10 +108,9 @@ impl Link {
     /// Reads what the client sent; nothing means that it will send no more.
     pub(crate) fn poll_read(&mut self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(socket) => {
-                let mut buffer = ReadBuf::new(buffer);
-                Pin::new(socket).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
-            }
+            Self::Tcp(socket) => poll_read(socket, cx, buffer),
+            #[cfg(unix)]
+            Self::Unix(socket) => poll_read(&mut **socket, cx, buffer),
             Self::Stream(stream) => stream.poll_read(cx, buffer),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.poll_read(cx, buffer),
@@ -124,6 +135,8 @@ impl Link {
         match self {
             // Fails only if the peer has reset the connection, and then there is nobody to tell.
             Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Write)),
+            #[cfg(unix)]
+            Self::Unix(socket) => drop(SockRef::from(&**socket).shutdown(Shutdown::Write)),
             Self::Stream(stream) => stream.shut_down(),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.shut_down(),
@@ -135,6 +148,9 @@ impl Link {
         match self {
             // Without it the kernel would go on offering a full send buffer to a client that does not read.
             Self::Tcp(socket) => drop(SockRef::from(socket).set_linger(Some(Duration::ZERO))),
+            // What was sent is the peer's already, and it sees an end behind it: the kernel knows no reset here.
+            #[cfg(unix)]
+            Self::Unix(_) => {}
             // Its owner decides what a drop looks like.
             Self::Stream(_) => {}
             #[cfg(all(test, feature = "fault-injection"))]
@@ -142,36 +158,35 @@ impl Link {
         }
     }
 
-    /// Has the kernel wait for so long until what it has sent is taken, before it ends the connection.
+    /// Has the kernel wait for so long until what it has sent is taken, before it ends the connection; only TCP ends one by itself.
     #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has the option"))]
     pub(crate) fn set_user_timeout(&self, time: Duration) {
-        match self {
+        #[cfg(target_os = "linux")]
+        if let Self::Tcp(socket) = self {
             // A socket that is gone needs no time.
-            #[cfg(target_os = "linux")]
-            Self::Tcp(socket) => drop(SockRef::from(socket).set_tcp_user_timeout(Some(time))),
-            #[cfg(not(target_os = "linux"))]
-            Self::Tcp(_) => {}
-            Self::Stream(_) => {}
-            #[cfg(all(test, feature = "fault-injection"))]
-            Self::Memory(_) => {}
+            drop(SockRef::from(socket).set_tcp_user_timeout(Some(time)));
         }
     }
 
-    /// Takes a socket out of the runtime it was made on, to be [entered](Self::enter_reactor) in another.
-    pub(crate) fn leave_reactor(self) -> io::Result<Unregistered> {
-        match self {
-            Self::Tcp(socket) => Ok(Unregistered::Tcp(socket.into_std()?)),
-            other => Ok(Unregistered::Other(other)),
-        }
-    }
-
-    /// The stream itself, without the runtime it was registered with.
-    pub(crate) fn into_stream(self) -> io::Result<PassedStream> {
+    /// The stream itself, without the runtime that a socket is registered with, so that another thread can go on with it.
+    pub(crate) fn leave_reactor(self) -> io::Result<PassedStream> {
         match self {
             Self::Tcp(socket) => Ok(PassedStream::Tcp(socket.into_std()?)),
+            #[cfg(unix)]
+            Self::Unix(socket) => Ok(PassedStream::Unix(socket.into_std()?)),
             Self::Stream(stream) => Ok(PassedStream::Other(stream.into_io())),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Registers the socket, if it is one, with the runtime of this thread.
+    pub(crate) fn enter_reactor(stream: PassedStream, peer: Peer) -> io::Result<Self> {
+        match stream {
+            PassedStream::Tcp(socket) => Ok(TcpStream::from_std(socket)?.into()),
+            #[cfg(unix)]
+            PassedStream::Unix(socket) => Ok(UnixStream::from_std(socket)?.into()),
+            PassedStream::Other(io) => Ok(Stream::new(io, peer).into()),
         }
     }
 
@@ -179,6 +194,8 @@ impl Link {
     pub(crate) fn peer(&self) -> Option<Peer> {
         match self {
             Self::Tcp(socket) => socket.peer_addr().ok().map(Peer::Addr),
+            #[cfg(unix)]
+            Self::Unix(_) => Some(Peer::Local),
             Self::Stream(stream) => Some(stream.peer),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => Some(Peer::Addr(stream.peer())),
@@ -186,25 +203,16 @@ impl Link {
     }
 }
 
-/// A link between two runtimes.
-pub(crate) enum Unregistered {
-    Tcp(std::net::TcpStream),
-    Other(Link),
-}
-
-impl Unregistered {
-    /// Registers the socket with the runtime of this thread.
-    pub(crate) fn enter_reactor(self) -> io::Result<Link> {
-        match self {
-            Self::Tcp(socket) => Ok(Link::Tcp(TcpStream::from_std(socket)?)),
-            Self::Other(link) => Ok(link),
-        }
-    }
-}
-
 impl From<TcpStream> for Link {
     fn from(socket: TcpStream) -> Self {
         Self::Tcp(socket)
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixStream> for Link {
+    fn from(socket: UnixStream) -> Self {
+        Self::Unix(Box::new(socket))
     }
 }
 
@@ -217,7 +225,7 @@ impl From<Stream> for Link {
 #[cfg(all(test, feature = "fault-injection"))]
 impl From<Memory> for Link {
     fn from(stream: Memory) -> Self {
-        Self::Memory(stream)
+        Self::Memory(Box::new(stream))
     }
 }
 
@@ -227,11 +235,49 @@ const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 const SEND_FLAGS: SendFlags = SendFlags::empty();
 
+fn poll_read(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut task::Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    Pin::new(stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+}
+
 fn uninterrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(Errno::INTR) => {}
             result => return Ok(result?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_no_larger_than_the_socket_of_a_connection_over_tcp() {
+        assert_eq!(size_of::<Option<Link>>(), size_of::<TcpStream>());
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn whoever_delivers_writes_to_the_socket_of_either_kind() {
+        let (unix, mut unix_client) = UnixStream::pair().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (tcp_client, tcp) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut tcp_client = tcp_client.unwrap();
+        let clients: [&mut (dyn AsyncRead + Unpin); 2] = [&mut unix_client, &mut tcp_client];
+        for (link, client) in [Link::from(unix), Link::from(tcp.unwrap().0)].into_iter().zip(clients) {
+            // No task has waited for it, as one has to for another stream.
+            assert_eq!(link.send(b"one ").unwrap(), 4);
+            assert_eq!(link.send_vectored(&[IoSlice::new(b"two "), IoSlice::new(b"three")]).unwrap(), 9);
+            link.shut_down();
+            let mut received = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(client, &mut received).await.unwrap();
+            assert_eq!(received, b"one two three");
         }
     }
 }

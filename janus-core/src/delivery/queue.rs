@@ -810,7 +810,7 @@ mod tests {
         let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
         let mut queue = Queue::new(&terms);
         // Written by its task alone, which is not here.
-        let link = Link::from(Stream::new(tokio::io::empty(), Peer::Local));
+        let link = Link::from(Stream::new(Box::pin(tokio::io::empty()), Peer::Local));
         for number in 1..=100 {
             queue.admit(messages(&subscription, number..number + 1)).unwrap();
             assert_eq!(queue.write_to(&link).unwrap_err().kind(), io::ErrorKind::WouldBlock);

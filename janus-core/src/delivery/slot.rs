@@ -354,7 +354,12 @@ impl Slot {
         if let Some(queue) = queue {
             let Poll::Ready(flushed) = link.poll_write(cx, |link| queue.write_to(link)) else {
                 // What was taken before may still be held back.
-                let _ = link.is_unflushed() && link.poll_flush(cx).is_pending();
+                if link.is_unflushed()
+                    && let Poll::Ready(Err(error)) = link.poll_flush(cx)
+                {
+                    let end = queue.end_for_error(&error);
+                    self.end_locked(&mut out, end);
+                }
                 return;
             };
             match flushed.map_err(|error| queue.end_for_error(&error)) {

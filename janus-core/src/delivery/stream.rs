@@ -26,17 +26,22 @@ pub(crate) struct Stream {
     writer: RefCell<Option<Waker>>,
     /// Whether the stream may hold back what it has taken.
     unflushed: Cell<bool>,
-    shut_down: Cell<bool>,
+    /// Whether it is to be ended, and has not been.
+    shuts_down: Cell<bool>,
+    /// How writing failed. A socket's reads fail with its writes; here that is up to whoever made the stream, and a client that
+    /// nobody can write to, and who never says a word, would keep its place for ever.
+    failed: Cell<Option<io::ErrorKind>>,
 }
 
 impl Stream {
-    pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
+    pub(crate) fn new(io: Pin<Box<dyn ByteStream>>, peer: Peer) -> Self {
         Self {
-            io: RefCell::new(Box::pin(io)),
+            io: RefCell::new(io),
             peer,
             writer: RefCell::new(None),
             unflushed: Cell::new(false),
-            shut_down: Cell::new(false),
+            shuts_down: Cell::new(false),
+            failed: Cell::new(None),
         }
     }
 
@@ -53,11 +58,14 @@ impl Stream {
         match written {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             // It takes no more and will not say when it does: as good as gone.
-            Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(written) => {
-                self.unflushed.set(true);
-                written
+            Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => {
+                Err(self.fail(io::ErrorKind::WriteZero.into()))
             }
+            Poll::Ready(Ok(written)) => {
+                self.unflushed.set(true);
+                Ok(written)
+            }
+            Poll::Ready(Err(error)) => Err(self.fail(error)),
         }
     }
 
@@ -79,22 +87,35 @@ impl Stream {
         if flushed.is_ready() {
             self.unflushed.set(false);
         }
-        flushed
+        flushed.map_err(|error| self.fail(error))
     }
 
+    fn fail(&self, error: io::Error) -> io::Error {
+        self.failed.set(Some(error.kind()));
+        error
+    }
+
+    /// Reads what the client has sent, and then an error if it cannot be written to any more.
     pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut io = self.io.borrow_mut();
-        if self.shut_down.get() {
-            // Nobody else waits for the stream any more; an error shows in the read as well.
-            let _ = io.as_mut().poll_shutdown(cx);
+        if self.shuts_down.get() {
+            // Nobody else waits for the stream any more.
+            let shut_down = io.as_mut().poll_shutdown(cx);
+            self.shuts_down.set(shut_down.is_pending());
+            if let Poll::Ready(Err(error)) = shut_down {
+                self.fail(error);
+            }
         }
         let mut buffer = ReadBuf::new(buffer);
-        io.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+        match (io.as_mut().poll_read(cx, &mut buffer), self.failed.get()) {
+            (Poll::Pending, Some(kind)) => Poll::Ready(Err(kind.into())),
+            (read, _) => read.map_ok(|()| buffer.filled().len()),
+        }
     }
 
     /// Ends the stream to the client with the next read.
     pub(crate) fn shut_down(&self) {
-        self.shut_down.set(true);
+        self.shuts_down.set(true);
     }
 
     pub(crate) fn into_io(self) -> Pin<Box<dyn ByteStream>> {

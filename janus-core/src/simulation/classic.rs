@@ -362,7 +362,7 @@ impl Classic {
             }
             // A topic that it could not join again.
             "topic_unavailable" if self.attached => return,
-            "topic_unavailable" | "topic_crashed" | "server_draining" => {}
+            "topic_unavailable" | "topic_crashed" | "connection_closed" | "server_draining" => {}
             _ => panic!("client {}: unexpected: {error}", self.line.number),
         }
         // What a client says is answered in order, but a message may be answered later than what came after it.

@@ -417,7 +417,7 @@ impl Modern {
     fn refused(&mut self, command: Command, error: &str, message: &str, model: &mut Model) {
         let number = self.line.number;
         match (command, error) {
-            (Command::Publish(id), "topic_unavailable" | "topic_crashed" | "server_draining") => {
+            (Command::Publish(id), "topic_unavailable" | "topic_crashed" | "connection_closed" | "server_draining") => {
                 model.refused(id, &PublishError::Invalid(message.to_owned()));
             }
             (Command::Subscribe(Asked { topic, since, .. }), "topic_unavailable") => {

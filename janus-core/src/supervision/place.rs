@@ -18,7 +18,13 @@ use tokio::sync::{Notify, oneshot};
 use super::exit::{ActorId, guarded};
 
 /// Jobs that may wait for one place. A place this far behind does not answer, which is what it is then reported as.
+///
+/// A supervisor gives one for each child that is being started; whoever else gives jobs has to have a limit of its own.
 const JOBS_MAX: usize = 1 << 16;
+
+/// Jobs that are run before sockets and other tasks have their turn: they come from other threads, which may go on giving them,
+/// and one may be a client to be served.
+const JOBS_PER_TURN: usize = 8;
 
 /// Sockets that one look at the kernel brings news of, of which there is at least one for each 61 polls.
 ///
@@ -182,10 +188,14 @@ impl fmt::Debug for Place {
 }
 
 async fn serve(jobs: Receiver) {
-    while let Some(job) = jobs.next().await {
-        if let Err(reason) = guarded(job) {
-            log::error!("a job given to a place {reason}");
+    loop {
+        for _ in 0..JOBS_PER_TURN {
+            let Some(job) = jobs.next().await else { return };
+            if let Err(reason) = guarded(job) {
+                log::error!("a job given to a place {reason}");
+            }
         }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -73,9 +73,8 @@ impl Transport {
         }
         shared.connections.set_session(&self.slot, &self.session);
         self.opened = true;
-        let codec = self.slot.codec();
-        if shared.codecs().beats_from_the_start(codec) {
-            self.slot.expect_silence(shared.clock.tick());
+        if !self.is_held() {
+            self.expect_silence();
         }
         self.slot.tell(&Event::Opened {
             session: &self.session.token.to_hex(),
@@ -83,6 +82,13 @@ impl Transport {
             limits: &shared.wire_limits(),
             heartbeat: shared.config.heartbeat_interval,
         });
+    }
+
+    /// Has the client hear a heartbeat in silence, also if it never had a message, where its codec wants that.
+    pub(super) fn expect_silence(&self) {
+        if self.shared.codecs().beats_from_the_start(self.slot.codec()) {
+            self.slot.expect_silence(self.shared.clock.tick());
+        }
     }
 
     /// Takes over the session of `token`, and ends the connection that had it; false if there is none.
@@ -134,7 +140,7 @@ impl Transport {
             received.extend_from_slice(&rest);
         }
         let peer = self.session.peer;
-        let stream = match self.slot.take_link().map(Link::into_stream) {
+        let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
             // It has been cut off meanwhile.
@@ -158,12 +164,18 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
         ErrorClass::SlowDown => Some(SLOW_DOWN),
         ErrorClass::DoNot => None,
     };
-    // Any moment will do if the system has no randomness to give.
-    let reconnect_after = window.map(|window| {
-        let random = getrandom::u64().unwrap_or_default();
-        #[cfg(all(test, feature = "fault-injection"))]
-        let random = crate::simulation::seed().unwrap_or(random);
-        Duration::from_millis(window.start + random % (window.end - window.start))
-    });
-    Refusal { id: None, code, message, reconnect_after }
+    Refusal { id: None, code, message, reconnect_after: window.map(any_moment) }
+}
+
+/// After what time a client may come back that is to slow down.
+pub(super) fn slowly() -> Duration {
+    any_moment(SLOW_DOWN)
+}
+
+fn any_moment(window: Range<u64>) -> Duration {
+    // Any will do if the system has no randomness to give.
+    let random = getrandom::u64().unwrap_or_default();
+    #[cfg(all(test, feature = "fault-injection"))]
+    let random = crate::simulation::seed().unwrap_or(random);
+    Duration::from_millis(window.start + random % (window.end - window.start))
 }

@@ -2,11 +2,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{self, Poll, ready};
 
 use actix::prelude::Request;
 use futures_util::FutureExt;
 
+use super::opening::slowly;
 use super::resuming::{Replay, Replaying};
 use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
 use crate::client_proxy::{Cursor, Joined};
@@ -15,7 +17,7 @@ use crate::hooks::Refused;
 use crate::shared::Shared;
 use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
-use crate::wire::{ErrorCode, Event, FrameError, Position, RequestId, TopicName};
+use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Position, Refusal, RequestId, TopicName};
 
 /// A subscribe, as it was asked for.
 pub(super) struct Asking {
@@ -62,6 +64,7 @@ impl Transport {
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {
+        self.begin();
         let Asking { name, since, id } = &asking;
         let id = *id;
         let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
@@ -89,6 +92,53 @@ impl Transport {
             Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
             None => joining.patiently(),
         };
+    }
+
+    /// Whether the stream has not begun, because no topic is known yet that its client may have.
+    pub(super) fn is_held(&self) -> bool {
+        self.preface.as_ref().is_some_and(|preface| preface.held.is_some())
+    }
+
+    /// Begins a stream that has been held back.
+    pub(super) fn begin(&mut self) {
+        if let Some(held) = self.preface.as_mut().and_then(|preface| preface.held.take()) {
+            self.slot.send(held.freeze());
+            self.expect_silence();
+        }
+    }
+
+    /// Tells a client that it may not have a topic, behind the preface if that is still held back.
+    pub(super) fn refuse_topic(&mut self, error: FrameError) {
+        let FrameError { id, topic, code, message, .. } = &error;
+        let Some(preface) = &mut self.preface else { return };
+        match &mut preface.held {
+            Some(held) => {
+                self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
+                let refusal = Event::Error { id: *id, topic: topic.as_ref(), code: *code, message };
+                let refusal = self.slot.codecs().encode(self.slot.codec(), &refusal);
+                held.extend_from_slice(&refusal.unwrap_or_default());
+            }
+            None => self.tell_error(*id, topic.as_ref(), *code, message),
+        }
+        let is_final = |error: &FrameError| error.code.class() == ErrorClass::DoNot;
+        let Some(preface) = &mut self.preface else { return };
+        if preface.refused.as_ref().is_none_or(is_final) {
+            preface.refused = Some(error);
+        }
+    }
+
+    /// Ends a stream that has none of its topics, and will never have any.
+    pub(super) fn all_asked(&mut self) {
+        let has_none = self.session.with_subscriptions(|subscriptions| subscriptions.is_empty()).unwrap_or(false);
+        let refused = self.preface.as_mut().and_then(|preface| preface.refused.take());
+        if let Some(FrameError { id, code, message, .. }) = refused
+            && has_none
+        {
+            // It would be refused again and again, by a topic that is out of service for a minute.
+            let reconnect_after = (code.class() != ErrorClass::DoNot).then(slowly);
+            self.say_goodbye(Refusal { id, code, message: &message, reconnect_after });
+        }
+        self.preface = None;
     }
 
     /// Has the topic made that a client wants to go on with, if there is none.

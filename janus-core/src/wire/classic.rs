@@ -13,7 +13,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::codec::{self, Codec, Event, Heartbeat, Message, Position, Refusal};
 use super::json::{self, JsonError, Reader};
 use super::publication::{Parts, put_decimal, put_json_string};
-use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, text, topic_must_be_a_string, unfinished};
+use super::request::{
+    self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
+};
 use super::{Publication, Timestamp, TopicName};
 
 pub use super::codec::{Command, Limits};
@@ -366,7 +368,7 @@ struct Request<'a> {
     data: Option<RequestData<'a>>,
     ack: Option<&'a str>,
     /// A key with a meaning that stood twice.
-    duplicate: bool,
+    duplicate: Option<&'static str>,
 }
 
 enum RequestData<'a> {
@@ -387,21 +389,23 @@ impl<'a> Request<'a> {
         let mut members = || -> Result<(), JsonError> {
             let mut key = reader.first_key()?;
             while let Some(name) = key {
-                match &*name {
-                    "action" => request.duplicate |= request.action.replace(reader.value()?).is_some(),
-                    "ack" => request.duplicate |= request.ack.replace(reader.value()?).is_some(),
+                let again = match &*name {
+                    "action" => request.action.replace(reader.value()?).is_some().then_some("action"),
+                    "ack" => request.ack.replace(reader.value()?).is_some().then_some("ack"),
                     "data" => {
                         let data = if reader.at_object() {
                             RequestData::Object(DataFields::read(&mut reader)?)
                         } else {
                             RequestData::Other(reader.value()?)
                         };
-                        request.duplicate |= request.data.replace(data).is_some();
+                        request.data.replace(data).is_some().then_some("data")
                     }
                     _ => {
                         reader.value()?;
+                        None
                     }
-                }
+                };
+                request.duplicate = request.duplicate.or(again);
                 key = reader.next_key()?;
             }
             reader.end()
@@ -412,8 +416,8 @@ impl<'a> Request<'a> {
 
     /// What the frame asks for, or why it is refused.
     fn command(self, limits: &Limits, more: usize, batch: &mut Option<Box<Batch>>) -> Result<Command, FrameError> {
-        if self.duplicate {
-            return Err(duplicate_key());
+        if let Some(key) = self.duplicate {
+            return Err(duplicate_key(key));
         }
         let topic = |data: Option<RequestData<'_>>| match data {
             Some(RequestData::Other(raw)) => request::topic_name(raw, limits.max_topic_bytes),
@@ -453,7 +457,7 @@ struct DataFields<'a> {
     publication: RawPublication<'a>,
     token: Option<&'a str>,
     received: Option<&'a str>,
-    duplicate: bool,
+    duplicate: Option<&'static str>,
 }
 
 impl<'a> DataFields<'a> {
@@ -463,16 +467,18 @@ impl<'a> DataFields<'a> {
         while let Some(name) = key {
             let value = reader.value()?;
             let field = match &*name {
-                "topic" => Some(&mut fields.publication.topic),
-                "event" => Some(&mut fields.publication.event),
-                "message_id" => Some(&mut fields.publication.message_id),
-                "data" => Some(&mut fields.publication.data),
-                "token" => Some(&mut fields.token),
-                "received" => Some(&mut fields.received),
+                "topic" => Some(("topic", &mut fields.publication.topic)),
+                "event" => Some(("event", &mut fields.publication.event)),
+                "message_id" => Some(("message_id", &mut fields.publication.message_id)),
+                "data" => Some(("data", &mut fields.publication.data)),
+                "token" => Some(("token", &mut fields.token)),
+                "received" => Some(("received", &mut fields.received)),
                 _ => None,
             };
-            if let Some(field) = field {
-                fields.duplicate |= field.replace(value).is_some();
+            if let Some((key, field)) = field
+                && field.replace(value).is_some()
+            {
+                fields.duplicate = fields.duplicate.or(Some(key));
             }
             key = reader.next_key()?;
         }
@@ -480,8 +486,8 @@ impl<'a> DataFields<'a> {
     }
 
     fn attach(self, limits: &Limits) -> Result<Command, FrameError> {
-        if self.duplicate {
-            return Err(duplicate_key());
+        if let Some(key) = self.duplicate {
+            return Err(duplicate_key(key));
         }
         let token = self.token.and_then(json::string).ok_or_else(bad_attach)?.into_owned();
         let mut reader = Reader::new(self.received.ok_or_else(bad_attach)?);
@@ -497,10 +503,10 @@ impl<'a> DataFields<'a> {
             key = reader.next_key().map_err(bad_json)?;
         }
         // Sorted, because a frame of 64 KiB has room for thousands.
-        let mut names: Vec<&str> = received.iter().map(|(topic, _)| topic.as_str()).collect();
+        let mut names: Vec<&TopicName> = received.iter().map(|(topic, _)| topic).collect();
         names.sort_unstable();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(duplicate_key());
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(duplicate_topic(pair[0]));
         }
         Ok(Command::Attach { token, received })
     }
@@ -511,8 +517,8 @@ impl<'a> DataFields<'a> {
         more: usize,
         batch: &mut Option<Box<Batch>>,
     ) -> Result<(TopicName, Publication), FrameError> {
-        if self.duplicate {
-            return Err(duplicate_key());
+        if let Some(key) = self.duplicate {
+            return Err(duplicate_key(key));
         }
         self.publication.read(limits.max_topic_bytes, more, batch)
     }
@@ -616,6 +622,34 @@ impl MessageHead {
     }
 }
 
+/// A message taken apart again, each part the JSON text that its publisher wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessageParts<'a> {
+    pub(crate) timestamp: Timestamp,
+    pub(crate) event: &'a str,
+    pub(crate) message_id: &'a str,
+    pub(crate) data: &'a str,
+}
+
+impl<'a> MessageParts<'a> {
+    /// Of a frame as [`encode_message`] wrote it, with its terminator. Of another writer's frame it may be `None` or
+    /// nonsense: keys are taken to stand where they always do, and the data, most of a message, is not looked at.
+    pub(crate) fn of(frame: &'a [u8]) -> Option<Self> {
+        let text = str::from_utf8(frame.strip_suffix(b"}\x01")?).ok()?;
+        let mut reader = Reader::new(text.strip_prefix("{\"timestamp\":")?);
+        let timestamp = parse_timestamp(reader.value().ok()?)?;
+        let mut member = |key| {
+            reader.rest().strip_prefix(key).and_then(|rest| {
+                reader = Reader::new(rest);
+                reader.value().ok()
+            })
+        };
+        let _topic = member(",\"topic\":")?;
+        let (event, message_id) = (member(",\"event\":")?, member(",\"message_id\":")?);
+        Some(Self { timestamp, event, message_id, data: reader.rest().strip_prefix(",\"data\":")? })
+    }
+}
+
 /// Appends an error frame.
 pub fn encode_error(out: &mut impl BufMut, timestamp: &Timestamp, code: ErrorCode, message: &str) {
     put_timestamp(out, timestamp);
@@ -670,6 +704,12 @@ pub fn encode_attached<'a>(
 }
 
 /// `{"timestamp":[MEGA,SEC,MICRO],`, with which every JSON frame to a client begins.
+fn parse_timestamp(raw: &str) -> Option<Timestamp> {
+    let mut numbers = raw.strip_prefix('[')?.strip_suffix(']')?.split(',').map(|number| number.trim().parse().ok());
+    let timestamp = Timestamp { mega: numbers.next()??, sec: numbers.next()??, micro: numbers.next()?? };
+    numbers.next().is_none().then_some(timestamp)
+}
+
 fn put_timestamp(out: &mut impl BufMut, timestamp: &Timestamp) {
     out.put_slice(b"{\"timestamp\":[");
     put_decimal(out, timestamp.mega);

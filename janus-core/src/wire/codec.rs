@@ -102,6 +102,14 @@ pub enum Command {
     /// Send these bytes: an answer that the decoder knows by itself, such as the one to a ping. It takes its place among
     /// the answers to other commands.
     Answer(Bytes),
+    /// Send these bytes before everything else, and not before it is known that I may have one of the topics that I ask
+    /// for. Until then a client may still be refused with [`Event::Refused`], for which it may be too late behind these
+    /// bytes: the head of a response has a status. Meant before [`Command::Open`], and with
+    /// [`Command::AllAsked`] behind the last topic.
+    Preface(Bytes),
+    /// I have asked for every topic that I will ever ask for: if I have none of them, tell me why and close. Only meant where
+    /// there was a [`Command::Preface`].
+    AllAsked,
     /// Deliver this topic to me.
     Subscribe {
         /// Which.
@@ -375,7 +383,7 @@ pub enum Opens {
     /// As soon as it is accepted; the client has said nothing.
     AtOnce,
     /// With the first [`Command::Open`]. Until then nothing else is obeyed but [`Command::Answer`],
-    /// [`Command::Refused`], [`Command::Close`], [`Command::Become`] and [`Command::PassOn`].
+    /// [`Command::Preface`], [`Command::Refused`], [`Command::Close`], [`Command::Become`] and [`Command::PassOn`].
     WhenAsked,
 }
 

@@ -81,6 +81,8 @@ error_codes! {
     AuthorizationFailed = "authorization_failed", 4006, TryAgain, false;
     /// The server's operator has closed the connection; the client may come back.
     Disconnected = "disconnected", 4007, TryAgain, true;
+    /// The connection was closed while the message waited to be published. Nobody has seen it.
+    ConnectionClosed = "connection_closed", 4008, TryAgain, true;
 
     /// The frame is not JSON by RFC 8259.
     BadJson = "bad_json", 4400, DoNot, true;
@@ -163,6 +165,7 @@ impl ErrorCode {
             | Self::TooManyTopicsOnServer
             | Self::AuthorizationFailed
             | Self::Disconnected
+            | Self::ConnectionClosed
             | Self::ServerOverloaded
             | Self::SlowConsumer => 503,
         }
@@ -181,7 +184,7 @@ impl fmt::Display for ErrorCode {
 pub struct FrameError {
     /// The reason.
     pub code: ErrorCode,
-    /// What the client should do, for a person to read. Holds nothing that the client sent.
+    /// What the client should do, for a person to read. Holds nothing that the client sent, except the name of a topic.
     pub message: String,
     /// The number of the request that is refused, if it had one.
     pub id: Option<u64>,

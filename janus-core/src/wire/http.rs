@@ -51,6 +51,8 @@ pub struct HttpPort {
     websocket: Arc<WebSocket>,
     sse: Arc<Sse>,
     allowed_origins: AllowedOrigins,
+    /// Empty if other machines can connect.
+    own_ports: Arc<[u16]>,
 }
 
 /// Where each codec stands in [`Codec::successors`].
@@ -65,7 +67,32 @@ impl HttpPort {
             websocket: Arc::new(WebSocket),
             sse: Arc::new(Sse::new(sse_retry, allowed_origins.clone())),
             allowed_origins,
+            own_ports: Arc::new([]),
         }
+    }
+
+    /// The same for listeners on these ports which only programs of the same machine can connect to.
+    ///
+    /// A page can have its name lead to 127.0.0.1 (DNS rebinding); to a browser it is then of the same host as what listens
+    /// there. Such a request names one of these ports in `Host`, behind a name, and is refused unless an allowed origin has
+    /// that name and port. One that came through a proxy which keeps `Host` names the proxy's port.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use janus_core::wire::{AllowedOrigins, Codec, Command, HttpPort, Limits};
+    ///
+    /// let port = HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2)).for_this_machine([8080]);
+    /// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+    /// let is_served = |host: &str| {
+    ///     let request = format!("GET /events?topic=news HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    ///     matches!(port.decoder().decode(&mut request.as_bytes(), &limits), Some(Ok(Command::Become(_))))
+    /// };
+    /// assert!(is_served("localhost:8080") && is_served("127.0.0.1:8080") && is_served("push.example"));
+    /// assert!(!is_served("evil.example:8080"));
+    /// ```
+    #[must_use]
+    pub fn for_this_machine(self, ports: impl IntoIterator<Item = u16>) -> Self {
+        Self { own_ports: ports.into_iter().collect(), ..self }
     }
 }
 
@@ -78,6 +105,7 @@ impl Codec for HttpPort {
         Box::new(PortDecoder {
             sse: Arc::clone(&self.sse),
             allowed_origins: self.allowed_origins.clone(),
+            own_ports: Arc::clone(&self.own_ports),
             head: HeadReader::default(),
             outcome: Outcome::Undecided,
         })
@@ -109,6 +137,7 @@ impl Codec for HttpPort {
 struct PortDecoder {
     sse: Arc<Sse>,
     allowed_origins: AllowedOrigins,
+    own_ports: Arc<[u16]>,
     head: HeadReader,
     outcome: Outcome,
 }
@@ -121,13 +150,28 @@ enum Outcome {
 }
 
 impl PortDecoder {
+    fn check_origin(&self, request: &HttpRequest) -> Result<(), HttpError> {
+        self.allowed_origins.check(request)?;
+        // A stream of events that a page asks of its own host has no `Origin`.
+        let host = request.header("host").unwrap_or_default();
+        let Some((name, Some(port))) = host_and_port(host, Some(80)) else { return Ok(()) };
+        if self.own_ports.contains(&port) && is_site(&name) && !self.allowed_origins.has_host(host) {
+            let message = format!(
+                "this server is for its own machine, under localhost or an IP address; if {name} is a name of it, list \
+                 http://{name}:{port} in allowed_origins"
+            );
+            return Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message));
+        }
+        Ok(())
+    }
+
     /// What the connection becomes, and the bytes that answer the request.
     fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
         let Head { request, minor_version, received } = head;
         match request.path() {
             "/ws" => {
                 require_no_body(&request)?;
-                self.allowed_origins.check(&request)?;
+                self.check_origin(&request)?;
                 if minor_version == 0 {
                     let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
                     return Err(HttpError::new(400, "bad_open", message));
@@ -138,7 +182,7 @@ impl PortDecoder {
             }
             "/events" => {
                 require_no_body(&request)?;
-                self.allowed_origins.check(&request)?;
+                self.check_origin(&request)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
                     return Ok(Command::Close(preflight(&self.allowed_origins.cors(&request))));
@@ -390,6 +434,11 @@ impl AllowedOrigins {
         Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message))
     }
 
+    /// Whether an origin of this `Host` is allowed.
+    fn has_host(&self, host: &str) -> bool {
+        self.any || self.listed.iter().any(|origin| origin.is_of_host(host))
+    }
+
     /// The lines of a response's head which let a page of the request's origin read the response; empty if it is allowed
     /// only as the own host.
     #[must_use]
@@ -455,6 +504,13 @@ fn host_and_port(authority: &str, default: Option<u16>) -> Option<(String, Optio
         None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
     };
     is_host.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// Whether a host is one that somebody's name server tells the address of: no address, and no name of this machine's own.
+fn is_site(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_own = name == "localhost" || name.ends_with(".localhost");
+    !is_own && !name.starts_with('[') && name.parse::<std::net::Ipv4Addr>().is_err()
 }
 
 /// The head of one request.

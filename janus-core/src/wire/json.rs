@@ -99,6 +99,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What has not been stepped over.
+    pub(super) fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
     /// Checks that nothing but white space is left.
     pub(super) fn end(&mut self) -> Result<(), JsonError> {
         self.skip_white_space();

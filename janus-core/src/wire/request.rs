@@ -118,8 +118,15 @@ pub(super) fn bad_json(error: JsonError) -> FrameError {
     FrameError::new(ErrorCode::BadJson, error.to_string())
 }
 
-pub(super) fn duplicate_key() -> FrameError {
-    FrameError::new(ErrorCode::DuplicateKey, "a key stands twice in one object; send it once")
+pub(super) fn duplicate_key(key: &str) -> FrameError {
+    FrameError::new(ErrorCode::DuplicateKey, format!("\"{key}\" stands twice in one object; send it once"))
+}
+
+/// The same where the key is the name of a topic.
+pub(super) fn duplicate_topic(topic: &TopicName) -> FrameError {
+    let name = serde_json::Value::from(topic.as_str());
+    let message = format!("the topic {name} stands twice in one object; send it once");
+    FrameError::new(ErrorCode::DuplicateKey, message).with_topic(topic)
 }
 
 pub(super) fn topic_must_be_a_string() -> FrameError {

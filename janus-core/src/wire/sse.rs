@@ -18,6 +18,10 @@ use super::{
     Position, Refusal, Timestamp, TopicName,
 };
 
+/// When a browser is to come back that is not to come back: a day from now. It has no other word for it once a stream has
+/// begun.
+const NEVER_MILLIS: u64 = 24 * 60 * 60 * 1_000;
+
 /// The codec of server-sent events.
 ///
 /// [`HttpPort`](super::HttpPort) makes connections to `/events` speak it. Alone on a listener it serves every path. What
@@ -32,7 +36,7 @@ use super::{
 /// let request = |target: &str| HttpRequest { method: "GET".into(), target: target.into(), ..HttpRequest::default() };
 ///
 /// let mut decoder = sse.decoder_for(request("/events?topic=news"), &limits)?;
-/// assert!(matches!(decoder.decode(&mut &[][..], &limits), Some(Ok(Command::Open(_)))));
+/// assert!(matches!(decoder.decode(&mut &[][..], &limits), Some(Ok(Command::Preface(_)))));
 /// assert_eq!(sse.decoder_for(request("/events"), &limits).err().map(|error| error.status), Some(400));
 /// # Ok::<_, janus_core::wire::HttpError>(())
 /// ```
@@ -93,16 +97,16 @@ impl Sse {
         let header = request.header("last-event-id").filter(|id| !id.is_empty());
         let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
 
-        let mut commands = VecDeque::with_capacity(topics.len() + 2);
-        let start = self.start(&request);
+        let mut commands = VecDeque::with_capacity(topics.len() + 3);
+        commands.push_back(Command::Preface(self.start(&request)));
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         commands.push_back(Command::Open(Box::new(open)));
-        commands.push_back(Command::Answer(start));
         commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, id: None }));
+        commands.push_back(Command::AllAsked);
         Ok(commands)
     }
 
-    /// What is sent once the stream is opened. It is an answer of the decoder's, because only that knows the origin.
+    /// What is sent once the client may have a topic. It is a command of the decoder's, because only that knows the origin.
     fn start(&self, request: &HttpRequest) -> Bytes {
         let mut start = String::new();
         if let Some(allowed_origins) = &self.allowed_origins {
@@ -122,10 +126,11 @@ impl Sse {
 /// One more topic of a request.
 fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName, HttpError> {
     let bad = |code: ErrorCode, message: String| HttpError::new(code.http_status(), code.as_str(), message);
-    let topic =
-        TopicName::new(name, limits.max_topic_bytes).map_err(|error| bad(ErrorCode::BadTopic, error.to_string()))?;
+    let place = before.len() + 1;
+    let topic = TopicName::new(name, limits.max_topic_bytes)
+        .map_err(|error| bad(ErrorCode::BadTopic, format!("topic number {place} of the request: {error}")))?;
     if before.contains(&topic) {
-        return Err(bad(ErrorCode::BadTopic, "a topic must not be named twice".to_owned()));
+        return Err(bad(ErrorCode::BadTopic, format!("topic number {place} of the request, {topic}, is named twice")));
     }
     if before.len() == limits.max_topics {
         let message = format!("a client may be subscribed to {} topics", limits.max_topics);
@@ -209,11 +214,9 @@ impl Codec for Sse {
 
 fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
     let reconnect_after = refusal.reconnect_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    out.put_slice(b"event: bye\n");
-    if let Some(time) = reconnect_after {
-        // Every browser obeys this, also where the page does not listen for the event.
-        out.put_slice(format!("retry: {time}\n").as_bytes());
-    }
+    // Every browser obeys this, also where the page does not listen for the event.
+    let retry = reconnect_after.unwrap_or(NEVER_MILLIS);
+    out.put_slice(format!("event: bye\nretry: {retry}\n").as_bytes());
     put_data(out, |json| {
         let json = json.reason(refusal.code, refusal.message);
         match reconnect_after {

@@ -67,7 +67,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// Why the frame is refused, with the number of the request where it could be read. The connection must be closed if
+    /// Why the frame is refused, with the number and the topic of the request where they could be read. The connection must be closed if
     /// the error [is fatal](FrameError::is_fatal), as every one is until the `hello` has come.
     pub fn decode(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
         let fields = Fields::read(text)?;
@@ -82,8 +82,17 @@ impl Decoder {
                 Err(FrameError::new(ErrorCode::BadOpen, "say {\"type\":\"hello\"} before anything else"))
             }
             kind => {
-                let id = fields.id();
-                fields.request(kind, limits, more, &mut self.batch).map_err(|error| error.with_id(id.ok().flatten()))
+                let (id, topic) = (fields.id(), fields.publication.topic);
+                fields.request(kind, limits, more, &mut self.batch).map_err(|error| {
+                    // Of a key that stands twice, either may be meant.
+                    let topic = topic.filter(|_| error.code != ErrorCode::DuplicateKey);
+                    let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
+                    let error = error.with_id(id.ok().flatten());
+                    match topic {
+                        Some(topic) => error.with_topic(&topic),
+                        None => error,
+                    }
+                })
             }
         }
     }
@@ -111,7 +120,7 @@ struct Fields<'a> {
     session: Option<&'a str>,
     auth: Option<&'a str>,
     /// A key with a meaning that stood twice.
-    duplicate: bool,
+    duplicate: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -131,13 +140,13 @@ impl<'a> Fields<'a> {
             since,
             session,
             auth,
-            duplicate: twice.contains(&true),
+            duplicate: first_of(twice, keys),
         })
     }
 
     fn open(self) -> Result<Open, FrameError> {
-        if self.duplicate {
-            return Err(duplicate_key());
+        if let Some(key) = self.duplicate {
+            return Err(duplicate_key(key));
         }
         let text = |raw: Option<&str>| {
             raw.map(|raw| json::string(raw).map(Into::into).ok_or_else(session_and_auth_must_be_strings)).transpose()
@@ -152,8 +161,8 @@ impl<'a> Fields<'a> {
         more: usize,
         batch: &mut Option<Box<Batch>>,
     ) -> Result<Request, FrameError> {
-        if self.duplicate {
-            return Err(duplicate_key());
+        if let Some(key) = self.duplicate {
+            return Err(duplicate_key(key));
         }
         let command = match kind {
             Some("subscribe") => {
@@ -188,18 +197,24 @@ impl<'a> Fields<'a> {
     }
 
     fn since(&self) -> Result<Option<Position>, FrameError> {
+        const KEYS: [&str; 2] = ["epoch", "seq"];
         let Some(raw) = self.since else { return Ok(None) };
         // It is JSON, so that what cannot be read is no object.
-        let Ok(Members { values: [epoch, seq], twice }) = json::members(raw, ["epoch", "seq"]) else {
+        let Ok(Members { values: [epoch, seq], twice }) = json::members(raw, KEYS) else {
             return Err(bad_since());
         };
-        if twice.contains(&true) {
-            return Err(duplicate_key());
+        if let Some(key) = first_of(twice, KEYS) {
+            return Err(duplicate_key(key));
         }
         let epoch = epoch.and_then(json::string).and_then(|text| parse_epoch(&text)).ok_or_else(bad_since)?;
         let seq = seq.and_then(|raw| raw.parse().ok()).ok_or_else(bad_since)?;
         Ok(Some(Position { epoch, seq }))
     }
+}
+
+/// The first of these keys that stands twice.
+fn first_of<const N: usize>(twice: [bool; N], keys: [&'static str; N]) -> Option<&'static str> {
+    twice.iter().position(|&twice| twice).map(|index| keys[index])
 }
 
 /// 16 hexadecimal digits; `from_str_radix` alone would take a sign as well.

@@ -446,6 +446,32 @@ fn a_panic_in_a_job_leaves_the_arbiter_running() {
 }
 
 #[test]
+fn a_task_has_its_turn_before_all_of_many_jobs_have_run() {
+    const JOBS: u64 = 1_000;
+    block_on(async {
+        let home = Arbiter::start("home").unwrap();
+        let release = occupy(&home).await;
+        let run = Arc::new(AtomicU64::new(0));
+        let (seen, first_turn) = oneshot::channel();
+        let counter = Arc::clone(&run);
+        let spawn = move || {
+            let look = async move { seen.send(counter.load(Ordering::SeqCst)) };
+            drop(tokio::task::spawn_local(look));
+        };
+        home.place().run(spawn).unwrap();
+        for _ in 0..JOBS {
+            let run = Arc::clone(&run);
+            home.place().run(move || _ = run.fetch_add(1, Ordering::SeqCst)).unwrap();
+        }
+        drop(release);
+        let seen = first_turn.await.unwrap();
+        assert!(seen < JOBS / 10, "{seen} jobs came before it");
+        until("the others come as well", || run.load(Ordering::SeqCst) == JOBS).await;
+        home.stop();
+    });
+}
+
+#[test]
 fn an_arbiter_that_has_nothing_to_do_counts_a_pause() {
     block_on(async {
         let home = Arbiter::start("home").unwrap();

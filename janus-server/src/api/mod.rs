@@ -100,6 +100,12 @@ impl Api {
                         let (reader, writer) = TcpStream::from_std(stream)?.into_split();
                         api.converse(reader, writer, received, is_refused).await
                     }
+                    #[cfg(unix)]
+                    PassedStream::Unix(stream) => {
+                        stream.set_nonblocking(true)?;
+                        let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
+                        api.converse(reader, writer, received, is_refused).await
+                    }
                     PassedStream::Other(stream) => {
                         let (reader, writer) = tokio::io::split(stream);
                         api.converse(reader, writer, received, is_refused).await

@@ -24,7 +24,7 @@ pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// Bytes of messages in one answer. The oldest of a longer history are left out, but never the last.
+/// Bytes of messages in one answer, which has one message at least.
 const MAX_HISTORY_BYTES: usize = 8 << 20;
 
 /// The description of the API, for programs.
@@ -106,11 +106,15 @@ impl Api {
         let mut seen = HashSet::new();
         let mut messages = Vec::with_capacity(count);
         // All names are right before the first message goes out.
-        for topic in &request.topics {
+        for (index, topic) in request.topics.iter().enumerate() {
             if !seen.insert(topic) {
                 return Err(bad_request(format!("topics: {} is there twice", serde_json::Value::from(&**topic))));
             }
-            messages.push(self.message(topic, &request.event, &request.message_id, &request.data)?);
+            let message = self.message(topic, &request.event, &request.message_id, &request.data);
+            messages.push(message.map_err(|error| {
+                let message = format!("topics[{index}]: {}", error.message);
+                HttpError { message, ..error }
+            })?);
         }
         let started: Vec<_> = messages.into_iter().map(|message| self.janus.try_publish(message)).collect();
         let mut results = Vec::with_capacity(count);
@@ -155,22 +159,23 @@ impl Api {
             }
             other => bad_request(other.to_string()),
         })?;
-        let mut room = MAX_HISTORY_BYTES;
-        let fitting = history.messages.iter().rev().take_while(|message| {
-            let length = message.event().len() + message.message_id().len() + message.data().len();
-            let is_last = room == MAX_HISTORY_BYTES;
-            let fits = length <= room;
-            room = room.saturating_sub(length.max(1));
-            fits || is_last
-        });
-        let fitting = fitting.count();
-        let messages = &history.messages[history.messages.len() - fitting..];
+        let mut part = &history.messages[..];
+        let (mut position, mut more) = (history.position, history.more);
+        if since.is_none() {
+            part = &part[part.len() - fitting(part.iter().rev())..];
+        } else if let Some(last) = fitting(part.iter()).checked_sub(1)
+            && last + 1 < part.len()
+        {
+            part = &part[..=last];
+            (position, more) = (part[last].position, true);
+        }
         Ok(json(&HistoryJson {
             topic: &request.topic,
-            epoch: hex(history.position.epoch),
-            seq: history.position.seq,
+            epoch: hex(position.epoch),
+            seq: position.seq,
             complete: history.complete,
-            messages: messages.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
+            more,
+            messages: part.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
         }))
     }
 
@@ -258,6 +263,16 @@ impl Api {
             HttpError::new(400, code.as_str(), format!("the body: {error}"))
         })
     }
+}
+
+/// How many of these messages fit into one answer.
+fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
+    let mut bytes = 0;
+    let fits = messages.enumerate().take_while(|(index, message)| {
+        bytes += message.event().len() + message.message_id().len() + message.data().len();
+        *index == 0 || bytes <= MAX_HISTORY_BYTES
+    });
+    fits.count()
 }
 
 /// What [`super::Access`] looks at.
@@ -437,6 +452,7 @@ struct HistoryJson<'a> {
     epoch: String,
     seq: u64,
     complete: bool,
+    more: bool,
     messages: Vec<MessageJson<'a>>,
 }
 

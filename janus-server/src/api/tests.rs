@@ -290,8 +290,8 @@ async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
     let mut two = server.janus.subscribe("two").unwrap();
     for (topics, code, part) in [
         (json!(["one", "two", "one"]), "bad_request", "\"one\" is there twice"),
-        (json!(["one", "two", ""]), "bad_topic", "empty"),
-        (json!(["one", "a\nb"]), "bad_topic", "control"),
+        (json!(["one", "two", ""]), "bad_topic", "topics[2]: a topic's name must not be empty"),
+        (json!(["one", "a\nb"]), "bad_topic", "topics[1]: a topic's name must not hold control"),
         (json!([]), "bad_request", "1 to 1000 topics"),
         (json!((0..1_001).map(|number| number.to_string()).collect::<Vec<_>>()), "bad_request", "not to 1001"),
     ] {
@@ -324,6 +324,12 @@ async fn history_begins_after_the_position_that_is_asked_for() {
     let since = json!({"topic": "news", "since": {"epoch": all["epoch"], "seq": 1}});
     assert_eq!(data(&server.post("/api/history", since.to_string()).await.json()), [(2, 2), (3, 3)]);
     assert_eq!(data(&server.post("/api/history", r#"{"topic":"news","limit":1}"#).await.json()), [(3, 3)]);
+    let cut = json!({"topic": "news", "since": {"epoch": all["epoch"], "seq": 0}, "limit": 2});
+    let cut = server.post("/api/history", cut.to_string()).await.json();
+    assert_eq!((data(&cut), &cut["complete"], &cut["more"]), (vec![(1, 1), (2, 2)], &json!(true), &json!(true)));
+    let rest = json!({"topic": "news", "since": {"epoch": cut["epoch"], "seq": cut["seq"]}, "limit": 2});
+    let rest = server.post("/api/history", rest.to_string()).await.json();
+    assert_eq!((data(&rest), &rest["complete"], &rest["more"]), (vec![(3, 3)], &json!(true), &json!(false)));
     let strange = r#"{"topic":"news","since":{"epoch":"0123456789abcdef","seq":1}}"#;
     assert_eq!(server.post("/api/history", strange).await.json()["complete"], false);
     for bad in ["123", "0123456789abcdeg", "+123456789abcdef"] {
@@ -334,7 +340,7 @@ async fn history_begins_after_the_position_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_long_history_is_cut_to_its_latest_messages() {
+async fn a_long_history_comes_in_parts_of_a_few_megabytes() {
     let mut settings = settings();
     settings.core.max_frame_bytes = 4 << 20;
     settings.core.default_namespace.history_bytes = 64 << 20;
@@ -344,10 +350,19 @@ async fn a_long_history_is_cut_to_its_latest_messages() {
     for _ in 0..4 {
         server.janus.publish("large", &text).await.unwrap();
     }
-    let history = server.post("/api/history", r#"{"topic":"large"}"#).await.json();
-    let seqs: Vec<u64> =
-        history["messages"].as_array().unwrap().iter().map(|message| message["seq"].as_u64().unwrap()).collect();
-    assert_eq!(seqs, [3, 4]);
+    let part = async |since: Option<(&Value, u64)>| {
+        let since = since.map(|(epoch, seq)| json!({"epoch": epoch, "seq": seq}));
+        let history = server.post("/api/history", json!({"topic": "large", "since": since}).to_string()).await.json();
+        let messages = history["messages"].as_array().unwrap();
+        let seqs: Vec<u64> = messages.iter().map(|message| message["seq"].as_u64().unwrap()).collect();
+        (seqs, history["seq"].as_u64().unwrap(), history["more"].as_bool().unwrap(), history["epoch"].clone())
+    };
+    let (latest, end, more, epoch) = part(None).await;
+    assert_eq!((latest, end, more), (vec![3, 4], 4, false));
+    let (first, end, more, _) = part(Some((&epoch, 0))).await;
+    assert_eq!((first, end, more), (vec![1, 2], 2, true));
+    let (rest, end, more, _) = part(Some((&epoch, end))).await;
+    assert_eq!((rest, end, more), (vec![3, 4], 4, false));
 }
 
 #[tokio::test]

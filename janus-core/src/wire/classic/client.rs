@@ -8,6 +8,7 @@ use std::mem;
 
 use super::super::json::{self, Reader};
 use super::super::publication::put_json_string;
+use super::parse_timestamp;
 use crate::wire::Timestamp;
 
 /// What a classic client may send before any frame.
@@ -296,12 +297,6 @@ fn find_terminator(input: &[u8]) -> Option<usize> {
     const BLOCK: usize = 64;
     let start = BLOCK * input.chunks(BLOCK).position(|block| block.contains(&1))?;
     input[start..].iter().position(|&byte| byte == 1).map(|at| start + at)
-}
-
-fn parse_timestamp(raw: &str) -> Option<Timestamp> {
-    let mut numbers = raw.strip_prefix('[')?.strip_suffix(']')?.split(',').map(|number| number.trim().parse().ok());
-    let timestamp = Timestamp { mega: numbers.next()??, sec: numbers.next()??, micro: numbers.next()?? };
-    numbers.next().is_none().then_some(timestamp)
 }
 
 #[cfg(test)]

@@ -774,6 +774,8 @@ proptest! {
         let timestamp = Timestamp { mega: 1, sec: 2, micro: 3 };
         let mut out = Vec::new();
         encode_message(&mut out, &timestamp, publication);
+        let parts = MessageParts { timestamp, event: &event, message_id: &message_id, data: &data };
+        prop_assert_eq!(MessageParts::of(&out), Some(parts));
         let mut input = &out[..];
         let mut client = ServerDecoder::new();
         prop_assert_eq!(

@@ -86,11 +86,35 @@ fn a_path_decides_what_a_connection_becomes() {
     let seen = feed(&port(&[]), &[&head("GET /events?topic=news", &[])]);
     let Seen::Became(SSE, answer, commands, _) = seen else { panic!("{seen:?}") };
     assert!(answer.is_empty(), "a client that is refused later must not have read a 200");
-    assert!(matches!(commands[0], Command::Open(_)) && commands.len() == 3, "{commands:?}");
+    assert!(matches!(commands[1], Command::Open(_)) && commands.len() == 4, "{commands:?}");
 
     for path in ["/", "/api/topics", "/ws/", "/events/x", "/wsx?/ws", "*"] {
         let request = [&*head(&format!("POST {path}"), &[("Content-Length", "4")]), b"body"].concat();
         assert_eq!(feed(&port(&[]), &[&request]), Seen::PassedOn(request.clone()), "{path}");
+    }
+}
+
+#[test]
+fn on_loopback_a_name_is_served_on_its_own_port_only_if_it_is_listed() {
+    let origins = AllowedOrigins::new(["http://dev.example:8080", "https://tls.example"]);
+    let port = HttpPort::new(origins, Duration::ZERO).for_this_machine([8080, 80]);
+    let seen = |host: &str| feed(&port, &[format!("GET /events?topic=a HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()]);
+    for host in [
+        "dev.example:8080",
+        "DEV.example:8080",
+        "other.example:8081",
+        "tls.example",
+        "localhost",
+        "a.localhost:8080",
+        "[::1]:80",
+    ] {
+        assert!(matches!(seen(host), Seen::Became(SSE, ..)), "{host}");
+    }
+    for host in
+        ["other.example:8080", "dev.example", "other.example", "localhost.example:8080", "127.0.0.1.example:8080"]
+    {
+        let name = host.split(':').next().unwrap();
+        assert_refused(seen(host), 403, &["forbidden", "localhost", &format!("http://{name}:"), "allowed_origins"]);
     }
 }
 
@@ -100,9 +124,13 @@ fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
     refused(&head("GET /ws", &[]), 426, &["upgrade: websocket\r\n", "sec-websocket-version: 13\r\n"]);
     refused(&head("POST /events?topic=a", &[]), 405, &["allow: GET\r\n", "method_not_allowed"]);
     refused(&head("GET /events", &[]), 400, &["bad_topic", "topic=news"]);
-    refused(&head("GET /events?topic=a&topic=b&topic=a", &[]), 400, &["bad_topic", "twice"]);
+    refused(
+        &head("GET /events?topic=a&topic=b&topic=a", &[]),
+        400,
+        &["bad_topic", "number 3 of the request, a, is named twice"],
+    );
     refused(&head("GET /events?topic=a&topic=b&topic=c&topic=d", &[]), 400, &["too_many_topics", "3 topics"]);
-    refused(&head("GET /events?topic=a%0Ab", &[]), 400, &["bad_topic", "control characters"]);
+    refused(&head("GET /events?topic=a&topic=a%0Ab", &[]), 400, &["bad_topic", "number 2", "control characters"]);
     refused(&head("GET /events?topic=", &[]), 400, &["bad_topic", "empty"]);
     refused(&head("GET /events?topic=a", &[("Content-Length", "1")]), 400, &["must not have a body"]);
     refused(&head("GET /events?topic=a", &[("Transfer-Encoding", "chunked")]), 400, &["must not have a body"]);

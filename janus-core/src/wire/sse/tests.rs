@@ -77,19 +77,20 @@ fn dispatched(stream: &str) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn a_request_becomes_an_open_the_head_and_a_subscribe_for_each_topic() {
+fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
     let asked = request("topic=news&topic=quotes%3AACME&_=1&topic=a+b%2B%C3%A9", &[]);
     let commands = commands(&sse(), asked.clone()).unwrap();
-    let Command::Open(open) = &commands[0] else { panic!("{commands:?}") };
+    let Command::Open(open) = &commands[1] else { panic!("{commands:?}") };
     assert_eq!((open.request.as_deref(), open.session.as_ref()), (Some(&asked), None));
-    let Command::Answer(head) = &commands[1] else { panic!("{commands:?}") };
+    let Command::Preface(head) = &commands[0] else { panic!("{commands:?}") };
     let head = str::from_utf8(head).unwrap();
     assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
     assert!(head.contains("cache-control: no-store\r\n") && head.contains("x-accel-buffering: no\r\n"), "{head}");
     assert!(!head.contains("access-control"), "{head}");
     assert!(head.ends_with("\r\n\r\nretry: 2000\n\n"), "{head}");
     let subscribe = |name| Command::Subscribe { topic: topic(name), since: None, id: None };
-    assert_eq!(commands[2..], [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é")]);
+    let rest = [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é"), Command::AllAsked];
+    assert_eq!(commands[2..], rest);
 }
 
 #[test]
@@ -130,8 +131,8 @@ fn an_id_that_is_none_of_ours_is_one_that_is_too_old() {
 fn only_a_listed_origin_may_read_the_stream_from_elsewhere() {
     let head = |origins: &[&str], origin| {
         let sse = Sse::new(Duration::ZERO, AllowedOrigins::new(origins.iter().copied()));
-        match &commands(&sse, request("topic=a", &[("origin", origin)])).unwrap()[1] {
-            Command::Answer(head) => String::from_utf8(head.to_vec()).unwrap(),
+        match &commands(&sse, request("topic=a", &[("origin", origin)])).unwrap()[0] {
+            Command::Preface(head) => String::from_utf8(head.to_vec()).unwrap(),
             other => panic!("{other:?}"),
         }
     };
@@ -148,9 +149,10 @@ fn only_a_listed_origin_may_read_the_stream_from_elsewhere() {
 fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
     let body = Sse::body(Duration::from_millis(1_500));
     let commands = commands(&body, request("topic=a", &[("origin", "https://any.example")])).unwrap();
-    assert_eq!(commands[1], Command::Answer(Bytes::from_static(b"retry: 1500\n\n")));
+    assert_eq!(commands[0], Command::Preface(Bytes::from_static(b"retry: 1500\n\n")));
     let refusal = Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None };
-    let expected = "event: bye\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
+    let expected =
+        "event: bye\nretry: 86400000\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
     assert_eq!(encode(&body, Event::Refused(refusal)), expected);
     assert!(encode(&sse(), Event::Refused(refusal)).starts_with("HTTP/1.1 401 Unauthorized\r\n"));
 }
@@ -214,9 +216,9 @@ fn alone_on_a_listener_it_reads_the_request_itself() {
     assert_eq!(decoder.decode(&mut input, &LIMITS), None);
     assert!(decoder.is_mid_frame() && decoder.buffered() > 0);
     let mut input = &b"\r\nmore"[..];
-    assert!(matches!(decoder.decode(&mut input, &LIMITS), Some(Ok(Command::Open(_)))));
+    assert!(matches!(decoder.decode(&mut input, &LIMITS), Some(Ok(Command::Preface(_)))));
     assert!(!decoder.is_mid_frame() && decoder.buffered() == 0);
-    assert_eq!(std::iter::from_fn(|| decoder.decode(&mut input, &LIMITS)).count(), 2);
+    assert_eq!(std::iter::from_fn(|| decoder.decode(&mut input, &LIMITS)).count(), 3);
 
     for (head, status) in [
         (&b"GET /any HTTP/1.1\r\nHost: a\r\n\r\n"[..], "400"),
@@ -267,7 +269,7 @@ proptest! {
             query.append_pair("topic", name);
         }
         let commands = commands(&sse(), request(&query.finish(), &[])).unwrap();
-        let asked: Vec<_> = commands[2..].iter().map(|command| match command {
+        let asked: Vec<_> = commands[2..commands.len() - 1].iter().map(|command| match command {
             Command::Subscribe { topic, .. } => topic.as_str(),
             other => panic!("{other:?}"),
         }).collect();
