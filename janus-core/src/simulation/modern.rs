@@ -10,6 +10,7 @@ use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
 use super::model::{BEARING, Form, Id, Model, Outcome, TOPICS, topic_name};
 use super::stream::Read;
 use super::{Chance, Limits, MAX_FRAME, Trace};
+use crate::wire::ErrorCode;
 use crate::wire::v1::client::{self as v1, ServerFrame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder};
 use crate::{Position, PublishError};
@@ -637,7 +638,8 @@ impl Client for Modern {
 
     fn check_drained(&self, model: &Model) {
         let Reason { finished, crash, unfinished, .. } = self.line.reason;
-        if self.line.ended != Some(Read::Fin) || finished || crash || unfinished {
+        let is_drained = self.bye == Some(ErrorCode::ServerDraining.number());
+        if self.line.ended != Some(Read::Fin) || !is_drained || finished || crash || unfinished {
             return;
         }
         for (topic, subscription) in self.subscriptions.iter().enumerate() {
