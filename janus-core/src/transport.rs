@@ -718,6 +718,8 @@ impl Transport {
         ready!(self.hear_out(cx));
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
         if !closing.fin_sent && self.slot.is_settled() {
+            // Much may wait for a client that reads slowly, and a heartbeat would come behind the last words.
+            self.slot.fall_silent();
             self.slot.send(std::mem::take(&mut closing.last_words));
             if self.slot.is_flushed() {
                 self.slot.shut_down();

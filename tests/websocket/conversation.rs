@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use janus_core::hooks::{Client, Denied, Hooks};
 use janus_core::wire::{Publication, TopicName};
-use janus_core::{Config, Janus};
+use janus_core::{Config, Fault, Janus};
 use serde_json::{Value, json};
 
 use super::{Bystander, FIN, PING, PONG, Seen, Socket, TEXT, close, frame, said, serve, text};
-use crate::support::{Close, own_address, subscribers, until};
+use crate::support::{Close, own_address, runs_after_restarts, subscribers, until};
 
 /// A client that has just said hello with the token of an earlier session; its welcome.
 async fn come_back(addr: SocketAddr, session: &Value) -> (Socket, Value) {
@@ -288,6 +288,42 @@ async fn who_comes_back_goes_on_exactly_where_it_was() {
     for socket in [&mut socket, &mut other] {
         assert_eq!(socket.json().await["seq"], 8);
     }
+}
+
+#[tokio::test]
+async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut socket = Socket::open(addr).await;
+    let epoch = socket.subscribe("news").await["epoch"].clone();
+    publish_numbers(&janus, "news", 1..=2).await;
+    for number in 1..=2 {
+        assert_eq!(socket.json().await["seq"], number);
+    }
+    for restarts in 1..=3 {
+        until("the topic runs", || runs_after_restarts(&janus, "news", restarts - 1)).await;
+        janus.inject(Fault::Topic("news".to_owned()));
+    }
+    until("the topic has restarted", || runs_after_restarts(&janus, "news", 3)).await;
+    publish_numbers(&janus, "news", 3..=3).await;
+    // It has had everything, and no word of the new epoch.
+    assert_eq!(socket.json().await["seq"], 3);
+    drop(socket);
+    publish_numbers(&janus, "news", 4..=5).await;
+    let now = janus.publish("news", &6).await.unwrap().epoch;
+    let now = json!(format!("{now:016x}"));
+    assert_ne!(now, epoch, "it was a cold restart");
+    let mut socket = Socket::open(addr).await;
+    let subscribed = socket.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, 3)})).await;
+    let expected =
+        json!({"type": "subscribed", "topic": "news", "epoch": epoch, "seq": 3, "resumed": true, "missed": 3});
+    assert_eq!(subscribed, expected);
+    for number in 4..=6 {
+        assert_eq!(socket.json().await["seq"], number);
+    }
+    // Whoever was behind when the topic began anew has lost something.
+    let mut behind = Socket::open(addr).await;
+    let subscribed = behind.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, 1)})).await;
+    assert_eq!((&subscribed["resumed"], &subscribed["epoch"]), (&json!(false), &now));
 }
 
 #[tokio::test]

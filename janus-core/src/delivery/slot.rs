@@ -100,7 +100,7 @@ impl End {
 pub(crate) struct Slot {
     pub(crate) id: u64,
     out: Mutex<Out>,
-    /// The tick of the last message or PING sent; 0 while the client has received no message.
+    /// The tick of the last message or PING sent; 0 while the client has received no message, and after its last words.
     quiet_since: AtomicU32,
     /// Where it stands in the table of connections; `None` for one that is being refused.
     pub(crate) place: Option<u32>,
@@ -202,8 +202,11 @@ impl Slot {
         }
     }
 
-    /// Sends the heartbeat.
+    /// Sends the heartbeat, unless the client has had its last words since it was due.
     pub(crate) fn beat(&self) {
+        if self.quiet_since.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
             self.send(frame);
         }
@@ -618,6 +621,11 @@ impl Slot {
     /// Has silence count from now on, and not only from the first message.
     pub(crate) fn expect_silence(&self, tick: u32) {
         self.quiet_since.store(tick, Ordering::Relaxed);
+    }
+
+    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would bring it back.
+    pub(crate) fn fall_silent(&self) {
+        self.quiet_since.store(0, Ordering::Relaxed);
     }
 
     /// Whether a PING is due: so many ticks have passed since the last message or PING. Marks it as sent.

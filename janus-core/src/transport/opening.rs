@@ -177,5 +177,7 @@ pub(super) fn slowly() -> Duration {
 fn any_moment(window: Range<u64>) -> Duration {
     // Any will do if the system has no randomness to give.
     let random = getrandom::u64().unwrap_or_default();
+    #[cfg(all(test, feature = "fault-injection"))]
+    let random = crate::simulation::seed().unwrap_or(random);
     Duration::from_millis(window.start + random % (window.end - window.start))
 }
