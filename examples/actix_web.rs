@@ -13,14 +13,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::body::{BodyStream, MessageBody};
+use actix_web::body::{BodyStream, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::http::{StatusCode, Version};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, error, rt, web};
 use futures_util::StreamExt;
-use janus_core::wire::{self, AllowedOrigins, Codec, Sse, WebSocket};
+use janus_core::wire::{self, AllowedOrigins, Codec, HttpError, Sse, WebSocket};
 use janus_core::{Config, Incoming, Janus};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
@@ -80,16 +80,16 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
     let head = head_of(&request);
     // Or a page of any site could connect in the name of whoever looks at it, where the key is a cookie.
     if let Err(error) = shared.origins.check(&head) {
-        return refused(error.status, &error.message);
+        return refused(&error);
     }
     let headers = match WebSocket::accept_headers(&head) {
         Ok(headers) => headers,
-        Err(error) => return refused(error.status, error.message),
+        Err(error) => return refused(&error.into()),
     };
     let (client, stream) = tokio::io::duplex(16 * 1024);
     let incoming = Incoming::stream_from(stream, peer_of(&request));
     if let Err(error) = shared.janus.serve(incoming, &shared.websocket, Some(WebSocket::decoder_for(head))) {
-        return refused(503, &error.to_string());
+        return refused(&HttpError::from(&error.refusal()));
     }
     let (to_client, mut from_client) = tokio::io::split(client);
     rt::spawn(async move {
@@ -114,37 +114,51 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
 async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
     let head = head_of(&request);
     if let Err(error) = shared.origins.check(&head) {
-        return refused(error.status, &error.message);
+        return refused(&error);
     }
+    let comes_back = head.accepts("text/event-stream");
     let decoder = match shared.sse.decoder_for(head, &shared.janus.limits()) {
         Ok(decoder) => decoder,
-        Err(error) => return refused(error.status, &error.message),
+        Err(error) => return refused(&error),
     };
     let (body, stream) = tokio::io::duplex(16 * 1024);
     let incoming = Incoming::stream_from(stream, peer_of(&request));
-    if let Err(error) = shared.janus.serve(incoming, &shared.events, Some(decoder)) {
-        return refused(503, &error.to_string());
+    match shared.janus.serve(incoming, &shared.events, Some(decoder)) {
+        Ok(()) => event_stream(BodyStream::new(ReaderStream::new(body)).boxed()),
+        // A browser would take a status for final, and not come back.
+        Err(error) if comes_back => event_stream(Sse::farewell(&error.refusal()).boxed()),
+        Err(error) => refused(&HttpError::from(&error.refusal())),
     }
+}
+
+fn event_stream(body: BoxBody) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-store"))
         // For nginx, which would hold messages back.
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(ReaderStream::new(body))
+        .body(body)
 }
 
 fn head_of(request: &HttpRequest) -> wire::HttpRequest {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    wire::HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers)
+    let head = wire::HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
+    wire::HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
 fn peer_of(request: &HttpRequest) -> wire::Peer {
     request.peer_addr().map_or(wire::Peer::Local, wire::Peer::Addr)
 }
 
-fn refused(status: u16, message: &str) -> HttpResponse {
-    let status = StatusCode::from_u16(status).expect("a status from Janus is one");
-    HttpResponse::build(status).body(message.to_owned())
+/// The refusal with all that belongs to its status, such as `Retry-After`.
+fn refused(error: &HttpError) -> HttpResponse {
+    let status = StatusCode::from_u16(error.status).expect("a status from Janus is one");
+    let mut response = HttpResponse::build(status);
+    response.insert_header((CONTENT_TYPE, "application/json"));
+    for (name, value) in error.headers() {
+        response.insert_header((name, value));
+    }
+    response.body(error.body())
 }
 
 /// An instance without ports of its own.

@@ -16,12 +16,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{Response, StatusCode};
+use axum::http::{Response, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper_util::rt::TokioIo;
-use janus_core::wire::{AllowedOrigins, Codec, HttpRequest, Sse, WebSocket};
+use janus_core::wire::{AllowedOrigins, Codec, HttpError, HttpRequest, Sse, WebSocket};
 use janus_core::{Config, Incoming, Janus};
 use tokio_util::io::ReaderStream;
 
@@ -75,11 +75,11 @@ async fn websocket(
     let head = head_of(&request);
     // Or a page of any site could connect in the name of whoever looks at it, where the key is a cookie.
     if let Err(error) = app.origins.check(&head) {
-        return refused(error.status, &error.message);
+        return refused(&error);
     }
     let headers = match WebSocket::accept_headers(&head) {
         Ok(headers) => headers,
-        Err(error) => return refused(error.status, error.message),
+        Err(error) => return refused(&error.into()),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -104,32 +104,45 @@ async fn events(
 ) -> Response<Body> {
     let head = head_of(&request);
     if let Err(error) = app.origins.check(&head) {
-        return refused(error.status, &error.message);
+        return refused(&error);
     }
+    let comes_back = head.accepts("text/event-stream");
     let decoder = match app.sse.decoder_for(head, &app.janus.limits()) {
         Ok(decoder) => decoder,
-        Err(error) => return refused(error.status, &error.message),
+        Err(error) => return refused(&error),
     };
     let (body, stream) = tokio::io::duplex(16 * 1024);
-    if let Err(error) = app.janus.serve(Incoming::stream_from(stream, peer.into()), &app.events, Some(decoder)) {
-        return refused(503, &error.to_string());
+    match app.janus.serve(Incoming::stream_from(stream, peer.into()), &app.events, Some(decoder)) {
+        Ok(()) => event_stream(Body::from_stream(ReaderStream::new(body))),
+        // A browser would take a status for final, and not come back.
+        Err(error) if comes_back => event_stream(Body::from(Sse::farewell(&error.refusal()))),
+        Err(error) => refused(&HttpError::from(&error.refusal())),
     }
+}
+
+fn event_stream(body: Body) -> Response<Body> {
     Response::builder()
         .header(CONTENT_TYPE, "text/event-stream")
         .header(CACHE_CONTROL, "no-store")
         // For nginx, which would hold messages back.
         .header("x-accel-buffering", "no")
-        .body(Body::from_stream(ReaderStream::new(body)))
+        .body(body)
         .expect("these are headers")
 }
 
 fn head_of(request: &Request) -> HttpRequest {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers)
+    let head = HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
+    HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
-fn refused(status: u16, message: &str) -> Response<Body> {
-    Response::builder().status(status).body(Body::from(message.to_owned())).expect("a status from Janus is one")
+/// The refusal with all that belongs to its status, such as `Retry-After`.
+fn refused(error: &HttpError) -> Response<Body> {
+    let mut response = Response::builder().status(error.status).header(CONTENT_TYPE, "application/json");
+    for (name, value) in error.headers() {
+        response = response.header(name, value);
+    }
+    response.body(Body::from(error.body())).expect("a status and headers from Janus are some")
 }
 
 /// An instance without ports of its own.

@@ -50,6 +50,37 @@ async fn a_message_that_is_published_over_http_reaches_an_event_stream_on_the_sa
 }
 
 #[tokio::test]
+async fn a_target_in_absolute_form_is_served_for_the_host_that_it_names() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let addr = http_address(&server);
+    let own = format!("http://{addr}");
+    assert_eq!(ask(addr, "GET", &format!("{own}/api/topics"), "", None).await, (200, json!({"topics": []})));
+    // `Host` says that it is this machine, and the target, which counts, that it is not.
+    let (status, answer) = ask(addr, "GET", "http://evil.example/api/topics", "", None).await;
+    assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")));
+    let request = format!("GET {own}/events?topic=news HTTP/1.1\r\nHost: evil.example:{}\r\n\r\n", addr.port());
+    let head = Http::send(addr, request).await.up_to("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+#[tokio::test]
+async fn a_head_that_makes_no_sense_is_answered_with_a_reason_also_where_the_api_is() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let addr = http_address(&server);
+    let two = "Content-Length: 5\r\n";
+    let codings = "Transfer-Encoding: xchunked\r\n";
+    for (method, target, headers) in [
+        ("POST", "/api/publish", two),
+        ("POST", "/api/publish", codings),
+        ("GET", "/api/topics?a=<>|^", ""),
+        ("GET", "api/topics", ""),
+    ] {
+        let (status, answer) = ask(addr, method, target, headers, None).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("bad_frame")), "{method} {target} {headers}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_in_the_file_is_asked_for_and_never_logged() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "api_key = \"{KEY}\"\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nlog = \"trace\"")

@@ -21,9 +21,13 @@ impl Server {
     }
 
     fn start_on(site: &Site, http: &str) -> Self {
+        Self::start_with(site, http, &[])
+    }
+
+    fn start_with(site: &Site, http: &str, more: &[&str]) -> Self {
         let origin = site.origin();
         let arguments = ["--listen", "127.0.0.1:0", "--http-listen", http, "--allowed-origins", &origin];
-        let running = Running::start(&[&arguments[..], &["--drain-period", "100 ms"]].concat());
+        let running = Running::start(&[&arguments[..], &["--drain-period", "100 ms"], more].concat());
         let address = |line: &str| running.error_line(line).rsplit(' ').next().unwrap().to_owned();
         let (classic, http) = (address("listening on "), address("serving HTTP on ").parse().unwrap());
         Self { running, classic, http }
@@ -106,6 +110,22 @@ fn a_page_notices_a_connection_that_is_dead_and_catches_up() {
 }
 
 #[test]
+fn a_page_whose_network_stalls_in_the_middle_of_a_frame_comes_back_and_catches_up() {
+    let site = Site::start();
+    let server = Server::start_with(&site, "127.0.0.1:0", &["--frame-timeout", "1 s"]);
+    let proxy = Proxy::to(server.http);
+    let patience = [("heartbeat_ms", "300"), ("timeout_ms", "60000")];
+    let page = site.open("subscriber", &[&[("server", &*proxy.url())][..], &patience].concat());
+    assert_subscribed(&page, false);
+    // Its next ping is longer.
+    proxy.stall_clients_after(3);
+    while page.report_of("state", &["gap"]) != json!(["state", "waiting", "frame_timeout"]) {}
+    server.publish(0..5);
+    assert_subscribed(&page, true);
+    assert_eq!(messages(&page, 5), numbers(0..5));
+}
+
+#[test]
 fn a_page_is_told_that_a_restarted_server_cannot_resume_it_and_goes_on() {
     let site = Site::start();
     let server = Server::start(&site);
@@ -149,7 +169,7 @@ fn a_page_publishes_and_learns_what_became_of_it() {
         json!(["published", "news", 16, 1, 1]),
         json!(["message", 1, "quote", 7, {"price": 1.5}]),
         json!(["refused", "bad_topic", 4407]),
-        json!(["refused", "frame_too_large", null]),
+        json!(["refused", "frame_too_large", 4402]),
         json!(["refused", "not_connected", null]),
     ] {
         assert_eq!(page.report(), expected);

@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -198,9 +198,11 @@ pub(crate) struct Proxy {
 struct Network {
     target: SocketAddr,
     refuses: AtomicBool,
-    /// Both ends of each connection, and whether what it carries gets lost.
-    connections: Mutex<Vec<(TcpStream, TcpStream, Arc<AtomicBool>)>>,
+    connections: Mutex<Vec<Carried>>,
 }
+
+/// Both ends of a connection, and how many bytes from the client and from the server still get through.
+type Carried = (TcpStream, TcpStream, [Arc<AtomicUsize>; 2]);
 
 impl Proxy {
     pub(crate) fn to(target: SocketAddr) -> Self {
@@ -229,8 +231,15 @@ impl Proxy {
 
     /// The connections of now stay open, and nothing gets through any more.
     pub(crate) fn stall(&self) {
-        for (_, _, stalled) in self.network.connections.lock().unwrap().iter() {
-            stalled.store(true, Ordering::SeqCst);
+        for (_, _, passing) in self.network.connections.lock().unwrap().iter() {
+            passing.iter().for_each(|passing| passing.store(0, Ordering::SeqCst));
+        }
+    }
+
+    /// Of what the clients of now send, no more gets through than these bytes; the other way everything does.
+    pub(crate) fn stall_clients_after(&self, bytes: usize) {
+        for (_, _, [up, _]) in self.network.connections.lock().unwrap().iter() {
+            up.store(bytes, Ordering::SeqCst);
         }
     }
 
@@ -250,31 +259,36 @@ impl Drop for Proxy {
 impl Network {
     fn carry(&self, client: TcpStream) -> io::Result<()> {
         let server = TcpStream::connect(self.target)?;
-        let stalled = Arc::new(AtomicBool::new(false));
+        let passing = [(); 2].map(|()| Arc::new(AtomicUsize::new(usize::MAX)));
         {
             // Under the lock, so that a connection is refused or is there to be cut.
             let mut connections = self.connections.lock().unwrap();
             if self.refuses.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            connections.push((client.try_clone()?, server.try_clone()?, Arc::clone(&stalled)));
+            connections.push((client.try_clone()?, server.try_clone()?, passing.clone()));
         }
         std::thread::scope(|scope| {
-            scope.spawn(|| pipe(&client, &server, &stalled));
-            pipe(&server, &client, &stalled);
+            scope.spawn(|| pipe(&client, &server, &passing[0]));
+            pipe(&server, &client, &passing[1]);
         });
         Ok(())
     }
 }
 
-fn pipe(mut from: &TcpStream, mut to: &TcpStream, stalled: &AtomicBool) {
+fn pipe(mut from: &TcpStream, mut to: &TcpStream, passing: &AtomicUsize) {
     let mut piece = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut piece) {
-        if !stalled.load(Ordering::SeqCst) && to.write_all(&piece[..length]).is_err() {
+        let left = passing.load(Ordering::SeqCst);
+        let through = &piece[..length.min(left)];
+        if !through.is_empty() && to.write_all(through).is_err() {
             break;
         }
+        if left != usize::MAX {
+            passing.store(left - through.len(), Ordering::SeqCst);
+        }
     }
-    if !stalled.load(Ordering::SeqCst) {
+    if passing.load(Ordering::SeqCst) > 0 {
         let _ = to.shutdown(Shutdown::Write);
     }
 }

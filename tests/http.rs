@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
 use janus_core::{Config, Janus};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -245,6 +246,49 @@ async fn a_browser_may_come_from_the_same_host_or_a_listed_origin() {
 }
 
 #[tokio::test]
+async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
+    let answer = async |addr: SocketAddr, path: &str, host: &str, origin: Option<&str>| {
+        let origin = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
+        let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{origin}{headers}\r\n");
+        let answer = Http::send(addr, request).await.up_to("\r\n\r\n").await;
+        answer.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let config = Config { allowed_origins: vec!["http://dev.example:8000".to_owned()], ..Config::default() };
+    let (_janus, addr) = serve_http(config).await;
+    let port = addr.port();
+    let rebound = format!("evil.example:{port}");
+    assert_eq!(answer(addr, "/ws", &rebound, Some(&format!("http://{rebound}"))).await, 403);
+    // An EventSource of the same host names no origin.
+    assert_eq!(answer(addr, "/events?topic=a", &rebound, None).await, 403);
+    assert_eq!(answer(addr, "/events?topic=a", &format!("127.0.0.1.evil.example:{port}"), None).await, 403);
+    // A page on this machine, and one behind a proxy that keeps the name which it was asked for.
+    for name in ["localhost", "app.localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"] {
+        let host = format!("{name}:{port}");
+        assert_eq!(answer(addr, "/ws", &host, Some(&format!("http://{host}"))).await, 101, "{host}");
+        assert_eq!(answer(addr, "/events?topic=a", &host, None).await, 200, "{host}");
+    }
+    for (host, origin) in [("push.example", "https://push.example"), ("push.example:1", "http://push.example:1")] {
+        assert_eq!(answer(addr, "/ws", host, Some(origin)).await, 101, "{host}");
+        assert_eq!(answer(addr, "/events?topic=a", host, None).await, 200, "{host}");
+    }
+    // A name of this machine's own that its operator knows, and a server that is there for others.
+    let listed = Config { allowed_origins: vec!["*".to_owned()], ..Config::default() };
+    let (_janus, addr) = serve_http(listed).await;
+    let host = format!("dev.example:{}", addr.port());
+    assert_eq!(answer(addr, "/ws", &host, Some(&format!("http://{host}"))).await, 101);
+    let both = vec![([127, 0, 0, 1], 0).into(), ([0, 0, 0, 0], 0).into()];
+    let janus = Janus::builder().config(Config { listen: vec![], http_listen: both, ..Config::default() });
+    let janus = janus.start().await.unwrap();
+    let ports = janus.local_addrs().into_iter().map(|addr| addr.port()).collect::<Vec<_>>();
+    for (port, status) in [(ports[0], 403), (ports[1], 200)] {
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(answer(addr, "/events?topic=a", &format!("push.example:{port}"), None).await, status);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_served_gets_a_status_and_a_fin() {
     let config = Config { max_connections: 1, frame_timeout: Duration::from_millis(20), ..Config::default() };
     let (_janus, addr) = serve_http(config).await;
@@ -261,6 +305,83 @@ async fn what_cannot_be_served_gets_a_status_and_a_fin() {
     assert_eq!(code("\u{16}\u{3}\u{1}", "400").await, "bad_frame");
     let _only = Http::events(addr, "topic=news", "").await;
     assert_eq!(code("GET /events?topic=a HTTP/1.1\r\nHost: a\r\n\r\n", "503").await, "too_many_connections");
+}
+
+/// How a response's head begins, and the event that its stream ends with, or the error in its body.
+async fn refused(addr: SocketAddr, headers: &str) -> (String, Value) {
+    let request = format!("GET /events?topic=news HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
+    let answer = Http::send(addr, request).await.read_to_end().await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let Some((_, bye)) = body.split_once("event: bye\nretry: ") else {
+        let body: Value = serde_json::from_str(body).unwrap();
+        return (head.to_owned(), body["error"]["code"].clone());
+    };
+    let (retry, data) = bye.split_once("\ndata: ").unwrap();
+    let data: Value = serde_json::from_str(data.trim()).unwrap();
+    assert_eq!(data["reconnect_after_ms"], retry.parse::<u64>().unwrap(), "{body}");
+    (head.to_owned(), data["error"].clone())
+}
+
+const EVENT_SOURCE: &str = "Accept: text/event-stream\r\nOrigin: https://app.example\r\n";
+
+#[tokio::test]
+async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_get_a_status() {
+    let origins = vec!["https://app.example".to_owned()];
+    let config = Config { max_connections: 1, allowed_origins: origins, ..Config::default() };
+    let (janus, addr) = serve_http(config).await;
+    let only = Http::events(addr, "topic=news", "").await;
+    let (head, error) = refused(addr, EVENT_SOURCE).await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
+    assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
+    assert_eq!(error, "too_many_connections");
+    // Whoever does not read events reads a status, as does one that cannot be told anything else.
+    let (head, error) = refused(addr, "Origin: https://app.example\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
+    assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
+    assert_eq!(error, "too_many_connections");
+    let (head, error) = refused(addr, "Accept: text/event-stream\r\nOrigin: https://evil.example\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 403 ") && error == "forbidden", "{head}");
+    let api = Http::send(addr, format!("GET /api/topics HTTP/1.1\r\nHost: {addr}\r\n\r\n")).await;
+    assert!(api.read_to_end().await.starts_with("HTTP/1.1 503 "));
+    let silent = Http::send(addr, "").await.read_to_end().await;
+    assert!(silent.starts_with("HTTP/1.1 503 "), "nobody is waited for without an end: {silent}");
+    assert_eq!(janus.stats().connections, 1);
+    lose(only, &janus).await;
+    Http::events(addr, "topic=news", "Accept: text/event-stream\r\n").await;
+}
+
+#[tokio::test]
+async fn a_browser_for_which_there_is_no_time_to_be_told_anything_reads_no_status() {
+    let (_janus, addr) = serve_http(Config { max_connections: 1, max_refusals: 0, ..Config::default() }).await;
+    let _only = Http::events(addr, "topic=news", "").await;
+    let mut refused = Http::send(addr, "").await;
+    // Whether this is a reset or a FIN is not its server's choice.
+    let _ = timeout(DEADLINE, refused.stream.read_to_string(&mut refused.received)).await.expect("an end");
+    assert_eq!(refused.received, "");
+}
+
+/// A hook that fails.
+struct Broken;
+
+impl Hooks for Broken {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        panic!("injected: a hook");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_meets_a_hook_which_fails_is_told_to_come_back() {
+    let http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    let allowed_origins = vec!["https://app.example".to_owned()];
+    let config = Config { listen: Vec::new(), http_listen, allowed_origins, ..Config::default() };
+    let janus = Janus::builder().config(config).hooks(Broken).start().await.unwrap();
+    let addr = janus.local_addrs()[0];
+    let (head, error) = refused(addr, EVENT_SOURCE).await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("access-control-allow-origin: "), "{head}");
+    assert_eq!(error, "authorization_failed");
+    let (head, error) = refused(addr, "Accept: */*\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
+    assert_eq!(error, "authorization_failed");
 }
 
 #[tokio::test]

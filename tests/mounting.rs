@@ -203,6 +203,50 @@ async fn nothing_passes_the_middleware_of_the_app(site: Site) {
     site.stop().await;
 }
 
+const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                       sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+async fn a_refusal_has_the_headers_of_its_status_and_says_why(site: Site) {
+    let (_, answer) = ask(&site, "/ws", KEY, "\"}}").await;
+    let answer = answer.to_lowercase();
+    assert!(answer.starts_with("http/1.1 426 "), "{answer}");
+    for part in
+        ["\r\nupgrade: websocket\r\n", "\r\nsec-websocket-version: 13\r\n", "application/json", "upgrade_required"]
+    {
+        assert!(answer.contains(part), "no {part:?} in {answer}");
+    }
+    // A server that takes nobody any more says when to come back: by a status, or to a browser in a stream.
+    in_time(site.janus.shutdown()).await;
+    let (_, answer) = ask(&site, "/events?topic=news", KEY, "\"}}").await;
+    let answer = answer.to_lowercase();
+    assert!(answer.starts_with("http/1.1 503 ") && answer.contains("\r\nretry-after: "), "{answer}");
+    let accepts = format!("{KEY}accept: text/event-stream\r\n");
+    let (_, answer) = ask(&site, "/events?topic=news", &accepts, "server_draining").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("event: bye\nretry: "), "{answer}");
+    site.stop().await;
+}
+
+async fn a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused(site: Site) {
+    let refused = async |request: String, status: &str| {
+        let mut stream = TcpStream::connect(site.addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) || answer.starts_with("HTTP/1.0 400 "), "{answer}");
+    };
+    for (target, headers) in [("/ws", UPGRADE), ("/events?topic=news", "")] {
+        let first = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{KEY}{headers}");
+        refused(format!("{first}content-length: 5\r\n\r\nhello"), "400").await;
+        // A page of any site can have its browser send this, with the user's cookies and without an origin.
+        refused(format!("{first}sec-fetch-site: cross-site\r\n\r\n"), "403").await;
+    }
+    refused(format!("GET /ws HTTP/1.0\r\nhost: localhost\r\n{KEY}{UPGRADE}\r\n"), "400").await;
+    assert_eq!(site.janus.stats().connections_accepted, 0);
+    // A proxy may name the whole address.
+    let (_, answer) = ask(&site, &format!("http://{}/events?topic=news", site.addr), KEY, "\nid: ").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    site.stop().await;
+}
+
 async fn a_shutdown_says_goodbye(site: Site) {
     let mut socket = open(&site, "Bearer sesame").await.unwrap();
     send(&mut socket, r#"{"type":"hello"}"#).await;
@@ -241,5 +285,7 @@ in_both!(
     a_websocket_gets_what_the_app_publishes,
     a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was,
     nothing_passes_the_middleware_of_the_app,
+    a_refusal_has_the_headers_of_its_status_and_says_why,
+    a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused,
     a_shutdown_says_goodbye,
 );

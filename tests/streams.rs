@@ -12,7 +12,7 @@ use janus_core::wire::classic::Classic;
 use janus_core::wire::{AllowedOrigins, Codec, Decoder, Event, HttpPort, Peer, Timestamp};
 use janus_core::{Config, Incoming, Janus, Listener, Namespace, PassedOn, PassedStream, ServeError, SlowConsumer};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, ReadBuf};
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio::net::{TcpListener, TcpStream};
@@ -117,6 +117,61 @@ async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
     assert_eq!(sessions[0].peer, client.local_addr().unwrap().into());
     janus.shutdown().await;
     assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
+}
+
+/// A stream that has its own last word, as TLS does, and takes a while to say it.
+struct Polite {
+    stream: BufWriter<DuplexStream>,
+    last_word: &'static [u8],
+}
+
+const LAST_WORD: &[u8] = b"that is all, and nothing was cut off";
+
+impl AsyncRead for Polite {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Polite {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        while !this.last_word.is_empty() {
+            let written = ready!(Pin::new(this.stream.get_mut()).poll_write(cx, this.last_word))?;
+            this.last_word = &this.last_word[written..];
+        }
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it() {
+    let janus = start(Config::default()).await;
+    // Of every answer it takes less than that is long.
+    let (mut client, server) = tokio::io::duplex(8);
+    let stream = Polite { stream: BufWriter::new(server), last_word: LAST_WORD };
+    janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+    client.shutdown().await.unwrap();
+    until("it to be subscribed and to leave", || {
+        topic_actor(&janus, "news").is_some() && subscribers(&janus, "news") == Some(0)
+    })
+    .await;
+    let mut received = Vec::new();
+    timeout(DEADLINE, client.read_to_end(&mut received)).await.expect("it ends").unwrap();
+    let answers = received.strip_suffix(LAST_WORD).unwrap_or_else(|| panic!("cut off: {}", received.escape_ascii()));
+    assert!(answers.ends_with(b"ACK\x01"), "{}", answers.escape_ascii());
+    until("its place to be free", || janus.stats().connections == 0).await;
+    janus.shutdown().await;
 }
 
 /// A listener of one's own, whose sockets come as the system makes them.
@@ -330,12 +385,18 @@ enum Failing {
 /// A stream that gives what its client has said, and then nothing, not even its end.
 struct Deaf {
     said: io::Cursor<Vec<u8>>,
+    /// Whether what it has said is still under way.
+    late: bool,
     failing: Failing,
     taken: usize,
 }
 
 impl AsyncRead for Deaf {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.late) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if self.said.position() == self.said.get_ref().len() as u64 {
             return Poll::Pending;
         }
@@ -366,6 +427,11 @@ impl AsyncWrite for Deaf {
     }
 }
 
+/// A heartbeat looks at connections every 50 ms.
+fn with_a_short_tick() -> Config {
+    Config { heartbeat_interval: Duration::from_millis(200), ..Config::default() }
+}
+
 struct Ends(mpsc::Sender<Disconnect>);
 
 impl Hooks for Ends {
@@ -377,12 +443,13 @@ impl Hooks for Ends {
 #[tokio::test]
 async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_never_do() {
     let (told, mut ends) = mpsc::channel(8);
-    let config = Config { listen: Vec::new(), max_connections: 1, drain_period: Duration::ZERO, ..Config::default() };
+    let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..with_a_short_tick() };
+    let config = Config { max_connections: 1, ..config };
     let janus = Janus::builder().config(config).hooks(Ends(told)).start().await.unwrap();
     let mut subscriber = janus.subscribe("news").unwrap();
     for failing in [Failing::Write, Failing::WriteNothing, Failing::Flush, Failing::FlushOfAPart] {
         let said = publish_frame("news", &format!("\"{failing:?}\""));
-        let stream = Deaf { said: io::Cursor::new(said), failing, taken: 0 };
+        let stream = Deaf { said: io::Cursor::new(said), failing, taken: 0, late: true };
         janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
         let why = timeout(DEADLINE, ends.recv()).await.unwrap_or_else(|_| panic!("{failing:?}: it keeps its place"));
         assert_eq!(why, Some(Disconnect::ByClient), "{failing:?}");
@@ -392,5 +459,21 @@ async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_n
         assert_eq!(message.data(), format!("\"{failing:?}\""));
         until("its place to be free", || janus.stats().connections == 0).await;
     }
+    janus.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_whose_client_takes_nothing_any_more_ends_although_it_stays_open() {
+    let janus = start(with_a_short_tick()).await;
+    let (mut client, server) = UnixStream::pair().unwrap();
+    janus.serve(Incoming::unix(server), &classic(), None).unwrap();
+    client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
+    read_until(&mut client, b"ACK\x01").await;
+    // It hears nothing any more, and could still speak.
+    SockRef::from(&client).shutdown(std::net::Shutdown::Read).unwrap();
+    client.write_all(&publish_frame("other", "1")).await.unwrap();
+    janus.publish("news", "unheard").await.unwrap();
+    until("its place to be free", || janus.stats().connections == 0).await;
     janus.shutdown().await;
 }

@@ -1,103 +1,93 @@
 /**
- * A client of Janus (docs/PROTOCOL.md) for browsers and whatever else has `WebSocket`.
+ * A client of Janus (docs/PROTOCOL.md) for whatever has `WebSocket`.
  *
  *     const janus = new Janus("ws://localhost:8080/ws");
  *     janus.subscribe("news", { message: (m) => show(m.data), gap: () => loadAllAnew() });
  *     await janus.publish("news", { headline: "It works" });
  *
- * When its connection is lost it goes on where it was: each message comes once and in order, or a gap is told in its
- * place. A page that is loaded again begins anew.
+ * After a lost connection it goes on where it was: each message comes once and in order, or a gap in its place.
  */
 
-// Before another attempt it waits for a random part of this, doubled each time until a connection is stable.
+// It waits for a random part of this, doubled until a connection is stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
-/** Requests without an answer; another publish is rejected. */
+/** Requests without an answer. */
 const PENDING_MAX = 256;
-/** Codes from here on say: do not try again. */
+/** Codes from here on are final. */
 const FINAL = 4400;
 
 /**
- * `reason` is the server's name of an error, with its `code`, or `not_connected`, `too_many_pending`, `frame_too_large`
- * (these were not sent), `connection_lost` (nobody knows), `already_subscribed`, `closed`.
+ * `reason` is the server's name of an error, with its `code`, or `not_connected`, `too_many_pending`, `connection_lost`
+ * (nobody knows whether it was published), `already_subscribed`, `closed`.
  */
 export class JanusError extends Error {
-  constructor(reason, message = reason, code) {
-    super(message);
+  constructor(reason, message, code) {
+    super(message || reason);
     Object.assign(this, { name: "JanusError", reason, code });
   }
 }
 
 /**
- * What handlers throw is reported as uncaught, and stops nothing.
+ * What handlers throw is reported, and stops nothing.
  *
  * @typedef {object} Handlers of a topic
  * @property {({topic, seq, time, event, messageId, data}) => void} [message]
  * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` do not come; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
- * @property {(error: JanusError) => void} [error] it is tried again, or over if the code is 4400 or more
+ * @property {(error: JanusError) => void} [error] over from code 4400 on, else tried again
  *
  * @typedef {object} Options
  * @property {string | function} [auth] for the server's hook; a function, also async, is asked each time
  * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed` for
- *   good: by `close()` or an error of 4400 or more
+ *   good: by `close()` or a code from 4400 on; `error.cause` is what `auth` threw
  * @property {(error: JanusError) => void} [error] of the server, about nothing else
  * @property {number} [heartbeatMs] silence before the server is asked for a sign of life (20 s)
- * @property {number} [timeoutMs] and how long it may take (10 s)
+ * @property {number} [timeoutMs] for that, for `auth`, and for connecting (10 s)
  */
 
 export class Janus {
   #options;
   #state = "connecting";
+  #attempt;
+  /** Once it is open. */
   #socket;
-  /** Whether requests may follow. */
-  #greeted;
-  #connectedAt = Infinity;
+  #stableAt = Infinity;
   #session;
-  #frameMax;
+  /** Until the server tells: enough for any topic. */
+  #frameMax = 25_000;
   #feeds = new Map();
-  /** By id: one of `done` and `failed` is called. */
+  /** By id. */
   #requests = new Map();
   #lastId = 0;
   #attempts = 0;
-  /** Whether the server wants it to wait. */
+  /** By the server, for a while. */
   #sentAway;
-  /** Until a ping, giving up, or another attempt. */
   #timer;
 
-  /** @param {string} [url] port 8080 of the page's host unless given @param {Options} [options] */
+  /** @param {string} [url] port 8080 of the page's host @param {Options} [options] */
   constructor(url = `ws://${globalThis.location?.hostname || "localhost"}:8080/ws`, options = {}) {
     this.#options = { url, heartbeatMs: 20_000, timeoutMs: 10_000, ...options };
-    globalThis.addEventListener?.("online", this.#online);
     this.#connect();
+    globalThis.addEventListener?.("online", this.#online);
   }
 
   /** Delivers a topic until `unsubscribe()` of the result. @param {Handlers} handlers */
-  subscribe(topic, handlers) {
-    if (this.#state === "closed") throw new JanusError("closed", "make another client");
+  subscribe(topic, handlers = {}) {
+    if (this.#state === "closed") throw new JanusError("closed");
     if (this.#feeds.has(topic)) throw new JanusError("already_subscribed", topic);
     const feed = new Feed(topic, handlers);
     this.#feeds.set(topic, feed);
     this.#ask(feed);
-    return { unsubscribe: () => this.#drop(feed) && this.#greeted && this.#send({ type: "unsubscribe", topic }) };
+    return { unsubscribe: () => this.#drop(feed) && this.#socket && this.#send({ type: "unsubscribe", topic }) };
   }
 
-  /**
-   * Rejected without a connection, not queued: only the caller knows whether it is worth saying later.
-   *
-   * @returns {Promise<{topic, epoch, seq, subscribers}>}
-   */
-  publish(topic, data, { event, messageId } = {}) {
-    return new Promise((resolve, reject) => {
-      const refuse = (reason) => reject(new JanusError(reason, `not sent: ${reason}`));
-      if (this.#state !== "connected") return refuse("not_connected");
-      if (this.#requests.size >= PENDING_MAX) return refuse("too_many_pending");
-      const frame = { type: "publish", topic, event, message_id: messageId, data };
-      const bytes = new Blob([JSON.stringify(frame)]).size + 24; // its id
-      if (bytes > this.#frameMax) return refuse("frame_too_large");
-      this.#request(frame, resolve, reject);
-    });
+  /** Rejected without a connection, not queued. @returns {Promise<{topic, epoch, seq, subscribers}>} */
+  async publish(topic, data, { event, messageId } = {}) {
+    if (this.#state !== "connected") throw new JanusError("not_connected");
+    if (this.#requests.size >= PENDING_MAX) throw new JanusError("too_many_pending");
+    const frame = { type: "publish", topic, event, message_id: messageId, data };
+    return new Promise((done, failed) => this.#request(frame, done, failed));
   }
 
   /** Ends it for good. */
@@ -106,22 +96,29 @@ export class Janus {
   }
 
   #connect() {
-    const socket = new WebSocket(this.#options.url, "janus.v1.json");
-    // One that was given up may say more.
-    const ifCurrent = (act) => (event) => socket === this.#socket && act(event);
-    socket.onopen = ifCurrent(async () => {
-      const { auth } = this.#options;
-      const value = typeof auth === "function" ? await auth() : auth;
-      if (socket !== this.#socket) return;
-      this.#send({ type: "hello", session: this.#session, auth: value });
-      this.#greeted = true;
-      this.#feeds.forEach((feed) => this.#ask(feed));
+    const attempt = (this.#attempt = {});
+    // One given up may say more.
+    const ifCurrent = (act) => (value) => attempt === this.#attempt && act(value);
+    const open = ifCurrent((auth) => {
+      const socket = new WebSocket(this.#options.url, "janus.v1.json");
+      socket.onopen = ifCurrent(() => {
+        this.#socket = socket;
+        this.#send({ type: "hello", session: this.#session, auth: auth ?? undefined });
+        this.#feeds.forEach((feed) => this.#ask(feed));
+      });
+      socket.onmessage = ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
+      socket.onclose = ifCurrent(({ code, reason }) => this.#lost(lost(reason, code)));
+      attempt.socket = socket;
+      this.#expectAnswer();
     });
-    socket.onmessage = ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
-    socket.onclose = ifCurrent(({ code, reason }) => this.#lost(new JanusError("connection_lost", reason, code)));
-    this.#socket = socket;
-    this.#expectAnswer();
-    if (this.#state !== "connecting") this.#become("connecting");
+    const { auth } = this.#options;
+    if (typeof auth === "function") {
+      // Asked first: no server waits long for a hello.
+      this.#expectAnswer();
+      const failed = (cause) => this.#lost(Object.assign(lost(String(cause)), { cause }));
+      Promise.resolve().then(auth).then(open).catch(ifCurrent(failed));
+    } else open(auth);
+    this.#become("connecting");
   }
 
   #receive(frame) {
@@ -132,7 +129,7 @@ export class Janus {
     if (type === "welcome") {
       this.#session = frame.session;
       this.#frameMax = frame.limits.max_frame_bytes;
-      this.#connectedAt = Date.now();
+      this.#stableAt = Date.now() + STABLE_MS;
       this.#become("connected");
     } else if (type === "message" || type === "gap") {
       if (feed?.position) feed[type](frame);
@@ -148,25 +145,32 @@ export class Janus {
   }
 
   #ask(feed) {
-    if (!this.#greeted || feed.ended) return;
-    const socket = this.#socket;
+    clearTimeout(feed.timer);
+    if (!this.#socket) return;
     const failed = (error) => {
-      if (!error.code) return; // Lost: the next connection is asked.
-      feed.tell("error", error);
+      if (!error.code || feed.ended) return; // Lost: the next connection is asked.
+      // Before its handler, which may subscribe anew.
       if (error.code >= FINAL) this.#drop(feed);
-      else setTimeout(() => socket === this.#socket && this.#ask(feed), Math.random() * WAIT_MAX_MS);
+      else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
+      call(feed.handlers, "error", error);
     };
     const { topic, position: since } = feed;
     this.#request({ type: "subscribe", topic, since }, (frame) => feed.subscribed(frame), failed);
   }
 
   #drop(feed) {
+    clearTimeout(feed.timer);
     return !feed.ended && (feed.ended = this.#feeds.delete(feed.topic));
   }
 
   #request(frame, done, failed) {
-    this.#requests.set(++this.#lastId, { done, failed });
-    this.#send({ id: this.#lastId, ...frame });
+    const id = ++this.#lastId;
+    const text = JSON.stringify({ id, ...frame });
+    if (new Blob([text]).size > this.#frameMax) {
+      return queueMicrotask(() => failed(new JanusError("frame_too_large", "not sent", 4402)));
+    }
+    this.#requests.set(id, { done, failed });
+    this.#socket.send(text);
   }
 
   #send(frame) {
@@ -179,7 +183,7 @@ export class Janus {
   }
 
   #expectAnswer() {
-    this.#after(this.#options.timeoutMs, () => this.#lost(new JanusError("connection_lost")));
+    this.#after(this.#options.timeoutMs, () => this.#lost(lost("no answer")));
   }
 
   #ping = () => {
@@ -195,8 +199,8 @@ export class Janus {
   #lost(error, waitMs = 0) {
     if (error.code >= FINAL) return this.#end(error);
     this.#leave();
-    if (Date.now() - this.#connectedAt > STABLE_MS) this.#attempts = 0;
-    this.#connectedAt = Infinity;
+    if (Date.now() > this.#stableAt) this.#attempts = 0;
+    this.#stableAt = Infinity;
     this.#sentAway = waitMs > 0;
     const backOff = Math.random() * Math.min(WAIT_MAX_MS, WAIT_MS * 2 ** this.#attempts++);
     const retryInMs = Math.max(waitMs, backOff);
@@ -205,7 +209,6 @@ export class Janus {
   }
 
   #end(error) {
-    if (this.#state === "closed") return;
     this.#leave();
     globalThis.removeEventListener?.("online", this.#online);
     this.#feeds.forEach((feed) => this.#drop(feed));
@@ -214,14 +217,14 @@ export class Janus {
 
   #leave() {
     clearTimeout(this.#timer);
-    this.#socket?.close();
-    this.#socket = null;
-    this.#greeted = false;
-    this.#requests.forEach(({ failed }) => failed(new JanusError("connection_lost")));
+    this.#attempt?.socket?.close();
+    this.#attempt = this.#socket = null;
+    this.#requests.forEach(({ failed }) => failed(lost()));
     this.#requests.clear();
   }
 
   #become(state, detail = {}) {
+    if (state === this.#state) return;
     this.#state = state;
     call(this.#options, "state", state, detail);
   }
@@ -231,7 +234,7 @@ export class Janus {
 class Feed {
   /** Of the last message or gap. */
   position;
-  ended = false;
+  ended;
 
   constructor(topic, handlers) {
     Object.assign(this, { topic, handlers });
@@ -269,6 +272,8 @@ class Feed {
     this.tell("gap", { topic, from, to, unknown: false });
   }
 }
+
+const lost = (message, code) => new JanusError("connection_lost", message, code);
 
 function call(handlers, name, ...values) {
   try {

@@ -33,7 +33,7 @@ use crate::shared::{Reservation, Shared};
 use crate::supervision::ActorRef;
 use crate::transport::{Transport, refusal};
 use crate::turn::yield_now;
-use crate::wire::{Decoder, ErrorCode, Event, Open, Opens, Peer};
+use crate::wire::{Decoder, ErrorCode, Event, Open, Opens, Peer, Refusing};
 
 /// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
 /// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
@@ -289,8 +289,13 @@ fn refuse(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>, co
             shared.connections.end_refusal();
         }
     }
-    // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
-    slot.tell(&Event::Refused(refusal(code, message)));
+    let refusal = refusal(code, message);
+    // Told in a way that depends on what it asks for, a browser might take what comes instead for final. After a connection
+    // that ends without a word it comes back.
+    if origin.codec.decoder().refuse(&refusal) != Refusing::OnceRead {
+        // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
+        slot.tell(&Event::Refused(refusal));
+    }
 }
 
 /// Makes a byte stream a client, or tells it why not.

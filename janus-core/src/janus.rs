@@ -4,6 +4,7 @@
 //! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
 //! touches signals, the logger, the panic hook or the process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -38,9 +39,9 @@ use crate::supervision::{
 };
 use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
-use crate::transport::CONTROL_TIMEOUT;
+use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
-use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position};
+use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
 
 /// A handler that has not returned for so long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -275,6 +276,22 @@ pub enum ServeError {
     Stream(#[source] io::Error),
 }
 
+impl ServeError {
+    /// The same as a client of a listener would have been told: what an HTTP server answers instead, as
+    /// [`HttpError::from`](crate::wire::HttpError) has it or, to a browser that reads events, as
+    /// [`Sse::farewell`](crate::wire::Sse::farewell).
+    #[must_use]
+    pub fn refusal(&self) -> Refusal<'_> {
+        match self {
+            Self::Full { code, message } => refusal(*code, message),
+            Self::ShuttingDown => refusal(ErrorCode::ServerDraining, "the server is shutting down"),
+            Self::Codecs(_) | Self::Stream(_) => {
+                refusal(ErrorCode::Internal, "a fault of the server; its log says more")
+            }
+        }
+    }
+}
+
 impl Builder {
     /// Sets all settings at once.
     #[must_use]
@@ -331,12 +348,21 @@ impl Builder {
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
         let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-        let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry));
-        let http_ports = config.http_listen.iter().map(|&addr| (addr, Arc::clone(&http)));
-        for (addr, codec) in http_ports.chain(self.ports) {
+        let mut http = HttpPort::new(origins, config.sse_retry);
+        let mut ports = Vec::new();
+        for &addr in &config.http_listen {
+            ports.push((addr, bind(addr)?));
+        }
+        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
+        let http: Arc<dyn Codec> = Arc::new(http);
+        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
+        for (addr, codec) in self.ports {
+            ports.push((addr, bind(addr)?, codec));
+        }
+        for (addr, port, codec) in ports {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
             let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
-            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
         }
         for (listener, codec) in self.listeners {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
@@ -359,6 +385,15 @@ impl Builder {
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
     }
+}
+
+/// The ports on which none but programs of this machine can connect.
+fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
+    let mut ports = BTreeMap::new();
+    for addr in addrs {
+        *ports.entry(addr.port()).or_insert(true) &= addr.ip().to_canonical().is_loopback();
+    }
+    ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
 /// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.

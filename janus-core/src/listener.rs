@@ -99,7 +99,11 @@ impl Incoming {
 
     /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
     ///
-    /// Once writing, flushing or shutting down has failed, what can be read at that moment still counts, and the stream is dropped.
+    /// When writing or flushing has failed, what can still be read counts; the stream is dropped with the end of that, or when nothing
+    /// has come for two seconds.
+    ///
+    /// It is polled on the home arbiter, with its connection's lock held: it must neither block nor ask the instance about its
+    /// clients.
     #[must_use]
     pub fn stream(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         Self::stream_from(stream, Peer::Local)

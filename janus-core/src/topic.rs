@@ -125,6 +125,9 @@ pub(crate) struct TopicState {
 struct Core {
     life: Life,
     epoch: u64,
+    /// The epoch before, and the last number that was given in it. Numbers went on from there, and whoever has missed none
+    /// of them was not told of the new epoch.
+    earlier: Option<Position>,
     next_seq: u64,
     inbox: VecDeque<Pending>,
     open: OpenBatch,
@@ -227,6 +230,7 @@ impl TopicState {
             core: Mutex::new(Core {
                 life: Life::Live,
                 epoch: random_epoch(),
+                earlier: None,
                 next_seq: 1,
                 inbox: VecDeque::new(),
                 open: OpenBatch::default(),
@@ -453,6 +457,9 @@ impl TopicState {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         core.change_life(Life::Live);
+        // Where numbers do not add up, none of before means anything.
+        let adds_up = core.ring.end() + core.open.frames() as u64 == core.next_seq;
+        core.earlier = adds_up.then_some(Position { epoch: core.epoch, seq: core.next_seq - 1 });
         core.epoch = random_epoch();
         core.notified = false;
         if let Some(pass) = core.pass.take() {
@@ -504,10 +511,10 @@ impl TopicState {
 
     /// The same for a position, which may be of another life of the topic.
     pub(crate) fn resumable(&self, since: Position, tick: u32) -> Result<Option<u64>, TopicError> {
-        let Some(from) = since.seq.checked_add(1).filter(|_| since.epoch == self.epoch()) else {
-            return Ok(None);
-        };
-        self.missed_since(from, tick)
+        match since.seq.checked_add(1) {
+            Some(from) if self.core.lock().leads_here(since) => self.missed_since(from, tick),
+            _ => Ok(None),
+        }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -843,6 +850,13 @@ impl Core {
             (None, Some(batch)) => batch.first_seq(),
             (None, None) => self.next_seq - self.open.frames() as u64,
         }
+    }
+
+    /// Whether a position is one of this life of the topic: of its epoch, or of the one before if nothing was missed between
+    /// the two.
+    fn leads_here(&self, since: Position) -> bool {
+        let missed_nothing = |earlier: Position| since.epoch == earlier.epoch && since.seq >= earlier.seq;
+        since.epoch == self.epoch || self.earlier.is_some_and(missed_nothing)
     }
 
     /// The first number that a subscriber can still be given.

@@ -39,7 +39,9 @@ use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::Shared;
 use crate::topic::{TopicError, TopicState};
 use crate::turn::{Ticket, yield_now};
-use crate::wire::{Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Refusal, RequestId, TopicName};
+use crate::wire::{
+    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Refusal, Refusing, RequestId, TopicName,
+};
 
 use opening::PassingOn;
 pub(crate) use opening::refusal;
@@ -151,8 +153,16 @@ struct Closing {
     last_words: Bytes,
     fin_sent: bool,
     discarded: usize,
-    /// For writing out what is queued, and then for the peer to close as well.
+    /// Why the client is refused, until it is known what it asks for, where that makes a difference to how it is told.
+    unheard: Option<Box<Unheard>>,
+    /// For reading what the client asks for, then for writing out what is queued, and then for the peer to close as well.
     deadline: Pin<Box<Sleep>>,
+}
+
+struct Unheard {
+    code: ErrorCode,
+    message: String,
+    reconnect_after: Option<Duration>,
 }
 
 enum Outcome {
@@ -201,7 +211,15 @@ impl Transport {
 
     /// A connection that is only told why it is not served.
     pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
-        self.say_bye(None, code, message);
+        let refusal = refusal(code, message);
+        self.say_goodbye(refusal);
+        if self.decoder.refuse(&refusal) == Refusing::OnceRead
+            && let Step::Closing(closing) = &mut self.step
+        {
+            let Refusal { reconnect_after, .. } = refusal;
+            closing.unheard = Some(Box::new(Unheard { code, message: message.to_owned(), reconnect_after }));
+            closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
+        }
         self
     }
 
@@ -221,8 +239,12 @@ impl Transport {
         }
         let has_begun = self.opened && !self.is_held();
         let goodbye = if has_begun { Event::Bye(refusal) } else { Event::Refused(refusal) };
-        // Where the codec has panicked there is no more to say.
-        self.part(self.slot.codecs().encode(self.slot.codec(), &goodbye).unwrap_or_default());
+        let last_words = match self.decoder.refuse(&refusal) {
+            Refusing::With(bytes) if !has_begun => bytes,
+            // Where the codec has panicked there is no more to say.
+            _ => self.slot.codecs().encode(self.slot.codec(), &goodbye).unwrap_or_default(),
+        };
+        self.part(last_words);
     }
 
     /// Begins to close with these last words. They come after the answers to all that the client has asked for, and after the
@@ -270,7 +292,7 @@ impl Transport {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline };
+            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, unheard: None, deadline };
             let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
             self.give_up(before);
         }
@@ -426,6 +448,13 @@ impl Transport {
                     self.step = Step::Over;
                 }
             }
+            End::GivenUp => {
+                // While a command of its own waits, what comes after that is not read, and may be there.
+                if closing || matches!(self.step, Step::Reading) {
+                    log::debug!("client {id} ({peer}): closed, it takes nothing and sends nothing");
+                    self.step = Step::Over;
+                }
+            }
             End::CodecPanicked => {
                 self.why = Some(ErrorCode::Internal);
                 self.step = Step::Over;
@@ -522,7 +551,8 @@ impl Transport {
                 Err(error) => self.answer_error(error),
             }
             // A client that is not served yet gains no time by what does not open its connection, such as a ping.
-            completed |= self.opened || becomes;
+            // Nor does one that leaves a message unfinished gain any by a ping between two parts of it.
+            completed = completed || ((self.opened || becomes) && !self.decoder.is_mid_frame());
         }
         let unfinished = input.is_empty() && self.is_awaited();
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
@@ -645,9 +675,51 @@ impl Transport {
         }
     }
 
+    /// Reads what a client asks for that is refused whatever that is, to tell it so that it understands.
+    fn hear_out(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let Self { step: Step::Closing(closing), decoder, slot, shared, .. } = self else { return Poll::Ready(()) };
+        let Some(unheard) = &closing.unheard else { return Poll::Ready(()) };
+        let limits = shared.wire_limits();
+        let words = loop {
+            if closing.deadline.as_mut().poll(cx).is_ready() {
+                break None;
+            }
+            let read = SCRATCH.with_borrow_mut(|scratch| {
+                slot.poll_read(cx, scratch)
+                    .map_ok(|length| (length > 0, decoder.decode(&mut &scratch[..length], &limits)))
+            });
+            match ready!(read) {
+                Ok((true, None)) => {}
+                Ok((true, Some(Ok(Command::Close(bytes))))) => break Some(bytes),
+                Ok((true, Some(Ok(_)))) => {
+                    let Unheard { code, ref message, reconnect_after } = **unheard;
+                    let refusal = Refusal { id: None, code, message, reconnect_after };
+                    let refusing = match decoder.successor() {
+                        Some((_, successor)) => successor.refuse(&refusal),
+                        None => decoder.refuse(&refusal),
+                    };
+                    break match refusing {
+                        Refusing::With(bytes) => Some(bytes),
+                        Refusing::ByCodec | Refusing::OnceRead => None,
+                    };
+                }
+                Ok(_) | Err(_) => break None,
+            }
+        };
+        closing.unheard = None;
+        if let Some(words) = words {
+            closing.last_words = words;
+        }
+        closing.deadline.as_mut().reset(shared.close_deadline(shared.config.drain_timeout));
+        Poll::Ready(())
+    }
+
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        ready!(self.hear_out(cx));
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
         if !closing.fin_sent && self.slot.is_settled() {
+            // Much may wait for a client that reads slowly, and a heartbeat would come behind the last words.
+            self.slot.fall_silent();
             self.slot.send(std::mem::take(&mut closing.last_words));
             if self.slot.is_flushed() {
                 self.slot.shut_down();

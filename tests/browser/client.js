@@ -6,6 +6,10 @@
 import { Janus } from "./janus.js";
 import { report } from "./report.js";
 
+const later = setTimeout.bind(globalThis);
+/** When all that waits for promises alone has been done. */
+const settled = () => new Promise((resolve) => later(resolve));
+
 let now = 0;
 let timers = [];
 let dice = 1;
@@ -115,15 +119,81 @@ const tests = {
     ]);
   },
 
-  "it asks a function for its key before each connection": async () => {
+  "it asks a function for its key before each connection, and connects when it has it": async () => {
     let asked = 0;
-    client({ auth: async () => `key ${++asked}` });
+    let answer;
+    client({ auth: () => new Promise((resolve) => (answer = () => resolve(`key ${++asked}`))) });
     for (const auth of ["key 1", "key 2"]) {
-      await last().onopen({});
+      const before = sockets.length;
+      await settled();
+      equal(sockets.length, before);
+      pass(9_999);
+      answer();
+      await settled();
+      equal(sockets.length, before + 1);
+      // The connection has its own time.
+      pass(9_999);
+      last().onopen({});
       equal(last().sent[0].auth, auth);
       last().drops();
-      pass(2_000);
+      pass(1_000);
     }
+  },
+
+  "without a key it says none": async () => {
+    for (const auth of [null, undefined, () => null, async () => undefined]) {
+      client({ auth });
+      await settled();
+      last().onopen({});
+      equal(last().sent[0], { type: "hello" });
+    }
+  },
+
+  "a function that fails to give a key is asked again, after longer each time, and its error is told": async () => {
+    const offline = new Error("offline");
+    for (const fail of [
+      () => Promise.reject(offline),
+      () => {
+        throw offline;
+      },
+    ]) {
+      let asked = 0;
+      const before = sockets.length;
+      const { heard } = client({ auth: () => (++asked < 4 ? fail() : "key") });
+      for (const wait of [1_000, 2_000, 4_000]) {
+        await settled();
+        const [state, { retryInMs, error }] = heard.at(-1);
+        equal([state, retryInMs, error.reason, error.message], ["waiting", wait, "connection_lost", "Error: offline"]);
+        equal(error.cause === offline, true);
+        pass(wait);
+      }
+      equal([asked, sockets.length], [3, before]);
+      await settled();
+      last().onopen({});
+      equal(last().sent[0].auth, "key");
+    }
+  },
+
+  "a function that gives its key too late, or never, is asked again": async () => {
+    const answers = [];
+    const { heard } = client({ auth: () => new Promise((resolve, reject) => answers.push({ resolve, reject })) });
+    await settled();
+    pass(10_000);
+    equal(heard.at(-1)[0], "waiting");
+    pass(1_000);
+    await settled();
+    pass(10_000);
+    pass(2_000);
+    await settled();
+    equal(answers.length, 3);
+    answers[0].resolve("too late");
+    answers[1].reject(new Error("too late"));
+    await settled();
+    equal([heard.at(-1)[0], sockets.length], ["connecting", 0]);
+    answers[2].resolve("key");
+    await settled();
+    last().onopen({});
+    equal(last().sent[0].auth, "key");
   },
 
   "it comes back with its session and its place": () => {
@@ -215,6 +285,70 @@ const tests = {
     }
   },
 
+  "a code that says to try again does not end it": () => {
+    const { heard } = client();
+    last().welcomes();
+    last().says({ type: "bye", code: 4009, error: "frame_timeout", message: "", reconnect_after_ms: 100 });
+    equal([heard.at(-1)[0], heard.at(-1)[1].retryInMs], ["waiting", 1_000]);
+    pass(1_000);
+    equal(sockets.length, 2);
+  },
+
+  "when it is closed, nothing is left behind and nothing more is told": async () => {
+    for (const reach of [
+      () => {},
+      () => last().onopen({}),
+      () => last().welcomes(),
+      () => last().drops(),
+      () => {
+        last().welcomes();
+        const { id } = last().sent.at(-1);
+        last().says({ type: "error", id, topic: "t", code: 4001, error: "topic_unavailable", message: "" });
+      },
+    ]) {
+      const { janus, heard } = client();
+      reach();
+      janus.close();
+      const told = heard.length;
+      const socket = last();
+      equal([heard.at(-1)[0], socket.closed, timers], ["closed", true, []]);
+      janus.close();
+      socket.onopen({});
+      socket.drops();
+      dispatchEvent(new Event("online"));
+      equal([heard.length, timers, last() === socket], [told, [], true]);
+    }
+    const before = sockets.length;
+    const { janus, heard } = client({ auth: () => "key" });
+    janus.close();
+    await settled();
+    equal([heard.at(-1)[0], sockets.length, timers], ["closed", before, []]);
+  },
+
+  "a function that is told its state may close it": async () => {
+    for (const [when, reach] of [
+      ["connected", () => last().welcomes()],
+      ["waiting", () => last().drops()],
+      ["connecting", () => (last().drops(), pass(1_000))],
+    ]) {
+      for (const auth of ["key", () => "key"]) {
+        const states = [];
+        const { janus } = client({
+          auth,
+          state(state) {
+            states.push(state);
+            if (state === when) janus.close();
+          },
+        });
+        await settled();
+        reach();
+        await settled();
+        equal([states.slice(-2), timers, sockets.every(({ closed }) => closed)], [[when, "closed"], [], true]);
+        sockets = [];
+      }
+    }
+  },
+
   "a server that says nothing is asked, and left if it does not answer": () => {
     const { heard } = client();
     last().welcomes();
@@ -294,6 +428,65 @@ const tests = {
     subscription.unsubscribe();
     last().message(9);
     equal([messages(), second], [[], [8, 9]]);
+  },
+
+  "a subscription that ended without a connection, or while it was to be asked for again, is not asked for": () => {
+    const asked = () => last().sent.filter(({ type }) => type === "subscribe").length;
+    const first = client();
+    last().drops();
+    first.subscription.unsubscribe();
+    pass(1_000);
+    last().welcomes();
+    equal(asked(), 0);
+    const second = client();
+    last().welcomes();
+    const { id } = last().sent.at(-1);
+    last().says({ type: "error", id, topic: "t", code: 4001, error: "topic_unavailable", message: "" });
+    second.subscription.unsubscribe();
+    pass(29_000);
+    equal(asked(), 1);
+  },
+
+  "a handler that is told the end of its subscription may subscribe again": () => {
+    const { janus } = client();
+    const heard = [];
+    const error = ({ reason }) => {
+      heard.push(reason);
+      janus.subscribe("u", { message: ({ seq }) => heard.push(seq) });
+    };
+    janus.subscribe("u", { error });
+    last().welcomes();
+    const { id } = last().sent.at(-1);
+    last().says({ type: "error", id, topic: "u", code: 4414, error: "forbidden", message: "" });
+    last().subscribes(1);
+    last().says({ type: "message", topic: "u", seq: 2 });
+    equal(heard, ["forbidden", 2]);
+  },
+
+  "a topic that no frame can hold is refused without a word to the server": async () => {
+    const { janus, messages } = client();
+    const errors = [];
+    const ask = (topic) => janus.subscribe(topic, { error: ({ reason, code }) => errors.push(reason, code) });
+    // Before the server has said how long a frame may be, and after.
+    ask("x".repeat(70_000));
+    last().welcomes();
+    ask("ä".repeat(500));
+    equal(errors, []);
+    await settled();
+    equal(errors, ["frame_too_large", 4402, "frame_too_large", 4402]);
+    equal(
+      last().sent.map(({ topic }) => topic),
+      [undefined, "t"],
+    );
+    last().subscribes(5);
+    last().message(6);
+    equal(messages(), [6]);
+    // It is over, and not asked for on the next connection either.
+    last().drops();
+    pass(1_000);
+    last().welcomes();
+    await settled();
+    equal([errors.length, last().sent.length], [4, 2]);
   },
 
   "a handler that ends its subscription, or throws, has its way and stops nothing": () => {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use janus_core::hooks::{Client, Denied, Hooks};
 use janus_core::wire::{Publication, TopicName};
-use janus_core::{Config, Janus};
+use janus_core::{Config, Fault, Janus};
 use serde_json::{Value, json};
 
 use super::{Bystander, FIN, PING, PONG, Seen, Socket, TEXT, close, frame, said, serve, text};
-use crate::support::{Close, own_address, subscribers, until};
+use crate::support::{Close, own_address, runs_after_restarts, subscribers, until};
 
 /// A client that has just said hello with the token of an earlier session; its welcome.
 async fn come_back(addr: SocketAddr, session: &Value) -> (Socket, Value) {
@@ -291,6 +291,42 @@ async fn who_comes_back_goes_on_exactly_where_it_was() {
 }
 
 #[tokio::test]
+async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut socket = Socket::open(addr).await;
+    let epoch = socket.subscribe("news").await["epoch"].clone();
+    publish_numbers(&janus, "news", 1..=2).await;
+    for number in 1..=2 {
+        assert_eq!(socket.json().await["seq"], number);
+    }
+    for restarts in 1..=3 {
+        until("the topic runs", || runs_after_restarts(&janus, "news", restarts - 1)).await;
+        janus.inject(Fault::Topic("news".to_owned()));
+    }
+    until("the topic has restarted", || runs_after_restarts(&janus, "news", 3)).await;
+    publish_numbers(&janus, "news", 3..=3).await;
+    // It has had everything, and no word of the new epoch.
+    assert_eq!(socket.json().await["seq"], 3);
+    drop(socket);
+    publish_numbers(&janus, "news", 4..=5).await;
+    let now = janus.publish("news", &6).await.unwrap().epoch;
+    let now = json!(format!("{now:016x}"));
+    assert_ne!(now, epoch, "it was a cold restart");
+    let mut socket = Socket::open(addr).await;
+    let subscribed = socket.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, 3)})).await;
+    let expected =
+        json!({"type": "subscribed", "topic": "news", "epoch": epoch, "seq": 3, "resumed": true, "missed": 3});
+    assert_eq!(subscribed, expected);
+    for number in 4..=6 {
+        assert_eq!(socket.json().await["seq"], number);
+    }
+    // Whoever was behind when the topic began anew has lost something.
+    let mut behind = Socket::open(addr).await;
+    let subscribed = behind.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, 1)})).await;
+    assert_eq!((&subscribed["resumed"], &subscribed["epoch"]), (&json!(false), &now));
+}
+
+#[tokio::test]
 async fn who_cannot_go_on_where_it_was_is_told_and_goes_on_from_now() {
     let (janus, addr) = serve(Config { resume_messages: 2, ..Config::default() }).await;
     let (_, epoch) = client_that_is_lost_after_three(&janus, addr).await;
@@ -376,7 +412,7 @@ async fn a_client_that_ends_its_stream_has_its_answers_first() {
         let mut socket = Socket::open(addr).await;
         socket.send(begun).await;
         socket.half_close().await;
-        assert_eq!(socket.bye(4404).await["error"], "unfinished_frame");
+        assert_eq!(socket.bye(4010).await["error"], "unfinished_frame");
     }
 }
 
@@ -413,7 +449,7 @@ async fn a_drain_says_when_to_come_back() {
 #[tokio::test]
 async fn a_client_that_the_operator_closes_is_told_whether_it_may_come_back() {
     let (janus, addr) = serve(Config::default()).await;
-    for (reconnect, code, name) in [(true, 4007, "disconnected"), (false, 4419, "banned")] {
+    for (reconnect, code, name) in [(true, 4007, "disconnected"), (false, 4417, "banned")] {
         let mut socket = Socket::open(addr).await;
         let listed = janus.connections(0, 10);
         assert_eq!(listed.len(), 1);

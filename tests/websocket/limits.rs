@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use janus_core::{Config, Janus, Namespace, SlowConsumer};
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
 
-use super::{Bystander, CONTINUATION, FIN, PING, Seen, Socket, TEXT, frame, said, serve, text};
-use crate::support::{Close, until};
+use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame, said, serve, text};
+use crate::support::{Close, DEADLINE, until};
 
 #[tokio::test]
 async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_so() {
@@ -44,11 +45,34 @@ async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello
     for bytes in begun {
         let mut socket = Socket::open(addr).await;
         socket.send(bytes).await;
-        assert_eq!(socket.bye(4403).await["error"], "frame_timeout");
+        assert_eq!(socket.bye(4009).await["error"], "frame_timeout");
     }
     let mut silent = Socket::upgraded(addr).await;
-    assert_eq!(silent.bye(4403).await["error"], "frame_timeout");
+    assert_eq!(silent.bye(4009).await["error"], "frame_timeout");
     assert_eq!(janus.stats().frames_timed_out, 5);
+}
+
+#[tokio::test]
+async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
+    let (_janus, addr) = serve(Config { frame_timeout: Duration::from_millis(300), ..Config::default() }).await;
+    for (opcode, answers) in [(PING, true), (PONG, false)] {
+        let mut socket = Socket::open(addr).await;
+        socket.send(frame(TEXT, "{\"type\":\"pub")).await;
+        let deadline = Instant::now() + DEADLINE;
+        let bye = loop {
+            assert!(Instant::now() < deadline, "an unfinished message lives for ever");
+            // The server may have closed meanwhile.
+            let _ = socket.try_send(frame(FIN | opcode, "")).await;
+            let patience = if answers { DEADLINE } else { Duration::from_millis(10) };
+            let seen = timeout(patience, socket.next()).await.ok();
+            match seen {
+                Some(Seen::Pong(_)) | None => {}
+                Some(other) => break other,
+            }
+        };
+        let Seen::Text(bye) = bye else { panic!("{bye:?}") };
+        assert_eq!((&bye["type"], &bye["error"]), (&json!("bye"), &json!("frame_timeout")));
+    }
 }
 
 #[tokio::test]

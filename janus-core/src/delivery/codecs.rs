@@ -58,12 +58,21 @@ impl Codecs {
 
     /// The number of this very codec, which is added if it is not known, as are those that it may become.
     pub(crate) fn register(&self, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
+        self.register_after(0, codec)
+    }
+
+    /// The same for one that so many lead to: where they lead in a circle there would be no end, and no stack for it.
+    fn register_after(&self, earlier: usize, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
         if let Some(known) = self.find(codec) {
             return Ok(known);
         }
-        // Asked without the lock, and before this one has its number: what a codec becomes must not lead back to it.
-        let successors =
-            codec.successors().iter().map(|successor| self.register(successor)).collect::<Result<_, _>>()?;
+        if earlier >= MAX_CODECS {
+            return Err(TooManyCodecs);
+        }
+        // Asked without the lock, because they are anybody's code, and before this one has its number.
+        let successors = codec.successors();
+        let successors = successors.iter().map(|successor| self.register_after(earlier + 1, successor));
+        let successors = successors.collect::<Result<_, _>>()?;
         let registered = Registered {
             name: codec.name(),
             tells_gaps: codec.tells_gaps(),
@@ -192,6 +201,36 @@ mod tests {
         assert_ne!(id, CLASSIC);
         assert_eq!(codecs.register(&Arc::clone(&codec)), Ok(id));
         assert_ne!(codecs.register(&(Arc::new(Classic) as Arc<dyn Codec>)), Ok(id));
+    }
+
+    /// Becomes another of its kind, and that another.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl Codec for Endless {
+        fn name(&self) -> &'static str {
+            "endless"
+        }
+
+        fn decoder(&self) -> Box<dyn crate::wire::Decoder> {
+            Classic.decoder()
+        }
+
+        fn encode(&self, event: &Event<'_>, at: &crate::wire::Timestamp, out: &mut BytesMut) {
+            Classic.encode(event, at, out);
+        }
+
+        fn successors(&self) -> Vec<Arc<dyn Codec>> {
+            vec![Arc::new(Self)]
+        }
+    }
+
+    #[test]
+    fn codecs_that_lead_to_others_without_an_end_are_too_many() {
+        let codecs = Codecs::new();
+        let endless: Arc<dyn Codec> = Arc::new(Endless);
+        assert_eq!(codecs.register(&endless), Err(TooManyCodecs));
+        assert!(codecs.register(&(Arc::new(Classic) as Arc<dyn Codec>)).is_ok(), "it has taken nobody's number");
     }
 
     #[test]

@@ -117,6 +117,19 @@ impl Link {
         }
     }
 
+    /// Whether reading comes to its end when writing has failed.
+    pub(crate) fn reads_end_with_writes(&self) -> bool {
+        match self {
+            Self::Tcp(_) => true,
+            // Its client may have said that it reads no more, and may speak all the same.
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+            Self::Stream(_) => false,
+            #[cfg(all(test, feature = "fault-injection"))]
+            Self::Memory(_) => true,
+        }
+    }
+
     /// Whether something that was sent may not be on its way.
     pub(crate) fn is_unflushed(&self) -> bool {
         matches!(self, Self::Stream(stream) if stream.is_unflushed())

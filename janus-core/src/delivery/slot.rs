@@ -53,6 +53,8 @@ pub(crate) enum End {
     SlowConsumer { why: SlowReason, frames: u32, bytes: u32 },
     /// The peer is gone: a send was refused by the kernel.
     Broken(io::ErrorKind),
+    /// Nothing can be sent, and nothing has come for a while that would tell that the peer is gone.
+    GivenUp,
     /// Its codec has panicked, so that it would miss something without a word.
     CodecPanicked,
     /// It let a frame stay unfinished for too long.
@@ -86,7 +88,7 @@ pub(crate) enum SlowReason {
 impl End {
     /// Whether the socket is done for, and its close is a reset.
     pub(crate) fn resets(self) -> bool {
-        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::CodecPanicked)
+        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::GivenUp | Self::CodecPanicked)
     }
 }
 
@@ -98,7 +100,7 @@ impl End {
 pub(crate) struct Slot {
     pub(crate) id: u64,
     out: Mutex<Out>,
-    /// The tick of the last message or PING sent; 0 while the client has received no message.
+    /// The tick of the last message or PING sent; 0 while the client has received no message, and after its last words.
     quiet_since: AtomicU32,
     /// Where it stands in the table of connections; `None` for one that is being refused.
     pub(crate) place: Option<u32>,
@@ -112,7 +114,7 @@ pub(crate) struct Slot {
     awaited: AtomicBool,
     /// What the connection speaks; changes before the client subscribes to anything, if at all.
     codec: AtomicU8,
-    /// Mirrors `out.queue.is_some() || out.end.is_some()`, and whether the link holds something back, so that the Transport need not lock to see that all is well.
+    /// Mirrors [`Out::needs_attention`], so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
     /// How many subscriptions of the client have a policy that bears with it for longer.
     patient: AtomicU32,
@@ -133,6 +135,19 @@ struct Out {
     /// Exists only while something waits, so that a client that caught up costs no more than one that never lagged.
     queue: Option<Box<Queue>>,
     end: Option<End>,
+    reads: Reads,
+}
+
+/// What is known of reading from the link. A client that cannot be sent anything may have said something before, which counts; but
+/// not every link comes to its end then by itself, and none may keep its place for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    /// Nothing.
+    Unknown,
+    /// It has to come to its end, because sending has failed.
+    Ending,
+    /// The same, and nothing has been read since the heartbeat looked the last time.
+    Idle,
 }
 
 impl Slot {
@@ -151,7 +166,7 @@ impl Slot {
             place,
             #[cfg(feature = "fault-injection")]
             peer: link.as_ref().and_then(Link::peer),
-            out: Mutex::new(Out { link, sends: true, queue: None, end: None }),
+            out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
             frame_since: AtomicU32::new(0),
@@ -187,8 +202,11 @@ impl Slot {
         }
     }
 
-    /// Sends the heartbeat.
+    /// Sends the heartbeat, unless the client has had its last words since it was due.
     pub(crate) fn beat(&self) {
+        if self.quiet_since.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
             self.send(frame);
         }
@@ -326,7 +344,7 @@ impl Slot {
         let taken = out.queue.as_mut().and_then(|queue| queue.take());
         if out.queue.as_ref().is_some_and(|queue| queue.is_empty()) {
             out.queue = None;
-            self.attention.store(out.end.is_some(), Ordering::Release);
+            self.mirror_attention(&out);
         }
         match (taken, out.end) {
             (Some(taken), _) => Poll::Ready(Ok(taken)),
@@ -339,15 +357,20 @@ impl Slot {
     pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         // A sender that was interrupted in the middle of a send must not stop the whole arbiter until it goes on.
         let Some(mut out) = self.out.try_lock() else { return yield_now(cx) };
-        let Some(link) = &mut out.link else { return Poll::Ready(Ok(0)) };
-        link.poll_read(cx, buffer)
+        let Out { link: Some(link), reads, .. } = &mut *out else { return Poll::Ready(Ok(0)) };
+        let read = link.poll_read(cx, buffer);
+        if *reads == Reads::Idle && read.is_ready() {
+            *reads = Reads::Ending;
+        }
+        read
     }
 
     /// Writes what waits, as far as the kernel takes it and for at most one turn; the calling task, which must be the
     /// Transport's, is woken for the rest.
     pub(crate) fn flush(&self, cx: &mut task::Context<'_>) {
         let mut out = self.out.lock();
-        let Out { link: Some(link), queue, .. } = &mut *out else { return };
+        // A stream that has failed is not asked again.
+        let Out { link: Some(link), queue, reads: Reads::Unknown, .. } = &mut *out else { return };
         if let Some(queue) = queue {
             let Poll::Ready(flushed) = link.poll_write(cx, |link| queue.write_to(link)) else {
                 // What was taken before may still be held back.
@@ -374,8 +397,7 @@ impl Slot {
         {
             return self.end_locked(&mut out, End::Broken(error.kind()));
         }
-        let unflushed = link.is_unflushed();
-        self.attention.store(unflushed || out.end.is_some(), Ordering::Release);
+        self.mirror_attention(&out);
     }
 
     /// Ends the connection for a reason of the server's; the Transport is woken to carry it out.
@@ -396,6 +418,11 @@ impl Slot {
             return;
         }
         out.end = Some(end);
+        if let (End::Broken(_), Some(link)) = (end, &out.link)
+            && !link.reads_end_with_writes()
+        {
+            out.reads = Reads::Ending;
+        }
         if let (None, End::SlowConsumer { why, .. }) = (&out.link, end) {
             // No Transport carries it out, which would count it.
             self.terms.ledger.cut_off(why);
@@ -415,12 +442,13 @@ impl Slot {
             out.reset();
             return false;
         }
+        let complete = !out.sends || !out.holds_back();
         if std::mem::take(&mut out.sends)
             && let Some(link) = &out.link
         {
             link.shut_down();
         }
-        true
+        complete
     }
 
     /// Gives the link away, to somebody who goes on with it; `None` if something waits to be written, or nothing can be.
@@ -462,12 +490,16 @@ impl Slot {
     /// Why the connection is to end, once.
     pub(crate) fn take_end(&self) -> Option<End> {
         let mut out = self.out.lock();
-        let unflushed = out.link.as_ref().is_some_and(Link::is_unflushed);
-        let still = unflushed || out.queue.is_some();
+        let end = out.end.take();
+        self.mirror_attention(&out);
+        end
+    }
+
+    fn mirror_attention(&self, out: &Out) {
+        let needed = out.needs_attention();
         #[cfg(feature = "fault-injection")]
-        let still = still || self.crash.load(Ordering::Relaxed);
-        self.attention.store(still, Ordering::Release);
-        out.end.take()
+        let needed = needed || self.crash.load(Ordering::Relaxed);
+        self.attention.store(needed, Ordering::Release);
     }
 
     /// Notes a message from this client that will be [answered](Self::answered).
@@ -493,20 +525,30 @@ impl Slot {
         settled
     }
 
-    /// Whether nothing waits for the kernel to take it.
+    /// Whether nothing waits to be taken, and what was taken is on its way.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.out.lock().queue.is_none()
+        let out = self.out.lock();
+        out.queue.is_none() && !out.holds_back()
     }
 
-    /// Whether something waits for the client, or it is about to end.
+    /// Whether something waits for the client, or it is about to end, or should be.
     pub(crate) fn needs_attention(&self) -> bool {
         self.attention.load(Ordering::Relaxed)
     }
 
     /// Ends a client that has taken nothing of what waits for it for `timeout` ticks, or for `patience` ticks if a topic
-    /// of it has a policy that bears with it. Called once a tick.
+    /// of it has a policy that bears with it; and one that nothing can be sent to, if nothing comes from it either. Called
+    /// once a tick.
     pub(crate) fn end_if_stalled(&self, tick: u32, timeout: u32, patience: u32) {
         let mut out = self.out.lock();
+        match out.reads {
+            Reads::Unknown => {}
+            Reads::Ending => out.reads = Reads::Idle,
+            Reads::Idle => {
+                out.end = Some(End::GivenUp);
+                self.transport.wake();
+            }
+        }
         let limit = if self.patient.load(Ordering::Relaxed) > 0 { patience } else { timeout };
         let Out { link, queue: Some(queue), .. } = &mut *out else { return };
         // The kernel calls a socket writable when a third of its buffer is free, which a client that reads slowly and
@@ -515,7 +557,7 @@ impl Slot {
         let end = match flushed {
             Ok(Flushed::All) => {
                 out.queue = None;
-                self.attention.store(out.end.is_some(), Ordering::Release);
+                self.mirror_attention(&out);
                 // It may wait for just that.
                 return self.transport.wake();
             }
@@ -581,6 +623,11 @@ impl Slot {
         self.quiet_since.store(tick, Ordering::Relaxed);
     }
 
+    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would bring it back.
+    pub(crate) fn fall_silent(&self) {
+        self.quiet_since.store(0, Ordering::Relaxed);
+    }
+
     /// Whether a PING is due: so many ticks have passed since the last message or PING. Marks it as sent.
     pub(crate) fn take_ping_due(&self, tick: u32, interval: u32) -> bool {
         let since = self.quiet_since.load(Ordering::Relaxed);
@@ -593,6 +640,16 @@ impl Slot {
 }
 
 impl Out {
+    /// Whether there is something to do for the Transport or for the heartbeat.
+    fn needs_attention(&self) -> bool {
+        self.queue.is_some() || self.end.is_some() || self.reads != Reads::Unknown || self.holds_back()
+    }
+
+    /// Whether the link has taken something that may not be on its way.
+    fn holds_back(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_unflushed)
+    }
+
     /// Makes the socket's close a reset, and lets nothing more out.
     fn reset(&mut self) {
         self.queue = None;

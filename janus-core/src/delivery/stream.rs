@@ -28,9 +28,6 @@ pub(crate) struct Stream {
     unflushed: Cell<bool>,
     /// Whether it is to be ended, and has not been.
     shuts_down: Cell<bool>,
-    /// How writing failed. A socket's reads fail with its writes; here that is up to whoever made the stream, and a client that
-    /// nobody can write to, and who never says a word, would keep its place for ever.
-    failed: Cell<Option<io::ErrorKind>>,
 }
 
 impl Stream {
@@ -41,7 +38,6 @@ impl Stream {
             writer: RefCell::new(None),
             unflushed: Cell::new(false),
             shuts_down: Cell::new(false),
-            failed: Cell::new(None),
         }
     }
 
@@ -58,14 +54,11 @@ impl Stream {
         match written {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             // It takes no more and will not say when it does: as good as gone.
-            Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => {
-                Err(self.fail(io::ErrorKind::WriteZero.into()))
-            }
-            Poll::Ready(Ok(written)) => {
+            Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(written) => {
                 self.unflushed.set(true);
-                Ok(written)
+                written
             }
-            Poll::Ready(Err(error)) => Err(self.fail(error)),
         }
     }
 
@@ -87,29 +80,20 @@ impl Stream {
         if flushed.is_ready() {
             self.unflushed.set(false);
         }
-        flushed.map_err(|error| self.fail(error))
+        flushed
     }
 
-    fn fail(&self, error: io::Error) -> io::Error {
-        self.failed.set(Some(error.kind()));
-        error
-    }
-
-    /// Reads what the client has sent, and then an error if it cannot be written to any more.
     pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut io = self.io.borrow_mut();
         if self.shuts_down.get() {
-            // Nobody else waits for the stream any more.
-            let shut_down = io.as_mut().poll_shutdown(cx);
-            self.shuts_down.set(shut_down.is_pending());
-            if let Poll::Ready(Err(error)) = shut_down {
-                self.fail(error);
-            }
+            // Nobody else waits for the stream any more. If it fails, whoever reads will not do so for long.
+            self.shuts_down.set(io.as_mut().poll_shutdown(cx).is_pending());
         }
         let mut buffer = ReadBuf::new(buffer);
-        match (io.as_mut().poll_read(cx, &mut buffer), self.failed.get()) {
-            (Poll::Pending, Some(kind)) => Poll::Ready(Err(kind.into())),
-            (read, _) => read.map_ok(|()| buffer.filled().len()),
+        match io.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len()) {
+            // Whoever sees the end of both sides drops the stream, and this one's is not there yet.
+            Poll::Ready(Ok(0)) if self.shuts_down.get() => Poll::Pending,
+            read => read,
         }
     }
 

@@ -5,12 +5,27 @@
 //! two neighbours are not one apart, a message between them is missing.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::since_unix_epoch;
 use crate::PublishError;
 
-pub(super) const TOPICS: usize = 5;
+pub(super) const TOPICS: usize = 8;
+
+/// From here on clients that lag are borne with: their messages are dropped.
+pub(super) const BEARING: usize = 5;
+
+/// The last of these: all but the latest message are.
+pub(super) const CONFLATED: usize = 7;
+
+/// The wire formats, in each of which a message has the same bytes for everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Classic,
+    Modern,
+}
 
 /// What the data of a message is: its place in [`Model::messages`].
 pub(super) type Id = usize;
@@ -27,8 +42,8 @@ pub(super) struct Message {
     pub(super) published: Instant,
     /// The last number of its topic that was known when it was published, and the epoch of that.
     after: (u64, u64),
-    /// Its first bytes, the same for all subscribers.
-    head: Vec<u8>,
+    /// Its first bytes in each form, the same for all subscribers.
+    heads: [Vec<u8>; 2],
     previous: Option<Id>,
     next: Option<Id>,
 }
@@ -48,9 +63,10 @@ pub(super) enum Outcome {
 
 impl Message {
     /// The end of its frame, which is the same at any time.
-    pub(super) fn tail(&self, id: Id) -> String {
-        let (topic, event) = (topic_name(self.topic), "x".repeat(self.padding));
-        format!("\"topic\":\"{topic}\",\"event\":\"{event}\",\"message_id\":\"\",\"data\":{id}}}")
+    pub(super) fn tail(&self, id: Id, form: Form) -> String {
+        let (topic, event) = (topic_name(self.topic), self.event());
+        let topic = if form == Form::Classic { format!("\"topic\":\"{topic}\",") } else { String::new() };
+        format!("{topic}\"event\":\"{event}\",\"message_id\":\"\",\"data\":{id}}}")
     }
 
     pub(super) fn event(&self) -> String {
@@ -62,12 +78,18 @@ impl Message {
     }
 
     pub(super) fn was_received(&self) -> bool {
-        !self.head.is_empty()
+        self.heads.iter().any(|head| !head.is_empty())
     }
 }
 
 pub(super) fn topic_name(topic: usize) -> String {
-    format!("topic {topic}")
+    let namespace = match topic {
+        0..BEARING => "",
+        5 => "oldest:",
+        6 => "newest:",
+        _ => "conflate:",
+    };
+    format!("{namespace}topic {topic}")
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +117,7 @@ impl Model {
             answered: u64::MAX,
             published: Instant::now(),
             after: self.last[topic],
-            head: Vec::new(),
+            heads: Default::default(),
             previous: None,
             next: None,
         });
@@ -128,10 +150,19 @@ impl Model {
         if self.last[topic].0 != epoch || self.last[topic].1 < seq {
             self.last[topic] = (epoch, seq);
         }
-        if let Some(other) = self.numbers.insert((epoch, seq), id) {
-            panic!("messages {other} and {id} have the same number {seq}");
-        }
+        self.has_number(id, epoch, seq);
+    }
+
+    /// Somebody was told a message's number.
+    fn has_number(&mut self, id: Id, epoch: u64, seq: u64) {
+        let other = *self.numbers.entry((epoch, seq)).or_insert(id);
+        assert!(other == id, "messages {other} and {id} have the same number {seq}");
         self.number(id, seq);
+    }
+
+    /// The highest number that is known of a topic, and its epoch.
+    pub(super) fn last(&self, topic: usize) -> (u64, u64) {
+        self.last[topic]
     }
 
     /// A publisher was told, in whatever way, that its message has a number.
@@ -148,25 +179,38 @@ impl Model {
         message.outcome = Outcome::Refused;
     }
 
-    /// A subscriber received a message, as the first of its subscription or after `previous`.
-    pub(super) fn received(&mut self, frame: &[u8], topic_only: [bool; TOPICS]) -> Id {
+    /// A subscriber received a message.
+    pub(super) fn received(&mut self, frame: &[u8], form: Form, topic_only: [bool; TOPICS]) -> Id {
         let text = str::from_utf8(frame).expect("a message is text");
         let digits = text.rsplit_once("\"data\":").and_then(|(_, data)| data.strip_suffix('}'));
         let id: Id = digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("not a message: {text}"));
         let message = self.messages.get_mut(id).unwrap_or_else(|| panic!("nobody published this: {text}"));
-        let tail = message.tail(id);
+        let tail = message.tail(id, form);
         assert!(text.ends_with(&tail), "not what was published: {text}, but {tail}");
         let head = &frame[..frame.len() - tail.len()];
-        if message.head.is_empty() {
-            message.head = head.to_vec();
+        let expected = &mut message.heads[form as usize];
+        if expected.is_empty() {
+            *expected = head.to_vec();
         }
-        assert!(message.head == head, "not the bytes that others got: {text}");
+        assert!(expected == head, "not the bytes that others got: {text}");
         assert!(
             message.can_be_received(),
             "a message was received whose publisher was told that nobody gets it: {message:?}"
         );
         assert!(topic_only[message.topic], "message {id} of a topic that is not subscribed to: {text}");
         id
+    }
+
+    /// A subscriber to whom numbers are told received a message, of which it sees when it got its number.
+    pub(super) fn received_with_number(&mut self, id: Id, epoch: u64, seq: u64, time: Duration) {
+        let now = since_unix_epoch().expect("it is a simulation");
+        let published = now - self.messages[id].published.elapsed();
+        let milliseconds = published.as_millis()..=now.as_millis();
+        assert!(
+            milliseconds.contains(&time.as_millis()),
+            "message {id} is of {time:?}, and not of {published:?} to {now:?}"
+        );
+        self.has_number(id, epoch, seq);
     }
 
     /// Somebody in this process received a message, and saw its number.

@@ -160,6 +160,8 @@ const SLOW_DOWN: Range<u64> = 5_000..15_000;
 /// Why a client is not served, and when it may come back.
 pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
     let window = match code.class() {
+        // They are many, or there were room.
+        _ if code == ErrorCode::TooManyConnections => Some(SLOW_DOWN),
         ErrorClass::TryAgain => Some(TRY_AGAIN),
         ErrorClass::SlowDown => Some(SLOW_DOWN),
         ErrorClass::DoNot => None,
@@ -175,5 +177,7 @@ pub(super) fn slowly() -> Duration {
 fn any_moment(window: Range<u64>) -> Duration {
     // Any will do if the system has no randomness to give.
     let random = getrandom::u64().unwrap_or_default();
+    #[cfg(all(test, feature = "fault-injection"))]
+    let random = crate::simulation::seed().unwrap_or(random);
     Duration::from_millis(window.start + random % (window.end - window.start))
 }

@@ -204,14 +204,25 @@ pub struct Open {
 pub struct HttpRequest {
     /// Such as `GET`.
     pub method: String,
-    /// The path with its query, as it was sent.
+    /// The path with its query, as it was sent. Of a target in absolute form, `http://host/path`, it is what follows the host.
     pub target: String,
-    /// Names in lower case, and values, in the order they came. A value that is no UTF-8 has its bad bytes replaced.
+    /// Names in lower case, and values, in the order they came. A value that is no UTF-8 has its bad bytes replaced. `host` is
+    /// the host of a target in absolute form, whatever the header says (RFC 9112, 3.2.2).
     pub headers: Vec<(String, String)>,
+    /// Whether the client, or a proxy on the way, speaks HTTP/1.0, which has no upgrades.
+    pub is_http_1_0: bool,
 }
 
 impl HttpRequest {
-    /// The head of a request that another server has read: names in any case, values as they were sent.
+    /// The head of a request that another server has read: names in any case, values as they were sent, the target in any
+    /// form. If it is of HTTP/1.0, say so in [`is_http_1_0`](Self::is_http_1_0).
+    ///
+    /// ```
+    /// use janus_core::wire::HttpRequest;
+    ///
+    /// let request = HttpRequest::new("GET", "http://push.example/events?topic=news", [("Host", &b"proxy"[..])]);
+    /// assert_eq!((request.path(), request.header("host")), ("/events", Some("push.example")));
+    /// ```
     pub fn new<'a>(
         method: impl Into<String>,
         target: impl Into<String>,
@@ -219,7 +230,21 @@ impl HttpRequest {
     ) -> Self {
         let header =
             |(name, value): (&str, &[u8])| (name.to_ascii_lowercase(), String::from_utf8_lossy(value).into_owned());
-        Self { method: method.into(), target: target.into(), headers: headers.into_iter().map(header).collect() }
+        let headers = headers.into_iter().map(header).collect();
+        Self { method: method.into(), target: target.into(), headers, is_http_1_0: false }.into_origin_form()
+    }
+
+    /// The same with nothing in the target but the path and the query.
+    pub(super) fn into_origin_form(mut self) -> Self {
+        let Some((scheme, rest)) = self.target.split_once("://") else { return self };
+        if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            return self;
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        self.headers.retain(|(name, _)| name != "host");
+        self.headers.push(("host".to_owned(), authority.to_owned()));
+        self.target = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        self
     }
 
     /// The path, as it was sent, without its query.
@@ -251,7 +276,29 @@ impl HttpRequest {
     /// The first header of this name, which is given in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+        self.headers_named(name).next()
+    }
+
+    /// All headers of this name, which is given in lower case.
+    pub(super) fn headers_named(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.trim())
+    }
+
+    /// Whether a body follows the head.
+    pub(super) fn has_body(&self) -> bool {
+        // All of them: what the first says, and another one denies, may be what a proxy goes by.
+        self.headers_named("content-length").any(|length| length != "0")
+            || self.headers_named("transfer-encoding").next().is_some()
+    }
+
+    /// Whether `Accept` names this type, other than by a wildcard: `text/event-stream` is named by every browser's
+    /// `EventSource`.
+    #[must_use]
+    pub fn accepts(&self, media_type: &str) -> bool {
+        let types = self.headers_named("accept").flat_map(|accept| accept.split(','));
+        types
+            .map(|accepted| accepted.split(';').next().unwrap_or_default().trim())
+            .any(|accepted| accepted.eq_ignore_ascii_case(media_type))
     }
 }
 
@@ -432,7 +479,8 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         Heartbeat::Never
     }
 
-    /// The codecs that a connection of this one may become.
+    /// The codecs that a connection of this one may become. They must not lead back to it: an instance takes that for
+    /// `TooManyCodecs`.
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
         Vec::new()
     }
@@ -462,6 +510,12 @@ pub trait Decoder: Send {
         self.buffered() > 0
     }
 
+    /// How to tell the client that it is not served, before anything else has been sent to it.
+    fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
+        let _ = refusal;
+        Refusing::ByCodec
+    }
+
     /// After [`Command::Become`]: the codec, by its place in [`Codec::successors`], and its decoder.
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         None
@@ -471,6 +525,18 @@ pub trait Decoder: Send {
     fn take_received(&mut self) -> Vec<u8> {
         Vec::new()
     }
+}
+
+/// How a client is told that it is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusing {
+    /// As the codec encodes [`Event::Refused`].
+    ByCodec,
+    /// With these bytes, which depend on what the client has asked for.
+    With(Bytes),
+    /// That depends on what the client asks for, which has not been read. A server that is full reads so far for a second
+    /// at most, and then tells it as the codec does.
+    OnceRead,
 }
 
 /// Where a client is connected from, as far as a stream without an address has one.

@@ -83,6 +83,10 @@ error_codes! {
     Disconnected = "disconnected", 4007, TryAgain, true;
     /// The connection was closed while the message waited to be published. Nobody has seen it.
     ConnectionClosed = "connection_closed", 4008, TryAgain, true;
+    /// The frame was begun and not finished in time, as happens to clients whose network stalls.
+    FrameTimeout = "frame_timeout", 4009, TryAgain, true;
+    /// The client ended its stream in the middle of a frame. The frame had no effect.
+    UnfinishedFrame = "unfinished_frame", 4010, TryAgain, true;
 
     /// The frame is not JSON by RFC 8259.
     BadJson = "bad_json", 4400, DoNot, true;
@@ -90,10 +94,10 @@ error_codes! {
     BadUtf8 = "bad_utf8", 4401, DoNot, true;
     /// The frame is longer than the server's limit.
     FrameTooLarge = "frame_too_large", 4402, DoNot, true;
-    /// The frame was begun and not finished in time.
-    FrameTimeout = "frame_timeout", 4403, DoNot, true;
-    /// The client ended its stream in the middle of a frame. The frame had no effect.
-    UnfinishedFrame = "unfinished_frame", 4404, DoNot, true;
+    /// The frame breaks the rules of the protocol that carries it.
+    BadFrame = "bad_frame", 4403, DoNot, true;
+    /// The frame is of a kind that this format does not use, such as a binary message of a WebSocket.
+    UnsupportedFrame = "unsupported_frame", 4404, DoNot, true;
     /// The frame is JSON and asks for nothing that this server knows.
     UnknownAction = "unknown_action", 4405, DoNot, false;
     /// One of the keys that have a meaning stands twice, so that what is meant would be a guess.
@@ -118,12 +122,8 @@ error_codes! {
     AlreadySubscribed = "already_subscribed", 4415, DoNot, false;
     /// The request's number, or the position it wants to go on from, is not one.
     BadRequest = "bad_request", 4416, DoNot, false;
-    /// The frame breaks the rules of the protocol that carries it.
-    BadFrame = "bad_frame", 4417, DoNot, true;
-    /// The frame is of a kind that this format does not use, such as a binary message of a WebSocket.
-    UnsupportedFrame = "unsupported_frame", 4418, DoNot, true;
     /// The server's operator has closed the connection and does not want the client back.
-    Banned = "banned", 4419, DoNot, true;
+    Banned = "banned", 4417, DoNot, true;
 
     /// The client is subscribed to as many topics as it is allowed to be.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
@@ -280,11 +280,30 @@ mod tests {
     }
 
     #[test]
+    fn no_code_that_a_network_can_bring_about_keeps_a_client_away_for_good() {
+        for code in [ErrorCode::FrameTimeout, ErrorCode::UnfinishedFrame] {
+            assert_eq!(code.class(), ErrorClass::TryAgain, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_a_class_have_no_holes() {
+        for first in [4000, 4200, 4400] {
+            let numbers = ErrorCode::ALL.iter().map(|code| code.number()).filter(|n| (first..first + 200).contains(n));
+            assert!(numbers.enumerate().all(|(index, number)| usize::from(number - first) == index), "from {first}");
+        }
+    }
+
+    #[test]
     fn an_http_status_tells_whose_turn_it_is_as_the_class_does() {
         for code in ErrorCode::ALL {
-            let clients_fault = (400..500).contains(&code.http_status());
-            let cannot_succeed = code.class() == ErrorClass::DoNot || *code == ErrorCode::TooManyTopics;
-            assert_eq!(clients_fault, cannot_succeed, "{code} is a {}", code.http_status());
+            let clients_turn = (400..500).contains(&code.http_status());
+            // What did not arrive whole, HTTP answers with a 408 or 400, which speak of this request and not of the next.
+            let expected = match code {
+                ErrorCode::TooManyTopics | ErrorCode::FrameTimeout | ErrorCode::UnfinishedFrame => true,
+                code => code.class() == ErrorClass::DoNot,
+            };
+            assert_eq!(clients_turn, expected, "{code} is a {}", code.http_status());
         }
     }
 

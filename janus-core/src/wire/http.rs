@@ -15,7 +15,8 @@ use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Timestamp,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
+    Timestamp,
 };
 
 /// Bytes that the head of a request may have, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
@@ -51,6 +52,8 @@ pub struct HttpPort {
     websocket: Arc<WebSocket>,
     sse: Arc<Sse>,
     allowed_origins: AllowedOrigins,
+    /// Empty if other machines can connect.
+    own_ports: Arc<[u16]>,
 }
 
 /// Where each codec stands in [`Codec::successors`].
@@ -65,7 +68,32 @@ impl HttpPort {
             websocket: Arc::new(WebSocket),
             sse: Arc::new(Sse::new(sse_retry, allowed_origins.clone())),
             allowed_origins,
+            own_ports: Arc::new([]),
         }
+    }
+
+    /// The same for listeners on these ports which only programs of the same machine can connect to.
+    ///
+    /// A page can have its name lead to 127.0.0.1 (DNS rebinding); to a browser it is then of the same host as what listens
+    /// there. Such a request names one of these ports in `Host`, behind a name, and is refused unless an allowed origin has
+    /// that name and port. One that came through a proxy which keeps `Host` names the proxy's port.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use janus_core::wire::{AllowedOrigins, Codec, Command, HttpPort, Limits};
+    ///
+    /// let port = HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2)).for_this_machine([8080]);
+    /// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+    /// let is_served = |host: &str| {
+    ///     let request = format!("GET /events?topic=news HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    ///     matches!(port.decoder().decode(&mut request.as_bytes(), &limits), Some(Ok(Command::Become(_))))
+    /// };
+    /// assert!(is_served("localhost:8080") && is_served("127.0.0.1:8080") && is_served("push.example"));
+    /// assert!(!is_served("evil.example:8080"));
+    /// ```
+    #[must_use]
+    pub fn for_this_machine(self, ports: impl IntoIterator<Item = u16>) -> Self {
+        Self { own_ports: ports.into_iter().collect(), ..self }
     }
 }
 
@@ -78,6 +106,7 @@ impl Codec for HttpPort {
         Box::new(PortDecoder {
             sse: Arc::clone(&self.sse),
             allowed_origins: self.allowed_origins.clone(),
+            own_ports: Arc::clone(&self.own_ports),
             head: HeadReader::default(),
             outcome: Outcome::Undecided,
         })
@@ -109,6 +138,7 @@ impl Codec for HttpPort {
 struct PortDecoder {
     sse: Arc<Sse>,
     allowed_origins: AllowedOrigins,
+    own_ports: Arc<[u16]>,
     head: HeadReader,
     outcome: Outcome,
 }
@@ -121,24 +151,33 @@ enum Outcome {
 }
 
 impl PortDecoder {
+    fn check_origin(&self, request: &HttpRequest) -> Result<(), HttpError> {
+        self.allowed_origins.check(request)?;
+        // A stream of events that a page asks of its own host has no `Origin`.
+        let host = request.header("host").unwrap_or_default();
+        let Some((name, Some(port))) = host_and_port(host, Some(80)) else { return Ok(()) };
+        if self.own_ports.contains(&port) && is_site(&name) && !self.allowed_origins.has_host(host) {
+            let message = format!(
+                "this server is for its own machine, under localhost or an IP address; if {name} is a name of it, list \
+                 http://{name}:{port} in allowed_origins"
+            );
+            return Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message));
+        }
+        Ok(())
+    }
+
     /// What the connection becomes, and the bytes that answer the request.
     fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
-        let Head { request, minor_version, received } = head;
+        let Head { request, received } = head;
         match request.path() {
             "/ws" => {
-                require_no_body(&request)?;
-                self.allowed_origins.check(&request)?;
-                if minor_version == 0 {
-                    let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
-                    return Err(HttpError::new(400, "bad_open", message));
-                }
+                self.check_origin(&request)?;
                 let answer = WebSocket::accept(&request)?;
                 self.outcome = Outcome::Becomes(WEBSOCKET, WebSocket::decoder_for(request));
                 Ok(Command::Become(answer))
             }
             "/events" => {
-                require_no_body(&request)?;
-                self.allowed_origins.check(&request)?;
+                self.check_origin(&request)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
                     return Ok(Command::Close(preflight(&self.allowed_origins.cors(&request))));
@@ -148,6 +187,7 @@ impl PortDecoder {
                 Ok(Command::Become(Bytes::new()))
             }
             _ => {
+                check_passed_on(&request)?;
                 self.outcome = Outcome::PassedOn(received);
                 Ok(Command::PassOn)
             }
@@ -161,10 +201,16 @@ impl Decoder for PortDecoder {
             *input = &[];
             return None;
         }
-        let decided = self.head.read(input)?.and_then(|head| self.decide(head, limits));
-        Some(Ok(decided.unwrap_or_else(|error| {
+        let decided = match self.head.read(input)? {
+            Ok(head) => {
+                let reader = Reader::of(&head.request, &self.allowed_origins);
+                self.decide(head, limits).map_err(|error| error.response_to(&reader))
+            }
+            Err(error) => Err(error.response()),
+        };
+        Some(Ok(decided.unwrap_or_else(|response| {
             self.outcome = Outcome::Refused;
-            Command::Close(error.response())
+            Command::Close(response)
         })))
     }
 
@@ -174,6 +220,10 @@ impl Decoder for PortDecoder {
 
     fn buffered(&self) -> usize {
         self.head.buffered()
+    }
+
+    fn refuse(&self, _: &Refusal<'_>) -> Refusing {
+        if matches!(self.outcome, Outcome::Undecided) { Refusing::OnceRead } else { Refusing::ByCodec }
     }
 
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
@@ -232,13 +282,20 @@ impl HttpError {
         body.freeze()
     }
 
-    /// The headers that belong to the status, beside those of the body.
+    /// The headers that belong to the status, beside those of the body. One that says `connection` is to be added to what
+    /// else a response says there.
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.status {
             401 => headers.push(("www-authenticate", "Bearer".to_owned())),
-            426 => headers.extend([("upgrade", "websocket".to_owned()), ("sec-websocket-version", "13".to_owned())]),
+            405 => headers.push(("allow", "GET".to_owned())),
+            // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
+            426 => headers.extend([
+                ("upgrade", "websocket".to_owned()),
+                ("connection", "upgrade".to_owned()),
+                ("sec-websocket-version", "13".to_owned()),
+            ]),
             _ => {}
         }
         if let Some(time) = self.retry_after {
@@ -251,16 +308,24 @@ impl HttpError {
     /// The whole response, after which the connection is to be closed.
     #[must_use]
     pub fn response(&self) -> Bytes {
-        let mut headers = self.headers();
-        if self.status == 405 {
-            headers.push(("allow", "GET".to_owned()));
-        }
-        // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
-        let connection = if self.status == 426 { "upgrade, close" } else { "close" };
+        self.response_to(&Reader::default())
+    }
+
+    /// The same for whoever sent a request whose head could be read.
+    pub(super) fn response_to(&self, reader: &Reader) -> Bytes {
         let body = self.body();
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
-        for (name, value) in headers {
-            let _ = write!(head, "{name}: {value}\r\n");
+        head.push_str(&reader.cors);
+        if !reader.cors.is_empty() {
+            head.push_str("access-control-expose-headers: retry-after\r\n");
+        }
+        let mut connection = "close".to_owned();
+        for (name, value) in self.headers() {
+            if name == "connection" {
+                connection = format!("{value}, {connection}");
+            } else {
+                let _ = write!(head, "{name}: {value}\r\n");
+            }
         }
         let length = body.len();
         let _ = write!(
@@ -268,7 +333,23 @@ impl HttpError {
             "content-type: application/json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
              connection: {connection}\r\n\r\n"
         );
-        [head.as_bytes(), &body].concat().into()
+        let body = if reader.asked_for_the_head { &[][..] } else { &body };
+        [head.as_bytes(), body].concat().into()
+    }
+}
+
+/// Who reads the answer to a request.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// The lines which let the page that sent the request read its answer.
+    cors: String,
+    /// Whether nothing may follow the head of the response (RFC 9110, 9.3.2).
+    asked_for_the_head: bool,
+}
+
+impl Reader {
+    pub(super) fn of(request: &HttpRequest, allowed_origins: &AllowedOrigins) -> Self {
+        Self { cors: allowed_origins.cors(request), asked_for_the_head: request.method == "HEAD" }
     }
 }
 
@@ -313,11 +394,34 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// Neither a WebSocket nor an event stream begins with a body. The bytes of one would be taken for something else.
-fn require_no_body(request: &HttpRequest) -> Result<(), HttpError> {
-    let has_length = request.header("content-length").is_some_and(|length| length.trim() != "0");
-    if has_length || request.header("transfer-encoding").is_some() {
-        return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), "a request to this path must not have a body"));
+/// What is said of a request that has a body: neither a WebSocket nor an event stream begins with one, whose bytes would be
+/// taken for something else.
+pub(super) const NO_BODY: &str = "a request to this path must not have a body";
+
+/// Refuses what the HTTP server behind the port would refuse without a word: it says nothing in a body of what is wrong with
+/// a head.
+fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
+    let target = request.target.split('#').next().unwrap_or_default();
+    let is_known = target.starts_with('/') || target == "*" || request.method == "CONNECT";
+    if !is_known || target.contains(['"', '<', '>']) || request.path().contains('`') {
+        return Err(bad_head("its target is no path, or has characters that must be escaped"));
+    }
+    let mut lengths = request.headers_named("content-length");
+    let length = lengths.next();
+    let is_number = |length: &str| {
+        length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse().is_ok_and(|length: u64| length >> 63 == 0)
+    };
+    if !length.is_none_or(is_number) || lengths.any(|other| Some(other) != length) {
+        return Err(bad_head("its Content-Length must be one number"));
+    }
+    if let Some(coding) = request.headers_named("transfer-encoding").last() {
+        if request.is_http_1_0 {
+            return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        let last = coding.rsplit(',').next().unwrap_or_default().trim();
+        if !last.eq_ignore_ascii_case("chunked") {
+            return Err(bad_head("the last Transfer-Encoding must be chunked"));
+        }
     }
     Ok(())
 }
@@ -333,8 +437,10 @@ fn preflight(cors: &str) -> Bytes {
 
 /// The origins, beside its own host, from which pages may connect to a server.
 ///
-/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Whatever is no
-/// browser can say what it likes, so this protects a browser's user and not the server.
+/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Of a request that a
+/// page does not want to read the answer to (`mode: "no-cors"`, an image) it tells no origin, but over TLS, and to the machine
+/// that it runs on, with `Sec-Fetch-Site` whether the page is of the same one. Whatever is no browser can say what it likes, so
+/// this protects a browser's user and not the server.
 ///
 /// ```
 /// use janus_core::wire::{AllowedOrigins, HttpRequest};
@@ -374,20 +480,30 @@ impl AllowedOrigins {
         text == "*" || Origin::parse(text).is_some()
     }
 
-    /// Whether a request may be served: it names no origin, or that of its own `Host`, or one that is allowed.
+    /// Whether a request may be served: it names the origin of its own `Host`, or one that is allowed, or none and does not
+    /// come from the page of another site or origin as far as its browser says.
     ///
     /// # Errors
     ///
     /// The refusal that its sender should be given, with status 403.
     pub fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
-        let Some(text) = request.header("origin") else { return Ok(()) };
-        let origin = Origin::parse(text);
-        let host = request.header("host").unwrap_or_default();
-        if self.any || origin.is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin)) {
+        let is_allowed = match request.header("origin") {
+            Some(text) => {
+                let host = request.header("host").unwrap_or_default();
+                Origin::parse(text).is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin))
+            }
+            None => !request.headers_named("sec-fetch-site").any(|site| matches!(site, "cross-site" | "same-site")),
+        };
+        if is_allowed || self.any {
             return Ok(());
         }
         let message = "pages of this origin may not connect; the server's operator can list it in allowed_origins";
         Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message))
+    }
+
+    /// Whether an origin of this `Host` is allowed.
+    fn has_host(&self, host: &str) -> bool {
+        self.any || self.listed.iter().any(|origin| origin.is_of_host(host))
     }
 
     /// The lines of a response's head which let a page of the request's origin read the response; empty if it is allowed
@@ -457,12 +573,17 @@ fn host_and_port(authority: &str, default: Option<u16>) -> Option<(String, Optio
     is_host.then(|| (host.to_ascii_lowercase(), port))
 }
 
+/// Whether a host is one that somebody's name server tells the address of: no address, and no name of this machine's own.
+fn is_site(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_own = name == "localhost" || name.ends_with(".localhost");
+    !is_own && !name.starts_with('[') && name.parse::<std::net::Ipv4Addr>().is_err()
+}
+
 /// The head of one request.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) request: HttpRequest,
-    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
-    pub(super) minor_version: u8,
     /// Its bytes, as they came.
     pub(super) received: Vec<u8>,
 }
@@ -555,13 +676,19 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
         .iter()
         .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned()))
         .collect();
-    let request = HttpRequest { method: method.to_owned(), target: target.to_owned(), headers };
+    let (method, target) = (method.to_owned(), target.to_owned());
+    let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };
     match request.headers.iter().filter(|(name, _)| name == "host").count() {
         1 => {}
         0 if minor_version == 0 => {}
         _ => return Err(bad_head("it must have one Host header")),
     }
-    Ok(Head { request, minor_version, received })
+    let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
+    let request = request.into_origin_form();
+    if is_absolute && request.header("host").is_none_or(|host| host_and_port(host, None).is_none()) {
+        return Err(bad_head("its target names no host"));
+    }
+    Ok(Head { request, received })
 }
 
 fn bad_head(why: &str) -> HttpError {

@@ -25,7 +25,7 @@ pub use bytes::{Bytes, BytesMut};
 
 pub use codec::{
     Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer, Position,
-    PositionError, Refusal, RequestId,
+    PositionError, Refusal, Refusing, RequestId,
 };
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use http::{AllowedOrigins, HttpError, HttpPort};

@@ -9,13 +9,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use percent_encoding::percent_decode_str;
 
-use super::http::{AllowedOrigins, HeadReader, HttpError};
+use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader};
 use super::object::Object;
 use super::publication::put_decimal;
 use super::{
-    Codec, Command, Decoder, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open, Opens,
-    Position, Refusal, Timestamp, TopicName,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open,
+    Opens, Position, Refusal, Refusing, Timestamp, TopicName,
 };
 
 /// When a browser is to come back that is not to come back: a day from now. It has no other word for it once a stream has
@@ -69,20 +70,39 @@ impl Sse {
     /// # Errors
     ///
     /// What the request is answered with instead: it names no topic, too many, one twice, or one whose name is not allowed
-    /// (400), or its method is not GET (405).
+    /// (400), it has a body (400), or its method is not GET (405).
     pub fn decoder_for(&self, request: HttpRequest, limits: &Limits) -> Result<Box<dyn Decoder>, HttpError> {
-        Ok(Box::new(StreamDecoder { commands: self.commands(request, limits)?, head: None }))
+        let (commands, asker) = self.commands(request, limits)?;
+        Ok(Box::new(StreamDecoder { commands, asker: Some(asker), head: None }))
+    }
+
+    /// The body of a stream that only says why its client is not served. A browser's `EventSource` comes back after that; any
+    /// status but 200 it takes for final.
+    #[must_use]
+    pub fn farewell(refusal: &Refusal<'_>) -> Bytes {
+        let mut body = BytesMut::new();
+        put_bye(&mut body, refusal);
+        body.freeze()
     }
 
     /// Everything that the client will ever have said.
-    fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<VecDeque<Command>, HttpError> {
+    fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<(VecDeque<Command>, Box<Asker>), HttpError> {
         if request.method != "GET" {
             return Err(HttpError::new(405, "method_not_allowed", "a stream of events is asked for with GET"));
         }
+        if request.has_body() {
+            return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), NO_BODY));
+        }
         let mut last_event_id = None;
         let mut topics: Vec<TopicName> = Vec::new();
-        for (name, value) in form_urlencoded::parse(request.query().as_bytes()) {
+        let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
+        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
             match &*name {
+                // The parser puts another character in the place of bytes that are none, and so makes it another topic.
+                "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
+                    let message = format!("topic number {} of the request is not UTF-8", topics.len() + 1);
+                    return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+                }
                 "topic" => topics.push(topic(&value, &topics, limits)?),
                 "last_event_id" => last_event_id = Some(value.into_owned()),
                 // Some clients add a parameter that nobody reads, so that no cache answers.
@@ -98,12 +118,15 @@ impl Sse {
         let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
 
         let mut commands = VecDeque::with_capacity(topics.len() + 3);
-        commands.push_back(Command::Preface(self.start(&request)));
+        let start = self.start(&request);
+        commands.push_back(Command::Preface(start.clone()));
+        let reader = self.allowed_origins.as_ref().map(|allowed_origins| Reader::of(&request, allowed_origins));
+        let asker = Box::new(Asker { start, comes_back: request.accepts("text/event-stream"), reader });
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         commands.push_back(Command::Open(Box::new(open)));
         commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, id: None }));
         commands.push_back(Command::AllAsked);
-        Ok(commands)
+        Ok((commands, asker))
     }
 
     /// What is sent once the client may have a topic. It is a command of the decoder's, because only that knows the origin.
@@ -160,7 +183,8 @@ impl Codec for Sse {
 
     fn decoder(&self) -> Box<dyn Decoder> {
         let sse = Self { retry: self.retry, allowed_origins: self.allowed_origins.clone() };
-        Box::new(StreamDecoder { commands: VecDeque::new(), head: Some(Box::new((sse, HeadReader::default()))) })
+        let head = Some(Box::new((sse, HeadReader::default())));
+        Box::new(StreamDecoder { commands: VecDeque::new(), asker: None, head })
     }
 
     fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
@@ -263,30 +287,63 @@ fn put_data(out: &mut BytesMut, write: impl FnOnce(Object<'_, BytesMut>) -> Obje
 /// Hands out what the request asks for; whatever the client sends after it means nothing.
 struct StreamDecoder {
     commands: VecDeque<Command>,
+    /// Until all commands have been handed out.
+    asker: Option<Box<Asker>>,
     /// Until the request has been read, where nobody else has done that. Boxed, because it is gone for most of a
     /// connection's life.
     head: Option<Box<(Sse, HeadReader)>>,
+}
+
+/// What matters for how a client is refused.
+struct Asker {
+    start: Bytes,
+    /// Whether it is a browser's `EventSource`, or says that it is like one.
+    comes_back: bool,
+    /// `None` if the status has been sent by somebody else.
+    reader: Option<Reader>,
 }
 
 impl Decoder for StreamDecoder {
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
         if let Some(head) = &mut self.head {
             let (sse, reader) = &mut **head;
-            let commands = reader.read(input)?.and_then(|head| {
-                if let Some(allowed_origins) = &sse.allowed_origins {
-                    allowed_origins.check(&head.request)?;
+            let asked = match reader.read(input)? {
+                Ok(Head { request, .. }) => {
+                    let allowed_origins = sse.allowed_origins.clone().unwrap_or_default();
+                    let reader = Reader::of(&request, &allowed_origins);
+                    let checked = allowed_origins.check(&request);
+                    let asked = checked.and_then(|()| sse.commands(request, limits));
+                    asked.map_err(|error| error.response_to(&reader))
                 }
-                sse.commands(head.request, limits)
-            });
-            self.commands = commands.unwrap_or_else(|error| [Command::Close(error.response())].into());
+                Err(error) => Err(error.response()),
+            };
+            match asked {
+                Ok((commands, asker)) => (self.commands, self.asker) = (commands, Some(asker)),
+                Err(response) => self.commands = [Command::Close(response)].into(),
+            }
             self.head = None;
         }
         let command = self.commands.pop_front();
         if command.is_none() {
             *input = &[];
             self.commands = VecDeque::new();
+            self.asker = None;
         }
         command.map(Ok)
+    }
+
+    fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
+        match self.asker.as_deref() {
+            None if self.head.is_some() => Refusing::OnceRead,
+            // An `EventSource` takes any status but 200 for final (HTML, 9.2.3), and what has passed with a pause is not.
+            Some(asker) if asker.comes_back && refusal.code.class() != ErrorClass::DoNot => {
+                let mut stream = BytesMut::from(&*asker.start);
+                put_bye(&mut stream, refusal);
+                Refusing::With(stream.freeze())
+            }
+            Some(Asker { reader: Some(reader), .. }) => Refusing::With(HttpError::from(refusal).response_to(reader)),
+            _ => Refusing::ByCodec,
+        }
     }
 
     fn is_mid_frame(&self) -> bool {

@@ -14,6 +14,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::codec::{Codec, Decoder, Heartbeat, HttpRequest, Opens};
+use super::http::NO_BODY;
 use super::request::{bad_utf8, text, unfinished};
 use super::{Command, ErrorCode, Event, FrameError, Limits, Refusal, Timestamp, v1};
 
@@ -54,6 +55,7 @@ impl WebSocket {
     ///     ]
     ///     .map(header)
     ///     .into(),
+    ///     ..HttpRequest::default()
     /// };
     /// let head = WebSocket::accept(&request)?;
     /// assert!(head.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
@@ -80,6 +82,13 @@ impl WebSocket {
     pub fn accept_headers(request: &HttpRequest) -> Result<Vec<(&'static str, String)>, UpgradeError> {
         if request.method != "GET" {
             return Err(UpgradeError::new(405, "open a WebSocket with GET"));
+        }
+        if request.is_http_1_0 {
+            let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
+            return Err(UpgradeError::new(400, message));
+        }
+        if request.has_body() {
+            return Err(UpgradeError::new(400, NO_BODY));
         }
         if !tokens(request, "upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
             return Err(UpgradeError::new(426, "this is a WebSocket: send \"upgrade: websocket\""));

@@ -317,12 +317,8 @@ fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
 
 /// What [`super::Access`] looks at.
 fn head_of(request: &Request<Incoming>) -> HttpRequest {
-    let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    HttpRequest {
-        method: request.method().to_string(),
-        target: request.uri().to_string(),
-        headers: request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
-    }
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers)
 }
 
 /// Which part of a list is asked for.

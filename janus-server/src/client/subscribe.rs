@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use janus_core::wire::classic::ErrorCode;
 use janus_core::wire::classic::client::{self, ServerFrame};
+use janus_core::wire::classic::{ErrorClass, ErrorCode};
 use serde_json::json;
 
 use super::{ClientError, Connection};
@@ -46,15 +46,12 @@ fn pause(failures: u32) -> Duration {
 }
 
 fn may_come_back(error: &ClientError) -> bool {
-    let passing = [
-        ErrorCode::ServerDraining,
-        ErrorCode::TooManyConnections,
-        ErrorCode::TopicUnavailable,
-        ErrorCode::TooManyTopicsOnServer,
-    ];
     match error {
         ClientError::Connect { .. } | ClientError::Closed | ClientError::Lost(_) | ClientError::Late { .. } => true,
-        ClientError::Refused { code, .. } => passing.iter().any(|passing| passing.as_str() == code),
+        ClientError::Refused { code, .. } => ErrorCode::ALL.iter().any(|known| {
+            let passes = known.class() == ErrorClass::TryAgain || *known == ErrorCode::ServerOverloaded;
+            known.as_str() == code && passes
+        }),
         _ => false,
     }
 }

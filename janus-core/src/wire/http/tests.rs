@@ -95,6 +95,30 @@ fn a_path_decides_what_a_connection_becomes() {
 }
 
 #[test]
+fn on_loopback_a_name_is_served_on_its_own_port_only_if_it_is_listed() {
+    let origins = AllowedOrigins::new(["http://dev.example:8080", "https://tls.example"]);
+    let port = HttpPort::new(origins, Duration::ZERO).for_this_machine([8080, 80]);
+    let seen = |host: &str| feed(&port, &[format!("GET /events?topic=a HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()]);
+    for host in [
+        "dev.example:8080",
+        "DEV.example:8080",
+        "other.example:8081",
+        "tls.example",
+        "localhost",
+        "a.localhost:8080",
+        "[::1]:80",
+    ] {
+        assert!(matches!(seen(host), Seen::Became(SSE, ..)), "{host}");
+    }
+    for host in
+        ["other.example:8080", "dev.example", "other.example", "localhost.example:8080", "127.0.0.1.example:8080"]
+    {
+        let name = host.split(':').next().unwrap();
+        assert_refused(seen(host), 403, &["forbidden", "localhost", &format!("http://{name}:"), "allowed_origins"]);
+    }
+}
+
+#[test]
 fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
     let refused = |request: &[u8], status, parts: &[&str]| assert_refused(feed(&port(&[]), &[request]), status, parts);
     refused(&head("GET /ws", &[]), 426, &["upgrade: websocket\r\n", "sec-websocket-version: 13\r\n"]);
@@ -119,6 +143,123 @@ fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
     refused(b"GET /ws HTTP/1.1\r\n nonsense\r\n\r\n", 400, &["bad_frame"]);
     refused(b"GET\r\n\r\n", 400, &["bad_frame"]);
     refused(b"GET / HTTP/9.9\r\n\r\n", 400, &["bad_frame"]);
+}
+
+#[test]
+fn a_body_is_found_whichever_of_several_headers_announces_it() {
+    for path in ["GET /ws", "GET /events?topic=a"] {
+        for body in [
+            &[("Content-Length", "0"), ("Content-Length", "5")][..],
+            &[("Content-Length", "5"), ("Content-Length", "0")],
+            &[("Content-Length", "0, 5")],
+            &[("Content-Length", "0"), ("Transfer-Encoding", "chunked")],
+            &[("Transfer-Encoding", "identity")],
+        ] {
+            let request = head(path, &[UPGRADE, body].concat());
+            assert_refused(feed(&port(&[]), &[&request, b"hello"]), 400, &["bad_open", "must not have a body"]);
+        }
+        let request = head(path, &[UPGRADE, &[("Content-Length", "0"), ("content-length", " 0 ")]].concat());
+        assert!(matches!(feed(&port(&[]), &[&request]), Seen::Became(..)), "{path}: none is none");
+    }
+}
+
+#[test]
+fn a_target_in_absolute_form_is_its_path_on_its_host() {
+    let request = |first: &str| format!("{first} HTTP/1.1\r\nHost: evil.example\r\n\r\n").into_bytes();
+    for target in ["http://push.example:8080/events?topic=a", "HTTPS://push.example/events?topic=a"] {
+        let seen = feed(&port(&[]), &[&request(&format!("GET {target}"))]);
+        let Seen::Became(SSE, _, commands, _) = seen else { panic!("{target}: {seen:?}") };
+        let Command::Open(open) = &commands[1] else { panic!("{commands:?}") };
+        let asked = open.request.as_deref().unwrap();
+        assert_eq!(asked.target, "/events?topic=a");
+        let hosts = asked.headers.iter().filter(|(name, _)| name == "host").collect::<Vec<_>>();
+        assert!(matches!(hosts[..], [(_, host)] if host.starts_with("push.example")), "{hosts:?}");
+    }
+    // The host of the target decides, and not the header.
+    let from = |origin: &str| {
+        let lines = format!("Host: evil.example\r\nOrigin: {origin}\r\n\r\n");
+        feed(&port(&[]), &[format!("GET http://push.example/events?topic=a HTTP/1.1\r\n{lines}").as_bytes()])
+    };
+    assert!(matches!(from("http://push.example"), Seen::Became(..)));
+    assert_refused(from("http://evil.example"), 403, &["forbidden"]);
+    let on_loopback = port(&[]).for_this_machine([8080]);
+    let lines = "Host: localhost:8080\r\n\r\n";
+    let rebound = format!("GET http://evil.example:8080/events?topic=a HTTP/1.1\r\n{lines}");
+    assert_refused(feed(&on_loopback, &[rebound.as_bytes()]), 403, &["evil.example"]);
+    // What is no target for this port goes to whoever takes the rest, or has no host.
+    let passed_on = request("GET http://push.example");
+    assert_eq!(feed(&port(&[]), &[&passed_on]), Seen::PassedOn(passed_on.clone()));
+    for target in ["http:///events?topic=a", "http://user@push.example/events?topic=a", "http://?topic=a"] {
+        assert_refused(feed(&port(&[]), &[&request(&format!("GET {target}"))]), 400, &["bad_frame", "no host"]);
+    }
+}
+
+#[test]
+fn the_answer_to_a_request_for_the_head_has_no_body() {
+    for path in ["/events?topic=a", "/ws", "/api?<"] {
+        let seen = feed(&port(&[]), &[&head(&format!("HEAD {path}"), &[])]);
+        let Seen::Refused(response) = seen else { panic!("{seen:?}") };
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 4") && !head.contains("content-length: 0"), "{response}");
+        assert_eq!(body, "");
+    }
+}
+
+#[test]
+fn what_the_server_behind_the_port_cannot_take_is_refused_with_a_body_that_says_why() {
+    let refused = |first: &str, headers: &[(&str, &str)], part: &str| {
+        assert_refused(feed(&port(&[]), &[&head(first, headers)]), 400, &["bad_frame", part]);
+    };
+    for target in ["/api/topics?a=<>|^", "/api/\"", "/api/`", "api/topics", "ftp://a/b"] {
+        refused(&format!("GET {target}"), &[], "target");
+    }
+    for length in ["", "5, 5", "+5", "five", "-1", "18446744073709551615", "99999999999999999999"] {
+        refused("POST /api/publish", &[("Content-Length", length)], "Content-Length");
+    }
+    refused("POST /api/publish", &[("Content-Length", "22"), ("Content-Length", "5")], "Content-Length");
+    let chunked = ("Transfer-Encoding", "chunked");
+    for coding in ["xchunked", "identity", "chunked, gzip", ""] {
+        refused("POST /api/publish", &[chunked, ("Transfer-Encoding", coding)], "Transfer-Encoding");
+    }
+    let old = b"POST /api/publish HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_refused(feed(&port(&[]), &[old]), 400, &["HTTP/1.0"]);
+    for headers in [&[chunked][..], &[("Transfer-Encoding", "gzip, Chunked")], &[("Content-Length", "5"); 2]] {
+        let request = head("POST /api/publish?a=|^`{}[]%<#<>".replace("%<", "%3C").as_str(), headers);
+        assert_eq!(feed(&port(&[]), &[&request]), Seen::PassedOn(request.clone()));
+    }
+    for first in ["OPTIONS *", "CONNECT push.example:443"] {
+        assert!(matches!(feed(&port(&[]), &[&head(first, &[])]), Seen::PassedOn(_)), "{first}");
+    }
+}
+
+#[test]
+fn without_an_origin_the_page_of_another_site_is_known_by_what_its_browser_says_of_it() {
+    let from = |origins: &[&str], site: &str| {
+        feed(&port(origins), &[&head("GET /events?topic=a", &[("Sec-Fetch-Site", site)])])
+    };
+    for site in ["same-origin", "none", ""] {
+        assert!(matches!(from(&[], site), Seen::Became(..)), "{site}");
+    }
+    for site in ["cross-site", "same-site"] {
+        assert_refused(from(&["https://app.example"], site), 403, &["allowed_origins"]);
+        assert!(matches!(from(&["*"], site), Seen::Became(..)), "{site}");
+    }
+    // A page that says who it is may be a stranger to the host, if it is allowed.
+    let said = [("Origin", "https://app.example"), ("Sec-Fetch-Site", "cross-site")];
+    assert!(matches!(feed(&port(&["https://app.example"]), &[&head("GET /events?topic=a", &said)]), Seen::Became(..)));
+}
+
+#[test]
+fn a_page_of_an_allowed_origin_may_read_why_it_is_refused() {
+    let asked = |origin| feed(&port(&["https://app.example"]), &[&head("GET /events", &[("Origin", origin)])]);
+    let lines = "access-control-allow-origin: https://app.example\r\n";
+    assert_refused(
+        asked("https://app.example"),
+        400,
+        &["bad_topic", lines, "access-control-expose-headers: retry-after\r\n"],
+    );
+    let Seen::Refused(response) = asked("https://evil.example") else { panic!() };
+    assert!(!response.contains("access-control"), "{response}");
 }
 
 #[test]

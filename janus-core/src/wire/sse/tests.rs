@@ -15,6 +15,7 @@ fn request(query: &str, headers: &[(&str, &str)]) -> HttpRequest {
         method: "GET".to_owned(),
         target: format!("/events?{query}"),
         headers: headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        ..HttpRequest::default()
     }
 }
 
@@ -91,6 +92,52 @@ fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
     let subscribe = |name| Command::Subscribe { topic: topic(name), since: None, id: None };
     let rest = [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é"), Command::AllAsked];
     assert_eq!(commands[2..], rest);
+}
+
+#[test]
+fn a_topic_that_is_not_utf_8_is_refused_and_not_made_another() {
+    for (query, place) in [("topic=%ff%fe", 1), ("topic=a&x=%ff&topic=b%C3", 2)] {
+        let error = commands(&sse(), request(query, &[])).unwrap_err();
+        assert_eq!((error.status, error.code), (400, "bad_topic"), "{query}");
+        assert!(error.message.contains(&format!("number {place} ")), "{error}");
+    }
+    let replacement = commands(&sse(), request("&&topic=%EF%BF%BD&_=%ff&topic=100%", &[])).unwrap();
+    assert!(matches!(&replacement[2], Command::Subscribe { topic, .. } if topic.as_str() == "\u{fffd}"));
+    assert!(matches!(&replacement[3], Command::Subscribe { topic, .. } if topic.as_str() == "100%"));
+}
+
+#[test]
+fn an_event_source_that_may_come_back_is_not_told_so_with_a_status() {
+    let refusal = |code: ErrorCode, reconnect_after| Refusal { id: None, code, message: "why", reconnect_after };
+    let later = Some(Duration::from_millis(1_234));
+    let refuse = |sse: &Sse, accept: &str, refusal: Refusal<'_>| {
+        let headers = [("accept", accept), ("origin", "https://app.example")];
+        let decoder = sse.decoder_for(request("topic=news", &headers), &LIMITS).unwrap();
+        match decoder.refuse(&refusal) {
+            Refusing::With(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => format!("{other:?}"),
+        }
+    };
+    let full = refusal(ErrorCode::TooManyConnections, later);
+    for accept in ["text/event-stream", "application/json, Text/Event-Stream;q=0.5"] {
+        let told = refuse(&sse(), accept, full);
+        assert!(told.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{told}");
+        assert!(told.contains("access-control-allow-origin: https://app.example\r\n"), "{told}");
+        let (_, stream) = told.split_once("\r\n\r\n").unwrap();
+        assert!(stream.contains("\nevent: bye\nretry: 1234\n"), "{told}");
+        assert_eq!(dispatched(stream).last().unwrap().0, "bye");
+        // It cannot succeed as it is: that is what a status says to it, too.
+        let told = refuse(&sse(), accept, refusal(ErrorCode::Forbidden, None));
+        assert!(told.starts_with("HTTP/1.1 403 ") && told.contains("access-control-allow-origin"), "{told}");
+    }
+    for accept in ["*/*", "text/*", "text/event-streams"] {
+        let told = refuse(&sse(), accept, full);
+        assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("retry-after: 2\r\n"), "{told}");
+        assert!(told.contains("access-control-allow-origin: https://app.example\r\n"), "{told}");
+    }
+    let mounted = refuse(&Sse::body(Duration::ZERO), "*/*", full);
+    assert_eq!(mounted, "ByCodec", "the status has been sent, and the codec says the rest");
+    assert_eq!(sse().decoder().refuse(&full), Refusing::OnceRead);
 }
 
 #[test]

@@ -588,7 +588,7 @@ mod protocol {
 
     #[test]
     fn the_hello_brings_the_request_that_began_the_connection() {
-        let request = HttpRequest { method: "GET".into(), target: "/ws?a=b".into(), headers: Vec::new() };
+        let request = HttpRequest { method: "GET".into(), target: "/ws?a=b".into(), ..HttpRequest::default() };
         let mut decoder = WebSocket::decoder_for(request.clone());
         let bytes = hello();
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
@@ -725,9 +725,9 @@ mod with_a_client_library {
         assert_eq!(client.read().unwrap(), Message::text(r#"{"type":"unsubscribed","topic":"t"}"#));
         assert_eq!(
             client.read().unwrap(),
-            Message::text(r#"{"type":"bye","code":4419,"error":"banned","message":"no"}"#)
+            Message::text(r#"{"type":"bye","code":4417,"error":"banned","message":"no"}"#)
         );
-        let close = CloseFrame { code: CloseCode::Library(4419), reason: "banned".into() };
+        let close = CloseFrame { code: CloseCode::Library(4417), reason: "banned".into() };
         assert_eq!(client.read().unwrap(), Message::Close(Some(close)));
     }
 }
@@ -748,7 +748,7 @@ mod upgrade {
         headers.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
         headers.extend(changes.iter().filter(|(_, value)| !value.is_empty()));
         let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        HttpRequest { method: "GET".into(), target: "/ws".into(), headers }
+        HttpRequest { method: "GET".into(), target: "/ws".into(), headers, ..HttpRequest::default() }
     }
 
     #[track_caller]
@@ -832,7 +832,12 @@ mod upgrade {
         let headers = lines
             .map(|line| line.split_once(": ").unwrap())
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()));
-        let request = HttpRequest { method: "GET".into(), target: "/ws".into(), headers: headers.collect() };
+        let request = HttpRequest {
+            method: "GET".into(),
+            target: "/ws".into(),
+            headers: headers.collect(),
+            ..HttpRequest::default()
+        };
         let head = WebSocket::accept(&request).unwrap();
         assert!(head.ends_with(b"Sec-WebSocket-Protocol: janus.v1.json\r\n\r\n"));
     }

@@ -696,7 +696,7 @@ mod tests {
         let frames = [&[0x81, 0x80 | 16, 0, 0, 0, 0][..], hello, &[0x81, 0x80 | 32, 0, 0, 0, 0], subscribe].concat();
         assert_eq!(bytes[head..], frames);
         let bytes = Protocol::Sse.opening(server, "name", Some("t"));
-        let expected = "GET /events?topic=t HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\n\r\n";
+        let expected = "GET /events?topic=t HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
         assert_eq!(str::from_utf8(&bytes), Ok(expected));
     }
 

@@ -1,0 +1,691 @@
+//! A client of `janus.v1.json`, over WebSocket. It is told numbers and gaps, so it checks every one of them.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
+use super::model::{BEARING, Form, Id, Model, Outcome, TOPICS, topic_name};
+use super::stream::Read;
+use super::{Chance, Limits, MAX_FRAME, Trace};
+use crate::wire::ErrorCode;
+use crate::wire::v1::client::{self as v1, ServerFrame};
+use crate::wire::websocket::client::{self as websocket, ServerDecoder};
+use crate::{Position, PublishError};
+
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+#[derive(Debug)]
+pub(super) struct Modern {
+    line: Line,
+    decoder: ServerDecoder,
+    /// What it asked for and has not been told about, by its number.
+    commands: VecDeque<(u64, Command)>,
+    last_request: u64,
+    subscriptions: [Option<Subscription>; TOPICS],
+    /// The numbers that do not come.
+    gaps: [Vec<RangeInclusive<u64>>; TOPICS],
+    /// Where it was in topics that it has left.
+    left: [Option<Place>; TOPICS],
+    token: Option<String>,
+    /// The session that it wants to go on with, until it is answered.
+    earlier: Option<Session>,
+    /// So much was there for it, at some time since all was settled, that something may have been dropped; or it may have been
+    /// cut off.
+    was_full: bool,
+    was_slow: bool,
+    /// The code of the server's last words.
+    bye: Option<u16>,
+    /// It has sent a close frame.
+    closes: bool,
+    /// It got one.
+    is_closed: bool,
+    last_receipt: [(u64, u64); TOPICS],
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Subscribe(Asked),
+    Unsubscribe(usize),
+    Publish(Id),
+    Ping,
+}
+
+/// A subscribe that has not been answered.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    topic: usize,
+    since: Option<Place>,
+    /// The place that it named is not where it was.
+    is_wrong: bool,
+    /// When, as the model counts.
+    at: u64,
+    /// The highest number that was known then.
+    last: (u64, u64),
+}
+
+/// Where it was in a topic.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    position: Position,
+    last_id: Option<Id>,
+    /// When its subscription began.
+    began: Instant,
+    /// When it got there.
+    at: Instant,
+    /// It was subscribed there when its connection ended, and the server knows.
+    kept: Option<Kept>,
+}
+
+/// The session that keeps a topic, and what it is about to miss.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    instance: usize,
+    /// Since when the server may know that the connection has ended.
+    detached: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Subscription {
+    place: Place,
+    /// When it was asked for: nothing whose publisher had its answer by then may come, unless it was missed.
+    asked: u64,
+    /// The first message that was published after the answer had been read: that one must come, or be in a gap.
+    since: Id,
+    /// The number of the last message that was published before the answer.
+    promised: u64,
+    /// The number after which it began.
+    start: u64,
+    /// So many messages of the topic are no longer on their way to it.
+    passed: usize,
+    /// It may not have taken all that it is to be told again, which may be trimmed meanwhile.
+    catches_up: bool,
+}
+
+/// What remains with a client whose connection has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    token: String,
+    places: [Option<Place>; TOPICS],
+    /// Whether the client knows what the server knows.
+    sure: bool,
+}
+
+impl Modern {
+    /// Opens a connection, perhaps to go on where another one was.
+    pub(super) fn new(line: Line, earlier: Option<Session>, model: &Model, chance: &Chance) -> Self {
+        let mut client = Self {
+            line,
+            decoder: ServerDecoder::new(),
+            commands: VecDeque::new(),
+            last_request: 0,
+            subscriptions: [None; TOPICS],
+            gaps: Default::default(),
+            left: [None; TOPICS],
+            token: None,
+            earlier: None,
+            was_full: false,
+            was_slow: false,
+            bye: None,
+            closes: false,
+            is_closed: false,
+            last_receipt: [(0, 0); TOPICS],
+        };
+        let Some(mut session) = earlier else {
+            client.write(&v1::hello(None, None));
+            return client;
+        };
+        // Otherwise there was another claim before this one, which may still be on its way.
+        client.line.reason.taken = !session.sure;
+        match chance.below(20) {
+            // Its positions are as good without its session.
+            0..4 => client.write(&v1::hello(None, None)),
+            4 => {
+                session.token = UNKNOWN_TOKEN.to_owned();
+                client.write(&v1::hello(Some(UNKNOWN_TOKEN), None));
+                client.earlier = Some(session.clone());
+            }
+            _ => {
+                client.write(&v1::hello(Some(&session.token), None));
+                client.earlier = Some(session.clone());
+            }
+        }
+        for (topic, place) in session.places.iter().enumerate() {
+            let Some(place) = *place else { continue };
+            client.ask(topic, Some(place), model, chance);
+        }
+        client
+    }
+
+    fn write(&mut self, text: &str) {
+        self.line.outgoing.extend(websocket::text(text, MASK));
+    }
+
+    /// The number of a new request.
+    fn request(&mut self, command: Command) -> Option<u64> {
+        self.last_request += 1;
+        self.commands.push_back((self.last_request, command));
+        Some(self.last_request)
+    }
+
+    fn ask(&mut self, topic: usize, since: Option<Place>, model: &Model, chance: &Chance) {
+        let is_wrong = since.is_some() && chance.one_in(20);
+        let position = since.map(|Place { position, .. }| match (is_wrong, chance.one_in(2)) {
+            (false, _) => position,
+            (true, false) => Position { epoch: !position.epoch, ..position },
+            (true, true) => Position { seq: position.seq + 1_000_000, ..position },
+        });
+        let asked = Asked { topic, since, is_wrong, at: model.now, last: model.last(topic) };
+        let id = self.request(Command::Subscribe(asked));
+        self.write(&v1::subscribe(id, &topic_name(topic), position));
+    }
+
+    fn take_frames(&mut self, model: &mut Model, trace: &mut Trace, limits: &Limits) {
+        let incoming = std::mem::take(&mut self.line.incoming);
+        let mut input = &incoming[..];
+        let mut decoder = std::mem::take(&mut self.decoder);
+        while let Some(frame) = decoder.decode(&mut input) {
+            let number = self.line.number;
+            assert!(!self.is_closed, "client {number}: {frame:?} after a close");
+            match frame {
+                websocket::ServerFrame::Text(text) => self.take_frame(text, model, trace, limits),
+                websocket::ServerFrame::Ping(payload) => {
+                    assert!(self.token.is_some(), "client {number}: a ping before it was served");
+                    trace.note("ping", number, 0, 0);
+                    if self.line.is_open() {
+                        self.line.outgoing.extend(websocket::pong(payload, MASK));
+                    }
+                }
+                websocket::ServerFrame::Close { code, .. } => {
+                    trace.note("close", number, usize::from(code.unwrap_or(0)), 0);
+                    let expected = self.bye.or_else(|| self.closes.then_some(1000));
+                    assert!(code.is_some() && code == expected, "client {number}: closed with {code:?}: {self:?}");
+                    self.is_closed = true;
+                }
+                other => panic!("client {number}: what is this? {other:?}"),
+            }
+        }
+        self.decoder = decoder;
+    }
+
+    fn take_frame(&mut self, text: &str, model: &mut Model, trace: &mut Trace, limits: &Limits) {
+        let number = self.line.number;
+        let frame = ServerFrame::parse(text);
+        assert!(self.bye.is_none(), "client {number}: {text} after the last word");
+        let is_served = self.token.is_some() || matches!(frame, ServerFrame::Welcome { .. } | ServerFrame::Bye { .. });
+        assert!(is_served, "client {number}: {text} before the welcome");
+        match frame {
+            ServerFrame::Welcome { session, resumed, .. } => {
+                trace.note("welcome", number, usize::from(resumed), 0);
+                self.welcomed(&session, resumed, limits);
+            }
+            ServerFrame::Message { topic: _, seq, time, .. } => self.received(text, seq, time, model, trace),
+            ServerFrame::Gap { topic, epoch, from, to } => {
+                trace.note("gap", number, from as usize, to as usize);
+                self.skipped(&topic, epoch, from, to, limits);
+            }
+            ServerFrame::Subscribed { id, topic, position, missed } => {
+                let Command::Subscribe(asked) = self.answered(id, text, model) else {
+                    panic!("client {number}: it has not subscribed: {text}")
+                };
+                assert_eq!(topic, topic_name(asked.topic), "client {number}");
+                trace.note("subscribed", number, asked.topic, missed.map_or(0, |missed| 1 + missed as usize));
+                self.subscribed(&asked, position, missed, model, limits);
+            }
+            ServerFrame::Unsubscribed { id, topic } => {
+                let Command::Unsubscribe(asked) = self.answered(id, text, model) else {
+                    panic!("client {number}: it has not unsubscribed: {text}")
+                };
+                assert_eq!(topic, topic_name(asked), "client {number}");
+                trace.note("unsubscribed", number, asked, 0);
+                self.left[asked] = self.subscriptions[asked].take().map(|it| it.place);
+            }
+            ServerFrame::Published { id, topic, position, .. } => {
+                let Command::Publish(id) = self.answered(id, text, model) else {
+                    panic!("client {number}: it has not published: {text}")
+                };
+                self.receipt(id, &topic, position, model, trace);
+            }
+            ServerFrame::Error { id, topic: _, error, message, .. } => {
+                trace.note("error", number, error.len(), 0);
+                let command = self.answered(id, text, model);
+                self.refused(command, &error, &message, model);
+            }
+            ServerFrame::Bye { code, error, .. } => {
+                trace.note("bye", number, usize::from(code), 0);
+                let Reason { unfinished, taken, drain, .. } = self.line.reason;
+                let allowed = match &*error {
+                    "frame_timeout" | "unfinished_frame" => unfinished,
+                    "session_taken" => taken,
+                    "server_draining" => drain,
+                    "topic_unavailable" => limits.crashed,
+                    _ => false,
+                };
+                assert!(allowed, "client {number}: {text} without a reason: {self:?}");
+                self.bye = Some(code);
+                self.line.reason.error = true;
+            }
+            ServerFrame::Pong => {
+                let place = self.commands.iter().position(|(_, command)| !matches!(command, Command::Publish(_)));
+                let asked = place.and_then(|place| self.commands.remove(place));
+                assert!(matches!(asked, Some((_, Command::Ping))), "client {number}: a pong to {asked:?}");
+            }
+            ServerFrame::Unknown(text) => panic!("client {number}: what is this? {text}"),
+        }
+    }
+
+    fn welcomed(&mut self, token: &str, resumed: bool, limits: &Limits) {
+        let number = self.line.number;
+        assert!(self.token.is_none(), "client {number}: welcomed twice");
+        self.token = Some(token.to_owned());
+        let Some(session) = self.earlier.take() else {
+            return assert!(!resumed, "client {number}: it has named no session");
+        };
+        assert_ne!(token, session.token, "client {number}: a welcome has a token of its own");
+        if session.token == UNKNOWN_TOKEN {
+            return assert!(!resumed, "client {number}: nobody has this session");
+        }
+        let kept = session.places.iter().flatten().find_map(|place| place.kept);
+        let must = kept.is_some_and(|kept| limits.must_know(kept.instance, kept.detached)) && !self.line.reason.taken;
+        assert!(resumed || !must, "client {number}: the server has forgotten {session:?}");
+    }
+
+    /// What an answer is to. What a client asks for is answered in order, but a message may be answered later than what came
+    /// after it.
+    fn answered(&mut self, id: Option<u64>, text: &str, model: &Model) -> Command {
+        let number = self.line.number;
+        let place = self.commands.iter().position(|(request, _)| Some(*request) == id);
+        let Some((_, command)) = place.and_then(|place| self.commands.remove(place)) else {
+            panic!("client {number}: an answer to nothing: {text}")
+        };
+        let topic_of = |command: &Command| match command {
+            Command::Publish(id) => Some(model.messages[*id].topic),
+            _ => None,
+        };
+        let earlier = self.commands.iter().take(place.unwrap_or(0)).map(|(_, command)| topic_of(command));
+        let skipped = match topic_of(&command) {
+            Some(_) => 0,
+            None => earlier.filter(Option::is_none).count(),
+        };
+        assert!(skipped == 0, "client {number}: {text} before the answers to what it asked for earlier");
+        command
+    }
+
+    fn subscribed(&mut self, asked: &Asked, position: Position, missed: Option<u64>, model: &Model, limits: &Limits) {
+        let Asked { topic, since, is_wrong, at, last } = *asked;
+        let (number, taken) = (self.line.number, self.line.reason.taken);
+        let now = Instant::now();
+        let promised = position.seq + missed.unwrap_or(0);
+        assert!(
+            last.0 != position.epoch || last.1 <= promised,
+            "client {number}: number {} of topic {topic} had been given when it asked, and is left out: {asked:?}, {position}, {missed:?}",
+            last.1
+        );
+        let fresh = Place { position, last_id: None, began: now, at: now, kept: None };
+        let place = match (missed, since) {
+            (Some(_), Some(place)) => {
+                assert!(
+                    !is_wrong && position == place.position,
+                    "client {number}: it cannot go on after {position}: {asked:?}"
+                );
+                Place { kept: None, ..place }
+            }
+            (Some(_), None) => panic!("client {number}: it has not asked to go on in topic {topic}"),
+            (None, since) => {
+                let must = since
+                    .filter(|_| !is_wrong && !taken)
+                    .is_some_and(|place| must_resume(topic, &place, model, limits));
+                assert!(!must, "client {number}: it should have been able to go on: {asked:?}, not {position}");
+                fresh
+            }
+        };
+        assert!(self.subscriptions[topic].is_none(), "client {number}: subscribed to topic {topic} twice");
+        self.subscriptions[topic] = Some(Subscription {
+            place,
+            asked: at,
+            since: model.messages.len(),
+            promised,
+            start: position.seq,
+            passed: 0,
+            catches_up: missed.is_some(),
+        });
+    }
+
+    fn received(&mut self, text: &str, seq: u64, time: Duration, model: &mut Model, trace: &mut Trace) {
+        let number = self.line.number;
+        let id = model.received(text.as_bytes(), Form::Modern, self.subscriptions.map(|it| it.is_some()));
+        let topic = model.messages[id].topic;
+        trace.note("message", number, topic, id);
+        let Some(subscription) = &mut self.subscriptions[topic] else { return };
+        let Place { position, last_id, .. } = subscription.place;
+        assert!(
+            seq == position.seq + 1,
+            "client {number}: message {id} of topic {topic} has number {seq}, after {position}: {subscription:?}"
+        );
+        model.received_with_number(id, position.epoch, seq, time);
+        if let Some(last) = last_id {
+            model.follows(last, id);
+        }
+        let is_missed = seq <= subscription.promised;
+        assert!(
+            is_missed || !model.was_answered(id, subscription.asked),
+            "client {number}: message {id} had its number when it subscribed, and was not counted: {subscription:?}"
+        );
+        assert!(
+            !is_missed || id < subscription.since,
+            "client {number}: message {id} was published after it subscribed, and counted: {subscription:?}"
+        );
+        let position = Position { seq, ..position };
+        subscription.place = Place { position, last_id: Some(id), at: Instant::now(), ..subscription.place };
+    }
+
+    fn skipped(&mut self, topic: &str, epoch: u64, from: u64, to: u64, limits: &Limits) {
+        let number = self.line.number;
+        let topic = (0..TOPICS).find(|known| topic_name(*known) == topic).expect("a topic that exists");
+        let was_full = self.was_full;
+        let Some(subscription) = &mut self.subscriptions[topic] else {
+            panic!("client {number}: a gap in topic {topic}, to which it is not subscribed")
+        };
+        let Position { epoch: before, seq } = subscription.place.position;
+        assert!(from == seq + 1 && from <= to, "client {number}: a gap from {from} to {to}: {subscription:?}");
+        let dropped = topic >= BEARING && was_full;
+        assert!(
+            dropped || limits.last_cold.is_some() || subscription.catches_up,
+            "client {number}: a gap from {from} to {to} in topic {topic}, but why? {subscription:?}"
+        );
+        assert!(epoch == before || limits.last_cold.is_some(), "client {number}: why does topic {topic} begin anew?");
+        self.gaps[topic].push(from..=to);
+        let position = Position { epoch, seq: to };
+        subscription.place = Place { position, last_id: None, at: Instant::now(), ..subscription.place };
+    }
+
+    fn receipt(&mut self, id: Id, topic: &str, position: Position, model: &mut Model, trace: &mut Trace) {
+        let published = model.messages[id].topic;
+        assert_eq!(topic, topic_name(published), "the receipt of message {id}");
+        let Position { epoch, seq } = position;
+        trace.note("receipt", self.line.number, id, seq as usize);
+        model.receipt(id, epoch, seq);
+        let (last_epoch, last_seq) = std::mem::replace(&mut self.last_receipt[published], (epoch, seq));
+        assert!(
+            epoch == 0 || epoch != last_epoch || seq > last_seq,
+            "client {}: number {seq} came after {last_seq}: its messages were not taken in order",
+            self.line.number
+        );
+    }
+
+    fn refused(&mut self, command: Command, error: &str, message: &str, model: &mut Model) {
+        let number = self.line.number;
+        match (command, error) {
+            (Command::Publish(id), "topic_unavailable" | "topic_crashed" | "connection_closed" | "server_draining") => {
+                model.refused(id, &PublishError::Invalid(message.to_owned()));
+            }
+            (Command::Subscribe(Asked { topic, since, .. }), "topic_unavailable") => {
+                assert!(self.subscriptions[topic].is_none(), "client {number}: it is subscribed to topic {topic}");
+                self.left[topic] = since.map(|place| Place { kept: None, ..place });
+            }
+            (Command::Subscribe(Asked { topic, .. }), "already_subscribed") => {
+                assert!(self.subscriptions[topic].is_some(), "client {number}: it is not subscribed to topic {topic}");
+            }
+            _ => panic!("client {number}: unexpected: {error}: {message}, to {command:?}"),
+        }
+    }
+
+    /// The connection has ended: may it?
+    fn check_end(&mut self, read: Read) {
+        let Reason { finished, crash, error, unfinished, drain, .. } = self.line.reason;
+        let number = self.line.number;
+        if crash {
+            return;
+        }
+        if read == Read::Reset {
+            let excused = drain || unfinished || error || self.was_slow;
+            return assert!(excused, "client {number}: reset without a reason: {self:?}");
+        }
+        assert!(finished || error || drain, "client {number}: closed without a reason: {self:?}");
+        assert!(self.decoder.buffered() == 0, "client {number}: closed in the middle of a frame: {self:?}");
+        assert!(self.bye.is_none() || self.is_closed, "client {number}: no close after the last word: {self:?}");
+        if finished && !error && !drain && !unfinished {
+            assert!(self.commands.is_empty(), "client {number}: closed without an answer: {self:?}");
+            assert!(self.is_closed == self.closes, "client {number}: its close is not answered: {self:?}");
+        }
+    }
+
+    /// Whether something may be dropped, and whether the server may take it for a slow consumer.
+    fn look_at_queue(&mut self, model: &Model, limits: &Limits) {
+        if self.was_full && self.was_slow {
+            return;
+        }
+        let silence = self.line.last_read.elapsed();
+        let said = 4 + self.commands.len() + (silence.as_secs() / 4) as usize;
+        let mut frames = said;
+        let mut patient = true;
+        for topic in 0..TOPICS {
+            let asked = self.commands.iter().find_map(|(_, command)| match command {
+                Command::Subscribe(asked) if asked.topic == topic => Some(*asked),
+                _ => None,
+            });
+            let messages = &model.by_topic[topic];
+            frames += match (&mut self.subscriptions[topic], asked) {
+                (Some(subscription), _) => subscription.pending(messages, model, limits.frames),
+                (None, Some(Asked { since: Some(_), .. })) => limits.frames,
+                (None, Some(Asked { at, .. })) => {
+                    messages.iter().rev().take(2 * limits.frames).filter(|id| !model.was_answered(**id, at)).count()
+                }
+                (None, None) => continue,
+            };
+            patient &= topic >= BEARING;
+        }
+        let too_many = |frames: usize| frames > limits.frames || frames * MAX_FRAME > limits.bytes;
+        let stalls = silence >= limits.patience;
+        self.was_full |= too_many(frames);
+        self.was_slow |= stalls || too_many(if patient { said + 4 } else { frames });
+    }
+
+    fn unsubscribes(&self, topic: usize) -> bool {
+        self.commands.iter().any(|(_, command)| matches!(command, Command::Unsubscribe(it) if *it == topic))
+    }
+}
+
+impl Client for Modern {
+    fn line(&self) -> &Line {
+        &self.line
+    }
+
+    fn line_mut(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    fn is_at_leisure(&self) -> bool {
+        self.line.is_open() && self.bye.is_none() && self.commands.len() < 12
+    }
+
+    fn wants(&self, topic: usize) -> bool {
+        let last = self.commands.iter().rev().find_map(|(_, command)| match command {
+            Command::Subscribe(asked) if asked.topic == topic => Some(true),
+            Command::Unsubscribe(left) if *left == topic => Some(false),
+            _ => None,
+        });
+        last.unwrap_or_else(|| self.subscriptions[topic].is_some())
+    }
+
+    fn subscribe(&mut self, topic: usize, model: &Model, chance: &Chance) {
+        let since = self.left[topic].take().filter(|_| chance.one_in(2));
+        self.ask(topic, since, model, chance);
+        if chance.one_in(8) {
+            self.request(Command::Ping);
+            self.write(v1::PING);
+        }
+    }
+
+    fn unsubscribe(&mut self, topic: usize) {
+        let id = self.request(Command::Unsubscribe(topic));
+        self.write(&v1::unsubscribe(id, &topic_name(topic)));
+    }
+
+    fn publishes_to(&self, _: &Model) -> Option<usize> {
+        None
+    }
+
+    fn publish(&mut self, id: Id, model: &Model) {
+        let message = &model.messages[id];
+        let event = format!("\"{}\"", message.event());
+        let request = self.request(Command::Publish(id));
+        self.write(&v1::publish(request, &topic_name(message.topic), &event, "\"\"", &id.to_string()));
+    }
+
+    fn leave_unfinished(&mut self) {
+        let frame = websocket::text(v1::PING, MASK);
+        self.line.outgoing.extend(&frame[..frame.len() - 1]);
+        self.line.reason.unfinished = true;
+    }
+
+    fn finish(&mut self, chance: &Chance) {
+        self.line.reason.finished = true;
+        if chance.one_in(2) {
+            self.closes = true;
+            self.line.outgoing.extend(websocket::close(1000, MASK));
+        }
+    }
+
+    fn session(&self, instance: usize) -> Option<client::Session> {
+        if self.line.reason.taken {
+            return None;
+        }
+        let (token, sure) = match (&self.token, &self.earlier) {
+            (Some(token), _) => (token, true),
+            (None, Some(earlier)) => (&earlier.token, false),
+            (None, None) => return None,
+        };
+        let places = std::array::from_fn(|topic| {
+            if self.unsubscribes(topic) {
+                return None;
+            }
+            let asked = self.commands.iter().find_map(|(_, command)| match command {
+                Command::Subscribe(asked) if asked.topic == topic => asked.since,
+                _ => None,
+            });
+            let kept = sure.then_some(Kept { instance, detached: self.line.cut });
+            let subscription = self.subscriptions[topic].map(|it| Place { kept, ..it.place });
+            subscription.or_else(|| asked.map(|place| Place { kept: None, ..place }))
+        });
+        Some(client::Session::Modern(Box::new(Session { token: token.clone(), places, sure })))
+    }
+
+    fn pump(&mut self, at_most: usize, model: &mut Model, trace: &mut Trace, limits: &Limits) -> bool {
+        let moved = self.line.write_out();
+        if !self.line.reads() {
+            return moved;
+        }
+        // Looked at before it catches up.
+        self.look_at_queue(model, limits);
+        match self.line.read(at_most) {
+            Read::Bytes => self.take_frames(model, trace, limits),
+            Read::Nothing => return moved,
+            end @ (Read::Fin | Read::Reset) => {
+                self.line.end(end, trace);
+                self.check_end(end);
+            }
+        }
+        true
+    }
+
+    fn must_get(&self, topic: usize, id: Id) -> bool {
+        let Some(subscription) = self.subscriptions[topic] else { return false };
+        subscription.since <= id && self.line.is_dependable() && !self.unsubscribes(topic)
+    }
+
+    fn was_told_of(&self, topic: usize, seq: Option<u64>) -> bool {
+        self.gaps[topic].iter().any(|gap| seq.is_none_or(|seq| gap.contains(&seq)))
+    }
+
+    fn check_settled(&mut self, probes: &[Option<Id>; TOPICS], model: &Model) {
+        if !self.line.is_dependable() {
+            return;
+        }
+        let number = self.line.number;
+        assert!(self.commands.is_empty(), "client {number}: no answer to {:?}", self.commands);
+        assert!(self.token.is_some(), "client {number}: no welcome");
+        for (topic, probe) in probes.iter().enumerate() {
+            let (Some(subscription), Some(probe)) = (&mut self.subscriptions[topic], *probe) else { continue };
+            (subscription.catches_up, subscription.passed) = (false, model.by_topic[topic].len());
+            let position = subscription.place.position;
+            // Perhaps in a gap, which had its reason.
+            assert!(
+                model.messages[probe].seq == Some(position.seq),
+                "the last message of {} is {probe} (number {:?}), which has not reached {self:?}",
+                topic_name(topic),
+                model.messages[probe].seq,
+            );
+            assert!(
+                position.seq > subscription.promised,
+                "client {number}: the probe was not missed: {subscription:?}"
+            );
+            // Nothing that was published after its answer may be left out before its first message.
+            let messages = &model.by_topic[topic];
+            let begin = messages.partition_point(|id| *id < subscription.since);
+            for id in messages[begin..].iter().take(200) {
+                let seq = model.messages[*id].seq;
+                assert!(
+                    seq.is_none_or(|seq| seq > subscription.start),
+                    "client {number}: message {id} was published after its answer, and counted before it"
+                );
+            }
+        }
+        (self.was_full, self.was_slow) = (false, false);
+    }
+
+    fn check_drained(&self, model: &Model) {
+        let Reason { finished, crash, unfinished, .. } = self.line.reason;
+        let is_drained = self.bye == Some(ErrorCode::ServerDraining.number());
+        if self.line.ended != Some(Read::Fin) || !is_drained || finished || crash || unfinished {
+            return;
+        }
+        for (topic, subscription) in self.subscriptions.iter().enumerate() {
+            let Some(Subscription { place, since, promised, .. }) = subscription.filter(|_| self.wants(topic)) else {
+                continue;
+            };
+            // What was missed is asked for, not queued; a drain does not wait for it.
+            if place.position.seq < promised || self.unsubscribes(topic) {
+                continue;
+            }
+            let messages = model.by_topic[topic].iter().map(|id| (*id, &model.messages[*id]));
+            let mut missed = messages.filter(|(id, message)| {
+                *id >= since
+                    && message.outcome == Outcome::Accepted
+                    && message.seq.is_some_and(|seq| seq > place.position.seq)
+            });
+            if let Some((id, message)) = missed.next_back() {
+                panic!("client {}: drained without message {id}: {message:?}", self.line.number);
+            }
+        }
+    }
+
+    fn is_subscriber(&self, topic: usize) -> (bool, bool) {
+        let told = self.subscriptions[topic].is_some();
+        let sure = told && self.commands.is_empty() && self.line.is_dependable();
+        (sure, sure || (told || self.wants(topic)) && self.line.ended.is_none())
+    }
+}
+
+impl Subscription {
+    /// How many messages of the topic may be on their way; a few more than `enough` are as good as more.
+    fn pending(&mut self, messages: &[Id], model: &Model, enough: usize) -> usize {
+        let last = self.place.position.seq;
+        let is_pending = |id: &Id| {
+            let message = &model.messages[*id];
+            let came_before = !self.catches_up && model.was_answered(*id, self.asked);
+            message.can_be_received() && !came_before && message.seq.is_none_or(|seq| seq > last)
+        };
+        self.passed += messages[self.passed..].iter().take_while(|id| !is_pending(id)).count();
+        messages[self.passed..].iter().filter(|id| is_pending(id)).take(enough + 1).count()
+    }
+}
+
+/// Whether the server has to keep what was missed since then.
+fn must_resume(topic: usize, place: &Place, model: &Model, limits: &Limits) -> bool {
+    place.kept.is_some_and(|kept| limits.must_know(kept.instance, kept.detached))
+        && limits.was_warm(place.began)
+        && limits.must_keep(topic, place.position.seq, place.at, model)
+}
