@@ -30,8 +30,11 @@ const PORTION_TOPICS: usize = 64;
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// Bytes of messages in one answer, which has one message at least.
-const MAX_HISTORY_BYTES: usize = 8 << 20;
+/// Bytes of messages, or of names, in one answer, which has one message at least.
+pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// Entries of a list that are looked up before others get their turn.
+const LIST_PORTION: usize = 512;
 
 /// The description of the API, for programs.
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -105,8 +108,8 @@ impl Api {
             Endpoint::Publish => self.publish(self.body(request).await?).await,
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
             Endpoint::History => self.history(&self.body(request).await?),
-            Endpoint::Topics => self.topics(&Page::of(&request)?),
-            Endpoint::Connections => self.connections(&Page::of(&request)?),
+            Endpoint::Topics => self.topics(&Page::of(&request)?).await,
+            Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::OpenApi => unreachable!("answered when it was admitted"),
         }
@@ -185,12 +188,23 @@ impl Api {
         }))
     }
 
-    fn topics(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
-        let after = page.after.as_deref().unwrap_or_default();
-        let mut topics = self.janus.topics();
-        topics.retain(|topic| topic.name.as_str() > after);
-        topics.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let next = next(&mut topics, page.limit).map(|topic| topic.name.to_string());
+    async fn topics(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
+        let mut after = page.after.clone().unwrap_or_default();
+        let mut list = List::new(page.limit);
+        let mut bytes = 0;
+        loop {
+            let portion = self.janus.topics_after(&after, list.wanted());
+            if let Some(last) = portion.last() {
+                last.name.as_str().clone_into(&mut after);
+            }
+            bytes += portion.iter().map(|topic| topic.name.as_str().len()).sum::<usize>();
+            if !list.extend(portion) || bytes >= MAX_ANSWER_BYTES {
+                break;
+            }
+            yield_now().await;
+        }
+        let (topics, more) = list.end();
+        let next = topics.last().filter(|_| more).map(|topic| topic.name.to_string());
         let topics = topics
             .iter()
             .map(|topic| TopicJson {
@@ -203,22 +217,31 @@ impl Api {
         Ok(json(&Topics { topics, next }))
     }
 
-    fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
-        let after = match &page.after {
+    async fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
+        let mut after = match &page.after {
             Some(text) => text.parse().map_err(|_| bad_request("after: expected the number of a connection"))?,
             None => 0,
         };
-        let mut connections = self.janus.connections(after, page.limit + 1);
-        let next = next(&mut connections, page.limit).map(|connection| connection.connection.to_string());
-        let connections = connections
-            .iter()
-            .map(|connection| ConnectionJson {
+        let mut list = List::new(page.limit);
+        loop {
+            let portion = self.janus.connections(after, list.wanted());
+            if let Some(last) = portion.last() {
+                after = last.connection;
+            }
+            // Not kept as they are: each has the names of all its topics.
+            let portion = portion.iter().map(|connection| ConnectionJson {
                 connection: connection.connection,
                 peer: connection.peer.to_string(),
                 transport: connection.transport,
                 topics: connection.topics.len(),
-            })
-            .collect();
+            });
+            if !list.extend(portion.collect()) {
+                break;
+            }
+            yield_now().await;
+        }
+        let (connections, more) = list.end();
+        let next = connections.last().filter(|_| more).map(|connection| connection.connection.to_string());
         Ok(json(&Connections { connections, next }))
     }
 
@@ -309,10 +332,14 @@ pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[S
 fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
     let mut bytes = 0;
     let fits = messages.enumerate().take_while(|(index, message)| {
-        bytes += message.event().len() + message.message_id().len() + message.data().len();
-        *index == 0 || bytes <= MAX_HISTORY_BYTES
+        bytes += text_bytes(message);
+        *index == 0 || bytes <= MAX_ANSWER_BYTES
     });
     fits.count()
+}
+
+fn text_bytes(message: &Delivery) -> usize {
+    message.event().len() + message.message_id().len() + message.data().len()
 }
 
 /// What [`super::Access`] looks at.
@@ -355,13 +382,36 @@ fn limit(asked_for: Option<usize>) -> Result<usize, HttpError> {
     if (1..=MAX_LIMIT).contains(&limit) { Ok(limit) } else { Err(bad_request(format!("limit: expected {LIMITS}"))) }
 }
 
-/// Cuts a list to its page and returns the entry after which the next page begins; `None` if this is the last.
-fn next<T>(entries: &mut Vec<T>, limit: usize) -> Option<&T> {
-    if entries.len() <= limit {
-        return None;
+/// A page of a list, while it is looked up in portions.
+struct List<T> {
+    entries: Vec<T>,
+    limit: usize,
+    /// Whether there may be further entries.
+    more: bool,
+}
+
+impl<T> List<T> {
+    fn new(limit: usize) -> Self {
+        Self { entries: Vec::new(), limit, more: true }
     }
-    entries.truncate(limit);
-    entries.last()
+
+    /// How many entries the next portion may have. One beyond the page tells that it is not the last.
+    fn wanted(&self) -> usize {
+        (self.limit + 1 - self.entries.len()).min(LIST_PORTION)
+    }
+
+    /// Adds the next portion; whether another is wanted.
+    fn extend(&mut self, portion: Vec<T>) -> bool {
+        self.more = portion.len() == self.wanted();
+        self.entries.extend(portion);
+        self.more && self.entries.len() <= self.limit
+    }
+
+    /// The page, and whether it is not the last.
+    fn end(mut self) -> (Vec<T>, bool) {
+        self.entries.truncate(self.limit);
+        (self.entries, self.more)
+    }
 }
 
 fn bad_request(message: impl Into<String>) -> HttpError {
@@ -380,8 +430,11 @@ fn publish_error(error: &PublishError) -> HttpError {
 }
 
 fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(answer).expect("answers have no maps whose keys are no strings");
-    response(200, body.into())
+    response(200, to_json(answer).into())
+}
+
+fn to_json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("answers have no maps whose keys are no strings")
 }
 
 /// Epochs are text in JSON, whose numbers are too small for them.

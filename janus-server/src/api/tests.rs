@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, PORTION_BYTES, ROUTES, publish_to_all};
+use super::routes::{
+    DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_BROADCAST_TOPICS, MAX_LIMIT, PORTION_BYTES, ROUTES, publish_to_all,
+};
 use super::*;
 use crate::settings::ApiKey;
 
@@ -443,6 +445,24 @@ async fn a_long_history_comes_in_parts_of_a_few_megabytes() {
     assert_eq!((first, end, more), (vec![1, 2], 2, true));
     let (rest, end, more, _) = part(Some((&epoch, end))).await;
     assert_eq!((rest, end, more), (vec![3, 4], 4, false));
+}
+
+#[tokio::test]
+async fn a_list_of_long_names_is_cut_before_it_is_too_large() {
+    let mut settings = settings();
+    settings.core.max_topic_bytes = 4_096;
+    settings.core.max_frame_bytes = 16 << 20;
+    let server = serve(&settings).await;
+    let fill = "x".repeat(4_000);
+    let subscribers: Vec<_> =
+        (0..3_000).map(|number| server.janus.subscribe(&format!("{number:04}{fill}")).unwrap()).collect();
+    let first = server.get("/api/topics?limit=10000").await.json();
+    let (names, next) = (first["topics"].as_array().unwrap(), first["next"].as_str().unwrap());
+    assert!((MAX_ANSWER_BYTES / 4_004..3_000).contains(&names.len()), "{}", names.len());
+    assert_eq!(names.last().unwrap()["topic"], next);
+    let rest = server.get(&format!("/api/topics?limit=10000&after={next}")).await.json();
+    assert_eq!(rest["topics"].as_array().unwrap().len() + names.len(), subscribers.len());
+    assert_eq!(rest["next"], Value::Null);
 }
 
 #[tokio::test]
