@@ -48,6 +48,9 @@ const MAX_LINGERING: usize = 256;
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What all large answers that are being read take in memory; one more gets status 503.
+const MAX_ANSWERS_BYTES: usize = 64 << 20;
+
 /// How long the end of the server waits for answers that are being written.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,8 @@ pub(crate) struct Api {
     connections: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     lingering: Semaphore,
+    /// A permit for each byte.
+    answers: Arc<Semaphore>,
 }
 
 /// Ends a connection without an answer.
@@ -89,6 +94,7 @@ impl Api {
             connections: Arc::new(Semaphore::new(settings.max_api_connections)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
+            answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
         }
     }
 
@@ -150,6 +156,8 @@ impl Api {
             .header_read_timeout(self.read_timeout)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .keep_alive(false)
+            // An answer is written from where it lies, and not from a copy that nothing counts.
+            .writev(true)
             // A client that has said all it wants to say still wants its answer.
             .half_close(true)
             .serve_connection(TokioIo::new(&mut stream), service)
@@ -160,6 +168,22 @@ impl Api {
             linger(stream).await;
         }
         Ok(())
+    }
+
+    /// Whether an answer of at least so many bytes may be made now; asked first where making it is much work.
+    fn check_room(&self, bytes: usize) -> Result<(), HttpError> {
+        if bytes <= self.answers.available_permits() { Ok(()) } else { Err(answers_full()) }
+    }
+
+    /// An answer that may be of megabytes, and counts until its last byte is written.
+    fn large(&self, mut body: Vec<u8>) -> Result<Response<Full<Bytes>>, HttpError> {
+        body.shrink_to_fit();
+        let room = u32::try_from(body.len()).ok().and_then(|bytes| {
+            let answers = Arc::clone(&self.answers);
+            answers.try_acquire_many_owned(bytes).ok()
+        });
+        let room = room.ok_or_else(answers_full)?;
+        Ok(response(200, Bytes::from_owner(Large { body, _room: room })))
     }
 
     /// The answer to a request, which leaves in `place` what it takes: one of `max_api_connections` only if it is
@@ -187,11 +211,27 @@ impl Api {
     }
 }
 
+/// The body of a large answer, with its part of `MAX_ANSWERS_BYTES`.
+struct Large {
+    body: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// Not now, because of a limit of the API's own.
 fn busy(message: &str) -> HttpError {
     let mut error = HttpError::new(503, "too_many_requests", message);
     error.retry_after = Some(Duration::from_secs(1));
     error
+}
+
+fn answers_full() -> HttpError {
+    busy("the answers that other clients are still reading take as much memory as they may; try again, or ask for less")
 }
 
 async fn linger(reader: impl AsyncRead + Unpin) {

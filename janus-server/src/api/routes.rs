@@ -178,7 +178,8 @@ impl Api {
             part = &part[..=last];
             (position, more) = (part[last].position, true);
         }
-        Ok(json(&HistoryJson {
+        self.check_room(part.iter().map(text_bytes).sum())?;
+        self.large(to_json(&HistoryJson {
             topic: &request.topic,
             epoch: hex(position.epoch),
             seq: position.seq,
@@ -214,7 +215,7 @@ impl Api {
                 available: topic.available,
             })
             .collect();
-        Ok(json(&Topics { topics, next }))
+        self.large(to_json(&Topics { topics, next }))
     }
 
     async fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -242,7 +243,7 @@ impl Api {
         }
         let (connections, more) = list.end();
         let next = connections.last().filter(|_| more).map(|connection| connection.connection.to_string());
-        Ok(json(&Connections { connections, next }))
+        self.large(to_json(&Connections { connections, next }))
     }
 
     fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {

@@ -448,6 +448,42 @@ async fn a_long_history_comes_in_parts_of_a_few_megabytes() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_as_many_as_fit_into_their_memory() {
+    let mut settings = settings();
+    settings.core.max_frame_bytes = MAX_ANSWER_BYTES;
+    settings.core.default_namespace.history_bytes = 64 << 20;
+    settings.core.max_inflight_bytes = 64 << 20;
+    let server = serve(&settings).await;
+    server.janus.publish("large", &"x".repeat(MAX_ANSWER_BYTES - 1_000)).await.unwrap();
+    let request = post("/api/history", &[], r#"{"topic":"large"}"#);
+    let mut clients = Vec::new();
+    let refused = loop {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // Small, so that most of the answer stays with the server.
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(server.addr).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        let mut status = [0; 12];
+        timeout(PATIENCE, stream.read_exact(&mut status)).await.unwrap().unwrap();
+        if &status != b"HTTP/1.1 200" {
+            break stream;
+        }
+        clients.push(stream);
+        assert!(clients.len() < 20, "answers without a limit");
+    };
+    assert_eq!(clients.len(), MAX_ANSWERS_BYTES / MAX_ANSWER_BYTES);
+    drop(refused);
+    let answer = server.send(&[&request]).await;
+    assert_eq!((answer.status, &*answer.error().0), (503, "too_many_requests"));
+    assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
+    // Small answers are not kept out.
+    assert_eq!(server.post("/api/publish", r#"{"topic":"plain:a","data":1}"#).await.status, 200);
+    drop(clients);
+    until("the memory to be free", || server.api.answers.available_permits() == MAX_ANSWERS_BYTES).await;
+    assert_eq!(server.send(&[&request]).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_list_of_long_names_is_cut_before_it_is_too_large() {
     let mut settings = settings();
     settings.core.max_topic_bytes = 4_096;
