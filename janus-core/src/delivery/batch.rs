@@ -242,7 +242,13 @@ impl OpenBatch {
     ) -> Batch {
         let ends = std::mem::take(&mut self.ends);
         let first_seq = next_seq - ends.len() as u64;
-        let classic = Frames { bytes: self.bytes.split().freeze(), ends };
+        let sealed = self.bytes.split();
+        // What is left is memory of the same allocation, all of which it would keep beyond the batch. That is worth it for
+        // the next batches, if there is room for one.
+        if self.bytes.capacity() < sealed.len() {
+            self.bytes = BytesMut::new();
+        }
+        let classic = Frames { bytes: sealed.freeze(), ends };
         ledger.add_frames(classic.accounted_bytes() + Batch::OVERHEAD_BYTES);
         Batch {
             topic: topic.clone(),
@@ -272,6 +278,17 @@ pub(crate) mod tests {
             open.commit();
         }
         open.seal(&topic(), next_seq, 7, 1, &Arc::default())
+    }
+
+    #[test]
+    fn the_memory_of_a_large_batch_goes_with_it() {
+        let mut open = OpenBatch::default();
+        for seq in 2..5 {
+            open.buffer().extend_from_slice(&vec![b'x'; 1 << 20]);
+            open.commit();
+            let batch = open.seal(&topic(), seq, 7, 1, &Arc::default());
+            assert!(batch.classic.bytes.is_unique(), "the open batch holds no part of it");
+        }
     }
 
     #[test]
