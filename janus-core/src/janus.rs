@@ -49,6 +49,9 @@ const HANG_WARNING: Duration = Duration::from_secs(1);
 /// A handler that has not returned for so long ends the instance: no other actor of its thread can run any more.
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
+/// Topics that are looked up before others may use their table.
+const TOPICS_PORTION: usize = 1_024;
+
 const HOME_BEHIND: &str = "the server has too much to do; try again later";
 
 /// The whole tree, in the order of its start; it stops in the reverse order, except that a drain first stops the acceptors
@@ -804,7 +807,49 @@ impl Janus {
         slow_clients(&self.inner.shared, count)
     }
 
-    /// The topics that exist now, in no order.
+    /// The topics that exist now, by name: the first `limit` of those after `after`.
+    ///
+    /// To see all, begin with an empty name and go on after the last name of each page until one is empty. What is made or
+    /// ends meanwhile may be on it or not; nothing is on it twice. A call costs as much as its page is long, however many
+    /// topics there are.
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let _subscribers = ["news", "quotes:ACME", "quotes:INITECH"].map(|topic| janus.subscribe(topic));
+    /// let mut names = Vec::new();
+    /// let mut page = janus.topics_after("", 2);
+    /// while let Some(last) = page.last() {
+    ///     let after = last.name.clone();
+    ///     names.extend(page.iter().map(|topic| topic.name.to_string()));
+    ///     page = janus.topics_after(after.as_str(), 2);
+    /// }
+    /// assert_eq!(names, ["news", "quotes:ACME", "quotes:INITECH"]);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn topics_after(&self, after: &str, limit: usize) -> Vec<TopicInfo> {
+        let table = &self.inner.shared.topics;
+        let mut page: Vec<TopicInfo> = Vec::new();
+        loop {
+            let count = (limit - page.len()).min(TOPICS_PORTION);
+            let last = page.last().map_or(after, |topic| topic.name.as_str());
+            let portion = table.page(last, count);
+            // Their state without the table's lock, under which nobody could publish to another topic.
+            page.extend(portion.iter().map(|topic| topic.info()));
+            if count == 0 || portion.len() < count {
+                return page;
+            }
+        }
+    }
+
+    /// The topics that exist now, in no order. Where there may be thousands, [`topics_after`](Self::topics_after) has them in
+    /// pages.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicInfo> {
         self.inner.shared.topics.all().iter().map(|topic| topic.info()).collect()
@@ -1029,6 +1074,33 @@ mod tests {
         // And with nobody there to take it.
         let _ = serve().unwrap_err();
         assert_eq!(shared.connections.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_page_of_topics_has_to_do_with_no_topic_beyond_it() {
+        let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
+        let janus = Janus::builder().config(config).start().await.unwrap();
+        let names: Vec<String> = (0..TOPICS_PORTION * 2 + 10).map(|number| format!("{number:05}")).collect();
+        let subscribers: Vec<_> = names.iter().rev().map(|name| janus.subscribe(name).unwrap()).collect();
+        let page = |after: &str, limit| -> Vec<String> {
+            janus.topics_after(after, limit).iter().map(|topic| topic.name.to_string()).collect()
+        };
+        assert_eq!(page("", usize::MAX), names);
+        assert_eq!(page("", TOPICS_PORTION + 1), names[..=TOPICS_PORTION]);
+        assert_eq!(page("00002", 2), names[3..5]);
+        assert_eq!(page("00002x", 1), names[3..4]);
+        assert_eq!((page("", 0), page("9", 5)), (vec![], vec![]));
+
+        let beyond = janus.inner.shared.topics.find("00002").unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let looked_at = beyond.while_locked(|| {
+            let janus = janus.clone();
+            std::thread::spawn(move || sender.send(janus.topics_after("", 2).len()));
+            receiver.recv_timeout(Duration::from_secs(4))
+        });
+        assert_eq!(looked_at, Ok(2));
+        drop(subscribers);
+        janus.shutdown().await;
     }
 
     #[tokio::test]

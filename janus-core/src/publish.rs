@@ -97,7 +97,7 @@ impl PublishError {
     }
 }
 
-/// A message as a publisher in this process hands it over.
+/// A message as a publisher in this process hands it over. A clone shares its text.
 ///
 /// ```
 /// use janus_core::Message;
@@ -109,6 +109,12 @@ impl PublishError {
 #[derive(Clone, Debug)]
 pub struct Message {
     topic: TopicName,
+    text: Arc<Text>,
+}
+
+/// The parts of a message besides its topic, each one JSON value.
+#[derive(Clone, Debug)]
+struct Text {
     event: String,
     message_id: String,
     data: String,
@@ -122,27 +128,56 @@ impl Message {
     /// [`PublishError::Invalid`] if the topic's name is empty, longer than 4,096 bytes or holds control characters, or if
     /// the data cannot be serialized.
     pub fn new(topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, PublishError> {
-        let invalid = |error: &dyn std::error::Error| PublishError::Invalid(error.to_string());
-        Ok(Self {
-            topic: TopicName::new(topic, MAX_TOPIC_BYTES).map_err(|error| invalid(&error))?,
-            event: "\"\"".to_owned(),
-            message_id: "\"\"".to_owned(),
-            data: serde_json::to_string(data).map_err(|error| invalid(&error))?,
-        })
+        let topic = topic_name(topic)?;
+        let mut data = serde_json::to_string(data).map_err(|error| invalid(&error))?;
+        // A type may write something of its own where a value belongs.
+        let value = Publication::check_data(&data).map_err(|error| invalid(&error))?;
+        if value.len() < data.len() {
+            data = value.to_owned();
+        }
+        let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
+        Ok(Self { topic, text: Arc::new(text) })
     }
 
     /// Sets the message's `event`, a string.
     #[must_use]
     pub fn event(mut self, event: &str) -> Self {
-        self.event = serde_json::Value::from(event).to_string();
+        Arc::make_mut(&mut self.text).event = serde_json::Value::from(event).to_string();
         self
     }
 
     /// Sets the message's `message_id`, a string.
     #[must_use]
     pub fn message_id(mut self, message_id: &str) -> Self {
-        self.message_id = serde_json::Value::from(message_id).to_string();
+        Arc::make_mut(&mut self.text).message_id = serde_json::Value::from(message_id).to_string();
         self
+    }
+
+    /// The same message for another topic, which shares its text: a large one for many topics is held, and checked, once
+    /// until it is published.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use janus_core::{Config, Janus};
+    /// use janus_core::Message;
+    ///
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let message = Message::new("news:de", "to whom it may concern")?.event("notice");
+    /// for topic in ["news:de", "news:en", "news:fr"] {
+    ///     janus.publish_message(message.for_topic(topic)?).await?;
+    /// }
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] if a topic cannot have this name, as in [`new`](Self::new).
+    pub fn for_topic(&self, topic: &str) -> Result<Self, PublishError> {
+        Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text) })
     }
 
     /// The topic that the message goes to.
@@ -151,12 +186,19 @@ impl Message {
         self.topic.as_str()
     }
 
+    /// Bytes of its text: data, event and message id as JSON, without the topic.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a message is never empty")]
+    pub fn len(&self) -> usize {
+        let Text { event, message_id, data } = &*self.text;
+        event.len() + message_id.len() + data.len()
+    }
+
     pub(crate) fn into_parts(self, config: &Config) -> Result<(TopicName, Publication), PublishError> {
-        let invalid = |error: &dyn std::error::Error| PublishError::Invalid(error.to_string());
         // The instance may allow less than a name may have at all, or more.
         let topic = TopicName::new(self.topic.as_str(), config.max_topic_bytes).map_err(|error| invalid(&error))?;
-        let publication =
-            Publication::new(&topic, &self.event, &self.message_id, &self.data).map_err(|error| invalid(&error))?;
+        let Text { event, message_id, data } = &*self.text;
+        let publication = Publication::of_checked(&topic, event, message_id, data);
         if publication.len() > config.max_frame_bytes {
             let (length, limit) = (publication.len(), config.max_frame_bytes);
             return Err(PublishError::Invalid(format!(
@@ -165,6 +207,14 @@ impl Message {
         }
         Ok((topic, publication))
     }
+}
+
+fn topic_name(name: &str) -> Result<TopicName, PublishError> {
+    TopicName::new(name, MAX_TOPIC_BYTES).map_err(|error| invalid(&error))
+}
+
+fn invalid(error: &dyn std::error::Error) -> PublishError {
+    PublishError::Invalid(error.to_string())
 }
 
 /// Hands a message to its topic, or back if that has no room; then `waker` is woken when it has.
@@ -305,5 +355,28 @@ impl Drop for Reply {
             Some(ReplyTo::Connection { .. }) => PublishError::ConnectionClosed,
             _ => PublishError::ShuttingDown,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_for_many_topics_has_its_text_once() {
+        let message = Message::new("one", &"x".repeat(1_000)).unwrap().event("e");
+        let other = message.for_topic("two").unwrap();
+        assert!(Arc::ptr_eq(&message.text, &other.text));
+        assert_eq!((message.topic(), other.topic()), ("one", "two"));
+        // Until it is not the same any more.
+        let other = other.message_id("2");
+        assert_eq!((&*message.text.message_id, &*other.text.message_id), ("\"\"", "\"2\""));
+        assert!(matches!(message.for_topic("a\nb"), Err(PublishError::Invalid(_))));
+    }
+
+    #[test]
+    fn what_a_type_writes_of_its_own_accord_must_be_json() {
+        let raw = serde_json::value::RawValue::from_string(" [1.50] ".to_owned()).unwrap();
+        assert_eq!(Message::new("news", &raw).unwrap().text.data, "[1.50]");
     }
 }

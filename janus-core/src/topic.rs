@@ -209,6 +209,13 @@ impl TopicState {
         Self::with_config(name, 1, &config, &Clock::for_config(&config), &Arc::default())
     }
 
+    /// Calls `then` while nobody else can look at this topic.
+    #[cfg(test)]
+    pub(crate) fn while_locked<T>(&self, then: impl FnOnce() -> T) -> T {
+        let _core = self.core.lock();
+        then()
+    }
+
     fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock, ledger: &Arc<Ledger>) -> Self {
         let namespace = config.namespace(name.as_str());
         let resume =

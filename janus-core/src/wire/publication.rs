@@ -58,12 +58,26 @@ impl Publication {
         let parts = Parts {
             event: check("event", event)?,
             message_id: check("message_id", message_id)?,
-            data: check("data", data)?,
+            data: Self::check_data(data)?,
         };
+        Ok(Self::lay_out(topic, &parts))
+    }
+
+    /// The same for parts that have been checked, and have no white space around them.
+    pub(crate) fn of_checked(topic: &TopicName, event: &str, message_id: &str, data: &str) -> Self {
+        Self::lay_out(topic, &Parts { event, message_id, data })
+    }
+
+    /// The one JSON value that this text is, without the white space around it.
+    pub(crate) fn check_data(text: &str) -> Result<&str, PublicationError> {
+        json::one_value(text).map_err(|source| PublicationError { part: "data", source })
+    }
+
+    fn lay_out(topic: &TopicName, parts: &Parts<'_>) -> Self {
         let layout = parts.layout(topic);
         let mut tail = Vec::with_capacity(layout.len);
         parts.write(topic, &mut tail);
-        Ok(Self::from_layout(layout, tail.into()))
+        Self::from_layout(layout, tail.into())
     }
 
     /// The topic's name as a JSON string.

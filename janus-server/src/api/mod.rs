@@ -12,9 +12,8 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
-use std::convert::Infallible;
 use std::io::Cursor;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -26,23 +25,31 @@ use janus_core::wire::{AllowedOrigins, HttpError};
 use janus_core::{Janus, PassedOn, PassedStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use access::Access;
+use routes::Admission;
 
 use crate::settings::Settings;
 
 /// Everything from the first byte to the last of an answer, however slowly its client reads.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests beyond `max_api_connections` that are told so at once; the connections of more are closed without a word.
+/// Answers to requests that nothing is done for: those beyond `max_api_connections`, those without the key, mistakes in
+/// the path. The connections of more are closed without a word.
 const MAX_REFUSALS: usize = 256;
+
+/// Connections with their answer that wait for their client's end; more are closed at once.
+const MAX_LINGERING: usize = 256;
 
 /// What a client may still send after its answer, and for how long, before the connection is closed. Closed with bytes
 /// unread, it would be reset, and the answer be lost.
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What all large answers that are being read take in memory; one more gets status 503.
+const MAX_ANSWERS_BYTES: usize = 64 << 20;
 
 /// How long the end of the server waits for answers that are being written.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,7 +70,15 @@ pub(crate) struct Api {
     max_connections: usize,
     connections: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    lingering: Semaphore,
+    /// A permit for each byte.
+    answers: Arc<Semaphore>,
 }
+
+/// Ends a connection without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("there are too many requests to the API, also of those that it refuses")]
+struct Crowded;
 
 impl Api {
     pub(crate) fn new(janus: Janus, settings: &Settings) -> Self {
@@ -78,6 +93,8 @@ impl Api {
             max_connections: settings.max_api_connections,
             connections: Arc::new(Semaphore::new(settings.max_api_connections)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            lingering: Semaphore::new(MAX_LINGERING),
+            answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
         }
     }
 
@@ -85,12 +102,6 @@ impl Api {
     /// the runtime that is to serve it.
     pub(crate) fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
         let PassedOn { stream, received, peer } = passed_on;
-        let connection = Arc::clone(&self.connections).try_acquire_owned();
-        let is_refused = connection.is_err();
-        let Ok(permit) = connection.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned()) else {
-            log::debug!("{peer}: closed, because there are too many requests to the API");
-            return;
-        };
         let api = Arc::clone(self);
         tokio::spawn(async move {
             let exchange = async {
@@ -98,17 +109,17 @@ impl Api {
                     PassedStream::Tcp(stream) => {
                         stream.set_nonblocking(true)?;
                         let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received, is_refused).await
+                        api.converse(reader, writer, received).await
                     }
                     #[cfg(unix)]
                     PassedStream::Unix(stream) => {
                         stream.set_nonblocking(true)?;
                         let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received, is_refused).await
+                        api.converse(reader, writer, received).await
                     }
                     PassedStream::Other(stream) => {
                         let (reader, writer) = tokio::io::split(stream);
-                        api.converse(reader, writer, received, is_refused).await
+                        api.converse(reader, writer, received).await
                     }
                 }
             };
@@ -117,7 +128,6 @@ impl Api {
                 Ok(Err(error)) => log::debug!("{peer}: a request to the API has failed: {error}"),
                 Err(_) => log::debug!("{peer}: cut off, because a request to the API took too long"),
             }
-            drop(permit);
         });
     }
 
@@ -137,32 +147,91 @@ impl Api {
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
         received: Bytes,
-        is_refused: bool,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
-        let service = service_fn(async |request| Ok::<_, Infallible>(self.answer(request, is_refused).await));
+        let place = OnceLock::new();
+        let service = service_fn(async |request| self.answer(request, &place).await);
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.read_timeout)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .keep_alive(false)
+            // An answer is written from where it lies, and not from a copy that nothing counts.
+            .writev(true)
             // A client that has said all it wants to say still wants its answer.
             .half_close(true)
             .serve_connection(TokioIo::new(&mut stream), service)
             .await?;
-        linger(stream).await;
+        // A client that does not close its end must not keep others out.
+        drop(place);
+        if let Ok(_lingering) = self.lingering.try_acquire() {
+            linger(stream).await;
+        }
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Incoming>, is_refused: bool) -> Response<Full<Bytes>> {
-        if is_refused {
-            let message = "as many requests as max_api_connections allows are being served; try again";
-            let mut error = HttpError::new(503, "too_many_requests", message);
-            error.retry_after = Some(Duration::from_secs(1));
-            return refusal(&error);
-        }
-        self.dispatch(request).await.unwrap_or_else(|error| refusal(&error))
+    /// Whether an answer of at least so many bytes may be made now; asked first where making it is much work.
+    fn check_room(&self, bytes: usize) -> Result<(), HttpError> {
+        if bytes <= self.answers.available_permits() { Ok(()) } else { Err(answers_full()) }
     }
+
+    /// An answer that may be of megabytes, and counts until its last byte is written.
+    fn large(&self, mut body: Vec<u8>) -> Result<Response<Full<Bytes>>, HttpError> {
+        body.shrink_to_fit();
+        let room = u32::try_from(body.len()).ok().and_then(|bytes| {
+            let answers = Arc::clone(&self.answers);
+            answers.try_acquire_many_owned(bytes).ok()
+        });
+        let room = room.ok_or_else(answers_full)?;
+        Ok(response(200, Bytes::from_owner(Large { body, _room: room })))
+    }
+
+    /// The answer to a request, which leaves in `place` what it takes: one of `max_api_connections` only if it is
+    /// carried out. The HTTP port has read its head, so that it comes here before anything is waited for.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        place: &OnceLock<OwnedSemaphorePermit>,
+    ) -> Result<Response<Full<Bytes>>, Crowded> {
+        let answer = match self.admit(&request) {
+            Admission::Granted(endpoint) => {
+                if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+                    place.get_or_init(|| permit);
+                    let answer = self.carry_out(endpoint, request).await;
+                    return Ok(answer.unwrap_or_else(|error| refusal(&error)));
+                }
+                let message = "as many requests as max_api_connections allows are being served; try again";
+                refusal(&busy(message))
+            }
+            Admission::Answered(answer) => answer,
+        };
+        let permit = Arc::clone(&self.refusals).try_acquire_owned().map_err(|_| Crowded)?;
+        place.get_or_init(|| permit);
+        Ok(answer)
+    }
+}
+
+/// The body of a large answer, with its part of `MAX_ANSWERS_BYTES`.
+struct Large {
+    body: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// Not now, because of a limit of the API's own.
+fn busy(message: &str) -> HttpError {
+    let mut error = HttpError::new(503, "too_many_requests", message);
+    error.retry_after = Some(Duration::from_secs(1));
+    error
+}
+
+fn answers_full() -> HttpError {
+    busy("the answers that other clients are still reading take as much memory as they may; try again, or ask for less")
 }
 
 async fn linger(reader: impl AsyncRead + Unpin) {

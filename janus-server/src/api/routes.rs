@@ -9,23 +9,32 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
-use janus_core::{Delivery, HistoryError, Message, Position, PublishError, Receipt};
+use janus_core::{Delivery, HistoryError, Janus, Message, Position, PublishError, Receipt};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::{Api, response};
+use super::{Api, refusal, response};
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
+
+/// What a broadcast gives to its topics before it waits for their receipts: so many bytes, in one message at least, to so
+/// many topics.
+pub(super) const PORTION_BYTES: usize = 256 * 1024;
+const PORTION_TOPICS: usize = 64;
 
 /// Entries of one answer: how many there are if nobody says it, and how many there may be.
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// Bytes of messages in one answer, which has one message at least.
-const MAX_HISTORY_BYTES: usize = 8 << 20;
+/// Bytes of messages, or of names, in one answer, which has one message at least.
+pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// Entries of a list that are looked up before others get their turn.
+const LIST_PORTION: usize = 512;
 
 /// The description of the API, for programs.
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -52,16 +61,25 @@ pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
 ];
 
+/// What becomes of a request once its head is known.
+pub(super) enum Admission {
+    /// It may be carried out.
+    Granted(Endpoint),
+    /// This is all there is for it.
+    Answered(Response<Full<Bytes>>),
+}
+
 impl Api {
-    pub(super) async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+    /// Looks at who asks for what, which needs nothing but the head.
+    pub(super) fn admit(&self, request: &Request<Incoming>) -> Admission {
         let Some((_, method, endpoint)) = ROUTES.iter().find(|(path, ..)| *path == request.uri().path()) else {
             let message = "there is nothing at this path; the API is described in /api/openapi.json, WebSockets are at \
                            /ws and server-sent events at /events";
-            return Err(HttpError::new(404, "unknown_path", message));
+            return Admission::Answered(refusal(&HttpError::new(404, "unknown_path", message)));
         };
         if request.method() != method {
             let error = HttpError::new(405, "method_not_allowed", format!("this path is asked with {method}"));
-            let mut refusal = super::refusal(&error);
+            let mut refusal = refusal(&error);
             refusal.headers_mut().insert(
                 header::ALLOW,
                 header::HeaderValue::from_static(match *method {
@@ -69,26 +87,37 @@ impl Api {
                     _ => "POST",
                 }),
             );
-            return Ok(refusal);
+            return Admission::Answered(refusal);
         }
         if *endpoint == Endpoint::OpenApi {
             // The same for everybody, and in the source for all to see.
-            return Ok(response(200, Bytes::from_static(OPENAPI.as_bytes())));
+            return Admission::Answered(response(200, Bytes::from_static(OPENAPI.as_bytes())));
         }
-        self.access.check(&head_of(&request))?;
+        match self.access.check(&head_of(request)) {
+            Ok(()) => Admission::Granted(*endpoint),
+            Err(error) => Admission::Answered(refusal(&error)),
+        }
+    }
+
+    pub(super) async fn carry_out(
+        &self,
+        endpoint: Endpoint,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, HttpError> {
         match endpoint {
             Endpoint::Publish => self.publish(self.body(request).await?).await,
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
             Endpoint::History => self.history(&self.body(request).await?),
-            Endpoint::Topics => self.topics(&Page::of(&request)?),
-            Endpoint::Connections => self.connections(&Page::of(&request)?),
+            Endpoint::Topics => self.topics(&Page::of(&request)?).await,
+            Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
-            Endpoint::OpenApi => unreachable!("answered above"),
+            Endpoint::OpenApi => unreachable!("answered when it was admitted"),
         }
     }
 
     async fn publish(&self, request: Publish) -> Result<Response<Full<Bytes>>, HttpError> {
-        let message = self.message(&request.topic, &request.event, &request.message_id, &request.data)?;
+        self.check_topic(&request.topic)?;
+        let message = message(&request.topic, &request.event, &request.message_id, &request.data)?;
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,
             Err(error) => Err(error),
@@ -98,46 +127,26 @@ impl Api {
     }
 
     async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let count = request.topics.len();
+        let Broadcast { topics, event, message_id, data } = request;
+        let count = topics.len();
         if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
             let message = format!("a broadcast goes to 1 to {MAX_BROADCAST_TOPICS} topics, and not to {count}");
             return Err(bad_request(message));
         }
         let mut seen = HashSet::new();
-        let mut messages = Vec::with_capacity(count);
         // All names are right before the first message goes out.
-        for (index, topic) in request.topics.iter().enumerate() {
+        for (index, topic) in topics.iter().enumerate() {
             if !seen.insert(topic) {
                 return Err(bad_request(format!("topics: {} is there twice", serde_json::Value::from(&**topic))));
             }
-            let message = self.message(topic, &request.event, &request.message_id, &request.data);
-            messages.push(message.map_err(|error| {
+            self.check_topic(topic).map_err(|error| {
                 let message = format!("topics[{index}]: {}", error.message);
                 HttpError { message, ..error }
-            })?);
+            })?;
         }
-        let started: Vec<_> = messages.into_iter().map(|message| self.janus.try_publish(message)).collect();
-        let mut results = Vec::with_capacity(count);
-        for (topic, started) in request.topics.iter().zip(started) {
-            let result = match started {
-                Ok(receipt) => receipt.await,
-                Err(error) => Err(error),
-            };
-            results.push(match result {
-                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
-                Err(error) => {
-                    let HttpError { code, message, .. } = publish_error(&error);
-                    Outcome::Refused { topic, error: ErrorJson { code, message } }
-                }
-            });
-        }
-        Ok(json(&Results { results }))
-    }
-
-    fn message(&self, topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
-        self.check_topic(topic)?;
-        let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
-        Ok(message.event(event).message_id(message_id))
+        let message = message(&topics[0], &event, &message_id, &data)?;
+        drop(data);
+        Ok(publish_to_all(&self.janus, &message, &topics).await)
     }
 
     fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
@@ -169,7 +178,8 @@ impl Api {
             part = &part[..=last];
             (position, more) = (part[last].position, true);
         }
-        Ok(json(&HistoryJson {
+        self.check_room(part.iter().map(text_bytes).sum())?;
+        self.large(to_json(&HistoryJson {
             topic: &request.topic,
             epoch: hex(position.epoch),
             seq: position.seq,
@@ -179,12 +189,23 @@ impl Api {
         }))
     }
 
-    fn topics(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
-        let after = page.after.as_deref().unwrap_or_default();
-        let mut topics = self.janus.topics();
-        topics.retain(|topic| topic.name.as_str() > after);
-        topics.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let next = next(&mut topics, page.limit).map(|topic| topic.name.to_string());
+    async fn topics(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
+        let mut after = page.after.clone().unwrap_or_default();
+        let mut list = List::new(page.limit);
+        let mut bytes = 0;
+        loop {
+            let portion = self.janus.topics_after(&after, list.wanted());
+            if let Some(last) = portion.last() {
+                last.name.as_str().clone_into(&mut after);
+            }
+            bytes += portion.iter().map(|topic| topic.name.as_str().len()).sum::<usize>();
+            if !list.extend(portion) || bytes >= MAX_ANSWER_BYTES {
+                break;
+            }
+            yield_now().await;
+        }
+        let (topics, more) = list.end();
+        let next = topics.last().filter(|_| more).map(|topic| topic.name.to_string());
         let topics = topics
             .iter()
             .map(|topic| TopicJson {
@@ -194,26 +215,35 @@ impl Api {
                 available: topic.available,
             })
             .collect();
-        Ok(json(&Topics { topics, next }))
+        self.large(to_json(&Topics { topics, next }))
     }
 
-    fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
-        let after = match &page.after {
+    async fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
+        let mut after = match &page.after {
             Some(text) => text.parse().map_err(|_| bad_request("after: expected the number of a connection"))?,
             None => 0,
         };
-        let mut connections = self.janus.connections(after, page.limit + 1);
-        let next = next(&mut connections, page.limit).map(|connection| connection.connection.to_string());
-        let connections = connections
-            .iter()
-            .map(|connection| ConnectionJson {
+        let mut list = List::new(page.limit);
+        loop {
+            let portion = self.janus.connections(after, list.wanted());
+            if let Some(last) = portion.last() {
+                after = last.connection;
+            }
+            // Not kept as they are: each has the names of all its topics.
+            let portion = portion.iter().map(|connection| ConnectionJson {
                 connection: connection.connection,
                 peer: connection.peer.to_string(),
                 transport: connection.transport,
                 topics: connection.topics.len(),
-            })
-            .collect();
-        Ok(json(&Connections { connections, next }))
+            });
+            if !list.extend(portion.collect()) {
+                break;
+            }
+            yield_now().await;
+        }
+        let (connections, more) = list.end();
+        let next = connections.last().filter(|_| more).map(|connection| connection.connection.to_string());
+        self.large(to_json(&Connections { connections, next }))
     }
 
     fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -265,14 +295,52 @@ impl Api {
     }
 }
 
+fn message(topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
+    let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
+    Ok(message.event(event).message_id(message_id))
+}
+
+/// Publishes a message to these topics, and answers with what became of it on each.
+///
+/// It is carried through also if its client goes away, which hyper does not look at before it has the answer. A portion at a
+/// time: so much waits for its topics to number it, and then others get their turn.
+pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Response<Full<Bytes>> {
+    let mut results = Vec::with_capacity(topics.len());
+    let portion = (PORTION_BYTES / message.len()).clamp(1, PORTION_TOPICS);
+    for topics in topics.chunks(portion) {
+        let publish = |topic: &String| message.for_topic(topic).and_then(|message| janus.try_publish(message));
+        let started: Vec<_> = topics.iter().map(publish).collect();
+        for (topic, started) in topics.iter().zip(started) {
+            let result = match started {
+                Ok(receipt) => receipt.await,
+                Err(error) => Err(error),
+            };
+            results.push(match result {
+                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
+                Err(error) => {
+                    let HttpError { code, message, .. } = publish_error(&error);
+                    Outcome::Refused { topic, error: ErrorJson { code, message } }
+                }
+            });
+        }
+        // Topics that nobody listens to answer at once.
+        yield_now().await;
+    }
+    json(&Results { results })
+}
+
 /// How many of these messages fit into one answer.
 fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
     let mut bytes = 0;
     let fits = messages.enumerate().take_while(|(index, message)| {
-        bytes += message.event().len() + message.message_id().len() + message.data().len();
-        *index == 0 || bytes <= MAX_HISTORY_BYTES
+        bytes += text_bytes(message);
+        *index == 0 || bytes <= MAX_ANSWER_BYTES
     });
     fits.count()
+}
+
+fn text_bytes(message: &Delivery) -> usize {
+    message.event().len() + message.message_id().len() + message.data().len()
 }
 
 /// What [`super::Access`] looks at.
@@ -315,13 +383,36 @@ fn limit(asked_for: Option<usize>) -> Result<usize, HttpError> {
     if (1..=MAX_LIMIT).contains(&limit) { Ok(limit) } else { Err(bad_request(format!("limit: expected {LIMITS}"))) }
 }
 
-/// Cuts a list to its page and returns the entry after which the next page begins; `None` if this is the last.
-fn next<T>(entries: &mut Vec<T>, limit: usize) -> Option<&T> {
-    if entries.len() <= limit {
-        return None;
+/// A page of a list, while it is looked up in portions.
+struct List<T> {
+    entries: Vec<T>,
+    limit: usize,
+    /// Whether there may be further entries.
+    more: bool,
+}
+
+impl<T> List<T> {
+    fn new(limit: usize) -> Self {
+        Self { entries: Vec::new(), limit, more: true }
     }
-    entries.truncate(limit);
-    entries.last()
+
+    /// How many entries the next portion may have. One beyond the page tells that it is not the last.
+    fn wanted(&self) -> usize {
+        (self.limit + 1 - self.entries.len()).min(LIST_PORTION)
+    }
+
+    /// Adds the next portion; whether another is wanted.
+    fn extend(&mut self, portion: Vec<T>) -> bool {
+        self.more = portion.len() == self.wanted();
+        self.entries.extend(portion);
+        self.more && self.entries.len() <= self.limit
+    }
+
+    /// The page, and whether it is not the last.
+    fn end(mut self) -> (Vec<T>, bool) {
+        self.entries.truncate(self.limit);
+        (self.entries, self.more)
+    }
 }
 
 fn bad_request(message: impl Into<String>) -> HttpError {
@@ -340,8 +431,11 @@ fn publish_error(error: &PublishError) -> HttpError {
 }
 
 fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(answer).expect("answers have no maps whose keys are no strings");
-    response(200, body.into())
+    response(200, to_json(answer).into())
+}
+
+fn to_json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("answers have no maps whose keys are no strings")
 }
 
 /// Epochs are text in JSON, whose numbers are too small for them.

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use janus_core::wire::ErrorCode;
-use janus_core::{Config, Event, Namespace, Subscriber};
+use janus_core::{Config, Event, Message, Namespace, Subscriber};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES};
+use super::routes::{
+    DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_BROADCAST_TOPICS, MAX_LIMIT, PORTION_BYTES, ROUTES, publish_to_all,
+};
 use super::*;
 use crate::settings::ApiKey;
 
@@ -38,9 +40,17 @@ fn settings() -> Settings {
 }
 
 async fn serve(settings: &Settings) -> Server {
+    serve_and(settings, || {}).await
+}
+
+/// Calls `then` on the home arbiter after each request that was passed on.
+async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
     let (passed_on, mut requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
-    let pass_on = move |request| passed_on.try_send(request).expect("the tests ask for less at once");
+    let pass_on = move |request| {
+        passed_on.try_send(request).expect("the tests ask for less at once");
+        then();
+    };
     let janus = builder.pass_on(pass_on).start().await.unwrap();
     let api = Arc::new(Api::new(janus.clone(), settings));
     tokio::spawn({
@@ -191,7 +201,8 @@ async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
     let hurried = serve(&hurried).await;
     let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
     let mut holder = TcpStream::connect(full.addr).await.unwrap();
-    holder.write_all(&post("/api/publish", &[], "{}")[..100]).await.unwrap();
+    let unfinished = post("/api/publish", &[], "{}");
+    holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
     until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
 
     let file = openapi();
@@ -308,6 +319,77 @@ async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
     assert_eq!(next(&mut two).await.event(), "\"e\"");
 }
 
+/// A server whose home arbiter does nothing more after the first request that it passes on, until what is returned beside
+/// it is dropped.
+async fn serve_and_hold(settings: &Settings) -> (Server, std::sync::mpsc::Sender<()>) {
+    let (held, released) = std::sync::mpsc::channel();
+    let released = std::sync::Mutex::new(released);
+    let server = serve_and(settings, move || {
+        let _ = released.lock().unwrap().recv();
+    })
+    .await;
+    (server, held)
+}
+
+fn under_way(janus: &Janus) -> usize {
+    janus.topics().iter().map(|topic| topic.in_flight).sum()
+}
+
+#[tokio::test]
+async fn a_broadcast_waits_for_its_topics_before_it_gives_more_to_others() {
+    let (server, held) = serve_and_hold(&settings()).await;
+    let topics: Vec<String> = (0..100).map(|number| format!("topic {number}")).collect();
+    let data = "x".repeat(30_000);
+    let portion = PORTION_BYTES / (data.len() + 2);
+    let body = json!({"topics": topics, "data": data}).to_string();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(&post("/api/broadcast", &[], &body)).await.unwrap();
+    until("messages that nobody numbers", || under_way(&server.janus) > 0).await;
+    // Nothing else runs meanwhile; a broadcast that did not wait would go on with each turn.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+        assert!(under_way(&server.janus) <= portion);
+    }
+    drop(held);
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer.matches(r#""seq":1,"#).count(), 100, "{answer}");
+}
+
+#[tokio::test]
+async fn others_get_their_turn_during_a_broadcast_that_nobody_listens_to() {
+    let server = serve(&settings()).await;
+    let topics: Vec<String> = (0..1_000).map(|number| format!("plain:{number}")).collect();
+    let message = Message::new("plain:0", &"x".repeat(60_000)).unwrap();
+    let mut broadcast = std::pin::pin!(publish_to_all(&server.janus, &message, &topics));
+    let mut turns = 0;
+    let answer = std::future::poll_fn(|cx| {
+        turns += 1;
+        broadcast.as_mut().poll(cx)
+    });
+    assert_eq!(answer.await.status(), 200);
+    assert!(turns > 200, "four topics a turn: {turns}");
+}
+
+#[tokio::test]
+async fn a_broadcast_is_carried_through_also_if_its_client_goes_away() {
+    let (server, held) = serve_and_hold(&Settings { max_api_connections: 1, ..settings() }).await;
+    let topics: Vec<String> = (0..200).map(|number| format!("topic {number}")).collect();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(&post("/api/broadcast", &[], &json!({"topics": topics, "data": 1}).to_string())).await.unwrap();
+    until("the first messages", || under_way(&server.janus) > 0).await;
+    // A reset, which ends the exchange.
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    let all = || topics.iter().all(|topic| server.janus.history(topic, None, 1).unwrap().messages.len() == 1);
+    until("a message in every topic", all).await;
+    until("the place to be free", || server.api.connections.available_permits() == 1).await;
+}
+
 #[tokio::test]
 async fn history_begins_after_the_position_that_is_asked_for() {
     let server = serve(&settings()).await;
@@ -363,6 +445,60 @@ async fn a_long_history_comes_in_parts_of_a_few_megabytes() {
     assert_eq!((first, end, more), (vec![1, 2], 2, true));
     let (rest, end, more, _) = part(Some((&epoch, end))).await;
     assert_eq!((rest, end, more), (vec![3, 4], 4, false));
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_as_many_as_fit_into_their_memory() {
+    let mut settings = settings();
+    settings.core.max_frame_bytes = MAX_ANSWER_BYTES;
+    settings.core.default_namespace.history_bytes = 64 << 20;
+    settings.core.max_inflight_bytes = 64 << 20;
+    let server = serve(&settings).await;
+    server.janus.publish("large", &"x".repeat(MAX_ANSWER_BYTES - 1_000)).await.unwrap();
+    let request = post("/api/history", &[], r#"{"topic":"large"}"#);
+    let mut clients = Vec::new();
+    let refused = loop {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // Small, so that most of the answer stays with the server.
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(server.addr).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        let mut status = [0; 12];
+        timeout(PATIENCE, stream.read_exact(&mut status)).await.unwrap().unwrap();
+        if &status != b"HTTP/1.1 200" {
+            break stream;
+        }
+        clients.push(stream);
+        assert!(clients.len() < 20, "answers without a limit");
+    };
+    assert_eq!(clients.len(), MAX_ANSWERS_BYTES / MAX_ANSWER_BYTES);
+    drop(refused);
+    let answer = server.send(&[&request]).await;
+    assert_eq!((answer.status, &*answer.error().0), (503, "too_many_requests"));
+    assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
+    // Small answers are not kept out.
+    assert_eq!(server.post("/api/publish", r#"{"topic":"plain:a","data":1}"#).await.status, 200);
+    drop(clients);
+    until("the memory to be free", || server.api.answers.available_permits() == MAX_ANSWERS_BYTES).await;
+    assert_eq!(server.send(&[&request]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_list_of_long_names_is_cut_before_it_is_too_large() {
+    let mut settings = settings();
+    settings.core.max_topic_bytes = 4_096;
+    settings.core.max_frame_bytes = 16 << 20;
+    let server = serve(&settings).await;
+    let fill = "x".repeat(4_000);
+    let subscribers: Vec<_> =
+        (0..3_000).map(|number| server.janus.subscribe(&format!("{number:04}{fill}")).unwrap()).collect();
+    let first = server.get("/api/topics?limit=10000").await.json();
+    let (names, next) = (first["topics"].as_array().unwrap(), first["next"].as_str().unwrap());
+    assert!((MAX_ANSWER_BYTES / 4_004..3_000).contains(&names.len()), "{}", names.len());
+    assert_eq!(names.last().unwrap()["topic"], next);
+    let rest = server.get(&format!("/api/topics?limit=10000&after={next}")).await.json();
+    assert_eq!(rest["topics"].as_array().unwrap().len() + names.len(), subscribers.len());
+    assert_eq!(rest["next"], Value::Null);
 }
 
 #[tokio::test]
@@ -454,6 +590,59 @@ async fn without_the_key_nothing_is_done() {
     let answer = server.send(&[&post("/api/publish", &[("Authorization", &shown)], body)]).await;
     assert_eq!((answer.status, &answer.json()["seq"]), (200, &json!(1)));
     assert!(!format!("{:?}", server.api).contains(KEY));
+}
+
+/// Asks, reads the answer up to the server's end of the stream, and leaves the client's end open.
+async fn ask_and_stay(server: &Server, request: &[u8]) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    (stream, answer)
+}
+
+#[tokio::test]
+async fn a_client_that_has_its_answer_keeps_nobody_out() {
+    let server = serve(&Settings { api_key: ApiKey::new(KEY), max_api_connections: 1, ..settings() }).await;
+    let shown = format!("Bearer {KEY}");
+    let mut staying = Vec::new();
+    let mut lingering = None;
+    for round in 0..5 {
+        if round == 3 {
+            // As many as may be are there already: the rest is closed at once, with its answer all the same.
+            lingering = Some(server.api.lingering.acquire_many(MAX_LINGERING as u32).await.unwrap());
+        }
+        for (headers, status) in [(&[][..], "401"), (&[("Authorization", &*shown)], "200")] {
+            let (stream, answer) = ask_and_stay(&server, &get("/api/topics", headers)).await;
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+            staying.push(stream);
+        }
+    }
+    drop((lingering, staying));
+}
+
+#[tokio::test]
+async fn clients_without_the_key_take_no_place_of_those_who_have_it() {
+    let server = serve(&Settings { api_key: ApiKey::new(KEY), max_api_connections: 1, ..settings() }).await;
+    let shown = format!("Bearer {KEY}");
+    let keyed = get("/api/topics", &[("Authorization", &shown)]);
+    // As many as may be wait for an answer that they do not read.
+    let refusals = Arc::clone(&server.api.refusals).acquire_many_owned(MAX_REFUSALS as u32).await.unwrap();
+    assert_eq!(server.send(&[&keyed]).await.status, 200);
+    for target in ["/api/topics", "/api/openapi.json", "/nothing"] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(&get(target, &[])).await.unwrap();
+        let mut answer = Vec::new();
+        // Its end may be a reset.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer, b"", "one more is closed without a word");
+    }
+    drop(refusals);
+    // And with the only place taken, nobody without a key is told to come back.
+    let _place = Arc::clone(&server.api.connections).try_acquire_owned().unwrap();
+    assert_eq!(server.send(&[&keyed]).await.status, 503);
+    assert_eq!(server.get("/api/topics").await.status, 401);
+    assert_eq!(server.get("/api/openapi.json").await.status, 200);
 }
 
 #[tokio::test]
