@@ -1054,6 +1054,10 @@ mod tests {
             let _ = released.recv();
         };
         shared.home.run(busy).unwrap();
+        // It looks whether it is to end between some jobs and the next.
+        for _ in 0..100 {
+            shared.home.run(|| ()).unwrap();
+        }
         serve().unwrap();
         assert_eq!((shared.connections.len(), shared.connections.taken()), (0, 1));
         let refused = serve().unwrap_err();
