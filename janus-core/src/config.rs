@@ -37,8 +37,8 @@ pub struct Config {
     pub threads: usize,
     /// Clients connected at once. One more gets an error frame (`too_many_connections`) and is closed. Default 100,000.
     pub max_connections: usize,
-    /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each; more
-    /// are closed at once. Default 1,024.
+    /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each, or until
+    /// it is written to a stream that takes nothing, for at most `drain_timeout`; more are closed at once. Default 1,024.
     pub max_refusals: usize,
     /// Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in the
     /// `backlog`. Default 100,000.
