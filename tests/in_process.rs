@@ -243,6 +243,26 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
 }
 
 #[tokio::test]
+async fn a_history_goes_on_across_a_cold_restart_for_whoever_has_missed_nothing() {
+    let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
+    publish(&janus, "kept:a", 1..=3).await;
+    let before = janus.history("kept:a", None, 100).unwrap().position;
+    for restarts in 1..=3 {
+        janus.inject(Fault::Topic("kept:a".to_owned()));
+        until("the topic has restarted", || runs_after_restarts(&janus, "kept:a", restarts)).await;
+    }
+    publish(&janus, "kept:a", 4..=5).await;
+    let seqs = |since| {
+        let history = janus.history("kept:a", Some(since), 100).unwrap();
+        assert_ne!(history.position.epoch, before.epoch, "it was a cold one");
+        (history.messages.iter().map(|message| message.seq()).collect::<Vec<_>>(), history.complete)
+    };
+    assert_eq!(seqs(before), (vec![4, 5], true));
+    assert_eq!(seqs(Position { seq: 4, ..before }), (vec![5], true));
+    assert_eq!(seqs(Position { seq: 2, ..before }), (vec![4, 5], false));
+}
+
+#[tokio::test]
 async fn a_history_that_is_cut_by_its_limit_says_so_and_goes_on_where_it_was_cut() {
     let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
     publish(&janus, "kept:a", 1..=5).await;

@@ -605,7 +605,7 @@ impl TopicState {
         let (kept, all) = (core.ring.first_within(&history, tick), core.next_seq);
         let (first, complete) = match since {
             None => (kept.max(all.saturating_sub(limit)), true),
-            Some(since) if since.epoch == core.epoch => {
+            Some(since) if core.leads_here(since) => {
                 let first = since.seq.saturating_add(1);
                 (first.clamp(kept, all), (kept..=all).contains(&first))
             }
