@@ -58,6 +58,21 @@ pub(super) struct Subscription {
     resumed: Option<Resumed>,
 }
 
+impl Subscription {
+    fn begin(topic: usize, asked: u64, model: &Model) -> Self {
+        Self {
+            asked,
+            published_before: model.by_topic[topic].iter().filter(|id| model.was_answered(**id, asked)).count(),
+            since: model.messages.len(),
+            first: None,
+            last: None,
+            received: 0,
+            began: Instant::now(),
+            resumed: None,
+        }
+    }
+}
+
 /// What a client knows that was told how much it had missed.
 #[derive(Clone, Copy, Debug)]
 struct Resumed {
@@ -165,16 +180,7 @@ impl Classic {
         self.token = Some(token);
         for topic in 0..TOPICS {
             let answer = &frame["attached"][topic_name(topic)];
-            let fresh = || Subscription {
-                asked,
-                published_before: model.by_topic[topic].iter().filter(|id| model.was_answered(**id, asked)).count(),
-                since: model.messages.len(),
-                first: None,
-                last: None,
-                received: 0,
-                began: Instant::now(),
-                resumed: None,
-            };
+            let fresh = || Subscription::begin(topic, asked, model);
             let earlier = session.subscriptions[topic];
             self.wants[topic] = !answer.is_null();
             let resumed = resumes(topic);
@@ -273,17 +279,7 @@ impl Classic {
 
     fn subscribed(&mut self, topic: usize, asked: u64, model: &Model, trace: &mut Trace) {
         trace.note("ack", self.line.number, topic, 0);
-        let messages = &model.by_topic[topic];
-        self.subscriptions[topic].get_or_insert_with(|| Subscription {
-            asked,
-            published_before: messages.iter().filter(|id| model.was_answered(**id, asked)).count(),
-            since: model.messages.len(),
-            first: None,
-            last: None,
-            received: 0,
-            began: Instant::now(),
-            resumed: None,
-        });
+        self.subscriptions[topic].get_or_insert_with(|| Subscription::begin(topic, asked, model));
     }
 
     fn received(&mut self, frame: &[u8], model: &mut Model, trace: &mut Trace) {
