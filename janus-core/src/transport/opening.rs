@@ -160,7 +160,7 @@ const SLOW_DOWN: Range<u64> = 5_000..15_000;
 /// Why a client is not served, and when it may come back.
 pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
     let window = match code.class() {
-        // They are many, or there were room.
+        // Whoever is refused so is one of many, who must not all come back at once.
         _ if code == ErrorCode::TooManyConnections => Some(SLOW_DOWN),
         ErrorClass::TryAgain => Some(TRY_AGAIN),
         ErrorClass::SlowDown => Some(SLOW_DOWN),
