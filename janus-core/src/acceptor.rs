@@ -271,7 +271,8 @@ fn refuse(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>, co
         log::warn!("{peer}: refused with {code} ({refused} refused so far)");
     }
     // Never listed: it only says who is refused.
-    let slot = Slot::new(shared.connections.next_id(), None, link, origin.codec_id, &shared.terms);
+    let slot =
+        Slot::new(shared.connections.next_id(), None, link, origin.codec_id, shared.accounts.of(peer), &shared.terms);
     let slot = Arc::new(slot);
     let session = Arc::new(Session::new(peer, &slot));
     if shared.connections.begin_refusal(shared.config.max_refusals) {
@@ -316,7 +317,8 @@ pub(crate) fn serve_with(
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
 ) {
-    let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, &shared.terms));
+    let account = shared.accounts.of(peer);
+    let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);

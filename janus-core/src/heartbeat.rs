@@ -74,6 +74,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             slow_log.see(&slot, tick);
         }
         slow_log.note(&shared, tick);
+        shared.accounts.sweep();
         tell_of_drops(&shared);
     }
 }

@@ -54,7 +54,7 @@ impl FanOut {
         let subscribe = |(place, stream): (u32, TcpStream)| {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            let slot = Slot::new(u64::from(place), Some(place), stream, CLASSIC, &terms);
+            let slot = Slot::new(u64::from(place), Some(place), stream, CLASSIC, Arc::default(), &terms);
             let subscription = Subscription::of_connection(Arc::new(slot), SlowConsumer::Disconnect);
             subscription.begin(1);
             Ok(Arc::new(subscription))

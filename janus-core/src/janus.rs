@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, prepare, serve_with};
+use crate::address::Accounts;
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
 use crate::config::{Config, ConfigError};
@@ -473,6 +474,7 @@ pub(crate) fn shared(
             locals: Mutex::default(),
             sessions: SessionTable::default(),
             connections: ConnectionTable::default(),
+            accounts: Accounts::default(),
             senders: SenderPool::default(),
             terms: Arc::new(Terms {
                 max_frames: config.max_queue_frames,

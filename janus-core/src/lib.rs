@@ -78,6 +78,7 @@
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `listener.rs`: where byte streams come from. `conformance`, a feature: the contract of a transport as checks.
 //! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
+//! - `address.rs`: what the clients of one address hold of what all share.
 //! - `connections.rs`: who is connected, and how an operator ends that.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type.
@@ -96,6 +97,7 @@
 #![deny(missing_docs)]
 
 mod acceptor;
+mod address;
 mod application;
 mod client_proxy;
 mod config;

@@ -14,6 +14,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::acceptor::Endpoint;
+use crate::address::Accounts;
 use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
 use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) locals: Mutex<HashMap<u64, Arc<Slot>>>,
     pub(crate) sessions: SessionTable,
     pub(crate) connections: ConnectionTable,
+    pub(crate) accounts: Accounts,
     pub(crate) senders: SenderPool,
     pub(crate) terms: Arc<Terms>,
     /// See [`pressure`](Self::pressure); set by the memory keeper.

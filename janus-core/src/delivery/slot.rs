@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
+use crate::address::Account;
 use crate::config::SlowConsumer;
 use crate::turn::yield_now;
 use crate::wire::{Event, Peer, TopicName};
@@ -119,6 +120,8 @@ pub(crate) struct Slot {
     /// How many subscriptions of the client have a policy that bears with it for longer.
     patient: AtomicU32,
     terms: Arc<Terms>,
+    /// What the clients of the peer's address hold; `None` for a subscriber in this process.
+    pub(crate) account: Option<Arc<Account>>,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
     /// The session knows it, too; here it would be 32 bytes more for each of 19,000 clients.
@@ -151,16 +154,31 @@ enum Reads {
 }
 
 impl Slot {
-    pub(crate) fn new(id: u64, place: Option<u32>, link: impl Into<Link>, codec: CodecId, terms: &Arc<Terms>) -> Self {
-        Self::with_link(id, place, Some(link.into()), codec, terms)
+    pub(crate) fn new(
+        id: u64,
+        place: Option<u32>,
+        link: impl Into<Link>,
+        codec: CodecId,
+        account: Arc<Account>,
+        terms: &Arc<Terms>,
+    ) -> Self {
+        account.connections.add(1);
+        Self::with_link(id, place, Some(link.into()), codec, Some(account), terms)
     }
 
     /// The slot of a subscriber in this process, which takes its messages with [`poll_take`](Self::poll_take).
     pub(crate) fn local(id: u64, terms: &Arc<Terms>) -> Self {
-        Self::with_link(id, None, None, CLASSIC, terms)
+        Self::with_link(id, None, None, CLASSIC, None, terms)
     }
 
-    fn with_link(id: u64, place: Option<u32>, link: Option<Link>, codec: CodecId, terms: &Arc<Terms>) -> Self {
+    fn with_link(
+        id: u64,
+        place: Option<u32>,
+        link: Option<Link>,
+        codec: CodecId,
+        account: Option<Arc<Account>>,
+        terms: &Arc<Terms>,
+    ) -> Self {
         Self {
             id,
             place,
@@ -176,6 +194,7 @@ impl Slot {
             attention: AtomicBool::new(false),
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
+            account,
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
@@ -636,6 +655,14 @@ impl Slot {
         }
         self.quiet_since.store(tick, Ordering::Relaxed);
         true
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            account.connections.remove(1);
+        }
     }
 }
 
