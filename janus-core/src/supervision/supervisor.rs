@@ -560,6 +560,8 @@ enum Mail {
     Ended(ActorId, ExitReason),
     /// A note to itself: start this child, unless it is not due at this time any more.
     Due(Instant, Seq),
+    /// A note to itself: try again to start this child, which has failed to start.
+    Retry(Seq),
     Start {
         spec: Box<ChildSpec>,
         reply: oneshot::Sender<Result<(), StartError>>,
@@ -639,7 +641,8 @@ impl Keeper {
         // Whoever sent a command may be gone, which is no reason not to have done it.
         match mail {
             Mail::Ended(id, reason) => return self.on_end(id, reason).await,
-            Mail::Due(at, seq) => return self.on_due(at, seq).await,
+            Mail::Due(at, seq) => self.on_due(at, seq).await,
+            Mail::Retry(seq) => return self.on_retry(seq).await,
             Mail::Start { spec, reply } => {
                 let _ = reply.send(self.add(*spec).await);
             }
@@ -693,7 +696,7 @@ impl Keeper {
         let restart = spec.restart_or(Restart::Permanent);
         if restart.wants(&reason) {
             log::warn!("{}: {} {id} ended: {reason}", self.live.cell.name(), spec.name);
-            return self.restart(seq, true).await;
+            return self.restart(seq).await;
         }
         if spec.is_temporary() {
             self.forget(seq);
@@ -712,50 +715,52 @@ impl Keeper {
         }
     }
 
-    /// Restarts what the strategy says when `seq` has ended, or could not be started again. `Some` is giving up.
-    ///
-    /// A failed start is one more restart, of the child that failed. `at_once` makes the first attempt part of this
-    /// step; all others wait for their turn in the loop, so that commands and a stop come between them.
-    async fn restart(&mut self, mut seq: Seq, mut at_once: bool) -> Option<ExitReason> {
-        loop {
-            if self.is_asked() {
-                return None;
-            }
-            let now = Instant::now();
-            let delay = {
-                let mut table = self.live.table.lock();
-                let child = table.children.get_mut(&seq)?;
-                child.window.add(now);
-                if !self.window.add(now) {
-                    let (name, last) = (child.spec.name.clone(), child.last_reason.clone());
-                    drop(table);
-                    return Some(self.give_up(name, last));
-                }
-                child.state = State::Restarting;
-                child.next_delay()
-            };
-            self.stop_others(seq).await;
-            if at_once && delay.is_zero() {
-                at_once = false;
-                match self.start_range(seq).await {
-                    Ok(()) => return None,
-                    Err(failed) => seq = failed,
-                }
-                continue;
-            }
-            let at = after(now, delay);
-            if let Some(child) = self.live.table.lock().children.get_mut(&seq) {
-                child.state = State::Restarting;
-                child.due = Some(at);
-                self.live.around.emit(&child.spec.name, None, EventKind::Restarting(delay));
-            }
-            if delay.is_zero() {
-                self.live.mailbox.push(Mail::Due(at, seq));
-            } else {
-                self.due.insert((at, seq));
-            }
+    /// Counts a restart of `seq`, which has ended or could not be started, and restarts what the strategy says: now, or
+    /// after the delay of its back-off. `Some` is giving up.
+    async fn restart(&mut self, seq: Seq) -> Option<ExitReason> {
+        if self.is_asked() {
             return None;
         }
+        let now = Instant::now();
+        let delay = {
+            let mut table = self.live.table.lock();
+            let child = table.children.get_mut(&seq)?;
+            child.window.add(now);
+            if !self.window.add(now) {
+                let (name, last) = (child.spec.name.clone(), child.last_reason.clone());
+                drop(table);
+                return Some(self.give_up(name, last));
+            }
+            child.state = State::Restarting;
+            child.next_delay()
+        };
+        self.stop_others(seq).await;
+        if delay.is_zero() {
+            self.start_or_retry(seq).await;
+            return None;
+        }
+        let at = after(now, delay);
+        if let Some(child) = self.live.table.lock().children.get_mut(&seq) {
+            child.due = Some(at);
+            self.live.around.emit(&child.spec.name, None, EventKind::Restarting(delay));
+        }
+        self.due.insert((at, seq));
+        None
+    }
+
+    /// Starts `seq` and what is restarted along with it. A child that cannot be started is tried again in its turn: the
+    /// retry is mail behind what is there already, as in OTP, and counts as a restart when it is handled. So other deaths,
+    /// commands and a stop come between two attempts, and a retry that a sibling's restart makes needless costs nothing.
+    async fn start_or_retry(&mut self, seq: Seq) {
+        let Err(failed) = self.start_range(seq).await else { return };
+        let mut table = self.live.table.lock();
+        let Some(child) = table.children.get_mut(&failed) else { return };
+        child.state = State::Restarting;
+        if child.spec.backoff.is_none() {
+            self.live.around.emit(&child.spec.name, None, EventKind::Restarting(Duration::ZERO));
+        }
+        drop(table);
+        self.live.mailbox.push(Mail::Retry(failed));
     }
 
     fn give_up(&self, child: Arc<str>, last: Option<ExitReason>) -> ExitReason {
@@ -769,19 +774,28 @@ impl Keeper {
         ExitReason::MaxRestarts { child, last: Box::new(last) }
     }
 
-    async fn on_due(&mut self, at: Instant, seq: Seq) -> Option<ExitReason> {
+    /// Starts a child whose delay is over; its restart has been counted.
+    async fn on_due(&mut self, at: Instant, seq: Seq) {
         {
             let mut table = self.live.table.lock();
-            let child = table.children.get_mut(&seq)?;
-            // It may have been started with a sibling or terminated meanwhile, or be due at another time.
-            child.due.take_if(|due| *due == at)?;
+            let Some(child) = table.children.get_mut(&seq) else { return };
+            // A sibling's restart may have started it, a command stopped it, or another death given it another time.
+            if child.due.take_if(|due| *due == at).is_none() {
+                return;
+            }
         }
         // A command may have started a sibling since the others were stopped.
         self.stop_others(seq).await;
-        match self.start_range(seq).await {
-            Ok(()) => None,
-            Err(failed) => self.restart(failed, false).await,
-        }
+        self.start_or_retry(seq).await;
+    }
+
+    /// Tries again to start a child that could not be started, unless it has been started or stopped since.
+    async fn on_retry(&mut self, seq: Seq) -> Option<ExitReason> {
+        let waits = {
+            let table = self.live.table.lock();
+            table.children.get(&seq).is_some_and(|child| child.state == State::Restarting && child.due.is_none())
+        };
+        if waits { self.restart(seq).await } else { None }
     }
 
     /// The children that are restarted along with `seq`, itself included, in the order of their start.

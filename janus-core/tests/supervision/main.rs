@@ -1,6 +1,7 @@
 //! What supervision promises, as tests.
 //!
 //! - `otp`: 4,000 scenarios, line for line what OTP's own supervisor does.
+//! - `burst`: 4,000 more, in which several children die at once.
 //! - `semantics`: one promise a test, in virtual time on one thread.
 //! - `endings`: every way to end, and the reason for it.
 //! - `dynamic`: numbered and named children, quarantine.
@@ -8,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so best by panicking")]
 
+mod burst;
 mod dynamic;
 mod endings;
 mod otp;

@@ -46,10 +46,10 @@ struct Scenario<'a> {
     deaths: Vec<(&'a str, &'a str)>,
 }
 
-struct Planned<'a> {
-    name: &'a str,
-    restart: Restart,
-    failing_attempts: Vec<u32>,
+pub(crate) struct Planned<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) restart: Restart,
+    pub(crate) failing_attempts: Vec<u32>,
 }
 
 impl<'a> Scenario<'a> {
@@ -57,12 +57,7 @@ impl<'a> Scenario<'a> {
     fn parse(line: &'a str) -> Self {
         let mut terms = Terms(line);
         terms.expect("{");
-        let strategy = match terms.word() {
-            "one_for_one" => Strategy::OneForOne,
-            "one_for_all" => Strategy::OneForAll,
-            "rest_for_one" => Strategy::RestForOne,
-            other => panic!("unknown strategy {other}"),
-        };
+        let strategy = terms.strategy();
         terms.expect(",");
         let max_restarts = terms.number();
         terms.expect(",");
@@ -70,12 +65,7 @@ impl<'a> Scenario<'a> {
             terms.expect("{");
             let name = terms.word();
             terms.expect(",");
-            let restart = match terms.word() {
-                "permanent" => Restart::Permanent,
-                "transient" => Restart::Transient,
-                "temporary" => Restart::Temporary,
-                other => panic!("unknown restart {other}"),
-            };
+            let restart = terms.restart();
             terms.expect(",");
             let failing_attempts = terms.list(Terms::number);
             terms.expect("}");
@@ -97,25 +87,43 @@ impl<'a> Scenario<'a> {
 }
 
 /// The rest of a line of Erlang terms.
-struct Terms<'a>(&'a str);
+pub(crate) struct Terms<'a>(pub(crate) &'a str);
 
 impl<'a> Terms<'a> {
-    fn expect(&mut self, text: &str) {
+    pub(crate) fn strategy(&mut self) -> Strategy {
+        match self.word() {
+            "one_for_one" => Strategy::OneForOne,
+            "one_for_all" => Strategy::OneForAll,
+            "rest_for_one" => Strategy::RestForOne,
+            other => panic!("unknown strategy {other}"),
+        }
+    }
+
+    pub(crate) fn restart(&mut self) -> Restart {
+        match self.word() {
+            "permanent" => Restart::Permanent,
+            "transient" => Restart::Transient,
+            "temporary" => Restart::Temporary,
+            other => panic!("unknown restart {other}"),
+        }
+    }
+
+    pub(crate) fn expect(&mut self, text: &str) {
         self.0 = self.0.strip_prefix(text).unwrap_or_else(|| panic!("no {text:?} at {:?}", self.0));
     }
 
-    fn word(&mut self) -> &'a str {
+    pub(crate) fn word(&mut self) -> &'a str {
         let end = self.0.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.0.len());
         let (word, rest) = self.0.split_at(end);
         self.0 = rest;
         word
     }
 
-    fn number(&mut self) -> u32 {
+    pub(crate) fn number(&mut self) -> u32 {
         self.word().parse().unwrap()
     }
 
-    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> T) -> Vec<T> {
+    pub(crate) fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> T) -> Vec<T> {
         let mut items = Vec::new();
         self.expect("[");
         while !self.0.starts_with(']') {
@@ -150,14 +158,7 @@ async fn play(scenario: &Scenario<'_>, here: &Place) -> String {
         if !actor.is_running() {
             continue;
         }
-        end(actor, |actor| match *how {
-            "error" => actor.cast(Panic).unwrap(),
-            "kill" => actor.kill(),
-            "normal" => actor.cast(Leave(ExitReason::Normal)).unwrap(),
-            "shutdown" => actor.cast(Leave(ExitReason::Shutdown)).unwrap(),
-            other => panic!("unknown way to die {other}"),
-        })
-        .await;
+        end(actor, |actor| die(actor, how)).await;
         if !settled(&supervisor).await {
             write!(line, "{} | gave_up ", log.take()).unwrap();
             return line;
@@ -169,7 +170,19 @@ async fn play(scenario: &Scenario<'_>, here: &Place) -> String {
     line
 }
 
-fn spec(child: &Planned<'_>, actor: &ActorRef<Puppet>, log: &Log) -> ChildSpec {
+/// Has an actor die as a scenario says.
+pub(crate) fn die(actor: &ActorRef<Puppet>, how: &str) {
+    match how {
+        "error" => actor.cast(Panic).unwrap(),
+        "fail" => actor.cast(Leave(ExitReason::Error("planned".into()))).unwrap(),
+        "kill" => actor.kill(),
+        "normal" => actor.cast(Leave(ExitReason::Normal)).unwrap(),
+        "shutdown" => actor.cast(Leave(ExitReason::Shutdown)).unwrap(),
+        other => panic!("unknown way to die {other}"),
+    }
+}
+
+pub(crate) fn spec(child: &Planned<'_>, actor: &ActorRef<Puppet>, log: &Log) -> ChildSpec {
     let (name, failing, log): (Arc<str>, _, _) = (child.name.into(), child.failing_attempts.clone(), log.clone());
     let attempts = AtomicU32::new(0);
     ChildSpec::actor(actor, move |_| {
@@ -185,7 +198,7 @@ fn spec(child: &Planned<'_>, actor: &ActorRef<Puppet>, log: &Log) -> ChildSpec {
 }
 
 /// Waits until the supervisor has nothing left to do. False if it has ended.
-async fn settled(supervisor: &SupervisorRef) -> bool {
+pub(crate) async fn settled(supervisor: &SupervisorRef) -> bool {
     loop {
         match supervisor.which_children().await {
             Ok(children) if children.iter().all(|child| child.state != State::Restarting) => return true,
