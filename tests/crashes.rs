@@ -13,7 +13,7 @@ use janus_core::{Config, Fault, Janus, Message, PublishError, SessionToken};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{Client, Close, DEADLINE, publish_frame, serve, subscribers, topic_actor, until};
+use crate::support::{Client, Close, DEADLINE, publish_frame, serve, subscribe_frame, subscribers, topic_actor, until};
 
 const SUBSCRIBERS: usize = 1_000;
 
@@ -437,6 +437,20 @@ fn publish_patiently(janus: &Janus, topic: &str, number: u64) {
         assert_eq!(refused, PublishError::Full);
         std::thread::yield_now();
     }
+}
+
+#[tokio::test]
+async fn a_first_start_of_a_topic_that_fails_is_tried_again_five_times() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut subscriber = Client::connect(addr).await;
+    janus.inject(Fault::TopicStarts(5));
+    subscriber.subscribe("unlucky").await;
+    janus.publish("unlucky", "hello").await.unwrap();
+    assert_eq!(subscriber.json().await["data"], "hello");
+
+    janus.inject(Fault::TopicStarts(6));
+    subscriber.send(subscribe_frame("cursed")).await;
+    assert_eq!(subscriber.error_code().await, "topic_unavailable");
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ use crate::supervision::{
     SupervisorRef, Tree, Watchdog,
 };
 use crate::topic::TopicInfo;
-use crate::topic_manager::{TopicManager, Unstarted};
+use crate::topic_manager::{TOPIC_INTENSITY, TopicManager, Unstarted};
 use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
 use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
@@ -457,7 +457,7 @@ pub(crate) fn shared(
             .restart(Restart::Permanent)
             .shutdown(Shutdown::Timeout(Duration::from_secs(2)))
             // Topics never use up the budget of the root, however many of them crash.
-            .child_intensity(5, Duration::from_secs(60))
+            .child_intensity(TOPIC_INTENSITY.max_restarts, TOPIC_INTENSITY.period)
             .quarantine(config.topic_quarantine)
             .on_quarantine(move |name, _| {
                 if let Some(shared) = topics.upgrade() {

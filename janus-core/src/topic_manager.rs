@@ -13,12 +13,12 @@ use actix::prelude::*;
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::Config;
 use crate::memory;
 use crate::shared::Shared;
-use crate::supervision::{ChildSpec, Restart, StartError};
+use crate::supervision::{ChildSpec, Restart, RestartIntensity, RestartWindow, StartError};
 use crate::topic::{Topic, TopicError, TopicState};
 use crate::wire::TopicName;
 
@@ -155,23 +155,35 @@ async fn create(shared: &Arc<Shared>, name: TopicName) -> Result<Arc<TopicState>
     start(shared, topic).await
 }
 
-/// Starts the actor of a listed topic.
+/// Restarts that one topic is allowed; with one more it is out of service for `topic_quarantine`.
+pub(crate) const TOPIC_INTENSITY: RestartIntensity =
+    RestartIntensity { max_restarts: 5, period: Duration::from_secs(60) };
+
+/// Starts the actor of a listed topic. A first start that fails is tried again as often as a later one would be: the
+/// supervisor keeps no child whose first start failed, so the retries happen here.
 async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
-    let spec = {
-        let (topic, shared) = (Arc::clone(&topic), Arc::clone(shared));
-        let home = shared.home.clone();
-        ChildSpec::actor_with(&topic.actor.clone(), move |_, start| Ok(Topic::start(&topic, &shared, start)))
-            .restart(Restart::Permanent)
-            .place(home)
-    };
-    match shared.topic_supervisor.start_child(spec).await {
-        // Its name is its own, so one that is there already is this very topic, restarting or in quarantine.
-        Ok(()) | Err(StartError::AlreadyPresent(_) | StartError::AlreadyStarted(_)) => Ok(topic),
-        Err(error) => {
-            log::error!("topic {}: cannot be started: {error}", topic.name);
-            shared.topics.remove(&topic);
-            topic.abandon(&shared.senders);
-            Err(TopicError::Unavailable)
+    let mut failures = RestartWindow::new(TOPIC_INTENSITY);
+    loop {
+        let spec = {
+            let (topic, shared) = (Arc::clone(&topic), Arc::clone(shared));
+            let home = shared.home.clone();
+            ChildSpec::actor_with(&topic.actor.clone(), move |_, start| Ok(Topic::start(&topic, &shared, start)))
+                .restart(Restart::Permanent)
+                .place(home)
+        };
+        match shared.topic_supervisor.start_child(spec).await {
+            // Its name is its own, so one that is there already is this very topic, restarting or in quarantine.
+            Ok(()) | Err(StartError::AlreadyPresent(_) | StartError::AlreadyStarted(_)) => return Ok(topic),
+            Err(error @ StartError::Failed { .. }) if failures.add(Instant::now()) => {
+                log::warn!("topic {}: could not be started, trying again: {error}", topic.name);
+                tokio::task::yield_now().await;
+            }
+            Err(error) => {
+                log::error!("topic {}: cannot be started: {error}", topic.name);
+                shared.topics.remove(&topic);
+                topic.abandon(&shared.senders);
+                return Err(TopicError::Unavailable);
+            }
         }
     }
 }
