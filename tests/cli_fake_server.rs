@@ -159,18 +159,19 @@ impl State {
         let mut piece = [0; 16 * 1024];
         let mut classic = false;
         loop {
-            while let Some(end) = received.iter().position(|&byte| byte == 0) {
+            while !classic && let Some(end) = received.iter().position(|&byte| byte == 0) {
                 let frame: Vec<u8> = received.drain(..=end).collect();
                 let frame = str::from_utf8(&frame[..end]).unwrap();
                 match frame {
                     "<regular-socket/>" | "" => {}
                     "PUBLISH" => classic = true,
-                    body if classic => {
-                        self.publish(&serde_json::from_str(body).unwrap());
-                        return Ok(());
-                    }
                     action => self.act(&mut stream, &serde_json::from_str(action).unwrap())?,
                 }
+            }
+            // As the original: the body is bare JSON, and one that ends with NUL is refused.
+            if classic && let Ok(body) = serde_json::from_slice(&received) {
+                self.publish(&body);
+                return Ok(());
             }
             let length = stream.read(&mut piece)?;
             if length == 0 {

@@ -237,10 +237,9 @@ impl Worker {
 
     fn fail_to_connect(&mut self, index: usize, error: &io::Error) {
         let advice = match error.kind() {
-            ErrorKind::AddrNotAvailable => " (no port left to connect from: widen net.ipv4.ip_local_port_range)",
             ErrorKind::ConnectionRefused => self.plan.protocol.advice_if_refused(),
             _ if error.raw_os_error() == Some(EMFILE) => " (the descriptor limit; see --workers)",
-            _ => "",
+            _ => crate::client::advice(error),
         };
         self.fail(index, &format!("connecting: {error}{advice}"));
     }

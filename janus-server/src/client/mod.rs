@@ -17,7 +17,7 @@ pub(crate) enum ClientError {
     #[error("{to} is not an address: expected HOST:PORT")]
     BadAddress { to: String, source: io::Error },
     /// Nobody listens there, or nobody answers.
-    #[error("cannot connect to {to}")]
+    #[error("cannot connect to {to}{}", advice(.source))]
     Connect { to: String, source: io::Error },
     #[error("the server closed the connection")]
     Closed,
@@ -40,6 +40,17 @@ pub(crate) enum ClientError {
     Input(#[source] io::Error),
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+}
+
+/// What a user can do about a connection that cannot be made, where the system's own words do not say.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            " (no port left to connect from, connections just closed keep theirs for a minute: wait, or widen \
+             net.ipv4.ip_local_port_range)"
+        }
+        _ => "",
+    }
 }
 
 impl ClientError {
