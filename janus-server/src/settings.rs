@@ -306,13 +306,14 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "write_timeout",
-        doc: "How long a client may take nothing of what waits for it until it is cut off, if no topic of it has the policy \
-              `conflate`.",
+        doc: "How long a client may take nothing of what waits for it until it is cut off, if none of its topics gives it \
+              `stall_timeout`.",
         field: Field::Duration(|s| &mut s.core.write_timeout),
     },
     Setting {
         name: "stall_timeout",
-        doc: "The same for a client with a topic whose policy is `conflate`; may be shorter, too.",
+        doc: "The same for a client with a topic under `conflate`, or, over WebSocket and server-sent events, under \
+              `drop_oldest` or `drop_newest`; may be shorter, too.",
         field: Field::Duration(|s| &mut s.core.stall_timeout),
     },
     Setting {
