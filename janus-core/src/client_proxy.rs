@@ -69,6 +69,8 @@ pub struct SessionInfo {
 pub(crate) struct Session {
     pub(crate) token: SessionToken,
     pub(crate) peer: Peer,
+    /// Whether the token is that of an earlier connection, so that another claim may be older than that of the present connection.
+    inherited: bool,
     /// Who its client is, or was last; nothing where no hook says so.
     client: OnceLock<Arc<Client>>,
     topics: Mutex<Topics>,
@@ -118,7 +120,8 @@ impl Drop for Cursor {
 impl Session {
     pub(crate) fn new(peer: Peer, slot: &Arc<Slot>) -> Self {
         let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new() };
-        Self { token: SessionToken::random(), peer, client: OnceLock::new(), topics: Mutex::new(topics) }
+        let (token, client) = (SessionToken::random(), OnceLock::new());
+        Self { token, peer, inherited: false, client, topics: Mutex::new(topics) }
     }
 
     /// Notes who the client is, once it has shown that.
@@ -175,6 +178,20 @@ impl Session {
         joined
     }
 
+    /// Whether a connection that was opened later than that of `slot` has claimed the session, and still has it.
+    ///
+    /// The order in which claims are read says little: the claim of a dead connection may be read, or may even arrive, last. A
+    /// token that the present connection was greeted with is another matter: clients know that token only from there, so that
+    /// each claim to it is newer.
+    fn is_kept_from(&self, slot: &Slot) -> bool {
+        match &*self.topics.lock() {
+            Topics::Attached { slot: holder, .. } | Topics::Attaching { slot: holder, .. } => {
+                self.inherited && holder.id > slot.id
+            }
+            Topics::Detached { .. } | Topics::Over => false,
+        }
+    }
+
     fn has_topics(&self) -> bool {
         match &*self.topics.lock() {
             Topics::Attached { joined, .. } => !joined.is_empty(),
@@ -217,22 +234,34 @@ pub(crate) struct Claimed {
     pub(crate) older: Option<(Arc<Slot>, Vec<Joined>)>,
 }
 
+/// Why a connection does not get a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    /// There is no such session, it is that connection's own, or another user's.
+    Unknown,
+    /// A connection that was opened later has it.
+    Overtaken,
+}
+
 impl SessionTable {
     pub(crate) fn attach(&self, session: Arc<Session>) {
         self.0.lock().sessions.insert(session.token, session);
     }
 
-    /// Hands the session of `token` to the connection of `by`, whose own session ends. `None` if there is no such session,
-    /// if it is that connection's own, or another user's.
-    pub(crate) fn claim(&self, token: &SessionToken, by: &Session, slot: &Arc<Slot>) -> Option<Claimed> {
+    /// Hands the session of `token` to the connection of `by`, whose own session ends. Of two claimants the connection that
+    /// was opened later gets it, in whatever order they are heard.
+    pub(crate) fn claim(&self, token: &SessionToken, by: &Session, slot: &Arc<Slot>) -> Result<Claimed, Unclaimed> {
         let mut table = self.0.lock();
         let table = &mut *table;
         if *token == by.token {
-            return None;
+            return Err(Unclaimed::Unknown);
         }
-        let claimed = table.sessions.get_mut(token)?;
+        let claimed = table.sessions.get_mut(token).ok_or(Unclaimed::Unknown)?;
         if claimed.user() != by.user() {
-            return None;
+            return Err(Unclaimed::Unknown);
+        }
+        if claimed.is_kept_from(slot) {
+            return Err(Unclaimed::Overtaken);
         }
         let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
             Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
@@ -244,19 +273,20 @@ impl SessionTable {
             Topics::Over => (Box::default(), None),
         };
         let topics = Mutex::new(Topics::Attaching { slot: Arc::clone(slot), cursors });
-        *claimed = Arc::new(Session { token: *token, peer: by.peer, client: by.client.clone(), topics });
+        let (peer, client) = (by.peer, by.client.clone());
+        *claimed = Arc::new(Session { token: *token, peer, inherited: true, client, topics });
         let session = Arc::clone(claimed);
         *by.topics.lock() = Topics::Over;
         table.sessions.remove(&by.token);
-        Some(Claimed { session, older })
+        Ok(Claimed { session, older })
     }
 
-    /// Gives a session that is being taken over another token; the old one is void.
+    /// Gives a session that is being taken over the token that its connection was greeted with; the old one is void.
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();
         let topics = std::mem::replace(&mut *session.topics.lock(), Topics::Over);
-        let renamed =
-            Arc::new(Session { token, peer: session.peer, client: session.client.clone(), topics: Mutex::new(topics) });
+        let (peer, client) = (session.peer, session.client.clone());
+        let renamed = Arc::new(Session { token, peer, inherited: false, client, topics: Mutex::new(topics) });
         if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
             table.sessions.remove(&session.token);
             table.sessions.insert(token, Arc::clone(&renamed));
@@ -362,6 +392,11 @@ mod tests {
     use crate::delivery::Terms;
 
     fn slot() -> Arc<Slot> {
+        slot_number(1)
+    }
+
+    /// That of the connection that was opened as this one.
+    fn slot_number(id: u64) -> Arc<Slot> {
         let terms = Terms {
             max_frames: 1,
             max_bytes: 1,
@@ -369,7 +404,7 @@ mod tests {
             ledger: Arc::default(),
             codecs: Arc::default(),
         };
-        Arc::new(Slot::local(1, &Arc::new(terms)))
+        Arc::new(Slot::local(id, &Arc::new(terms)))
     }
 
     /// A session with a connection and this many topics.
@@ -441,7 +476,7 @@ mod tests {
         assert_eq!(claimed.session.with_cursors(<[Cursor]>::len), 2);
         assert_eq!(table.count(), (1, 0), "the token of the new connection is no more");
         assert_eq!(table.expire(10), 0);
-        assert!(table.claim(&later.token, &earlier, &slot()).is_none());
+        assert_eq!(table.claim(&later.token, &earlier, &slot()).unwrap_err(), Unclaimed::Unknown);
     }
 
     #[test]
@@ -468,6 +503,48 @@ mod tests {
         // The older connection, which is told later, does not take the session along.
         assert!(table.detach(&earlier, 10, 100).is_empty());
         assert!(table.locate(&claimed.session.token).unwrap().connected);
+    }
+
+    #[test]
+    fn an_older_claimant_that_is_heard_last_does_not_get_the_session() {
+        let table = SessionTable::default();
+        let (first, second, third) = (session(1), session(0), session(0));
+        for session in [&first, &second, &third] {
+            table.attach(Arc::clone(session));
+        }
+        let newest = table.claim(&first.token, &third, &slot_number(3)).unwrap().session;
+        let again = |id| table.claim(&first.token, &second, &slot_number(id));
+        assert_eq!(again(2).unwrap_err(), Unclaimed::Overtaken, "while the topics are being joined");
+        assert!(newest.attached(Vec::new()).is_empty(), "it still has the session");
+        assert_eq!(again(2).unwrap_err(), Unclaimed::Overtaken);
+        assert!(again(4).is_ok());
+    }
+
+    #[test]
+    fn an_older_connection_gets_a_session_that_no_connection_has() {
+        let table = SessionTable::default();
+        let (first, second, third) = (session(1), session(0), session(0));
+        for session in [&first, &second, &third] {
+            table.attach(Arc::clone(session));
+        }
+        let newest = table.claim(&first.token, &third, &slot_number(3)).unwrap().session;
+        table.detach(&newest, 10, 100);
+        assert!(table.claim(&first.token, &second, &slot_number(2)).is_ok());
+    }
+
+    #[test]
+    fn a_claim_to_what_a_connection_was_greeted_with_is_newer_than_that_connection() {
+        let table = SessionTable::default();
+        let (earlier, later, last) = (session(0), session(1), session(0));
+        for session in [&earlier, &later, &last] {
+            table.attach(Arc::clone(session));
+        }
+        let claimed = table.claim(&later.token, &earlier, &slot_number(0)).unwrap().session;
+        assert_eq!(claimed.token, later.token);
+        // So is one to the token that an attach was answered with in place of the old one.
+        let claimed = table.claim(&later.token, &last, &slot_number(3)).unwrap().session;
+        let renamed = table.rename(&claimed, last.token);
+        assert!(table.claim(&renamed.token, &session(0), &slot_number(2)).is_ok());
     }
 
     #[test]

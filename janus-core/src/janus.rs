@@ -107,7 +107,7 @@ fn tree(
                 move || {
                     let shared = Arc::clone(&shared);
                     async move {
-                        shared.turns.keep().await;
+                        shared.turns.keep(|| shared.home.pauses()).await;
                         Ok(())
                     }
                 }

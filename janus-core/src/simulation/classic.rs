@@ -135,10 +135,8 @@ impl Classic {
         self.line.reason.finished = true;
     }
 
-    /// Takes over a session; the first thing that it does.
+    /// Takes over a session; the first thing that it does. An earlier claim may still be on its way, and must not win.
     pub(super) fn attach(&mut self, session: Session, model: &Model, chance: &Chance) {
-        // Otherwise there was another claim before this one, which may still be on its way.
-        self.line.reason.taken = !session.sure;
         let (mut counted, mut wrong) = ([false; TOPICS], [false; TOPICS]);
         let mut received = String::new();
         for (topic, subscription) in session.subscriptions.iter().enumerate() {

@@ -61,6 +61,7 @@
 //! | who resumes in a topic that then cannot be started hears nothing more | 8,764 | – | 1 |
 //! | conflation puts a message before a gap of lower numbers | 354 | 5,044 | 5 |
 //! | a heartbeat comes behind a close frame, if the client reads slowly | 7,878 | – | 1 |
+//! | an older connection whose claim is read last takes a session from a newer one | 1,398 | 2,918 | 8 |
 
 mod classic;
 mod client;
@@ -535,6 +536,7 @@ impl World {
             Some(self.lost.swap_remove(latest))
         };
         match session {
+            Some(Session::Classic(session)) if self.chance.one_in(3) => self.attach_twice(*session),
             Some(Session::Classic(session)) => {
                 let mut client = self.connect_classic();
                 client.attach(*session, &self.model, &self.chance);
@@ -545,6 +547,26 @@ impl World {
                 self.clients.push(Box::new(Modern::new(line, Some(*session), &self.model, &self.chance)));
             }
             None => {}
+        }
+    }
+
+    /// Comes back, gives up the connection before the answer has come, and comes back on another one. Both claims may be under
+    /// way together, and the later connection is the one that must have the session.
+    fn attach_twice(&mut self, session: classic::Session) {
+        let mut older = self.connect_classic();
+        let mut newer = self.connect_classic();
+        older.attach(session, &self.model, &self.chance);
+        if let Some(Session::Classic(session)) = older.session(self.limits.instance) {
+            newer.attach(*session, &self.model, &self.chance);
+        }
+        older.line_mut().reason.taken = true;
+        self.trace.note("given up", older.line().number, newer.line().number, 0);
+        self.clients.push(Box::new(newer));
+        if self.chance.one_in(2) {
+            older.pump(usize::MAX, &mut self.model, &mut self.trace, &self.limits);
+            older.line().vanish(&self.chance);
+        } else {
+            self.clients.push(Box::new(older));
         }
     }
 

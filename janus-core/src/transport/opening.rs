@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 
 use super::subscribing::leave;
 use super::{Outcome, Step, Transport};
-use crate::client_proxy::{Claimed, SessionToken};
+use crate::client_proxy::{Claimed, SessionToken, Unclaimed};
 use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::listener::{PassOn, PassedOn};
@@ -64,7 +64,7 @@ impl Transport {
         let mut resumed = false;
         if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
             let own = self.session.token;
-            resumed = self.claim(&token);
+            resumed = self.claim(&token).is_ok();
             if resumed {
                 // Its client knows no other position than those it says itself, topic by topic.
                 self.session = shared.sessions.rename(&self.session, own);
@@ -91,11 +91,9 @@ impl Transport {
         }
     }
 
-    /// Takes over the session of `token`, and ends the connection that had it; false if there is none.
-    pub(super) fn claim(&mut self, token: &SessionToken) -> bool {
-        let Some(Claimed { session, older }) = self.shared.sessions.claim(token, &self.session, &self.slot) else {
-            return false;
-        };
+    /// Takes over the session of `token`, if it may, and ends the connection that had it.
+    pub(super) fn claim(&mut self, token: &SessionToken) -> Result<(), Unclaimed> {
+        let Claimed { session, older } = self.shared.sessions.claim(token, &self.session, &self.slot)?;
         self.session = session;
         self.shared.connections.set_session(&self.slot, &self.session);
         if let Some((slot, joined)) = older {
@@ -104,7 +102,7 @@ impl Transport {
                 leave(&topic, subscription);
             }
         }
-        true
+        Ok(())
     }
 
     pub(super) fn become_successor(&mut self, bytes: Bytes) {

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::subscribing::{find_or_create, leave};
 use super::{CONTROL_TIMEOUT, Outcome, Step, Transport};
-use crate::client_proxy::{Cursor, SessionToken};
+use crate::client_proxy::{Cursor, SessionToken, Unclaimed};
 use crate::delivery::{End, Subscription};
 use crate::hooks::Refused;
 use crate::topic::{CatchUp, TopicError, TopicState};
@@ -55,8 +55,11 @@ impl Transport {
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
         let own = self.session.token;
-        if let Some(token) = SessionToken::from_hex(token) {
-            self.claim(&token);
+        if let Some(token) = SessionToken::from_hex(token)
+            && self.claim(&token) == Err(Unclaimed::Overtaken)
+        {
+            let message = "a connection that was opened after this one has this session; attach with a new connection";
+            return self.say_bye(None, ErrorCode::SessionTaken, message);
         }
         let mut missing = Vec::new();
         let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();

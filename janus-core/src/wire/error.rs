@@ -108,7 +108,7 @@ error_codes! {
     BadPublish = "bad_publish", 4408, DoNot, false;
     /// The attach names no token or no counts, or is not the first frame of its connection.
     BadAttach = "bad_attach", 4409, DoNot, false;
-    /// Another connection has taken over the session of this one.
+    /// Another connection has taken over the session of this one, or has it and was opened later.
     SessionTaken = "session_taken", 4410, DoNot, true;
     /// This listener does not let clients publish.
     PublishNotAllowed = "publish_not_allowed", 4411, DoNot, false;
