@@ -52,7 +52,8 @@
 //! | a cold restart tells nobody what was lost | 108 | 365 | 10 |
 //! | publishers are not woken when there is room | 26 | 119 | 10 |
 //!
-//! And these were faults before it was written, or when it was; the last since it has clients of the modern protocol:
+//! And these were faults before it was written, or when it was; the last but one since it has clients of the modern protocol, the last
+//! since clients give up a connection and attach on the next:
 //!
 //! | fault | first found | half of the seeds by | seeds that find it |
 //! |---|---|---|---|
