@@ -20,7 +20,7 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
@@ -30,6 +30,7 @@ use crate::delivery::{Link, Slot};
 use crate::listener::{Incoming, Listener, Origin};
 use crate::memory;
 use crate::shared::{Reservation, Shared};
+use crate::socket_options::{self, Told};
 use crate::supervision::ActorRef;
 use crate::transport::{Transport, refusal};
 use crate::turn::yield_now;
@@ -138,8 +139,9 @@ pub(crate) enum TcpPort {
 }
 
 impl TcpPort {
-    pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
-        Ok(Self::Bound(Some(bind(addr, config)?)))
+    /// What the kernel lacks is told in the log, unless it has been `told`.
+    pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
+        Ok(Self::Bound(Some(bind(addr, config, told)?)))
     }
 }
 
@@ -173,14 +175,14 @@ impl Listener for TcpPort {
 }
 
 /// Opens a listening socket with all options that its connections inherit.
-fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> {
+fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    set_options(&socket, config)?;
+    told.warn(&socket_options::set(&socket, config));
     socket.bind(&addr.into())?;
     socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
@@ -190,15 +192,20 @@ fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> 
 /// Gives a socket the options that it has not inherited, also one that somebody else has accepted: all limits count on them.
 pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
     let Incoming { link, peer, inherits } = incoming;
-    let set = match link {
-        Link::Tcp(stream) if !inherits => set_options(&SockRef::from(stream), config),
+    match link {
+        Link::Tcp(stream) if !inherits => {
+            for missing in socket_options::set(&SockRef::from(stream), config) {
+                log::debug!("{peer}: {missing}");
+            }
+        }
         // By default it would hold three times as much, which its client reads when it is stale.
         #[cfg(unix)]
-        Link::Unix(stream) => SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes),
-        _ => Ok(()),
-    };
-    if let Err(error) = set {
-        log::debug!("{peer}: {error}");
+        Link::Unix(stream) => {
+            if let Err(error) = SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes) {
+                log::debug!("{peer}: {error}");
+            }
+        }
+        _ => {}
     }
     if let (Link::Tcp(stream), Peer::Addr(addr)) = (link, peer) {
         spread_probes(stream, *addr, config.tcp_keepalive);
@@ -215,21 +222,6 @@ fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
     let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_TCP_KEEPALIVE);
     // It keeps the time that it has from its listener, which is only less well spread.
     let _ = rustix::net::sockopt::set_tcp_keepidle(stream, time);
-}
-
-fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
-    // Without it Nagle and delayed ACK cost 40 ms on the first message after an ACK.
-    socket.set_tcp_nodelay(true)?;
-    // An autotuned buffer of megabytes would make what a slow client reads stale, and the queue's limits a fiction.
-    socket.set_send_buffer_size(config.send_buffer_bytes)?;
-    // A dead peer is found without its help.
-    let interval = (config.tcp_keepalive / 4).max(Duration::from_secs(1));
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(config.tcp_keepalive.max(Duration::from_secs(1))).with_interval(interval),
-    )?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(config.tcp_user_timeout))?;
-    Ok(())
 }
 
 pub(crate) struct Acceptor {

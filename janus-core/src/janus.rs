@@ -33,6 +33,7 @@ use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::senders;
 use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
 use crate::slow_clients::{Lines, SlowClient, slow_clients};
+use crate::socket_options::Told;
 use crate::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
@@ -340,7 +341,8 @@ impl Builder {
         let config = self.config;
         config.validate()?;
         let codecs = Arc::new(Codecs::new());
-        let bind = |addr| match TcpPort::bind(addr, &config) {
+        let told = Told::default();
+        let bind = |addr| match TcpPort::bind(addr, &config, &told) {
             Ok(port) => Ok(Box::new(port)),
             Err(source) => Err(StartError::Bind { addr, source }),
         };

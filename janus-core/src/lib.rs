@@ -76,6 +76,7 @@
 //! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
+//! - `socket_options.rs`: what is asked of the kernel for each connection.
 //! - `listener.rs`: where byte streams come from. `conformance`, a feature: the contract of a transport as checks.
 //! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
 //! - `address.rs`: what the clients of one address hold of what all share.
@@ -125,6 +126,7 @@ mod simulation;
 mod slow_clients;
 mod subscriber;
 pub mod supervision;
+mod socket_options;
 mod topic;
 mod topic_manager;
 mod transport;
