@@ -93,7 +93,7 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
     assert_refused(&mut janus(&["--threads", "0"]), &["flag --threads", "expected 1 to 256"]);
     assert_refused(
         janus(&["config", "check", "--frame-timeout", "5s"]).env("JANUS_FRAME_TIMEOUT", "5"),
-        &["variable JANUS_FRAME_TIMEOUT", "5: expected 1 ms to 7 days, with a unit such as \"10 s\""],
+        &["variable JANUS_FRAME_TIMEOUT", "5: expected 10 ms to 7 days, with a unit such as \"10 s\""],
     );
     for address in ["localhost", "localhost:8081", ":8081"] {
         assert_refused(
@@ -103,6 +103,29 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
     }
     assert_refused(&mut janus(&["--log", "loud"]), &["flag --log", "\"debug\""]);
     assert_refused(&mut janus(&["--thread", "1"]), &["--thread"]);
+}
+
+#[test]
+fn the_shortest_time_that_was_tried_is_accepted_and_none_below_it() {
+    for (setting, shortest) in [
+        ("sse-retry", 100),
+        ("frame-timeout", 10),
+        ("heartbeat-interval", 1_000),
+        ("session-ttl", 10),
+        ("resume-age", 10),
+        ("history-age", 10),
+        ("topic-idle", 10),
+        ("topic-quarantine", 100),
+        ("drain-timeout", 10),
+        ("write-timeout", 10),
+        ("stall-timeout", 10),
+        ("tcp-keepalive", 1_000),
+        ("tcp-user-timeout", 100),
+    ] {
+        let check = |time| janus(&["config", "check", &format!("--{setting}={time}ms")]);
+        assert_exit(&check(shortest).output().unwrap(), 0);
+        assert_refused(&mut check(shortest - 1), &[&format!("flag --{setting}: "), " to "]);
+    }
 }
 
 #[test]

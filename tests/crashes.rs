@@ -366,7 +366,7 @@ async fn a_session_is_found_by_the_token_of_its_greeting() {
 #[tokio::test]
 async fn a_detached_session_is_listed_no_longer_than_its_time() {
     let config = Config { session_ttl: Duration::from_millis(50), ..Config::default() };
-    let (janus, addr) = serve(Config { heartbeat_interval: Duration::from_millis(100), ..config }).await;
+    let (janus, addr) = serve(Config { heartbeat_interval: Duration::from_secs(1), ..config }).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("quiet").await;
     assert_eq!(janus.stats().sessions, 1);

@@ -203,8 +203,7 @@ async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
 
 #[tokio::test]
 async fn silence_is_filled_with_comments() {
-    let (_janus, addr) =
-        serve_http(Config { heartbeat_interval: Duration::from_millis(10), ..Config::default() }).await;
+    let (_janus, addr) = serve_http(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let mut client = Http::events(addr, "topic=news", "").await;
     client.up_to("\n\n").await;
     assert_eq!(client.up_to("\n\n").await, ":\n\n");

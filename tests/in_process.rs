@@ -382,7 +382,7 @@ async fn no_subscriber_waits_for_ever_for_an_instance_that_has_ended() {
 
 #[tokio::test]
 async fn a_subscriber_that_lags_is_named_and_counted_as_a_client_is() {
-    let (janus, _) = serve(Config { heartbeat_interval: Duration::from_millis(40), ..Config::default() }).await;
+    let (janus, _) = serve(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let options = SubscribeOptions::default().max_queue_frames(3);
     let _subscriber = janus.subscribe_with("news", options).unwrap();
     publish(&janus, "news", 1..=3).await;

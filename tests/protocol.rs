@@ -308,7 +308,7 @@ async fn after_a_half_close_everything_received_is_processed_and_answered_with_a
 
 #[tokio::test]
 async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
-    let heartbeat_interval = Duration::from_millis(200);
+    let heartbeat_interval = Duration::from_secs(1);
     let (_janus, addr) = serve(Config { heartbeat_interval, ..Config::default() }).await;
     let mut never = Client::connect(addr).await;
     never.subscribe("other").await;
@@ -318,7 +318,7 @@ async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
     let mut quiet_since = Instant::now();
     publish(addr, "news", "1").await;
     assert_eq!(client.json().await["data"], 1);
-    for _ in 0..3 {
+    for _ in 0..2 {
         assert_eq!(client.frame().await, "PING");
         assert!(quiet_since.elapsed() >= heartbeat_interval, "a PING after {:?}", quiet_since.elapsed());
         quiet_since = Instant::now() - heartbeat_interval / 2;

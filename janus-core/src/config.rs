@@ -271,6 +271,27 @@ impl FromStr for SlowConsumer {
     }
 }
 
+// The shortest times that settings may be are those that were tried with 19,000 clients and 100,000 topics; docs/OPERATIONS.md
+// has what they cost.
+
+/// Where a shorter time costs no more, because it only has something found in a round that comes anyway.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Each client costs a message in every such time.
+const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// After a restart every browser comes back within such a time.
+const MIN_RETRY: Duration = Duration::from_millis(100);
+
+/// A topic that keeps crashing is started once in every such time, and the log told.
+const MIN_QUARANTINE: Duration = Duration::from_millis(100);
+
+/// The kernel counts it in seconds.
+const MIN_TCP_KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// Less than a client takes to answer would end each one.
+const MIN_TCP_USER_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// The longest time that a setting may be.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
@@ -347,23 +368,23 @@ impl Config {
             let expected = "origins such as \"https://app.example\" or \"http://localhost:3000\", or \"*\" for any";
             return Err(ConfigError { key: "allowed_origins".into(), value: format!("{bad:?}"), expected });
         }
-        positive("sse_retry", self.sse_retry)?;
-        positive("frame_timeout", self.frame_timeout)?;
-        positive("heartbeat_interval", self.heartbeat_interval)?;
-        positive("session_ttl", self.session_ttl)?;
-        positive("resume_age", self.resume_age)?;
-        positive("topic_idle", self.topic_idle)?;
-        positive("topic_quarantine", self.topic_quarantine)?;
-        positive("drain_timeout", self.drain_timeout)?;
+        between("sse_retry", self.sse_retry, MIN_RETRY..=LONGEST, "100 ms to 7 days")?;
+        time("frame_timeout", self.frame_timeout)?;
+        between("heartbeat_interval", self.heartbeat_interval, MIN_HEARTBEAT..=LONGEST, "1 s to 7 days")?;
+        time("session_ttl", self.session_ttl)?;
+        time("resume_age", self.resume_age)?;
+        time("topic_idle", self.topic_idle)?;
+        between("topic_quarantine", self.topic_quarantine, MIN_QUARANTINE..=LONGEST, "100 ms to 7 days")?;
+        time("drain_timeout", self.drain_timeout)?;
         if self.drain_period > LONGEST {
             let value = format!("{:?}", self.drain_period);
             return Err(ConfigError { key: "drain_period".into(), value, expected: "0 s to 7 days" });
         }
-        positive("hook_timeout", self.hook_timeout)?;
-        positive("write_timeout", self.write_timeout)?;
-        positive("stall_timeout", self.stall_timeout)?;
-        up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
-        positive("tcp_user_timeout", self.tcp_user_timeout)?;
+        time("hook_timeout", self.hook_timeout)?;
+        time("write_timeout", self.write_timeout)?;
+        time("stall_timeout", self.stall_timeout)?;
+        between("tcp_keepalive", self.tcp_keepalive, MIN_TCP_KEEPALIVE..=MAX_TCP_KEEPALIVE, "1 s to 32,767 s")?;
+        between("tcp_user_timeout", self.tcp_user_timeout, MIN_TCP_USER_TIMEOUT..=LONGEST, "100 ms to 7 days")?;
         self.validate_namespaces()
     }
 
@@ -385,7 +406,7 @@ impl Namespace {
     fn validate(&self) -> Result<(), ConfigError> {
         range("history_messages", self.history_messages, 1..=1_000_000, "1 to 1,000,000")?;
         range("history_bytes", self.history_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
-        positive("history_age", self.history_age)
+        time("history_age", self.history_age)
     }
 }
 
@@ -407,12 +428,18 @@ fn range(
     Err(ConfigError { key: key.into(), value: value.to_string(), expected })
 }
 
-fn positive(key: &'static str, value: Duration) -> Result<(), ConfigError> {
-    up_to(key, value, LONGEST, "1 ms to 7 days")
+/// A time after which something is looked at that is gone through in rounds, all of it together.
+fn time(key: &'static str, value: Duration) -> Result<(), ConfigError> {
+    between(key, value, SHORTEST..=LONGEST, "10 ms to 7 days")
 }
 
-fn up_to(key: &'static str, value: Duration, longest: Duration, expected: &'static str) -> Result<(), ConfigError> {
-    if (Duration::from_millis(1)..=longest).contains(&value) {
+fn between(
+    key: &'static str,
+    value: Duration,
+    allowed: RangeInclusive<Duration>,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    if allowed.contains(&value) {
         return Ok(());
     }
     Err(ConfigError { key: key.into(), value: format!("{value:?}"), expected })

@@ -160,6 +160,9 @@ pub(crate) fn timestamp() -> Timestamp {
     Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
+/// At each tick all connections are looked at, which with tens of thousands takes milliseconds.
+const MIN_TICK: Duration = Duration::from_millis(50);
+
 /// Coarse time: one tick a second (less where a timeout is shorter), kept by the heartbeat.
 ///
 /// Thousands of connections note when they were last served; reading a real clock each time, or a timer each, would
@@ -180,7 +183,7 @@ impl Clock {
             .min(config.topic_idle)
             .min(config.write_timeout)
             .min(config.stall_timeout);
-        let period = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
+        let period = (shortest / 4).clamp(MIN_TICK, Duration::from_secs(1));
         Self { tick: AtomicU32::new(1), period }
     }
 
@@ -503,13 +506,19 @@ mod tests {
 
     #[test]
     fn a_short_timeout_makes_the_clock_finer() {
-        let short = Duration::from_millis(100);
-        for config in [
-            Config { heartbeat_interval: short, ..Config::default() },
-            Config { write_timeout: short, ..Config::default() },
-            Config { stall_timeout: short, ..Config::default() },
-        ] {
-            assert_eq!(Clock::for_config(&config).period, Duration::from_millis(25));
+        let config = |time| {
+            let config = Config::default();
+            [
+                Config { frame_timeout: time, ..config.clone() },
+                Config { heartbeat_interval: time, ..config.clone() },
+                Config { write_timeout: time, ..config.clone() },
+                Config { stall_timeout: time, ..config },
+            ]
+        };
+        for (timeout, tick) in [(1_000, 250), (400, 100), (10, 50)] {
+            for config in config(Duration::from_millis(timeout)) {
+                assert_eq!(Clock::for_config(&config).period, Duration::from_millis(tick));
+            }
         }
     }
 }

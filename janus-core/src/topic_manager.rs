@@ -96,8 +96,7 @@ impl Actor for TopicManager {
             }
         }
         ctx.spawn(start_listed(Arc::clone(&self.shared)).into_actor(self));
-        // A quarter of the idle time is as exact as anyone needs it, and rare enough with 100,000 topics.
-        ctx.run_interval(self.shared.config.topic_idle / 4, Self::end_unused);
+        ctx.run_interval(end_interval(&self.shared.config), Self::end_unused);
         ctx.spawn(forget_old(Arc::clone(&self.shared)).into_actor(self));
     }
 }
@@ -112,6 +111,14 @@ async fn start_listed(shared: Arc<Shared>) {
         }
     };
     listed.for_each_concurrent(STARTING, start).await;
+}
+
+/// All topics are gone through no more often than this, however short their times are: 100,000 of them take milliseconds.
+const MIN_ROUND: Duration = Duration::from_millis(250);
+
+/// A quarter of the idle time, which is as exact as anyone needs it.
+fn end_interval(config: &Config) -> Duration {
+    (config.topic_idle / 4).max(MIN_ROUND)
 }
 
 /// A message of a topic that is not used is kept longer than its age by no more than this, and two ticks.
@@ -132,7 +139,7 @@ fn forget_interval(config: &Config) -> Duration {
     let namespaces = config.namespaces.values().chain([&config.default_namespace]);
     let ages = namespaces.filter(|namespace| namespace.history).map(|namespace| namespace.history_age);
     let shortest = ages.fold(config.resume_age, Duration::min);
-    (shortest / 4).clamp(Duration::from_millis(100), MAX_FORGET_INTERVAL)
+    (shortest / 4).clamp(MIN_ROUND, MAX_FORGET_INTERVAL)
 }
 
 impl Handler<Create> for TopicManager {
@@ -182,5 +189,23 @@ impl Handler<crate::fault::Crash> for TopicManager {
 
     fn handle(&mut self, crash: crate::fault::Crash, _: &mut Context<Self>) {
         crash.now("the TopicManager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_short_a_time_topics_are_gone_through_every_250_ms() {
+        let short = Duration::from_millis(10);
+        let config = Config { topic_idle: short, resume_age: short, ..Config::default() };
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!([end_interval(&config), forget_interval(&config)], [Duration::from_millis(250); 2]);
+        let config = Config::default();
+        assert_eq!(
+            [end_interval(&config), forget_interval(&config)],
+            [Duration::from_secs(15), Duration::from_secs(5)]
+        );
     }
 }

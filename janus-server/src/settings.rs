@@ -1137,7 +1137,7 @@ mod tests {
         let lines: Vec<&str> = problems.lines().collect();
         assert!(lines[0].ends_with(":1: threads = 0: expected 1 to 256"), "{problems}");
         assert!(lines[1].ends_with(":2: max_topcs is not a setting; did you mean max_topics?"), "{problems}");
-        assert!(lines[2].contains(":3: frame_timeout = 10: expected 1 ms to 7 days, with a unit"), "{problems}");
+        assert!(lines[2].contains(":3: frame_timeout = 10: expected 10 ms to 7 days, with a unit"), "{problems}");
         assert!(lines[3].contains(":4: listen"), "{problems}");
     }
 
@@ -1148,7 +1148,7 @@ mod tests {
         let problems = read_file(file).unwrap_err().to_string();
         for (line, expected) in [
             ":2: namespace.quotes.histry is not a setting; did you mean history?",
-            ":3: namespace.quotes.history_age = 5: expected 1 ms to 7 days, with a unit such as \"10 s\"",
+            ":3: namespace.quotes.history_age = 5: expected 10 ms to 7 days, with a unit such as \"10 s\"",
             ":4: namespace.quotes.max_topics is not a setting of a namespace: max_topics stands at the top level",
             ":5: namespace.quotes.slow_consumer = \"drop\": expected \"disconnect\", \"drop_oldest\"",
             ":6: namespace = \"a:b\": expected a name of 1 to 255 bytes without ':'",
