@@ -11,6 +11,7 @@ mod browser;
 mod browser_run;
 mod cli_bench;
 mod cli_fake_server;
+mod cli_log;
 mod cli_publish;
 mod cli_run;
 mod cli_serve;

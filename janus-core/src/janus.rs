@@ -1028,11 +1028,12 @@ fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitR
             if hang.lasted < HANG_LIMIT || hang.arbiter != vital {
                 return log::error!("{hang}");
             }
-            log::error!("{hang}; giving up, because nothing else on its thread can run");
             verdict.lock().get_or_insert_with(|| ExitReason::Error(hang.to_string().into()));
             if let Some(root) = root_to_end.upgrade() {
                 root.kill();
             }
+            // Last: an embedder's logger may be what hangs.
+            log::error!("{hang}; giving up, because nothing else on its thread can run");
         },
     )
 }

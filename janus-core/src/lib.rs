@@ -92,6 +92,8 @@
 //!
 //! # What it leaves alone
 //!
+//! The library logs through the `log` crate, from the home arbiter, too: a logger must not block, or everything waits with it.
+//!
 //! The library installs no signal handler, logger, panic hook or allocator, never ends the process, and has no global
 //! state; two instances in one process do not see each other.
 
@@ -124,9 +126,9 @@ mod shared;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
 mod slow_clients;
+mod socket_options;
 mod subscriber;
 pub mod supervision;
-mod socket_options;
 mod topic;
 mod topic_manager;
 mod transport;

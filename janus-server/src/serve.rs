@@ -21,6 +21,8 @@ const MAX_WAITING_REQUESTS: usize = 1_024;
 pub(crate) enum ServeError {
     #[error("cannot set up the runtime")]
     Runtime(#[source] std::io::Error),
+    #[error("cannot start the thread that writes the log")]
+    Log(#[source] std::io::Error),
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]

@@ -24,6 +24,7 @@ use crate::limits::Memory;
 pub(crate) struct Settings {
     pub(crate) core: Config,
     pub(crate) log: LevelFilter,
+    pub(crate) log_queue: usize,
     pub(crate) api_key: ApiKey,
     pub(crate) max_api_connections: usize,
 }
@@ -34,6 +35,7 @@ impl Default for Settings {
         Self {
             core: Config { http_listen, ..Config::default() },
             log: LevelFilter::Info,
+            log_queue: 4_096,
             api_key: ApiKey::default(),
             max_api_connections: 256,
         }
@@ -54,6 +56,9 @@ impl Settings {
         }
         if !(1..=100_000).contains(&self.max_api_connections) {
             return bad("max_api_connections", self.max_api_connections.to_string(), "1 to 100,000");
+        }
+        if !(64..=1 << 20).contains(&self.log_queue) {
+            return bad("log_queue", self.log_queue.to_string(), "64 to 1,048,576");
         }
         Ok(())
     }
@@ -148,6 +153,11 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Count(|s| &mut s.max_api_connections),
     },
     Setting { name: "log", doc: "How much is logged to standard error.", field: Field::Level(|s| &mut s.log) },
+    Setting {
+        name: "log_queue",
+        doc: "Lines of the log that wait until standard error takes them. Further ones are lost, and counted.",
+        field: Field::Count(|s| &mut s.log_queue),
+    },
     Setting {
         name: "threads",
         doc: "Threads that deliver: one is home to the actors, the others help it send.",
@@ -1012,7 +1022,7 @@ mod tests {
         // The binary has no hooks.
         fields.retain(|name| !name.contains("hook"));
         fields.extend(OF_A_NAMESPACE);
-        fields.extend(["log", "api_key", "max_api_connections"]);
+        fields.extend(["log", "log_queue", "api_key", "max_api_connections"]);
         let mut names: Vec<&str> = TABLE.iter().map(|setting| setting.name).collect();
         fields.sort_unstable();
         names.sort_unstable();
