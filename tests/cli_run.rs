@@ -112,6 +112,21 @@ impl Running {
         assert!(status.success());
     }
 
+    /// Sends the signal again and again until the process ends.
+    #[track_caller]
+    pub(crate) fn signal_until_it_ends(mut self, name: &str) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            self.signal(name);
+            // What it logs about the signal, and nothing if it has ended.
+            let _ = self.errors.recv_timeout(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -53,7 +53,7 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Accept clients and deliver what is published, until SIGTERM or SIGINT.
+    /// Accept clients and deliver what is published, until SIGTERM, SIGINT or SIGQUIT.
     Serve(SettingFlags),
     /// Show or check the settings without serving.
     #[command(subcommand)]

@@ -12,6 +12,7 @@ mod limits;
 mod logging;
 mod serve;
 mod settings;
+mod signals;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -21,8 +22,8 @@ use clap::Parser as _;
 use cli::{Cli, Command, ConfigCommand, SettingFlags};
 use failure::Failure;
 use limits::Memory;
-use settings::Loaded;
 use serve::ServeError;
+use settings::Loaded;
 
 // A cast between two actors costs two allocations, and this allocator halves their price. Only the binary chooses one;
 // an embedder of janus-core keeps its own.
@@ -47,9 +48,9 @@ fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
-    serve::run(&settings)?;
     // Not before: see `make_room` there.
     logging::start_writing().map_err(ServeError::Log)?;
+    serve::run(&settings)?;
     Ok(())
 }
 
