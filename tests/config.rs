@@ -83,7 +83,7 @@ fn a_bad_value_is_refused_with_its_place_and_what_was_expected() {
     let expected = [
         &format!("{}:3: max_frame_bytes = \"64 KB\": expected 64 bytes to 16 MiB", path(&file)),
         &format!("{}:4: threads = \"2\": expected 1 to 256", path(&file)),
-        &format!("{}:5: backlog = 5_000_000_000: expected 1 to 1,048,576", path(&file)),
+        &format!("{}:5: backlog = 5_000_000_000: expected 16 to 1,048,576", path(&file)),
     ];
     assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &expected.map(String::as_str));
 }
@@ -218,10 +218,10 @@ fn an_address_is_listened_on_once() {
 #[test]
 fn settings_may_stand_before_the_command_and_those_after_it_win() {
     let file = file("threads = 3\n");
-    let before = ["--config", path(&file), "--max-topics", "7", "--backlog", "8"];
+    let before = ["--config", path(&file), "--max-topics", "7", "--backlog", "80"];
     let output = janus(&[&before[..], &["config", "show", "--max-topics", "9"]].concat()).output().unwrap();
     assert_exit(&output, 0);
-    for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 8  #"] {
+    for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 80  #"] {
         assert!(text(&output.stdout).contains(line), "{line:?} is not in {}", text(&output.stdout));
     }
     assert_refused(&mut janus(&["--threads", "2", "publish", "t", "1"]), &["only `serve` and `config` take them"]);
