@@ -29,6 +29,7 @@ use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::delivery::{Link, Slot};
 use crate::listener::{Incoming, Listener, Origin};
 use crate::memory;
+use crate::reached::Limit;
 use crate::shared::{Reservation, Shared};
 use crate::supervision::ActorRef;
 use crate::transport::{Transport, refusal};
@@ -269,6 +270,9 @@ fn refuse(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>, co
     // One line for a burst of refusals, not one each.
     if refused.is_power_of_two() {
         log::warn!("{peer}: refused with {code} ({refused} refused so far)");
+    }
+    if code == ErrorCode::TooManyConnections {
+        shared.reached.refused(Limit::Connections, shared);
     }
     // Never listed: it only says who is refused.
     let slot =

@@ -15,9 +15,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use crate::address::{Account, Address};
 use crate::delivery::{Slot, Subscription};
 use crate::hooks::Client;
-use crate::topic::TopicState;
+use crate::shares::{Shares, share};
+use crate::topic::{Anchor, TopicState};
 use crate::wire::{Peer, TopicName};
 
 /// Names a session; whoever knows it may take the session over, so it is never logged.
@@ -90,28 +92,25 @@ enum Topics {
     Over,
 }
 
-/// Where the client of a session was in a topic, which it keeps from ending.
+/// Where the client of a session was in a topic, whose messages it keeps from being given up while they are young enough. The
+/// topic itself may end: its numbers go on where they were when it is wanted again.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    pub(crate) topic: Arc<TopicState>,
+    pub(crate) anchor: Arc<Anchor>,
     /// The number that the client's count began with; 0 if the count leads nowhere.
     pub(crate) first_seq: u64,
 }
 
 impl Cursor {
-    pub(crate) fn new(topic: &Arc<TopicState>, first_seq: u64) -> Self {
-        topic.add_cursor();
-        Self { topic: Arc::clone(topic), first_seq }
-    }
-
     fn of((topic, subscription): &Joined) -> Self {
-        Self::new(topic, subscription.first_seq().unwrap_or(0))
+        topic.anchor.add_cursor();
+        Self { anchor: Arc::clone(&topic.anchor), first_seq: subscription.first_seq().unwrap_or(0) }
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.topic.remove_cursor();
+        self.anchor.remove_cursor();
     }
 }
 
@@ -128,6 +127,14 @@ impl Session {
 
     pub(crate) fn client(&self) -> Option<&Arc<Client>> {
         self.client.get()
+    }
+
+    /// What the clients of its peer's address hold, while it has a connection.
+    fn account(&self) -> Option<Arc<Account>> {
+        match &*self.topics.lock() {
+            Topics::Attached { slot, .. } | Topics::Attaching { slot, .. } => slot.account.clone(),
+            Topics::Detached { .. } | Topics::Over => None,
+        }
     }
 
     /// The name of the client's user; empty for somebody unknown.
@@ -184,7 +191,7 @@ impl Session {
     }
 
     pub(crate) fn info(&self) -> SessionInfo {
-        let names = |cursors: &[Cursor]| cursors.iter().map(|cursor| cursor.topic.name.clone()).collect();
+        let names = |cursors: &[Cursor]| cursors.iter().map(|cursor| cursor.anchor.name.clone()).collect();
         let (connected, topics) = match &*self.topics.lock() {
             Topics::Attached { joined, .. } => (true, joined.iter().map(|(topic, _)| topic.name.clone()).collect()),
             Topics::Attaching { cursors, .. } => (true, names(cursors)),
@@ -196,16 +203,53 @@ impl Session {
 }
 
 /// Sessions by token. Attached ones are as many as connections; detached ones are limited by `max_detached_sessions`:
-/// beyond it the one that has been detached longest ends.
+/// beyond it the one that has been detached longest ends, of the address that holds most, or of the one that wants to hold
+/// more than its share.
 #[derive(Debug, Default)]
 pub(crate) struct SessionTable(Mutex<Table>);
 
+/// Invariant: `shares` holds the numbers in `detached`.
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionToken, Arc<Session>>,
-    /// Detached sessions by their number, which rises, with the tick at which they end.
-    detached: BTreeMap<u64, (u32, SessionToken)>,
+    /// Detached sessions by their number, which rises.
+    detached: BTreeMap<u64, Detached>,
+    shares: Shares<u64, ()>,
     last_number: u64,
+}
+
+/// A session without a connection.
+#[derive(Debug)]
+struct Detached {
+    token: SessionToken,
+    /// The tick at which it ends.
+    expires: u32,
+    address: Address,
+    account: Option<Arc<Account>>,
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            account.detached.remove(1);
+        }
+    }
+}
+
+/// How many sessions may be without a connection, and how many per cent of them may be of one address while there are so many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) max: usize,
+    pub(crate) share: usize,
+}
+
+/// What is left to do for a session that has been detached.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// Its subscriptions, which must be ended.
+    pub(crate) joined: Vec<Joined>,
+    /// How many sessions have made room for it.
+    pub(crate) ended: usize,
 }
 
 /// A session that a new connection has taken over.
@@ -234,11 +278,12 @@ impl SessionTable {
         if claimed.user() != by.user() {
             return None;
         }
+        let mut detached = None;
         let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
             Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
             Topics::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
             Topics::Detached { number, cursors } => {
-                table.detached.remove(&number);
+                detached = Some(number);
                 (cursors, None)
             }
             Topics::Over => (Box::default(), None),
@@ -248,6 +293,9 @@ impl SessionTable {
         let session = Arc::clone(claimed);
         *by.topics.lock() = Topics::Over;
         table.sessions.remove(&by.token);
+        if let Some(number) = detached {
+            table.forget(number);
+        }
         Some(Claimed { session, older })
     }
 
@@ -264,24 +312,28 @@ impl SessionTable {
         renamed
     }
 
-    /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now. Hands
-    /// out its subscriptions, which the caller must end.
-    pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, max_detached: usize) -> Vec<Joined> {
+    /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now.
+    pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, places: Places) -> Leaving {
         let mut table = self.0.lock();
         let table = &mut *table;
         let is_listed = table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session));
         if !is_listed {
-            return session.detach(0);
+            return Leaving { joined: session.detach(0), ended: 0 };
         }
         table.last_number += 1;
+        let account = session.account();
         let joined = session.detach(table.last_number);
-        if session.has_topics() {
-            table.detached.insert(table.last_number, (expires, session.token));
-            table.end_beyond(max_detached);
-        } else {
+        if !session.has_topics() {
             table.sessions.remove(&session.token);
+            return Leaving { joined, ended: 0 };
         }
-        joined
+        let address = Address::of(session.peer);
+        table.keep(Detached { token: session.token, expires, address, account });
+        let mut ended = 0;
+        while table.detached.len() > places.max && table.end_one(Some((address, share(places.max, places.share)))) {
+            ended += 1;
+        }
+        Leaving { joined, ended }
     }
 
     /// Ends a session that has been detached, before its time.
@@ -291,24 +343,22 @@ impl SessionTable {
         if is_listed {
             table.sessions.remove(&session.token);
             if let Topics::Detached { number, .. } = &*session.topics.lock() {
-                table.detached.remove(number);
+                table.forget(*number);
             }
         }
     }
 
-    /// Ends the detached sessions whose time is over.
-    pub(crate) fn expire(&self, tick: u32) -> usize {
+    /// Ends detached sessions whose time is over, at most so many; how many there were.
+    pub(crate) fn expire(&self, tick: u32, max: usize) -> usize {
         let mut table = self.0.lock();
         let table = &mut *table;
         let mut ended = 0;
-        while let Some(oldest) = table.detached.first_entry() {
-            let (expires, token) = *oldest.get();
-            // Compared as a distance, so that a clock that wraps around ends nothing early.
-            if (tick.wrapping_sub(expires) as i32) < 0 {
-                break;
-            }
-            oldest.remove();
-            table.sessions.remove(&token);
+        // Compared as a distance, so that a clock that wraps around ends nothing early.
+        while ended < max
+            && let Some((&number, oldest)) = table.detached.first_key_value()
+            && (tick.wrapping_sub(oldest.expires) as i32) >= 0
+        {
+            table.end(number);
             ended += 1;
         }
         if table.sessions.capacity() > 1024 && table.sessions.len() < table.sessions.capacity() / 8 {
@@ -317,11 +367,10 @@ impl SessionTable {
         ended
     }
 
-    /// Ends so many detached sessions, the oldest first; how many there were.
+    /// Ends so many detached sessions, each time the oldest of the address that has most; how many there were.
     pub(crate) fn end_oldest(&self, count: usize) -> usize {
         let mut table = self.0.lock();
-        let keep = table.detached.len().saturating_sub(count);
-        table.end_beyond(keep)
+        (0..count).take_while(|_| table.end_one(None)).count()
     }
 
     pub(crate) fn locate(&self, token: &SessionToken) -> Option<SessionInfo> {
@@ -340,16 +389,41 @@ impl SessionTable {
 }
 
 impl Table {
-    /// Ends the oldest detached sessions until there are at most `max`; how many that were.
-    fn end_beyond(&mut self, max: usize) -> usize {
-        let mut ended = 0;
-        while self.detached.len() > max
-            && let Some((_, (_, token))) = self.detached.pop_first()
-        {
-            self.sessions.remove(&token);
-            ended += 1;
+    /// Lists a detached session under the last number.
+    fn keep(&mut self, detached: Detached) {
+        if let Some(account) = &detached.account {
+            account.detached.add(1);
         }
-        ended
+        self.shares.hold(detached.address);
+        self.shares.offer(detached.address, self.last_number, ());
+        self.detached.insert(self.last_number, detached);
+    }
+
+    /// Takes a session off the list of detached ones.
+    fn forget(&mut self, number: u64) -> Option<Detached> {
+        let detached = self.detached.remove(&number)?;
+        self.shares.withdraw(detached.address, number);
+        self.shares.release(detached.address);
+        Some(detached)
+    }
+
+    /// Ends a detached session.
+    fn end(&mut self, number: u64) {
+        if let Some(detached) = self.forget(number) {
+            self.sessions.remove(&detached.token);
+        }
+    }
+
+    /// Ends the oldest detached session of the address that has most, or of the one that needs a place and has more than this
+    /// share of them; false if there is none.
+    fn end_one(&mut self, needs: Option<(Address, usize)>) -> bool {
+        let own = needs.filter(|(address, share)| self.shares.held(*address) > *share).map(|(address, _)| address);
+        let Some(address) = own.or_else(|| self.shares.largest()) else {
+            return false;
+        };
+        let Some(oldest) = self.shares.first(address) else { return false };
+        self.end(oldest);
+        true
     }
 }
 
@@ -360,6 +434,8 @@ mod tests {
     use super::*;
     use crate::config::SlowConsumer;
     use crate::delivery::Terms;
+
+    const PLACES: Places = Places { max: 100, share: 10 };
 
     fn slot() -> Arc<Slot> {
         let terms = Terms {
@@ -374,7 +450,11 @@ mod tests {
 
     /// A session with a connection and this many topics.
     fn session(topics: usize) -> Arc<Session> {
-        let session = Session::new(Peer::Local, &slot());
+        session_of(Peer::Local, topics)
+    }
+
+    fn session_of(peer: Peer, topics: usize) -> Arc<Session> {
+        let session = Session::new(peer, &slot());
         let topic = |number: usize| {
             let topic = TopicState::for_test(TopicName::new(&format!("topic {number}"), 255).unwrap());
             (Arc::new(topic), Arc::new(Subscription::local(slot(), SlowConsumer::Disconnect)))
@@ -397,11 +477,11 @@ mod tests {
         let table = SessionTable::default();
         let session = session(1);
         table.attach(Arc::clone(&session));
-        assert_eq!(table.detach(&session, 10, 100).len(), 1);
+        assert_eq!(table.detach(&session, 10, PLACES).joined.len(), 1);
         let info = table.locate(&session.token).unwrap();
         assert_eq!((info.connected, info.topics.len()), (false, 1));
-        assert_eq!(table.expire(9), 0);
-        assert_eq!(table.expire(10), 1);
+        assert_eq!(table.expire(9, 100), 0);
+        assert_eq!(table.expire(10, 100), 1);
         assert_eq!(table.locate(&session.token), None);
     }
 
@@ -410,7 +490,7 @@ mod tests {
         let table = SessionTable::default();
         let session = session(0);
         table.attach(Arc::clone(&session));
-        table.detach(&session, 10, 100);
+        table.detach(&session, 10, PLACES);
         assert_eq!(table.count(), (0, 0));
     }
 
@@ -420,7 +500,7 @@ mod tests {
         let sessions = [session(1), session(1), session(1)];
         for session in &sessions {
             table.attach(Arc::clone(session));
-            table.detach(session, 10, 2);
+            table.detach(session, 10, Places { max: 2, ..PLACES });
         }
         assert_eq!(table.count(), (2, 2));
         assert_eq!(table.locate(&sessions[0].token), None);
@@ -435,12 +515,12 @@ mod tests {
         let (earlier, later) = (session(2), session(0));
         table.attach(Arc::clone(&earlier));
         table.attach(Arc::clone(&later));
-        table.detach(&earlier, 10, 100);
+        table.detach(&earlier, 10, PLACES);
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
         assert!(claimed.older.is_none());
         assert_eq!(claimed.session.with_cursors(<[Cursor]>::len), 2);
         assert_eq!(table.count(), (1, 0), "the token of the new connection is no more");
-        assert_eq!(table.expire(10), 0);
+        assert_eq!(table.expire(10, 100), 0);
         assert!(table.claim(&later.token, &earlier, &slot()).is_none());
     }
 
@@ -450,11 +530,11 @@ mod tests {
         let (earlier, later) = (session(2), session(0));
         table.attach(Arc::clone(&earlier));
         table.attach(Arc::clone(&later));
-        table.detach(&earlier, 10, 100);
+        table.detach(&earlier, 10, PLACES);
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
-        assert!(table.detach(&claimed.session, 20, 100).is_empty());
+        assert!(table.detach(&claimed.session, 20, PLACES).joined.is_empty());
         assert_eq!(table.locate(&earlier.token).unwrap().topics.len(), 2);
-        assert_eq!(table.expire(20), 1);
+        assert_eq!(table.expire(20, 100), 1);
     }
 
     #[test]
@@ -466,19 +546,57 @@ mod tests {
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
         assert_eq!(claimed.older.unwrap().1.len(), 1);
         // The older connection, which is told later, does not take the session along.
-        assert!(table.detach(&earlier, 10, 100).is_empty());
+        assert!(table.detach(&earlier, 10, PLACES).joined.is_empty());
         assert!(table.locate(&claimed.session.token).unwrap().connected);
     }
 
+    fn peer(last: u8) -> Peer {
+        Peer::Addr(([192, 0, 2, last], 1).into())
+    }
+
     #[test]
-    fn a_topic_counts_the_cursors_that_keep_it() {
+    fn sessions_that_come_and_go_end_those_of_the_same_address() {
         let table = SessionTable::default();
-        let session = session(1);
-        table.attach(Arc::clone(&session));
-        let topic = Arc::clone(&table.detach(&session, 10, 100)[0].0);
-        assert!(!topic.end_if_unused(1_000, 1));
-        table.expire(10);
-        drop(session);
-        assert!(topic.end_if_unused(2_000, 1));
+        let detach = |session: &Arc<Session>, max| {
+            table.attach(Arc::clone(session));
+            table.detach(session, 10, Places { max, share: 10 }).ended
+        };
+        let quiet: Vec<_> = (0..5).map(|_| session_of(peer(1), 1)).collect();
+        assert_eq!(quiet.iter().map(|session| detach(session, 20)).sum::<usize>(), 0);
+        let churn: Vec<_> = (0..100).map(|_| session_of(peer(2), 1)).collect();
+        assert_eq!(churn.iter().map(|session| detach(session, 20)).sum::<usize>(), 85);
+        let newest: Vec<_> = churn.iter().map(|session| table.locate(&session.token).is_some()).collect();
+        assert_eq!(newest, [vec![false; 85], vec![true; 15]].concat(), "its oldest have ended");
+        // A newcomer takes its place from the address that holds most.
+        let newcomer = session_of(peer(3), 1);
+        assert_eq!(detach(&newcomer, 20), 1);
+        assert!(quiet.iter().chain([&newcomer]).all(|session| table.locate(&session.token).is_some()));
+        // So does memory that runs short.
+        assert_eq!(table.end_oldest(9), 9);
+        assert!(quiet.iter().all(|session| table.locate(&session.token).is_some()));
+    }
+
+    #[test]
+    fn beyond_its_share_an_address_ends_its_own_session_though_another_has_more() {
+        let table = SessionTable::default();
+        let places = Places { max: 10, share: 20 };
+        let sessions: Vec<_> = [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2].map(|last| session_of(peer(last), 1)).into();
+        for session in &sessions {
+            table.attach(Arc::clone(session));
+            table.detach(session, 10, places);
+        }
+        assert_eq!(table.locate(&sessions[7].token), None);
+        assert_eq!(table.count(), (10, 10));
+    }
+
+    #[test]
+    fn one_address_alone_may_have_all_places() {
+        let table = SessionTable::default();
+        for _ in 0..12 {
+            let session = session_of(peer(1), 1);
+            table.attach(Arc::clone(&session));
+            table.detach(&session, 10, Places { max: 10, share: 10 });
+        }
+        assert_eq!(table.count(), (10, 10));
     }
 }

@@ -53,8 +53,13 @@ pub struct Config {
     pub max_topic_bytes: usize,
     /// Topics one client may be subscribed to. One more is refused (`too_many_topics`). Default 128.
     pub max_topics_per_client: usize,
-    /// Topics that exist at once. One more is refused (`too_many_topics_on_server`). Default 100,000.
+    /// Topics that exist at once. One more takes the place of an unused topic (see [`address_share`](Self::address_share)), or
+    /// is refused (`too_many_topics_on_server`). Default 100,000.
     pub max_topics: usize,
+    /// Per cent of `max_topics`, and of `max_detached_sessions`, that the clients of one address may hold while there is no
+    /// room: beyond it they make room for themselves, and otherwise the address that holds most does. An address is an IPv4
+    /// host or an IPv6 /64 network; one that is alone may hold everything. Default 10.
+    pub address_share: usize,
     /// Frames that wait for one client. One more makes it a slow consumer: [`Namespace::slow_consumer`] says what happens
     /// then. Default 1,024.
     pub max_queue_frames: usize,
@@ -76,7 +81,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How long a session stays listed after its connection ended. Default 120 s.
     pub session_ttl: Duration,
-    /// Sessions without a connection that are kept; beyond it the one detached longest ends. Default 20,000.
+    /// Sessions without a connection that are kept; one more, and the one detached longest ends, of those of the address that
+    /// [`address_share`](Self::address_share) says. Default 20,000.
     pub max_detached_sessions: usize,
     /// Messages that every topic keeps, so that a client that lost its connection can go on without a hole, even where
     /// history is off. One more pushes out the oldest, and a client that has not had that one is told of the hole; 0 keeps
@@ -150,6 +156,7 @@ impl Default for Config {
             max_topic_bytes: 255,
             max_topics_per_client: 128,
             max_topics: 100_000,
+            address_share: 10,
             max_queue_frames: 1_024,
             max_queue_bytes: 1024 * 1024,
             max_inflight_frames: 256,
@@ -324,6 +331,7 @@ impl Config {
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;
         range("max_topics", self.max_topics, 1..=10_000_000, "1 to 10,000,000")?;
+        range("address_share", self.address_share, 1..=100, "1 to 100 per cent")?;
         range("max_queue_frames", self.max_queue_frames, 1..=1 << 24, "1 to 16,777,216")?;
         range("max_queue_bytes", self.max_queue_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_inflight_frames", self.max_inflight_frames, 1..=1 << 20, "1 to 1,048,576")?;

@@ -30,8 +30,9 @@ use crate::listener::{Incoming, Listener, Origin, PassOn, PassedOn};
 use crate::memory;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
+use crate::reached::Reached;
 use crate::senders;
-use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
+use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared};
 use crate::slow_clients::{Lines, SlowClient, slow_clients};
 use crate::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::supervision::{
@@ -40,6 +41,7 @@ use crate::supervision::{
 };
 use crate::topic::TopicInfo;
 use crate::topic_manager::{TopicManager, Unstarted};
+use crate::topic_table::TopicTable;
 use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
 use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
@@ -487,6 +489,7 @@ pub(crate) fn shared(
             pressure: AtomicU32::new(0),
             counters: Counters::default(),
             cut_off_lines: Lines::default(),
+            reached: Reached::default(),
             faults: Arc::default(),
             topic_manager: ActorRef::new("topic_manager"),
             proxy_mapper: ActorRef::new("proxy_mapper"),
@@ -570,7 +573,7 @@ impl Janus {
         let mut last = None;
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
-            match hand_over(shared, &mut last, &topic, offered, Some(cx.waker())) {
+            match hand_over(shared, &mut last, &topic, None, offered, Some(cx.waker())) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);
@@ -594,7 +597,7 @@ impl Janus {
         let shared = &self.inner.shared;
         let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
-        if let Err(pending) = hand_over(shared, &mut None, &topic, Pending { publication, reply }, None) {
+        if let Err(pending) = hand_over(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);
             return Err(PublishError::Full);
         }

@@ -78,14 +78,15 @@
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
 //! - `listener.rs`: where byte streams come from. `conformance`, a feature: the contract of a transport as checks.
 //! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
-//! - `address.rs`: what the clients of one address hold of what all share.
+//! - `address.rs`: what the clients of one address hold of what all share. `shares.rs`: which address gives back first.
+//!   `reached.rs`: lines in the log about limits of the server that are reached.
 //! - `connections.rs`: who is connected, and how an operator ends that.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type.
 //! - `heartbeat.rs`: heartbeats, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
-//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
+//! - `shared.rs`, `topic_table.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
@@ -117,9 +118,11 @@ mod listener;
 mod memory;
 mod proxy_mapper;
 mod publish;
+mod reached;
 mod ring;
 mod senders;
 mod shared;
+mod shares;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
 mod slow_clients;
@@ -127,6 +130,7 @@ mod subscriber;
 pub mod supervision;
 mod topic;
 mod topic_manager;
+mod topic_table;
 mod transport;
 mod turn;
 mod typed;

@@ -10,6 +10,7 @@ use std::task::Waker;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::address::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::shared::Shared;
@@ -219,11 +220,13 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
 
 /// Hands a message to its topic, or back if that has no room; then `waker` is woken when it has.
 ///
-/// `last` is where the publisher's last message went: most go on with the same topic.
+/// `last` is where the publisher's last message went: most go on with the same topic. `by` is the account of the publisher's
+/// address, if it has one.
 pub(crate) fn hand_over(
     shared: &Shared,
     last: &mut Option<Arc<TopicState>>,
     name: &TopicName,
+    by: Option<&Arc<Account>>,
     mut pending: Pending,
     waker: Option<&Waker>,
 ) -> Result<(), Pending> {
@@ -236,7 +239,7 @@ pub(crate) fn hand_over(
         let topic = match cached.or_else(|| shared.topics.find(name.as_str())) {
             Some(topic) => topic,
             // Whoever comes later may ask for its history.
-            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name) {
+            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name, by) {
                 Ok(topic) => topic,
                 Err(error) => {
                     pending.refuse(match error {
@@ -247,10 +250,17 @@ pub(crate) fn hand_over(
                     return Ok(());
                 }
             },
-            None => {
-                pending.reply.accept(name, Receipt::UNNUMBERED);
-                return Ok(());
-            }
+            None => match shared.topics.is_asleep(name).then(|| shared.open_topic(name, by)) {
+                // Sessions without a connection count on it.
+                Some(Ok(topic)) => topic,
+                found => {
+                    if found.is_some() {
+                        shared.topics.forget(name);
+                    }
+                    pending.reply.accept(name, Receipt::UNNUMBERED);
+                    return Ok(());
+                }
+            },
         };
         match topic.offer(pending, shared, waker) {
             Offer::Accepted => {

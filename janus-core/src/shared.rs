@@ -3,8 +3,7 @@
 //! No actor owns a table. Each table plays the part of an ETS table with an heir: whoever crashes, its successor finds
 //! it as it was. Nothing here is global; two instances in one process do not see each other.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,17 +13,19 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::acceptor::Endpoint;
-use crate::address::Accounts;
+use crate::address::{Account, Accounts};
 use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
 use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
 use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
+use crate::reached::Reached;
 use crate::slow_clients::Lines;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
 use crate::topic::{TopicError, TopicState, topic_of};
 use crate::topic_manager::{TopicManager, Unstarted};
+use crate::topic_table::TopicTable;
 use crate::turn::Turns;
 use crate::wire::{Limits, Timestamp, TopicName};
 
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) pressure: AtomicU32,
     pub(crate) counters: Counters,
     pub(crate) cut_off_lines: Lines,
+    pub(crate) reached: Reached,
     pub(crate) faults: Arc<Faults>,
     pub(crate) topic_manager: ActorRef<TopicManager>,
     pub(crate) proxy_mapper: ActorRef<ProxyMapper>,
@@ -69,25 +71,36 @@ impl Shared {
         &self.terms.ledger
     }
 
-    /// The topic of this name, which is made if there is none. Its actor may still be on its way up: what it is given waits.
-    pub(crate) fn open_topic(&self, name: &TopicName) -> Result<Arc<TopicState>, TopicError> {
-        let (topic, is_new) = self
-            .topics
-            .find_or_insert(name, self.config.max_topics, |number| TopicState::new(name.clone(), number, self))?;
+    /// The topic of this name, which is made if there is none, for a client of the address that has this account. Its actor may
+    /// still be on its way up: what it is given waits.
+    pub(crate) fn open_topic(
+        &self,
+        name: &TopicName,
+        by: Option<&Arc<Account>>,
+    ) -> Result<Arc<TopicState>, TopicError> {
+        let (topic, is_new) = self.topics.find_or_insert(name, by, self.topics.ending.try_place(), self)?;
         if is_new {
             self.unstarted.add(Arc::clone(&topic));
         }
         Ok(topic)
     }
 
+    /// The topic of this name, if there is one, which may have to be woken.
+    pub(crate) fn find_or_wake(&self, name: &TopicName, by: Option<&Arc<Account>>) -> Option<Arc<TopicState>> {
+        let found = self.topics.find(name.as_str());
+        found.or_else(|| self.topics.is_asleep(name).then(|| self.open_topic(name, by).ok())?)
+    }
+
     /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account: what
     /// `memory_budget_bytes` is held against. Cheap enough to be asked for each new connection.
     pub(crate) fn memory_used(&self) -> usize {
         let (_, detached) = self.sessions.count();
+        let (topics, asleep) = self.topics.count();
         self.ledger().bytes()
             + (self.connections.taken() + self.connections.refusals()) * CONNECTION_BYTES
             + detached * DETACHED_SESSION_BYTES
-            + self.topics.len() * TOPIC_BYTES
+            + topics * TOPIC_BYTES
+            + asleep * ASLEEP_BYTES
     }
 
     /// Whether so many per cent of the memory budget are used; never without a budget.
@@ -149,6 +162,9 @@ const DETACHED_SESSION_BYTES: usize = 300;
 
 /// A topic with its actor, without messages and subscribers: 50,000 with one each took 2,622 bytes.
 const TOPIC_BYTES: usize = 2_500;
+
+/// What is remembered of a topic that is asleep.
+const ASLEEP_BYTES: usize = 400;
 
 /// The time of a frame, as the classic protocol writes it.
 pub(crate) fn timestamp() -> Timestamp {
@@ -224,95 +240,6 @@ impl Load {
             self.sends.store(0, Ordering::Relaxed);
         }
         self.sends.load(Ordering::Relaxed) >= Self::BEHIND
-    }
-}
-
-/// Topics by name: the truth that the TopicManager works on.
-#[derive(Debug, Default)]
-pub(crate) struct TopicTable {
-    topics: Mutex<Topics>,
-    last_number: AtomicU64,
-}
-
-/// Invariant: all three hold the same topics.
-#[derive(Debug, Default)]
-struct Topics {
-    by_name: HashMap<TopicName, Arc<TopicState>>,
-    /// For lists, whose pages must cost no more than what is on them; too slow for every message.
-    in_order: BTreeMap<TopicName, Arc<TopicState>>,
-    /// An order in which they can be gone through a portion at a time, while others come and go.
-    by_number: BTreeMap<u64, Arc<TopicState>>,
-    /// Whether the instance has ended, and no topic is made any more: nobody would end it.
-    closed: bool,
-}
-
-impl TopicTable {
-    pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
-        self.topics.lock().by_name.get(name).cloned()
-    }
-
-    /// Finds a topic, or lists one made by `make` from a number that no other topic of the instance has had, unless there
-    /// are `max` already; whether it is new, and must be started.
-    pub(crate) fn find_or_insert(
-        &self,
-        name: &TopicName,
-        max: usize,
-        make: impl FnOnce(u64) -> TopicState,
-    ) -> Result<(Arc<TopicState>, bool), TopicError> {
-        let mut topics = self.topics.lock();
-        if let Some(topic) = topics.by_name.get(name.as_str()) {
-            return Ok((Arc::clone(topic), false));
-        }
-        if topics.closed {
-            return Err(TopicError::Ended);
-        }
-        if topics.by_name.len() >= max {
-            return Err(TopicError::TooMany);
-        }
-        let topic = Arc::new(make(self.last_number.fetch_add(1, Ordering::Relaxed) + 1));
-        topics.by_name.insert(name.clone(), Arc::clone(&topic));
-        topics.in_order.insert(name.clone(), Arc::clone(&topic));
-        topics.by_number.insert(topic.number, Arc::clone(&topic));
-        Ok((topic, true))
-    }
-
-    /// Removes this very topic; one that has taken its name since stays.
-    pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
-        let mut topics = self.topics.lock();
-        if topics.by_name.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
-            topics.by_name.remove(topic.name.as_ref());
-            topics.in_order.remove(topic.name.as_ref());
-            topics.by_number.remove(&topic.number);
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.topics.lock().by_name.len()
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
-        self.topics.lock().by_number.values().cloned().collect()
-    }
-
-    /// At most `count` topics, in the order of their names, those that come after `after`.
-    pub(crate) fn page(&self, after: &str, count: usize) -> Vec<Arc<TopicState>> {
-        let topics = self.topics.lock();
-        let rest = topics.in_order.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
-        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
-    }
-
-    /// Takes in no topic from now on; all there are.
-    pub(crate) fn close(&self) -> Vec<Arc<TopicState>> {
-        let mut topics = self.topics.lock();
-        topics.closed = true;
-        topics.by_number.values().cloned().collect()
-    }
-
-    /// At most `count` topics, those with the lowest numbers above `after`.
-    pub(crate) fn portion(&self, after: u64, count: usize) -> Vec<Arc<TopicState>> {
-        let topics = self.topics.lock();
-        let rest = topics.by_number.range((Bound::Excluded(after), Bound::Unbounded));
-        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 }
 

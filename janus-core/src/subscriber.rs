@@ -13,12 +13,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
-use crate::client_proxy::Cursor;
 use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
 use crate::shared::Shared;
-use crate::topic::{CatchUp, Excerpt, TopicError, TopicState};
+use crate::topic::{CatchUp, Excerpt, Hold, TopicError, TopicState};
 use crate::transport::leave;
 use crate::wire::classic::MessageParts;
 use crate::wire::{Position, Timestamp, TopicName};
@@ -226,7 +225,7 @@ pub struct Subscriber {
     topic: Arc<TopicState>,
     subscription: Arc<Subscription>,
     /// What keeps the topic from ending as unused, and the next number to be asked for, while it catches up.
-    catching_up: Option<(Cursor, u64)>,
+    catching_up: Option<(Hold, u64)>,
     resumption: Resumption,
     position: Position,
     closed: bool,
@@ -251,13 +250,14 @@ impl Subscriber {
                 return Err(SubscribeError::ShuttingDown);
             }
             let tick = shared.clock.tick();
-            let topic = match shared.open_topic(&name) {
+            let topic = match shared.open_topic(&name, None) {
                 // The table is closed, and this look at it came too early.
                 Err(TopicError::Ended) => return Err(SubscribeError::ShuttingDown),
                 opened => opened?,
             };
             let slot = Arc::new(Slot::local(shared.connections.next_id(), terms));
             let subscription = Arc::new(Subscription::local(Arc::clone(&slot), policy));
+            let hold = Hold::new(&topic);
             let first_available = topic.first_available(tick);
             let resumed = match options.since {
                 Some(since) => topic.resumable(since, tick).map(|missed| missed.map(|missed| (since, missed))),
@@ -279,7 +279,7 @@ impl Subscriber {
             shared.locals.lock().insert(slot.id, slot);
             return Ok(Self {
                 shared: Arc::clone(shared),
-                catching_up: missed.map(|_| (Cursor::new(&topic, 0), position.seq + 1)),
+                catching_up: missed.map(|_| (hold, position.seq + 1)),
                 topic,
                 subscription,
                 resumption: Resumption { resumed: missed.is_some(), missed: missed.unwrap_or(0), first_available },
@@ -427,7 +427,7 @@ pub(crate) fn history(
     if !shared.config.namespace(topic).history {
         return Err(HistoryError::NotKept);
     }
-    let Some(excerpt) = shared.topics.find(name.as_str()).and_then(|topic| topic.history(since, limit, shared)) else {
+    let Some(excerpt) = shared.find_or_wake(&name, None).and_then(|topic| topic.history(since, limit, shared)) else {
         let position = Position { epoch: 0, seq: 0 };
         let complete = since.is_none_or(|since| since == position);
         return Ok(History { position, complete, more: false, messages: Vec::new() });

@@ -17,6 +17,8 @@
 //! The list of subscribers changes only between passes, so it is never copied; who joins or leaves during a pass is
 //! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
 
+mod unused;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -30,6 +32,7 @@ use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::address::Account;
 use crate::config::Config;
 use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
@@ -42,6 +45,8 @@ use crate::supervision::{ActorRef, StartInfo};
 use crate::turn::yield_now;
 use crate::wire::classic::ErrorCode;
 use crate::wire::{Event, Position, RequestId, TopicName, classic};
+
+pub(crate) use unused::{Anchor, Asleep, Fate, Hold, Spare};
 
 /// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
 /// has just taken its name are not mistaken for each other by whoever stops the first.
@@ -109,9 +114,14 @@ pub(crate) struct TopicState {
     keep: Keep,
     /// The part of it that is history; nothing where that is off.
     history: Option<Keep>,
-    /// Cursors of detached sessions that point here, which keep it from ending as unused: its numbers are what they
-    /// resume by.
-    cursors: AtomicUsize,
+    /// What cursors of detached sessions refer to.
+    pub(crate) anchor: Arc<Anchor>,
+    /// Those who need it to stay for a moment although they are not on its list.
+    holds: AtomicUsize,
+    /// What the clients of the address hold that has asked for it first; nothing for the program's own.
+    pub(crate) account: Option<Arc<Account>>,
+    /// Its place among the unused topics, which the table of topics alone changes.
+    pub(crate) spare: Spare,
     ledger: Arc<Ledger>,
     core: Mutex<Core>,
     /// Tells those who wait for the actor that it will not come back, or not for long.
@@ -199,14 +209,24 @@ pub(crate) struct Excerpt {
 const PORTION_BYTES: usize = 64 * 1024;
 
 impl TopicState {
-    pub(crate) fn new(name: TopicName, number: u64, shared: &Shared) -> Self {
-        Self::with_config(name, number, &shared.config, &shared.clock, shared.ledger())
+    /// A topic that begins afresh, or goes on from where it was when it fell asleep.
+    pub(crate) fn new(
+        name: TopicName,
+        number: u64,
+        account: Option<Arc<Account>>,
+        asleep: Option<Asleep>,
+        shared: &Shared,
+    ) -> Self {
+        let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger()));
+        Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, shared.ledger())
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(name: TopicName) -> Self {
         let config = Config::default();
-        Self::with_config(name, 1, &config, &Clock::for_config(&config), &Arc::default())
+        let (clock, ledger) = (Clock::for_config(&config), Arc::default());
+        let asleep = Asleep::afresh(&name, &ledger);
+        Self::with_config(name, 1, None, asleep, &config, &clock, &ledger)
     }
 
     /// Calls `then` while nobody else can look at this topic.
@@ -216,7 +236,15 @@ impl TopicState {
         then()
     }
 
-    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock, ledger: &Arc<Ledger>) -> Self {
+    fn with_config(
+        name: TopicName,
+        number: u64,
+        account: Option<Arc<Account>>,
+        Asleep { anchor, epoch, earlier, next_seq }: Asleep,
+        config: &Config,
+        clock: &Clock,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
         let namespace = config.namespace(name.as_str());
         let resume =
             Keep { messages: config.resume_messages, bytes: config.resume_bytes, age: clock.ticks(config.resume_age) };
@@ -230,19 +258,22 @@ impl TopicState {
             number,
             keep: history.map_or(resume, |history| history.max(resume)),
             history,
-            cursors: AtomicUsize::new(0),
+            anchor,
+            holds: AtomicUsize::new(0),
+            account,
+            spare: Spare::default(),
             ledger: Arc::clone(ledger),
             given_up: Notify::new(),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
-                epoch: random_epoch(),
-                earlier: None,
-                next_seq: 1,
+                epoch,
+                earlier,
+                next_seq,
                 inbox: VecDeque::new(),
                 open: OpenBatch::default(),
                 batches: VecDeque::new(),
-                ring: Ring::new(1),
+                ring: Ring::new(next_seq),
                 pass: None,
                 inflight_frames: 0,
                 inflight_bytes: 0,
@@ -333,31 +364,6 @@ impl TopicState {
             in_flight: core.inflight_frames,
             available: core.life == Life::Live,
         }
-    }
-
-    /// Ends the topic if nobody has used it for `idle` ticks; from then on every request gets [`TopicError::Ended`].
-    pub(crate) fn end_if_unused(&self, tick: u32, idle: u32) -> bool {
-        let mut core = self.core.lock();
-        if self.history.is_some() {
-            core.ring.trim(&self.keep, tick);
-        }
-        // A topic with history is used for as long as it has any.
-        if core.life == Life::Live
-            && (self.history.is_none() || core.ring.len() == 0)
-            && core.subscriber_count() == 0
-            && core.inflight_frames == 0
-            && self.cursors.load(Ordering::Relaxed) == 0
-        {
-            if tick.wrapping_sub(core.last_used) >= idle {
-                core.life = Life::Ended;
-                drop(core);
-                self.given_up.notify_waiters();
-                return true;
-            }
-        } else {
-            core.last_used = tick;
-        }
-        false
     }
 
     /// Takes the topic out of service until its next start: what has no number is refused, subscribers stay.
@@ -573,17 +579,6 @@ impl TopicState {
         Ok(CatchUp::Joined)
     }
 
-    /// Notes that a detached session refers to this topic, or does no longer.
-    pub(crate) fn add_cursor(&self) {
-        self.cursors.fetch_add(1, Ordering::Relaxed);
-        self.ledger.add_cursor();
-    }
-
-    pub(crate) fn remove_cursor(&self) {
-        self.cursors.fetch_sub(1, Ordering::Relaxed);
-        self.ledger.remove_cursor();
-    }
-
     /// Lets go of messages that are too old, and of those that are more than `pressure` allows; how many the latter were.
     pub(crate) fn trim(&self, tick: u32, pressure: u32) -> usize {
         let ring = &mut self.core.lock().ring;
@@ -620,7 +615,8 @@ impl TopicState {
         })
     }
 
-    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) {
+    /// Takes a subscriber off the list; whether nobody is left.
+    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) -> bool {
         let mut core = self.core.lock();
         core.last_used = tick;
         if core.pass.is_some() {
@@ -628,6 +624,7 @@ impl TopicState {
         } else {
             core.leave(&subscription);
         }
+        core.subscriber_count() == 0
     }
 
     /// Ends the open batch: what is in it is kept, and the next pass can have it.
@@ -990,7 +987,9 @@ impl Handler<Unsubscribe> for Topic {
     type Result = ();
 
     fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) {
-        self.state.unsubscribe(message.subscription, self.shared.clock.tick());
+        if self.state.unsubscribe(message.subscription, self.shared.clock.tick()) {
+            self.shared.topics.note_unused(&self.state);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod resuming;
 mod subscribing;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,11 +32,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use log::Level;
 use tokio::time::Sleep;
 
-use crate::client_proxy::Session;
+use crate::client_proxy::{Leaving, Places, Session};
 use crate::delivery::{End, Slot, SlowReason};
 use crate::hooks::{Disconnect, Identity, News, Refused};
 use crate::listener::Origin;
 use crate::publish::{Pending, PublishError, Receipt, Reply};
+use crate::reached::Limit;
 use crate::shared::Shared;
 use crate::topic::{TopicError, TopicState};
 use crate::turn::{Ticket, yield_now};
@@ -82,6 +84,8 @@ pub(crate) struct Transport {
     fresh: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
     published: Option<Arc<TopicState>>,
+    /// The numbers of the topics that the client has left by its own will, the last ones.
+    left: Option<Box<VecDeque<u64>>>,
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
     /// what a connection costs is what it costs 19,000 times.
     rest: Option<Box<Bytes>>,
@@ -200,6 +204,7 @@ impl Transport {
             opened: false,
             fresh: true,
             published: None,
+            left: None,
             rest: None,
             preface: None,
             undecoded: true,
@@ -334,9 +339,14 @@ impl Transport {
             self.joined((topic, Arc::clone(subscription)));
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
-        let joined = self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
+        let config = &self.shared.config;
+        let places = Places { max: config.max_detached_sessions, share: config.address_share };
+        let Leaving { joined, ended } = self.shared.sessions.detach(&self.session, expires, places);
         for (topic, subscription) in joined {
             leave(&topic, subscription);
+        }
+        if ended > 0 {
+            self.shared.reached.ended(Limit::DetachedSessions, ended, &self.shared);
         }
     }
 
@@ -635,13 +645,7 @@ impl Transport {
                 self.ask_to_subscribe(Box::new(Asking { name, since, id }));
             }
             Command::Unsubscribe { topic: name, id } => {
-                let left = self.session.with_subscriptions(|subscriptions| {
-                    let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
-                    Some(subscriptions.swap_remove(index))
-                });
-                if let Some(Some((topic, subscription))) = left {
-                    leave(&topic, subscription);
-                }
+                self.unsubscribe(&name);
                 self.slot.tell(&Event::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {

@@ -192,8 +192,15 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "max_topics",
-        doc: "Topics that exist at once. One more is refused (`too_many_topics_on_server`).",
+        doc: "Topics that exist at once. One more takes the place of an unused one, or is refused \
+              (`too_many_topics_on_server`).",
         field: Field::Count(|s| &mut s.core.max_topics),
+    },
+    Setting {
+        name: "address_share",
+        doc: "Per cent of `max_topics`, and of `max_detached_sessions`, that the clients of one address may hold while \
+              there is no room: beyond it they make room for themselves, and otherwise the address that holds most does.",
+        field: Field::Count(|s| &mut s.core.address_share),
     },
     Setting {
         name: "max_queue_frames",
@@ -244,7 +251,8 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "max_detached_sessions",
-        doc: "Sessions without a connection that are kept; beyond it the one detached longest ends.",
+        doc: "Sessions without a connection that are kept; one more, and the one detached longest ends, of the address \
+              that `address_share` says.",
         field: Field::Count(|s| &mut s.core.max_detached_sessions),
     },
     Setting {

@@ -70,7 +70,9 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
+        if let Err(pending) =
+            hand_over(&self.shared, &mut self.published, &topic, self.slot.account.as_ref(), pending, None)
+        {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));
             return;
@@ -83,7 +85,8 @@ impl Transport {
             return Poll::Ready(());
         };
         let pending = offering.pending.take().expect("an offering ends with its message");
-        match hand_over(&self.shared, &mut self.published, &offering.topic, pending, Some(cx.waker())) {
+        let by = self.slot.account.as_ref();
+        match hand_over(&self.shared, &mut self.published, &offering.topic, by, pending, Some(cx.waker())) {
             Ok(()) => {
                 self.await_outcome(offering.outcome);
                 Poll::Ready(())
