@@ -83,7 +83,9 @@ impl<K: Ord + Copy, T> Shares<K, T> {
         let after = place(holder);
         let is_over = holder.held == 0 && holder.spare.is_empty();
         if before != after {
-            before.inspect(|place| drop(self.givers.remove(place)));
+            if let Some(place) = before {
+                self.givers.remove(&place);
+            }
             self.givers.extend(after);
         }
         if is_over {
