@@ -6,7 +6,7 @@
 //! with its connection.
 //!
 //! A detached session holds a cursor for each of its topics and nothing else: what its client misses meanwhile is in the
-//! topics' rings, once for all. A new connection that shows the token takes the session over
+//! topics' rings, once for all, and a topic that has ended meanwhile goes on where it was. A new connection that shows the token takes the session over
 //! ([`SessionTable::claim`]).
 
 use std::collections::{BTreeMap, HashMap};

@@ -75,6 +75,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         slow_log.note(&shared, tick);
         shared.accounts.sweep();
+        shared.reached.tell_rest(&shared);
         tell_of_drops(&shared);
     }
 }

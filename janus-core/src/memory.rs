@@ -21,7 +21,7 @@ use crate::shared::Shared;
 /// Per cent of the budget from which on topics keep less of their messages than they may.
 const TRIM: usize = 80;
 
-/// From which on detached sessions end, the oldest first.
+/// From which on detached sessions end, the oldest of the address that has most first.
 const END_SESSIONS: usize = 90;
 
 /// From which on the clients with the largest queues are closed.

@@ -1,7 +1,7 @@
 //! Lines in the log about limits of the server that are reached.
 //!
 //! Whoever runs a server must learn that its limits bite, and whom to ask about it. One line in ten seconds for each
-//! limit sums up what has happened, so that a flood of clients makes no flood of lines.
+//! limit sums up what has happened, so that a flood of clients makes no flood of lines. The heartbeat says what is left.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -45,6 +45,16 @@ impl Reached {
         let since = &self.0[limit as usize];
         since.refused.fetch_add(1, Ordering::Relaxed);
         since.tell(limit, shared);
+    }
+
+    /// Says what has happened since the last lines and is not in them.
+    pub(crate) fn tell_rest(&self, shared: &Shared) {
+        for limit in [Limit::Connections, Limit::Topics, Limit::DetachedSessions] {
+            let since = &self.0[limit as usize];
+            if since.ended.load(Ordering::Relaxed) + since.refused.load(Ordering::Relaxed) > 0 {
+                since.tell(limit, shared);
+            }
+        }
     }
 }
 
