@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::address::{Account, Address};
+use crate::config::Config;
 use crate::delivery::{Slot, Subscription};
 use crate::hooks::Client;
 use crate::shares::{Shares, share};
@@ -241,6 +242,12 @@ impl Drop for Detached {
 pub(crate) struct Places {
     pub(crate) max: usize,
     pub(crate) share: usize,
+}
+
+impl Places {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { max: config.max_detached_sessions, share: config.address_share }
+    }
 }
 
 /// What is left to do for a session that has been detached.

@@ -35,9 +35,11 @@ const BETWEEN: Duration = Duration::from_secs(10);
 impl Reached {
     /// Notes that so many of what exists have ended to make room.
     pub(crate) fn ended(&self, limit: Limit, count: usize, shared: &Shared) {
-        let since = &self.0[limit as usize];
-        since.ended.fetch_add(count as u64, Ordering::Relaxed);
-        since.tell(limit, shared);
+        if count > 0 {
+            let since = &self.0[limit as usize];
+            since.ended.fetch_add(count as u64, Ordering::Relaxed);
+            since.tell(limit, shared);
+        }
     }
 
     /// Notes that a request was refused.

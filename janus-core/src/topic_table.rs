@@ -148,9 +148,7 @@ impl TopicTable {
         let topic = Arc::new(TopicState::new(name.clone(), number, by.cloned(), asleep, shared));
         topics.list(&topic);
         drop(topics);
-        if is_full {
-            shared.reached.ended(Limit::Topics, 1, shared);
-        }
+        shared.reached.ended(Limit::Topics, usize::from(is_full), shared);
         Ok((topic, true))
     }
 

@@ -339,15 +339,12 @@ impl Transport {
             self.joined((topic, Arc::clone(subscription)));
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
-        let config = &self.shared.config;
-        let places = Places { max: config.max_detached_sessions, share: config.address_share };
+        let places = Places::of(&self.shared.config);
         let Leaving { joined, ended } = self.shared.sessions.detach(&self.session, expires, places);
         for (topic, subscription) in joined {
             leave(&topic, subscription);
         }
-        if ended > 0 {
-            self.shared.reached.ended(Limit::DetachedSessions, ended, &self.shared);
-        }
+        self.shared.reached.ended(Limit::DetachedSessions, ended, &self.shared);
     }
 
     /// Goes on until there is nothing to do for now; ready when the connection is over.
