@@ -129,6 +129,10 @@ impl Decoder for WatchedDecoder {
         self.decoder.buffered()
     }
 
+    fn memory(&self) -> usize {
+        self.decoder.memory()
+    }
+
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         let (place, decoder) = self.notes.watch("decoder", || self.decoder.successor())?;
         Some((place, Box::new(Self { decoder, notes: self.notes.clone(), idle: 0 })))

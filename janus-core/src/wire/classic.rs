@@ -291,6 +291,10 @@ impl codec::Decoder for Decoder {
     fn buffered(&self) -> usize {
         Self::buffered(self)
     }
+
+    fn memory(&self) -> usize {
+        self.unfinished.capacity()
+    }
 }
 
 const PREAMBLE: &[u8] = b"<regular-socket/>";

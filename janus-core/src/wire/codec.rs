@@ -291,6 +291,13 @@ impl HttpRequest {
             || self.headers_named("transfer-encoding").next().is_some()
     }
 
+    /// The memory that the request takes, with what an allocator adds to small pieces.
+    pub(crate) fn memory(&self) -> usize {
+        let text = |text: &String| size_of::<String>() + text.capacity() + text.capacity() / 8 + 16;
+        let headers: usize = self.headers.iter().map(|(name, value)| text(name) + text(value)).sum();
+        size_of::<Self>() + text(&self.method) + text(&self.target) + headers
+    }
+
     /// Whether `Accept` names this type, other than by a wildcard: `text/event-stream` is named by every browser's
     /// `EventSource`.
     #[must_use]
@@ -504,6 +511,13 @@ pub trait Decoder: Send {
     /// How many bytes of an unfinished frame are kept.
     fn buffered(&self) -> usize;
 
+    /// How much memory the decoder takes beside itself: the capacity of its buffers, and whatever else it keeps of what the
+    /// client has sent. A client that sends too much of what leads to nothing is closed by this figure. By default, what is
+    /// [buffered](Self::buffered).
+    fn memory(&self) -> usize {
+        self.buffered()
+    }
+
     /// Whether a frame was begun and has not ended. Its time is limited by `frame_timeout`. By default, whether anything
     /// of one is kept.
     fn is_mid_frame(&self) -> bool {
@@ -635,6 +649,12 @@ impl Delimited {
         self.unfinished.len()
     }
 
+    /// The memory that the unfinished frame takes, which may be more than is kept of it.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.unfinished.capacity()
+    }
+
     /// The decoder of a format in which each frame is one request, which `parse` reads: all there is to do for a line
     /// protocol. `examples/lines.rs` is one.
     ///
@@ -669,6 +689,10 @@ where
 
     fn buffered(&self) -> usize {
         self.frames.buffered()
+    }
+
+    fn memory(&self) -> usize {
+        self.frames.memory()
     }
 }
 

@@ -356,6 +356,11 @@ impl Decoder for FrameDecoder {
     fn buffered(&self) -> usize {
         self.message.len() + self.control.len() + usize::from(self.header_len)
     }
+
+    fn memory(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, |request| request.memory());
+        self.message.capacity() + self.control.capacity() + request
+    }
 }
 
 impl FrameDecoder {
