@@ -118,9 +118,15 @@ pub struct Config {
     /// Bytes of the kernel's send buffer for one connection (the kernel doubles the value). Default 64 KiB.
     pub send_buffer_bytes: usize,
     /// Bytes that messages, queues, sessions and connections may take together, by the server's own account; 0 for no
-    /// budget, otherwise at least 16 MiB. At 80 % of it history is trimmed, at 90 % detached sessions end, the oldest
-    /// first, at 92 % the clients with the largest queues are closed, at 95 % new connections are refused. Default 0.
+    /// budget, otherwise at least 16 MiB. At 80 % of it strangers give back what they hold, and where that is not enough
+    /// history is trimmed, at 90 % detached sessions end, the oldest first, at 92 % the clients with the largest queues are
+    /// closed, at 95 % new connections are refused. Default 0.
     pub memory_budget_bytes: usize,
+    /// Per cent of `memory_budget_bytes` that all clients together may take with what they have sent and what has led to
+    /// nothing yet: frames and heads without an end, requests of clients that have not opened their connection, messages
+    /// that wait for room. Beyond it the address that holds most has its connections closed (`server_overloaded`), those
+    /// first that hold most, then those that have held it longest. Default 10.
+    pub input_share: usize,
     /// Connections the kernel holds until they are accepted; the system's `somaxconn` caps it. Default 65,535.
     pub backlog: u32,
     /// Whether clients of a listener that is not on loopback may publish. Default false.
@@ -175,6 +181,7 @@ impl Default for Config {
             tcp_user_timeout: Duration::from_secs(120),
             send_buffer_bytes: 64 * 1024,
             memory_budget_bytes: 0,
+            input_share: 10,
             backlog: 65_535,
             allow_publish: false,
             hook_timeout: Duration::from_secs(5),
@@ -338,6 +345,7 @@ impl Config {
             let allowed = MIN_MEMORY_BUDGET..=isize::MAX.unsigned_abs();
             range("memory_budget_bytes", self.memory_budget_bytes, allowed, "0 for no budget, or 16 MiB and more")?;
         }
+        range("input_share", self.input_share, 1..=100, "1 to 100")?;
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
         range("max_hook_questions", self.max_hook_questions, 1..=1 << 20, "1 to 1,048,576")?;
         range("hook_queue", self.hook_queue, 1..=1 << 20, "1 to 1,048,576")?;

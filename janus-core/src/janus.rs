@@ -794,6 +794,7 @@ impl Janus {
             messages_conflated: drops.conflated,
             messages_trimmed: count(&shared.counters.messages_trimmed),
             sessions_ended_for_memory: count(&shared.counters.sessions_ended_for_memory),
+            connections_closed_for_memory: count(&shared.counters.connections_closed_for_memory),
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
             accept_pauses: count(&shared.counters.accept_pauses),
@@ -949,6 +950,7 @@ impl Janus {
             | Fault::TopicCommit(_)
             | Fault::TopicStarts(_)
             | Fault::TopicListed
+            | Fault::MemoryTaken(_)
             | Fault::TopicHang(_)
             | Fault::SenderSend(_) => Ok(()),
         };
@@ -1005,6 +1007,9 @@ pub struct Stats {
     pub messages_trimmed: u64,
     /// Sessions without a connection that ended before their time, because memory was short.
     pub sessions_ended_for_memory: u64,
+    /// Connections closed because memory was short and they held some without having asked for anything: frames, heads and
+    /// messages under way beyond `input_share`, and clients that connected and did no more.
+    pub connections_closed_for_memory: u64,
     /// Frames of clients that were answered with an error as they stood; messages that their topic refused not counted.
     pub frames_refused: u64,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.

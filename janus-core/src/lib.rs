@@ -117,6 +117,7 @@ mod listener;
 mod memory;
 mod proxy_mapper;
 mod publish;
+mod received;
 mod ring;
 mod senders;
 mod shared;

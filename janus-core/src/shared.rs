@@ -88,12 +88,18 @@ impl Shared {
             + (self.connections.taken() + self.connections.refusals()) * CONNECTION_BYTES
             + detached * DETACHED_SESSION_BYTES
             + self.topics.len() * TOPIC_BYTES
+            + self.faults.memory_taken()
     }
 
     /// Whether so many per cent of the memory budget are used; never without a budget.
     pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
         let budget = self.config.memory_budget_bytes;
         budget > 0 && self.memory_used() >= budget / 100 * percent
+    }
+
+    /// By how many bytes usage is over so many per cent of the memory budget.
+    pub(crate) fn memory_over(&self, percent: usize) -> usize {
+        self.memory_used().saturating_sub(self.config.memory_budget_bytes / 100 * percent)
     }
 
     pub(crate) fn local_slots(&self) -> Vec<Arc<Slot>> {
@@ -142,7 +148,7 @@ impl Shared {
 
 /// A connection with its slot, its Transport and its session: of the binary's resident memory, 4,000 took 1,880 bytes each.
 /// With a subscription, which has a price of its own, it was 1,954 (`docs/BENCHMARKS.md`).
-const CONNECTION_BYTES: usize = 1_880;
+pub(crate) const CONNECTION_BYTES: usize = 1_880;
 
 /// A session in the tables, without its cursors: 15,000 with one each took 315 bytes.
 const DETACHED_SESSION_BYTES: usize = 300;
@@ -378,6 +384,11 @@ impl ConnectionTable {
         slots.get(slot.place? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
     }
 
+    /// The number of the connection that came last.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
         let Some(place) = slot.place.map(|place| place as usize) else { return self.end_refusal() };
         let removed = {
@@ -470,6 +481,8 @@ pub(crate) struct Counters {
     /// Messages that topics did not keep for as long as they may, because memory was short.
     pub(crate) messages_trimmed: AtomicU64,
     pub(crate) sessions_ended_for_memory: AtomicU64,
+    /// Connections that were closed for what they held without having asked for anything.
+    pub(crate) connections_closed_for_memory: AtomicU64,
     pub(crate) connections_accepted: AtomicU64,
     pub(crate) frames_timed_out: AtomicU64,
     pub(crate) frames_refused: AtomicU64,

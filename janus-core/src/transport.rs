@@ -36,11 +36,12 @@ use crate::delivery::{End, Slot, SlowReason};
 use crate::hooks::{Disconnect, Identity, News, Refused};
 use crate::listener::Origin;
 use crate::publish::{Pending, PublishError, Receipt, Reply};
+use crate::received::Kept;
 use crate::shared::Shared;
 use crate::topic::{TopicError, TopicState};
 use crate::turn::{Ticket, yield_now};
 use crate::wire::{
-    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Refusal, Refusing, RequestId, TopicName,
+    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Open, Refusal, Refusing, RequestId, TopicName,
 };
 
 use opening::PassingOn;
@@ -89,8 +90,6 @@ pub(crate) struct Transport {
     preface: Option<Box<Preface>>,
     /// Whether the decoder may have more to say without further bytes: it has not been asked to the end.
     undecoded: bool,
-    /// Bytes from the client that the ledger knows of.
-    accounted: u32,
     /// Why the server ends the connection, if it does.
     why: Option<ErrorCode>,
     step: Step,
@@ -108,6 +107,8 @@ enum Step {
     JoiningPatiently(Box<AskedPatiently>),
     /// Waiting for a command that takes longer, or others' help.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
+    /// The same for a hook that says whether the client is served. It has so many bytes of what the client has sent.
+    Authenticating(Pin<Box<dyn Future<Output = Outcome>>>, usize),
     /// Waiting for a hook to say whether a message may be published.
     Permitting(Box<Permitting>),
     /// Waiting for room in a topic.
@@ -203,7 +204,6 @@ impl Transport {
             rest: None,
             preface: None,
             undecoded: true,
-            accounted: 0,
             why: None,
             step: Step::Reading,
         }
@@ -212,10 +212,14 @@ impl Transport {
     /// A connection that is only told why it is not served.
     pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
         let refusal = refusal(code, message);
+        let hears_out = self.decoder.refuse(&refusal) == Refusing::OnceRead;
+        // A close has no use for it, except for hearing the client out.
+        let decoder = hears_out.then(|| std::mem::replace(&mut self.decoder, Box::new(Deaf)));
         self.say_goodbye(refusal);
-        if self.decoder.refuse(&refusal) == Refusing::OnceRead
+        if let Some(decoder) = decoder
             && let Step::Closing(closing) = &mut self.step
         {
+            self.decoder = decoder;
             let Refusal { reconnect_after, .. } = refusal;
             closing.unheard = Some(Box::new(Unheard { code, message: message.to_owned(), reconnect_after }));
             closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
@@ -295,6 +299,7 @@ impl Transport {
             let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, unheard: None, deadline };
             let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
             self.give_up(before);
+            self.forget_input();
         }
     }
 
@@ -368,7 +373,7 @@ impl Transport {
                         Err(error) => self.answer_error(error),
                     }
                 }
-                Step::Waiting(command) => {
+                Step::Waiting(command) | Step::Authenticating(command, _) => {
                     let outcome = ready!(command.as_mut().poll(cx));
                     self.step = Step::Reading;
                     self.conclude(outcome);
@@ -394,25 +399,31 @@ impl Transport {
         }
     }
 
-    /// Tells the ledger what is kept of what the client has sent.
-    fn account(&mut self) {
+    /// Notes what is kept of what the client has sent; whether the connection is to be closed for it.
+    fn account(&mut self) -> bool {
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
-        let offered = match &self.step {
+        let under_way = match &self.step {
             Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
             Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
+            Step::Authenticating(_, bytes) => *bytes,
             _ => 0,
         };
-        self.account_for(self.decoder.buffered() + rest + offered);
+        if self.account_for(self.decoder.memory() + rest + under_way) {
+            self.shared.bound_input();
+        }
+        self.slot.kept.is_given_up() && !matches!(self.step, Step::Closing(_) | Step::Over)
     }
 
-    fn account_for(&mut self, kept: usize) {
-        // It is a few times the longest frame at most.
-        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
-        if kept != self.accounted {
-            self.shared.ledger().add_received(kept as usize);
-            self.shared.ledger().remove_received(self.accounted as usize);
-            self.accounted = kept;
-        }
+    /// Whether it is more than before.
+    fn account_for(&self, kept: usize) -> bool {
+        Kept::note(&self.slot, kept, self.shared.clock.tick(), self.shared.ledger())
+    }
+
+    /// Lets go of all that is kept of what the client has sent: a connection that closes takes nothing further of it.
+    fn forget_input(&mut self) {
+        self.decoder = Box::new(Deaf);
+        self.rest = None;
+        self.account_for(0);
     }
 
     /// Carries out what the server decided about this connection.
@@ -464,6 +475,7 @@ impl Transport {
                 let code = ErrorCode::FrameTimeout;
                 self.answer_error(FrameError::new(code, "finish each frame in time; this one was left unfinished"));
             }
+            End::Overloaded => self.end_for_memory(),
             End::MessagesLost => {
                 log::warn!(
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
@@ -487,6 +499,22 @@ impl Transport {
                 log::debug!("client {id} ({peer}): closed, another connection has taken over its session");
                 self.say_bye(None, ErrorCode::SessionTaken, "another connection has taken over this session");
             }
+        }
+    }
+
+    /// Closes because memory is short, and the client holds some without having asked for anything.
+    fn end_for_memory(&mut self) {
+        self.shared.counters.connections_closed_for_memory.fetch_add(1, Ordering::Relaxed);
+        if let Some(account) = &self.slot.account {
+            account.given_up.add(1);
+        }
+        log::debug!("client {} ({}): closed, memory is short", self.slot.id, self.session.peer);
+        let message = "the server is short of memory, and this connection holds some without asking for anything";
+        self.say_bye(None, ErrorCode::ServerOverloaded, message);
+        // Where something was sent that is not read, a reset would overtake the frame that says why.
+        let patience = if self.slot.kept.is_given_up() { LINGER } else { Duration::ZERO };
+        if let Step::Closing(closing) = &mut self.step {
+            closing.deadline.as_mut().reset(self.shared.close_deadline(patience));
         }
     }
 
@@ -602,6 +630,7 @@ impl Transport {
     fn carry_out(&mut self, command: Command) {
         let fresh = self.fresh;
         self.fresh &= matches!(command, Command::Ping | Command::Pong);
+        self.note_asked(&command);
         match command {
             Command::Open(open) if !self.opened => self.open(*open),
             Command::Open(_) => {
@@ -653,6 +682,20 @@ impl Transport {
                 let (reply, outcome) = Reply::promise();
                 self.publish(topic, Pending { publication, reply }, Some(outcome));
             }
+        }
+    }
+
+    /// Whoever is subscribed or publishes is no stranger.
+    fn note_asked(&self, command: &Command) {
+        let asks = matches!(
+            command,
+            Command::Subscribe { .. }
+                | Command::Attach { .. }
+                | Command::Publish { .. }
+                | Command::PublishAndClose { .. }
+        );
+        if asks && !self.slot.has_asked() {
+            self.slot.note_asked();
         }
     }
 
@@ -787,6 +830,20 @@ impl Drop for Transport {
     }
 }
 
+/// The decoder of a connection that closes: nothing that its client still sends means anything.
+struct Deaf;
+
+impl Decoder for Deaf {
+    fn decode(&mut self, input: &mut &[u8], _: &Limits) -> Option<Result<Command, FrameError>> {
+        *input = &[];
+        None
+    }
+
+    fn buffered(&self) -> usize {
+        0
+    }
+}
+
 /// Drives the Transport for as long as its connection lasts.
 struct Connection;
 
@@ -799,8 +856,11 @@ impl ActorFuture<Transport> for Connection {
         ctx: &mut Context<Transport>,
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
-        let run = transport.run(cx);
-        transport.account();
+        let mut run = transport.run(cx);
+        if transport.account() && run.is_pending() {
+            transport.end(End::Overloaded);
+            run = transport.run(cx);
+        }
         ready!(run);
         ctx.stop();
         Poll::Ready(())

@@ -340,10 +340,17 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "memory_budget_bytes",
-        doc: "Bytes that messages, queues, sessions and connections may take together; 0 for no budget. At 80 % history is \
-              trimmed, at 90 % detached sessions end, at 92 % the clients with the largest queues are closed, at 95 % \
-              new connections are refused.",
+        doc: "Bytes that messages, queues, sessions and connections may take together; 0 for no budget. At 80 % \
+              strangers give back what they hold, and where that is not enough history is trimmed, at 90 % detached \
+              sessions end, at 92 % the clients with the largest queues are closed, at 95 % new connections are refused.",
         field: Field::Bytes(|s| &mut s.core.memory_budget_bytes),
+    },
+    Setting {
+        name: "input_share",
+        doc: "Per cent of `memory_budget_bytes` that all clients together may take with frames and heads without an end, and \
+              with messages that wait. Beyond it connections of the address that holds most are closed \
+              (`server_overloaded`).",
+        field: Field::Count(|s| &mut s.core.input_share),
     },
     Setting {
         name: "backlog",

@@ -31,6 +31,7 @@ use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
 use crate::address::Account;
 use crate::config::SlowConsumer;
+use crate::received::Kept;
 use crate::turn::yield_now;
 use crate::wire::{Event, Peer, TopicName};
 
@@ -64,6 +65,8 @@ pub(crate) enum End {
     MessagesLost,
     /// Another connection has taken over its session.
     SessionTaken,
+    /// Memory is short, and the client holds some without having asked for anything.
+    Overloaded,
     /// The operator wants the client to go.
     Disconnected {
         /// Whether it may come back.
@@ -122,6 +125,10 @@ pub(crate) struct Slot {
     terms: Arc<Terms>,
     /// What the clients of the peer's address hold; `None` for a subscriber in this process.
     pub(crate) account: Option<Arc<Account>>,
+    /// What is kept of what the client has sent.
+    pub(crate) kept: Kept,
+    /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
+    has_asked: AtomicBool,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
     /// The session knows it, too; here it would be 32 bytes more for each of 19,000 clients.
@@ -195,6 +202,8 @@ impl Slot {
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
             account,
+            kept: Kept::default(),
+            has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
@@ -432,8 +441,9 @@ impl Slot {
     }
 
     fn end_locked(&self, out: &mut Out, end: End) {
-        // An end that resets goes before one that takes its time, which may never come to its end.
-        if !out.sends || out.end.is_some() && !end.resets() {
+        // An end that resets goes before one that takes its time, which may never come to its end. A client that nothing can
+        // be sent to goes on sending, and may be closed for that.
+        if !out.sends && end != End::Overloaded || out.end.is_some() && !end.resets() {
             return;
         }
         out.end = Some(end);
@@ -635,6 +645,16 @@ impl Slot {
             0 => None,
             since => Some(tick.wrapping_sub(since)),
         }
+    }
+
+    /// Notes that the client has asked for something.
+    pub(crate) fn note_asked(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has asked for anything yet.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.has_asked.load(Ordering::Relaxed)
     }
 
     /// Has silence count from now on, and not only from the first message.

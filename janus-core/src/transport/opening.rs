@@ -26,8 +26,11 @@ impl Transport {
         let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
         let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
         (request.auth, request.request) = (open.auth.take(), open.request.take());
+        let asked =
+            request.request.as_ref().map_or(0, |head| head.memory()) + request.auth.as_ref().map_or(0, String::len);
         let answer = hooks.authenticate(request);
-        self.step = Step::Waiting(Box::pin(answer.map(|identity| Outcome::Authenticated(Box::new(open), identity))));
+        let answer = answer.map(|identity| Outcome::Authenticated(Box::new(open), identity));
+        self.step = Step::Authenticating(Box::pin(answer), asked);
     }
 
     pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {

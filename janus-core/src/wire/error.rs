@@ -127,7 +127,8 @@ error_codes! {
 
     /// The client is subscribed to as many topics as it is allowed to be.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
-    /// The server is short of memory and serves no further connections for now.
+    /// The server is short of memory: it serves no further connections for now, or has closed this one, which held some
+    /// without having asked for anything.
     ServerOverloaded = "server_overloaded", 4201, SlowDown, true;
     /// The client reads more slowly than its topics publish. The connection may be reset before this can be read.
     SlowConsumer = "slow_consumer", 4202, SlowDown, true;
