@@ -591,6 +591,11 @@ impl TopicState {
         ring.trim(&self.keep.under_pressure(pressure), tick)
     }
 
+    /// What the ledger has of the messages that the topic keeps.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.core.lock().ring.accounted_bytes()
+    }
+
     /// The first `limit` messages of its history after `since`, or the last `limit` of all; `None` where no history is
     /// kept. A position of another life of the topic is before everything.
     pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Shared) -> Option<Excerpt> {
