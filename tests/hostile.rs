@@ -70,6 +70,19 @@ async fn a_conversation_may_be_reset_at_any_byte() {
     withstands(PATIENT, resets, SLACK).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_input_of_a_crowd_stays_within_the_memory_budget() {
+    const BUDGET: u64 = 32 * MIB;
+    let server = Process::start_with(PATIENT, &["--memory-budget-bytes", &BUDGET.to_string()]);
+    let bystander = Bystander::start(server.addr).await;
+    unfinished_input(server.addr, 1_500).await;
+    bystander.goes_on().await;
+    let peak = server.memory_peak();
+    println!("{:.1} MiB of memory at most, with a budget of {:.1}", mib(peak), mib(BUDGET));
+    assert!(peak <= BUDGET + BUDGET / 4, "{:.1} MiB of memory, with a budget of {:.1}", mib(peak), mib(BUDGET));
+    bystander.finish().await;
+}
+
 /// Lets the attack loose on both servers, of which the binary may take so many bytes more at any moment of it.
 async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), memory: u64) {
     let config = Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, ..Config::default() };
@@ -112,6 +125,10 @@ struct Process {
 
 impl Process {
     fn start(frame_timeout: Duration) -> Self {
+        Self::start_with(frame_timeout, &[])
+    }
+
+    fn start_with(frame_timeout: Duration, further: &[&str]) -> Self {
         let address = own_address().to_string();
         let (frame_timeout, soon) = (format!("{}ms", frame_timeout.as_millis()), format!("{}ms", SOON.as_millis()));
         let settings = [
@@ -120,7 +137,7 @@ impl Process {
             ["--session-ttl", &soon],
             ["--topic-idle", &soon],
         ];
-        let running = Running::start(&settings.concat());
+        let running = Running::start(&[&settings.concat(), further].concat());
         let line = running.error_line("listening on ");
         let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
         Self { running, addr }
@@ -276,6 +293,31 @@ async fn endless_frames(addr: SocketAddr, clients: usize) {
     all(heads.into_iter().cycle().take(clients).map(send)).await;
 }
 
+/// Clients that all send nearly the longest frame at once, without its end, until the half of them has been closed for it.
+async fn unfinished_input(addr: SocketAddr, clients: usize) {
+    let part = vec![b'x'; Config::default().max_frame_bytes - 10];
+    let mut crowd = Vec::new();
+    for _ in 0..clients {
+        crowd.push(Client::connect_from(2, addr).await.reset_on_drop());
+    }
+    let closed = Arc::new(AtomicUsize::new(0));
+    let mut set = JoinSet::new();
+    for mut client in crowd {
+        let (part, closed) = (part.clone(), Arc::clone(&closed));
+        set.spawn(async move {
+            let _ = client.try_send(&part).await;
+            match client.next().await {
+                Ok(frame) => assert!(String::from_utf8_lossy(&frame).contains("\"server_overloaded\"")),
+                Err(close) => assert_eq!(close, Close::Reset),
+            }
+            closed.fetch_add(1, Ordering::Relaxed);
+            // It keeps its socket for as long as the attack lasts.
+            std::future::pending::<()>().await;
+        });
+    }
+    until("half of them are closed", || closed.load(Ordering::Relaxed) >= clients / 2).await;
+}
+
 /// Ten clients that together send so many frames of a few bytes.
 async fn tiny_frames(addr: SocketAddr, frames: usize) {
     const FRAMES: [&str; 10] =
@@ -384,6 +426,9 @@ async fn hostile_crowds_in_full_and_what_they_cost_a_bystander() {
     measure("nothing", async |_| quiet().await).await;
     measure("slow loris, 2,000 clients", async |addr| slow_loris(addr, 2_000).await).await;
     measure("endless frames, 2,000 clients", async |addr| endless_frames(addr, 2_000).await).await;
+    let budget = ["--memory-budget-bytes", "64MiB"];
+    let name = "unfinished input, 15,000 clients of one address, budget of 64 MiB";
+    measure_with(name, &budget, async |addr| unfinished_input(addr, 15_000).await).await;
     measure("ten million tiny frames", async |addr| tiny_frames(addr, 10_000_000).await).await;
     measure("storm, 200 clients, 600,000 subscribes", async |addr| subscription_storm(addr, 200, 1_000).await).await;
     measure("resets, ten conversations", async |addr| {
@@ -402,7 +447,11 @@ async fn quiet() {
 }
 
 async fn measure(name: &str, attack: impl AsyncFn(SocketAddr)) {
-    let server = Process::start(FRAME_TIMEOUT);
+    measure_with(name, &[], attack).await;
+}
+
+async fn measure_with(name: &str, settings: &[&str], attack: impl AsyncFn(SocketAddr)) {
+    let server = Process::start_with(FRAME_TIMEOUT, settings);
     let bystander = Bystander::start(server.addr).await;
     let (memory, descriptors) = (server.memory(), server.descriptors());
     let begun = Instant::now();

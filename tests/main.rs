@@ -31,6 +31,7 @@ mod memory;
 mod protocol;
 mod resume;
 mod slow;
+mod strangers;
 mod streams;
 mod support;
 mod typed;

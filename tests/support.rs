@@ -103,6 +103,19 @@ impl Client {
         client
     }
 
+    /// Connects from another address of loopback, and reads the greeting. Only Linux has others than one.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn connect_from(host: u8, addr: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("there is a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).expect("all of 127.0.0.0/8 is loopback");
+        let stream = timeout(DEADLINE, socket.connect(addr)).await.expect("connects in time").expect("connects");
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
+        let mut client = Self { stream, received: Vec::new(), taken: 0 };
+        let greeting = client.json().await;
+        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
+        client
+    }
+
     /// Connects and reads nothing.
     pub(crate) async fn connect_silently(addr: SocketAddr) -> Self {
         let stream = timeout(DEADLINE, TcpStream::connect(addr)).await.expect("connects in time").expect("connects");
