@@ -11,12 +11,18 @@ use crate::http::Http;
 const KEY: &str = "correct-horse-battery";
 
 /// The address at the end of the line that says where HTTP is served.
-fn http_address(server: &Running) -> SocketAddr {
+pub(crate) fn http_address(server: &Running) -> SocketAddr {
     server.error_line("serving HTTP on ").rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Status and body of the answer to a request with these lines more in its head.
-async fn ask(addr: SocketAddr, method: &str, target: &str, headers: &str, body: Option<Value>) -> (u16, Value) {
+pub(crate) async fn ask(
+    addr: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let length = body.len();
     let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: keep-alive\r\n{headers}");

@@ -327,7 +327,8 @@ const EVENT_SOURCE: &str = "Accept: text/event-stream\r\nOrigin: https://app.exa
 #[tokio::test]
 async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_get_a_status() {
     let origins = vec!["https://app.example".to_owned()];
-    let config = Config { max_connections: 1, allowed_origins: origins, ..Config::default() };
+    let frame_timeout = Duration::from_secs(1);
+    let config = Config { max_connections: 1, allowed_origins: origins, frame_timeout, ..Config::default() };
     let (janus, addr) = serve_http(config).await;
     let only = Http::events(addr, "topic=news", "").await;
     let (head, error) = refused(addr, EVENT_SOURCE).await;
@@ -352,12 +353,17 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
 
 #[tokio::test]
 async fn a_browser_for_which_there_is_no_time_to_be_told_anything_reads_no_status() {
-    let (_janus, addr) = serve_http(Config { max_connections: 1, max_refusals: 0, ..Config::default() }).await;
+    let frame_timeout = Duration::from_millis(100);
+    let (_janus, addr) =
+        serve_http(Config { max_connections: 1, max_refusals: 0, frame_timeout, ..Config::default() }).await;
     let _only = Http::events(addr, "topic=news", "").await;
     let mut refused = Http::send(addr, "").await;
     // Whether this is a reset or a FIN is not its server's choice.
     let _ = timeout(DEADLINE, refused.stream.read_to_string(&mut refused.received)).await.expect("an end");
     assert_eq!(refused.received, "");
+    // What it asks for need not be waited for.
+    let (_, error) = self::refused(addr, "Accept: text/event-stream\r\n").await;
+    assert_eq!(error, "too_many_connections");
 }
 
 /// A hook that fails.

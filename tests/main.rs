@@ -21,6 +21,7 @@ mod crashes;
 mod drain;
 mod embed;
 mod farewell;
+mod full;
 mod hooks;
 mod hostile;
 mod http;

@@ -318,14 +318,15 @@ async fn from_92_per_cent_on_the_client_with_the_largest_queue_is_closed_and_nob
 }
 
 #[tokio::test]
-async fn from_95_per_cent_on_new_connections_are_refused_until_there_is_room() {
+async fn from_95_per_cent_on_new_subscribers_are_refused_until_there_is_room() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
     let ballast = ballast(&janus, addr, percent(95) + 1).await;
     until("memory is nearly used up", || used(&janus) >= percent(95)).await;
     for refused in 1..=3 {
-        let mut refused_client = Client::connect_silently(addr).await;
+        let mut refused_client = Client::connect(addr).await;
+        refused_client.send(subscribe_frame("news")).await;
         assert_eq!(refused_client.error_code().await, "server_overloaded");
         assert_eq!(refused_client.close().await, Close::Fin);
         let stats = janus.stats();

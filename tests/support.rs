@@ -110,6 +110,18 @@ impl Client {
         Self { stream, received: Vec::new(), taken: 0 }
     }
 
+    /// The same from an address of its own.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn connect_from(from: SocketAddr, addr: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("there are sockets");
+        socket.bind(from).expect("the address is loopback");
+        let stream = timeout(DEADLINE, socket.connect(addr)).await.expect("connects in time").expect("connects");
+        let mut client = Self { stream, received: Vec::new(), taken: 0 };
+        let greeting = client.json().await;
+        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
+        client
+    }
+
     /// Makes the end of this client a reset, which leaves no port behind in TIME_WAIT: thousands of clients a test would
     /// use them all up.
     pub(crate) fn reset_on_drop(self) -> Self {

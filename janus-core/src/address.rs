@@ -20,7 +20,7 @@ use crate::wire::Peer;
 
 /// The part of a peer's address that one party is taken to own: an IPv4 address, or the /64 network of an IPv6 address,
 /// which is the smallest network that a host is given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Address {
     /// A connection of this machine without an address (a Unix socket, memory), or this process.
     #[default]

@@ -35,10 +35,16 @@ pub struct Config {
     pub sse_retry: Duration,
     /// Threads that deliver: one home arbiter for the actors, the others send. Default: the number of cores.
     pub threads: usize,
-    /// Clients connected at once. One more gets an error frame (`too_many_connections`) and is closed. Default 100,000.
+    /// Clients connected at once. One more that wants to subscribe is told why not (`too_many_connections`) and closed. Default
+    /// 100,000.
     pub max_connections: usize,
-    /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each, or until
-    /// it is written to a stream that takes nothing, for at most `drain_timeout`; more are closed at once. Default 1,024.
+    /// Connections beyond `max_connections` for what must go on when the server is full: requests that are passed on
+    /// ([`Builder::pass_on`](crate::Builder::pass_on)), publishers of the classic protocol, and connections that have not said
+    /// yet what they are for. One more takes the room of the oldest silent one of the address that has most of them.
+    /// Default 256.
+    pub reserved_connections: usize,
+    /// Connections that are refused and may wait until they have read why, for at most a second each, or until it is written
+    /// to a stream that takes nothing, for at most `drain_timeout`; more are closed at once. Default 1,024.
     pub max_refusals: usize,
     /// Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in the
     /// `backlog`. Default 100,000.
@@ -143,6 +149,7 @@ impl Default for Config {
             sse_retry: Duration::from_secs(2),
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
+            reserved_connections: 256,
             max_refusals: 1_024,
             accept_rate: 100_000,
             max_handshakes: 4_096,
@@ -317,6 +324,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
+        range("reserved_connections", self.reserved_connections, 16..=100_000, "16 to 100,000")?;
         range("max_refusals", self.max_refusals, 0..=1_000_000, "0 to 1,000,000")?;
         range("accept_rate", self.accept_rate, 1..=10_000_000, "1 to 10,000,000")?;
         range("max_handshakes", self.max_handshakes, 1..=1_000_000, "1 to 1,000,000")?;

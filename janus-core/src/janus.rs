@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, prepare, serve_with};
+use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, count_refusal, prepare, serve_with};
 use crate::address::Accounts;
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
@@ -704,7 +704,7 @@ impl Janus {
         }
         // Before anything is queued: what is on its way to the home arbiter, which may be busy, has a limit, too.
         let place = admit(shared).map_err(|(code, message)| {
-            shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+            count_refusal(shared, incoming.peer, code);
             ServeError::Full { code, message }
         })?;
         let may_publish = shared.config.allow_publish
@@ -968,7 +968,7 @@ pub struct DrainReport {
 /// What an instance is doing (the first six) and has done since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Clients connected now.
+    /// Connections open now, also those without a place of `max_connections`; those that are being refused not counted.
     pub connections: usize,
     /// Sessions listed now, with and without a connection.
     pub sessions: usize,
@@ -980,9 +980,10 @@ pub struct Stats {
     pub memory_used: usize,
     /// The setting `memory_budget_bytes`, which they are held against; 0 if there is no budget.
     pub memory_budget: usize,
-    /// Connections accepted and served.
+    /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a publisher
+    /// that found the server full.
     pub connections_accepted: u64,
-    /// Connections refused because `max_connections` were open, or because memory was nearly used up; those that
+    /// Clients refused because `max_connections` were connected, or because memory was nearly used up; those that
     /// [`Janus::serve`] has refused count as well.
     pub connections_refused: u64,
     /// Of those, the ones refused because memory was nearly used up.
@@ -1061,7 +1062,7 @@ mod tests {
             shared.home.run(|| ()).unwrap();
         }
         serve().unwrap();
-        assert_eq!((shared.connections.len(), shared.connections.taken()), (0, 1));
+        assert_eq!((shared.connections.len(), shared.connections.all()), (0, 1));
         let refused = serve().unwrap_err();
         assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
 
@@ -1069,13 +1070,13 @@ mod tests {
         drop(threads.home);
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while shared.connections.taken() > 0 && Instant::now() < deadline {
+        while shared.connections.all() > 0 && Instant::now() < deadline {
             tokio::task::yield_now().await;
         }
-        assert_eq!(shared.connections.taken(), 0);
+        assert_eq!(shared.connections.all(), 0);
         // And with nobody there to take it.
         let _ = serve().unwrap_err();
-        assert_eq!(shared.connections.taken(), 0);
+        assert_eq!(shared.connections.all(), 0);
     }
 
     #[tokio::test]

@@ -107,6 +107,7 @@ mod connections;
 mod delivery;
 mod drain;
 mod fault;
+mod guests;
 mod heartbeat;
 pub mod hooks;
 #[cfg(feature = "internals")]

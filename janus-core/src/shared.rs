@@ -19,6 +19,7 @@ use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
 use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
 use crate::fault::Faults;
+use crate::guests::Guests;
 use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
 use crate::slow_clients::Lines;
@@ -85,7 +86,7 @@ impl Shared {
     pub(crate) fn memory_used(&self) -> usize {
         let (_, detached) = self.sessions.count();
         self.ledger().bytes()
-            + (self.connections.taken() + self.connections.refusals()) * CONNECTION_BYTES
+            + self.connections.all() * CONNECTION_BYTES
             + detached * DETACHED_SESSION_BYTES
             + self.topics.len() * TOPIC_BYTES
     }
@@ -316,20 +317,24 @@ impl TopicTable {
     }
 }
 
-/// The slots of all connections, and the count that `max_connections` limits.
+/// The slots of all connections, and the counts that `max_connections`, `reserved_connections` and `max_refusals` limit.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
     listed: Mutex<Listed>,
     last_id: AtomicU64,
-    /// Connections that are being refused; they are in no table.
-    refusals: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Listed {
     slots: Slab<Connected>,
-    /// Places of connections that are on their way into the table.
+    /// Connections that have a place of `max_connections`.
+    placed: usize,
+    /// Such places of connections that are on their way into the table.
     reserved: usize,
+    /// Connections that have none.
+    guests: Guests,
+    /// Connections that are being refused.
+    refusals: usize,
 }
 
 /// An open connection.
@@ -338,6 +343,20 @@ struct Connected {
     slot: Arc<Slot>,
     /// Once it is served.
     session: Option<Arc<Session>>,
+    standing: Standing,
+}
+
+/// What a connection counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It has a place of `max_connections`.
+    Placed,
+    /// It has none, see [`Guests`].
+    Guest,
+    /// It has none, and is among the `max_refusals` that may wait until they have read why.
+    Refused,
+    /// It counts as nothing, because it is about to be closed.
+    Crowded,
 }
 
 impl ConnectionTable {
@@ -346,19 +365,53 @@ impl ConnectionTable {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Notes that one more connection is being refused, unless `limit` are.
-    pub(crate) fn begin_refusal(&self, limit: usize) -> bool {
-        let add = |refusals| (refusals < limit).then_some(refusals + 1);
-        self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    /// Enters a connection without a place of `max_connections`, made by `make` from its number and its place in the table.
+    pub(crate) fn enter_guest(&self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+        let mut listed = self.listed.lock();
+        let slot = listed.enter(self.next_id(), Standing::Guest, make);
+        listed.guests.add(&slot);
+        slot
     }
 
-    pub(crate) fn end_refusal(&self) {
-        self.refusals.fetch_sub(1, Ordering::Relaxed);
+    /// How many more connections there is room for; `is_short` says that guests must not use the places of others.
+    pub(crate) fn room(&self, config: &Config, is_short: bool) -> usize {
+        let Config { max_connections, reserved_connections, .. } = *config;
+        let listed = self.listed.lock();
+        let guests = listed.guests.len();
+        let room = (max_connections + reserved_connections).saturating_sub(listed.placed + listed.reserved + guests);
+        if is_short { room.min(reserved_connections.saturating_sub(guests)) } else { room }
     }
 
-    /// How many connections are being refused.
-    pub(crate) fn refusals(&self) -> usize {
-        self.refusals.load(Ordering::Relaxed)
+    /// Takes the guest out of the count that is to go first; the caller must end it.
+    pub(crate) fn crowd_out(&self) -> Option<Arc<Slot>> {
+        let mut listed = self.listed.lock();
+        let slot = listed.guests.take_first()?;
+        listed.set_standing(&slot, Standing::Crowded);
+        Some(slot)
+    }
+
+    /// Notes that a guest has published. The guest that has to go for it must be ended by the caller.
+    pub(crate) fn guest_has_published(&self, slot: &Slot, config: &Config) -> Option<Arc<Slot>> {
+        let mut listed = self.listed.lock();
+        let goes = listed.guests.has_published(slot, config.reserved_connections.div_ceil(2))?;
+        listed.set_standing(&goes, Standing::Crowded);
+        Some(goes)
+    }
+
+    /// Has a connection that closes be no guest any more; false if it is one still, or counts as nothing, because `limit`
+    /// connections are being refused.
+    pub(crate) fn leave(&self, slot: &Slot, limit: usize) -> bool {
+        let mut listed = self.listed.lock();
+        match listed.standing(slot) {
+            Some(Standing::Guest | Standing::Crowded) if listed.refusals < limit => {
+                listed.guests.remove(slot);
+                listed.refusals += 1;
+                listed.set_standing(slot, Standing::Refused);
+                true
+            }
+            Some(Standing::Guest | Standing::Crowded) => false,
+            Some(Standing::Placed | Standing::Refused) | None => true,
+        }
     }
 
     /// Notes the session of a connection, which may change.
@@ -379,21 +432,29 @@ impl ConnectionTable {
     }
 
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
-        let Some(place) = slot.place.map(|place| place as usize) else { return self.end_refusal() };
+        let Some(place) = slot.place.map(|place| place as usize) else { return };
         let removed = {
-            let slots = &mut self.listed.lock().slots;
-            let is_there = slots.get(place).is_some_and(|other| Arc::ptr_eq(&other.slot, slot));
-            is_there.then(|| slots.remove(place))
+            let mut listed = self.listed.lock();
+            let standing = listed.standing(slot);
+            match standing {
+                Some(Standing::Placed) => listed.placed -= 1,
+                Some(Standing::Guest) => listed.guests.remove(slot),
+                Some(Standing::Refused) => listed.refusals -= 1,
+                Some(Standing::Crowded) | None => {}
+            }
+            standing.map(|_| listed.slots.remove(place))
         };
         drop(removed);
     }
 
+    /// How many connections are open that are not being refused.
     pub(crate) fn len(&self) -> usize {
-        self.listed.lock().slots.len()
+        let listed = self.listed.lock();
+        listed.placed + listed.guests.len()
     }
 
-    /// How many places are taken: by connections, and by those on their way.
-    pub(crate) fn taken(&self) -> usize {
+    /// How many connections there are: all that are open, and those on their way.
+    pub(crate) fn all(&self) -> usize {
         let listed = self.listed.lock();
         listed.slots.len() + listed.reserved
     }
@@ -418,8 +479,30 @@ impl ConnectionTable {
     }
 }
 
-/// A place in the table for a connection that is on its way there, from whatever thread; it is given back with a connection that
-/// never arrives.
+impl Listed {
+    fn enter(&mut self, id: u64, standing: Standing, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+        let entry = self.slots.vacant_entry();
+        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
+        Arc::clone(&entry.insert(Connected { slot, session: None, standing }).slot)
+    }
+
+    fn entry(&mut self, slot: &Slot) -> Option<&mut Connected> {
+        self.slots.get_mut(slot.place? as usize).filter(|other| std::ptr::eq(&*other.slot, slot))
+    }
+
+    fn standing(&mut self, slot: &Slot) -> Option<Standing> {
+        self.entry(slot).map(|connected| connected.standing)
+    }
+
+    fn set_standing(&mut self, slot: &Slot, standing: Standing) {
+        if let Some(connected) = self.entry(slot) {
+            connected.standing = standing;
+        }
+    }
+}
+
+/// A place of `max_connections` for a connection that is on its way into the table, from whatever thread, or in it without one;
+/// it is given back with a connection that never arrives.
 pub(crate) struct Reservation {
     shared: Arc<Shared>,
     /// Whether the place is the connection's own by now.
@@ -430,7 +513,7 @@ impl Reservation {
     /// Takes a place, unless `max_connections` are taken.
     pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
         let mut listed = shared.connections.listed.lock();
-        if listed.slots.len() + listed.reserved >= shared.config.max_connections {
+        if listed.placed + listed.reserved >= shared.config.max_connections {
             return None;
         }
         listed.reserved += 1;
@@ -441,15 +524,25 @@ impl Reservation {
     pub(crate) fn enter(mut self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let connections = &self.shared.connections;
         let mut listed = connections.listed.lock();
-        let id = connections.next_id();
-        let entry = listed.slots.vacant_entry();
-        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
-        let slot = Arc::clone(&entry.insert(Connected { slot, session: None }).slot);
+        let slot = listed.enter(connections.next_id(), Standing::Placed, make);
         // In one go, or the connection would count twice for a moment.
         listed.reserved -= 1;
+        listed.placed += 1;
         drop(listed);
         self.used = true;
         slot
+    }
+
+    /// Gives the place to a guest.
+    pub(crate) fn give_to(mut self, slot: &Slot) {
+        let mut listed = self.shared.connections.listed.lock();
+        if let Some(Standing::Guest | Standing::Crowded) = listed.standing(slot) {
+            listed.guests.remove(slot);
+            listed.set_standing(slot, Standing::Placed);
+            listed.reserved -= 1;
+            listed.placed += 1;
+            self.used = true;
+        }
     }
 }
 

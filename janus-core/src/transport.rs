@@ -9,10 +9,11 @@
 //!
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 //!
-//! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, what a client
-//! asks for in `subscribing`, `resuming` and `publishing`.
+//! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, which place it
+//! has among others in `places`, what a client asks for in `subscribing`, `resuming` and `publishing`.
 
 mod opening;
+mod places;
 mod publishing;
 mod resuming;
 mod subscribing;
@@ -78,6 +79,10 @@ pub(crate) struct Transport {
     origin: Arc<Origin>,
     /// Whether the client is served: greeted, and its session listed.
     opened: bool,
+    /// Whether it has a place of `max_connections`; see `places`.
+    has_place: bool,
+    /// Whether it has published without one.
+    has_published: bool,
     /// Whether the client has not asked for anything yet, so that it may still take over an earlier session.
     fresh: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
@@ -153,16 +158,8 @@ struct Closing {
     last_words: Bytes,
     fin_sent: bool,
     discarded: usize,
-    /// Why the client is refused, until it is known what it asks for, where that makes a difference to how it is told.
-    unheard: Option<Box<Unheard>>,
-    /// For reading what the client asks for, then for writing out what is queued, and then for the peer to close as well.
+    /// For writing out what is queued, and then for the peer to close as well.
     deadline: Pin<Box<Sleep>>,
-}
-
-struct Unheard {
-    code: ErrorCode,
-    message: String,
-    reconnect_after: Option<Duration>,
 }
 
 enum Outcome {
@@ -178,18 +175,18 @@ enum Outcome {
 }
 
 impl Transport {
-    pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, session: Arc<Session>, origin: &Arc<Origin>) -> Self {
-        Self::with_decoder(shared, slot, session, origin, origin.codec.decoder())
-    }
-
-    /// With a decoder that knows something about the client already.
-    pub(crate) fn with_decoder(
+    /// The decoder may know something about the client already.
+    pub(crate) fn new(
         shared: Arc<Shared>,
         slot: Arc<Slot>,
         session: Arc<Session>,
         origin: &Arc<Origin>,
         decoder: Box<dyn Decoder>,
+        has_place: bool,
     ) -> Self {
+        if has_place {
+            shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        }
         Self {
             shared,
             slot,
@@ -198,6 +195,8 @@ impl Transport {
             decoder,
             origin: Arc::clone(origin),
             opened: false,
+            has_place,
+            has_published: false,
             fresh: true,
             published: None,
             rest: None,
@@ -207,20 +206,6 @@ impl Transport {
             why: None,
             step: Step::Reading,
         }
-    }
-
-    /// A connection that is only told why it is not served.
-    pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
-        let refusal = refusal(code, message);
-        self.say_goodbye(refusal);
-        if self.decoder.refuse(&refusal) == Refusing::OnceRead
-            && let Step::Closing(closing) = &mut self.step
-        {
-            let Refusal { reconnect_after, .. } = refusal;
-            closing.unheard = Some(Box::new(Unheard { code, message: message.to_owned(), reconnect_after }));
-            closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
-        }
-        self
     }
 
     /// Begins to close, and tells the client why.
@@ -292,9 +277,10 @@ impl Transport {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, unheard: None, deadline };
+            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline };
             let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
             self.give_up(before);
+            self.leave_reserve();
         }
     }
 
@@ -418,7 +404,7 @@ impl Transport {
     /// Carries out what the server decided about this connection.
     fn end(&mut self, end: End) {
         let closing = matches!(self.step, Step::Closing(_) | Step::Over);
-        if closing && !end.resets() {
+        if closing && !end.resets() && end != End::Crowded {
             return;
         }
         let (id, peer) = (self.slot.id, self.session.peer);
@@ -459,11 +445,8 @@ impl Transport {
                 self.why = Some(ErrorCode::Internal);
                 self.step = Step::Over;
             }
-            End::FrameTimeout => {
-                self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
-                let code = ErrorCode::FrameTimeout;
-                self.answer_error(FrameError::new(code, "finish each frame in time; this one was left unfinished"));
-            }
+            End::FrameTimeout => self.time_is_up(),
+            End::Crowded => self.crowded_out(),
             End::MessagesLost => {
                 log::warn!(
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
@@ -550,17 +533,19 @@ impl Transport {
                 Ok(command) => self.carry_out(command),
                 Err(error) => self.answer_error(error),
             }
-            // A client that is not served yet gains no time by what does not open its connection, such as a ping.
+            // A client that is not served yet gains no time by what does not open its connection, such as a ping, and a guest
+            // none by anything but a publication.
             // Nor does one that leaves a message unfinished gain any by a ping between two parts of it.
-            completed = completed || ((self.opened || becomes) && !self.decoder.is_mid_frame());
+            let gains_time = self.opened && !self.is_silent_guest() || becomes;
+            completed = completed || (gains_time && !self.decoder.is_mid_frame());
         }
         let unfinished = input.is_empty() && self.is_awaited();
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
     }
 
-    /// Whether the client owes us bytes: the rest of a frame, or what opens its connection.
+    /// Whether the client owes us bytes: the rest of a frame, what opens its connection, or what a guest is for.
     fn is_awaited(&self) -> bool {
-        matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened)
+        matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened || self.is_silent_guest())
     }
 
     /// Does what takes long, now or when there is a place.
@@ -600,6 +585,9 @@ impl Transport {
     }
 
     fn carry_out(&mut self, command: Command) {
+        if self.needs_place(&command) && !self.take_place() {
+            return;
+        }
         let fresh = self.fresh;
         self.fresh &= matches!(command, Command::Ping | Command::Pong);
         match command {
@@ -675,47 +663,7 @@ impl Transport {
         }
     }
 
-    /// Reads what a client asks for that is refused whatever that is, to tell it so that it understands.
-    fn hear_out(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        let Self { step: Step::Closing(closing), decoder, slot, shared, .. } = self else { return Poll::Ready(()) };
-        let Some(unheard) = &closing.unheard else { return Poll::Ready(()) };
-        let limits = shared.wire_limits();
-        let words = loop {
-            if closing.deadline.as_mut().poll(cx).is_ready() {
-                break None;
-            }
-            let read = SCRATCH.with_borrow_mut(|scratch| {
-                slot.poll_read(cx, scratch)
-                    .map_ok(|length| (length > 0, decoder.decode(&mut &scratch[..length], &limits)))
-            });
-            match ready!(read) {
-                Ok((true, None)) => {}
-                Ok((true, Some(Ok(Command::Close(bytes))))) => break Some(bytes),
-                Ok((true, Some(Ok(_)))) => {
-                    let Unheard { code, ref message, reconnect_after } = **unheard;
-                    let refusal = Refusal { id: None, code, message, reconnect_after };
-                    let refusing = match decoder.successor() {
-                        Some((_, successor)) => successor.refuse(&refusal),
-                        None => decoder.refuse(&refusal),
-                    };
-                    break match refusing {
-                        Refusing::With(bytes) => Some(bytes),
-                        Refusing::ByCodec | Refusing::OnceRead => None,
-                    };
-                }
-                Ok(_) | Err(_) => break None,
-            }
-        };
-        closing.unheard = None;
-        if let Some(words) = words {
-            closing.last_words = words;
-        }
-        closing.deadline.as_mut().reset(shared.close_deadline(shared.config.drain_timeout));
-        Poll::Ready(())
-    }
-
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        ready!(self.hear_out(cx));
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
         if !closing.fin_sent && self.slot.is_settled() {
             // Much may wait for a client that reads slowly, and a heartbeat would come behind the last words.

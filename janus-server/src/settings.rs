@@ -155,12 +155,19 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "max_connections",
-        doc: "Clients connected at once. One more is told `too_many_connections` and closed.",
+        doc: "Clients connected at once. One more that wants to subscribe is told `too_many_connections` and closed.",
         field: Field::Count(|s| &mut s.core.max_connections),
     },
     Setting {
+        name: "reserved_connections",
+        doc: "Connections beyond `max_connections` for what goes on when the server is full: requests to the HTTP API, \
+              publishers of the classic protocol, and connections that have not said yet what they are for. One more takes \
+              the room of the oldest silent one of the address that has most of them.",
+        field: Field::Count(|s| &mut s.core.reserved_connections),
+    },
+    Setting {
         name: "max_refusals",
-        doc: "Connections beyond `max_connections` that may wait until they have read why; more are closed at once.",
+        doc: "Connections that are refused and may wait until they have read why; more are closed at once.",
         field: Field::Count(|s| &mut s.core.max_refusals),
     },
     Setting {
@@ -342,7 +349,7 @@ pub(crate) static TABLE: &[Setting] = &[
         name: "memory_budget_bytes",
         doc: "Bytes that messages, queues, sessions and connections may take together; 0 for no budget. At 80 % history is \
               trimmed, at 90 % detached sessions end, at 92 % the clients with the largest queues are closed, at 95 % \
-              new connections are refused.",
+              new clients are refused.",
         field: Field::Bytes(|s| &mut s.core.memory_budget_bytes),
     },
     Setting {

@@ -58,8 +58,10 @@ pub(crate) enum End {
     GivenUp,
     /// Its codec has panicked, so that it would miss something without a word.
     CodecPanicked,
-    /// It let a frame stay unfinished for too long.
+    /// It let a frame stay unfinished for too long, or did not say what it is for.
     FrameTimeout,
+    /// It has no place of `max_connections`, and another connection needs the room.
+    Crowded,
     /// It would have missed messages of a topic that had to start afresh, without being told.
     MessagesLost,
     /// Another connection has taken over its session.
@@ -103,7 +105,7 @@ pub(crate) struct Slot {
     out: Mutex<Out>,
     /// The tick of the last message or PING sent; 0 while the client has received no message, and after its last words.
     quiet_since: AtomicU32,
-    /// Where it stands in the table of connections; `None` for one that is being refused.
+    /// Where it stands in the table of connections; `None` for a subscriber in this process.
     pub(crate) place: Option<u32>,
     /// The Transport's task, woken when it has to write the queue out or to end the connection.
     transport: AtomicWaker,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -140,6 +141,9 @@ impl Transport {
             received.extend_from_slice(&rest);
         }
         let peer = self.session.peer;
+        if !self.has_place {
+            self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        }
         let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),

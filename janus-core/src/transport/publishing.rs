@@ -70,6 +70,7 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
+        self.publishes();
         if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));

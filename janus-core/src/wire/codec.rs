@@ -534,8 +534,8 @@ pub enum Refusing {
     ByCodec,
     /// With these bytes, which depend on what the client has asked for.
     With(Bytes),
-    /// That depends on what the client asks for, which has not been read. A server that is full reads so far for a second
-    /// at most, and then tells it as the codec does.
+    /// That depends on what the client asks for, which has not been read. A server that is full reads so far, for
+    /// `frame_timeout` at most, and then tells it as the codec does.
     OnceRead,
 }
 
