@@ -110,6 +110,30 @@ async fn a_key_in_the_file_is_asked_for_and_never_logged() {
 }
 
 #[tokio::test]
+async fn without_a_key_whoever_comes_by_way_of_a_proxy_is_kept_out() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let addr = http_address(&server);
+    for sign in [
+        "X-Forwarded-For: 192.0.2.1",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=192.0.2.1",
+        "Via: 1.1 proxy",
+        "X-Real-IP: ::1",
+    ] {
+        let message = json!({"topic": "news", "data": 1});
+        let (status, answer) = ask(addr, "POST", "/api/publish", &format!("{sign}\r\n"), Some(message)).await;
+        assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")), "{sign}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("proxy"), "{answer}");
+        // What is for everybody is served.
+        assert_eq!(ask(addr, "GET", "/api/openapi.json", &format!("{sign}\r\n"), None).await.0, 200);
+        Http::events(addr, "topic=news", &format!("{sign}\r\n")).await;
+    }
+    let old = "GET /api/topics HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    assert!(Http::send(addr, old).await.read_to_end().await.contains("api_key_required"));
+    assert_eq!(ask(addr, "GET", "/api/topics", "", None).await.0, 200);
+}
+
+#[tokio::test]
 async fn without_a_key_other_machines_are_kept_out() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "0.0.0.0:0"]);
     let addr = SocketAddr::from(([127, 0, 0, 1], http_address(&server).port()));

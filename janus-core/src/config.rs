@@ -129,7 +129,9 @@ pub struct Config {
     pub memory_budget_bytes: usize,
     /// Connections the kernel holds until they are accepted; the system's `somaxconn` caps it. Default 65,535.
     pub backlog: u32,
-    /// Whether clients of a listener that is not on loopback may publish. Default false.
+    /// Whether clients may publish that are not known to be on this machine: those of a listener that is not on loopback, and
+    /// those whose HTTP request shows that a proxy has passed it on
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). Default false.
     pub allow_publish: bool,
     /// How long a [hook](crate::hooks) may take. A question that has no answer by then is answered with an error
     /// (`authorization_failed`), an observer is given up. Default 5 s.

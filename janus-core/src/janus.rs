@@ -316,7 +316,8 @@ impl Builder {
 
     /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
     ///
-    /// They count as local: they may publish. See [`Janus::serve`] for single streams.
+    /// They count as local: they may publish, unless their HTTP request shows that a proxy has passed it on
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single streams.
     #[must_use]
     pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
         self.listeners.push((Box::new(listener), codec));
@@ -345,10 +346,9 @@ impl Builder {
             Err(source) => Err(StartError::Bind { addr, source }),
         };
         let mut endpoints = Vec::new();
-        // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
-        let may_publish = |addr: SocketAddr| addr.ip().is_loopback() || config.allow_publish;
+        let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
         for &addr in &config.listen {
-            let origin = Origin::classic(&codecs, may_publish(addr));
+            let origin = Origin::classic(&codecs, is_local(addr));
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
         let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
@@ -365,13 +365,13 @@ impl Builder {
         }
         for (addr, port, codec) in ports {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
+            let origin = Arc::new(Origin { codec, codec_id, is_local: is_local(addr), pass_on });
             endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
         }
         for (listener, codec) in self.listeners {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let may_publish = listener.local_addr().is_none_or(may_publish);
-            let origin = Arc::new(Origin { codec, codec_id, may_publish, pass_on });
+            let is_local = listener.local_addr().is_none_or(is_local);
+            let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
             endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
         }
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
@@ -395,7 +395,7 @@ impl Builder {
 fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
     let mut ports = BTreeMap::new();
     for addr in addrs {
-        *ports.entry(addr.port()).or_insert(true) &= addr.ip().to_canonical().is_loopback();
+        *ports.entry(addr.port()).or_insert(true) &= Peer::from(addr).is_local();
     }
     ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
@@ -681,8 +681,9 @@ impl Janus {
     ///
     /// This is how a connection of somebody else's server becomes a client: one that a web framework has upgraded, TLS,
     /// a pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or one that knows what has been said on the
-    /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine or
-    /// `allow_publish` says so.
+    /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine and
+    /// shows no sign of a proxy ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or `allow_publish` says
+    /// so.
     ///
     /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
     /// writes to the socket itself.
@@ -707,13 +708,9 @@ impl Janus {
             count_refusal(shared, incoming.peer, code);
             ServeError::Full { code, message }
         })?;
-        let may_publish = shared.config.allow_publish
-            || match incoming.peer {
-                Peer::Addr(addr) => addr.ip().is_loopback(),
-                Peer::Local => true,
-            };
+        let is_local = incoming.peer.is_local();
         let codec_id = shared.codecs().register(codec)?;
-        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, may_publish, pass_on: None });
+        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
         prepare(&incoming, &shared.config);
         // A socket belongs to the reactor that made it.

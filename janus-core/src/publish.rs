@@ -60,8 +60,10 @@ pub enum PublishError {
     /// process is told so.
     #[error("the connection was closed before the message was published; publish it again on another one")]
     ConnectionClosed,
-    /// Clients of this listener may not publish.
-    #[error("clients of this listener may not publish; the server's operator can allow it with allow_publish")]
+    /// The client is not known to be on the server's own machine, and others may not publish.
+    #[error(
+        "only clients on the server's own machine may publish; the server's operator can allow it with allow_publish"
+    )]
     NotAllowed,
     /// The embedder's [hook](crate::hooks::Hooks::authorize_publish) has refused it, or has not answered. No publisher in
     /// this process is asked.

@@ -83,6 +83,8 @@ pub(crate) struct Transport {
     has_place: bool,
     /// Whether it has published without one.
     has_published: bool,
+    /// Whether its HTTP request came by way of a proxy.
+    is_forwarded: bool,
     /// Whether the client has not asked for anything yet, so that it may still take over an earlier session.
     fresh: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
@@ -197,6 +199,7 @@ impl Transport {
             opened: false,
             has_place,
             has_published: false,
+            is_forwarded: false,
             fresh: true,
             published: None,
             rest: None,

@@ -139,7 +139,7 @@ pub(crate) static TABLE: &[Setting] = &[
     Setting {
         name: "api_key",
         doc: "What users of the HTTP API must show as `Authorization: Bearer KEY`. Without one the API is served only if all \
-              of `http_listen` is loopback. It is never printed, and has no flag.",
+              of `http_listen` is loopback, and not to requests that a proxy has passed on. It is never printed, and has no flag.",
         field: Field::Secret(|s| &mut s.api_key),
     },
     Setting {
@@ -359,7 +359,8 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "allow_publish",
-        doc: "Whether clients of a listener that is not on loopback may publish.",
+        doc: "Whether clients may publish that are not known to be on this machine: those of a listener that is not on loopback, \
+              and those that a proxy has passed on.",
         field: Field::Boolean(|s| &mut s.core.allow_publish),
     },
 ];

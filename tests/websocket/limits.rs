@@ -1,13 +1,16 @@
 //! What a client of a WebSocket sees at each limit.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use janus_core::{Config, Janus, Namespace, SlowConsumer};
+use janus_core::wire::{Codec, HttpRequest, WebSocket};
+use janus_core::{Config, Incoming, Janus, Namespace, SlowConsumer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame, said, serve, text};
+use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame, said, serve, text, upgrade};
 use crate::support::{Close, DEADLINE, until};
 
 #[tokio::test]
@@ -118,6 +121,49 @@ async fn a_client_beyond_max_connections_is_told_with_a_status() {
     drop(served);
     until("the place is free", || janus.stats().connections == 0).await;
     Socket::open(addr).await;
+}
+
+#[tokio::test]
+async fn a_client_that_a_proxy_on_this_machine_passed_on_may_not_publish() {
+    let publish = json!({"type": "publish", "id": 5, "topic": "news", "data": 1});
+    let (janus, addr) = serve(Config::default()).await;
+    let signs = [
+        "X-Forwarded-For: 127.0.0.1",
+        "x-forwarded-host: localhost",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=127.0.0.1",
+        "Via: 1.1 proxy",
+        "X-Real-IP: 127.0.0.1",
+    ];
+    for sign in signs {
+        let mut socket = Socket::connect(addr).await;
+        socket.send(upgrade(addr).replacen("\r\n", &format!("\r\n{sign}\r\n"), 1)).await;
+        assert!(socket.head().await.starts_with("HTTP/1.1 101 "), "{sign}");
+        assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome", "{sign}");
+        let answer = socket.ask(publish.clone()).await;
+        assert_eq!((&answer["id"], &answer["error"]), (&json!(5), &json!("publish_not_allowed")), "{sign}: {answer}");
+        socket.subscribe("news").await;
+    }
+    // Nor on a stream that a program hands over with its request.
+    let (mut client, stream) = tokio::io::duplex(4_096);
+    let request = HttpRequest::new("GET", "/ws", [("X-Forwarded-For", &b"192.0.2.1"[..])]);
+    let codec: Arc<dyn Codec> = Arc::new(WebSocket);
+    janus.serve(Incoming::stream(stream), &codec, Some(WebSocket::decoder_for(request))).unwrap();
+    client.write_all(&[said(&json!({"type": "hello"})), said(&publish)].concat()).await.unwrap();
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains("publish_not_allowed") {
+        let read = timeout(DEADLINE, client.read_buf(&mut received)).await.expect("an answer").unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&received));
+    }
+    let mut direct = Socket::open(addr).await;
+    assert_eq!(direct.ask(publish).await["type"], "published");
+    let (_janus, addr) = serve(Config { allow_publish: true, ..Config::default() }).await;
+    let mut socket = Socket::connect(addr).await;
+    socket.send(upgrade(addr).replacen("\r\n", "\r\nVia: 1.1 proxy\r\n", 1)).await;
+    socket.head().await;
+    socket.ask(json!({"type": "hello"})).await;
+    let published = socket.ask(json!({"type": "publish", "id": 5, "topic": "news", "data": 1})).await;
+    assert_eq!(published["type"], "published", "{published}");
 }
 
 #[tokio::test]

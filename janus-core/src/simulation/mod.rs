@@ -351,7 +351,7 @@ fn config(chance: &Chance) -> Config {
 fn websocket(janus: &Janus) -> Arc<Origin> {
     let codec: Arc<dyn Codec> = Arc::new(WebSocket);
     let codec_id = janus.tables().codecs().register(&codec).expect("it is the second");
-    Arc::new(Origin { codec, codec_id, may_publish: true, pass_on: None })
+    Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None })
 }
 
 const CLIENTS: usize = 40;

@@ -14,7 +14,7 @@ use crate::client_proxy::{Claimed, SessionToken};
 use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::listener::{PassOn, PassedOn};
-use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Refusal};
+use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Open, Opens, Refusal};
 
 pub(super) struct PassingOn {
     pub(super) take: PassOn,
@@ -24,6 +24,7 @@ pub(super) struct PassingOn {
 impl Transport {
     /// Serves the client once it is known who it is; where nobody wants to know, at once.
     pub(crate) fn open(&mut self, mut open: Open) {
+        self.is_forwarded = open.request.as_deref().is_some_and(HttpRequest::is_forwarded);
         let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
         let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
         (request.auth, request.request) = (open.auth.take(), open.request.take());

@@ -35,7 +35,7 @@ impl Transport {
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
         let client = self.session.client();
-        if !self.origin.may_publish && client.is_none_or(|client| client.identity.may_publish.is_none()) {
+        if !self.may_publish() && client.is_none_or(|client| client.identity.may_publish.is_none()) {
             pending.refuse(PublishError::NotAllowed);
             return self.await_outcome(outcome);
         }
@@ -51,6 +51,12 @@ impl Transport {
             }
             Err(denied) => self.deny(denied, pending, outcome),
         }
+    }
+
+    /// Whether the client may publish for where it is. One that can reach a listener off loopback is a stranger until the
+    /// operator says otherwise, and so is one behind a proxy on this machine.
+    fn may_publish(&self) -> bool {
+        self.shared.config.allow_publish || (self.origin.is_local && !self.is_forwarded)
     }
 
     pub(super) fn deny(

@@ -284,6 +284,30 @@ impl HttpRequest {
         self.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.trim())
     }
 
+    /// Whether the request shows that a proxy has passed it on: it has one of the headers that proxies add
+    /// (`X-Forwarded-For`, `X-Forwarded-Host`, `X-Forwarded-Proto` and their like, `Forwarded`, `Via`, `X-Real-IP`), or it is of
+    /// HTTP/1.0, which hardly anything else speaks.
+    ///
+    /// Then its peer is the proxy, and says nothing of where its client is. A client can make a request look forwarded, and a
+    /// proxy may pass one on without a sign: so being forwarded must take something away, and never grant anything.
+    ///
+    /// ```
+    /// use janus_core::wire::HttpRequest;
+    ///
+    /// let request = |header| HttpRequest::new("GET", "/ws", [(header, &b"192.0.2.1"[..])]);
+    /// assert!(request("X-Forwarded-For").is_forwarded());
+    /// assert!(!request("X-Request-Id").is_forwarded());
+    /// ```
+    #[must_use]
+    pub fn is_forwarded(&self) -> bool {
+        let is_sign = |name: &str| {
+            const PREFIX: &str = "x-forwarded";
+            name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+                || ["forwarded", "via", "x-real-ip"].iter().any(|sign| name.eq_ignore_ascii_case(sign))
+        };
+        self.is_http_1_0 || self.headers.iter().any(|(name, _)| is_sign(name))
+    }
+
     /// Whether a body follows the head.
     pub(super) fn has_body(&self) -> bool {
         // All of them: what the first says, and another one denies, may be what a proxy goes by.
@@ -546,6 +570,19 @@ pub enum Peer {
     Addr(SocketAddr),
     /// This machine, by something that has no address: a Unix socket, memory.
     Local,
+}
+
+impl Peer {
+    /// Whether this is the machine that the server runs on, as far as an address tells: one of loopback, or none.
+    ///
+    /// It may be a proxy for clients from elsewhere: see [`HttpRequest::is_forwarded`].
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        match self {
+            Self::Addr(addr) => addr.ip().to_canonical().is_loopback(),
+            Self::Local => true,
+        }
+    }
 }
 
 impl fmt::Display for Peer {
