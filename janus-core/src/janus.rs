@@ -38,7 +38,7 @@ use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
 };
-use crate::topic::TopicInfo;
+use crate::topic::{TopicInfo, Waiter};
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
@@ -567,10 +567,10 @@ impl Janus {
         let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
         let mut pending = Some(Pending { publication, reply });
-        let mut last = None;
+        let (mut last, mut place) = (None, None);
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
-            match hand_over(shared, &mut last, &topic, offered, Some(cx.waker())) {
+            match hand_over(shared, &mut last, &topic, offered, Some(Waiter { waker: cx.waker(), place: &mut place })) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);

@@ -113,6 +113,7 @@ pub mod hooks;
 #[doc(hidden)]
 pub mod internals;
 mod janus;
+mod line;
 mod listener;
 mod memory;
 mod proxy_mapper;

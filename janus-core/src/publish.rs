@@ -5,7 +5,6 @@
 //! drop itself answers with an error, so that no publisher waits for ever and none is left believing.
 
 use std::sync::Arc;
-use std::task::Waker;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -13,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::shared::Shared;
-use crate::topic::{Offer, TopicError, TopicState};
+use crate::topic::{Offer, TopicError, TopicState, Waiter};
 use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
 
 /// The longest name a topic may have under any setting.
@@ -217,7 +216,7 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
     PublishError::Invalid(error.to_string())
 }
 
-/// Hands a message to its topic, or back if that has no room; then `waker` is woken when it has.
+/// Hands a message to its topic, or back if that has no room; then `waiter` is woken when it has, in its turn.
 ///
 /// `last` is where the publisher's last message went: most go on with the same topic.
 pub(crate) fn hand_over(
@@ -225,7 +224,7 @@ pub(crate) fn hand_over(
     last: &mut Option<Arc<TopicState>>,
     name: &TopicName,
     mut pending: Pending,
-    waker: Option<&Waker>,
+    mut waiter: Option<Waiter<'_>>,
 ) -> Result<(), Pending> {
     loop {
         if shared.is_draining() {
@@ -252,7 +251,7 @@ pub(crate) fn hand_over(
                 return Ok(());
             }
         };
-        match topic.offer(pending, shared, waker) {
+        match topic.offer(pending, waiter.as_mut()) {
             Offer::Accepted => {
                 *last = Some(topic);
                 return Ok(());

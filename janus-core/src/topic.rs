@@ -17,6 +17,8 @@
 //! The list of subscribers changes only between passes, so it is never copied; who joins or leaves during a pass is
 //! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
 
+mod room;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -42,6 +44,9 @@ use crate::supervision::{ActorRef, StartInfo};
 use crate::turn::yield_now;
 use crate::wire::classic::ErrorCode;
 use crate::wire::{Event, Position, RequestId, TopicName, classic};
+
+pub(crate) use room::{Place, Waiter};
+use room::{Room, Waiting};
 
 /// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
 /// has just taken its name are not mistaken for each other by whoever stops the first.
@@ -105,6 +110,7 @@ pub(crate) struct TopicState {
     pub(crate) actor: ActorRef<Topic>,
     /// Rises with each topic of an instance.
     pub(crate) number: u64,
+    room: Room,
     /// What is kept for clients that resume, and as history.
     keep: Keep,
     /// The part of it that is history; nothing where that is off.
@@ -147,8 +153,8 @@ struct Core {
     leaving: Vec<Arc<Subscription>>,
     /// Whether an unsubscribe may have been lost with a crashed actor, so that the list must be searched for the ended.
     sweep: bool,
-    /// Publishers that wait for room; each is a connection or a caller, so their number is bounded by theirs.
-    waiting: Vec<Waker>,
+    /// Publishers that wait for room.
+    waiting: Waiting,
     /// Whether the actor will look into the inbox without being told: a [`Work`] is on its way, or it is at work.
     notified: bool,
     last_used: u32,
@@ -164,7 +170,7 @@ enum Life {
 /// What became of a message that was offered to a topic.
 pub(crate) enum Offer {
     Accepted,
-    /// No room for now; the caller's task is woken when there is.
+    /// No room for now; the caller's task is woken when there is room for it.
     Full(Pending),
     /// The topic has ended: look it up again.
     Ended(Pending),
@@ -228,6 +234,7 @@ impl TopicState {
         Self {
             actor: ActorRef::new(actor_name(&name, number)),
             number,
+            room: Room::of(config),
             keep: history.map_or(resume, |history| history.max(resume)),
             history,
             cursors: AtomicUsize::new(0),
@@ -253,7 +260,7 @@ impl TopicState {
                 joining: Vec::new(),
                 leaving: Vec::new(),
                 sweep: false,
-                waiting: Vec::new(),
+                waiting: Waiting::default(),
                 notified: false,
                 last_used: clock.tick(),
             }),
@@ -263,7 +270,11 @@ impl TopicState {
     /// Puts a message into the inbox and tells the actor.
     ///
     /// The message is answered when it has its number, or with an error if that never happens.
-    pub(crate) fn offer(&self, pending: Pending, shared: &Shared, waker: Option<&Waker>) -> Offer {
+    pub(crate) fn offer(self: &Arc<Self>, pending: Pending, waiter: Option<&mut Waiter<'_>>) -> Offer {
+        let mut waiter = waiter;
+        if let Some(waiter) = &mut waiter {
+            waiter.leave_others(self);
+        }
         let mut core = self.core.lock();
         match core.life {
             Life::Live => {}
@@ -275,15 +286,8 @@ impl TopicState {
             Life::Ended => return Offer::Ended(pending),
         }
         let bytes = pending.publication.len();
-        // One message larger than the whole budget must still get through an idle topic.
-        let room = core.inflight_frames < shared.config.max_inflight_frames
-            && (core.inflight_frames == 0 || core.inflight_bytes + bytes <= shared.config.max_inflight_bytes);
-        if !room {
-            if let Some(waker) = waker
-                && !core.waiting.iter().any(|other| other.will_wake(waker))
-            {
-                core.waiting.push(waker.clone());
-            }
+        let inflight = (core.inflight_frames, core.inflight_bytes);
+        if !core.waiting.admit(self, bytes, inflight, waiter.as_deref_mut()) {
             return Offer::Full(pending);
         }
         core.inflight_frames += 1;
@@ -293,6 +297,9 @@ impl TopicState {
         core.inbox.push_back(pending);
         let notify = !std::mem::replace(&mut core.notified, true);
         drop(core);
+        if let Some(waiter) = waiter {
+            waiter.used();
+        }
         if notify {
             // A topic that is not running looks into its inbox when it starts.
             let _ = self.actor.cast(Work);
@@ -396,7 +403,7 @@ impl TopicState {
             }
             let inbox = core.take_inbox();
             core.account_afresh(&self.ledger);
-            (inbox, std::mem::take(&mut core.waiting), core.pass.clone(), told)
+            (inbox, core.waiting.call_all(), core.pass.clone(), told)
         };
         for subscription in told {
             subscription.slot.end(End::ShutDown);
@@ -448,7 +455,7 @@ impl TopicState {
             + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
             + core.open.committed_len();
         core.account_afresh(&self.ledger);
-        let waiting = std::mem::take(&mut core.waiting);
+        let waiting = core.call(self.room);
         let consistent = core.ring.is_consistent()
             && core.ring.end() == core.next_seq - core.open.frames() as u64
             && core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i);
@@ -485,7 +492,7 @@ impl TopicState {
             // everybody has been served.
             subscription.slot.skip_to(subscription, &self.name, core.epoch, core.next_seq);
         }
-        let waiting = std::mem::take(&mut core.waiting);
+        let waiting = core.call(self.room);
         drop(guard);
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -744,7 +751,7 @@ impl TopicState {
             core.inflight_frames -= frames;
             core.inflight_bytes -= bytes;
             core.apply_changes();
-            std::mem::take(&mut core.waiting)
+            core.call(self.room)
         };
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -833,6 +840,11 @@ impl Core {
 
     fn subscriber_count(&self) -> usize {
         (self.subscribers.len() + self.joining.len()).saturating_sub(self.leaving.len())
+    }
+
+    /// Calls publishers that wait, as far as there is room for them.
+    fn call(&mut self, room: Room) -> Vec<Waker> {
+        self.waiting.call(room, self.inflight_frames, self.inflight_bytes)
     }
 
     fn take_inbox(&mut self) -> VecDeque<Pending> {

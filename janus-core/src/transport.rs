@@ -303,7 +303,7 @@ impl Transport {
         let (topic, pending, outcome) = match step {
             Step::Permitting(permitting) => (permitting.topic, permitting.pending, permitting.outcome),
             Step::Offering(offering) => match *offering {
-                Offering { topic, pending: Some(pending), outcome } => (topic, pending, outcome),
+                Offering { topic, pending: Some(pending), outcome, .. } => (topic, pending, outcome),
                 Offering { pending: None, .. } => return,
             },
             _ => return,

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{Outcome, Step, Transport};
 use crate::hooks::Refused;
 use crate::publish::{Pending, PublishError, Receipt, hand_over};
+use crate::topic::{Place, Waiter};
 use crate::wire::TopicName;
 
 pub(super) struct Permitting {
@@ -22,6 +23,8 @@ pub(super) struct Offering {
     pub(super) topic: TopicName,
     /// `None` only while it is being offered.
     pub(super) pending: Option<Pending>,
+    /// Where the message waits for room.
+    pub(super) place: Option<Place>,
     /// Awaited before the connection closes, where a classic PUBLISH closes it.
     pub(super) outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
 }
@@ -72,7 +75,7 @@ impl Transport {
     ) {
         if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
-            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));
+            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
             return;
         }
         self.await_outcome(outcome);
@@ -83,7 +86,8 @@ impl Transport {
             return Poll::Ready(());
         };
         let pending = offering.pending.take().expect("an offering ends with its message");
-        match hand_over(&self.shared, &mut self.published, &offering.topic, pending, Some(cx.waker())) {
+        let waiter = Waiter { waker: cx.waker(), place: &mut offering.place };
+        match hand_over(&self.shared, &mut self.published, &offering.topic, pending, Some(waiter)) {
             Ok(()) => {
                 self.await_outcome(offering.outcome);
                 Poll::Ready(())
