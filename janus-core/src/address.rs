@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::fairness::Share;
 use crate::wire::Peer;
 
 /// The part of a peer's address that one party is taken to own: an IPv4 address, or the /64 network of an IPv6 address,
@@ -60,6 +61,8 @@ pub(crate) struct Account {
     pub(crate) detached: Count,
     /// Topics that exist because a client of this address asked for them first.
     pub(crate) topics: Count,
+    /// What they have taken of the home arbiter's turn.
+    pub(crate) share: Share,
 }
 
 /// A figure of an [`Account`].

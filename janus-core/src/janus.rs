@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, Ledger, Link, SenderPool, Terms};
 use crate::drain::drain;
+use crate::fairness::Fairness;
 use crate::heartbeat;
 use crate::hooks::{self, HookRunner, HookSettings, HookThread};
 use crate::listener::{Incoming, Listener, Origin, PassOn, PassedOn};
@@ -107,7 +108,7 @@ fn tree(
                 move || {
                     let shared = Arc::clone(&shared);
                     async move {
-                        shared.turns.keep().await;
+                        futures_util::future::join(shared.turns.keep(), shared.fairness.keep()).await;
                         Ok(())
                     }
                 }
@@ -494,6 +495,7 @@ pub(crate) fn shared(
             home,
             load: Load::default(),
             turns: Turns::default(),
+            fairness: Fairness::default(),
             topic_supervisor,
             transport_supervisor,
             draining: AtomicBool::new(false),

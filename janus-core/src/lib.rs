@@ -85,7 +85,7 @@
 //! - `heartbeat.rs`: heartbeats, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
-//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
+//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`, `fairness.rs`: how tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
@@ -106,6 +106,7 @@ pub mod conformance;
 mod connections;
 mod delivery;
 mod drain;
+mod fairness;
 mod fault;
 mod heartbeat;
 pub mod hooks;

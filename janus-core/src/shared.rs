@@ -18,6 +18,7 @@ use crate::address::Accounts;
 use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
 use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
+use crate::fairness::Fairness;
 use crate::fault::Faults;
 use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) home: Place,
     pub(crate) load: Load,
     pub(crate) turns: Turns,
+    pub(crate) fairness: Fairness,
     pub(crate) topic_supervisor: DynamicSupervisor,
     pub(crate) transport_supervisor: DynamicSupervisor,
     /// Set when a drain begins: from then on nobody may publish.
@@ -288,6 +290,11 @@ impl TopicTable {
 
     pub(crate) fn len(&self) -> usize {
         self.topics.lock().by_name.len()
+    }
+
+    /// How many topics have ever been made.
+    pub(crate) fn made(&self) -> u64 {
+        self.last_number.load(Ordering::Relaxed)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {

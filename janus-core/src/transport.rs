@@ -13,6 +13,7 @@
 //! asks for in `subscribing`, `resuming` and `publishing`.
 
 mod opening;
+mod portion;
 mod publishing;
 mod resuming;
 mod subscribing;
@@ -33,18 +34,20 @@ use tokio::time::Sleep;
 
 use crate::client_proxy::Session;
 use crate::delivery::{End, Slot, SlowReason};
+use crate::fairness::Want;
 use crate::hooks::{Disconnect, Identity, News, Refused};
 use crate::listener::Origin;
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::shared::Shared;
 use crate::topic::{TopicError, TopicState};
-use crate::turn::{Ticket, yield_now};
+use crate::turn::Ticket;
 use crate::wire::{
     Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Refusal, Refusing, RequestId, TopicName,
 };
 
 use opening::PassingOn;
 pub(crate) use opening::refusal;
+use portion::Portion;
 use publishing::{Offering, Permitting};
 use resuming::{Prepared, Replaying};
 pub(crate) use subscribing::leave;
@@ -91,6 +94,7 @@ pub(crate) struct Transport {
     undecoded: bool,
     /// Bytes from the client that the ledger knows of.
     accounted: u32,
+    portion: Portion,
     /// Why the server ends the connection, if it does.
     why: Option<ErrorCode>,
     step: Step,
@@ -204,6 +208,7 @@ impl Transport {
             preface: None,
             undecoded: true,
             accounted: 0,
+            portion: Portion::default(),
             why: None,
             step: Step::Reading,
         }
@@ -384,7 +389,10 @@ impl Transport {
                         Err(denied) => self.deny(denied, pending, outcome),
                     }
                 }
-                Step::Offering(_) => ready!(self.offer(cx)),
+                Step::Offering(_) => {
+                    ready!(self.poll_portion(cx));
+                    ready!(self.offer(cx));
+                }
                 Step::Replaying(_) => ready!(self.replay(cx)),
                 Step::Settling(_) => ready!(self.settle()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
@@ -499,6 +507,7 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        ready!(self.poll_portion(cx));
         if self.undecoded {
             // Also where no byte is left: one request may ask for many things.
             let rest = self.rest.take();
@@ -511,18 +520,23 @@ impl Transport {
                 rest.advance(rest.len() - left);
                 self.rest = Some(rest);
             }
+            if self.is_interrupted() {
+                return self.wait_for_portion(Want::More, cx);
+            }
         }
         SCRATCH.with_borrow_mut(|scratch| {
             while matches!(self.step, Step::Reading) {
                 match ready!(self.slot.poll_read(cx, scratch)) {
                     Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
+                        self.portion.add_read(length);
                         let mut input = &scratch[..length];
                         self.process(&mut input);
                         if !input.is_empty() {
                             self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
-                        } else if length == scratch.len() {
-                            return yield_now(cx);
+                        }
+                        if self.is_interrupted() || length == scratch.len() && matches!(self.step, Step::Reading) {
+                            return self.wait_for_portion(Want::More, cx);
                         }
                     }
                     Err(error) => {
@@ -535,16 +549,17 @@ impl Transport {
         })
     }
 
-    /// Carries out the commands in `input`, up to one that has to wait.
+    /// Carries out the commands in `input`, up to one that has to wait, or to the end of a portion.
     fn process(&mut self, input: &mut &[u8]) {
         let limits = self.shared.wire_limits();
         let mut completed = false;
         self.undecoded = true;
-        while matches!(self.step, Step::Reading) {
+        while matches!(self.step, Step::Reading) && !self.portion.is_used_up() {
             let Some(decoded) = self.decoder.decode(input, &limits) else {
                 self.undecoded = false;
                 break;
             };
+            self.portion.add_command(&decoded);
             let becomes = matches!(decoded, Ok(Command::Become(_)));
             match decoded {
                 Ok(command) => self.carry_out(command),
@@ -554,8 +569,11 @@ impl Transport {
             // Nor does one that leaves a message unfinished gain any by a ping between two parts of it.
             completed = completed || ((self.opened || becomes) && !self.decoder.is_mid_frame());
         }
-        let unfinished = input.is_empty() && self.is_awaited();
-        self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+        // Nothing is known of what follows the end of a portion. A frame that was late before it is late after it.
+        if !self.is_interrupted() || completed {
+            let unfinished = input.is_empty() && self.is_awaited();
+            self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+        }
     }
 
     /// Whether the client owes us bytes: the rest of a frame, or what opens its connection.
@@ -768,6 +786,7 @@ impl Actor for Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
+        self.leave_line();
         self.account_for(0);
         if self.opened
             && let Some(client) = self.session.client()
@@ -800,6 +819,7 @@ impl ActorFuture<Transport> for Connection {
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
         let run = transport.run(cx);
+        transport.charge();
         transport.account();
         ready!(run);
         ctx.stop();

@@ -73,7 +73,10 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
+        let made = self.shared.topics.made();
+        let handed_over = hand_over(&self.shared, &mut self.published, &topic, pending, None);
+        self.add_topics((self.shared.topics.made() - made) as usize);
+        if let Err(pending) = handed_over {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
             return;

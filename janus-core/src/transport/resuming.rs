@@ -76,6 +76,7 @@ impl Transport {
         if missing.is_empty() && asked.is_empty() {
             return self.resume(*prepared);
         }
+        self.add_topics(missing.len());
         let shared = Arc::clone(&self.shared);
         self.step = Step::Waiting(Box::pin(async move {
             prepared.denied.extend(join_all(asked).await.into_iter().flatten());

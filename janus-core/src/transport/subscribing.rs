@@ -90,7 +90,10 @@ impl Transport {
         });
         self.step = match running {
             Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
-            None => joining.patiently(),
+            None => {
+                self.add_topics(1);
+                joining.patiently()
+            }
         };
     }
 
@@ -146,6 +149,7 @@ impl Transport {
         if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
             return self.go_on(asking, &topic);
         }
+        self.add_topics(1);
         let shared = Arc::clone(&self.shared);
         self.step = Step::Waiting(Box::pin(async move {
             let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name)).await;
