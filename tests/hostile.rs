@@ -11,6 +11,8 @@
 
 #![cfg(target_os = "linux")]
 
+mod floods;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -112,6 +114,11 @@ struct Process {
 
 impl Process {
     fn start(frame_timeout: Duration) -> Self {
+        Self::start_with(frame_timeout, &[])
+    }
+
+    /// With further settings.
+    fn start_with(frame_timeout: Duration, further: &[&str]) -> Self {
         let address = own_address().to_string();
         let (frame_timeout, soon) = (format!("{}ms", frame_timeout.as_millis()), format!("{}ms", SOON.as_millis()));
         let settings = [
@@ -120,10 +127,16 @@ impl Process {
             ["--session-ttl", &soon],
             ["--topic-idle", &soon],
         ];
-        let running = Running::start(&settings.concat());
+        let running = Running::start(&[&settings.concat(), further].concat());
         let line = running.error_line("listening on ");
         let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
         Self { running, addr }
+    }
+
+    /// Where its HTTP port is, which the log tells next.
+    fn http(&self) -> SocketAddr {
+        let line = self.running.error_line("serving HTTP on ");
+        line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     /// Bytes in memory now.
@@ -410,17 +423,18 @@ async fn measure(name: &str, attack: impl AsyncFn(SocketAddr)) {
     let lasted = begun.elapsed();
     until("no descriptor is left", || server.descriptors() == descriptors).await;
     let grown = server.memory_peak().saturating_sub(memory);
-    let mut latencies = bystander.finish().await;
+    let summary = summary(bystander.finish().await);
+    println!("{name}: {:.1} s, memory + {:.1} MiB at most; {summary}", lasted.as_secs_f64(), mib(grown));
+}
+
+fn summary(mut latencies: Vec<Duration>) -> String {
     latencies.sort_unstable();
     let per_mille = |part: usize| latencies[(latencies.len() - 1) * part / 1_000].as_secs_f64() * 1e3;
-    println!(
-        "{name}: {:.1} s, memory + {:.1} MiB at most; {} messages of the bystander, p50 {:.2} ms, p99 {:.2} ms, \
-         worst {:.2} ms",
-        lasted.as_secs_f64(),
-        mib(grown),
+    format!(
+        "{} messages of the bystander, p50 {:.2} ms, p99 {:.2} ms, worst {:.2} ms",
         latencies.len(),
         per_mille(500),
         per_mille(990),
         per_mille(1_000),
-    );
+    )
 }
