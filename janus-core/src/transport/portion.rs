@@ -73,10 +73,7 @@ impl Transport {
     }
 
     fn want(&self) -> Want {
-        match self.step {
-            Step::Reading if self.rest.is_none() => Want::Fresh,
-            _ => Want::More,
-        }
+        if self.rest.is_none() { Want::Fresh } else { Want::More }
     }
 
     /// Has others go first, because there is more to do than a portion.
