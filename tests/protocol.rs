@@ -329,6 +329,41 @@ async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_answered_a_ping_is_held_to_it_and_no_other() {
+    let (heartbeat_interval, pong_timeout) = (Duration::from_millis(100), Duration::from_secs(1));
+    let (janus, addr) = serve(Config { heartbeat_interval, pong_timeout, ..Config::default() }).await;
+    let (mut silent, mut answers) = (Client::connect(addr).await, Client::connect(addr).await);
+    // Nobody has asked for this one.
+    silent.send(b"PONG\0").await;
+    for client in [&mut silent, &mut answers] {
+        client.subscribe("news").await;
+    }
+    publish(addr, "news", "1").await;
+    for client in [&mut silent, &mut answers] {
+        assert_eq!(client.json().await["data"], 1);
+        assert_eq!(client.frame().await, "PING");
+    }
+    answers.send(b"PONG\0").await;
+    let last = loop {
+        match answers.frame().await {
+            frame if frame == "PING" => {}
+            frame => break frame,
+        }
+    };
+    assert!(last.contains("\"error\":{\"code\":\"ping_timeout\""), "{last}");
+    assert_eq!(answers.close().await, Close::Fin);
+    publish(addr, "news", "2").await;
+    let next = loop {
+        match silent.frame().await {
+            frame if frame == "PING" => {}
+            frame => break frame,
+        }
+    };
+    assert!(next.contains("\"data\":2"), "{next}");
+    assert_eq!(janus.stats().pings_unanswered, 1);
+}
+
+#[tokio::test]
 async fn a_publisher_in_this_process_learns_the_outcome() {
     let (janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;

@@ -6,6 +6,7 @@ mod conversation;
 mod framing;
 mod library;
 mod limits;
+mod liveness;
 mod upgrade;
 
 use std::net::SocketAddr;

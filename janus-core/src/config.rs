@@ -74,6 +74,10 @@ pub struct Config {
     pub frame_timeout: Duration,
     /// Silence on a connection, counted from its last message, after which it gets a `PING`. Default 30 s.
     pub heartbeat_interval: Duration,
+    /// How long a client that answers a `PING` may owe the answer before its connection is closed (`ping_timeout`): each
+    /// client over WebSocket, and one of the classic protocol that has answered before. Whatever comes from it counts.
+    /// Zero never closes, and asks nobody to whom messages flow. Default 20 s.
+    pub pong_timeout: Duration,
     /// How long a session stays listed after its connection ended. Default 120 s.
     pub session_ttl: Duration,
     /// Sessions without a connection that are kept; beyond it the one detached longest ends. Default 20,000.
@@ -158,6 +162,7 @@ impl Default for Config {
             inline_subscribers: 256,
             frame_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(20),
             session_ttl: Duration::from_secs(120),
             max_detached_sessions: 20_000,
             resume_messages: 128,
@@ -274,6 +279,9 @@ impl FromStr for SlowConsumer {
 /// The longest time that a setting may be.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
+/// With less, one packet that is lost on the way would end a client that lives.
+const MIN_PONG_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// The kernel takes no more.
 pub(crate) const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
@@ -350,6 +358,11 @@ impl Config {
         positive("sse_retry", self.sse_retry)?;
         positive("frame_timeout", self.frame_timeout)?;
         positive("heartbeat_interval", self.heartbeat_interval)?;
+        if self.pong_timeout != Duration::ZERO && !(MIN_PONG_TIMEOUT..=LONGEST).contains(&self.pong_timeout) {
+            let value = format!("{:?}", self.pong_timeout);
+            let expected = "0 s for no limit, or 100 ms to 7 days";
+            return Err(ConfigError { key: "pong_timeout".into(), value, expected });
+        }
         positive("session_ttl", self.session_ttl)?;
         positive("resume_age", self.resume_age)?;
         positive("topic_idle", self.topic_idle)?;

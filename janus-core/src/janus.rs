@@ -796,6 +796,7 @@ impl Janus {
             sessions_ended_for_memory: count(&shared.counters.sessions_ended_for_memory),
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
+            pings_unanswered: count(&shared.counters.pings_unanswered),
             accept_pauses: count(&shared.counters.accept_pauses),
             hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         }
@@ -1009,6 +1010,8 @@ pub struct Stats {
     pub frames_refused: u64,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.
     pub frames_timed_out: u64,
+    /// Clients closed because they did not answer a ping within `pong_timeout`.
+    pub pings_unanswered: u64,
     /// Times that accepting paused because the process or the system ran out of descriptors.
     pub accept_pauses: u64,
     /// What observers were not told, because `hook_queue` waited for them already.

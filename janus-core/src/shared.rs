@@ -472,6 +472,7 @@ pub(crate) struct Counters {
     pub(crate) sessions_ended_for_memory: AtomicU64,
     pub(crate) connections_accepted: AtomicU64,
     pub(crate) frames_timed_out: AtomicU64,
+    pub(crate) pings_unanswered: AtomicU64,
     pub(crate) frames_refused: AtomicU64,
     pub(crate) accept_pauses: AtomicU64,
     /// Connections that ended with something still queued for them, other than slow consumers.

@@ -12,6 +12,7 @@
 //! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, what a client
 //! asks for in `subscribing`, `resuming` and `publishing`.
 
+mod answering;
 mod opening;
 mod publishing;
 mod resuming;
@@ -346,6 +347,10 @@ impl Transport {
             #[cfg(feature = "fault-injection")]
             assert!(!self.slot.crash.load(Ordering::Relaxed), "injected: a Transport");
             if let Some(end) = self.slot.take_end() {
+                if end == End::PingTimeout && matches!(self.step, Step::Reading) {
+                    // The answer may have come while others had their turn.
+                    let _ = self.read(cx);
+                }
                 self.end(end);
             }
             self.slot.flush(cx);
@@ -464,6 +469,7 @@ impl Transport {
                 let code = ErrorCode::FrameTimeout;
                 self.answer_error(FrameError::new(code, "finish each frame in time; this one was left unfinished"));
             }
+            End::PingTimeout => self.end_if_silent(),
             End::MessagesLost => {
                 log::warn!(
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
@@ -519,6 +525,7 @@ impl Transport {
                     Ok(length) => {
                         let mut input = &scratch[..length];
                         self.process(&mut input);
+                        self.slot.pulse.hear(self.shared.clock.tick());
                         if !input.is_empty() {
                             self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
                         } else if length == scratch.len() {
@@ -624,7 +631,8 @@ impl Transport {
                 let message = "open the connection first";
                 self.answer_error(FrameError::new(ErrorCode::BadOpen, message));
             }
-            Command::Ping | Command::Pong => {}
+            Command::Ping => {}
+            Command::Pong => self.answered_ping(),
             Command::AllAsked => self.all_asked(),
             Command::Attach { token, received } if fresh => self.in_turn(Lengthy::Attach(Box::new((token, received)))),
             Command::Attach { .. } => {

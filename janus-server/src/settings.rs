@@ -238,6 +238,12 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Duration(|s| &mut s.core.heartbeat_interval),
     },
     Setting {
+        name: "pong_timeout",
+        doc: "How long a client may owe the answer to a `PING` before its connection is closed (`ping_timeout`): each over \
+              WebSocket, and one of the classic protocol that has answered before. `0 s` closes none.",
+        field: Field::Duration(|s| &mut s.core.pong_timeout),
+    },
+    Setting {
         name: "session_ttl",
         doc: "How long a session lives on after its connection ended, to be resumed.",
         field: Field::Duration(|s| &mut s.core.session_ttl),
@@ -398,6 +404,8 @@ pub(crate) enum Origin {
     Flag(String),
     /// Nowhere: it follows from the memory there is.
     Memory(Memory),
+    /// Nowhere: it follows from `heartbeat_interval`.
+    Heartbeat,
 }
 
 /// Why the settings cannot be used; each says where, what, and what was expected instead.
@@ -462,6 +470,7 @@ impl Loaded {
             loaded.settings.core.memory_budget_bytes = memory.budget();
             loaded.origins[index_of("memory_budget_bytes")] = Origin::Memory(memory);
         }
+        loaded.follow_heartbeat();
         loaded.add_namespaces();
         if problems.is_empty()
             && let Err(error) = loaded.settings.validate()
@@ -608,9 +617,20 @@ impl Loaded {
         }
     }
 
+    /// Who has pings sent often wants to know soon that nobody answers them.
+    fn follow_heartbeat(&mut self) {
+        let core = &mut self.settings.core;
+        let heartbeats = core.heartbeat_interval.saturating_mul(HEARTBEATS_WITHOUT_ANSWER).max(SHORTEST_FOLLOWING);
+        let index = index_of("pong_timeout");
+        if matches!(self.origins[index], Origin::Default) && heartbeats < core.pong_timeout {
+            core.pong_timeout = heartbeats;
+            self.origins[index] = Origin::Heartbeat;
+        }
+    }
+
     /// Whether the setting was written anywhere, be it with its default.
     pub(crate) fn is_set(&self, name: &str) -> bool {
-        !matches!(self.origins[index_of(name)], Origin::Default | Origin::Memory(_))
+        !matches!(self.origins[index_of(name)], Origin::Default | Origin::Memory(_) | Origin::Heartbeat)
     }
 
     /// One setting in force and its origin, for the log.
@@ -711,14 +731,15 @@ impl Setting {
         settings.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
 
-    /// The default as the file would have it, or described if it depends on the machine.
+    /// The default as the file would have it, or described if it depends on the machine or on another setting.
     pub(crate) fn default_text(&self) -> String {
-        self.default_of_the_machine().map_or_else(|| self.read(&Settings::default()).toml(), str::to_owned)
+        self.described_default().map_or_else(|| self.read(&Settings::default()).toml(), str::to_owned)
     }
 
-    fn default_of_the_machine(&self) -> Option<&'static str> {
+    fn described_default(&self) -> Option<&'static str> {
         match self.name {
             "threads" => Some("the number of cores"),
+            "pong_timeout" => Some("20 s, or five times `heartbeat_interval` if that is less"),
             "memory_budget_bytes" => Some("half of the memory"),
             _ => None,
         }
@@ -884,6 +905,7 @@ impl fmt::Display for Origin {
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
             Self::Memory(memory) => memory.fmt(f),
+            Self::Heartbeat => f.write_str("five times heartbeat_interval"),
         }
     }
 }
@@ -979,6 +1001,11 @@ fn one_line(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
+/// Heartbeats after which a client without an answer is taken for dead, where `pong_timeout` is not set.
+const HEARTBEATS_WITHOUT_ANSWER: u32 = 5;
+/// No shorter than this, or a network that stalls for a moment would end clients that live.
+const SHORTEST_FOLLOWING: Duration = Duration::from_secs(1);
+
 const PREFIX: &str = "JANUS_";
 const FILE_VARIABLE: &str = "JANUS_CONFIG";
 const SIZE_UNITS: &[(&str, usize)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -1025,7 +1052,7 @@ mod tests {
         let mut table = String::from("| setting | default | accepted | what it is |\n|---|---|---|---|\n");
         for setting in TABLE {
             let default = setting.default_text();
-            let default = if setting.default_of_the_machine().is_some() { default } else { format!("`{default}`") };
+            let default = if setting.described_default().is_some() { default } else { format!("`{default}`") };
             let accepted = setting.range().map_or_else(|| setting.expected(), str::to_owned);
             let _ = writeln!(table, "| `{}` | {default} | {accepted} | {} |", setting.name, setting.doc);
         }
@@ -1076,6 +1103,28 @@ mod tests {
             assert_eq!(first.settings.core, second.settings.core);
             assert_eq!(first.settings.log, second.settings.log);
         }
+    }
+
+    #[test]
+    fn pings_that_come_often_are_to_be_answered_sooner_unless_it_is_written_how_soon() {
+        for (file, expected) in [
+            ("", 20_000),
+            ("heartbeat_interval = \"60 s\"", 20_000),
+            ("heartbeat_interval = \"1 s\"", 5_000),
+            ("heartbeat_interval = \"10 ms\"", 1_000),
+            ("heartbeat_interval = \"1 s\"\npong_timeout = \"20 s\"", 20_000),
+            ("heartbeat_interval = \"1 s\"\npong_timeout = \"0 s\"", 0),
+        ] {
+            let loaded = read_file(file).unwrap();
+            assert_eq!(loaded.settings.core.pong_timeout, Duration::from_millis(expected), "{file}");
+        }
+        let shown = read_file("heartbeat_interval = \"1 s\"").unwrap().describe("pong_timeout");
+        assert_eq!(shown, "pong_timeout = \"5 s\" (five times heartbeat_interval)");
+        let problems = read_file("pong_timeout = \"50 ms\"").unwrap_err().to_string();
+        assert!(
+            problems.contains("pong_timeout = \"50 ms\": expected 0 s for no limit, or 100 ms to 7 days"),
+            "{problems}"
+        );
     }
 
     #[test]

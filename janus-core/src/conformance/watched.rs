@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 
-use crate::wire::{Codec, Command, Decoder, Event, FrameError, Heartbeat, Limits, Opens, Timestamp};
+use crate::wire::{Answers, Codec, Command, Decoder, Event, FrameError, Heartbeat, Limits, Opens, Timestamp};
 
 /// What was noted first; the rest follows from it.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +82,10 @@ impl Codec for Watched {
 
     fn heartbeat(&self) -> Heartbeat {
         self.codec.heartbeat()
+    }
+
+    fn answers(&self) -> Answers {
+        self.codec.answers()
     }
 
     fn successors(&self) -> Vec<Arc<dyn Codec>> {

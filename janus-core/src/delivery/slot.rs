@@ -27,6 +27,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
+use super::pulse::Pulse;
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
 use crate::address::Account;
@@ -60,6 +61,8 @@ pub(crate) enum End {
     CodecPanicked,
     /// It let a frame stay unfinished for too long.
     FrameTimeout,
+    /// It did not answer a heartbeat in time, unless the answer is there and has not been read.
+    PingTimeout,
     /// It would have missed messages of a topic that had to start afresh, without being told.
     MessagesLost,
     /// Another connection has taken over its session.
@@ -105,6 +108,8 @@ pub(crate) struct Slot {
     quiet_since: AtomicU32,
     /// Where it stands in the table of connections; `None` for one that is being refused.
     pub(crate) place: Option<u32>,
+    /// Whether its program is alive.
+    pub(crate) pulse: Pulse,
     /// The Transport's task, woken when it has to write the queue out or to end the connection.
     transport: AtomicWaker,
     /// The tick since which a frame from the client is unfinished; 0 if none is.
@@ -187,6 +192,7 @@ impl Slot {
             out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
+            pulse: Pulse::default(),
             frame_since: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             awaited: AtomicBool::new(false),
@@ -222,11 +228,12 @@ impl Slot {
     }
 
     /// Sends the heartbeat, unless the client has had its last words since it was due.
-    pub(crate) fn beat(&self) {
+    pub(crate) fn beat(&self, tick: u32) {
         if self.quiet_since.load(Ordering::Relaxed) == 0 {
             return;
         }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
+            self.pulse.ask(tick);
             self.send(frame);
         }
     }
@@ -647,14 +654,25 @@ impl Slot {
         self.quiet_since.store(0, Ordering::Relaxed);
     }
 
-    /// Whether a PING is due: so many ticks have passed since the last message or PING. Marks it as sent.
+    /// Whether a PING is due: so many ticks have passed since the last message or PING, or since something has come from
+    /// a client that answers, to which messages may flow all the time. Marks it as sent.
     pub(crate) fn take_ping_due(&self, tick: u32, interval: u32) -> bool {
         let since = self.quiet_since.load(Ordering::Relaxed);
-        if since == 0 || tick.wrapping_sub(since) < interval {
+        let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
+        if since == 0 || tick.wrapping_sub(since) < interval && !silent {
             return false;
         }
         self.quiet_since.store(tick, Ordering::Relaxed);
         true
+    }
+
+    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While something waits for it, it is the
+    /// business of those who look after queues: it may read as fast as its link allows, and not have come to the heartbeat.
+    pub(crate) fn is_overdue(&self, tick: u32, patience: u32) -> bool {
+        if self.needs_attention() {
+            self.pulse.defer(tick);
+        }
+        self.pulse.unanswered_for(tick).is_some_and(|time| time >= patience)
     }
 }
 

@@ -81,7 +81,7 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::time::{Instant, sleep};
 
 use self::classic::Classic;
-use self::client::{Client, Line, Session};
+use self::client::{Client, Line, PONG_TIMEOUT, Session};
 use self::listener::Listener;
 use self::model::{BEARING, CONFLATED, Id, Model, Outcome, TOPICS, topic_name};
 use self::modern::Modern;
@@ -333,6 +333,7 @@ fn config(chance: &Chance) -> Config {
         inline_subscribers: chance.pick(&[0, 4, 4, 100]),
         frame_timeout: Duration::from_secs(6),
         heartbeat_interval: Duration::from_secs(8),
+        pong_timeout: PONG_TIMEOUT,
         session_ttl: Duration::from_secs(20),
         max_detached_sessions: chance.pick(&[5, 1_000, 1_000]),
         resume_messages: chance.pick(&[8, 128, 128]),
@@ -802,6 +803,11 @@ impl World {
             self.listeners.iter_mut().for_each(|listener| listener.stalled = false);
         }
         self.run_until_idle().await;
+        for client in &mut self.clients {
+            let line = client.line_mut();
+            // Who was closed for it has been told by now.
+            line.reason.silent &= line.stalled;
+        }
         let mut probes: [Option<Id>; TOPICS] = std::array::from_fn(|topic| Some(self.model.publish(topic, 0)));
         for probe in probes.into_iter().flatten() {
             self.publish_here(probe);

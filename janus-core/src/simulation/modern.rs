@@ -255,10 +255,11 @@ impl Modern {
             }
             ServerFrame::Bye { code, error, .. } => {
                 trace.note("bye", number, usize::from(code), 0);
-                let Reason { unfinished, taken, drain, .. } = self.line.reason;
+                let Reason { unfinished, taken, drain, silent, .. } = self.line.reason;
                 let allowed = match &*error {
                     "frame_timeout" | "unfinished_frame" => unfinished,
                     "session_taken" => taken,
+                    "ping_timeout" => silent,
                     "server_draining" => drain,
                     "topic_unavailable" => limits.crashed,
                     _ => false,

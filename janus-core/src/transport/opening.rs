@@ -73,6 +73,7 @@ impl Transport {
         }
         shared.connections.set_session(&self.slot, &self.session);
         self.opened = true;
+        self.expect_answers();
         if !self.is_held() {
             self.expect_silence();
         }

@@ -97,7 +97,7 @@ pub enum Command {
     Open(Box<Open>),
     /// A sign of life that wants no answer.
     Ping,
-    /// An answer to our own heartbeat.
+    /// An answer to our own heartbeat; see [`Codec::answers`].
     Pong,
     /// Send these bytes: an answer that the decoder knows by itself, such as the one to a ping. It takes its place among
     /// the answers to other commands.
@@ -445,6 +445,18 @@ pub enum Heartbeat {
     Always(Bytes),
 }
 
+/// Whose answers to the [`Heartbeat`] are counted on. A client that owes one for `pong_timeout` is closed
+/// ([`ErrorCode::PingTimeout`]); whatever comes from it counts as an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Nobody's.
+    Never,
+    /// Those of a client that has answered one with [`Command::Pong`], in time.
+    OnceShown,
+    /// Everybody's: the format obliges clients to answer.
+    Always,
+}
+
 /// A wire format: what all its connections share.
 ///
 /// All of it is pure. It runs on the thread on which all actors of an instance live: it must not block, and should not
@@ -477,6 +489,11 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// What is sent into silence.
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::Never
+    }
+
+    /// Whose answers to that are counted on.
+    fn answers(&self) -> Answers {
+        Answers::Never
     }
 
     /// The codecs that a connection of this one may become. They must not lead back to it: an instance takes that for

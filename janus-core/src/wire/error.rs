@@ -87,6 +87,8 @@ error_codes! {
     FrameTimeout = "frame_timeout", 4009, TryAgain, true;
     /// The client ended its stream in the middle of a frame. The frame had no effect.
     UnfinishedFrame = "unfinished_frame", 4010, TryAgain, true;
+    /// The client, which answers pings, has answered none for a while, as happens to programs that hang.
+    PingTimeout = "ping_timeout", 4011, TryAgain, true;
 
     /// The frame is not JSON by RFC 8259.
     BadJson = "bad_json", 4400, DoNot, true;
@@ -166,6 +168,7 @@ impl ErrorCode {
             | Self::AuthorizationFailed
             | Self::Disconnected
             | Self::ConnectionClosed
+            | Self::PingTimeout
             | Self::ServerOverloaded
             | Self::SlowConsumer => 503,
         }
@@ -281,7 +284,7 @@ mod tests {
 
     #[test]
     fn no_code_that_a_network_can_bring_about_keeps_a_client_away_for_good() {
-        for code in [ErrorCode::FrameTimeout, ErrorCode::UnfinishedFrame] {
+        for code in [ErrorCode::FrameTimeout, ErrorCode::UnfinishedFrame, ErrorCode::PingTimeout] {
             assert_eq!(code.class(), ErrorClass::TryAgain, "{code}");
         }
     }
