@@ -166,6 +166,7 @@ fn a_namespace_shows_its_own_values_and_those_it_inherits() {
         format!("history_messages = 7  # inherited, {}", place(1)),
         "history_bytes = \"2 KiB\"  # inherited, flag --history-bytes".to_owned(),
         "history_age = \"5 s\"  # inherited, variable JANUS_HISTORY_AGE".to_owned(),
+        "resume = \"position\"  # inherited, default".to_owned(),
         format!("slow_consumer = \"conflate\"  # {}", place(5)),
     ];
     let shown = text(&output.stdout);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
-use janus_core::{Config, Janus};
+use janus_core::{Config, Janus, Resume};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -198,6 +198,26 @@ async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
         assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["resumed"]), (Some("gap"), &json!(false)), "{id}");
         assert!(gap.id.unwrap().ends_with(".3"), "it goes on after what there is now");
         lose(client, &janus).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
+    for resume in [Resume::Session, Resume::Off] {
+        let mut config = Config::default();
+        config.default_namespace.resume = resume;
+        let (janus, addr) = serve_http(config).await;
+        let mut client = Http::events(addr, "topic=news", "").await;
+        let first = client.id().await;
+        janus.publish("news", "said before").await.unwrap();
+        assert_eq!(client.message().await.0, 1);
+        for query in ["topic=news".to_owned(), format!("topic=news&last_event_id={first}")] {
+            let mut spy = Http::events(addr, &query, &last_event_id(&first)).await;
+            let gap = spy.block().await;
+            assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["resumed"]), (Some("gap"), &json!(false)), "{resume}");
+            let number = janus.publish("news", "said after").await.unwrap().seq;
+            assert_eq!(spy.message().await, (number, json!("said after")), "{resume}");
+        }
     }
 }
 

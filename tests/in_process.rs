@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use janus_core::{
-    Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, SlowConsumer, SubscribeError,
+    Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, Resume, SlowConsumer, SubscribeError,
     SubscribeOptions, Subscriber,
 };
 use proptest::prelude::*;
@@ -334,6 +334,24 @@ async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
         let last = janus.publish("news", &0).await.unwrap().seq;
         handed_out(&janus, "news").await;
         assert_eq!(up_to(&mut subscriber, last).await, (2..=last).map(Ok).collect::<Vec<_>>(), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_is_trusted_with_all_that_its_topics_keep() {
+    // Nothing is kept where nothing goes on, unless it is history.
+    for (resume, history, missed) in
+        [(Resume::Session, false, Some(2)), (Resume::Off, false, None), (Resume::Off, true, Some(2))]
+    {
+        let default_namespace = Namespace { resume, history, ..Namespace::default() };
+        let (janus, _) = serve(Config { default_namespace, ..Config::default() }).await;
+        let keeper = janus.subscribe("news").unwrap();
+        publish(&janus, "news", 1..=2).await;
+        handed_out(&janus, "news").await;
+        let options = SubscribeOptions::default().since(keeper.position());
+        let resumption = janus.subscribe_with("news", options).unwrap().resumption();
+        let expected = (missed.is_some(), missed.unwrap_or(0));
+        assert_eq!((resumption.resumed, resumption.missed), expected, "{resume}, history {history}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use janus_core::wire::classic::client::attach;
-use janus_core::{Config, Fault, Janus, SlowConsumer};
+use janus_core::{Config, Fault, Janus, Resume, SlowConsumer};
 use serde_json::{Value, json};
 
 use crate::support::{Client, Close, DEADLINE, publish, runs_after_restarts, serve, subscribers, until};
@@ -71,6 +71,30 @@ async fn a_client_that_comes_back_gets_what_it_missed_and_then_what_is_new() {
     assert_eq!(back.numbers(5).await, [5, 6, 7, 8, 9]);
     assert_eq!(subscribers(&janus, "news"), Some(1));
     assert_eq!((janus.stats().sessions, janus.stats().detached_sessions), (1, 0));
+}
+
+#[tokio::test]
+async fn a_session_goes_on_also_where_only_sessions_do_and_not_where_nothing_does() {
+    for (resume, expected) in
+        [(Resume::Session, json!({"resumed": true, "missed": 2})), (Resume::Off, json!({"resumed": false}))]
+    {
+        let mut config = Config::default();
+        config.default_namespace.resume = resume;
+        let (janus, addr) = serve(config).await;
+        let mut client = Returning::connect(addr).await;
+        client.client.subscribe("news").await;
+        publish_numbers(&janus, "news", 0..2).await;
+        assert_eq!(client.numbers(2).await, [0, 1]);
+        let _other = janus.subscribe("other").unwrap();
+        publish_numbers(&janus, "other", 0..1).await;
+        let token = client.vanish(&janus).await;
+        publish_numbers(&janus, "news", 2..4).await;
+        let (mut back, attached) = come_back(addr, &token, &[("news", 2), ("other", 0)]).await;
+        assert_eq!(attached, json!({"news": expected, "other": {"resumed": false}}), "{resume}");
+        publish_numbers(&janus, "news", 4..5).await;
+        let next = if resume == Resume::Off { 4 } else { 2 };
+        assert_eq!(back.numbers(1).await, [next], "{resume}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod framing;
 mod library;
 mod limits;
 mod liveness;
+mod resuming;
 mod upgrade;
 
 use std::net::SocketAddr;

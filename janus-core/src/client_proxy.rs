@@ -81,7 +81,7 @@ pub(crate) type Joined = (Arc<TopicState>, Arc<Subscription>);
 #[derive(Debug)]
 enum Topics {
     /// While its connection is open; only its Transport changes it.
-    Attached { slot: Arc<Slot>, joined: Vec<Joined> },
+    Attached { slot: Arc<Slot>, joined: Vec<Joined>, earlier: Option<Box<Earlier>> },
     /// While a new connection takes it over, until its topics have been joined.
     Attaching { slot: Arc<Slot>, cursors: Box<[Cursor]> },
     /// Without a connection, with its number among the detached ones.
@@ -90,22 +90,43 @@ enum Topics {
     Over,
 }
 
+/// What a session that has come back was subscribed to before, until its client subscribes to that again. Where a
+/// namespace lets only sessions resume, it says how far back a position may lead. With `joined` it is never more than
+/// `max_topics_per_client`.
+#[derive(Debug)]
+struct Earlier(Vec<Cursor>);
+
 /// Where the client of a session was in a topic, which it keeps from ending.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) topic: Arc<TopicState>,
-    /// The number that the client's count began with; 0 if the count leads nowhere.
-    pub(crate) first_seq: u64,
+    /// The number of the first message that was meant for the client, 0 if it is not known; and [`LOSSY`](Self::LOSSY).
+    began: u64,
 }
 
 impl Cursor {
+    /// Set in `began` if messages after it were dropped, so that the client's count leads nowhere. A bit, because there is
+    /// a cursor for every topic of every detached session.
+    const LOSSY: u64 = 1 << 63;
+
     pub(crate) fn new(topic: &Arc<TopicState>, first_seq: u64) -> Self {
         topic.add_cursor();
-        Self { topic: Arc::clone(topic), first_seq }
+        Self { topic: Arc::clone(topic), began: first_seq }
     }
 
     fn of((topic, subscription): &Joined) -> Self {
-        Self::new(topic, subscription.first_seq().unwrap_or(0))
+        let lossy = if subscription.is_lossy() { Self::LOSSY } else { 0 };
+        Self::new(topic, subscription.first_seq().unwrap_or(0) | lossy)
+    }
+
+    /// The number that the client's count began with; `None` if the count leads nowhere.
+    pub(crate) fn counts_from(&self) -> Option<u64> {
+        self.first_seq().filter(|_| self.began & Self::LOSSY == 0)
+    }
+
+    /// The number of the first message that was meant for the client.
+    pub(crate) fn first_seq(&self) -> Option<u64> {
+        Some(self.began & !Self::LOSSY).filter(|first_seq| *first_seq > 0)
     }
 }
 
@@ -117,7 +138,7 @@ impl Drop for Cursor {
 
 impl Session {
     pub(crate) fn new(peer: Peer, slot: &Arc<Slot>) -> Self {
-        let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new() };
+        let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new(), earlier: None };
         Self { token: SessionToken::random(), peer, client: OnceLock::new(), topics: Mutex::new(topics) }
     }
 
@@ -156,15 +177,43 @@ impl Session {
     pub(crate) fn attached(&self, joined: Vec<Joined>) -> Vec<Joined> {
         let mut topics = self.topics.lock();
         let (Topics::Attaching { slot, .. } | Topics::Attached { slot, .. }) = &*topics else { return joined };
-        *topics = Topics::Attached { slot: Arc::clone(slot), joined };
+        *topics = Topics::Attached { slot: Arc::clone(slot), joined, earlier: None };
         Vec::new()
+    }
+
+    /// The same for a client that says itself where it was, topic by topic: it has none yet, and the cursors of these topics
+    /// stay until it does.
+    pub(crate) fn attached_anew(&self, keeps: impl Fn(&TopicName) -> bool) {
+        let mut topics = self.topics.lock();
+        let Topics::Attaching { slot, cursors } = &mut *topics else { return };
+        let cursors: Vec<Cursor> = std::mem::take(cursors).into_iter().filter(|it| keeps(&it.topic.name)).collect();
+        let earlier = (!cursors.is_empty()).then(|| Box::new(Earlier(cursors)));
+        *topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new(), earlier };
+    }
+
+    /// The number of the first message of a topic that was meant for the client on an earlier connection, if it has not
+    /// subscribed anew.
+    pub(crate) fn began_earlier(&self, topic: &Arc<TopicState>) -> Option<u64> {
+        let topics = self.topics.lock();
+        let Topics::Attached { earlier: Some(earlier), .. } = &*topics else { return None };
+        earlier.0.iter().find(|cursor| Arc::ptr_eq(&cursor.topic, topic))?.first_seq()
+    }
+
+    /// Forgets where the client was in a topic, and in as many others as there is no room for beside its subscriptions.
+    pub(crate) fn forget_earlier(&self, topic: &TopicName, max_topics: usize) {
+        let mut topics = self.topics.lock();
+        let Topics::Attached { joined, earlier: kept, .. } = &mut *topics else { return };
+        let Some(earlier) = kept else { return };
+        earlier.0.retain(|cursor| cursor.topic.name != *topic);
+        earlier.0.truncate(max_topics.saturating_sub(joined.len()));
+        kept.take_if(|earlier| earlier.0.is_empty());
     }
 
     /// Ends the attachment and hands out its subscriptions, which the caller must end.
     fn detach(&self, number: u64) -> Vec<Joined> {
         let mut topics = self.topics.lock();
         let (cursors, joined) = match std::mem::replace(&mut *topics, Topics::Over) {
-            Topics::Attached { joined, .. } => (joined.iter().map(Cursor::of).collect(), joined),
+            Topics::Attached { joined, earlier, .. } => (cursors_of(&joined, earlier), joined),
             Topics::Attaching { cursors, .. } => (cursors, Vec::new()),
             other @ (Topics::Detached { .. } | Topics::Over) => {
                 *topics = other;
@@ -177,7 +226,7 @@ impl Session {
 
     fn has_topics(&self) -> bool {
         match &*self.topics.lock() {
-            Topics::Attached { joined, .. } => !joined.is_empty(),
+            Topics::Attached { joined, earlier, .. } => !joined.is_empty() || earlier.is_some(),
             Topics::Attaching { cursors, .. } | Topics::Detached { cursors, .. } => !cursors.is_empty(),
             Topics::Over => false,
         }
@@ -193,6 +242,11 @@ impl Session {
         };
         SessionInfo { peer: self.peer, connected, topics }
     }
+}
+
+/// What is kept of the subscriptions of a connection that ends, and of those of the one before.
+fn cursors_of(joined: &[Joined], earlier: Option<Box<Earlier>>) -> Box<[Cursor]> {
+    joined.iter().map(Cursor::of).chain(earlier.into_iter().flat_map(|earlier| earlier.0)).collect()
 }
 
 /// Sessions by token. Attached ones are as many as connections; detached ones are limited by `max_detached_sessions`:
@@ -235,7 +289,7 @@ impl SessionTable {
             return None;
         }
         let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
-            Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
+            Topics::Attached { slot, joined, earlier } => (cursors_of(&joined, earlier), Some((slot, joined))),
             Topics::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
             Topics::Detached { number, cursors } => {
                 table.detached.remove(&number);

@@ -83,8 +83,8 @@ pub struct Config {
     /// Sessions without a connection that are kept; beyond it the one detached longest ends. Default 20,000.
     pub max_detached_sessions: usize,
     /// Messages that every topic keeps, so that a client that lost its connection can go on without a hole, even where
-    /// history is off. One more pushes out the oldest, and a client that has not had that one is told of the hole; 0 keeps
-    /// none. Default 128.
+    /// history is off. Whoever may subscribe may ask for them, unless [`Namespace::resume`] says otherwise. One more pushes
+    /// out the oldest, and a client that has not had that one is told of the hole; 0 keeps none. Default 128.
     pub resume_messages: usize,
     /// The same limit in bytes. Default 256 KiB.
     pub resume_bytes: usize,
@@ -210,6 +210,9 @@ pub struct Namespace {
     pub history_bytes: usize,
     /// How long a message stays in the history. Default 60 s.
     pub history_age: Duration,
+    /// Which clients may go on where they were, and so be given what was published before they subscribed; whatever
+    /// `history` says. Subscribers in the same process are not asked. Default [`Resume::Position`].
+    pub resume: Resume,
     /// What happens when the queue of a client is full. Default [`SlowConsumer::Disconnect`].
     pub slow_consumer: SlowConsumer,
 }
@@ -221,8 +224,58 @@ impl Default for Namespace {
             history_messages: 100,
             history_bytes: 1024 * 1024,
             history_age: Duration::from_secs(60),
+            resume: Resume::default(),
             slow_consumer: SlowConsumer::default(),
         }
+    }
+}
+
+/// Which clients of a topic may go on where they were. A client that may not is told so, and gets what is published from
+/// then on.
+///
+/// With [`Position`](Self::Position), whoever may subscribe to a topic may read what it keeps, which is
+/// [`Config::resume_messages`] also where there is no history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resume {
+    /// Whoever names a position, and sessions. Anybody can make up a position.
+    #[default]
+    Position,
+    /// A client that shows its session's token, and none before the session subscribed: a newcomer gets nothing that was
+    /// said before. Streams of server-sent events, which have no token, never go on.
+    Session,
+    /// Nobody. The topic keeps nothing for clients that come back.
+    Off,
+}
+
+impl Resume {
+    const ALL: [Self; 3] = [Self::Position, Self::Session, Self::Off];
+
+    /// The name in a configuration, such as `session`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Position => "position",
+            Self::Session => "session",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Resume {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::ALL.into_iter().find(|resume| resume.as_str() == name).ok_or_else(|| ConfigError {
+            key: "resume".into(),
+            value: format!("{name:?}"),
+            expected: "\"position\", \"session\" or \"off\"",
+        })
     }
 }
 
@@ -500,6 +553,9 @@ mod tests {
     fn the_name_of_a_policy_reads_back_as_the_policy() {
         for policy in SlowConsumer::ALL {
             assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        for resume in Resume::ALL {
+            assert_eq!(resume.to_string().parse(), Ok(resume));
         }
         let error = "Conflate".parse::<SlowConsumer>().unwrap_err();
         assert!(error.to_string().starts_with("slow_consumer = \"Conflate\": expected \"disconnect\""), "{error}");

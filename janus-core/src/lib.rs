@@ -133,7 +133,7 @@ mod typed;
 pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
-pub use config::{Config, ConfigError, Namespace, SlowConsumer};
+pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connections::ConnectionInfo;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]

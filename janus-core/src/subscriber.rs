@@ -44,7 +44,7 @@ pub struct SubscribeOptions {
 
 impl SubscribeOptions {
     /// Goes on after this position instead of with the next message, if the topic still has what comes after it; see
-    /// [`Subscriber::resumption`].
+    /// [`Subscriber::resumption`]. A program is trusted: [`Namespace::resume`](crate::Namespace::resume) is for clients.
     #[must_use]
     pub fn since(mut self, position: Position) -> Self {
         self.since = Some(position);

@@ -30,7 +30,7 @@ use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::config::Config;
+use crate::config::{Config, Resume};
 use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
@@ -218,8 +218,12 @@ impl TopicState {
 
     fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock, ledger: &Arc<Ledger>) -> Self {
         let namespace = config.namespace(name.as_str());
-        let resume =
+        let mut resume =
             Keep { messages: config.resume_messages, bytes: config.resume_bytes, age: clock.ticks(config.resume_age) };
+        if namespace.resume == Resume::Off {
+            // Nobody asks for it.
+            (resume.messages, resume.bytes) = (0, 0);
+        }
         let history = namespace.history.then(|| Keep {
             messages: namespace.history_messages,
             bytes: namespace.history_bytes,

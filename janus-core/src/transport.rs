@@ -10,7 +10,7 @@
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 //!
 //! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, what a client
-//! asks for in `subscribing`, `resuming` and `publishing`.
+//! asks for in `subscribing`, `resuming` and `publishing`, whether it is alive in `answering`.
 
 mod answering;
 mod opening;
@@ -650,6 +650,7 @@ impl Transport {
                 if let Some(Some((topic, subscription))) = left {
                     leave(&topic, subscription);
                 }
+                self.session.forget_earlier(&name, self.shared.config.max_topics_per_client);
                 self.slot.tell(&Event::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {

@@ -234,6 +234,7 @@ impl Args for SettingFlags {
                 Field::Duration(_) => flag.value_name("DURATION"),
                 Field::Level(_) => flag.value_name("LEVEL"),
                 Field::Policy(_) => flag.value_name("POLICY"),
+                Field::Resume(_) => flag.value_name("BY"),
                 Field::Boolean(_) => {
                     flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
                 }

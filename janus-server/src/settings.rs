@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use janus_core::{Config, ConfigError, Namespace, SlowConsumer};
+use janus_core::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 use log::LevelFilter;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -109,6 +109,7 @@ pub(crate) enum Field {
     Boolean(fn(&mut Settings) -> &mut bool),
     Level(fn(&mut Settings) -> &mut LevelFilter),
     Policy(fn(&mut Settings) -> &mut SlowConsumer),
+    Resume(fn(&mut Settings) -> &mut Resume),
     Origins(fn(&mut Settings) -> &mut Vec<String>),
     /// Has no flag, because everybody on a machine can read the command lines of its processes.
     Secret(fn(&mut Settings) -> &mut ApiKey),
@@ -290,6 +291,12 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Duration(|s| &mut s.core.default_namespace.history_age),
     },
     Setting {
+        name: "resume",
+        doc: "Which clients may go on where they were, and so be given what was said before they subscribed, whatever \
+              `history` says: all that name a position, only those that show their session's token, or none.",
+        field: Field::Resume(|s| &mut s.core.default_namespace.resume),
+    },
+    Setting {
         name: "slow_consumer",
         doc: "What happens when the queue of a client is full: it is closed, loses the oldest or the newest messages of \
               the topic, or gets only the latest.",
@@ -364,7 +371,8 @@ pub(crate) static TABLE: &[Setting] = &[
 ];
 
 /// The settings that a table `[namespace.NAME]` may have too. At the top level they are those of the default namespace.
-const OF_A_NAMESPACE: &[&str] = &["history", "history_messages", "history_bytes", "history_age", "slow_consumer"];
+const OF_A_NAMESPACE: &[&str] =
+    &["history", "history_messages", "history_bytes", "history_age", "resume", "slow_consumer"];
 
 /// The values that stand on the command line, as text, and the file that it names.
 #[derive(Debug, Default)]
@@ -689,6 +697,7 @@ impl Setting {
             Field::Duration(_) => format!("{}, with a unit such as \"10 s\"", range.unwrap_or("a duration")),
             Field::Boolean(_) => "true or false".to_owned(),
             Field::Policy(_) => "\"disconnect\", \"drop_oldest\", \"drop_newest\" or \"conflate\"".to_owned(),
+            Field::Resume(_) => "\"position\", \"session\" or \"off\"".to_owned(),
             Field::Level(_) => "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"".to_owned(),
         }
     }
@@ -726,7 +735,12 @@ impl Setting {
             Field::Count32(field) => *field(&mut settings) = u32::MAX,
             Field::Duration(field) => *field(&mut settings) = Duration::MAX,
             Field::Secret(field) => *field(&mut settings) = ApiKey(" ".to_owned()),
-            Field::Addresses(_) | Field::Origins(_) | Field::Boolean(_) | Field::Level(_) | Field::Policy(_) => {}
+            Field::Addresses(_)
+            | Field::Origins(_)
+            | Field::Boolean(_)
+            | Field::Level(_)
+            | Field::Policy(_)
+            | Field::Resume(_) => {}
         }
         settings.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
@@ -756,6 +770,7 @@ impl Setting {
             Field::Boolean(field) => Value::Boolean(*field(&mut settings)),
             Field::Level(field) => Value::Level(*field(&mut settings)),
             Field::Policy(field) => Value::Policy(*field(&mut settings)),
+            Field::Resume(field) => Value::Resume(*field(&mut settings)),
             Field::Origins(field) => Value::Origins(field(&mut settings).clone()),
             Field::Secret(field) => Value::Secret(field(&mut settings).clone()),
         }
@@ -772,6 +787,7 @@ impl Setting {
             (Field::Boolean(field), Value::Boolean(value)) => *field(settings) = value,
             (Field::Level(field), Value::Level(value)) => *field(settings) = value,
             (Field::Policy(field), Value::Policy(value)) => *field(settings) = value,
+            (Field::Resume(field), Value::Resume(value)) => *field(settings) = value,
             (Field::Origins(field), Value::Origins(value)) => *field(settings) = value,
             (Field::Secret(field), Value::Secret(value)) => *field(settings) = value,
             _ => unreachable!("parse and parse_toml give a value of the field's own kind"),
@@ -798,6 +814,7 @@ impl Setting {
             Field::Boolean(_) => text.parse().ok().map(Value::Boolean),
             Field::Level(_) => text.parse().ok().map(Value::Level),
             Field::Policy(_) => text.parse().ok().map(Value::Policy),
+            Field::Resume(_) => text.parse().ok().map(Value::Resume),
         }
     }
 
@@ -821,7 +838,8 @@ impl Setting {
                 | Field::Bytes(_)
                 | Field::Duration(_)
                 | Field::Level(_)
-                | Field::Policy(_),
+                | Field::Policy(_)
+                | Field::Resume(_),
                 DeValue::String(text),
             ) => self.parse(&[text.as_ref().to_owned()]),
             _ => None,
@@ -839,6 +857,7 @@ enum Value {
     Boolean(bool),
     Level(LevelFilter),
     Policy(SlowConsumer),
+    Resume(Resume),
     Origins(Vec<String>),
     Secret(ApiKey),
 }
@@ -860,6 +879,7 @@ impl Value {
             Self::Duration(duration) => format!("\"{} ms\"", duration.as_millis()),
             Self::Boolean(value) => value.to_string(),
             Self::Policy(policy) => format!("\"{policy}\""),
+            Self::Resume(resume) => format!("\"{resume}\""),
             Self::Origins(origins) => {
                 let quoted: Vec<String> = origins.iter().map(|origin| format!("\"{origin}\"")).collect();
                 format!("[{}]", quoted.join(", "))
@@ -1094,7 +1114,7 @@ mod tests {
     fn what_show_prints_reads_back_as_the_same_settings() {
         let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nhttp_listen = []\nallowed_origins = \"*\"\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
                        topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10\n\
-                       history = true\nhistory_age = \"5 s\"\nslow_consumer = \"drop_oldest\"";
+                       history = true\nhistory_age = \"5 s\"\nresume = \"session\"\nslow_consumer = \"drop_oldest\"";
         let namespaces =
             "history_age = \"5 s\"\n[namespace.quotes]\nhistory = true\n[namespace.'a \"b\\']\nhistory_bytes = 5000";
         for text in ["", changed, namespaces] {

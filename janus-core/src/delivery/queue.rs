@@ -707,7 +707,7 @@ mod tests {
         queue.admit(messages(&quotes, 4..6)).unwrap();
         assert_eq!(waiting(&queue), [Some((5..6, true)), Some((1..2, true))]);
         assert_eq!(terms.ledger.counts().conflated, 4);
-        assert_eq!(quotes.first_seq(), None, "its client's count leads nowhere");
+        assert!(quotes.is_lossy(), "its client's count leads nowhere");
         check_sums(&queue);
     }
 

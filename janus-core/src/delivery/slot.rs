@@ -799,10 +799,15 @@ impl Subscription {
         self.lossy.store(true, Ordering::Relaxed);
     }
 
-    /// Where the client's count of messages begins; `None` if it had none, or if some were dropped in between.
+    /// Whether messages were dropped, so that the client's count leads nowhere.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.lossy.load(Ordering::Relaxed)
+    }
+
+    /// The number of the first message that the client has had or will have; `None` if delivery has not begun.
     pub(crate) fn first_seq(&self) -> Option<u64> {
         let first_seq = self.first_seq.load(Ordering::Relaxed);
-        (first_seq > 0 && !self.lossy.load(Ordering::Relaxed)).then_some(first_seq)
+        (first_seq > 0).then_some(first_seq)
     }
 
     /// Has the client's count go on from an earlier connection, where it began with `seq`.

@@ -83,14 +83,16 @@ use tokio::time::{Instant, sleep};
 use self::classic::Classic;
 use self::client::{Client, Line, PONG_TIMEOUT, Session};
 use self::listener::Listener;
-use self::model::{BEARING, CONFLATED, Id, Model, Outcome, TOPICS, topic_name};
+use self::model::{BEARING, CONFLATED, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
 use self::modern::Modern;
 use crate::delivery::pass::Server;
 use crate::listener::Origin;
 use crate::shared::Shared;
 use crate::supervision::{ChildSpec, Place, Shutdown, Strategy, Supervisor};
 use crate::wire::{Codec, WebSocket};
-use crate::{Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, SlowConsumer, acceptor, janus};
+use crate::{
+    Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, Resume, SlowConsumer, acceptor, janus,
+};
 
 /// Where all decisions come from. Clones share their sequence, which is splitmix64.
 #[derive(Clone, Debug)]
@@ -319,7 +321,8 @@ fn config(chance: &Chance) -> Config {
     let policies = [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate];
     let namespaces = (BEARING..=CONFLATED).zip(policies).map(|(topic, slow_consumer)| {
         let name = topic_name(topic).split_once(':').expect("it has a namespace").0.to_owned();
-        (name, Namespace { slow_consumer, ..Namespace::default() })
+        let resume = if topic == OF_SESSIONS { Resume::Session } else { Resume::Position };
+        (name, Namespace { slow_consumer, resume, ..Namespace::default() })
     });
     Config {
         namespaces: namespaces.collect(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
-use super::model::{BEARING, Form, Id, Model, Outcome, TOPICS, topic_name};
+use super::model::{BEARING, Form, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
 use super::stream::Read;
 use super::{Chance, Limits, MAX_FRAME, Trace};
 use crate::wire::ErrorCode;
@@ -30,6 +30,8 @@ pub(super) struct Modern {
     /// Where it was in topics that it has left.
     left: [Option<Place>; TOPICS],
     token: Option<String>,
+    /// Whether it goes on with an earlier session.
+    is_back: bool,
     /// The session that it wants to go on with, until it is answered.
     earlier: Option<Session>,
     /// So much was there for it, at some time since all was settled, that something may have been dropped; or it may have been
@@ -125,6 +127,7 @@ impl Modern {
             gaps: Default::default(),
             left: [None; TOPICS],
             token: None,
+            is_back: false,
             earlier: None,
             was_full: false,
             was_slow: false,
@@ -281,6 +284,7 @@ impl Modern {
         let number = self.line.number;
         assert!(self.token.is_none(), "client {number}: welcomed twice");
         self.token = Some(token.to_owned());
+        self.is_back = resumed;
         let Some(session) = self.earlier.take() else {
             return assert!(!resumed, "client {number}: it has named no session");
         };
@@ -331,12 +335,13 @@ impl Modern {
                     !is_wrong && position == place.position,
                     "client {number}: it cannot go on after {position}: {asked:?}"
                 );
+                assert!(self.is_back || topic != OF_SESSIONS, "client {number}: it has shown no session: {asked:?}");
                 Place { kept: None, ..place }
             }
             (Some(_), None) => panic!("client {number}: it has not asked to go on in topic {topic}"),
             (None, since) => {
                 let must = since
-                    .filter(|_| !is_wrong && !taken)
+                    .filter(|_| !is_wrong && !taken && (self.is_back || topic != OF_SESSIONS))
                     .is_some_and(|place| must_resume(topic, &place, model, limits));
                 assert!(!must, "client {number}: it should have been able to go on: {asked:?}, not {position}");
                 fresh

@@ -10,10 +10,11 @@ use futures_util::FutureExt;
 use super::subscribing::leave;
 use super::{Outcome, Step, Transport};
 use crate::client_proxy::{Claimed, SessionToken};
+use crate::config::Resume;
 use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::listener::{PassOn, PassedOn};
-use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Refusal};
+use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Refusal, TopicName};
 
 pub(super) struct PassingOn {
     pub(super) take: PassOn,
@@ -68,7 +69,8 @@ impl Transport {
             if resumed {
                 // Its client knows no other position than those it says itself, topic by topic.
                 self.session = shared.sessions.rename(&self.session, own);
-                self.session.attached(Vec::new());
+                let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
+                self.session.attached_anew(keeps);
             }
         }
         shared.connections.set_session(&self.slot, &self.session);

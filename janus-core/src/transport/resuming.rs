@@ -9,11 +9,12 @@ use futures_util::future::join_all;
 use super::subscribing::{find_or_create, leave};
 use super::{CONTROL_TIMEOUT, Outcome, Step, Transport};
 use crate::client_proxy::{Cursor, SessionToken};
+use crate::config::Resume;
 use crate::delivery::{End, Subscription};
 use crate::hooks::Refused;
 use crate::topic::{CatchUp, TopicError, TopicState};
 use crate::turn::yield_now;
-use crate::wire::{ErrorCode, Event, FrameError, TopicName};
+use crate::wire::{ErrorCode, Event, FrameError, Position, TopicName};
 
 /// What a client that comes back has said, when its topics exist.
 pub(super) struct Prepared {
@@ -124,8 +125,9 @@ impl Transport {
                 continue;
             };
             let subscription = Arc::new(self.subscription(&name));
-            let resumes =
-                from.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
+            let resumes = from
+                .filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic) && self.keeps_places(&name))
+                .and_then(|(_, first_seq, count)| {
                     let from = first_seq.checked_add(count)?;
                     Some((first_seq, from, topic.missed_since(from, tick).ok()??))
                 });
@@ -161,13 +163,28 @@ impl Transport {
         self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
     }
 
+    /// Whether a client of this topic that comes back can be given what it missed.
+    fn keeps_places(&self, topic: &TopicName) -> bool {
+        self.shared.config.namespace(topic.as_str()).resume != Resume::Off
+    }
+
+    /// Whether the client may go on after a position that it names: any one, or one within an earlier subscription of its
+    /// session. Anybody can make up a position, and nobody a session.
+    pub(super) fn may_go_on(&self, topic: &Arc<TopicState>, since: Position) -> bool {
+        match self.shared.config.namespace(topic.name.as_str()).resume {
+            Resume::Position => true,
+            Resume::Session => self.session.began_earlier(topic).is_some_and(|first| since.seq >= first - 1),
+            Resume::Off => false,
+        }
+    }
+
     /// The topics of a session that is being taken over, and those besides that its client names.
     pub(super) fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
         let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
             let wanted = cursors.iter().map(|cursor| {
                 let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
-                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
-                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
+                let from = count.zip(cursor.counts_from());
+                let from = from.map(|((_, count), first_seq)| (Arc::clone(&cursor.topic), first_seq, *count));
                 Wanted { name: cursor.topic.name.clone(), kept: true, from }
             });
             wanted.collect()

@@ -160,7 +160,8 @@ impl Transport {
         let Asking { name, since, id } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
-        let missed = since.map_or(Ok(None), |since| topic.resumable(since, tick));
+        let leads_on = since.filter(|since| self.may_go_on(topic, *since));
+        let missed = leads_on.map_or(Ok(None), |since| topic.resumable(since, tick));
         let joined = match (missed, since) {
             (Ok(Some(missed)), Some(since)) => Ok((*since, Some(missed))),
             (Ok(_), _) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
@@ -176,6 +177,8 @@ impl Transport {
         };
         self.slot.tell(&Event::Subscribed { id: *id, topic: name, position, since: *since, missed });
         if missed.is_some() {
+            // A connection that is lost before all of it has come goes on within it.
+            subscription.count_from(position.seq + 1);
             let cursor = Cursor::new(topic, 0);
             let replay = Replay { cursor, subscription: Arc::clone(&subscription), from: position.seq + 1 };
             self.step = Step::Replaying(Box::new(Replaying(vec![replay])));
@@ -189,6 +192,7 @@ impl Transport {
     }
 
     pub(super) fn joined(&self, joined: Joined) {
+        self.session.forget_earlier(&joined.0.name, self.shared.config.max_topics_per_client - 1);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {
