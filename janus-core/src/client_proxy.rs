@@ -525,6 +525,21 @@ mod tests {
     }
 
     #[test]
+    fn a_place_outlives_what_was_dropped_and_a_count_does_not() {
+        let topic = Arc::new(TopicState::for_test(TopicName::new("news", 255).unwrap()));
+        let subscription = Arc::new(Subscription::local(slot(), SlowConsumer::DropOldest));
+        let cursor = || {
+            let cursor = Cursor::of(&(Arc::clone(&topic), Arc::clone(&subscription)));
+            (cursor.first_seq(), cursor.counts_from())
+        };
+        assert_eq!(cursor(), (None, None), "delivery has not begun");
+        subscription.count_from(7);
+        assert_eq!(cursor(), (Some(7), Some(7)));
+        subscription.set_lossy();
+        assert_eq!(cursor(), (Some(7), None));
+    }
+
+    #[test]
     fn a_topic_counts_the_cursors_that_keep_it() {
         let table = SessionTable::default();
         let session = session(1);

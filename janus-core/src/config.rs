@@ -332,7 +332,7 @@ impl FromStr for SlowConsumer {
 /// The longest time that a setting may be.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
-/// With less, one packet that is lost on the way would end a client that lives.
+/// Less is no time for an answer over any network but loopback.
 const MIN_PONG_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The kernel takes no more.
