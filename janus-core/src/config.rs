@@ -55,10 +55,12 @@ pub struct Config {
     pub max_topics_per_client: usize,
     /// Topics that exist at once. One more is refused (`too_many_topics_on_server`). Default 100,000.
     pub max_topics: usize,
-    /// Frames that wait for one client. One more makes it a slow consumer: [`Namespace::slow_consumer`] says what happens
-    /// then. Default 1,024.
+    /// Messages that wait for one client; 0 for no limit but that in bytes. One more makes it a slow consumer:
+    /// [`Namespace::slow_consumer`] says what happens then. Default 0.
     pub max_queue_frames: usize,
-    /// The same limit in bytes. Default 1 MiB.
+    /// Bytes that messages which wait for one client may take, with 64 for each batch of them; what happens beyond it is
+    /// the same. Answers to what a client asks for may take a quarter as much: then the client is not read until it has
+    /// taken some. Default 1 MiB.
     pub max_queue_bytes: usize,
     /// Messages of one topic that are accepted but not yet handed to every subscriber. Beyond it the reader of the
     /// publisher's connection pauses and an in-process publisher waits or gets `Full`. Default 256.
@@ -150,7 +152,7 @@ impl Default for Config {
             max_topic_bytes: 255,
             max_topics_per_client: 128,
             max_topics: 100_000,
-            max_queue_frames: 1_024,
+            max_queue_frames: 0,
             max_queue_bytes: 1024 * 1024,
             max_inflight_frames: 256,
             max_inflight_bytes: 1024 * 1024,
@@ -324,7 +326,7 @@ impl Config {
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;
         range("max_topics", self.max_topics, 1..=10_000_000, "1 to 10,000,000")?;
-        range("max_queue_frames", self.max_queue_frames, 1..=1 << 24, "1 to 16,777,216")?;
+        range("max_queue_frames", self.max_queue_frames, 0..=1 << 24, "0 for no limit, or up to 16,777,216")?;
         range("max_queue_bytes", self.max_queue_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_inflight_frames", self.max_inflight_frames, 1..=1 << 20, "1 to 1,048,576")?;
         range("max_inflight_bytes", self.max_inflight_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;

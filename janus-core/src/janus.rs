@@ -477,7 +477,7 @@ pub(crate) fn shared(
             accounts: Accounts::default(),
             senders: SenderPool::default(),
             terms: Arc::new(Terms {
-                max_frames: config.max_queue_frames,
+                max_frames: Terms::frame_limit(config.max_queue_frames),
                 max_bytes: config.max_queue_bytes,
                 // The heartbeat is to come first, which knows why.
                 patience: config.tcp_user_timeout.max(config.stall_timeout * 2),

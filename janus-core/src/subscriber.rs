@@ -58,14 +58,16 @@ impl SubscribeOptions {
         self
     }
 
-    /// Messages that may wait to be taken, at least 1; by default [`Config::max_queue_frames`](crate::Config).
+    /// Messages that may wait to be taken; 0 for no limit but that in bytes. By default
+    /// [`Config::max_queue_frames`](crate::Config).
     #[must_use]
     pub fn max_queue_frames(mut self, frames: usize) -> Self {
-        self.max_queue_frames = Some(frames.max(1));
+        self.max_queue_frames = Some(frames);
         self
     }
 
-    /// Bytes that may wait to be taken; by default [`Config::max_queue_bytes`](crate::Config). One message may always wait.
+    /// Bytes that may wait to be taken, with 64 for each batch of messages; by default
+    /// [`Config::max_queue_bytes`](crate::Config). One message may always wait.
     #[must_use]
     pub fn max_queue_bytes(mut self, bytes: usize) -> Self {
         self.max_queue_bytes = Some(bytes);
@@ -239,7 +241,7 @@ impl Subscriber {
         let own_limits = options.max_queue_frames.is_some() || options.max_queue_bytes.is_some();
         let own_terms = own_limits.then(|| {
             Arc::new(Terms {
-                max_frames: options.max_queue_frames.unwrap_or(shared.terms.max_frames),
+                max_frames: options.max_queue_frames.map_or(shared.terms.max_frames, Terms::frame_limit),
                 max_bytes: options.max_queue_bytes.unwrap_or(shared.terms.max_bytes),
                 ..(*shared.terms).clone()
             })

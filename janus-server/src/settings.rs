@@ -197,12 +197,14 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "max_queue_frames",
-        doc: "Frames that wait for one client. One more makes it a slow consumer, and `slow_consumer` says what happens.",
+        doc: "Messages that wait for one client; 0 for no limit but that in bytes. One more makes it a slow consumer, and \
+              `slow_consumer` says what happens.",
         field: Field::Count(|s| &mut s.core.max_queue_frames),
     },
     Setting {
         name: "max_queue_bytes",
-        doc: "The same limit in bytes.",
+        doc: "The same limit in bytes, with 64 for each batch of messages. Answers to what a client asks for may take a \
+              quarter as much beside them; then the client is not read until it has taken some.",
         field: Field::Bytes(|s| &mut s.core.max_queue_bytes),
     },
     Setting {

@@ -37,14 +37,21 @@ use crate::wire::{Event, Peer, TopicName};
 /// What an instance allows each of its clients, and where it keeps the accounts.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// Frames that may wait for one client.
+    /// Messages that may wait for one client.
     pub(crate) max_frames: usize,
-    /// Bytes that may wait for one client.
+    /// Bytes that they may take, the price of each entry of the queue among them.
     pub(crate) max_bytes: usize,
     /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
     pub(crate) patience: Duration,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,
+}
+
+impl Terms {
+    /// The limit that a setting `max_queue_frames` stands for: 0 is none.
+    pub(crate) fn frame_limit(setting: usize) -> usize {
+        if setting == 0 { usize::MAX } else { setting }
+    }
 }
 
 /// Why a connection ends before its client asked for it.

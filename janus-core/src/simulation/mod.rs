@@ -177,8 +177,8 @@ struct Limits {
     instance: usize,
 }
 
-/// No frame of these clients is longer, terminator included.
-const MAX_FRAME: usize = 512;
+/// No frame of these clients takes more of a queue: 512 bytes, terminator included, and the price of an entry.
+const MAX_ENTRY: usize = 512 + 64;
 
 thread_local! {
     /// When topics have crashed: a fault may hit long after it was armed.

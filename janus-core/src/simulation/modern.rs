@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
 use super::model::{BEARING, Form, Id, Model, Outcome, TOPICS, topic_name};
 use super::stream::Read;
-use super::{Chance, Limits, MAX_FRAME, Trace};
+use super::{Chance, Limits, MAX_ENTRY, Trace};
 use crate::wire::ErrorCode;
 use crate::wire::v1::client::{self as v1, ServerFrame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder};
@@ -458,8 +458,8 @@ impl Modern {
             return;
         }
         let silence = self.line.last_read.elapsed();
-        let said = 4 + self.commands.len() + (silence.as_secs() / 4) as usize;
-        let mut frames = said;
+        // Answers and heartbeats make no client slow.
+        let mut frames = 0;
         let mut patient = true;
         for topic in 0..TOPICS {
             let asked = self.commands.iter().find_map(|(_, command)| match command {
@@ -477,10 +477,10 @@ impl Modern {
             };
             patient &= topic >= BEARING;
         }
-        let too_many = |frames: usize| frames > limits.frames || frames * MAX_FRAME > limits.bytes;
+        let too_many = |frames: usize| frames > limits.frames || frames * MAX_ENTRY > limits.bytes;
         let stalls = silence >= limits.patience;
         self.was_full |= too_many(frames);
-        self.was_slow |= stalls || too_many(if patient { said + 4 } else { frames });
+        self.was_slow |= stalls || !patient && too_many(frames);
     }
 
     fn unsubscribes(&self, topic: usize) -> bool {
