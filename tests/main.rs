@@ -9,6 +9,7 @@ mod application;
 mod benchmarks;
 mod browser;
 mod browser_run;
+mod bursts;
 mod cli_bench;
 mod cli_fake_server;
 mod cli_publish;

@@ -427,7 +427,8 @@ impl Transport {
                 self.shared.ledger().cut_off(why);
                 self.why = Some(ErrorCode::SlowConsumer);
                 let why = match why {
-                    SlowReason::QueueFull => "its queue is full",
+                    SlowReason::QueueFull if self.shared.config.max_queue_frames == 0 => "max_queue_bytes is reached",
+                    SlowReason::QueueFull => "max_queue_frames or max_queue_bytes is reached",
                     SlowReason::Stalled => "it has taken nothing for too long",
                     SlowReason::Memory => "memory is nearly used up and its queue among the largest",
                 };
@@ -499,6 +500,9 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if self.slot.is_paused() {
+            return Poll::Pending;
+        }
         if self.undecoded {
             // Also where no byte is left: one request may ask for many things.
             let rest = self.rest.take();
@@ -513,7 +517,7 @@ impl Transport {
             }
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            while matches!(self.step, Step::Reading) {
+            while !self.undecoded && self.may_go_on() {
                 match ready!(self.slot.poll_read(cx, scratch)) {
                     Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
@@ -540,7 +544,7 @@ impl Transport {
         let limits = self.shared.wire_limits();
         let mut completed = false;
         self.undecoded = true;
-        while matches!(self.step, Step::Reading) {
+        while self.may_go_on() {
             let Some(decoded) = self.decoder.decode(input, &limits) else {
                 self.undecoded = false;
                 break;
@@ -556,6 +560,11 @@ impl Transport {
         }
         let unfinished = input.is_empty() && self.is_awaited();
         self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+    }
+
+    /// Whether the next command may be carried out: none waits, and the client takes the answers to those before.
+    fn may_go_on(&self) -> bool {
+        matches!(self.step, Step::Reading) && !self.slot.is_paused()
     }
 
     /// Whether the client owes us bytes: the rest of a frame, or what opens its connection.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use janus_core::{Config, Janus, Namespace, SlowConsumer};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, timeout};
 
 use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame, said, serve, text};
@@ -189,9 +190,27 @@ async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
     bystander.is_undisturbed("a slow consumer").await;
 }
 
+/// A WebSocket whose client is served, and whose kernel takes little that the client does not read.
+async fn open_narrow(addr: SocketAddr) -> Socket {
+    let socket = TcpSocket::new_v4().expect("there is another socket");
+    socket.set_recv_buffer_size(4 * 1024).expect("a buffer has a size");
+    let stream = timeout(DEADLINE, socket.connect(addr)).await.expect("connects in time").expect("connects");
+    let mut socket = Socket { stream, received: Vec::new() };
+    socket.send(super::upgrade(addr)).await;
+    socket.head().await;
+    assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome");
+    socket
+}
+
+/// A server on which few answers wait, before a client that does not take them is not read any more.
+async fn serve_few_answers(write_timeout: Duration) -> (Janus, SocketAddr) {
+    let config = Config { max_queue_bytes: 16 * 1024, send_buffer_bytes: 4 * 1024, write_timeout, ..Config::default() };
+    serve(config).await
+}
+
 #[tokio::test]
 async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
-    let (janus, addr) = serve_with(SlowConsumer::Disconnect).await;
+    let (janus, addr) = serve_few_answers(Duration::from_millis(200)).await;
     let mut bystander = Bystander::new(addr).await;
     let questions = [
         frame(FIN | PING, [b'?'; 125]).repeat(1_000),
@@ -199,15 +218,56 @@ async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
         said(&json!({"type": "dance"})).repeat(1_000),
     ];
     for (number, asked) in questions.iter().enumerate() {
-        let mut socket = Socket::open(addr).await;
+        let mut socket = open_narrow(addr).await;
         let mut sent = 0;
         while socket.try_send(asked).await.is_ok() {
             sent += asked.len();
             assert!(sent < 1 << 28, "it is never cut off");
         }
-        assert_eq!(janus.stats().slow_consumers_queue_full, number as u64 + 1);
+        let stats = janus.stats();
+        assert_eq!((stats.slow_consumers_stalled, stats.slow_consumers_queue_full), (number as u64 + 1, 0));
         bystander.is_undisturbed("somebody who does not listen").await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
+    const QUESTIONS: u64 = 5_000;
+    let (janus, addr) = serve_few_answers(Config::default().write_timeout).await;
+    let publish = |id| said(&json!({"type": "publish", "id": id, "topic": "nobody", "data": id}));
+    let questions: [(_, Vec<u8>); 2] = [
+        ("pings", (0..QUESTIONS).flat_map(|id| frame(FIN | PING, id.to_be_bytes())).collect()),
+        ("publications", (0..QUESTIONS).flat_map(publish).collect()),
+    ];
+    for (what, asked) in questions {
+        let mut socket = Socket::open(addr).await;
+        socket.send(asked).await;
+        for id in 0..QUESTIONS {
+            match socket.next().await {
+                Seen::Pong(payload) => assert_eq!(payload, id.to_be_bytes(), "{what}"),
+                Seen::Text(receipt) => {
+                    assert_eq!((&receipt["type"], &receipt["id"]), (&json!("published"), &json!(id)))
+                }
+                other => panic!("{what}: {other:?} instead of answer {id}"),
+            }
+        }
+    }
+    assert_eq!(janus.stats().slow_consumers, 0);
+}
+
+#[tokio::test]
+async fn a_burst_reaches_a_client_that_reads_whole() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut reading = Socket::open(addr).await;
+    reading.subscribe("news").await;
+    let mut publisher = Socket::open(addr).await;
+    let burst = (1..=5_000).flat_map(|number: u64| said(&json!({"type": "publish", "topic": "news", "data": number})));
+    publisher.send(burst.collect::<Vec<u8>>()).await;
+    for number in 1..=5_000 {
+        let message = reading.json().await;
+        assert_eq!((&message["seq"], &message["data"]), (&json!(number), &json!(number)));
+    }
+    assert_eq!(janus.stats().slow_consumers, 0);
 }
 
 /// Reads to message `last` and checks that each number came once, or stands in one gap; how many stand in gaps.

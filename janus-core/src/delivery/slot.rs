@@ -15,6 +15,8 @@
 //!
 //! A subscriber in this process is a slot without a link: everything waits in its queue, until it takes it.
 
+mod pause;
+
 use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
@@ -124,6 +126,8 @@ pub(crate) struct Slot {
     codec: AtomicU8,
     /// Mirrors [`Out::needs_attention`], so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
+    /// Whether the client is not read until it has taken some of its answers.
+    paused: AtomicBool,
     /// How many subscriptions of the client have a policy that bears with it for longer.
     patient: AtomicU32,
     terms: Arc<Terms>,
@@ -199,6 +203,7 @@ impl Slot {
             awaited: AtomicBool::new(false),
             codec: AtomicU8::new(codec),
             attention: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
             account,
@@ -228,9 +233,9 @@ impl Slot {
         }
     }
 
-    /// Sends the heartbeat, unless the client has had its last words since it was due.
+    /// Sends the heartbeat, unless the client has had its last words since it was due, or has enough to take as it is.
     pub(crate) fn beat(&self) {
-        if self.quiet_since.load(Ordering::Relaxed) == 0 {
+        if self.quiet_since.load(Ordering::Relaxed) == 0 || self.is_paused() {
             return;
         }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
@@ -249,6 +254,7 @@ impl Slot {
         {
             let rest = Entry::Frame(frame.slice(sent..));
             self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
+            self.mirror_pause(&out);
         }
     }
 
@@ -270,8 +276,11 @@ impl Slot {
         {
             let mut messages = Messages::new(subscription, batch, next_seq.max(batch.first_seq())..end);
             messages.advance(sent);
-            let rest = Entry::Messages(messages);
-            self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
+            if sent > 0 {
+                self.wait(&mut out, |queue| queue.admit_started(Entry::Messages(messages)));
+            } else {
+                self.queue_messages(&mut out, messages);
+            }
         }
         subscription.next_seq.store(end, Ordering::Relaxed);
         self.quiet_since.store(tick, Ordering::Relaxed);
@@ -406,13 +415,13 @@ impl Slot {
                     let end = queue.end_for_error(&error);
                     self.end_locked(&mut out, end);
                 }
-                return;
+                return self.mirror_pause(&out);
             };
             match flushed.map_err(|error| queue.end_for_error(&error)) {
                 Ok(Flushed::All) => out.queue = None,
                 Ok(Flushed::Turn) => {
                     let _ = yield_now::<()>(cx);
-                    return;
+                    return self.mirror_pause(&out);
                 }
                 Err(end) => return self.end_locked(&mut out, end),
             }
@@ -424,6 +433,7 @@ impl Slot {
             return self.end_locked(&mut out, End::Broken(error.kind()));
         }
         self.mirror_attention(&out);
+        self.mirror_pause(&out);
     }
 
     /// Ends the connection for a reason of the server's; the Transport is woken to carry it out.
@@ -455,6 +465,8 @@ impl Slot {
         }
         if end.resets() {
             out.reset();
+            // Not every link comes to its end without being read.
+            self.mirror_pause(out);
         }
         self.attention.store(true, Ordering::Release);
         self.transport.wake();
@@ -584,11 +596,12 @@ impl Slot {
             Ok(Flushed::All) => {
                 out.queue = None;
                 self.mirror_attention(&out);
+                self.mirror_pause(&out);
                 // It may wait for just that.
                 return self.transport.wake();
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for_error(&error),
-            Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return,
+            Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return self.mirror_pause(&out),
             Ok(Flushed::Turn) | Err(_) => queue.overflow(SlowReason::Stalled),
         };
         self.end_locked(&mut out, end);
@@ -636,10 +649,15 @@ impl Slot {
         }
     }
 
-    /// Ticks since a frame is unfinished.
+    /// Ticks since a frame is unfinished. Looked at once a tick.
     pub(crate) fn unfinished_for(&self, tick: u32) -> Option<u32> {
         match self.frame_since.load(Ordering::Relaxed) {
             0 => None,
+            _ if self.is_paused() => {
+                // Its rest may have come, and is not read yet.
+                self.frame_since.store(tick, Ordering::Relaxed);
+                None
+            }
             since => Some(tick.wrapping_sub(since)),
         }
     }
