@@ -469,7 +469,8 @@ impl Modern {
             let messages = &model.by_topic[topic];
             frames += match (&mut self.subscriptions[topic], asked) {
                 (Some(subscription), _) => subscription.pending(messages, model, limits.frames),
-                (None, Some(Asked { since: Some(_), .. })) => limits.frames,
+                // It may have missed any number.
+                (None, Some(Asked { since: Some(_), .. })) => limits.frames + 1,
                 (None, Some(Asked { at, .. })) => {
                     messages.iter().rev().take(2 * limits.frames).filter(|id| !model.was_answered(**id, at)).count()
                 }
