@@ -11,12 +11,18 @@ use crate::http::Http;
 const KEY: &str = "correct-horse-battery";
 
 /// The address at the end of the line that says where HTTP is served.
-fn http_address(server: &Running) -> SocketAddr {
+pub(crate) fn http_address(server: &Running) -> SocketAddr {
     server.error_line("serving HTTP on ").rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Status and body of the answer to a request with these lines more in its head.
-async fn ask(addr: SocketAddr, method: &str, target: &str, headers: &str, body: Option<Value>) -> (u16, Value) {
+pub(crate) async fn ask(
+    addr: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let length = body.len();
     let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: keep-alive\r\n{headers}");
@@ -101,6 +107,30 @@ async fn a_key_in_the_file_is_asked_for_and_never_logged() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn without_a_key_whoever_comes_by_way_of_a_proxy_is_kept_out() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let addr = http_address(&server);
+    for sign in [
+        "X-Forwarded-For: 192.0.2.1",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=192.0.2.1",
+        "Via: 1.1 proxy",
+        "X-Real-IP: ::1",
+    ] {
+        let message = json!({"topic": "news", "data": 1});
+        let (status, answer) = ask(addr, "POST", "/api/publish", &format!("{sign}\r\n"), Some(message)).await;
+        assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")), "{sign}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("proxy"), "{answer}");
+        // What is for everybody is served.
+        assert_eq!(ask(addr, "GET", "/api/openapi.json", &format!("{sign}\r\n"), None).await.0, 200);
+        Http::events(addr, "topic=news", &format!("{sign}\r\n")).await;
+    }
+    let old = "GET /api/topics HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    assert!(Http::send(addr, old).await.read_to_end().await.contains("api_key_required"));
+    assert_eq!(ask(addr, "GET", "/api/topics", "", None).await.0, 200);
 }
 
 #[tokio::test]

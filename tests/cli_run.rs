@@ -10,12 +10,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without the variables of whoever runs the tests.
 pub(crate) fn janus(arguments: &[&str]) -> assert_cmd::Command {
-    let mut command = assert_cmd::Command::from_std(plain(arguments));
+    let mut command = assert_cmd::Command::from_std(binary(arguments));
     command.timeout(PATIENCE);
     command
 }
 
-fn plain(arguments: &[&str]) -> Command {
+/// The same to be started in another way.
+pub(crate) fn binary(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_janus-server"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("JANUS_")) {
         command.env_remove(name);
@@ -44,12 +45,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::spawn(plain(arguments))
+        Self::spawn(&mut binary(arguments))
     }
 
     /// With this many descriptors as its hard limit, which it cannot raise.
     pub(crate) fn start_with_descriptors(arguments: &[&str], limit: u32) -> Self {
-        let binary = plain(arguments);
+        let binary = binary(arguments);
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={limit}")).arg("--").arg(binary.get_program()).args(binary.get_args());
         for (name, value) in binary.get_envs() {
@@ -58,10 +59,10 @@ impl Running {
                 None => command.env_remove(name),
             };
         }
-        Self::spawn(command)
+        Self::spawn(&mut command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = lines(child.stdout.take().unwrap());
         let errors = lines(child.stderr.take().unwrap());
@@ -111,22 +112,42 @@ impl Running {
         assert!(status.success());
     }
 
+    /// Sends the signal again and again until the process ends.
+    #[track_caller]
+    pub(crate) fn signal_until_it_ends(mut self, name: &str) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            self.signal(name);
+            // What it logs about the signal, and nothing if it has ended.
+            let _ = self.errors.recv_timeout(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
     #[track_caller]
     pub(crate) fn wait(mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => return status,
-                // The end of its standard error is the end of the process, or near it.
-                None if Instant::now() < deadline => {
-                    let _ = self.errors.recv_timeout(Duration::from_millis(20));
-                }
-                None => panic!("the process does not end"),
-            }
+        wait(&mut self.child)
+    }
+}
+
+/// Waits for the end of a process.
+#[track_caller]
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    // A channel on which nothing comes: a pause with an end.
+    let (_sender, nothing) = channel::<()>();
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return status,
+            None if Instant::now() < deadline => drop(nothing.recv_timeout(Duration::from_millis(20))),
+            None => panic!("the process does not end"),
         }
     }
 }

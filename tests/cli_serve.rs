@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::cli_run::{PATIENCE, Running, assert_exit, janus, text};
 
@@ -21,8 +22,8 @@ fn the_real_address_is_logged_and_can_be_connected_to() {
 }
 
 #[test]
-fn sigterm_and_sigint_end_it_with_success() {
-    for signal in ["TERM", "INT"] {
+fn sigterm_sigint_and_sigquit_end_it_with_success() {
+    for signal in ["TERM", "INT", "QUIT"] {
         let server = Running::start(&["serve", "--listen", "127.0.0.1:0"]);
         address(&server);
         server.signal(signal);
@@ -60,8 +61,8 @@ fn the_memory_budget_is_logged_with_its_origin() {
 fn a_limit_that_nobody_set_is_not_warned_about() {
     for (arguments, warned) in [(&["--log", "info"][..], false), (&["--max-connections", "100000"], true)] {
         let server = Running::start_with_descriptors(&[&["--listen", "127.0.0.1:0"], arguments].concat(), 1_000);
-        server.error_line("1000 descriptors allow 936 clients");
-        assert_eq!(server.error_line("").contains("max_connections is lowered from 100000 to 936"), warned);
+        server.error_line("1000 descriptors allow 913 clients");
+        assert_eq!(server.error_line("").contains("max_connections is lowered from 100000 to 913"), warned);
     }
 }
 
@@ -107,16 +108,45 @@ fn a_drain_delivers_what_is_queued_and_ends_connections_with_a_fin() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once_with_failure() {
+fn a_stop_that_comes_twice_within_moments_is_one_drain() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB"]);
+    let address = address(&server);
+    let (mut subscriber, queued) = slow_subscriber(&address);
+    server.signal("TERM");
+    server.signal("INT");
+    server.error_line("the drain is under way");
+    let mut received = Vec::new();
+    subscriber.read_to_end(&mut received).expect("the end is a FIN, not a reset");
+    assert_eq!(received.iter().filter(|&&byte| byte == 1).count(), queued);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_signal_two_seconds_after_the_first_ends_it_at_once_with_failure() {
     let arguments = ["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB", "--drain-timeout", "1 h"];
-    let server = Running::start(&arguments);
+    let server = Running::start(&[&arguments[..], &["--write-timeout", "1 h"]].concat());
     let address = address(&server);
     let _subscriber = slow_subscriber(&address);
+    let begun = Instant::now();
     server.signal("TERM");
     server.error_line("draining");
-    server.signal("INT");
-    server.error_line("ending at once");
-    assert_eq!(server.wait().code(), Some(1));
+    assert_eq!(server.signal_until_it_ends("INT").code(), Some(1));
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_signal_sent_by_habit_costs_no_client_and_is_named_in_the_log() {
+    let server = Running::start(&["--listen", "127.0.0.1:0"]);
+    let address = address(&server);
+    let subscriber = Running::start(&["subscribe", "t", "--from", &address, "--count", "1"]);
+    subscriber.error_line("subscribed");
+    for signal in ["HUP", "USR1", "USR2"] {
+        server.signal(signal);
+        server.error_line(&format!("SIG{signal}: ignored"));
+    }
+    assert_exit(&janus(&["publish", "t", "1", "--to", &address]).output().unwrap(), 0);
+    assert!(subscriber.line().ends_with("\"data\":1}"));
+    assert_eq!(subscriber.wait().code(), Some(0));
 }
 
 /// A subscriber that does not read, and for which more is queued than sockets hold; with the number of frames.

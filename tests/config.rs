@@ -83,7 +83,7 @@ fn a_bad_value_is_refused_with_its_place_and_what_was_expected() {
     let expected = [
         &format!("{}:3: max_frame_bytes = \"64 KB\": expected 64 bytes to 16 MiB", path(&file)),
         &format!("{}:4: threads = \"2\": expected 1 to 256", path(&file)),
-        &format!("{}:5: backlog = 5_000_000_000: expected 1 to 1,048,576", path(&file)),
+        &format!("{}:5: backlog = 5_000_000_000: expected 16 to 1,048,576", path(&file)),
     ];
     assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &expected.map(String::as_str));
 }
@@ -93,7 +93,7 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
     assert_refused(&mut janus(&["--threads", "0"]), &["flag --threads", "expected 1 to 256"]);
     assert_refused(
         janus(&["config", "check", "--frame-timeout", "5s"]).env("JANUS_FRAME_TIMEOUT", "5"),
-        &["variable JANUS_FRAME_TIMEOUT", "5: expected 1 ms to 7 days, with a unit such as \"10 s\""],
+        &["variable JANUS_FRAME_TIMEOUT", "5: expected 10 ms to 7 days, with a unit such as \"10 s\""],
     );
     for address in ["localhost", "localhost:8081", ":8081"] {
         assert_refused(
@@ -103,6 +103,29 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
     }
     assert_refused(&mut janus(&["--log", "loud"]), &["flag --log", "\"debug\""]);
     assert_refused(&mut janus(&["--thread", "1"]), &["--thread"]);
+}
+
+#[test]
+fn the_shortest_time_that_was_tried_is_accepted_and_none_below_it() {
+    for (setting, shortest) in [
+        ("sse-retry", 100),
+        ("frame-timeout", 10),
+        ("heartbeat-interval", 1_000),
+        ("session-ttl", 10),
+        ("resume-age", 10),
+        ("history-age", 10),
+        ("topic-idle", 10),
+        ("topic-quarantine", 100),
+        ("drain-timeout", 10),
+        ("write-timeout", 10),
+        ("stall-timeout", 10),
+        ("tcp-keepalive", 1_000),
+        ("tcp-user-timeout", 100),
+    ] {
+        let check = |time| janus(&["config", "check", &format!("--{setting}={time}ms")]);
+        assert_exit(&check(shortest).output().unwrap(), 0);
+        assert_refused(&mut check(shortest - 1), &[&format!("flag --{setting}: "), " to "]);
+    }
 }
 
 #[test]
@@ -166,6 +189,7 @@ fn a_namespace_shows_its_own_values_and_those_it_inherits() {
         format!("history_messages = 7  # inherited, {}", place(1)),
         "history_bytes = \"2 KiB\"  # inherited, flag --history-bytes".to_owned(),
         "history_age = \"5 s\"  # inherited, variable JANUS_HISTORY_AGE".to_owned(),
+        "resume = \"position\"  # inherited, default".to_owned(),
         format!("slow_consumer = \"conflate\"  # {}", place(5)),
     ];
     let shown = text(&output.stdout);
@@ -195,10 +219,10 @@ fn an_address_is_listened_on_once() {
 #[test]
 fn settings_may_stand_before_the_command_and_those_after_it_win() {
     let file = file("threads = 3\n");
-    let before = ["--config", path(&file), "--max-topics", "7", "--backlog", "8"];
+    let before = ["--config", path(&file), "--max-topics", "7", "--backlog", "80"];
     let output = janus(&[&before[..], &["config", "show", "--max-topics", "9"]].concat()).output().unwrap();
     assert_exit(&output, 0);
-    for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 8  #"] {
+    for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 80  #"] {
         assert!(text(&output.stdout).contains(line), "{line:?} is not in {}", text(&output.stdout));
     }
     assert_refused(&mut janus(&["--threads", "2", "publish", "t", "1"]), &["only `serve` and `config` take them"]);

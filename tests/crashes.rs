@@ -366,7 +366,7 @@ async fn a_session_is_found_by_the_token_of_its_greeting() {
 #[tokio::test]
 async fn a_detached_session_is_listed_no_longer_than_its_time() {
     let config = Config { session_ttl: Duration::from_millis(50), ..Config::default() };
-    let (janus, addr) = serve(Config { heartbeat_interval: Duration::from_millis(100), ..config }).await;
+    let (janus, addr) = serve(Config { heartbeat_interval: Duration::from_secs(1), ..config }).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("quiet").await;
     assert_eq!(janus.stats().sessions, 1);
@@ -472,7 +472,7 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
     publisher.send(publish_frame("cursed", "1")).await;
     assert_eq!(publisher.error_code().await, "topic_unavailable");
     let mut late = Client::connect(scene.addr).await;
-    late.send(crate::support::subscribe_frame("cursed")).await;
+    late.send(subscribe_frame("cursed")).await;
     assert_eq!(late.error_code().await, "topic_unavailable");
 
     until("the quarantine is over", || scene.janus.topic_info("cursed").is_some_and(|topic| topic.available)).await;

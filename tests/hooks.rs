@@ -621,8 +621,8 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
 async fn a_stream_of_events_that_may_have_none_of_its_topics_ends_so_that_a_browser_does_what_it_should() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..impatient() };
     // A heartbeat that came before the head would spoil it.
-    let heartbeat_interval = Duration::from_millis(20);
-    let config = Config { drain_period: Duration::ZERO, max_topics: 1, heartbeat_interval, ..config };
+    let (heartbeat_interval, hook_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    let config = Config { drain_period: Duration::ZERO, max_topics: 1, heartbeat_interval, hook_timeout, ..config };
     let janus = Janus::builder().config(config).hooks(Keys).start().await.unwrap();
     let addr = janus.local_addrs()[0];
     let _only_topic = janus.subscribe("news").unwrap();

@@ -11,6 +11,8 @@
 
 #![cfg(target_os = "linux")]
 
+mod floods;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -70,6 +72,19 @@ async fn a_conversation_may_be_reset_at_any_byte() {
     withstands(PATIENT, resets, SLACK).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_input_of_a_crowd_stays_within_the_memory_budget() {
+    const BUDGET: u64 = 32 * MIB;
+    let server = Process::start_with(PATIENT, &["--memory-budget-bytes", &BUDGET.to_string()]);
+    let bystander = Bystander::start(server.addr).await;
+    unfinished_input(server.addr, 1_500).await;
+    bystander.goes_on().await;
+    let peak = server.memory_peak();
+    println!("{:.1} MiB of memory at most, with a budget of {:.1}", mib(peak), mib(BUDGET));
+    assert!(peak <= BUDGET + BUDGET / 4, "{:.1} MiB of memory, with a budget of {:.1}", mib(peak), mib(BUDGET));
+    bystander.finish().await;
+}
+
 /// Lets the attack loose on both servers, of which the binary may take so many bytes more at any moment of it.
 async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), memory: u64) {
     let config = Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, ..Config::default() };
@@ -112,6 +127,11 @@ struct Process {
 
 impl Process {
     fn start(frame_timeout: Duration) -> Self {
+        Self::start_with(frame_timeout, &[])
+    }
+
+    /// With further settings.
+    fn start_with(frame_timeout: Duration, further: &[&str]) -> Self {
         let address = own_address().to_string();
         let (frame_timeout, soon) = (format!("{}ms", frame_timeout.as_millis()), format!("{}ms", SOON.as_millis()));
         let settings = [
@@ -120,10 +140,16 @@ impl Process {
             ["--session-ttl", &soon],
             ["--topic-idle", &soon],
         ];
-        let running = Running::start(&settings.concat());
+        let running = Running::start(&[&settings.concat(), further].concat());
         let line = running.error_line("listening on ");
         let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
         Self { running, addr }
+    }
+
+    /// Where its HTTP port is, which the log tells next.
+    fn http(&self) -> SocketAddr {
+        let line = self.running.error_line("serving HTTP on ");
+        line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     /// Bytes in memory now.
@@ -190,7 +216,7 @@ async fn publish_and_receive(
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
 ) -> Vec<Duration> {
-    let mut latencies = Vec::new();
+    let (mut latencies, mut first) = (Vec::new(), None);
     for number in 1_u64.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -205,7 +231,9 @@ async fn publish_and_receive(
         };
         latencies.push(sent.elapsed());
         assert_eq!(message["data"], number);
-        assert_eq!(publisher.json().await["published"]["seq"], number);
+        // There may have been a bystander before this one.
+        let seq = publisher.json().await["published"]["seq"].as_u64().expect("a receipt has a number");
+        assert_eq!(seq - *first.get_or_insert(seq) + 1, number);
         rounds.fetch_add(1, Ordering::Relaxed);
     }
     latencies
@@ -274,6 +302,31 @@ async fn endless_frames(addr: SocketAddr, clients: usize) {
         assert!(left > 0 || length < ENDLESS, "all of it was read");
     };
     all(heads.into_iter().cycle().take(clients).map(send)).await;
+}
+
+/// Clients that all send nearly the longest frame at once, without its end, until the half of them has been closed for it.
+async fn unfinished_input(addr: SocketAddr, clients: usize) {
+    let part = vec![b'x'; Config::default().max_frame_bytes - 10];
+    let mut crowd = Vec::new();
+    for _ in 0..clients {
+        crowd.push(Client::connect_from([127, 0, 0, 2], addr).await.reset_on_drop());
+    }
+    let closed = Arc::new(AtomicUsize::new(0));
+    let mut set = JoinSet::new();
+    for mut client in crowd {
+        let (part, closed) = (part.clone(), Arc::clone(&closed));
+        set.spawn(async move {
+            let _ = client.try_send(&part).await;
+            match client.next().await {
+                Ok(frame) => assert!(String::from_utf8_lossy(&frame).contains("\"server_overloaded\"")),
+                Err(close) => assert_eq!(close, Close::Reset),
+            }
+            closed.fetch_add(1, Ordering::Relaxed);
+            // It keeps its socket for as long as the attack lasts.
+            std::future::pending::<()>().await;
+        });
+    }
+    until("half of them are closed", || closed.load(Ordering::Relaxed) >= clients / 2).await;
 }
 
 /// Ten clients that together send so many frames of a few bytes.
@@ -384,6 +437,9 @@ async fn hostile_crowds_in_full_and_what_they_cost_a_bystander() {
     measure("nothing", async |_| quiet().await).await;
     measure("slow loris, 2,000 clients", async |addr| slow_loris(addr, 2_000).await).await;
     measure("endless frames, 2,000 clients", async |addr| endless_frames(addr, 2_000).await).await;
+    let budget = ["--memory-budget-bytes", "64MiB"];
+    let name = "unfinished input, 15,000 clients of one address, budget of 64 MiB";
+    measure_with(name, &budget, async |addr| unfinished_input(addr, 15_000).await).await;
     measure("ten million tiny frames", async |addr| tiny_frames(addr, 10_000_000).await).await;
     measure("storm, 200 clients, 600,000 subscribes", async |addr| subscription_storm(addr, 200, 1_000).await).await;
     measure("resets, ten conversations", async |addr| {
@@ -402,7 +458,11 @@ async fn quiet() {
 }
 
 async fn measure(name: &str, attack: impl AsyncFn(SocketAddr)) {
-    let server = Process::start(FRAME_TIMEOUT);
+    measure_with(name, &[], attack).await;
+}
+
+async fn measure_with(name: &str, settings: &[&str], attack: impl AsyncFn(SocketAddr)) {
+    let server = Process::start_with(FRAME_TIMEOUT, settings);
     let bystander = Bystander::start(server.addr).await;
     let (memory, descriptors) = (server.memory(), server.descriptors());
     let begun = Instant::now();
@@ -410,17 +470,18 @@ async fn measure(name: &str, attack: impl AsyncFn(SocketAddr)) {
     let lasted = begun.elapsed();
     until("no descriptor is left", || server.descriptors() == descriptors).await;
     let grown = server.memory_peak().saturating_sub(memory);
-    let mut latencies = bystander.finish().await;
+    let summary = summary(bystander.finish().await);
+    println!("{name}: {:.1} s, memory + {:.1} MiB at most; {summary}", lasted.as_secs_f64(), mib(grown));
+}
+
+fn summary(mut latencies: Vec<Duration>) -> String {
     latencies.sort_unstable();
     let per_mille = |part: usize| latencies[(latencies.len() - 1) * part / 1_000].as_secs_f64() * 1e3;
-    println!(
-        "{name}: {:.1} s, memory + {:.1} MiB at most; {} messages of the bystander, p50 {:.2} ms, p99 {:.2} ms, \
-         worst {:.2} ms",
-        lasted.as_secs_f64(),
-        mib(grown),
+    format!(
+        "{} messages of the bystander, p50 {:.2} ms, p99 {:.2} ms, worst {:.2} ms",
         latencies.len(),
         per_mille(500),
         per_mille(990),
         per_mille(1_000),
-    );
+    )
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
-use janus_core::{Config, Janus};
+use janus_core::{Config, Janus, Resume};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -202,9 +202,28 @@ async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
 }
 
 #[tokio::test]
+async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
+    for resume in [Resume::Session, Resume::Off] {
+        let mut config = Config::default();
+        config.default_namespace.resume = resume;
+        let (janus, addr) = serve_http(config).await;
+        let mut client = Http::events(addr, "topic=news", "").await;
+        let first = client.id().await;
+        janus.publish("news", "said before").await.unwrap();
+        assert_eq!(client.message().await.0, 1);
+        for query in ["topic=news".to_owned(), format!("topic=news&last_event_id={first}")] {
+            let mut spy = Http::events(addr, &query, &last_event_id(&first)).await;
+            let gap = spy.block().await;
+            assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["resumed"]), (Some("gap"), &json!(false)), "{resume}");
+            let number = janus.publish("news", "said after").await.unwrap().seq;
+            assert_eq!(spy.message().await, (number, json!("said after")), "{resume}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn silence_is_filled_with_comments() {
-    let (_janus, addr) =
-        serve_http(Config { heartbeat_interval: Duration::from_millis(10), ..Config::default() }).await;
+    let (_janus, addr) = serve_http(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let mut client = Http::events(addr, "topic=news", "").await;
     client.up_to("\n\n").await;
     assert_eq!(client.up_to("\n\n").await, ":\n\n");
@@ -327,7 +346,8 @@ const EVENT_SOURCE: &str = "Accept: text/event-stream\r\nOrigin: https://app.exa
 #[tokio::test]
 async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_get_a_status() {
     let origins = vec!["https://app.example".to_owned()];
-    let config = Config { max_connections: 1, allowed_origins: origins, ..Config::default() };
+    let frame_timeout = Duration::from_secs(1);
+    let config = Config { max_connections: 1, allowed_origins: origins, frame_timeout, ..Config::default() };
     let (janus, addr) = serve_http(config).await;
     let only = Http::events(addr, "topic=news", "").await;
     let (head, error) = refused(addr, EVENT_SOURCE).await;
@@ -352,12 +372,17 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
 
 #[tokio::test]
 async fn a_browser_for_which_there_is_no_time_to_be_told_anything_reads_no_status() {
-    let (_janus, addr) = serve_http(Config { max_connections: 1, max_refusals: 0, ..Config::default() }).await;
+    let frame_timeout = Duration::from_millis(100);
+    let (_janus, addr) =
+        serve_http(Config { max_connections: 1, max_refusals: 0, frame_timeout, ..Config::default() }).await;
     let _only = Http::events(addr, "topic=news", "").await;
     let mut refused = Http::send(addr, "").await;
     // Whether this is a reset or a FIN is not its server's choice.
     let _ = timeout(DEADLINE, refused.stream.read_to_string(&mut refused.received)).await.expect("an end");
     assert_eq!(refused.received, "");
+    // What it asks for need not be waited for.
+    let (_, error) = self::refused(addr, "Accept: text/event-stream\r\n").await;
+    assert_eq!(error, "too_many_connections");
 }
 
 /// A hook that fails.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use janus_core::{
-    Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, SlowConsumer, SubscribeError,
+    Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, Resume, SlowConsumer, SubscribeError,
     SubscribeOptions, Subscriber,
 };
 use proptest::prelude::*;
@@ -338,6 +338,24 @@ async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
 }
 
 #[tokio::test]
+async fn a_program_is_trusted_with_all_that_its_topics_keep() {
+    // Nothing is kept where nothing goes on, unless it is history.
+    for (resume, history, missed) in
+        [(Resume::Session, false, Some(2)), (Resume::Off, false, None), (Resume::Off, true, Some(2))]
+    {
+        let default_namespace = Namespace { resume, history, ..Namespace::default() };
+        let (janus, _) = serve(Config { default_namespace, ..Config::default() }).await;
+        let keeper = janus.subscribe("news").unwrap();
+        publish(&janus, "news", 1..=2).await;
+        handed_out(&janus, "news").await;
+        let options = SubscribeOptions::default().since(keeper.position());
+        let resumption = janus.subscribe_with("news", options).unwrap().resumption();
+        let expected = (missed.is_some(), missed.unwrap_or(0));
+        assert_eq!((resumption.resumed, resumption.missed), expected, "{resume}, history {history}");
+    }
+}
+
+#[tokio::test]
 async fn a_topic_stays_for_a_subscriber_that_has_not_taken_what_it_missed() {
     let short = Duration::from_millis(20);
     let (janus, _) = serve(Config { topic_idle: short, ..Config::default() }).await;
@@ -382,7 +400,7 @@ async fn no_subscriber_waits_for_ever_for_an_instance_that_has_ended() {
 
 #[tokio::test]
 async fn a_subscriber_that_lags_is_named_and_counted_as_a_client_is() {
-    let (janus, _) = serve(Config { heartbeat_interval: Duration::from_millis(40), ..Config::default() }).await;
+    let (janus, _) = serve(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let options = SubscribeOptions::default().max_queue_frames(3);
     let _subscriber = janus.subscribe_with("news", options).unwrap();
     publish(&janus, "news", 1..=3).await;

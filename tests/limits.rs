@@ -112,7 +112,9 @@ async fn refused_clients_take_no_place_from_those_that_come_later() {
     // They stay open, to be refused as slowly as possible.
     let mut refused = Vec::new();
     for _ in 0..40 {
-        refused.push(Client::connect_silently(addr).await);
+        let mut client = Client::connect_silently(addr).await;
+        client.send(subscribe_frame("news")).await;
+        refused.push(client);
     }
     until("all have been refused", || janus.stats().connections_refused == 40).await;
     assert_eq!(janus.stats().connections, 1);
@@ -143,7 +145,7 @@ async fn a_client_beyond_max_connections_is_told_so_and_accepting_goes_on() {
         clients.push(Client::connect(addr).await);
     }
     for _ in 0..5 {
-        let mut refused = Client::connect_silently(addr).await;
+        let mut refused = Client::connect(addr).await;
         refused.send(subscribe_frame("news")).await;
         assert_eq!(refused.error_code().await, "too_many_connections");
         assert_eq!(refused.close().await, Close::Fin);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use janus_core::wire::classic::client::attach;
-use janus_core::{Config, Fault, Janus, SlowConsumer};
+use janus_core::{Config, Fault, Janus, Resume, SlowConsumer};
 use serde_json::{Value, json};
 
 use crate::support::{Client, Close, DEADLINE, publish, runs_after_restarts, serve, subscribers, until};
@@ -71,6 +71,30 @@ async fn a_client_that_comes_back_gets_what_it_missed_and_then_what_is_new() {
     assert_eq!(back.numbers(5).await, [5, 6, 7, 8, 9]);
     assert_eq!(subscribers(&janus, "news"), Some(1));
     assert_eq!((janus.stats().sessions, janus.stats().detached_sessions), (1, 0));
+}
+
+#[tokio::test]
+async fn a_session_goes_on_also_where_only_sessions_do_and_not_where_nothing_does() {
+    for (resume, expected) in
+        [(Resume::Session, json!({"resumed": true, "missed": 2})), (Resume::Off, json!({"resumed": false}))]
+    {
+        let mut config = Config::default();
+        config.default_namespace.resume = resume;
+        let (janus, addr) = serve(config).await;
+        let mut client = Returning::connect(addr).await;
+        client.client.subscribe("news").await;
+        publish_numbers(&janus, "news", 0..2).await;
+        assert_eq!(client.numbers(2).await, [0, 1]);
+        let _other = janus.subscribe("other").unwrap();
+        publish_numbers(&janus, "other", 0..1).await;
+        let token = client.vanish(&janus).await;
+        publish_numbers(&janus, "news", 2..4).await;
+        let (mut back, attached) = come_back(addr, &token, &[("news", 2), ("other", 0)]).await;
+        assert_eq!(attached, json!({"news": expected, "other": {"resumed": false}}), "{resume}");
+        publish_numbers(&janus, "news", 4..5).await;
+        let next = if resume == Resume::Off { 4 } else { 2 };
+        assert_eq!(back.numbers(1).await, [next], "{resume}");
+    }
 }
 
 #[tokio::test]
@@ -264,6 +288,61 @@ async fn of_two_claimants_the_newer_gets_the_session_and_the_older_is_told() {
     assert_eq!(newer.numbers(1).await, [2]);
     assert_eq!(subscribers(&janus, "news"), Some(1));
     assert_eq!(janus.stats().sessions, 1);
+}
+
+#[tokio::test]
+async fn an_older_claimant_that_is_heard_last_is_told_and_takes_nothing() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut first = Returning::connect(addr).await;
+    first.client.subscribe("news").await;
+    let token = first.vanish(&janus).await;
+    // The client gives this connection up; what it has sent there is still on its way.
+    let mut older = Returning::connect(addr).await;
+    let (mut newer, attached) = come_back(addr, &token, &[("news", 0)]).await;
+    assert_eq!(attached, json!({"news": {"resumed": true, "missed": 0}}));
+    older.client.send(attach(&token, [("news", 0)])).await;
+    assert_eq!(older.client.error_code().await, "session_taken");
+    assert_eq!(older.client.close().await, Close::Fin);
+    until("the older connection has gone", || janus.stats().connections == 1).await;
+    publish_numbers(&janus, "news", 0..1).await;
+    assert_eq!(newer.numbers(1).await, [0]);
+    assert_eq!((subscribers(&janus, "news"), janus.stats().sessions), (Some(1), 1));
+}
+
+#[tokio::test]
+async fn a_client_may_come_back_on_a_connection_that_it_had_in_reserve() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut reserve = Returning::connect(addr).await;
+    let mut lost = Returning::connect(addr).await;
+    lost.client.subscribe("news").await;
+    // Only a client that has heard from the other connection knows its token.
+    reserve.client.send(attach(&lost.token, [("news", 0)])).await;
+    assert_eq!(reserve.client.json().await["attached"], json!({"news": {"resumed": true, "missed": 0}}));
+    assert_eq!(lost.client.error_code().await, "session_taken");
+    publish_numbers(&janus, "news", 0..1).await;
+    assert_eq!(reserve.numbers(1).await, [0]);
+}
+
+/// The client attaches on one connection, gives it up, and attaches on the next, as fast as it can.
+#[tokio::test]
+async fn the_later_of_two_connections_has_the_session_however_close_they_come() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Returning::connect(addr).await;
+    client.client.subscribe("news").await;
+    for round in 0..20 {
+        let mut older = Returning::connect(addr).await;
+        let mut newer = Returning::connect(addr).await;
+        older.client.send(attach(&client.token, [("news", round)])).await;
+        newer.client.send(attach(&client.token, [("news", round)])).await;
+        // It may have had the session for a moment.
+        while older.client.json().await["error"]["code"] != "session_taken" {}
+        assert_eq!(older.client.close().await, Close::Fin);
+        assert_eq!(newer.client.json().await["attached"], json!({"news": {"resumed": true, "missed": 0}}));
+        publish_numbers(&janus, "news", round..round + 1).await;
+        assert_eq!(newer.numbers(1).await, [round]);
+        newer.token = client.token;
+        client = newer;
+    }
 }
 
 #[tokio::test]

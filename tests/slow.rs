@@ -122,7 +122,8 @@ async fn on_the_classic_protocol_the_drop_policies_act_as_disconnect() {
 async fn the_slowest_clients_are_named_largest_queue_first() {
     // More than the kernel ever takes off a queue afterwards, which it may do for as long as its buffers grow.
     const BEYOND_THE_KERNEL: usize = 8 * 1024 * 1024;
-    let config = Config { max_queue_bytes: 8 * BEYOND_THE_KERNEL, ..Config::default() };
+    let write_timeout = Duration::from_secs(3_600);
+    let config = Config { max_queue_bytes: 8 * BEYOND_THE_KERNEL, write_timeout, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Disconnect, config)).await;
     let mut clients = Vec::new();
     for topics in [&["a", "b"][..], &["a"], &["c"]] {

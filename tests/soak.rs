@@ -57,7 +57,9 @@ const IN_PROCESS: usize = 3;
 const BEHIND: u64 = 64;
 /// How long a client stops reading, unless it is cut off before; by then the server's `write_timeout` of 5 s has.
 const STALL: Duration = Duration::from_secs(12);
-/// How long it may take until a client that stalls is cut off.
+/// More messages of the large topic than the buffers of two kernels hold: each has some 100 bytes, and the buffers 140 KiB.
+const BUFFERED: u64 = 3_000;
+/// How long it may take, after that, until a client that stalls is cut off.
 const CUT_OFF: Duration = Duration::from_secs(60);
 /// A session without a connection ends after this.
 const SESSION_TTL: Duration = Duration::from_secs(5);
@@ -851,7 +853,11 @@ async fn stall(world: Rc<World>, mut random: Random) {
         };
         let cut = match read_and_stall(&world, &mut subscriber, 1 + random.below(200)).await {
             Some(cut) => cut,
-            None => timeout(CUT_OFF, stalled(&world, &mut subscriber)).await.expect("who does not read is cut off"),
+            None => {
+                fill_buffers(topic, &subscriber).await;
+                let stalled = timeout(CUT_OFF, stalled(&world, &mut subscriber)).await;
+                stalled.expect("a client that does not read is cut off")
+            }
         };
         let since = Instant::now();
         if subscriber.was_overtaken() {
@@ -880,6 +886,17 @@ async fn read_and_stall(world: &World, subscriber: &mut Subscriber, mut wanted: 
         }
     }
     None
+}
+
+/// Reads nothing until more has been published than the kernels of both sides hold, which no server can take for slowness. How
+/// long that takes is up to the machine: on a busy one a client could stop for `STALL`, and still have taken all.
+async fn fill_buffers(topic: &Topic, subscriber: &Subscriber) {
+    let enough = topic.accepted.get() + BUFFERED;
+    while topic.accepted.get() < enough {
+        if timeout(Duration::from_millis(100), subscriber.stream.ready(Interest::ERROR)).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Reads nothing until the connection is reset, but for a moment now and then.

@@ -110,6 +110,25 @@ impl Client {
         Self { stream, received: Vec::new(), taken: 0 }
     }
 
+    /// Connects from an address of loopback, as a client of another host does, and reads the greeting.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn connect_from(from: [u8; 4], addr: SocketAddr) -> Self {
+        let mut client = Self::connect_silently_from(from, addr).await;
+        let greeting = client.json().await;
+        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
+        client
+    }
+
+    /// The same, and reads nothing.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn connect_silently_from(from: [u8; 4], addr: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((from, 0))).expect("all of 127.0.0.0/8 is this host");
+        let stream = timeout(DEADLINE, socket.connect(addr)).await.expect("connects in time").expect("connects");
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
+        Self { stream, received: Vec::new(), taken: 0 }
+    }
+
     /// Makes the end of this client a reset, which leaves no port behind in TIME_WAIT: thousands of clients a test would
     /// use them all up.
     pub(crate) fn reset_on_drop(self) -> Self {

@@ -6,6 +6,8 @@ mod conversation;
 mod framing;
 mod library;
 mod limits;
+mod liveness;
+mod resuming;
 mod upgrade;
 
 use std::net::SocketAddr;

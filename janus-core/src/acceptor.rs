@@ -4,8 +4,11 @@
 //! that wait in its backlog. The Acceptor only accepts, in bursts, and starts a Transport for each.
 //!
 //! It accepts no faster than `accept_rate`, and no more than `max_handshakes` ahead of the greetings; whoever comes then waits in
-//! the backlog. When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile. Beyond
-//! `max_connections` a client gets an error frame and a close, and accepting goes on.
+//! the backlog. When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile.
+//!
+//! Where a client says first what it wants, its connection is a [guest](crate::guests) until then. Where it is greeted first, it
+//! is one only if `max_connections` have their places. So a full server goes on accepting: it cannot know before whether a
+//! connection is a request to the API, a publisher, or one subscriber too many.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,20 +23,22 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use crate::client_proxy::Session;
 use crate::config::{Config, MAX_TCP_KEEPALIVE};
-use crate::delivery::{Link, Slot};
+use crate::delivery::{End, Link, Slot};
 use crate::listener::{Incoming, Listener, Origin};
 use crate::memory;
+use crate::reached::Limit;
 use crate::shared::{Reservation, Shared};
+use crate::socket_options::{self, Told};
 use crate::supervision::ActorRef;
-use crate::transport::{Transport, refusal};
+use crate::transport::Transport;
 use crate::turn::yield_now;
-use crate::wire::{Decoder, ErrorCode, Event, Open, Opens, Peer, Refusing};
+use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
 
 /// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
 /// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
@@ -46,7 +51,7 @@ const SERVED_PER_TURN: usize = 8;
 /// How long to wait for descriptors to become free.
 const PAUSE: Duration = Duration::from_millis(100);
 
-const SERVER_FULL: &str = "the server is full; try again later";
+pub(crate) const SERVER_FULL: &str = "the server is full; try again later";
 const SERVER_OVERLOADED: &str = "the server is short of memory; try again later";
 
 /// A listener and the Acceptor that works on it.
@@ -138,8 +143,9 @@ pub(crate) enum TcpPort {
 }
 
 impl TcpPort {
-    pub(crate) fn bind(addr: SocketAddr, config: &Config) -> io::Result<Self> {
-        Ok(Self::Bound(Some(bind(addr, config)?)))
+    /// What the kernel lacks is told in the log, unless it has been `told`.
+    pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
+        Ok(Self::Bound(Some(bind(addr, config, told)?)))
     }
 }
 
@@ -173,14 +179,14 @@ impl Listener for TcpPort {
 }
 
 /// Opens a listening socket with all options that its connections inherit.
-fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> {
+fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    set_options(&socket, config)?;
+    told.warn(&socket_options::set(&socket, config));
     socket.bind(&addr.into())?;
     socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
@@ -190,15 +196,20 @@ fn bind(addr: SocketAddr, config: &Config) -> io::Result<std::net::TcpListener> 
 /// Gives a socket the options that it has not inherited, also one that somebody else has accepted: all limits count on them.
 pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
     let Incoming { link, peer, inherits } = incoming;
-    let set = match link {
-        Link::Tcp(stream) if !inherits => set_options(&SockRef::from(stream), config),
+    match link {
+        Link::Tcp(stream) if !inherits => {
+            for missing in socket_options::set(&SockRef::from(stream), config) {
+                log::debug!("{peer}: {missing}");
+            }
+        }
         // By default it would hold three times as much, which its client reads when it is stale.
         #[cfg(unix)]
-        Link::Unix(stream) => SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes),
-        _ => Ok(()),
-    };
-    if let Err(error) = set {
-        log::debug!("{peer}: {error}");
+        Link::Unix(stream) => {
+            if let Err(error) = SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes) {
+                log::debug!("{peer}: {error}");
+            }
+        }
+        _ => {}
     }
     if let (Link::Tcp(stream), Peer::Addr(addr)) = (link, peer) {
         spread_probes(stream, *addr, config.tcp_keepalive);
@@ -215,21 +226,6 @@ fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
     let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_TCP_KEEPALIVE);
     // It keeps the time that it has from its listener, which is only less well spread.
     let _ = rustix::net::sockopt::set_tcp_keepidle(stream, time);
-}
-
-fn set_options(socket: &Socket, config: &Config) -> io::Result<()> {
-    // Without it Nagle and delayed ACK cost 40 ms on the first message after an ACK.
-    socket.set_tcp_nodelay(true)?;
-    // An autotuned buffer of megabytes would make what a slow client reads stale, and the queue's limits a fiction.
-    socket.set_send_buffer_size(config.send_buffer_bytes)?;
-    // A dead peer is found without its help.
-    let interval = (config.tcp_keepalive / 4).max(Duration::from_secs(1));
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(config.tcp_keepalive.max(Duration::from_secs(1))).with_interval(interval),
-    )?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(config.tcp_user_timeout))?;
-    Ok(())
 }
 
 pub(crate) struct Acceptor {
@@ -251,64 +247,58 @@ impl Acceptor {
     }
 }
 
-/// A place for another connection, or why there is none.
+/// A place for another client, or why there is none.
 pub(crate) fn admit(shared: &Arc<Shared>) -> Result<Reservation, (ErrorCode, &'static str)> {
     let Some(place) = Reservation::new(shared) else {
         return Err((ErrorCode::TooManyConnections, SERVER_FULL));
     };
     if shared.memory_is_at(memory::REFUSE) {
-        shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
         return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
     }
     Ok(place)
 }
 
-/// Tells a client why it is not served. It takes no place from those that are.
-fn refuse(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>, code: ErrorCode, message: &str) {
+/// Counts a client that is refused, and says so in the log.
+pub(crate) fn count_refusal(shared: &Shared, peer: Peer, code: ErrorCode) {
     let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
+    if code == ErrorCode::ServerOverloaded {
+        shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
+    }
     // One line for a burst of refusals, not one each.
     if refused.is_power_of_two() {
         log::warn!("{peer}: refused with {code} ({refused} refused so far)");
     }
-    // Never listed: it only says who is refused.
-    let slot =
-        Slot::new(shared.connections.next_id(), None, link, origin.codec_id, shared.accounts.of(peer), &shared.terms);
-    let slot = Arc::new(slot);
-    let session = Arc::new(Session::new(peer, &slot));
-    if shared.connections.begin_refusal(shared.config.max_refusals) {
-        let mut begun = false;
-        let started = shared.transport_supervisor.start_here(|_| {
-            begun = true;
-            let transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin);
-            transport.refuse(code, message)
-        });
-        if started.is_ok() {
-            return;
-        }
-        if !begun {
-            // A Transport that was made has done this when it was dropped.
-            shared.connections.end_refusal();
-        }
-    }
-    let refusal = refusal(code, message);
-    // Told in a way that depends on what it asks for, a browser might take what comes instead for final. After a connection
-    // that ends without a word it comes back.
-    if origin.codec.decoder().refuse(&refusal) != Refusing::OnceRead {
-        // Not even for the close is there time: the client gets the frame if it has sent nothing yet.
-        slot.tell(&Event::Refused(refusal));
+    if code == ErrorCode::TooManyConnections {
+        shared.reached.refused(Limit::Connections, shared);
     }
 }
 
-/// Makes a byte stream a client, or tells it why not.
+/// Serves a byte stream: as a client where the server speaks first and has a place for it, otherwise as a guest.
 pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>) {
-    match admit(shared) {
-        Ok(place) => serve_with(shared, place, link, peer, origin, origin.codec.decoder()),
-        Err((code, message)) => refuse(shared, link, peer, origin, code, message),
+    let decoder = origin.codec.decoder();
+    if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
+        && let Ok(place) = admit(shared)
+    {
+        return serve_with(shared, place, link, peer, origin, decoder);
     }
+    if room(shared) == 0
+        && let Some(guest) = shared.connections.crowd_out()
+    {
+        guest.end(End::Crowded);
+    }
+    let account = shared.accounts.of(peer);
+    let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
+    let slot = shared.connections.enter_guest(make);
+    start(shared, slot, false, peer, origin, decoder);
 }
 
-/// Makes a byte stream a client that has a place: a slot, a session, a greeting, and a Transport on this thread. The decoder may
-/// know something about the client already.
+/// How many more connections there is room for without one of the guests having to go. While memory is short there are few
+/// guests, whatever else is free.
+fn room(shared: &Shared) -> usize {
+    shared.connections.room(&shared.config, shared.memory_is_at(memory::REFUSE))
+}
+
+/// Makes a byte stream a client that has a place. The decoder may know something about the client already.
 pub(crate) fn serve_with(
     shared: &Arc<Shared>,
     place: Reservation,
@@ -319,10 +309,21 @@ pub(crate) fn serve_with(
 ) {
     let account = shared.accounts.of(peer);
     let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
+    start(shared, slot, true, peer, origin, decoder);
+}
+
+/// Gives a connection its session, and its Transport on this thread, which greets where that is the server's part.
+fn start(
+    shared: &Arc<Shared>,
+    slot: Arc<Slot>,
+    has_place: bool,
+    peer: Peer,
+    origin: &Arc<Origin>,
+    decoder: Box<dyn Decoder>,
+) {
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
-        shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        let mut transport = Transport::with_decoder(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder);
+        let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);
         if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
             transport.open(Open::default());
         }
@@ -390,7 +391,10 @@ impl Accept {
             self.pause = None;
         }
         let now = Instant::now();
-        for _ in 0..BURST.min(acceptor.shared.config.max_handshakes - self.waiting.len()) {
+        let Shared { config, .. } = &*acceptor.shared;
+        // Those that wait hold descriptors, which a full server has for no more than it can make room for in a turn.
+        let most = config.max_handshakes.min(room(&acceptor.shared).max(SERVED_PER_TURN));
+        for _ in 0..BURST.min(most.saturating_sub(self.waiting.len())) {
             if let Err(time) = self.pace.admits(now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;

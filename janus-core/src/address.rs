@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::fairness::Share;
+use crate::received::Holders;
 use crate::wire::Peer;
 
 /// The part of a peer's address that one party is taken to own: an IPv4 address, or the /64 network of an IPv6 address,
 /// which is the smallest network that a host is given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Address {
     /// A connection of this machine without an address (a Unix socket, memory), or this process.
     #[default]
@@ -56,10 +58,16 @@ pub(crate) struct Account {
     pub(crate) connections: Count,
     /// Bytes that clients have sent and their Transports keep: frames and heads without an end.
     pub(crate) received: Count,
+    /// Whose they are.
+    pub(crate) holders: Holders,
+    /// Connections closed for memory that no line in the log has told of.
+    pub(crate) given_up: Count,
     /// Sessions without a connection.
     pub(crate) detached: Count,
     /// Topics that exist because a client of this address asked for them first.
     pub(crate) topics: Count,
+    /// What they have taken of the home arbiter's turn.
+    pub(crate) share: Share,
 }
 
 /// A figure of an [`Account`].
@@ -101,6 +109,11 @@ impl Accounts {
             let keep = accounts.len() * 2;
             accounts.shrink_to(keep);
         }
+    }
+
+    /// Shows all accounts.
+    pub(crate) fn visit(&self, visit: impl FnMut(&Arc<Account>)) {
+        self.0.lock().values().for_each(visit);
     }
 
     /// The account with the largest figure, and the figure; `None` where all are 0.

@@ -6,7 +6,7 @@
 //! with its connection.
 //!
 //! A detached session holds a cursor for each of its topics and nothing else: what its client misses meanwhile is in the
-//! topics' rings, once for all. A new connection that shows the token takes the session over
+//! topics' rings, once for all, and a topic that has ended meanwhile goes on where it was. A new connection that shows the token takes the session over
 //! ([`SessionTable::claim`]).
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,9 +15,12 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use crate::address::{Account, Address};
+use crate::config::Config;
 use crate::delivery::{Slot, Subscription};
 use crate::hooks::Client;
-use crate::topic::TopicState;
+use crate::shares::{Shares, share};
+use crate::topic::{Anchor, TopicState};
 use crate::wire::{Peer, TopicName};
 
 /// Names a session; whoever knows it may take the session over, so it is never logged.
@@ -69,6 +72,8 @@ pub struct SessionInfo {
 pub(crate) struct Session {
     pub(crate) token: SessionToken,
     pub(crate) peer: Peer,
+    /// Whether the token is that of an earlier connection, so that another claim may be older than that of the present connection.
+    inherited: bool,
     /// Who its client is, or was last; nothing where no hook says so.
     client: OnceLock<Arc<Client>>,
     topics: Mutex<Topics>,
@@ -81,7 +86,7 @@ pub(crate) type Joined = (Arc<TopicState>, Arc<Subscription>);
 #[derive(Debug)]
 enum Topics {
     /// While its connection is open; only its Transport changes it.
-    Attached { slot: Arc<Slot>, joined: Vec<Joined> },
+    Attached { slot: Arc<Slot>, joined: Vec<Joined>, earlier: Option<Box<Earlier>> },
     /// While a new connection takes it over, until its topics have been joined.
     Attaching { slot: Arc<Slot>, cursors: Box<[Cursor]> },
     /// Without a connection, with its number among the detached ones.
@@ -90,35 +95,54 @@ enum Topics {
     Over,
 }
 
-/// Where the client of a session was in a topic, which it keeps from ending.
+/// What a session that has come back was subscribed to before, until its client subscribes to that again. Where a
+/// namespace lets only sessions resume, it says how far back a position may lead. With `joined` it is never more than
+/// `max_topics_per_client`.
+#[derive(Debug)]
+struct Earlier(Vec<Cursor>);
+
+/// Where the client of a session was in a topic, whose messages it keeps from being given up while they are young enough. The
+/// topic itself may end: its numbers go on where they were when it is wanted again.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    pub(crate) topic: Arc<TopicState>,
-    /// The number that the client's count began with; 0 if the count leads nowhere.
-    pub(crate) first_seq: u64,
+    pub(crate) anchor: Arc<Anchor>,
+    /// The number of the first message that was meant for the client, 0 if it is not known; and [`LOSSY`](Self::LOSSY).
+    began: u64,
 }
 
 impl Cursor {
-    pub(crate) fn new(topic: &Arc<TopicState>, first_seq: u64) -> Self {
-        topic.add_cursor();
-        Self { topic: Arc::clone(topic), first_seq }
-    }
+    /// Set in `began` if messages after it were dropped, so that the client's count leads nowhere. A bit, because there is
+    /// a cursor for every topic of every detached session.
+    const LOSSY: u64 = 1 << 63;
 
     fn of((topic, subscription): &Joined) -> Self {
-        Self::new(topic, subscription.first_seq().unwrap_or(0))
+        let lossy = if subscription.is_lossy() { Self::LOSSY } else { 0 };
+        topic.anchor.add_cursor();
+        Self { anchor: Arc::clone(&topic.anchor), began: subscription.first_seq().unwrap_or(0) | lossy }
+    }
+
+    /// The number that the client's count began with; `None` if the count leads nowhere.
+    pub(crate) fn counts_from(&self) -> Option<u64> {
+        self.first_seq().filter(|_| self.began & Self::LOSSY == 0)
+    }
+
+    /// The number of the first message that was meant for the client.
+    pub(crate) fn first_seq(&self) -> Option<u64> {
+        Some(self.began & !Self::LOSSY).filter(|first_seq| *first_seq > 0)
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.topic.remove_cursor();
+        self.anchor.remove_cursor();
     }
 }
 
 impl Session {
     pub(crate) fn new(peer: Peer, slot: &Arc<Slot>) -> Self {
-        let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new() };
-        Self { token: SessionToken::random(), peer, client: OnceLock::new(), topics: Mutex::new(topics) }
+        let topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new(), earlier: None };
+        let (token, client) = (SessionToken::random(), OnceLock::new());
+        Self { token, peer, inherited: false, client, topics: Mutex::new(topics) }
     }
 
     /// Notes who the client is, once it has shown that.
@@ -128,6 +152,14 @@ impl Session {
 
     pub(crate) fn client(&self) -> Option<&Arc<Client>> {
         self.client.get()
+    }
+
+    /// What the clients of its peer's address hold, while it has a connection.
+    fn account(&self) -> Option<Arc<Account>> {
+        match &*self.topics.lock() {
+            Topics::Attached { slot, .. } | Topics::Attaching { slot, .. } => slot.account.clone(),
+            Topics::Detached { .. } | Topics::Over => None,
+        }
     }
 
     /// The name of the client's user; empty for somebody unknown.
@@ -156,15 +188,43 @@ impl Session {
     pub(crate) fn attached(&self, joined: Vec<Joined>) -> Vec<Joined> {
         let mut topics = self.topics.lock();
         let (Topics::Attaching { slot, .. } | Topics::Attached { slot, .. }) = &*topics else { return joined };
-        *topics = Topics::Attached { slot: Arc::clone(slot), joined };
+        *topics = Topics::Attached { slot: Arc::clone(slot), joined, earlier: None };
         Vec::new()
+    }
+
+    /// The same for a client that says itself where it was, topic by topic: it has none yet, and the cursors of these topics
+    /// stay until it does.
+    pub(crate) fn attached_anew(&self, keeps: impl Fn(&TopicName) -> bool) {
+        let mut topics = self.topics.lock();
+        let Topics::Attaching { slot, cursors } = &mut *topics else { return };
+        let cursors: Vec<Cursor> = std::mem::take(cursors).into_iter().filter(|it| keeps(&it.anchor.name)).collect();
+        let earlier = (!cursors.is_empty()).then(|| Box::new(Earlier(cursors)));
+        *topics = Topics::Attached { slot: Arc::clone(slot), joined: Vec::new(), earlier };
+    }
+
+    /// The number of the first message of a topic that was meant for the client on an earlier connection, if it has not
+    /// subscribed anew.
+    pub(crate) fn began_earlier(&self, topic: &Arc<TopicState>) -> Option<u64> {
+        let topics = self.topics.lock();
+        let Topics::Attached { earlier: Some(earlier), .. } = &*topics else { return None };
+        earlier.0.iter().find(|cursor| Arc::ptr_eq(&cursor.anchor, &topic.anchor))?.first_seq()
+    }
+
+    /// Forgets where the client was in a topic, and in as many others as there is no room for beside its subscriptions.
+    pub(crate) fn forget_earlier(&self, topic: &TopicName, max_topics: usize) {
+        let mut topics = self.topics.lock();
+        let Topics::Attached { joined, earlier: kept, .. } = &mut *topics else { return };
+        let Some(earlier) = kept else { return };
+        earlier.0.retain(|cursor| cursor.anchor.name != *topic);
+        earlier.0.truncate(max_topics.saturating_sub(joined.len()));
+        kept.take_if(|earlier| earlier.0.is_empty());
     }
 
     /// Ends the attachment and hands out its subscriptions, which the caller must end.
     fn detach(&self, number: u64) -> Vec<Joined> {
         let mut topics = self.topics.lock();
         let (cursors, joined) = match std::mem::replace(&mut *topics, Topics::Over) {
-            Topics::Attached { joined, .. } => (joined.iter().map(Cursor::of).collect(), joined),
+            Topics::Attached { joined, earlier, .. } => (cursors_of(&joined, earlier), joined),
             Topics::Attaching { cursors, .. } => (cursors, Vec::new()),
             other @ (Topics::Detached { .. } | Topics::Over) => {
                 *topics = other;
@@ -175,16 +235,30 @@ impl Session {
         joined
     }
 
+    /// Whether a connection that was opened later than that of `slot` has claimed the session, and still has it.
+    ///
+    /// The order in which claims are read says little: the claim of a dead connection may be read, or may even arrive, last. A
+    /// token that the present connection was greeted with is another matter: clients know that token only from there, so that
+    /// each claim to it is newer.
+    fn is_kept_from(&self, slot: &Slot) -> bool {
+        match &*self.topics.lock() {
+            Topics::Attached { slot: holder, .. } | Topics::Attaching { slot: holder, .. } => {
+                self.inherited && holder.id > slot.id
+            }
+            Topics::Detached { .. } | Topics::Over => false,
+        }
+    }
+
     fn has_topics(&self) -> bool {
         match &*self.topics.lock() {
-            Topics::Attached { joined, .. } => !joined.is_empty(),
+            Topics::Attached { joined, earlier, .. } => !joined.is_empty() || earlier.is_some(),
             Topics::Attaching { cursors, .. } | Topics::Detached { cursors, .. } => !cursors.is_empty(),
             Topics::Over => false,
         }
     }
 
     pub(crate) fn info(&self) -> SessionInfo {
-        let names = |cursors: &[Cursor]| cursors.iter().map(|cursor| cursor.topic.name.clone()).collect();
+        let names = |cursors: &[Cursor]| cursors.iter().map(|cursor| cursor.anchor.name.clone()).collect();
         let (connected, topics) = match &*self.topics.lock() {
             Topics::Attached { joined, .. } => (true, joined.iter().map(|(topic, _)| topic.name.clone()).collect()),
             Topics::Attaching { cursors, .. } => (true, names(cursors)),
@@ -195,17 +269,65 @@ impl Session {
     }
 }
 
+/// What is kept of the subscriptions of a connection that ends, and of those of the one before.
+fn cursors_of(joined: &[Joined], earlier: Option<Box<Earlier>>) -> Box<[Cursor]> {
+    joined.iter().map(Cursor::of).chain(earlier.into_iter().flat_map(|earlier| earlier.0)).collect()
+}
+
 /// Sessions by token. Attached ones are as many as connections; detached ones are limited by `max_detached_sessions`:
-/// beyond it the one that has been detached longest ends.
+/// beyond it the one that has been detached longest ends, of the address that holds most, or of the one that wants to hold
+/// more than its share.
 #[derive(Debug, Default)]
 pub(crate) struct SessionTable(Mutex<Table>);
 
+/// Invariant: `shares` holds the numbers in `detached`.
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionToken, Arc<Session>>,
-    /// Detached sessions by their number, which rises, with the tick at which they end.
-    detached: BTreeMap<u64, (u32, SessionToken)>,
+    /// Detached sessions by their number, which rises.
+    detached: BTreeMap<u64, Detached>,
+    shares: Shares<u64, ()>,
     last_number: u64,
+}
+
+/// A session without a connection.
+#[derive(Debug)]
+struct Detached {
+    token: SessionToken,
+    /// The tick at which it ends.
+    expires: u32,
+    address: Address,
+    account: Option<Arc<Account>>,
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            account.detached.remove(1);
+        }
+    }
+}
+
+/// How many sessions may be without a connection, and how many per cent of them may be of one address while there are so many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) max: usize,
+    pub(crate) share: usize,
+}
+
+impl Places {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { max: config.max_detached_sessions, share: config.address_share }
+    }
+}
+
+/// What is left to do for a session that has been detached.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// Its subscriptions, which must be ended.
+    pub(crate) joined: Vec<Joined>,
+    /// How many sessions have made room for it.
+    pub(crate) ended: usize,
 }
 
 /// A session that a new connection has taken over.
@@ -217,46 +339,63 @@ pub(crate) struct Claimed {
     pub(crate) older: Option<(Arc<Slot>, Vec<Joined>)>,
 }
 
+/// Why a connection does not get a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    /// There is no such session, it is that connection's own, or another user's.
+    Unknown,
+    /// A connection that was opened later has it.
+    Overtaken,
+}
+
 impl SessionTable {
     pub(crate) fn attach(&self, session: Arc<Session>) {
         self.0.lock().sessions.insert(session.token, session);
     }
 
-    /// Hands the session of `token` to the connection of `by`, whose own session ends. `None` if there is no such session,
-    /// if it is that connection's own, or another user's.
-    pub(crate) fn claim(&self, token: &SessionToken, by: &Session, slot: &Arc<Slot>) -> Option<Claimed> {
+    /// Hands the session of `token` to the connection of `by`, whose own session ends. Of two claimants the connection that
+    /// was opened later gets it, in whatever order they are heard.
+    pub(crate) fn claim(&self, token: &SessionToken, by: &Session, slot: &Arc<Slot>) -> Result<Claimed, Unclaimed> {
         let mut table = self.0.lock();
         let table = &mut *table;
         if *token == by.token {
-            return None;
+            return Err(Unclaimed::Unknown);
         }
-        let claimed = table.sessions.get_mut(token)?;
+        let claimed = table.sessions.get_mut(token).ok_or(Unclaimed::Unknown)?;
         if claimed.user() != by.user() {
-            return None;
+            return Err(Unclaimed::Unknown);
         }
+        if claimed.is_kept_from(slot) {
+            return Err(Unclaimed::Overtaken);
+        }
+        let mut detached = None;
         let (cursors, older) = match std::mem::replace(&mut *claimed.topics.lock(), Topics::Over) {
-            Topics::Attached { slot, joined } => (joined.iter().map(Cursor::of).collect(), Some((slot, joined))),
+            Topics::Attached { slot, joined, earlier } => (cursors_of(&joined, earlier), Some((slot, joined))),
             Topics::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
             Topics::Detached { number, cursors } => {
-                table.detached.remove(&number);
+                detached = Some(number);
                 (cursors, None)
             }
             Topics::Over => (Box::default(), None),
         };
         let topics = Mutex::new(Topics::Attaching { slot: Arc::clone(slot), cursors });
-        *claimed = Arc::new(Session { token: *token, peer: by.peer, client: by.client.clone(), topics });
+        let (peer, client) = (by.peer, by.client.clone());
+        *claimed = Arc::new(Session { token: *token, peer, inherited: true, client, topics });
         let session = Arc::clone(claimed);
         *by.topics.lock() = Topics::Over;
         table.sessions.remove(&by.token);
-        Some(Claimed { session, older })
+        if let Some(number) = detached {
+            table.forget(number);
+        }
+        Ok(Claimed { session, older })
     }
 
-    /// Gives a session that is being taken over another token; the old one is void.
+    /// Gives a session that is being taken over the token that its connection was greeted with; the old one is void.
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();
         let topics = std::mem::replace(&mut *session.topics.lock(), Topics::Over);
-        let renamed =
-            Arc::new(Session { token, peer: session.peer, client: session.client.clone(), topics: Mutex::new(topics) });
+        let (peer, client) = (session.peer, session.client.clone());
+        let renamed = Arc::new(Session { token, peer, inherited: false, client, topics: Mutex::new(topics) });
         if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
             table.sessions.remove(&session.token);
             table.sessions.insert(token, Arc::clone(&renamed));
@@ -264,24 +403,28 @@ impl SessionTable {
         renamed
     }
 
-    /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now. Hands
-    /// out its subscriptions, which the caller must end.
-    pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, max_detached: usize) -> Vec<Joined> {
+    /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now.
+    pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, places: Places) -> Leaving {
         let mut table = self.0.lock();
         let table = &mut *table;
         let is_listed = table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session));
         if !is_listed {
-            return session.detach(0);
+            return Leaving { joined: session.detach(0), ended: 0 };
         }
         table.last_number += 1;
+        let account = session.account();
         let joined = session.detach(table.last_number);
-        if session.has_topics() {
-            table.detached.insert(table.last_number, (expires, session.token));
-            table.end_beyond(max_detached);
-        } else {
+        if !session.has_topics() {
             table.sessions.remove(&session.token);
+            return Leaving { joined, ended: 0 };
         }
-        joined
+        let address = Address::of(session.peer);
+        table.keep(Detached { token: session.token, expires, address, account });
+        let mut ended = 0;
+        while table.detached.len() > places.max && table.end_one(Some((address, share(places.max, places.share)))) {
+            ended += 1;
+        }
+        Leaving { joined, ended }
     }
 
     /// Ends a session that has been detached, before its time.
@@ -291,24 +434,22 @@ impl SessionTable {
         if is_listed {
             table.sessions.remove(&session.token);
             if let Topics::Detached { number, .. } = &*session.topics.lock() {
-                table.detached.remove(number);
+                table.forget(*number);
             }
         }
     }
 
-    /// Ends the detached sessions whose time is over.
-    pub(crate) fn expire(&self, tick: u32) -> usize {
+    /// Ends detached sessions whose time is over, at most so many; how many there were.
+    pub(crate) fn expire(&self, tick: u32, max: usize) -> usize {
         let mut table = self.0.lock();
         let table = &mut *table;
         let mut ended = 0;
-        while let Some(oldest) = table.detached.first_entry() {
-            let (expires, token) = *oldest.get();
-            // Compared as a distance, so that a clock that wraps around ends nothing early.
-            if (tick.wrapping_sub(expires) as i32) < 0 {
-                break;
-            }
-            oldest.remove();
-            table.sessions.remove(&token);
+        // Compared as a distance, so that a clock that wraps around ends nothing early.
+        while ended < max
+            && let Some((&number, oldest)) = table.detached.first_key_value()
+            && (tick.wrapping_sub(oldest.expires) as i32) >= 0
+        {
+            table.end(number);
             ended += 1;
         }
         if table.sessions.capacity() > 1024 && table.sessions.len() < table.sessions.capacity() / 8 {
@@ -317,11 +458,10 @@ impl SessionTable {
         ended
     }
 
-    /// Ends so many detached sessions, the oldest first; how many there were.
+    /// Ends so many detached sessions, each time the oldest of the address that has most; how many there were.
     pub(crate) fn end_oldest(&self, count: usize) -> usize {
         let mut table = self.0.lock();
-        let keep = table.detached.len().saturating_sub(count);
-        table.end_beyond(keep)
+        (0..count).take_while(|_| table.end_one(None)).count()
     }
 
     pub(crate) fn locate(&self, token: &SessionToken) -> Option<SessionInfo> {
@@ -340,16 +480,41 @@ impl SessionTable {
 }
 
 impl Table {
-    /// Ends the oldest detached sessions until there are at most `max`; how many that were.
-    fn end_beyond(&mut self, max: usize) -> usize {
-        let mut ended = 0;
-        while self.detached.len() > max
-            && let Some((_, (_, token))) = self.detached.pop_first()
-        {
-            self.sessions.remove(&token);
-            ended += 1;
+    /// Lists a detached session under the last number.
+    fn keep(&mut self, detached: Detached) {
+        if let Some(account) = &detached.account {
+            account.detached.add(1);
         }
-        ended
+        self.shares.hold(detached.address);
+        self.shares.offer(detached.address, self.last_number, ());
+        self.detached.insert(self.last_number, detached);
+    }
+
+    /// Takes a session off the list of detached ones.
+    fn forget(&mut self, number: u64) -> Option<Detached> {
+        let detached = self.detached.remove(&number)?;
+        self.shares.withdraw(detached.address, number);
+        self.shares.release(detached.address);
+        Some(detached)
+    }
+
+    /// Ends a detached session.
+    fn end(&mut self, number: u64) {
+        if let Some(detached) = self.forget(number) {
+            self.sessions.remove(&detached.token);
+        }
+    }
+
+    /// Ends the oldest detached session of the address that has most, or of the one that needs a place and has more than this
+    /// share of them; false if there is none.
+    fn end_one(&mut self, needs: Option<(Address, usize)>) -> bool {
+        let own = needs.filter(|(address, share)| self.shares.held(*address) > *share).map(|(address, _)| address);
+        let Some(address) = own.or_else(|| self.shares.largest()) else {
+            return false;
+        };
+        let Some(oldest) = self.shares.first(address) else { return false };
+        self.end(oldest);
+        true
     }
 }
 
@@ -361,7 +526,14 @@ mod tests {
     use crate::config::SlowConsumer;
     use crate::delivery::Terms;
 
+    const PLACES: Places = Places { max: 100, share: 10 };
+
     fn slot() -> Arc<Slot> {
+        slot_number(1)
+    }
+
+    /// That of the connection that was opened as this one.
+    fn slot_number(id: u64) -> Arc<Slot> {
         let terms = Terms {
             max_frames: 1,
             max_bytes: 1,
@@ -369,12 +541,16 @@ mod tests {
             ledger: Arc::default(),
             codecs: Arc::default(),
         };
-        Arc::new(Slot::local(1, &Arc::new(terms)))
+        Arc::new(Slot::local(id, &Arc::new(terms)))
     }
 
     /// A session with a connection and this many topics.
     fn session(topics: usize) -> Arc<Session> {
-        let session = Session::new(Peer::Local, &slot());
+        session_of(Peer::Local, topics)
+    }
+
+    fn session_of(peer: Peer, topics: usize) -> Arc<Session> {
+        let session = Session::new(peer, &slot());
         let topic = |number: usize| {
             let topic = TopicState::for_test(TopicName::new(&format!("topic {number}"), 255).unwrap());
             (Arc::new(topic), Arc::new(Subscription::local(slot(), SlowConsumer::Disconnect)))
@@ -397,11 +573,11 @@ mod tests {
         let table = SessionTable::default();
         let session = session(1);
         table.attach(Arc::clone(&session));
-        assert_eq!(table.detach(&session, 10, 100).len(), 1);
+        assert_eq!(table.detach(&session, 10, PLACES).joined.len(), 1);
         let info = table.locate(&session.token).unwrap();
         assert_eq!((info.connected, info.topics.len()), (false, 1));
-        assert_eq!(table.expire(9), 0);
-        assert_eq!(table.expire(10), 1);
+        assert_eq!(table.expire(9, 100), 0);
+        assert_eq!(table.expire(10, 100), 1);
         assert_eq!(table.locate(&session.token), None);
     }
 
@@ -410,7 +586,7 @@ mod tests {
         let table = SessionTable::default();
         let session = session(0);
         table.attach(Arc::clone(&session));
-        table.detach(&session, 10, 100);
+        table.detach(&session, 10, PLACES);
         assert_eq!(table.count(), (0, 0));
     }
 
@@ -420,7 +596,7 @@ mod tests {
         let sessions = [session(1), session(1), session(1)];
         for session in &sessions {
             table.attach(Arc::clone(session));
-            table.detach(session, 10, 2);
+            table.detach(session, 10, Places { max: 2, ..PLACES });
         }
         assert_eq!(table.count(), (2, 2));
         assert_eq!(table.locate(&sessions[0].token), None);
@@ -435,13 +611,13 @@ mod tests {
         let (earlier, later) = (session(2), session(0));
         table.attach(Arc::clone(&earlier));
         table.attach(Arc::clone(&later));
-        table.detach(&earlier, 10, 100);
+        table.detach(&earlier, 10, PLACES);
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
         assert!(claimed.older.is_none());
         assert_eq!(claimed.session.with_cursors(<[Cursor]>::len), 2);
         assert_eq!(table.count(), (1, 0), "the token of the new connection is no more");
-        assert_eq!(table.expire(10), 0);
-        assert!(table.claim(&later.token, &earlier, &slot()).is_none());
+        assert_eq!(table.expire(10, 100), 0);
+        assert_eq!(table.claim(&later.token, &earlier, &slot()).unwrap_err(), Unclaimed::Unknown);
     }
 
     #[test]
@@ -450,11 +626,11 @@ mod tests {
         let (earlier, later) = (session(2), session(0));
         table.attach(Arc::clone(&earlier));
         table.attach(Arc::clone(&later));
-        table.detach(&earlier, 10, 100);
+        table.detach(&earlier, 10, PLACES);
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
-        assert!(table.detach(&claimed.session, 20, 100).is_empty());
+        assert!(table.detach(&claimed.session, 20, PLACES).joined.is_empty());
         assert_eq!(table.locate(&earlier.token).unwrap().topics.len(), 2);
-        assert_eq!(table.expire(20), 1);
+        assert_eq!(table.expire(20, 100), 1);
     }
 
     #[test]
@@ -466,19 +642,114 @@ mod tests {
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
         assert_eq!(claimed.older.unwrap().1.len(), 1);
         // The older connection, which is told later, does not take the session along.
-        assert!(table.detach(&earlier, 10, 100).is_empty());
+        assert!(table.detach(&earlier, 10, PLACES).joined.is_empty());
         assert!(table.locate(&claimed.session.token).unwrap().connected);
     }
 
+    fn peer(last: u8) -> Peer {
+        Peer::Addr(([192, 0, 2, last], 1).into())
+    }
+
     #[test]
-    fn a_topic_counts_the_cursors_that_keep_it() {
+    fn a_place_outlives_what_was_dropped_and_a_count_does_not() {
+        let topic = Arc::new(TopicState::for_test(TopicName::new("news", 255).unwrap()));
+        let subscription = Arc::new(Subscription::local(slot(), SlowConsumer::DropOldest));
+        let cursor = || {
+            let cursor = Cursor::of(&(Arc::clone(&topic), Arc::clone(&subscription)));
+            (cursor.first_seq(), cursor.counts_from())
+        };
+        assert_eq!(cursor(), (None, None), "delivery has not begun");
+        subscription.count_from(7);
+        assert_eq!(cursor(), (Some(7), Some(7)));
+        subscription.set_lossy();
+        assert_eq!(cursor(), (Some(7), None));
+    }
+
+    #[test]
+    fn an_older_claimant_that_is_heard_last_does_not_get_the_session() {
         let table = SessionTable::default();
-        let session = session(1);
-        table.attach(Arc::clone(&session));
-        let topic = Arc::clone(&table.detach(&session, 10, 100)[0].0);
-        assert!(!topic.end_if_unused(1_000, 1));
-        table.expire(10);
-        drop(session);
-        assert!(topic.end_if_unused(2_000, 1));
+        let (first, second, third) = (session(1), session(0), session(0));
+        for session in [&first, &second, &third] {
+            table.attach(Arc::clone(session));
+        }
+        let newest = table.claim(&first.token, &third, &slot_number(3)).unwrap().session;
+        let again = |id| table.claim(&first.token, &second, &slot_number(id));
+        assert_eq!(again(2).unwrap_err(), Unclaimed::Overtaken, "while the topics are being joined");
+        assert!(newest.attached(Vec::new()).is_empty(), "it still has the session");
+        assert_eq!(again(2).unwrap_err(), Unclaimed::Overtaken);
+        assert!(again(4).is_ok());
+    }
+
+    #[test]
+    fn an_older_connection_gets_a_session_that_no_connection_has() {
+        let table = SessionTable::default();
+        let (first, second, third) = (session(1), session(0), session(0));
+        for session in [&first, &second, &third] {
+            table.attach(Arc::clone(session));
+        }
+        let newest = table.claim(&first.token, &third, &slot_number(3)).unwrap().session;
+        table.detach(&newest, 10, PLACES);
+        assert!(table.claim(&first.token, &second, &slot_number(2)).is_ok());
+    }
+
+    #[test]
+    fn a_claim_to_what_a_connection_was_greeted_with_is_newer_than_that_connection() {
+        let table = SessionTable::default();
+        let (earlier, later, last) = (session(0), session(1), session(0));
+        for session in [&earlier, &later, &last] {
+            table.attach(Arc::clone(session));
+        }
+        let claimed = table.claim(&later.token, &earlier, &slot_number(0)).unwrap().session;
+        assert_eq!(claimed.token, later.token);
+        // So is one to the token that an attach was answered with in place of the old one.
+        let claimed = table.claim(&later.token, &last, &slot_number(3)).unwrap().session;
+        let renamed = table.rename(&claimed, last.token);
+        assert!(table.claim(&renamed.token, &session(0), &slot_number(2)).is_ok());
+    }
+
+    #[test]
+    fn sessions_that_come_and_go_end_those_of_the_same_address() {
+        let table = SessionTable::default();
+        let detach = |session: &Arc<Session>, max| {
+            table.attach(Arc::clone(session));
+            table.detach(session, 10, Places { max, share: 10 }).ended
+        };
+        let quiet: Vec<_> = (0..5).map(|_| session_of(peer(1), 1)).collect();
+        assert_eq!(quiet.iter().map(|session| detach(session, 20)).sum::<usize>(), 0);
+        let churn: Vec<_> = (0..100).map(|_| session_of(peer(2), 1)).collect();
+        assert_eq!(churn.iter().map(|session| detach(session, 20)).sum::<usize>(), 85);
+        let newest: Vec<_> = churn.iter().map(|session| table.locate(&session.token).is_some()).collect();
+        assert_eq!(newest, [vec![false; 85], vec![true; 15]].concat(), "its oldest have ended");
+        // A newcomer takes its place from the address that holds most.
+        let newcomer = session_of(peer(3), 1);
+        assert_eq!(detach(&newcomer, 20), 1);
+        assert!(quiet.iter().chain([&newcomer]).all(|session| table.locate(&session.token).is_some()));
+        // So does memory that runs short.
+        assert_eq!(table.end_oldest(9), 9);
+        assert!(quiet.iter().all(|session| table.locate(&session.token).is_some()));
+    }
+
+    #[test]
+    fn beyond_its_share_an_address_ends_its_own_session_though_another_has_more() {
+        let table = SessionTable::default();
+        let places = Places { max: 10, share: 20 };
+        let sessions: Vec<_> = [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2].map(|last| session_of(peer(last), 1)).into();
+        for session in &sessions {
+            table.attach(Arc::clone(session));
+            table.detach(session, 10, places);
+        }
+        assert_eq!(table.locate(&sessions[7].token), None);
+        assert_eq!(table.count(), (10, 10));
+    }
+
+    #[test]
+    fn one_address_alone_may_have_all_places() {
+        let table = SessionTable::default();
+        for _ in 0..12 {
+            let session = session_of(peer(1), 1);
+            table.attach(Arc::clone(&session));
+            table.detach(&session, 10, Places { max: 10, share: 10 });
+        }
+        assert_eq!(table.count(), (10, 10));
     }
 }

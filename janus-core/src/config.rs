@@ -35,10 +35,16 @@ pub struct Config {
     pub sse_retry: Duration,
     /// Threads that deliver: one home arbiter for the actors, the others send. Default: the number of cores.
     pub threads: usize,
-    /// Clients connected at once. One more gets an error frame (`too_many_connections`) and is closed. Default 100,000.
+    /// Clients connected at once. One more that wants to subscribe is told why not (`too_many_connections`) and closed. Default
+    /// 100,000.
     pub max_connections: usize,
-    /// Connections beyond `max_connections` that may wait until their error frame is read, for at most a second each, or until
-    /// it is written to a stream that takes nothing, for at most `drain_timeout`; more are closed at once. Default 1,024.
+    /// Connections beyond `max_connections` for what must go on when the server is full: requests that are passed on
+    /// ([`Builder::pass_on`](crate::Builder::pass_on)), publishers of the classic protocol, and connections that have not said
+    /// yet what they are for. One more takes the room of the oldest silent one of the address that has most of them.
+    /// Default 256.
+    pub reserved_connections: usize,
+    /// Connections that are refused and may wait until they have read why, for at most a second each, or until it is written
+    /// to a stream that takes nothing, for at most `drain_timeout`; more are closed at once. Default 1,024.
     pub max_refusals: usize,
     /// Connections accepted per second on each listener, and up to a tenth of that at once; further ones wait in the
     /// `backlog`. Default 100,000.
@@ -53,12 +59,19 @@ pub struct Config {
     pub max_topic_bytes: usize,
     /// Topics one client may be subscribed to. One more is refused (`too_many_topics`). Default 128.
     pub max_topics_per_client: usize,
-    /// Topics that exist at once. One more is refused (`too_many_topics_on_server`). Default 100,000.
+    /// Topics that exist at once. One more takes the place of an unused topic (see [`address_share`](Self::address_share)), or
+    /// is refused (`too_many_topics_on_server`). Default 100,000.
     pub max_topics: usize,
-    /// Frames that wait for one client. One more makes it a slow consumer: [`Namespace::slow_consumer`] says what happens
-    /// then. Default 1,024.
+    /// Per cent of `max_topics`, and of `max_detached_sessions`, that the clients of one address may hold while there is no
+    /// room: beyond it they make room for themselves, and otherwise the address that holds most does. An address is an IPv4
+    /// host or an IPv6 /64 network; one that is alone may hold everything. Default 10.
+    pub address_share: usize,
+    /// Messages that wait for one client; 0 for no limit but that in bytes. One more makes it a slow consumer:
+    /// [`Namespace::slow_consumer`] says what happens then. Default 0.
     pub max_queue_frames: usize,
-    /// The same limit in bytes. Default 1 MiB.
+    /// Bytes that messages which wait for one client may take, with 64 for each batch of them; what happens beyond it is
+    /// the same. Answers to what a client asks for may take a quarter as much: then the client is not read until it has
+    /// taken some. Default 1 MiB.
     pub max_queue_bytes: usize,
     /// Messages of one topic that are accepted but not yet handed to every subscriber. Beyond it the reader of the
     /// publisher's connection pauses and an in-process publisher waits or gets `Full`. Default 256.
@@ -74,13 +87,18 @@ pub struct Config {
     pub frame_timeout: Duration,
     /// Silence on a connection, counted from its last message, after which it gets a `PING`. Default 30 s.
     pub heartbeat_interval: Duration,
+    /// How long a client that answers a `PING` may owe the answer before its connection is closed (`ping_timeout`): each
+    /// client over WebSocket, and one of the classic protocol that has answered before. Whatever comes from it counts.
+    /// Zero never closes, and asks nobody to whom messages flow. Default 20 s.
+    pub pong_timeout: Duration,
     /// How long a session stays listed after its connection ended. Default 120 s.
     pub session_ttl: Duration,
-    /// Sessions without a connection that are kept; beyond it the one detached longest ends. Default 20,000.
+    /// Sessions without a connection that are kept; one more, and the one detached longest ends, of those of the address that
+    /// [`address_share`](Self::address_share) says. Default 20,000.
     pub max_detached_sessions: usize,
     /// Messages that every topic keeps, so that a client that lost its connection can go on without a hole, even where
-    /// history is off. One more pushes out the oldest, and a client that has not had that one is told of the hole; 0 keeps
-    /// none. Default 128.
+    /// history is off. Whoever may subscribe may ask for them, unless [`Namespace::resume`] says otherwise. One more pushes
+    /// out the oldest, and a client that has not had that one is told of the hole; 0 keeps none. Default 128.
     pub resume_messages: usize,
     /// The same limit in bytes. Default 256 KiB.
     pub resume_bytes: usize,
@@ -118,12 +136,20 @@ pub struct Config {
     /// Bytes of the kernel's send buffer for one connection (the kernel doubles the value). Default 64 KiB.
     pub send_buffer_bytes: usize,
     /// Bytes that messages, queues, sessions and connections may take together, by the server's own account; 0 for no
-    /// budget, otherwise at least 16 MiB. At 80 % of it history is trimmed, at 90 % detached sessions end, the oldest
-    /// first, at 92 % the clients with the largest queues are closed, at 95 % new connections are refused. Default 0.
+    /// budget, otherwise at least 16 MiB. At 80 % of it strangers give back what they hold, and where that is not enough
+    /// history is trimmed, at 90 % detached sessions end, the oldest first, at 92 % the clients with the largest queues are
+    /// closed, at 95 % new connections are refused. Default 0.
     pub memory_budget_bytes: usize,
+    /// Per cent of `memory_budget_bytes` that all clients together may take with what they have sent and what has led to
+    /// nothing yet: frames and heads without an end, requests of clients that have not opened their connection, messages
+    /// that wait for room. Beyond it the address that holds most has its connections closed (`server_overloaded`), those
+    /// first that hold most, then those that have held it longest. Default 10.
+    pub input_share: usize,
     /// Connections the kernel holds until they are accepted; the system's `somaxconn` caps it. Default 65,535.
     pub backlog: u32,
-    /// Whether clients of a listener that is not on loopback may publish. Default false.
+    /// Whether clients may publish that are not known to be on this machine: those of a listener that is not on loopback, and
+    /// those whose HTTP request shows that a proxy has passed it on
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). Default false.
     pub allow_publish: bool,
     /// How long a [hook](crate::hooks) may take. A question that has no answer by then is answered with an error
     /// (`authorization_failed`), an observer is given up. Default 5 s.
@@ -143,6 +169,7 @@ impl Default for Config {
             sse_retry: Duration::from_secs(2),
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS),
             max_connections: 100_000,
+            reserved_connections: 256,
             max_refusals: 1_024,
             accept_rate: 100_000,
             max_handshakes: 4_096,
@@ -150,7 +177,8 @@ impl Default for Config {
             max_topic_bytes: 255,
             max_topics_per_client: 128,
             max_topics: 100_000,
-            max_queue_frames: 1_024,
+            address_share: 10,
+            max_queue_frames: 0,
             max_queue_bytes: 1024 * 1024,
             max_inflight_frames: 256,
             max_inflight_bytes: 1024 * 1024,
@@ -158,6 +186,7 @@ impl Default for Config {
             inline_subscribers: 256,
             frame_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(20),
             session_ttl: Duration::from_secs(120),
             max_detached_sessions: 20_000,
             resume_messages: 128,
@@ -175,6 +204,7 @@ impl Default for Config {
             tcp_user_timeout: Duration::from_secs(120),
             send_buffer_bytes: 64 * 1024,
             memory_budget_bytes: 0,
+            input_share: 10,
             backlog: 65_535,
             allow_publish: false,
             hook_timeout: Duration::from_secs(5),
@@ -205,6 +235,9 @@ pub struct Namespace {
     pub history_bytes: usize,
     /// How long a message stays in the history. Default 60 s.
     pub history_age: Duration,
+    /// Which clients may go on where they were, and so be given what was published before they subscribed; whatever
+    /// `history` says. Subscribers in the same process are not asked. Default [`Resume::Position`].
+    pub resume: Resume,
     /// What happens when the queue of a client is full. Default [`SlowConsumer::Disconnect`].
     pub slow_consumer: SlowConsumer,
 }
@@ -216,8 +249,58 @@ impl Default for Namespace {
             history_messages: 100,
             history_bytes: 1024 * 1024,
             history_age: Duration::from_secs(60),
+            resume: Resume::default(),
             slow_consumer: SlowConsumer::default(),
         }
+    }
+}
+
+/// Which clients of a topic may go on where they were. A client that may not is told so, and gets what is published from
+/// then on.
+///
+/// With [`Position`](Self::Position), whoever may subscribe to a topic may read what it keeps, which is
+/// [`Config::resume_messages`] also where there is no history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resume {
+    /// Whoever names a position, and sessions. Anybody can make up a position.
+    #[default]
+    Position,
+    /// A client that shows its session's token, and none before the session subscribed: a newcomer gets nothing that was
+    /// said before. Streams of server-sent events, which have no token, never go on.
+    Session,
+    /// Nobody. The topic keeps nothing for clients that come back.
+    Off,
+}
+
+impl Resume {
+    const ALL: [Self; 3] = [Self::Position, Self::Session, Self::Off];
+
+    /// The name in a configuration, such as `session`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Position => "position",
+            Self::Session => "session",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Resume {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::ALL.into_iter().find(|resume| resume.as_str() == name).ok_or_else(|| ConfigError {
+            key: "resume".into(),
+            value: format!("{name:?}"),
+            expected: "\"position\", \"session\" or \"off\"",
+        })
     }
 }
 
@@ -271,8 +354,32 @@ impl FromStr for SlowConsumer {
     }
 }
 
+// The shortest times that settings may be are those that were tried with 18,000 clients and 95,000 topics; docs/OPERATIONS.md
+// has what they cost.
+
+/// Where a shorter time costs no more, because it only has something found in a round that comes anyway.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Each client costs a message in every such time.
+const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// After a restart every browser comes back within such a time.
+const MIN_RETRY: Duration = Duration::from_millis(100);
+
+/// A topic that keeps crashing is started once in every such time, and the log told.
+const MIN_QUARANTINE: Duration = Duration::from_millis(100);
+
+/// The kernel counts it in seconds.
+const MIN_TCP_KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// Less than a client takes to answer would end each one.
+const MIN_TCP_USER_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// The longest time that a setting may be.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
+/// Less is no time for an answer over any network but loopback.
+const MIN_PONG_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The kernel takes no more.
 pub(crate) const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -285,6 +392,9 @@ const MAX_NAMESPACES: usize = 1_000;
 
 /// Each one is a site that somebody knows; whoever means more of them means `*`.
 const MAX_ALLOWED_ORIGINS: usize = 1_000;
+
+/// With 1, an eighth of a crowd of 1,000 was not connected after 30 s; with 16, all were.
+const MIN_BACKLOG: usize = 16;
 
 /// With less, the first clients would already be too many.
 const MIN_MEMORY_BUDGET: usize = 16 << 20;
@@ -317,6 +427,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         range("threads", self.threads, 1..=MAX_THREADS, "1 to 256")?;
         range("max_connections", self.max_connections, 1..=10_000_000, "1 to 10,000,000")?;
+        range("reserved_connections", self.reserved_connections, 16..=100_000, "16 to 100,000")?;
         range("max_refusals", self.max_refusals, 0..=1_000_000, "0 to 1,000,000")?;
         range("accept_rate", self.accept_rate, 1..=10_000_000, "1 to 10,000,000")?;
         range("max_handshakes", self.max_handshakes, 1..=1_000_000, "1 to 1,000,000")?;
@@ -324,7 +435,8 @@ impl Config {
         range("max_topic_bytes", self.max_topic_bytes, 1..=4_096, "1 to 4,096 bytes")?;
         range("max_topics_per_client", self.max_topics_per_client, 1..=65_536, "1 to 65,536")?;
         range("max_topics", self.max_topics, 1..=10_000_000, "1 to 10,000,000")?;
-        range("max_queue_frames", self.max_queue_frames, 1..=1 << 24, "1 to 16,777,216")?;
+        range("address_share", self.address_share, 1..=100, "1 to 100 per cent")?;
+        range("max_queue_frames", self.max_queue_frames, 0..=1 << 24, "0 for no limit, or up to 16,777,216")?;
         range("max_queue_bytes", self.max_queue_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
         range("max_inflight_frames", self.max_inflight_frames, 1..=1 << 20, "1 to 1,048,576")?;
         range("max_inflight_bytes", self.max_inflight_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
@@ -338,32 +450,38 @@ impl Config {
             let allowed = MIN_MEMORY_BUDGET..=isize::MAX.unsigned_abs();
             range("memory_budget_bytes", self.memory_budget_bytes, allowed, "0 for no budget, or 16 MiB and more")?;
         }
+        range("input_share", self.input_share, 1..=100, "1 to 100")?;
         range("send_buffer_bytes", self.send_buffer_bytes, 2_048..=1 << 26, "2 KiB to 64 MiB")?;
         range("max_hook_questions", self.max_hook_questions, 1..=1 << 20, "1 to 1,048,576")?;
         range("hook_queue", self.hook_queue, 1..=1 << 20, "1 to 1,048,576")?;
-        range("backlog", self.backlog as usize, 1..=1 << 20, "1 to 1,048,576")?;
+        range("backlog", self.backlog as usize, MIN_BACKLOG..=1 << 20, "16 to 1,048,576")?;
         range("allowed_origins", self.allowed_origins.len(), 0..=MAX_ALLOWED_ORIGINS, "at most 1,000 of them")?;
         if let Some(bad) = self.allowed_origins.iter().find(|origin| !AllowedOrigins::is_origin(origin)) {
             let expected = "origins such as \"https://app.example\" or \"http://localhost:3000\", or \"*\" for any";
             return Err(ConfigError { key: "allowed_origins".into(), value: format!("{bad:?}"), expected });
         }
-        positive("sse_retry", self.sse_retry)?;
-        positive("frame_timeout", self.frame_timeout)?;
-        positive("heartbeat_interval", self.heartbeat_interval)?;
-        positive("session_ttl", self.session_ttl)?;
-        positive("resume_age", self.resume_age)?;
-        positive("topic_idle", self.topic_idle)?;
-        positive("topic_quarantine", self.topic_quarantine)?;
-        positive("drain_timeout", self.drain_timeout)?;
+        between("sse_retry", self.sse_retry, MIN_RETRY..=LONGEST, "100 ms to 7 days")?;
+        time("frame_timeout", self.frame_timeout)?;
+        between("heartbeat_interval", self.heartbeat_interval, MIN_HEARTBEAT..=LONGEST, "1 s to 7 days")?;
+        if self.pong_timeout != Duration::ZERO && !(MIN_PONG_TIMEOUT..=LONGEST).contains(&self.pong_timeout) {
+            let value = format!("{:?}", self.pong_timeout);
+            let expected = "0 s for no limit, or 100 ms to 7 days";
+            return Err(ConfigError { key: "pong_timeout".into(), value, expected });
+        }
+        time("session_ttl", self.session_ttl)?;
+        time("resume_age", self.resume_age)?;
+        time("topic_idle", self.topic_idle)?;
+        between("topic_quarantine", self.topic_quarantine, MIN_QUARANTINE..=LONGEST, "100 ms to 7 days")?;
+        time("drain_timeout", self.drain_timeout)?;
         if self.drain_period > LONGEST {
             let value = format!("{:?}", self.drain_period);
             return Err(ConfigError { key: "drain_period".into(), value, expected: "0 s to 7 days" });
         }
-        positive("hook_timeout", self.hook_timeout)?;
-        positive("write_timeout", self.write_timeout)?;
-        positive("stall_timeout", self.stall_timeout)?;
-        up_to("tcp_keepalive", self.tcp_keepalive, MAX_TCP_KEEPALIVE, "1 ms to 32,767 s")?;
-        positive("tcp_user_timeout", self.tcp_user_timeout)?;
+        time("hook_timeout", self.hook_timeout)?;
+        time("write_timeout", self.write_timeout)?;
+        time("stall_timeout", self.stall_timeout)?;
+        between("tcp_keepalive", self.tcp_keepalive, MIN_TCP_KEEPALIVE..=MAX_TCP_KEEPALIVE, "1 s to 32,767 s")?;
+        between("tcp_user_timeout", self.tcp_user_timeout, MIN_TCP_USER_TIMEOUT..=LONGEST, "100 ms to 7 days")?;
         self.validate_namespaces()
     }
 
@@ -385,7 +503,7 @@ impl Namespace {
     fn validate(&self) -> Result<(), ConfigError> {
         range("history_messages", self.history_messages, 1..=1_000_000, "1 to 1,000,000")?;
         range("history_bytes", self.history_bytes, 1_024..=1 << 30, "1 KiB to 1 GiB")?;
-        positive("history_age", self.history_age)
+        time("history_age", self.history_age)
     }
 }
 
@@ -407,12 +525,18 @@ fn range(
     Err(ConfigError { key: key.into(), value: value.to_string(), expected })
 }
 
-fn positive(key: &'static str, value: Duration) -> Result<(), ConfigError> {
-    up_to(key, value, LONGEST, "1 ms to 7 days")
+/// A time after which something is looked at that is gone through in rounds, all of it together.
+fn time(key: &'static str, value: Duration) -> Result<(), ConfigError> {
+    between(key, value, SHORTEST..=LONGEST, "10 ms to 7 days")
 }
 
-fn up_to(key: &'static str, value: Duration, longest: Duration, expected: &'static str) -> Result<(), ConfigError> {
-    if (Duration::from_millis(1)..=longest).contains(&value) {
+fn between(
+    key: &'static str,
+    value: Duration,
+    allowed: RangeInclusive<Duration>,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    if allowed.contains(&value) {
         return Ok(());
     }
     Err(ConfigError { key: key.into(), value: format!("{value:?}"), expected })
@@ -487,6 +611,9 @@ mod tests {
     fn the_name_of_a_policy_reads_back_as_the_policy() {
         for policy in SlowConsumer::ALL {
             assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        for resume in Resume::ALL {
+            assert_eq!(resume.to_string().parse(), Ok(resume));
         }
         let error = "Conflate".parse::<SlowConsumer>().unwrap_err();
         assert!(error.to_string().starts_with("slow_consumer = \"Conflate\": expected \"disconnect\""), "{error}");

@@ -3,7 +3,7 @@
 //! Without the feature `fault-injection` every check here is empty and costs nothing.
 
 #[cfg(feature = "fault-injection")]
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use crate::delivery::pass::Server;
 
@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     topic_lists: Countdown,
     #[cfg(feature = "fault-injection")]
     topic_hang: parking_lot::Mutex<Option<std::time::Duration>>,
+    #[cfg(feature = "fault-injection")]
+    memory_taken: AtomicUsize,
 }
 
 impl Faults {
@@ -52,6 +54,16 @@ impl Faults {
         if let Some(time) = self.topic_hang.lock().take() {
             Crash { hang: Some(time) }.now("a topic");
         }
+    }
+
+    /// Bytes that count as used, beside what is accounted for.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn memory_taken(&self) -> usize {
+        #[cfg(feature = "fault-injection")]
+        return self.memory_taken.load(Ordering::Relaxed);
+        #[cfg(not(feature = "fault-injection"))]
+        0
     }
 
     /// Called when the TopicManager has listed a topic and not yet started it.
@@ -97,6 +109,8 @@ pub enum Fault {
     Transport(std::net::SocketAddr),
     /// A Topic hangs for this long before it numbers its next message.
     TopicHang(std::time::Duration),
+    /// So many bytes count as used from now on, and nothing gives them back.
+    MemoryTaken(usize),
     /// The home arbiter hangs in a handler for this long.
     Hang(std::time::Duration),
 }
@@ -109,6 +123,7 @@ impl Faults {
             Fault::TopicCommit(n) => self.topic_publications.set(i64::from(*n), 1),
             Fault::TopicStarts(n) => self.topic_starts.set(1, i64::from(*n)),
             Fault::TopicHang(time) => *self.topic_hang.lock() = Some(*time),
+            Fault::MemoryTaken(bytes) => self.memory_taken.store(*bytes, Ordering::Relaxed),
             Fault::TopicListed => self.topic_lists.set(1, 1),
             Fault::SenderSend(n) => self.sender_sends.set(i64::from(*n), 1),
             _ => {}

@@ -1,4 +1,5 @@
-//! One tick for all connections: PINGs, frames that stay unfinished, and clients that take nothing of what waits for them.
+//! One tick for all connections: PINGs and their answers, frames that stay unfinished, and clients that take nothing of what
+//! waits for them.
 //!
 //! A timer per client would cost more memory than a client may; this task looks at every connection once a tick
 //! instead, a portion at a time, so that nobody waits behind it.
@@ -30,6 +31,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let tick = shared.clock.advance();
         let (quiet, unfinished) =
             (shared.clock.ticks(shared.config.heartbeat_interval), shared.clock.ticks(shared.config.frame_timeout));
+        let answer_within = shared.clock.ticks(shared.config.pong_timeout);
         let (timeout, patience) =
             (shared.clock.ticks(shared.config.write_timeout), shared.clock.ticks(shared.config.stall_timeout));
         let mut portion = 0..PORTION;
@@ -42,6 +44,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
                 if slot.unfinished_for(tick).is_some_and(|since| since >= unfinished) {
                     slot.end(End::FrameTimeout);
+                } else if slot.is_overdue(tick, answer_within) {
+                    slot.end(End::PingTimeout);
                 } else if slot.take_ping_due(tick, quiet) {
                     due.push(Arc::clone(slot));
                 }
@@ -57,7 +61,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             lagging.clear();
             for pings in due.chunks(SENDS) {
                 for slot in pings {
-                    slot.beat();
+                    slot.beat(tick);
                 }
                 tokio::task::yield_now().await;
             }
@@ -75,6 +79,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         slow_log.note(&shared, tick);
         shared.accounts.sweep();
+        shared.reached.tell_rest(&shared);
         tell_of_drops(&shared);
     }
 }

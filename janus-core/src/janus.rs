@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, prepare, serve_with};
+use crate::acceptor::{Acceptor, Endpoint, TcpPort, admit, count_refusal, prepare, serve_with};
 use crate::address::Accounts;
 use crate::application::{self, Children};
 use crate::client_proxy::{SessionInfo, SessionTable, SessionToken};
@@ -24,22 +24,26 @@ use crate::config::{Config, ConfigError};
 use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, Ledger, Link, SenderPool, Terms};
 use crate::drain::drain;
+use crate::fairness::Fairness;
 use crate::heartbeat;
 use crate::hooks::{self, HookRunner, HookSettings, HookThread};
 use crate::listener::{Incoming, Listener, Origin, PassOn, PassedOn};
 use crate::memory;
 use crate::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
+use crate::reached::Reached;
 use crate::senders;
-use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared, TopicTable};
+use crate::shared::{Clock, ConnectionTable, Counters, Load, Shared};
 use crate::slow_clients::{Lines, SlowClient, slow_clients};
+use crate::socket_options::Told;
 use crate::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::supervision::{
     ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
     SupervisorRef, Tree, Watchdog,
 };
-use crate::topic::TopicInfo;
+use crate::topic::{TopicInfo, Waiter};
 use crate::topic_manager::{TOPIC_INTENSITY, TopicManager, Unstarted};
+use crate::topic_table::TopicTable;
 use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
 use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
@@ -107,7 +111,8 @@ fn tree(
                 move || {
                     let shared = Arc::clone(&shared);
                     async move {
-                        shared.turns.keep().await;
+                        let turns = shared.turns.keep(|| shared.home.pauses());
+                        futures_util::future::join(turns, shared.fairness.keep()).await;
                         Ok(())
                     }
                 }
@@ -316,7 +321,8 @@ impl Builder {
 
     /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
     ///
-    /// They count as local: they may publish. See [`Janus::serve`] for single streams.
+    /// They count as local: they may publish, unless their HTTP request shows that a proxy has passed it on
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single streams.
     #[must_use]
     pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
         self.listeners.push((Box::new(listener), codec));
@@ -340,15 +346,15 @@ impl Builder {
         let config = self.config;
         config.validate()?;
         let codecs = Arc::new(Codecs::new());
-        let bind = |addr| match TcpPort::bind(addr, &config) {
+        let told = Told::default();
+        let bind = |addr| match TcpPort::bind(addr, &config, &told) {
             Ok(port) => Ok(Box::new(port)),
             Err(source) => Err(StartError::Bind { addr, source }),
         };
         let mut endpoints = Vec::new();
-        // Whoever can reach a listener off loopback is a stranger until the operator says otherwise.
-        let may_publish = |addr: SocketAddr| addr.ip().is_loopback() || config.allow_publish;
+        let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
         for &addr in &config.listen {
-            let origin = Origin::classic(&codecs, may_publish(addr));
+            let origin = Origin::classic(&codecs, is_local(addr));
             endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
         }
         let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
@@ -365,13 +371,13 @@ impl Builder {
         }
         for (addr, port, codec) in ports {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let origin = Arc::new(Origin { codec, codec_id, may_publish: may_publish(addr), pass_on });
+            let origin = Arc::new(Origin { codec, codec_id, is_local: is_local(addr), pass_on });
             endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
         }
         for (listener, codec) in self.listeners {
             let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let may_publish = listener.local_addr().is_none_or(may_publish);
-            let origin = Arc::new(Origin { codec, codec_id, may_publish, pass_on });
+            let is_local = listener.local_addr().is_none_or(is_local);
+            let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
             endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
         }
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
@@ -395,7 +401,7 @@ impl Builder {
 fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
     let mut ports = BTreeMap::new();
     for addr in addrs {
-        *ports.entry(addr.port()).or_insert(true) &= addr.ip().to_canonical().is_loopback();
+        *ports.entry(addr.port()).or_insert(true) &= Peer::from(addr).is_local();
     }
     ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
@@ -477,7 +483,7 @@ pub(crate) fn shared(
             accounts: Accounts::default(),
             senders: SenderPool::default(),
             terms: Arc::new(Terms {
-                max_frames: config.max_queue_frames,
+                max_frames: Terms::frame_limit(config.max_queue_frames),
                 max_bytes: config.max_queue_bytes,
                 // The heartbeat is to come first, which knows why.
                 patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
@@ -487,6 +493,7 @@ pub(crate) fn shared(
             pressure: AtomicU32::new(0),
             counters: Counters::default(),
             cut_off_lines: Lines::default(),
+            reached: Reached::default(),
             faults: Arc::default(),
             topic_manager: ActorRef::new("topic_manager"),
             proxy_mapper: ActorRef::new("proxy_mapper"),
@@ -494,6 +501,7 @@ pub(crate) fn shared(
             home,
             load: Load::default(),
             turns: Turns::default(),
+            fairness: Fairness::default(),
             topic_supervisor,
             transport_supervisor,
             draining: AtomicBool::new(false),
@@ -567,10 +575,11 @@ impl Janus {
         let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
         let mut pending = Some(Pending { publication, reply });
-        let mut last = None;
+        let (mut last, mut place) = (None, None);
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
-            match hand_over(shared, &mut last, &topic, offered, Some(cx.waker())) {
+            let waiter = Waiter { waker: cx.waker(), place: &mut place };
+            match hand_over(shared, &mut last, &topic, None, offered, Some(waiter)) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);
@@ -594,7 +603,7 @@ impl Janus {
         let shared = &self.inner.shared;
         let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
-        if let Err(pending) = hand_over(shared, &mut None, &topic, Pending { publication, reply }, None) {
+        if let Err(pending) = hand_over(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);
             return Err(PublishError::Full);
         }
@@ -681,8 +690,9 @@ impl Janus {
     ///
     /// This is how a connection of somebody else's server becomes a client: one that a web framework has upgraded, TLS,
     /// a pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or one that knows what has been said on the
-    /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine or
-    /// `allow_publish` says so.
+    /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine and
+    /// shows no sign of a proxy ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or `allow_publish` says
+    /// so.
     ///
     /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
     /// writes to the socket itself.
@@ -704,16 +714,12 @@ impl Janus {
         }
         // Before anything is queued: what is on its way to the home arbiter, which may be busy, has a limit, too.
         let place = admit(shared).map_err(|(code, message)| {
-            shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+            count_refusal(shared, incoming.peer, code);
             ServeError::Full { code, message }
         })?;
-        let may_publish = shared.config.allow_publish
-            || match incoming.peer {
-                Peer::Addr(addr) => addr.ip().is_loopback(),
-                Peer::Local => true,
-            };
+        let is_local = incoming.peer.is_local();
         let codec_id = shared.codecs().register(codec)?;
-        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, may_publish, pass_on: None });
+        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
         prepare(&incoming, &shared.config);
         // A socket belongs to the reactor that made it.
@@ -794,8 +800,10 @@ impl Janus {
             messages_conflated: drops.conflated,
             messages_trimmed: count(&shared.counters.messages_trimmed),
             sessions_ended_for_memory: count(&shared.counters.sessions_ended_for_memory),
+            connections_closed_for_memory: count(&shared.counters.connections_closed_for_memory),
             frames_refused: count(&shared.counters.frames_refused),
             frames_timed_out: count(&shared.counters.frames_timed_out),
+            pings_unanswered: count(&shared.counters.pings_unanswered),
             accept_pauses: count(&shared.counters.accept_pauses),
             hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         }
@@ -949,6 +957,7 @@ impl Janus {
             | Fault::TopicCommit(_)
             | Fault::TopicStarts(_)
             | Fault::TopicListed
+            | Fault::MemoryTaken(_)
             | Fault::TopicHang(_)
             | Fault::SenderSend(_) => Ok(()),
         };
@@ -968,7 +977,7 @@ pub struct DrainReport {
 /// What an instance is doing (the first six) and has done since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Clients connected now.
+    /// Connections open now, also those without a place of `max_connections`; those that are being refused not counted.
     pub connections: usize,
     /// Sessions listed now, with and without a connection.
     pub sessions: usize,
@@ -980,9 +989,10 @@ pub struct Stats {
     pub memory_used: usize,
     /// The setting `memory_budget_bytes`, which they are held against; 0 if there is no budget.
     pub memory_budget: usize,
-    /// Connections accepted and served.
+    /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a publisher
+    /// that found the server full.
     pub connections_accepted: u64,
-    /// Connections refused because `max_connections` were open, or because memory was nearly used up; those that
+    /// Clients refused because `max_connections` were connected, or because memory was nearly used up; those that
     /// [`Janus::serve`] has refused count as well.
     pub connections_refused: u64,
     /// Of those, the ones refused because memory was nearly used up.
@@ -1005,10 +1015,15 @@ pub struct Stats {
     pub messages_trimmed: u64,
     /// Sessions without a connection that ended before their time, because memory was short.
     pub sessions_ended_for_memory: u64,
+    /// Connections closed because memory was short and they held some without having asked for anything: frames, heads and
+    /// messages under way beyond `input_share`, and clients that connected and did no more.
+    pub connections_closed_for_memory: u64,
     /// Frames of clients that were answered with an error as they stood; messages that their topic refused not counted.
     pub frames_refused: u64,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.
     pub frames_timed_out: u64,
+    /// Clients closed because they did not answer a ping within `pong_timeout`.
+    pub pings_unanswered: u64,
     /// Times that accepting paused because the process or the system ran out of descriptors.
     pub accept_pauses: u64,
     /// What observers were not told, because `hook_queue` waited for them already.
@@ -1026,11 +1041,12 @@ fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitR
             if hang.lasted < HANG_LIMIT || hang.arbiter != vital {
                 return log::error!("{hang}");
             }
-            log::error!("{hang}; giving up, because nothing else on its thread can run");
             verdict.lock().get_or_insert_with(|| ExitReason::Error(hang.to_string().into()));
             if let Some(root) = root_to_end.upgrade() {
                 root.kill();
             }
+            // Last: an embedder's logger may be what hangs.
+            log::error!("{hang}; giving up, because nothing else on its thread can run");
         },
     )
 }
@@ -1061,7 +1077,7 @@ mod tests {
             shared.home.run(|| ()).unwrap();
         }
         serve().unwrap();
-        assert_eq!((shared.connections.len(), shared.connections.taken()), (0, 1));
+        assert_eq!((shared.connections.len(), shared.connections.all()), (0, 1));
         let refused = serve().unwrap_err();
         assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
 
@@ -1069,13 +1085,13 @@ mod tests {
         drop(threads.home);
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while shared.connections.taken() > 0 && Instant::now() < deadline {
+        while shared.connections.all() > 0 && Instant::now() < deadline {
             tokio::task::yield_now().await;
         }
-        assert_eq!(shared.connections.taken(), 0);
+        assert_eq!(shared.connections.all(), 0);
         // And with nobody there to take it.
         let _ = serve().unwrap_err();
-        assert_eq!(shared.connections.taken(), 0);
+        assert_eq!(shared.connections.all(), 0);
     }
 
     #[tokio::test]

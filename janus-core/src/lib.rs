@@ -76,20 +76,25 @@
 //! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
 //! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
 //! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
+//! - `socket_options.rs`: what is asked of the kernel for each connection.
 //! - `listener.rs`: where byte streams come from. `conformance`, a feature: the contract of a transport as checks.
 //! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
-//! - `address.rs`: what the clients of one address hold of what all share.
+//! - `address.rs`: what the clients of one address hold of what all share. `shares.rs`: which address gives back first.
+//!   `reached.rs`: lines in the log about limits of the server that are reached.
 //! - `connections.rs`: who is connected, and how an operator ends that.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type.
 //! - `heartbeat.rs`: heartbeats, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
-//! - `shared.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`: how tasks take turns.
+//! - `shared.rs`, `topic_table.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`, `fairness.rs`: how
+//!   tasks take turns.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
 //! # What it leaves alone
+//!
+//! The library logs through the `log` crate, from the home arbiter, too: a logger must not block, or everything waits with it.
 //!
 //! The library installs no signal handler, logger, panic hook or allocator, never ends the process, and has no global
 //! state; two instances in one process do not see each other.
@@ -106,34 +111,42 @@ pub mod conformance;
 mod connections;
 mod delivery;
 mod drain;
+mod fairness;
 mod fault;
+mod guests;
 mod heartbeat;
 pub mod hooks;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
 mod janus;
+mod line;
 mod listener;
 mod memory;
 mod proxy_mapper;
 mod publish;
+mod reached;
+mod received;
 mod ring;
 mod senders;
 mod shared;
+mod shares;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
 mod slow_clients;
+mod socket_options;
 mod subscriber;
 pub mod supervision;
 mod topic;
 mod topic_manager;
+mod topic_table;
 mod transport;
 mod turn;
 mod typed;
 pub mod wire;
 
 pub use client_proxy::{SessionInfo, SessionToken};
-pub use config::{Config, ConfigError, Namespace, SlowConsumer};
+pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connections::ConnectionInfo;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]

@@ -156,20 +156,21 @@ pub(crate) type PassOn = Arc<dyn Fn(PassedOn) + Send + Sync>;
 pub(crate) struct Origin {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) codec_id: CodecId,
-    pub(crate) may_publish: bool,
+    /// Whether only this machine can connect, whose clients may publish.
+    pub(crate) is_local: bool,
     pub(crate) pass_on: Option<PassOn>,
 }
 
 impl Origin {
-    pub(crate) fn classic(codecs: &Codecs, may_publish: bool) -> Arc<Self> {
+    pub(crate) fn classic(codecs: &Codecs, is_local: bool) -> Arc<Self> {
         let codec = Arc::clone(codecs.codec(CLASSIC));
-        Arc::new(Self { codec, codec_id: CLASSIC, may_publish, pass_on: None })
+        Arc::new(Self { codec, codec_id: CLASSIC, is_local, pass_on: None })
     }
 }
 
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { codec, may_publish, .. } = self;
-        f.debug_struct("Origin").field("codec", codec).field("may_publish", may_publish).finish_non_exhaustive()
+        let Self { codec, is_local, .. } = self;
+        f.debug_struct("Origin").field("codec", codec).field("is_local", is_local).finish_non_exhaustive()
     }
 }

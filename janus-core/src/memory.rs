@@ -3,7 +3,8 @@
 //! The keeper compares what the instance accounts for ([`Shared::memory_used`]) with `memory_budget_bytes`, ten times a
 //! second, and acts at four thresholds: history is trimmed, then detached sessions end, then the clients with the largest
 //! queues are closed. At the last one new connections are refused, which the Acceptor finds out by itself. A harsher
-//! measure comes only when the milder ones are used up; each stops as soon as there is less than its threshold.
+//! measure comes only when the milder ones are used up; each stops as soon as there is less than its threshold. Before all
+//! of them, at the first threshold, strangers give back what they hold (see [`strangers`]).
 //!
 //! It owns nothing: pressure and counters are with the tables, so that its successor goes on where it crashed. Without a
 //! budget there is no keeper. What it gives up is given up in portions, so that the arbiter serves others in between.
@@ -15,13 +16,15 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::MissedTickBehavior;
 
-use crate::delivery::Slot;
 use crate::shared::Shared;
+use strangers::{Strangers, largest_queues};
+
+mod strangers;
 
 /// Per cent of the budget from which on topics keep less of their messages than they may.
 const TRIM: usize = 80;
 
-/// From which on detached sessions end, the oldest first.
+/// From which on detached sessions end, the oldest of the address that has most first.
 const END_SESSIONS: usize = 90;
 
 /// From which on the clients with the largest queues are closed.
@@ -93,6 +96,7 @@ struct Keeper {
     refusing: Alarm,
     /// Whether topics keep nothing any more, so that there is nothing to trim.
     trimmed_all: bool,
+    strangers: Strangers,
 }
 
 impl Keeper {
@@ -106,13 +110,16 @@ impl Keeper {
             closing_clients: Alarm::new(CLOSE_CLIENTS),
             refusing: Alarm::new(REFUSE),
             trimmed_all: false,
+            strangers: Strangers::default(),
         }
     }
 
     async fn look(&mut self) {
-        self.trim().await;
-        self.end_sessions().await;
-        self.close_clients().await;
+        if !self.strangers.look(&self.shared).await {
+            self.trim().await;
+            self.end_sessions().await;
+            self.close_clients().await;
+        }
         match self.refusing.note(&self.shared) {
             Some(Change::Raised) => log::error!("memory: {}; refusing new connections", self.figures()),
             Some(Change::Over) => log::info!("memory: {}; new connections are welcome again", self.figures()),
@@ -174,7 +181,7 @@ impl Keeper {
         if !self.shared.memory_is_at(CLOSE_CLIENTS) {
             return;
         }
-        for slot in largest_queues(&self.shared).await {
+        for slot in largest_queues(&self.shared, CLIENTS).await {
             // A message may wait in many queues, so what closing one of them gives back is known only afterwards.
             if !self.shared.memory_is_at(CLOSE_CLIENTS) {
                 return;
@@ -188,39 +195,19 @@ impl Keeper {
     }
 
     fn figures(&self) -> String {
-        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-        let (used, budget) = (self.shared.memory_used(), self.shared.config.memory_budget_bytes);
-        format!("{:.1} MiB of {:.1} MiB used ({} %)", mib(used), mib(budget), used / (budget / 100))
+        figures(&self.shared)
     }
+}
+
+fn figures(shared: &Shared) -> String {
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let (used, budget) = (shared.memory_used(), shared.config.memory_budget_bytes);
+    format!("{:.1} MiB of {:.1} MiB used ({} %)", mib(used), mib(budget), used / (budget / 100))
 }
 
 /// The next step after this pressure: a quarter, a 16th, a 256th of what topics may keep, and so on to nothing.
 fn harder(pressure: u32) -> u32 {
     (pressure * 2).clamp(2, KEEP_NOTHING)
-}
-
-/// The clients with the largest queues, largest first.
-async fn largest_queues(shared: &Shared) -> Vec<Arc<Slot>> {
-    let mut lagging = Vec::new();
-    let mut portion = 0..CONNECTIONS;
-    while shared.connections.visit(portion.clone(), |slot| {
-        // Mostly there is nothing, and its lock need not be taken.
-        let queued = if slot.needs_attention() { slot.queued().map_or(0, |(bytes, _)| bytes) } else { 0 };
-        if queued >= WORTH_CLOSING {
-            lagging.push((queued, Arc::clone(slot)));
-        }
-    }) {
-        portion = portion.end..portion.end + CONNECTIONS;
-        yield_now().await;
-    }
-    for slot in shared.local_slots() {
-        let queued = slot.queued().map_or(0, |(bytes, _)| bytes);
-        if queued >= WORTH_CLOSING {
-            lagging.push((queued, slot));
-        }
-    }
-    lagging.sort_unstable_by_key(|(queued, _)| std::cmp::Reverse(*queued));
-    lagging.into_iter().take(CLIENTS).map(|(_, slot)| slot).collect()
 }
 
 /// Whether usage is over a threshold, for one line in the log when that begins and one when it ends.

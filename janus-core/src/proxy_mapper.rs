@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use tokio::time::MissedTickBehavior;
 
 use crate::client_proxy::{SessionInfo, SessionToken};
 use crate::shared::Shared;
@@ -36,12 +37,31 @@ impl Actor for ProxyMapper {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_interval(self.shared.clock.period, |mapper, _| {
-            let ended = mapper.shared.sessions.expire(mapper.shared.clock.tick());
-            if ended > 0 {
-                log::debug!("{ended} detached sessions have ended");
+        ctx.spawn(expire(Arc::clone(&self.shared)).into_actor(self));
+    }
+}
+
+/// Sessions that end before others get their turn: thousands may have lost their connections in the same moment.
+const PORTION: usize = 64;
+
+/// Ends detached sessions whose time is over, for ever.
+async fn expire(shared: Arc<Shared>) {
+    let mut rounds = tokio::time::interval(shared.clock.period);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        let mut ended = 0;
+        loop {
+            let portion = shared.sessions.expire(shared.clock.tick(), PORTION);
+            ended += portion;
+            if portion < PORTION {
+                break;
             }
-        });
+            tokio::task::yield_now().await;
+        }
+        if ended > 0 {
+            log::debug!("{ended} detached sessions have ended");
+        }
     }
 }
 

@@ -5,15 +5,15 @@
 //! drop itself answers with an error, so that no publisher waits for ever and none is left believing.
 
 use std::sync::Arc;
-use std::task::Waker;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::address::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::shared::Shared;
-use crate::topic::{Offer, TopicError, TopicState};
+use crate::topic::{Offer, TopicError, TopicState, Waiter};
 use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
 
 /// The longest name a topic may have under any setting.
@@ -60,8 +60,10 @@ pub enum PublishError {
     /// process is told so.
     #[error("the connection was closed before the message was published; publish it again on another one")]
     ConnectionClosed,
-    /// Clients of this listener may not publish.
-    #[error("clients of this listener may not publish; the server's operator can allow it with allow_publish")]
+    /// The client is not known to be on the server's own machine, and others may not publish.
+    #[error(
+        "only clients on the server's own machine may publish; the server's operator can allow it with allow_publish"
+    )]
     NotAllowed,
     /// The embedder's [hook](crate::hooks::Hooks::authorize_publish) has refused it, or has not answered. No publisher in
     /// this process is asked.
@@ -217,15 +219,17 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
     PublishError::Invalid(error.to_string())
 }
 
-/// Hands a message to its topic, or back if that has no room; then `waker` is woken when it has.
+/// Hands a message to its topic, or back if that has no room; then `waiter` is woken when it has, in its turn.
 ///
-/// `last` is where the publisher's last message went: most go on with the same topic.
+/// `last` is where the publisher's last message went: most go on with the same topic. `by` is the account of the publisher's
+/// address, if it has one.
 pub(crate) fn hand_over(
     shared: &Shared,
     last: &mut Option<Arc<TopicState>>,
     name: &TopicName,
+    by: Option<&Arc<Account>>,
     mut pending: Pending,
-    waker: Option<&Waker>,
+    mut waiter: Option<Waiter<'_>>,
 ) -> Result<(), Pending> {
     loop {
         if shared.is_draining() {
@@ -236,7 +240,7 @@ pub(crate) fn hand_over(
         let topic = match cached.or_else(|| shared.topics.find(name.as_str())) {
             Some(topic) => topic,
             // Whoever comes later may ask for its history.
-            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name) {
+            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name, by) {
                 Ok(topic) => topic,
                 Err(error) => {
                     pending.refuse(match error {
@@ -247,12 +251,19 @@ pub(crate) fn hand_over(
                     return Ok(());
                 }
             },
-            None => {
-                pending.reply.accept(name, Receipt::UNNUMBERED);
-                return Ok(());
-            }
+            None => match shared.topics.is_asleep(name).then(|| shared.open_topic(name, by)) {
+                // Sessions without a connection count on it.
+                Some(Ok(topic)) => topic,
+                found => {
+                    if found.is_some() {
+                        shared.topics.forget(name);
+                    }
+                    pending.reply.accept(name, Receipt::UNNUMBERED);
+                    return Ok(());
+                }
+            },
         };
-        match topic.offer(pending, shared, waker) {
+        match topic.offer(pending, waiter.as_mut()) {
             Offer::Accepted => {
                 *last = Some(topic);
                 return Ok(());

@@ -66,6 +66,11 @@ impl Ring {
         (self.end - self.first_seq) as usize
     }
 
+    /// What the ledger has of the batches that are kept.
+    pub(crate) fn accounted_bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.accounted_bytes()).sum()
+    }
+
     pub(crate) fn push(&mut self, batch: &Arc<Batch>, keep: &Keep) {
         debug_assert_eq!(batch.first_seq(), self.end);
         self.end = batch.last_seq() + 1;

@@ -3,8 +3,7 @@
 //! No actor owns a table. Each table plays the part of an ETS table with an heir: whoever crashes, its successor finds
 //! it as it was. Nothing here is global; two instances in one process do not see each other.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,17 +13,21 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::acceptor::Endpoint;
-use crate::address::Accounts;
+use crate::address::{Account, Accounts};
 use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
 use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
+use crate::fairness::Fairness;
 use crate::fault::Faults;
+use crate::guests::Guests;
 use crate::hooks::HookRunner;
 use crate::proxy_mapper::ProxyMapper;
+use crate::reached::Reached;
 use crate::slow_clients::Lines;
 use crate::supervision::{ActorRef, DynamicSupervisor, Place};
 use crate::topic::{TopicError, TopicState, topic_of};
 use crate::topic_manager::{TopicManager, Unstarted};
+use crate::topic_table::TopicTable;
 use crate::turn::Turns;
 use crate::wire::{Limits, Timestamp, TopicName};
 
@@ -46,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) pressure: AtomicU32,
     pub(crate) counters: Counters,
     pub(crate) cut_off_lines: Lines,
+    pub(crate) reached: Reached,
     pub(crate) faults: Arc<Faults>,
     pub(crate) topic_manager: ActorRef<TopicManager>,
     pub(crate) proxy_mapper: ActorRef<ProxyMapper>,
@@ -54,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) home: Place,
     pub(crate) load: Load,
     pub(crate) turns: Turns,
+    pub(crate) fairness: Fairness,
     pub(crate) topic_supervisor: DynamicSupervisor,
     pub(crate) transport_supervisor: DynamicSupervisor,
     /// Set when a drain begins: from then on nobody may publish.
@@ -69,31 +74,48 @@ impl Shared {
         &self.terms.ledger
     }
 
-    /// The topic of this name, which is made if there is none. Its actor may still be on its way up: what it is given waits.
-    pub(crate) fn open_topic(&self, name: &TopicName) -> Result<Arc<TopicState>, TopicError> {
-        let (topic, is_new) = self
-            .topics
-            .find_or_insert(name, self.config.max_topics, |number| TopicState::new(name.clone(), number, self))?;
+    /// The topic of this name, which is made if there is none, for a client of the address that has this account. Its actor may
+    /// still be on its way up: what it is given waits.
+    pub(crate) fn open_topic(
+        &self,
+        name: &TopicName,
+        by: Option<&Arc<Account>>,
+    ) -> Result<Arc<TopicState>, TopicError> {
+        let (topic, is_new) = self.topics.find_or_insert(name, by, self.topics.ending.try_place(), self)?;
         if is_new {
             self.unstarted.add(Arc::clone(&topic));
         }
         Ok(topic)
     }
 
+    /// The topic of this name, if there is one, which may have to be woken.
+    pub(crate) fn find_or_wake(&self, name: &TopicName, by: Option<&Arc<Account>>) -> Option<Arc<TopicState>> {
+        let found = self.topics.find(name.as_str());
+        found.or_else(|| self.topics.is_asleep(name).then(|| self.open_topic(name, by).ok())?)
+    }
+
     /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account: what
     /// `memory_budget_bytes` is held against. Cheap enough to be asked for each new connection.
     pub(crate) fn memory_used(&self) -> usize {
         let (_, detached) = self.sessions.count();
+        let (topics, asleep) = self.topics.count();
         self.ledger().bytes()
-            + (self.connections.taken() + self.connections.refusals()) * CONNECTION_BYTES
+            + self.connections.all() * CONNECTION_BYTES
             + detached * DETACHED_SESSION_BYTES
-            + self.topics.len() * TOPIC_BYTES
+            + topics * TOPIC_BYTES
+            + asleep * ASLEEP_BYTES
+            + self.faults.memory_taken()
     }
 
     /// Whether so many per cent of the memory budget are used; never without a budget.
     pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
         let budget = self.config.memory_budget_bytes;
         budget > 0 && self.memory_used() >= budget / 100 * percent
+    }
+
+    /// By how many bytes usage is over so many per cent of the memory budget.
+    pub(crate) fn memory_over(&self, percent: usize) -> usize {
+        self.memory_used().saturating_sub(self.config.memory_budget_bytes / 100 * percent)
     }
 
     pub(crate) fn local_slots(&self) -> Vec<Arc<Slot>> {
@@ -142,13 +164,17 @@ impl Shared {
 
 /// A connection with its slot, its Transport and its session: of the binary's resident memory, 4,000 took 1,880 bytes each.
 /// With a subscription, which has a price of its own, it was 1,954 (`docs/BENCHMARKS.md`).
-const CONNECTION_BYTES: usize = 1_880;
+pub(crate) const CONNECTION_BYTES: usize = 1_880;
 
-/// A session in the tables, without its cursors: 15,000 with one each took 315 bytes.
-const DETACHED_SESSION_BYTES: usize = 300;
+/// A session in the tables, without its cursors: 15,000 with one each took 315 bytes, before they were also kept by address.
+const DETACHED_SESSION_BYTES: usize = 340;
 
-/// A topic with its actor, without messages and subscribers: 50,000 with one each took 2,622 bytes.
-const TOPIC_BYTES: usize = 2_500;
+/// A topic with its actor, without messages and subscribers: 50,000 with one each took 2,622 bytes, and since
+/// topics are kept by address as well 38,400 have taken 170 more each.
+const TOPIC_BYTES: usize = 2_700;
+
+/// What is remembered of a topic that is asleep.
+const ASLEEP_BYTES: usize = 400;
 
 /// The time of a frame, as the classic protocol writes it.
 pub(crate) fn timestamp() -> Timestamp {
@@ -159,6 +185,9 @@ pub(crate) fn timestamp() -> Timestamp {
     // A clock before 1970 is wrong in any case; the frame goes out all the same.
     Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
+
+/// At each tick all connections are looked at, which with tens of thousands takes milliseconds.
+const MIN_TICK: Duration = Duration::from_millis(50);
 
 /// Coarse time: one tick a second (less where a timeout is shorter), kept by the heartbeat.
 ///
@@ -180,7 +209,7 @@ impl Clock {
             .min(config.topic_idle)
             .min(config.write_timeout)
             .min(config.stall_timeout);
-        let period = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
+        let period = (shortest / 4).clamp(MIN_TICK, Duration::from_secs(1));
         Self { tick: AtomicU32::new(1), period }
     }
 
@@ -227,109 +256,24 @@ impl Load {
     }
 }
 
-/// Topics by name: the truth that the TopicManager works on.
-#[derive(Debug, Default)]
-pub(crate) struct TopicTable {
-    topics: Mutex<Topics>,
-    last_number: AtomicU64,
-}
-
-/// Invariant: all three hold the same topics.
-#[derive(Debug, Default)]
-struct Topics {
-    by_name: HashMap<TopicName, Arc<TopicState>>,
-    /// For lists, whose pages must cost no more than what is on them; too slow for every message.
-    in_order: BTreeMap<TopicName, Arc<TopicState>>,
-    /// An order in which they can be gone through a portion at a time, while others come and go.
-    by_number: BTreeMap<u64, Arc<TopicState>>,
-    /// Whether the instance has ended, and no topic is made any more: nobody would end it.
-    closed: bool,
-}
-
-impl TopicTable {
-    pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
-        self.topics.lock().by_name.get(name).cloned()
-    }
-
-    /// Finds a topic, or lists one made by `make` from a number that no other topic of the instance has had, unless there
-    /// are `max` already; whether it is new, and must be started.
-    pub(crate) fn find_or_insert(
-        &self,
-        name: &TopicName,
-        max: usize,
-        make: impl FnOnce(u64) -> TopicState,
-    ) -> Result<(Arc<TopicState>, bool), TopicError> {
-        let mut topics = self.topics.lock();
-        if let Some(topic) = topics.by_name.get(name.as_str()) {
-            return Ok((Arc::clone(topic), false));
-        }
-        if topics.closed {
-            return Err(TopicError::Ended);
-        }
-        if topics.by_name.len() >= max {
-            return Err(TopicError::TooMany);
-        }
-        let topic = Arc::new(make(self.last_number.fetch_add(1, Ordering::Relaxed) + 1));
-        topics.by_name.insert(name.clone(), Arc::clone(&topic));
-        topics.in_order.insert(name.clone(), Arc::clone(&topic));
-        topics.by_number.insert(topic.number, Arc::clone(&topic));
-        Ok((topic, true))
-    }
-
-    /// Removes this very topic; one that has taken its name since stays.
-    pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
-        let mut topics = self.topics.lock();
-        if topics.by_name.get(topic.name.as_ref()).is_some_and(|other| Arc::ptr_eq(other, topic)) {
-            topics.by_name.remove(topic.name.as_ref());
-            topics.in_order.remove(topic.name.as_ref());
-            topics.by_number.remove(&topic.number);
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.topics.lock().by_name.len()
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
-        self.topics.lock().by_number.values().cloned().collect()
-    }
-
-    /// At most `count` topics, in the order of their names, those that come after `after`.
-    pub(crate) fn page(&self, after: &str, count: usize) -> Vec<Arc<TopicState>> {
-        let topics = self.topics.lock();
-        let rest = topics.in_order.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
-        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
-    }
-
-    /// Takes in no topic from now on; all there are.
-    pub(crate) fn close(&self) -> Vec<Arc<TopicState>> {
-        let mut topics = self.topics.lock();
-        topics.closed = true;
-        topics.by_number.values().cloned().collect()
-    }
-
-    /// At most `count` topics, those with the lowest numbers above `after`.
-    pub(crate) fn portion(&self, after: u64, count: usize) -> Vec<Arc<TopicState>> {
-        let topics = self.topics.lock();
-        let rest = topics.by_number.range((Bound::Excluded(after), Bound::Unbounded));
-        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
-    }
-}
-
-/// The slots of all connections, and the count that `max_connections` limits.
+/// The slots of all connections, and the counts that `max_connections`, `reserved_connections` and `max_refusals` limit.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
     listed: Mutex<Listed>,
     last_id: AtomicU64,
-    /// Connections that are being refused; they are in no table.
-    refusals: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Listed {
     slots: Slab<Connected>,
-    /// Places of connections that are on their way into the table.
+    /// Connections that have a place of `max_connections`.
+    placed: usize,
+    /// Such places of connections that are on their way into the table.
     reserved: usize,
+    /// Connections that have none.
+    guests: Guests,
+    /// Connections that are being refused.
+    refusals: usize,
 }
 
 /// An open connection.
@@ -338,6 +282,20 @@ struct Connected {
     slot: Arc<Slot>,
     /// Once it is served.
     session: Option<Arc<Session>>,
+    standing: Standing,
+}
+
+/// What a connection counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It has a place of `max_connections`.
+    Placed,
+    /// It has none, see [`Guests`].
+    Guest,
+    /// It has none, and is among the `max_refusals` that may wait until they have read why.
+    Refused,
+    /// It counts as nothing, because it is about to be closed.
+    Crowded,
 }
 
 impl ConnectionTable {
@@ -346,19 +304,53 @@ impl ConnectionTable {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Notes that one more connection is being refused, unless `limit` are.
-    pub(crate) fn begin_refusal(&self, limit: usize) -> bool {
-        let add = |refusals| (refusals < limit).then_some(refusals + 1);
-        self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    /// Enters a connection without a place of `max_connections`, made by `make` from its number and its place in the table.
+    pub(crate) fn enter_guest(&self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+        let mut listed = self.listed.lock();
+        let slot = listed.enter(self.next_id(), Standing::Guest, make);
+        listed.guests.add(&slot);
+        slot
     }
 
-    pub(crate) fn end_refusal(&self) {
-        self.refusals.fetch_sub(1, Ordering::Relaxed);
+    /// How many more connections there is room for; `is_short` says that guests must not use the places of others.
+    pub(crate) fn room(&self, config: &Config, is_short: bool) -> usize {
+        let Config { max_connections, reserved_connections, .. } = *config;
+        let listed = self.listed.lock();
+        let guests = listed.guests.len();
+        let room = (max_connections + reserved_connections).saturating_sub(listed.placed + listed.reserved + guests);
+        if is_short { room.min(reserved_connections.saturating_sub(guests)) } else { room }
     }
 
-    /// How many connections are being refused.
-    pub(crate) fn refusals(&self) -> usize {
-        self.refusals.load(Ordering::Relaxed)
+    /// Takes the guest out of the count that is to go first; the caller must end it.
+    pub(crate) fn crowd_out(&self) -> Option<Arc<Slot>> {
+        let mut listed = self.listed.lock();
+        let slot = listed.guests.take_first()?;
+        listed.set_standing(&slot, Standing::Crowded);
+        Some(slot)
+    }
+
+    /// Notes that a guest has published. The guest that has to go for it must be ended by the caller.
+    pub(crate) fn guest_has_published(&self, slot: &Slot, config: &Config) -> Option<Arc<Slot>> {
+        let mut listed = self.listed.lock();
+        let goes = listed.guests.has_published(slot, config.reserved_connections.div_ceil(2))?;
+        listed.set_standing(&goes, Standing::Crowded);
+        Some(goes)
+    }
+
+    /// Has a connection that closes be no guest any more; false if it is one still, or counts as nothing, because `limit`
+    /// connections are being refused.
+    pub(crate) fn leave(&self, slot: &Slot, limit: usize) -> bool {
+        let mut listed = self.listed.lock();
+        match listed.standing(slot) {
+            Some(Standing::Guest | Standing::Crowded) if listed.refusals < limit => {
+                listed.guests.remove(slot);
+                listed.refusals += 1;
+                listed.set_standing(slot, Standing::Refused);
+                true
+            }
+            Some(Standing::Guest | Standing::Crowded) => false,
+            Some(Standing::Placed | Standing::Refused) | None => true,
+        }
     }
 
     /// Notes the session of a connection, which may change.
@@ -378,22 +370,35 @@ impl ConnectionTable {
         slots.get(slot.place? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
     }
 
+    /// The number of the connection that came last.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
-        let Some(place) = slot.place.map(|place| place as usize) else { return self.end_refusal() };
+        let Some(place) = slot.place.map(|place| place as usize) else { return };
         let removed = {
-            let slots = &mut self.listed.lock().slots;
-            let is_there = slots.get(place).is_some_and(|other| Arc::ptr_eq(&other.slot, slot));
-            is_there.then(|| slots.remove(place))
+            let mut listed = self.listed.lock();
+            let standing = listed.standing(slot);
+            match standing {
+                Some(Standing::Placed) => listed.placed -= 1,
+                Some(Standing::Guest) => listed.guests.remove(slot),
+                Some(Standing::Refused) => listed.refusals -= 1,
+                Some(Standing::Crowded) | None => {}
+            }
+            standing.map(|_| listed.slots.remove(place))
         };
         drop(removed);
     }
 
+    /// How many connections are open that are not being refused.
     pub(crate) fn len(&self) -> usize {
-        self.listed.lock().slots.len()
+        let listed = self.listed.lock();
+        listed.placed + listed.guests.len()
     }
 
-    /// How many places are taken: by connections, and by those on their way.
-    pub(crate) fn taken(&self) -> usize {
+    /// How many connections there are: all that are open, and those on their way.
+    pub(crate) fn all(&self) -> usize {
         let listed = self.listed.lock();
         listed.slots.len() + listed.reserved
     }
@@ -418,8 +423,30 @@ impl ConnectionTable {
     }
 }
 
-/// A place in the table for a connection that is on its way there, from whatever thread; it is given back with a connection that
-/// never arrives.
+impl Listed {
+    fn enter(&mut self, id: u64, standing: Standing, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+        let entry = self.slots.vacant_entry();
+        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
+        Arc::clone(&entry.insert(Connected { slot, session: None, standing }).slot)
+    }
+
+    fn entry(&mut self, slot: &Slot) -> Option<&mut Connected> {
+        self.slots.get_mut(slot.place? as usize).filter(|other| std::ptr::eq(&*other.slot, slot))
+    }
+
+    fn standing(&mut self, slot: &Slot) -> Option<Standing> {
+        self.entry(slot).map(|connected| connected.standing)
+    }
+
+    fn set_standing(&mut self, slot: &Slot, standing: Standing) {
+        if let Some(connected) = self.entry(slot) {
+            connected.standing = standing;
+        }
+    }
+}
+
+/// A place of `max_connections` for a connection that is on its way into the table, from whatever thread, or in it without one;
+/// it is given back with a connection that never arrives.
 pub(crate) struct Reservation {
     shared: Arc<Shared>,
     /// Whether the place is the connection's own by now.
@@ -430,7 +457,7 @@ impl Reservation {
     /// Takes a place, unless `max_connections` are taken.
     pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
         let mut listed = shared.connections.listed.lock();
-        if listed.slots.len() + listed.reserved >= shared.config.max_connections {
+        if listed.placed + listed.reserved >= shared.config.max_connections {
             return None;
         }
         listed.reserved += 1;
@@ -441,15 +468,25 @@ impl Reservation {
     pub(crate) fn enter(mut self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let connections = &self.shared.connections;
         let mut listed = connections.listed.lock();
-        let id = connections.next_id();
-        let entry = listed.slots.vacant_entry();
-        let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
-        let slot = Arc::clone(&entry.insert(Connected { slot, session: None }).slot);
+        let slot = listed.enter(connections.next_id(), Standing::Placed, make);
         // In one go, or the connection would count twice for a moment.
         listed.reserved -= 1;
+        listed.placed += 1;
         drop(listed);
         self.used = true;
         slot
+    }
+
+    /// Gives the place to a guest.
+    pub(crate) fn give_to(mut self, slot: &Slot) {
+        let mut listed = self.shared.connections.listed.lock();
+        if let Some(Standing::Guest | Standing::Crowded) = listed.standing(slot) {
+            listed.guests.remove(slot);
+            listed.set_standing(slot, Standing::Placed);
+            listed.reserved -= 1;
+            listed.placed += 1;
+            self.used = true;
+        }
     }
 }
 
@@ -470,8 +507,11 @@ pub(crate) struct Counters {
     /// Messages that topics did not keep for as long as they may, because memory was short.
     pub(crate) messages_trimmed: AtomicU64,
     pub(crate) sessions_ended_for_memory: AtomicU64,
+    /// Connections that were closed for what they held without having asked for anything.
+    pub(crate) connections_closed_for_memory: AtomicU64,
     pub(crate) connections_accepted: AtomicU64,
     pub(crate) frames_timed_out: AtomicU64,
+    pub(crate) pings_unanswered: AtomicU64,
     pub(crate) frames_refused: AtomicU64,
     pub(crate) accept_pauses: AtomicU64,
     /// Connections that ended with something still queued for them, other than slow consumers.
@@ -503,13 +543,19 @@ mod tests {
 
     #[test]
     fn a_short_timeout_makes_the_clock_finer() {
-        let short = Duration::from_millis(100);
-        for config in [
-            Config { heartbeat_interval: short, ..Config::default() },
-            Config { write_timeout: short, ..Config::default() },
-            Config { stall_timeout: short, ..Config::default() },
-        ] {
-            assert_eq!(Clock::for_config(&config).period, Duration::from_millis(25));
+        let config = |time| {
+            let config = Config::default();
+            [
+                Config { frame_timeout: time, ..config.clone() },
+                Config { heartbeat_interval: time, ..config.clone() },
+                Config { write_timeout: time, ..config.clone() },
+                Config { stall_timeout: time, ..config },
+            ]
+        };
+        for (timeout, tick) in [(1_000, 250), (400, 100), (10, 50)] {
+            for config in config(Duration::from_millis(timeout)) {
+                assert_eq!(Clock::for_config(&config).period, Duration::from_millis(tick));
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct SlowClient {
     pub transport: &'static str,
     /// Frames that wait for it.
     pub queued_frames: usize,
-    /// Bytes that wait for it, beside what the kernel's send buffer holds.
+    /// Bytes that wait for it, with 64 for each entry of its queue, beside what the kernel's send buffer holds.
     pub queued_bytes: usize,
     /// For how long something has waited for it without a break, to within two ticks (of a second by default).
     pub lagging_for: Duration,

@@ -13,12 +13,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
-use crate::client_proxy::Cursor;
 use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
 use crate::shared::Shared;
-use crate::topic::{CatchUp, Excerpt, TopicError, TopicState};
+use crate::topic::{CatchUp, Excerpt, Hold, TopicError, TopicState};
 use crate::transport::leave;
 use crate::wire::classic::MessageParts;
 use crate::wire::{Position, Timestamp, TopicName};
@@ -44,7 +43,7 @@ pub struct SubscribeOptions {
 
 impl SubscribeOptions {
     /// Goes on after this position instead of with the next message, if the topic still has what comes after it; see
-    /// [`Subscriber::resumption`].
+    /// [`Subscriber::resumption`]. A program is trusted: [`Namespace::resume`](crate::Namespace::resume) is for clients.
     #[must_use]
     pub fn since(mut self, position: Position) -> Self {
         self.since = Some(position);
@@ -58,14 +57,16 @@ impl SubscribeOptions {
         self
     }
 
-    /// Messages that may wait to be taken, at least 1; by default [`Config::max_queue_frames`](crate::Config).
+    /// Messages that may wait to be taken; 0 for no limit but that in bytes. By default
+    /// [`Config::max_queue_frames`](crate::Config).
     #[must_use]
     pub fn max_queue_frames(mut self, frames: usize) -> Self {
-        self.max_queue_frames = Some(frames.max(1));
+        self.max_queue_frames = Some(frames);
         self
     }
 
-    /// Bytes that may wait to be taken; by default [`Config::max_queue_bytes`](crate::Config). One message may always wait.
+    /// Bytes that may wait to be taken, with 64 for each batch of messages; by default
+    /// [`Config::max_queue_bytes`](crate::Config). One message may always wait.
     #[must_use]
     pub fn max_queue_bytes(mut self, bytes: usize) -> Self {
         self.max_queue_bytes = Some(bytes);
@@ -226,7 +227,7 @@ pub struct Subscriber {
     topic: Arc<TopicState>,
     subscription: Arc<Subscription>,
     /// What keeps the topic from ending as unused, and the next number to be asked for, while it catches up.
-    catching_up: Option<(Cursor, u64)>,
+    catching_up: Option<(Hold, u64)>,
     resumption: Resumption,
     position: Position,
     closed: bool,
@@ -239,7 +240,7 @@ impl Subscriber {
         let own_limits = options.max_queue_frames.is_some() || options.max_queue_bytes.is_some();
         let own_terms = own_limits.then(|| {
             Arc::new(Terms {
-                max_frames: options.max_queue_frames.unwrap_or(shared.terms.max_frames),
+                max_frames: options.max_queue_frames.map_or(shared.terms.max_frames, Terms::frame_limit),
                 max_bytes: options.max_queue_bytes.unwrap_or(shared.terms.max_bytes),
                 ..(*shared.terms).clone()
             })
@@ -251,13 +252,14 @@ impl Subscriber {
                 return Err(SubscribeError::ShuttingDown);
             }
             let tick = shared.clock.tick();
-            let topic = match shared.open_topic(&name) {
+            let topic = match shared.open_topic(&name, None) {
                 // The table is closed, and this look at it came too early.
                 Err(TopicError::Ended) => return Err(SubscribeError::ShuttingDown),
                 opened => opened?,
             };
             let slot = Arc::new(Slot::local(shared.connections.next_id(), terms));
             let subscription = Arc::new(Subscription::local(Arc::clone(&slot), policy));
+            let hold = Hold::new(&topic);
             let first_available = topic.first_available(tick);
             let resumed = match options.since {
                 Some(since) => topic.resumable(since, tick).map(|missed| missed.map(|missed| (since, missed))),
@@ -279,7 +281,7 @@ impl Subscriber {
             shared.locals.lock().insert(slot.id, slot);
             return Ok(Self {
                 shared: Arc::clone(shared),
-                catching_up: missed.map(|_| (Cursor::new(&topic, 0), position.seq + 1)),
+                catching_up: missed.map(|_| (hold, position.seq + 1)),
                 topic,
                 subscription,
                 resumption: Resumption { resumed: missed.is_some(), missed: missed.unwrap_or(0), first_available },
@@ -427,7 +429,7 @@ pub(crate) fn history(
     if !shared.config.namespace(topic).history {
         return Err(HistoryError::NotKept);
     }
-    let Some(excerpt) = shared.topics.find(name.as_str()).and_then(|topic| topic.history(since, limit, shared)) else {
+    let Some(excerpt) = shared.find_or_wake(&name, None).and_then(|topic| topic.history(since, limit, shared)) else {
         let position = Position { epoch: 0, seq: 0 };
         let complete = since.is_none_or(|since| since == position);
         return Ok(History { position, complete, more: false, messages: Vec::new() });

@@ -17,6 +17,9 @@
 //! The list of subscribers changes only between passes, so it is never copied; who joins or leaves during a pass is
 //! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
 
+mod room;
+mod unused;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -30,7 +33,8 @@ use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::config::Config;
+use crate::address::Account;
+use crate::config::{Config, Resume};
 use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
@@ -42,6 +46,10 @@ use crate::supervision::{ActorRef, StartInfo};
 use crate::turn::yield_now;
 use crate::wire::classic::ErrorCode;
 use crate::wire::{Event, Position, RequestId, TopicName, classic};
+
+pub(crate) use room::{Place, Waiter};
+use room::{Room, Waiting};
+pub(crate) use unused::{Anchor, Asleep, Fate, Hold, Spare};
 
 /// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
 /// has just taken its name are not mistaken for each other by whoever stops the first.
@@ -105,13 +113,19 @@ pub(crate) struct TopicState {
     pub(crate) actor: ActorRef<Topic>,
     /// Rises with each topic of an instance.
     pub(crate) number: u64,
+    room: Room,
     /// What is kept for clients that resume, and as history.
     keep: Keep,
     /// The part of it that is history; nothing where that is off.
     history: Option<Keep>,
-    /// Cursors of detached sessions that point here, which keep it from ending as unused: its numbers are what they
-    /// resume by.
-    cursors: AtomicUsize,
+    /// What cursors of detached sessions refer to.
+    pub(crate) anchor: Arc<Anchor>,
+    /// Those who need it to stay for a moment although they are not on its list.
+    holds: AtomicUsize,
+    /// What the clients of the address hold that has asked for it first; nothing for the program's own.
+    pub(crate) account: Option<Arc<Account>>,
+    /// Its place among the unused topics, which the table of topics alone changes.
+    pub(crate) spare: Spare,
     ledger: Arc<Ledger>,
     core: Mutex<Core>,
     /// Tells those who wait for the actor that it will not come back, or not for long.
@@ -147,8 +161,8 @@ struct Core {
     leaving: Vec<Arc<Subscription>>,
     /// Whether an unsubscribe may have been lost with a crashed actor, so that the list must be searched for the ended.
     sweep: bool,
-    /// Publishers that wait for room; each is a connection or a caller, so their number is bounded by theirs.
-    waiting: Vec<Waker>,
+    /// Publishers that wait for room.
+    waiting: Waiting,
     /// Whether the actor will look into the inbox without being told: a [`Work`] is on its way, or it is at work.
     notified: bool,
     last_used: u32,
@@ -164,7 +178,7 @@ enum Life {
 /// What became of a message that was offered to a topic.
 pub(crate) enum Offer {
     Accepted,
-    /// No room for now; the caller's task is woken when there is.
+    /// No room for now; the caller's task is woken when there is room for it.
     Full(Pending),
     /// The topic has ended: look it up again.
     Ended(Pending),
@@ -199,14 +213,24 @@ pub(crate) struct Excerpt {
 const PORTION_BYTES: usize = 64 * 1024;
 
 impl TopicState {
-    pub(crate) fn new(name: TopicName, number: u64, shared: &Shared) -> Self {
-        Self::with_config(name, number, &shared.config, &shared.clock, shared.ledger())
+    /// A topic that begins afresh, or goes on from where it was when it fell asleep.
+    pub(crate) fn new(
+        name: TopicName,
+        number: u64,
+        account: Option<Arc<Account>>,
+        asleep: Option<Asleep>,
+        shared: &Shared,
+    ) -> Self {
+        let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger()));
+        Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, shared.ledger())
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(name: TopicName) -> Self {
         let config = Config::default();
-        Self::with_config(name, 1, &config, &Clock::for_config(&config), &Arc::default())
+        let (clock, ledger) = (Clock::for_config(&config), Arc::default());
+        let asleep = Asleep::afresh(&name, &ledger);
+        Self::with_config(name, 1, None, asleep, &config, &clock, &ledger)
     }
 
     /// Calls `then` while nobody else can look at this topic.
@@ -216,10 +240,22 @@ impl TopicState {
         then()
     }
 
-    fn with_config(name: TopicName, number: u64, config: &Config, clock: &Clock, ledger: &Arc<Ledger>) -> Self {
+    fn with_config(
+        name: TopicName,
+        number: u64,
+        account: Option<Arc<Account>>,
+        Asleep { anchor, epoch, earlier, next_seq }: Asleep,
+        config: &Config,
+        clock: &Clock,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
         let namespace = config.namespace(name.as_str());
-        let resume =
+        let mut resume =
             Keep { messages: config.resume_messages, bytes: config.resume_bytes, age: clock.ticks(config.resume_age) };
+        if namespace.resume == Resume::Off {
+            // Nobody asks for it.
+            (resume.messages, resume.bytes) = (0, 0);
+        }
         let history = namespace.history.then(|| Keep {
             messages: namespace.history_messages,
             bytes: namespace.history_bytes,
@@ -228,21 +264,25 @@ impl TopicState {
         Self {
             actor: ActorRef::new(actor_name(&name, number)),
             number,
+            room: Room::of(config),
             keep: history.map_or(resume, |history| history.max(resume)),
             history,
-            cursors: AtomicUsize::new(0),
+            anchor,
+            holds: AtomicUsize::new(0),
+            account,
+            spare: Spare::default(),
             ledger: Arc::clone(ledger),
             given_up: Notify::new(),
             name,
             core: Mutex::new(Core {
                 life: Life::Live,
-                epoch: random_epoch(),
-                earlier: None,
-                next_seq: 1,
+                epoch,
+                earlier,
+                next_seq,
                 inbox: VecDeque::new(),
                 open: OpenBatch::default(),
                 batches: VecDeque::new(),
-                ring: Ring::new(1),
+                ring: Ring::new(next_seq),
                 pass: None,
                 inflight_frames: 0,
                 inflight_bytes: 0,
@@ -253,7 +293,7 @@ impl TopicState {
                 joining: Vec::new(),
                 leaving: Vec::new(),
                 sweep: false,
-                waiting: Vec::new(),
+                waiting: Waiting::default(),
                 notified: false,
                 last_used: clock.tick(),
             }),
@@ -263,7 +303,11 @@ impl TopicState {
     /// Puts a message into the inbox and tells the actor.
     ///
     /// The message is answered when it has its number, or with an error if that never happens.
-    pub(crate) fn offer(&self, pending: Pending, shared: &Shared, waker: Option<&Waker>) -> Offer {
+    pub(crate) fn offer(self: &Arc<Self>, pending: Pending, waiter: Option<&mut Waiter<'_>>) -> Offer {
+        let mut waiter = waiter;
+        if let Some(waiter) = &mut waiter {
+            waiter.leave_others(self);
+        }
         let mut core = self.core.lock();
         match core.life {
             Life::Live => {}
@@ -275,15 +319,8 @@ impl TopicState {
             Life::Ended => return Offer::Ended(pending),
         }
         let bytes = pending.publication.len();
-        // One message larger than the whole budget must still get through an idle topic.
-        let room = core.inflight_frames < shared.config.max_inflight_frames
-            && (core.inflight_frames == 0 || core.inflight_bytes + bytes <= shared.config.max_inflight_bytes);
-        if !room {
-            if let Some(waker) = waker
-                && !core.waiting.iter().any(|other| other.will_wake(waker))
-            {
-                core.waiting.push(waker.clone());
-            }
+        let inflight = (core.inflight_frames, core.inflight_bytes);
+        if !core.waiting.admit(self, bytes, inflight, waiter.as_deref_mut()) {
             return Offer::Full(pending);
         }
         core.inflight_frames += 1;
@@ -293,6 +330,9 @@ impl TopicState {
         core.inbox.push_back(pending);
         let notify = !std::mem::replace(&mut core.notified, true);
         drop(core);
+        if let Some(waiter) = waiter {
+            waiter.used();
+        }
         if notify {
             // A topic that is not running looks into its inbox when it starts.
             let _ = self.actor.cast(Work);
@@ -335,31 +375,6 @@ impl TopicState {
         }
     }
 
-    /// Ends the topic if nobody has used it for `idle` ticks; from then on every request gets [`TopicError::Ended`].
-    pub(crate) fn end_if_unused(&self, tick: u32, idle: u32) -> bool {
-        let mut core = self.core.lock();
-        if self.history.is_some() {
-            core.ring.trim(&self.keep, tick);
-        }
-        // A topic with history is used for as long as it has any.
-        if core.life == Life::Live
-            && (self.history.is_none() || core.ring.len() == 0)
-            && core.subscriber_count() == 0
-            && core.inflight_frames == 0
-            && self.cursors.load(Ordering::Relaxed) == 0
-        {
-            if tick.wrapping_sub(core.last_used) >= idle {
-                core.life = Life::Ended;
-                drop(core);
-                self.given_up.notify_waiters();
-                return true;
-            }
-        } else {
-            core.last_used = tick;
-        }
-        false
-    }
-
     /// Takes the topic out of service until its next start: what has no number is refused, subscribers stay.
     pub(crate) fn quarantine(&self, senders: &SenderPool) {
         self.refuse_all(Life::Quarantined, &PublishError::TopicUnavailable, senders);
@@ -396,7 +411,7 @@ impl TopicState {
             }
             let inbox = core.take_inbox();
             core.account_afresh(&self.ledger);
-            (inbox, std::mem::take(&mut core.waiting), core.pass.clone(), told)
+            (inbox, core.waiting.call_all(), core.pass.clone(), told)
         };
         for subscription in told {
             subscription.slot.end(End::ShutDown);
@@ -448,7 +463,7 @@ impl TopicState {
             + core.batches.iter().map(|batch| batch.byte_len()).sum::<usize>()
             + core.open.committed_len();
         core.account_afresh(&self.ledger);
-        let waiting = std::mem::take(&mut core.waiting);
+        let waiting = core.call(self.room);
         let consistent = core.ring.is_consistent()
             && core.ring.end() == core.next_seq - core.open.frames() as u64
             && core.subscribers.iter().enumerate().all(|(i, s)| s.index.load(Ordering::Relaxed) as usize == i);
@@ -485,7 +500,7 @@ impl TopicState {
             // everybody has been served.
             subscription.slot.skip_to(subscription, &self.name, core.epoch, core.next_seq);
         }
-        let waiting = std::mem::take(&mut core.waiting);
+        let waiting = core.call(self.room);
         drop(guard);
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -573,22 +588,16 @@ impl TopicState {
         Ok(CatchUp::Joined)
     }
 
-    /// Notes that a detached session refers to this topic, or does no longer.
-    pub(crate) fn add_cursor(&self) {
-        self.cursors.fetch_add(1, Ordering::Relaxed);
-        self.ledger.add_cursor();
-    }
-
-    pub(crate) fn remove_cursor(&self) {
-        self.cursors.fetch_sub(1, Ordering::Relaxed);
-        self.ledger.remove_cursor();
-    }
-
     /// Lets go of messages that are too old, and of those that are more than `pressure` allows; how many the latter were.
     pub(crate) fn trim(&self, tick: u32, pressure: u32) -> usize {
         let ring = &mut self.core.lock().ring;
         ring.trim(&self.keep, tick);
         ring.trim(&self.keep.under_pressure(pressure), tick)
+    }
+
+    /// What the ledger has of the messages that the topic keeps.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.core.lock().ring.accounted_bytes()
     }
 
     /// The first `limit` messages of its history after `since`, or the last `limit` of all; `None` where no history is
@@ -620,7 +629,8 @@ impl TopicState {
         })
     }
 
-    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) {
+    /// Takes a subscriber off the list; whether nobody is left.
+    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) -> bool {
         let mut core = self.core.lock();
         core.last_used = tick;
         if core.pass.is_some() {
@@ -628,6 +638,7 @@ impl TopicState {
         } else {
             core.leave(&subscription);
         }
+        core.subscriber_count() == 0
     }
 
     /// Ends the open batch: what is in it is kept, and the next pass can have it.
@@ -744,7 +755,7 @@ impl TopicState {
             core.inflight_frames -= frames;
             core.inflight_bytes -= bytes;
             core.apply_changes();
-            std::mem::take(&mut core.waiting)
+            core.call(self.room)
         };
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -833,6 +844,11 @@ impl Core {
 
     fn subscriber_count(&self) -> usize {
         (self.subscribers.len() + self.joining.len()).saturating_sub(self.leaving.len())
+    }
+
+    /// Calls publishers that wait, as far as there is room for them.
+    fn call(&mut self, room: Room) -> Vec<Waker> {
+        self.waiting.call(room, self.inflight_frames, self.inflight_bytes)
     }
 
     fn take_inbox(&mut self) -> VecDeque<Pending> {
@@ -990,7 +1006,9 @@ impl Handler<Unsubscribe> for Topic {
     type Result = ();
 
     fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) {
-        self.state.unsubscribe(message.subscription, self.shared.clock.tick());
+        if self.state.unsubscribe(message.subscription, self.shared.clock.tick()) {
+            self.shared.topics.note_unused(&self.state);
+        }
     }
 }
 

@@ -9,15 +9,20 @@
 //!
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 //!
-//! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, what a client
-//! asks for in `subscribing`, `resuming` and `publishing`.
+//! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, which place it
+//! has among others in `places`, what a client asks for in `subscribing`, `resuming` and `publishing`, whether it is alive in
+//! `answering`.
 
+mod answering;
 mod opening;
+mod places;
+mod portion;
 mod publishing;
 mod resuming;
 mod subscribing;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,20 +36,24 @@ use bytes::{Buf, Bytes, BytesMut};
 use log::Level;
 use tokio::time::Sleep;
 
-use crate::client_proxy::Session;
+use crate::client_proxy::{Leaving, Places, Session};
 use crate::delivery::{End, Slot, SlowReason};
+use crate::fairness::Want;
 use crate::hooks::{Disconnect, Identity, News, Refused};
 use crate::listener::Origin;
 use crate::publish::{Pending, PublishError, Receipt, Reply};
+use crate::reached::Limit;
+use crate::received::Kept;
 use crate::shared::Shared;
 use crate::topic::{TopicError, TopicState};
-use crate::turn::{Ticket, yield_now};
+use crate::turn::Ticket;
 use crate::wire::{
-    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Open, Refusal, Refusing, RequestId, TopicName,
+    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Open, Refusal, Refusing, RequestId, TopicName,
 };
 
 use opening::PassingOn;
 pub(crate) use opening::refusal;
+use portion::Portion;
 use publishing::{Offering, Permitting};
 use resuming::{Prepared, Replaying};
 pub(crate) use subscribing::leave;
@@ -78,10 +87,22 @@ pub(crate) struct Transport {
     origin: Arc<Origin>,
     /// Whether the client is served: greeted, and its session listed.
     opened: bool,
+    /// Whether it has a place of `max_connections`; see `places`.
+    has_place: bool,
+    /// Whether it has published without one.
+    has_published: bool,
+    /// Whether its HTTP request came by way of a proxy.
+    is_forwarded: bool,
     /// Whether the client has not asked for anything yet, so that it may still take over an earlier session.
     fresh: bool,
     /// Where the last message went: a publisher mostly goes on with the same topic.
     published: Option<Arc<TopicState>>,
+    /// The numbers of the topics that the client has left by its own will, the last ones.
+    #[expect(
+        clippy::box_collection,
+        reason = "most clients leave no topic by their own will, and a pointer is a quarter of a queue"
+    )]
+    left: Option<Box<VecDeque<u64>>>,
     /// Read and not yet decoded, while a command waits. Boxed, as the next two, because most connections have none, and
     /// what a connection costs is what it costs 19,000 times.
     rest: Option<Box<Bytes>>,
@@ -89,8 +110,7 @@ pub(crate) struct Transport {
     preface: Option<Box<Preface>>,
     /// Whether the decoder may have more to say without further bytes: it has not been asked to the end.
     undecoded: bool,
-    /// Bytes from the client that the ledger knows of.
-    accounted: u32,
+    portion: Portion,
     /// Why the server ends the connection, if it does.
     why: Option<ErrorCode>,
     step: Step,
@@ -108,6 +128,8 @@ enum Step {
     JoiningPatiently(Box<AskedPatiently>),
     /// Waiting for a command that takes longer, or others' help.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
+    /// The same for a hook that says whether the client is served. It has so many bytes of what the client has sent.
+    Authenticating(Pin<Box<dyn Future<Output = Outcome>>>, usize),
     /// Waiting for a hook to say whether a message may be published.
     Permitting(Box<Permitting>),
     /// Waiting for room in a topic.
@@ -153,16 +175,8 @@ struct Closing {
     last_words: Bytes,
     fin_sent: bool,
     discarded: usize,
-    /// Why the client is refused, until it is known what it asks for, where that makes a difference to how it is told.
-    unheard: Option<Box<Unheard>>,
-    /// For reading what the client asks for, then for writing out what is queued, and then for the peer to close as well.
+    /// For writing out what is queued, and then for the peer to close as well.
     deadline: Pin<Box<Sleep>>,
-}
-
-struct Unheard {
-    code: ErrorCode,
-    message: String,
-    reconnect_after: Option<Duration>,
 }
 
 enum Outcome {
@@ -178,18 +192,18 @@ enum Outcome {
 }
 
 impl Transport {
-    pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, session: Arc<Session>, origin: &Arc<Origin>) -> Self {
-        Self::with_decoder(shared, slot, session, origin, origin.codec.decoder())
-    }
-
-    /// With a decoder that knows something about the client already.
-    pub(crate) fn with_decoder(
+    /// The decoder may know something about the client already.
+    pub(crate) fn new(
         shared: Arc<Shared>,
         slot: Arc<Slot>,
         session: Arc<Session>,
         origin: &Arc<Origin>,
         decoder: Box<dyn Decoder>,
+        has_place: bool,
     ) -> Self {
+        if has_place {
+            shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        }
         Self {
             shared,
             slot,
@@ -198,29 +212,19 @@ impl Transport {
             decoder,
             origin: Arc::clone(origin),
             opened: false,
+            has_place,
+            has_published: false,
+            is_forwarded: false,
             fresh: true,
             published: None,
+            left: None,
             rest: None,
             preface: None,
             undecoded: true,
-            accounted: 0,
+            portion: Portion::default(),
             why: None,
             step: Step::Reading,
         }
-    }
-
-    /// A connection that is only told why it is not served.
-    pub(crate) fn refuse(mut self, code: ErrorCode, message: &str) -> Self {
-        let refusal = refusal(code, message);
-        self.say_goodbye(refusal);
-        if self.decoder.refuse(&refusal) == Refusing::OnceRead
-            && let Step::Closing(closing) = &mut self.step
-        {
-            let Refusal { reconnect_after, .. } = refusal;
-            closing.unheard = Some(Box::new(Unheard { code, message: message.to_owned(), reconnect_after }));
-            closing.deadline.as_mut().reset(self.shared.close_deadline(LINGER));
-        }
-        self
     }
 
     /// Begins to close, and tells the client why.
@@ -292,9 +296,11 @@ impl Transport {
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
-            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, unheard: None, deadline };
+            let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline };
             let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
             self.give_up(before);
+            self.forget_input();
+            self.leave_reserve();
         }
     }
 
@@ -303,7 +309,7 @@ impl Transport {
         let (topic, pending, outcome) = match step {
             Step::Permitting(permitting) => (permitting.topic, permitting.pending, permitting.outcome),
             Step::Offering(offering) => match *offering {
-                Offering { topic, pending: Some(pending), outcome } => (topic, pending, outcome),
+                Offering { topic, pending: Some(pending), outcome, .. } => (topic, pending, outcome),
                 Offering { pending: None, .. } => return,
             },
             _ => return,
@@ -334,10 +340,12 @@ impl Transport {
             self.joined((topic, Arc::clone(subscription)));
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
-        let joined = self.shared.sessions.detach(&self.session, expires, self.shared.config.max_detached_sessions);
+        let places = Places::of(&self.shared.config);
+        let Leaving { joined, ended } = self.shared.sessions.detach(&self.session, expires, places);
         for (topic, subscription) in joined {
             leave(&topic, subscription);
         }
+        self.shared.reached.ended(Limit::DetachedSessions, ended, &self.shared);
     }
 
     /// Goes on until there is nothing to do for now; ready when the connection is over.
@@ -346,6 +354,10 @@ impl Transport {
             #[cfg(feature = "fault-injection")]
             assert!(!self.slot.crash.load(Ordering::Relaxed), "injected: a Transport");
             if let Some(end) = self.slot.take_end() {
+                if end == End::PingTimeout && matches!(self.step, Step::Reading) {
+                    // The answer may have come while others had their turn.
+                    let _ = self.read(cx);
+                }
                 self.end(end);
             }
             self.slot.flush(cx);
@@ -368,7 +380,7 @@ impl Transport {
                         Err(error) => self.answer_error(error),
                     }
                 }
-                Step::Waiting(command) => {
+                Step::Waiting(command) | Step::Authenticating(command, _) => {
                     let outcome = ready!(command.as_mut().poll(cx));
                     self.step = Step::Reading;
                     self.conclude(outcome);
@@ -384,7 +396,10 @@ impl Transport {
                         Err(denied) => self.deny(denied, pending, outcome),
                     }
                 }
-                Step::Offering(_) => ready!(self.offer(cx)),
+                Step::Offering(_) => {
+                    ready!(self.poll_portion(cx));
+                    ready!(self.offer(cx));
+                }
                 Step::Replaying(_) => ready!(self.replay(cx)),
                 Step::Settling(_) => ready!(self.settle()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
@@ -394,31 +409,37 @@ impl Transport {
         }
     }
 
-    /// Tells the ledger what is kept of what the client has sent.
-    fn account(&mut self) {
+    /// Notes what is kept of what the client has sent; whether the connection is to be closed for it.
+    fn account(&mut self) -> bool {
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
-        let offered = match &self.step {
+        let under_way = match &self.step {
             Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
             Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
+            Step::Authenticating(_, bytes) => *bytes,
             _ => 0,
         };
-        self.account_for(self.decoder.buffered() + rest + offered);
+        if self.account_for(self.decoder.memory() + rest + under_way) {
+            self.shared.bound_input();
+        }
+        self.slot.kept.is_given_up() && !matches!(self.step, Step::Closing(_) | Step::Over)
     }
 
-    fn account_for(&mut self, kept: usize) {
-        // It is a few times the longest frame at most.
-        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
-        if kept != self.accounted {
-            self.shared.ledger().add_received(kept as usize);
-            self.shared.ledger().remove_received(self.accounted as usize);
-            self.accounted = kept;
-        }
+    /// Whether it is more than before.
+    fn account_for(&self, kept: usize) -> bool {
+        Kept::note(&self.slot, kept, self.shared.clock.tick(), self.shared.ledger())
+    }
+
+    /// Lets go of all that is kept of what the client has sent: a connection that closes takes nothing further of it.
+    fn forget_input(&mut self) {
+        self.decoder = Box::new(Deaf);
+        self.rest = None;
+        self.account_for(0);
     }
 
     /// Carries out what the server decided about this connection.
     fn end(&mut self, end: End) {
         let closing = matches!(self.step, Step::Closing(_) | Step::Over);
-        if closing && !end.resets() {
+        if closing && !end.resets() && end != End::Crowded {
             return;
         }
         let (id, peer) = (self.slot.id, self.session.peer);
@@ -427,7 +448,8 @@ impl Transport {
                 self.shared.ledger().cut_off(why);
                 self.why = Some(ErrorCode::SlowConsumer);
                 let why = match why {
-                    SlowReason::QueueFull => "its queue is full",
+                    SlowReason::QueueFull if self.shared.config.max_queue_frames == 0 => "max_queue_bytes is reached",
+                    SlowReason::QueueFull => "max_queue_frames or max_queue_bytes is reached",
                     SlowReason::Stalled => "it has taken nothing for too long",
                     SlowReason::Memory => "memory is nearly used up and its queue among the largest",
                 };
@@ -459,11 +481,10 @@ impl Transport {
                 self.why = Some(ErrorCode::Internal);
                 self.step = Step::Over;
             }
-            End::FrameTimeout => {
-                self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
-                let code = ErrorCode::FrameTimeout;
-                self.answer_error(FrameError::new(code, "finish each frame in time; this one was left unfinished"));
-            }
+            End::FrameTimeout => self.time_is_up(),
+            End::PingTimeout => self.end_if_silent(),
+            End::Overloaded => self.end_for_memory(),
+            End::Crowded => self.crowded_out(),
             End::MessagesLost => {
                 log::warn!(
                     "client {id} ({peer}): closed, it would have missed messages of a topic that started afresh"
@@ -490,6 +511,22 @@ impl Transport {
         }
     }
 
+    /// Closes because memory is short, and the client holds some without having asked for anything.
+    fn end_for_memory(&mut self) {
+        self.shared.counters.connections_closed_for_memory.fetch_add(1, Ordering::Relaxed);
+        if let Some(account) = &self.slot.account {
+            account.given_up.add(1);
+        }
+        log::debug!("client {} ({}): closed, memory is short", self.slot.id, self.session.peer);
+        let message = "the server is short of memory, and this connection holds some without asking for anything";
+        self.say_bye(None, ErrorCode::ServerOverloaded, message);
+        // Where something was sent that is not read, a reset would overtake the frame that says why.
+        let patience = if self.slot.kept.is_given_up() { LINGER } else { Duration::ZERO };
+        if let Step::Closing(closing) = &mut self.step {
+            closing.deadline.as_mut().reset(self.shared.close_deadline(patience));
+        }
+    }
+
     /// Closes because the instance ends.
     fn drain(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
@@ -499,6 +536,10 @@ impl Transport {
 
     /// Reads, decodes and carries out; ready when the next step is another one.
     fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if self.slot.is_paused() {
+            return Poll::Pending;
+        }
+        ready!(self.poll_portion(cx));
         if self.undecoded {
             // Also where no byte is left: one request may ask for many things.
             let rest = self.rest.take();
@@ -511,18 +552,24 @@ impl Transport {
                 rest.advance(rest.len() - left);
                 self.rest = Some(rest);
             }
+            if self.is_interrupted() {
+                return self.wait_for_portion(Want::More, cx);
+            }
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            while matches!(self.step, Step::Reading) {
+            while !self.undecoded && self.may_go_on() {
                 match ready!(self.slot.poll_read(cx, scratch)) {
                     Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
+                        self.portion.add_read(length);
                         let mut input = &scratch[..length];
                         self.process(&mut input);
+                        self.slot.pulse.hear(self.shared.clock.tick());
                         if !input.is_empty() {
                             self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
-                        } else if length == scratch.len() {
-                            return yield_now(cx);
+                        }
+                        if self.is_interrupted() || length == scratch.len() && matches!(self.step, Step::Reading) {
+                            return self.wait_for_portion(Want::More, cx);
                         }
                     }
                     Err(error) => {
@@ -535,32 +582,43 @@ impl Transport {
         })
     }
 
-    /// Carries out the commands in `input`, up to one that has to wait.
+    /// Carries out the commands in `input`, up to one that has to wait, or to the end of a portion.
     fn process(&mut self, input: &mut &[u8]) {
         let limits = self.shared.wire_limits();
         let mut completed = false;
         self.undecoded = true;
-        while matches!(self.step, Step::Reading) {
+        while self.may_go_on() && !self.portion.is_used_up() {
             let Some(decoded) = self.decoder.decode(input, &limits) else {
                 self.undecoded = false;
                 break;
             };
+            self.portion.add_command(&decoded);
             let becomes = matches!(decoded, Ok(Command::Become(_)));
             match decoded {
                 Ok(command) => self.carry_out(command),
                 Err(error) => self.answer_error(error),
             }
-            // A client that is not served yet gains no time by what does not open its connection, such as a ping.
+            // A client that is not served yet gains no time by what does not open its connection, such as a ping, and a guest
+            // none by anything but a publication.
             // Nor does one that leaves a message unfinished gain any by a ping between two parts of it.
-            completed = completed || ((self.opened || becomes) && !self.decoder.is_mid_frame());
+            let gains_time = self.opened && !self.is_silent_guest() || becomes;
+            completed = completed || (gains_time && !self.decoder.is_mid_frame());
         }
-        let unfinished = input.is_empty() && self.is_awaited();
-        self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+        // Nothing is known of what follows the end of a portion. A frame that was late before it is late after it.
+        if !self.is_interrupted() || completed {
+            let unfinished = input.is_empty() && self.is_awaited();
+            self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+        }
     }
 
-    /// Whether the client owes us bytes: the rest of a frame, or what opens its connection.
+    /// Whether the next command may be carried out: none waits, and the client takes the answers to those before.
+    fn may_go_on(&self) -> bool {
+        matches!(self.step, Step::Reading) && !self.slot.is_paused()
+    }
+
+    /// Whether the client owes us bytes: the rest of a frame, what opens its connection, or what a guest is for.
     fn is_awaited(&self) -> bool {
-        matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened)
+        matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened || self.is_silent_guest())
     }
 
     /// Does what takes long, now or when there is a place.
@@ -600,8 +658,12 @@ impl Transport {
     }
 
     fn carry_out(&mut self, command: Command) {
+        if self.needs_place(&command) && !self.take_place() {
+            return;
+        }
         let fresh = self.fresh;
         self.fresh &= matches!(command, Command::Ping | Command::Pong);
+        self.note_asked(&command);
         match command {
             Command::Open(open) if !self.opened => self.open(*open),
             Command::Open(_) => {
@@ -624,7 +686,8 @@ impl Transport {
                 let message = "open the connection first";
                 self.answer_error(FrameError::new(ErrorCode::BadOpen, message));
             }
-            Command::Ping | Command::Pong => {}
+            Command::Ping => {}
+            Command::Pong => self.answered_ping(),
             Command::AllAsked => self.all_asked(),
             Command::Attach { token, received } if fresh => self.in_turn(Lengthy::Attach(Box::new((token, received)))),
             Command::Attach { .. } => {
@@ -635,13 +698,8 @@ impl Transport {
                 self.ask_to_subscribe(Box::new(Asking { name, since, id }));
             }
             Command::Unsubscribe { topic: name, id } => {
-                let left = self.session.with_subscriptions(|subscriptions| {
-                    let index = subscriptions.iter().position(|(topic, _)| topic.name == name)?;
-                    Some(subscriptions.swap_remove(index))
-                });
-                if let Some(Some((topic, subscription))) = left {
-                    leave(&topic, subscription);
-                }
+                self.unsubscribe(&name);
+                self.session.forget_earlier(&name, self.shared.config.max_topics_per_client);
                 self.slot.tell(&Event::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {
@@ -653,6 +711,20 @@ impl Transport {
                 let (reply, outcome) = Reply::promise();
                 self.publish(topic, Pending { publication, reply }, Some(outcome));
             }
+        }
+    }
+
+    /// Whoever is subscribed or publishes is no stranger.
+    fn note_asked(&self, command: &Command) {
+        let asks = matches!(
+            command,
+            Command::Subscribe { .. }
+                | Command::Attach { .. }
+                | Command::Publish { .. }
+                | Command::PublishAndClose { .. }
+        );
+        if asks && !self.slot.has_asked() {
+            self.slot.note_asked();
         }
     }
 
@@ -675,47 +747,7 @@ impl Transport {
         }
     }
 
-    /// Reads what a client asks for that is refused whatever that is, to tell it so that it understands.
-    fn hear_out(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        let Self { step: Step::Closing(closing), decoder, slot, shared, .. } = self else { return Poll::Ready(()) };
-        let Some(unheard) = &closing.unheard else { return Poll::Ready(()) };
-        let limits = shared.wire_limits();
-        let words = loop {
-            if closing.deadline.as_mut().poll(cx).is_ready() {
-                break None;
-            }
-            let read = SCRATCH.with_borrow_mut(|scratch| {
-                slot.poll_read(cx, scratch)
-                    .map_ok(|length| (length > 0, decoder.decode(&mut &scratch[..length], &limits)))
-            });
-            match ready!(read) {
-                Ok((true, None)) => {}
-                Ok((true, Some(Ok(Command::Close(bytes))))) => break Some(bytes),
-                Ok((true, Some(Ok(_)))) => {
-                    let Unheard { code, ref message, reconnect_after } = **unheard;
-                    let refusal = Refusal { id: None, code, message, reconnect_after };
-                    let refusing = match decoder.successor() {
-                        Some((_, successor)) => successor.refuse(&refusal),
-                        None => decoder.refuse(&refusal),
-                    };
-                    break match refusing {
-                        Refusing::With(bytes) => Some(bytes),
-                        Refusing::ByCodec | Refusing::OnceRead => None,
-                    };
-                }
-                Ok(_) | Err(_) => break None,
-            }
-        };
-        closing.unheard = None;
-        if let Some(words) = words {
-            closing.last_words = words;
-        }
-        closing.deadline.as_mut().reset(shared.close_deadline(shared.config.drain_timeout));
-        Poll::Ready(())
-    }
-
     fn finish_closing(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
-        ready!(self.hear_out(cx));
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
         if !closing.fin_sent && self.slot.is_settled() {
             // Much may wait for a client that reads slowly, and a heartbeat would come behind the last words.
@@ -768,6 +800,7 @@ impl Actor for Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         self.leave_topics();
+        self.leave_line();
         self.account_for(0);
         if self.opened
             && let Some(client) = self.session.client()
@@ -787,6 +820,20 @@ impl Drop for Transport {
     }
 }
 
+/// The decoder of a connection that closes: nothing that its client still sends means anything.
+struct Deaf;
+
+impl Decoder for Deaf {
+    fn decode(&mut self, input: &mut &[u8], _: &Limits) -> Option<Result<Command, FrameError>> {
+        *input = &[];
+        None
+    }
+
+    fn buffered(&self) -> usize {
+        0
+    }
+}
+
 /// Drives the Transport for as long as its connection lasts.
 struct Connection;
 
@@ -799,8 +846,12 @@ impl ActorFuture<Transport> for Connection {
         ctx: &mut Context<Transport>,
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
-        let run = transport.run(cx);
-        transport.account();
+        let mut run = transport.run(cx);
+        if transport.account() && run.is_pending() {
+            transport.end(End::Overloaded);
+            run = transport.run(cx);
+        }
+        transport.charge();
         ready!(run);
         ctx.stop();
         Poll::Ready(())

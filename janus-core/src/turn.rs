@@ -35,10 +35,13 @@ pub(crate) struct Turns {
 
 #[derive(Default)]
 struct State {
-    /// The arbiter's last pause that was seen: it ends a turn, too.
+    /// The arbiter's pause with which this turn began: the next pause ends the turn, and comes after every task that was woken.
     pause: u64,
     /// Places of this turn that are taken.
     taken: usize,
+    /// Connections that were called in this turn and have not run yet. A connection that closed instead is counted until the
+    /// turn ends: newcomers have to queue for so long, and the next call frees them.
+    called: usize,
     waiting: VecDeque<Waker>,
     /// The ticket of the first who waits; tickets below it have been called.
     first: u64,
@@ -52,13 +55,14 @@ impl Turns {
     /// Places in a turn. Each is some 10 µs of the arbiter's time, and a fan-out to 200 subscribers takes seven turns.
     const PLACES: usize = 8;
 
-    /// Takes a place of this turn, if there is one and nobody waits; `pause` is the number of the arbiter's last pause.
+    /// Takes a place of this turn, if one is free and no connection that came earlier waits, or was called and has still to run;
+    /// `pause` is the number of the arbiter's last pause.
     pub(crate) fn take(&self, pause: u64) -> bool {
         let mut state = self.state.lock();
         if state.pause != pause && state.waiting.is_empty() {
-            (state.pause, state.taken) = (pause, 0);
+            (state.pause, state.taken, state.called) = (pause, 0, 0);
         }
-        let free = state.waiting.is_empty() && state.taken < Self::PLACES;
+        let free = state.waiting.is_empty() && state.called == 0 && state.taken < Self::PLACES;
         state.taken += usize::from(free);
         free
     }
@@ -67,7 +71,10 @@ impl Turns {
     pub(crate) fn poll_place(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> Poll<()> {
         let mut state = self.state.lock();
         match ticket {
-            Some(Ticket(number)) if *number < state.first => return Poll::Ready(()),
+            Some(Ticket(number)) if *number < state.first => {
+                state.called = state.called.saturating_sub(1);
+                return Poll::Ready(());
+            }
             Some(Ticket(number)) => {
                 let index = (*number - state.first) as usize;
                 state.waiting[index].clone_from(waker);
@@ -83,25 +90,28 @@ impl Turns {
         Poll::Pending
     }
 
-    /// Gives out places, a turn's at a time, for ever.
-    pub(crate) async fn keep(&self) {
+    /// Gives out places, a turn's at a time, for ever; `pauses` counts those of the arbiter.
+    pub(crate) async fn keep(&self, pauses: impl Fn() -> u64) {
         loop {
             poll_fn(|cx| {
                 self.keeper.register(cx.waker());
                 if self.state.lock().waiting.is_empty() { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
-            // The places of the current turn are taken, or nobody would wait.
+            // The places of the current turn are taken, or connections that were called have still to run.
             tokio::task::yield_now().await;
-            self.call();
+            self.call(pauses());
         }
     }
 
-    fn call(&self) {
+    /// Begins a turn with those that have waited longest. All that were called before have run by now: they were woken in an
+    /// earlier turn, and tasks run in the order in which they are woken.
+    fn call(&self, pause: u64) {
         let called: Vec<Waker> = {
             let mut state = self.state.lock();
             let count = state.waiting.len().min(Self::PLACES);
-            (state.taken, state.first) = (count, state.first + count as u64);
+            (state.pause, state.taken, state.called) = (pause, count, count);
+            state.first += count as u64;
             let called = state.waiting.drain(..count).collect();
             if state.waiting.is_empty() {
                 // A storm must not be paid for until the next one.
@@ -116,7 +126,11 @@ impl Turns {
 impl fmt::Debug for Turns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
-        f.debug_struct("Turns").field("taken", &state.taken).field("waiting", &state.waiting.len()).finish()
+        f.debug_struct("Turns")
+            .field("taken", &state.taken)
+            .field("called", &state.called)
+            .field("waiting", &state.waiting.len())
+            .finish()
     }
 }
 
@@ -142,9 +156,49 @@ mod tests {
             let expected = (0..tickets.len()).map(|number| number >= called).collect::<Vec<_>>();
             assert_eq!(waiting(&mut tickets), expected);
             assert!(!turns.take(called as u64), "others wait already");
-            turns.call();
+            turns.call(called as u64);
         }
         assert!(waiting(&mut tickets).iter().all(|waits| !waits));
         assert!(turns.take(u64::MAX));
+    }
+
+    /// Turns in which so many connections wait, with the tickets of these.
+    fn waiting(count: usize) -> (Turns, Vec<Option<Ticket>>) {
+        let turns = Turns::default();
+        let mut tickets = vec![None; count];
+        for ticket in &mut tickets {
+            assert!(turns.poll_place(ticket, Waker::noop()).is_pending());
+        }
+        (turns, tickets)
+    }
+
+    #[test]
+    fn nobody_overtakes_connections_that_were_called_and_have_not_run() {
+        let (turns, mut tickets) = waiting(2);
+        turns.call(7);
+        for ticket in &mut tickets {
+            assert!(!turns.take(7), "one that came earlier has still to run");
+            assert!(turns.poll_place(ticket, Waker::noop()).is_ready());
+        }
+        assert!(turns.take(7), "places are left in this turn");
+    }
+
+    #[test]
+    fn a_connection_that_ends_when_it_is_called_holds_up_nobody_for_long() {
+        let (turns, tickets) = waiting(2);
+        turns.call(7);
+        drop(tickets);
+        assert!(turns.take(8), "after a pause all have run that ever will");
+
+        let (turns, tickets) = waiting(2);
+        turns.call(7);
+        drop(tickets);
+        // An arbiter that never pauses: a newcomer queues, and is called with the next.
+        assert!(!turns.take(7));
+        let mut newcomer = None;
+        assert!(turns.poll_place(&mut newcomer, Waker::noop()).is_pending());
+        turns.call(7);
+        assert!(turns.poll_place(&mut newcomer, Waker::noop()).is_ready());
+        assert!(turns.take(7));
     }
 }

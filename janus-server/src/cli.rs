@@ -53,7 +53,7 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Accept clients and deliver what is published, until SIGTERM or SIGINT.
+    /// Accept clients and deliver what is published, until SIGTERM, SIGINT or SIGQUIT.
     Serve(SettingFlags),
     /// Show or check the settings without serving.
     #[command(subcommand)]
@@ -234,6 +234,7 @@ impl Args for SettingFlags {
                 Field::Duration(_) => flag.value_name("DURATION"),
                 Field::Level(_) => flag.value_name("LEVEL"),
                 Field::Policy(_) => flag.value_name("POLICY"),
+                Field::Resume(_) => flag.value_name("BY"),
                 Field::Boolean(_) => {
                     flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
                 }

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::io;
 use std::process::ExitCode;
 
-use crate::{bench, client, serve, settings};
+use crate::{bench, client, logging, serve, settings};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -40,9 +40,7 @@ impl Failure {
             text.push_str(&format!(": {error}"));
             cause = error.source();
         }
-        for line in text.lines() {
-            eprintln!("error: {line}");
-        }
+        logging::last_words(text.lines().map(|line| format!("error: {line}\n")).collect());
         ExitCode::from(if self.is_usage() { 2 } else { 1 })
     }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::api::{MAX_LINGERING, MAX_REFUSALS};
 use crate::settings::Settings;
 
 /// Descriptors that are not for clients: listeners, the runtime's own, the log, and some to spare.
@@ -16,17 +17,20 @@ pub(crate) fn raise_descriptors() -> u64 {
         .unwrap_or(1_024)
 }
 
-/// Raises the limit and lowers `max_connections` to what fits: a server that accepts more than it has descriptors for
-/// cannot even tell the client why it is turned away. Only an operator who asked for more (`asked_for`) is warned; the
-/// default is more than most machines allow. Requests to the HTTP API take no more than a sixteenth of what there is.
+/// Raises the limit and lowers what the settings ask for to what fits: a server that accepts more than it has descriptors for
+/// can neither tell a client why it is turned away nor serve its API. Only an operator who asked for more clients
+/// (`asked_for`) is warned; the default is more than most machines allow.
 pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
     let limit = raise_descriptors();
-    let free = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
-    let requests = if settings.core.http_listen.is_empty() { 0 } else { settings.max_api_connections.min(free / 16) };
-    settings.max_api_connections = requests.max(1);
-    let clients = (free - requests).max(1);
-    log::info!("{limit} descriptors allow {clients} clients");
     let config = &mut settings.core;
+    let has_http = !config.http_listen.is_empty();
+    let requests = if has_http { settings.max_api_connections } else { 0 };
+    let shares = Shares::of(limit, requests, config.reserved_connections, config.max_refusals, config.max_connections);
+    let Shares { clients, requests, reserved, refusals } = shares;
+    settings.max_api_connections = requests.max(1);
+    config.reserved_connections = reserved;
+    config.max_refusals = refusals;
+    log::info!("{limit} descriptors allow {clients} clients");
     if config.max_connections > clients {
         if asked_for {
             log::warn!(
@@ -36,8 +40,44 @@ pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Set
         }
         config.max_connections = clients;
     }
-    make_room((config.max_connections + requests) as u64 + RESERVED_DESCRIPTORS);
+    make_room((config.max_connections + requests + reserved + refusals) as u64 + RESERVED_DESCRIPTORS);
     settings
+}
+
+/// Requests to the HTTP API that are refused, or have their answer and are about to be closed.
+const ANSWERED_REQUESTS: usize = MAX_REFUSALS + MAX_LINGERING;
+
+/// How descriptors are divided. What is not for clients is never taken by them, so that a full server can still be
+/// published to and looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shares {
+    /// As many clients as there can be.
+    clients: usize,
+    /// Requests to the HTTP API that are being served.
+    requests: usize,
+    /// Connections without a place of `max_connections`.
+    reserved: usize,
+    /// Connections that are being refused.
+    refusals: usize,
+}
+
+impl Shares {
+    /// Of a limit, for what the settings ask for. Where that is too much, requests to the API take a sixteenth at most, and
+    /// those that have their answer, guests and refusals a 128th each.
+    fn of(limit: u64, requests: usize, reserved: usize, refusals: usize, max_connections: usize) -> Self {
+        let free = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+        let requests = requests.min(free / 16);
+        // So many at least are accepted in one turn, and must not crowd each other out before they are read.
+        const FEWEST: usize = 16;
+        let (reserved_of_few, refusals_of_few) = (reserved.min((free / 128).max(FEWEST)), refusals.min(free / 128));
+        let fewer = Self { clients: 0, requests, reserved: reserved_of_few, refusals: refusals_of_few };
+        let all = Self { reserved, refusals, ..fewer };
+        let answered = if requests > 0 { ANSWERED_REQUESTS.min(free / 128) } else { 0 };
+        let others = |shares: Self| requests + answered + shares.reserved + shares.refusals;
+        let fits = max_connections.saturating_add(others(all)) <= free;
+        let shares = if fits { all } else { fewer };
+        Self { clients: free.saturating_sub(others(shares)).max(1), ..shares }
+    }
 }
 
 /// Has the kernel make its table of this process's descriptors as large as it will get. It doubles a table that is full,
@@ -151,6 +191,21 @@ mod tests {
     #[track_caller]
     fn assert_memory(files: &[(&str, &str)], mib: u64, file: &str) {
         assert_eq!(memory(files), Memory { bytes: mib << 20, file: file.into() });
+    }
+
+    #[test]
+    fn what_clients_cannot_take_is_there_for_api_guests_and_refusals() {
+        let divided = |limit, max_connections| {
+            let Shares { clients, requests, reserved, refusals } = Shares::of(limit, 256, 256, 1_024, max_connections);
+            let all = clients + requests + reserved + refusals;
+            assert!(all as u64 + RESERVED_DESCRIPTORS <= limit, "{limit}");
+            (clients, requests, reserved, refusals)
+        };
+        assert_eq!(divided(20_000, 100_000), (19_242, 256, 155, 155));
+        assert_eq!(divided(20_000, 5_000), (18_272, 256, 256, 1_024), "where all of it fits, all is there");
+        assert_eq!(divided(1_064, 100_000), (908, 62, 16, 7));
+        assert_eq!(divided(1 << 20, 100_000).0, (1 << 20) - 64 - 1_664);
+        assert_eq!(Shares::of(10, 256, 256, 1_024, 1), Shares { clients: 1, requests: 0, reserved: 16, refusals: 0 });
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod cli;
 mod client;
 mod failure;
 mod limits;
+mod logging;
 mod serve;
 mod settings;
+mod signals;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ use clap::Parser as _;
 use cli::{Cli, Command, ConfigCommand, SettingFlags};
 use failure::Failure;
 use limits::Memory;
+use serve::ServeError;
 use settings::Loaded;
 
 // A cast between two actors costs two allocations, and this allocator halves their price. Only the binary chooses one;
@@ -41,10 +44,12 @@ fn main() -> ExitCode {
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let loaded = load(flags)?;
-    start_log(loaded.settings.log);
+    let _flush = logging::start(loaded.settings.log, loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
+    // Not before: see `make_room` there.
+    logging::start_writing().map_err(ServeError::Log)?;
     serve::run(&settings)?;
     Ok(())
 }
@@ -62,9 +67,4 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
 
 fn load(flags: &SettingFlags) -> Result<Loaded, Failure> {
     Ok(Loaded::read(&flags.0, std::env::vars_os(), Memory::of_this_process())?)
-}
-
-/// Logs to standard error, so that standard output stays what a command prints.
-fn start_log(level: log::LevelFilter) {
-    env_logger::Builder::new().filter_level(level).format_timestamp_millis().init();
 }

@@ -1,17 +1,19 @@
 //! `janus-server serve`: starts the tree, waits for a signal or for the tree's own end, and drains.
 //!
-//! The first SIGTERM or SIGINT drains and ends with exit code 0. A second one does not wait for the drain and ends with
-//! 1, as messages that were queued are lost. When the tree gives up, the reason is told and the exit code is 1.
+//! The first SIGTERM, SIGINT or SIGQUIT drains and ends with exit code 0. A later one (`signals.rs` says which) does not wait for
+//! the drain and ends with 1, as messages that were queued are lost. When the tree gives up, the reason is told and the exit
+//! code is 1.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use janus_core::{Janus, StartError};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::Api;
 use crate::settings::Settings;
+use crate::signals::{SAME_STOP, Signals};
 
 /// Requests to the HTTP API that wait for the thread that serves it; more are closed at once.
 const MAX_WAITING_REQUESTS: usize = 1_024;
@@ -19,6 +21,8 @@ const MAX_WAITING_REQUESTS: usize = 1_024;
 /// Why serving ended otherwise than by a drain.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
+    #[error("cannot start the thread that writes the log")]
+    Log(#[source] std::io::Error),
     #[error("cannot set up the runtime")]
     Runtime(#[source] std::io::Error),
     #[error("cannot listen on {addr}{}", advice(source))]
@@ -27,7 +31,7 @@ pub(crate) enum ServeError {
     Start(StartError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
-    #[error("ended by a second signal; what was still queued is lost")]
+    #[error("ended by another signal; what was still queued is lost")]
     Interrupted,
 }
 
@@ -82,8 +86,11 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     }
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.next() => log::info!("{name}: draining over {drain_period:?}; a second signal ends at once"),
+        name = signals.stop() => {
+            log::info!("{name}: draining over {drain_period:?}; another signal after {SAME_STOP:?} ends at once");
+        }
     }
+    let stopped = Instant::now();
     tokio::select! {
         report = janus.shutdown() => {
             api.finish().await;
@@ -93,7 +100,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             }
             Ok(())
         }
-        name = signals.next() => {
+        name = signals.stop_again(stopped) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
@@ -109,25 +116,6 @@ async fn crash_until_it_gives_up(janus: Janus) {
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
-}
-
-/// The signals that ask for an end: SIGTERM comes from a service manager, SIGINT from a terminal.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }
 

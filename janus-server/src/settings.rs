@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use janus_core::{Config, ConfigError, Namespace, SlowConsumer};
+use janus_core::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 use log::LevelFilter;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -24,6 +24,7 @@ use crate::limits::Memory;
 pub(crate) struct Settings {
     pub(crate) core: Config,
     pub(crate) log: LevelFilter,
+    pub(crate) log_queue: usize,
     pub(crate) api_key: ApiKey,
     pub(crate) max_api_connections: usize,
 }
@@ -34,6 +35,7 @@ impl Default for Settings {
         Self {
             core: Config { http_listen, ..Config::default() },
             log: LevelFilter::Info,
+            log_queue: 4_096,
             api_key: ApiKey::default(),
             max_api_connections: 256,
         }
@@ -54,6 +56,9 @@ impl Settings {
         }
         if !(1..=100_000).contains(&self.max_api_connections) {
             return bad("max_api_connections", self.max_api_connections.to_string(), "1 to 100,000");
+        }
+        if !(64..=1 << 20).contains(&self.log_queue) {
+            return bad("log_queue", self.log_queue.to_string(), "64 to 1,048,576");
         }
         Ok(())
     }
@@ -109,6 +114,7 @@ pub(crate) enum Field {
     Boolean(fn(&mut Settings) -> &mut bool),
     Level(fn(&mut Settings) -> &mut LevelFilter),
     Policy(fn(&mut Settings) -> &mut SlowConsumer),
+    Resume(fn(&mut Settings) -> &mut Resume),
     Origins(fn(&mut Settings) -> &mut Vec<String>),
     /// Has no flag, because everybody on a machine can read the command lines of its processes.
     Secret(fn(&mut Settings) -> &mut ApiKey),
@@ -139,7 +145,7 @@ pub(crate) static TABLE: &[Setting] = &[
     Setting {
         name: "api_key",
         doc: "What users of the HTTP API must show as `Authorization: Bearer KEY`. Without one the API is served only if all \
-              of `http_listen` is loopback. It is never printed, and has no flag.",
+              of `http_listen` is loopback, and not to requests that a proxy has passed on. It is never printed, and has no flag.",
         field: Field::Secret(|s| &mut s.api_key),
     },
     Setting {
@@ -149,18 +155,30 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting { name: "log", doc: "How much is logged to standard error.", field: Field::Level(|s| &mut s.log) },
     Setting {
+        name: "log_queue",
+        doc: "Lines of the log that wait until standard error takes them. Further ones are lost, and counted.",
+        field: Field::Count(|s| &mut s.log_queue),
+    },
+    Setting {
         name: "threads",
         doc: "Threads that deliver: one is home to the actors, the others help it send.",
         field: Field::Count(|s| &mut s.core.threads),
     },
     Setting {
         name: "max_connections",
-        doc: "Clients connected at once. One more is told `too_many_connections` and closed.",
+        doc: "Clients connected at once. One more that wants to subscribe is told `too_many_connections` and closed.",
         field: Field::Count(|s| &mut s.core.max_connections),
     },
     Setting {
+        name: "reserved_connections",
+        doc: "Connections beyond `max_connections` for what goes on when the server is full: requests to the HTTP API, \
+              publishers of the classic protocol, and connections that have not said yet what they are for. One more takes \
+              the room of the oldest silent one of the address that has most of them.",
+        field: Field::Count(|s| &mut s.core.reserved_connections),
+    },
+    Setting {
         name: "max_refusals",
-        doc: "Connections beyond `max_connections` that may wait until they have read why; more are closed at once.",
+        doc: "Connections that are refused and may wait until they have read why; more are closed at once.",
         field: Field::Count(|s| &mut s.core.max_refusals),
     },
     Setting {
@@ -192,17 +210,26 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "max_topics",
-        doc: "Topics that exist at once. One more is refused (`too_many_topics_on_server`).",
+        doc: "Topics that exist at once. One more takes the place of an unused one, or is refused \
+              (`too_many_topics_on_server`).",
         field: Field::Count(|s| &mut s.core.max_topics),
     },
     Setting {
+        name: "address_share",
+        doc: "Per cent of `max_topics`, and of `max_detached_sessions`, that the clients of one address may hold while \
+              there is no room: beyond it they make room for themselves, and otherwise the address that holds most does.",
+        field: Field::Count(|s| &mut s.core.address_share),
+    },
+    Setting {
         name: "max_queue_frames",
-        doc: "Frames that wait for one client. One more makes it a slow consumer, and `slow_consumer` says what happens.",
+        doc: "Messages that wait for one client; 0 for no limit but that in bytes. One more makes it a slow consumer, and \
+              `slow_consumer` says what happens.",
         field: Field::Count(|s| &mut s.core.max_queue_frames),
     },
     Setting {
         name: "max_queue_bytes",
-        doc: "The same limit in bytes.",
+        doc: "The same limit in bytes, with 64 for each batch of messages. Answers to what a client asks for may take a \
+              quarter as much beside them; then the client is not read until it has taken some.",
         field: Field::Bytes(|s| &mut s.core.max_queue_bytes),
     },
     Setting {
@@ -238,13 +265,20 @@ pub(crate) static TABLE: &[Setting] = &[
         field: Field::Duration(|s| &mut s.core.heartbeat_interval),
     },
     Setting {
+        name: "pong_timeout",
+        doc: "How long a client may owe the answer to a `PING` before its connection is closed (`ping_timeout`): each over \
+              WebSocket, and one of the classic protocol that has answered before. `0 s` closes none.",
+        field: Field::Duration(|s| &mut s.core.pong_timeout),
+    },
+    Setting {
         name: "session_ttl",
         doc: "How long a session lives on after its connection ended, to be resumed.",
         field: Field::Duration(|s| &mut s.core.session_ttl),
     },
     Setting {
         name: "max_detached_sessions",
-        doc: "Sessions without a connection that are kept; beyond it the one detached longest ends.",
+        doc: "Sessions without a connection that are kept; one more, and the one detached longest ends, of the address \
+              that `address_share` says.",
         field: Field::Count(|s| &mut s.core.max_detached_sessions),
     },
     Setting {
@@ -282,6 +316,12 @@ pub(crate) static TABLE: &[Setting] = &[
         name: "history_age",
         doc: "How long a message stays in the history.",
         field: Field::Duration(|s| &mut s.core.default_namespace.history_age),
+    },
+    Setting {
+        name: "resume",
+        doc: "Which clients may go on where they were, and so be given what was said before they subscribed, whatever \
+              `history` says: all that name a position, only those that show their session's token, or none.",
+        field: Field::Resume(|s| &mut s.core.default_namespace.resume),
     },
     Setting {
         name: "slow_consumer",
@@ -341,10 +381,17 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "memory_budget_bytes",
-        doc: "Bytes that messages, queues, sessions and connections may take together; 0 for no budget. At 80 % history is \
-              trimmed, at 90 % detached sessions end, at 92 % the clients with the largest queues are closed, at 95 % \
-              new connections are refused.",
+        doc: "Bytes that messages, queues, sessions and connections may take together; 0 for no budget. At 80 % \
+              strangers give back what they hold, and where that is not enough history is trimmed, at 90 % detached \
+              sessions end, at 92 % the clients with the largest queues are closed, at 95 % new clients are refused.",
         field: Field::Bytes(|s| &mut s.core.memory_budget_bytes),
+    },
+    Setting {
+        name: "input_share",
+        doc: "Per cent of `memory_budget_bytes` that all clients together may take with frames and heads without an end, and \
+              with messages that wait. Beyond it connections of the address that holds most are closed \
+              (`server_overloaded`).",
+        field: Field::Count(|s| &mut s.core.input_share),
     },
     Setting {
         name: "backlog",
@@ -353,13 +400,15 @@ pub(crate) static TABLE: &[Setting] = &[
     },
     Setting {
         name: "allow_publish",
-        doc: "Whether clients of a listener that is not on loopback may publish.",
+        doc: "Whether clients may publish that are not known to be on this machine: those of a listener that is not on loopback, \
+              and those that a proxy has passed on.",
         field: Field::Boolean(|s| &mut s.core.allow_publish),
     },
 ];
 
 /// The settings that a table `[namespace.NAME]` may have too. At the top level they are those of the default namespace.
-const OF_A_NAMESPACE: &[&str] = &["history", "history_messages", "history_bytes", "history_age", "slow_consumer"];
+const OF_A_NAMESPACE: &[&str] =
+    &["history", "history_messages", "history_bytes", "history_age", "resume", "slow_consumer"];
 
 /// The values that stand on the command line, as text, and the file that it names.
 #[derive(Debug, Default)]
@@ -399,6 +448,8 @@ pub(crate) enum Origin {
     Flag(String),
     /// Nowhere: it follows from the memory there is.
     Memory(Memory),
+    /// Nowhere: it follows from `heartbeat_interval`.
+    Heartbeat,
 }
 
 /// Why the settings cannot be used; each says where, what, and what was expected instead.
@@ -463,6 +514,7 @@ impl Loaded {
             loaded.settings.core.memory_budget_bytes = memory.budget();
             loaded.origins[index_of("memory_budget_bytes")] = Origin::Memory(memory);
         }
+        loaded.follow_heartbeat();
         loaded.add_namespaces();
         if problems.is_empty()
             && let Err(error) = loaded.settings.validate()
@@ -609,9 +661,20 @@ impl Loaded {
         }
     }
 
+    /// Who has pings sent often wants to know soon that nobody answers them.
+    fn follow_heartbeat(&mut self) {
+        let core = &mut self.settings.core;
+        let heartbeats = core.heartbeat_interval.saturating_mul(HEARTBEATS_WITHOUT_ANSWER).max(SHORTEST_FOLLOWING);
+        let index = index_of("pong_timeout");
+        if matches!(self.origins[index], Origin::Default) && heartbeats < core.pong_timeout {
+            core.pong_timeout = heartbeats;
+            self.origins[index] = Origin::Heartbeat;
+        }
+    }
+
     /// Whether the setting was written anywhere, be it with its default.
     pub(crate) fn is_set(&self, name: &str) -> bool {
-        !matches!(self.origins[index_of(name)], Origin::Default | Origin::Memory(_))
+        !matches!(self.origins[index_of(name)], Origin::Default | Origin::Memory(_) | Origin::Heartbeat)
     }
 
     /// One setting in force and its origin, for the log.
@@ -670,6 +733,7 @@ impl Setting {
             Field::Duration(_) => format!("{}, with a unit such as \"10 s\"", range.unwrap_or("a duration")),
             Field::Boolean(_) => "true or false".to_owned(),
             Field::Policy(_) => "\"disconnect\", \"drop_oldest\", \"drop_newest\" or \"conflate\"".to_owned(),
+            Field::Resume(_) => "\"position\", \"session\" or \"off\"".to_owned(),
             Field::Level(_) => "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"".to_owned(),
         }
     }
@@ -707,19 +771,25 @@ impl Setting {
             Field::Count32(field) => *field(&mut settings) = u32::MAX,
             Field::Duration(field) => *field(&mut settings) = Duration::MAX,
             Field::Secret(field) => *field(&mut settings) = ApiKey(" ".to_owned()),
-            Field::Addresses(_) | Field::Origins(_) | Field::Boolean(_) | Field::Level(_) | Field::Policy(_) => {}
+            Field::Addresses(_)
+            | Field::Origins(_)
+            | Field::Boolean(_)
+            | Field::Level(_)
+            | Field::Policy(_)
+            | Field::Resume(_) => {}
         }
         settings.validate().err().filter(|error| self.is_meant_by(error)).map(|error| error.expected)
     }
 
-    /// The default as the file would have it, or described if it depends on the machine.
+    /// The default as the file would have it, or described if it depends on the machine or on another setting.
     pub(crate) fn default_text(&self) -> String {
-        self.default_of_the_machine().map_or_else(|| self.read(&Settings::default()).toml(), str::to_owned)
+        self.described_default().map_or_else(|| self.read(&Settings::default()).toml(), str::to_owned)
     }
 
-    fn default_of_the_machine(&self) -> Option<&'static str> {
+    fn described_default(&self) -> Option<&'static str> {
         match self.name {
             "threads" => Some("the number of cores"),
+            "pong_timeout" => Some("20 s, or five times `heartbeat_interval` if that is less"),
             "memory_budget_bytes" => Some("half of the memory"),
             _ => None,
         }
@@ -736,6 +806,7 @@ impl Setting {
             Field::Boolean(field) => Value::Boolean(*field(&mut settings)),
             Field::Level(field) => Value::Level(*field(&mut settings)),
             Field::Policy(field) => Value::Policy(*field(&mut settings)),
+            Field::Resume(field) => Value::Resume(*field(&mut settings)),
             Field::Origins(field) => Value::Origins(field(&mut settings).clone()),
             Field::Secret(field) => Value::Secret(field(&mut settings).clone()),
         }
@@ -752,6 +823,7 @@ impl Setting {
             (Field::Boolean(field), Value::Boolean(value)) => *field(settings) = value,
             (Field::Level(field), Value::Level(value)) => *field(settings) = value,
             (Field::Policy(field), Value::Policy(value)) => *field(settings) = value,
+            (Field::Resume(field), Value::Resume(value)) => *field(settings) = value,
             (Field::Origins(field), Value::Origins(value)) => *field(settings) = value,
             (Field::Secret(field), Value::Secret(value)) => *field(settings) = value,
             _ => unreachable!("parse and parse_toml give a value of the field's own kind"),
@@ -778,6 +850,7 @@ impl Setting {
             Field::Boolean(_) => text.parse().ok().map(Value::Boolean),
             Field::Level(_) => text.parse().ok().map(Value::Level),
             Field::Policy(_) => text.parse().ok().map(Value::Policy),
+            Field::Resume(_) => text.parse().ok().map(Value::Resume),
         }
     }
 
@@ -801,7 +874,8 @@ impl Setting {
                 | Field::Bytes(_)
                 | Field::Duration(_)
                 | Field::Level(_)
-                | Field::Policy(_),
+                | Field::Policy(_)
+                | Field::Resume(_),
                 DeValue::String(text),
             ) => self.parse(&[text.as_ref().to_owned()]),
             _ => None,
@@ -819,6 +893,7 @@ enum Value {
     Boolean(bool),
     Level(LevelFilter),
     Policy(SlowConsumer),
+    Resume(Resume),
     Origins(Vec<String>),
     Secret(ApiKey),
 }
@@ -840,6 +915,7 @@ impl Value {
             Self::Duration(duration) => format!("\"{} ms\"", duration.as_millis()),
             Self::Boolean(value) => value.to_string(),
             Self::Policy(policy) => format!("\"{policy}\""),
+            Self::Resume(resume) => format!("\"{resume}\""),
             Self::Origins(origins) => {
                 let quoted: Vec<String> = origins.iter().map(|origin| format!("\"{origin}\"")).collect();
                 format!("[{}]", quoted.join(", "))
@@ -885,6 +961,7 @@ impl fmt::Display for Origin {
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
             Self::Memory(memory) => memory.fmt(f),
+            Self::Heartbeat => f.write_str("five times heartbeat_interval"),
         }
     }
 }
@@ -980,6 +1057,11 @@ fn one_line(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
+/// Heartbeats after which a client without an answer is taken for dead, where `pong_timeout` is not set.
+const HEARTBEATS_WITHOUT_ANSWER: u32 = 5;
+/// No shorter than this, or a network that stalls for a moment would end clients that live.
+const SHORTEST_FOLLOWING: Duration = Duration::from_secs(1);
+
 const PREFIX: &str = "JANUS_";
 const FILE_VARIABLE: &str = "JANUS_CONFIG";
 const SIZE_UNITS: &[(&str, usize)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -1013,7 +1095,7 @@ mod tests {
         // The binary has no hooks.
         fields.retain(|name| !name.contains("hook"));
         fields.extend(OF_A_NAMESPACE);
-        fields.extend(["log", "api_key", "max_api_connections"]);
+        fields.extend(["log", "log_queue", "api_key", "max_api_connections"]);
         let mut names: Vec<&str> = TABLE.iter().map(|setting| setting.name).collect();
         fields.sort_unstable();
         names.sort_unstable();
@@ -1026,7 +1108,7 @@ mod tests {
         let mut table = String::from("| setting | default | accepted | what it is |\n|---|---|---|---|\n");
         for setting in TABLE {
             let default = setting.default_text();
-            let default = if setting.default_of_the_machine().is_some() { default } else { format!("`{default}`") };
+            let default = if setting.described_default().is_some() { default } else { format!("`{default}`") };
             let accepted = setting.range().map_or_else(|| setting.expected(), str::to_owned);
             let _ = writeln!(table, "| `{}` | {default} | {accepted} | {} |", setting.name, setting.doc);
         }
@@ -1068,7 +1150,7 @@ mod tests {
     fn what_show_prints_reads_back_as_the_same_settings() {
         let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nhttp_listen = []\nallowed_origins = \"*\"\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
                        topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10\n\
-                       history = true\nhistory_age = \"5 s\"\nslow_consumer = \"drop_oldest\"";
+                       history = true\nhistory_age = \"5 s\"\nresume = \"session\"\nslow_consumer = \"drop_oldest\"";
         let namespaces =
             "history_age = \"5 s\"\n[namespace.quotes]\nhistory = true\n[namespace.'a \"b\\']\nhistory_bytes = 5000";
         for text in ["", changed, namespaces] {
@@ -1077,6 +1159,27 @@ mod tests {
             assert_eq!(first.settings.core, second.settings.core);
             assert_eq!(first.settings.log, second.settings.log);
         }
+    }
+
+    #[test]
+    fn pings_that_come_often_are_to_be_answered_sooner_unless_it_is_written_how_soon() {
+        for (file, expected) in [
+            ("", 20_000),
+            ("heartbeat_interval = \"60 s\"", 20_000),
+            ("heartbeat_interval = \"1 s\"", 5_000),
+            ("heartbeat_interval = \"1 s\"\npong_timeout = \"20 s\"", 20_000),
+            ("heartbeat_interval = \"1 s\"\npong_timeout = \"0 s\"", 0),
+        ] {
+            let loaded = read_file(file).unwrap();
+            assert_eq!(loaded.settings.core.pong_timeout, Duration::from_millis(expected), "{file}");
+        }
+        let shown = read_file("heartbeat_interval = \"1 s\"").unwrap().describe("pong_timeout");
+        assert_eq!(shown, "pong_timeout = \"5 s\" (five times heartbeat_interval)");
+        let problems = read_file("pong_timeout = \"50 ms\"").unwrap_err().to_string();
+        assert!(
+            problems.contains("pong_timeout = \"50 ms\": expected 0 s for no limit, or 100 ms to 7 days"),
+            "{problems}"
+        );
     }
 
     #[test]
@@ -1138,7 +1241,7 @@ mod tests {
         let lines: Vec<&str> = problems.lines().collect();
         assert!(lines[0].ends_with(":1: threads = 0: expected 1 to 256"), "{problems}");
         assert!(lines[1].ends_with(":2: max_topcs is not a setting; did you mean max_topics?"), "{problems}");
-        assert!(lines[2].contains(":3: frame_timeout = 10: expected 1 ms to 7 days, with a unit"), "{problems}");
+        assert!(lines[2].contains(":3: frame_timeout = 10: expected 10 ms to 7 days, with a unit"), "{problems}");
         assert!(lines[3].contains(":4: listen"), "{problems}");
     }
 
@@ -1149,7 +1252,7 @@ mod tests {
         let problems = read_file(file).unwrap_err().to_string();
         for (line, expected) in [
             ":2: namespace.quotes.histry is not a setting; did you mean history?",
-            ":3: namespace.quotes.history_age = 5: expected 1 ms to 7 days, with a unit such as \"10 s\"",
+            ":3: namespace.quotes.history_age = 5: expected 10 ms to 7 days, with a unit such as \"10 s\"",
             ":4: namespace.quotes.max_topics is not a setting of a namespace: max_topics stands at the top level",
             ":5: namespace.quotes.slow_consumer = \"drop\": expected \"disconnect\", \"drop_oldest\"",
             ":6: namespace = \"a:b\": expected a name of 1 to 255 bytes without ':'",

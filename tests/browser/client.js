@@ -287,11 +287,14 @@ const tests = {
 
   "a code that says to try again does not end it": () => {
     const { heard } = client();
-    last().welcomes();
-    last().says({ type: "bye", code: 4009, error: "frame_timeout", message: "", reconnect_after_ms: 100 });
-    equal([heard.at(-1)[0], heard.at(-1)[1].retryInMs], ["waiting", 1_000]);
-    pass(1_000);
-    equal(sockets.length, 2);
+    for (const [code, error, wait] of [[4009, "frame_timeout", 1_000], [4011, "ping_timeout", 2_000]]) {
+      const before = sockets.length;
+      last().welcomes();
+      last().says({ type: "bye", code, error, message: "", reconnect_after_ms: 100 });
+      equal([heard.at(-1)[0], heard.at(-1)[1].retryInMs], ["waiting", wait]);
+      pass(wait);
+      equal(sockets.length, before + 1);
+    }
   },
 
   "when it is closed, nothing is left behind and nothing more is told": async () => {

@@ -157,6 +157,10 @@ impl Decoder for FaultyDecoder {
         self.inner.buffered()
     }
 
+    fn memory(&self) -> usize {
+        self.inner.memory()
+    }
+
     fn is_mid_frame(&self) -> bool {
         self.fault != Fault::IsNeverInTheMiddleOfAFrame && self.inner.is_mid_frame()
     }

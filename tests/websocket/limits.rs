@@ -1,13 +1,17 @@
 //! What a client of a WebSocket sees at each limit.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use janus_core::{Config, Janus, Namespace, SlowConsumer};
+use janus_core::wire::{Codec, HttpRequest, WebSocket};
+use janus_core::{Config, Incoming, Janus, Namespace, SlowConsumer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, timeout};
 
-use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame, said, serve, text};
+use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame, said, serve, text, upgrade};
 use crate::support::{Close, DEADLINE, until};
 
 #[tokio::test]
@@ -111,13 +115,56 @@ async fn a_client_beyond_max_connections_is_told_with_a_status() {
     let (janus, addr) = serve(Config { max_connections: 1, ..Config::default() }).await;
     let served = Socket::open(addr).await;
     let mut refused = Socket::connect(addr).await;
-    refused.send(super::upgrade(addr)).await;
+    refused.send(upgrade(addr)).await;
     let (head, body) = refused.refusal().await;
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
     assert_eq!(body["error"]["code"], "too_many_connections");
     drop(served);
     until("the place is free", || janus.stats().connections == 0).await;
     Socket::open(addr).await;
+}
+
+#[tokio::test]
+async fn a_client_that_a_proxy_on_this_machine_passed_on_may_not_publish() {
+    let publish = json!({"type": "publish", "id": 5, "topic": "news", "data": 1});
+    let (janus, addr) = serve(Config::default()).await;
+    let signs = [
+        "X-Forwarded-For: 127.0.0.1",
+        "x-forwarded-host: localhost",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=127.0.0.1",
+        "Via: 1.1 proxy",
+        "X-Real-IP: 127.0.0.1",
+    ];
+    for sign in signs {
+        let mut socket = Socket::connect(addr).await;
+        socket.send(upgrade(addr).replacen("\r\n", &format!("\r\n{sign}\r\n"), 1)).await;
+        assert!(socket.head().await.starts_with("HTTP/1.1 101 "), "{sign}");
+        assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome", "{sign}");
+        let answer = socket.ask(publish.clone()).await;
+        assert_eq!((&answer["id"], &answer["error"]), (&json!(5), &json!("publish_not_allowed")), "{sign}: {answer}");
+        socket.subscribe("news").await;
+    }
+    // Nor on a stream that a program hands over with its request.
+    let (mut client, stream) = tokio::io::duplex(4_096);
+    let request = HttpRequest::new("GET", "/ws", [("X-Forwarded-For", &b"192.0.2.1"[..])]);
+    let codec: Arc<dyn Codec> = Arc::new(WebSocket);
+    janus.serve(Incoming::stream(stream), &codec, Some(WebSocket::decoder_for(request))).unwrap();
+    client.write_all(&[said(&json!({"type": "hello"})), said(&publish)].concat()).await.unwrap();
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains("publish_not_allowed") {
+        let read = timeout(DEADLINE, client.read_buf(&mut received)).await.expect("an answer").unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&received));
+    }
+    let mut direct = Socket::open(addr).await;
+    assert_eq!(direct.ask(publish).await["type"], "published");
+    let (_janus, addr) = serve(Config { allow_publish: true, ..Config::default() }).await;
+    let mut socket = Socket::connect(addr).await;
+    socket.send(upgrade(addr).replacen("\r\n", "\r\nVia: 1.1 proxy\r\n", 1)).await;
+    socket.head().await;
+    socket.ask(json!({"type": "hello"})).await;
+    let published = socket.ask(json!({"type": "publish", "id": 5, "topic": "news", "data": 1})).await;
+    assert_eq!(published["type"], "published", "{published}");
 }
 
 #[tokio::test]
@@ -189,9 +236,27 @@ async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
     bystander.is_undisturbed("a slow consumer").await;
 }
 
+/// A WebSocket whose client is served, and whose kernel takes little that the client does not read.
+async fn open_narrow(addr: SocketAddr) -> Socket {
+    let socket = TcpSocket::new_v4().expect("there is another socket");
+    socket.set_recv_buffer_size(4 * 1024).expect("a buffer has a size");
+    let stream = timeout(DEADLINE, socket.connect(addr)).await.expect("connects in time").expect("connects");
+    let mut socket = Socket { stream, received: Vec::new() };
+    socket.send(upgrade(addr)).await;
+    socket.head().await;
+    assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome");
+    socket
+}
+
+/// A server on which few answers wait, before a client that does not take them is not read any more.
+async fn serve_few_answers(write_timeout: Duration) -> (Janus, SocketAddr) {
+    let config = Config { max_queue_bytes: 16 * 1024, send_buffer_bytes: 4 * 1024, write_timeout, ..Config::default() };
+    serve(config).await
+}
+
 #[tokio::test]
 async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
-    let (janus, addr) = serve_with(SlowConsumer::Disconnect).await;
+    let (janus, addr) = serve_few_answers(Duration::from_millis(200)).await;
     let mut bystander = Bystander::new(addr).await;
     let questions = [
         frame(FIN | PING, [b'?'; 125]).repeat(1_000),
@@ -199,15 +264,56 @@ async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
         said(&json!({"type": "dance"})).repeat(1_000),
     ];
     for (number, asked) in questions.iter().enumerate() {
-        let mut socket = Socket::open(addr).await;
+        let mut socket = open_narrow(addr).await;
         let mut sent = 0;
         while socket.try_send(asked).await.is_ok() {
             sent += asked.len();
             assert!(sent < 1 << 28, "it is never cut off");
         }
-        assert_eq!(janus.stats().slow_consumers_queue_full, number as u64 + 1);
+        let stats = janus.stats();
+        assert_eq!((stats.slow_consumers_stalled, stats.slow_consumers_queue_full), (number as u64 + 1, 0));
         bystander.is_undisturbed("somebody who does not listen").await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
+    const QUESTIONS: u64 = 5_000;
+    let (janus, addr) = serve_few_answers(Config::default().write_timeout).await;
+    let publish = |id| said(&json!({"type": "publish", "id": id, "topic": "nobody", "data": id}));
+    let questions: [(_, Vec<u8>); 2] = [
+        ("pings", (0..QUESTIONS).flat_map(|id| frame(FIN | PING, id.to_be_bytes())).collect()),
+        ("publications", (0..QUESTIONS).flat_map(publish).collect()),
+    ];
+    for (what, asked) in questions {
+        let mut socket = Socket::open(addr).await;
+        socket.send(asked).await;
+        for id in 0..QUESTIONS {
+            match socket.next().await {
+                Seen::Pong(payload) => assert_eq!(payload, id.to_be_bytes(), "{what}"),
+                Seen::Text(receipt) => {
+                    assert_eq!((&receipt["type"], &receipt["id"]), (&json!("published"), &json!(id)))
+                }
+                other => panic!("{what}: {other:?} instead of answer {id}"),
+            }
+        }
+    }
+    assert_eq!(janus.stats().slow_consumers, 0);
+}
+
+#[tokio::test]
+async fn a_burst_reaches_a_client_that_reads_whole() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut reading = Socket::open(addr).await;
+    reading.subscribe("news").await;
+    let mut publisher = Socket::open(addr).await;
+    let burst = (1..=5_000).flat_map(|number: u64| said(&json!({"type": "publish", "topic": "news", "data": number})));
+    publisher.send(burst.collect::<Vec<u8>>()).await;
+    for number in 1..=5_000 {
+        let message = reading.json().await;
+        assert_eq!((&message["seq"], &message["data"]), (&json!(number), &json!(number)));
+    }
+    assert_eq!(janus.stats().slow_consumers, 0);
 }
 
 /// Reads to message `last` and checks that each number came once, or stands in one gap; how many stand in gaps.

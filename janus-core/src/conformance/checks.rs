@@ -87,6 +87,8 @@ impl<'a> Stage<'a> {
 
     /// An instance with these settings and no other listener.
     pub(super) async fn start(&self, config: Config) -> Result<Server<'_>, Stop> {
+        // A [`Reader`](super::Reader) sees a heartbeat, and has no words to answer it.
+        let config = Config { pong_timeout: Duration::ZERO, ..config };
         let config = Config { listen: Vec::new(), threads: 2, drain_period: Duration::ZERO, ..config };
         let builder = Janus::builder().config(config);
         let (builder, connector) = self.carrier.accept(builder, Arc::clone(&self.codec));

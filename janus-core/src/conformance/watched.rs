@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 
-use crate::wire::{Codec, Command, Decoder, Event, FrameError, Heartbeat, Limits, Opens, Timestamp};
+use crate::wire::{Answers, Codec, Command, Decoder, Event, FrameError, Heartbeat, Limits, Opens, Timestamp};
 
 /// What was noted first; the rest follows from it.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +65,7 @@ impl Codec for Watched {
 
     fn decoder(&self) -> Box<dyn Decoder> {
         let decoder = self.notes.watch("codec", || self.codec.decoder());
-        Box::new(WatchedDecoder { decoder, notes: self.notes.clone(), idle: 0 })
+        Box::new(WatchedDecoder { decoder, notes: self.notes.clone(), idle: 0, idle_errors: 0 })
     }
 
     fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
@@ -84,6 +84,10 @@ impl Codec for Watched {
         self.codec.heartbeat()
     }
 
+    fn answers(&self) -> Answers {
+        self.codec.answers()
+    }
+
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
         let watch = |codec: &Arc<dyn Codec>| Arc::new(Self::new(codec, &self.notes)) as Arc<dyn Codec>;
         self.codec.successors().iter().map(watch).collect()
@@ -93,24 +97,31 @@ impl Codec for Watched {
 /// Commands in a row for which nothing is taken. A decoder may keep some; one that keeps so many keeps them for ever.
 const MAX_IDLE: u32 = 10_000;
 
+/// The same for errors. A decoder keeps none of them: what was wrong has been taken.
+const MAX_IDLE_ERRORS: u32 = 8;
+
 struct WatchedDecoder {
     decoder: Box<dyn Decoder>,
     notes: Notes,
     /// Commands since something was taken.
     idle: u32,
+    /// Errors since something was taken, or a command came.
+    idle_errors: u32,
 }
 
 impl Decoder for WatchedDecoder {
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
         let before = input.len();
         let decoded = self.notes.watch("decoder", || self.decoder.decode(input, limits));
-        self.idle = if input.len() < before { 0 } else { self.idle + 1 };
+        let took = input.len() < before;
+        self.idle = if took { 0 } else { self.idle + 1 };
+        self.idle_errors = if !took && matches!(decoded, Some(Err(_))) { self.idle_errors + 1 } else { 0 };
         if decoded.is_none() {
             self.idle = 0;
             if !input.is_empty() {
                 self.notes.take_down(format!("the decoder returned None and left {} bytes", input.len()));
             }
-        } else if self.idle > MAX_IDLE {
+        } else if self.idle > MAX_IDLE || self.idle_errors > MAX_IDLE_ERRORS {
             self.notes.take_down("the decoder returns commands for ever and takes no bytes for them");
             return None;
         }
@@ -129,9 +140,13 @@ impl Decoder for WatchedDecoder {
         self.decoder.buffered()
     }
 
+    fn memory(&self) -> usize {
+        self.decoder.memory()
+    }
+
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         let (place, decoder) = self.notes.watch("decoder", || self.decoder.successor())?;
-        Some((place, Box::new(Self { decoder, notes: self.notes.clone(), idle: 0 })))
+        Some((place, Box::new(Self { decoder, notes: self.notes.clone(), idle: 0, idle_errors: 0 })))
     }
 
     fn take_received(&mut self) -> Vec<u8> {

@@ -107,6 +107,17 @@ impl Batch {
         self.classic.bytes.len()
     }
 
+    /// What the ledger has of the batch, in all its codecs.
+    pub(crate) fn accounted_bytes(&self) -> usize {
+        let mut accounted = self.classic.accounted_bytes() + Self::OVERHEAD_BYTES;
+        let mut place = &self.others;
+        while let Some(other) = place.get() {
+            accounted += other.frames.accounted_bytes();
+            place = &other.next;
+        }
+        accounted
+    }
+
     /// Where the frame with this number begins in the classic protocol's bytes, by which limits are counted.
     pub(crate) fn start_of(&self, seq: u64) -> usize {
         self.classic().start_of(seq)
@@ -186,13 +197,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        let mut accounted = self.classic.accounted_bytes() + Self::OVERHEAD_BYTES;
-        let mut place = &self.others;
-        while let Some(other) = place.get() {
-            accounted += other.frames.accounted_bytes();
-            place = &other.next;
-        }
-        self.ledger.remove_frames(accounted);
+        self.ledger.remove_frames(self.accounted_bytes());
     }
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::shared::timestamp;
 use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
-use crate::wire::{Codec, Event, Heartbeat, Opens};
+use crate::wire::{Answers, Codec, Event, Heartbeat, Opens};
 
 /// A codec's number in its instance.
 pub(crate) type CodecId = u8;
@@ -35,6 +35,7 @@ struct Registered {
     tells_gaps: bool,
     opens: Opens,
     heartbeat: Heartbeat,
+    answers: Answers,
     successors: Vec<CodecId>,
 }
 
@@ -78,6 +79,7 @@ impl Codecs {
             tells_gaps: codec.tells_gaps(),
             opens: codec.opens(),
             heartbeat: codec.heartbeat(),
+            answers: codec.answers(),
             successors,
             codec: Arc::clone(codec),
         };
@@ -136,6 +138,11 @@ impl Codecs {
     /// Whether that is sent also to clients that have had no message.
     pub(crate) fn beats_from_the_start(&self, id: CodecId) -> bool {
         matches!(self.get(id).heartbeat, Heartbeat::Always(_))
+    }
+
+    /// Whose answers to that are counted on.
+    pub(crate) fn answers(&self, id: CodecId) -> Answers {
+        self.get(id).answers
     }
 
     /// What the event looks like; nothing where the codec has no words for it.

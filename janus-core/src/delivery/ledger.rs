@@ -101,6 +101,16 @@ impl Ledger {
         self.received.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes of batches, and of the queues that refer to them.
+    pub(crate) fn sent(&self) -> usize {
+        self.frames.load(Ordering::Relaxed) + self.queues.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from clients that their Transports keep.
+    pub(crate) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn add_cursor(&self) {
         self.cursors.fetch_add(1, Ordering::Relaxed);
     }

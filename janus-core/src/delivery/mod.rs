@@ -8,6 +8,7 @@
 //! - [`batch`]: frames of one topic that are sent together, encoded once for each codec and shared by all subscribers.
 //! - [`codecs`]: the wire formats of the instance, by number.
 //! - [`stream`]: a byte stream that is no socket of the kernel's, and is written by its Transport alone.
+//! - [`pulse`]: whether a client answers the heartbeat.
 //! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
 //! - [`senders`]: the helper threads that claim pieces of large passes, and of any while the home arbiter is behind.
 //!
@@ -20,6 +21,7 @@ pub(crate) mod codecs;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod pass;
+pub(crate) mod pulse;
 pub(crate) mod queue;
 pub(crate) mod senders;
 pub(crate) mod slot;

@@ -15,6 +15,8 @@
 //!
 //! A subscriber in this process is a slot without a link: everything waits in its queue, until it takes it.
 
+mod pause;
+
 use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
@@ -27,24 +29,33 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
+use super::pulse::Pulse;
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
 use crate::address::Account;
 use crate::config::SlowConsumer;
+use crate::received::Kept;
 use crate::turn::yield_now;
 use crate::wire::{Event, Peer, TopicName};
 
 /// What an instance allows each of its clients, and where it keeps the accounts.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// Frames that may wait for one client.
+    /// Messages that may wait for one client.
     pub(crate) max_frames: usize,
-    /// Bytes that may wait for one client.
+    /// Bytes that they may take, the price of each entry of the queue among them.
     pub(crate) max_bytes: usize,
     /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
     pub(crate) patience: Duration,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,
+}
+
+impl Terms {
+    /// The limit that a setting `max_queue_frames` stands for: 0 is none.
+    pub(crate) fn frame_limit(setting: usize) -> usize {
+        if setting == 0 { usize::MAX } else { setting }
+    }
 }
 
 /// Why a connection ends before its client asked for it.
@@ -58,12 +69,18 @@ pub(crate) enum End {
     GivenUp,
     /// Its codec has panicked, so that it would miss something without a word.
     CodecPanicked,
-    /// It let a frame stay unfinished for too long.
+    /// It let a frame stay unfinished for too long, or did not say what it is for.
     FrameTimeout,
+    /// It has no place of `max_connections`, and another connection needs the room.
+    Crowded,
+    /// It did not answer a heartbeat in time, unless the answer is there and has not been read.
+    PingTimeout,
     /// It would have missed messages of a topic that had to start afresh, without being told.
     MessagesLost,
     /// Another connection has taken over its session.
     SessionTaken,
+    /// Memory is short, and the client holds some without having asked for anything.
+    Overloaded,
     /// The operator wants the client to go.
     Disconnected {
         /// Whether it may come back.
@@ -103,8 +120,10 @@ pub(crate) struct Slot {
     out: Mutex<Out>,
     /// The tick of the last message or PING sent; 0 while the client has received no message, and after its last words.
     quiet_since: AtomicU32,
-    /// Where it stands in the table of connections; `None` for one that is being refused.
+    /// Where it stands in the table of connections; `None` for a subscriber in this process.
     pub(crate) place: Option<u32>,
+    /// Whether its program is alive.
+    pub(crate) pulse: Pulse,
     /// The Transport's task, woken when it has to write the queue out or to end the connection.
     transport: AtomicWaker,
     /// The tick since which a frame from the client is unfinished; 0 if none is.
@@ -117,11 +136,17 @@ pub(crate) struct Slot {
     codec: AtomicU8,
     /// Mirrors [`Out::needs_attention`], so that the Transport need not lock to see that all is well.
     attention: AtomicBool,
+    /// Whether the client is not read until it has taken some of its answers.
+    paused: AtomicBool,
     /// How many subscriptions of the client have a policy that bears with it for longer.
     patient: AtomicU32,
     terms: Arc<Terms>,
     /// What the clients of the peer's address hold; `None` for a subscriber in this process.
     pub(crate) account: Option<Arc<Account>>,
+    /// What is kept of what the client has sent.
+    pub(crate) kept: Kept,
+    /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
+    has_asked: AtomicBool,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
     /// The session knows it, too; here it would be 32 bytes more for each of 19,000 clients.
@@ -187,14 +212,18 @@ impl Slot {
             out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
+            pulse: Pulse::default(),
             frame_since: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             awaited: AtomicBool::new(false),
             codec: AtomicU8::new(codec),
             attention: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
             account,
+            kept: Kept::default(),
+            has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
@@ -221,12 +250,13 @@ impl Slot {
         }
     }
 
-    /// Sends the heartbeat, unless the client has had its last words since it was due.
-    pub(crate) fn beat(&self) {
-        if self.quiet_since.load(Ordering::Relaxed) == 0 {
+    /// Sends the heartbeat, unless the client has had its last words since it was due, or has enough to take as it is.
+    pub(crate) fn beat(&self, tick: u32) {
+        if self.quiet_since.load(Ordering::Relaxed) == 0 || self.is_paused() {
             return;
         }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
+            self.pulse.ask(tick);
             self.send(frame);
         }
     }
@@ -242,6 +272,7 @@ impl Slot {
         {
             let rest = Entry::Frame(frame.slice(sent..));
             self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
+            self.mirror_pause(&out);
         }
     }
 
@@ -263,8 +294,11 @@ impl Slot {
         {
             let mut messages = Messages::new(subscription, batch, next_seq.max(batch.first_seq())..end);
             messages.advance(sent);
-            let rest = Entry::Messages(messages);
-            self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
+            if sent > 0 {
+                self.wait(&mut out, |queue| queue.admit_started(Entry::Messages(messages)));
+            } else {
+                self.queue_messages(&mut out, messages);
+            }
         }
         subscription.next_seq.store(end, Ordering::Relaxed);
         self.quiet_since.store(tick, Ordering::Relaxed);
@@ -399,13 +433,13 @@ impl Slot {
                     let end = queue.end_for_error(&error);
                     self.end_locked(&mut out, end);
                 }
-                return;
+                return self.mirror_pause(&out);
             };
             match flushed.map_err(|error| queue.end_for_error(&error)) {
                 Ok(Flushed::All) => out.queue = None,
                 Ok(Flushed::Turn) => {
                     let _ = yield_now::<()>(cx);
-                    return;
+                    return self.mirror_pause(&out);
                 }
                 Err(end) => return self.end_locked(&mut out, end),
             }
@@ -417,6 +451,7 @@ impl Slot {
             return self.end_locked(&mut out, End::Broken(error.kind()));
         }
         self.mirror_attention(&out);
+        self.mirror_pause(&out);
     }
 
     /// Ends the connection for a reason of the server's; the Transport is woken to carry it out.
@@ -432,8 +467,9 @@ impl Slot {
     }
 
     fn end_locked(&self, out: &mut Out, end: End) {
-        // An end that resets goes before one that takes its time, which may never come to its end.
-        if !out.sends || out.end.is_some() && !end.resets() {
+        // An end that resets goes before one that takes its time, which may never come to its end. A client that nothing can
+        // be sent to goes on sending, and may be closed for that.
+        if !out.sends && end != End::Overloaded || out.end.is_some() && !end.resets() {
             return;
         }
         out.end = Some(end);
@@ -448,6 +484,8 @@ impl Slot {
         }
         if end.resets() {
             out.reset();
+            // Not every link comes to its end without being read.
+            self.mirror_pause(out);
         }
         self.attention.store(true, Ordering::Release);
         self.transport.wake();
@@ -577,11 +615,12 @@ impl Slot {
             Ok(Flushed::All) => {
                 out.queue = None;
                 self.mirror_attention(&out);
+                self.mirror_pause(&out);
                 // It may wait for just that.
                 return self.transport.wake();
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for_error(&error),
-            Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return,
+            Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return self.mirror_pause(&out),
             Ok(Flushed::Turn) | Err(_) => queue.overflow(SlowReason::Stalled),
         };
         self.end_locked(&mut out, end);
@@ -629,12 +668,27 @@ impl Slot {
         }
     }
 
-    /// Ticks since a frame is unfinished.
+    /// Ticks since a frame is unfinished. Looked at once a tick.
     pub(crate) fn unfinished_for(&self, tick: u32) -> Option<u32> {
         match self.frame_since.load(Ordering::Relaxed) {
             0 => None,
+            _ if self.is_paused() => {
+                // Its rest may have come, and is not read yet.
+                self.frame_since.store(tick, Ordering::Relaxed);
+                None
+            }
             since => Some(tick.wrapping_sub(since)),
         }
+    }
+
+    /// Notes that the client has asked for something.
+    pub(crate) fn note_asked(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has asked for anything yet.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.has_asked.load(Ordering::Relaxed)
     }
 
     /// Has silence count from now on, and not only from the first message.
@@ -647,14 +701,25 @@ impl Slot {
         self.quiet_since.store(0, Ordering::Relaxed);
     }
 
-    /// Whether a PING is due: so many ticks have passed since the last message or PING. Marks it as sent.
+    /// Whether a PING is due: so many ticks have passed since the last message or PING, or since something has come from
+    /// a client that answers, to which messages may flow all the time. Marks it as sent.
     pub(crate) fn take_ping_due(&self, tick: u32, interval: u32) -> bool {
         let since = self.quiet_since.load(Ordering::Relaxed);
-        if since == 0 || tick.wrapping_sub(since) < interval {
+        let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
+        if since == 0 || tick.wrapping_sub(since) < interval && !silent {
             return false;
         }
         self.quiet_since.store(tick, Ordering::Relaxed);
         true
+    }
+
+    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While something waits for it, it is the
+    /// business of those who look after queues: it may read as fast as its link allows, and not have come to the heartbeat.
+    pub(crate) fn is_overdue(&self, tick: u32, patience: u32) -> bool {
+        if self.needs_attention() {
+            self.pulse.defer(tick);
+        }
+        self.pulse.unanswered_for(tick).is_some_and(|time| time >= patience)
     }
 }
 
@@ -781,10 +846,15 @@ impl Subscription {
         self.lossy.store(true, Ordering::Relaxed);
     }
 
-    /// Where the client's count of messages begins; `None` if it had none, or if some were dropped in between.
+    /// Whether messages were dropped, so that the client's count leads nowhere.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.lossy.load(Ordering::Relaxed)
+    }
+
+    /// The number of the first message that the client has had or will have; `None` if delivery has not begun.
     pub(crate) fn first_seq(&self) -> Option<u64> {
         let first_seq = self.first_seq.load(Ordering::Relaxed);
-        (first_seq > 0 && !self.lossy.load(Ordering::Relaxed)).then_some(first_seq)
+        (first_seq > 0).then_some(first_seq)
     }
 
     /// Has the client's count go on from an earlier connection, where it began with `seq`.

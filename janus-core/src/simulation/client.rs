@@ -109,7 +109,12 @@ pub(super) struct Reason {
     /// Somebody else has asked for its session.
     pub(super) taken: bool,
     pub(super) drain: bool,
+    /// It has not read for so long that it may have been closed for a ping without an answer, until all is settled.
+    pub(super) silent: bool,
 }
+
+/// How long a client may owe the answer to a ping.
+pub(super) const PONG_TIMEOUT: Duration = Duration::from_secs(12);
 
 impl Line {
     pub(super) fn new(number: usize, addr: SocketAddr, peer: Peer) -> Self {
@@ -138,9 +143,13 @@ impl Line {
 
     /// Nothing has happened that ends, or may end, its connection.
     pub(super) fn is_dependable(&self) -> bool {
-        let Reason { finished, fin_sent: _, crash, unfinished, error, taken, drain: _ } = self.reason;
-        let excused = finished || crash || unfinished || error || taken;
+        let Reason { finished, fin_sent: _, crash, unfinished, error, taken, drain: _, silent } = self.reason;
+        let excused = finished || crash || unfinished || error || taken || silent || self.is_silent();
         self.ended.is_none() && !self.stalled && !excused && self.is_served()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.last_read.elapsed() >= PONG_TIMEOUT
     }
 
     pub(super) fn note_cut(&mut self) {
@@ -180,6 +189,7 @@ impl Line {
     }
 
     pub(super) fn read(&mut self, at_most: usize) -> Read {
+        self.reason.silent |= self.is_silent();
         let read = self.peer.read(&mut self.incoming, at_most);
         if matches!(read, Read::Bytes | Read::Nothing) {
             self.last_read = Instant::now();

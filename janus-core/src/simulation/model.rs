@@ -20,6 +20,9 @@ pub(super) const BEARING: usize = 5;
 /// The last of these: all but the latest message are.
 pub(super) const CONFLATED: usize = 7;
 
+/// One of these: only sessions go on where they were.
+pub(super) const OF_SESSIONS: usize = 6;
+
 /// The wire formats, in each of which a message has the same bytes for everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
-use super::model::{BEARING, Form, Id, Model, Outcome, TOPICS, topic_name};
+use super::model::{BEARING, Form, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
 use super::stream::Read;
-use super::{Chance, Limits, MAX_FRAME, Trace};
+use super::{Chance, Limits, MAX_ENTRY, Trace};
 use crate::wire::ErrorCode;
 use crate::wire::v1::client::{self as v1, ServerFrame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder};
@@ -30,6 +30,8 @@ pub(super) struct Modern {
     /// Where it was in topics that it has left.
     left: [Option<Place>; TOPICS],
     token: Option<String>,
+    /// Whether it goes on with an earlier session.
+    is_back: bool,
     /// The session that it wants to go on with, until it is answered.
     earlier: Option<Session>,
     /// So much was there for it, at some time since all was settled, that something may have been dropped; or it may have been
@@ -125,6 +127,7 @@ impl Modern {
             gaps: Default::default(),
             left: [None; TOPICS],
             token: None,
+            is_back: false,
             earlier: None,
             was_full: false,
             was_slow: false,
@@ -255,10 +258,11 @@ impl Modern {
             }
             ServerFrame::Bye { code, error, .. } => {
                 trace.note("bye", number, usize::from(code), 0);
-                let Reason { unfinished, taken, drain, .. } = self.line.reason;
+                let Reason { unfinished, taken, drain, silent, .. } = self.line.reason;
                 let allowed = match &*error {
                     "frame_timeout" | "unfinished_frame" => unfinished,
                     "session_taken" => taken,
+                    "ping_timeout" => silent,
                     "server_draining" => drain,
                     "topic_unavailable" => limits.crashed,
                     _ => false,
@@ -280,6 +284,7 @@ impl Modern {
         let number = self.line.number;
         assert!(self.token.is_none(), "client {number}: welcomed twice");
         self.token = Some(token.to_owned());
+        self.is_back = resumed;
         let Some(session) = self.earlier.take() else {
             return assert!(!resumed, "client {number}: it has named no session");
         };
@@ -330,12 +335,13 @@ impl Modern {
                     !is_wrong && position == place.position,
                     "client {number}: it cannot go on after {position}: {asked:?}"
                 );
+                assert!(self.is_back || topic != OF_SESSIONS, "client {number}: it has shown no session: {asked:?}");
                 Place { kept: None, ..place }
             }
             (Some(_), None) => panic!("client {number}: it has not asked to go on in topic {topic}"),
             (None, since) => {
                 let must = since
-                    .filter(|_| !is_wrong && !taken)
+                    .filter(|_| !is_wrong && !taken && (self.is_back || topic != OF_SESSIONS))
                     .is_some_and(|place| must_resume(topic, &place, model, limits));
                 assert!(!must, "client {number}: it should have been able to go on: {asked:?}, not {position}");
                 fresh
@@ -458,8 +464,8 @@ impl Modern {
             return;
         }
         let silence = self.line.last_read.elapsed();
-        let said = 4 + self.commands.len() + (silence.as_secs() / 4) as usize;
-        let mut frames = said;
+        // Answers and heartbeats make no client slow.
+        let mut frames = 0;
         let mut patient = true;
         for topic in 0..TOPICS {
             let asked = self.commands.iter().find_map(|(_, command)| match command {
@@ -469,7 +475,8 @@ impl Modern {
             let messages = &model.by_topic[topic];
             frames += match (&mut self.subscriptions[topic], asked) {
                 (Some(subscription), _) => subscription.pending(messages, model, limits.frames),
-                (None, Some(Asked { since: Some(_), .. })) => limits.frames,
+                // It may have missed any number.
+                (None, Some(Asked { since: Some(_), .. })) => limits.frames + 1,
                 (None, Some(Asked { at, .. })) => {
                     messages.iter().rev().take(2 * limits.frames).filter(|id| !model.was_answered(**id, at)).count()
                 }
@@ -477,10 +484,10 @@ impl Modern {
             };
             patient &= topic >= BEARING;
         }
-        let too_many = |frames: usize| frames > limits.frames || frames * MAX_FRAME > limits.bytes;
+        let too_many = |frames: usize| frames > limits.frames || frames * MAX_ENTRY > limits.bytes;
         let stalls = silence >= limits.patience;
         self.was_full |= too_many(frames);
-        self.was_slow |= stalls || too_many(if patient { said + 4 } else { frames });
+        self.was_slow |= stalls || !patient && too_many(frames);
     }
 
     fn unsubscribes(&self, topic: usize) -> bool {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,12 @@ use futures_util::FutureExt;
 
 use super::subscribing::leave;
 use super::{Outcome, Step, Transport};
-use crate::client_proxy::{Claimed, SessionToken};
+use crate::client_proxy::{Claimed, SessionToken, Unclaimed};
+use crate::config::Resume;
 use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::listener::{PassOn, PassedOn};
-use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Open, Opens, Refusal};
+use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Open, Opens, Refusal, TopicName};
 
 pub(super) struct PassingOn {
     pub(super) take: PassOn,
@@ -23,11 +25,15 @@ pub(super) struct PassingOn {
 impl Transport {
     /// Serves the client once it is known who it is; where nobody wants to know, at once.
     pub(crate) fn open(&mut self, mut open: Open) {
+        self.is_forwarded = open.request.as_deref().is_some_and(HttpRequest::is_forwarded);
         let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
         let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
         (request.auth, request.request) = (open.auth.take(), open.request.take());
+        let asked =
+            request.request.as_ref().map_or(0, |head| head.memory()) + request.auth.as_ref().map_or(0, String::len);
         let answer = hooks.authenticate(request);
-        self.step = Step::Waiting(Box::pin(answer.map(|identity| Outcome::Authenticated(Box::new(open), identity))));
+        let answer = answer.map(|identity| Outcome::Authenticated(Box::new(open), identity));
+        self.step = Step::Authenticating(Box::pin(answer), asked);
     }
 
     pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
@@ -64,15 +70,17 @@ impl Transport {
         let mut resumed = false;
         if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
             let own = self.session.token;
-            resumed = self.claim(&token);
+            resumed = self.claim(&token).is_ok();
             if resumed {
                 // Its client knows no other position than those it says itself, topic by topic.
                 self.session = shared.sessions.rename(&self.session, own);
-                self.session.attached(Vec::new());
+                let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
+                self.session.attached_anew(keeps);
             }
         }
         shared.connections.set_session(&self.slot, &self.session);
         self.opened = true;
+        self.expect_answers();
         if !self.is_held() {
             self.expect_silence();
         }
@@ -91,11 +99,9 @@ impl Transport {
         }
     }
 
-    /// Takes over the session of `token`, and ends the connection that had it; false if there is none.
-    pub(super) fn claim(&mut self, token: &SessionToken) -> bool {
-        let Some(Claimed { session, older }) = self.shared.sessions.claim(token, &self.session, &self.slot) else {
-            return false;
-        };
+    /// Takes over the session of `token`, if it may, and ends the connection that had it.
+    pub(super) fn claim(&mut self, token: &SessionToken) -> Result<(), Unclaimed> {
+        let Claimed { session, older } = self.shared.sessions.claim(token, &self.session, &self.slot)?;
         self.session = session;
         self.shared.connections.set_session(&self.slot, &self.session);
         if let Some((slot, joined)) = older {
@@ -104,7 +110,7 @@ impl Transport {
                 leave(&topic, subscription);
             }
         }
-        true
+        Ok(())
     }
 
     pub(super) fn become_successor(&mut self, bytes: Bytes) {
@@ -140,6 +146,9 @@ impl Transport {
             received.extend_from_slice(&rest);
         }
         let peer = self.session.peer;
+        if !self.has_place {
+            self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        }
         let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{Outcome, Step, Transport};
 use crate::hooks::Refused;
 use crate::publish::{Pending, PublishError, Receipt, hand_over};
+use crate::topic::{Place, Waiter};
 use crate::wire::TopicName;
 
 pub(super) struct Permitting {
@@ -22,6 +23,8 @@ pub(super) struct Offering {
     pub(super) topic: TopicName,
     /// `None` only while it is being offered.
     pub(super) pending: Option<Pending>,
+    /// Where the message waits for room.
+    pub(super) place: Option<Place>,
     /// Awaited before the connection closes, where a classic PUBLISH closes it.
     pub(super) outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
 }
@@ -35,7 +38,7 @@ impl Transport {
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
         let client = self.session.client();
-        if !self.origin.may_publish && client.is_none_or(|client| client.identity.may_publish.is_none()) {
+        if !self.may_publish() && client.is_none_or(|client| client.identity.may_publish.is_none()) {
             pending.refuse(PublishError::NotAllowed);
             return self.await_outcome(outcome);
         }
@@ -51,6 +54,12 @@ impl Transport {
             }
             Err(denied) => self.deny(denied, pending, outcome),
         }
+    }
+
+    /// Whether the client may publish for where it is. One that can reach a listener off loopback is a stranger until the
+    /// operator says otherwise, and so is one behind a proxy on this machine.
+    fn may_publish(&self) -> bool {
+        self.shared.config.allow_publish || (self.origin.is_local && !self.is_forwarded)
     }
 
     pub(super) fn deny(
@@ -70,9 +79,14 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        if let Err(pending) = hand_over(&self.shared, &mut self.published, &topic, pending, None) {
+        self.publishes();
+        let made = self.shared.topics.made();
+        let by = self.slot.account.as_ref();
+        let handed_over = hand_over(&self.shared, &mut self.published, &topic, by, pending, None);
+        self.add_topics((self.shared.topics.made() - made) as usize);
+        if let Err(pending) = handed_over {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
-            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), outcome }));
+            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
             return;
         }
         self.await_outcome(outcome);
@@ -83,7 +97,9 @@ impl Transport {
             return Poll::Ready(());
         };
         let pending = offering.pending.take().expect("an offering ends with its message");
-        match hand_over(&self.shared, &mut self.published, &offering.topic, pending, Some(cx.waker())) {
+        let by = self.slot.account.as_ref();
+        let waiter = Waiter { waker: cx.waker(), place: &mut offering.place };
+        match hand_over(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
             Ok(()) => {
                 self.await_outcome(offering.outcome);
                 Poll::Ready(())

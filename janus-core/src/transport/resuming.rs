@@ -8,12 +8,13 @@ use futures_util::future::join_all;
 
 use super::subscribing::{find_or_create, leave};
 use super::{CONTROL_TIMEOUT, Outcome, Step, Transport};
-use crate::client_proxy::{Cursor, SessionToken};
+use crate::client_proxy::{SessionToken, Unclaimed};
+use crate::config::Resume;
 use crate::delivery::{End, Subscription};
 use crate::hooks::Refused;
-use crate::topic::{CatchUp, TopicError, TopicState};
+use crate::topic::{Anchor, CatchUp, Hold, TopicError, TopicState};
 use crate::turn::yield_now;
-use crate::wire::{ErrorCode, Event, FrameError, TopicName};
+use crate::wire::{ErrorCode, Event, FrameError, Position, TopicName};
 
 /// What a client that comes back has said, when its topics exist.
 pub(super) struct Prepared {
@@ -31,8 +32,8 @@ pub(super) struct Wanted {
     pub(super) name: TopicName,
     /// Whether it was subscribed to it before.
     pub(super) kept: bool,
-    /// The topic of its cursor, the number that its count began with, and the count; nothing if it cannot know where it was.
-    pub(super) from: Option<(Arc<TopicState>, u64, u64)>,
+    /// What its cursor refers to, the number that its count began with, and the count; nothing if it cannot know where it was.
+    pub(super) from: Option<(Arc<Anchor>, u64, u64)>,
 }
 
 /// The topics that a client still has to catch up with; the last one is next.
@@ -40,8 +41,8 @@ pub(super) struct Replaying(pub(super) Vec<Replay>);
 
 /// One topic that a client resumes.
 pub(super) struct Replay {
-    /// Keeps the topic from ending as unused until the client is on its list.
-    pub(super) cursor: Cursor,
+    /// Which does not end as unused before the client is on its list.
+    pub(super) topic: Hold,
     pub(super) subscription: Arc<Subscription>,
     /// The next number it is to get.
     pub(super) from: u64,
@@ -55,13 +56,16 @@ impl Transport {
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
         let own = self.session.token;
-        if let Some(token) = SessionToken::from_hex(token) {
-            self.claim(&token);
+        if let Some(token) = SessionToken::from_hex(token)
+            && self.claim(&token) == Err(Unclaimed::Overtaken)
+        {
+            let message = "a connection that was opened after this one has this session; attach with a new connection";
+            return self.say_bye(None, ErrorCode::SessionTaken, message);
         }
         let mut missing = Vec::new();
         let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
         self.session.with_cursors(|cursors| {
-            missing.extend(cursors.iter().map(|cursor| &cursor.topic.name).filter(|name| is_missing(name)).cloned());
+            missing.extend(cursors.iter().map(|cursor| &cursor.anchor.name).filter(|name| is_missing(name)).cloned());
         });
         missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
         let mut prepared = Box::new(Prepared { received, own, failed: Vec::new(), denied: Vec::new() });
@@ -76,13 +80,14 @@ impl Transport {
         if missing.is_empty() && asked.is_empty() {
             return self.resume(*prepared);
         }
-        let shared = Arc::clone(&self.shared);
+        self.add_topics(missing.len());
+        let (shared, by) = (Arc::clone(&self.shared), self.slot.account.clone());
         self.step = Step::Waiting(Box::pin(async move {
             prepared.denied.extend(join_all(asked).await.into_iter().flatten());
             missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
             let create_all = async {
                 for name in missing {
-                    if let Err(error) = find_or_create(&shared, &name).await {
+                    if let Err(error) = find_or_create(&shared, &name, by.clone()).await {
                         prepared.failed.push((name, error));
                     }
                 }
@@ -117,22 +122,23 @@ impl Transport {
                 errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
                 continue;
             }
-            let Some(topic) = self.shared.topics.find(name.as_str()) else {
+            let Some(topic) = self.shared.find_or_wake(&name, self.slot.account.as_ref()) else {
                 let error = failed.iter().find(|(failed, _)| *failed == name);
                 let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
                 errors.push((name, error.code(), error.to_string()));
                 continue;
             };
             let subscription = Arc::new(self.subscription(&name));
-            let resumes =
-                from.filter(|(earlier, ..)| Arc::ptr_eq(earlier, &topic)).and_then(|(_, first_seq, count)| {
+            let hold = Hold::new(&topic);
+            let resumes = from
+                .filter(|(anchor, ..)| Arc::ptr_eq(anchor, &topic.anchor) && self.keeps_places(&name))
+                .and_then(|(_, first_seq, count)| {
                     let from = first_seq.checked_add(count)?;
                     Some((first_seq, from, topic.missed_since(from, tick).ok()??))
                 });
             let missed = if let Some((first_seq, from, missed)) = resumes {
                 subscription.count_from(first_seq);
-                let cursor = Cursor::new(&topic, first_seq);
-                replays.push(Replay { cursor, subscription: Arc::clone(&subscription), from });
+                replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
                 Some(missed)
             } else {
                 let entry = Arc::clone(&subscription);
@@ -161,14 +167,29 @@ impl Transport {
         self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
     }
 
+    /// Whether a client of this topic that comes back can be given what it missed.
+    fn keeps_places(&self, topic: &TopicName) -> bool {
+        self.shared.config.namespace(topic.as_str()).resume != Resume::Off
+    }
+
+    /// Whether the client may go on after a position that it names: any one, or one within an earlier subscription of its
+    /// session. Anybody can make up a position, and nobody a session.
+    pub(super) fn may_resume(&self, topic: &Arc<TopicState>, since: Position) -> bool {
+        match self.shared.config.namespace(topic.name.as_str()).resume {
+            Resume::Position => true,
+            Resume::Session => self.session.began_earlier(topic).is_some_and(|first| since.seq >= first - 1),
+            Resume::Off => false,
+        }
+    }
+
     /// The topics of a session that is being taken over, and those besides that its client names.
     pub(super) fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
         let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
             let wanted = cursors.iter().map(|cursor| {
-                let count = received.iter().find(|(name, _)| *name == cursor.topic.name);
-                let count = count.filter(|_| cursor.first_seq > 0).map(|(_, count)| *count);
-                let from = count.map(|count| (Arc::clone(&cursor.topic), cursor.first_seq, count));
-                Wanted { name: cursor.topic.name.clone(), kept: true, from }
+                let count = received.iter().find(|(name, _)| *name == cursor.anchor.name);
+                let from = count.zip(cursor.counts_from());
+                let from = from.map(|((_, count), first_seq)| (Arc::clone(&cursor.anchor), first_seq, *count));
+                Wanted { name: cursor.anchor.name.clone(), kept: true, from }
             });
             wanted.collect()
         });
@@ -192,7 +213,7 @@ impl Transport {
             if !self.slot.is_flushed() {
                 return Poll::Pending;
             }
-            match replay.cursor.topic.catch_up(&replay.subscription, replay.from, tick) {
+            match replay.topic.topic().catch_up(&replay.subscription, replay.from, tick) {
                 Ok(CatchUp::Joined) => {
                     replays.pop();
                 }
@@ -203,7 +224,7 @@ impl Transport {
                 }
                 // It was told that it would have them.
                 Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
-                    let (topic, from) = (&replay.cursor.topic, replay.from);
+                    let (topic, from) = (replay.topic.topic(), replay.from);
                     let epoch = topic.epoch();
                     self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
                     replay.from = first;

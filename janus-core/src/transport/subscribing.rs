@@ -11,11 +11,12 @@ use futures_util::FutureExt;
 use super::opening::slowly;
 use super::resuming::{Replay, Replaying};
 use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
-use crate::client_proxy::{Cursor, Joined};
+use crate::address::Account;
+use crate::client_proxy::Joined;
 use crate::delivery::Subscription;
 use crate::hooks::Refused;
 use crate::shared::Shared;
-use crate::topic::{Subscribe, Topic, TopicError, TopicState, Unsubscribe};
+use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
 use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Position, Refusal, RequestId, TopicName};
 
@@ -83,14 +84,18 @@ impl Transport {
             return self.find(asking);
         }
         let subscription = Some(Arc::new(self.subscription(name)));
-        let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, id, subscription };
+        let by = self.slot.account.clone();
+        let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, by, id, subscription };
         let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
             let answer = topic.actor.addr()?.send(joining.request());
             Some((topic, answer))
         });
         self.step = match running {
             Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
-            None => joining.patiently(),
+            None => {
+                self.add_topics(1);
+                joining.patiently()
+            }
         };
     }
 
@@ -146,9 +151,10 @@ impl Transport {
         if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
             return self.go_on(asking, &topic);
         }
-        let shared = Arc::clone(&self.shared);
+        self.add_topics(1);
+        let (shared, by) = (Arc::clone(&self.shared), self.slot.account.clone());
         self.step = Step::Waiting(Box::pin(async move {
-            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name)).await;
+            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name, by)).await;
             Outcome::Found(Box::new(asking), found.unwrap_or(Err(TopicError::Unavailable)))
         }));
     }
@@ -160,7 +166,9 @@ impl Transport {
         let Asking { name, since, id } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
-        let missed = since.map_or(Ok(None), |since| topic.resumable(since, tick));
+        let hold = Hold::new(topic);
+        let leads_on = since.filter(|since| self.may_resume(topic, *since));
+        let missed = leads_on.map_or(Ok(None), |since| topic.resumable(since, tick));
         let joined = match (missed, since) {
             (Ok(Some(missed)), Some(since)) => Ok((*since, Some(missed))),
             (Ok(_), _) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
@@ -176,8 +184,9 @@ impl Transport {
         };
         self.slot.tell(&Event::Subscribed { id: *id, topic: name, position, since: *since, missed });
         if missed.is_some() {
-            let cursor = Cursor::new(topic, 0);
-            let replay = Replay { cursor, subscription: Arc::clone(&subscription), from: position.seq + 1 };
+            // A connection that is lost before all of it has come goes on within it.
+            subscription.count_from(position.seq + 1);
+            let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: position.seq + 1 };
             self.step = Step::Replaying(Box::new(Replaying(vec![replay])));
         }
         self.joined((Arc::clone(topic), subscription));
@@ -189,6 +198,7 @@ impl Transport {
     }
 
     pub(super) fn joined(&self, joined: Joined) {
+        self.session.forget_earlier(&joined.0.name, self.shared.config.max_topics_per_client - 1);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {
@@ -201,6 +211,30 @@ impl Transport {
         if let Some((topic, subscription)) = joined {
             leave(&topic, subscription);
         }
+    }
+
+    /// Takes the client off a topic, and ends the topics that it has left before it left as many others as it may have: going
+    /// from topic to topic takes no more places than that.
+    pub(super) fn unsubscribe(&mut self, name: &TopicName) {
+        let left = self.session.with_subscriptions(|subscriptions| {
+            let index = subscriptions.iter().position(|(topic, _)| topic.name == *name)?;
+            Some(subscriptions.swap_remove(index))
+        });
+        let Some(Some((topic, subscription))) = left else { return };
+        leave(&topic, subscription);
+        let max = self.shared.config.max_topics_per_client;
+        let left = self.left.get_or_insert_default();
+        left.push_back(topic.number);
+        // One more than it gets, so that those which found no place at once are caught up with.
+        for _ in 0..2 {
+            if left.len() > max
+                && let Some(place) = self.shared.topics.ending.try_place()
+                && let Some(number) = left.pop_front()
+            {
+                self.shared.topics.end_if_unused(number, &self.shared, place);
+            }
+        }
+        left.truncate(2 * max);
     }
 
     pub(super) fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
@@ -220,6 +254,7 @@ impl Transport {
 pub(super) struct Joining {
     pub(super) shared: Arc<Shared>,
     pub(super) name: TopicName,
+    pub(super) by: Option<Arc<Account>>,
     pub(super) id: RequestId,
     /// `None` once it belongs to the Transport.
     pub(super) subscription: Option<Arc<Subscription>>,
@@ -249,7 +284,7 @@ impl Joining {
     /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
     async fn join(self) -> Result<Joined, TopicError> {
         loop {
-            let topic = find_or_create(&self.shared, &self.name).await?;
+            let topic = find_or_create(&self.shared, &self.name, self.by.clone()).await?;
             match topic.actor.call(self.request()).await {
                 Ok(Ok(())) => return Ok((topic, self.joined())),
                 Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
@@ -265,12 +300,16 @@ impl Joining {
 }
 
 /// Finds a topic or has it made, by a successor if the TopicManager crashes meanwhile.
-pub(super) async fn find_or_create(shared: &Shared, name: &TopicName) -> Result<Arc<TopicState>, TopicError> {
+pub(super) async fn find_or_create(
+    shared: &Shared,
+    name: &TopicName,
+    by: Option<Arc<Account>>,
+) -> Result<Arc<TopicState>, TopicError> {
     loop {
         if let Some(topic) = shared.topics.find(name.as_str()) {
             return Ok(topic);
         }
-        match shared.topic_manager.call(Create(name.clone())).await {
+        match shared.topic_manager.call(Create { name: name.clone(), by: by.clone() }).await {
             Ok(created) => return created,
             Err(_) => {
                 shared.topic_manager.when_up(None).await;

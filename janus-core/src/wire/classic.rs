@@ -10,7 +10,7 @@ use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{self, Codec, Event, Heartbeat, Message, Position, Refusal};
+use super::codec::{self, Answers, Codec, Event, Heartbeat, Message, Position, Refusal};
 use super::json::{self, JsonError, Reader};
 use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
@@ -69,6 +69,11 @@ impl Codec for Classic {
 
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::AfterMessages(Bytes::from_static(PING))
+    }
+
+    /// The clients of the original answer nothing.
+    fn answers(&self) -> Answers {
+        Answers::OnceShown
     }
 }
 
@@ -290,6 +295,10 @@ impl codec::Decoder for Decoder {
 
     fn buffered(&self) -> usize {
         Self::buffered(self)
+    }
+
+    fn memory(&self) -> usize {
+        self.unfinished.capacity()
     }
 }
 

@@ -97,7 +97,7 @@ pub enum Command {
     Open(Box<Open>),
     /// A sign of life that wants no answer.
     Ping,
-    /// An answer to our own heartbeat.
+    /// An answer to our own heartbeat; see [`Codec::answers`].
     Pong,
     /// Send these bytes: an answer that the decoder knows by itself, such as the one to a ping. It takes its place among
     /// the answers to other commands.
@@ -284,11 +284,42 @@ impl HttpRequest {
         self.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.trim())
     }
 
+    /// Whether the request shows that a proxy has passed it on: it has one of the headers that proxies add
+    /// (`X-Forwarded-For`, `X-Forwarded-Host`, `X-Forwarded-Proto` and their like, `Forwarded`, `Via`, `X-Real-IP`), or it is of
+    /// HTTP/1.0, which hardly anything else speaks.
+    ///
+    /// Then its peer is the proxy, and says nothing of where its client is. A client can make a request look forwarded, and a
+    /// proxy may pass one on without a sign: so being forwarded must take something away, and never grant anything.
+    ///
+    /// ```
+    /// use janus_core::wire::HttpRequest;
+    ///
+    /// let request = |header| HttpRequest::new("GET", "/ws", [(header, &b"192.0.2.1"[..])]);
+    /// assert!(request("X-Forwarded-For").is_forwarded());
+    /// assert!(!request("X-Request-Id").is_forwarded());
+    /// ```
+    #[must_use]
+    pub fn is_forwarded(&self) -> bool {
+        let is_sign = |name: &str| {
+            const PREFIX: &str = "x-forwarded";
+            name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+                || ["forwarded", "via", "x-real-ip"].iter().any(|sign| name.eq_ignore_ascii_case(sign))
+        };
+        self.is_http_1_0 || self.headers.iter().any(|(name, _)| is_sign(name))
+    }
+
     /// Whether a body follows the head.
     pub(super) fn has_body(&self) -> bool {
         // All of them: what the first says, and another one denies, may be what a proxy goes by.
         self.headers_named("content-length").any(|length| length != "0")
             || self.headers_named("transfer-encoding").next().is_some()
+    }
+
+    /// The memory that the request takes, with what an allocator adds to small pieces.
+    pub(crate) fn memory(&self) -> usize {
+        let text = |text: &String| size_of::<String>() + text.capacity() + text.capacity() / 8 + 16;
+        let headers: usize = self.headers.iter().map(|(name, value)| text(name) + text(value)).sum();
+        size_of::<Self>() + text(&self.method) + text(&self.target) + headers
     }
 
     /// Whether `Accept` names this type, other than by a wildcard: `text/event-stream` is named by every browser's
@@ -445,6 +476,18 @@ pub enum Heartbeat {
     Always(Bytes),
 }
 
+/// Whose answers to the [`Heartbeat`] are counted on. A client that owes one for `pong_timeout` is closed
+/// ([`ErrorCode::PingTimeout`]); whatever comes from it counts as an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Nobody's.
+    Never,
+    /// Those of a client that has answered one with [`Command::Pong`], in time.
+    OnceShown,
+    /// Everybody's: the format obliges clients to answer.
+    Always,
+}
+
 /// A wire format: what all its connections share.
 ///
 /// All of it is pure. It runs on the thread on which all actors of an instance live: it must not block, and should not
@@ -479,6 +522,11 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         Heartbeat::Never
     }
 
+    /// Whose answers to that are counted on.
+    fn answers(&self) -> Answers {
+        Answers::Never
+    }
+
     /// The codecs that a connection of this one may become. They must not lead back to it: an instance takes that for
     /// `TooManyCodecs`.
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
@@ -503,6 +551,13 @@ pub trait Decoder: Send {
 
     /// How many bytes of an unfinished frame are kept.
     fn buffered(&self) -> usize;
+
+    /// How much memory the decoder takes beside itself: the capacity of its buffers, and whatever else it keeps of what the
+    /// client has sent. A client that sends too much of what leads to nothing is closed by this figure. By default, what is
+    /// [buffered](Self::buffered).
+    fn memory(&self) -> usize {
+        self.buffered()
+    }
 
     /// Whether a frame was begun and has not ended. Its time is limited by `frame_timeout`. By default, whether anything
     /// of one is kept.
@@ -534,8 +589,8 @@ pub enum Refusing {
     ByCodec,
     /// With these bytes, which depend on what the client has asked for.
     With(Bytes),
-    /// That depends on what the client asks for, which has not been read. A server that is full reads so far for a second
-    /// at most, and then tells it as the codec does.
+    /// That depends on what the client asks for, which has not been read. A server that is full reads so far, for
+    /// `frame_timeout` at most, and then tells it as the codec does.
     OnceRead,
 }
 
@@ -546,6 +601,19 @@ pub enum Peer {
     Addr(SocketAddr),
     /// This machine, by something that has no address: a Unix socket, memory.
     Local,
+}
+
+impl Peer {
+    /// Whether this is the machine that the server runs on, as far as an address tells: one of loopback, or none.
+    ///
+    /// It may be a proxy for clients from elsewhere: see [`HttpRequest::is_forwarded`].
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        match self {
+            Self::Addr(addr) => addr.ip().to_canonical().is_loopback(),
+            Self::Local => true,
+        }
+    }
 }
 
 impl fmt::Display for Peer {
@@ -635,6 +703,12 @@ impl Delimited {
         self.unfinished.len()
     }
 
+    /// The memory that the unfinished frame takes, which may be more than is kept of it.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.unfinished.capacity()
+    }
+
     /// The decoder of a format in which each frame is one request, which `parse` reads: all there is to do for a line
     /// protocol. `examples/lines.rs` is one.
     ///
@@ -669,6 +743,10 @@ where
 
     fn buffered(&self) -> usize {
         self.frames.buffered()
+    }
+
+    fn memory(&self) -> usize {
+        self.frames.memory()
     }
 }
 

@@ -87,6 +87,8 @@ error_codes! {
     FrameTimeout = "frame_timeout", 4009, TryAgain, true;
     /// The client ended its stream in the middle of a frame. The frame had no effect.
     UnfinishedFrame = "unfinished_frame", 4010, TryAgain, true;
+    /// The client, which answers pings, has answered none for a while, as happens to programs that hang.
+    PingTimeout = "ping_timeout", 4011, TryAgain, true;
 
     /// The frame is not JSON by RFC 8259.
     BadJson = "bad_json", 4400, DoNot, true;
@@ -108,7 +110,7 @@ error_codes! {
     BadPublish = "bad_publish", 4408, DoNot, false;
     /// The attach names no token or no counts, or is not the first frame of its connection.
     BadAttach = "bad_attach", 4409, DoNot, false;
-    /// Another connection has taken over the session of this one.
+    /// Another connection has taken over the session of this one, or has it and was opened later.
     SessionTaken = "session_taken", 4410, DoNot, true;
     /// This listener does not let clients publish.
     PublishNotAllowed = "publish_not_allowed", 4411, DoNot, false;
@@ -127,7 +129,8 @@ error_codes! {
 
     /// The client is subscribed to as many topics as it is allowed to be.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
-    /// The server is short of memory and serves no further connections for now.
+    /// The server is short of memory: it serves no further connections for now, or has closed this one, which held some
+    /// without having asked for anything.
     ServerOverloaded = "server_overloaded", 4201, SlowDown, true;
     /// The client reads more slowly than its topics publish. The connection may be reset before this can be read.
     SlowConsumer = "slow_consumer", 4202, SlowDown, true;
@@ -166,6 +169,7 @@ impl ErrorCode {
             | Self::AuthorizationFailed
             | Self::Disconnected
             | Self::ConnectionClosed
+            | Self::PingTimeout
             | Self::ServerOverloaded
             | Self::SlowConsumer => 503,
         }
@@ -281,7 +285,7 @@ mod tests {
 
     #[test]
     fn no_code_that_a_network_can_bring_about_keeps_a_client_away_for_good() {
-        for code in [ErrorCode::FrameTimeout, ErrorCode::UnfinishedFrame] {
+        for code in [ErrorCode::FrameTimeout, ErrorCode::UnfinishedFrame, ErrorCode::PingTimeout] {
             assert_eq!(code.class(), ErrorClass::TryAgain, "{code}");
         }
     }

@@ -222,6 +222,10 @@ impl Decoder for PortDecoder {
         self.head.buffered()
     }
 
+    fn memory(&self) -> usize {
+        self.head.memory()
+    }
+
     fn refuse(&self, _: &Refusal<'_>) -> Refusing {
         if matches!(self.outcome, Outcome::Undecided) { Refusing::OnceRead } else { Refusing::ByCodec }
     }
@@ -653,6 +657,10 @@ impl HeadReader {
 
     pub(super) fn buffered(&self) -> usize {
         self.kept.len()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.kept.capacity()
     }
 }
 

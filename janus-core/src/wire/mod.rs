@@ -24,8 +24,8 @@ pub mod websocket;
 pub use bytes::{Bytes, BytesMut};
 
 pub use codec::{
-    Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer, Position,
-    PositionError, Refusal, Refusing, RequestId,
+    Answers, Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer,
+    Position, PositionError, Refusal, Refusing, RequestId,
 };
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use http::{AllowedOrigins, HttpError, HttpPort};

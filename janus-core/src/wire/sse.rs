@@ -353,6 +353,10 @@ impl Decoder for StreamDecoder {
     fn buffered(&self) -> usize {
         self.head.as_ref().map_or(0, |head| head.1.buffered())
     }
+
+    fn memory(&self) -> usize {
+        self.head.as_ref().map_or(0, |head| head.1.memory())
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
-use super::codec::{Codec, Decoder, Heartbeat, HttpRequest, Opens};
+use super::codec::{Answers, Codec, Decoder, Heartbeat, HttpRequest, Opens};
 use super::http::NO_BODY;
 use super::request::{bad_utf8, text, unfinished};
 use super::{Command, ErrorCode, Event, FrameError, Limits, Refusal, Timestamp, v1};
@@ -206,6 +206,11 @@ impl Codec for WebSocket {
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::Always(Bytes::from_static(&[0x89, 0]))
     }
+
+    /// As RFC 6455 asks of every client (5.5.2).
+    fn answers(&self) -> Answers {
+        Answers::Always
+    }
 }
 
 /// Appends a text frame, the payload of which `write` appends; nothing if it appends nothing.
@@ -355,6 +360,11 @@ impl Decoder for FrameDecoder {
 
     fn buffered(&self) -> usize {
         self.message.len() + self.control.len() + usize::from(self.header_len)
+    }
+
+    fn memory(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, |request| request.memory());
+        self.message.capacity() + self.control.capacity() + request
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use janus_core::wire::{AllowedOrigins, ErrorCode, HttpError, HttpRequest};
+use janus_core::wire::{AllowedOrigins, ErrorCode, HttpError, HttpRequest, Peer};
 use subtle::ConstantTimeEq as _;
 
 use crate::settings::ApiKey;
@@ -12,7 +12,7 @@ use crate::settings::ApiKey;
 pub(super) enum Access {
     /// Whoever shows the key.
     Key(ApiKey),
-    /// Anybody who can connect, because only programs of this machine can.
+    /// Anybody who can connect, because only programs of this machine can, but for a proxy that serves others.
     ThisMachine(AllowedOrigins),
     /// Nobody: there is no key, and other machines can connect.
     Closed,
@@ -22,7 +22,7 @@ impl Access {
     pub(super) fn new(api_key: &ApiKey, http_listen: &[SocketAddr], origins: AllowedOrigins) -> Self {
         if api_key.reveal().is_some() {
             Self::Key(api_key.clone())
-        } else if http_listen.iter().all(|addr| addr.ip().to_canonical().is_loopback()) {
+        } else if http_listen.iter().all(|&addr| Peer::from(addr).is_local()) {
             Self::ThisMachine(origins)
         } else {
             Self::Closed
@@ -45,6 +45,11 @@ impl Access {
                 Err(HttpError::new(401, ErrorCode::Unauthorized.as_str(), message))
             }
             Self::ThisMachine(origins) => {
+                if request.is_forwarded() {
+                    let message = "without a key the API is for this machine only, and this request has come through a proxy; set \
+                                   api_key (JANUS_API_KEY), or ask the server itself";
+                    return Err(HttpError::new(403, "api_key_required", message));
+                }
                 // A page whose own name leads to this machine (DNS rebinding) is of the same host for the browser.
                 if !request.header("host").is_none_or(names_no_site) {
                     let message = "without a key the API is for this machine only, and Host must be localhost or an IP \
@@ -126,6 +131,28 @@ mod tests {
             assert_eq!(status(&access, &[("authorization", header)]), 401, "{header}");
         }
         assert_eq!(status(&access, &[]), 401);
+    }
+
+    #[test]
+    fn without_a_key_nothing_is_served_that_a_proxy_has_passed_on() {
+        let open = access("", &["127.0.0.1:8080"]);
+        let headers = [
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "forwarded",
+            "via",
+            "x-real-ip",
+            "X-Forwarded-For",
+        ];
+        for header in headers {
+            assert_eq!(status(&open, &[("host", "localhost"), (header, "127.0.0.1")]), 403, "{header}");
+            let shown = format!("Bearer {KEY}");
+            let keyed = access(KEY, &["127.0.0.1:8080"]);
+            assert_eq!(status(&keyed, &[("authorization", &shown), (header, "127.0.0.1")]), 200, "{header}");
+        }
+        let old = HttpRequest { is_http_1_0: true, ..HttpRequest::default() };
+        assert_eq!(open.check(&old).unwrap_err().code, "api_key_required");
     }
 
     #[test]

@@ -38,10 +38,10 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers to requests that nothing is done for: those beyond `max_api_connections`, those without the key, mistakes in
 /// the path. The connections of more are closed without a word.
-const MAX_REFUSALS: usize = 256;
+pub(crate) const MAX_REFUSALS: usize = 64;
 
 /// Connections with their answer that wait for their client's end; more are closed at once.
-const MAX_LINGERING: usize = 256;
+pub(crate) const MAX_LINGERING: usize = 64;
 
 /// What a client may still send after its answer, and for how long, before the connection is closed. Closed with bytes
 /// unread, it would be reset, and the answer be lost.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::{Method, Request, Response, header};
+use hyper::{Method, Request, Response, Version, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
 use janus_core::{Delivery, HistoryError, Janus, Message, Position, PublishError, Receipt};
 use serde::de::{DeserializeOwned, Error as _};
@@ -346,7 +346,8 @@ fn text_bytes(message: &Delivery) -> usize {
 /// What [`super::Access`] looks at.
 fn head_of(request: &Request<Incoming>) -> HttpRequest {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers)
+    let head = HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
+    HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
 /// Which part of a list is asked for.

@@ -31,13 +31,18 @@ pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
                 failures = if begun.elapsed() > LONGEST_PAUSE { 0 } else { failures };
                 let pause = pause(failures);
                 failures += 1;
-                eprintln!("{error}; coming back in {pause:.1?}");
+                say(&format!("{error}; coming back in {pause:.1?}"));
                 #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do meanwhile")]
                 std::thread::sleep(pause);
             }
             ended => return ended,
         }
     }
+}
+
+/// Tells the user how it goes. A standard error that nobody reads any more is no reason to end.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A random part of a time that doubles: after a restart of the server everybody comes back, and not at the same moment.
@@ -98,7 +103,7 @@ impl Subscriber<'_> {
                     unacknowledged = unacknowledged.saturating_sub(1);
                     if unacknowledged == 0 {
                         deadline = None;
-                        eprintln!("subscribed at {}", command.from);
+                        say(&format!("subscribed at {}", command.from));
                         let token = greeting.clone().unwrap_or_default();
                         self.session = Some(Session { token, received: std::mem::take(&mut received) });
                     }
@@ -109,9 +114,11 @@ impl Subscriber<'_> {
                     session.token = token.into_owned();
                     for (topic, missed) in topics {
                         match missed {
-                            Some(missed) => eprintln!("back at {}: {missed} missed messages of {topic}", command.from),
+                            Some(missed) => {
+                                say(&format!("back at {}: {missed} missed messages of {topic}", command.from))
+                            }
                             None => {
-                                eprintln!("back at {}: messages of {topic} in between are lost", command.from);
+                                say(&format!("back at {}: messages of {topic} in between are lost", command.from));
                                 session.received.insert(topic.into_owned(), 0);
                             }
                         }

@@ -1,0 +1,137 @@
+//! Whether the program of a client is alive: what the client owes since a heartbeat that asks for an answer.
+//!
+//! The kernel of a peer acknowledges what is sent to a program that has hung, so TCP never finds such a client. Only an
+//! answer of the program does.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The client answers heartbeats, so that a missing answer means something.
+const ANSWERS: u32 = 1 << 31;
+/// A heartbeat was sent, and nothing has come from the client since.
+const ASKED: u32 = 1 << 30;
+/// The tick of that heartbeat; of the last sign of life where none was sent.
+const TICK: u32 = ASKED - 1;
+
+/// One word for each connection, of which there are tens of thousands. Only the home arbiter changes it, and no delivery
+/// looks at it.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse(AtomicU32);
+
+impl Pulse {
+    /// Counts on answers from now on.
+    pub(crate) fn expect(&self, tick: u32) {
+        self.set(ANSWERS | tick & TICK);
+    }
+
+    /// Notes a sign of life: any byte of the client's, because a program that is dead sends none.
+    pub(crate) fn hear(&self, tick: u32) {
+        let word = self.word();
+        let heard = if word & ANSWERS == 0 { 0 } else { ANSWERS | tick & TICK };
+        if heard != word {
+            self.set(heard);
+        }
+    }
+
+    /// Notes that a heartbeat is on its way. The first one without an answer is what counts.
+    pub(crate) fn ask(&self, tick: u32) {
+        if self.unanswered_for(tick).is_none() {
+            self.set(self.word() & ANSWERS | ASKED | tick & TICK);
+        }
+    }
+
+    /// Has the time for an answer begin anew: the heartbeat has not reached the client yet, or the answer is not read yet.
+    pub(crate) fn defer(&self, tick: u32) {
+        if self.word() & ASKED != 0 {
+            self.set(self.word() & !TICK | tick & TICK);
+        }
+    }
+
+    /// Counts on answers if this one has come within `patience` ticks.
+    pub(crate) fn answer(&self, tick: u32, patience: u32) {
+        let word = self.word();
+        if word & ASKED != 0 && age(word, tick) <= patience {
+            self.set(word | ANSWERS);
+        }
+    }
+
+    /// Ticks since something has come from a client that answers, and owes no answer.
+    pub(crate) fn silent_for(&self, tick: u32) -> Option<u32> {
+        let word = self.word();
+        (word & (ANSWERS | ASKED) == ANSWERS).then(|| age(word, tick))
+    }
+
+    /// Ticks since a client that answers owes an answer.
+    pub(crate) fn unanswered_for(&self, tick: u32) -> Option<u32> {
+        let word = self.word();
+        (word & (ANSWERS | ASKED) == ANSWERS | ASKED).then(|| age(word, tick))
+    }
+
+    fn word(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, word: u32) {
+        self.0.store(word, Ordering::Relaxed);
+    }
+}
+
+fn age(word: u32, tick: u32) -> u32 {
+    tick.wrapping_sub(word) & TICK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_heartbeat_without_an_answer_is_the_one_that_counts() {
+        let pulse = Pulse::default();
+        pulse.expect(10);
+        assert_eq!((pulse.silent_for(15), pulse.unanswered_for(15)), (Some(5), None));
+        pulse.ask(20);
+        pulse.ask(30);
+        assert_eq!((pulse.silent_for(35), pulse.unanswered_for(35)), (None, Some(15)));
+        pulse.hear(36);
+        assert_eq!((pulse.silent_for(38), pulse.unanswered_for(38)), (Some(2), None));
+    }
+
+    #[test]
+    fn of_a_client_that_has_not_answered_in_time_nothing_is_expected() {
+        let pulse = Pulse::default();
+        pulse.ask(10);
+        assert_eq!(pulse.unanswered_for(1_000), None);
+        pulse.answer(20, 5);
+        pulse.hear(20);
+        assert_eq!((pulse.silent_for(1_000), pulse.unanswered_for(1_000)), (None, None));
+        pulse.answer(21, 5);
+        pulse.ask(30);
+        pulse.ask(60);
+        pulse.answer(62, 5);
+        pulse.hear(62);
+        pulse.ask(90);
+        assert_eq!(pulse.unanswered_for(91), Some(1));
+    }
+
+    #[test]
+    fn a_heartbeat_that_still_waits_gives_the_client_its_whole_time() {
+        let pulse = Pulse::default();
+        pulse.expect(1);
+        pulse.defer(5);
+        assert_eq!(pulse.silent_for(6), Some(5));
+        pulse.ask(6);
+        pulse.defer(9);
+        assert_eq!(pulse.unanswered_for(10), Some(1));
+    }
+
+    #[test]
+    fn a_clock_that_wraps_around_ages_nobody() {
+        let pulse = Pulse::default();
+        for before in [TICK - 1, ASKED, ANSWERS, u32::MAX - 1] {
+            pulse.expect(before);
+            assert_eq!(pulse.silent_for(before.wrapping_add(5)), Some(5), "{before}");
+            pulse.ask(before.wrapping_add(5));
+            assert_eq!(pulse.unanswered_for(before.wrapping_add(9)), Some(4), "{before}");
+            pulse.hear(1);
+        }
+    }
+}

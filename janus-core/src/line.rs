@@ -1,0 +1,80 @@
+//! Tasks that wait in the order in which they came.
+//!
+//! A [`Line`] holds a waker for each task that waits, and nothing for a task that has been called or has left, so its
+//! length is the number of those that wait at this moment.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::task::Waker;
+
+/// A place in a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(NonZeroU64);
+
+/// Gives out tickets, each once. Lines that come and go share one, or a ticket of an earlier line could be taken for a
+/// ticket of a later line.
+#[derive(Debug)]
+pub(crate) struct Tickets(NonZeroU64);
+
+impl Default for Tickets {
+    fn default() -> Self {
+        Self(NonZeroU64::MIN)
+    }
+}
+
+impl Tickets {
+    pub(crate) fn take(&mut self) -> Ticket {
+        let ticket = Ticket(self.0);
+        self.0 = self.0.saturating_add(1);
+        ticket
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Line(BTreeMap<Ticket, Waker>);
+
+impl Line {
+    /// Has a task wait in its place; with an old ticket that is the place of before.
+    pub(crate) fn enter(&mut self, ticket: Ticket, waker: &Waker) {
+        self.0.insert(ticket, waker.clone());
+    }
+
+    /// Whether the task with this ticket still waits; `waker` is what its call wakes then.
+    pub(crate) fn still_waits(&mut self, ticket: Ticket, waker: &Waker) -> bool {
+        let waiting = self.0.get_mut(&ticket);
+        waiting.map(|waiting| waiting.clone_from(waker)).is_some()
+    }
+
+    /// Gives up a place; false if the task has been called before.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {
+        self.0.remove(&ticket).is_some()
+    }
+
+    /// Calls the first task: takes it out of the line, to be woken.
+    pub(crate) fn call(&mut self) -> Option<Waker> {
+        self.0.pop_first().map(|(_, waker)| waker)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_called_in_the_order_of_their_tickets_and_who_left_is_not() {
+        let (mut tickets, mut line) = (Tickets::default(), Line::default());
+        let [first, second, third] = [(); 3].map(|()| tickets.take());
+        [third, first, second].into_iter().for_each(|ticket| line.enter(ticket, Waker::noop()));
+        assert!(line.leave(second) && !line.leave(second));
+        assert!(line.call().is_some());
+        assert!(!line.still_waits(first, Waker::noop()) && line.still_waits(third, Waker::noop()));
+        // Back in its place.
+        line.enter(first, Waker::noop());
+        assert!(line.call().is_some() && line.still_waits(third, Waker::noop()));
+        assert!(line.call().is_some() && line.call().is_none() && line.is_empty());
+    }
+}

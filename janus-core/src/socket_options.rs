@@ -1,0 +1,81 @@
+//! What is asked of the kernel for each connection, and what follows where it does not know how.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use socket2::{Socket, TcpKeepalive};
+
+use crate::config::Config;
+
+/// An option that the kernel, or a sandbox around the process, does not have. Nothing that the server promises depends on it.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    name: &'static str,
+    /// What the server is like without it.
+    without: &'static str,
+    error: io::Error,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, without, error } = self;
+        write!(f, "this system has no {name} for its sockets ({error}): {without}")
+    }
+}
+
+/// Sets all options that there are, and returns the others.
+pub(crate) fn set(socket: &Socket, config: &Config) -> Vec<Missing> {
+    let (idle, interval) = (config.tcp_keepalive, (config.tcp_keepalive / 4).max(Duration::from_secs(1)));
+    let dead = "a client whose machine is gone is found later";
+    let options = [
+        // Without it Nagle and delayed ACK cost 40 ms on the first message after an ACK.
+        ("TCP_NODELAY", "messages may be 40 ms late", socket.set_tcp_nodelay(true)),
+        // An autotuned buffer of megabytes would make what a slow client reads stale, and the queue's limits a fiction.
+        ("SO_SNDBUF", "send_buffer_bytes has no effect", socket.set_send_buffer_size(config.send_buffer_bytes)),
+        // A dead peer is found without its help. One after the other: one that is missing must not take the others along.
+        ("SO_KEEPALIVE", dead, socket.set_keepalive(true)),
+        ("TCP_KEEPIDLE", dead, socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))),
+        ("TCP_KEEPINTVL", dead, socket.set_tcp_keepalive(&TcpKeepalive::new().with_interval(interval))),
+        #[cfg(target_os = "linux")]
+        ("TCP_USER_TIMEOUT", dead, socket.set_tcp_user_timeout(Some(config.tcp_user_timeout))),
+    ];
+    options
+        .into_iter()
+        .filter_map(|(name, without, set)| set.err().map(|error| Missing { name, without, error }))
+        .collect()
+}
+
+/// The options that the log has named: a line for each, however many listeners there are.
+#[derive(Debug, Default)]
+pub(crate) struct Told(RefCell<BTreeSet<&'static str>>);
+
+impl Told {
+    pub(crate) fn warn(&self, missing: &[Missing]) {
+        for missing in missing {
+            if self.0.borrow_mut().insert(missing.name) {
+                log::warn!("{missing}");
+            }
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use socket2::{Domain, Type};
+
+    use super::*;
+
+    #[test]
+    fn a_missing_option_takes_none_of_the_others_along() {
+        // A socket that knows no option of TCP.
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let config = Config { send_buffer_bytes: 12_345, ..Config::default() };
+        let missing: Vec<_> = set(&socket, &config).into_iter().map(|missing| missing.name).collect();
+        assert!(missing.starts_with(&["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL"]), "{missing:?}");
+        assert!(socket.keepalive().unwrap());
+        assert!(socket.send_buffer_size().unwrap() >= 12_345);
+    }
+}

@@ -1,0 +1,264 @@
+//! The log of `janus-server serve` where something is wrong with standard error or with the system: it never costs more
+//! than lines of the log.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use crate::cli_run::{PATIENCE, Running, assert_exit, binary, janus, text, wait};
+
+/// The log of a server, through a pipe that the test reads or does not.
+struct Log {
+    reader: BufReader<PipeReader>,
+    writer: PipeWriter,
+}
+
+impl Log {
+    fn new() -> Self {
+        let (reader, writer) = std::io::pipe().unwrap();
+        Self { reader: BufReader::new(reader), writer }
+    }
+
+    /// A server that logs to it, and the address that it listens on.
+    fn start(&mut self, arguments: &[&str]) -> (Server, String) {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let server = Server(binary(&arguments).stderr(self.writer.try_clone().unwrap()).spawn().unwrap());
+        let line = self.line("listening on ");
+        (server, line.trim_end().rsplit(' ').next().unwrap().to_owned())
+    }
+
+    /// The next line that contains the text.
+    fn line(&mut self, containing: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.reader.read_line(&mut line).unwrap(), 0);
+            if line.contains(containing) {
+                return line;
+            }
+        }
+    }
+
+    /// Makes it so full that whoever writes another byte to it waits.
+    #[cfg(target_os = "linux")]
+    fn fill(&self) {
+        use std::os::fd::AsRawFd as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+
+        const O_NONBLOCK: i32 = 0o4000;
+        let path = format!("/proc/self/fd/{}", self.writer.as_raw_fd());
+        // Opened anew, so that the server's own end stays one that waits.
+        let mut writer = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
+        for size in [4_096, 1] {
+            while writer.write_all(&[b'\n'].repeat(size)).is_ok() {}
+        }
+    }
+}
+
+/// Ends with this value.
+struct Server(Child);
+
+impl Server {
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> ExitStatus {
+        wait(&mut self.0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn connect(address: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    frames(&mut stream, 1);
+    stream
+}
+
+/// Reads so many frames.
+fn frames(stream: &mut TcpStream, mut count: usize) {
+    let mut bytes = [0; 4_096];
+    while count > 0 {
+        match stream.read(&mut bytes) {
+            Ok(0) => panic!("the connection has ended"),
+            Ok(length) => count -= bytes[..length].iter().filter(|&&byte| byte == 1).count(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
+        }
+    }
+}
+
+/// Has the server log `count` lines of one kind, and waits until it has logged and answered them all.
+fn flood(stream: &mut TcpStream, count: usize) {
+    let answers = std::thread::spawn({
+        let mut stream = stream.try_clone().unwrap();
+        move || frames(&mut stream, count)
+    });
+    stream.write_all(&b"{\"action\":\"subscribe\",\"data\":\"\"}\0".repeat(count)).unwrap();
+    answers.join().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_whose_log_nobody_reads_serves_on_and_drains() {
+    let mut log = Log::new();
+    let (mut server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
+    log.fill();
+    let mut client = connect(&address);
+    // More lines than may wait, each from the home arbiter.
+    flood(&mut client, 1_000);
+    let output = janus(&["publish", "t", "1", "--to", &address]).output().unwrap();
+    assert_exit(&output, 0);
+    server.signal("TERM");
+    assert_eq!(server.end().code(), Some(0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn lines_that_nobody_read_are_counted_when_the_reader_is_back() {
+    let mut log = Log::new();
+    let (_server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
+    log.fill();
+    flood(&mut connect(&address), 1_000);
+    log.line("lines of the log were lost, because standard error was not read");
+    log.line("more lines of this kind within a second (those of transport.rs:");
+}
+
+#[cfg(all(target_os = "linux", feature = "fault-injection"))]
+#[test]
+fn a_server_that_gives_up_ends_with_1_also_if_nobody_reads_why() {
+    let log = Log::new();
+    log.fill();
+    let mut command = binary(&["--listen", "127.0.0.1:0"]);
+    command.env("CRASH_THE_TOPIC_MANAGER", "1").stderr(log.writer.try_clone().unwrap());
+    assert_eq!(Server(command.spawn().unwrap()).end().code(), Some(1));
+}
+
+#[test]
+fn a_flood_of_one_kind_of_line_is_summed_up_and_nothing_of_it_lost() {
+    let mut log = Log::new();
+    let (_server, address) = log.start(&["--log", "debug"]);
+    flood(&mut connect(&address), 5_000);
+    let mut told = 0;
+    while told < 5_000 {
+        let line = log.line("");
+        if line.contains("bad_topic") {
+            told += 1;
+        } else if line.contains("more lines of this kind within a second (those of transport.rs:") {
+            told += line.split("] ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
+        }
+        assert!(told <= 5_000 && !line.contains("lost"), "{line}");
+    }
+}
+
+/// A standard error that has no reader, and one that takes nothing.
+fn broken_outputs() -> [Stdio; 2] {
+    let (_, gone) = std::io::pipe().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    [gone.into(), full.into()]
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let cases: [(&[&str], i32); 4] = [
+        (&["--threads", "0"], 2),
+        (&["--no-such-flag"], 2),
+        (&["--listen", &taken], 1),
+        (&["subscribe", "t", "--from", "127.0.0.1:1"], 1),
+    ];
+    for (arguments, code) in cases {
+        for errors in broken_outputs() {
+            let mut ended = Server(binary(arguments).stderr(errors).spawn().unwrap());
+            assert_eq!(ended.end().code(), Some(code), "{arguments:?}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_and_a_subscriber_work_without_a_standard_error() {
+    let mut log = Log::new();
+    let (mut server, address) = log.start(&[]);
+    // Nobody reads it any more, and nobody can.
+    drop(log);
+    for errors in broken_outputs() {
+        let arguments = ["subscribe", "t", "--from", &address, "--count", "1"];
+        let mut subscriber = Server(binary(&arguments).stdout(Stdio::piped()).stderr(errors).spawn().unwrap());
+        let mut lines = BufReader::new(subscriber.0.stdout.take().unwrap()).lines();
+        let published = std::thread::spawn({
+            let address = address.clone();
+            // Until it is subscribed, which it cannot say.
+            move || loop {
+                let output = janus(&["publish", "t", "1", "--to", &address]).output().unwrap();
+                if text(&output.stdout).contains("\"subscribers\":1") {
+                    break;
+                }
+            }
+        });
+        assert!(lines.next().unwrap().unwrap().contains("\"data\":1"));
+        assert_eq!(subscriber.end().code(), Some(0));
+        published.join().unwrap();
+    }
+    server.signal("TERM");
+    assert_eq!(server.end().code(), Some(0));
+}
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_panic_is_one_line_of_the_log_also_where_the_log_is_off() {
+    let mut command = janus(&["--listen", "127.0.0.1:0", "--log", "off"]);
+    let output = command.env("CRASH_THE_TOPIC_MANAGER", "1").env_remove("RUST_BACKTRACE").output().unwrap();
+    assert_exit(&output, 1);
+    let errors = text(&output.stderr);
+    let panics: Vec<_> = errors.lines().filter(|line| line.contains(" ERROR panic] thread janus")).collect();
+    assert!(panics.iter().any(|line| line.contains(" panicked at ") && line.contains("TopicManager")), "{errors}");
+    assert_eq!(errors.lines().count(), panics.len() + 1, "{errors}");
+}
+
+/// Has `setsockopt` answer as a kernel does that does not know the option of TCP with the number `LACKS`.
+#[cfg(target_os = "linux")]
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+int setsockopt(int fd, int level, int name, const void *value, socklen_t size) {
+    int (*real)(int, int, int, const void *, socklen_t) = dlsym(RTLD_NEXT, "setsockopt");
+    if (level == IPPROTO_TCP && name == atoi(getenv("LACKS"))) { errno = ENOPROTOOPT; return -1; }
+    return real(fd, level, name, value, size);
+}
+"#;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_kernel_that_lacks_an_option_of_tcp_is_worth_one_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, shim) = (folder.path().join("shim.c"), folder.path().join("shim.so"));
+    std::fs::write(&source, SHIM).unwrap();
+    // The linker that has linked this test.
+    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).arg("-ldl").status();
+    assert!(status.unwrap().success());
+    for (number, name) in
+        [("1", "TCP_NODELAY"), ("4", "TCP_KEEPIDLE"), ("5", "TCP_KEEPINTVL"), ("18", "TCP_USER_TIMEOUT")]
+    {
+        let mut command = binary(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
+        let server = Running::spawn(command.env("LD_PRELOAD", &shim).env("LACKS", number));
+        server.error_line(&format!("WARN  janus_core::socket_options] this system has no {name} for its sockets"));
+        let next = server.error_line("");
+        assert!(next.contains("listening on "), "{next}");
+        connect(next.rsplit(' ').next().unwrap());
+    }
+}

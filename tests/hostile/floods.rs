@@ -1,0 +1,195 @@
+//! Clients that send as fast as they are read and never stop by themselves, from an address that is not the bystander's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use janus_core::Config;
+use janus_core::wire::classic::client::unsubscribe;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::{Bystander, FRAME_TIMEOUT, NEWS, Process, SOON, all, summary};
+use crate::support::{Client, DEADLINE, own_address, publish_frame, serve, subscribe_frame, until};
+
+/// A ping of a WebSocket client, without payload.
+const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
+
+/// What each client of a flood says, again and again.
+#[derive(Clone, Copy, Debug)]
+enum Flood {
+    /// WebSocket pings, each of which is answered.
+    Pings,
+    /// Frames that are no requests, each of which is answered with an error.
+    Nonsense,
+    /// A frame without an end, and after it the next connection.
+    Unfinished,
+    /// Messages to one topic that has no subscriber.
+    Messages,
+    /// Topics that nobody else has, each for a moment.
+    Topics,
+}
+
+impl Flood {
+    const ALL: [Self; 5] = [Self::Pings, Self::Nonsense, Self::Unfinished, Self::Messages, Self::Topics];
+
+    async fn connect(self, addr: SocketAddr) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(([127, 0, 0, 2], 0).into())?;
+        let mut stream = socket.connect(addr).await?;
+        if matches!(self, Self::Pings) {
+            let request = format!(
+                "GET /ws HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            stream.write_all(request.as_bytes()).await?;
+        }
+        Ok(stream)
+    }
+
+    /// What the client with this number says for the `round`th time.
+    fn piece(self, client: usize, round: usize) -> Vec<u8> {
+        match self {
+            Self::Pings => PING.repeat(1_000),
+            Self::Nonsense => b"{}\0".repeat(1_000),
+            Self::Unfinished => [b"\"".as_slice(), &[b'x'; 16_000]].concat(),
+            Self::Messages => publish_frame("flood", "1").repeat(100),
+            Self::Topics => {
+                let name = |index| format!("flood {client} {round} {index}");
+                (0..20).flat_map(|index| [subscribe_frame(&name(index)), unsubscribe(&name(index))].concat()).collect()
+            }
+        }
+    }
+}
+
+/// A flood under way.
+struct Running {
+    stop: Arc<AtomicBool>,
+    /// How many pieces the server has taken, and how often it has answered.
+    pieces: Arc<AtomicUsize>,
+    clients: JoinSet<()>,
+}
+
+impl Running {
+    fn start(flood: Flood, addr: SocketAddr, clients: usize) -> Self {
+        let (stop, pieces) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let one = |client| pour(flood, addr, client, Arc::clone(&stop), Arc::clone(&pieces));
+        let clients = (0..clients).map(one).collect();
+        Self { stop, pieces, clients }
+    }
+
+    /// Waits until the server has taken some more.
+    async fn goes_on(&self) {
+        let goal = self.pieces.load(Ordering::Relaxed) + 10;
+        until("the flood goes on", || self.pieces.load(Ordering::Relaxed) >= goal).await;
+    }
+
+    async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut clients = self.clients;
+        // Some wait for a server that will not read them.
+        clients.abort_all();
+        while timeout(DEADLINE, clients.join_next()).await.expect("the flood ends").is_some() {}
+    }
+}
+
+/// One client, which connects anew when it is closed.
+async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBool>, pieces: Arc<AtomicUsize>) {
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(stream) = flood.connect(addr).await else { continue };
+        let (mut answers, mut out) = stream.into_split();
+        let read = async {
+            let mut buffer = vec![0; 64 * 1_024];
+            while answers.read(&mut buffer).await.is_ok_and(|length| length > 0) {
+                // The kernels hold many pieces of small frames; that they are answered shows that they are read.
+                pieces.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let write = async {
+            while !stop.load(Ordering::Relaxed) && out.write_all(&flood.piece(client, round)).await.is_ok() {
+                pieces.fetch_add(1, Ordering::Relaxed);
+                round += 1;
+            }
+        };
+        tokio::select! {
+            () = read => {}
+            () = write => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_from_one_address_keep_no_message_of_another_from_arriving() {
+    let config = Config { http_listen: vec![own_address()], session_ttl: SOON, ..Config::default() };
+    let (janus, addr) = serve(config).await;
+    let http = janus.local_addrs()[1];
+    for flood in Flood::ALL {
+        let running = Running::start(flood, if matches!(flood, Flood::Pings) { http } else { addr }, 20);
+        running.goes_on().await;
+        let bystander = Bystander::start(addr).await;
+        bystander.goes_on().await;
+        running.goes_on().await;
+        bystander.finish().await;
+        running.finish().await;
+    }
+    janus.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_get_room_in_turn_also_when_those_before_them_leave() {
+    const MESSAGES: usize = 20;
+    let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
+    let mut subscriber = Client::connect(addr).await;
+    subscriber.subscribe(NEWS).await;
+    let publish = move |publisher: usize| async move {
+        let mut client = Client::connect(addr).await.reset_on_drop();
+        let number = |index| publish_frame(NEWS, &format!("[{publisher},{index}]"));
+        client.send((0..MESSAGES).flat_map(number).collect::<Vec<_>>()).await;
+        // Every third leaves while its messages wait for room.
+        if !publisher.is_multiple_of(3) {
+            for _ in 0..MESSAGES {
+                assert!(client.json().await["published"]["seq"].is_u64());
+            }
+        }
+    };
+    let publishers = tokio::spawn(all((0..60).map(publish)));
+    let mut next = [0; 60];
+    while next.iter().enumerate().any(|(publisher, next)| publisher % 3 > 0 && *next < MESSAGES) {
+        let message: serde_json::Value = serde_json::from_str(&subscriber.frame().await).unwrap();
+        let [publisher, index] = [0, 1].map(|at| message["data"][at].as_u64().unwrap() as usize);
+        assert_eq!(index, next[publisher], "the messages of one publisher keep their order");
+        next[publisher] += 1;
+    }
+    timeout(DEADLINE, publishers).await.expect("all have their receipts").unwrap();
+    janus.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, which needs an idle machine; see the head of the file above"]
+async fn floods_in_full_and_what_they_cost_a_bystander() {
+    let floods = [
+        (Flood::Pings, 1),
+        (Flood::Pings, 100),
+        (Flood::Nonsense, 100),
+        (Flood::Unfinished, 1_000),
+        (Flood::Messages, 8_000),
+        (Flood::Topics, 20),
+    ];
+    for (flood, clients) in floods {
+        let http = own_address();
+        let server = Process::start_with(FRAME_TIMEOUT, &["--http-listen", &http.to_string()]);
+        let addr = if matches!(flood, Flood::Pings) { server.http() } else { server.addr };
+        let bystander = Bystander::start(server.addr).await;
+        let running = Running::start(flood, addr, clients);
+        running.goes_on().await;
+        let begun = Instant::now();
+        until("five seconds are over", || begun.elapsed() >= Duration::from_secs(5)).await;
+        let latencies = bystander.finish().await;
+        running.finish().await;
+        println!("{clients} x {flood:?}: {}", summary(latencies));
+    }
+}
