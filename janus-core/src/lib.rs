@@ -81,6 +81,8 @@
 //! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
 //! - `address.rs`: what the clients of one address hold of what all share. `shares.rs`: which address gives back first.
 //!   `reached.rs`: lines in the log about limits of the server that are reached.
+//! - `guests.rs`: connections without a place, and which of them makes room. `received.rs`: the bound on input that has led
+//!   to nothing yet.
 //! - `connections.rs`: who is connected, and how an operator ends that.
 //! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
 //! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type.
@@ -88,7 +90,7 @@
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
 //! - `shared.rs`, `topic_table.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`, `fairness.rs`: how
-//!   tasks take turns.
+//!   tasks take turns; `line.rs`: the order in which tasks wait.
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
