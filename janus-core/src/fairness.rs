@@ -11,7 +11,7 @@
 //!   those that say little: 8,000 connections with a message each are as much work as one with 8,000.
 //!
 //! Addresses take turns, however many connections each of them has. Where one address alone is active, a proxy or a load
-//! test, it has all of the arbiter. Nothing is refused, and nobody loses anything: what is not read yet stays in the
+//! test, it has all of the arbiter, in turns of a few milliseconds. Nothing is refused, and nobody loses anything: what is not read yet stays in the
 //! socket, and a client that sends faster than it is read waits in TCP.
 //!
 //! A turn ends when the arbiter runs out of tasks, and otherwise when it has run those that were ready and has looked at
@@ -24,7 +24,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -46,8 +46,16 @@ const SMALL: u16 = FULL / 4;
 /// messages comes to it, and a message of a bystander is on its way for two or three turns.
 const TURN: u32 = 4 * FULL as u32;
 
+/// Turns for which an address counts as active that has had something done for it: a client that says something now and then
+/// must not find each time that another address has taken all of the turn.
+const ACTIVE: u32 = 256;
+
 /// Work of one address in a turn while several addresses are active.
 const SHARE: u32 = TURN / 4;
+
+/// The same while no other is: a few milliseconds. Another one may become active at any moment, and what it says first waits
+/// until the turn is over: 8,000 publishers with a message each take half a second.
+const ALONE: u32 = 4 * TURN;
 
 /// Addresses that are called upon in one turn; of each one busy connection and some others go on.
 const ADDRESSES: usize = 4;
@@ -101,9 +109,10 @@ pub(crate) struct Fairness {
     over: AtomicU32,
     /// Work done in this turn.
     spent: AtomicU32,
-    /// Addresses for which something has been done in this turn, and in the one before.
-    active: AtomicU32,
-    active_before: AtomicU32,
+    /// The account for which something was done last, as a number.
+    last: AtomicUsize,
+    /// The turn from which on that address counts as the only active one.
+    alone_from: AtomicU32,
     waiting: Mutex<Waiting>,
     /// The task of [`keep`](Self::keep), woken when a connection has to wait.
     keeper: AtomicWaker,
@@ -144,12 +153,13 @@ impl Fairness {
             Want::Fresh => share.waits.load(Ordering::Relaxed),
             Want::More => self.spent.load(Ordering::Relaxed) >= TURN,
         };
-        let has_had_its_share = self.are_several_active() && self.spent_by(share) >= SHARE;
+        let limit = if self.are_several_active() { SHARE } else { ALONE };
+        let has_had_its_share = self.spent_by(share) >= limit;
         (!waits && !has_had_its_share).then(|| self.portion())
     }
 
     fn are_several_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed).max(self.active_before.load(Ordering::Relaxed)) > 1
+        (self.alone_from.load(Ordering::Relaxed).wrapping_sub(self.turn()) as i32) > 0
     }
 
     fn spent_by(&self, share: &Share) -> u32 {
@@ -166,10 +176,22 @@ impl Fairness {
         if share.turn.load(Ordering::Relaxed) != turn {
             share.turn.store(turn, Ordering::Relaxed);
             share.spent.store(0, Ordering::Relaxed);
-            self.active.store(self.active.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.note_active(account, turn);
         }
         for spent in [&share.spent, &self.spent] {
             spent.store(spent.load(Ordering::Relaxed).saturating_add(work), Ordering::Relaxed);
+        }
+    }
+
+    fn note_active(&self, account: &Account, turn: u32) {
+        // Where the account lies tells it from others; a new one in the place of an old one is the same for this purpose.
+        let account = std::ptr::from_ref(account).addr();
+        let last = self.last.load(Ordering::Relaxed);
+        if last != account {
+            self.last.store(account, Ordering::Relaxed);
+            if last != 0 {
+                self.alone_from.store(turn.wrapping_add(ACTIVE), Ordering::Relaxed);
+            }
         }
     }
 
@@ -181,8 +203,6 @@ impl Fairness {
     fn begin_turn(&self) {
         self.over.store(self.turn(), Ordering::Relaxed);
         self.spent.store(0, Ordering::Relaxed);
-        self.active_before.store(self.active.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.active.store(0, Ordering::Relaxed);
     }
 
     /// Has a connection wait behind the others of its address that want the same.
@@ -326,7 +346,7 @@ mod tests {
     fn an_address_waits_once_it_has_had_its_share_and_another_is_active() {
         let (fairness, [crowd, single]) = (Fairness::default(), accounts());
         fairness.charge(&crowd, SHARE);
-        assert!(fairness.admit(&crowd, Want::Fresh, 0).is_some(), "an address alone has all of the arbiter");
+        assert!(fairness.admit(&crowd, Want::Fresh, 0).is_some(), "an address alone has more");
         fairness.charge(&single, 1);
         assert_eq!(fairness.admit(&crowd, Want::Fresh, 0), None);
         assert_eq!(fairness.admit(&crowd, Want::More, 0), None);
@@ -339,11 +359,14 @@ mod tests {
         fairness.call();
         assert_eq!(called(&fairness, &crowd, &waiting), waiting.len());
         assert!(fairness.admit(&crowd, Want::Fresh, 0).is_some());
-        // The other was active in the turn before.
+        // The other was active a few turns before.
         fairness.charge(&crowd, SHARE);
         assert_eq!(fairness.admit(&crowd, Want::Fresh, 0), None);
-        fairness.begin_turn();
+        (0..ACTIVE).for_each(|_| fairness.begin_turn());
         fairness.charge(&crowd, SHARE);
         assert!(fairness.admit(&crowd, Want::Fresh, 0).is_some(), "it is alone again");
+        fairness.charge(&crowd, ALONE - SHARE);
+        assert_eq!(fairness.admit(&crowd, Want::Fresh, 0), None, "another may want its turn at any moment");
+        assert!(fairness.admit(&single, Want::Fresh, 0).is_some());
     }
 }

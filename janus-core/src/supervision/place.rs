@@ -29,8 +29,9 @@ const JOBS_PER_TURN: usize = 8;
 /// Sockets that one look at the kernel brings news of, of which there is at least one for each 61 polls.
 ///
 /// Tokio's 1,024 would fill the run queue faster than it is worked off: in a storm of thousands of sockets every task waits
-/// behind what the looks before have brought. Of what is left in the kernel nobody here waits for anything.
-const EVENTS_PER_LOOK: usize = 64;
+/// behind what the looks before have brought. With a few, a socket waits in the kernel behind all others of the storm, most
+/// of which will only be told to wait: beside 8,000 publishers p99 of another client was 27 ms with 64, and 12 ms with 256.
+const EVENTS_PER_LOOK: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
 

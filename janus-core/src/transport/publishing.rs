@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::{Outcome, Step, Transport};
+use crate::fairness::price;
 use crate::hooks::Refused;
 use crate::publish::{Pending, PublishError, Receipt, hand_over};
 use crate::topic::{Place, Waiter};
@@ -81,9 +82,14 @@ impl Transport {
     ) {
         self.publishes();
         let made = self.shared.topics.made();
+        let answers = pending.reply.wants_receipt();
         let by = self.slot.account.as_ref();
         let handed_over = hand_over(&self.shared, &mut self.published, &topic, by, pending, None);
         self.add_topics((self.shared.topics.made() - made) as usize);
+        if self.published.is_none() && answers {
+            // There is no topic that would send the receipt in a turn of its own.
+            self.portion.add(price::ANSWER);
+        }
         if let Err(pending) = handed_over {
             // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
