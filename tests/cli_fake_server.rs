@@ -207,13 +207,13 @@ impl State {
             (Transport::WebSocket, subscribe["topic"].as_str().unwrap().to_owned())
         } else {
             let topic = head.strip_prefix("GET /events?topic=").unwrap().split(' ').next().unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nretry: 2000\n\n")?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nretry: 2000\n")?;
             (Transport::Sse, topic.to_owned())
         };
         let mut topics = self.topics.lock().unwrap();
         topics.entry(topic).or_default().subscribers.push((transport, stream.try_clone()?));
         match transport {
-            Transport::Sse => stream.write_all(b"id: 9f.0\n\n")?,
+            Transport::Sse => stream.write_all(b"event: subscribed\nid: 9f.0\ndata: {}\n\n")?,
             // A ping, which wants its pong before anything else is said.
             _ => stream.write_all(&[&text_frame(r#"{"type":"subscribed","seq":0}"#)[..], &[0x89, 0]].concat())?,
         }

@@ -95,10 +95,10 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
         janus(&["config", "check", "--frame-timeout", "5s"]).env("JANUS_FRAME_TIMEOUT", "5"),
         &["variable JANUS_FRAME_TIMEOUT", "5: expected 10 ms to 7 days, with a unit such as \"10 s\""],
     );
-    for address in ["localhost", "localhost:8081", ":8081"] {
+    for address in ["localhost", "no.such.host.invalid:8081", "8081"] {
         assert_refused(
             &mut janus(&["--listen", address]),
-            &["flag --listen", "expected an IP address and a port", "127.0.0.1:8081"],
+            &["flag --listen", "expected an address and a port", "127.0.0.1:8081"],
         );
     }
     assert_refused(&mut janus(&["--log", "loud"]), &["flag --log", "\"debug\""]);
@@ -214,6 +214,22 @@ fn an_address_is_listened_on_once() {
         &mut janus(&[&check[..], &["--listen", "127.0.0.1:9"]].concat()),
         &["flag --listen", "expected each address once, and 127.0.0.1:9 is there twice"],
     );
+}
+
+#[test]
+fn a_host_name_stands_for_its_addresses() {
+    let output = janus(&["config", "show", "--listen", "localhost:8081"]).output().unwrap();
+    assert_exit(&output, 0);
+    assert!(text(&output.stdout).contains("\"127.0.0.1:8081\""), "{}", text(&output.stdout));
+}
+
+#[test]
+fn either_list_of_addresses_may_be_empty_and_not_both() {
+    for alone in ["--listen", "--http-listen"] {
+        assert_exit(&janus(&["config", "check", alone, ""]).output().unwrap(), 0);
+    }
+    let neither = ["config", "check", "--listen", "", "--http-listen", ""];
+    assert_refused(&mut janus(&neither), &["flag --http-listen", "[]: expected an address here or in listen"]);
 }
 
 #[test]

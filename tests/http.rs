@@ -10,12 +10,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{DEADLINE, serve, until};
+use crate::support::{DEADLINE, serve, take_chunks, until};
 
 /// A client that reads a response as text.
 pub(crate) struct Http {
     stream: TcpStream,
     received: String,
+    /// What has come of a chunk that is not whole, where the response has chunks.
+    chunks: Option<Vec<u8>>,
 }
 
 /// One block of an event stream.
@@ -30,7 +32,7 @@ impl Http {
     pub(crate) async fn send(addr: SocketAddr, request: impl AsRef<[u8]>) -> Self {
         let mut stream = timeout(DEADLINE, TcpStream::connect(addr)).await.unwrap().unwrap();
         stream.write_all(request.as_ref()).await.unwrap();
-        Self { stream, received: String::new() }
+        Self { stream, received: String::new(), chunks: None }
     }
 
     /// Opens a stream of events; its head must be a good one.
@@ -38,9 +40,24 @@ impl Http {
         let request = format!("GET /events?{query} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
         let mut client = Self::send(addr, request).await;
         let head = client.up_to("\r\n\r\n").await;
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
-        assert_eq!(client.up_to("\n\n").await, "retry: 2000\n\n");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"), "{head}");
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        client.chunks = Some(Vec::new());
+        let body = std::mem::take(&mut client.received);
+        client.take(body.as_bytes());
         client
+    }
+
+    /// Everything in these tests is ASCII.
+    fn take(&mut self, bytes: &[u8]) {
+        let bytes = match &mut self.chunks {
+            None => bytes.to_vec(),
+            Some(chunks) => {
+                chunks.extend_from_slice(bytes);
+                take_chunks(chunks).0
+            }
+        };
+        self.received.push_str(str::from_utf8(&bytes).unwrap());
     }
 
     /// What comes up to the end of this text.
@@ -54,37 +71,33 @@ impl Http {
                 let mut piece = [0; 4096];
                 let length = self.stream.read(&mut piece).await.expect("no reset");
                 assert_ne!(length, 0, "the end of the stream instead of {end:?}: {}", self.received);
-                // Everything in these tests is ASCII.
-                self.received.push_str(str::from_utf8(&piece[..length]).unwrap());
+                self.take(&piece[..length]);
             }
         };
         timeout(DEADLINE, read).await.unwrap_or_else(|_| panic!("no {end:?} came"))
     }
 
     pub(crate) async fn read_to_end(mut self) -> String {
-        timeout(DEADLINE, self.stream.read_to_string(&mut self.received)).await.expect("an end").expect("a FIN");
+        let mut rest = Vec::new();
+        timeout(DEADLINE, self.stream.read_to_end(&mut rest)).await.expect("an end").expect("a FIN");
+        self.take(&rest);
         self.received
     }
 
     /// The next block that is no heartbeat.
     pub(crate) async fn block(&mut self) -> Block {
-        loop {
-            let text = self.up_to("\n\n").await;
-            if text.starts_with(':') {
-                continue;
+        let text = self.up_to("\n\n").await;
+        let mut block = Block::default();
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with(':')) {
+            match line.split_once(": ").unwrap() {
+                ("event", value) => block.event = Some(value.to_owned()),
+                ("id", value) => block.id = Some(value.to_owned()),
+                ("data", value) => block.data = Some(serde_json::from_str(value).unwrap()),
+                ("retry", _) => {}
+                _ => panic!("an unknown field: {line}"),
             }
-            let mut block = Block::default();
-            for line in text.lines().filter(|line| !line.is_empty()) {
-                match line.split_once(": ").unwrap() {
-                    ("event", value) => block.event = Some(value.to_owned()),
-                    ("id", value) => block.id = Some(value.to_owned()),
-                    ("data", value) => block.data = Some(serde_json::from_str(value).unwrap()),
-                    ("retry", _) => {}
-                    _ => panic!("an unknown field: {line}"),
-                }
-            }
-            return block;
         }
+        block
     }
 
     /// The next block, which must be a message: its number and its data.
@@ -97,11 +110,14 @@ impl Http {
         (seq, data["data"].clone())
     }
 
-    /// The id of the next block, which must have nothing else.
+    /// The id of the next block, which must say what has been subscribed to.
     pub(crate) async fn id(&mut self) -> String {
         let block = self.block().await;
-        assert_eq!((&block.event, &block.data), (&None, &None), "{block:?}");
-        block.id.unwrap()
+        assert_eq!(block.event.as_deref(), Some("subscribed"), "{block:?}");
+        let data = block.data.as_ref().unwrap();
+        let id = block.id.clone().unwrap();
+        assert_eq!(id, format!("{}.{}", data["epoch"].as_str().unwrap(), data["seq"]), "{block:?}");
+        id
     }
 }
 
@@ -175,7 +191,7 @@ async fn a_stream_of_several_topics_says_which_could_not_be_resumed() {
     assert_eq!(gap.event.as_deref(), Some("gap"));
     let data = gap.data.unwrap();
     assert_eq!((&data["topic"], &data["resumed"]), (&json!("b"), &json!(false)));
-    assert_eq!(gap.id.unwrap(), format!("{}.2", data["epoch"].as_str().unwrap()));
+    assert_eq!(client.id().await, format!("{}.2", data["epoch"].as_str().unwrap()));
     assert_eq!(client.id().await, last);
     assert_eq!(client.message().await, (3, json!("missed")));
     janus.publish("b", "new").await.unwrap();
@@ -225,9 +241,77 @@ async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
 async fn silence_is_filled_with_comments() {
     let (_janus, addr) = serve_http(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let mut client = Http::events(addr, "topic=news", "").await;
-    client.up_to("\n\n").await;
-    assert_eq!(client.up_to("\n\n").await, ":\n\n");
-    assert_eq!(client.up_to("\n\n").await, ":\n\n");
+    client.id().await;
+    assert_eq!(client.up_to("\n").await, ":\n");
+    assert_eq!(client.up_to("\n").await, ":\n");
+}
+
+#[tokio::test]
+async fn what_is_published_once_the_head_has_come_reaches_the_stream() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
+    for round in 0..20 {
+        // Topics that must be made first, one or many, and then many that exist.
+        let fresh = format!("fresh:{round}");
+        let mut client = Http::events(addr, &format!("topic={fresh}"), "").await;
+        janus.publish(&fresh, &round).await.unwrap();
+        client.id().await;
+        assert_eq!(client.message().await, (1, json!(round)));
+        let mut client = Http::events(addr, &query.join("&"), "").await;
+        let seq = janus.publish("t:99", &round).await.unwrap().seq;
+        for _ in 0..100 {
+            client.id().await;
+        }
+        assert_eq!(client.message().await, (seq, json!(round)));
+    }
+}
+
+#[tokio::test]
+async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
+    let config = Config {
+        drain_timeout: Duration::from_secs(20),
+        drain_period: Duration::ZERO,
+        restart_time: Duration::from_secs(7),
+        ..Config::default()
+    };
+    let (janus, addr) = serve_http(config).await;
+    let mut client = Http::events(addr, "topic=news", "").await;
+    client.id().await;
+    let begun = std::time::Instant::now();
+    let drain = tokio::spawn(async move { janus.shutdown().await });
+    let bye = client.up_to("\n\n").await;
+    let waited = begun.elapsed();
+    let retry = bye.strip_prefix("event: bye\nretry: ").unwrap().split('\n').next().unwrap();
+    let retry = Duration::from_millis(retry.parse().unwrap());
+    // The whole drain, less what of it is over, then the restart.
+    assert!(
+        retry + waited >= Duration::from_secs(27) && retry <= Duration::from_secs(29),
+        "{retry:?} after {waited:?}"
+    );
+    drain.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let mut client = Http::send(addr, "GET /events?topic=news HTTP/1.0\r\n\r\n").await;
+    let head = client.up_to("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && !head.contains("chunked"), "{head}");
+    client.id().await;
+    janus.publish("news", "plain").await.unwrap();
+    assert_eq!(client.message().await, (1, json!("plain")));
+}
+
+#[tokio::test]
+async fn streams_are_told_different_times_to_come_back_after() {
+    let (_janus, addr) = serve_http(Config::default()).await;
+    let mut times = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        let mut client = Http::events(addr, "topic=news", "").await;
+        let first = client.up_to("\n").await;
+        times.insert(first.strip_prefix("retry: ").unwrap().trim().parse::<u64>().unwrap());
+    }
+    assert!(times.len() > 10 && times.iter().all(|time| (1_500..=2_500).contains(time)), "{times:?}");
 }
 
 #[tokio::test]
@@ -331,8 +415,16 @@ async fn refused(addr: SocketAddr, headers: &str) -> (String, Value) {
     let request = format!("GET /events?topic=news HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
     let answer = Http::send(addr, request).await.read_to_end().await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let body = if head.contains("\r\ntransfer-encoding: chunked") {
+        let mut raw = body.as_bytes().to_vec();
+        let (body, ended) = take_chunks(&mut raw);
+        assert!(ended && raw.is_empty(), "{answer}");
+        String::from_utf8(body).unwrap()
+    } else {
+        body.to_owned()
+    };
     let Some((_, bye)) = body.split_once("event: bye\nretry: ") else {
-        let body: Value = serde_json::from_str(body).unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap();
         return (head.to_owned(), body["error"]["code"].clone());
     };
     let (retry, data) = bye.split_once("\ndata: ").unwrap();
@@ -351,7 +443,7 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
     let (janus, addr) = serve_http(config).await;
     let only = Http::events(addr, "topic=news", "").await;
     let (head, error) = refused(addr, EVENT_SOURCE).await;
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"), "{head}");
     assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
     assert_eq!(error, "too_many_connections");
     // Whoever does not read events reads a status, as does one that cannot be told anything else.

@@ -260,3 +260,23 @@ pub(crate) async fn publish(addr: SocketAddr, topic: &str, data: &str) -> Value 
     assert!(answer["published"].is_object(), "not published: {answer}");
     answer["published"].clone()
 }
+
+/// Takes whole chunks (RFC 9112, 7.1) off `raw`; their bytes, and whether the last one was among them.
+pub(crate) fn take_chunks(raw: &mut Vec<u8>) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    while let Some(end) = raw.windows(2).position(|window| window == b"\r\n") {
+        let line = str::from_utf8(&raw[..end]).unwrap();
+        let length = usize::from_str_radix(line, 16).unwrap_or_else(|_| panic!("no head of a chunk: {line:?}"));
+        let (from, to) = (end + 2, end + 2 + length);
+        if raw.len() < to + 2 {
+            break;
+        }
+        assert_eq!(&raw[to..to + 2], b"\r\n");
+        bytes.extend_from_slice(&raw[from..to]);
+        raw.drain(..to + 2);
+        if length == 0 {
+            return (bytes, true);
+        }
+    }
+    (bytes, false)
+}

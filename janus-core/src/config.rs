@@ -125,6 +125,11 @@ pub struct Config {
     /// Over how long a drain closes connections, a few at a time and in no order, so that their clients do not all connect
     /// somewhere else at once. It is a part of `drain_timeout`, and cut to half of it. Zero closes them all at once. Default 5 s.
     pub drain_period: Duration,
+    /// How long the port may be closed between the end of a drain and the start of the next instance. Clients that a drain
+    /// sends away are told to come back after the rest of the drain, this time, and a random moment: a browser's
+    /// `EventSource` that comes back to a closed port behind a proxy gets a 502, and never tries again. Zero where another
+    /// process takes over the port at once. Default 5 s.
+    pub restart_time: Duration,
     /// Idle time before TCP keep-alive probes a peer, give or take a quarter, so that not all are probed at once; then every
     /// quarter of it. Default 60 s.
     pub tcp_keepalive: Duration,
@@ -200,6 +205,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             drain_period: Duration::from_secs(5),
+            restart_time: Duration::from_secs(5),
             tcp_keepalive: Duration::from_secs(60),
             tcp_user_timeout: Duration::from_secs(120),
             send_buffer_bytes: 64 * 1024,
@@ -476,6 +482,10 @@ impl Config {
         if self.drain_period > LONGEST {
             let value = format!("{:?}", self.drain_period);
             return Err(ConfigError { key: "drain_period".into(), value, expected: "0 s to 7 days" });
+        }
+        if self.restart_time > LONGEST {
+            let value = format!("{:?}", self.restart_time);
+            return Err(ConfigError { key: "restart_time".into(), value, expected: "0 s to 7 days" });
         }
         time("hook_timeout", self.hook_timeout)?;
         time("write_timeout", self.write_timeout)?;

@@ -32,9 +32,9 @@ use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use log::Level;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::client_proxy::{Leaving, Places, Session};
 use crate::delivery::{End, Slot, SlowReason};
@@ -51,11 +51,11 @@ use crate::wire::{
     Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Open, Refusal, Refusing, RequestId, TopicName,
 };
 
-use opening::PassingOn;
 pub(crate) use opening::refusal;
+use opening::{PassingOn, after_a_restart};
 use portion::Portion;
 use publishing::{Offering, Permitting};
-use resuming::{Prepared, Replaying};
+use resuming::{Prepared, Replay, Replaying};
 pub(crate) use subscribing::leave;
 use subscribing::{Asked, AskedPatiently, Asking, refused};
 
@@ -162,10 +162,13 @@ enum Lengthy {
     Lost(io::ErrorKind),
 }
 
-/// The beginning of a stream that is not begun before its client may have one of the topics that it asks for.
+/// The beginning of a stream that is not begun before each topic that its client asks for has been joined or refused: a
+/// page that publishes, or loads its state, as soon as its stream is open must not miss what comes after that.
 struct Preface {
-    /// What is sent then: the preface, and which topics it may not have. `None` after that.
-    held: Option<BytesMut>,
+    /// What is sent then, before what has been waiting for it. `None` after that.
+    held: Option<Bytes>,
+    /// Topics to catch up with then.
+    replays: Vec<Replay>,
     /// Why it may not have one of its topics; one for which it may try again, if there is any.
     refused: Option<FrameError>,
 }
@@ -293,6 +296,7 @@ impl Transport {
     /// Begins to close: what is queued is written out, then comes a FIN.
     fn close(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
+            self.give_up_preface();
             self.leave_topics();
             let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
@@ -530,7 +534,12 @@ impl Transport {
     /// Closes because the instance ends.
     fn drain(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
-            self.say_bye(None, ErrorCode::ServerDraining, "the server is shutting down");
+            let Shared { config, .. } = &*self.shared;
+            let deadline = self.shared.close_deadline(config.drain_timeout);
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let reconnect_after = Some(after_a_restart(rest, config.restart_time));
+            let usual = refusal(ErrorCode::ServerDraining, "the server is shutting down");
+            self.say_goodbye(Refusal { reconnect_after, ..usual });
         }
     }
 
@@ -673,7 +682,8 @@ impl Transport {
             Command::Refused(error) => self.answer_error(error),
             Command::Answer(bytes) => self.slot.send(bytes),
             Command::Preface(bytes) if !self.opened => {
-                self.preface = Some(Box::new(Preface { held: Some(bytes.into()), refused: None }));
+                self.slot.cork();
+                self.preface = Some(Box::new(Preface { held: Some(bytes), replays: Vec::new(), refused: None }));
             }
             Command::Preface(_) => {
                 let message = "a preface comes before what opens the connection";

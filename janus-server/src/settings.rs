@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,6 +47,9 @@ impl Settings {
     fn validate(&self) -> Result<(), ConfigError> {
         self.core.validate()?;
         let bad = |key: &'static str, value, expected| Err(ConfigError { key: key.into(), value, expected });
+        if self.core.listen.is_empty() && self.core.http_listen.is_empty() {
+            return bad("http_listen", "[]".to_owned(), "an address here or in listen: the server would serve nobody");
+        }
         if !self.api_key.can_be_one() {
             return bad(
                 "api_key",
@@ -361,6 +364,13 @@ pub(crate) static TABLE: &[Setting] = &[
         doc: "Over how long the end of the server closes connections, a few at a time; a part of `drain_timeout`, and cut to half of it. `0 s` \
               closes them all at once.",
         field: Field::Duration(|s| &mut s.core.drain_period),
+    },
+    Setting {
+        name: "restart_time",
+        doc: "How long the port may be closed between the end of a drain and the next start. Clients that a drain sends away are \
+              told to come back after the rest of `drain_timeout`, this time, and up to 2 s more. `0 s` where another process \
+              takes over the port at once.",
+        field: Field::Duration(|s| &mut s.core.restart_time),
     },
     Setting {
         name: "tcp_keepalive",
@@ -721,8 +731,8 @@ impl Setting {
         let range = self.range();
         match self.field {
             Field::Addresses(_) => {
-                let or_none = if self.may_be_empty() { "; or none" } else { "" };
-                format!("an IP address and a port, or several, such as \"127.0.0.1:8081\"{or_none}")
+                "an address and a port, or several, such as \"127.0.0.1:8081\" or \"localhost:8081\"; or none"
+                    .to_owned()
             }
             Field::Origins(_) => "origins such as \"https://app.example\", or \"*\" for any".to_owned(),
             Field::Secret(_) => range.unwrap_or("a text").to_owned(),
@@ -749,18 +759,12 @@ impl Setting {
         let mut alone = Settings::default();
         self.assign(&mut alone, value.clone());
         let refused = alone.validate().is_err_and(|error| self.is_meant_by(&error));
-        if refused || alone.core.listen.is_empty() { Err(self.expected()) } else { Ok(value) }
+        if refused { Err(self.expected()) } else { Ok(value) }
     }
 
     /// Whether the setting can stand on the command line.
     pub(crate) fn has_flag(&self) -> bool {
         !matches!(self.field, Field::Secret(_))
-    }
-
-    /// Whether a list may have nothing in it, which a variable or a flag says with an empty text. A server without its
-    /// classic port is a mistake in some script.
-    fn may_be_empty(&self) -> bool {
-        self.name != "listen"
     }
 
     /// The range the core allows, asked for with a value that is above all of them.
@@ -832,13 +836,14 @@ impl Setting {
 
     /// Reads the text of a variable or of a flag.
     fn parse(&self, texts: &[String]) -> Option<Value> {
-        let texts = if self.may_be_empty() && texts == [""] { &[] } else { texts };
+        // An empty text is how a variable or a flag says an empty list.
+        let texts = if texts == [""] { &[] } else { texts };
         if let Field::Origins(_) = self.field {
             return Some(Value::Origins(texts.to_vec()));
         }
         if let Field::Addresses(_) = self.field {
-            let addresses: Option<Vec<SocketAddr>> = texts.iter().map(|text| text.parse().ok()).collect();
-            return addresses.map(Value::Addresses);
+            let addresses: Option<Vec<Vec<SocketAddr>>> = texts.iter().map(|text| addresses(text)).collect();
+            return addresses.map(|addresses| Value::Addresses(addresses.concat()));
         }
         let text = texts.last().map_or("", |text| text.trim());
         match self.field {
@@ -881,6 +886,15 @@ impl Setting {
             _ => None,
         }
     }
+}
+
+/// An address and a port, or all addresses of a host name.
+fn addresses(text: &str) -> Option<Vec<SocketAddr>> {
+    if let Ok(address) = text.parse() {
+        return Some(vec![address]);
+    }
+    let found: Vec<SocketAddr> = text.to_socket_addrs().ok()?.collect();
+    (!found.is_empty()).then_some(found)
 }
 
 /// A setting's value of any kind.

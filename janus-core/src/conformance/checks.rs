@@ -113,7 +113,8 @@ impl<'a> Stage<'a> {
         self.client.publish(topic, data).ok_or_else(|| skipped("clients of this format cannot publish"))
     }
 
-    /// What these pieces decode to, up to the end of the stream.
+    /// What these pieces decode to, up to the end of the stream; a preface without its digits, because a head may have the
+    /// time in it.
     pub(super) fn decode(&self, pieces: &[&[u8]], limits: &Limits) -> Vec<Result<Command, FrameError>> {
         let mut decoder = self.codec.decoder();
         let mut decoded = Vec::new();
@@ -132,7 +133,13 @@ impl<'a> Stage<'a> {
                     Ok(_) => false,
                     Err(error) => error.is_fatal(),
                 };
-                decoded.push(command);
+                decoded.push(match command {
+                    Ok(Command::Preface(bytes)) => {
+                        let bytes = bytes.iter().map(|byte| if byte.is_ascii_digit() { b'0' } else { *byte });
+                        Ok(Command::Preface(bytes.collect()))
+                    }
+                    command => command,
+                });
                 if over {
                     return decoded;
                 }

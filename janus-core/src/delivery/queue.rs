@@ -316,6 +316,12 @@ impl Queue {
         self.answers.bytes > self.terms.max_bytes / ANSWERS_SHARE
     }
 
+    /// Puts bytes before everything else. Nothing must have been written of what waits.
+    pub(crate) fn push_first(&mut self, frame: Bytes) {
+        debug_assert!(!self.started);
+        self.insert(0, Entry::Frame(frame));
+    }
+
     /// Takes an entry in without looking at the limits: for what its taker has asked for a portion of.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.insert(self.entries.len(), entry);

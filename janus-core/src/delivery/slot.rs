@@ -164,6 +164,9 @@ struct Out {
     queue: Option<Box<Queue>>,
     end: Option<End>,
     reads: Reads,
+    /// Whether what is in the queue has to wait for what comes before all of it. The queue exists as long, so that a
+    /// delivery needs no look at this.
+    corked: bool,
 }
 
 /// What is known of reading from the link. A client that cannot be sent anything may have said something before, which counts; but
@@ -209,7 +212,7 @@ impl Slot {
             place,
             #[cfg(feature = "fault-injection")]
             peer: link.as_ref().and_then(Link::peer),
-            out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown }),
+            out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown, corked: false }),
             transport: AtomicWaker::new(),
             quiet_since: AtomicU32::new(0),
             pulse: Pulse::default(),
@@ -258,6 +261,35 @@ impl Slot {
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
             self.pulse.ask(tick);
             self.send(frame);
+        }
+    }
+
+    /// Has everything wait for the bytes that are given to [`uncork`](Self::uncork), within the limits of the queue.
+    pub(crate) fn cork(&self) {
+        let mut out = self.out.lock();
+        if out.sends && out.queue.is_none() {
+            out.corked = true;
+            self.wait(&mut out, |_| Ok(()));
+        }
+    }
+
+    /// Sends these bytes, and then what has been waiting for them.
+    pub(crate) fn uncork(&self, first: Bytes) {
+        let mut out = self.out.lock();
+        if std::mem::take(&mut out.corked)
+            && let Some(queue) = &mut out.queue
+        {
+            queue.push_first(first);
+            self.transport.wake();
+        }
+    }
+
+    /// Drops what has been waiting, because something else is to be said.
+    pub(crate) fn uncork_empty(&self) {
+        let mut out = self.out.lock();
+        if std::mem::take(&mut out.corked) {
+            out.queue = None;
+            self.mirror_attention(&out);
         }
     }
 
@@ -423,7 +455,7 @@ impl Slot {
     pub(crate) fn flush(&self, cx: &mut task::Context<'_>) {
         let mut out = self.out.lock();
         // A stream that has failed is not asked again.
-        let Out { link: Some(link), queue, reads: Reads::Unknown, .. } = &mut *out else { return };
+        let Out { link: Some(link), queue, reads: Reads::Unknown, corked: false, .. } = &mut *out else { return };
         if let Some(queue) = queue {
             let Poll::Ready(flushed) = link.poll_write(cx, |link| queue.write_to(link)) else {
                 // What was taken before may still be held back.
@@ -607,7 +639,7 @@ impl Slot {
             }
         }
         let limit = if self.patient.load(Ordering::Relaxed) > 0 { patience } else { timeout };
-        let Out { link, queue: Some(queue), .. } = &mut *out else { return };
+        let Out { link, queue: Some(queue), corked: false, .. } = &mut *out else { return };
         // The kernel calls a socket writable when a third of its buffer is free, which a client that reads slowly and
         // steadily may never come to. That a send takes something shows that it reads.
         let flushed = link.as_ref().map_or(Ok(Flushed::Turn), |link| queue.write_to(link));
@@ -647,13 +679,14 @@ impl Slot {
 
     /// Bytes that wait for this client, and the tick at which it was first seen to lag.
     pub(crate) fn queued(&self) -> Option<(usize, Option<u32>)> {
-        self.out.lock().queue.as_ref().map(|queue| (queue.size().1, queue.since()))
+        let out = self.out.lock();
+        out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
     }
 
     /// What waits for this client; `None` if it keeps up.
     pub(crate) fn lag(&self) -> Option<Lag> {
         let out = self.out.lock();
-        let queue = out.queue.as_ref()?;
+        let queue = out.queue.as_ref().filter(|_| !out.corked)?;
         let (frames, bytes) = queue.size();
         Some(Lag { frames, bytes, since: queue.since(), peer: out.link.as_ref().and_then(Link::peer) })
     }

@@ -178,6 +178,12 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
     Refusal { id: None, code, message, reconnect_after: window.map(any_moment) }
 }
 
+/// After what time a client may come back that a drain with so much time left sends away: once the port can be open again,
+/// because a browser's `EventSource` that finds it closed behind a proxy never tries again.
+pub(super) fn after_a_restart(rest_of_drain: Duration, restart_time: Duration) -> Duration {
+    rest_of_drain + restart_time + any_moment(TRY_AGAIN)
+}
+
 /// After what time a client may come back that is to slow down.
 pub(super) fn slowly() -> Duration {
     any_moment(SLOW_DOWN)

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{self, Poll, ready};
 
 use actix::prelude::Request;
@@ -65,7 +64,6 @@ impl Transport {
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {
-        self.begin();
         let Asking { name, since, id } = &asking;
         let id = *id;
         let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
@@ -99,7 +97,7 @@ impl Transport {
         };
     }
 
-    /// Whether the stream has not begun, because no topic is known yet that its client may have.
+    /// Whether the stream has not begun, because a topic that its client asks for has been neither joined nor refused.
     pub(super) fn is_held(&self) -> bool {
         self.preface.as_ref().is_some_and(|preface| preface.held.is_some())
     }
@@ -107,24 +105,22 @@ impl Transport {
     /// Begins a stream that has been held back.
     pub(super) fn begin(&mut self) {
         if let Some(held) = self.preface.as_mut().and_then(|preface| preface.held.take()) {
-            self.slot.send(held.freeze());
+            self.slot.uncork(held);
             self.expect_silence();
+        }
+    }
+
+    /// Gives up a stream that has not begun: something else is said instead, or nothing.
+    pub(super) fn give_up_preface(&mut self) {
+        if self.preface.as_mut().and_then(|preface| preface.held.take()).is_some() {
+            self.slot.uncork_empty();
         }
     }
 
     /// Tells a client that it may not have a topic, behind the preface if that is still held back.
     pub(super) fn refuse_topic(&mut self, error: FrameError) {
         let FrameError { id, topic, code, message, .. } = &error;
-        let Some(preface) = &mut self.preface else { return };
-        match &mut preface.held {
-            Some(held) => {
-                self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
-                let refusal = Event::Error { id: *id, topic: topic.as_ref(), code: *code, message };
-                let refusal = self.slot.codecs().encode(self.slot.codec(), &refusal);
-                held.extend_from_slice(&refusal.unwrap_or_default());
-            }
-            None => self.tell_error(*id, topic.as_ref(), *code, message),
-        }
+        self.tell_error(*id, topic.as_ref(), *code, message);
         let is_final = |error: &FrameError| error.code.class() == ErrorClass::DoNot;
         let Some(preface) = &mut self.preface else { return };
         if preface.refused.as_ref().is_none_or(is_final) {
@@ -132,7 +128,8 @@ impl Transport {
         }
     }
 
-    /// Ends a stream that has none of its topics, and will never have any.
+    /// Begins a stream now that each of its topics has been joined or refused, or ends one that has none and will never
+    /// have any.
     pub(super) fn all_asked(&mut self) {
         let has_none = self.session.with_subscriptions(|subscriptions| subscriptions.is_empty()).unwrap_or(false);
         let refused = self.preface.as_mut().and_then(|preface| preface.refused.take());
@@ -142,8 +139,13 @@ impl Transport {
             // It would be refused again and again, by a topic that is out of service for a minute.
             let reconnect_after = (code.class() != ErrorClass::DoNot).then(slowly);
             self.say_goodbye(Refusal { id, code, message: &message, reconnect_after });
+        } else {
+            self.begin();
         }
-        self.preface = None;
+        let replays = self.preface.take().map_or_else(Vec::new, |preface| preface.replays);
+        if !replays.is_empty() && matches!(self.step, Step::Reading) {
+            self.step = Step::Replaying(Box::new(Replaying(replays)));
+        }
     }
 
     /// Has the topic made that a client wants to go on with, if there is none.
@@ -187,7 +189,11 @@ impl Transport {
             // A connection that is lost before all of it has come goes on within it.
             subscription.count_from(position.seq + 1);
             let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: position.seq + 1 };
-            self.step = Step::Replaying(Box::new(Replaying(vec![replay])));
+            match &mut self.preface {
+                // A replay waits for its client to take it, which cannot be before the stream has begun.
+                Some(preface) if preface.held.is_some() => preface.replays.push(replay),
+                _ => self.step = Step::Replaying(Box::new(Replaying(vec![replay]))),
+            }
         }
         self.joined((Arc::clone(topic), subscription));
     }

@@ -102,10 +102,11 @@ pub enum Command {
     /// Send these bytes: an answer that the decoder knows by itself, such as the one to a ping. It takes its place among
     /// the answers to other commands.
     Answer(Bytes),
-    /// Send these bytes before everything else, and not before it is known that I may have one of the topics that I ask
-    /// for. Until then a client may still be refused with [`Event::Refused`], for which it may be too late behind these
-    /// bytes: the head of a response has a status. Meant before [`Command::Open`], and with
-    /// [`Command::AllAsked`] behind the last topic.
+    /// Send these bytes before everything else, and not before each topic that the client asks for has been joined or
+    /// refused: behind these bytes the client takes the stream for open, and must not miss what is published from then on.
+    /// Until then the client may still be refused with [`Event::Refused`], for which it may be too late behind these
+    /// bytes: the head of a response has a status. Meant before [`Command::Open`], and with [`Command::AllAsked`] behind
+    /// the last topic, without which the stream never begins.
     Preface(Bytes),
     /// I have asked for every topic that I will ever ask for: if I have none of them, tell me why and close. Only meant where
     /// there was a [`Command::Preface`].

@@ -50,15 +50,23 @@ const PREFLIGHT_MAX_AGE: &str = "600";
 #[derive(Debug)]
 pub struct HttpPort {
     websocket: Arc<WebSocket>,
-    sse: Arc<Sse>,
+    /// The forms of an event stream, in the order of [`form`].
+    streams: Arc<[Arc<Sse>; 4]>,
     allowed_origins: AllowedOrigins,
     /// Empty if other machines can connect.
     own_ports: Arc<[u16]>,
 }
 
-/// Where each codec stands in [`Codec::successors`].
+/// Where each codec stands in [`Codec::successors`]: the WebSocket, then the event streams in their order.
 const WEBSOCKET: usize = 0;
-const SSE: usize = 1;
+const FIRST_STREAM: usize = 1;
+
+/// The form of event stream that a request asks for: HTTP/1.0 has no chunks, and `events=native` has the publisher's event
+/// as the type of each.
+fn form(request: &HttpRequest) -> usize {
+    let native = request.query_parameter("events").is_some_and(|events| events == "native");
+    usize::from(!request.is_http_1_0) + 2 * usize::from(native)
+}
 
 impl HttpPort {
     /// A port for browsers from the same host and from these origins, whose event streams come back after `sse_retry`.
@@ -66,7 +74,11 @@ impl HttpPort {
     pub fn new(allowed_origins: AllowedOrigins, sse_retry: Duration) -> Self {
         Self {
             websocket: Arc::new(WebSocket),
-            sse: Arc::new(Sse::new(sse_retry, allowed_origins.clone())),
+            streams: Arc::new([(false, false), (true, false), (false, true), (true, true)].map(|(chunked, native)| {
+                let sse = Sse::new(sse_retry, allowed_origins.clone());
+                let sse = if chunked { sse.chunked() } else { sse };
+                Arc::new(if native { sse.native_events() } else { sse })
+            })),
             allowed_origins,
             own_ports: Arc::new([]),
         }
@@ -104,7 +116,7 @@ impl Codec for HttpPort {
 
     fn decoder(&self) -> Box<dyn Decoder> {
         Box::new(PortDecoder {
-            sse: Arc::clone(&self.sse),
+            streams: Arc::clone(&self.streams),
             allowed_origins: self.allowed_origins.clone(),
             own_ports: Arc::clone(&self.own_ports),
             head: HeadReader::default(),
@@ -131,12 +143,13 @@ impl Codec for HttpPort {
     }
 
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
-        vec![Arc::clone(&self.websocket) as _, Arc::clone(&self.sse) as _]
+        let streams = self.streams.iter().map(|stream| Arc::clone(stream) as _);
+        [Arc::clone(&self.websocket) as _].into_iter().chain(streams).collect()
     }
 }
 
 struct PortDecoder {
-    sse: Arc<Sse>,
+    streams: Arc<[Arc<Sse>; 4]>,
     allowed_origins: AllowedOrigins,
     own_ports: Arc<[u16]>,
     head: HeadReader,
@@ -182,8 +195,9 @@ impl PortDecoder {
                     self.outcome = Outcome::Refused;
                     return Ok(Command::Close(preflight(&self.allowed_origins.cors(&request))));
                 }
-                let decoder = self.sse.decoder_for(request, limits)?;
-                self.outcome = Outcome::Becomes(SSE, decoder);
+                let form = form(&request);
+                let decoder = self.streams[form].decoder_for(request, limits)?;
+                self.outcome = Outcome::Becomes(FIRST_STREAM + form, decoder);
                 Ok(Command::Become(Bytes::new()))
             }
             _ => {
@@ -335,7 +349,8 @@ impl HttpError {
         let _ = write!(
             head,
             "content-type: application/json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
-             connection: {connection}\r\n\r\n"
+             date: {}\r\nconnection: {connection}\r\n\r\n",
+            date()
         );
         let body = if reader.asked_for_the_head { &[][..] } else { &body };
         [head.as_bytes(), body].concat().into()
@@ -430,9 +445,15 @@ fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
     Ok(())
 }
 
+/// The value of a response's `Date` (RFC 9110, 6.6.1).
+pub(super) fn date() -> String {
+    httpdate::fmt_http_date(std::time::SystemTime::now())
+}
+
 fn preflight(cors: &str) -> Bytes {
+    let date = date();
     format!(
-        "HTTP/1.1 204 No Content\r\n{cors}access-control-allow-methods: GET\r\n\
+        "HTTP/1.1 204 No Content\r\n{cors}date: {date}\r\naccess-control-allow-methods: GET\r\n\
          access-control-allow-headers: authorization, cache-control, last-event-id\r\n\
          access-control-max-age: {PREFLIGHT_MAX_AGE}\r\nconnection: close\r\n\r\n"
     )
@@ -465,14 +486,15 @@ pub struct AllowedOrigins {
 }
 
 impl AllowedOrigins {
-    /// These origins, each as `scheme://host` or `scheme://host:port`; `*` is any. What [is none](Self::is_origin) is left
-    /// out.
+    /// These origins, each as `scheme://host` or `scheme://host:port`; `https://*.example.com` is every host below
+    /// `example.com`, `null` what sandboxed frames and files have, `file://` what some web views have, and `*` any. What
+    /// [is none](Self::is_origin) is left out.
     #[must_use]
     pub fn new<'a>(origins: impl IntoIterator<Item = &'a str>) -> Self {
         let mut any = false;
         let listed = origins.into_iter().filter_map(|origin| {
             any |= origin == "*";
-            Origin::parse(origin)
+            Origin::parse_listed(origin)
         });
         let listed = listed.collect();
         Self { any, listed }
@@ -481,7 +503,7 @@ impl AllowedOrigins {
     /// Whether a text can be listed.
     #[must_use]
     pub fn is_origin(text: &str) -> bool {
-        text == "*" || Origin::parse(text).is_some()
+        text == "*" || Origin::parse_listed(text).is_some()
     }
 
     /// Whether a request may be served: it names the origin of its own `Host`, or one that is allowed, or none and does not
@@ -494,7 +516,7 @@ impl AllowedOrigins {
         let is_allowed = match request.header("origin") {
             Some(text) => {
                 let host = request.header("host").unwrap_or_default();
-                Origin::parse(text).is_some_and(|origin| origin.is_of_host(host) || self.listed.contains(&origin))
+                Origin::parse(text).is_some_and(|origin| origin.is_of_host(host) || self.lists(&origin))
             }
             None => !request.headers_named("sec-fetch-site").any(|site| matches!(site, "cross-site" | "same-site")),
         };
@@ -505,9 +527,17 @@ impl AllowedOrigins {
         Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message))
     }
 
+    fn lists(&self, origin: &Origin) -> bool {
+        self.listed.iter().any(|listed| listed.covers(origin))
+    }
+
     /// Whether an origin of this `Host` is allowed.
     fn has_host(&self, host: &str) -> bool {
-        self.any || self.listed.iter().any(|origin| origin.is_of_host(host))
+        let is_listed = |listed: &Origin| {
+            host_and_port(host, default_port(&listed.scheme))
+                .is_some_and(|(host, port)| port == listed.port && listed.covers_host(&host))
+        };
+        self.any || self.listed.iter().any(is_listed)
     }
 
     /// The lines of a response's head which let a page of the request's origin read the response; empty if it is allowed
@@ -517,7 +547,7 @@ impl AllowedOrigins {
         let Some(text) = request.header("origin") else { return String::new() };
         match Origin::parse(text) {
             // What reads as an origin has no byte that could end the line.
-            Some(origin) if self.listed.contains(&origin) => format!(
+            Some(origin) if self.lists(&origin) => format!(
                 "access-control-allow-origin: {}\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n",
                 text.trim()
             ),
@@ -533,10 +563,40 @@ struct Origin {
     scheme: String,
     host: String,
     port: Option<u16>,
+    /// Whether a listed origin stands for every host below its own, and not for that.
+    subdomains: bool,
 }
 
 impl Origin {
+    /// An origin that an operator lists.
+    fn parse_listed(text: &str) -> Option<Self> {
+        match text.trim().split_once("://*.") {
+            // A wildcard for a whole top-level domain is a mistake.
+            Some((scheme, domain)) if domain.contains('.') => {
+                Some(Self { subdomains: true, ..Self::parse(&format!("{scheme}://{domain}"))? })
+            }
+            _ => Self::parse(text),
+        }
+    }
+
+    fn covers(&self, origin: &Self) -> bool {
+        (&self.scheme, self.port) == (&origin.scheme, origin.port) && self.covers_host(&origin.host)
+    }
+
+    fn covers_host(&self, host: &str) -> bool {
+        if !self.subdomains {
+            return self.host == host;
+        }
+        host.strip_suffix(&*self.host).and_then(|below| below.strip_suffix('.')).is_some_and(|below| !below.is_empty())
+    }
+
     fn parse(text: &str) -> Option<Self> {
+        let opaque = |scheme: &str| Self { scheme: scheme.into(), host: String::new(), port: None, subdomains: false };
+        match text.trim() {
+            "null" => return Some(opaque("null")),
+            "file://" => return Some(opaque("file")),
+            _ => {}
+        }
         let (scheme, authority) = text.trim().split_once("://")?;
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -545,7 +605,7 @@ impl Origin {
         }
         let scheme = scheme.to_ascii_lowercase();
         let (host, port) = host_and_port(authority, default_port(&scheme))?;
-        Some(Self { scheme, host, port })
+        Some(Self { scheme, host, port, subdomains: false })
     }
 
     /// Whether a page of this origin talks to the host that it came from. The scheme is taken to be the page's own: a proxy

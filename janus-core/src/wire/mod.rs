@@ -1,6 +1,7 @@
 //! The wire formats: pure functions from bytes to commands and from events to bytes.
 //!
-//! Nothing here owns a socket, reads a clock or knows another module of the crate; time is passed in. What every format
+//! Nothing here owns a socket or knows another module of the crate. Time is passed in, but for the `Date` of an HTTP
+//! response. What every format
 //! shares stands in this folder: the [`TopicName`], the [`Publication`] (a publisher's JSON text, carried and never
 //! re-encoded), the [`Timestamp`] and the [`ErrorCode`]s. [`classic`] is the NUL-framed protocol of 2009 with the
 //! actions that this project adds; [`v1`] is the protocol of 2026, which [`websocket`]

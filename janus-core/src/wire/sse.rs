@@ -3,6 +3,10 @@
 //! The request is all that its client ever says; what it asks for becomes one open and a subscribe for each topic. The
 //! position of a message is its `id`, which the browser gives back when it comes back. `docs/PROTOCOL.md` has the
 //! format.
+//!
+//! Every block has data. Clients that dispatch at each blank line yield an empty event for a block without, and those built
+//! on npm's eventsource-parser take no id from it, so that they lose messages when they come back. So a heartbeat is a
+//! comment without a blank line, and `retry` and the first `id` stand in the block that says what was subscribed to.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -11,7 +15,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 
-use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader};
+use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader, date};
 use super::object::Object;
 use super::publication::put_decimal;
 use super::{
@@ -22,6 +26,25 @@ use super::{
 /// When a browser is to come back that is not to come back: a day from now. It has no other word for it once a stream has
 /// begun.
 const NEVER_MILLIS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Ends the body of a chunked response.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Types of events that a publisher's event cannot be.
+const OWN_TYPES: [&str; 7] = ["subscribed", "gap", "refused", "bye", "open", "error", "message"];
+
+/// Whether a parameter holds the last id: clients that cannot set a header have each their own name for it.
+fn is_last_event_id(name: &str) -> bool {
+    let letters = name.bytes().filter(|byte| !matches!(byte, b'_' | b'-')).map(|byte| byte.to_ascii_lowercase());
+    letters.eq(*b"lasteventid")
+}
+
+/// The type of an event that a publisher's event, which is JSON, stands for.
+fn native_type(event: &str) -> Option<String> {
+    let kind: String = serde_json::from_str(event).ok()?;
+    let fits = !kind.is_empty() && !kind.contains(['\r', '\n', '\0']) && !OWN_TYPES.contains(&&*kind);
+    fits.then_some(kind)
+}
 
 /// The codec of server-sent events.
 ///
@@ -41,11 +64,15 @@ const NEVER_MILLIS: u64 = 24 * 60 * 60 * 1_000;
 /// assert_eq!(sse.decoder_for(request("/events"), &limits).err().map(|error| error.status), Some(400));
 /// # Ok::<_, janus_core::wire::HttpError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Sse {
     retry: Duration,
     /// `None` if somebody else sends the head of the response.
     allowed_origins: Option<AllowedOrigins>,
+    /// Whether each event is a chunk of HTTP/1.1, whose head is part of the bytes that all subscribers share.
+    chunked: bool,
+    /// Whether the publisher's event is the type of a message.
+    native_events: bool,
 }
 
 impl Sse {
@@ -53,7 +80,7 @@ impl Sse {
     /// after `retry` when they have lost their connection.
     #[must_use]
     pub fn new(retry: Duration, allowed_origins: AllowedOrigins) -> Self {
-        Self { retry, allowed_origins: Some(allowed_origins) }
+        Self { retry, allowed_origins: Some(allowed_origins), chunked: false, native_events: false }
     }
 
     /// Streams for a response whose head somebody else has sent, with the status 200, the type `text/event-stream`, and
@@ -62,7 +89,21 @@ impl Sse {
     /// A client that is refused after that is told so by an event of type `bye`, because it is too late for a status.
     #[must_use]
     pub fn body(retry: Duration) -> Self {
-        Self { retry, allowed_origins: None }
+        Self { retry, allowed_origins: None, chunked: false, native_events: false }
+    }
+
+    /// The same with `transfer-encoding: chunked`, for clients of HTTP/1.1: without it some client libraries hand out a
+    /// message only when a buffer of theirs is full. A body, which somebody else sends the head of, stays as it is.
+    #[must_use]
+    pub fn chunked(self) -> Self {
+        Self { chunked: self.allowed_origins.is_some(), ..self }
+    }
+
+    /// The same with the publisher's `event` as the type of each message, where it is a text that can be one: not empty,
+    /// without line breaks, and none of the types that this protocol has for itself.
+    #[must_use]
+    pub fn native_events(self) -> Self {
+        Self { native_events: true, ..self }
     }
 
     /// The decoder of a stream that begins with this request.
@@ -88,7 +129,7 @@ impl Sse {
     /// Everything that the client will ever have said.
     fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<(VecDeque<Command>, Box<Asker>), HttpError> {
         if request.method != "GET" {
-            return Err(HttpError::new(405, "method_not_allowed", "a stream of events is asked for with GET"));
+            return Err(HttpError::new(405, "method_not_allowed", "event streams require GET"));
         }
         if request.has_body() {
             return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), NO_BODY));
@@ -104,7 +145,11 @@ impl Sse {
                     return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
                 }
                 "topic" => topics.push(topic(&value, &topics, limits)?),
-                "last_event_id" => last_event_id = Some(value.into_owned()),
+                name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
+                "events" if value != "native" => {
+                    let message = "events: expected \"native\", or no such parameter";
+                    return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message));
+                }
                 // Some clients add a parameter that nobody reads, so that no cache answers.
                 _ => {}
             }
@@ -121,7 +166,8 @@ impl Sse {
         let start = self.start(&request);
         commands.push_back(Command::Preface(start.clone()));
         let reader = self.allowed_origins.as_ref().map(|allowed_origins| Reader::of(&request, allowed_origins));
-        let asker = Box::new(Asker { start, comes_back: request.accepts("text/event-stream"), reader });
+        let asker =
+            Box::new(Asker { start, sse: self.clone(), comes_back: request.accepts("text/event-stream"), reader });
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         commands.push_back(Command::Open(Box::new(open)));
         commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, id: None }));
@@ -133,16 +179,114 @@ impl Sse {
     fn start(&self, request: &HttpRequest) -> Bytes {
         let mut start = String::new();
         if let Some(allowed_origins) = &self.allowed_origins {
-            // `x-accel-buffering` is for nginx, which would hold messages back.
+            // nginx would hold messages back but for `x-accel-buffering`, and proxies that compress but for `no-transform`.
             start.push_str(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
-                 x-accel-buffering: no\r\nconnection: close\r\n",
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
+                 cache-control: no-store, no-transform\r\nx-accel-buffering: no\r\nconnection: close\r\n",
             );
+            let _ = write!(start, "date: {}\r\n", date());
+            if self.chunked {
+                start.push_str("transfer-encoding: chunked\r\n");
+            }
             start.push_str(&allowed_origins.cors(request));
             start.push_str("\r\n");
         }
-        let _ = write!(start, "retry: {}\n\n", self.retry.as_millis());
-        start.into()
+        let mut start = BytesMut::from(&*start);
+        // The first line of the block that follows.
+        self.chunk(&mut start, |out| {
+            let _ = writeln!(out, "retry: {}", self.jittered_retry().as_millis());
+        });
+        start.freeze()
+    }
+
+    /// `retry`, give or take a quarter: streams that are lost together must not come back together.
+    fn jittered_retry(&self) -> Duration {
+        let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+        self.retry.mul_f64(0.75 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+    }
+
+    /// Has what `write` writes be a chunk, if this stream has any.
+    fn chunk(&self, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
+        let from = out.len();
+        write(out);
+        let length = out.len() - from;
+        // A chunk without bytes would be the last one.
+        if self.chunked && length > 0 {
+            let head = format!("{length:x}\r\n");
+            out.put_slice(head.as_bytes());
+            out[from..].rotate_right(head.len());
+            out.put_slice(b"\r\n");
+        }
+    }
+
+    fn put_event(&self, event: &Event<'_>, out: &mut BytesMut) {
+        match event {
+            Event::Subscribed { topic, position, since, missed, .. } => {
+                if since.is_some() && missed.is_none() {
+                    out.put_slice(b"event: gap\n");
+                    put_id(out, *position);
+                    put_data(out, |json| {
+                        json.text("topic", topic.as_str()).epoch(position.epoch).raw("resumed", "false")
+                    });
+                }
+                out.put_slice(b"event: subscribed\n");
+                put_id(out, *position);
+                put_data(out, |json| {
+                    let json = json.text("topic", topic.as_str()).position(*position);
+                    match missed {
+                        Some(missed) => json.raw("resumed", "true").number("missed", *missed),
+                        None => json.raw("resumed", "false"),
+                    }
+                });
+            }
+            Event::Message(message) => self.put_message(out, message),
+            Event::Gap { topic, epoch, from, to } => {
+                out.put_slice(b"event: gap\n");
+                put_id(out, Position { epoch: *epoch, seq: *to });
+                put_data(out, |json| {
+                    json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
+                });
+            }
+            Event::Error { topic, code, message, .. } => {
+                out.put_slice(b"event: refused\n");
+                put_data(out, |json| {
+                    let json = match topic {
+                        Some(topic) => json.text("topic", topic.as_str()),
+                        None => json,
+                    };
+                    json.reason(*code, message)
+                });
+            }
+            Event::Bye(refusal) => put_bye(out, refusal),
+            Event::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
+            // What an event stream has no words for: its client asks for nothing that these would answer. A refusal is
+            // told with a status.
+            Event::Opened { .. }
+            | Event::Refused(_)
+            | Event::AlreadySubscribed { .. }
+            | Event::Unsubscribed { .. }
+            | Event::Published { .. }
+            | Event::Attached { .. } => {}
+        }
+    }
+
+    fn put_message(&self, out: &mut BytesMut, message: &Message<'_>) {
+        let Message { topic_json, event, message_id, data, .. } = message;
+        out.reserve(200 + topic_json.len() + event.len() + message_id.len() + data.len());
+        if self.native_events
+            && let Some(kind) = native_type(event)
+        {
+            let _ = writeln!(out, "event: {kind}");
+        }
+        put_id(out, message.position);
+        put_data(out, |json| {
+            json.raw("topic", topic_json)
+                .number("seq", message.position.seq)
+                .number("time", message.timestamp.unix_millis())
+                .raw("event", event)
+                .raw("message_id", message_id)
+                .raw("data", data)
+        });
     }
 }
 
@@ -182,48 +326,18 @@ impl Codec for Sse {
     }
 
     fn decoder(&self) -> Box<dyn Decoder> {
-        let sse = Self { retry: self.retry, allowed_origins: self.allowed_origins.clone() };
-        let head = Some(Box::new((sse, HeadReader::default())));
+        let head = Some(Box::new((self.clone(), HeadReader::default())));
         Box::new(StreamDecoder { commands: VecDeque::new(), asker: None, head })
     }
 
     fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
-        match event {
-            Event::Subscribed { topic, position, since, missed, .. } => {
-                if since.is_some() && missed.is_none() {
-                    out.put_slice(b"event: gap\n");
-                    put_id(out, *position);
-                    put_data(out, |json| {
-                        json.text("topic", topic.as_str()).epoch(position.epoch).raw("resumed", "false")
-                    });
-                } else {
-                    put_id(out, *position);
-                    out.put_u8(b'\n');
-                }
-            }
-            Event::Message(message) => put_message(out, message),
-            Event::Gap { topic, epoch, from, to } => {
-                out.put_slice(b"event: gap\n");
-                put_id(out, Position { epoch: *epoch, seq: *to });
-                put_data(out, |json| {
-                    json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
-                });
-            }
-            Event::Error { topic, code, message, .. } => {
-                out.put_slice(b"event: refused\n");
-                put_data(out, |json| {
-                    let json = match topic {
-                        Some(topic) => json.text("topic", topic.as_str()),
-                        None => json,
-                    };
-                    json.reason(*code, message)
-                });
-            }
-            Event::Bye(refusal) => put_bye(out, refusal),
-            Event::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
-            Event::Refused(refusal) => out.put_slice(&HttpError::from(refusal).response()),
-            // What an event stream has no words for: its client asks for nothing that these would answer.
-            _ => {}
+        if let (Event::Refused(refusal), Some(_)) = (event, &self.allowed_origins) {
+            return out.put_slice(&HttpError::from(refusal).response());
+        }
+        self.chunk(out, |out| self.put_event(event, out));
+        if self.chunked && matches!(event, Event::Bye(_)) {
+            // Nothing follows on a bye.
+            out.put_slice(LAST_CHUNK);
         }
     }
 
@@ -232,7 +346,7 @@ impl Codec for Sse {
     }
 
     fn heartbeat(&self) -> Heartbeat {
-        Heartbeat::Always(Bytes::from_static(b":\n\n"))
+        Heartbeat::Always(Bytes::from_static(if self.chunked { b"2\r\n:\n\r\n" } else { b":\n" }))
     }
 }
 
@@ -247,19 +361,6 @@ fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
             Some(time) => json.number("reconnect_after_ms", time),
             None => json,
         }
-    });
-}
-
-fn put_message(out: &mut BytesMut, message: &Message<'_>) {
-    out.reserve(200 + message.topic_json.len() + message.event.len() + message.message_id.len() + message.data.len());
-    put_id(out, message.position);
-    put_data(out, |json| {
-        json.raw("topic", message.topic_json)
-            .number("seq", message.position.seq)
-            .number("time", message.timestamp.unix_millis())
-            .raw("event", message.event)
-            .raw("message_id", message.message_id)
-            .raw("data", message.data)
     });
 }
 
@@ -297,6 +398,8 @@ struct StreamDecoder {
 /// What matters for how a client is refused.
 struct Asker {
     start: Bytes,
+    /// The codec of the stream.
+    sse: Sse,
     /// Whether it is a browser's `EventSource`, or says that it is like one.
     comes_back: bool,
     /// `None` if the status has been sent by somebody else.
@@ -338,7 +441,7 @@ impl Decoder for StreamDecoder {
             // An `EventSource` takes any status but 200 for final (HTML, 9.2.3), and what has passed with a pause is not.
             Some(asker) if asker.comes_back && refusal.code.class() != ErrorClass::DoNot => {
                 let mut stream = BytesMut::from(&*asker.start);
-                put_bye(&mut stream, refusal);
+                asker.sse.encode(&Event::Bye(*refusal), &Timestamp::default(), &mut stream);
                 Refusing::With(stream.freeze())
             }
             Some(Asker { reader: Some(reader), .. }) => Refusing::With(HttpError::from(refusal).response_to(reader)),

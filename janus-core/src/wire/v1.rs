@@ -133,13 +133,15 @@ impl<'a> Fields<'a> {
         let keys = ["type", "id", "topic", "event", "message_id", "data", "since", "session", "auth"];
         let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
         let [kind, id, topic, event, message_id, data, since, session, auth] = values;
+        // Many a serializer writes null for an optional key that has no value. What a publisher says of a message may be null.
+        let given = |raw: Option<&'a str>| raw.filter(|raw| *raw != "null");
         Ok(Self {
             kind,
-            id: id.filter(|_| !twice[1]),
+            id: given(id).filter(|_| !twice[1]),
             publication: RawPublication { topic, event, message_id, data },
-            since,
-            session,
-            auth,
+            since: given(since),
+            session: given(session),
+            auth: given(auth),
             duplicate: first_of(twice, keys),
         })
     }

@@ -13,6 +13,8 @@ pub use websocket::WebSocketClient;
 struct ResponseHead {
     received: Vec<u8>,
     over: bool,
+    /// Whether the body comes in chunks; known when the head is over.
+    chunked: bool,
 }
 
 /// How a response began.
@@ -33,6 +35,7 @@ impl ResponseHead {
         let head = String::from_utf8_lossy(&self.received).into_owned();
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|line| line.get(..3)).and_then(|code| code.parse().ok());
         self.received = Vec::new();
+        self.chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked\r\n");
         Some(status.map_or(Begun::Wrong(head), |status| Begun::With(status, rest)))
     }
 }

@@ -62,6 +62,8 @@ impl Client for SseClient {
 #[derive(Default)]
 struct SseReader {
     head: ResponseHead,
+    /// What has come of a chunk that has not ended.
+    chunk: Vec<u8>,
     /// The lines of a block that has not ended.
     block: Vec<u8>,
 }
@@ -69,12 +71,12 @@ struct SseReader {
 impl Reader for SseReader {
     fn read(&mut self, input: &[u8], seen: &mut Vec<Seen>) {
         if self.head.over {
-            return self.read_blocks(input, seen);
+            return self.read_body(input, seen);
         }
         match self.head.read(input) {
             Some(Begun::With(200, rest)) => {
                 seen.push(Seen::Opened { session: None });
-                self.read_blocks(&rest, seen);
+                self.read_body(&rest, seen);
             }
             Some(Begun::With(status, _)) => seen.push(Seen::Bye { code: status.to_string() }),
             Some(Begun::Wrong(head)) => seen.push(Seen::Unknown(head)),
@@ -84,6 +86,28 @@ impl Reader for SseReader {
 }
 
 impl SseReader {
+    fn read_body(&mut self, input: &[u8], seen: &mut Vec<Seen>) {
+        if !self.head.chunked {
+            return self.read_blocks(input, seen);
+        }
+        self.chunk.extend_from_slice(input);
+        // A chunk is its length in hexadecimal digits, a line break, its bytes, and another line break.
+        while let Some(end) = self.chunk.windows(2).position(|window| window == b"\r\n") {
+            let line = String::from_utf8_lossy(&self.chunk[..end]).into_owned();
+            let Ok(length) = usize::from_str_radix(&line, 16) else {
+                seen.push(Seen::Unknown(format!("no head of a chunk: {line}")));
+                return self.chunk.clear();
+            };
+            let (from, to) = (end + 2, end + 2 + length);
+            if self.chunk.len() < to + 2 {
+                return;
+            }
+            let rest = self.chunk.split_off(to + 2);
+            let chunk = std::mem::replace(&mut self.chunk, rest);
+            self.read_blocks(&chunk[from..to], seen);
+        }
+    }
+
     fn read_blocks(&mut self, input: &[u8], seen: &mut Vec<Seen>) {
         self.block.extend_from_slice(input);
         let mut start = 0;
@@ -112,6 +136,11 @@ struct Gap {
 }
 
 #[derive(Deserialize)]
+struct Subscribed {
+    resumed: bool,
+}
+
+#[derive(Deserialize)]
 struct Failure {
     error: String,
 }
@@ -130,16 +159,20 @@ fn understand(block: &str) -> Option<Seen> {
         }
     }
     let seen = match (event, data) {
-        (None, None) => id.map_or(Seen::Other, |position| Seen::subscribed().at(position)),
         (None, Some(data)) => {
             let message: Message<'_> = serde_json::from_str(data).ok()?;
             // What the browser would come back with.
             (id?.seq == message.seq).then(|| Seen::message(message.topic, Some(message.seq), message.data.get()))?
         }
         (Some("gap"), Some(data)) => match serde_json::from_str(data).ok()? {
-            Gap { resumed: Some(false), .. } => Seen::subscribed().at(id?).resumed(false),
+            // The `subscribed` behind it says so as well.
+            Gap { resumed: Some(false), .. } => Seen::Other,
             Gap { from, to, .. } => Seen::Gap { from: from?, to: to? },
         },
+        (Some("subscribed"), Some(data)) => {
+            let subscribed: Subscribed = serde_json::from_str(data).ok()?;
+            Seen::subscribed().at(id?).resumed(subscribed.resumed)
+        }
         (Some("refused"), Some(data)) => Seen::Error { code: serde_json::from_str::<Failure>(data).ok()?.error },
         (Some("bye"), Some(data)) => Seen::Bye { code: serde_json::from_str::<Failure>(data).ok()?.error },
         _ => return None,

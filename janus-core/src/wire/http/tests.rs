@@ -4,6 +4,9 @@ use super::*;
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 3 };
 
+/// An event stream in chunks.
+const STREAM: usize = FIRST_STREAM + 1;
+
 fn port(origins: &[&str]) -> HttpPort {
     HttpPort::new(AllowedOrigins::new(origins.iter().copied()), Duration::from_secs(2))
 }
@@ -36,10 +39,14 @@ fn feed(port: &HttpPort, pieces: &[&[u8]]) -> Seen {
             Command::Become(answer) => {
                 let (place, mut successor) = decoder.successor().unwrap();
                 let mut commands = Vec::new();
-                while place == SSE
+                while place >= FIRST_STREAM
                     && let Some(command) = successor.decode(&mut &[][..], &LIMITS)
                 {
-                    commands.push(command.unwrap());
+                    // The head of a stream has the time, and a `retry` of its own.
+                    commands.push(match command.unwrap() {
+                        Command::Preface(_) => Command::Preface(Bytes::new()),
+                        command => command,
+                    });
                 }
                 Seen::Became(place, answer, commands, rest)
             }
@@ -84,7 +91,7 @@ fn a_path_decides_what_a_connection_becomes() {
     assert_eq!(rest, b"\x81", "what follows the head is the WebSocket's");
 
     let seen = feed(&port(&[]), &[&head("GET /events?topic=news", &[])]);
-    let Seen::Became(SSE, answer, commands, _) = seen else { panic!("{seen:?}") };
+    let Seen::Became(STREAM, answer, commands, _) = seen else { panic!("{seen:?}") };
     assert!(answer.is_empty(), "a client that is refused later must not have read a 200");
     assert!(matches!(commands[1], Command::Open(_)) && commands.len() == 4, "{commands:?}");
 
@@ -108,7 +115,7 @@ fn on_loopback_a_name_is_served_on_its_own_port_only_if_it_is_listed() {
         "a.localhost:8080",
         "[::1]:80",
     ] {
-        assert!(matches!(seen(host), Seen::Became(SSE, ..)), "{host}");
+        assert!(matches!(seen(host), Seen::Became(STREAM, ..)), "{host}");
     }
     for host in
         ["other.example:8080", "dev.example", "other.example", "localhost.example:8080", "127.0.0.1.example:8080"]
@@ -168,7 +175,7 @@ fn a_target_in_absolute_form_is_its_path_on_its_host() {
     let request = |first: &str| format!("{first} HTTP/1.1\r\nHost: evil.example\r\n\r\n").into_bytes();
     for target in ["http://push.example:8080/events?topic=a", "HTTPS://push.example/events?topic=a"] {
         let seen = feed(&port(&[]), &[&request(&format!("GET {target}"))]);
-        let Seen::Became(SSE, _, commands, _) = seen else { panic!("{target}: {seen:?}") };
+        let Seen::Became(STREAM, _, commands, _) = seen else { panic!("{target}: {seen:?}") };
         let Command::Open(open) = &commands[1] else { panic!("{commands:?}") };
         let asked = open.request.as_deref().unwrap();
         assert_eq!(asked.target, "/events?topic=a");
@@ -466,4 +473,39 @@ proptest! {
         prop_assert!(cors.lines().count() <= 3);
         prop_assert!(cors.is_empty() || cors.starts_with("access-control-allow-origin: "));
     }
+}
+
+#[test]
+fn an_operator_can_list_subdomains_sandboxed_frames_and_files() {
+    let origins = AllowedOrigins::new(["https://*.example.com", "null", "file://"]);
+    let from = |origin: &str| {
+        let headers = [("host", "push.example.com"), ("origin", origin)];
+        let request = HttpRequest {
+            headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            ..HttpRequest::default()
+        };
+        (origins.check(&request).is_ok(), origins.cors(&request))
+    };
+    for origin in ["https://app.example.com", "https://a.b.example.com", "null", "file://"] {
+        let (allowed, cors) = from(origin);
+        assert!(allowed && cors.starts_with(&format!("access-control-allow-origin: {origin}\r\n")), "{origin}: {cors}");
+    }
+    for origin in [
+        "https://example.com",
+        "https://.example.com",
+        "https://evilexample.com",
+        "http://app.example.com",
+        "https://app.example.com:444",
+        "https://app.example.com.evil",
+    ] {
+        assert_eq!(from(origin), (false, String::new()), "{origin}");
+    }
+    assert!(
+        AllowedOrigins::default()
+            .check(&HttpRequest {
+                headers: vec![("host".into(), "a".into()), ("origin".into(), "null".into())],
+                ..HttpRequest::default()
+            })
+            .is_err()
+    );
 }

@@ -85,10 +85,16 @@ fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
     assert_eq!((open.request.as_deref(), open.session.as_ref()), (Some(&asked), None));
     let Command::Preface(head) = &commands[0] else { panic!("{commands:?}") };
     let head = str::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
-    assert!(head.contains("cache-control: no-store\r\n") && head.contains("x-accel-buffering: no\r\n"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"), "{head}");
+    assert!(
+        head.contains("\r\ndate: ")
+            && head.contains("cache-control: no-store, no-transform\r\n")
+            && head.contains("x-accel-buffering: no\r\n"),
+        "{head}"
+    );
     assert!(!head.contains("access-control"), "{head}");
-    assert!(head.ends_with("\r\n\r\nretry: 2000\n\n"), "{head}");
+    let (_, retry) = head.split_once("\r\n\r\nretry: ").unwrap();
+    assert!((1_500..=2_500).contains(&retry.trim_end().parse().unwrap()) && !retry.ends_with("\n\n"), "{head}");
     let subscribe = |name| Command::Subscribe { topic: topic(name), since: None, id: None };
     let rest = [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é"), Command::AllAsked];
     assert_eq!(commands[2..], rest);
@@ -121,7 +127,7 @@ fn an_event_source_that_may_come_back_is_not_told_so_with_a_status() {
     let full = refusal(ErrorCode::TooManyConnections, later);
     for accept in ["text/event-stream", "application/json, Text/Event-Stream;q=0.5"] {
         let told = refuse(&sse(), accept, full);
-        assert!(told.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{told}");
+        assert!(told.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"), "{told}");
         assert!(told.contains("access-control-allow-origin: https://app.example\r\n"), "{told}");
         let (_, stream) = told.split_once("\r\n\r\n").unwrap();
         assert!(stream.contains("\nevent: bye\nretry: 1234\n"), "{told}");
@@ -149,6 +155,10 @@ fn the_header_wins_over_the_query_because_it_is_newer() {
             other => panic!("{other:?}"),
         }
     };
+    for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID"] {
+        let asked = since(&format!("topic=a&{name}=0000000000000001.7"), &[]);
+        assert_eq!(asked, Some(Position { epoch: 1, seq: 7 }), "{name}");
+    }
     let (old, new) = ("topic=a&last_event_id=0000000000000001.7", ("last-event-id", "9f86d081884c7d65.42"));
     assert_eq!(since(old, &[]), Some(Position { epoch: 1, seq: 7 }));
     assert_eq!(since(old, &[new]), Some(POSITION));
@@ -196,7 +206,8 @@ fn only_a_listed_origin_may_read_the_stream_from_elsewhere() {
 fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
     let body = Sse::body(Duration::from_millis(1_500));
     let commands = commands(&body, request("topic=a", &[("origin", "https://any.example")])).unwrap();
-    assert_eq!(commands[0], Command::Preface(Bytes::from_static(b"retry: 1500\n\n")));
+    let Command::Preface(start) = &commands[0] else { panic!("{commands:?}") };
+    assert!(start.starts_with(b"retry: 1") && start.ends_with(b"\n") && !start.ends_with(b"\n\n"), "{start:?}");
     let refusal = Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None };
     let expected =
         "event: bye\nretry: 86400000\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
@@ -225,16 +236,71 @@ fn line_breaks_between_the_tokens_of_a_message_do_not_end_its_line() {
 }
 
 #[test]
-fn a_topic_that_is_subscribed_to_has_an_id_before_its_first_message() {
+fn the_first_block_of_a_topic_has_its_position_and_data() {
     let topic = topic("news");
     let subscribed = |since, missed| Event::Subscribed { id: None, topic: &topic, position: POSITION, since, missed };
-    let id = "id: 9f86d081884c7d65.42\n\n";
-    assert_eq!(encode(&sse(), subscribed(None, None)), id);
-    assert_eq!(encode(&sse(), subscribed(Some(POSITION), Some(3))), id);
+    let block = |rest: &str| {
+        format!(
+            "event: subscribed\nid: 9f86d081884c7d65.42\n\
+             data: {{\"topic\":\"news\",\"epoch\":\"9f86d081884c7d65\",\"seq\":42,{rest}}}\n\n"
+        )
+    };
+    assert_eq!(encode(&sse(), subscribed(None, None)), block("\"resumed\":false"));
+    assert_eq!(encode(&sse(), subscribed(Some(POSITION), Some(3))), block("\"resumed\":true,\"missed\":3"));
     let gap = encode(&sse(), subscribed(Some(Position { epoch: 1, seq: 1 }), None));
     let expected = "event: gap\nid: 9f86d081884c7d65.42\n\
                     data: {\"topic\":\"news\",\"epoch\":\"9f86d081884c7d65\",\"resumed\":false}\n\n";
-    assert_eq!(gap, expected);
+    assert_eq!(gap, format!("{expected}{}", block("\"resumed\":false")));
+}
+
+#[test]
+fn a_heartbeat_ends_no_block() {
+    for (sse, expected) in [(sse(), ":\n"), (sse().chunked(), "2\r\n:\n\r\n")] {
+        let Heartbeat::Always(bytes) = sse.heartbeat() else { panic!("{sse:?}") };
+        assert_eq!(bytes, expected);
+    }
+}
+
+#[test]
+fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
+    let kind = |event: &str| {
+        let publication = Publication::new(&topic("news"), event, "1", "2").unwrap();
+        let message = Message {
+            topic: &topic("news"),
+            topic_json: publication.topic_json(),
+            position: POSITION,
+            timestamp: Timestamp::default(),
+            event: publication.event(),
+            message_id: publication.message_id(),
+            data: publication.data(),
+        };
+        dispatched(&encode(&sse().native_events(), Event::Message(message)))[0].0.clone()
+    };
+    assert_eq!((kind("\"price\""), kind("\"caf\\u00e9 x\"")), ("price".to_owned(), "café x".to_owned()));
+    for event in ["\"\"", "1", "null", "\"a\\nb\"", "\"a\\rb\"", "\"gap\"", "\"bye\"", "\"open\"", "\"error\""] {
+        assert_eq!(kind(event), "", "{event}");
+    }
+    let error = commands(&sse(), request("topic=a&events=all", &[])).unwrap_err();
+    assert_eq!((error.status, error.code), (400, "bad_open"));
+}
+
+#[test]
+fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
+    let topic = topic("news");
+    let subscribed = Event::Subscribed { id: None, topic: &topic, position: POSITION, since: None, missed: None };
+    let plain = encode(&sse(), subscribed.clone());
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    assert_eq!(encode(&sse().chunked(), subscribed), chunk(&plain));
+    let opened = Event::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
+    assert_eq!(encode(&sse().chunked(), opened), "", "no chunk of no bytes, which would be the last");
+    let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: None };
+    let plain = encode(&sse(), Event::Bye(bye));
+    assert_eq!(encode(&sse().chunked(), Event::Bye(bye)), format!("{}0\r\n\r\n", chunk(&plain)));
+    let Command::Preface(start) = &commands(&sse().chunked(), request("topic=a", &[])).unwrap()[0] else { panic!() };
+    let start = str::from_utf8(start).unwrap();
+    let (head, body) = start.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("\r\ntransfer-encoding: chunked"), "{start}");
+    assert!(body.starts_with("c\r\nretry: ") && body.ends_with("\n\r\n"), "{start}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Server-sent events: blocks that end with a blank line, of which those with data and no event are the messages.
+//! Server-sent events: blocks that end with a blank line, of which those with data and no event are the messages. In a
+//! chunked response each is a chunk; the lines of the chunks end with a carriage return, which no line of an event does.
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ pub(super) fn decode(bytes: &[u8], searched: usize, data_bytes: u32) -> Decoded<
     if http::begins(bytes) {
         return http::decode(bytes, &WELCOME);
     }
-    if !b"ider:\n".contains(&bytes[0]) {
+    if !b"ider:\n\r0123456789abcdef".contains(&bytes[0]) {
         return Err(Malformed);
     }
     let Some(length) = end_of_block(bytes, searched) else { return Ok(None) };
@@ -46,7 +47,7 @@ fn end_of_block(bytes: &[u8], searched: usize) -> Option<usize> {
 
 fn meaning(block: &[u8]) -> Result<Frame<'_>, Malformed> {
     let (mut event, mut data, mut has_id) = (None, None, false);
-    for line in block.split(|&byte| byte == b'\n') {
+    for line in block.split(|&byte| byte == b'\n').filter(|line| !line.ends_with(b"\r")) {
         let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
         let (field, value) = line.split_at(colon);
         let value = value.strip_prefix(b":").unwrap_or(value);
@@ -66,8 +67,8 @@ fn meaning(block: &[u8]) -> Result<Frame<'_>, Malformed> {
         (None, Some(data)) => Frame::Message(Said::parse(data)?.data.ok_or(Malformed)?.get().as_bytes()),
         (Some(b"error"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(false)?),
         (Some(b"bye"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(true)?),
-        // The place after which the topic is delivered.
-        (None, None) if has_id => Frame::Ack,
+        // With the place after which the topic is delivered.
+        (Some(b"subscribed"), _) if has_id => Frame::Ack,
         // A gap is counted by what does not come.
         _ => Frame::Other,
     })
