@@ -34,6 +34,7 @@ mod limits;
 mod memory;
 mod protocol;
 mod resume;
+mod several_topics;
 mod slow;
 mod strangers;
 mod streams;

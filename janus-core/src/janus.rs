@@ -490,6 +490,7 @@ pub(crate) fn shared(
                 ledger: Arc::new(if hooks.is_some() { Ledger::by_topic() } else { Ledger::default() }),
                 codecs,
             }),
+            pass_numbers: Arc::default(),
             pressure: AtomicU32::new(0),
             counters: Counters::default(),
             cut_off_lines: Lines::default(),

@@ -43,12 +43,15 @@ pub(crate) struct Ring {
     first_seq: u64,
     end: u64,
     bytes: usize,
+    /// The pass of the last batch that was let go; `None` if that had not been handed out.
+    gone: Option<u64>,
 }
 
 impl Ring {
-    /// An empty ring whose first message will have this number.
-    pub(crate) fn new(next_seq: u64) -> Self {
-        Self { batches: VecDeque::new(), first_seq: next_seq, end: next_seq, bytes: 0 }
+    /// An empty ring whose first message will have this number. Those before may have been handed out up to the
+    /// pass `gone`.
+    pub(crate) fn new(next_seq: u64, gone: u64) -> Self {
+        Self { batches: VecDeque::new(), first_seq: next_seq, end: next_seq, bytes: 0, gone: Some(gone) }
     }
 
     /// The first number that is kept; that of the next message if none is.
@@ -90,7 +93,7 @@ impl Ring {
             if old || over >= rest || self.bytes - rest_bytes >= keep.bytes.max(1) {
                 self.first_seq = front.last_seq() + 1;
                 self.bytes -= rest_bytes;
-                self.batches.pop_front();
+                self.pop_front();
                 continue;
             }
             // The limit falls into this batch, most of the time.
@@ -102,7 +105,7 @@ impl Ring {
             self.bytes -= front.start_of(first_seq) - front.start_of(self.first_seq);
             self.first_seq = first_seq;
             if first_seq > front.last_seq() {
-                self.batches.pop_front();
+                self.pop_front();
                 continue;
             }
             break;
@@ -113,6 +116,12 @@ impl Ring {
             self.batches = VecDeque::new();
         }
         (self.first_seq - before) as usize
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(batch) = self.batches.pop_front() {
+            self.gone = batch.pass();
+        }
     }
 
     /// The first number within narrower limits.
@@ -138,9 +147,33 @@ impl Ring {
         first
     }
 
-    /// Forgets everything; the next message will have this number.
-    pub(crate) fn clear(&mut self, next_seq: u64) {
-        *self = Self::new(next_seq);
+    /// Forgets everything, as [`new`](Self::new).
+    pub(crate) fn clear(&mut self, next_seq: u64, gone: u64) {
+        *self = Self::new(next_seq, gone);
+    }
+
+    /// The first number whose pass is, or will be, a later one than `pass`; `None` if it is not kept.
+    /// `latest` is the pass of the last batch that was handed out.
+    pub(crate) fn first_after(&self, pass: u64, latest: u64) -> Option<u64> {
+        if self.gone.unwrap_or(latest) > pass {
+            return None;
+        }
+        let at = self.batches.partition_point(|batch| !batch.is_after(pass));
+        let first = self.batches.get(at).map_or(self.end, |batch| batch.first_seq());
+        // Of the first batch only a part may be left.
+        (at > 0 || first >= self.first_seq).then_some(first)
+    }
+
+    /// The first number of those kept whose pass began, or will begin, after all up to `pass` had ended.
+    pub(crate) fn first_following(&self, pass: u64) -> u64 {
+        let at = self.batches.partition_point(|batch| !batch.follows(pass));
+        self.batches.get(at).map_or(self.end, |batch| batch.first_seq().max(self.first_seq))
+    }
+
+    /// The batch with this number.
+    pub(crate) fn batch_with(&self, seq: u64) -> Option<&Arc<Batch>> {
+        let at = self.batches.partition_point(|batch| batch.last_seq() < seq);
+        self.batches.get(at).filter(|batch| batch.first_seq() <= seq && self.first_seq <= seq)
     }
 
     /// What is kept of these numbers, in pieces of one batch each, up to so many bytes but at least one message.
@@ -194,12 +227,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::delivery::PassNumbers;
     use crate::delivery::batch::tests::batch_of;
 
     const PLENTY: Keep = Keep { messages: 1_000, bytes: 1 << 20, age: 1_000 };
 
     fn ring_of(batches: &[usize], keep: &Keep) -> Ring {
-        let mut ring = Ring::new(1);
+        let mut ring = Ring::new(1, 0);
         for &frames in batches {
             let end = ring.end() + frames as u64;
             ring.push(&Arc::new(batch_of(&vec!["0123456789"; frames], end)), keep);
@@ -246,6 +280,29 @@ mod tests {
     fn a_ring_that_may_keep_nothing_knows_its_place_all_the_same() {
         let ring = ring_of(&[3, 2], &Keep { messages: 0, bytes: 0, age: 0 });
         assert_eq!((ring.first_seq(), ring.end()), (6, 6));
+    }
+
+    #[test]
+    fn what_was_handed_out_after_a_pass_is_known_as_long_as_all_of_it_is_kept() {
+        let pass_numbers = Arc::default();
+        let mut ring = Ring::new(1, 1);
+        let mut passes = Vec::new();
+        for end in [3, 5, 7] {
+            let batch = Arc::new(batch_of(&["0123456789"; 2], end));
+            ring.push(&batch, &PLENTY);
+            let pass = PassNumbers::begin(&pass_numbers);
+            batch.begin(&pass);
+            passes.push(pass.number);
+        }
+        ring.push(&Arc::new(batch_of(&["0123456789"; 2], 9)), &PLENTY);
+        let [first, second, third] = passes[..] else { panic!("three passes") };
+        let after = |ring: &Ring, pass| ring.first_after(pass, third);
+        assert_eq!(after(&ring, 0), None, "something may have been handed out before the first");
+        assert_eq!([1, first, second, third].map(|pass| after(&ring, pass)), [Some(1), Some(3), Some(5), Some(7)]);
+        ring.trim(&Keep { messages: 5, ..PLENTY }, 1);
+        assert_eq!([first, second].map(|pass| after(&ring, pass)), [None, Some(5)], "a part of 3 and 4 is gone");
+        ring.trim(&Keep { messages: 0, ..PLENTY }, 1);
+        assert_eq!([second, third].map(|pass| after(&ring, pass)), [None, Some(9)]);
     }
 
     #[test]

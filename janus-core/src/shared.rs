@@ -16,7 +16,7 @@ use crate::acceptor::Endpoint;
 use crate::address::{Account, Accounts};
 use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
-use crate::delivery::{Codecs, Ledger, SenderPool, Slot, Terms};
+use crate::delivery::{Codecs, Ledger, PassNumbers, SenderPool, Slot, Terms};
 use crate::fairness::Fairness;
 use crate::fault::Faults;
 use crate::guests::Guests;
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) accounts: Accounts,
     pub(crate) senders: SenderPool,
     pub(crate) terms: Arc<Terms>,
+    /// Of the passes of all topics.
+    pub(crate) pass_numbers: Arc<PassNumbers>,
     /// See [`pressure`](Self::pressure); set by the memory keeper.
     pub(crate) pressure: AtomicU32,
     pub(crate) counters: Counters,

@@ -38,7 +38,7 @@ use crate::config::{Config, Resume};
 use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
-use crate::delivery::{Batch, End, Ledger, OpenBatch, Pass, SenderPool, Subscription};
+use crate::delivery::{Batch, End, Ledger, OpenBatch, Pass, PassNumbers, SenderPool, Subscription, UnderWay};
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::ring::{Keep, Ring};
 use crate::shared::{Clock, Shared, timestamp};
@@ -127,6 +127,7 @@ pub(crate) struct TopicState {
     /// Its place among the unused topics, which the table of topics alone changes.
     pub(crate) spare: Spare,
     ledger: Arc<Ledger>,
+    pass_numbers: Arc<PassNumbers>,
     core: Mutex<Core>,
     /// Tells those who wait for the actor that it will not come back, or not for long.
     given_up: Notify,
@@ -149,6 +150,10 @@ struct Core {
     /// Every sealed batch, handed out or not, as far as the limits reach.
     ring: Ring,
     pass: Option<Arc<Pass>>,
+    /// The same pass, as it is counted.
+    under_way: Option<UnderWay>,
+    /// The number of the last pass.
+    latest: u64,
     inflight_frames: usize,
     inflight_bytes: usize,
     accounted: usize,
@@ -221,16 +226,17 @@ impl TopicState {
         asleep: Option<Asleep>,
         shared: &Shared,
     ) -> Self {
-        let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger()));
-        Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, shared.ledger())
+        let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
+        let books = (shared.ledger(), &shared.pass_numbers);
+        Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, books)
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(name: TopicName) -> Self {
         let config = Config::default();
-        let (clock, ledger) = (Clock::for_config(&config), Arc::default());
-        let asleep = Asleep::afresh(&name, &ledger);
-        Self::with_config(name, 1, None, asleep, &config, &clock, &ledger)
+        let (clock, ledger, pass_numbers) = (Clock::for_config(&config), Arc::default(), Arc::default());
+        let asleep = Asleep::afresh(&name, &ledger, &pass_numbers);
+        Self::with_config(name, 1, None, asleep, &config, &clock, (&ledger, &pass_numbers))
     }
 
     /// Calls `then` while nobody else can look at this topic.
@@ -244,10 +250,10 @@ impl TopicState {
         name: TopicName,
         number: u64,
         account: Option<Arc<Account>>,
-        Asleep { anchor, epoch, earlier, next_seq }: Asleep,
+        Asleep { anchor, epoch, earlier, next_seq, latest }: Asleep,
         config: &Config,
         clock: &Clock,
-        ledger: &Arc<Ledger>,
+        (ledger, pass_numbers): (&Arc<Ledger>, &Arc<PassNumbers>),
     ) -> Self {
         let namespace = config.namespace(name.as_str());
         let mut resume =
@@ -272,6 +278,7 @@ impl TopicState {
             account,
             spare: Spare::default(),
             ledger: Arc::clone(ledger),
+            pass_numbers: Arc::clone(pass_numbers),
             given_up: Notify::new(),
             name,
             core: Mutex::new(Core {
@@ -282,8 +289,10 @@ impl TopicState {
                 inbox: VecDeque::new(),
                 open: OpenBatch::default(),
                 batches: VecDeque::new(),
-                ring: Ring::new(next_seq),
+                ring: Ring::new(next_seq, latest),
                 pass: None,
+                under_way: None,
+                latest,
                 inflight_frames: 0,
                 inflight_bytes: 0,
                 accounted: 0,
@@ -351,7 +360,7 @@ impl TopicState {
         }
     }
 
-    fn may_be_waited_for(&self) -> Result<(), TopicError> {
+    pub(crate) fn may_be_waited_for(&self) -> Result<(), TopicError> {
         self.core.lock().check_life()
     }
 
@@ -487,9 +496,11 @@ impl TopicState {
         if let Some(pass) = core.pass.take() {
             senders.withdraw(&pass);
         }
+        core.under_way = None;
+        core.latest = self.pass_numbers.last();
         core.batches.clear();
         core.open = OpenBatch::default();
-        core.ring.clear(core.next_seq);
+        core.ring.clear(core.next_seq, core.latest);
         core.inflight_frames = core.inbox.len();
         core.inflight_bytes = core.inbox.iter().map(|pending| pending.publication.len()).sum();
         core.account_afresh(&self.ledger);
@@ -571,13 +582,9 @@ impl TopicState {
             if from < first {
                 return Ok(CatchUp::Lost(first));
             }
-            let portion = core.ring.portion(from..handed_out, PORTION_BYTES);
-            if let Some((_, seqs)) = portion.last() {
-                from = seqs.end;
-            }
-            let messages = portion.into_iter().map(|(batch, seqs)| Messages::new(subscription, &batch, seqs));
+            let (next, is_taken) = core.replay(subscription, from..handed_out, tick);
+            from = next;
             // What still waits of it must not meet what is live in the queue, which has its limits.
-            let is_taken = subscription.slot.replay(messages.collect(), tick);
             if from < handed_out || !is_taken {
                 return Ok(CatchUp::More(from));
             }
@@ -586,6 +593,60 @@ impl TopicState {
             core.enter(Arc::clone(subscription));
         }
         Ok(CatchUp::Joined)
+    }
+
+    /// Sends a portion of what was handed out by passes up to this one of what a subscriber that had everything before `from` has
+    /// missed, and leaves it to the caller to have it [join](Self::catch_up) the list.
+    pub(crate) fn catch_up_to(
+        &self,
+        subscription: &Arc<Subscription>,
+        from: u64,
+        pass: u64,
+        tick: u32,
+    ) -> Result<CatchUp, TopicError> {
+        let mut core = self.core.lock();
+        core.check_exists()?;
+        core.last_used = tick;
+        let first = core.first_kept();
+        if from < first {
+            return Ok(CatchUp::Lost(first));
+        }
+        let end = core.first_after(pass).unwrap_or(from);
+        Ok(CatchUp::More(core.replay(subscription, from..end, tick).0))
+    }
+
+    /// By which pass the message with this number was handed out: `None` if that is still to come, 0 if the message
+    /// is not kept.
+    pub(crate) fn handed_out_by(&self, seq: u64) -> Result<Option<u64>, TopicError> {
+        let core = self.core.lock();
+        core.check_exists()?;
+        let pass = || core.ring.batch_with(seq).and_then(|batch| batch.pass()).unwrap_or(0);
+        Ok((seq < core.handed_out()).then(pass))
+    }
+
+    /// The first number whose pass is, or will be, a later one than `pass`; `None` if it is not kept.
+    pub(crate) fn first_after(&self, pass: u64, tick: u32) -> Result<Option<u64>, TopicError> {
+        let mut core = self.core.lock();
+        core.check_exists()?;
+        core.ring.trim(&self.keep, tick);
+        Ok(core.first_after(pass))
+    }
+
+    /// The first number of those kept that no client can have had whose last message was of this pass.
+    pub(crate) fn first_following(&self, pass: u64) -> u64 {
+        self.core.lock().ring.first_following(pass)
+    }
+
+    /// Where the topic is now.
+    pub(crate) fn position(&self) -> Result<Position, TopicError> {
+        let core = self.core.lock();
+        core.check_exists()?;
+        Ok(Position { epoch: core.epoch, seq: core.next_seq - 1 })
+    }
+
+    /// Whether a position is one of this life of the topic, or of one before that ended without a loss.
+    pub(crate) fn knows(&self, position: Position) -> bool {
+        self.core.lock().leads_here(position)
     }
 
     /// Lets go of messages that are too old, and of those that are more than `pressure` allows; how many the latter were.
@@ -714,6 +775,10 @@ impl TopicState {
             return Next::Rest;
         };
         let subscribers = Arc::clone(&core.subscribers);
+        let under_way = self.pass_numbers.begin();
+        batch.begin(&under_way);
+        core.latest = under_way.number;
+        core.under_way = Some(under_way);
         // Now, because a codec must not run in a sender.
         for codec in core.codecs.iter() {
             batch.view(codec, &shared.terms.codecs);
@@ -747,7 +812,7 @@ impl TopicState {
             if !core.pass.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pass)) {
                 return;
             }
-            core.pass = None;
+            (core.pass, core.under_way) = (None, None);
             let (frames, bytes) = (pass.batch().frames(), pass.batch().byte_len());
             // First, or what has joined meanwhile finds the list of subscribers in use and copies it.
             drop(pass);
@@ -882,6 +947,20 @@ impl Core {
         since.epoch == self.epoch || self.earlier.is_some_and(missed_nothing)
     }
 
+    /// As [`TopicState::first_after`].
+    fn first_after(&self, pass: u64) -> Option<u64> {
+        Some(self.ring.first_after(pass, self.latest)?.min(self.handed_out()))
+    }
+
+    /// Sends a portion of these messages, which are kept; the number after it, and whether the client has taken it.
+    fn replay(&self, subscription: &Arc<Subscription>, seqs: Range<u64>, tick: u32) -> (u64, bool) {
+        let from = seqs.start;
+        let portion = self.ring.portion(seqs, PORTION_BYTES);
+        let next = portion.last().map_or(from, |(_, seqs)| seqs.end);
+        let messages = portion.into_iter().map(|(batch, seqs)| Messages::new(subscription, &batch, seqs));
+        (next, subscription.slot.replay(messages.collect(), tick))
+    }
+
     /// The first number that a subscriber can still be given.
     fn first_kept(&self) -> u64 {
         self.ring.first_seq().min(self.handed_out())
@@ -995,7 +1074,17 @@ impl Handler<Subscribe> for Topic {
         let position = self.state.subscribe(Arc::clone(&subscription), self.shared.clock.tick())?;
         if subscription.acknowledge() {
             let topic = &self.state.name;
-            let event = Event::Subscribed { id: message.id, topic, position, since: None, missed: None };
+            let horizon = Some(self.shared.pass_numbers.horizon());
+            let event = Event::Subscribed {
+                id: message.id,
+                topic,
+                position,
+                last: None,
+                horizon,
+                since: None,
+                missed: None,
+                repeated: 0,
+            };
             subscription.slot.tell(&event);
         }
         Ok(())
@@ -1038,14 +1127,18 @@ impl ActorFuture<Topic> for HandOut {
         // Once in a turn, also in the middle of a pass, so that publishers need not wait for its end to get their receipts.
         state.sequence(shared);
         loop {
+            if turn == 0 {
+                // Before a pass begins: one that waits for the next turn overlaps with those of other topics, of which a client
+                // that comes back gets more twice.
+                return yield_now(cx);
+            }
             let pass = match state.next(shared) {
                 Next::HandOut(pass) => pass,
-                Next::Sequence if turn > 0 => {
+                Next::Sequence => {
                     state.sequence(shared);
                     turn = turn.saturating_sub(NUMBERING);
                     continue;
                 }
-                Next::Sequence => return yield_now(cx),
                 Next::Rest => return Poll::Pending,
             };
             if pass.help() == Help::First && !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, &pass)) {

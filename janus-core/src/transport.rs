@@ -10,10 +10,12 @@
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 //!
 //! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, which place it
-//! has among others in `places`, what a client asks for in `subscribing`, `resuming` and `publishing`, whether it is alive in
+//! has among others in `places`, what a client asks for in `subscribing`, `beginning`,
+//! `resuming` and `publishing`, whether it is alive in
 //! `answering`.
 
 mod answering;
+mod beginning;
 mod opening;
 mod places;
 mod portion;
@@ -51,11 +53,12 @@ use crate::wire::{
     Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Open, Refusal, Refusing, RequestId, TopicName,
 };
 
+use beginning::Preface;
 pub(crate) use opening::refusal;
 use opening::{PassingOn, after_a_restart};
 use portion::Portion;
 use publishing::{Offering, Permitting};
-use resuming::{Prepared, Replay, Replaying};
+use resuming::{Prepared, Replaying};
 pub(crate) use subscribing::leave;
 use subscribing::{Asked, AskedPatiently, Asking, refused};
 
@@ -160,17 +163,6 @@ enum Lengthy {
     HalfClosed,
     /// Reading failed.
     Lost(io::ErrorKind),
-}
-
-/// The beginning of a stream that is not begun before each topic that its client asks for has been joined or refused: a
-/// page that publishes, or loads its state, as soon as its stream is open must not miss what comes after that.
-struct Preface {
-    /// What is sent then, before what has been waiting for it. `None` after that.
-    held: Option<Bytes>,
-    /// Topics to catch up with then.
-    replays: Vec<Replay>,
-    /// Why it may not have one of its topics; one for which it may try again, if there is any.
-    refused: Option<FrameError>,
 }
 
 struct Closing {
@@ -683,7 +675,7 @@ impl Transport {
             Command::Answer(bytes) => self.slot.send(bytes),
             Command::Preface(bytes) if !self.opened => {
                 self.slot.cork();
-                self.preface = Some(Box::new(Preface { held: Some(bytes), replays: Vec::new(), refused: None }));
+                self.preface = Some(Box::new(Preface::new(bytes)));
             }
             Command::Preface(_) => {
                 let message = "a preface comes before what opens the connection";
@@ -704,8 +696,8 @@ impl Transport {
                 let message = "attach with the first frame of a connection; this one has its own session";
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
-            Command::Subscribe { topic: name, since, id } => {
-                self.ask_to_subscribe(Box::new(Asking { name, since, id }));
+            Command::Subscribe { topic: name, since, horizon, id } => {
+                self.ask_to_subscribe(Box::new(Asking { name, since, horizon, id }));
             }
             Command::Unsubscribe { topic: name, id } => {
                 self.unsubscribe(&name);

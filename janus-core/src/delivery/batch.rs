@@ -9,12 +9,13 @@
 //! may be anybody's.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
-use super::Ledger;
 use super::codecs::{CLASSIC, CodecId, Codecs};
+use super::{Ledger, UnderWay};
 use crate::wire::classic::MessageParts;
 use crate::wire::{self, Event, Position, TopicName};
 
@@ -30,6 +31,10 @@ pub(crate) struct Batch {
     pub(crate) epoch: u64,
     /// When the batch was sealed.
     pub(crate) tick: u32,
+    /// The number of the pass that hands it out, and what its messages tell of those before; 0 before that. Both belong
+    /// to the topic, under whose lock they are looked at; see [`horizon`](super::horizon).
+    pass: AtomicU64,
+    horizon: AtomicU64,
     ledger: Arc<Ledger>,
 }
 
@@ -89,7 +94,7 @@ impl Frames {
 
 impl Batch {
     /// What a batch takes beside its frames and their ends.
-    const OVERHEAD_BYTES: usize = 208;
+    const OVERHEAD_BYTES: usize = 224;
 
     pub(crate) fn first_seq(&self) -> u64 {
         self.first_seq
@@ -101,6 +106,29 @@ impl Batch {
 
     pub(crate) fn frames(&self) -> usize {
         self.classic.ends.len()
+    }
+
+    /// Notes that the batch is handed out from now on. A second time, after a crash in between, only the later pass
+    /// counts; the earlier horizon, which may have been encoded, says less and stays true.
+    pub(crate) fn begin(&self, pass: &UnderWay) {
+        if self.pass.swap(pass.number, Ordering::Relaxed) == 0 {
+            self.horizon.store(pass.horizon, Ordering::Relaxed);
+        }
+    }
+
+    /// The number of the pass that has handed it out, or is about to.
+    pub(crate) fn pass(&self) -> Option<u64> {
+        Some(self.pass.load(Ordering::Relaxed)).filter(|pass| *pass > 0)
+    }
+
+    /// Whether its pass began, or will begin, after all passes up to this number had ended.
+    pub(crate) fn follows(&self, pass: u64) -> bool {
+        self.pass().is_none() || self.horizon.load(Ordering::Relaxed) >= pass
+    }
+
+    /// Whether its pass has a greater number than this, or none yet.
+    pub(crate) fn is_after(&self, pass: u64) -> bool {
+        self.pass().is_none_or(|own| own > pass)
     }
 
     pub(crate) fn byte_len(&self) -> usize {
@@ -166,12 +194,14 @@ impl Batch {
         let mut topic_json = BytesMut::new();
         wire::put_json_string(&mut topic_json, self.topic.as_str());
         let topic_json = str::from_utf8(&topic_json).expect("JSON is text");
+        let horizon = Some(self.horizon.load(Ordering::Relaxed)).filter(|horizon| *horizon > 0);
         for seq in self.first_seq..=self.last_seq() {
             let parts = self.parts(seq);
             let message = wire::Message {
                 topic: &self.topic,
                 topic_json,
                 position: Position { epoch: self.epoch, seq },
+                horizon,
                 timestamp: parts.timestamp,
                 event: parts.event,
                 message_id: parts.message_id,
@@ -262,6 +292,8 @@ impl OpenBatch {
             others: OnceLock::new(),
             epoch,
             tick,
+            pass: AtomicU64::new(0),
+            horizon: AtomicU64::new(0),
             ledger: Arc::clone(ledger),
         }
     }

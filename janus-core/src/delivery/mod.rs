@@ -18,6 +18,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod codecs;
+pub(crate) mod horizon;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod pass;
@@ -29,6 +30,7 @@ pub(crate) mod stream;
 
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use codecs::Codecs;
+pub(crate) use horizon::{PassNumbers, UnderWay};
 pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;
 pub(crate) use pass::Pass;

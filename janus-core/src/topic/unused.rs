@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{Core, Life, TopicState, random_epoch};
-use crate::delivery::Ledger;
+use crate::delivery::{Ledger, PassNumbers};
 use crate::wire::{Position, TopicName};
 
 /// What the cursors of detached sessions refer to: a topic, whether it runs or has fallen asleep. A topic that begins afresh
@@ -44,13 +44,23 @@ pub(crate) struct Asleep {
     pub(super) epoch: u64,
     pub(super) earlier: Option<Position>,
     pub(super) next_seq: u64,
+    /// The number of its last pass.
+    pub(super) latest: u64,
 }
 
 impl Asleep {
     /// The beginning of a topic that nobody remembers.
-    pub(super) fn afresh(name: &TopicName, ledger: &Arc<Ledger>) -> Self {
+    ///
+    /// One of the same name may have been handed out up to this moment.
+    pub(super) fn afresh(name: &TopicName, ledger: &Arc<Ledger>, pass_numbers: &PassNumbers) -> Self {
         let anchor = Anchor { name: name.clone(), cursors: AtomicUsize::new(0), ledger: Arc::clone(ledger) };
-        Self { anchor: Arc::new(anchor), epoch: random_epoch(), earlier: None, next_seq: 1 }
+        Self {
+            anchor: Arc::new(anchor),
+            epoch: random_epoch(),
+            earlier: None,
+            next_seq: 1,
+            latest: pass_numbers.last(),
+        }
     }
 }
 
@@ -150,10 +160,10 @@ impl TopicState {
             return Fate::Keeps;
         }
         core.life = Life::Ended;
-        let Core { epoch, earlier, next_seq, .. } = *core;
+        let Core { epoch, earlier, next_seq, latest, .. } = *core;
         drop(core);
         self.given_up.notify_waiters();
-        Fate::Ended(Asleep { anchor: Arc::clone(&self.anchor), epoch, earlier, next_seq })
+        Fate::Ended(Asleep { anchor: Arc::clone(&self.anchor), epoch, earlier, next_seq, latest })
     }
 
     fn is_used(&self, core: &Core) -> bool {

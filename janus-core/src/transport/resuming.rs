@@ -36,8 +36,19 @@ pub(super) struct Wanted {
     pub(super) from: Option<(Arc<Anchor>, u64, u64)>,
 }
 
-/// The topics that a client still has to catch up with; the last one is next.
-pub(super) struct Replaying(pub(super) Vec<Replay>);
+/// The topics that a client still has to catch up with.
+pub(super) struct Replaying {
+    pub(super) replays: Vec<Replay>,
+    /// Whether it gets the messages of all of them in the order in which they were handed out, and joins the topics in the
+    /// same turn: see [`beginning`](super::beginning). Otherwise one topic comes after the other, the last one first.
+    pub(super) together: bool,
+}
+
+impl Replaying {
+    pub(super) fn one_by_one(replays: Vec<Replay>) -> Self {
+        Self { replays, together: false }
+    }
+}
 
 /// One topic that a client resumes.
 pub(super) struct Replay {
@@ -164,7 +175,8 @@ impl Transport {
             self.tell_error(None, Some(&name), code, &message);
         }
         // Those that need no replay join at once, too.
-        self.step = if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying(replays))) };
+        self.step =
+            if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying::one_by_one(replays))) };
     }
 
     /// Whether a client of this topic that comes back can be given what it missed.
@@ -202,9 +214,12 @@ impl Transport {
     }
 
     pub(super) fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if matches!(&self.step, Step::Replaying(replaying) if replaying.together) {
+            return self.replay_together(cx);
+        }
         let tick = self.shared.clock.tick();
         while let Step::Replaying(replaying) = &mut self.step {
-            let Replaying(replays) = &mut **replaying;
+            let replays = &mut replaying.replays;
             let Some(replay) = replays.last_mut() else {
                 self.step = Step::Reading;
                 break;

@@ -7,7 +7,6 @@ use std::task::{self, Poll, ready};
 use actix::prelude::Request;
 use futures_util::FutureExt;
 
-use super::opening::slowly;
 use super::resuming::{Replay, Replaying};
 use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
 use crate::address::Account;
@@ -17,12 +16,13 @@ use crate::hooks::Refused;
 use crate::shared::Shared;
 use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
 use crate::topic_manager::Create;
-use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, Position, Refusal, RequestId, TopicName};
+use crate::wire::{ErrorCode, Event, FrameError, Position, RequestId, TopicName};
 
 /// A subscribe, as it was asked for.
 pub(super) struct Asking {
     pub(super) name: TopicName,
     pub(super) since: Option<Position>,
+    pub(super) horizon: Option<u64>,
     pub(super) id: RequestId,
 }
 
@@ -64,7 +64,7 @@ impl Transport {
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {
-        let Asking { name, since, id } = &asking;
+        let Asking { name, since, id, .. } = &asking;
         let id = *id;
         let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
             (subscriptions.iter().any(|(topic, _)| topic.name == *name), subscriptions.len())
@@ -97,57 +97,6 @@ impl Transport {
         };
     }
 
-    /// Whether the stream has not begun, because a topic that its client asks for has been neither joined nor refused.
-    pub(super) fn is_held(&self) -> bool {
-        self.preface.as_ref().is_some_and(|preface| preface.held.is_some())
-    }
-
-    /// Begins a stream that has been held back.
-    pub(super) fn begin(&mut self) {
-        if let Some(held) = self.preface.as_mut().and_then(|preface| preface.held.take()) {
-            self.slot.uncork(held);
-            self.expect_silence();
-        }
-    }
-
-    /// Gives up a stream that has not begun: something else is said instead, or nothing.
-    pub(super) fn give_up_preface(&mut self) {
-        if self.preface.as_mut().and_then(|preface| preface.held.take()).is_some() {
-            self.slot.uncork_empty();
-        }
-    }
-
-    /// Tells a client that it may not have a topic, behind the preface if that is still held back.
-    pub(super) fn refuse_topic(&mut self, error: FrameError) {
-        let FrameError { id, topic, code, message, .. } = &error;
-        self.tell_error(*id, topic.as_ref(), *code, message);
-        let is_final = |error: &FrameError| error.code.class() == ErrorClass::DoNot;
-        let Some(preface) = &mut self.preface else { return };
-        if preface.refused.as_ref().is_none_or(is_final) {
-            preface.refused = Some(error);
-        }
-    }
-
-    /// Begins a stream now that each of its topics has been joined or refused, or ends one that has none and will never
-    /// have any.
-    pub(super) fn all_asked(&mut self) {
-        let has_none = self.session.with_subscriptions(|subscriptions| subscriptions.is_empty()).unwrap_or(false);
-        let refused = self.preface.as_mut().and_then(|preface| preface.refused.take());
-        if let Some(FrameError { id, code, message, .. }) = refused
-            && has_none
-        {
-            // It would be refused again and again, by a topic that is out of service for a minute.
-            let reconnect_after = (code.class() != ErrorClass::DoNot).then(slowly);
-            self.say_goodbye(Refusal { id, code, message: &message, reconnect_after });
-        } else {
-            self.begin();
-        }
-        let replays = self.preface.take().map_or_else(Vec::new, |preface| preface.replays);
-        if !replays.is_empty() && matches!(self.step, Step::Reading) {
-            self.step = Step::Replaying(Box::new(Replaying(replays)));
-        }
-    }
-
     /// Has the topic made that a client wants to go on with, if there is none.
     pub(super) fn find(&mut self, asking: Asking) {
         if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
@@ -165,7 +114,10 @@ impl Transport {
     ///
     /// As in [`resume`](Self::resume), no message can come between the answer and the first moment of the subscription.
     pub(super) fn go_on(&mut self, asking: Asking, topic: &Arc<TopicState>) {
-        let Asking { name, since, id } = &asking;
+        if self.is_held() {
+            return self.go_on_together(asking, topic);
+        }
+        let Asking { name, since, id, .. } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
@@ -184,16 +136,23 @@ impl Transport {
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
         };
-        self.slot.tell(&Event::Subscribed { id: *id, topic: name, position, since: *since, missed });
+        let horizon = None;
+        let event = Event::Subscribed {
+            id: *id,
+            topic: name,
+            position,
+            last: None,
+            horizon,
+            since: *since,
+            missed,
+            repeated: 0,
+        };
+        self.slot.tell(&event);
         if missed.is_some() {
             // A connection that is lost before all of it has come goes on within it.
             subscription.count_from(position.seq + 1);
             let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: position.seq + 1 };
-            match &mut self.preface {
-                // A replay waits for its client to take it, which cannot be before the stream has begun.
-                Some(preface) if preface.held.is_some() => preface.replays.push(replay),
-                _ => self.step = Step::Replaying(Box::new(Replaying(vec![replay]))),
-            }
+            self.step = Step::Replaying(Box::new(Replaying::one_by_one(vec![replay])));
         }
         self.joined((Arc::clone(topic), subscription));
     }

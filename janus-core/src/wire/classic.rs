@@ -433,7 +433,9 @@ impl<'a> Request<'a> {
             _ => Err(topic_must_be_a_string()),
         };
         match self.action.and_then(json::string).as_deref() {
-            Some("subscribe") => Ok(Command::Subscribe { topic: topic(self.data)?, since: None, id: None }),
+            Some("subscribe") => {
+                Ok(Command::Subscribe { topic: topic(self.data)?, since: None, horizon: None, id: None })
+            }
             Some("unsubscribe") => Ok(Command::Unsubscribe { topic: topic(self.data)?, id: None }),
             Some("publish") => {
                 let Some(RequestData::Object(fields)) = self.data else { return Err(publish_needs_an_object()) };

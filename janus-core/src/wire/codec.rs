@@ -117,6 +117,9 @@ pub enum Command {
         topic: TopicName,
         /// Go on after this position, if what comes after it is still there.
         since: Option<Position>,
+        /// What the client has seen of topics other than that position's: see [`Message::horizon`]. It counts if the
+        /// position belongs to one of the topics that the client asks for before [`Command::AllAsked`].
+        horizon: Option<u64>,
         /// To answer by.
         id: RequestId,
     },
@@ -169,13 +172,13 @@ impl Command {
     /// Deliver this topic to me from now on.
     #[must_use]
     pub fn subscribe(topic: TopicName) -> Self {
-        Self::Subscribe { topic, since: None, id: None }
+        Self::Subscribe { topic, since: None, horizon: None, id: None }
     }
 
     /// Deliver this topic to me as from this position on.
     #[must_use]
     pub fn subscribe_since(topic: TopicName, since: Position) -> Self {
-        Self::Subscribe { topic, since: Some(since), id: None }
+        Self::Subscribe { topic, since: Some(since), horizon: None, id: None }
     }
 
     /// Publish this data, JSON text, with an empty event and message id and without a receipt.
@@ -359,10 +362,17 @@ pub enum Event<'a> {
         topic: &'a TopicName,
         /// The place after which delivery begins: the one it asked for if it is resumed, otherwise the topic's of now.
         position: Position,
+        /// The last message that the client has had of all its topics, where it goes on after that one. A client that loses
+        /// this connection before its next message comes back with it, and not with `position`.
+        last: Option<Position>,
+        /// What `last`, or else `position`, tells of the client's other topics, as [`Message::horizon`] does.
+        horizon: Option<u64>,
         /// The place it asked to go on from, if it did.
         since: Option<Position>,
         /// How many messages were published since that place, all of which follow; `None` if it is not resumed.
         missed: Option<u64>,
+        /// How many of the first of them the client may have had before.
+        repeated: u64,
     },
     /// It is subscribed to the topic already; nothing has changed.
     AlreadySubscribed {
@@ -446,6 +456,12 @@ pub struct Message<'a> {
     pub topic_json: &'a str,
     /// Its place in the topic's order.
     pub position: Position,
+    /// What the message tells of its client's other topics: everything that this server had handed out up to here was written
+    /// to each subscriber before the message. A client that says it with the message's position
+    /// (in [`Command::Subscribe`]) goes on with the others from there; `None` where nothing is known.
+    ///
+    /// A number without a unit, which rises and means nothing to another server, or to the same one after a restart.
+    pub horizon: Option<u64>,
     /// When it was numbered.
     pub timestamp: Timestamp,
     /// The event, as JSON text.

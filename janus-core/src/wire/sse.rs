@@ -170,7 +170,8 @@ impl Sse {
             Box::new(Asker { start, sse: self.clone(), comes_back: request.accepts("text/event-stream"), reader });
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         commands.push_back(Command::Open(Box::new(open)));
-        commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, id: None }));
+        let (since, horizon) = since.map_or((None, None), |(position, horizon)| (Some(position), horizon));
+        commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, horizon, id: None }));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))
     }
@@ -221,19 +222,23 @@ impl Sse {
 
     fn put_event(&self, event: &Event<'_>, out: &mut BytesMut) {
         match event {
-            Event::Subscribed { topic, position, since, missed, .. } => {
+            Event::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
+                let id = last.unwrap_or(*position);
                 if since.is_some() && missed.is_none() {
                     out.put_slice(b"event: gap\n");
-                    put_id(out, *position);
+                    put_id(out, id, *horizon);
                     put_data(out, |json| {
                         json.text("topic", topic.as_str()).epoch(position.epoch).raw("resumed", "false")
                     });
                 }
                 out.put_slice(b"event: subscribed\n");
-                put_id(out, *position);
+                put_id(out, id, *horizon);
                 put_data(out, |json| {
                     let json = json.text("topic", topic.as_str()).position(*position);
                     match missed {
+                        Some(missed) if *repeated > 0 => {
+                            json.raw("resumed", "true").number("missed", *missed).number("repeated", *repeated)
+                        }
                         Some(missed) => json.raw("resumed", "true").number("missed", *missed),
                         None => json.raw("resumed", "false"),
                     }
@@ -242,7 +247,7 @@ impl Sse {
             Event::Message(message) => self.put_message(out, message),
             Event::Gap { topic, epoch, from, to } => {
                 out.put_slice(b"event: gap\n");
-                put_id(out, Position { epoch: *epoch, seq: *to });
+                put_id(out, Position { epoch: *epoch, seq: *to }, None);
                 put_data(out, |json| {
                     json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
                 });
@@ -278,7 +283,7 @@ impl Sse {
         {
             let _ = writeln!(out, "event: {kind}");
         }
-        put_id(out, message.position);
+        put_id(out, message.position, message.horizon);
         put_data(out, |json| {
             json.raw("topic", topic_json)
                 .number("seq", message.position.seq)
@@ -306,18 +311,15 @@ fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName,
     Ok(topic)
 }
 
-/// The position that an id stands for. What is no id of ours counts as one that is too old: a browser that got it
+/// The position, and the horizon if there is one, that an id stands for. What is no id of ours counts as one that is too old: a browser that got it
 /// from somebody else at this address is told that messages may be missing, and goes on.
-fn position(id: &str) -> Position {
-    let read = || {
-        let (epoch, seq) = id.split_once('.')?;
-        let is_number = |text: &str, radix| text.chars().all(|digit: char| digit.is_digit(radix));
-        if epoch.len() != 16 || !is_number(epoch, 16) || !is_number(seq, 10) {
-            return None;
-        }
-        Some(Position { epoch: u64::from_str_radix(epoch, 16).ok()?, seq: seq.parse().ok()? })
+fn position(id: &str) -> (Position, Option<u64>) {
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let read = || match id.match_indices('.').nth(1) {
+        Some((at, _)) => Some((id[..at].parse().ok()?, Some(number(&id[at + 1..])?))),
+        None => Some((id.parse().ok()?, None)),
     };
-    read().unwrap_or(Position { epoch: 0, seq: 0 })
+    read().unwrap_or((Position { epoch: 0, seq: 0 }, None))
 }
 
 impl Codec for Sse {
@@ -364,9 +366,13 @@ fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
     });
 }
 
-fn put_id(out: &mut BytesMut, position: Position) {
+fn put_id(out: &mut BytesMut, position: Position, horizon: Option<u64>) {
     let _ = write!(out, "id: {:016x}.", position.epoch);
     put_decimal(out, position.seq);
+    if let Some(horizon) = horizon {
+        out.put_u8(b'.');
+        put_decimal(out, horizon);
+    }
     out.put_u8(b'\n');
 }
 

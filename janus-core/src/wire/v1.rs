@@ -168,7 +168,7 @@ impl<'a> Fields<'a> {
         }
         let command = match kind {
             Some("subscribe") => {
-                Command::Subscribe { id: self.id()?, topic: self.topic(limits)?, since: self.since()? }
+                Command::Subscribe { id: self.id()?, topic: self.topic(limits)?, since: self.since()?, horizon: None }
             }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
@@ -268,7 +268,7 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
             let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
             frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)).end();
         }
-        Event::Subscribed { id, topic, position, since: _, missed } => {
+        Event::Subscribed { id, topic, position, missed, .. } => {
             let frame = frame(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
             match missed {
                 Some(missed) => frame.raw("resumed", "true").number("missed", missed).end(),
@@ -317,7 +317,7 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
 fn encode_message(message: &Message<'_>, out: &mut BytesMut) {
     /// The keys, their punctuation and two numbers of at most 20 digits.
     const BESIDES: usize = 128;
-    let Message { topic: _, topic_json, position, timestamp, event, message_id, data } = *message;
+    let Message { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
     out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + data.len());
     out.put_slice(b"{\"type\":\"message\",\"topic\":");
     out.put_slice(topic_json.as_bytes());

@@ -371,10 +371,21 @@ fn an_origin_is_the_same_host_with_the_port_that_its_scheme_has() {
 
 #[test]
 fn only_an_origin_or_a_star_can_be_listed() {
-    for good in ["*", "https://a.example", "http://localhost:3000", "http://[::1]:80", "app+x://bundle"] {
+    for good in [
+        "*",
+        "https://a.example",
+        "http://localhost:3000",
+        "http://[::1]:80",
+        "app+x://bundle",
+        "null",
+        "file://",
+        "https://*.a.example",
+    ] {
         assert!(AllowedOrigins::is_origin(good), "{good}");
     }
-    for bad in ["", "a.example", "https://", "https://a.example/", "https://*.example", "://a", "null", "http://a:b"] {
+    for bad in
+        ["", "a.example", "https://", "https://a.example/", "https://a*.example", "https://*", "://a", "http://a:b"]
+    {
         assert!(!AllowedOrigins::is_origin(bad), "{bad}");
     }
 }

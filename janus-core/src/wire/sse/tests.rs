@@ -42,6 +42,7 @@ fn message(publication: &Publication) -> String {
         topic: &topic("news"),
         topic_json: publication.topic_json(),
         position: POSITION,
+        horizon: Some(40),
         timestamp: Timestamp { mega: 1_258, sec: 870_812, micro: 907_999 },
         event: publication.event(),
         message_id: publication.message_id(),
@@ -95,7 +96,7 @@ fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
     assert!(!head.contains("access-control"), "{head}");
     let (_, retry) = head.split_once("\r\n\r\nretry: ").unwrap();
     assert!((1_500..=2_500).contains(&retry.trim_end().parse().unwrap()) && !retry.ends_with("\n\n"), "{head}");
-    let subscribe = |name| Command::Subscribe { topic: topic(name), since: None, id: None };
+    let subscribe = |name| Command::Subscribe { topic: topic(name), since: None, horizon: None, id: None };
     let rest = [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é"), Command::AllAsked];
     assert_eq!(commands[2..], rest);
 }
@@ -164,6 +165,26 @@ fn the_header_wins_over_the_query_because_it_is_newer() {
     assert_eq!(since(old, &[new]), Some(POSITION));
     assert_eq!(since(old, &[("last-event-id", "")]), Some(Position { epoch: 1, seq: 7 }));
     assert_eq!(since("topic=a&last_event_id=", &[]), None);
+}
+
+#[test]
+fn an_id_has_the_horizon_of_its_message_behind_the_position() {
+    let publication = Publication::new(&topic("news"), "1", "1", "2").unwrap();
+    assert_eq!(message(&publication).lines().next(), Some("id: 9f86d081884c7d65.42.40"));
+    let asked = |id| {
+        let commands = commands(&sse(), request("topic=a&topic=b", &[("last-event-id", id)])).unwrap();
+        let since = commands.iter().filter_map(|command| match command {
+            Command::Subscribe { since, horizon, .. } => Some((*since, *horizon)),
+            _ => None,
+        });
+        since.collect::<Vec<_>>()
+    };
+    assert_eq!(asked("9f86d081884c7d65.42.40"), [(Some(POSITION), Some(40)); 2]);
+    assert_eq!(asked("9f86d081884c7d65.42"), [(Some(POSITION), None); 2]);
+    let strange = [(Some(Position { epoch: 0, seq: 0 }), None); 2];
+    for id in ["9f86d081884c7d65.42.", "9f86d081884c7d65.42.x", "9f86d081884c7d65.42.1.2", "9f86d081884c7d65.42.-1"] {
+        assert_eq!(asked(id), strange, "{id}");
+    }
 }
 
 #[test]
@@ -238,7 +259,16 @@ fn line_breaks_between_the_tokens_of_a_message_do_not_end_its_line() {
 #[test]
 fn the_first_block_of_a_topic_has_its_position_and_data() {
     let topic = topic("news");
-    let subscribed = |since, missed| Event::Subscribed { id: None, topic: &topic, position: POSITION, since, missed };
+    let subscribed = |since, missed| Event::Subscribed {
+        id: None,
+        topic: &topic,
+        position: POSITION,
+        last: None,
+        horizon: None,
+        since,
+        missed,
+        repeated: 0,
+    };
     let block = |rest: &str| {
         format!(
             "event: subscribed\nid: 9f86d081884c7d65.42\n\
@@ -269,6 +299,7 @@ fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
             topic: &topic("news"),
             topic_json: publication.topic_json(),
             position: POSITION,
+            horizon: Some(40),
             timestamp: Timestamp::default(),
             event: publication.event(),
             message_id: publication.message_id(),
@@ -287,8 +318,17 @@ fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
 #[test]
 fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let topic = topic("news");
-    let subscribed = Event::Subscribed { id: None, topic: &topic, position: POSITION, since: None, missed: None };
-    let plain = encode(&sse(), subscribed.clone());
+    let subscribed = Event::Subscribed {
+        id: None,
+        topic: &topic,
+        position: POSITION,
+        last: None,
+        horizon: Some(40),
+        since: None,
+        missed: None,
+        repeated: 0,
+    };
+    let plain = encode(&sse(), subscribed);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     assert_eq!(encode(&sse().chunked(), subscribed), chunk(&plain));
     let opened = Event::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };

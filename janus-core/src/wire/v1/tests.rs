@@ -112,7 +112,7 @@ mod requests {
     fn subscribe_and_unsubscribe_name_a_topic() {
         assert_eq!(
             decoded(&client::subscribe(Some(7), "caf\u{e9} \"x\"", None)),
-            Ok(Command::Subscribe { topic: topic("café \"x\""), since: None, id: Some(7) })
+            Ok(Command::Subscribe { topic: topic("café \"x\""), since: None, horizon: None, id: Some(7) })
         );
         assert_eq!(
             decoded(r#"{"topic":"\u0074","type":"unsubscribe"}"#),
@@ -150,10 +150,9 @@ mod requests {
         let since = Some(Position { epoch: EPOCH, seq: u64::MAX });
         assert_eq!(
             decoded(&client::subscribe(None, "t", since)),
-            Ok(Command::Subscribe { topic: topic("t"), since, id: None })
+            Ok(Command::Subscribe { topic: topic("t"), since, horizon: None, id: None })
         );
         for since in [
-            "null",
             "7",
             "{}",
             r#"{"epoch":"9f86d081884c7d65"}"#,
@@ -178,7 +177,7 @@ mod requests {
     fn a_number_of_a_request_is_one_that_javascript_can_count_to() {
         let subscribe = |id: &str| format!(r#"{{"type":"subscribe","topic":"t","id":{id}}}"#);
         for id in [0, 1, MAX_REQUEST_ID] {
-            let expected = Command::Subscribe { topic: topic("t"), since: None, id: Some(id) };
+            let expected = Command::Subscribe { topic: topic("t"), since: None, horizon: None, id: Some(id) };
             assert_eq!(decoded(&subscribe(&id.to_string())), Ok(expected));
         }
         for id in ["9007199254740992", "-1", "1.0", "1e3", "\"1\"", "[1]"] {
@@ -275,6 +274,7 @@ mod events {
             topic: &topic,
             topic_json: publication.topic_json(),
             position: Position { epoch: EPOCH, seq: 42 },
+            horizon: None,
             timestamp: Timestamp { mega: 1_258, sec: 870_812, micro: 907_999 },
             event: publication.event(),
             message_id: publication.message_id(),
@@ -316,14 +316,32 @@ mod events {
         let position = Position { epoch: EPOCH, seq: 41 };
         assert_eq!(
             encoded(
-                Event::Subscribed { id: Some(1), topic, position, since: None, missed: None },
+                Event::Subscribed {
+                    id: Some(1),
+                    topic,
+                    position,
+                    last: None,
+                    horizon: None,
+                    since: None,
+                    missed: None,
+                    repeated: 0
+                },
                 r#"{"type":"subscribed","id":1,"topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":false}"#,
             ),
             ServerFrame::Subscribed { id: Some(1), topic: "news".into(), position, missed: None }
         );
         assert_eq!(
             encoded(
-                Event::Subscribed { id: None, topic, position, since: Some(position), missed: Some(0) },
+                Event::Subscribed {
+                    id: None,
+                    topic,
+                    position,
+                    last: None,
+                    horizon: None,
+                    since: Some(position),
+                    missed: Some(0),
+                    repeated: 0
+                },
                 r#"{"type":"subscribed","topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":true,"missed":0}"#,
             ),
             ServerFrame::Subscribed { id: None, topic: "news".into(), position, missed: Some(0) }
@@ -464,7 +482,7 @@ proptest! {
         let since = since.map(|(epoch, seq)| Position { epoch, seq });
         prop_assert_eq!(
             decoded(&client::subscribe(id, &name, since)),
-            Ok(Command::Subscribe { topic: topic.clone(), since, id })
+            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, id })
         );
         prop_assert_eq!(
             decoded(&client::unsubscribe(id, &name)),

@@ -45,7 +45,7 @@ fn subscribe_text(len: usize) -> String {
 }
 
 fn subscribed() -> Result<Command, FrameError> {
-    Ok(Command::Subscribe { topic: TopicName::new("t", 255).unwrap(), since: None, id: None })
+    Ok(Command::Subscribe { topic: TopicName::new("t", 255).unwrap(), since: None, horizon: None, id: None })
 }
 
 fn opened() -> Result<Command, FrameError> {
@@ -311,7 +311,7 @@ mod group_6_utf8 {
     fn valid_text_is_taken_with_a_cut_at_any_byte() {
         let text = "{\"type\":\"subscribe\",\"topic\":\"Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀\"}";
         let topic = TopicName::new("Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀", 255).unwrap();
-        let expected = [Ok(Command::Subscribe { topic, since: None, id: None })];
+        let expected = [Ok(Command::Subscribe { topic, since: None, horizon: None, id: None })];
         assert_eq!(decode(&[client::fragmented_text(text, MASK, 1)]), expected);
         for cut in 0..=text.len() {
             let (one, two) = text.as_bytes().split_at(cut);
@@ -615,6 +615,7 @@ mod protocol {
             topic,
             topic_json: publication.topic_json(),
             position: Position { epoch: 1, seq: 2 },
+            horizon: None,
             timestamp: AT,
             event: publication.event(),
             message_id: publication.message_id(),

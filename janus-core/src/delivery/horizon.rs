@@ -1,0 +1,122 @@
+//! How far handing out has come, over all topics, in one number.
+//!
+//! Messages are encoded once for all their subscribers, so none of them can tell its client how far the client is in its
+//! other topics. What can be told to all is this: passes are numbered, and each knows its *horizon*, the last number up to
+//! which all passes had ended when it began. Whatever was handed out up to there stands before the pass's messages on every
+//! connection. A client that has seen one of those messages goes on after the horizon in its other topics, and misses
+//! nothing. What it may see twice are messages of passes that were under way at the same time, or began meanwhile.
+//!
+//! A topic has one pass under way at most, so the numbers that are held are as many as topics that are handing out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Numbers passes; see the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct PassNumbers(Mutex<Numbers>);
+
+#[derive(Debug)]
+struct Numbers {
+    /// The last that was given. No pass has 0, and none has it as its horizon.
+    last: u64,
+    under_way: BTreeSet<u64>,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { last: 1, under_way: BTreeSet::new() }
+    }
+}
+
+impl Numbers {
+    fn horizon(&self) -> u64 {
+        self.under_way.first().map_or(self.last, |first| first - 1)
+    }
+}
+
+impl PassNumbers {
+    /// Numbers a pass, which is under way until what is returned is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
+        let mut numbers = self.0.lock();
+        let horizon = numbers.horizon();
+        numbers.last += 1;
+        let number = numbers.last;
+        numbers.under_way.insert(number);
+        UnderWay { numbers: Arc::clone(self), number, horizon }
+    }
+
+    /// The number up to which all passes have ended.
+    pub(crate) fn horizon(&self) -> u64 {
+        self.0.lock().horizon()
+    }
+
+    /// The number of the last pass that has begun.
+    pub(crate) fn last(&self) -> u64 {
+        self.0.lock().last
+    }
+}
+
+/// A pass that has a number and has not ended.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    numbers: Arc<PassNumbers>,
+    pub(crate) number: u64,
+    pub(crate) horizon: u64,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.numbers.0.lock().under_way.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn passes_that_follow_each_other_have_horizons_right_before_them() {
+        let numbers = Arc::new(PassNumbers::default());
+        for number in 2..5 {
+            let pass = numbers.begin();
+            assert_eq!((pass.number, pass.horizon, numbers.horizon()), (number, number - 1, number - 1));
+            drop(pass);
+            assert_eq!((numbers.horizon(), numbers.last()), (number, number));
+        }
+    }
+
+    #[test]
+    fn a_long_pass_keeps_the_horizon_before_it() {
+        let numbers = Arc::new(PassNumbers::default());
+        let long = numbers.begin();
+        for _ in 0..5 {
+            assert_eq!(numbers.begin().horizon, long.number - 1);
+        }
+        drop(long);
+        assert_eq!(numbers.begin().horizon, 7);
+    }
+
+    proptest! {
+        #[test]
+        fn no_pass_up_to_a_horizon_is_under_way(steps in prop::collection::vec(any::<Option<prop::sample::Index>>(), 0..100)) {
+            let numbers = Arc::new(PassNumbers::default());
+            let mut under_way: Vec<UnderWay> = Vec::new();
+            for step in steps {
+                match step {
+                    Some(index) if !under_way.is_empty() => drop(under_way.swap_remove(index.index(under_way.len()))),
+                    _ => {
+                        let pass = numbers.begin();
+                        prop_assert!(under_way.iter().all(|other| pass.horizon < other.number && other.number < pass.number));
+                        under_way.push(pass);
+                    }
+                }
+                let first = under_way.iter().map(|pass| pass.number).min();
+                prop_assert_eq!(numbers.horizon(), first.map_or(numbers.last(), |first| first - 1));
+            }
+        }
+    }
+}

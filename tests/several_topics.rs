@@ -1,0 +1,238 @@
+//! Event streams of several topics, which come back with one id for all of them.
+
+use janus_core::{Config, Janus, Namespace, Resume, SlowConsumer};
+use serde_json::json;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::http::{Block, Http, last_event_id, lose, serve_http};
+
+const QUERY: &str = "topic=a&topic=b&topic=c";
+
+async fn subscribed(client: &mut Http, topics: usize) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for _ in 0..topics {
+        let block = client.block().await;
+        assert_eq!(block.event.as_deref(), Some("subscribed"), "{block:?}");
+        blocks.push(block);
+    }
+    blocks
+}
+
+#[tokio::test]
+async fn a_stream_of_several_topics_misses_nothing_of_any_of_them() {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let mut client = Http::events(addr, QUERY, "").await;
+    let nothing_seen = subscribed(&mut client, 3).await.pop().unwrap().id.unwrap();
+    for topic in ["a", "b", "c"] {
+        janus.publish(topic, "seen").await.unwrap();
+        client.message().await;
+    }
+    janus.publish("a", "last").await.unwrap();
+    let last = client.block().await.id.unwrap();
+    lose(client, &janus).await;
+    for topic in ["b", "a", "c", "b"] {
+        janus.publish(topic, "missed").await.unwrap();
+    }
+    let mut client = Http::events(addr, QUERY, &last_event_id(&last)).await;
+    let missed: Vec<_> = subscribed(&mut client, 3).await.into_iter().map(|block| block.data.unwrap()).collect();
+    for (data, (topic, missed)) in missed.iter().zip([("a", 1), ("b", 2), ("c", 1)]) {
+        assert_eq!((&data["topic"], &data["missed"]), (&json!(topic), &json!(missed)), "{data}");
+        assert_eq!((&data["resumed"], data.get("repeated")), (&json!(true), None), "{data}");
+    }
+    for topic in ["b", "a", "c", "b"] {
+        let block = client.block().await;
+        assert_eq!(block.data.as_ref().unwrap()["topic"], topic, "in the order in which they were published");
+        assert_eq!(block.data.unwrap()["data"], "missed");
+    }
+    lose(client, &janus).await;
+    // Also for a client that has had no message at all.
+    let mut client = Http::events(addr, QUERY, &last_event_id(&nothing_seen)).await;
+    let missed: u64 = subscribed(&mut client, 3)
+        .await
+        .iter()
+        .map(|block| block.data.as_ref().unwrap()["missed"].as_u64().unwrap())
+        .sum();
+    assert_eq!(missed, 8);
+    for _ in 0..missed {
+        client.message().await;
+    }
+    janus.publish("c", "live").await.unwrap();
+    assert_eq!(client.message().await.1, "live");
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_of_another_topic_is_a_gap() {
+    let (janus, addr) = serve_http(Config { resume_messages: 2, ..Config::default() }).await;
+    let mut client = Http::events(addr, QUERY, "").await;
+    subscribed(&mut client, 3).await;
+    janus.publish("a", "seen").await.unwrap();
+    let last = client.block().await.id.unwrap();
+    lose(client, &janus).await;
+    for _ in 0..3 {
+        janus.publish("b", "gone").await.unwrap();
+    }
+    janus.publish("c", "kept").await.unwrap();
+    let mut client = Http::events(addr, QUERY, &last_event_id(&last)).await;
+    subscribed(&mut client, 1).await;
+    let gap = client.block().await;
+    assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["topic"]), (Some("gap"), &json!("b")));
+    subscribed(&mut client, 2).await;
+    assert_eq!(client.message().await, (1, json!("kept")));
+    janus.publish("b", "live").await.unwrap();
+    assert_eq!(client.message().await, (4, json!("live")));
+}
+
+#[tokio::test]
+async fn topics_that_do_not_resume_are_told_as_gaps_beside_those_that_do() {
+    let mut config = Config::default();
+    config.namespaces.insert("off".to_owned(), Namespace { resume: Resume::Off, ..Namespace::default() });
+    let (janus, addr) = serve_http(config).await;
+    let query = "topic=a&topic=off%3Ab";
+    let mut client = Http::events(addr, query, "").await;
+    subscribed(&mut client, 2).await;
+    janus.publish("a", "seen").await.unwrap();
+    let last = client.block().await.id.unwrap();
+    lose(client, &janus).await;
+    janus.publish("a", "missed").await.unwrap();
+    janus.publish("off:b", "not for latecomers").await.unwrap();
+    let mut client = Http::events(addr, query, &last_event_id(&last)).await;
+    subscribed(&mut client, 1).await;
+    let gap = client.block().await;
+    assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["topic"]), (Some("gap"), &json!("off:b")));
+    subscribed(&mut client, 1).await;
+    assert_eq!(client.message().await.1, "missed");
+    janus.publish("off:b", "live").await.unwrap();
+    assert_eq!(client.message().await.1, "live");
+}
+
+/// A conflated message takes the place of an older one, and would tell of what stands behind it.
+#[tokio::test]
+async fn the_id_of_a_conflated_message_speaks_for_its_own_topic_alone() {
+    let mut config = Config::default();
+    let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
+    config.namespaces.insert("latest".to_owned(), conflate);
+    let (janus, addr) = serve_http(config).await;
+    let query = "topic=a&topic=latest%3Ab";
+    let mut client = Http::events(addr, query, "").await;
+    subscribed(&mut client, 2).await;
+    janus.publish("latest:b", &1).await.unwrap();
+    let last = client.block().await.id.unwrap();
+    lose(client, &janus).await;
+    janus.publish("a", "lost").await.unwrap();
+    let mut client = Http::events(addr, query, &last_event_id(&last)).await;
+    let gap = client.block().await;
+    assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["topic"]), (Some("gap"), &json!("a")));
+}
+
+/// What a client has seen, over all its connections.
+#[derive(Default)]
+struct Seen {
+    last_id: Option<String>,
+    /// The latest number of each topic, none of which is skipped.
+    latest: HashMap<String, u64>,
+    /// What the topics of this connection may still repeat: so many messages, counted from the first.
+    may_repeat: HashMap<String, u64>,
+    repeats: usize,
+    /// Messages that this connection still has to catch up with, and whether the one before was lost while it did: then its
+    /// last id is of a message that others were seen after, on the connection before that.
+    behind: u64,
+    was_behind: bool,
+}
+
+impl Seen {
+    fn take(&mut self, block: Block, paces: &Semaphore) {
+        let data = block.data.unwrap();
+        self.last_id = block.id.or(self.last_id.take());
+        let topic = data["topic"].as_str().unwrap().to_owned();
+        match block.event.as_deref() {
+            Some("subscribed") => {
+                self.may_repeat.insert(topic.clone(), data["repeated"].as_u64().unwrap_or(0));
+                self.behind += data["missed"].as_u64().unwrap_or(0);
+                let position = data["seq"].as_u64().unwrap();
+                let latest = *self.latest.entry(topic).or_insert(position);
+                assert!(position <= latest, "it goes on within what was seen: {data}");
+            }
+            None => {
+                let (seq, latest) = (data["seq"].as_u64().unwrap(), self.latest.get_mut(&topic).unwrap());
+                self.behind = self.behind.saturating_sub(1);
+                let may_repeat = self.may_repeat.get_mut(&topic).unwrap();
+                if seq <= *latest {
+                    self.repeats += 1;
+                    assert!(
+                        *may_repeat > 0 || self.was_behind,
+                        "{topic} {seq} was seen, and is not said to be repeated"
+                    );
+                } else {
+                    assert_eq!(seq, *latest + 1, "nothing of {topic} is missing");
+                    *latest = seq;
+                    paces.add_permits(1);
+                }
+                *may_repeat = may_repeat.saturating_sub(1);
+            }
+            _ => panic!("{:?}: {data}", block.event),
+        }
+    }
+}
+
+/// Reads a stream for so many blocks and some bytes more, and loses it.
+async fn read_for(addr: SocketAddr, blocks: usize, seen: &mut Seen, paces: &Semaphore) {
+    let header = seen.last_id.as_ref().map(|id| last_event_id(id)).unwrap_or_default();
+    let mut client = Http::events(addr, QUERY, &header).await;
+    (seen.was_behind, seen.behind) = (seen.behind > 0, 0);
+    for _ in 0..blocks {
+        seen.take(client.block().await, paces);
+    }
+}
+
+/// Publishes to the three topics at once, as far ahead of the reader as it is let.
+async fn keep_publishing(janus: &Janus, paces: &Semaphore) {
+    let one = async |topic: &str| {
+        while let Ok(permit) = paces.acquire().await {
+            permit.forget();
+            janus.publish(topic, "x").await.unwrap();
+        }
+    };
+    tokio::join!(one("a"), one("b"), one("c"));
+}
+
+/// Cuts a stream of three topics at random, again and again, while all three are published to, beside so many others; how
+/// often a message came twice.
+async fn cut_at_random(cuts: usize, others: usize) -> usize {
+    let (janus, addr) = serve_http(Config::default()).await;
+    let paces = Semaphore::new(0);
+    let mut crowd = JoinSet::new();
+    for _ in 0..others {
+        crowd.spawn(Http::events(addr, QUERY, "").await.discard());
+    }
+    let mut seen = Seen::default();
+    let publish = keep_publishing(&janus, &paces);
+    let read = async {
+        read_for(addr, 3, &mut seen, &paces).await;
+        // Fewer than are kept for a client that comes back.
+        paces.add_permits(60);
+        for _ in 0..cuts {
+            read_for(addr, 1 + fastrand::usize(..40), &mut seen, &paces).await;
+        }
+        paces.close();
+    };
+    tokio::join!(publish, read);
+    println!("{} repeats in {cuts} reconnects beside {others} others", seen.repeats);
+    assert!(seen.latest.values().all(|latest| *latest > 0), "each topic had messages: {:?}", seen.latest);
+    seen.repeats
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_cuts_of_three_topics_lose_nothing_and_hardly_repeat() {
+    const CUTS: usize = 300;
+    let repeats = cut_at_random(CUTS, 0).await;
+    assert!(repeats < CUTS, "{repeats} repeats in {CUTS} reconnects");
+}
+
+/// Passes to many take long, so that those of different topics overlap all the time: much may come twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_cuts_lose_nothing_also_where_passes_overlap() {
+    cut_at_random(100, 100).await;
+}
