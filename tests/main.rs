@@ -28,6 +28,7 @@ mod full;
 mod hooks;
 mod hostile;
 mod http;
+mod http_rules;
 mod in_process;
 mod licences;
 mod limits;

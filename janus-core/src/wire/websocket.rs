@@ -14,7 +14,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::codec::{Answers, Codec, Decoder, Heartbeat, HttpRequest, Opens};
-use super::http::NO_BODY;
+use super::http::{NO_BODY, date};
 use super::request::{bad_utf8, text, unfinished};
 use super::{Command, ErrorCode, Event, FrameError, Limits, Refusal, Timestamp, v1};
 
@@ -70,7 +70,7 @@ impl WebSocket {
         for (name, value) in Self::accept_headers(request)? {
             head.extend([name, ": ", &value, "\r\n"]);
         }
-        head.push_str("\r\n");
+        head.extend(["date: ", &date(), "\r\n\r\n"]);
         Ok(head.into())
     }
 

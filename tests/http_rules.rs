@@ -1,0 +1,59 @@
+//! The HTTP port and what its RFCs ask of every server: of the whole port, so that the server is the binary.
+
+use std::net::SocketAddr;
+
+use crate::api::http_address;
+use crate::cli_run::Running;
+use crate::http::Http;
+
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+fn start(more: &[&str]) -> (Running, SocketAddr) {
+    let server = Running::start(&[&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"], more].concat());
+    let addr = http_address(&server);
+    (server, addr)
+}
+
+/// The head of the answer to these bytes.
+async fn head(addr: SocketAddr, request: impl AsRef<[u8]>) -> String {
+    Http::send(addr, request).await.up_to("\r\n\r\n").await
+}
+
+/// The values of a header.
+fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+}
+
+#[tokio::test]
+async fn every_answer_has_the_time_of_its_making() {
+    let (_server, addr) = start(&["--frame-timeout", "20ms"]);
+    let host = format!("Host: {addr}\r\n");
+    for (request, status) in [
+        (format!("GET /ws HTTP/1.1\r\n{host}{UPGRADE}\r\n"), 101),
+        (format!("GET /events?topic=news HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("GET /api/topics HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("GET /api/openapi.json HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("OPTIONS /events HTTP/1.1\r\n{host}\r\n"), 204),
+        (format!("GET /events HTTP/1.1\r\n{host}\r\n"), 400),
+        ("GET /events?topic=news HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("PING\0".to_owned(), 400),
+        (format!("GET /events?topic=news HTTP/1.1\r\n{host}Origin: http://evil.example\r\n\r\n"), 403),
+        (format!("GET /nothing HTTP/1.1\r\n{host}\r\n"), 404),
+        (format!("POST /api/topics HTTP/1.1\r\n{host}\r\n"), 405),
+        (format!("POST /events?topic=news HTTP/1.1\r\n{host}\r\n"), 405),
+        ("GET /events?topic=news HTTP/1.1\r\n".to_owned(), 408),
+        (format!("POST /api/publish HTTP/1.1\r\n{host}\r\n"), 415),
+        (format!("GET /ws HTTP/1.1\r\n{host}\r\n"), 426),
+        (format!("GET /events?topic=news HTTP/1.1\r\n{host}X: {}\r\n\r\n", "x".repeat(20_000)), 431),
+    ] {
+        let head = head(addr, &request).await;
+        assert_eq!(head.split(' ').nth(1), Some(&*status.to_string()), "{request}{head}");
+        let [date] = values(&head, "date")[..] else { panic!("{request}{head}") };
+        // Such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+        let shape = |byte: u8| if byte.is_ascii_digit() { b'0' } else { byte.to_ascii_lowercase() };
+        let shape: String = date.bytes().map(|byte| char::from(shape(byte))).collect();
+        assert!(shape.len() == 29 && shape.ends_with(" 0000 00:00:00 gmt"), "{date}");
+    }
+}
