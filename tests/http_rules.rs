@@ -57,3 +57,36 @@ async fn every_answer_has_the_time_of_its_making() {
         assert!(shape.len() == 29 && shape.ends_with(" 0000 00:00:00 gmt"), "{date}");
     }
 }
+
+/// What of a head may differ between two answers: the time, and the dates in it.
+fn without_date(head: &str) -> Vec<&str> {
+    head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("date: ")).collect()
+}
+
+#[tokio::test]
+async fn a_request_for_the_head_has_the_head_of_the_answer_to_get_and_nothing_more() {
+    let (_server, addr) = start(&[]);
+    let _subscriber = Http::events(addr, "topic=news", "").await;
+    for (target, headers, status) in [
+        ("/events?topic=news", "", 200),
+        ("/events?topic=news", "Accept: text/event-stream\r\n", 200),
+        ("/events", "", 400),
+        ("/events?topic=news", "Origin: http://evil.example\r\n", 403),
+        ("/ws", "", 426),
+        ("/api/topics", "", 200),
+        ("/api/openapi.json", "", 200),
+        ("/api/topics?limit=0", "", 400),
+        ("/api/publish", "", 405),
+        ("/nothing", "", 404),
+    ] {
+        let request = |method: &str| format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
+        let of_get = head(addr, request("GET")).await;
+        let answer = Http::send(addr, request("HEAD")).await.read_to_end().await;
+        let (of_head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        assert_eq!((of_head.split(' ').nth(1), body), (Some(&*status.to_string()), ""), "{target}: {answer}");
+        assert_eq!(without_date(of_head), without_date(of_get.trim_end()), "{target}");
+    }
+    let upgrade = format!("HEAD /ws HTTP/1.1\r\nHost: {addr}\r\n{UPGRADE}\r\n");
+    let answer = Http::send(addr, upgrade).await.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 426 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+}

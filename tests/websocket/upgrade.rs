@@ -89,7 +89,7 @@ async fn what_a_request_lacks_is_said_with_a_status() {
     }
     let (status, head, error) = refused(addr, upgrade(addr).replacen("GET", "POST", 1)).await;
     assert_eq!((status, error), (405, json!("method_not_allowed")));
-    assert!(head.to_lowercase().contains("\r\nallow: get\r\n"), "{head}");
+    assert!(head.to_lowercase().contains("\r\nallow: get, head\r\n"), "{head}");
     let (status, _, error) = refused(addr, upgrade(addr).replacen("HTTP/1.1", "HTTP/1.0", 1)).await;
     assert_eq!((status, error), (400, json!("bad_open")));
 }

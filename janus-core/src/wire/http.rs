@@ -120,6 +120,7 @@ impl Codec for HttpPort {
             allowed_origins: self.allowed_origins.clone(),
             own_ports: Arc::clone(&self.own_ports),
             head: HeadReader::default(),
+            reader: Reader::default(),
             outcome: Outcome::Undecided,
         })
     }
@@ -127,14 +128,7 @@ impl Codec for HttpPort {
     fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
         // Nothing is opened here, so there is nobody else to talk to.
         if let Event::Refused(refusal) | Event::Bye(refusal) = event {
-            let error = match refusal.code {
-                // What it passes on nobody takes.
-                ErrorCode::BadOpen => {
-                    HttpError::new(404, "unknown_path", "WebSockets are at /ws, server-sent events at /events")
-                }
-                _ => HttpError::from(refusal),
-            };
-            out.put_slice(&error.response());
+            out.put_slice(&refused(refusal).response());
         }
     }
 
@@ -148,11 +142,22 @@ impl Codec for HttpPort {
     }
 }
 
+/// The answer to a request that the port itself cannot serve.
+fn refused(refusal: &Refusal<'_>) -> HttpError {
+    match refusal.code {
+        // What it passes on nobody takes.
+        ErrorCode::BadOpen => HttpError::new(404, "unknown_path", "WebSockets are at /ws, server-sent events at /events"),
+        _ => HttpError::from(refusal),
+    }
+}
+
 struct PortDecoder {
     streams: Arc<[Arc<Sse>; 4]>,
     allowed_origins: AllowedOrigins,
     own_ports: Arc<[u16]>,
     head: HeadReader,
+    /// Of the request, once its head has been read.
+    reader: Reader,
     outcome: Outcome,
 }
 
@@ -217,8 +222,8 @@ impl Decoder for PortDecoder {
         }
         let decided = match self.head.read(input)? {
             Ok(head) => {
-                let reader = Reader::of(&head.request, &self.allowed_origins);
-                self.decide(head, limits).map_err(|error| error.response_to(&reader))
+                self.reader = Reader::of(&head.request, &self.allowed_origins);
+                self.decide(head, limits).map_err(|error| error.response_to(&self.reader))
             }
             Err(error) => Err(error.response()),
         };
@@ -240,8 +245,11 @@ impl Decoder for PortDecoder {
         self.head.memory()
     }
 
-    fn refuse(&self, _: &Refusal<'_>) -> Refusing {
-        if matches!(self.outcome, Outcome::Undecided) { Refusing::OnceRead } else { Refusing::ByCodec }
+    fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
+        match self.outcome {
+            Outcome::Undecided => Refusing::OnceRead,
+            _ => Refusing::With(refused(refusal).response_to(&self.reader)),
+        }
     }
 
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
@@ -307,7 +315,7 @@ impl HttpError {
         let mut headers = Vec::new();
         match self.status {
             401 => headers.push(("www-authenticate", "Bearer".to_owned())),
-            405 => headers.push(("allow", "GET".to_owned())),
+            405 => headers.push(("allow", "GET, HEAD".to_owned())),
             // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
             426 => headers.extend([
                 ("upgrade", "websocket".to_owned()),
@@ -363,7 +371,7 @@ pub(super) struct Reader {
     /// The lines which let the page that sent the request read its answer.
     cors: String,
     /// Whether nothing may follow the head of the response (RFC 9110, 9.3.2).
-    asked_for_the_head: bool,
+    pub(super) asked_for_the_head: bool,
 }
 
 impl Reader {

@@ -111,7 +111,7 @@ impl Sse {
     /// # Errors
     ///
     /// What the request is answered with instead: it names no topic, too many, one twice, or one whose name is not allowed
-    /// (400), it has a body (400), or its method is not GET (405).
+    /// (400), it has a body (400), or its method is neither GET nor HEAD (405).
     pub fn decoder_for(&self, request: HttpRequest, limits: &Limits) -> Result<Box<dyn Decoder>, HttpError> {
         let (commands, asker) = self.commands(request, limits)?;
         Ok(Box::new(StreamDecoder { commands, asker: Some(asker), head: None }))
@@ -128,7 +128,8 @@ impl Sse {
 
     /// Everything that the client will ever have said.
     fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<(VecDeque<Command>, Box<Asker>), HttpError> {
-        if request.method != "GET" {
+        let asks_for_head = request.method == "HEAD";
+        if request.method != "GET" && !asks_for_head {
             return Err(HttpError::new(405, "method_not_allowed", "event streams require GET"));
         }
         if request.has_body() {
@@ -163,36 +164,50 @@ impl Sse {
         let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
 
         let mut commands = VecDeque::with_capacity(topics.len() + 3);
-        let start = self.start(&request);
+        let start = if asks_for_head { self.head(&request).into() } else { self.start(&request) };
         commands.push_back(Command::Preface(start.clone()));
         let reader = self.allowed_origins.as_ref().map(|allowed_origins| Reader::of(&request, allowed_origins));
-        let asker =
-            Box::new(Asker { start, sse: self.clone(), comes_back: request.accepts("text/event-stream"), reader });
+        let asker = Box::new(Asker {
+            start: start.clone(),
+            sse: self.clone(),
+            comes_back: request.accepts("text/event-stream"),
+            reader,
+        });
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         commands.push_back(Command::Open(Box::new(open)));
+        if asks_for_head {
+            // A client that may connect gets the head, without joining a topic.
+            commands.push_back(Command::Close(start));
+            return Ok((commands, asker));
+        }
         let (since, horizon) = since.map_or((None, None), |(position, horizon)| (Some(position), horizon));
         commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, horizon, id: None }));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))
     }
 
-    /// What is sent once the client may have a topic. It is a command of the decoder's, because only that knows the origin.
-    fn start(&self, request: &HttpRequest) -> Bytes {
-        let mut start = String::new();
+    /// The head of the response; empty if somebody else sends that.
+    fn head(&self, request: &HttpRequest) -> String {
+        let mut head = String::new();
         if let Some(allowed_origins) = &self.allowed_origins {
             // nginx would hold messages back but for `x-accel-buffering`, and proxies that compress but for `no-transform`.
-            start.push_str(
+            head.push_str(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                  cache-control: no-store, no-transform\r\nx-accel-buffering: no\r\nconnection: close\r\n",
             );
-            let _ = write!(start, "date: {}\r\n", date());
+            let _ = write!(head, "date: {}\r\n", date());
             if self.chunked {
-                start.push_str("transfer-encoding: chunked\r\n");
+                head.push_str("transfer-encoding: chunked\r\n");
             }
-            start.push_str(&allowed_origins.cors(request));
-            start.push_str("\r\n");
+            head.push_str(&allowed_origins.cors(request));
+            head.push_str("\r\n");
         }
-        let mut start = BytesMut::from(&*start);
+        head
+    }
+
+    /// What is sent once the client may have a topic. It is a command of the decoder's, because only that knows the origin.
+    fn start(&self, request: &HttpRequest) -> Bytes {
+        let mut start = BytesMut::from(&*self.head(request));
         // The first line of the block that follows.
         self.chunk(&mut start, |out| {
             let _ = writeln!(out, "retry: {}", self.jittered_retry().as_millis());
@@ -447,6 +462,9 @@ impl Decoder for StreamDecoder {
             // An `EventSource` takes any status but 200 for final (HTML, 9.2.3), and what has passed with a pause is not.
             Some(asker) if asker.comes_back && refusal.code.class() != ErrorClass::DoNot => {
                 let mut stream = BytesMut::from(&*asker.start);
+                if asker.reader.as_ref().is_some_and(|reader| reader.asked_for_the_head) {
+                    return Refusing::With(stream.freeze());
+                }
                 asker.sse.encode(&Event::Bye(*refusal), &Timestamp::default(), &mut stream);
                 Refusing::With(stream.freeze())
             }

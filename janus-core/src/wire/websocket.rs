@@ -80,7 +80,8 @@ impl WebSocket {
     ///
     /// As [`accept`](Self::accept).
     pub fn accept_headers(request: &HttpRequest) -> Result<Vec<(&'static str, String)>, UpgradeError> {
-        if request.method != "GET" {
+        let asks_for_head = request.method == "HEAD";
+        if request.method != "GET" && !asks_for_head {
             return Err(UpgradeError::new(405, "open a WebSocket with GET"));
         }
         if request.is_http_1_0 {
@@ -90,7 +91,8 @@ impl WebSocket {
         if request.has_body() {
             return Err(UpgradeError::new(400, NO_BODY));
         }
-        if !tokens(request, "upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
+        // HEAD gets the head that GET without an upgrade gets: only GET opens a WebSocket (RFC 6455, 4.1).
+        if asks_for_head || !tokens(request, "upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
             return Err(UpgradeError::new(426, "this is a WebSocket: send \"upgrade: websocket\""));
         }
         if !tokens(request, "connection").any(|token| token.eq_ignore_ascii_case("upgrade")) {

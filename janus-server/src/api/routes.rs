@@ -50,7 +50,7 @@ pub(super) enum Endpoint {
     OpenApi,
 }
 
-/// Every path, with its only method.
+/// Every path, with its only method. One with GET has HEAD as well, and hyper leaves out the body.
 pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/publish", Method::POST, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Endpoint::Broadcast),
@@ -77,16 +77,11 @@ impl Api {
                            /ws and server-sent events at /events";
             return Admission::Answered(refusal(&HttpError::new(404, "unknown_path", message)));
         };
-        if request.method() != method {
-            let error = HttpError::new(405, "method_not_allowed", format!("this path is asked with {method}"));
+        let allowed = if method == Method::GET { "GET, HEAD" } else { "POST" };
+        if request.method() != method && !(method == Method::GET && request.method() == Method::HEAD) {
+            let error = HttpError::new(405, "method_not_allowed", format!("this path accepts {allowed}"));
             let mut refusal = refusal(&error);
-            refusal.headers_mut().insert(
-                header::ALLOW,
-                header::HeaderValue::from_static(match *method {
-                    Method::GET => "GET",
-                    _ => "POST",
-                }),
-            );
+            refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
             return Admission::Answered(refusal);
         }
         if *endpoint == Endpoint::OpenApi {
