@@ -1,6 +1,8 @@
-//! The HTTP port and what its RFCs ask of every server: of the whole port, so that the server is the binary.
+//! The HTTP port and the rules of RFC 9110 and RFC 9112 for all servers, held against the binary.
 
 use std::net::SocketAddr;
+
+use serde_json::{Value, json};
 
 use crate::api::http_address;
 use crate::cli_run::Running;
@@ -58,7 +60,7 @@ async fn every_answer_has_the_time_of_its_making() {
     }
 }
 
-/// What of a head may differ between two answers: the time, and the dates in it.
+/// A head without the time.
 fn without_date(head: &str) -> Vec<&str> {
     head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("date: ")).collect()
 }
@@ -89,4 +91,63 @@ async fn a_request_for_the_head_has_the_head_of_the_answer_to_get_and_nothing_mo
     let upgrade = format!("HEAD /ws HTTP/1.1\r\nHost: {addr}\r\n{UPGRADE}\r\n");
     let answer = Http::send(addr, upgrade).await.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.1 426 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_has_one_host_that_can_be_one() {
+    let (_server, addr) = start(&[]);
+    let ask = async |first: &str, hosts: &[&str]| {
+        let hosts: String = hosts.iter().map(|host| format!("Host:{host}\r\n")).collect();
+        let answer = Http::send(addr, format!("{first}\r\n{hosts}\r\n")).await.read_to_end().await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    };
+    for target in ["/ws", "/events?topic=news", "/api/topics", "/nothing"] {
+        let first = format!("GET {target} HTTP/1.1");
+        for hosts in [
+            &[][..],
+            &[" localhost", " localhost"],
+            &[" localhost", " evil.example"],
+            &[" localhost, evil.example"],
+            &[" localhost,evil.example"],
+            &[""],
+            &["  "],
+            &[" :8080"],
+            &[" user@localhost"],
+            &[" user:password@localhost:8080"],
+            &[" localhost/api"],
+            &[" http://localhost"],
+            &[" localhost?a"],
+            &[" localhost#a"],
+            &[" local host"],
+            &[" localhost\\@evil.example"],
+            &[" localhost:http"],
+            &[" localhost:+80"],
+            &[" localhost:99999"],
+            &[" localhost:80:80"],
+            &[" [::1"],
+            &[" ::1"],
+            &[" [localhost]"],
+            &[" local%"],
+            &[" local%2"],
+            &[" \u{fc}nicode.example"],
+        ] {
+            let (status, body) = ask(&first, hosts).await;
+            assert_eq!((status, &body["error"]["code"]), (400, &json!("bad_frame")), "{first} {hosts:?}");
+        }
+    }
+    let api = "GET /api/topics HTTP/1.1";
+    for host in [" localhost", "localhost ", " LOCALHOST:1", " localhost:", " 127.0.0.1", " [::1]", " [::1]:8080"] {
+        assert_eq!(ask(api, &[host]).await.0, 200, "{host}");
+    }
+    // Hosts, but not of this machine.
+    for host in [" push.example", " under_score.example", " a%2Db.example"] {
+        assert_eq!(ask(api, &[host]).await.1["error"]["code"], "api_key_required", "{host}");
+    }
+    // A target in absolute form has a host, and HTTP/1.0 needs none.
+    assert_eq!(ask("GET http://localhost/api/topics HTTP/1.1", &[""]).await.0, 200);
+    assert_eq!(ask("GET http://localhost/api/topics HTTP/1.1", &[" user@localhost"]).await.0, 400);
+    assert_eq!(ask("GET /api/openapi.json HTTP/1.0", &[]).await.0, 200);
+    assert_eq!(ask("GET /api/openapi.json HTTP/1.0", &[" a/b"]).await.0, 400);
 }

@@ -146,7 +146,9 @@ impl Codec for HttpPort {
 fn refused(refusal: &Refusal<'_>) -> HttpError {
     match refusal.code {
         // What it passes on nobody takes.
-        ErrorCode::BadOpen => HttpError::new(404, "unknown_path", "WebSockets are at /ws, server-sent events at /events"),
+        ErrorCode::BadOpen => {
+            HttpError::new(404, "unknown_path", "WebSockets are at /ws, server-sent events at /events")
+        }
         _ => HttpError::from(refusal),
     }
 }
@@ -631,18 +633,35 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
+/// Host and port of an authority without a user (RFC 3986, 3.2.2 and 3.2.3); an empty port is the default.
 fn host_and_port(authority: &str, default: Option<u16>) -> Option<(String, Option<u16>)> {
     let authority = authority.trim();
     let (host, port) = match authority.rsplit_once(':') {
         // The last colon of an address of IPv6 without a port is inside its brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
-        _ => (authority, default),
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, ""),
+    };
+    let port = match port {
+        "" => default,
+        _ if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
+        _ => return None,
     };
     let is_host = match host.strip_prefix('[') {
         Some(address) => address.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
+        None => is_name(host),
     };
     is_host.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// Whether a text can be the name of a host. RFC 3986 allows `!$&'()*+,;=` as well: no name server knows such a name, and
+/// two hosts with a comma between them would pass for one.
+fn is_name(host: &str) -> bool {
+    let mut pieces = host.split('%');
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+    let is_escaped = |text: &str| {
+        text.get(..2).is_some_and(|escape| escape.bytes().all(|byte| byte.is_ascii_hexdigit())) && is_plain(&text[2..])
+    };
+    !host.is_empty() && pieces.next().is_some_and(is_plain) && pieces.all(is_escaped)
 }
 
 /// Whether a host is one that somebody's name server tells the address of: no address, and no name of this machine's own.
@@ -754,12 +773,15 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
         .collect();
     let (method, target) = (method.to_owned(), target.to_owned());
     let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };
-    match request.headers.iter().filter(|(name, _)| name == "host").count() {
-        1 => {}
-        0 if minor_version == 0 => {}
+    let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
+    let hosts: Vec<&str> = request.headers_named("host").collect();
+    match hosts[..] {
+        // Without a host of its own in the target, a request to an empty host is one to nobody (RFC 9110, 4.2.1).
+        [host] if host.is_empty() && is_absolute || host_and_port(host, None).is_some() => {}
+        [_] => return Err(bad_head("its Host header must be a host, with or without a port, and no more")),
+        [] if minor_version == 0 => {}
         _ => return Err(bad_head("it must have one Host header")),
     }
-    let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
     let request = request.into_origin_form();
     if is_absolute && request.header("host").is_none_or(|host| host_and_port(host, None).is_none()) {
         return Err(bad_head("its target names no host"));
