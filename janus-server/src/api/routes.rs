@@ -3,6 +3,8 @@
 //! `openapi.json` says the same for programs; the tests hold the two against each other.
 
 use std::collections::HashSet;
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -271,9 +273,7 @@ impl Api {
         let body = match timeout(self.read_timeout, Limited::new(body, self.max_body_bytes).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-            Ok(Err(error)) => {
-                return Err(HttpError::new(400, ErrorCode::UnfinishedFrame.as_str(), format!("the body: {error}")));
-            }
+            Ok(Err(error)) => return Err(unreadable(&*error)),
             Err(_) => {
                 let message = "the body was not finished within frame_timeout";
                 return Err(HttpError::new(408, ErrorCode::FrameTimeout.as_str(), message));
@@ -287,6 +287,20 @@ impl Api {
             let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
             HttpError::new(400, code.as_str(), format!("the body: {error}"))
         })
+    }
+}
+
+/// Why a body cannot be read: the client's mistake, or the end of its stream, after which the same request may succeed.
+fn unreadable(error: &(dyn Error + Send + Sync + 'static)) -> HttpError {
+    let first: &(dyn Error + 'static) = error;
+    let causes = std::iter::successors(Some(first), |&error| error.source());
+    // hyper says no more of a chunk that breaks the rules than this.
+    let malformed = causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .find(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
+    match malformed {
+        Some(cause) => HttpError::new(400, ErrorCode::BadFrame.as_str(), format!("the chunks of the body: {cause}")),
+        None => HttpError::new(400, ErrorCode::UnfinishedFrame.as_str(), format!("the body: {error}")),
     }
 }
 

@@ -656,6 +656,35 @@ async fn a_request_that_is_cut_anywhere_gets_the_same_answer() {
     assert_eq!(server.send(&[&head, chunked[0], chunked[1]]).await.status, 200);
 }
 
+#[tokio::test]
+async fn chunks_that_break_the_rules_are_a_mistake_and_a_body_that_ends_early_is_none() {
+    let server = serve(&settings()).await;
+    let head = request_head_of_chunks();
+    for chunks in [
+        "x\r\n{}\r\n0\r\n\r\n",
+        "-2\r\n{}\r\n0\r\n\r\n",
+        "\r\n{}\r\n0\r\n\r\n",
+        "2 2\r\n{}\r\n0\r\n\r\n",
+        "2\r\n{}0\r\n\r\n",
+        "2\rx{}\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
+        "2\r\n{}\r\n0\r\n\rx",
+    ] {
+        let answer = server.send(&[&head, chunks.as_bytes()]).await;
+        let (code, message) = answer.error();
+        assert_eq!((answer.status, &*code), (400, ErrorCode::BadFrame.as_str()), "{chunks:?}: {message}");
+        assert!(message.contains("chunk"), "{chunks:?}: {message}");
+    }
+    for unfinished in ["", "2", "2\r\n{", "2\r\n{}\r\n0\r\n"] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(&[&head, unfinished.as_bytes()].concat()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("unfinished_frame"), "{unfinished:?}: {answer}");
+    }
+}
+
 fn request_head_of_chunks() -> Vec<u8> {
     request("POST", "/api/publish", &[("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")], "")
 }
