@@ -88,7 +88,8 @@ impl Api {
         }
         if *endpoint == Endpoint::OpenApi {
             // The same for everybody, and in the source for all to see.
-            return Admission::Answered(response(200, Bytes::from_static(OPENAPI.as_bytes())));
+            let answer = no_query(request).map(|()| response(200, Bytes::from_static(OPENAPI.as_bytes())));
+            return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
         match self.access.check(&head_of(request)) {
             Ok(()) => Admission::Granted(*endpoint),
@@ -253,6 +254,7 @@ impl Api {
 
     /// Reads the body as JSON of this type.
     async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
+        no_query(&request)?;
         // A page of another site can send JSON only under another type's name, without asking first.
         let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
             let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
@@ -383,6 +385,14 @@ impl Page {
             }
         }
         Ok(Self { limit: limit(count)?, after: after.filter(|after| !after.is_empty()) })
+    }
+}
+
+/// Refuses a query where none means anything: a parameter that was ignored would be missed by its sender alone.
+fn no_query(request: &Request<Incoming>) -> Result<(), HttpError> {
+    match request.uri().query() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(bad_request("the query: this path has no parameters")),
     }
 }
 

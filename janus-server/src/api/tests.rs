@@ -533,6 +533,17 @@ async fn a_list_comes_in_parts_and_every_entry_in_one_of_them() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_means_nothing_is_refused_also_where_there_are_none() {
+    let server = serve(&settings()).await;
+    let answer = server.post("/api/publish?topic=news", r#"{"topic":"news","data":1}"#).await;
+    assert_eq!((answer.status, &*answer.error().0), (400, "bad_request"));
+    assert!(server.janus.topics().is_empty());
+    assert_eq!(server.get("/api/openapi.json?version=2").await.error().0, "bad_request");
+    assert_eq!(server.get("/api/topics?").await.status, 200);
+    assert_eq!(server.get("/api/openapi.json?").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_mistake_in_a_body_is_told_with_its_place() {
     let server = serve(&settings()).await;
     for (body, code, parts) in [
