@@ -159,6 +159,75 @@ fn a_flood_of_one_kind_of_line_is_summed_up_and_nothing_of_it_lost() {
     }
 }
 
+/// Reads the greeting of a client, and its token.
+fn token(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut greeting = Vec::new();
+    while greeting.last() != Some(&1) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        greeting.push(byte[0]);
+    }
+    let greeting: serde_json::Value = serde_json::from_slice(&greeting[..greeting.len() - 1]).unwrap();
+    greeting["token"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn at_debug_the_log_has_the_life_of_each_client_and_no_token() {
+    let mut log = Log::new();
+    let http = ["--log", "debug", "--http-listen", "127.0.0.1:0"];
+    let (_server, address) = log.start(&http);
+    let http = log.line("serving HTTP on ").trim_end().rsplit(' ').next().unwrap().to_owned();
+    let expect = |log: &mut Log, client: u64, peer: &TcpStream, rest: &str| {
+        let words = format!("client {client} ({}): ", peer.local_addr().unwrap());
+        let line = log.line(&words);
+        assert!(line.contains(" DEBUG janus_core") && line.trim_end().ends_with(&format!("{words}{rest}")), "{line}");
+    };
+    let mut client = TcpStream::connect(&address).unwrap();
+    let first = token(&mut client);
+    client
+        .write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0{\"action\":\"subscribe\",\"data\":\"a\"}\0")
+        .unwrap();
+    client.write_all(b"{\"action\":\"unsubscribe\",\"data\":\"a\"}\0").unwrap();
+    let beginning = &first[..6];
+    expect(&mut log, 1, &client, "connected, classic");
+    expect(&mut log, 1, &client, &format!("opened, classic, session {beginning}…"));
+    expect(&mut log, 1, &client, "subscribed to news");
+    expect(&mut log, 1, &client, "subscribed to a");
+    expect(&mut log, 1, &client, "unsubscribed from a");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    expect(&mut log, 1, &client, &format!("left 1 topics, session {beginning}… is kept for 120s"));
+    expect(&mut log, 1, &client, "closed: its stream has ended");
+
+    let mut client = TcpStream::connect(&address).unwrap();
+    let second = token(&mut client);
+    let received = [("news", 0)];
+    client.write_all(&janus_core::wire::classic::client::attach(&first, received)).unwrap();
+    client.write_all(&[b'x'; 70_000]).unwrap();
+    expect(&mut log, 2, &client, "connected, classic");
+    expect(&mut log, 2, &client, &format!("opened, classic, session {}…", &second[..6]));
+    expect(&mut log, 2, &client, &format!("took over session {beginning}…"));
+    expect(&mut log, 2, &client, "resumed news, 0 missed");
+    expect(
+        &mut log,
+        2,
+        &client,
+        "frame_too_large: a frame must not be longer than 65536 bytes; end each one with a NUL byte",
+    );
+    expect(&mut log, 2, &client, &format!("left 1 topics, session {beginning}… is kept for 120s"));
+    expect(&mut log, 2, &client, "closed: frame_too_large");
+
+    let mut client = TcpStream::connect(&http).unwrap();
+    client.write_all(b"GET /events?topic=news HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    expect(&mut log, 3, &client, "connected, http");
+    assert!(log.line("client 3 ").contains(": opened, sse, session "));
+    expect(&mut log, 3, &client, "subscribed to news");
+    let mut client = TcpStream::connect(&http).unwrap();
+    client.write_all(b"GET /api/topics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    expect(&mut log, 4, &client, "connected, http");
+    expect(&mut log, 4, &client, "closed: passed on");
+}
+
 /// A standard error that has no reader, and one that takes nothing.
 fn broken_outputs() -> [Stdio; 2] {
     let (_, gone) = std::io::pipe().unwrap();

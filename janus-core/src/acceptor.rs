@@ -321,6 +321,7 @@ fn start(
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
 ) {
+    log::debug!("client {} ({peer}): connected, {}", slot.id, origin.codec.name());
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);

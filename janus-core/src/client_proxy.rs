@@ -23,7 +23,7 @@ use crate::shares::{Shares, share};
 use crate::topic::{Anchor, TopicState};
 use crate::wire::{Peer, TopicName};
 
-/// Names a session; whoever knows it may take the session over, so it is never logged.
+/// Names a session. A client that knows it may take the session over, so at most its beginning is ever logged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionToken(u128);
 
@@ -39,6 +39,11 @@ impl SessionToken {
     #[must_use]
     pub fn to_hex(self) -> String {
         uuid::Uuid::from_u128(self.0).simple().to_string()
+    }
+
+    /// What logs may show of it: six digits, which tell sessions apart and leave 104 bits to guess.
+    pub(crate) fn beginning(self) -> String {
+        format!("{}…", &self.to_hex()[..6])
     }
 
     /// Reads a token as [`to_hex`](Self::to_hex) writes it.

@@ -10,12 +10,12 @@
 //! However a Transport ends (by itself, by a panic, killed), its `Drop` leaves the topics and keeps the session listed.
 //!
 //! This file is the connection from its first byte to its last; how it becomes a served client is in `opening`, which place it
-//! has among others in `places`, what a client asks for in `subscribing`, `beginning`,
-//! `resuming` and `publishing`, whether it is alive in
-//! `answering`.
+//! has among others in `places`, what a client asks for in `subscribing`, `beginning`, `resuming` and `publishing`, whether
+//! it is alive in `answering`, what is told of its life in `life`.
 
 mod answering;
 mod beginning;
+mod life;
 mod opening;
 mod places;
 mod portion;
@@ -41,7 +41,7 @@ use tokio::time::{Instant, Sleep};
 use crate::client_proxy::{Leaving, Places, Session};
 use crate::delivery::{End, Slot, SlowReason};
 use crate::fairness::Want;
-use crate::hooks::{Disconnect, Identity, News, Refused};
+use crate::hooks::{Identity, News, Refused};
 use crate::listener::Origin;
 use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::reached::Limit;
@@ -114,6 +114,8 @@ pub(crate) struct Transport {
     /// Whether the decoder may have more to say without further bytes: it has not been asked to the end.
     undecoded: bool,
     portion: Portion,
+    /// Whether its stream has been given to somebody else.
+    passed_on: bool,
     /// Why the server ends the connection, if it does.
     why: Option<ErrorCode>,
     step: Step,
@@ -217,6 +219,7 @@ impl Transport {
             preface: None,
             undecoded: true,
             portion: Portion::default(),
+            passed_on: false,
             why: None,
             step: Step::Reading,
         }
@@ -338,6 +341,7 @@ impl Transport {
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
         let places = Places::of(&self.shared.config);
         let Leaving { joined, ended } = self.shared.sessions.detach(&self.session, expires, places);
+        self.note_detached(joined.len());
         for (topic, subscription) in joined {
             leave(&topic, subscription);
         }
@@ -807,14 +811,9 @@ impl Drop for Transport {
         if self.opened
             && let Some(client) = self.session.client()
         {
-            let why = match self.why {
-                Some(code) => Disconnect::ByServer(code),
-                None if matches!(self.step, Step::Over) => Disconnect::ByClient,
-                // It has not come to its end by itself.
-                None => Disconnect::ByServer(ErrorCode::Internal),
-            };
-            self.tell_observers(News::Disconnected(Arc::clone(client), why));
+            self.tell_observers(News::Disconnected(Arc::clone(client), self.ending()));
         }
+        self.note_closed();
         self.shared.connections.remove(&self.slot);
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);

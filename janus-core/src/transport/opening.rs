@@ -84,6 +84,7 @@ impl Transport {
         if !self.is_held() {
             self.expect_silence();
         }
+        self.note_opened();
         self.slot.tell(&Event::Opened {
             session: &self.session.token.to_hex(),
             resumed,
@@ -104,6 +105,7 @@ impl Transport {
         let Claimed { session, older } = self.shared.sessions.claim(token, &self.session, &self.slot)?;
         self.session = session;
         self.shared.connections.set_session(&self.slot, &self.session);
+        self.note_taken_over();
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
             for (topic, subscription) in joined {
@@ -155,6 +157,7 @@ impl Transport {
             // It has been cut off meanwhile.
             None => return,
         };
+        self.passed_on = true;
         take(PassedOn { stream, received: received.into(), peer });
     }
 }

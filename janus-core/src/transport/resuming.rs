@@ -149,14 +149,19 @@ impl Transport {
                 });
             let missed = if let Some((first_seq, from, missed)) = resumes {
                 subscription.count_from(first_seq);
+                self.note_resumed(&name, missed);
                 replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
                 Some(missed)
             } else {
                 let entry = Arc::clone(&subscription);
-                if let Err(error) = if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
-                    errors.push((name, error.code(), error.to_string()));
-                    continue;
+                match if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
+                    Ok(_) => {}
+                    Err(error) => {
+                        errors.push((name, error.code(), error.to_string()));
+                        continue;
+                    }
                 }
+                self.note_joined(&name);
                 None
             };
             joined.push((topic, subscription));

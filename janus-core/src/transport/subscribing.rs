@@ -148,7 +148,8 @@ impl Transport {
             repeated: 0,
         };
         self.slot.tell(&event);
-        if missed.is_some() {
+        if let Some(missed) = missed {
+            self.note_resumed(name, missed);
             // A connection that is lost before all of it has come goes on within it.
             subscription.count_from(position.seq + 1);
             let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: position.seq + 1 };
@@ -164,6 +165,7 @@ impl Transport {
 
     pub(super) fn joined(&self, joined: Joined) {
         self.session.forget_earlier(&joined.0.name, self.shared.config.max_topics_per_client - 1);
+        self.note_joined(&joined.0.name);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {
@@ -187,6 +189,7 @@ impl Transport {
         });
         let Some(Some((topic, subscription))) = left else { return };
         leave(&topic, subscription);
+        self.note_left(name);
         let max = self.shared.config.max_topics_per_client;
         let left = self.left.get_or_insert_default();
         left.push_back(topic.number);
