@@ -36,6 +36,7 @@ use crate::reached::Limit;
 use crate::shared::{Reservation, Shared};
 use crate::socket_options::{self, Told};
 use crate::supervision::ActorRef;
+use crate::trace::{self, Said, TraceKind};
 use crate::transport::Transport;
 use crate::turn::yield_now;
 use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
@@ -322,6 +323,11 @@ fn start(
     decoder: Box<dyn Decoder>,
 ) {
     log::debug!("client {} ({peer}): connected, {}", slot.id, origin.codec.name());
+    shared.tracer.tell(TraceKind::Connect, || {
+        let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
+        let from = endpoint.map_or_else(|| "program".to_owned(), |endpoint| endpoint.acceptor.name().to_string());
+        Said { from, to: trace::client(slot.id), about: format!("from {peer}, {}", origin.codec.name()) }
+    });
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);

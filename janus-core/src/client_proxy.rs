@@ -41,7 +41,7 @@ impl SessionToken {
         uuid::Uuid::from_u128(self.0).simple().to_string()
     }
 
-    /// What logs may show of it: six digits, which tell sessions apart and leave 104 bits to guess.
+    /// What logs and traces may show of it: six digits, which tell sessions apart and leave 104 bits to guess.
     pub(crate) fn beginning(self) -> String {
         format!("{}…", &self.to_hex()[..6])
     }

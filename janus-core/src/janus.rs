@@ -44,6 +44,7 @@ use crate::supervision::{
 use crate::topic::{TopicInfo, Waiter};
 use crate::topic_manager::{TOPIC_INTENSITY, TopicManager, Unstarted};
 use crate::topic_table::TopicTable;
+use crate::trace::{Trace, TraceError, TraceOptions};
 use crate::transport::{CONTROL_TIMEOUT, refusal};
 use crate::turn::Turns;
 use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
@@ -508,6 +509,7 @@ pub(crate) fn shared(
             draining: AtomicBool::new(false),
             drain_deadline: Mutex::default(),
             hooks,
+            tracer: Arc::default(),
             config,
         }
     })
@@ -876,6 +878,35 @@ impl Janus {
     #[must_use]
     pub fn tree(&self) -> Tree {
         self.inner.root.tree()
+    }
+
+    /// Messages between the actors of the tree from now on, for readers who want to see what the instance is doing. While there is
+    /// no trace, a message costs a look at a flag; with one, it takes some microseconds to put into words. Four traces may run
+    /// at a time, and nothing waits for their readers.
+    ///
+    /// ```
+    /// use janus_core::{Config, Janus, TraceKind, TraceOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let options = TraceOptions::default().kinds([TraceKind::Subscribe]).names(["topic quotes:*"]).count(1);
+    /// let mut trace = janus.trace(options)?;
+    /// let _subscribers = [janus.subscribe("news")?, janus.subscribe("quotes:eur")?];
+    /// let line = trace.next().await.expect("there is one of the kind and the name");
+    /// assert_eq!(line.to, "topic quotes:eur");
+    /// assert_eq!(trace.next().await, None);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`TraceError`].
+    pub fn trace(&self, options: TraceOptions) -> Result<Trace, TraceError> {
+        self.inner.shared.tracer.start(options, self.inner.root.subscribe().ok())
     }
 
     /// Waits until the tree has ended, by [`shutdown`](Self::shutdown) or because it gave up, and tells why.

@@ -44,7 +44,7 @@
 //! | decide who may do what, and hear of clients | [`hooks`] and [`Builder::hooks`] |
 //! | run actors of its own in the tree | [`Builder::child`], [`supervision`] |
 //! | serve another protocol, or come by another way | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; `conformance`, a feature, checks them |
-//! | look | [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
+//! | look | [`Janus::trace`], [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | end | [`Janus::shutdown`], and [`Janus::wait`] for the case that the tree gives up |
 //!
@@ -89,6 +89,7 @@
 //! - `heartbeat.rs`: heartbeats, unfinished frames, stalled clients.
 //! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
 //!   instance ends.
+//! - `trace.rs`: messages between actors, for readers who look for a while.
 //! - `shared.rs`, `topic_table.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`, `fairness.rs`: how
 //!   tasks take turns; `line.rs`: the order in which tasks wait.
 //!
@@ -142,6 +143,7 @@ pub mod supervision;
 mod topic;
 mod topic_manager;
 mod topic_table;
+mod trace;
 mod transport;
 mod turn;
 mod typed;
@@ -161,5 +163,6 @@ pub use subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
 pub use topic::TopicInfo;
+pub use trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::Position;

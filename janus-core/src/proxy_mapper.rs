@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::client_proxy::{SessionInfo, SessionToken};
 use crate::shared::Shared;
+use crate::trace::{Said, TraceKind};
 
 /// Asks for the session of a token.
 #[derive(Message)]
@@ -30,6 +31,14 @@ pub(crate) struct ProxyMapper {
 impl ProxyMapper {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    fn tell_asked(&self, about: &str) {
+        self.shared.tracer.tell(TraceKind::Locate, || Said {
+            from: "program".to_owned(),
+            to: "proxy_mapper".to_owned(),
+            about: about.to_owned(),
+        });
     }
 }
 
@@ -69,6 +78,7 @@ impl Handler<Locate> for ProxyMapper {
     type Result = Option<SessionInfo>;
 
     fn handle(&mut self, Locate(token): Locate, _: &mut Context<Self>) -> Self::Result {
+        self.tell_asked("for one session");
         self.shared.sessions.locate(&token)
     }
 }
@@ -77,6 +87,7 @@ impl Handler<ListSessions> for ProxyMapper {
     type Result = MessageResult<ListSessions>;
 
     fn handle(&mut self, _: ListSessions, _: &mut Context<Self>) -> Self::Result {
+        self.tell_asked("for all sessions");
         MessageResult(self.shared.sessions.list())
     }
 }

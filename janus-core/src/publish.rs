@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::delivery::Slot;
 use crate::shared::Shared;
 use crate::topic::{Offer, TopicError, TopicState, Waiter};
+use crate::trace::{self, Said, TraceKind};
 use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
 
 /// The longest name a topic may have under any setting.
@@ -231,6 +232,13 @@ pub(crate) fn hand_over(
     mut pending: Pending,
     mut waiter: Option<Waiter<'_>>,
 ) -> Result<(), Pending> {
+    let publisher = shared.tracer.is_on().then(|| (pending.reply.publisher(), pending.publication.len()));
+    let tell = |fate: &str| {
+        if let Some((from, bytes)) = &publisher {
+            let about = format!("{bytes} bytes, {fate}");
+            shared.tracer.tell(TraceKind::Publish, || Said { from: from.clone(), to: trace::topic(name), about });
+        }
+    };
     loop {
         if shared.is_draining() {
             pending.refuse(PublishError::ShuttingDown);
@@ -259,6 +267,7 @@ pub(crate) fn hand_over(
                         shared.topics.forget(name);
                     }
                     pending.reply.accept(name, Receipt::UNNUMBERED);
+                    tell("there is no such topic");
                     return Ok(());
                 }
             },
@@ -266,6 +275,7 @@ pub(crate) fn hand_over(
         match topic.offer(pending, waiter.as_mut()) {
             Offer::Accepted => {
                 *last = Some(topic);
+                tell("accepted");
                 return Ok(());
             }
             Offer::Full(refused) => {
@@ -318,6 +328,14 @@ impl Reply {
     pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
         slot.expect_answer();
         Self(Some(ReplyTo::Connection { slot, topic, ack, id }))
+    }
+
+    /// What the publisher is called in a trace.
+    fn publisher(&self) -> String {
+        match &self.0 {
+            Some(ReplyTo::Connection { slot, .. }) => trace::client(slot.id),
+            _ => "program".to_owned(),
+        }
     }
 
     /// Whether the publisher wants to know of success, too.

@@ -16,7 +16,7 @@ use crate::acceptor::Endpoint;
 use crate::address::{Account, Accounts};
 use crate::client_proxy::{Session, SessionTable};
 use crate::config::Config;
-use crate::delivery::{Codecs, Ledger, PassNumbers, SenderPool, Slot, Terms};
+use crate::delivery::{Codecs, Ledger, PassNumbers, SenderPool, Slot, Subscription, Terms};
 use crate::fairness::Fairness;
 use crate::fault::Faults;
 use crate::guests::Guests;
@@ -28,6 +28,7 @@ use crate::supervision::{ActorRef, DynamicSupervisor, Place};
 use crate::topic::{TopicError, TopicState, topic_of};
 use crate::topic_manager::{TopicManager, Unstarted};
 use crate::topic_table::TopicTable;
+use crate::trace::{self, Said, TraceKind, Tracer};
 use crate::turn::Turns;
 use crate::wire::{Limits, Timestamp, TopicName};
 
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) drain_deadline: Mutex<Option<Instant>>,
     /// The embedder's, if it has any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
+    pub(crate) tracer: Arc<Tracer>,
 }
 
 impl Shared {
@@ -151,12 +153,22 @@ impl Shared {
         self.draining.store(true, Ordering::Release);
         self.endpoints.iter().for_each(|endpoint| endpoint.close());
         self.topics.close().iter().for_each(|topic| topic.shut_down(&self.senders));
+        self.tracer.close();
     }
 
     /// When a close that begins now, and may take so long, must be over.
     pub(crate) fn close_deadline(&self, time: Duration) -> Instant {
         let deadline = Instant::now() + time;
         self.drain_deadline.lock().map_or(deadline, |drain| drain.min(deadline))
+    }
+
+    /// Tells the traces, if there are any, that a subscriber has joined a topic.
+    pub(crate) fn trace_joined(&self, subscription: &Subscription, topic: &TopicName, after: u64) {
+        self.tracer.tell(TraceKind::Subscribe, || Said {
+            from: trace::subscriber(subscription),
+            to: trace::topic(topic),
+            about: format!("from number {} on", after + 1),
+        });
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -278,6 +278,7 @@ impl Subscriber {
                 }
                 Err(error) => return Err(error.into()),
             };
+            shared.trace_joined(&subscription, &name, position.seq);
             shared.locals.lock().insert(slot.id, slot);
             return Ok(Self {
                 shared: Arc::clone(shared),

@@ -43,6 +43,7 @@ use crate::publish::{Pending, PublishError, Receipt, Reply};
 use crate::ring::{Keep, Ring};
 use crate::shared::{Clock, Shared, timestamp};
 use crate::supervision::{ActorRef, StartInfo};
+use crate::trace::{self, Said, TraceKind};
 use crate::turn::yield_now;
 use crate::wire::classic::ErrorCode;
 use crate::wire::{Event, Position, RequestId, TopicName, classic};
@@ -759,8 +760,8 @@ impl TopicState {
 
     /// What the actor has to do next. After [`Next::Rest`] the next message in the inbox is announced to it.
     fn next(&self, shared: &Shared) -> Next {
-        let mut core = self.core.lock();
-        let core = &mut *core;
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
         if let Some(pass) = &core.pass {
             return Next::HandOut(Arc::clone(pass));
         }
@@ -790,7 +791,17 @@ impl TopicState {
         if help != Help::None {
             shared.senders.offer(Arc::clone(&pass));
         }
+        drop(guard);
+        shared.tracer.tell(TraceKind::Pass, || self.describe(&pass));
         Next::HandOut(pass)
+    }
+
+    fn describe(&self, pass: &Pass) -> Said {
+        let (batch, subscribers) = (pass.batch(), pass.subscribers());
+        let (first, last, bytes) = (batch.first_seq(), batch.last_seq(), batch.byte_len());
+        let to = if pass.help() == Help::None { "subscribers" } else { "senders" };
+        let about = format!("numbers {first} to {last}, {bytes} bytes, to {subscribers} subscribers");
+        Said { from: trace::topic(&self.name), to: to.to_owned(), about }
     }
 
     /// Has the next message in the inbox announced while the actor waits for the senders; false if there is one already.
@@ -1072,6 +1083,7 @@ impl Handler<Subscribe> for Topic {
     fn handle(&mut self, message: Subscribe, _: &mut Context<Self>) -> Self::Result {
         let subscription = message.subscription;
         let position = self.state.subscribe(Arc::clone(&subscription), self.shared.clock.tick())?;
+        self.shared.trace_joined(&subscription, &self.state.name, position.seq);
         if subscription.acknowledge() {
             let topic = &self.state.name;
             let horizon = Some(self.shared.pass_numbers.horizon());
@@ -1095,6 +1107,11 @@ impl Handler<Unsubscribe> for Topic {
     type Result = ();
 
     fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) {
+        self.shared.tracer.tell(TraceKind::Unsubscribe, || Said {
+            from: trace::subscriber(&message.subscription),
+            to: trace::topic(&self.state.name),
+            about: String::new(),
+        });
         if self.state.unsubscribe(message.subscription, self.shared.clock.tick()) {
             self.shared.topics.note_unused(&self.state);
         }

@@ -21,6 +21,7 @@ use crate::memory;
 use crate::shared::Shared;
 use crate::supervision::{ChildSpec, Restart, RestartIntensity, RestartWindow, StartError};
 use crate::topic::{Topic, TopicError, TopicState};
+use crate::trace::{self, Said, TraceKind};
 use crate::wire::TopicName;
 
 /// Asks for the topic of this name, which is made if there is none. Idempotent.
@@ -206,6 +207,11 @@ pub(crate) const TOPIC_INTENSITY: RestartIntensity =
 /// Starts the actor of a listed topic. A first start that fails is tried again as often as a later one would be: the
 /// supervisor keeps no child whose first start failed, so the retries happen here.
 async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
+    shared.tracer.tell(TraceKind::Create, || Said {
+        from: "topic_manager".to_owned(),
+        to: trace::topic(&topic.name),
+        about: String::new(),
+    });
     let mut failures = RestartWindow::new(TOPIC_INTENSITY);
     loop {
         let spec = {

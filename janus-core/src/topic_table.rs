@@ -23,6 +23,7 @@ use crate::reached::Limit;
 use crate::shared::Shared;
 use crate::shares::{Shares, share};
 use crate::topic::{Asleep, Fate, Spare, TopicError, TopicState};
+use crate::trace::{self, Said, TraceKind};
 use crate::wire::TopicName;
 
 #[derive(Debug, Default)]
@@ -222,6 +223,11 @@ impl TopicTable {
         }
         drop(topics);
         log::debug!("topic {}: ended, unused", topic.name);
+        shared.tracer.tell(TraceKind::End, || Said {
+            from: "topic_manager".to_owned(),
+            to: trace::topic(&topic.name),
+            about: "unused".to_owned(),
+        });
         self.ending.add(Arc::clone(topic), place);
         None
     }

@@ -64,6 +64,11 @@ impl Pass {
         &self.batch
     }
 
+    /// How many subscribers it goes to.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
     pub(crate) fn help(&self) -> Help {
         self.help
     }

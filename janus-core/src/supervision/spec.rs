@@ -358,8 +358,10 @@ impl TreeShared {
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
-        if let Some(events) = &*self.events.lock() {
-            // Nobody listening is no error.
+        if let Some(events) = &*self.events.lock()
+            && events.receiver_count() > 0
+        {
+            // The last subscriber may have gone just now.
             let _ = events.send(event());
         }
     }

@@ -144,6 +144,10 @@ impl Transport {
             let (subscription, from) = (Arc::new(self.subscription(&name)), position.seq + 1);
             // A connection that is lost before all of it has come goes on within it.
             subscription.count_from(from);
+            self.shared.trace_joined(&subscription, &name, position.seq);
+            if let Some(missed) = missed {
+                self.note_resumed(&name, missed);
+            }
             self.joined((Arc::clone(topic), Arc::clone(&subscription)));
             replays.push(Replay { topic: hold, subscription, from });
         }

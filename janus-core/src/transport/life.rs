@@ -1,7 +1,9 @@
-//! The life of a client, in lines of the log. With the log at `info`, each step costs the load of a flag.
+//! The life of a client, in lines of the log and in traces. With the log at `info` and without a trace, each step costs two
+//! loads of a flag.
 
 use super::{Step, Transport};
 use crate::hooks::Disconnect;
+use crate::trace::{self, Said, TraceKind};
 use crate::wire::{ErrorCode, TopicName};
 
 /// A line of the log about a client. A macro, so that the log's limit counts each place on its own.
@@ -15,12 +17,17 @@ impl Transport {
     pub(super) fn note_opened(&self) {
         let (codec, session) = (self.codec_name(), &self.session.token);
         debug!(self, "opened, {codec}, session {}", session.beginning());
+        self.say(TraceKind::Open, "sessions", || format!("{codec}, session {}", session.beginning()));
     }
 
     /// The connection has taken over the session of an earlier connection.
-    pub(super) fn note_taken_over(&self) {
+    pub(super) fn note_taken_over(&self, from: Option<u64>) {
         let session = &self.session.token;
         debug!(self, "took over session {}", session.beginning());
+        self.say(TraceKind::Attach, "sessions", || {
+            let from = from.map(|id| format!(" of client {id}")).unwrap_or_default();
+            format!("session {}{from}", session.beginning())
+        });
     }
 
     pub(super) fn note_joined(&self, topic: &TopicName) {
@@ -43,6 +50,7 @@ impl Transport {
         }
         let (session, ttl) = (&self.session.token, self.shared.config.session_ttl);
         debug!(self, "left {topics} topics, session {} is kept for {ttl:?}", session.beginning());
+        self.say(TraceKind::Detach, "sessions", || format!("session {}, {topics} topics", session.beginning()));
     }
 
     pub(super) fn note_closed(&self) {
@@ -52,6 +60,7 @@ impl Transport {
             Disconnect::ByClient => "its stream has ended",
         };
         debug!(self, "closed: {why}");
+        self.say(TraceKind::Close, "transport_supervisor", || why.to_owned());
     }
 
     /// The side that has ended the connection.
@@ -62,5 +71,9 @@ impl Transport {
             // The Transport was killed, or has panicked.
             None => Disconnect::ByServer(ErrorCode::Internal),
         }
+    }
+
+    fn say(&self, kind: TraceKind, to: &str, about: impl FnOnce() -> String) {
+        self.shared.tracer.tell(kind, || Said { from: trace::client(self.slot.id), to: to.to_owned(), about: about() });
     }
 }

@@ -105,7 +105,7 @@ impl Transport {
         let Claimed { session, older } = self.shared.sessions.claim(token, &self.session, &self.slot)?;
         self.session = session;
         self.shared.connections.set_session(&self.slot, &self.session);
-        self.note_taken_over();
+        self.note_taken_over(older.as_ref().map(|(slot, _)| slot.id));
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
             for (topic, subscription) in joined {

@@ -150,12 +150,13 @@ impl Transport {
             let missed = if let Some((first_seq, from, missed)) = resumes {
                 subscription.count_from(first_seq);
                 self.note_resumed(&name, missed);
+                self.shared.trace_joined(&subscription, &name, from - 1);
                 replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
                 Some(missed)
             } else {
                 let entry = Arc::clone(&subscription);
                 match if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
-                    Ok(_) => {}
+                    Ok(position) => self.shared.trace_joined(&subscription, &name, position.seq),
                     Err(error) => {
                         errors.push((name, error.code(), error.to_string()));
                         continue;

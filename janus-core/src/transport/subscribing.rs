@@ -148,6 +148,7 @@ impl Transport {
             repeated: 0,
         };
         self.slot.tell(&event);
+        self.shared.trace_joined(&subscription, name, position.seq);
         if let Some(missed) = missed {
             self.note_resumed(name, missed);
             // A connection that is lost before all of it has come goes on within it.
