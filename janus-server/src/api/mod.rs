@@ -73,6 +73,8 @@ pub(crate) struct Api {
     lingering: Semaphore,
     /// A permit for each byte.
     answers: Arc<Semaphore>,
+    /// The description of the API.
+    openapi: Bytes,
 }
 
 /// Ends a connection without an answer.
@@ -95,6 +97,7 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
+            openapi: routes::openapi(core.max_topic_bytes),
         }
     }
 

@@ -38,8 +38,14 @@ pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// Entries of a list that are looked up before others get their turn.
 const LIST_PORTION: usize = 512;
 
-/// The description of the API, for programs.
+/// The description of the API, for programs, and what in it is a setting of its server.
 const OPENAPI: &str = include_str!("../../openapi.json");
+const DEFAULT_TOPIC_BYTES: &str = "\"maxLength\": 255,";
+
+/// The description of a server with this setting.
+pub(super) fn openapi(max_topic_bytes: usize) -> Bytes {
+    OPENAPI.replacen(DEFAULT_TOPIC_BYTES, &format!("\"maxLength\": {max_topic_bytes},"), 1).into()
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
@@ -88,7 +94,7 @@ impl Api {
         }
         if *endpoint == Endpoint::OpenApi {
             // The same for everybody, and in the source for all to see.
-            let answer = no_query(request).map(|()| response(200, Bytes::from_static(OPENAPI.as_bytes())));
+            let answer = no_query(request).map(|()| response(200, self.openapi.clone()));
             return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
         match self.access.check(&head_of(request)) {
@@ -156,8 +162,8 @@ impl Api {
 
     fn history(&self, request: &History) -> Result<Response<Full<Bytes>>, HttpError> {
         self.check_topic(&request.topic)?;
-        let limit = limit(request.limit)?;
-        let since = request.since.as_ref().map(|since| Position { epoch: since.epoch, seq: since.seq });
+        let limit = limit(request.limit.as_ref().map(|limit| limit.0))?;
+        let since = request.since.as_ref().map(|since| Position { epoch: since.epoch, seq: since.seq.0 });
         let history = self.janus.history(&request.topic, since, limit).map_err(|error| match error {
             HistoryError::NotKept => {
                 let message = "no history is kept for this topic; the server's operator can set history = true, in \
@@ -218,7 +224,10 @@ impl Api {
 
     async fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
         let mut after = match &page.after {
-            Some(text) => text.parse().map_err(|_| bad_request("after: expected the number of a connection"))?,
+            Some(text) => {
+                let number = digits(text).filter(|_| text.len() <= CONNECTION_DIGITS);
+                number.ok_or_else(|| bad_request("after: expected the number of a connection"))?
+            }
             None => 0,
         };
         let mut list = List::new(page.limit);
@@ -245,8 +254,9 @@ impl Api {
     }
 
     fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
-        if self.janus.disconnect(request.connection, request.reconnect) {
-            return Ok(json(&Disconnected { connection: request.connection }));
+        let connection = request.connection.0;
+        if self.janus.disconnect(connection, request.reconnect) {
+            return Ok(json(&Disconnected { connection }));
         }
         let message = "there is no such connection, or not any more; GET /api/connections lists them";
         Err(HttpError::new(404, "unknown_connection", message))
@@ -374,7 +384,7 @@ impl Page {
         for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             let is_first = match &*name {
                 "limit" => {
-                    let number = value.parse().map_err(|_| bad_request(format!("limit: expected {LIMITS}")))?;
+                    let number = digits(&value).ok_or_else(|| bad_request(format!("limit: expected {LIMITS}")))?;
                     count.replace(number).is_none()
                 }
                 "after" => after.replace(value.into_owned()).is_none(),
@@ -396,11 +406,20 @@ fn no_query(request: &Request<Incoming>) -> Result<(), HttpError> {
     }
 }
 
+/// Digits of the number of a connection in a query, which is below 2^53.
+const CONNECTION_DIGITS: usize = 16;
+
 const LIMITS: &str = "a whole number from 1 to 10,000";
 
-fn limit(asked_for: Option<usize>) -> Result<usize, HttpError> {
-    let limit = asked_for.unwrap_or(DEFAULT_LIMIT);
-    if (1..=MAX_LIMIT).contains(&limit) { Ok(limit) } else { Err(bad_request(format!("limit: expected {LIMITS}"))) }
+fn limit(asked_for: Option<u64>) -> Result<usize, HttpError> {
+    let limit = asked_for.map_or(Some(DEFAULT_LIMIT), |limit| usize::try_from(limit).ok());
+    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    limit.ok_or_else(|| bad_request(format!("limit: expected {LIMITS}")))
+}
+
+/// A number of a query, which has digits and nothing else.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// A page of a list, while it is looked up in portions.
@@ -492,7 +511,7 @@ struct History {
     #[serde(default)]
     since: Option<Since>,
     #[serde(default)]
-    limit: Option<usize>,
+    limit: Option<Whole>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -500,7 +519,7 @@ struct History {
 struct Since {
     #[serde(deserialize_with = "epoch")]
     epoch: u64,
-    seq: u64,
+    seq: Whole,
 }
 
 fn epoch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -510,10 +529,28 @@ fn epoch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     epoch.ok_or_else(|| D::Error::custom("epoch: expected 16 hexadecimal digits, as in a receipt"))
 }
 
+/// A whole number, as JSON has it: from 0 to 2^53 − 1, and 5.0 is one.
+#[derive(Debug)]
+struct Whole(u64);
+
+impl Whole {
+    const MAX: u64 = (1 << 53) - 1;
+}
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        // Up to there a float has every whole number.
+        let of_float = |number: f64| (number.fract() == 0.0 && number >= 0.0).then_some(number as u64);
+        let whole = number.as_u64().or_else(|| number.as_f64().and_then(of_float)).filter(|whole| *whole <= Self::MAX);
+        whole.map(Self).ok_or_else(|| D::Error::custom("expected a whole number from 0 to 9007199254740991"))
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Disconnect {
-    connection: u64,
+    connection: Whole,
     /// Whether the client is told that it may come back.
     reconnect: bool,
 }

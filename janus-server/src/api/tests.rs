@@ -533,6 +533,34 @@ async fn a_list_comes_in_parts_and_every_entry_in_one_of_them() {
 }
 
 #[tokio::test]
+async fn the_openapi_file_of_a_server_has_its_own_limit_of_names() {
+    let mut settings = settings();
+    settings.core.max_topic_bytes = 1_000;
+    let file = serve(&settings).await.get("/api/openapi.json").await.json();
+    assert_eq!(file["components"]["schemas"]["TopicName"]["maxLength"], 1_000);
+    let usual = openapi();
+    assert_eq!(usual["components"]["schemas"]["TopicName"]["maxLength"], Config::default().max_topic_bytes);
+    assert_eq!(usual.to_string().matches("\"maxLength\":255").count(), 1);
+}
+
+#[tokio::test]
+async fn a_whole_number_is_one_however_json_writes_it() {
+    let server = serve(&settings()).await;
+    server.janus.publish("news", &1).await.unwrap();
+    let history =
+        async |limit: &str| server.post("/api/history", format!(r#"{{"topic":"news","limit":{limit}}}"#)).await;
+    for limit in ["1", "1.0", "1e0", "null", "1e3"] {
+        assert_eq!(history(limit).await.status, 200, "{limit}");
+    }
+    for limit in ["0", "1.5", "-1", "-1.0", "10001", "1e300", "9007199254740992", "18446744073709551616", "\"1\""] {
+        assert_eq!((history(limit).await.status, &*history(limit).await.error().0), (400, "bad_request"), "{limit}");
+    }
+    for query in ["limit=%2B5", "limit=5.0", "limit=", "limit=5%0A", "after=%2B5", "after=99999999999999999"] {
+        assert_eq!(server.get(&format!("/api/connections?{query}")).await.status, 400, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_parameter_that_means_nothing_is_refused_also_where_there_are_none() {
     let server = serve(&settings()).await;
     let answer = server.post("/api/publish?topic=news", r#"{"topic":"news","data":1}"#).await;
