@@ -40,5 +40,6 @@ mod slow;
 mod strangers;
 mod streams;
 mod support;
+mod trace;
 mod typed;
 mod websocket;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
+use janus_core::TraceKind;
 
 use crate::bench::{Protocol, Transport};
 use crate::settings::{self, Field, Flags, TABLE};
@@ -66,6 +67,12 @@ pub(crate) enum Command {
     Publish(Publish),
     /// Print the messages of topics, each as one line of JSON.
     Subscribe(Subscribe),
+    /// Print messages between the actors of a running server, each as one line of JSON.
+    ///
+    /// It asks the server's HTTP API, which needs the server's `api_key` in the variable JANUS_API_KEY if it has one. The kinds
+    /// are connect, open, attach, detach, close, create, subscribe, unsubscribe, publish, pass, end, locate, start, exit, restart
+    /// and quarantine.
+    Trace(Trace),
     /// Measure a server with many clients: latency, and whether any message was lost.
     Bench(Bench),
     /// The clients of one process of the bench; the bench starts it.
@@ -124,6 +131,29 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     pub(crate) reconnect: bool,
     /// How long connecting, and the server's acknowledgement, may take.
+    #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Only messages of this kind; may be given several times.
+    #[arg(long = "kind", value_name = "KIND", value_parser = kind)]
+    pub(crate) kinds: Vec<TraceKind>,
+    /// Only messages from or to a name that the pattern covers, in which `*` stands for any text, such as "client 7" or
+    /// "topic quotes:*"; may be given several times.
+    #[arg(long = "name", value_name = "PATTERN")]
+    pub(crate) names: Vec<String>,
+    /// End after this time.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// End after this many messages.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) count: u64,
+    /// The server's setting `http_listen`.
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
+    pub(crate) from: String,
+    /// How long connecting, and the begin of the server's answer, may take.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -271,6 +301,10 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("expected a duration with a unit, such as \"10 s\" or 500ms"),
     }
+}
+
+fn kind(text: &str) -> Result<TraceKind, String> {
+    text.parse().map_err(|_| format!("expected one of {}", TraceKind::ALL.map(TraceKind::as_str).join(", ")))
 }
 
 fn rate(text: &str) -> Result<f64, &'static str> {

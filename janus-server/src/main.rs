@@ -1,4 +1,4 @@
-//! The Janus server binary: it serves, shows its settings, publishes, subscribes and measures.
+//! The Janus server binary: it serves, shows its settings, publishes, subscribes, traces and measures.
 //!
 //! This file is the order of things; each command is a module. What went wrong comes back here as a [`Failure`], which
 //! decides the exit code.
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Config(command) => config(&command),
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
+        Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),
     };

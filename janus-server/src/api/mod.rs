@@ -1,8 +1,8 @@
 //! The HTTP API: what Janus's HTTP port passes on, served on the binary's own runtime.
 //!
-//! This file is the life of a connection: its limits, its one request, its end. [`routes`] is what can be asked, and
-//! [`access`] is who may ask. hyper reads and writes HTTP; a framework on top of it would be a larger thing than these
-//! seven routes, and they are a table that the test of `openapi.json` reads.
+//! This file is the life of a connection: its limits, its one request, its end. [`routes`] is what can be asked, [`tracing`]
+//! the one answer that comes line by line, and [`access`] is who may ask. hyper reads and writes HTTP; a framework on top of it would be a larger thing than these
+//! eight routes, and they are a table that the test of `openapi.json` reads.
 //!
 //! A connection serves one request, and says so (`connection: close`). Otherwise a browser would ask for `/events` on a
 //! connection that it has kept from here, and Janus cannot get that back.
@@ -11,12 +11,13 @@ mod access;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 use std::io::Cursor;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, header};
@@ -29,7 +30,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use access::Access;
-use routes::Admission;
+use routes::{Admission, Endpoint};
+use tracing::Lines;
 
 use crate::settings::Settings;
 
@@ -107,26 +109,32 @@ impl Api {
         let PassedOn { stream, received, peer } = passed_on;
         let api = Arc::clone(self);
         tokio::spawn(async move {
+            let lasts = OnceLock::new();
             let exchange = async {
                 match stream {
                     PassedStream::Tcp(stream) => {
                         stream.set_nonblocking(true)?;
                         let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received).await
+                        api.converse(reader, writer, received, &lasts).await
                     }
                     #[cfg(unix)]
                     PassedStream::Unix(stream) => {
                         stream.set_nonblocking(true)?;
                         let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received).await
+                        api.converse(reader, writer, received, &lasts).await
                     }
                     PassedStream::Other(stream) => {
                         let (reader, writer) = tokio::io::split(stream);
-                        api.converse(reader, writer, received).await
+                        api.converse(reader, writer, received, &lasts).await
                     }
                 }
             };
-            match timeout(EXCHANGE_TIMEOUT, exchange).await {
+            let mut exchange = std::pin::pin!(exchange);
+            let mut ended = timeout(EXCHANGE_TIMEOUT, &mut exchange).await;
+            if let (Err(_), Some(lasting)) = (&ended, lasts.get()) {
+                ended = timeout(*lasting, exchange).await;
+            }
+            match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => log::debug!("{peer}: a request to the API has failed: {error}"),
                 Err(_) => log::debug!("{peer}: cut off, because a request to the API took too long"),
@@ -150,10 +158,11 @@ impl Api {
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
         received: Bytes,
+        lasts: &OnceLock<Duration>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
         let place = OnceLock::new();
-        let service = service_fn(async |request| self.answer(request, &place).await);
+        let service = service_fn(async |request| self.answer(request, &place, lasts).await);
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.read_timeout)
@@ -190,18 +199,24 @@ impl Api {
     }
 
     /// The answer to a request, which leaves in `place` what it takes: one of `max_api_connections` only if it is
-    /// carried out. The HTTP port has read its head, so that it comes here before anything is waited for.
+    /// carried out. In `lasts` it leaves how much longer than any other it may take. The HTTP port has read its head, so that it
+    /// comes here before anything is waited for.
     async fn answer(
         &self,
         request: Request<Incoming>,
         place: &OnceLock<OwnedSemaphorePermit>,
-    ) -> Result<Response<Full<Bytes>>, Crowded> {
+        lasts: &OnceLock<Duration>,
+    ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
         let answer = match self.admit(&request) {
             Admission::Granted(endpoint) => {
                 if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
                     place.get_or_init(|| permit);
+                    if endpoint == Endpoint::Trace {
+                        let answer = self.trace(&request, lasts).map(|lines| lines.map(Either::Right));
+                        return Ok(answer.unwrap_or_else(|error| refusal(&error).map(Either::Left)));
+                    }
                     let answer = self.carry_out(endpoint, request).await;
-                    return Ok(answer.unwrap_or_else(|error| refusal(&error)));
+                    return Ok(answer.unwrap_or_else(|error| refusal(&error)).map(Either::Left));
                 }
                 let message = "as many requests as max_api_connections allows are being served; try again";
                 refusal(&busy(message))
@@ -210,7 +225,7 @@ impl Api {
         };
         let permit = Arc::clone(&self.refusals).try_acquire_owned().map_err(|_| Crowded)?;
         place.get_or_init(|| permit);
-        Ok(answer)
+        Ok(answer.map(Either::Left))
     }
 }
 

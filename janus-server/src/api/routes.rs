@@ -55,6 +55,7 @@ pub(super) enum Endpoint {
     Topics,
     Connections,
     Disconnect,
+    Trace,
     OpenApi,
 }
 
@@ -66,6 +67,7 @@ pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/topics", Method::GET, Endpoint::Topics),
     ("/api/connections", Method::GET, Endpoint::Connections),
     ("/api/disconnect", Method::POST, Endpoint::Disconnect),
+    ("/api/trace", Method::GET, Endpoint::Trace),
     ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
 ];
 
@@ -115,6 +117,7 @@ impl Api {
             Endpoint::Topics => self.topics(&Page::of(&request)?).await,
             Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
+            Endpoint::Trace => unreachable!("its answer comes line by line"),
             Endpoint::OpenApi => unreachable!("answered when it was admitted"),
         }
     }
@@ -418,7 +421,7 @@ fn limit(asked_for: Option<u64>) -> Result<usize, HttpError> {
 }
 
 /// A number of a query, which has digits and nothing else.
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
@@ -454,7 +457,7 @@ impl<T> List<T> {
     }
 }
 
-fn bad_request(message: impl Into<String>) -> HttpError {
+pub(super) fn bad_request(message: impl Into<String>) -> HttpError {
     HttpError::new(400, ErrorCode::BadRequest.as_str(), message)
 }
 

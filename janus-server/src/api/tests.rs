@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::routes::{
     DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_BROADCAST_TOPICS, MAX_LIMIT, PORTION_BYTES, ROUTES, publish_to_all,
 };
+use super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::*;
 use crate::settings::ApiKey;
 
@@ -78,6 +79,14 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// The objects of an answer that has one in each line.
+    fn lines(&self) -> Vec<Value> {
+        self.body
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
+    }
+
     /// The code of an error, and its message.
     #[track_caller]
     fn error(&self) -> (String, String) {
@@ -106,8 +115,12 @@ impl Server {
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let head = format!("{}\r\n", head.to_ascii_lowercase());
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
-        Answer { status, head, body: body.to_owned() }
+        if !head.contains("\r\ntransfer-encoding: chunked\r\n") {
+            assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
+            return Answer { status, head, body: body.to_owned() };
+        }
+        assert!(head.contains("\r\ncontent-type: application/x-ndjson\r\n"), "{head}");
+        Answer { status, head, body: without_chunks(body) }
     }
 
     async fn post(&self, path: &str, body: impl AsRef<str>) -> Answer {
@@ -116,6 +129,20 @@ impl Server {
 
     async fn get(&self, target: &str) -> Answer {
         self.send(&[&get(target, &[])]).await
+    }
+}
+
+/// A body of ASCII that has come in chunks.
+fn without_chunks(mut body: &str) -> String {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n").unwrap_or_else(|| panic!("no last chunk: {whole}"));
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return whole;
+        }
+        whole.push_str(&rest[..length]);
+        body = &rest[length + 2..];
     }
 }
 
@@ -184,6 +211,7 @@ async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str)
             json!({"connection": server.janus.connections(0, 1)[0].connection, "reconnect": true})
         }
         "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
+        "/api/trace" => return (format!("{path}?seconds=1&count=2&kinds=connect,close"), None),
         _ => return (path.to_owned(), None),
     };
     (path.to_owned(), Some(body))
@@ -239,7 +267,10 @@ async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
                     Some(name) => file.pointer(name.trim_start_matches('#')).unwrap(),
                     None => response,
                 };
-                assert_valid(&validator(&file, &schema_of(response)), &answer.json());
+                let is_lines = answer.head.contains("x-ndjson");
+                for instance in if is_lines { answer.lines() } else { vec![answer.json()] } {
+                    assert_valid(&validator(&file, &schema_of(response)), &instance);
+                }
                 for header in response["headers"].as_object().into_iter().flat_map(serde_json::Map::keys) {
                     assert!(answer.head.contains(&format!("\r\n{}: ", header.to_ascii_lowercase())), "{answer:?}");
                 }
@@ -250,9 +281,10 @@ async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
     assert!(seen > 40, "the file has answers");
 }
 
-/// The schema of a request's or a response's body.
+/// The schema of a request's or a response's body, or of a line of it.
 fn schema_of(with_content: &Value) -> Value {
-    with_content["content"]["application/json"]["schema"].clone()
+    let content = with_content["content"].as_object().and_then(|content| content.values().next()).unwrap();
+    content["schema"].clone()
 }
 
 #[test]
@@ -276,6 +308,13 @@ fn the_openapi_file_has_every_route_and_no_other() {
     ] {
         assert_eq!((&limit["default"], &limit["maximum"]), (&json!(DEFAULT_LIMIT), &json!(MAX_LIMIT)));
     }
+    let parameters = &file["paths"]["/api/trace"]["get"]["parameters"];
+    for (at, default, max) in [(2, DEFAULT_SECONDS, MAX_SECONDS), (3, DEFAULT_COUNT, MAX_COUNT)] {
+        let schema = &parameters[at]["schema"];
+        assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)));
+    }
+    let kinds = janus_core::TraceKind::ALL.map(janus_core::TraceKind::as_str);
+    assert_eq!(file["components"]["schemas"]["TraceKind"]["enum"], json!(kinds));
 }
 
 #[tokio::test]

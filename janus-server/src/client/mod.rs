@@ -1,7 +1,9 @@
-//! The client commands, and the connection they share: one blocking socket that speaks the classic protocol.
+//! The client commands, and the connection they share: one blocking socket that speaks the classic protocol, or HTTP for
+//! [`trace`].
 
 pub(crate) mod publish;
 pub(crate) mod subscribe;
+pub(crate) mod trace;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
