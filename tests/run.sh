@@ -12,11 +12,13 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
-# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser.
+# The scripts in docs/benchmarks are tested, too, examples/web in a real browser, and client libraries of Node and Python.
 missing=()
-for program in python3 chromium; do
+for program in python3 chromium npm; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
+command -v node >/dev/null || missing+=(nodejs)
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
     root=()
     [ "$(id -u)" = 0 ] || root=(sudo)
@@ -34,6 +36,9 @@ cargo clippy --workspace --all-targets --all-features --locked -- --deny warning
 
 step "tests and doctests"
 cargo test --workspace --all-features --locked
+
+step "client libraries"
+tests/clients/run.sh target/debug/janus-server
 
 step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked

@@ -1,0 +1,426 @@
+#!/usr/bin/env python3
+"""Runs client libraries against Janus and says which of them get every message: run.py BINARY [LIBRARY...]
+
+All libraries run at the same time, each as a program of its own (client.mjs, client.py, Client.java) that subscribes to
+two topics through a network that can fail. tests/clients/run.sh installs the libraries; without one named here, those run
+that tests/run.sh has. The result is a table, and exit code 1 if a library failed in a scenario.
+"""
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TARGET = Path(os.environ.get("CLIENTS_TARGET", HERE.parents[1] / "target" / "clients"))
+
+SMALL = ["eventsource", "eventsource-client", "ws", "requests+sseclient-py", "httpx-sse", "websockets"]
+NODE = ["eventsource", "eventsource-client", "event-source-polyfill", "reconnecting-eventsource", "fetch-event-source",
+        "undici-eventsource", "ws", "undici-ws"]
+PYTHON = ["requests+sseclient-py", "httpx-sse", "aiohttp-sse-client", "websockets", "aiohttp"]
+JAVA = ["java-sse", "java-ws"]
+
+# Seconds. A wait ends as soon as its condition holds.
+START = 30
+ARRIVAL = 2
+RETURN = 20
+# The network, and the server, are away for this long.
+AWAY = 1
+
+# Short times, so that a run takes half a minute and clients see heartbeats.
+SETTINGS = {"sse-retry": "300 ms", "heartbeat-interval": "1 s", "drain-timeout": "2 s", "drain-period": "100 ms",
+            "restart-time": "500 ms"}
+
+
+class Server:
+    """A Janus that can be ended and started again on the same port.
+
+    The address is its own: while the server is away, an outgoing connection of another program may take the port."""
+
+    host = f"127.1.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+
+    def __init__(self, binary):
+        known = subprocess.run([binary, "--help"], capture_output=True, text=True, check=True).stdout
+        self.arguments = [binary, "--listen", "127.0.0.1:0", "--log", "info"]
+        for name, value in SETTINGS.items():
+            # An older binary, run for comparison, lacks some.
+            if f"--{name}" in known:
+                self.arguments += [f"--{name}", value]
+        self.port = 0
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen([*self.arguments, "--http-listen", f"{self.host}:{self.port}"],
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if found := re.search(r"serving HTTP on [\d.]+:(\d+)", line):
+                self.port = int(found[1])
+                break
+        else:
+            sys.exit("the server does not start")
+        # Its log must be read.
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def end(self, signal_number):
+        self.process.send_signal(signal_number)
+
+    def wait(self):
+        return self.process.wait(timeout=START)
+
+    def publish(self, topic, data):
+        """Whether the message was published."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=ARRIVAL)
+        try:
+            body = json.dumps({"topic": topic, "data": data})
+            connection.request("POST", "/api/publish", body, {"content-type": "application/json"})
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+
+class Network:
+    """A TCP proxy on one port, which can reset its connections and close its port."""
+
+    def __init__(self, server):
+        self.server = server
+        self.loop = asyncio.new_event_loop()
+        self.carried = {}
+        self.listener = None
+        self.port = 0
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.open()
+
+    def call(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(START)
+
+    def open(self):
+        async def listen():
+            self.listener = await asyncio.start_server(self.carry, "127.0.0.1", self.port)
+            self.port = self.listener.sockets[0].getsockname()[1]
+
+        self.call(listen())
+
+    def close(self):
+        """Refuses new connections. Those of now go on."""
+        async def close():
+            # Not wait_closed: some versions of Python wait for the connections, too.
+            self.listener.close()
+
+        self.call(close())
+
+    def cut(self):
+        """Refuses new connections, and resets those of now."""
+        async def reset():
+            self.listener.close()
+            for writer in [writer for pair in self.carried for writer in pair]:
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort()
+
+        self.call(reset())
+
+    def received(self):
+        """How many bytes the clients of each connection of now have been sent."""
+        async def look():
+            return dict(self.carried)
+
+        return self.call(look())
+
+    async def carry(self, reader, writer):
+        try:
+            server_reader, server_writer = await asyncio.open_connection(self.server.host, self.server.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = (writer, server_writer)
+        self.carried[pair] = 0
+
+        async def pipe(source, sink, counts):
+            try:
+                while data := await source.read(65536):
+                    sink.write(data)
+                    if counts and pair in self.carried:
+                        self.carried[pair] += len(data)
+                    await sink.drain()
+                sink.write_eof()
+            except (OSError, RuntimeError):
+                pass
+
+        up = asyncio.create_task(pipe(reader, server_writer, False))
+        await pipe(server_reader, writer, True)
+        # No server goes on to read after its end.
+        up.cancel()
+        self.carried.pop(pair, None)
+        writer.close()
+        server_writer.close()
+
+
+class Topic:
+    """What a client has been sent on a topic, and what it has told."""
+
+    def __init__(self, name, publishes_at_open):
+        self.name = name
+        self.publishes_at_open = publishes_at_open
+        self.reports = []
+        self.sent = {}
+        self.number = 0
+
+
+class Client:
+    """A library, as a process."""
+
+    def __init__(self, library, server, network):
+        self.library = library
+        self.server = server
+        self.changed = threading.Condition()
+        # A message comes to the one as soon as it is open. On the other it is quiet until the first cut.
+        self.busy, self.quiet = Topic(library, True), Topic(f"{library}-quiet", False)
+        self.topics = {topic.name: topic for topic in (self.busy, self.quiet)}
+        origin = f"http://127.0.0.1:{network.port}"
+        self.log = open(TARGET / f"{library}.log", "w")
+        self.process = subprocess.Popen([*command(library), origin, *self.topics], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=self.log, text=True)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.process.stdout:
+            name, *report = json.loads(line)
+            topic = self.topics[name]
+            if report[0] == "open" and topic.publishes_at_open:
+                # As a page does that publishes in its `onopen`.
+                self.publish(topic)
+            with self.changed:
+                topic.reports.append((time.monotonic(), report))
+                self.changed.notify_all()
+
+    def publish(self, topic, text=""):
+        with self.changed:
+            topic.number += 1
+            number = topic.number
+            topic.sent[number] = time.monotonic()
+        if not self.server.publish(topic.name, {"n": number, "text": text}):
+            with self.changed:
+                del topic.sent[number]
+
+    def wait(self, seconds, condition):
+        with self.changed:
+            return self.changed.wait_for(condition, seconds)
+
+    def opens(self):
+        return [told(topic, 0, "open") for topic in self.topics.values()]
+
+    def missing(self, topic, since, seconds):
+        """What is wrong with the messages after number `since`: each must come, once, and in order."""
+        def arrived():
+            return [data["n"] for _, (_, data) in messages(topic) if data["n"] > since]
+
+        def expected():
+            return sorted(number for number in topic.sent if number > since)
+
+        self.wait(seconds, lambda: set(expected()) <= set(arrived()))
+        with self.changed:
+            got, wanted = arrived(), expected()
+        if got == wanted:
+            return None
+        lost, twice = len(set(wanted) - set(got)), len(got) - len(set(got))
+        if lost:
+            return f"{lost} of {len(wanted)} messages lost"
+        return f"{twice} messages twice" if twice else "messages out of order"
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+def told(topic, since, kind):
+    """How many reports of this kind there are after the first `since`."""
+    return sum(report[0] == kind for _, report in topic.reports[since:])
+
+
+def messages(topic):
+    return [entry for entry in topic.reports if entry[1][0] == "message"]
+
+
+def command(library):
+    if library in NODE:
+        return ["node", str(TARGET / "client.mjs"), library]
+    if library in PYTHON:
+        return [str(TARGET / "python" / "bin" / "python"), str(HERE / "client.py"), library]
+    if library in JAVA:
+        return ["java", str(HERE / "Client.java"), library]
+    sys.exit(f"no such library: {library}; there are {', '.join(NODE + PYTHON + JAVA)}")
+
+
+class Scenarios:
+    """What happens to all clients at once. Each has a name, and says for a client what is wrong, or None."""
+
+    def __init__(self, clients, server, network):
+        self.clients, self.server, self.network = clients, server, network
+        self.results = {client.library: {} for client in clients}
+
+    def each(self, name, check):
+        def run(client):
+            self.results[client.library][name] = check(client)
+
+        threads = [threading.Thread(target=run, args=(client,)) for client in self.clients]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def subscribe(self):
+        """Both streams open, and what is published at that moment arrives."""
+        def check(client):
+            if not client.wait(START, lambda: all(client.opens())):
+                return "does not open"
+            return client.missing(client.busy, 0, ARRIVAL)
+
+        self.each("subscribe", check)
+
+    def message(self):
+        """Twenty messages, of which none needs the next to arrive."""
+        texts = ["", "a line\nand another\r\n", "Grüße, 世界 \u2028 🙂", "x" * 20_000]
+
+        def check(client):
+            since = client.busy.number
+            for number in range(20):
+                client.publish(client.busy, texts[number % len(texts)])
+            return client.missing(client.busy, since, ARRIVAL)
+
+        self.each("message", check)
+
+    def heartbeat(self):
+        """Nothing happens for so long that each connection is sent a heartbeat, which no client reports."""
+        before = self.network.received()
+        marks = {topic.name: len(topic.reports) for client in self.clients for topic in client.topics.values()}
+        deadline = time.monotonic() + RETURN
+        while any(now <= before.get(pair, now - 1) for pair, now in self.network.received().items()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+
+        def check(client):
+            for topic in client.topics.values():
+                heard = topic.reports[marks[topic.name]:]
+                if heard:
+                    return f"reports {heard[0][1][0]}"
+            return None
+
+        self.each("heartbeat", check)
+
+    def cut(self):
+        """All connections are reset, messages are published, and the network comes back."""
+        marks = self.marks()
+        self.network.cut()
+        away = time.monotonic() + AWAY
+        for _ in range(5):
+            for client in self.clients:
+                for topic in client.topics.values():
+                    client.publish(topic)
+        time.sleep(max(0, away - time.monotonic()))
+        self.network.open()
+
+        def of(topic, client):
+            since, reports = marks[topic.name]
+            if not client.wait(RETURN, lambda: told(topic, reports, "open")):
+                return "does not come back"
+            wrong = client.missing(topic, since, ARRIVAL)
+            return wrong or ("is told of a gap" if told(topic, reports, "gap") else None)
+
+        self.each("cut", lambda client: of(client.busy, client))
+        self.each("cut before the first message", lambda client: of(client.quiet, client))
+
+    def new_server(self, name, marks):
+        """Clients come back to a server that knows nothing, get what is published from then on, and are told so."""
+        def check(client):
+            for topic in client.topics.values():
+                if not client.wait(RETURN, lambda: told(topic, marks[topic.name][1], "open")):
+                    return "does not come back"
+            for topic in client.topics.values():
+                number, reports = marks[topic.name]
+                for _ in range(3):
+                    client.publish(topic)
+                wrong = client.missing(topic, number, ARRIVAL)
+                if wrong:
+                    return wrong
+                if not client.wait(ARRIVAL, lambda: told(topic, reports, "gap")):
+                    return "is not told of the gap"
+            return None
+
+        self.each(name, check)
+
+    def marks(self):
+        """By topic: the number of its last message, and how many reports there are."""
+        return {topic.name: (topic.number, len(topic.reports)) for client in self.clients for topic in client.topics.values()}
+
+    def drain(self):
+        marks = self.marks()
+        self.server.end(signal.SIGTERM)
+        self.network.close()
+        self.server.wait()
+        self.server.start()
+        self.network.open()
+        self.new_server("drain", marks)
+
+    def restart(self):
+        marks = self.marks()
+        self.server.end(signal.SIGKILL)
+        self.network.close()
+        self.server.wait()
+        time.sleep(AWAY)
+        self.server.start()
+        self.network.open()
+        self.new_server("restart", marks)
+
+    def run(self):
+        for scenario in (self.subscribe, self.message, self.heartbeat, self.cut, self.drain, self.restart):
+            scenario()
+        return self.results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("binary")
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY")
+    parser.add_argument("--all", action="store_true", help="every library for Node and Python")
+    arguments = parser.parse_args()
+    libraries = arguments.libraries or (NODE + PYTHON if arguments.all else SMALL)
+    TARGET.mkdir(parents=True, exist_ok=True)
+    server = Server(arguments.binary)
+    network = Network(server)
+    clients = [Client(library, server, network) for library in libraries]
+    try:
+        results = Scenarios(clients, server, network).run()
+        for client in clients:
+            with open(TARGET / f"{client.library}.reports", "w") as file:
+                for topic in client.topics.values():
+                    file.writelines(f"{at:.3f} {topic.name} {json.dumps(report)[:200]}\n" for at, report in topic.reports)
+    finally:
+        for client in clients:
+            client.end()
+        server.end(signal.SIGKILL)
+        server.wait()
+    names = list(results[libraries[0]])
+    print("| client | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 1) + "|")
+    for library, result in results.items():
+        print(f"| {library} | " + " | ".join(result[name] or "right" for name in names) + " |")
+    failed = sum(wrong is not None for result in results.values() for wrong in result.values())
+    print(f"\n{len(libraries) * len(names) - failed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+main()

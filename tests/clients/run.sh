@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs client libraries under target/, in the versions pinned here, and runs them against Janus:
+#     tests/clients/run.sh BINARY            those that tests/run.sh has
+#     tests/clients/run.sh BINARY --all      all of them, which takes a minute to install
+set -euo pipefail
+binary=$(realpath "$1")
+shift
+cd "$(dirname "$0")"
+target=$(realpath -m ../../target/clients)
+mkdir -p "$target"
+
+all=0
+for argument in "$@"; do [ "$argument" != --all ] || all=1; done
+
+requirements=(--requirement requirements.txt)
+omit=(--omit=dev)
+if [ "$all" = 1 ]; then
+    requirements+=(--requirement requirements-all.txt)
+    omit=()
+fi
+cp package.json package-lock.json client.mjs "$target"
+(cd "$target" && npm ci "${omit[@]}" --ignore-scripts --no-audit --no-fund --loglevel=error)
+[ -x "$target/python/bin/python" ] || python3 -m venv "$target/python"
+"$target/python/bin/python" -m pip install --quiet --disable-pip-version-check "${requirements[@]}"
+
+CLIENTS_TARGET="$target" exec python3 run.py "$binary" "$@"
