@@ -42,9 +42,18 @@ impl Site {
         format!("http://{}", self.listening.address)
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listening.address
+    }
+
     /// Runs a script of `tests/browser` in a page of its own, with these parameters.
     pub(crate) fn open(&self, script: &str, parameters: &[(&str, &str)]) -> Page<'_> {
-        let mut url = format!("{}/test.html?script={script}", self.origin());
+        self.open_at(&self.origin(), script, parameters)
+    }
+
+    /// The same through a proxy that serves this site at another origin.
+    pub(crate) fn open_at(&self, origin: &str, script: &str, parameters: &[(&str, &str)]) -> Page<'_> {
+        let mut url = format!("{origin}/test.html?script={script}");
         for (name, value) in parameters {
             url = format!("{url}&{name}={value}");
         }
@@ -155,6 +164,8 @@ impl Browser {
                 // It talks to nobody but the test.
                 .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
                 .arg("--disable-extensions")
+                // The tests make the certificates of proxies themselves.
+                .arg("--ignore-certificate-errors")
                 .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
                 // Without it a headless browser may end when the page is loaded.
                 .arg("--remote-debugging-port=0")

@@ -34,6 +34,7 @@ mod licences;
 mod limits;
 mod memory;
 mod protocol;
+mod proxied;
 mod resume;
 mod several_topics;
 mod slow;

@@ -12,9 +12,12 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
-# The scripts in docs/benchmarks are tested, too, examples/web in a real browser, and client libraries of Node and Python.
+# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also behind nginx with TLS; and
+# client libraries of Node and Python.
 missing=()
-for program in python3 chromium npm; do
+# nginx is in /usr/sbin, a folder that the path of a user may lack.
+export PATH="$PATH:/usr/sbin"
+for program in python3 chromium nginx openssl npm; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 command -v node >/dev/null || missing+=(nodejs)
