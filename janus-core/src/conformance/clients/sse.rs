@@ -152,7 +152,8 @@ fn understand(block: &str) -> Option<Seen> {
         let (field, value) = line.split_once(": ")?;
         match field {
             "event" => event = Some(value),
-            "id" => id = Some(value.parse::<Position>().ok()?),
+            // Behind the position is what it tells of other topics, which this client does not have.
+            "id" => id = Some(value.splitn(3, '.').take(2).collect::<Vec<_>>().join(".").parse::<Position>().ok()?),
             "data" => data = Some(value),
             "retry" => {}
             _ => return None,

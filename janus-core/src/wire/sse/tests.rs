@@ -198,10 +198,10 @@ fn an_id_that_is_none_of_ours_is_one_that_is_too_old() {
         "9f86d081884c7d65.-1",
         "+f86d081884c7d65.1",
         "9f86d081884c7d65.99999999999999999999",
-        "9f86d081884c7d65.1.2",
+        "9f86d081884c7d65.1.2.3",
         "é86d081884c7d65.1",
     ] {
-        assert_eq!(position(id), Position { epoch: 0, seq: 0 }, "{id}");
+        assert_eq!(position(id), (Position { epoch: 0, seq: 0 }, None), "{id}");
     }
 }
 
@@ -239,7 +239,7 @@ fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
 #[test]
 fn a_message_has_its_position_as_id_and_its_json_as_it_was_given() {
     let publication = Publication::new(&topic("news"), "\"greeting\"", "\"1\"", "{\"price\":1.50}").unwrap();
-    let expected = "id: 9f86d081884c7d65.42\n\
+    let expected = "id: 9f86d081884c7d65.42.40\n\
                     data: {\"topic\":\"news\",\"seq\":42,\"time\":1258870812907,\"event\":\"greeting\",\
                     \"message_id\":\"1\",\"data\":{\"price\":1.50}}\n\n";
     assert_eq!(message(&publication), expected);
@@ -250,7 +250,7 @@ fn line_breaks_between_the_tokens_of_a_message_do_not_end_its_line() {
     let data = "{\r\n\"a\"\r: [1,\n\n2],\"text\":\"line\\nbreak\"}";
     let encoded = message(&Publication::new(&topic("news"), "[\n]", "{\n}", data).unwrap());
     let [(kind, json, id)] = &dispatched(&encoded)[..] else { panic!("{encoded}") };
-    assert_eq!((&**kind, &**id), ("", "9f86d081884c7d65.42"));
+    assert_eq!((&**kind, &**id), ("", "9f86d081884c7d65.42.40"));
     let read: serde_json::Value = serde_json::from_str(json).unwrap();
     assert_eq!(read["data"], serde_json::json!({"a": [1, 2], "text": "line\nbreak"}));
     assert_eq!(encoded.lines().count(), 3, "{encoded}");
@@ -388,11 +388,11 @@ fn alone_on_a_listener_it_reads_the_request_itself() {
 
 proptest! {
     #[test]
-    fn the_id_of_a_message_reads_back_as_its_position(epoch in any::<u64>(), seq in any::<u64>()) {
+    fn the_id_of_a_message_reads_back_as_its_position(epoch in any::<u64>(), seq in any::<u64>(), horizon in any::<Option<u64>>()) {
         let mut id = BytesMut::new();
-        put_id(&mut id, Position { epoch, seq });
+        put_id(&mut id, Position { epoch, seq }, horizon);
         let id = str::from_utf8(&id).unwrap().strip_prefix("id: ").unwrap().trim_end();
-        prop_assert_eq!(position(id), Position { epoch, seq });
+        prop_assert_eq!(position(id), (Position { epoch, seq }, horizon));
     }
 
     #[test]

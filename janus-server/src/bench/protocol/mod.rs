@@ -441,8 +441,13 @@ mod tests {
                             .to_vec(),
                         format!("{:?}", Frame::Welcome),
                     ),
-                    (b"retry: 2000\n\n".to_vec(), format!("{:?}", Frame::Other)),
-                    (b"id: 9f.0\n\n".to_vec(), format!("{:?}", Frame::Ack)),
+                    (
+                        // The first line comes in a chunk of its own.
+                        b"c\r\nretry: 2000\n\r\n2b\r\nevent: subscribed\nid: 9f.0.1\ndata: {\"seq\":0}\n\n".to_vec(),
+                        format!("{:?}", Frame::Ack),
+                    ),
+                    (b"\r\n1c\r\nid: 9f.1.1\ndata: {\"data\":6}\n\n".to_vec(), format!("{:?}", Frame::Message(b"6"))),
+                    (b"\r\nevent: gap\nid: 9f.2\n\n".to_vec(), format!("{:?}", Frame::Other)),
                     (message(DATA), format!("{:?}", Frame::Message(DATA.as_bytes()))),
                     (b":\n\n".to_vec(), format!("{:?}", Frame::Other)),
                     // A stray blank line, and a field without a space.
@@ -454,7 +459,7 @@ mod tests {
                         format!("{:?}", Frame::Other),
                     ),
                     (
-                        format!("event: error\ndata: {{\"topic\":\"t\",\"code\":4002,{reason}\n\n").into_bytes(),
+                        format!("event: refused\ndata: {{\"topic\":\"t\",\"code\":4002,{reason}\n\n").into_bytes(),
                         refused("server_draining", "no", false),
                     ),
                     (
@@ -617,7 +622,8 @@ mod tests {
                 b"data: {\"data\":\"12345678\"}\n",
                 b"data: {\"data\":7}\n",
                 b"data: {\"error\":\"bad_topic\",\"message\":\"no\"}\n",
-                b"event: error\n",
+                b"event: refused\n",
+                b"event: subscribed\n",
                 b"event: gap\n",
                 b":\n\n",
                 b"retry: 7\n",
@@ -714,7 +720,7 @@ mod tests {
     #[test]
     fn another_protocol_is_told_by_what_the_server_sent() {
         let greeting = b"{\"timestamp\":[1,2,3],\"token\":\"00ff\"}\x01";
-        let foreign: [(Protocol, &[u8]); 25] = [
+        let foreign: [(Protocol, &[u8]); 24] = [
             (Protocol::Redis, greeting),
             (Protocol::Redis, b"*1\r\n$-5\r\n"),
             (Protocol::Redis, b"*1\r\n$99999999999\r\n"),
@@ -739,8 +745,6 @@ mod tests {
             (Protocol::WebSocket, b"\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff"),
             (Protocol::Sse, greeting),
             (Protocol::Sse, b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n"),
-            // Chunks, which Janus does not send.
-            (Protocol::Sse, b"d\r\nretry: 2000\n\n\r\n"),
             (Protocol::Sse, b"data: {}\ndata: {}\n\n"),
         ];
         for (protocol, bytes) in foreign {

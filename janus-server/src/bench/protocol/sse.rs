@@ -65,7 +65,7 @@ fn meaning(block: &[u8]) -> Result<Frame<'_>, Malformed> {
     }
     Ok(match (event, data) {
         (None, Some(data)) => Frame::Message(Said::parse(data)?.data.ok_or(Malformed)?.get().as_bytes()),
-        (Some(b"error"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(false)?),
+        (Some(b"refused"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(false)?),
         (Some(b"bye"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(true)?),
         // With the place after which the topic is delivered.
         (Some(b"subscribed"), _) if has_id => Frame::Ack,
