@@ -145,7 +145,7 @@ struct Seen {
 impl Seen {
     fn take(&mut self, block: Block, paces: &Semaphore) {
         let data = block.data.unwrap();
-        self.last_id = block.id.or(self.last_id.take());
+        self.last_id = block.id.or_else(|| self.last_id.take());
         let topic = data["topic"].as_str().unwrap().to_owned();
         match block.event.as_deref() {
             Some("subscribed") => {

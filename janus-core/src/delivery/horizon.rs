@@ -115,7 +115,7 @@ mod tests {
                     }
                 }
                 let first = under_way.iter().map(|pass| pass.number).min();
-                prop_assert_eq!(numbers.horizon(), first.map_or(numbers.last(), |first| first - 1));
+                prop_assert_eq!(numbers.horizon(), first.map_or_else(|| numbers.last(), |first| first - 1));
             }
         }
     }
