@@ -48,6 +48,7 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     // The last to be closed need time, too, to take what is queued for them.
     let left = deadline.saturating_duration_since(Instant::now());
     let period = shared.config.drain_period.min(left / 2);
+    *shared.drain_end.lock() = Some(Instant::now() + period);
     if !period.is_zero() {
         // Any order will do if the system has no randomness to give.
         let seed = getrandom::u64().unwrap_or_default();

@@ -508,6 +508,7 @@ pub(crate) fn shared(
             transport_supervisor,
             draining: AtomicBool::new(false),
             drain_deadline: Mutex::default(),
+            drain_end: Mutex::default(),
             hooks,
             tracer: Arc::default(),
             config,

@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// When a drain must be over.
     pub(crate) drain_deadline: Mutex<Option<Instant>>,
+    /// When it will be, unless clients are slow to take what waits for them.
+    pub(crate) drain_end: Mutex<Option<Instant>>,
     /// The embedder's, if it has any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
     pub(crate) tracer: Arc<Tracer>,

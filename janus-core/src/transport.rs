@@ -530,10 +530,9 @@ impl Transport {
     /// Closes because the instance ends.
     fn drain(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
-            let Shared { config, .. } = &*self.shared;
-            let deadline = self.shared.close_deadline(config.drain_timeout);
-            let rest = deadline.saturating_duration_since(Instant::now());
-            let reconnect_after = Some(after_a_restart(rest, config.restart_time));
+            let end = *self.shared.drain_end.lock();
+            let rest = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+            let reconnect_after = Some(after_a_restart(rest, self.shared.config.restart_time));
             let usual = refusal(ErrorCode::ServerDraining, "the server is shutting down");
             self.say_goodbye(Refusal { reconnect_after, ..usual });
         }

@@ -368,7 +368,7 @@ pub(crate) static TABLE: &[Setting] = &[
     Setting {
         name: "restart_time",
         doc: "How long the port may be closed between the end of a drain and the next start. Clients that a drain sends away are \
-              told to come back after the rest of `drain_timeout`, this time, and up to 2 s more. `0 s` where another process \
+              told to come back after the rest of `drain_period`, this time, and up to 2 s more. `0 s` where another process \
               takes over the port at once.",
         field: Field::Duration(|s| &mut s.core.restart_time),
     },

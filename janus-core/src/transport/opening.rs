@@ -183,6 +183,10 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
 
 /// After what time a client may come back that a drain with so much time left sends away: once the port can be open again,
 /// because a browser's `EventSource` that finds it closed behind a proxy never tries again.
+///
+/// The time left is that of `drain_period`, at the end of which nearly every drain is over. To count up to `drain_timeout`, for the
+/// sake of those that wait for slow clients, would keep everybody away for 5 s more each time; a drain that takes longer eats
+/// into `restart_time`, of which most restarts need a second.
 pub(super) fn after_a_restart(rest_of_drain: Duration, restart_time: Duration) -> Duration {
     rest_of_drain + restart_time + any_moment(TRY_AGAIN)
 }
