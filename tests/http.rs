@@ -20,6 +20,8 @@ pub(crate) struct Http {
     chunks: Option<Vec<u8>>,
 }
 
+const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
+
 /// One block of an event stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
@@ -91,9 +93,14 @@ impl Http {
 
     /// The next block that is no heartbeat.
     pub(crate) async fn block(&mut self) -> Block {
-        let text = self.up_to("\n\n").await;
+        let text = loop {
+            let text = self.up_to("\n\n").await;
+            if text != HEARTBEAT {
+                break text;
+            }
+        };
         let mut block = Block::default();
-        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with(':')) {
+        for line in text.lines().filter(|line| !line.is_empty()) {
             match line.split_once(": ").unwrap() {
                 ("event", value) => block.event = Some(value.to_owned()),
                 ("id", value) => block.id = Some(value.to_owned()),
@@ -252,12 +259,12 @@ async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
 }
 
 #[tokio::test]
-async fn silence_is_filled_with_comments() {
+async fn silence_is_filled_with_events_that_a_page_can_hear() {
     let (_janus, addr) = serve_http(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let mut client = Http::events(addr, "topic=news", "").await;
     client.id().await;
-    assert_eq!(client.up_to("\n").await, ":\n");
-    assert_eq!(client.up_to("\n").await, ":\n");
+    assert_eq!(client.up_to("\n\n").await, HEARTBEAT);
+    assert_eq!(client.up_to("\n\n").await, HEARTBEAT);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ const stream = (topic) => `${origin}/events?topic=${encodeURIComponent(topic)}`;
 function heard(topic, type, text) {
   const data = JSON.parse(text);
   if (type === "message" || !type) report(topic, "message", data.data);
+  else if (type === "heartbeat") return;
   else if (type === "subscribed") report(topic, "subscribed", data.resumed);
   else report(topic, type, data.code ?? null);
 }

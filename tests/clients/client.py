@@ -47,6 +47,8 @@ class Stream:
         data = json.loads(data)
         if event in ("message", "", None):
             report(self.topic, "message", data["data"])
+        elif event == "heartbeat":
+            pass
         elif event == "subscribed":
             report(self.topic, "subscribed", data["resumed"])
         else:

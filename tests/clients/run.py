@@ -303,7 +303,7 @@ class Scenarios:
         self.each("message", check)
 
     def heartbeat(self):
-        """Nothing happens for so long that each connection is sent a heartbeat, which no client reports."""
+        """Nothing happens for so long that each connection is sent a heartbeat, which is an event with data of its own."""
         before = self.network.received()
         marks = {topic.name: len(topic.reports) for client in self.clients for topic in client.topics.values()}
         deadline = time.monotonic() + RETURN

@@ -5,8 +5,8 @@
 //! format.
 //!
 //! Every block has data. Clients that dispatch at each blank line yield an empty event for a block without, and those built
-//! on npm's eventsource-parser take no id from it, so that they lose messages when they come back. So a heartbeat is a
-//! comment without a blank line, and `retry` and the first `id` stand in the block that says what was subscribed to.
+//! on npm's eventsource-parser take no id from it, so that they lose messages when they come back. So a heartbeat has
+//! data, too, and `retry` and the first `id` stand in the block that says what was subscribed to.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -27,11 +27,14 @@ use super::{
 /// begun.
 const NEVER_MILLIS: u64 = 24 * 60 * 60 * 1_000;
 
+/// An event of its own type, which a page may listen to: a comment, the usual heartbeat, is something that no page sees.
+const HEARTBEAT: &[u8] = b"event: heartbeat\ndata: {}\n\n";
+
 /// Ends the body of a chunked response.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Types of events that a publisher's event cannot be.
-const OWN_TYPES: [&str; 7] = ["subscribed", "gap", "refused", "bye", "open", "error", "message"];
+const OWN_TYPES: [&str; 8] = ["heartbeat", "subscribed", "gap", "refused", "bye", "open", "error", "message"];
 
 /// Whether a parameter holds the last id: clients that cannot set a header have each their own name for it.
 fn is_last_event_id(name: &str) -> bool {
@@ -363,7 +366,9 @@ impl Codec for Sse {
     }
 
     fn heartbeat(&self) -> Heartbeat {
-        Heartbeat::Always(Bytes::from_static(if self.chunked { b"2\r\n:\n\r\n" } else { b":\n" }))
+        let mut block = BytesMut::new();
+        self.chunk(&mut block, |out| out.put_slice(HEARTBEAT));
+        Heartbeat::Always(block.freeze())
     }
 }
 

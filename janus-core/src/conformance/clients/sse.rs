@@ -174,6 +174,7 @@ fn understand(block: &str) -> Option<Seen> {
             let subscribed: Subscribed = serde_json::from_str(data).ok()?;
             Seen::subscribed().at(id?).resumed(subscribed.resumed)
         }
+        (Some("heartbeat"), Some("{}")) => Seen::Other,
         (Some("refused"), Some(data)) => Seen::Error { code: serde_json::from_str::<Failure>(data).ok()?.error },
         (Some("bye"), Some(data)) => Seen::Bye { code: serde_json::from_str::<Failure>(data).ok()?.error },
         _ => return None,

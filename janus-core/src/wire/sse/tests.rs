@@ -284,8 +284,10 @@ fn the_first_block_of_a_topic_has_its_position_and_data() {
 }
 
 #[test]
-fn a_heartbeat_ends_no_block() {
-    for (sse, expected) in [(sse(), ":\n"), (sse().chunked(), "2\r\n:\n\r\n")] {
+fn a_heartbeat_is_an_event_of_its_own_that_has_data() {
+    for (sse, expected) in
+        [(sse(), "event: heartbeat\ndata: {}\n\n"), (sse().chunked(), "1c\r\nevent: heartbeat\ndata: {}\n\n\r\n")]
+    {
         let Heartbeat::Always(bytes) = sse.heartbeat() else { panic!("{sse:?}") };
         assert_eq!(bytes, expected);
     }
@@ -308,7 +310,9 @@ fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
         dispatched(&encode(&sse().native_events(), Event::Message(message)))[0].0.clone()
     };
     assert_eq!((kind("\"price\""), kind("\"caf\\u00e9 x\"")), ("price".to_owned(), "café x".to_owned()));
-    for event in ["\"\"", "1", "null", "\"a\\nb\"", "\"a\\rb\"", "\"gap\"", "\"bye\"", "\"open\"", "\"error\""] {
+    for event in
+        ["\"\"", "1", "null", "\"a\\nb\"", "\"a\\rb\"", "\"gap\"", "\"heartbeat\"", "\"bye\"", "\"open\"", "\"error\""]
+    {
         assert_eq!(kind(event), "", "{event}");
     }
     let error = commands(&sse(), request("topic=a&events=all", &[])).unwrap_err();
