@@ -286,7 +286,7 @@ fn the_first_block_of_a_topic_has_its_position_and_data() {
 #[test]
 fn a_heartbeat_is_an_event_of_its_own_that_has_data() {
     for (sse, expected) in
-        [(sse(), "event: heartbeat\ndata: {}\n\n"), (sse().chunked(), "1c\r\nevent: heartbeat\ndata: {}\n\n\r\n")]
+        [(sse(), "event: heartbeat\ndata: {}\n\n"), (sse().chunked(), "1b\r\nevent: heartbeat\ndata: {}\n\n\r\n")]
     {
         let Heartbeat::Always(bytes) = sse.heartbeat() else { panic!("{sse:?}") };
         assert_eq!(bytes, expected);
