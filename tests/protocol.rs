@@ -376,3 +376,17 @@ async fn a_publisher_in_this_process_learns_the_outcome() {
     assert_eq!(subscriber.json().await["data"], "again");
     assert!(matches!(janus.publish("", "x").await, Err(janus_core::PublishError::Invalid(_))));
 }
+
+#[tokio::test]
+async fn what_is_published_once_a_subscribe_has_its_ack_reaches_the_client() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut client = Client::connect(addr).await;
+    for round in 0..50 {
+        // A topic that must be made first.
+        let topic = format!("fresh:{round}");
+        client.subscribe(&topic).await;
+        janus.publish(&topic, &round).await.expect("published");
+        let message = client.json().await;
+        assert_eq!((&message["topic"], &message["data"]), (&json!(topic), &json!(round)));
+    }
+}

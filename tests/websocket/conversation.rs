@@ -583,3 +583,17 @@ async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
     assert_error(&socket.json().await, "connection_closed", Some(1));
     assert_eq!(socket.bye(4007).await["error"], "disconnected");
 }
+
+#[tokio::test]
+async fn what_is_published_once_a_subscribe_is_answered_reaches_the_socket() {
+    let (janus, addr) = serve(Config::default()).await;
+    let mut socket = Socket::open(addr).await;
+    for round in 0..50 {
+        // A topic that must be made first.
+        let topic = format!("fresh:{round}");
+        socket.subscribe(&topic).await;
+        janus.publish(&topic, &round).await.expect("published");
+        let Seen::Text(message) = socket.next().await else { panic!("a message") };
+        assert_eq!((&message["topic"], &message["data"]), (&json!(topic), &json!(round)));
+    }
+}

@@ -1,25 +1,25 @@
-//! How far handing out has come, over all topics, in one number.
+//! The progress of delivery over all topics, as one number.
 //!
-//! Messages are encoded once for all their subscribers, so none of them can tell its client how far the client is in its
-//! other topics. What can be told to all is this: passes are numbered, and each knows its *horizon*, the last number up to
-//! which all passes had ended when it began. Whatever was handed out up to there stands before the pass's messages on every
-//! connection. A client that has seen one of those messages goes on after the horizon in its other topics, and misses
-//! nothing. What it may see twice are messages of passes that were under way at the same time, or began meanwhile.
+//! A message is encoded once for all subscribers, so the bytes cannot hold each client's positions in other topics. All
+//! clients can share this instead: passes are numbered, and each pass knows its *horizon*, the number up to which all passes
+//! had ended when the pass began. On every connection, the messages of passes up to the horizon stand before the messages of
+//! the pass. A client with one of these messages goes on after the horizon in all other topics, without a hole. Messages of
+//! overlapping passes may come twice.
 //!
-//! A topic has one pass under way at most, so the numbers that are held are as many as topics that are handing out.
+//! A topic has at most one pass under way, so the set of numbers is at most as large as the set of topics.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Numbers passes; see the module's documentation.
+/// Gives out the numbers of passes; see the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct PassNumbers(Mutex<Numbers>);
 
 #[derive(Debug)]
 struct Numbers {
-    /// The last that was given. No pass has 0, and none has it as its horizon.
+    /// The last number given out. 0 is the number of no pass, and the horizon of no pass.
     last: u64,
     under_way: BTreeSet<u64>,
 }
@@ -37,7 +37,7 @@ impl Numbers {
 }
 
 impl PassNumbers {
-    /// Numbers a pass, which is under way until what is returned is dropped.
+    /// Numbers a pass. The pass is under way until the returned guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
         let mut numbers = self.0.lock();
         let horizon = numbers.horizon();
@@ -58,7 +58,7 @@ impl PassNumbers {
     }
 }
 
-/// A pass that has a number and has not ended.
+/// The guard of a pass under way.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     numbers: Arc<PassNumbers>,

@@ -1,13 +1,13 @@
-//! How a stream begins whose client names all its topics at once: server-sent events.
+//! The beginning of an event stream, whose client names all topics in the request.
 //!
-//! Nothing is sent before each of the topics has been joined or refused, because a page that publishes, or loads its state,
-//! as soon as its stream is open must not miss what comes after that.
+//! The head of the response waits until each topic has been joined or refused: a page publishes, or loads its state, as soon
+//! as the stream is open, and must not miss the messages after that moment.
 //!
-//! A client that comes back knows one message, its last: exactly where it is in that message's topic, and of the others the
-//! *horizon*, up to which it has had everything (see [`horizon`](crate::delivery::horizon)). It gets what it has missed of all
-//! of them in the order in which it was handed out, and joins them in one turn of the home arbiter. In any other order the
-//! horizons of these messages would be wrong: the client would lose what it has not been sent of one topic if its
-//! connection ended between two messages of another.
+//! A returning client knows its last message: an exact position in that message's topic, and a *horizon* for the other
+//! topics, up to which the client has had every message (see [`horizon`](crate::delivery::horizon)). The missed messages of
+//! all topics are sent in the order of their passes, and the client joins all topics in one turn of the home arbiter. Any
+//! other order would make horizons wrong: a connection that ends between two messages of one topic would lose the unsent
+//! messages of another.
 
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -24,16 +24,16 @@ use crate::topic::{CatchUp, Hold, TopicError, TopicState};
 use crate::turn::yield_now;
 use crate::wire::{ErrorClass, Event, FrameError, Position, Refusal};
 
-/// Portions that a client that catches up is given in one turn; each may be no more than one message.
+/// Portions for one client in one turn. A portion may be a single message.
 const PORTIONS: usize = 16;
 
-/// What is known of a stream until it begins.
+/// A stream that has not begun.
 pub(super) struct Preface {
-    /// What is sent then, before what has been waiting for it. `None` after that.
+    /// The head of the response, to be sent before all queued frames. `None` once the stream has begun.
     held: Option<Bytes>,
-    /// Topics to go on with then.
+    /// Topics of a returning client, each with its request.
     resuming: Vec<(Asking, Hold)>,
-    /// Why it may not have one of its topics; one for which it may try again, if there is any.
+    /// The refusal of a topic; a temporary refusal, if there is any.
     refused: Option<FrameError>,
 }
 
@@ -43,16 +43,16 @@ impl Preface {
     }
 }
 
-/// What a client that comes back has seen of its topics together.
+/// The part of the topics that a returning client has had.
 #[derive(Clone, Copy)]
 struct Seen {
     last: Position,
     horizon: u64,
-    /// The pass that handed out its last message, if that is known.
+    /// The pass of the last message; `None` if the message is no longer kept.
     pass: Option<u64>,
 }
 
-/// Where a client goes on in a topic.
+/// The point at which a client goes on in a topic.
 struct Place {
     position: Position,
     /// As in [`Event::Subscribed`].
@@ -61,12 +61,12 @@ struct Place {
 }
 
 impl Transport {
-    /// Whether the stream has not begun, because a topic that its client asks for has been neither joined nor refused.
+    /// Whether the stream waits for topics to be joined or refused.
     pub(super) fn is_held(&self) -> bool {
         self.preface.as_ref().is_some_and(|preface| preface.held.is_some())
     }
 
-    /// Begins a stream that has been held back.
+    /// Sends the head of the response, and then the queued frames.
     pub(super) fn begin(&mut self) {
         if let Some(held) = self.preface.as_mut().and_then(|preface| preface.held.take()) {
             self.slot.uncork(held);
@@ -74,14 +74,14 @@ impl Transport {
         }
     }
 
-    /// Gives up a stream that has not begun: something else is said instead, or nothing.
+    /// Drops the head and the queued frames, for a refusal or a close.
     pub(super) fn give_up_preface(&mut self) {
         if self.preface.as_mut().and_then(|preface| preface.held.take()).is_some() {
             self.slot.uncork_empty();
         }
     }
 
-    /// Tells a client that it may not have a topic, behind the preface if that is still held back.
+    /// Tells the client about a refused topic, behind the head of the response.
     pub(super) fn refuse_topic(&mut self, error: FrameError) {
         let FrameError { id, topic, code, message, .. } = &error;
         self.tell_error(*id, topic.as_ref(), *code, message);
@@ -92,15 +92,14 @@ impl Transport {
         }
     }
 
-    /// Notes that the client wants to go on with a topic, which exists, until all of them do.
+    /// Keeps the request for an existing topic until every topic of the stream exists.
     pub(super) fn go_on_together(&mut self, asking: Asking, topic: &Arc<TopicState>) {
         if let Some(preface) = &mut self.preface {
             preface.resuming.push((asking, Hold::new(topic)));
         }
     }
 
-    /// Begins a stream now that each of its topics has been joined or refused, or ends one that has none and will never
-    /// have any.
+    /// Begins the stream, now that each topic has been joined or refused. A stream without any topic ends.
     pub(super) fn all_asked(&mut self) {
         let resuming = self.preface.as_mut().map(|preface| std::mem::take(&mut preface.resuming)).unwrap_or_default();
         let replays = self.resume_stream(resuming);
@@ -109,7 +108,7 @@ impl Transport {
         if let Some(FrameError { id, code, message, .. }) = refused
             && has_none
         {
-            // It would be refused again and again, by a topic that is out of service for a minute.
+            // A topic may be out of service for a minute, and would refuse an early return again and again.
             let reconnect_after = (code.class() != ErrorClass::DoNot).then(slowly);
             self.say_goodbye(Refusal { id, code, message: &message, reconnect_after });
         } else {
@@ -121,7 +120,7 @@ impl Transport {
         }
     }
 
-    /// Tells the client where it goes on in each of these topics; what it is to catch up with.
+    /// Tells the client its position in each topic, and returns the replays.
     fn resume_stream(&mut self, resuming: Vec<(Asking, Hold)>) -> Vec<Replay> {
         let seen = resuming.first().and_then(|(asking, _)| self.seen(asking, &resuming));
         let mut places = Vec::with_capacity(resuming.len());
@@ -133,7 +132,7 @@ impl Transport {
         }
         let misses_nothing = places.iter().all(|(.., place)| place.missed.is_none());
         let (last, horizon) = match seen {
-            // Nothing of what the client has missed has been sent yet.
+            // No missed message has been sent yet, so the last id still holds.
             Some(Seen { last, horizon, .. }) if !misses_nothing => (Some(last), Some(horizon)),
             _ => (None, misses_nothing.then(|| self.shared.pass_numbers.horizon())),
         };
@@ -142,7 +141,7 @@ impl Transport {
             let topic = hold.topic();
             self.slot.tell(&Event::Subscribed { id, topic: &name, position, last, horizon, since, missed, repeated });
             let (subscription, from) = (Arc::new(self.subscription(&name)), position.seq + 1);
-            // A connection that is lost before all of it has come goes on within it.
+            // A connection may be lost in the middle of the replay.
             subscription.count_from(from);
             self.shared.trace_joined(&subscription, &name, position.seq);
             if let Some(missed) = missed {
@@ -154,12 +153,12 @@ impl Transport {
         replays
     }
 
-    /// What the client has seen of its topics together: nothing is known if its last message was of none of them.
+    /// The part that the client has had; `None` if the last message belongs to no topic of the stream.
     fn seen(&self, asking: &Asking, resuming: &[(Asking, Hold)]) -> Option<Seen> {
         let (since, horizon) = (asking.since?, asking.horizon?);
         let (_, last) = resuming.iter().find(|(_, hold)| hold.topic().knows(since))?;
         let topic = last.topic();
-        // A conflated message takes the place of an older one, and so comes before what its horizon tells of.
+        // A conflated message takes the place of an older message, ahead of messages up to its horizon.
         let moves = self.shared.config.namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
         if moves || !self.may_resume(topic, since) {
             return None;
@@ -168,8 +167,8 @@ impl Transport {
         Some(Seen { last: since, horizon, pass })
     }
 
-    /// Where the client goes on in a topic: after its last message if that was of this topic, otherwise after what it has
-    /// seen together with that, and from now on where that is not kept.
+    /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the current
+    /// position where messages are no longer kept.
     fn place(&self, topic: &TopicState, since: Option<Position>, seen: Option<Seen>) -> Result<Place, TopicError> {
         let tick = self.shared.clock.tick();
         let now = topic.position()?;
@@ -190,7 +189,7 @@ impl Transport {
         })
     }
 
-    /// Sends what the client has missed, in the order in which it was handed out, and has it join all its topics at once.
+    /// Sends the missed messages in the order of their passes, and then joins all topics at once.
     pub(super) fn replay_together(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let tick = self.shared.clock.tick();
         for _ in 0..PORTIONS {
@@ -203,7 +202,7 @@ impl Transport {
                     return Poll::Ready(());
                 }
             };
-            // Whoever takes what it asked for gets more; what waits is written by `run`.
+            // A slow client gets the next portion when the queue is empty; `run` writes the queue.
             if !self.slot.is_flushed() {
                 return Poll::Pending;
             }
@@ -219,11 +218,11 @@ impl Transport {
                 Ok(CatchUp::Lost(_) | CatchUp::Joined) | Err(_) => self.end(End::MessagesLost),
             }
         }
-        // A mass of clients that come back must not stop everybody else for as long as they replay.
+        // A crowd of returning clients must leave turns to all other connections.
         yield_now(cx)
     }
 
-    /// Puts a client that has caught up with all its topics on their lists.
+    /// Puts the client on the lists of all topics.
     fn join_together(&mut self, tick: u32) -> Poll<()> {
         let Step::Replaying(replaying) = std::mem::replace(&mut self.step, Step::Reading) else {
             return Poll::Ready(());
@@ -238,10 +237,10 @@ impl Transport {
     }
 }
 
-/// The topic whose next messages come before those of the others.
+/// The topic with the earliest unsent pass.
 struct Next {
     index: usize,
-    /// The pass up to which they do.
+    /// The last pass before the next topic has its turn.
     until: u64,
 }
 
