@@ -54,27 +54,11 @@ impl<'a> Burst<'a> {
         terms.expect(",");
         let period = Duration::from_millis(terms.number().into());
         terms.expect(",never,");
-        let children = terms.list(|terms| {
-            terms.expect("{");
-            let name = terms.word();
-            terms.expect(",");
-            let restart = terms.restart();
-            terms.expect(",false,2000,0,");
-            let failing_attempts = terms.list(Terms::number);
-            terms.expect("}");
-            Planned { name, restart, failing_attempts }
-        });
+        let children = terms.list(|terms| terms.planned(",false,2000,0,"));
         terms.expect(",");
         let steps = terms.list(|terms| {
             terms.expect("{die,");
-            let deaths = terms.list(|terms| {
-                terms.expect("{");
-                let name = terms.word();
-                terms.expect(",");
-                let how = terms.word();
-                terms.expect("}");
-                (name, how)
-            });
+            let deaths = terms.deaths();
             terms.expect("}");
             deaths
         });

@@ -61,25 +61,9 @@ impl<'a> Scenario<'a> {
         terms.expect(",");
         let max_restarts = terms.number();
         terms.expect(",");
-        let children = terms.list(|terms| {
-            terms.expect("{");
-            let name = terms.word();
-            terms.expect(",");
-            let restart = terms.restart();
-            terms.expect(",");
-            let failing_attempts = terms.list(Terms::number);
-            terms.expect("}");
-            Planned { name, restart, failing_attempts }
-        });
+        let children = terms.list(|terms| terms.planned(","));
         terms.expect(",");
-        let deaths = terms.list(|terms| {
-            terms.expect("{");
-            let name = terms.word();
-            terms.expect(",");
-            let how = terms.word();
-            terms.expect("}");
-            (name, how)
-        });
+        let deaths = terms.deaths();
         terms.expect("}.");
         assert!(terms.0.is_empty(), "left over: {}", terms.0);
         Self { strategy, max_restarts, children, deaths }
@@ -106,6 +90,30 @@ impl<'a> Terms<'a> {
             "temporary" => Restart::Temporary,
             other => panic!("unknown restart {other}"),
         }
+    }
+
+    /// `{Id, Restart, [N]}`, with this text before the list.
+    pub(crate) fn planned(&mut self, settings: &str) -> Planned<'a> {
+        self.expect("{");
+        let name = self.word();
+        self.expect(",");
+        let restart = self.restart();
+        self.expect(settings);
+        let failing_attempts = self.list(Terms::number);
+        self.expect("}");
+        Planned { name, restart, failing_attempts }
+    }
+
+    /// `[{Id, How}]`.
+    pub(crate) fn deaths(&mut self) -> Vec<(&'a str, &'a str)> {
+        self.list(|terms| {
+            terms.expect("{");
+            let name = terms.word();
+            terms.expect(",");
+            let how = terms.word();
+            terms.expect("}");
+            (name, how)
+        })
     }
 
     pub(crate) fn expect(&mut self, text: &str) {
