@@ -22,8 +22,14 @@ impl Log {
 
     /// A server that logs to it, and the address that it listens on.
     fn start(&mut self, arguments: &[&str]) -> (Server, String) {
+        let stderr = self.writer.try_clone().unwrap();
+        self.start_on(stderr, arguments)
+    }
+
+    /// The same with another end of the pipe.
+    fn start_on(&mut self, stderr: impl Into<Stdio>, arguments: &[&str]) -> (Server, String) {
         let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
-        let server = Server(binary(&arguments).stderr(self.writer.try_clone().unwrap()).spawn().unwrap());
+        let server = Server(binary(&arguments).stderr(stderr).spawn().unwrap());
         let line = self.line("listening on ");
         (server, line.trim_end().rsplit(' ').next().unwrap().to_owned())
     }
@@ -39,16 +45,21 @@ impl Log {
         }
     }
 
-    /// Makes it so full that whoever writes another byte to it waits.
+    /// An end of the pipe whose writes fail instead of waiting. Opened anew, so that the server's own end stays one that waits.
     #[cfg(target_os = "linux")]
-    fn fill(&self) {
+    fn impatient(&self) -> File {
         use std::os::fd::AsRawFd as _;
         use std::os::unix::fs::OpenOptionsExt as _;
 
         const O_NONBLOCK: i32 = 0o4000;
         let path = format!("/proc/self/fd/{}", self.writer.as_raw_fd());
-        // Opened anew, so that the server's own end stays one that waits.
-        let mut writer = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
+        OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap()
+    }
+
+    /// Fills the pipe, so that one more byte has to wait.
+    #[cfg(target_os = "linux")]
+    fn fill(&self) {
+        let mut writer = self.impatient();
         for size in [4_096, 1] {
             while writer.write_all(&[b'\n'].repeat(size)).is_ok() {}
         }
@@ -130,6 +141,17 @@ fn lines_that_nobody_read_are_counted_when_the_reader_is_back() {
     flood(&mut connect(&address), 1_000);
     log.line("lines of the log were lost, because standard error was not read");
     log.line("more lines of this kind within a second (those of transport.rs:");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_whose_writes_do_not_wait_is_written_when_there_is_room() {
+    let mut log = Log::new();
+    let impatient = log.impatient();
+    let (_server, address) = log.start_on(impatient, &["--log", "debug", "--log-queue", "64"]);
+    log.fill();
+    flood(&mut connect(&address), 1_000);
+    log.line("lines of the log were lost, because standard error was not read");
 }
 
 #[cfg(all(target_os = "linux", feature = "fault-injection"))]

@@ -17,15 +17,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags};
 
 use floods::{Kind, PANIC};
 use queue::{Queue, Work};
 
 /// How long the end of the process may wait until what was logged is written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often a standard error that has no room, and that nobody can wait for, is tried again.
-const RETRY: Duration = Duration::from_millis(10);
 
 /// Bytes of one line; the rest of a longer one is cut off, so that the queue has a limit in bytes, too.
 const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -97,8 +95,8 @@ fn write_to_stderr(mut bytes: &[u8]) -> io::Result<()> {
             Err(rustix::io::Errno::INTR) => {}
             // Another process has made the pipe, or the terminal, one that does not wait.
             Err(rustix::io::Errno::AGAIN) => {
-                #[expect(clippy::disallowed_methods, reason = "this thread has nothing else to do meanwhile")]
-                std::thread::sleep(RETRY);
+                let stderr = io::stderr();
+                let _ = rustix::event::poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
             }
             Err(error) => return Err(error.into()),
         }
