@@ -209,12 +209,14 @@ async fn cut_at_random(cuts: usize, others: usize) -> usize {
     }
     let mut seen = Seen::default();
     let publish = keep_publishing(&janus, &paces);
+    let mut random = fastrand::Rng::new();
+    println!("seed {}", random.get_seed());
     let read = async {
         read_for(addr, 3, &mut seen, &paces).await;
         // Fewer than are kept for a client that comes back.
         paces.add_permits(60);
         for _ in 0..cuts {
-            read_for(addr, 1 + fastrand::usize(..40), &mut seen, &paces).await;
+            read_for(addr, 1 + random.usize(..40), &mut seen, &paces).await;
         }
         paces.close();
     };

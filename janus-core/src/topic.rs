@@ -354,14 +354,15 @@ impl TopicState {
     pub(crate) async fn when_up(&self) -> Result<(), TopicError> {
         let given_up = pin!(self.given_up.notified());
         // Listened to before the look, or what happens between the two would be missed.
-        self.may_be_waited_for()?;
+        self.check_available()?;
         match select(pin!(self.actor.when_up(None)), given_up).await {
             Either::Left(_) => Ok(()),
-            Either::Right(_) => self.may_be_waited_for(),
+            Either::Right(_) => self.check_available(),
         }
     }
 
-    pub(crate) fn may_be_waited_for(&self) -> Result<(), TopicError> {
+    /// An error for a topic that has ended, or is out of service.
+    pub(crate) fn check_available(&self) -> Result<(), TopicError> {
         self.core.lock().check_life()
     }
 

@@ -69,9 +69,10 @@ async fn a_client_to_which_messages_flow_is_asked_as_well() {
     let flow = tokio::spawn({
         let janus = janus.clone();
         async move {
+            let mut pace = tokio::time::interval(Duration::from_millis(20));
             while subscribers(&janus, "news") == Some(1) {
+                pace.tick().await;
                 janus.publish("news", "and").await.expect("published");
-                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     });

@@ -173,7 +173,7 @@ impl Transport {
         let tick = self.shared.clock.tick();
         let now = topic.position()?;
         let resumes = self.shared.config.namespace(topic.name.as_str()).resume == Resume::Position;
-        let anew = || topic.may_be_waited_for().map(|()| Place { position: now, missed: None, repeated: 0 });
+        let anew = || topic.check_available().map(|()| Place { position: now, missed: None, repeated: 0 });
         let Some(since) = since.filter(|_| resumes) else { return anew() };
         if topic.knows(since) {
             let missed = topic.resumable(since, tick)?;

@@ -136,13 +136,13 @@ impl Transport {
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
         };
-        let horizon = None;
         let event = Event::Subscribed {
             id: *id,
             topic: name,
             position,
             last: None,
-            horizon,
+            // A client that asks for one topic after the other knows a position in each.
+            horizon: None,
             since: *since,
             missed,
             repeated: 0,
