@@ -16,7 +16,7 @@ use crate::delivery::codecs::CLASSIC;
 use crate::delivery::pass::{Help, Server};
 use crate::delivery::senders::StopSender;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
-use crate::fault::Faults;
+use crate::ground::fault::Faults;
 use crate::wire::TopicName;
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.

@@ -104,65 +104,40 @@
 
 #![deny(missing_docs)]
 
-mod acceptor;
-mod address;
-mod application;
-mod client_proxy;
+mod accounts;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod connections;
+mod connection;
 mod delivery;
-mod drain;
-mod fairness;
-mod fault;
-mod guests;
-mod heartbeat;
+mod ground;
 pub mod hooks;
+mod instance;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
-mod janus;
-mod line;
-mod listener;
-mod memory;
-mod proxy_mapper;
-mod publish;
-mod reached;
-mod received;
-mod ring;
-mod senders;
-mod shared;
-mod shares;
+mod session;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
-mod slow_clients;
-mod socket_options;
-mod subscriber;
 pub mod supervision;
 mod topic;
-mod topic_manager;
-mod topic_table;
-mod trace;
-mod transport;
-mod turn;
 mod typed;
 pub mod wire;
 
-pub use client_proxy::{SessionInfo, SessionToken};
 pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
-pub use connections::ConnectionInfo;
+pub use connection::list::ConnectionInfo;
+pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
+pub use connection::slow_clients::SlowClient;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]
-pub use fault::Fault;
-pub use janus::{Builder, DrainReport, Janus, ServeError, StartError, Stats, WeakJanus};
-pub use listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
-pub use publish::{Message, PublishError, Receipt};
-pub use slow_clients::SlowClient;
-pub use subscriber::{
+pub use ground::fault::Fault;
+pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
+pub use instance::janus::{Builder, DrainReport, Janus, ServeError, StartError, Stats, WeakJanus};
+pub use session::{SessionInfo, SessionToken};
+pub use topic::TopicInfo;
+pub use topic::publish::{Message, PublishError, Receipt};
+pub use topic::subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
-pub use topic::TopicInfo;
-pub use trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::Position;

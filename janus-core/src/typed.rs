@@ -13,9 +13,9 @@ use futures_util::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::janus::Janus;
-use crate::publish::{Message, PublishError, Receipt};
-use crate::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
+use crate::instance::janus::Janus;
+use crate::topic::publish::{Message, PublishError, Receipt};
+use crate::topic::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
 use crate::wire::{Position, TopicName, TopicNameError};
 
 impl Janus {

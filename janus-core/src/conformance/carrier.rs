@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::net::TcpSocket;
 
-use crate::janus::{Builder, Janus};
-use crate::listener::{ByteStream, Incoming};
+use crate::connection::listener::{ByteStream, Incoming};
+use crate::instance::janus::{Builder, Janus};
 use crate::wire::{Codec, Peer};
 
 /// A client's end of a stream, on its way to be connected.

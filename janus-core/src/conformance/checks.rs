@@ -12,8 +12,8 @@ use super::connection::{Connection, End};
 use super::watched::{Notes, Watched};
 use super::{Client, Place, Seen};
 use crate::config::{Config, Namespace, SlowConsumer};
-use crate::janus::Janus;
-use crate::publish::Receipt;
+use crate::instance::janus::Janus;
+use crate::topic::publish::Receipt;
 use crate::wire::{Codec, Command, FrameError, Limits, Opens, Position};
 
 /// Why a check has not passed.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::checks::Stop;
 use super::{Place, Reader, Seen};
-use crate::listener::ByteStream;
+use crate::connection::listener::ByteStream;
 use crate::wire::Position;
 
 /// What it saw last, for the report.

@@ -141,7 +141,7 @@ pub(super) async fn connection_crash(stage: &Stage<'_>) -> Result<(), Stop> {
     let Some(addr) = victim.addr else {
         return Err(skipped("this carrier does not tell the address of its clients"));
     };
-    server.janus.inject(crate::fault::Fault::Transport(addr));
+    server.janus.inject(crate::ground::fault::Fault::Transport(addr));
     victim.end("a crash of its actor").await?;
     gone(&server).await?;
     server.until("the subscription to end", || server.subscribers("victim") == 0).await?;
@@ -153,7 +153,7 @@ pub(super) async fn connection_crash(stage: &Stage<'_>) -> Result<(), Stop> {
 
 #[cfg(feature = "fault-injection")]
 pub(super) async fn topic_crash(stage: &Stage<'_>) -> Result<(), Stop> {
-    use crate::fault::Fault;
+    use crate::ground::fault::Fault;
     use crate::supervision::State;
     const CLIENTS: usize = 10;
     let server = stage.start(Config { inline_subscribers: 64, ..Config::default() }).await?;

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use super::stream::Stream;
-use crate::listener::PassedStream;
+use crate::connection::listener::PassedStream;
 #[cfg(all(test, feature = "fault-injection"))]
 use crate::simulation::stream::Memory;
 use crate::wire::Peer;

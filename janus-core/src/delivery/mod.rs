@@ -24,6 +24,7 @@ pub(crate) mod link;
 pub(crate) mod pass;
 pub(crate) mod pulse;
 pub(crate) mod queue;
+pub(crate) mod sender_threads;
 pub(crate) mod senders;
 pub(crate) mod slot;
 pub(crate) mod stream;

@@ -13,7 +13,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::{Batch, Subscription};
-use crate::fault::Faults;
+use crate::ground::fault::Faults;
 
 /// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large one,
 /// enough that claiming costs nothing beside the sends.

@@ -32,10 +32,10 @@ use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
 use super::pulse::Pulse;
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, Ledger, Link};
-use crate::address::Account;
+use crate::accounts::Account;
+use crate::accounts::received::Kept;
 use crate::config::SlowConsumer;
-use crate::received::Kept;
-use crate::turn::yield_now;
+use crate::connection::turn::yield_now;
 use crate::wire::{Event, Peer, TopicName};
 
 /// What an instance allows each of its clients, and where it keeps the accounts.

@@ -83,7 +83,7 @@ pub(crate) use thread::HookThread;
 
 use crate::SlowClient;
 use crate::config::Config;
-use crate::janus::Builder;
+use crate::instance::janus::Builder;
 use crate::wire::{ErrorCode, HttpRequest, Peer, Publication, TopicName};
 
 /// What an embedder decides and observes; the [module](self) tells how. Each hook has a default that allows, or does

@@ -15,7 +15,7 @@ use super::observer::Queue;
 use super::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News};
 use crate::SlowClient;
 use crate::config::Config;
-use crate::slow_clients::Lines;
+use crate::connection::slow_clients::Lines;
 use crate::supervision::ExitReason;
 use crate::wire::{ErrorCode, Publication, TopicName};
 

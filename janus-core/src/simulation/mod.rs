@@ -87,14 +87,14 @@ use self::client::{Client, Line, PONG_TIMEOUT, Session};
 use self::listener::Listener;
 use self::model::{BEARING, CONFLATED, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
 use self::modern::Modern;
+use crate::connection::acceptor;
+use crate::connection::listener::Origin;
 use crate::delivery::pass::Server;
-use crate::listener::Origin;
-use crate::shared::Shared;
+use crate::instance::janus;
+use crate::instance::shared::Shared;
 use crate::supervision::{ChildSpec, Place, Shutdown, Strategy, Supervisor};
 use crate::wire::{Codec, WebSocket};
-use crate::{
-    Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, Resume, SlowConsumer, acceptor, janus,
-};
+use crate::{Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, Resume, SlowConsumer};
 
 /// Where all decisions come from. Clones share their sequence, which is splitmix64.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use std::task::Waker;
 
 use super::TopicState;
 use crate::config::Config;
-use crate::line::{Line, Ticket, Tickets};
+use crate::ground::line::{Line, Ticket, Tickets};
 
 /// What may be under way in a topic.
 #[derive(Clone, Copy, Debug)]
@@ -157,8 +157,8 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::{Pending, Reply};
     use crate::topic::Offer;
+    use crate::topic::publish::{Pending, Reply};
     use crate::wire::{Publication, TopicName};
 
     const SMALL: usize = 10;

@@ -1,7 +1,7 @@
 //! A topic that nobody is subscribed to: when it may end, and what is remembered of it.
 //!
 //! An unused topic lives on for `topic_idle`, so that whoever comes back finds its numbers. When topics have reached
-//! their limit it ends before its time ([`TopicTable`](crate::topic_table::TopicTable) says which one). Detached sessions
+//! their limit it ends before its time ([`TopicTable`](crate::topic::table::TopicTable) says which one). Detached sessions
 //! do not keep it: what they need is that its numbers go on where they were, and for that its [`Asleep`] is enough.
 
 use std::sync::Arc;

@@ -1,0 +1,167 @@
+//! What the clients of one network address hold of the things that all clients share.
+//!
+//! Limits per client do not bound a stranger that opens many connections. When something is short (memory, places for
+//! topics, places for detached sessions) the address that holds most of it gives back first, so an attacker crowds out
+//! its own connections before anybody else's. Behind a proxy all clients share the proxy's address, and the order is the
+//! one that holds within an address.
+//!
+//! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets it at
+//! the next tick of the heartbeat after that. So the table is bounded by the limits of those three.
+
+pub(crate) mod fairness;
+pub(crate) mod reached;
+pub(crate) mod received;
+pub(crate) mod shares;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::accounts::fairness::Share;
+use crate::accounts::received::Holders;
+use crate::wire::Peer;
+
+/// The part of a peer's address that one party is taken to own: an IPv4 address, or the /64 network of an IPv6 address,
+/// which is the smallest network that a host is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Address {
+    /// A connection of this machine without an address (a Unix socket, memory), or this process.
+    #[default]
+    Local,
+    Network(IpAddr),
+}
+
+impl Address {
+    pub(crate) fn of(peer: Peer) -> Self {
+        let Peer::Addr(addr) = peer else { return Self::Local };
+        Self::Network(match addr.ip().to_canonical() {
+            IpAddr::V4(ip) => IpAddr::V4(ip),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.pad("local"),
+            Self::Network(IpAddr::V4(ip)) => ip.fmt(f),
+            Self::Network(IpAddr::V6(ip)) => write!(f, "{ip}/64"),
+        }
+    }
+}
+
+/// What the clients of one address hold.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) address: Address,
+    /// Open connections.
+    pub(crate) connections: Count,
+    /// Bytes that clients have sent and their Transports keep: frames and heads without an end.
+    pub(crate) received: Count,
+    /// Whose they are.
+    pub(crate) holders: Holders,
+    /// Connections closed for memory that no line in the log has told of.
+    pub(crate) given_up: Count,
+    /// Sessions without a connection.
+    pub(crate) detached: Count,
+    /// Topics that exist because a client of this address asked for them first.
+    pub(crate) topics: Count,
+    /// What they have taken of the home arbiter's turn.
+    pub(crate) share: Share,
+}
+
+/// A figure of an [`Account`].
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicUsize);
+
+impl Count {
+    pub(crate) fn add(&self, amount: usize) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, amount: usize) {
+        self.0.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The accounts of all addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts(Mutex<HashMap<Address, Arc<Account>>>);
+
+impl Accounts {
+    /// The account of a peer's address, which is opened if there is none.
+    pub(crate) fn of(&self, peer: Peer) -> Arc<Account> {
+        let address = Address::of(peer);
+        let mut accounts = self.0.lock();
+        let account = accounts.entry(address).or_insert_with(|| Arc::new(Account { address, ..Account::default() }));
+        Arc::clone(account)
+    }
+
+    /// Forgets the accounts that nothing refers to.
+    pub(crate) fn sweep(&self) {
+        let mut accounts = self.0.lock();
+        accounts.retain(|_, account| Arc::strong_count(account) > 1);
+        if accounts.capacity() > 1_024 && accounts.len() < accounts.capacity() / 8 {
+            let keep = accounts.len() * 2;
+            accounts.shrink_to(keep);
+        }
+    }
+
+    /// Shows all accounts.
+    pub(crate) fn visit(&self, visit: impl FnMut(&Arc<Account>)) {
+        self.0.lock().values().for_each(visit);
+    }
+
+    /// The account with the largest figure, and the figure; `None` where all are 0.
+    pub(crate) fn largest(&self, figure: impl Fn(&Account) -> usize) -> Option<(Arc<Account>, usize)> {
+        let accounts = self.0.lock();
+        let (account, most) =
+            accounts.values().map(|account| (account, figure(account))).max_by_key(|(_, figure)| *figure)?;
+        (most > 0).then(|| (Arc::clone(account), most))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> Peer {
+        Peer::Addr(text.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_is_an_ipv4_host_or_an_ipv6_network_of_64_bits() {
+        let same = |a, b| Address::of(peer(a)) == Address::of(peer(b));
+        assert!(same("192.0.2.1:1", "192.0.2.1:2"));
+        assert!(!same("192.0.2.1:1", "192.0.2.2:1"));
+        assert!(same("[2001:db8::1]:1", "[2001:db8::ffff:0:0:2]:2"));
+        assert!(!same("[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:1"));
+        assert!(same("[::ffff:192.0.2.1]:1", "192.0.2.1:1"));
+        assert_eq!(Address::of(peer("[2001:db8::1]:1")).to_string(), "2001:db8::/64");
+    }
+
+    #[test]
+    fn the_account_that_holds_most_is_found_and_an_unused_account_is_forgotten() {
+        let accounts = Accounts::default();
+        let (small, large) = (accounts.of(peer("192.0.2.1:1")), accounts.of(peer("192.0.2.2:1")));
+        assert!(accounts.largest(|account| account.received.get()).is_none());
+        small.received.add(10);
+        large.received.add(20);
+        let (found, most) = accounts.largest(|account| account.received.get()).unwrap();
+        assert!(Arc::ptr_eq(&found, &large) && most == 20);
+        drop((found, large));
+        accounts.sweep();
+        assert!(
+            accounts.largest(|account| account.received.get()).is_some_and(|(found, _)| Arc::ptr_eq(&found, &small))
+        );
+    }
+}

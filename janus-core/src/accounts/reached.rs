@@ -1,0 +1,110 @@
+//! Lines in the log about limits of the server that are reached.
+//!
+//! Whoever runs a server must learn that its limits bite, and whom to ask about it. One line in ten seconds for each
+//! limit sums up what has happened, so that a flood of clients makes no flood of lines. The heartbeat says what is left.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::accounts::Account;
+use crate::instance::shared::Shared;
+
+/// A limit on what all clients have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Connections,
+    Topics,
+    DetachedSessions,
+}
+
+/// What happened at each limit since the last line about it.
+#[derive(Debug, Default)]
+pub(crate) struct Reached([Since; 3]);
+
+#[derive(Debug, Default)]
+struct Since {
+    /// The tick of the last line; 0 if there was none.
+    last: AtomicU32,
+    ended: AtomicU64,
+    refused: AtomicU64,
+}
+
+const BETWEEN: Duration = Duration::from_secs(10);
+
+impl Reached {
+    /// Notes that so many of what exists have ended to make room.
+    pub(crate) fn ended(&self, limit: Limit, count: usize, shared: &Shared) {
+        if count > 0 {
+            let since = &self.0[limit as usize];
+            since.ended.fetch_add(count as u64, Ordering::Relaxed);
+            since.tell(limit, shared);
+        }
+    }
+
+    /// Notes that a request was refused.
+    pub(crate) fn refused(&self, limit: Limit, shared: &Shared) {
+        let since = &self.0[limit as usize];
+        since.refused.fetch_add(1, Ordering::Relaxed);
+        since.tell(limit, shared);
+    }
+
+    /// Says what has happened since the last lines and is not in them.
+    pub(crate) fn tell_rest(&self, shared: &Shared) {
+        for limit in [Limit::Connections, Limit::Topics, Limit::DetachedSessions] {
+            let since = &self.0[limit as usize];
+            if since.ended.load(Ordering::Relaxed) + since.refused.load(Ordering::Relaxed) > 0 {
+                since.tell(limit, shared);
+            }
+        }
+    }
+}
+
+impl Since {
+    /// Writes a line, unless the last one was a moment ago.
+    fn tell(&self, limit: Limit, shared: &Shared) {
+        let (last, tick) = (self.last.load(Ordering::Relaxed), shared.clock.tick());
+        if last != 0 && tick.wrapping_sub(last) < shared.clock.ticks(BETWEEN)
+            || self.last.compare_exchange(last, tick, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        let (ended, refused) = (self.ended.swap(0, Ordering::Relaxed), self.refused.swap(0, Ordering::Relaxed));
+        let (setting, value) = limit.setting(shared);
+        let largest = shared.accounts.largest(|account| limit.held_by(account));
+        let holder = largest.map(|(account, most)| format!("; {} holds most, {most}", account.address));
+        log::warn!(
+            "{setting} ({value}) is reached: {ended} {limit} ended early to make room and {refused} were refused since \
+             the last such line{}",
+            holder.unwrap_or_default()
+        );
+    }
+}
+
+impl Limit {
+    fn setting(self, shared: &Shared) -> (&'static str, usize) {
+        match self {
+            Self::Connections => ("max_connections", shared.config.max_connections),
+            Self::Topics => ("max_topics", shared.config.max_topics),
+            Self::DetachedSessions => ("max_detached_sessions", shared.config.max_detached_sessions),
+        }
+    }
+
+    fn held_by(self, account: &Account) -> usize {
+        match self {
+            Self::Connections => account.connections.get(),
+            Self::Topics => account.topics.get(),
+            Self::DetachedSessions => account.detached.get(),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connections => "connections",
+            Self::Topics => "topics",
+            Self::DetachedSessions => "sessions without a connection",
+        })
+    }
+}

@@ -1,0 +1,523 @@
+//! Accepts connections on one listener: the original's `acceptor`.
+//!
+//! The listener itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections
+//! that wait in its backlog. The Acceptor only accepts, in bursts, and starts a Transport for each.
+//!
+//! It accepts no faster than `accept_rate`, and no more than `max_handshakes` ahead of the greetings; whoever comes then waits in
+//! the backlog. When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile.
+//!
+//! Where a client says first what it wants, its connection is a [guest](crate::connection::guests) until then. Where it is greeted first, it
+//! is one only if `max_connections` have their places. So a full server goes on accepting: it cannot know before whether a
+//! connection is a request to the API, a publisher, or one subscriber too many.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{self, Poll};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep};
+
+use crate::accounts::reached::Limit;
+use crate::config::{Config, MAX_TCP_KEEPALIVE};
+use crate::connection::listener::{Incoming, Listener, Origin};
+use crate::connection::socket_options::{self, Told};
+use crate::connection::transport::Transport;
+use crate::connection::turn::yield_now;
+use crate::delivery::{End, Link, Slot};
+use crate::ground::trace::{self, Said, TraceKind};
+use crate::instance::memory;
+use crate::instance::shared::{Reservation, Shared};
+use crate::session::Session;
+use crate::supervision::ActorRef;
+use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
+
+/// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
+/// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
+/// this and the next are some 100 µs each.
+const BURST: usize = 32;
+
+/// Connections that are served, which means a Transport and a greeting, before others get their turn.
+const SERVED_PER_TURN: usize = 8;
+
+/// How long to wait for descriptors to become free.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) const SERVER_FULL: &str = "the server is full; try again later";
+const SERVER_OVERLOADED: &str = "the server is short of memory; try again later";
+
+/// A listener and the Acceptor that works on it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// With the real port, if it has one.
+    pub(crate) addr: Option<SocketAddr>,
+    pub(crate) acceptor: ActorRef<Acceptor>,
+    pub(crate) origin: Arc<Origin>,
+    listener: Mutex<Place>,
+}
+
+/// Where the one listener is. It is lent, not cloned: an Acceptor must be able to restart when there is not one
+/// descriptor left.
+enum Place {
+    Here(Box<dyn Listener>),
+    Lent,
+    /// The instance ends: connections in the backlog must not wait for somebody who never comes.
+    Closed,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Here(_) => "Here",
+            Self::Lent => "Lent",
+            Self::Closed => "Closed",
+        })
+    }
+}
+
+impl Endpoint {
+    /// `number` tells apart those that have no address.
+    pub(crate) fn new(listener: Box<dyn Listener>, origin: Arc<Origin>, number: usize) -> Self {
+        let addr = listener.local_addr();
+        let name = match addr {
+            Some(addr) => format!("acceptor {addr}"),
+            None => format!("acceptor {} #{number}", origin.codec.name()),
+        };
+        Self { addr, acceptor: ActorRef::new(name), origin, listener: Mutex::new(Place::Here(listener)) }
+    }
+
+    /// The listener for one incarnation of the Acceptor, on the arbiter where it will be polled.
+    fn lend(self: &Arc<Self>) -> io::Result<Lent> {
+        let mut place = self.listener.lock();
+        let mut lent = match std::mem::replace(&mut *place, Place::Lent) {
+            Place::Here(listener) => Lent { endpoint: Arc::clone(self), listener: Some(listener) },
+            other => {
+                *place = other;
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has it"));
+            }
+        };
+        // Without the lock, and lent already: it may be anybody's code, and comes back also if it panics.
+        drop(place);
+        lent.listener.as_mut().map_or(Ok(()), |listener| listener.start())?;
+        Ok(lent)
+    }
+
+    pub(crate) fn close(&self) {
+        let listener = std::mem::replace(&mut *self.listener.lock(), Place::Closed);
+        // Without the lock: it may be anybody's code.
+        drop(listener);
+    }
+}
+
+/// Goes back to the tree however its Acceptor ends.
+struct Lent {
+    endpoint: Arc<Endpoint>,
+    /// `None` only while it is dropped.
+    listener: Option<Box<dyn Listener>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut place = self.endpoint.listener.lock();
+        if matches!(*place, Place::Lent)
+            && let Some(listener) = self.listener.take()
+        {
+            *place = Place::Here(listener);
+        }
+    }
+}
+
+/// A listening socket of TCP.
+pub(crate) enum TcpPort {
+    /// Not yet registered with a runtime.
+    Bound(Option<std::net::TcpListener>),
+    Listening(TcpListener),
+}
+
+impl TcpPort {
+    /// What the kernel lacks is told in the log, unless it has been `told`.
+    pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
+        Ok(Self::Bound(Some(bind(addr, config, told)?)))
+    }
+}
+
+impl Listener for TcpPort {
+    /// Read back, because port 0 lets the system choose.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Bound(socket) => socket.as_ref()?.local_addr().ok(),
+            Self::Listening(socket) => socket.local_addr().ok(),
+        }
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        if let Self::Bound(socket) = self
+            && let Some(socket) = socket.take()
+        {
+            *self = Self::Listening(TcpListener::from_std(socket)?);
+        }
+        Ok(())
+    }
+
+    fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>> {
+        match self {
+            Self::Bound(_) => Poll::Pending,
+            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
+                let inherits = cfg!(target_os = "linux");
+                Incoming { inherits, ..Incoming::tcp(stream, peer) }
+            }),
+        }
+    }
+}
+
+/// Opens a listening socket with all options that its connections inherit.
+fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    told.warn(&socket_options::set(&socket, config));
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Gives a socket the options that it has not inherited, also one that somebody else has accepted: all limits count on them.
+pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
+    let Incoming { link, peer, inherits } = incoming;
+    match link {
+        Link::Tcp(stream) if !inherits => {
+            for missing in socket_options::set(&SockRef::from(stream), config) {
+                log::debug!("{peer}: {missing}");
+            }
+        }
+        // By default it would hold three times as much, which its client reads when it is stale.
+        #[cfg(unix)]
+        Link::Unix(stream) => {
+            if let Err(error) = SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes) {
+                log::debug!("{peer}: {error}");
+            }
+        }
+        _ => {}
+    }
+    if let (Link::Tcp(stream), Peer::Addr(addr)) = (link, peer) {
+        spread_probes(stream, *addr, config.tcp_keepalive);
+    }
+}
+
+/// Has the kernel probe an idle connection after a time of its own, from three to five quarters of `tcp_keepalive`.
+///
+/// Thousands that connect together and stay idle would all be probed in the same moment, again and again: so many answers at
+/// once do not fit through the queue of a network device, and whose answer is lost each time is taken for dead.
+fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
+    // Ports of one client follow on each other; multiplied by a fraction near the golden ratio they are spread evenly.
+    let part = f64::from(peer.port().wrapping_mul(40_503)) / f64::from(u16::MAX);
+    let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_TCP_KEEPALIVE);
+    // It keeps the time that it has from its listener, which is only less well spread.
+    let _ = rustix::net::sockopt::set_tcp_keepidle(stream, time);
+}
+
+pub(crate) struct Acceptor {
+    shared: Arc<Shared>,
+    origin: Arc<Origin>,
+    /// Until it is handed to [`Accept`].
+    listener: Option<Lent>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(shared: Arc<Shared>, endpoint: &Arc<Endpoint>) -> io::Result<Self> {
+        Ok(Self { shared, origin: Arc::clone(&endpoint.origin), listener: Some(endpoint.lend()?) })
+    }
+
+    fn accepted(&self, incoming: Incoming) {
+        let shared = &self.shared;
+        prepare(&incoming, &shared.config);
+        serve(shared, incoming.link, incoming.peer, &self.origin);
+    }
+}
+
+/// A place for another client, or why there is none.
+pub(crate) fn admit(shared: &Arc<Shared>) -> Result<Reservation, (ErrorCode, &'static str)> {
+    let Some(place) = Reservation::new(shared) else {
+        return Err((ErrorCode::TooManyConnections, SERVER_FULL));
+    };
+    if shared.memory_is_at(memory::REFUSE) {
+        return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
+    }
+    Ok(place)
+}
+
+/// Counts a client that is refused, and says so in the log.
+pub(crate) fn count_refusal(shared: &Shared, peer: Peer, code: ErrorCode) {
+    let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
+    if code == ErrorCode::ServerOverloaded {
+        shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
+    }
+    // One line for a burst of refusals, not one each.
+    if refused.is_power_of_two() {
+        log::warn!("{peer}: refused with {code} ({refused} refused so far)");
+    }
+    if code == ErrorCode::TooManyConnections {
+        shared.reached.refused(Limit::Connections, shared);
+    }
+}
+
+/// Serves a byte stream: as a client where the server speaks first and has a place for it, otherwise as a guest.
+pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>) {
+    let decoder = origin.codec.decoder();
+    if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
+        && let Ok(place) = admit(shared)
+    {
+        return serve_with(shared, place, link, peer, origin, decoder);
+    }
+    if room(shared) == 0
+        && let Some(guest) = shared.connections.crowd_out()
+    {
+        guest.end(End::Crowded);
+    }
+    let account = shared.accounts.of(peer);
+    let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
+    let slot = shared.connections.enter_guest(make);
+    start(shared, slot, false, peer, origin, decoder);
+}
+
+/// How many more connections there is room for without one of the guests having to go. While memory is short there are few
+/// guests, whatever else is free.
+fn room(shared: &Shared) -> usize {
+    shared.connections.room(&shared.config, shared.memory_is_at(memory::REFUSE))
+}
+
+/// Makes a byte stream a client that has a place. The decoder may know something about the client already.
+pub(crate) fn serve_with(
+    shared: &Arc<Shared>,
+    place: Reservation,
+    link: Link,
+    peer: Peer,
+    origin: &Arc<Origin>,
+    decoder: Box<dyn Decoder>,
+) {
+    let account = shared.accounts.of(peer);
+    let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
+    start(shared, slot, true, peer, origin, decoder);
+}
+
+/// Gives a connection its session, and its Transport on this thread, which greets where that is the server's part.
+fn start(
+    shared: &Arc<Shared>,
+    slot: Arc<Slot>,
+    has_place: bool,
+    peer: Peer,
+    origin: &Arc<Origin>,
+    decoder: Box<dyn Decoder>,
+) {
+    log::debug!("client {} ({peer}): connected, {}", slot.id, origin.codec.name());
+    shared.tracer.tell(TraceKind::Connect, || {
+        let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
+        let from = endpoint.map_or_else(|| "program".to_owned(), |endpoint| endpoint.acceptor.name().to_string());
+        Said { from, to: trace::client(slot.id), about: format!("from {peer}, {}", origin.codec.name()) }
+    });
+    let session = Arc::new(Session::new(peer, &slot));
+    let started = shared.transport_supervisor.start_here(|_| {
+        let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);
+        if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
+            transport.open(Open::default());
+        }
+        transport
+    });
+    if let Err(error) = started {
+        shared.connections.remove(&slot);
+        log::error!("{peer}: closed, its Transport could not be started: {error}");
+    }
+}
+
+impl Actor for Acceptor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if let Some(listener) = self.listener.take() {
+            let pace = Pace::new(self.shared.config.accept_rate, Instant::now());
+            ctx.spawn(Accept { listener, waiting: VecDeque::new(), pace, pause: None });
+        }
+    }
+}
+
+/// Accepts for as long as the actor lives.
+struct Accept {
+    listener: Lent,
+    /// At most `max_handshakes`. They are closed if the Acceptor crashes, as a connection is whose Transport does.
+    waiting: VecDeque<Incoming>,
+    pace: Pace,
+    /// Until there are descriptors, or the pace allows for another connection.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl ActorFuture<Acceptor> for Accept {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        acceptor: &mut Acceptor,
+        _: &mut Context<Acceptor>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        let more = self.take(acceptor, cx);
+        for _ in 0..SERVED_PER_TURN {
+            let Some(incoming) = self.waiting.pop_front() else { break };
+            acceptor.accepted(incoming);
+        }
+        if self.waiting.is_empty() {
+            // A burst must not be paid for until the next one.
+            self.waiting.shrink_to(SERVED_PER_TURN);
+        }
+        if more || !self.waiting.is_empty() {
+            return yield_now(cx);
+        }
+        Poll::Pending
+    }
+}
+
+impl Accept {
+    /// Takes connections from the kernel; whether there may be more at once.
+    fn take(&mut self, acceptor: &Acceptor, cx: &mut task::Context<'_>) -> bool {
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.pause = None;
+        }
+        let now = Instant::now();
+        let Shared { config, .. } = &*acceptor.shared;
+        // Those that wait hold descriptors, which a full server has for no more than it can make room for in a turn.
+        let most = config.max_handshakes.min(room(&acceptor.shared).max(SERVED_PER_TURN));
+        for _ in 0..BURST.min(most.saturating_sub(self.waiting.len())) {
+            if let Err(time) = self.pace.admits(now) {
+                self.pause = Some(paused(tokio::time::sleep_until(time), cx));
+                return false;
+            }
+            let listener = self.listener.listener.as_mut().expect("it is there until it is dropped");
+            match listener.poll_accept(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(connection)) => {
+                    self.pace.count(now);
+                    self.waiting.push_back(connection);
+                }
+                // The peer went away while it waited in the backlog.
+                Poll::Ready(Err(error)) if is_about_one_connection(&error) => {}
+                Poll::Ready(Err(error)) => {
+                    let pauses = acceptor.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed) + 1;
+                    if pauses.is_power_of_two() {
+                        log::error!(
+                            "cannot accept for now: {error}; trying again every {PAUSE:?} ({pauses} pauses so far)"
+                        );
+                    }
+                    self.pause = Some(paused(tokio::time::sleep(PAUSE), cx));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+fn paused(sleep: Sleep, cx: &mut task::Context<'_>) -> Pin<Box<Sleep>> {
+    let mut sleep = Box::pin(sleep);
+    if sleep.as_mut().poll(cx).is_ready() {
+        // It was over before it began.
+        cx.waker().wake_by_ref();
+    }
+    sleep
+}
+
+/// A number of connections per second, of which a tenth may come at once.
+#[derive(Debug)]
+struct Pace {
+    /// From one connection to the next.
+    interval: Duration,
+    /// So much earlier than at regular intervals they may come.
+    ahead: Duration,
+    /// When the next one would come at regular intervals.
+    next: Instant,
+}
+
+impl Pace {
+    fn new(rate: usize, now: Instant) -> Self {
+        let rate = u32::try_from(rate).unwrap_or(u32::MAX).max(1);
+        let interval = Duration::from_secs(1) / rate;
+        Self { interval, ahead: interval * (rate / 10).saturating_sub(1), next: now }
+    }
+
+    /// Whether another connection may come now, or when.
+    fn admits(&self, now: Instant) -> Result<(), Instant> {
+        if self.next <= now + self.ahead { Ok(()) } else { Err(self.next - self.ahead) }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.next = self.next.max(now) + self.interval;
+    }
+}
+
+/// Errors that belong to the connection that was next, not to the listener: accept(2) of Linux says to try again.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+    ) || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::EOPNOTSUPP))
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<crate::ground::fault::Crash> for Acceptor {
+    type Result = ();
+
+    fn handle(&mut self, crash: crate::ground::fault::Crash, _: &mut Context<Self>) {
+        crash.now("the Acceptor");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_second_s_connections_may_come_at_once_and_then_the_rate_holds() {
+        for (rate, burst) in [(1, 1), (20, 2), (100_000, 10_000)] {
+            let begun = Instant::now();
+            let mut pace = Pace::new(rate, begun);
+            let (mut now, mut first) = (begun, None);
+            for count in 0..rate + burst {
+                if let Err(time) = pace.admits(now) {
+                    first.get_or_insert(count);
+                    assert!(time > now);
+                    now = time;
+                }
+                assert_eq!(pace.admits(now), Ok(()));
+                pace.count(now);
+            }
+            assert_eq!(first, Some(burst));
+            let error = (now - begun).as_secs_f64() - 1.0;
+            assert!(error.abs() < 1e-3, "the rest took {:?}", now - begun);
+        }
+    }
+}

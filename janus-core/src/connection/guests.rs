@@ -1,0 +1,176 @@
+//! Connections without a place of `max_connections`, and which of them goes first when there is no room for another.
+//!
+//! A guest is a connection that has not said yet what it is for, or a publisher that found the server full. Guests have
+//! `reserved_connections` to themselves, and use free places of `max_connections` while there are any. When neither is
+//! left, a newcomer takes the room of the oldest silent guest of the address that has most of them: an address that
+//! floods the server crowds out its own connections, and the request of another address is read. A guest that has
+//! published is no longer silent. Such guests have half of `reserved_connections`; one more crowds out the oldest of the
+//! address that has most of those.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::accounts::Address;
+use crate::delivery::Slot;
+
+/// All guests of an instance.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    silent: Line,
+    publishing: Line,
+}
+
+impl Guests {
+    pub(crate) fn len(&self) -> usize {
+        self.silent.len + self.publishing.len
+    }
+
+    pub(crate) fn add(&mut self, slot: &Arc<Slot>) {
+        self.silent.add(slot);
+    }
+
+    pub(crate) fn remove(&mut self, slot: &Slot) {
+        if self.silent.remove(slot).is_none() {
+            self.publishing.remove(slot);
+        }
+    }
+
+    /// Takes out the guest that is to go first.
+    pub(crate) fn take_first(&mut self) -> Option<Arc<Slot>> {
+        self.silent.take_first().or_else(|| self.publishing.take_first())
+    }
+
+    /// Notes that a guest has published; the guest that has to go because there are `max` of its kind already.
+    pub(crate) fn has_published(&mut self, slot: &Slot, max: usize) -> Option<Arc<Slot>> {
+        let slot = self.silent.remove(slot)?;
+        let goes = if self.publishing.len >= max { self.publishing.take_first() } else { None };
+        self.publishing.add(&slot);
+        goes
+    }
+}
+
+/// Guests of one kind.
+#[derive(Debug, Default)]
+struct Line {
+    /// Those of each address by their numbers, which rise: the first is the oldest.
+    by_address: HashMap<Address, BTreeMap<u64, Arc<Slot>>>,
+    /// Every address in `by_address` with how many guests it has, and its oldest; the last has most.
+    order: BTreeSet<(usize, Reverse<u64>, Address)>,
+    len: usize,
+}
+
+impl Line {
+    fn add(&mut self, slot: &Arc<Slot>) {
+        let (address, guests) = self.take(slot);
+        let mut guests = guests.unwrap_or_default();
+        guests.insert(slot.id, Arc::clone(slot));
+        self.len += 1;
+        self.put(address, guests);
+    }
+
+    fn remove(&mut self, slot: &Slot) -> Option<Arc<Slot>> {
+        let (address, guests) = self.take(slot);
+        let mut guests = guests?;
+        let removed = guests.remove(&slot.id);
+        self.len -= usize::from(removed.is_some());
+        self.put(address, guests);
+        removed
+    }
+
+    fn take_first(&mut self) -> Option<Arc<Slot>> {
+        let first =
+            self.order.last().and_then(|(_, _, address)| self.by_address.get(address)?.values().next().cloned())?;
+        self.remove(&first)
+    }
+
+    /// Takes out the guests of a connection's address, to be put back changed.
+    fn take(&mut self, slot: &Slot) -> (Address, Option<BTreeMap<u64, Arc<Slot>>>) {
+        let address = slot.account.as_ref().map(|account| account.address).unwrap_or_default();
+        let guests = self.by_address.remove(&address);
+        if let Some(rank) = guests.as_ref().and_then(|guests| rank(address, guests)) {
+            self.order.remove(&rank);
+        }
+        (address, guests)
+    }
+
+    fn put(&mut self, address: Address, guests: BTreeMap<u64, Arc<Slot>>) {
+        if let Some(rank) = rank(address, &guests) {
+            self.order.insert(rank);
+            self.by_address.insert(address, guests);
+        } else if self.by_address.is_empty() {
+            // A crowd must not be paid for until the next.
+            self.by_address = HashMap::new();
+        }
+    }
+}
+
+/// Where an address stands in [`Line::order`]; nowhere without a guest.
+fn rank(address: Address, guests: &BTreeMap<u64, Arc<Slot>>) -> Option<(usize, Reverse<u64>, Address)> {
+    let (oldest, _) = guests.first_key_value()?;
+    Some((guests.len(), Reverse(*oldest), address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::Accounts;
+    use crate::delivery::codecs::CLASSIC;
+    use crate::delivery::stream::Stream;
+    use crate::delivery::{Codecs, Ledger, Terms};
+
+    /// Makes connections from addresses by their last byte, numbered in their order.
+    struct Host {
+        accounts: Accounts,
+        terms: Arc<Terms>,
+        last: u64,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let (ledger, codecs) = (Arc::<Ledger>::default(), Arc::<Codecs>::default());
+            let patience = std::time::Duration::ZERO;
+            let terms = Terms { max_frames: 1, max_bytes: 1, patience, ledger, codecs };
+            Self { accounts: Accounts::default(), terms: Arc::new(terms), last: 0 }
+        }
+
+        fn connection(&mut self, address: u8) -> Arc<Slot> {
+            self.last += 1;
+            let peer = std::net::SocketAddr::from(([192, 0, 2, address], 1)).into();
+            let link = Stream::new(Box::pin(tokio::io::empty()), peer);
+            Arc::new(Slot::new(self.last, None, link, CLASSIC, self.accounts.of(peer), &self.terms))
+        }
+    }
+
+    fn number(slot: Option<Arc<Slot>>) -> Option<u64> {
+        slot.map(|slot| slot.id)
+    }
+
+    #[test]
+    fn the_oldest_guest_of_the_address_that_has_most_goes_first() {
+        let (mut host, mut guests) = (Host::new(), Guests::default());
+        let slots: Vec<_> = [9, 1, 1, 2, 1, 2].map(|address| host.connection(address)).into();
+        slots.iter().for_each(|slot| guests.add(slot));
+        // Three of address 1, until it has as many as address 2, whose oldest came later.
+        assert_eq!([number(guests.take_first()), number(guests.take_first())], [Some(2), Some(3)]);
+        guests.remove(&slots[5]);
+        // One of each: the oldest.
+        let rest: Vec<_> = std::iter::from_fn(|| number(guests.take_first())).collect();
+        assert_eq!((rest, guests.len()), (vec![1, 4, 5], 0));
+        guests.remove(&slots[0]);
+        assert_eq!(guests.len(), 0);
+    }
+
+    #[test]
+    fn a_guest_that_has_published_goes_after_the_silent_ones() {
+        let (mut host, mut guests) = (Host::new(), Guests::default());
+        let slots: Vec<_> = [1, 1, 1, 2].map(|address| host.connection(address)).into();
+        slots.iter().for_each(|slot| guests.add(slot));
+        assert_eq!(number(guests.has_published(&slots[0], 2)), None);
+        assert_eq!(number(guests.has_published(&slots[1], 2)), None);
+        assert_eq!(number(guests.has_published(&slots[1], 2)), None, "it is one already");
+        assert_eq!(number(guests.has_published(&slots[3], 2)), Some(1), "there is no room for a third");
+        let rest: Vec<_> = std::iter::from_fn(|| number(guests.take_first())).collect();
+        assert_eq!((rest, guests.len()), (vec![3, 2, 4], 0));
+    }
+}

@@ -1,0 +1,108 @@
+//! One tick for all connections: PINGs and their answers, frames that stay unfinished, and clients that take nothing of what
+//! waits for them.
+//!
+//! A timer per client would cost more memory than a client may; this task looks at every connection once a tick
+//! instead, a portion at a time, so that nobody waits behind it.
+
+use std::sync::Arc;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::connection::slow_clients::{SlowLog, begins_to_lag};
+use crate::delivery::ledger::Dropped;
+use crate::delivery::{End, Slot};
+use crate::hooks::{DropReason, News};
+use crate::instance::shared::Shared;
+
+/// Connections looked at before others get their turn.
+const PORTION: usize = 256;
+
+/// PINGs sent, or lagging clients looked after, before others get their turn.
+const SENDS: usize = 32;
+
+/// Advances the clock and looks after the connections, for ever.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(shared.clock.period);
+    // After a delay, ticks in quick succession would only repeat the same look at every connection.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut slow_log = SlowLog::default();
+    loop {
+        interval.tick().await;
+        let tick = shared.clock.advance();
+        let (quiet, unfinished) =
+            (shared.clock.ticks(shared.config.heartbeat_interval), shared.clock.ticks(shared.config.frame_timeout));
+        let answer_within = shared.clock.ticks(shared.config.pong_timeout);
+        let (timeout, patience) =
+            (shared.clock.ticks(shared.config.write_timeout), shared.clock.ticks(shared.config.stall_timeout));
+        let mut portion = 0..PORTION;
+        let mut lagging = Vec::new();
+        let mut due = Vec::new();
+        loop {
+            let more = shared.connections.visit(portion.clone(), |slot| {
+                if slot.needs_attention() {
+                    lagging.push(Arc::clone(slot));
+                }
+                if slot.unfinished_for(tick).is_some_and(|since| since >= unfinished) {
+                    slot.end(End::FrameTimeout);
+                } else if slot.is_overdue(tick, answer_within) {
+                    slot.end(End::PingTimeout);
+                } else if slot.take_ping_due(tick, quiet) {
+                    due.push(Arc::clone(slot));
+                }
+            });
+            for some in lagging.chunks(SENDS) {
+                for slot in some {
+                    slot.end_if_stalled(tick, timeout, patience);
+                    slow_log.see(slot, tick);
+                    tell_of_lag(&shared, slot, tick);
+                }
+                tokio::task::yield_now().await;
+            }
+            lagging.clear();
+            for pings in due.chunks(SENDS) {
+                for slot in pings {
+                    slot.beat(tick);
+                }
+                tokio::task::yield_now().await;
+            }
+            due.clear();
+            if !more {
+                break;
+            }
+            portion = portion.end..portion.end + PORTION;
+            tokio::task::yield_now().await;
+        }
+        for slot in shared.local_slots() {
+            // A program takes its time; its policy is all that limits it.
+            slot.end_if_stalled(tick, u32::MAX, u32::MAX);
+            slow_log.see(&slot, tick);
+        }
+        slow_log.note(&shared, tick);
+        shared.accounts.sweep();
+        shared.reached.tell_rest(&shared);
+        tell_of_drops(&shared);
+    }
+}
+
+/// Tells the embedder's hooks of a client that has begun to lag.
+fn tell_of_lag(shared: &Shared, slot: &Slot, tick: u32) {
+    if let Some(hooks) = &shared.hooks
+        && let Some(lag) = begins_to_lag(slot, shared, tick)
+        && let Some(session) = shared.connections.session(slot)
+        && let Some(client) = session.client()
+    {
+        hooks.tell(News::Slow(Arc::clone(client), lag));
+    }
+}
+
+fn tell_of_drops(shared: &Shared) {
+    let Some(hooks) = &shared.hooks else { return };
+    for ((topic, why), messages) in shared.ledger().take_dropped() {
+        let why = match why {
+            Dropped::Oldest => DropReason::Oldest,
+            Dropped::Newest => DropReason::Newest,
+            Dropped::Conflated => DropReason::Conflated,
+        };
+        hooks.tell(News::Dropped { topic, messages, why });
+    }
+}

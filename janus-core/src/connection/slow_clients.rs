@@ -1,0 +1,140 @@
+//! Who does not keep up: nobody who costs memory is anonymous.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::delivery::Slot;
+use crate::instance::shared::Shared;
+use crate::wire::Peer;
+
+/// A client that has not taken what was sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SlowClient {
+    /// The number of its connection, by which the log names it, too.
+    pub client: u64,
+    /// Where it is connected from; `None` for a subscriber in this process, or if the system no longer knows.
+    pub peer: Option<Peer>,
+    /// The name of the codec that it speaks; that of the classic protocol for a subscriber in this process.
+    pub transport: &'static str,
+    /// Frames that wait for it.
+    pub queued_frames: usize,
+    /// Bytes that wait for it, with 64 for each entry of its queue, beside what the kernel's send buffer holds.
+    pub queued_bytes: usize,
+    /// For how long something has waited for it without a break, to within two ticks (of a second by default).
+    pub lagging_for: Duration,
+}
+
+/// Connections that are looked at before others may change the table.
+const PORTION: usize = 1_024;
+
+/// The clients with the largest queues, largest first.
+pub(crate) fn slow_clients(shared: &Shared, count: usize) -> Vec<SlowClient> {
+    let tick = shared.clock.tick();
+    let mut slow = Vec::new();
+    // Mostly there is nothing, and its lock need not be taken.
+    let mut see =
+        |slot: &Arc<Slot>| slow.extend(slot.needs_attention().then(|| describe(slot, shared, tick)).flatten());
+    let mut portion = 0..PORTION;
+    while shared.connections.visit(portion.clone(), &mut see) {
+        portion = portion.end..portion.end + PORTION;
+    }
+    shared.local_slots().iter().for_each(see);
+    slow.sort_unstable_by_key(|client| Reverse(client.queued_bytes));
+    slow.truncate(count);
+    slow
+}
+
+fn describe(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
+    let lag = slot.lag()?;
+    Some(SlowClient {
+        client: slot.id,
+        peer: lag.peer,
+        transport: slot.codecs().name(slot.codec()),
+        queued_frames: lag.frames,
+        queued_bytes: lag.bytes,
+        lagging_for: shared.clock.period * lag.since.map_or(0, |since| tick.wrapping_sub(since)),
+    })
+}
+
+/// What a client lags by, in the one tick in which it has lagged for long enough to be worth a word.
+pub(crate) fn begins_to_lag(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
+    let (_, since) = slot.queued()?;
+    (tick.wrapping_sub(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
+}
+
+/// Limits the lines about clients that are cut off; used by the home arbiter alone.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    tick: AtomicU32,
+    taken: AtomicU32,
+}
+
+impl Lines {
+    /// Lines in one tick.
+    const MAX: u32 = 32;
+
+    /// Whether there may be another line in this tick.
+    pub(crate) fn take(&self, tick: u32) -> bool {
+        if self.tick.swap(tick, Ordering::Relaxed) != tick {
+            self.taken.store(0, Ordering::Relaxed);
+        }
+        self.taken.fetch_add(1, Ordering::Relaxed) < Self::MAX
+    }
+}
+
+/// Ticks between two lines about slow clients: of a second each by default.
+const TICKS_BETWEEN: u32 = 10;
+
+/// Names the slowest clients in the log now and then, for as long as there are any.
+#[derive(Debug, Default)]
+pub(crate) struct SlowLog {
+    /// When it last had something to say.
+    last: Option<u32>,
+    lagging: usize,
+    /// The largest queues of this round, at most [`NAMED`](Self::NAMED).
+    largest: Vec<(usize, Arc<Slot>)>,
+}
+
+impl SlowLog {
+    /// Clients that are named in one line.
+    const NAMED: usize = 5;
+
+    /// A client that catches up within so many ticks is not worth a line.
+    const MIN_TICKS: u32 = 2;
+
+    /// Looks at a client whose queue has been watched in this tick.
+    pub(crate) fn see(&mut self, slot: &Arc<Slot>, tick: u32) {
+        let Some((bytes, since)) = slot.queued() else { return };
+        if since.is_none_or(|since| tick.wrapping_sub(since) < Self::MIN_TICKS) {
+            return;
+        }
+        self.lagging += 1;
+        let place = self.largest.partition_point(|(other, _)| *other >= bytes);
+        if place < Self::NAMED {
+            self.largest.insert(place, (bytes, Arc::clone(slot)));
+            self.largest.truncate(Self::NAMED);
+        }
+    }
+
+    /// Ends a round, with a line if there is something to say and it has been silent for long enough.
+    pub(crate) fn note(&mut self, shared: &Shared, tick: u32) {
+        let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
+        if lagging == 0 || self.last.is_some_and(|last| tick.wrapping_sub(last) < TICKS_BETWEEN) {
+            return;
+        }
+        self.last = Some(tick);
+        let named: Vec<String> =
+            largest.iter().filter_map(|(_, slot)| describe(slot, shared, tick)).map(|slow| in_words(&slow)).collect();
+        log::warn!("{lagging} clients lag; the slowest: {}", named.join("; "));
+    }
+}
+
+fn in_words(slow: &SlowClient) -> String {
+    let SlowClient { client, queued_frames, queued_bytes, lagging_for, .. } = slow;
+    let peer = slow.peer.map_or_else(|| "in this process, or gone".to_owned(), |peer| peer.to_string());
+    format!("client {client} ({peer}), {queued_bytes} bytes in {queued_frames} frames for {lagging_for:.0?}")
+}

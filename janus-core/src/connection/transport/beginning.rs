@@ -1,0 +1,260 @@
+//! The beginning of an event stream, whose client names all topics in the request.
+//!
+//! The head of the response waits until each topic has been joined or refused: a page publishes, or loads its state, as soon
+//! as the stream is open, and must not miss the messages after that moment.
+//!
+//! A returning client knows its last message: an exact position in that message's topic, and a *horizon* for the other
+//! topics, up to which the client has had every message (see [`horizon`](crate::delivery::horizon)). The missed messages of
+//! all topics are sent in the order of their passes, and the client joins all topics in one turn of the home arbiter. Any
+//! other order would make horizons wrong: a connection that ends between two messages of one topic would lose the unsent
+//! messages of another.
+
+use std::sync::Arc;
+use std::task::{self, Poll};
+
+use bytes::Bytes;
+
+use super::opening::slowly;
+use super::resuming::{Replay, Replaying};
+use super::subscribing::{Asking, refused};
+use super::{Step, Transport};
+use crate::config::{Resume, SlowConsumer};
+use crate::connection::turn::yield_now;
+use crate::delivery::End;
+use crate::topic::{CatchUp, Hold, TopicError, TopicState};
+use crate::wire::{ErrorClass, Event, FrameError, Position, Refusal};
+
+/// Portions for one client in one turn. A portion may be a single message.
+const PORTIONS: usize = 16;
+
+/// A stream that has not begun.
+pub(super) struct Preface {
+    /// The head of the response, to be sent before all queued frames. `None` once the stream has begun.
+    held: Option<Bytes>,
+    /// Topics of a returning client, each with its request.
+    resuming: Vec<(Asking, Hold)>,
+    /// The refusal of a topic; a temporary refusal, if there is any.
+    refused: Option<FrameError>,
+}
+
+impl Preface {
+    pub(super) fn new(held: Bytes) -> Self {
+        Self { held: Some(held), resuming: Vec::new(), refused: None }
+    }
+}
+
+/// The part of the topics that a returning client has had.
+#[derive(Clone, Copy)]
+struct Seen {
+    last: Position,
+    horizon: u64,
+    /// The pass of the last message; `None` if the message is no longer kept.
+    pass: Option<u64>,
+}
+
+/// The point at which a client goes on in a topic.
+struct Place {
+    position: Position,
+    /// As in [`Event::Subscribed`].
+    missed: Option<u64>,
+    repeated: u64,
+}
+
+impl Transport {
+    /// Whether the stream waits for topics to be joined or refused.
+    pub(super) fn is_held(&self) -> bool {
+        self.preface.as_ref().is_some_and(|preface| preface.held.is_some())
+    }
+
+    /// Sends the head of the response, and then the queued frames.
+    pub(super) fn begin(&mut self) {
+        if let Some(held) = self.preface.as_mut().and_then(|preface| preface.held.take()) {
+            self.slot.uncork(held);
+            self.expect_silence();
+        }
+    }
+
+    /// Drops the head and the queued frames, for a refusal or a close.
+    pub(super) fn give_up_preface(&mut self) {
+        if self.preface.as_mut().and_then(|preface| preface.held.take()).is_some() {
+            self.slot.uncork_empty();
+        }
+    }
+
+    /// Tells the client about a refused topic, behind the head of the response.
+    pub(super) fn refuse_topic(&mut self, error: FrameError) {
+        let FrameError { id, topic, code, message, .. } = &error;
+        self.tell_error(*id, topic.as_ref(), *code, message);
+        let is_final = |error: &FrameError| error.code.class() == ErrorClass::DoNot;
+        let Some(preface) = &mut self.preface else { return };
+        if preface.refused.as_ref().is_none_or(is_final) {
+            preface.refused = Some(error);
+        }
+    }
+
+    /// Keeps the request for an existing topic until every topic of the stream exists.
+    pub(super) fn go_on_together(&mut self, asking: Asking, topic: &Arc<TopicState>) {
+        if let Some(preface) = &mut self.preface {
+            preface.resuming.push((asking, Hold::new(topic)));
+        }
+    }
+
+    /// Begins the stream, now that each topic has been joined or refused. A stream without any topic ends.
+    pub(super) fn all_asked(&mut self) {
+        let resuming = self.preface.as_mut().map(|preface| std::mem::take(&mut preface.resuming)).unwrap_or_default();
+        let replays = self.resume_stream(resuming);
+        let has_none = self.session.with_subscriptions(|subscriptions| subscriptions.is_empty()).unwrap_or(false);
+        let refused = self.preface.as_mut().and_then(|preface| preface.refused.take());
+        if let Some(FrameError { id, code, message, .. }) = refused
+            && has_none
+        {
+            // A topic may be out of service for a minute, and would refuse an early return again and again.
+            let reconnect_after = (code.class() != ErrorClass::DoNot).then(slowly);
+            self.say_goodbye(Refusal { id, code, message: &message, reconnect_after });
+        } else {
+            self.begin();
+        }
+        self.preface = None;
+        if !replays.is_empty() && matches!(self.step, Step::Reading) {
+            self.step = Step::Replaying(Box::new(Replaying { replays, together: true }));
+        }
+    }
+
+    /// Tells the client its position in each topic, and returns the replays.
+    fn resume_stream(&mut self, resuming: Vec<(Asking, Hold)>) -> Vec<Replay> {
+        let seen = resuming.first().and_then(|(asking, _)| self.seen(asking, &resuming));
+        let mut places = Vec::with_capacity(resuming.len());
+        for (asking, hold) in resuming {
+            match self.place(hold.topic(), asking.since, seen) {
+                Ok(place) => places.push((asking, hold, place)),
+                Err(error) => self.refuse_topic(refused(error, asking.id, &asking.name)),
+            }
+        }
+        let misses_nothing = places.iter().all(|(.., place)| place.missed.is_none());
+        let (last, horizon) = match seen {
+            // No missed message has been sent yet, so the last id still holds.
+            Some(Seen { last, horizon, .. }) if !misses_nothing => (Some(last), Some(horizon)),
+            _ => (None, misses_nothing.then(|| self.shared.pass_numbers.horizon())),
+        };
+        let mut replays = Vec::with_capacity(places.len());
+        for (Asking { name, since, id, .. }, hold, Place { position, missed, repeated }) in places {
+            let topic = hold.topic();
+            self.slot.tell(&Event::Subscribed { id, topic: &name, position, last, horizon, since, missed, repeated });
+            let (subscription, from) = (Arc::new(self.subscription(&name)), position.seq + 1);
+            // A connection may be lost in the middle of the replay.
+            subscription.count_from(from);
+            self.shared.trace_joined(&subscription, &name, position.seq);
+            if let Some(missed) = missed {
+                self.note_resumed(&name, missed);
+            }
+            self.joined((Arc::clone(topic), Arc::clone(&subscription)));
+            replays.push(Replay { topic: hold, subscription, from });
+        }
+        replays
+    }
+
+    /// The part that the client has had; `None` if the last message belongs to no topic of the stream.
+    fn seen(&self, asking: &Asking, resuming: &[(Asking, Hold)]) -> Option<Seen> {
+        let (since, horizon) = (asking.since?, asking.horizon?);
+        let (_, last) = resuming.iter().find(|(_, hold)| hold.topic().knows(since))?;
+        let topic = last.topic();
+        // A conflated message takes the place of an older message, ahead of messages up to its horizon.
+        let moves = self.shared.config.namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
+        if moves || !self.may_resume(topic, since) {
+            return None;
+        }
+        let pass = topic.handed_out_by(since.seq).ok().flatten().filter(|pass| *pass > 0);
+        Some(Seen { last: since, horizon, pass })
+    }
+
+    /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the current
+    /// position where messages are no longer kept.
+    fn place(&self, topic: &TopicState, since: Option<Position>, seen: Option<Seen>) -> Result<Place, TopicError> {
+        let tick = self.shared.clock.tick();
+        let now = topic.position()?;
+        let resumes = self.shared.config.namespace(topic.name.as_str()).resume == Resume::Position;
+        let anew = || topic.check_available().map(|()| Place { position: now, missed: None, repeated: 0 });
+        let Some(since) = since.filter(|_| resumes) else { return anew() };
+        if topic.knows(since) {
+            let missed = topic.resumable(since, tick)?;
+            return missed.map_or_else(anew, |missed| Ok(Place { position: since, missed: Some(missed), repeated: 0 }));
+        }
+        let Some(Seen { horizon, pass, .. }) = seen else { return anew() };
+        let Some(from) = topic.first_after(horizon, tick)? else { return anew() };
+        let unseen = pass.map_or(now.seq + 1, |pass| topic.first_following(pass));
+        Ok(Place {
+            position: Position { epoch: now.epoch, seq: from - 1 },
+            missed: Some(now.seq + 1 - from),
+            repeated: unseen.saturating_sub(from),
+        })
+    }
+
+    /// Sends the missed messages in the order of their passes, and then joins all topics at once.
+    pub(super) fn replay_together(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let tick = self.shared.clock.tick();
+        for _ in 0..PORTIONS {
+            let Step::Replaying(replaying) = &mut self.step else { return Poll::Ready(()) };
+            let next = match furthest_behind(&replaying.replays) {
+                Ok(Some(next)) => next,
+                Ok(None) => return self.join_together(tick),
+                Err(_) => {
+                    self.end(End::MessagesLost);
+                    return Poll::Ready(());
+                }
+            };
+            // A slow client gets the next portion when the queue is empty; `run` writes the queue.
+            if !self.slot.is_flushed() {
+                return Poll::Pending;
+            }
+            let replay = &mut replaying.replays[next.index];
+            match replay.topic.topic().catch_up_to(&replay.subscription, replay.from, next.until, tick) {
+                Ok(CatchUp::More(from)) => replay.from = from,
+                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                    let (topic, from) = (replay.topic.topic(), replay.from);
+                    let epoch = topic.epoch();
+                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
+                    replay.from = first;
+                }
+                Ok(CatchUp::Lost(_) | CatchUp::Joined) | Err(_) => self.end(End::MessagesLost),
+            }
+        }
+        // A crowd of returning clients must leave turns to all other connections.
+        yield_now(cx)
+    }
+
+    /// Puts the client on the lists of all topics.
+    fn join_together(&mut self, tick: u32) -> Poll<()> {
+        let Step::Replaying(replaying) = std::mem::replace(&mut self.step, Step::Reading) else {
+            return Poll::Ready(());
+        };
+        for Replay { topic, subscription, from } in replaying.replays {
+            if topic.topic().catch_up(&subscription, from, tick) != Ok(CatchUp::Joined) {
+                self.end(End::MessagesLost);
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// The topic with the earliest unsent pass.
+struct Next {
+    index: usize,
+    /// The last pass before the next topic has its turn.
+    until: u64,
+}
+
+fn furthest_behind(replays: &[Replay]) -> Result<Option<Next>, TopicError> {
+    let mut next = None;
+    let mut least = u64::MAX;
+    for (index, replay) in replays.iter().enumerate() {
+        let Some(pass) = replay.topic.topic().handed_out_by(replay.from)? else { continue };
+        if pass < least {
+            next = Some(Next { index, until: least });
+            least = pass;
+        } else if let Some(next) = &mut next {
+            next.until = next.until.min(pass);
+        }
+    }
+    Ok(next)
+}

@@ -1,0 +1,79 @@
+//! The life of a client, in lines of the log and in traces. With the log at `info` and without a trace, each step costs two
+//! loads of a flag.
+
+use super::{Step, Transport};
+use crate::ground::trace::{self, Said, TraceKind};
+use crate::hooks::Disconnect;
+use crate::wire::{ErrorCode, TopicName};
+
+/// A line of the log about a client. A macro, so that the log's limit counts each place on its own.
+macro_rules! debug {
+    ($transport:expr, $($words:tt)+) => {
+        log::debug!("client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+))
+    };
+}
+
+impl Transport {
+    pub(super) fn note_opened(&self) {
+        let (codec, session) = (self.codec_name(), &self.session.token);
+        debug!(self, "opened, {codec}, session {}", session.beginning());
+        self.say(TraceKind::Open, "sessions", || format!("{codec}, session {}", session.beginning()));
+    }
+
+    /// The connection has taken over the session of an earlier connection.
+    pub(super) fn note_taken_over(&self, from: Option<u64>) {
+        let session = &self.session.token;
+        debug!(self, "took over session {}", session.beginning());
+        self.say(TraceKind::Attach, "sessions", || {
+            let from = from.map(|id| format!(" of client {id}")).unwrap_or_default();
+            format!("session {}{from}", session.beginning())
+        });
+    }
+
+    pub(super) fn note_joined(&self, topic: &TopicName) {
+        debug!(self, "subscribed to {topic}");
+    }
+
+    /// The client continues with a topic after an earlier message.
+    pub(super) fn note_resumed(&self, topic: &TopicName, missed: u64) {
+        debug!(self, "resumed {topic}, {missed} missed");
+    }
+
+    pub(super) fn note_left(&self, topic: &TopicName) {
+        debug!(self, "unsubscribed from {topic}");
+    }
+
+    /// The client leaves all topics, at the end of the connection.
+    pub(super) fn note_detached(&self, topics: usize) {
+        if topics == 0 {
+            return;
+        }
+        let (session, ttl) = (&self.session.token, self.shared.config.session_ttl);
+        debug!(self, "left {topics} topics, session {} is kept for {ttl:?}", session.beginning());
+        self.say(TraceKind::Detach, "sessions", || format!("session {}, {topics} topics", session.beginning()));
+    }
+
+    pub(super) fn note_closed(&self) {
+        let why = match self.ending() {
+            Disconnect::ByServer(code) => code.as_str(),
+            Disconnect::ByClient if self.passed_on => "passed on",
+            Disconnect::ByClient => "its stream has ended",
+        };
+        debug!(self, "closed: {why}");
+        self.say(TraceKind::Close, "transport_supervisor", || why.to_owned());
+    }
+
+    /// The side that has ended the connection.
+    pub(super) fn ending(&self) -> Disconnect {
+        match self.why {
+            Some(code) => Disconnect::ByServer(code),
+            None if matches!(self.step, Step::Over) => Disconnect::ByClient,
+            // The Transport was killed, or has panicked.
+            None => Disconnect::ByServer(ErrorCode::Internal),
+        }
+    }
+
+    fn say(&self, kind: TraceKind, to: &str, about: impl FnOnce() -> String) {
+        self.shared.tracer.tell(kind, || Said { from: trace::client(self.slot.id), to: to.to_owned(), about: about() });
+    }
+}

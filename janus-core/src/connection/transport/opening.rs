@@ -1,0 +1,205 @@
+//! How a connection becomes a served client, another codec's, or somebody else's altogether.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use super::subscribing::leave;
+use super::{Outcome, Step, Transport};
+use crate::config::Resume;
+use crate::connection::listener::{PassOn, PassedOn};
+use crate::delivery::{End, Link};
+use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
+use crate::session::{Claimed, SessionToken, Unclaimed};
+use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Open, Opens, Refusal, TopicName};
+
+pub(super) struct PassingOn {
+    pub(super) take: PassOn,
+    pub(super) received: Vec<u8>,
+}
+
+impl Transport {
+    /// Serves the client once it is known who it is; where nobody wants to know, at once.
+    pub(crate) fn open(&mut self, mut open: Open) {
+        self.is_forwarded = open.request.as_deref().is_some_and(HttpRequest::is_forwarded);
+        let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
+        let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
+        (request.auth, request.request) = (open.auth.take(), open.request.take());
+        let asked =
+            request.request.as_ref().map_or(0, |head| head.memory()) + request.auth.as_ref().map_or(0, String::len);
+        let answer = hooks.authenticate(request);
+        let answer = answer.map(|identity| Outcome::Authenticated(Box::new(open), identity));
+        self.step = Step::Authenticating(Box::pin(answer), asked);
+    }
+
+    pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(Refused { code, message, retry_after }) => {
+                log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
+                let usual = refusal(code, &message);
+                let reconnect_after = retry_after.or(usual.reconnect_after);
+                return self.say_goodbye(Refusal { reconnect_after, ..usual });
+            }
+        };
+        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);
+        let client = Arc::new(client);
+        self.session.identify(&client);
+        self.serve(open);
+        self.tell_observers(News::Connected(client));
+    }
+
+    pub(super) fn codec_name(&self) -> &'static str {
+        self.shared.codecs().name(self.slot.codec())
+    }
+
+    pub(super) fn tell_observers(&self, news: News) {
+        if let Some(hooks) = &self.shared.hooks {
+            hooks.tell(news);
+        }
+    }
+
+    /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
+    pub(super) fn serve(&mut self, open: Open) {
+        let shared = Arc::clone(&self.shared);
+        shared.sessions.attach(Arc::clone(&self.session));
+        let mut resumed = false;
+        if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
+            let own = self.session.token;
+            resumed = self.claim(&token).is_ok();
+            if resumed {
+                // Its client knows no other position than those it says itself, topic by topic.
+                self.session = shared.sessions.rename(&self.session, own);
+                let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
+                self.session.attached_anew(keeps);
+            }
+        }
+        shared.connections.set_session(&self.slot, &self.session);
+        self.opened = true;
+        self.expect_answers();
+        if !self.is_held() {
+            self.expect_silence();
+        }
+        self.note_opened();
+        self.slot.tell(&Event::Opened {
+            session: &self.session.token.to_hex(),
+            resumed,
+            limits: &shared.wire_limits(),
+            heartbeat: shared.config.heartbeat_interval,
+        });
+    }
+
+    /// Has the client hear a heartbeat in silence, also if it never had a message, where its codec wants that.
+    pub(super) fn expect_silence(&self) {
+        if self.shared.codecs().beats_from_the_start(self.slot.codec()) {
+            self.slot.expect_silence(self.shared.clock.tick());
+        }
+    }
+
+    /// Takes over the session of `token`, if it may, and ends the connection that had it.
+    pub(super) fn claim(&mut self, token: &SessionToken) -> Result<(), Unclaimed> {
+        let Claimed { session, older } = self.shared.sessions.claim(token, &self.session, &self.slot)?;
+        self.session = session;
+        self.shared.connections.set_session(&self.slot, &self.session);
+        self.note_taken_over(older.as_ref().map(|(slot, _)| slot.id));
+        if let Some((slot, joined)) = older {
+            slot.end(End::SessionTaken);
+            for (topic, subscription) in joined {
+                leave(&topic, subscription);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn become_successor(&mut self, bytes: Bytes) {
+        let successor = self.decoder.successor();
+        let Some((codec, decoder)) = successor
+            .and_then(|(place, decoder)| Some((self.shared.codecs().successor(self.slot.codec(), place)?, decoder)))
+        else {
+            log::error!("{}: a decoder has named no successor", self.origin.codec.name());
+            return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server"));
+        };
+        self.slot.send(bytes);
+        self.slot.set_codec(codec);
+        self.decoder = decoder;
+        if self.shared.codecs().opens(codec) == Opens::AtOnce && !self.opened {
+            self.open(Open::default());
+        }
+    }
+
+    /// Gives the stream to whoever takes what is none of ours; what follows in the input goes along.
+    pub(super) fn pass_on(&mut self) {
+        let Some(take) = self.origin.pass_on.clone() else {
+            return self.answer_error(FrameError::new(ErrorCode::BadOpen, "there is nothing here"));
+        };
+        let received = self.decoder.take_received();
+        self.step = Step::PassingOn(Box::new(PassingOn { take, received }));
+    }
+
+    /// Carries out what [`pass_on`](Self::pass_on) began, when it is known what else was read.
+    pub(super) fn finish_passing_on(&mut self) {
+        let Step::PassingOn(passing) = std::mem::replace(&mut self.step, Step::Over) else { return };
+        let PassingOn { take, mut received } = *passing;
+        if let Some(rest) = self.rest.take() {
+            received.extend_from_slice(&rest);
+        }
+        let peer = self.session.peer;
+        if !self.has_place {
+            self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        }
+        let stream = match self.slot.take_link().map(Link::leave_reactor) {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
+            // It has been cut off meanwhile.
+            None => return,
+        };
+        self.passed_on = true;
+        take(PassedOn { stream, received: received.into(), peer });
+    }
+}
+
+/// When a client that was told to try again may come back: the first and the last moment. Those that are told together must
+/// not come together.
+const TRY_AGAIN: Range<u64> = 100..2_000;
+
+/// The same for one that was told to slow down.
+const SLOW_DOWN: Range<u64> = 5_000..15_000;
+
+/// Why a client is not served, and when it may come back.
+pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
+    let window = match code.class() {
+        // Whoever is refused so is one of many, who must not all come back at once.
+        _ if code == ErrorCode::TooManyConnections => Some(SLOW_DOWN),
+        ErrorClass::TryAgain => Some(TRY_AGAIN),
+        ErrorClass::SlowDown => Some(SLOW_DOWN),
+        ErrorClass::DoNot => None,
+    };
+    Refusal { id: None, code, message, reconnect_after: window.map(any_moment) }
+}
+
+/// After what time a client may come back that a drain with so much time left sends away: once the port can be open again,
+/// because a browser's `EventSource` that finds it closed behind a proxy never tries again.
+///
+/// The time left is that of `drain_period`, at the end of which nearly every drain is over. To count up to `drain_timeout`, for the
+/// sake of those that wait for slow clients, would keep everybody away for 5 s more each time; a drain that takes longer eats
+/// into `restart_time`, of which most restarts need a second.
+pub(super) fn after_a_restart(rest_of_drain: Duration, restart_time: Duration) -> Duration {
+    rest_of_drain + restart_time + any_moment(TRY_AGAIN)
+}
+
+/// After what time a client may come back that is to slow down.
+pub(super) fn slowly() -> Duration {
+    any_moment(SLOW_DOWN)
+}
+
+fn any_moment(window: Range<u64>) -> Duration {
+    // Any will do if the system has no randomness to give.
+    let random = getrandom::u64().unwrap_or_default();
+    #[cfg(all(test, feature = "fault-injection"))]
+    let random = crate::simulation::seed().unwrap_or(random);
+    Duration::from_millis(window.start + random % (window.end - window.start))
+}

@@ -1,0 +1,113 @@
+//! The portion of work that a connection does at once, before others have theirs (see [`fairness`](crate::accounts::fairness)).
+
+use std::task::{self, Poll, ready};
+
+use super::{Step, Transport};
+use crate::accounts::fairness::{Want, price};
+use crate::connection::turn::yield_now;
+use crate::ground::line::Ticket;
+use crate::wire::{Command, FrameError};
+
+/// What a connection may do, and has done, since its task was polled.
+#[derive(Debug, Default)]
+pub(super) struct Portion {
+    /// Where it waits for others.
+    ticket: Option<Ticket>,
+    /// Units of work that it may do; 0 until it has been let.
+    allowed: u16,
+    done: u16,
+}
+
+impl Portion {
+    pub(super) fn add(&mut self, work: u16) {
+        self.done = self.done.saturating_add(work);
+    }
+
+    /// Notes a read of so many bytes.
+    pub(super) fn add_read(&mut self, length: usize) {
+        self.add(price::READ + u16::try_from(length / price::BYTES).unwrap_or(u16::MAX));
+    }
+
+    pub(super) fn add_command(&mut self, decoded: &Result<Command, FrameError>) {
+        self.add(price::FRAME);
+        self.add(match decoded {
+            Ok(Command::Ping | Command::Pong | Command::Publish { ack: false, .. }) => 0,
+            Ok(Command::Publish { .. } | Command::PublishAndClose { .. }) => price::RECEIPT,
+            Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. } | Command::Attach { .. }) => price::LENGTHY,
+            Ok(_) | Err(_) => price::ANSWER,
+        });
+    }
+
+    pub(super) fn is_used_up(&self) -> bool {
+        self.done >= self.allowed
+    }
+}
+
+impl Transport {
+    /// Waits until the connection may do a portion of work. Ready for the rest of this poll then.
+    pub(super) fn poll_portion(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if self.portion.allowed > 0 {
+            return Poll::Ready(());
+        }
+        let Some(account) = &self.slot.account else {
+            self.portion.allowed = u16::MAX;
+            return Poll::Ready(());
+        };
+        let fairness = &self.shared.fairness;
+        let allowed = match self.portion.ticket {
+            Some(ticket) => Some(ready!(fairness.poll_called(account, ticket, cx.waker()))),
+            None => fairness.admit(account, self.want(), self.shared.home.pauses()),
+        };
+        match allowed {
+            Some(allowed) => {
+                (self.portion.ticket, self.portion.allowed) = (None, allowed);
+                Poll::Ready(())
+            }
+            None => self.wait_for_portion(self.want(), cx),
+        }
+    }
+
+    /// Whether a portion has ended before the input.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.undecoded && matches!(self.step, Step::Reading)
+    }
+
+    fn want(&self) -> Want {
+        match self.step {
+            Step::Reading if self.rest.is_none() => Want::Fresh,
+            _ => Want::More,
+        }
+    }
+
+    /// Has others go first, because there is more to do than a portion.
+    pub(super) fn wait_for_portion<T>(&mut self, want: Want, cx: &mut task::Context<'_>) -> Poll<T> {
+        let Some(account) = &self.slot.account else { return yield_now(cx) };
+        self.portion.ticket = Some(self.shared.fairness.wait(account, want, cx.waker()));
+        Poll::Pending
+    }
+
+    /// At the end of a poll: what was done is charged to the address.
+    pub(super) fn charge(&mut self) {
+        if let Some(account) = &self.slot.account
+            && self.portion.done > 0
+        {
+            self.shared.fairness.charge(account, self.portion.done.into());
+        }
+        (self.portion.allowed, self.portion.done) = (0, 0);
+    }
+
+    /// Notes that a command has had so many topics made.
+    pub(super) fn add_topics(&mut self, topics: usize) {
+        let topics = u16::try_from(topics).unwrap_or(u16::MAX);
+        self.portion.add(price::TOPIC.saturating_mul(topics));
+    }
+
+    /// Gives up the place of a connection that ends.
+    pub(super) fn leave_line(&mut self) {
+        if let Some(account) = &self.slot.account
+            && let Some(ticket) = self.portion.ticket.take()
+        {
+            self.shared.fairness.leave(account, ticket);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Publishing: a message is allowed, offered to its topic, and waits for room there.
+
+use std::pin::Pin;
+use std::task::{self, Poll};
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+
+use super::{Outcome, Step, Transport};
+use crate::accounts::fairness::price;
+use crate::hooks::Refused;
+use crate::topic::publish::{Pending, PublishError, Receipt, hand_over};
+use crate::topic::{Place, Waiter};
+use crate::wire::TopicName;
+
+pub(super) struct Permitting {
+    pub(super) topic: TopicName,
+    pub(super) pending: Pending,
+    pub(super) outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    pub(super) answer: Pin<Box<dyn Future<Output = Result<(), Refused>>>>,
+}
+
+pub(super) struct Offering {
+    pub(super) topic: TopicName,
+    /// `None` only while it is being offered.
+    pub(super) pending: Option<Pending>,
+    /// Where the message waits for room.
+    pub(super) place: Option<Place>,
+    /// Awaited before the connection closes, where a classic PUBLISH closes it.
+    pub(super) outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+}
+
+impl Transport {
+    /// Publishes a message if the client may.
+    pub(super) fn publish(
+        &mut self,
+        topic: TopicName,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        let client = self.session.client();
+        if !self.may_publish() && client.is_none_or(|client| client.identity.may_publish.is_none()) {
+            pending.refuse(PublishError::NotAllowed);
+            return self.await_outcome(outcome);
+        }
+        let permission = match (&self.shared.hooks, client) {
+            (Some(hooks), Some(client)) => hooks.authorize_publish(client, &topic, &pending.publication),
+            _ => Ok(None),
+        };
+        match permission {
+            Ok(None) => self.hand_over(topic, pending, outcome),
+            Ok(Some(answer)) => {
+                let answer = Box::pin(answer);
+                self.step = Step::Permitting(Box::new(Permitting { topic, pending, outcome, answer }));
+            }
+            Err(denied) => self.deny(denied, pending, outcome),
+        }
+    }
+
+    /// Whether the client may publish for where it is. One that can reach a listener off loopback is a stranger until the
+    /// operator says otherwise, and so is one behind a proxy on this machine.
+    fn may_publish(&self) -> bool {
+        self.shared.config.allow_publish || (self.origin.is_local && !self.is_forwarded)
+    }
+
+    pub(super) fn deny(
+        &mut self,
+        Refused { code, message, .. }: Refused,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        pending.refuse(PublishError::Denied { code, reason: message });
+        self.await_outcome(outcome);
+    }
+
+    /// Hands a message to its topic. If that has no room, nothing further is read until it has.
+    pub(super) fn hand_over(
+        &mut self,
+        topic: TopicName,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        self.publishes();
+        let made = self.shared.topics.made();
+        let answers = pending.reply.wants_receipt();
+        let by = self.slot.account.as_ref();
+        let handed_over = hand_over(&self.shared, &mut self.published, &topic, by, pending, None);
+        self.add_topics((self.shared.topics.made() - made) as usize);
+        if self.published.is_none() && answers {
+            // There is no topic that would send the receipt in a turn of its own.
+            self.portion.add(price::ANSWER);
+        }
+        if let Err(pending) = handed_over {
+            // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
+            self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
+            return;
+        }
+        self.await_outcome(outcome);
+    }
+
+    pub(super) fn offer(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let Step::Offering(mut offering) = std::mem::replace(&mut self.step, Step::Reading) else {
+            return Poll::Ready(());
+        };
+        let pending = offering.pending.take().expect("an offering ends with its message");
+        let by = self.slot.account.as_ref();
+        let waiter = Waiter { waker: cx.waker(), place: &mut offering.place };
+        match hand_over(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
+            Ok(()) => {
+                self.await_outcome(offering.outcome);
+                Poll::Ready(())
+            }
+            Err(pending) => {
+                offering.pending = Some(pending);
+                self.step = Step::Offering(offering);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// A classic PUBLISH closes its connection once its outcome is known; other messages are answered by their topic.
+    pub(super) fn await_outcome(&mut self, outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>) {
+        if let Some(outcome) = outcome {
+            self.step = Step::Waiting(Box::pin(
+                outcome.map(|outcome| Outcome::Published(outcome.unwrap_or(Err(PublishError::TopicCrashed)))),
+            ));
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Coming back: an attach takes over an earlier session, and what was missed is replayed from the topics' rings.
+
+use std::sync::Arc;
+use std::task::{self, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
+use super::subscribing::{find_or_create, leave};
+use super::{CONTROL_TIMEOUT, Outcome, Step, Transport};
+use crate::config::Resume;
+use crate::connection::turn::yield_now;
+use crate::delivery::{End, Subscription};
+use crate::hooks::Refused;
+use crate::session::{SessionToken, Unclaimed};
+use crate::topic::{Anchor, CatchUp, Hold, TopicError, TopicState};
+use crate::wire::{ErrorCode, Event, FrameError, Position, TopicName};
+
+/// What a client that comes back has said, when its topics exist.
+pub(super) struct Prepared {
+    pub(super) received: Vec<(TopicName, u64)>,
+    /// The token that the connection was greeted with.
+    pub(super) own: SessionToken,
+    /// The topics that could not be made.
+    pub(super) failed: Vec<(TopicName, TopicError)>,
+    /// The topics that it may not subscribe to.
+    pub(super) denied: Vec<(TopicName, Refused)>,
+}
+
+/// One topic that a client wants to go on with.
+pub(super) struct Wanted {
+    pub(super) name: TopicName,
+    /// Whether it was subscribed to it before.
+    pub(super) kept: bool,
+    /// What its cursor refers to, the number that its count began with, and the count; nothing if it cannot know where it was.
+    pub(super) from: Option<(Arc<Anchor>, u64, u64)>,
+}
+
+/// The topics that a client still has to catch up with.
+pub(super) struct Replaying {
+    pub(super) replays: Vec<Replay>,
+    /// Whether it gets the messages of all of them in the order in which they were handed out, and joins the topics in the
+    /// same turn: see [`beginning`](super::beginning). Otherwise one topic comes after the other, the last one first.
+    pub(super) together: bool,
+}
+
+impl Replaying {
+    pub(super) fn one_by_one(replays: Vec<Replay>) -> Self {
+        Self { replays, together: false }
+    }
+}
+
+/// One topic that a client resumes.
+pub(super) struct Replay {
+    /// Which does not end as unused before the client is on its list.
+    pub(super) topic: Hold,
+    pub(super) subscription: Arc<Subscription>,
+    /// The next number it is to get.
+    pub(super) from: u64,
+}
+
+impl Transport {
+    /// Takes over the session of `token`, or begins anew with the topics that the client names if there is none.
+    pub(super) fn attach(&mut self, token: &str, received: Vec<(TopicName, u64)>) {
+        if received.len() > self.shared.config.max_topics_per_client {
+            let message = "these are more topics than one client may be subscribed to";
+            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
+        }
+        let own = self.session.token;
+        if let Some(token) = SessionToken::from_hex(token)
+            && self.claim(&token) == Err(Unclaimed::Overtaken)
+        {
+            let message = "a connection that was opened after this one has this session; attach with a new connection";
+            return self.say_bye(None, ErrorCode::SessionTaken, message);
+        }
+        let mut missing = Vec::new();
+        let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
+        self.session.with_cursors(|cursors| {
+            missing.extend(cursors.iter().map(|cursor| &cursor.anchor.name).filter(|name| is_missing(name)).cloned());
+        });
+        missing.extend(received.iter().map(|(name, _)| name).filter(|name| is_missing(name)).cloned());
+        let mut prepared = Box::new(Prepared { received, own, failed: Vec::new(), denied: Vec::new() });
+        let mut asked = Vec::new();
+        for Wanted { name, .. } in self.wanted(&prepared.received) {
+            match self.permission_to_subscribe(&name) {
+                Ok(None) => {}
+                Ok(Some(answer)) => asked.push(answer.map(|answer| answer.err().map(|denied| (name, denied)))),
+                Err(denied) => prepared.denied.push((name, denied)),
+            }
+        }
+        if missing.is_empty() && asked.is_empty() {
+            return self.resume(*prepared);
+        }
+        self.add_topics(missing.len());
+        let (shared, by) = (Arc::clone(&self.shared), self.slot.account.clone());
+        self.step = Step::Waiting(Box::pin(async move {
+            prepared.denied.extend(join_all(asked).await.into_iter().flatten());
+            missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
+            let create_all = async {
+                for name in missing {
+                    if let Err(error) = find_or_create(&shared, &name, by.clone()).await {
+                        prepared.failed.push((name, error));
+                    }
+                }
+            };
+            // One for which there was no time is not there when its turn comes.
+            let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
+            Outcome::Prepared(prepared)
+        }));
+    }
+
+    /// Joins the topics of the session, each from where the client was if that is possible, and tells it which are.
+    ///
+    /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
+    /// answer and the first moment of a subscription.
+    ///
+    /// The session goes on under the connection's own token if the client has to count afresh anywhere: a client that never
+    /// gets this answer comes back with the old token, and its old counts must not be taken for new ones.
+    pub(super) fn resume(&mut self, prepared: Prepared) {
+        let Prepared { received, own, failed, denied } = prepared;
+        let tick = self.shared.clock.tick();
+        let mut joined = Vec::new();
+        let mut replays = Vec::new();
+        let mut answers = Vec::new();
+        let mut errors = Vec::new();
+        for Wanted { name, kept, from } in self.wanted(&received) {
+            if let Some((_, denied)) = denied.iter().find(|(denied, _)| *denied == name) {
+                errors.push((name, denied.code, denied.message.clone()));
+                continue;
+            }
+            if joined.len() >= self.shared.config.max_topics_per_client {
+                let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+                errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
+                continue;
+            }
+            let Some(topic) = self.shared.find_or_wake(&name, self.slot.account.as_ref()) else {
+                let error = failed.iter().find(|(failed, _)| *failed == name);
+                let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
+                errors.push((name, error.code(), error.to_string()));
+                continue;
+            };
+            let subscription = Arc::new(self.subscription(&name));
+            let hold = Hold::new(&topic);
+            let resumes = from
+                .filter(|(anchor, ..)| Arc::ptr_eq(anchor, &topic.anchor) && self.keeps_places(&name))
+                .and_then(|(_, first_seq, count)| {
+                    let from = first_seq.checked_add(count)?;
+                    Some((first_seq, from, topic.missed_since(from, tick).ok()??))
+                });
+            let missed = if let Some((first_seq, from, missed)) = resumes {
+                subscription.count_from(first_seq);
+                self.note_resumed(&name, missed);
+                self.shared.trace_joined(&subscription, &name, from - 1);
+                replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
+                Some(missed)
+            } else {
+                let entry = Arc::clone(&subscription);
+                match if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
+                    Ok(position) => self.shared.trace_joined(&subscription, &name, position.seq),
+                    Err(error) => {
+                        errors.push((name, error.code(), error.to_string()));
+                        continue;
+                    }
+                }
+                self.note_joined(&name);
+                None
+            };
+            joined.push((topic, subscription));
+            answers.push((name, missed));
+        }
+        if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
+            self.session = self.shared.sessions.rename(&self.session, own);
+            self.shared.connections.set_session(&self.slot, &self.session);
+        }
+        joined.shrink_to_fit();
+        for (topic, subscription) in self.session.attached(joined) {
+            leave(&topic, subscription);
+        }
+        self.slot.tell(&Event::Attached { topics: &answers, session: &self.session.token.to_hex() });
+        for (name, code, message) in errors {
+            self.tell_error(None, Some(&name), code, &message);
+        }
+        // Those that need no replay join at once, too.
+        self.step =
+            if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying::one_by_one(replays))) };
+    }
+
+    /// Whether a client of this topic that comes back can be given what it missed.
+    fn keeps_places(&self, topic: &TopicName) -> bool {
+        self.shared.config.namespace(topic.as_str()).resume != Resume::Off
+    }
+
+    /// Whether the client may go on after a position that it names: any one, or one within an earlier subscription of its
+    /// session. Anybody can make up a position, and nobody a session.
+    pub(super) fn may_resume(&self, topic: &Arc<TopicState>, since: Position) -> bool {
+        match self.shared.config.namespace(topic.name.as_str()).resume {
+            Resume::Position => true,
+            Resume::Session => self.session.began_earlier(topic).is_some_and(|first| since.seq >= first - 1),
+            Resume::Off => false,
+        }
+    }
+
+    /// The topics of a session that is being taken over, and those besides that its client names.
+    pub(super) fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
+            let wanted = cursors.iter().map(|cursor| {
+                let count = received.iter().find(|(name, _)| *name == cursor.anchor.name);
+                let from = count.zip(cursor.counts_from());
+                let from = from.map(|((_, count), first_seq)| (Arc::clone(&cursor.anchor), first_seq, *count));
+                Wanted { name: cursor.anchor.name.clone(), kept: true, from }
+            });
+            wanted.collect()
+        });
+        for (name, _) in received {
+            if wanted.iter().all(|other| other.name != *name) {
+                wanted.push(Wanted { name: name.clone(), kept: false, from: None });
+            }
+        }
+        wanted
+    }
+
+    pub(super) fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if matches!(&self.step, Step::Replaying(replaying) if replaying.together) {
+            return self.replay_together(cx);
+        }
+        let tick = self.shared.clock.tick();
+        while let Step::Replaying(replaying) = &mut self.step {
+            let replays = &mut replaying.replays;
+            let Some(replay) = replays.last_mut() else {
+                self.step = Step::Reading;
+                break;
+            };
+            // Whoever takes what it asked for gets more; what waits is written by `run`.
+            if !self.slot.is_flushed() {
+                return Poll::Pending;
+            }
+            match replay.topic.topic().catch_up(&replay.subscription, replay.from, tick) {
+                Ok(CatchUp::Joined) => {
+                    replays.pop();
+                }
+                Ok(CatchUp::More(from)) => {
+                    replay.from = from;
+                    // A mass of clients that come back must not stop everybody else for as long as they replay.
+                    return yield_now(cx);
+                }
+                // It was told that it would have them.
+                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                    let (topic, from) = (replay.topic.topic(), replay.from);
+                    let epoch = topic.epoch();
+                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
+                    replay.from = first;
+                }
+                Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),
+            }
+        }
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,310 @@
+//! Subscribing: with the next message, or after the position that a client names.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{self, Poll, ready};
+
+use actix::prelude::Request;
+use futures_util::FutureExt;
+
+use super::resuming::{Replay, Replaying};
+use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
+use crate::accounts::Account;
+use crate::delivery::Subscription;
+use crate::hooks::Refused;
+use crate::instance::shared::Shared;
+use crate::session::Joined;
+use crate::topic::manager::Create;
+use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
+use crate::wire::{ErrorCode, Event, FrameError, Position, RequestId, TopicName};
+
+/// A subscribe, as it was asked for.
+pub(super) struct Asking {
+    pub(super) name: TopicName,
+    pub(super) since: Option<Position>,
+    pub(super) horizon: Option<u64>,
+    pub(super) id: RequestId,
+}
+
+/// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
+pub(super) struct Asked {
+    pub(super) joining: Joining,
+    pub(super) topic: Arc<TopicState>,
+    pub(super) answer: Pin<Box<Request<Topic, Subscribe>>>,
+}
+
+pub(super) struct AskedPatiently {
+    pub(super) name: TopicName,
+    pub(super) id: RequestId,
+    pub(super) subscription: Arc<Subscription>,
+    pub(super) joined: Pin<Box<dyn Future<Output = Result<Joined, TopicError>>>>,
+}
+
+impl Transport {
+    /// Subscribes if the embedder's hook, where there is one, allows it.
+    pub(super) fn ask_to_subscribe(&mut self, asking: Box<Asking>) {
+        let permission = self.permission_to_subscribe(&asking.name);
+        match permission {
+            Ok(None) => self.in_turn(Lengthy::Subscribe(asking)),
+            Ok(Some(answer)) => {
+                self.step = Step::Waiting(Box::pin(answer.map(|answer| Outcome::Permitted(asking, answer))));
+            }
+            Err(denied) => self.conclude(Outcome::Permitted(asking, Err(denied))),
+        }
+    }
+
+    pub(super) fn permission_to_subscribe(
+        &self,
+        topic: &TopicName,
+    ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
+        match (&self.shared.hooks, self.session.client()) {
+            (Some(hooks), Some(client)) => hooks.authorize_subscribe(client, topic),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, asking: Asking) {
+        let Asking { name, since, id, .. } = &asking;
+        let id = *id;
+        let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
+            (subscriptions.iter().any(|(topic, _)| topic.name == *name), subscriptions.len())
+        }) else {
+            return;
+        };
+        if already {
+            return self.slot.tell(&Event::AlreadySubscribed { id, topic: name });
+        }
+        if count >= self.shared.config.max_topics_per_client {
+            let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+            return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
+        }
+        if since.is_some() {
+            return self.find(asking);
+        }
+        let subscription = Some(Arc::new(self.subscription(name)));
+        let by = self.slot.account.clone();
+        let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, by, id, subscription };
+        let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
+            let answer = topic.actor.addr()?.send(joining.request());
+            Some((topic, answer))
+        });
+        self.step = match running {
+            Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
+            None => {
+                self.add_topics(1);
+                joining.patiently()
+            }
+        };
+    }
+
+    /// Has the topic made that a client wants to go on with, if there is none.
+    pub(super) fn find(&mut self, asking: Asking) {
+        if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
+            return self.go_on(asking, &topic);
+        }
+        self.add_topics(1);
+        let (shared, by) = (Arc::clone(&self.shared), self.slot.account.clone());
+        self.step = Step::Waiting(Box::pin(async move {
+            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name, by)).await;
+            Outcome::Found(Box::new(asking), found.unwrap_or(Err(TopicError::Unavailable)))
+        }));
+    }
+
+    /// Subscribes from where the client was, if that is possible, and tells it whether it is.
+    ///
+    /// As in [`resume`](Self::resume), no message can come between the answer and the first moment of the subscription.
+    pub(super) fn go_on(&mut self, asking: Asking, topic: &Arc<TopicState>) {
+        if self.is_held() {
+            return self.go_on_together(asking, topic);
+        }
+        let Asking { name, since, id, .. } = &asking;
+        let tick = self.shared.clock.tick();
+        let subscription = Arc::new(self.subscription(name));
+        let hold = Hold::new(topic);
+        let leads_on = since.filter(|since| self.may_resume(topic, *since));
+        let missed = leads_on.map_or(Ok(None), |since| topic.resumable(since, tick));
+        let joined = match (missed, since) {
+            (Ok(Some(missed)), Some(since)) => Ok((*since, Some(missed))),
+            (Ok(_), _) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
+            (Err(error), _) => Err(error),
+        };
+        let (position, missed) = match joined {
+            Ok(joined) => joined,
+            Err(TopicError::Ended) if !self.shared.is_draining() => {
+                self.shared.topics.remove(topic);
+                return self.find(asking);
+            }
+            Err(error) => return self.answer_error(refused(error, *id, name)),
+        };
+        let event = Event::Subscribed {
+            id: *id,
+            topic: name,
+            position,
+            last: None,
+            // A client that asks for one topic after the other knows a position in each.
+            horizon: None,
+            since: *since,
+            missed,
+            repeated: 0,
+        };
+        self.slot.tell(&event);
+        self.shared.trace_joined(&subscription, name, position.seq);
+        if let Some(missed) = missed {
+            self.note_resumed(name, missed);
+            // A connection that is lost before all of it has come goes on within it.
+            subscription.count_from(position.seq + 1);
+            let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: position.seq + 1 };
+            self.step = Step::Replaying(Box::new(Replaying::one_by_one(vec![replay])));
+        }
+        self.joined((Arc::clone(topic), subscription));
+    }
+
+    pub(super) fn subscription(&self, topic: &TopicName) -> Subscription {
+        let policy = self.shared.config.namespace(topic.as_str()).slow_consumer;
+        Subscription::of_connection(Arc::clone(&self.slot), policy)
+    }
+
+    pub(super) fn joined(&self, joined: Joined) {
+        self.session.forget_earlier(&joined.0.name, self.shared.config.max_topics_per_client - 1);
+        self.note_joined(&joined.0.name);
+        let mut joined = Some(joined);
+        self.session.with_subscriptions(|subscriptions| {
+            if subscriptions.is_empty() {
+                // Most clients have one topic, and a vector begins with room for four.
+                subscriptions.reserve_exact(1);
+            }
+            subscriptions.extend(joined.take());
+        });
+        // Another connection has taken over the session meanwhile.
+        if let Some((topic, subscription)) = joined {
+            leave(&topic, subscription);
+        }
+    }
+
+    /// Takes the client off a topic, and ends the topics that it has left before it left as many others as it may have: going
+    /// from topic to topic takes no more places than that.
+    pub(super) fn unsubscribe(&mut self, name: &TopicName) {
+        let left = self.session.with_subscriptions(|subscriptions| {
+            let index = subscriptions.iter().position(|(topic, _)| topic.name == *name)?;
+            Some(subscriptions.swap_remove(index))
+        });
+        let Some(Some((topic, subscription))) = left else { return };
+        leave(&topic, subscription);
+        self.note_left(name);
+        let max = self.shared.config.max_topics_per_client;
+        let left = self.left.get_or_insert_default();
+        left.push_back(topic.number);
+        // One more than it gets, so that those which found no place at once are caught up with.
+        for _ in 0..2 {
+            if left.len() > max
+                && let Some(place) = self.shared.topics.ending.try_place()
+                && let Some(number) = left.pop_front()
+            {
+                self.shared.topics.end_if_unused(number, &self.shared, place);
+            }
+        }
+        left.truncate(2 * max);
+    }
+
+    pub(super) fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let Step::Joining(asked) = &mut self.step else { return Poll::Ready(()) };
+        let answer = ready!(asked.answer.as_mut().poll(cx));
+        let Step::Joining(asked) = std::mem::replace(&mut self.step, Step::Reading) else { return Poll::Ready(()) };
+        match answer {
+            Ok(Ok(())) => self.joined((asked.topic, asked.joining.joined())),
+            // It has crashed or ended meanwhile.
+            Ok(Err(_)) | Err(_) => self.step = asked.joining.patiently(),
+        }
+        Poll::Ready(())
+    }
+}
+
+/// A subscribe under way.
+pub(super) struct Joining {
+    pub(super) shared: Arc<Shared>,
+    pub(super) name: TopicName,
+    pub(super) by: Option<Arc<Account>>,
+    pub(super) id: RequestId,
+    /// `None` once it belongs to the Transport.
+    pub(super) subscription: Option<Arc<Subscription>>,
+}
+
+impl Joining {
+    pub(super) fn request(&self) -> Subscribe {
+        let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
+        Subscribe { subscription, id: self.id }
+    }
+
+    pub(super) fn joined(mut self) -> Arc<Subscription> {
+        self.subscription.take().expect("it is given away once")
+    }
+
+    /// The same with time and help: the topic must be made, or has just crashed.
+    pub(super) fn patiently(self) -> Step {
+        let (name, id) = (self.name.clone(), self.id);
+        let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
+        let joined = Box::pin(async move {
+            let joined = tokio::time::timeout(CONTROL_TIMEOUT, self.join()).await;
+            joined.unwrap_or(Err(TopicError::Unavailable))
+        });
+        Step::JoiningPatiently(Box::new(AskedPatiently { name, id, subscription, joined }))
+    }
+
+    /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
+    async fn join(self) -> Result<Joined, TopicError> {
+        loop {
+            let topic = find_or_create(&self.shared, &self.name, self.by.clone()).await?;
+            match topic.actor.call(self.request()).await {
+                Ok(Ok(())) => return Ok((topic, self.joined())),
+                Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => match topic.when_up().await {
+                    Ok(()) => {}
+                    Err(TopicError::Ended) => self.shared.topics.remove(&topic),
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+/// Finds a topic or has it made, by a successor if the TopicManager crashes meanwhile.
+pub(super) async fn find_or_create(
+    shared: &Shared,
+    name: &TopicName,
+    by: Option<Arc<Account>>,
+) -> Result<Arc<TopicState>, TopicError> {
+    loop {
+        if let Some(topic) = shared.topics.find(name.as_str()) {
+            return Ok(topic);
+        }
+        match shared.topic_manager.call(Create { name: name.clone(), by: by.clone() }).await {
+            Ok(created) => return created,
+            Err(_) => {
+                shared.topic_manager.when_up(None).await;
+            }
+        }
+    }
+}
+
+/// A subscribe that was given up, or whose connection has ended, may have been carried out all the same.
+impl Drop for Joining {
+    fn drop(&mut self) {
+        if let Some(subscription) = self.subscription.take() {
+            subscription.end();
+            if let Some(topic) = self.shared.topics.find(self.name.as_str()) {
+                leave(&topic, subscription);
+            }
+        }
+    }
+}
+
+pub(super) fn refused(error: TopicError, id: RequestId, topic: &TopicName) -> FrameError {
+    FrameError::new(error.code(), error.to_string()).with_id(id).with_topic(topic)
+}
+
+pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
+    subscription.end();
+    // A topic that is not running looks for ended subscriptions when it starts.
+    let _ = topic.actor.cast(Unsubscribe { subscription });
+}

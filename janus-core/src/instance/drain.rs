@@ -1,0 +1,149 @@
+//! How an instance ends on purpose: who comes is refused first, then those who are there are closed over a time.
+//!
+//! A client that is closed connects again, here to the next instance behind the same address. If all were closed at once,
+//! so would they connect; so they are closed a few at a time, in no order, at no regular times.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::{Instant, timeout_at};
+
+use crate::delivery::{End, Slot};
+use crate::instance::application;
+use crate::instance::janus::DrainReport;
+use crate::instance::shared::Shared;
+use crate::supervision::SupervisorRef;
+
+/// From one batch to the next, give or take a half: 19,000 connections in 5 s are batches of about a hundred.
+const BEAT: Duration = Duration::from_millis(25);
+
+/// Connections looked at before others may enter or leave their table.
+const PORTION: usize = 256;
+
+pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport {
+    // One deadline for all that follows, however it divides the time.
+    let deadline = shared.close_deadline(shared.config.drain_timeout);
+    *shared.drain_deadline.lock() = Some(deadline);
+    let connections = shared.connections.len();
+    // A stalled client is cut off before the time of a drain is over, and what waited for it is as lost.
+    let cut_off = |shared: &Shared| {
+        let slow = shared.ledger().counts();
+        shared.counters.cut_off.load(Ordering::Relaxed) + slow.queue_full + slow.stalled + slow.out_of_memory
+    };
+    let cut_off_before = cut_off(shared);
+    for endpoint in &shared.endpoints {
+        // It may have ended with the tree already.
+        let _ = root.terminate_child(endpoint.acceptor.name()).await;
+        endpoint.close();
+    }
+    // The embedder's actors may publish to the last; there may be none, and they may take longer than there is time.
+    let _ = timeout_at(deadline, root.terminate_child(application::NAME)).await;
+    shared.draining.store(true, Ordering::Release);
+    // What has been accepted from publishers reaches the subscribers' sockets or queues first.
+    while Instant::now() < deadline && shared.topics.all().iter().any(|topic| !topic.is_idle()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The last to be closed need time, too, to take what is queued for them.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let period = shared.config.drain_period.min(left / 2);
+    *shared.drain_end.lock() = Some(Instant::now() + period);
+    if !period.is_zero() {
+        // Any order will do if the system has no randomness to give.
+        let seed = getrandom::u64().unwrap_or_default();
+        #[cfg(all(test, feature = "fault-injection"))]
+        let seed = crate::simulation::seed().unwrap_or(seed);
+        let anybody_left = || shared.connections.len() > 0;
+        spread(connected(shared).await, period, seed, anybody_left, |slot| slot.end(End::Draining)).await;
+    }
+    // Those that are still there: they have much to read yet, or were being refused.
+    shared.transport_supervisor.stop_all().await;
+    root.stop().await;
+    DrainReport { connections, cut_off: (cut_off(shared) - cut_off_before) as usize }
+}
+
+async fn connected(shared: &Shared) -> Vec<Arc<Slot>> {
+    let mut slots = Vec::with_capacity(shared.connections.len());
+    let mut portion = 0..PORTION;
+    while shared.connections.visit(portion.clone(), |slot| slots.push(Arc::clone(slot))) {
+        portion = portion.end..portion.end + PORTION;
+        tokio::task::yield_now().await;
+    }
+    slots
+}
+
+/// Closes `connections` in batches over `period`; returns earlier if `anybody_left` says that nobody is. The seed decides
+/// who is closed when.
+async fn spread<T>(
+    mut connections: Vec<T>,
+    period: Duration,
+    seed: u64,
+    anybody_left: impl Fn() -> bool,
+    mut close: impl FnMut(T),
+) {
+    let mut random = Rng::with_seed(seed);
+    random.shuffle(&mut connections);
+    let (begun, total) = (Instant::now(), connections.len());
+    while !connections.is_empty() && anybody_left() {
+        let pause = BEAT.mul_f64(0.5 + random.f64());
+        tokio::time::sleep(pause.min(period.saturating_sub(begun.elapsed()))).await;
+        // By the time that has passed and not by batches, so that a late timer does not make the period longer.
+        let part = begun.elapsed().as_secs_f64() / period.as_secs_f64();
+        let left = total - ((total as f64 * part).ceil() as usize).min(total);
+        connections.drain(left..).for_each(&mut close);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(5);
+
+    /// When each of so many connections was closed, in the order of closing.
+    async fn closes(count: usize, seed: u64) -> Vec<(usize, Duration)> {
+        let (begun, closes) = (Instant::now(), RefCell::default());
+        let close = |number| RefCell::<Vec<_>>::borrow_mut(&closes).push((number, begun.elapsed()));
+        spread((0..count).collect(), PERIOD, seed, || true, close).await;
+        closes.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_closed_in_small_batches_over_the_whole_period_and_in_no_order() {
+        let closes = closes(19_000, 1).await;
+        let batches = closes.chunk_by(|a, b| a.1 == b.1).collect::<Vec<_>>();
+        assert!((150..=300).contains(&batches.len()), "{} batches", batches.len());
+        assert!(batches.iter().all(|batch| batch.len() <= 200), "none is more than a beat and a half");
+        assert!(closes[0].1 < Duration::from_millis(50));
+        assert!(closes[18_999].1 <= PERIOD && closes[18_999].1 > PERIOD.mul_f64(0.98));
+        let mut numbers = closes.iter().map(|&(number, _)| number).collect::<Vec<_>>();
+        let neighbours_in_order = numbers.is_sorted_by(|a, b| a < b) || numbers.is_sorted_by(|a, b| a > b);
+        assert!(!neighbours_in_order);
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..19_000), "each is closed once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_seed_decides_everything_and_another_one_differently() {
+        let first = closes(100, 7).await;
+        assert_eq!(closes(100, 7).await, first);
+        assert_ne!(closes(100, 8).await, first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_period_ends_with_the_last_connection() {
+        let (begun, left) = (Instant::now(), Cell::new(10));
+        // The others go by themselves after the third was closed.
+        let close = |_| left.set(if left.get() == 8 { 0 } else { left.get() - 1 });
+        spread((0..10).collect(), PERIOD, 1, || left.get() > 0, close).await;
+        assert!(begun.elapsed() < PERIOD / 2);
+        let begun = Instant::now();
+        spread(Vec::<()>::new(), PERIOD, 1, || true, drop).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        spread(vec![()], PERIOD, 1, || true, drop).await;
+        assert!(begun.elapsed() < 2 * BEAT, "one connection is not kept waiting");
+    }
+}

@@ -1,0 +1,266 @@
+//! From names to topics: the original's `topman`.
+//!
+//! The actor makes topics, ends unused ones, and has the others forget what is too old. It holds no truth of its own: topics
+//! are listed in the [`TopicTable`](crate::instance::shared::TopicTable), where subscribers and publishers find those that exist without
+//! asking, and they are children of the topic supervisor. Its crash is noticed by nobody: whoever waits for a topic to be made asks the
+//! successor again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::accounts::Account;
+use crate::config::Config;
+use crate::ground::trace::{self, Said, TraceKind};
+use crate::instance::memory;
+use crate::instance::shared::Shared;
+use crate::supervision::{ChildSpec, Restart, RestartIntensity, RestartWindow, StartError};
+use crate::topic::{Topic, TopicError, TopicState};
+use crate::wire::TopicName;
+
+/// Asks for the topic of this name, which is made if there is none. Idempotent.
+#[derive(Message)]
+#[rtype(result = "Result<Arc<TopicState>, TopicError>")]
+pub(crate) struct Create {
+    pub(crate) name: TopicName,
+    /// What the clients of the asking address hold.
+    pub(crate) by: Option<Arc<Account>>,
+}
+
+/// Topics that are listed and have to be started: those that a program in this process has made.
+///
+/// Not messages to the actor: it would take in all of them before it did anything else, and a program on another thread
+/// that goes on making topics would have the arbiter for itself. Its limit is `max_topics`: a topic comes in when it is made.
+#[derive(Debug, Default)]
+pub(crate) struct Unstarted {
+    topics: Mutex<VecDeque<Arc<TopicState>>>,
+    added: Notify,
+}
+
+impl Unstarted {
+    pub(crate) fn add(&self, topic: Arc<TopicState>) {
+        self.topics.lock().push_back(topic);
+        self.added.notify_one();
+    }
+
+    async fn next(&self) -> Arc<TopicState> {
+        loop {
+            if let Some(topic) = self.topics.lock().pop_front() {
+                return topic;
+            }
+            self.added.notified().await;
+        }
+    }
+}
+
+/// Topics that are started at once.
+const STARTING: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct TopicManager {
+    shared: Arc<Shared>,
+}
+
+impl TopicManager {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Actor for TopicManager {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // A predecessor that crashed between listing a topic and starting it left one that nobody runs.
+        for topic in self.shared.topics.all() {
+            if !topic.actor.is_running() {
+                self.shared.unstarted.add(topic);
+            }
+        }
+        ctx.spawn(start_listed(Arc::clone(&self.shared)).into_actor(self));
+        ctx.spawn(terminate_ended(Arc::clone(&self.shared)).into_actor(self));
+        ctx.spawn(end_unused(Arc::clone(&self.shared)).into_actor(self));
+        ctx.spawn(forget_old(Arc::clone(&self.shared)).into_actor(self));
+    }
+}
+
+/// Starts the topics that are listed, for ever.
+async fn start_listed(shared: Arc<Shared>) {
+    let listed = stream::unfold(&shared.unstarted, async |unstarted| Some((unstarted.next().await, unstarted)));
+    let start = async |topic: Arc<TopicState>| {
+        // It has been waiting for so long that nobody wants it any more.
+        if !topic.has_ended() {
+            drop(start(&shared, topic).await);
+        }
+    };
+    listed.for_each_concurrent(STARTING, start).await;
+}
+
+/// All topics are gone through no more often than this, however short their times are: 95,000 of them take 15 to 25 ms.
+const MIN_ROUND: Duration = Duration::from_millis(250);
+
+/// A quarter of the idle time, which is as exact as anyone needs it.
+fn end_interval(config: &Config) -> Duration {
+    (config.topic_idle / 4).max(MIN_ROUND)
+}
+
+/// Ends the actors of topics that have ended, for ever.
+async fn terminate_ended(shared: Arc<Shared>) {
+    loop {
+        let (topic, place) = shared.topics.ending.next().await;
+        let supervisor = shared.topic_supervisor.clone();
+        // Not in the context of the manager: its crash would leave an actor behind that nobody knows.
+        tokio::task::spawn_local(async move {
+            // It may never have started.
+            let _ = supervisor.terminate_child(topic.actor.name().clone()).await;
+            drop(place);
+        });
+    }
+}
+
+/// Topics that are looked at before others get their turn.
+const PORTION: usize = 64;
+
+/// Ends the topics that nobody has used for `topic_idle`, for ever.
+async fn end_unused(shared: Arc<Shared>) {
+    let mut rounds = tokio::time::interval(end_interval(&shared.config));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let idle = shared.clock.ticks(shared.config.topic_idle);
+    loop {
+        rounds.tick().await;
+        let mut last = 0;
+        loop {
+            let portion = shared.topics.portion(last, PORTION);
+            let Some(topic) = portion.last() else { break };
+            last = topic.number;
+            let mut place = None;
+            for topic in &portion {
+                let free = match place.take() {
+                    Some(free) => free,
+                    None => shared.topics.ending.place().await,
+                };
+                place = shared.topics.look_after(topic, idle, &shared, free);
+            }
+            tokio::task::yield_now().await;
+        }
+        let mut after = Some(String::new());
+        while let Some(name) = after {
+            after =
+                shared.topics.forget_forsaken(&name, PORTION, idle, shared.clock.tick()).map(|name| name.to_string());
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A message of a topic that is not used is kept longer than its age by no more than this, and two ticks.
+const MAX_FORGET_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Has topics let go of messages that are too old, for ever. A topic itself looks only when it is used.
+async fn forget_old(shared: Arc<Shared>) {
+    let mut rounds = tokio::time::interval(forget_interval(&shared.config));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        memory::trim_topics(&shared, shared.pressure()).await;
+    }
+}
+
+/// A quarter of the shortest age, but not so often that going through 100,000 topics would be noticed.
+fn forget_interval(config: &Config) -> Duration {
+    let namespaces = config.namespaces.values().chain([&config.default_namespace]);
+    let ages = namespaces.filter(|namespace| namespace.history).map(|namespace| namespace.history_age);
+    let shortest = ages.fold(config.resume_age, Duration::min);
+    (shortest / 4).clamp(MIN_ROUND, MAX_FORGET_INTERVAL)
+}
+
+impl Handler<Create> for TopicManager {
+    type Result = ResponseActFuture<Self, Result<Arc<TopicState>, TopicError>>;
+
+    fn handle(&mut self, create: Create, _: &mut Context<Self>) -> Self::Result {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { make(&shared, create).await }.into_actor(self))
+    }
+}
+
+async fn make(shared: &Arc<Shared>, Create { name, by }: Create) -> Result<Arc<TopicState>, TopicError> {
+    // Also where there is room: whoever leaves topics faster than they end has to wait for it.
+    let place = shared.topics.ending.place().await;
+    // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
+    let (topic, is_new) = shared.topics.find_or_insert(&name, by.as_ref(), Some(place), shared)?;
+    if !is_new {
+        return Ok(topic);
+    }
+    shared.faults.topic_listed();
+    start(shared, topic).await
+}
+
+/// Restarts that one topic is allowed; with one more it is out of service for `topic_quarantine`.
+pub(crate) const TOPIC_INTENSITY: RestartIntensity =
+    RestartIntensity { max_restarts: 5, period: Duration::from_secs(60) };
+
+/// Starts the actor of a listed topic. A first start that fails is tried again as often as a later one would be: the
+/// supervisor keeps no child whose first start failed, so the retries happen here.
+async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
+    shared.tracer.tell(TraceKind::Create, || Said {
+        from: "topic_manager".to_owned(),
+        to: trace::topic(&topic.name),
+        about: String::new(),
+    });
+    let mut failures = RestartWindow::new(TOPIC_INTENSITY);
+    loop {
+        let spec = {
+            let (topic, shared) = (Arc::clone(&topic), Arc::clone(shared));
+            let home = shared.home.clone();
+            ChildSpec::actor_with(&topic.actor.clone(), move |_, start| Ok(Topic::start(&topic, &shared, start)))
+                .restart(Restart::Permanent)
+                .place(home)
+        };
+        match shared.topic_supervisor.start_child(spec).await {
+            // Its name is its own, so one that is there already is this very topic, restarting or in quarantine.
+            Ok(()) | Err(StartError::AlreadyPresent(_) | StartError::AlreadyStarted(_)) => return Ok(topic),
+            Err(error @ StartError::Failed { .. }) if failures.add(Instant::now()) => {
+                log::warn!("topic {}: could not be started, trying again: {error}", topic.name);
+                tokio::task::yield_now().await;
+            }
+            Err(error) => {
+                log::error!("topic {}: cannot be started: {error}", topic.name);
+                shared.topics.remove(&topic);
+                topic.abandon(&shared.senders);
+                return Err(TopicError::Unavailable);
+            }
+        }
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<crate::ground::fault::Crash> for TopicManager {
+    type Result = ();
+
+    fn handle(&mut self, crash: crate::ground::fault::Crash, _: &mut Context<Self>) {
+        crash.now("the TopicManager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_short_a_time_topics_are_gone_through_every_250_ms() {
+        let short = Duration::from_millis(10);
+        let config = Config { topic_idle: short, resume_age: short, ..Config::default() };
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!([end_interval(&config), forget_interval(&config)], [Duration::from_millis(250); 2]);
+        let config = Config::default();
+        assert_eq!(
+            [end_interval(&config), forget_interval(&config)],
+            [Duration::from_secs(15), Duration::from_secs(5)]
+        );
+    }
+}

@@ -1,0 +1,411 @@
+//! What becomes of a published message, and how its publisher learns it.
+//!
+//! A message on its way to a topic is a [`Pending`]: the publication and a [`Reply`]. The reply is answered exactly
+//! once. If whoever holds it drops it (a topic that panics with the message in hand, an instance that is torn down), the
+//! drop itself answers with an error, so that no publisher waits for ever and none is left believing.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::accounts::Account;
+use crate::config::Config;
+use crate::delivery::Slot;
+use crate::ground::trace::{self, Said, TraceKind};
+use crate::instance::shared::Shared;
+use crate::topic::{Offer, TopicError, TopicState, Waiter};
+use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
+
+/// The longest name a topic may have under any setting.
+const MAX_TOPIC_BYTES: usize = 4_096;
+
+/// What a publisher learns of an accepted message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Identifies the life of the topic in which the message was numbered; random, changes when a topic starts afresh.
+    pub epoch: u64,
+    /// The message's number in its topic, without holes within an epoch; the first is 1. 0 if the topic does not exist:
+    /// nobody was subscribed and it keeps no history, so there was nobody to number it for.
+    pub seq: u64,
+    /// Subscribers of the topic when the message was numbered; each of them gets it, unless its connection ends first.
+    pub subscribers: usize,
+}
+
+impl Receipt {
+    /// For a message to a topic that does not exist.
+    pub(crate) const UNNUMBERED: Self = Self { epoch: 0, seq: 0, subscribers: 0 };
+}
+
+/// Why a message was not published. No subscriber gets a message that was refused, except where a variant says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// As many messages of this topic are under way as `max_inflight_frames` and `max_inflight_bytes` allow; try again,
+    /// or use [`Janus::publish`](crate::Janus::publish), which waits.
+    #[error("the topic has as many messages under way as it may; try again later")]
+    Full,
+    /// The topic crashed with the message in hand, before it had a number: nobody gets it.
+    #[error("the topic crashed with the message in hand; publish it again")]
+    TopicCrashed,
+    /// The topic keeps crashing and is out of service for `topic_quarantine`.
+    #[error("the topic keeps failing and is out of service for now; try again in a minute")]
+    TopicUnavailable,
+    /// The topic would have to be made, because its namespace keeps history, and there are as many as `max_topics` allows.
+    #[error("there are as many topics as max_topics allows")]
+    TooManyTopics,
+    /// The instance is shutting down, or has ended.
+    #[error("this Janus is shutting down")]
+    ShuttingDown,
+    /// The publisher's connection was closed while the message waited, for room or for a hook. No publisher in this
+    /// process is told so.
+    #[error("the connection was closed before the message was published; publish it again on another one")]
+    ConnectionClosed,
+    /// The client is not known to be on the server's own machine, and others may not publish.
+    #[error(
+        "only clients on the server's own machine may publish; the server's operator can allow it with allow_publish"
+    )]
+    NotAllowed,
+    /// The embedder's [hook](crate::hooks::Hooks::authorize_publish) has refused it, or has not answered. No publisher in
+    /// this process is asked.
+    #[error("{reason}")]
+    Denied {
+        /// `forbidden`, or `authorization_failed` if it may try again.
+        code: ErrorCode,
+        /// What the publisher is told, for a person to read.
+        reason: String,
+    },
+    /// The topic's name, or the message itself, cannot be published, or is larger than `max_frame_bytes`: the caller's
+    /// mistake.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl PublishError {
+    /// The same as a client is told.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotAllowed => ErrorCode::PublishNotAllowed,
+            Self::Denied { code, .. } => *code,
+            // Connections wait for room; only a publisher in this process is told.
+            Self::Full => ErrorCode::Internal,
+            Self::TopicCrashed => ErrorCode::TopicCrashed,
+            Self::TopicUnavailable => ErrorCode::TopicUnavailable,
+            Self::TooManyTopics => ErrorCode::TooManyTopicsOnServer,
+            Self::ShuttingDown => ErrorCode::ServerDraining,
+            Self::ConnectionClosed => ErrorCode::ConnectionClosed,
+            Self::Invalid(_) => ErrorCode::BadPublish,
+        }
+    }
+}
+
+/// A message as a publisher in this process hands it over. A clone shares its text.
+///
+/// ```
+/// use janus_core::Message;
+///
+/// let message = Message::new("news", &["hello", "world"])?.event("greeting").message_id("42");
+/// assert_eq!(message.topic(), "news");
+/// # Ok::<_, janus_core::PublishError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Message {
+    topic: TopicName,
+    text: Arc<Text>,
+}
+
+/// The parts of a message besides its topic, each one JSON value.
+#[derive(Clone, Debug)]
+struct Text {
+    event: String,
+    message_id: String,
+    data: String,
+}
+
+impl Message {
+    /// A message with this data, which is serialized as JSON, and with an empty event and message id.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] if the topic's name is empty, longer than 4,096 bytes or holds control characters, or if
+    /// the data cannot be serialized.
+    pub fn new(topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, PublishError> {
+        let topic = topic_name(topic)?;
+        let mut data = serde_json::to_string(data).map_err(|error| invalid(&error))?;
+        // A type may write something of its own where a value belongs.
+        let value = Publication::check_data(&data).map_err(|error| invalid(&error))?;
+        if value.len() < data.len() {
+            data = value.to_owned();
+        }
+        let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
+        Ok(Self { topic, text: Arc::new(text) })
+    }
+
+    /// Sets the message's `event`, a string.
+    #[must_use]
+    pub fn event(mut self, event: &str) -> Self {
+        Arc::make_mut(&mut self.text).event = serde_json::Value::from(event).to_string();
+        self
+    }
+
+    /// Sets the message's `message_id`, a string.
+    #[must_use]
+    pub fn message_id(mut self, message_id: &str) -> Self {
+        Arc::make_mut(&mut self.text).message_id = serde_json::Value::from(message_id).to_string();
+        self
+    }
+
+    /// The same message for another topic, which shares its text: a large one for many topics is held, and checked, once
+    /// until it is published.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use janus_core::{Config, Janus};
+    /// use janus_core::Message;
+    ///
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let message = Message::new("news:de", "to whom it may concern")?.event("notice");
+    /// for topic in ["news:de", "news:en", "news:fr"] {
+    ///     janus.publish_message(message.for_topic(topic)?).await?;
+    /// }
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] if a topic cannot have this name, as in [`new`](Self::new).
+    pub fn for_topic(&self, topic: &str) -> Result<Self, PublishError> {
+        Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text) })
+    }
+
+    /// The topic that the message goes to.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.topic.as_str()
+    }
+
+    /// Bytes of its text: data, event and message id as JSON, without the topic.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a message is never empty")]
+    pub fn len(&self) -> usize {
+        let Text { event, message_id, data } = &*self.text;
+        event.len() + message_id.len() + data.len()
+    }
+
+    pub(crate) fn into_parts(self, config: &Config) -> Result<(TopicName, Publication), PublishError> {
+        // The instance may allow less than a name may have at all, or more.
+        let topic = TopicName::new(self.topic.as_str(), config.max_topic_bytes).map_err(|error| invalid(&error))?;
+        let Text { event, message_id, data } = &*self.text;
+        let publication = Publication::of_checked(&topic, event, message_id, data);
+        if publication.len() > config.max_frame_bytes {
+            let (length, limit) = (publication.len(), config.max_frame_bytes);
+            return Err(PublishError::Invalid(format!(
+                "the message takes {length} bytes, and max_frame_bytes allows {limit}"
+            )));
+        }
+        Ok((topic, publication))
+    }
+}
+
+fn topic_name(name: &str) -> Result<TopicName, PublishError> {
+    TopicName::new(name, MAX_TOPIC_BYTES).map_err(|error| invalid(&error))
+}
+
+fn invalid(error: &dyn std::error::Error) -> PublishError {
+    PublishError::Invalid(error.to_string())
+}
+
+/// Hands a message to its topic, or back if that has no room; then `waiter` is woken when it has, in its turn.
+///
+/// `last` is where the publisher's last message went: most go on with the same topic. `by` is the account of the publisher's
+/// address, if it has one.
+pub(crate) fn hand_over(
+    shared: &Shared,
+    last: &mut Option<Arc<TopicState>>,
+    name: &TopicName,
+    by: Option<&Arc<Account>>,
+    mut pending: Pending,
+    mut waiter: Option<Waiter<'_>>,
+) -> Result<(), Pending> {
+    let publisher = shared.tracer.is_on().then(|| (pending.reply.publisher(), pending.publication.len()));
+    let tell = |fate: &str| {
+        if let Some((from, bytes)) = &publisher {
+            let about = format!("{bytes} bytes, {fate}");
+            shared.tracer.tell(TraceKind::Publish, || Said { from: from.clone(), to: trace::topic(name), about });
+        }
+    };
+    loop {
+        if shared.is_draining() {
+            pending.refuse(PublishError::ShuttingDown);
+            return Ok(());
+        }
+        let cached = last.take().filter(|topic| topic.name == *name);
+        let topic = match cached.or_else(|| shared.topics.find(name.as_str())) {
+            Some(topic) => topic,
+            // Whoever comes later may ask for its history.
+            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name, by) {
+                Ok(topic) => topic,
+                Err(error) => {
+                    pending.refuse(match error {
+                        TopicError::TooMany => PublishError::TooManyTopics,
+                        TopicError::Unavailable => PublishError::TopicUnavailable,
+                        TopicError::Ended => PublishError::ShuttingDown,
+                    });
+                    return Ok(());
+                }
+            },
+            None => match shared.topics.is_asleep(name).then(|| shared.open_topic(name, by)) {
+                // Sessions without a connection count on it.
+                Some(Ok(topic)) => topic,
+                found => {
+                    if found.is_some() {
+                        shared.topics.forget(name);
+                    }
+                    pending.reply.accept(name, Receipt::UNNUMBERED);
+                    tell("there is no such topic");
+                    return Ok(());
+                }
+            },
+        };
+        match topic.offer(pending, waiter.as_mut()) {
+            Offer::Accepted => {
+                *last = Some(topic);
+                tell("accepted");
+                return Ok(());
+            }
+            Offer::Full(refused) => {
+                *last = Some(topic);
+                return Err(refused);
+            }
+            Offer::Ended(refused) => {
+                shared.topics.remove(&topic);
+                pending = refused;
+            }
+        }
+    }
+}
+
+/// A message that has no number yet.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) publication: Publication,
+    pub(crate) reply: Reply,
+}
+
+impl Pending {
+    pub(crate) fn accounted_bytes(&self) -> usize {
+        self.publication.len() + size_of::<Self>()
+    }
+
+    pub(crate) fn refuse(self, error: PublishError) {
+        self.reply.refuse(error);
+    }
+}
+
+/// The publisher, waiting for the outcome.
+#[derive(Debug)]
+pub(crate) struct Reply(Option<ReplyTo>);
+
+#[derive(Debug)]
+enum ReplyTo {
+    /// Somebody in this process, or a connection that closes after its message.
+    Promise(oneshot::Sender<Result<Receipt, PublishError>>),
+    /// A connection: an error frame if it fails, a receipt if it asked for one.
+    Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId },
+}
+
+impl Reply {
+    pub(crate) fn promise() -> (Self, oneshot::Receiver<Result<Receipt, PublishError>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(ReplyTo::Promise(sender))), receiver)
+    }
+
+    pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
+        slot.expect_answer();
+        Self(Some(ReplyTo::Connection { slot, topic, ack, id }))
+    }
+
+    /// What the publisher is called in a trace.
+    fn publisher(&self) -> String {
+        match &self.0 {
+            Some(ReplyTo::Connection { slot, .. }) => trace::client(slot.id),
+            _ => "program".to_owned(),
+        }
+    }
+
+    /// Whether the publisher wants to know of success, too.
+    pub(crate) fn wants_receipt(&self) -> bool {
+        !matches!(self.0, Some(ReplyTo::Connection { ack: false, .. }))
+    }
+
+    /// The message was numbered. Whoever did not ask to hear of it does not.
+    pub(crate) fn accept(mut self, topic: &TopicName, receipt: Receipt) {
+        match self.0.take() {
+            // A publisher that went away does not want to know.
+            Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
+            Some(ReplyTo::Connection { slot, ack, id, .. }) => {
+                if ack {
+                    let Receipt { epoch, seq, subscribers } = receipt;
+                    slot.tell(&Event::Published { id, topic, position: Position { epoch, seq }, subscribers });
+                }
+                slot.answered();
+            }
+            None => {}
+        }
+    }
+
+    pub(crate) fn refuse(mut self, error: PublishError) {
+        self.answer_error(error);
+    }
+
+    fn answer_error(&mut self, error: PublishError) {
+        match self.0.take() {
+            Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
+            Some(ReplyTo::Connection { slot, topic, id, .. }) => {
+                let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
+                slot.tell(&Event::Error { id, topic, code, message: &message });
+                slot.answered();
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // A topic has it in hand only while it runs; in peace it is dropped by what ends with the message still waiting.
+        self.answer_error(match self.0 {
+            _ if std::thread::panicking() => PublishError::TopicCrashed,
+            Some(ReplyTo::Connection { .. }) => PublishError::ConnectionClosed,
+            _ => PublishError::ShuttingDown,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_for_many_topics_has_its_text_once() {
+        let message = Message::new("one", &"x".repeat(1_000)).unwrap().event("e");
+        let other = message.for_topic("two").unwrap();
+        assert!(Arc::ptr_eq(&message.text, &other.text));
+        assert_eq!((message.topic(), other.topic()), ("one", "two"));
+        // Until it is not the same any more.
+        let other = other.message_id("2");
+        assert_eq!((&*message.text.message_id, &*other.text.message_id), ("\"\"", "\"2\""));
+        assert!(matches!(message.for_topic("a\nb"), Err(PublishError::Invalid(_))));
+    }
+
+    #[test]
+    fn what_a_type_writes_of_its_own_accord_must_be_json() {
+        let raw = serde_json::value::RawValue::from_string(" [1.50] ".to_owned()).unwrap();
+        assert_eq!(Message::new("news", &raw).unwrap().text.data, "[1.50]");
+    }
+}

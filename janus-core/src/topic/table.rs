@@ -1,0 +1,419 @@
+//! Topics by name: the truth that the TopicManager works on, and who makes room when there are as many as there may be.
+//!
+//! Each topic counts for the address whose client asked for it first. One topic more than `max_topics` takes the place of
+//! an unused one ([`TopicTable::note_unused`]): of the oldest one of the address that holds most, or of the asking address
+//! itself if that holds more than its share. Unused topics are kept in that order, so nobody goes through 100,000 topics
+//! to find one. An address within its share keeps the topics whose messages somebody may come back for.
+//!
+//! A topic that ends while detached sessions refer to it falls asleep: it keeps no actor and no place, but its numbers go
+//! on where they were as soon as anybody wants it, so none of those sessions misses anything. As many may be asleep as may
+//! exist; beyond it the one that has been asleep longest is forgotten, of the address that holds most, and the sessions are
+//! told so when they come back.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::accounts::reached::Limit;
+use crate::accounts::shares::{Shares, share};
+use crate::accounts::{Account, Address};
+use crate::ground::trace::{self, Said, TraceKind};
+use crate::instance::shared::Shared;
+use crate::topic::{Asleep, Fate, Spare, TopicError, TopicState};
+use crate::wire::TopicName;
+
+#[derive(Debug, Default)]
+pub(crate) struct TopicTable {
+    topics: Mutex<Topics>,
+    last_number: AtomicU64,
+    pub(crate) ending: Ending,
+}
+
+/// Invariant: the first three hold the same topics.
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<TopicName, Arc<TopicState>>,
+    /// For lists, whose pages must cost no more than what is on them; too slow for every message.
+    in_order: BTreeMap<TopicName, Arc<TopicState>>,
+    /// An order in which they can be gone through a portion at a time, while others come and go.
+    by_number: BTreeMap<u64, Arc<TopicState>>,
+    /// How many of them each address has asked for, and the unused ones of each by their place; some may be used again.
+    shares: Shares<u64, Arc<TopicState>>,
+    asleep: BTreeMap<TopicName, Sleeper>,
+    /// Of the topics that are asleep, each address's in the order in which they fell asleep.
+    sleepers: Shares<u64, TopicName>,
+    /// The last number in those two orders.
+    left: u64,
+    /// Whether the instance has ended, and no topic is made any more: nobody would end it.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Sleeper {
+    asleep: Asleep,
+    address: Address,
+    number: u64,
+    /// The tick at which it was seen that no session refers to it any more.
+    forsaken: Option<u32>,
+}
+
+/// Topics that have ended and whose actors have not: a place for each, which comes back when its actor is gone.
+///
+/// Without a limit a client that goes from topic to topic would leave actors behind faster than they end.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    places: Arc<Semaphore>,
+    topics: Mutex<VecDeque<(Arc<TopicState>, OwnedSemaphorePermit)>>,
+    added: Notify,
+}
+
+/// A place among those that end; more at once would take a turn too long.
+pub(crate) type EndingPlace = OwnedSemaphorePermit;
+
+impl Default for Ending {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(Self::PLACES)), topics: Mutex::default(), added: Notify::new() }
+    }
+}
+
+impl Ending {
+    const PLACES: usize = 64;
+
+    /// Waits for a place, in the order of coming.
+    pub(crate) async fn place(&self) -> EndingPlace {
+        Arc::clone(&self.places).acquire_owned().await.expect("it is never closed")
+    }
+
+    pub(crate) fn try_place(&self) -> Option<EndingPlace> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    fn add(&self, topic: Arc<TopicState>, place: EndingPlace) {
+        self.topics.lock().push_back((topic, place));
+        self.added.notify_one();
+    }
+
+    /// The next topic whose actor is to be ended; its place is to be kept until that is done.
+    pub(crate) async fn next(&self) -> (Arc<TopicState>, EndingPlace) {
+        loop {
+            if let Some(next) = self.topics.lock().pop_front() {
+                return next;
+            }
+            self.added.notified().await;
+        }
+    }
+}
+
+impl TopicTable {
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<TopicState>> {
+        self.topics.lock().by_name.get(name).cloned()
+    }
+
+    /// Whether there is no topic of this name now, but sessions may count on its numbers.
+    pub(crate) fn is_asleep(&self, name: &TopicName) -> bool {
+        self.topics.lock().asleep.contains_key(name)
+    }
+
+    /// Finds a topic, or lists a new one; whether it is new, and must be started. Where there are `max_topics` already an
+    /// unused one makes room, which needs a place among those that end.
+    pub(crate) fn find_or_insert(
+        &self,
+        name: &TopicName,
+        by: Option<&Arc<Account>>,
+        place: Option<EndingPlace>,
+        shared: &Shared,
+    ) -> Result<(Arc<TopicState>, bool), TopicError> {
+        let mut topics = self.topics.lock();
+        if let Some(topic) = topics.by_name.get(name.as_str()) {
+            return Ok((Arc::clone(topic), false));
+        }
+        if topics.closed {
+            return Err(TopicError::Ended);
+        }
+        let is_full = topics.by_name.len() >= shared.config.max_topics;
+        if is_full {
+            let ended = place.and_then(|place| Some((topics.make_room(by, shared)?, place)));
+            let Some((ended, place)) = ended else {
+                drop(topics);
+                shared.reached.refused(Limit::Topics, shared);
+                return Err(TopicError::TooMany);
+            };
+            self.ending.add(ended, place);
+        }
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let asleep = topics.wake(name);
+        let topic = Arc::new(TopicState::new(name.clone(), number, by.cloned(), asleep, shared));
+        topics.list(&topic);
+        drop(topics);
+        shared.reached.ended(Limit::Topics, usize::from(is_full), shared);
+        Ok((topic, true))
+    }
+
+    /// Removes this very topic; one that has taken its name since stays.
+    pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
+        self.topics.lock().unlist(topic);
+    }
+
+    /// Forgets where a topic that is asleep would go on: a message has passed by it.
+    pub(crate) fn forget(&self, name: &TopicName) {
+        self.topics.lock().wake(name);
+    }
+
+    /// Notes that the last subscriber of a topic has left.
+    pub(crate) fn note_unused(&self, topic: &Arc<TopicState>) {
+        let keeps_messages = topic.keeps_messages();
+        let mut topics = self.topics.lock();
+        if topics.by_number.contains_key(&topic.number) {
+            topics.left += 1;
+            let place = Spare::place(topics.left, keeps_messages);
+            topics.offer(topic, place);
+        }
+    }
+
+    /// Ends a topic if nobody has used it for `idle` ticks, and notes what else has become of it: a message has got too old,
+    /// or nobody has told that nobody uses it. Hands the place back if it was not needed.
+    pub(crate) fn look_after(
+        &self,
+        topic: &Arc<TopicState>,
+        idle: u32,
+        shared: &Shared,
+        place: EndingPlace,
+    ) -> Option<EndingPlace> {
+        let tick = shared.clock.tick();
+        let mut place = Some(place);
+        if topic.is_idle_for(idle, tick) {
+            // What a session has missed is kept for it, but not longer than messages are in any case.
+            place = self.end(topic, !topic.anchor.has_cursors(), shared, place?);
+            place.as_ref()?;
+        }
+        let place_now = topic.spare.get();
+        // Not one that has just been made: its subscriber is on the way.
+        let is_spare = topic.is_unused() && (place_now != 0 || topic.is_idle_for(idle / 4, tick));
+        if is_spare && (place_now == 0 || Spare::keeps_messages(place_now) && !topic.keeps_messages()) {
+            self.note_unused(topic);
+        } else if !is_spare && place_now != 0 {
+            self.topics.lock().withdraw(topic);
+        }
+        place
+    }
+
+    /// Ends the topic of this number if nobody uses it and it keeps no messages.
+    pub(crate) fn end_if_unused(&self, number: u64, shared: &Shared, place: EndingPlace) {
+        let topic = self.topics.lock().by_number.get(&number).cloned();
+        if let Some(topic) = topic {
+            self.end(&topic, false, shared, place);
+        }
+    }
+
+    fn end(
+        &self,
+        topic: &Arc<TopicState>,
+        give_up_messages: bool,
+        shared: &Shared,
+        place: EndingPlace,
+    ) -> Option<EndingPlace> {
+        let mut topics = self.topics.lock();
+        match topic.end(give_up_messages, shared.clock.tick()) {
+            Fate::Ended(asleep) => topics.ended(topic, asleep, shared),
+            Fate::Keeps | Fate::Used => return Some(place),
+        }
+        drop(topics);
+        log::debug!("topic {}: ended, unused", topic.name);
+        shared.tracer.tell(TraceKind::End, || Said {
+            from: "topic_manager".to_owned(),
+            to: trace::topic(&topic.name),
+            about: "unused".to_owned(),
+        });
+        self.ending.add(Arc::clone(topic), place);
+        None
+    }
+
+    /// Forgets topics that are asleep and that no session has referred to for `idle` ticks. Looks at `count` of them, those
+    /// that come after `after`; the last of those, if there are more.
+    pub(crate) fn forget_forsaken(&self, after: &str, count: usize, idle: u32, tick: u32) -> Option<TopicName> {
+        let mut topics = self.topics.lock();
+        let mut forgotten = Vec::new();
+        let mut last = None;
+        let rest = topics.asleep.range_mut::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        for (name, sleeper) in rest.take(count) {
+            last = Some(name.clone());
+            if sleeper.asleep.anchor.has_cursors() {
+                sleeper.forsaken = None;
+            } else if tick.wrapping_sub(*sleeper.forsaken.get_or_insert(tick)) >= idle {
+                forgotten.push(name.clone());
+            }
+        }
+        for name in forgotten {
+            topics.wake(&name);
+        }
+        last
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.topics.lock().by_name.len()
+    }
+
+    /// How many topics have ever been made.
+    pub(crate) fn made(&self) -> u64 {
+        self.last_number.load(Ordering::Relaxed)
+    }
+
+    /// How many topics there are, and how many are asleep.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let topics = self.topics.lock();
+        (topics.by_name.len(), topics.asleep.len())
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<TopicState>> {
+        self.topics.lock().by_number.values().cloned().collect()
+    }
+
+    /// At most `count` topics, in the order of their names, those that come after `after`.
+    pub(crate) fn page(&self, after: &str, count: usize) -> Vec<Arc<TopicState>> {
+        let topics = self.topics.lock();
+        let rest = topics.in_order.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
+    }
+
+    /// Takes in no topic from now on; all there are.
+    pub(crate) fn close(&self) -> Vec<Arc<TopicState>> {
+        let mut topics = self.topics.lock();
+        topics.closed = true;
+        topics.by_number.values().cloned().collect()
+    }
+
+    /// At most `count` topics, those with the lowest numbers above `after`.
+    pub(crate) fn portion(&self, after: u64, count: usize) -> Vec<Arc<TopicState>> {
+        let topics = self.topics.lock();
+        let rest = topics.by_number.range((Bound::Excluded(after), Bound::Unbounded));
+        rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
+    }
+}
+
+impl Topics {
+    /// Addresses that are asked to make room, the largest holders first.
+    const ASKED: usize = 16;
+
+    /// Topics that are looked at for that, of all of them: most of those that are unused still are.
+    const LOOKS: usize = 512;
+
+    fn list(&mut self, topic: &Arc<TopicState>) {
+        self.by_name.insert(topic.name.clone(), Arc::clone(topic));
+        self.in_order.insert(topic.name.clone(), Arc::clone(topic));
+        self.by_number.insert(topic.number, Arc::clone(topic));
+        self.shares.hold(address_of(topic));
+        if let Some(account) = &topic.account {
+            account.topics.add(1);
+        }
+    }
+
+    fn unlist(&mut self, topic: &Arc<TopicState>) -> bool {
+        if self.by_number.remove(&topic.number).is_none() {
+            return false;
+        }
+        self.by_name.remove(topic.name.as_ref());
+        self.in_order.remove(topic.name.as_ref());
+        self.withdraw(topic);
+        self.shares.release(address_of(topic));
+        if let Some(account) = &topic.account {
+            account.topics.remove(1);
+        }
+        true
+    }
+
+    /// Lists a topic as unused.
+    fn offer(&mut self, topic: &Arc<TopicState>, place: u64) {
+        self.withdraw(topic);
+        topic.spare.set(place);
+        self.shares.offer(address_of(topic), place, Arc::clone(topic));
+    }
+
+    fn withdraw(&mut self, topic: &TopicState) {
+        match topic.spare.set(0) {
+            0 => {}
+            place => drop(self.shares.withdraw(address_of(topic), place)),
+        }
+    }
+
+    /// Ends an unused topic, so that there is room for one that an address asks for.
+    fn make_room(&mut self, by: Option<&Arc<Account>>, shared: &Shared) -> Option<Arc<TopicState>> {
+        let share = share(shared.config.max_topics, shared.config.address_share);
+        let own = by.map(|account| account.address).filter(|address| self.shares.held(*address) >= share);
+        let mut looks = Self::LOOKS;
+        if let Some(ended) = own.and_then(|address| self.end_one_of(address, true, &mut looks, shared)) {
+            return Some(ended);
+        }
+        // Whoever has more than its share takes nothing from those that hold less.
+        let least = own.map_or(0, |address| self.shares.held(address));
+        let givers: Vec<_> = self.shares.givers().take(Self::ASKED).filter(|(held, _)| *held >= least).collect();
+        givers.into_iter().find_map(|(held, address)| self.end_one_of(address, held >= share, &mut looks, shared))
+    }
+
+    /// Ends the first unused topic of an address.
+    fn end_one_of(
+        &mut self,
+        address: Address,
+        give_up_messages: bool,
+        looks: &mut usize,
+        shared: &Shared,
+    ) -> Option<Arc<TopicState>> {
+        while let Some(place) = self.shares.first(address) {
+            let gives_up_messages = Spare::keeps_messages(place);
+            if *looks == 0 || gives_up_messages && !give_up_messages {
+                return None;
+            }
+            *looks -= 1;
+            let topic = self.shares.withdraw(address, place)?;
+            topic.spare.set(0);
+            match topic.end(gives_up_messages, shared.clock.tick()) {
+                Fate::Ended(asleep) => {
+                    self.ended(&topic, asleep, shared);
+                    return Some(topic);
+                }
+                // It has got one since it was left.
+                Fate::Keeps if !gives_up_messages => self.offer(&topic, Spare::place(place, true)),
+                // It is noted again when its history is over, or when it is left again.
+                Fate::Keeps | Fate::Used => {}
+            }
+        }
+        None
+    }
+
+    /// Takes a topic that has ended off the lists, and remembers where it would go on if a session counts on that.
+    fn ended(&mut self, topic: &Arc<TopicState>, asleep: Asleep, shared: &Shared) {
+        self.unlist(topic);
+        if !asleep.anchor.has_cursors() {
+            return;
+        }
+        if self.asleep.len() >= shared.config.max_topics
+            && let Some(largest) = self.sleepers.largest()
+            && let Some(oldest) = self.sleepers.first(largest)
+            && let Some(name) = self.sleepers.withdraw(largest, oldest)
+        {
+            self.sleepers.release(largest);
+            self.asleep.remove(&name);
+        }
+        self.left += 1;
+        let (address, number) = (address_of(topic), self.left);
+        self.sleepers.hold(address);
+        self.sleepers.offer(address, number, topic.name.clone());
+        self.asleep.insert(topic.name.clone(), Sleeper { asleep, address, number, forsaken: None });
+    }
+
+    /// Takes a topic that is asleep off its list.
+    fn wake(&mut self, name: &TopicName) -> Option<Asleep> {
+        let Sleeper { asleep, address, number, .. } = self.asleep.remove(name)?;
+        self.sleepers.withdraw(address, number);
+        self.sleepers.release(address);
+        Some(asleep)
+    }
+}
+
+/// The address that a topic counts for.
+fn address_of(topic: &TopicState) -> Address {
+    topic.account.as_ref().map_or(Address::Local, |account| account.address)
+}
