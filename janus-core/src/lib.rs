@@ -72,26 +72,25 @@
 //!
 //! # What is where
 //!
-//! - [`supervision`]: OTP supervision for actix actors; depends on nothing else here.
-//! - [`wire`]: the wire formats, as pure functions; depends on nothing else here.
-//! - `janus.rs`: the builder and the handle; its function `tree` shows the whole supervision tree.
-//! - `acceptor.rs`, `transport.rs`, `topic_manager.rs`, `topic.rs`, `proxy_mapper.rs`: the actors, one a file.
-//! - `socket_options.rs`: what is asked of the kernel for each connection.
-//! - `listener.rs`: where byte streams come from. `conformance`, a feature: the contract of a transport as checks.
-//! - `application.rs`: the embedder's own actors. [`hooks`]: where it decides about clients and observes them.
-//! - `address.rs`: what the clients of one address hold of what all share. `shares.rs`: which address gives back first.
-//!   `reached.rs`: lines in the log about limits of the server that are reached.
-//! - `guests.rs`: connections without a place, and which of them makes room. `received.rs`: the bound on input that has led
-//!   to nothing yet.
-//! - `connections.rs`: who is connected, and how an operator ends that.
-//! - `client_proxy.rs`: the session, which outlives its connection. `ring.rs`: what a topic keeps for those who come back.
-//! - `subscriber.rs`: subscribers in this process; `typed.rs`: topics whose messages are values of one type.
-//! - `heartbeat.rs`: heartbeats, unfinished frames, stalled clients.
-//! - `memory.rs`: what is given up when memory runs short. `slow_clients.rs`: who does not keep up. `drain.rs`: how an
-//!   instance ends.
-//! - `trace.rs`: messages between actors, for readers who look for a while.
-//! - `shared.rs`, `topic_table.rs`: the tables that outlive the actors. `delivery/`: the hot path. `turn.rs`, `fairness.rs`: how
-//!   tasks take turns; `line.rs`: the order in which tasks wait.
+//! The crate is a house with floors: a folder knows only the folders below. From the ground up:
+//!
+//! | | |
+//! |---|---|
+//! | [`supervision`] | OTP supervision for actix actors; a crate of its own |
+//! | `wire/` | the wire formats, as pure functions |
+//! | `config.rs` | the settings |
+//! | `ground/` | what an instance has once: clock, counters, faults, traces |
+//! | `accounts/` | what the clients of one network address hold and take of what all clients share |
+//! | `delivery/` | the hot path: slots, queues, batches, passes, sender threads |
+//! | `hooks/` | the embedder decides about clients and observes them |
+//! | `topic/` | the sequencer of messages, the list of subscribers, TopicManager |
+//! | `session/` | sessions, which outlive their connections, and ProxyMapper |
+//! | `connection/` | Acceptor, Transport, heartbeat |
+//! | `instance/` | the handle, the supervision tree, the memory keeper, the drain |
+//! | `typed.rs` | topics whose messages are values of one type |
+//! | `conformance/` | the contract of a transport as checks (a feature) |
+//! | `simulation/` | the whole tree on one thread under virtual time (tests) |
+//! | `internals.rs` | the delivery path without its actors, for benches (a feature) |
 //!
 //! `docs/ARCHITECTURE.md` tells the reasons.
 //!
@@ -127,12 +126,15 @@ pub mod wire;
 pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
-pub use connection::slow_clients::SlowClient;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "fault-injection")]
 pub use ground::fault::Fault;
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
-pub use instance::janus::{Builder, DrainReport, Janus, ServeError, StartError, Stats, WeakJanus};
+pub use hooks::SlowClient;
+pub use instance::builder::{Builder, StartError};
+pub use instance::drain::DrainReport;
+pub use instance::janus::{Janus, ServeError, WeakJanus};
+pub use instance::stats::Stats;
 pub use session::{SessionInfo, SessionToken};
 pub use topic::TopicInfo;
 pub use topic::publish::{Message, PublishError, Receipt};

@@ -30,7 +30,7 @@ use std::task::{Poll, Waker};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use crate::accounts::{Account, Address};
+use super::{Account, Address};
 use crate::ground::line::{Line, Ticket, Tickets};
 
 /// Units of work that a connection carries out at once. A unit is about half a microsecond.

@@ -7,6 +7,14 @@
 //!
 //! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets it at
 //! the next tick of the heartbeat after that. So the table is bounded by the limits of those three.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | table | an account for each network address |
+//! | `fairness.rs` | table | how much of the home arbiter's time a connection and an address may take |
+//! | `reached.rs` | table | log lines about limits of the server that are reached |
+//! | `received.rs` | table | which connection gives back unfinished input first |
+//! | `shares.rs` | table | which address gives back first |
 
 pub(crate) mod fairness;
 pub(crate) mod reached;
@@ -21,9 +29,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::accounts::fairness::Share;
-use crate::accounts::received::Holders;
 use crate::wire::Peer;
+use fairness::Share;
+use reached::Reached;
+use received::Holders;
 
 /// The part of a peer's address that one party is taken to own: an IPv4 address, or the /64 network of an IPv6 address,
 /// which is the smallest network that a host is given.
@@ -95,20 +104,23 @@ impl Count {
 
 /// The accounts of all addresses.
 #[derive(Debug, Default)]
-pub(crate) struct Accounts(Mutex<HashMap<Address, Arc<Account>>>);
+pub(crate) struct Accounts {
+    table: Mutex<HashMap<Address, Arc<Account>>>,
+    reached: Reached,
+}
 
 impl Accounts {
     /// The account of a peer's address, which is opened if there is none.
     pub(crate) fn of(&self, peer: Peer) -> Arc<Account> {
         let address = Address::of(peer);
-        let mut accounts = self.0.lock();
+        let mut accounts = self.table.lock();
         let account = accounts.entry(address).or_insert_with(|| Arc::new(Account { address, ..Account::default() }));
         Arc::clone(account)
     }
 
     /// Forgets the accounts that nothing refers to.
     pub(crate) fn sweep(&self) {
-        let mut accounts = self.0.lock();
+        let mut accounts = self.table.lock();
         accounts.retain(|_, account| Arc::strong_count(account) > 1);
         if accounts.capacity() > 1_024 && accounts.len() < accounts.capacity() / 8 {
             let keep = accounts.len() * 2;
@@ -118,12 +130,12 @@ impl Accounts {
 
     /// Shows all accounts.
     pub(crate) fn visit(&self, visit: impl FnMut(&Arc<Account>)) {
-        self.0.lock().values().for_each(visit);
+        self.table.lock().values().for_each(visit);
     }
 
     /// The account with the largest figure, and the figure; `None` where all are 0.
     pub(crate) fn largest(&self, figure: impl Fn(&Account) -> usize) -> Option<(Arc<Account>, usize)> {
-        let accounts = self.0.lock();
+        let accounts = self.table.lock();
         let (account, most) =
             accounts.values().map(|account| (account, figure(account))).max_by_key(|(_, figure)| *figure)?;
         (most > 0).then(|| (Arc::clone(account), most))

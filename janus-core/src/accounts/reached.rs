@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::accounts::Account;
-use crate::instance::shared::Shared;
+use super::{Account, Accounts};
+use crate::ground::Ground;
 
 /// A limit on what all clients have together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Limit {
 
 /// What happened at each limit since the last line about it.
 #[derive(Debug, Default)]
-pub(crate) struct Reached([Since; 3]);
+pub(super) struct Reached([Since; 3]);
 
 #[derive(Debug, Default)]
 struct Since {
@@ -32,29 +32,29 @@ struct Since {
 
 const BETWEEN: Duration = Duration::from_secs(10);
 
-impl Reached {
+impl Accounts {
     /// Notes that so many of what exists have ended to make room.
-    pub(crate) fn ended(&self, limit: Limit, count: usize, shared: &Shared) {
+    pub(crate) fn note_ended(&self, limit: Limit, count: usize, ground: &Ground) {
         if count > 0 {
-            let since = &self.0[limit as usize];
+            let since = &self.reached.0[limit as usize];
             since.ended.fetch_add(count as u64, Ordering::Relaxed);
-            since.tell(limit, shared);
+            since.tell(limit, self, ground);
         }
     }
 
     /// Notes that a request was refused.
-    pub(crate) fn refused(&self, limit: Limit, shared: &Shared) {
-        let since = &self.0[limit as usize];
+    pub(crate) fn note_refused(&self, limit: Limit, ground: &Ground) {
+        let since = &self.reached.0[limit as usize];
         since.refused.fetch_add(1, Ordering::Relaxed);
-        since.tell(limit, shared);
+        since.tell(limit, self, ground);
     }
 
     /// Says what has happened since the last lines and is not in them.
-    pub(crate) fn tell_rest(&self, shared: &Shared) {
+    pub(crate) fn tell_rest_of_reached(&self, ground: &Ground) {
         for limit in [Limit::Connections, Limit::Topics, Limit::DetachedSessions] {
-            let since = &self.0[limit as usize];
+            let since = &self.reached.0[limit as usize];
             if since.ended.load(Ordering::Relaxed) + since.refused.load(Ordering::Relaxed) > 0 {
-                since.tell(limit, shared);
+                since.tell(limit, self, ground);
             }
         }
     }
@@ -62,16 +62,16 @@ impl Reached {
 
 impl Since {
     /// Writes a line, unless the last one was a moment ago.
-    fn tell(&self, limit: Limit, shared: &Shared) {
-        let (last, tick) = (self.last.load(Ordering::Relaxed), shared.clock.tick());
-        if last != 0 && tick.wrapping_sub(last) < shared.clock.ticks(BETWEEN)
+    fn tell(&self, limit: Limit, accounts: &Accounts, ground: &Ground) {
+        let (last, tick) = (self.last.load(Ordering::Relaxed), ground.clock.tick());
+        if last != 0 && tick.wrapping_sub(last) < ground.clock.ticks(BETWEEN)
             || self.last.compare_exchange(last, tick, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return;
         }
         let (ended, refused) = (self.ended.swap(0, Ordering::Relaxed), self.refused.swap(0, Ordering::Relaxed));
-        let (setting, value) = limit.setting(shared);
-        let largest = shared.accounts.largest(|account| limit.held_by(account));
+        let (setting, value) = limit.setting(ground);
+        let largest = accounts.largest(|account| limit.held_by(account));
         let holder = largest.map(|(account, most)| format!("; {} holds most, {most}", account.address));
         log::warn!(
             "{setting} ({value}) is reached: {ended} {limit} ended early to make room and {refused} were refused since \
@@ -82,11 +82,11 @@ impl Since {
 }
 
 impl Limit {
-    fn setting(self, shared: &Shared) -> (&'static str, usize) {
+    fn setting(self, ground: &Ground) -> (&'static str, usize) {
         match self {
-            Self::Connections => ("max_connections", shared.config.max_connections),
-            Self::Topics => ("max_topics", shared.config.max_topics),
-            Self::DetachedSessions => ("max_detached_sessions", shared.config.max_detached_sessions),
+            Self::Connections => ("max_connections", ground.config.max_connections),
+            Self::Topics => ("max_topics", ground.config.max_topics),
+            Self::DetachedSessions => ("max_detached_sessions", ground.config.max_detached_sessions),
         }
     }
 

@@ -6,18 +6,14 @@
 //! its connections the one that holds most, then the one that has held it longest. Their connections are closed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::accounts::Account;
-use crate::delivery::{End, Ledger, Slot};
-use crate::instance::shared::Shared;
-
-/// Connections that are closed in one go; each takes the home arbiter some 30 µs.
-const AT_ONCE: usize = 32;
+use super::Account;
 
 /// What is kept of one connection's input. Written by the home arbiter alone.
 #[derive(Debug, Default)]
@@ -37,37 +33,57 @@ impl Kept {
         self.bytes.load(Ordering::Relaxed) == Self::GIVEN_UP
     }
 
-    /// Notes how many bytes are kept for a connection; whether they are more than before.
-    pub(crate) fn note(slot: &Arc<Slot>, bytes: usize, tick: u32, ledger: &Ledger) -> bool {
-        let (Some(account), kept) = (&slot.account, &slot.kept) else { return false };
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(Self::GIVEN_UP - 1);
-        let before = kept.bytes.load(Ordering::Relaxed);
+    /// Notes that `bytes` are kept for a connection of `account`, unfinished for `unfinished` ticks if a frame or a head of
+    /// its client is incomplete. Returns the bytes that were kept before; `None` if nothing has changed.
+    ///
+    /// `holder` gives the connection with its number; it is called only when the connection changes its place.
+    pub(crate) fn note(
+        &self,
+        account: &Account,
+        bytes: u32,
+        unfinished: Option<u32>,
+        tick: u32,
+        (id, holder): (u64, impl FnOnce() -> Arc<dyn Holder>),
+    ) -> Option<u32> {
+        let bytes = bytes.min(Self::GIVEN_UP - 1);
+        let before = self.bytes.load(Ordering::Relaxed);
         if before == bytes || before == Self::GIVEN_UP {
-            return false;
+            return None;
         }
-        let since_before = kept.since.load(Ordering::Relaxed);
-        let since = match slot.unfinished_for(tick) {
+        let since_before = self.since.load(Ordering::Relaxed);
+        let since = match unfinished {
             Some(ticks) => tick.wrapping_sub(ticks),
             None if before == 0 => tick,
             None => since_before,
         };
-        kept.bytes.store(bytes, Ordering::Relaxed);
-        kept.since.store(since, Ordering::Relaxed);
-        ledger.add_received(bytes as usize);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.since.store(since, Ordering::Relaxed);
         account.received.add(bytes as usize);
-        ledger.remove_received(before as usize);
         account.received.remove(before as usize);
-        account.holders.rank(slot, Rank::of(before, since_before, slot.id), Rank::of(bytes, since, slot.id));
-        bytes > before
+        account.holders.rank(holder, Rank::of(before, since_before, id), Rank::of(bytes, since, id));
+        Some(before)
     }
+
+    /// Gives up the bytes: from now on they are accounted for no longer. Returns how many there were.
+    pub(crate) fn give_up(&self) -> usize {
+        self.bytes.swap(Self::GIVEN_UP, Ordering::Relaxed) as usize
+    }
+}
+
+/// A connection for which input is kept.
+pub(crate) trait Holder: Debug + Send + Sync {
+    fn kept(&self) -> &Kept;
+
+    /// Closes the connection because memory is short.
+    fn close(&self);
 }
 
 /// The connections of one address for which something is kept, in the order in which they are closed.
 #[derive(Debug, Default)]
-pub(crate) struct Holders(Mutex<BTreeMap<Rank, Arc<Slot>>>);
+pub(crate) struct Holders(Mutex<BTreeMap<Rank, Arc<dyn Holder>>>);
 
 impl Holders {
-    fn rank(&self, slot: &Arc<Slot>, before: Option<Rank>, now: Option<Rank>) {
+    fn rank(&self, holder: impl FnOnce() -> Arc<dyn Holder>, before: Option<Rank>, now: Option<Rank>) {
         if before == now {
             return;
         }
@@ -76,12 +92,12 @@ impl Holders {
             slots.remove(&before);
         }
         if let Some(now) = now {
-            slots.insert(now, Arc::clone(slot));
+            slots.insert(now, holder());
         }
     }
 
     /// Takes out the first of those for which something has been kept since `tick` or longer.
-    fn take(&self, tick: u32) -> Option<Arc<Slot>> {
+    pub(crate) fn take(&self, tick: u32) -> Option<Arc<dyn Holder>> {
         let mut slots = self.0.lock();
         let mut from = Rank::FIRST;
         loop {
@@ -113,52 +129,6 @@ impl Rank {
 
     fn of(bytes: u32, since: u32, id: u64) -> Option<Self> {
         (bytes > 0).then(|| Self { size: Reverse((bytes | Self::SMALL).ilog2()), since, id })
-    }
-}
-
-impl Shared {
-    /// Bytes that all clients' input may take together; `None` without a budget.
-    pub(crate) fn input_bound(&self) -> Option<usize> {
-        let budget = self.config.memory_budget_bytes;
-        (budget > 0).then(|| budget / 100 * self.config.input_share)
-    }
-
-    /// Holds what clients have sent against its bound. Called when more of it is kept.
-    pub(crate) fn bound_input(&self) {
-        let Some(bound) = self.input_bound().filter(|bound| self.ledger().received() > *bound) else { return };
-        // By an eighth less, so that not each further read has to look for an address.
-        self.give_up_input(self.clock.tick(), |_| self.ledger().received() <= bound - bound / 8);
-    }
-
-    /// Closes connections for what they hold of their clients' input since `tick` or longer, each of the address that holds
-    /// most by then, until that is enough. How many; at most [`AT_ONCE`].
-    pub(crate) fn give_up_input(&self, tick: u32, enough: impl Fn(usize) -> bool) -> usize {
-        let mut accounts: Vec<Arc<Account>> = Vec::new();
-        self.accounts.visit(|account| {
-            if account.received.get() > 0 {
-                accounts.push(Arc::clone(account));
-            }
-        });
-        let mut by_bytes: BinaryHeap<(usize, usize)> =
-            accounts.iter().enumerate().map(|(index, account)| (account.received.get(), index)).collect();
-        let mut given_up = Vec::new();
-        while given_up.len() < AT_ONCE
-            && !enough(given_up.len())
-            && let Some((_, index)) = by_bytes.pop()
-        {
-            let account = &accounts[index];
-            let Some(slot) = account.holders.take(tick) else { continue };
-            // Now, and not when its Transport has carried it out, or others would be closed for the same bytes.
-            let bytes = slot.kept.bytes.swap(Kept::GIVEN_UP, Ordering::Relaxed) as usize;
-            self.ledger().remove_received(bytes);
-            account.received.remove(bytes);
-            by_bytes.push((account.received.get(), index));
-            given_up.push(slot);
-        }
-        for slot in &given_up {
-            slot.end(End::Overloaded);
-        }
-        given_up.len()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::accounts::Address;
+use super::Address;
 
 /// What one address may hold of a limit while there is no room for others, of so many per cent.
 pub(crate) fn share(limit: usize, percent: usize) -> usize {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::net::TcpSocket;
 
 use crate::connection::listener::{ByteStream, Incoming};
-use crate::instance::janus::{Builder, Janus};
 use crate::wire::{Codec, Peer};
+use crate::{Builder, Janus};
 
 /// A client's end of a stream, on its way to be connected.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Pin<Box<dyn ByteStream>>>> + Send>>;

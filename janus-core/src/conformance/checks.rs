@@ -11,8 +11,8 @@ use super::carrier::{Carrier, Connector, ROOMY};
 use super::connection::{Connection, End};
 use super::watched::{Notes, Watched};
 use super::{Client, Place, Seen};
+use crate::Janus;
 use crate::config::{Config, Namespace, SlowConsumer};
-use crate::instance::janus::Janus;
 use crate::topic::publish::Receipt;
 use crate::wire::{Codec, Command, FrameError, Limits, Opens, Position};
 

@@ -29,14 +29,14 @@ use tokio::time::{Instant, Sleep};
 
 use crate::accounts::reached::Limit;
 use crate::config::{Config, MAX_TCP_KEEPALIVE};
+use crate::connection::Connections;
 use crate::connection::listener::{Incoming, Listener, Origin};
 use crate::connection::socket_options::{self, Told};
+use crate::connection::table::Reservation;
 use crate::connection::transport::Transport;
-use crate::connection::turn::yield_now;
 use crate::delivery::{End, Link, Slot};
+use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::instance::memory;
-use crate::instance::shared::{Reservation, Shared};
 use crate::session::Session;
 use crate::supervision::ActorRef;
 use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
@@ -230,14 +230,14 @@ fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
 }
 
 pub(crate) struct Acceptor {
-    shared: Arc<Shared>,
+    shared: Arc<Connections>,
     origin: Arc<Origin>,
     /// Until it is handed to [`Accept`].
     listener: Option<Lent>,
 }
 
 impl Acceptor {
-    pub(crate) fn new(shared: Arc<Shared>, endpoint: &Arc<Endpoint>) -> io::Result<Self> {
+    pub(crate) fn new(shared: Arc<Connections>, endpoint: &Arc<Endpoint>) -> io::Result<Self> {
         Ok(Self { shared, origin: Arc::clone(&endpoint.origin), listener: Some(endpoint.lend()?) })
     }
 
@@ -248,19 +248,22 @@ impl Acceptor {
     }
 }
 
+/// Per cent of the memory budget from which on new connections are refused.
+pub(crate) const REFUSE: usize = 95;
+
 /// A place for another client, or why there is none.
-pub(crate) fn admit(shared: &Arc<Shared>) -> Result<Reservation, (ErrorCode, &'static str)> {
+pub(crate) fn admit(shared: &Arc<Connections>) -> Result<Reservation, (ErrorCode, &'static str)> {
     let Some(place) = Reservation::new(shared) else {
         return Err((ErrorCode::TooManyConnections, SERVER_FULL));
     };
-    if shared.memory_is_at(memory::REFUSE) {
+    if shared.memory_is_at(REFUSE) {
         return Err((ErrorCode::ServerOverloaded, SERVER_OVERLOADED));
     }
     Ok(place)
 }
 
 /// Counts a client that is refused, and says so in the log.
-pub(crate) fn count_refusal(shared: &Shared, peer: Peer, code: ErrorCode) {
+pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
     let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
     if code == ErrorCode::ServerOverloaded {
         shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
@@ -270,12 +273,12 @@ pub(crate) fn count_refusal(shared: &Shared, peer: Peer, code: ErrorCode) {
         log::warn!("{peer}: refused with {code} ({refused} refused so far)");
     }
     if code == ErrorCode::TooManyConnections {
-        shared.reached.refused(Limit::Connections, shared);
+        shared.accounts.note_refused(Limit::Connections, shared);
     }
 }
 
 /// Serves a byte stream: as a client where the server speaks first and has a place for it, otherwise as a guest.
-pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<Origin>) {
+pub(crate) fn serve(shared: &Arc<Connections>, link: Link, peer: Peer, origin: &Arc<Origin>) {
     let decoder = origin.codec.decoder();
     if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
         && let Ok(place) = admit(shared)
@@ -283,25 +286,25 @@ pub(crate) fn serve(shared: &Arc<Shared>, link: Link, peer: Peer, origin: &Arc<O
         return serve_with(shared, place, link, peer, origin, decoder);
     }
     if room(shared) == 0
-        && let Some(guest) = shared.connections.crowd_out()
+        && let Some(guest) = shared.table.crowd_out()
     {
         guest.end(End::Crowded);
     }
     let account = shared.accounts.of(peer);
     let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
-    let slot = shared.connections.enter_guest(make);
+    let slot = shared.table.enter_guest(&shared.slot_ids, make);
     start(shared, slot, false, peer, origin, decoder);
 }
 
 /// How many more connections there is room for without one of the guests having to go. While memory is short there are few
 /// guests, whatever else is free.
-fn room(shared: &Shared) -> usize {
-    shared.connections.room(&shared.config, shared.memory_is_at(memory::REFUSE))
+fn room(shared: &Connections) -> usize {
+    shared.table.room(&shared.config, shared.memory_is_at(REFUSE))
 }
 
 /// Makes a byte stream a client that has a place. The decoder may know something about the client already.
 pub(crate) fn serve_with(
-    shared: &Arc<Shared>,
+    shared: &Arc<Connections>,
     place: Reservation,
     link: Link,
     peer: Peer,
@@ -315,7 +318,7 @@ pub(crate) fn serve_with(
 
 /// Gives a connection its session, and its Transport on this thread, which greets where that is the server's part.
 fn start(
-    shared: &Arc<Shared>,
+    shared: &Arc<Connections>,
     slot: Arc<Slot>,
     has_place: bool,
     peer: Peer,
@@ -337,7 +340,7 @@ fn start(
         transport
     });
     if let Err(error) = started {
-        shared.connections.remove(&slot);
+        shared.table.remove(&slot);
         log::error!("{peer}: closed, its Transport could not be started: {error}");
     }
 }
@@ -398,7 +401,7 @@ impl Accept {
             self.pause = None;
         }
         let now = Instant::now();
-        let Shared { config, .. } = &*acceptor.shared;
+        let config = &acceptor.shared.config;
         // Those that wait hold descriptors, which a full server has for no more than it can make room for in a turn.
         let most = config.max_handshakes.min(room(&acceptor.shared).max(SERVED_PER_TURN));
         for _ in 0..BURST.min(most.saturating_sub(self.waiting.len())) {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tokio::time::MissedTickBehavior;
 
+use crate::connection::Connections;
 use crate::connection::slow_clients::{SlowLog, begins_to_lag};
 use crate::delivery::ledger::Dropped;
 use crate::delivery::{End, Slot};
 use crate::hooks::{DropReason, News};
-use crate::instance::shared::Shared;
 
 /// Connections looked at before others get their turn.
 const PORTION: usize = 256;
@@ -21,7 +21,7 @@ const PORTION: usize = 256;
 const SENDS: usize = 32;
 
 /// Advances the clock and looks after the connections, for ever.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<Connections>) {
     let mut interval = tokio::time::interval(shared.clock.period);
     // After a delay, ticks in quick succession would only repeat the same look at every connection.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,7 +38,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let mut lagging = Vec::new();
         let mut due = Vec::new();
         loop {
-            let more = shared.connections.visit(portion.clone(), |slot| {
+            let more = shared.table.visit(portion.clone(), |slot| {
                 if slot.needs_attention() {
                     lagging.push(Arc::clone(slot));
                 }
@@ -79,23 +79,23 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         slow_log.note(&shared, tick);
         shared.accounts.sweep();
-        shared.reached.tell_rest(&shared);
+        shared.accounts.tell_rest_of_reached(&shared);
         tell_of_drops(&shared);
     }
 }
 
 /// Tells the embedder's hooks of a client that has begun to lag.
-fn tell_of_lag(shared: &Shared, slot: &Slot, tick: u32) {
+fn tell_of_lag(shared: &Connections, slot: &Slot, tick: u32) {
     if let Some(hooks) = &shared.hooks
         && let Some(lag) = begins_to_lag(slot, shared, tick)
-        && let Some(session) = shared.connections.session(slot)
+        && let Some(session) = shared.table.session(slot)
         && let Some(client) = session.client()
     {
         hooks.tell(News::Slow(Arc::clone(client), lag));
     }
 }
 
-fn tell_of_drops(shared: &Shared) {
+fn tell_of_drops(shared: &Connections) {
     let Some(hooks) = &shared.hooks else { return };
     for ((topic, why), messages) in shared.ledger().take_dropped() {
         let why = match why {

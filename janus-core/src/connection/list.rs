@@ -3,9 +3,8 @@
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use crate::delivery::{End, Slot};
-use crate::instance::janus::Janus;
-use crate::instance::shared::Shared;
+use super::Connections;
+use crate::delivery::Slot;
 use crate::session::Session;
 use crate::wire::{Peer, TopicName};
 
@@ -28,92 +27,32 @@ pub struct ConnectionInfo {
     pub topics: Vec<TopicName>,
 }
 
-impl Janus {
-    /// The clients that are served, in the order of their numbers: the first `limit` of those above `after`.
-    ///
-    /// To see all, begin with 0 and go on after the last number of each page until one is empty. Who comes or goes meanwhile
-    /// may be on it or not; nobody is on it twice. Each call looks at every connection, a portion at a time.
-    ///
-    /// ```
-    /// # use janus_core::{Config, Janus};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
-    /// # let janus = Janus::builder().config(config).start().await?;
-    /// let mut after = 0;
-    /// loop {
-    ///     let page = janus.connections(after, 1_000);
-    ///     let Some(last) = page.last() else { break };
-    ///     after = last.connection;
-    ///     for client in page {
-    ///         println!("{} from {} has {} topics", client.connection, client.peer, client.topics.len());
-    ///     }
-    /// }
-    /// # janus.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn connections(&self, after: u64, limit: usize) -> Vec<ConnectionInfo> {
-        let shared = self.tables();
-        let mut page = BinaryHeap::new();
-        for_all(shared, |slot, session| {
-            if let Some(session) = session
-                && slot.id > after
-                && (page.len() < limit || page.peek().is_some_and(|last: &Entry| slot.id < last.slot.id))
-            {
-                page.push(Entry { slot: Arc::clone(slot), session: Arc::clone(session) });
-                // Beyond the limit by one at most, so that no more is held than asked for.
-                if page.len() > limit {
-                    page.pop();
-                }
+/// The clients that are served, in the order of their numbers: the first `limit` of those above `after`.
+pub(crate) fn page(shared: &Connections, after: u64, limit: usize) -> Vec<ConnectionInfo> {
+    let mut page = BinaryHeap::new();
+    for_all(shared, |slot, session| {
+        if let Some(session) = session
+            && slot.id > after
+            && (page.len() < limit || page.peek().is_some_and(|last: &Entry| slot.id < last.slot.id))
+        {
+            page.push(Entry { slot: Arc::clone(slot), session: Arc::clone(session) });
+            // Beyond the limit by one at most, so that no more is held than asked for.
+            if page.len() > limit {
+                page.pop();
             }
-        });
-        page.into_sorted_vec().iter().map(|Entry { slot, session }| describe(shared, slot, session)).collect()
-    }
-
-    /// Closes a connection; false if there is none of this number any more.
-    ///
-    /// The client gets what is queued for it and is told `disconnected` if it may come back, or `banned`, and then its
-    /// session ends with it. Nothing keeps it from connecting again all the same but
-    /// [`authenticate`](crate::hooks::Hooks::authenticate).
-    pub fn disconnect(&self, connection: u64, reconnect: bool) -> bool {
-        let mut found = None;
-        for_all(self.tables(), |slot, _| {
-            if slot.id == connection {
-                found = Some(Arc::clone(slot));
-            }
-        });
-        // Not under the lock of the table.
-        if let Some(slot) = &found {
-            slot.end(End::Disconnected { reconnect });
         }
-        found.is_some()
-    }
-
-    /// Closes all connections of a user, as [`disconnect`](Self::disconnect) does; how many there were.
-    ///
-    /// An empty name is nobody's, and closes none.
-    pub fn disconnect_user(&self, user: &str, reconnect: bool) -> usize {
-        let mut found = Vec::new();
-        for_all(self.tables(), |slot, session| {
-            if !user.is_empty() && session.is_some_and(|session| session.user() == user) {
-                found.push(Arc::clone(slot));
-            }
-        });
-        found.iter().for_each(|slot| slot.end(End::Disconnected { reconnect }));
-        found.len()
-    }
+    });
+    page.into_sorted_vec().iter().map(|Entry { slot, session }| describe(shared, slot, session)).collect()
 }
 
-fn for_all(shared: &Shared, mut visit: impl FnMut(&Arc<Slot>, Option<&Arc<Session>>)) {
+pub(crate) fn for_all(shared: &Connections, mut visit: impl FnMut(&Arc<Slot>, Option<&Arc<Session>>)) {
     let mut portion = 0..PORTION;
-    while shared.connections.visit_with_session(portion.clone(), &mut visit) {
+    while shared.table.visit_with_session(portion.clone(), &mut visit) {
         portion = portion.end..portion.end + PORTION;
     }
 }
 
-fn describe(shared: &Shared, slot: &Slot, session: &Session) -> ConnectionInfo {
+fn describe(shared: &Connections, slot: &Slot, session: &Session) -> ConnectionInfo {
     ConnectionInfo {
         connection: slot.id,
         transport: shared.codecs().name(slot.codec()),

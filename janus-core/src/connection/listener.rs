@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
@@ -14,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use crate::delivery::codecs::{CLASSIC, CodecId};
-pub use crate::delivery::stream::ByteStream;
 use crate::delivery::stream::Stream;
+pub use crate::delivery::stream::{ByteStream, PassedStream};
 use crate::delivery::{Codecs, Link};
 use crate::wire::{Codec, Peer};
 
@@ -125,28 +124,6 @@ pub struct PassedOn {
     pub received: Bytes,
     /// Where it comes from.
     pub peer: Peer,
-}
-
-/// What a stream that was passed on is.
-pub enum PassedStream {
-    /// A socket, which belongs to no runtime any more.
-    Tcp(std::net::TcpStream),
-    /// The same for a Unix socket.
-    #[cfg(unix)]
-    Unix(std::os::unix::net::UnixStream),
-    /// A stream of another kind.
-    Other(Pin<Box<dyn ByteStream>>),
-}
-
-impl fmt::Debug for PassedStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
-            #[cfg(unix)]
-            Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
-            Self::Other(_) => f.write_str("Other(…)"),
-        }
-    }
 }
 
 /// Takes the streams that a codec passes on. It is called on the home arbiter and must not block.

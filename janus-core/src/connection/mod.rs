@@ -1,11 +1,29 @@
-//! Connections.
+//! Connections: from an accepted byte stream to its end.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `acceptor.rs` | actor | a listener; decides whether there is room for another client |
+//! | `guests.rs` | table | connections without a place of `max_connections`, and which of them makes room |
+//! | `heartbeat.rs` | task | the tick: pings, unfinished frames, stalled clients |
+//! | `list.rs` | pure | the list of connections as the operator sees it |
+//! | `listener.rs` | trait | where byte streams come from |
+//! | `shared.rs` | table | what this floor shares |
+//! | `slow_clients.rs` | pure | the clients that do not keep up, for the operator and the log |
+//! | `socket_options.rs` | pure | the options of each client's socket |
+//! | `table.rs` | table | the slots of all connections, and the limits on their number |
+//! | `transport.rs`, `transport/` | actor | one connection: reads, decodes, carries out, closes |
+//! | `turn.rs` | table | the turns in which connections do what takes long |
 
 pub(crate) mod acceptor;
 pub(crate) mod guests;
 pub(crate) mod heartbeat;
 pub(crate) mod list;
 pub(crate) mod listener;
+mod shared;
 pub(crate) mod slow_clients;
 pub(crate) mod socket_options;
+pub(crate) mod table;
 pub(crate) mod transport;
 pub(crate) mod turn;
+
+pub(crate) use shared::{CONNECTION_BYTES, Connections};

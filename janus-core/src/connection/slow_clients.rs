@@ -2,44 +2,23 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use serde::Serialize;
-
+use super::Connections;
 use crate::delivery::Slot;
-use crate::instance::shared::Shared;
-use crate::wire::Peer;
-
-/// A client that has not taken what was sent to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SlowClient {
-    /// The number of its connection, by which the log names it, too.
-    pub client: u64,
-    /// Where it is connected from; `None` for a subscriber in this process, or if the system no longer knows.
-    pub peer: Option<Peer>,
-    /// The name of the codec that it speaks; that of the classic protocol for a subscriber in this process.
-    pub transport: &'static str,
-    /// Frames that wait for it.
-    pub queued_frames: usize,
-    /// Bytes that wait for it, with 64 for each entry of its queue, beside what the kernel's send buffer holds.
-    pub queued_bytes: usize,
-    /// For how long something has waited for it without a break, to within two ticks (of a second by default).
-    pub lagging_for: Duration,
-}
+use crate::hooks::SlowClient;
 
 /// Connections that are looked at before others may change the table.
 const PORTION: usize = 1_024;
 
 /// The clients with the largest queues, largest first.
-pub(crate) fn slow_clients(shared: &Shared, count: usize) -> Vec<SlowClient> {
+pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient> {
     let tick = shared.clock.tick();
     let mut slow = Vec::new();
     // Mostly there is nothing, and its lock need not be taken.
     let mut see =
         |slot: &Arc<Slot>| slow.extend(slot.needs_attention().then(|| describe(slot, shared, tick)).flatten());
     let mut portion = 0..PORTION;
-    while shared.connections.visit(portion.clone(), &mut see) {
+    while shared.table.visit(portion.clone(), &mut see) {
         portion = portion.end..portion.end + PORTION;
     }
     shared.local_slots().iter().for_each(see);
@@ -48,7 +27,7 @@ pub(crate) fn slow_clients(shared: &Shared, count: usize) -> Vec<SlowClient> {
     slow
 }
 
-fn describe(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
+fn describe(slot: &Slot, shared: &Connections, tick: u32) -> Option<SlowClient> {
     let lag = slot.lag()?;
     Some(SlowClient {
         client: slot.id,
@@ -61,29 +40,9 @@ fn describe(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
 }
 
 /// What a client lags by, in the one tick in which it has lagged for long enough to be worth a word.
-pub(crate) fn begins_to_lag(slot: &Slot, shared: &Shared, tick: u32) -> Option<SlowClient> {
+pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: u32) -> Option<SlowClient> {
     let (_, since) = slot.queued()?;
     (tick.wrapping_sub(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
-}
-
-/// Limits the lines about clients that are cut off; used by the home arbiter alone.
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    tick: AtomicU32,
-    taken: AtomicU32,
-}
-
-impl Lines {
-    /// Lines in one tick.
-    const MAX: u32 = 32;
-
-    /// Whether there may be another line in this tick.
-    pub(crate) fn take(&self, tick: u32) -> bool {
-        if self.tick.swap(tick, Ordering::Relaxed) != tick {
-            self.taken.store(0, Ordering::Relaxed);
-        }
-        self.taken.fetch_add(1, Ordering::Relaxed) < Self::MAX
-    }
 }
 
 /// Ticks between two lines about slow clients: of a second each by default.
@@ -121,7 +80,7 @@ impl SlowLog {
     }
 
     /// Ends a round, with a line if there is something to say and it has been silent for long enough.
-    pub(crate) fn note(&mut self, shared: &Shared, tick: u32) {
+    pub(crate) fn note(&mut self, shared: &Connections, tick: u32) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
         if lagging == 0 || self.last.is_some_and(|last| tick.wrapping_sub(last) < TICKS_BETWEEN) {
             return;

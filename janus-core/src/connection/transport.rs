@@ -40,15 +40,14 @@ use tokio::time::{Instant, Sleep};
 
 use crate::accounts::fairness::Want;
 use crate::accounts::reached::Limit;
-use crate::accounts::received::Kept;
+use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::connection::turn::Ticket;
 use crate::delivery::{End, Slot, SlowReason};
 use crate::hooks::{Identity, News, Refused};
-use crate::instance::shared::Shared;
 use crate::session::{Leaving, Places, Session};
 use crate::topic::publish::{Pending, PublishError, Receipt, Reply};
-use crate::topic::{TopicError, TopicState};
+use crate::topic::{TopicError, TopicState, leave};
 use crate::wire::{
     Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Open, Refusal, Refusing, RequestId, TopicName,
 };
@@ -59,7 +58,6 @@ use opening::{PassingOn, after_a_restart};
 use portion::Portion;
 use publishing::{Offering, Permitting};
 use resuming::{Prepared, Replaying};
-pub(crate) use subscribing::leave;
 use subscribing::{Asked, AskedPatiently, Asking, refused};
 
 /// Bytes read at once, into one buffer that all connections of an arbiter share; then others get their turn.
@@ -81,7 +79,7 @@ thread_local! {
 
 /// The actor of one connection.
 pub(crate) struct Transport {
-    shared: Arc<Shared>,
+    shared: Arc<Connections>,
     slot: Arc<Slot>,
     session: Arc<Session>,
     /// Whether the topics have been left and the session has been detached.
@@ -191,7 +189,7 @@ enum Outcome {
 impl Transport {
     /// The decoder may know something about the client already.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<Connections>,
         slot: Arc<Slot>,
         session: Arc<Session>,
         origin: &Arc<Origin>,
@@ -330,7 +328,9 @@ impl Transport {
             Step::Joining(asked) => {
                 asked.joining.subscription.as_ref().map(|asked_for| (Some(Arc::clone(&asked.topic)), asked_for))
             }
-            Step::JoiningPatiently(asked) => Some((self.shared.topics.find(asked.name.as_str()), &asked.subscription)),
+            Step::JoiningPatiently(asked) => {
+                Some((self.shared.topics.table.find(asked.name.as_str()), &asked.subscription))
+            }
             _ => None,
         };
         if let Some((Some(topic), subscription)) = asked
@@ -340,12 +340,12 @@ impl Transport {
         }
         let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
         let places = Places::of(&self.shared.config);
-        let Leaving { joined, ended } = self.shared.sessions.detach(&self.session, expires, places);
+        let Leaving { joined, ended } = self.shared.sessions.table.detach(&self.session, expires, places);
         self.note_detached(joined.len());
         for (topic, subscription) in joined {
             leave(&topic, subscription);
         }
-        self.shared.reached.ended(Limit::DetachedSessions, ended, &self.shared);
+        self.shared.accounts.note_ended(Limit::DetachedSessions, ended, &self.shared);
     }
 
     /// Goes on until there is nothing to do for now; ready when the connection is over.
@@ -426,7 +426,7 @@ impl Transport {
 
     /// Whether it is more than before.
     fn account_for(&self, kept: usize) -> bool {
-        Kept::note(&self.slot, kept, self.shared.clock.tick(), self.shared.ledger())
+        self.slot.note_kept(kept, self.shared.clock.tick(), &self.shared)
     }
 
     /// Lets go of all that is kept of what the client has sent: a connection that closes takes nothing further of it.
@@ -501,7 +501,7 @@ impl Transport {
                     self.say_bye(None, ErrorCode::Banned, message);
                 }
                 if !reconnect {
-                    self.shared.sessions.end(&self.session);
+                    self.shared.sessions.table.end(&self.session);
                 }
             }
             End::SessionTaken => {
@@ -530,7 +530,7 @@ impl Transport {
     /// Closes because the instance ends.
     fn drain(&mut self) {
         if !matches!(self.step, Step::Closing(_) | Step::Over) {
-            let end = *self.shared.drain_end.lock();
+            let end = self.shared.draining.end();
             let rest = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
             let reconnect_after = Some(after_a_restart(rest, self.shared.config.restart_time));
             let usual = refusal(ErrorCode::ServerDraining, "the server is shutting down");
@@ -813,7 +813,7 @@ impl Drop for Transport {
             self.tell_observers(News::Disconnected(Arc::clone(client), self.ending()));
         }
         self.note_closed();
-        self.shared.connections.remove(&self.slot);
+        self.shared.table.remove(&self.slot);
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use crate::instance::shared::timestamp;
+use crate::ground::clock::timestamp;
 use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
 use crate::wire::{Answers, Codec, Event, Heartbeat, Opens};

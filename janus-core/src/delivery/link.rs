@@ -18,10 +18,9 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-use super::stream::Stream;
-use crate::connection::listener::PassedStream;
 #[cfg(all(test, feature = "fault-injection"))]
-use crate::simulation::stream::Memory;
+use super::memory::Memory;
+use super::stream::{PassedStream, Stream};
 use crate::wire::Peer;
 
 /// One byte stream to a client.

@@ -1,16 +1,22 @@
 //! The hot path: how committed frames reach the sockets of a topic's subscribers.
 //!
-//! - [`slot`]: one connection. It owns the socket and the queue of a client that is not keeping up; every byte a client
-//!   receives goes through its slot.
-//! - [`queue`]: what waits for one client, and what happens when it is too much.
-//! - [`ledger`]: what frames and queues take in memory, and what was dropped.
-//! - [`link`]: what a slot writes to: a socket, or what stands in for one.
-//! - [`batch`]: frames of one topic that are sent together, encoded once for each codec and shared by all subscribers.
-//! - [`codecs`]: the wire formats of the instance, by number.
-//! - [`stream`]: a byte stream that is no socket of the kernel's, and is written by its Transport alone.
-//! - [`pulse`]: whether a client answers the heartbeat.
-//! - [`pass`]: one batch on its way to all subscribers of a topic, claimed in pieces by whoever has time.
-//! - [`senders`]: the helper threads that claim pieces of large passes, and of any while the home arbiter is behind.
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `batch.rs` | pure | frames of one topic sent together, encoded once for each codec |
+//! | `codecs.rs` | table | the wire formats of the instance, by number |
+//! | `engine.rs` | table | what this floor shares |
+//! | `horizon.rs` | table | the numbers of passes, and which of them are under way |
+//! | `input.rs` | pure | the bound on input that has led to nothing yet |
+//! | `ledger.rs` | table | what frames and queues take in memory, and what was dropped |
+//! | `link.rs` | pure | what a slot writes to: a socket, or what stands in for one |
+//! | `memory.rs` | tests | a byte stream in memory, for the simulation |
+//! | `pass.rs` | table | one batch on its way to all subscribers of a topic, claimed in pieces |
+//! | `pulse.rs` | pure | whether a client answers the heartbeat |
+//! | `queue.rs` | table | what waits for one client, and what happens when it is too much |
+//! | `sender_threads.rs` | task | the sender threads as children of the tree |
+//! | `senders.rs` | table | the passes that wait for sender threads |
+//! | `slot.rs`, `slot/pause.rs` | table | one connection: its socket, and the queue of a client that does not keep up |
+//! | `stream.rs` | table | a byte stream that is no socket, written by its Transport alone |
 //!
 //! Who may run here: the home arbiter and the senders. No user code, no codec, no actor message.
 //!
@@ -18,9 +24,13 @@
 
 pub(crate) mod batch;
 pub(crate) mod codecs;
+pub(crate) mod engine;
 pub(crate) mod horizon;
+pub(crate) mod input;
 pub(crate) mod ledger;
 pub(crate) mod link;
+#[cfg(all(test, feature = "fault-injection"))]
+pub(crate) mod memory;
 pub(crate) mod pass;
 pub(crate) mod pulse;
 pub(crate) mod queue;
@@ -31,6 +41,7 @@ pub(crate) mod stream;
 
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use codecs::Codecs;
+pub(crate) use engine::{Engine, SlotIds};
 pub(crate) use horizon::{PassNumbers, UnderWay};
 pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;

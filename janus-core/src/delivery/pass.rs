@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::{Batch, Subscription};
 use crate::ground::fault::Faults;
+pub(crate) use crate::ground::fault::Server;
 
 /// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large one,
 /// enough that claiming costs nothing beside the sends.
@@ -174,13 +175,4 @@ pub(crate) enum Help {
     Together,
     /// They go first, and the topic's actor does what is left when it is its turn again.
     First,
-}
-
-/// Who serves a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
-    /// The topic's own actor, on the home arbiter.
-    Topic,
-    /// A sender thread.
-    Sender,
 }

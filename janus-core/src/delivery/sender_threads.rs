@@ -6,39 +6,39 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::delivery::senders::StopSender;
-use crate::instance::shared::Shared;
+use super::SenderPool;
+use super::senders::StopSender;
 use crate::supervision::{BoxError, ChildSpec, Shutdown, Strategy, Supervisor};
 
 /// One sender per thread beyond the home arbiter.
 ///
 /// A sender that crashes has lost nothing, so the budget is generous: what it was doing is finished by the others.
-pub(crate) fn supervisor(shared: &Arc<Shared>) -> Supervisor {
-    (1..shared.config.threads).fold(
+pub(crate) fn supervisor(pool: &Arc<SenderPool>, threads: usize) -> Supervisor {
+    (1..threads).fold(
         Supervisor::new("senders", Strategy::OneForOne).intensity(20, Duration::from_secs(60)),
         |senders, number| {
-            let shared = Arc::clone(shared);
+            let pool = Arc::clone(pool);
             let name = format!("sender {number}");
             senders.child(
-                ChildSpec::task(name.clone(), move || run(Arc::clone(&shared), name.clone()))
+                ChildSpec::task(name.clone(), move || run(Arc::clone(&pool), name.clone()))
                     .shutdown(Shutdown::BrutalKill),
             )
         },
     )
 }
 
-async fn run(shared: Arc<Shared>, name: String) -> Result<(), BoxError> {
+async fn run(pool: Arc<SenderPool>, name: String) -> Result<(), BoxError> {
     let stop = Arc::new(StopSender::default());
     // Also when this task is killed: the thread must not outlive its supervisor's knowledge of it.
-    let _stop_at_the_end = StopAtTheEnd { shared: Arc::clone(&shared), stop: Arc::clone(&stop) };
+    let _stop_at_the_end = StopAtTheEnd { pool: Arc::clone(&pool), stop: Arc::clone(&stop) };
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name(format!("janus-{}", name.replace(' ', "-"))).spawn({
-        let shared = Arc::clone(&shared);
+        let pool = Arc::clone(&pool);
         move || {
-            let _ = ended.send(catch_unwind(AssertUnwindSafe(|| shared.senders.serve(&stop))));
+            let _ = ended.send(catch_unwind(AssertUnwindSafe(|| pool.serve(&stop))));
         }
     })?;
-    shared.senders.keep(thread);
+    pool.keep(thread);
     match end.await {
         Ok(Ok(())) => Ok(()),
         // The supervisor is to see the thread's panic as that of its child.
@@ -48,12 +48,12 @@ async fn run(shared: Arc<Shared>, name: String) -> Result<(), BoxError> {
 }
 
 struct StopAtTheEnd {
-    shared: Arc<Shared>,
+    pool: Arc<SenderPool>,
     stop: Arc<StopSender>,
 }
 
 impl Drop for StopAtTheEnd {
     fn drop(&mut self) {
-        self.shared.senders.stop(&self.stop);
+        self.pool.stop(&self.stop);
     }
 }

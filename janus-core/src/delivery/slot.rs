@@ -35,7 +35,8 @@ use super::{Batch, Ledger, Link};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
 use crate::config::SlowConsumer;
-use crate::connection::turn::yield_now;
+use crate::ground::tasks::yield_now;
+use crate::ground::trace;
 use crate::wire::{Event, Peer, TopicName};
 
 /// What an instance allows each of its clients, and where it keeps the accounts.
@@ -819,6 +820,12 @@ pub(crate) struct Subscription {
 const ENDED: u64 = u64::MAX;
 
 impl Subscription {
+    /// The name of its subscriber in a trace.
+    pub(crate) fn trace_name(&self) -> String {
+        let id = self.slot.id;
+        if self.is_local() { format!("subscriber {id}") } else { trace::client(id) }
+    }
+
     /// Set in `wire` if the client can be told which messages it does not get. One bit, because this is kept for every
     /// subscription of every client.
     const TELLS: u8 = 0x80;

@@ -18,6 +18,28 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 
+/// What a stream that was passed on is.
+pub enum PassedStream {
+    /// A socket, which belongs to no runtime any more.
+    Tcp(std::net::TcpStream),
+    /// The same for a Unix socket.
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
+    /// A stream of another kind.
+    Other(Pin<Box<dyn ByteStream>>),
+}
+
+impl fmt::Debug for PassedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
+            #[cfg(unix)]
+            Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
+            Self::Other(_) => f.write_str("Other(…)"),
+        }
+    }
+}
+
 /// See the module's documentation. It lies under its slot's lock, so its cells are used by one thread at a time.
 pub(crate) struct Stream {
     io: RefCell<Pin<Box<dyn ByteStream>>>,

@@ -5,7 +5,14 @@
 #[cfg(feature = "fault-injection")]
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-use crate::delivery::pass::Server;
+/// Who serves a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// The topic's own actor, on the home arbiter.
+    Topic,
+    /// A sender thread.
+    Sender,
+}
 
 /// What is to go wrong, and when.
 #[derive(Debug, Default)]

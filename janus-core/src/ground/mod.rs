@@ -1,5 +1,85 @@
-//! The ground.
+//! The ground: what an instance has once, and every floor above stands on.
+//!
+//! | file | what it is | what it holds |
+//! |---|---|---|
+//! | `clock.rs` | table | coarse time in ticks; the time of day |
+//! | `counters.rs` | table | counts of what has happened |
+//! | `draining.rs` | table | how far the end of the instance has come |
+//! | `fault.rs` | table | faults that tests put into a running tree |
+//! | `line.rs` | pure | tasks that wait, first come first served |
+//! | `load.rs` | table | whether the home arbiter keeps up |
+//! | `log_lines.rs` | table | a limit on log lines per tick |
+//! | `simulated.rs` | tests | virtual time and seeds of the simulation |
+//! | `tasks.rs` | pure | how a task lets other tasks run |
+//! | `trace.rs`, `trace/pattern.rs` | table | messages between actors, shown to readers for a while |
 
+pub(crate) mod clock;
+pub(crate) mod counters;
+pub(crate) mod draining;
 pub(crate) mod fault;
 pub(crate) mod line;
+pub(crate) mod load;
+pub(crate) mod log_lines;
+#[cfg(all(test, feature = "fault-injection"))]
+pub(crate) mod simulated;
+pub(crate) mod tasks;
 pub(crate) mod trace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::supervision::Place;
+use crate::wire::Limits;
+use clock::Clock;
+use counters::Counters;
+use draining::Draining;
+use fault::Faults;
+use load::Load;
+use trace::Tracer;
+
+/// What every floor shares.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    /// The arbiter on which the actors live.
+    pub(crate) home: Place,
+    pub(crate) load: Load,
+    pub(crate) counters: Counters,
+    pub(crate) draining: Draining,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) tracer: Arc<Tracer>,
+}
+
+impl Ground {
+    pub(crate) fn new(config: Config, home: Place) -> Self {
+        Self {
+            clock: Clock::for_config(&config),
+            home,
+            load: Load::default(),
+            counters: Counters::default(),
+            draining: Draining::default(),
+            faults: Arc::default(),
+            tracer: Arc::default(),
+            config,
+        }
+    }
+
+    /// The limits that decoders enforce.
+    pub(crate) fn wire_limits(&self) -> Limits {
+        let Config { max_frame_bytes, max_topic_bytes, max_topics_per_client: max_topics, .. } = self.config;
+        Limits { max_frame_bytes, max_topic_bytes, max_topics }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.has_begun()
+    }
+
+    /// The deadline of a close that begins now and may take `time`: a drain ends earlier than that.
+    pub(crate) fn close_deadline(&self, time: Duration) -> Instant {
+        self.draining.limit(Instant::now() + time)
+    }
+}

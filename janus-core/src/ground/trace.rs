@@ -21,10 +21,8 @@ use tokio::sync::Notify;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
 use self::pattern::Pattern;
-use crate::delivery::Subscription;
-use crate::instance::shared::timestamp;
+use super::clock::timestamp;
 use crate::supervision::{Event, EventKind};
-use crate::topic::topic_of;
 use crate::wire::TopicName;
 
 /// Traces of one instance at a time; one more is refused.
@@ -260,9 +258,15 @@ pub(crate) fn topic(name: &TopicName) -> String {
     format!("topic {name}")
 }
 
-pub(crate) fn subscriber(subscription: &Subscription) -> String {
-    let id = subscription.slot.id;
-    if subscription.is_local() { format!("subscriber {id}") } else { client(id) }
+/// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
+/// has just taken its name are not mistaken for each other by whoever stops the first.
+pub(crate) fn topic_actor(topic: &TopicName, number: u64) -> String {
+    format!("topic {topic} #{number}")
+}
+
+/// The topic that an actor of this name works on.
+pub(crate) fn topic_of(actor_name: &str) -> Option<&str> {
+    Some(actor_name.strip_prefix("topic ")?.rsplit_once(" #")?.0)
 }
 
 /// The traces of one instance.

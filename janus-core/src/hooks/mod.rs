@@ -64,6 +64,7 @@
 
 mod observer;
 mod runner;
+mod slow_client;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -79,11 +80,10 @@ use tokio::runtime::Handle;
 pub(crate) use observer::{News, observe};
 use runner::AnyHooks;
 pub(crate) use runner::{HookRunner, Refused};
+pub use slow_client::SlowClient;
 pub(crate) use thread::HookThread;
 
-use crate::SlowClient;
 use crate::config::Config;
-use crate::instance::janus::Builder;
 use crate::wire::{ErrorCode, HttpRequest, Peer, Publication, TopicName};
 
 /// What an embedder decides and observes; the [module](self) tells how. Each hook has a default that allows, or does
@@ -152,31 +152,18 @@ pub trait Hooks: Send + Sync + 'static {
     }
 }
 
-impl Builder {
-    /// Sets what decides about clients and observes them; the [module](crate::hooks) has an example.
-    #[must_use]
-    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
-        self.hooks.hooks = Some(Arc::new(hooks));
-        self
-    }
-
-    /// Sets the runtime that hooks run on: for one other than that in which [`start`](Self::start) is called, or for a
-    /// program that calls it outside of a runtime and has one. It must be running for as long as the instance does.
-    #[must_use]
-    pub fn hook_runtime(mut self, runtime: Handle) -> Self {
-        self.hooks.runtime = Some(runtime);
-        self
-    }
-}
-
 /// What an instance is to have for hooks.
 #[derive(Clone, Default)]
 pub(crate) struct HookSettings {
     hooks: Option<Arc<dyn AnyHooks>>,
-    runtime: Option<Handle>,
+    pub(crate) runtime: Option<Handle>,
 }
 
 impl HookSettings {
+    pub(crate) fn set(&mut self, hooks: impl Hooks) {
+        self.hooks = Some(Arc::new(hooks));
+    }
+
     /// The hooks, if there are any, and the thread that is started for them if the caller has no runtime.
     pub(crate) fn start(&self, config: &Config) -> io::Result<(Option<Arc<HookRunner>>, Option<HookThread>)> {
         let Some(hooks) = &self.hooks else { return Ok((None, None)) };

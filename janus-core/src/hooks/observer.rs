@@ -6,8 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Client, Disconnect, DropReason, HookRunner};
-use crate::SlowClient;
+use super::{Client, Disconnect, DropReason, HookRunner, SlowClient};
 use crate::supervision::{BoxError, stop_requested};
 use crate::wire::TopicName;
 

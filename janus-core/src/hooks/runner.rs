@@ -12,10 +12,9 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::{Instant, timeout};
 
 use super::observer::Queue;
-use super::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News};
-use crate::SlowClient;
+use super::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, SlowClient};
 use crate::config::Config;
-use crate::connection::slow_clients::Lines;
+use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
 use crate::wire::{ErrorCode, Publication, TopicName};
 
@@ -28,7 +27,7 @@ pub(crate) struct HookRunner {
     pub(super) queue: Queue,
     lost: AtomicU64,
     begun: Instant,
-    lines: Lines,
+    lines: LogLines,
 }
 
 /// Why a client does not get what it asked for.
@@ -71,7 +70,7 @@ impl HookRunner {
             queue: Queue::new(config.hook_queue),
             lost: AtomicU64::new(0),
             begun: Instant::now(),
-            lines: Lines::default(),
+            lines: LogLines::default(),
         }
     }
 

@@ -8,7 +8,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::Janus;
 use crate::supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -221,21 +220,18 @@ fn a_hook_that_blocks_its_runtime_is_given_up_all_the_same() {
 #[test]
 fn hooks_run_where_the_embedder_says_or_in_its_runtime_or_on_a_thread_of_their_own() {
     let config = Config::default();
-    let builder = Janus::builder();
-    assert!(matches!(builder.hooks.start(&config), Ok((None, None))), "there are none");
-    let builder = builder.hooks(Scripted::default());
-    let Ok((Some(_), Some(thread))) = builder.hooks.start(&config) else { panic!("a thread of their own") };
+    let mut settings = HookSettings::default();
+    assert!(matches!(settings.start(&config), Ok((None, None))), "there are none");
+    settings.set(Scripted::default());
+    let Ok((Some(_), Some(thread))) = settings.start(&config) else { panic!("a thread of their own") };
     thread.stop();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("mine").build().unwrap();
-    let Ok((Some(runner), None)) =
-        Janus::builder().hooks(Scripted::default()).hook_runtime(runtime.handle().clone()).hooks.start(&config)
-    else {
-        panic!("a runtime was given")
-    };
+    let with_runtime = HookSettings { runtime: Some(runtime.handle().clone()), ..settings.clone() };
+    let Ok((Some(runner), None)) = with_runtime.start(&config) else { panic!("a runtime was given") };
     // Its timer is not enabled, which is none of ours to need.
     let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     assert_eq!(here.block_on(runner.authenticate(request())).unwrap().claims, "mine");
-    let here = async { builder.hooks.start(&config) };
+    let here = async { settings.start(&config) };
     assert!(matches!(runtime.block_on(here), Ok((Some(_), None))), "there is a runtime here");
 }
 

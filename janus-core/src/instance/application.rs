@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::instance::janus::{Builder, WeakJanus};
+use super::builder::Builder;
+use super::janus::WeakJanus;
 use crate::supervision::{Arbiter, ChildSpec, Place, Shutdown, Strategy, Supervisor};
 
 /// The name of the supervisor in the tree.

@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
+use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
+use super::application;
+use super::shared::Shared;
 use crate::delivery::{End, Slot};
-use crate::instance::application;
-use crate::instance::janus::DrainReport;
-use crate::instance::shared::Shared;
+
 use crate::supervision::SupervisorRef;
 
 /// From one batch to the next, give or take a half: 19,000 connections in 5 s are batches of about a hundred.
@@ -22,11 +23,21 @@ const BEAT: Duration = Duration::from_millis(25);
 /// Connections looked at before others may enter or leave their table.
 const PORTION: usize = 256;
 
+/// How a drain went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DrainReport {
+    /// Connections that were open when the drain began.
+    pub connections: usize,
+    /// Connections that ended with something still queued for them: slow consumers, or those that `drain_timeout` was not
+    /// long enough for.
+    pub cut_off: usize,
+}
+
 pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport {
     // One deadline for all that follows, however it divides the time.
     let deadline = shared.close_deadline(shared.config.drain_timeout);
-    *shared.drain_deadline.lock() = Some(deadline);
-    let connections = shared.connections.len();
+    shared.draining.set_deadline(deadline);
+    let connections = shared.connections.table.len();
     // A stalled client is cut off before the time of a drain is over, and what waited for it is as lost.
     let cut_off = |shared: &Shared| {
         let slow = shared.ledger().counts();
@@ -40,21 +51,21 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     }
     // The embedder's actors may publish to the last; there may be none, and they may take longer than there is time.
     let _ = timeout_at(deadline, root.terminate_child(application::NAME)).await;
-    shared.draining.store(true, Ordering::Release);
+    shared.draining.begin();
     // What has been accepted from publishers reaches the subscribers' sockets or queues first.
-    while Instant::now() < deadline && shared.topics.all().iter().any(|topic| !topic.is_idle()) {
+    while Instant::now() < deadline && shared.topics.table.all().iter().any(|topic| !topic.is_idle()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // The last to be closed need time, too, to take what is queued for them.
     let left = deadline.saturating_duration_since(Instant::now());
     let period = shared.config.drain_period.min(left / 2);
-    *shared.drain_end.lock() = Some(Instant::now() + period);
+    shared.draining.set_end(Instant::now() + period);
     if !period.is_zero() {
         // Any order will do if the system has no randomness to give.
         let seed = getrandom::u64().unwrap_or_default();
         #[cfg(all(test, feature = "fault-injection"))]
-        let seed = crate::simulation::seed().unwrap_or(seed);
-        let anybody_left = || shared.connections.len() > 0;
+        let seed = crate::ground::simulated::seed().unwrap_or(seed);
+        let anybody_left = || shared.connections.table.len() > 0;
         spread(connected(shared).await, period, seed, anybody_left, |slot| slot.end(End::Draining)).await;
     }
     // Those that are still there: they have much to read yet, or were being refused.
@@ -64,9 +75,9 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
 }
 
 async fn connected(shared: &Shared) -> Vec<Arc<Slot>> {
-    let mut slots = Vec::with_capacity(shared.connections.len());
+    let mut slots = Vec::with_capacity(shared.connections.table.len());
     let mut portion = 0..PORTION;
-    while shared.connections.visit(portion.clone(), |slot| slots.push(Arc::clone(slot))) {
+    while shared.connections.table.visit(portion.clone(), |slot| slots.push(Arc::clone(slot))) {
         portion = portion.end..portion.end + PORTION;
         tokio::task::yield_now().await;
     }

@@ -4,154 +4,38 @@
 //! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
 //! touches signals, the logger, the panic hook or the process.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::accounts::Accounts;
-use crate::accounts::fairness::Fairness;
-use crate::accounts::reached::Reached;
-use crate::config::{Config, ConfigError};
-use crate::connection::acceptor::{Acceptor, Endpoint, TcpPort, admit, count_refusal, prepare, serve_with};
-use crate::connection::heartbeat;
-use crate::connection::listener::{Incoming, Listener, Origin, PassOn, PassedOn};
-use crate::connection::slow_clients::{Lines, SlowClient, slow_clients};
-use crate::connection::socket_options::Told;
+use super::application;
+use super::builder::Builder;
+use super::drain::{DrainReport, drain};
+use super::shared::Shared;
+use crate::connection::Connections;
+use crate::connection::acceptor::{admit, count_refusal, prepare, serve_with};
+use crate::connection::listener::{Incoming, Origin};
+use crate::connection::slow_clients::slow_clients;
 use crate::connection::transport::{CONTROL_TIMEOUT, refusal};
-use crate::connection::turn::Turns;
+use crate::delivery::Link;
 use crate::delivery::codecs::TooManyCodecs;
-use crate::delivery::sender_threads;
-use crate::delivery::{Codecs, Ledger, Link, SenderPool, Terms};
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
-use crate::hooks::{self, HookRunner, HookSettings, HookThread};
-use crate::instance::application::{self, Children};
-use crate::instance::drain::drain;
-use crate::instance::memory;
-use crate::instance::shared::{Clock, ConnectionTable, Counters, Load, Shared};
+use crate::hooks::{HookThread, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
-use crate::session::{SessionInfo, SessionTable, SessionToken};
-use crate::supervision::{
-    ActorRef, Arbiter, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor,
-    SupervisorRef, Tree, Watchdog,
-};
-use crate::topic::manager::{TOPIC_INTENSITY, TopicManager, Unstarted};
+use crate::session::{SessionInfo, SessionToken};
+use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
 use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
-use crate::topic::table::TopicTable;
 use crate::topic::{TopicInfo, Waiter};
-use crate::wire::{AllowedOrigins, Codec, Decoder, ErrorCode, HttpPort, Limits, Peer, Position, Refusal};
-
-/// A handler that has not returned for so long is named in the log.
-const HANG_WARNING: Duration = Duration::from_secs(1);
-
-/// A handler that has not returned for so long ends the instance: no other actor of its thread can run any more.
-const HANG_LIMIT: Duration = Duration::from_secs(5);
+use crate::wire::{Codec, Decoder, ErrorCode, Limits, Position, Refusal};
 
 /// Topics that are looked up before others may use their table.
 const TOPICS_PORTION: usize = 1_024;
 
 const HOME_BEHIND: &str = "the server has too much to do; try again later";
-
-/// The whole tree, in the order of its start; it stops in the reverse order, except that a drain first stops the acceptors
-/// and the embedder's children.
-fn tree(
-    shared: &Arc<Shared>,
-    senders: Supervisor,
-    application: Option<(ChildSpec, &Place)>,
-    verdict: &Arc<Mutex<Option<ExitReason>>>,
-) -> Supervisor {
-    let home = &shared.home;
-    let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
-    let mut watchdog = watchdog(home, &root.handle(), verdict);
-    if let Some((_, place)) = &application {
-        watchdog = watchdog.watch(place);
-    }
-    let mut root = root
-        .child(ChildSpec::task("watchdog", move || watchdog.clone().run()).shutdown(Shutdown::BrutalKill))
-        .child(ChildSpec::dynamic(&shared.topic_supervisor))
-        .child(
-            ChildSpec::actor(&shared.topic_manager, {
-                let shared = Arc::clone(shared);
-                move |_| Ok(TopicManager::new(Arc::clone(&shared)))
-            })
-            .place(home.clone()),
-        )
-        .child(
-            ChildSpec::actor(&shared.proxy_mapper, {
-                let shared = Arc::clone(shared);
-                move |_| Ok(ProxyMapper::new(Arc::clone(&shared)))
-            })
-            .place(home.clone()),
-        )
-        .child(ChildSpec::supervisor(senders))
-        .child(
-            ChildSpec::task("heartbeat", {
-                let shared = Arc::clone(shared);
-                move || {
-                    let shared = Arc::clone(&shared);
-                    async move {
-                        heartbeat::run(shared).await;
-                        Ok(())
-                    }
-                }
-            })
-            .shutdown(Shutdown::BrutalKill)
-            .place(home.clone()),
-        )
-        .child(
-            ChildSpec::task("turns", {
-                let shared = Arc::clone(shared);
-                move || {
-                    let shared = Arc::clone(&shared);
-                    async move {
-                        let turns = shared.turns.keep(|| shared.home.pauses());
-                        futures_util::future::join(turns, shared.fairness.keep()).await;
-                        Ok(())
-                    }
-                }
-            })
-            .shutdown(Shutdown::BrutalKill)
-            .place(home.clone()),
-        );
-    if shared.config.memory_budget_bytes > 0 {
-        let keeper = Arc::clone(shared);
-        let keeper = ChildSpec::task("memory_keeper", move || {
-            let shared = Arc::clone(&keeper);
-            async move {
-                memory::run(shared).await;
-                Ok(())
-            }
-        });
-        root = root.child(keeper.shutdown(Shutdown::BrutalKill).place(home.clone()));
-    }
-    if let Some(runner) = &shared.hooks {
-        let runner = Arc::clone(runner);
-        // What it still has to tell when everybody has gone takes no longer than one hook may.
-        let limit = Shutdown::Timeout(shared.config.hook_timeout);
-        let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));
-        root = root.child(observer.shutdown(limit).place(home.clone()));
-    }
-    root = root.child(ChildSpec::dynamic(&shared.transport_supervisor));
-    if let Some((application, _)) = application {
-        root = root.child(application);
-    }
-    for endpoint in &shared.endpoints {
-        let spec = ChildSpec::actor(&endpoint.acceptor, {
-            let (shared, endpoint) = (Arc::clone(shared), Arc::clone(endpoint));
-            move |_| Ok(Acceptor::new(Arc::clone(&shared), &endpoint)?)
-        });
-        root = root.child(spec.place(home.clone()));
-    }
-    root
-}
 
 /// A running Janus. Clones are handles to the same instance; when the last one is dropped it is stopped at once,
 /// without the drain of [`shutdown`](Self::shutdown).
@@ -171,27 +55,25 @@ fn tree(
 /// ```
 #[derive(Clone, Debug)]
 pub struct Janus {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    shared: Arc<Shared>,
-    root: SupervisorRef,
-    control: Place,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) root: SupervisorRef,
+    pub(super) control: Place,
     /// Whoever asks second waits for the drain under way.
-    drained: Arc<tokio::sync::OnceCell<DrainReport>>,
-    /// Why the instance was ended from outside its tree.
-    verdict: Arc<Mutex<Option<ExitReason>>>,
+    pub(super) drained: Arc<tokio::sync::OnceCell<DrainReport>>,
     /// `None` once they have been joined, or if the instance has none of its own. Behind an async lock, so that whoever
     /// shuts down second returns when the first is done, and not before.
-    threads: tokio::sync::Mutex<Option<Threads>>,
+    pub(super) threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
 /// A handle that does not keep an instance running, for whatever is part of it: the embedder's own actors.
 #[derive(Clone, Debug)]
 pub struct WeakJanus {
-    inner: Weak<Inner>,
+    pub(super) inner: Weak<Inner>,
 }
 
 impl WeakJanus {
@@ -204,62 +86,12 @@ impl WeakJanus {
 
 #[derive(Debug)]
 pub(crate) struct Threads {
-    control: Arbiter,
-    home: Arbiter,
+    pub(super) control: Arbiter,
+    pub(super) home: Arbiter,
     /// For the embedder's children, if there are any.
-    application: Option<Arbiter>,
+    pub(super) application: Option<Arbiter>,
     /// For the embedder's hooks, if there are any and they have no runtime.
-    hooks: Option<HookThread>,
-}
-
-/// Collects what an instance needs to start.
-#[derive(Default)]
-pub struct Builder {
-    config: Config,
-    pub(crate) children: Children,
-    pub(crate) hooks: HookSettings,
-    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
-    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
-    pass_on: Option<PassOn>,
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let codecs = |codecs: &[Arc<dyn Codec>]| codecs.iter().map(|codec| codec.name()).collect::<Vec<_>>();
-        let ports = self.ports.iter().map(|(addr, codec)| (addr, codec.name())).collect::<Vec<_>>();
-        let listeners = self.listeners.iter().map(|(_, codec)| Arc::clone(codec)).collect::<Vec<_>>();
-        f.debug_struct("Builder")
-            .field("config", &self.config)
-            .field("ports", &ports)
-            .field("listeners", &codecs(&listeners))
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why an instance did not start. Nothing of it is left running.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting cannot work; whoever wrote the configuration is to blame.
-    #[error("bad setting")]
-    Config(#[from] ConfigError),
-    /// An address cannot be listened on: it is in use, not this machine's, or needs privileges.
-    #[error("cannot listen on {addr}")]
-    Bind {
-        /// The address, as configured.
-        addr: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The system gives no more threads.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
-    /// An actor of the tree did not start.
-    #[error("cannot start the supervision tree: {0}")]
-    Tree(String),
-    /// The listeners speak too many wire formats.
-    #[error("too many codecs")]
-    Codecs(#[from] TooManyCodecs),
+    pub(super) hooks: Option<HookThread>,
 }
 
 /// Why a stream is not served; it has been dropped.
@@ -302,224 +134,13 @@ impl ServeError {
     }
 }
 
-impl Builder {
-    /// Sets all settings at once.
-    #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Listens on one more TCP port, whose clients speak this codec.
-    ///
-    /// Connections take the direct path: delivery writes to their sockets, as it does for the classic protocol. The codec
-    /// is made once; several ports may share it.
-    #[must_use]
-    pub fn listen(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
-        self.ports.push((addr, codec));
-        self
-    }
-
-    /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
-    ///
-    /// They count as local: they may publish, unless their HTTP request shows that a proxy has passed it on
-    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single streams.
-    #[must_use]
-    pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
-        self.listeners.push((Box::new(listener), codec));
-        self
-    }
-
-    /// Takes the streams that a codec does not want, such as requests on the HTTP port that are neither WebSocket nor
-    /// server-sent events. It is called on the home arbiter and must not block. Without it they are refused.
-    #[must_use]
-    pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
-        self.pass_on = Some(Arc::new(take));
-        self
-    }
-
-    /// Binds the listeners and starts the tree. May be called from any async runtime.
-    ///
-    /// # Errors
-    ///
-    /// See [`StartError`].
-    pub async fn start(self) -> Result<Janus, StartError> {
-        let config = self.config;
-        config.validate()?;
-        let codecs = Arc::new(Codecs::new());
-        let told = Told::default();
-        let bind = |addr| match TcpPort::bind(addr, &config, &told) {
-            Ok(port) => Ok(Box::new(port)),
-            Err(source) => Err(StartError::Bind { addr, source }),
-        };
-        let mut endpoints = Vec::new();
-        let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
-        for &addr in &config.listen {
-            let origin = Origin::classic(&codecs, is_local(addr));
-            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
-        }
-        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-        let mut http = HttpPort::new(origins, config.sse_retry);
-        let mut ports = Vec::new();
-        for &addr in &config.http_listen {
-            ports.push((addr, bind(addr)?));
-        }
-        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
-        let http: Arc<dyn Codec> = Arc::new(http);
-        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
-        for (addr, codec) in self.ports {
-            ports.push((addr, bind(addr)?, codec));
-        }
-        for (addr, port, codec) in ports {
-            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let origin = Arc::new(Origin { codec, codec_id, is_local: is_local(addr), pass_on });
-            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
-        }
-        for (listener, codec) in self.listeners {
-            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let is_local = listener.local_addr().is_none_or(is_local);
-            let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
-            endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
-        }
-        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
-        let threads = Threads {
-            control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
-            home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
-            application: match self.children.is_empty() {
-                true => None,
-                false => Some(Arbiter::start("janus-application").map_err(StartError::Thread)?),
-            },
-            hooks: hook_thread,
-        };
-        let shared = shared(config, threads.home.place(), codecs, endpoints, hooks);
-        let senders = sender_threads::supervisor(&shared);
-        let control = threads.control.place();
-        start(shared, senders, control, Some(threads), &self.children).await
-    }
-}
-
-/// The ports on which none but programs of this machine can connect.
-fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
-    let mut ports = BTreeMap::new();
-    for addr in addrs {
-        *ports.entry(addr.port()).or_insert(true) &= Peer::from(addr).is_local();
-    }
-    ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
-}
-
-/// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.
-pub(crate) async fn start(
-    shared: Arc<Shared>,
-    senders: Supervisor,
-    control: Place,
-    threads: Option<Threads>,
-    children: &Children,
-) -> Result<Janus, StartError> {
-    let verdict = Arc::default();
-    let mut root = None;
-    // The handle comes before the tree, because the embedder's children are given one.
-    let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
-        let place = threads.as_ref().and_then(|threads| threads.application.as_ref()).map(Arbiter::place);
-        let application = place.as_ref().map(|place| {
-            let janus = WeakJanus { inner: inner.clone() };
-            (children.spec(&janus, place, shared.config.drain_timeout), place)
-        });
-        let supervisor = tree(&shared, senders, application, &verdict);
-        let handle = supervisor.handle();
-        root = Some(supervisor);
-        Inner {
-            shared,
-            root: handle,
-            control: control.clone(),
-            drained: Arc::default(),
-            verdict,
-            threads: tokio::sync::Mutex::new(threads),
-        }
-    });
-    let Some(root) = root else { unreachable!("the tree has just been made") };
-    let started = on(&control, {
-        let control = control.clone();
-        async move { root.start(&control).await }
-    });
-    let root = match started.await {
-        Some(Ok(root)) => root,
-        Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
-        None => return Err(StartError::Tree("the control thread ended".to_owned())),
-    };
-    let ended = Arc::clone(&inner.shared);
-    root.monitor(move |_| ended.close()).detach();
-    Ok(Janus { inner })
-}
-
-pub(crate) fn shared(
-    config: Config,
-    home: Place,
-    codecs: Arc<Codecs>,
-    endpoints: Vec<Arc<Endpoint>>,
-    hooks: Option<Arc<HookRunner>>,
-) -> Arc<Shared> {
-    Arc::new_cyclic(|shared: &Weak<Shared>| {
-        let topics = shared.clone();
-        let topic_supervisor = DynamicSupervisor::new("topic_supervisor")
-            .restart(Restart::Permanent)
-            .shutdown(Shutdown::Timeout(Duration::from_secs(2)))
-            // Topics never use up the budget of the root, however many of them crash.
-            .child_intensity(TOPIC_INTENSITY.max_restarts, TOPIC_INTENSITY.period)
-            .quarantine(config.topic_quarantine)
-            .on_quarantine(move |name, _| {
-                if let Some(shared) = topics.upgrade() {
-                    shared.quarantine_topic(name);
-                }
-            });
-        let transport_supervisor = DynamicSupervisor::new("transport_supervisor")
-            .restart(Restart::Temporary)
-            .shutdown(Shutdown::Timeout(config.drain_timeout));
-        Shared {
-            clock: Clock::for_config(&config),
-            topics: TopicTable::default(),
-            unstarted: Unstarted::default(),
-            locals: Mutex::default(),
-            sessions: SessionTable::default(),
-            connections: ConnectionTable::default(),
-            accounts: Accounts::default(),
-            senders: SenderPool::default(),
-            terms: Arc::new(Terms {
-                max_frames: Terms::frame_limit(config.max_queue_frames),
-                max_bytes: config.max_queue_bytes,
-                // The heartbeat is to come first, which knows why.
-                patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
-                ledger: Arc::new(if hooks.is_some() { Ledger::by_topic() } else { Ledger::default() }),
-                codecs,
-            }),
-            pass_numbers: Arc::default(),
-            pressure: AtomicU32::new(0),
-            counters: Counters::default(),
-            cut_off_lines: Lines::default(),
-            reached: Reached::default(),
-            faults: Arc::default(),
-            topic_manager: ActorRef::new("topic_manager"),
-            proxy_mapper: ActorRef::new("proxy_mapper"),
-            endpoints,
-            home,
-            load: Load::default(),
-            turns: Turns::default(),
-            fairness: Fairness::default(),
-            topic_supervisor,
-            transport_supervisor,
-            draining: AtomicBool::new(false),
-            drain_deadline: Mutex::default(),
-            drain_end: Mutex::default(),
-            hooks,
-            tracer: Arc::default(),
-            config,
-        }
-    })
-}
-
 /// Runs a future on an arbiter and waits for its result without needing a runtime here; `None` if the arbiter ended.
 ///
 /// Dropping the returned future does not stop what runs on the arbiter.
-async fn on<T: Send + 'static>(place: &Place, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+pub(super) async fn on<T: Send + 'static>(
+    place: &Place,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     place
         .run(move || {
@@ -545,8 +166,8 @@ impl Janus {
     }
 
     /// What the actors share, for the parts of the handle that stand in other files.
-    pub(crate) fn tables(&self) -> &Arc<Shared> {
-        &self.inner.shared
+    pub(crate) fn tables(&self) -> &Arc<Connections> {
+        &self.inner.shared.connections
     }
 
     /// The addresses that are listened on, with the real ports: those of `listen`, of `http_listen`, and of the
@@ -650,7 +271,7 @@ impl Janus {
     ///
     /// See [`SubscribeError`].
     pub fn subscribe_with(&self, topic: &str, options: SubscribeOptions) -> Result<Subscriber, SubscribeError> {
-        Subscriber::new(&self.inner.shared, topic, options)
+        Subscriber::new(&self.inner.shared.topics, topic, options)
     }
 
     /// Messages of a topic whose namespace keeps history: the first `limit` after `since`, or, without it, the last `limit`.
@@ -712,7 +333,7 @@ impl Janus {
         codec: &Arc<dyn Codec>,
         decoder: Option<Box<dyn Decoder>>,
     ) -> Result<(), ServeError> {
-        let shared = &self.inner.shared;
+        let shared = self.tables();
         if shared.is_draining() {
             return Err(ServeError::ShuttingDown);
         }
@@ -729,10 +350,10 @@ impl Janus {
         // A socket belongs to the reactor that made it.
         let Incoming { link, peer, .. } = incoming;
         let stream = link.leave_reactor().map_err(ServeError::Stream)?;
-        let tables = Arc::clone(shared);
+        let connections = Arc::clone(shared);
         // The place goes along, and comes back with a job that is not run.
         let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
-            Ok(link) => serve_with(&tables, place, link, peer, &origin, decoder),
+            Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder),
             Err(error) => log::error!("{peer}: closed, its socket cannot be registered: {error}"),
         });
         served.map_err(|_| match shared.is_draining() {
@@ -778,41 +399,6 @@ impl Janus {
         on(&self.inner.control, async move { tokio::time::timeout(CONTROL_TIMEOUT, ask).await.ok() }).await.flatten()
     }
 
-    /// What the instance is doing and has done.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let shared = &self.inner.shared;
-        let (sessions, detached_sessions) = shared.sessions.count();
-        let drops = shared.ledger().counts();
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            connections: shared.connections.len(),
-            sessions,
-            detached_sessions,
-            topics: shared.topics.len(),
-            memory_used: shared.memory_used(),
-            memory_budget: shared.config.memory_budget_bytes,
-            connections_accepted: count(&shared.counters.connections_accepted),
-            connections_refused: count(&shared.counters.connections_refused),
-            connections_refused_for_memory: count(&shared.counters.connections_refused_for_memory),
-            slow_consumers: drops.queue_full + drops.stalled + drops.out_of_memory,
-            slow_consumers_queue_full: drops.queue_full,
-            slow_consumers_stalled: drops.stalled,
-            slow_consumers_out_of_memory: drops.out_of_memory,
-            messages_dropped_oldest: drops.dropped_oldest,
-            messages_dropped_newest: drops.dropped_newest,
-            messages_conflated: drops.conflated,
-            messages_trimmed: count(&shared.counters.messages_trimmed),
-            sessions_ended_for_memory: count(&shared.counters.sessions_ended_for_memory),
-            connections_closed_for_memory: count(&shared.counters.connections_closed_for_memory),
-            frames_refused: count(&shared.counters.frames_refused),
-            frames_timed_out: count(&shared.counters.frames_timed_out),
-            pings_unanswered: count(&shared.counters.pings_unanswered),
-            accept_pauses: count(&shared.counters.accept_pauses),
-            hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
-        }
-    }
-
     /// The clients that lag the most, largest queue first, at most `count` of them.
     ///
     /// Empty while everybody keeps up. It looks at every connection; ask for it every few seconds, not for every message.
@@ -848,7 +434,7 @@ impl Janus {
     /// ```
     #[must_use]
     pub fn topics_after(&self, after: &str, limit: usize) -> Vec<TopicInfo> {
-        let table = &self.inner.shared.topics;
+        let table = &self.inner.shared.topics.table;
         let mut page: Vec<TopicInfo> = Vec::new();
         loop {
             let count = (limit - page.len()).min(TOPICS_PORTION);
@@ -866,13 +452,13 @@ impl Janus {
     /// pages.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicInfo> {
-        self.inner.shared.topics.all().iter().map(|topic| topic.info()).collect()
+        self.inner.shared.topics.table.all().iter().map(|topic| topic.info()).collect()
     }
 
     /// What one topic is doing; `None` if it does not exist. [`topic`](Self::topic) is for publishing and subscribing.
     #[must_use]
     pub fn topic_info(&self, name: &str) -> Option<TopicInfo> {
-        self.inner.shared.topics.find(name).map(|topic| topic.info())
+        self.inner.shared.topics.table.find(name).map(|topic| topic.info())
     }
 
     /// The supervision tree as it is now: as data, and with `{}` as a picture for a log or a terminal.
@@ -917,7 +503,7 @@ impl Janus {
         let reason = self.inner.root.wait().await;
         // The thread on which the tree ended may be about to; nobody is to find it open who knows that it is over.
         self.inner.shared.close();
-        self.inner.verdict.lock().clone().unwrap_or(reason)
+        self.inner.shared.verdict.lock().clone().unwrap_or(reason)
     }
 
     /// Drains and ends the instance: no new connections, no new messages; then connections are closed over
@@ -966,6 +552,7 @@ impl Janus {
     /// Makes a part of the tree fail, now or at its next chance.
     pub fn inject(&self, fault: crate::ground::fault::Fault) {
         use crate::ground::fault::{Crash, Fault};
+        use crate::wire::Peer;
         let shared = &self.inner.shared;
         shared.faults.arm(&fault);
         let crash = Crash { hang: None };
@@ -977,9 +564,9 @@ impl Janus {
             Fault::Acceptor => {
                 shared.endpoints.iter().try_for_each(|endpoint| endpoint.acceptor.cast(Crash { hang: None }))
             }
-            Fault::Topic(name) => shared.topics.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
+            Fault::Topic(name) => shared.topics.table.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
             Fault::Transport(peer) => {
-                shared.connections.visit(0..usize::MAX, |slot| {
+                shared.connections.table.visit(0..usize::MAX, |slot| {
                     if slot.peer == Some(Peer::Addr(peer)) {
                         slot.crash_transport();
                     }
@@ -997,100 +584,16 @@ impl Janus {
     }
 }
 
-/// How a drain went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct DrainReport {
-    /// Connections that were open when the drain began.
-    pub connections: usize,
-    /// Connections that ended with something still queued for them: slow consumers, or those that `drain_timeout` was not
-    /// long enough for.
-    pub cut_off: usize,
-}
-
-/// What an instance is doing (the first six) and has done since its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// Connections open now, also those without a place of `max_connections`; those that are being refused not counted.
-    pub connections: usize,
-    /// Sessions listed now, with and without a connection.
-    pub sessions: usize,
-    /// Of those, the ones without.
-    pub detached_sessions: usize,
-    /// Topics that exist now.
-    pub topics: usize,
-    /// Bytes that messages, queues, sessions, connections and topics take now, by the server's own account.
-    pub memory_used: usize,
-    /// The setting `memory_budget_bytes`, which they are held against; 0 if there is no budget.
-    pub memory_budget: usize,
-    /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a publisher
-    /// that found the server full.
-    pub connections_accepted: u64,
-    /// Clients refused because `max_connections` were connected, or because memory was nearly used up; those that
-    /// [`Janus::serve`] has refused count as well.
-    pub connections_refused: u64,
-    /// Of those, the ones refused because memory was nearly used up.
-    pub connections_refused_for_memory: u64,
-    /// Clients cut off because they did not keep up: the sum of the next three.
-    pub slow_consumers: u64,
-    /// Of those, the ones whose queue was full.
-    pub slow_consumers_queue_full: u64,
-    /// Those that took nothing of what waited for them for `write_timeout`, or `stall_timeout`.
-    pub slow_consumers_stalled: u64,
-    /// Those whose queues were the largest when `memory_budget_bytes` was nearly used up.
-    pub slow_consumers_out_of_memory: u64,
-    /// Messages that a subscriber under the policy `drop_oldest` did not get.
-    pub messages_dropped_oldest: u64,
-    /// Messages that a subscriber under the policy `drop_newest` did not get.
-    pub messages_dropped_newest: u64,
-    /// Messages that a subscriber under the policy `conflate` did not get, because a later one took their place.
-    pub messages_conflated: u64,
-    /// Messages that topics did not keep for as long as they may, because memory was short.
-    pub messages_trimmed: u64,
-    /// Sessions without a connection that ended before their time, because memory was short.
-    pub sessions_ended_for_memory: u64,
-    /// Connections closed because memory was short and they held some without having asked for anything: frames, heads and
-    /// messages under way beyond `input_share`, and clients that connected and did no more.
-    pub connections_closed_for_memory: u64,
-    /// Frames of clients that were answered with an error as they stood; messages that their topic refused not counted.
-    pub frames_refused: u64,
-    /// Clients closed because a frame stayed unfinished for `frame_timeout`.
-    pub frames_timed_out: u64,
-    /// Clients closed because they did not answer a ping within `pong_timeout`.
-    pub pings_unanswered: u64,
-    /// Times that accepting paused because the process or the system ran out of descriptors.
-    pub accept_pauses: u64,
-    /// What observers were not told, because `hook_queue` waited for them already.
-    pub hook_news_lost: u64,
-}
-
-/// Names an actor that hangs, and gives up when one of ours hangs for good: nothing else on its thread can run. One of the
-/// embedder's hurts only the others of its kind.
-fn watchdog(home: &Place, root: &SupervisorRef, verdict: &Arc<Mutex<Option<ExitReason>>>) -> Watchdog {
-    // Weak, because this becomes part of a spec of the root's.
-    let (root_to_end, verdict) = (root.downgrade(), Arc::clone(verdict));
-    let vital = Arc::clone(home.name());
-    Watchdog::new(HANG_WARNING / 4).level(HANG_WARNING).level(HANG_LIMIT).watch(home).names_from(root).on_hang(
-        move |hang| {
-            if hang.lasted < HANG_LIMIT || hang.arbiter != vital {
-                return log::error!("{hang}");
-            }
-            verdict.lock().get_or_insert_with(|| ExitReason::Error(hang.to_string().into()));
-            if let Some(root) = root_to_end.upgrade() {
-                root.kill();
-            }
-            // Last: an embedder's logger may be what hangs.
-            log::error!("{hang}; giving up, because nothing else on its thread can run");
-        },
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::time::Instant;
 
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::Config;
 
     #[tokio::test]
     async fn a_stream_on_its_way_has_a_place_and_gives_it_back_if_it_never_arrives() {
@@ -1110,7 +613,7 @@ mod tests {
             shared.home.run(|| ()).unwrap();
         }
         serve().unwrap();
-        assert_eq!((shared.connections.len(), shared.connections.all()), (0, 1));
+        assert_eq!((shared.connections.table.len(), shared.connections.table.all()), (0, 1));
         let refused = serve().unwrap_err();
         assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
 
@@ -1118,13 +621,13 @@ mod tests {
         drop(threads.home);
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while shared.connections.all() > 0 && Instant::now() < deadline {
+        while shared.connections.table.all() > 0 && Instant::now() < deadline {
             tokio::task::yield_now().await;
         }
-        assert_eq!(shared.connections.all(), 0);
+        assert_eq!(shared.connections.table.all(), 0);
         // And with nobody there to take it.
         let _ = serve().unwrap_err();
-        assert_eq!(shared.connections.all(), 0);
+        assert_eq!(shared.connections.table.all(), 0);
     }
 
     #[tokio::test]
@@ -1142,7 +645,7 @@ mod tests {
         assert_eq!(page("00002x", 1), names[3..4]);
         assert_eq!((page("", 0), page("9", 5)), (vec![], vec![]));
 
-        let beyond = janus.inner.shared.topics.find("00002").unwrap();
+        let beyond = janus.inner.shared.topics.table.find("00002").unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         let looked_at = beyond.while_locked(|| {
             let janus = janus.clone();

@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::MissedTickBehavior;
 
-use crate::instance::shared::Shared;
+use super::shared::Shared;
+use crate::connection::acceptor::REFUSE;
+use crate::topic::manager::{TRIM_PORTION as TOPICS, trim_topics};
 use strangers::{Strangers, largest_queues};
 
 mod strangers;
@@ -30,9 +32,6 @@ const END_SESSIONS: usize = 90;
 /// From which on the clients with the largest queues are closed.
 const CLOSE_CLIENTS: usize = 92;
 
-/// From which on new connections are refused.
-pub(crate) const REFUSE: usize = 95;
-
 /// How far usage must have fallen below a threshold, in per cent of the budget, and for how many looks, until its alarm is
 /// over. Without it, what is given up at a threshold would raise the alarm and end it many times a second.
 const MARGIN: usize = 5;
@@ -42,9 +41,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The pressure at which topics keep nothing: a shift by it leaves nothing of the largest limits that can be set.
 const KEEP_NOTHING: u32 = 31;
-
-/// Topics whose rings are trimmed before others get their turn.
-const TOPICS: usize = 64;
 
 /// Detached sessions that end before others get their turn, and before usage is looked at again.
 const SESSIONS: usize = 16;
@@ -69,22 +65,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         looks.tick().await;
         keeper.look().await;
-    }
-}
-
-/// Has all topics let go of what is too old, and of what is more than `pressure` allows.
-pub(crate) async fn trim_topics(shared: &Shared, pressure: u32) {
-    let mut last = 0;
-    loop {
-        let portion = shared.topics.portion(last, TOPICS);
-        let Some(topic) = portion.last() else { return };
-        last = topic.number;
-        let tick = shared.clock.tick();
-        let trimmed: usize = portion.iter().map(|topic| topic.trim(tick, pressure)).sum();
-        shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
-        // Not kept from ending meanwhile.
-        drop(portion);
-        yield_now().await;
     }
 }
 
@@ -155,11 +135,11 @@ impl Keeper {
             Some(Change::Over) => log::info!("memory: {}; sessions live their time again", self.figures()),
             None => {}
         }
-        let (_, detached) = shared.sessions.count();
+        let (_, detached) = shared.sessions.table.count();
         let share = if shared.memory_is_at(CLOSE_CLIENTS) { detached } else { (detached / SHARE).max(SESSIONS) };
         let mut ended = 0;
         while ended < share && shared.memory_is_at(END_SESSIONS) {
-            let portion = shared.sessions.end_oldest(SESSIONS);
+            let portion = shared.sessions.table.end_oldest(SESSIONS);
             if portion == 0 {
                 break;
             }

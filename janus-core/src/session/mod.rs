@@ -8,8 +8,17 @@
 //! A detached session holds a cursor for each of its topics and nothing else: what its client misses meanwhile is in the
 //! topics' rings, once for all, and a topic that has ended meanwhile goes on where it was. A new connection that shows the token takes the session over
 //! ([`SessionTable::claim`]).
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | table | a session, and the table of all sessions |
+//! | `proxy_mapper.rs` | actor | nothing: answers questions about sessions, ends expired ones |
+//! | `shared.rs` | table | what this floor shares |
 
 pub(crate) mod proxy_mapper;
+mod shared;
+
+pub(crate) use shared::Sessions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::time::MissedTickBehavior;
 
+use super::Sessions;
 use crate::ground::trace::{Said, TraceKind};
-use crate::instance::shared::Shared;
 use crate::session::{SessionInfo, SessionToken};
 
 /// Asks for the session of a token.
@@ -25,11 +25,11 @@ pub(crate) struct ListSessions;
 
 #[derive(Debug)]
 pub(crate) struct ProxyMapper {
-    shared: Arc<Shared>,
+    shared: Arc<Sessions>,
 }
 
 impl ProxyMapper {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Sessions>) -> Self {
         Self { shared }
     }
 
@@ -54,14 +54,14 @@ impl Actor for ProxyMapper {
 const PORTION: usize = 64;
 
 /// Ends detached sessions whose time is over, for ever.
-async fn expire(shared: Arc<Shared>) {
+async fn expire(shared: Arc<Sessions>) {
     let mut rounds = tokio::time::interval(shared.clock.period);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
         let mut ended = 0;
         loop {
-            let portion = shared.sessions.expire(shared.clock.tick(), PORTION);
+            let portion = shared.table.expire(shared.clock.tick(), PORTION);
             ended += portion;
             if portion < PORTION {
                 break;
@@ -79,7 +79,7 @@ impl Handler<Locate> for ProxyMapper {
 
     fn handle(&mut self, Locate(token): Locate, _: &mut Context<Self>) -> Self::Result {
         self.tell_asked("for one session");
-        self.shared.sessions.locate(&token)
+        self.shared.table.locate(&token)
     }
 }
 
@@ -88,7 +88,7 @@ impl Handler<ListSessions> for ProxyMapper {
 
     fn handle(&mut self, _: ListSessions, _: &mut Context<Self>) -> Self::Result {
         self.tell_asked("for all sessions");
-        MessageResult(self.shared.sessions.list())
+        MessageResult(self.shared.table.list())
     }
 }
 

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
 use super::model::{CONFLATED, Form, Id, Model, Outcome, TOPICS, topic_name};
-use super::stream::Read;
 use super::{Chance, Limits, MAX_ENTRY, Trace};
 use crate::PublishError;
+use crate::delivery::memory::Read;
 
 #[derive(Debug)]
 pub(super) struct Classic {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::model::{Form, Id, Model, TOPICS};
-use super::stream::{Peer, Read};
 use super::{Chance, Limits, Trace, classic, modern};
+use crate::delivery::memory::{Peer, Read};
 
 /// Not by any chance that of a session.
 pub(super) const UNKNOWN_TOKEN: &str = "0123456789abcdef0123456789abcdef";

@@ -69,13 +69,11 @@ mod client;
 mod listener;
 mod model;
 mod modern;
-pub(crate) mod stream;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -89,50 +87,14 @@ use self::model::{BEARING, CONFLATED, Id, Model, OF_SESSIONS, Outcome, TOPICS, t
 use self::modern::Modern;
 use crate::connection::acceptor;
 use crate::connection::listener::Origin;
+use crate::delivery::memory;
 use crate::delivery::pass::Server;
-use crate::instance::janus;
+use crate::ground::simulated::{self, Chance};
+use crate::instance::builder;
 use crate::instance::shared::Shared;
 use crate::supervision::{ChildSpec, Place, Shutdown, Strategy, Supervisor};
 use crate::wire::{Codec, WebSocket};
 use crate::{Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, Resume, SlowConsumer};
-
-/// Where all decisions come from. Clones share their sequence, which is splitmix64.
-#[derive(Clone, Debug)]
-pub(crate) struct Chance(Arc<AtomicU64>);
-
-impl Chance {
-    fn new(seed: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(seed)))
-    }
-
-    fn next(&self) -> u64 {
-        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`.
-    pub(crate) fn below(&self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    pub(crate) fn one_in(&self, many: usize) -> bool {
-        self.below(many) == 0
-    }
-
-    fn pick<T: Copy>(&self, among: &[T]) -> T {
-        among[self.below(among.len())]
-    }
-
-    /// Lets others have their turn, a few times or not at all.
-    async fn pause(&self) {
-        let turns = if self.one_in(40) { 40 } else { self.below(8).saturating_sub(3) };
-        for _ in 0..turns {
-            tokio::task::yield_now().await;
-        }
-    }
-}
 
 /// What happened, as a hash of everything and as the last of it in words.
 #[derive(Debug, Default)]
@@ -187,22 +149,10 @@ const MAX_ENTRY: usize = 512 + 64;
 thread_local! {
     /// When topics have crashed: a fault may hit long after it was armed.
     static TOPIC_CRASHES: RefCell<VecDeque<Instant>> = const { RefCell::new(VecDeque::new()) };
-    /// When the simulation of this thread began.
-    static BEGIN: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// Virtual time, where there is a simulation: the length of a frame must not depend on the clock of the machine.
-pub(crate) fn since_unix_epoch() -> Option<Duration> {
-    Some(Duration::from_secs(1_700_000_000) + BEGIN.get()?.elapsed())
 }
 
 /// What publishers in this process were told and the model has not seen.
 type Receipts = Rc<RefCell<VecDeque<(Id, Result<Receipt, PublishError>)>>>;
-
-/// What randomness of the system would decide otherwise.
-pub(crate) fn seed() -> Option<u64> {
-    Some(BEGIN.get()?.elapsed().as_nanos() as u64)
-}
 
 /// The server and its clients.
 struct World {
@@ -263,7 +213,7 @@ fn runtime() -> LocalRuntime {
 fn run(seed: u64, steps: usize) -> u64 {
     silence_injected_panics();
     let hash = runtime().block_on(async {
-        BEGIN.set(Some(Instant::now()));
+        simulated::begin();
         TOPIC_CRASHES.take();
         let mut world = World::new(seed).await;
         for step in 0..steps {
@@ -274,7 +224,7 @@ fn run(seed: u64, steps: usize) -> u64 {
         world.drain().await;
         world.trace.hash
     });
-    BEGIN.set(None);
+    simulated::end();
     hash
 }
 
@@ -287,7 +237,7 @@ fn silence_injected_panics() {
             let payload = panic.payload();
             let literal = payload.downcast_ref::<&str>().copied();
             let message = literal.or_else(|| payload.downcast_ref().map(String::as_str)).unwrap_or_default();
-            if BEGIN.get().is_none() || !message.starts_with("injected: ") {
+            if !simulated::is_running() || !message.starts_with("injected: ") {
                 return others(panic);
             }
             if message.starts_with("injected: a topic") {
@@ -399,10 +349,10 @@ impl World {
     async fn start(chance: &Chance, place: &Place) -> (Janus, Config) {
         let config = config(chance);
         config.validate().expect("these settings are allowed");
-        let shared = janus::shared(config.clone(), place.clone(), Arc::default(), Vec::new(), None);
+        let shared = Shared::new(config.clone(), place.clone(), Arc::default(), Vec::new(), None);
         let senders = senders(&shared, chance);
         let janus =
-            janus::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
+            builder::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
         (janus, config)
     }
 
@@ -516,7 +466,7 @@ impl World {
         let number = self.next_client;
         let addr = SocketAddr::from(([10, 0, (number >> 16) as u8, (number >> 8) as u8], number as u16));
         let capacity = self.chance.pick(&[64, 200, 700, 2_000]);
-        let (server, peer) = stream::pair(addr, capacity, self.chance.clone());
+        let (server, peer) = memory::pair(addr, capacity, self.chance.clone());
         acceptor::serve(self.janus.tables(), server.into(), addr.into(), &origin);
         self.trace.note("connect", number, capacity, usize::from(origin.codec_id));
         Line::new(number, addr, peer)
@@ -966,11 +916,11 @@ mod tests {
         runtime().block_on(async {
             let (chance, place) = (Chance::new(1), Place::here());
             let config = Config { heartbeat_interval: Duration::from_secs(2), listen: Vec::new(), ..Config::default() };
-            let shared = janus::shared(config, place.clone(), Arc::default(), Vec::new(), None);
+            let shared = Shared::new(config, place.clone(), Arc::default(), Vec::new(), None);
             let senders = senders(&shared, &chance);
-            let janus = janus::start(shared, senders, place, None, &Default::default()).await.unwrap();
+            let janus = builder::start(shared, senders, place, None, &Default::default()).await.unwrap();
             let addr = SocketAddr::from(([10, 0, 0, 1], 1));
-            let (server, peer) = stream::pair(addr, 64, chance.clone());
+            let (server, peer) = memory::pair(addr, 64, chance.clone());
             acceptor::serve(janus.tables(), server.into(), addr.into(), &websocket(&janus));
             let (mut decoder, mut seen) = (ServerDecoder::new(), Vec::new());
             let mut read = || {
@@ -998,12 +948,12 @@ mod tests {
             // Meanwhile heartbeats would be due.
             let end = loop {
                 sleep(Duration::from_millis(100)).await;
-                if let (end @ (stream::Read::Fin | stream::Read::Reset), seen) = read() {
+                if let (end @ (memory::Read::Fin | memory::Read::Reset), seen) = read() {
                     break (end, seen);
                 }
             };
             let (end, seen) = end;
-            assert_eq!((end, seen.last(), seen.len()), (stream::Read::Fin, Some(&"close"), 10), "{seen:?}");
+            assert_eq!((end, seen.last(), seen.len()), (memory::Read::Fin, Some(&"close"), 10), "{seen:?}");
             peer.close();
             janus.shutdown().await;
         });

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::since_unix_epoch;
 use crate::PublishError;
+use crate::ground::simulated::since_unix_epoch;
 
 pub(super) const TOPICS: usize = 8;
 

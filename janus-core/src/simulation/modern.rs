@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
 use super::model::{BEARING, Form, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
-use super::stream::Read;
 use super::{Chance, Limits, MAX_ENTRY, Trace};
+use crate::delivery::memory::Read;
 use crate::wire::ErrorCode;
 use crate::wire::v1::client::{self as v1, ServerFrame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder};

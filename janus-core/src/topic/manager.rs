@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -18,10 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::instance::memory;
-use crate::instance::shared::Shared;
 use crate::supervision::{ChildSpec, Restart, RestartIntensity, RestartWindow, StartError};
-use crate::topic::{Topic, TopicError, TopicState};
+use crate::topic::{Topic, TopicError, TopicState, Topics};
 use crate::wire::TopicName;
 
 /// Asks for the topic of this name, which is made if there is none. Idempotent.
@@ -64,11 +63,11 @@ const STARTING: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct TopicManager {
-    shared: Arc<Shared>,
+    shared: Arc<Topics>,
 }
 
 impl TopicManager {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Topics>) -> Self {
         Self { shared }
     }
 }
@@ -78,7 +77,7 @@ impl Actor for TopicManager {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         // A predecessor that crashed between listing a topic and starting it left one that nobody runs.
-        for topic in self.shared.topics.all() {
+        for topic in self.shared.table.all() {
             if !topic.actor.is_running() {
                 self.shared.unstarted.add(topic);
             }
@@ -91,7 +90,7 @@ impl Actor for TopicManager {
 }
 
 /// Starts the topics that are listed, for ever.
-async fn start_listed(shared: Arc<Shared>) {
+async fn start_listed(shared: Arc<Topics>) {
     let listed = stream::unfold(&shared.unstarted, async |unstarted| Some((unstarted.next().await, unstarted)));
     let start = async |topic: Arc<TopicState>| {
         // It has been waiting for so long that nobody wants it any more.
@@ -111,9 +110,9 @@ fn end_interval(config: &Config) -> Duration {
 }
 
 /// Ends the actors of topics that have ended, for ever.
-async fn terminate_ended(shared: Arc<Shared>) {
+async fn terminate_ended(shared: Arc<Topics>) {
     loop {
-        let (topic, place) = shared.topics.ending.next().await;
+        let (topic, place) = shared.table.ending.next().await;
         let supervisor = shared.topic_supervisor.clone();
         // Not in the context of the manager: its crash would leave an actor behind that nobody knows.
         tokio::task::spawn_local(async move {
@@ -128,7 +127,7 @@ async fn terminate_ended(shared: Arc<Shared>) {
 const PORTION: usize = 64;
 
 /// Ends the topics that nobody has used for `topic_idle`, for ever.
-async fn end_unused(shared: Arc<Shared>) {
+async fn end_unused(shared: Arc<Topics>) {
     let mut rounds = tokio::time::interval(end_interval(&shared.config));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let idle = shared.clock.ticks(shared.config.topic_idle);
@@ -136,23 +135,23 @@ async fn end_unused(shared: Arc<Shared>) {
         rounds.tick().await;
         let mut last = 0;
         loop {
-            let portion = shared.topics.portion(last, PORTION);
+            let portion = shared.table.portion(last, PORTION);
             let Some(topic) = portion.last() else { break };
             last = topic.number;
             let mut place = None;
             for topic in &portion {
                 let free = match place.take() {
                     Some(free) => free,
-                    None => shared.topics.ending.place().await,
+                    None => shared.table.ending.place().await,
                 };
-                place = shared.topics.look_after(topic, idle, &shared, free);
+                place = shared.table.look_after(topic, idle, &shared, free);
             }
             tokio::task::yield_now().await;
         }
         let mut after = Some(String::new());
         while let Some(name) = after {
             after =
-                shared.topics.forget_forsaken(&name, PORTION, idle, shared.clock.tick()).map(|name| name.to_string());
+                shared.table.forget_forsaken(&name, PORTION, idle, shared.clock.tick()).map(|name| name.to_string());
             tokio::task::yield_now().await;
         }
     }
@@ -162,12 +161,31 @@ async fn end_unused(shared: Arc<Shared>) {
 const MAX_FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Has topics let go of messages that are too old, for ever. A topic itself looks only when it is used.
-async fn forget_old(shared: Arc<Shared>) {
+async fn forget_old(shared: Arc<Topics>) {
     let mut rounds = tokio::time::interval(forget_interval(&shared.config));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        memory::trim_topics(&shared, shared.pressure()).await;
+        trim_topics(&shared, shared.pressure()).await;
+    }
+}
+
+/// Topics whose rings are trimmed before others get their turn.
+pub(crate) const TRIM_PORTION: usize = 64;
+
+/// Has all topics let go of what is too old, and of what is more than `pressure` allows.
+pub(crate) async fn trim_topics(shared: &Topics, pressure: u32) {
+    let mut last = 0;
+    loop {
+        let portion = shared.table.portion(last, TRIM_PORTION);
+        let Some(topic) = portion.last() else { return };
+        last = topic.number;
+        let tick = shared.clock.tick();
+        let trimmed: usize = portion.iter().map(|topic| topic.trim(tick, pressure)).sum();
+        shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
+        // Not kept from ending meanwhile.
+        drop(portion);
+        tokio::task::yield_now().await;
     }
 }
 
@@ -188,11 +206,11 @@ impl Handler<Create> for TopicManager {
     }
 }
 
-async fn make(shared: &Arc<Shared>, Create { name, by }: Create) -> Result<Arc<TopicState>, TopicError> {
+async fn make(shared: &Arc<Topics>, Create { name, by }: Create) -> Result<Arc<TopicState>, TopicError> {
     // Also where there is room: whoever leaves topics faster than they end has to wait for it.
-    let place = shared.topics.ending.place().await;
+    let place = shared.table.ending.place().await;
     // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
-    let (topic, is_new) = shared.topics.find_or_insert(&name, by.as_ref(), Some(place), shared)?;
+    let (topic, is_new) = shared.table.find_or_insert(&name, by.as_ref(), Some(place), shared)?;
     if !is_new {
         return Ok(topic);
     }
@@ -206,7 +224,7 @@ pub(crate) const TOPIC_INTENSITY: RestartIntensity =
 
 /// Starts the actor of a listed topic. A first start that fails is tried again as often as a later one would be: the
 /// supervisor keeps no child whose first start failed, so the retries happen here.
-async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
+async fn start(shared: &Arc<Topics>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
     shared.tracer.tell(TraceKind::Create, || Said {
         from: "topic_manager".to_owned(),
         to: trace::topic(&topic.name),
@@ -230,7 +248,7 @@ async fn start(shared: &Arc<Shared>, topic: Arc<TopicState>) -> Result<Arc<Topic
             }
             Err(error) => {
                 log::error!("topic {}: cannot be started: {error}", topic.name);
-                shared.topics.remove(&topic);
+                shared.table.remove(&topic);
                 topic.abandon(&shared.senders);
                 return Err(TopicError::Unavailable);
             }

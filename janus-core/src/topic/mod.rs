@@ -16,11 +16,23 @@
 //!
 //! The list of subscribers changes only between passes, so it is never copied; who joins or leaves during a pass is
 //! noted and applied after it. An unsubscribe stops delivery at once all the same (see [`Subscription::end`]).
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `manager.rs` | actor | nothing: makes topics, ends unused ones |
+//! | `publish.rs` | API | a message on its way into a topic, and its receipt |
+//! | `ring.rs` | pure | the latest messages of a topic |
+//! | `room.rs` | table | publishers that wait for room in a topic |
+//! | `shared.rs` | table | what this floor shares |
+//! | `subscriber.rs` | API | subscribers in this process, and history |
+//! | `table.rs` | table | topics by name |
+//! | `unused.rs` | pure | when a topic may end, and what is remembered of it |
 
 pub(crate) mod manager;
 pub(crate) mod publish;
 pub(crate) mod ring;
 mod room;
+pub(crate) mod shared;
 pub(crate) mod subscriber;
 pub(crate) mod table;
 mod unused;
@@ -40,13 +52,13 @@ use tokio::sync::Notify;
 
 use crate::accounts::Account;
 use crate::config::{Config, Resume};
-use crate::connection::turn::yield_now;
 use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
 use crate::delivery::{Batch, End, Ledger, OpenBatch, Pass, PassNumbers, SenderPool, Subscription, UnderWay};
+use crate::ground::clock::{Clock, timestamp};
+use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::instance::shared::{Clock, Shared, timestamp};
 use crate::supervision::{ActorRef, StartInfo};
 use crate::topic::publish::{Pending, PublishError, Receipt, Reply};
 use crate::topic::ring::{Keep, Ring};
@@ -55,18 +67,8 @@ use crate::wire::{Event, Position, RequestId, TopicName, classic};
 
 pub(crate) use room::{Place, Waiter};
 use room::{Room, Waiting};
+pub(crate) use shared::Topics;
 pub(crate) use unused::{Anchor, Asleep, Fate, Hold, Spare};
-
-/// The name of a topic's actor. It ends with a number of its own, so that a topic that is on its way out and one that
-/// has just taken its name are not mistaken for each other by whoever stops the first.
-fn actor_name(topic: &TopicName, number: u64) -> String {
-    format!("topic {topic} #{number}")
-}
-
-/// The topic that an actor of this name works on.
-pub(crate) fn topic_of(actor_name: &str) -> Option<&str> {
-    Some(actor_name.strip_prefix("topic ")?.rsplit_once(" #")?.0)
-}
 
 /// Wakes a topic that has something in its inbox.
 #[derive(Message)]
@@ -230,7 +232,7 @@ impl TopicState {
         number: u64,
         account: Option<Arc<Account>>,
         asleep: Option<Asleep>,
-        shared: &Shared,
+        shared: &Topics,
     ) -> Self {
         let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
         let books = (shared.ledger(), &shared.pass_numbers);
@@ -274,7 +276,7 @@ impl TopicState {
             age: clock.ticks(namespace.history_age),
         });
         Self {
-            actor: ActorRef::new(actor_name(&name, number)),
+            actor: ActorRef::new(trace::topic_actor(&name, number)),
             number,
             room: Room::of(config),
             keep: history.map_or(resume, |history| history.max(resume)),
@@ -670,7 +672,7 @@ impl TopicState {
 
     /// The first `limit` messages of its history after `since`, or the last `limit` of all; `None` where no history is
     /// kept. A position of another life of the topic is before everything.
-    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Shared) -> Option<Excerpt> {
+    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Topics) -> Option<Excerpt> {
         let history = self.history?;
         let tick = shared.clock.tick();
         let limit = limit as u64;
@@ -710,7 +712,7 @@ impl TopicState {
     }
 
     /// Ends the open batch: what is in it is kept, and the next pass can have it.
-    fn seal(&self, core: &mut Core, shared: &Shared) {
+    fn seal(&self, core: &mut Core, shared: &Topics) {
         if core.open.frames() > 0 {
             let tick = shared.clock.tick();
             let batch = Arc::new(core.open.seal(&self.name, core.next_seq, core.epoch, tick, shared.ledger()));
@@ -727,7 +729,7 @@ impl TopicState {
     }
 
     /// Numbers and encodes everything in the inbox.
-    fn sequence(&self, shared: &Shared) {
+    fn sequence(&self, shared: &Topics) {
         if self.core.lock().inbox.is_empty() {
             return;
         }
@@ -765,7 +767,7 @@ impl TopicState {
     }
 
     /// What the actor has to do next. After [`Next::Rest`] the next message in the inbox is announced to it.
-    fn next(&self, shared: &Shared) -> Next {
+    fn next(&self, shared: &Topics) -> Next {
         let mut guard = self.core.lock();
         let core = &mut *guard;
         if let Some(pass) = &core.pass {
@@ -818,7 +820,7 @@ impl TopicState {
     }
 
     /// Ends a complete pass: its batch is done with, and the changes that waited for it are applied.
-    fn finish(&self, pass: Arc<Pass>, shared: &Shared) {
+    fn finish(&self, pass: Arc<Pass>, shared: &Topics) {
         if pass.help() != Help::None {
             // So that no sender holds on to the list when the next client joins.
             shared.senders.withdraw(&pass);
@@ -861,7 +863,7 @@ enum Next {
 }
 
 /// How the senders help with the next pass of a topic.
-fn help(subscribers: usize, shared: &Shared) -> Help {
+fn help(subscribers: usize, shared: &Topics) -> Help {
     if shared.config.threads == 1 {
         Help::None
     } else if subscribers > shared.config.inline_subscribers {
@@ -1045,7 +1047,7 @@ fn random_epoch() -> u64 {
 #[derive(Debug)]
 pub(crate) struct Topic {
     state: Arc<TopicState>,
-    shared: Arc<Shared>,
+    shared: Arc<Topics>,
 }
 
 /// Warm restarts that a topic gets before it is restarted cold: state that makes its heir crash must not do so for ever.
@@ -1053,7 +1055,7 @@ const WARM_RESTARTS: u32 = 2;
 
 impl Topic {
     /// Makes the first actor of a topic, or the successor of one that ended.
-    pub(crate) fn start(state: &Arc<TopicState>, shared: &Arc<Shared>, start: &StartInfo) -> Self {
+    pub(crate) fn start(state: &Arc<TopicState>, shared: &Arc<Topics>, start: &StartInfo) -> Self {
         if start.last_reason.is_some() || start.after_quarantine {
             let warm = !start.after_quarantine && start.restarts <= WARM_RESTARTS && state.inherit();
             if !warm {
@@ -1114,12 +1116,12 @@ impl Handler<Unsubscribe> for Topic {
 
     fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) {
         self.shared.tracer.tell(TraceKind::Unsubscribe, || Said {
-            from: trace::subscriber(&message.subscription),
+            from: message.subscription.trace_name(),
             to: trace::topic(&self.state.name),
             about: String::new(),
         });
         if self.state.unsubscribe(message.subscription, self.shared.clock.tick()) {
-            self.shared.topics.note_unused(&self.state);
+            self.shared.table.note_unused(&self.state);
         }
     }
 }
@@ -1197,4 +1199,11 @@ impl Handler<crate::ground::fault::Crash> for Topic {
     fn handle(&mut self, crash: crate::ground::fault::Crash, _: &mut Context<Self>) {
         crash.now("a topic");
     }
+}
+
+/// Ends a subscription, and tells its topic.
+pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
+    subscription.end();
+    // A topic that is not running looks for ended subscriptions when it starts.
+    let _ = topic.actor.cast(Unsubscribe { subscription });
 }

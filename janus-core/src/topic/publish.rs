@@ -13,8 +13,7 @@ use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::instance::shared::Shared;
-use crate::topic::{Offer, TopicError, TopicState, Waiter};
+use crate::topic::{Offer, TopicError, TopicState, Topics, Waiter};
 use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
 
 /// The longest name a topic may have under any setting.
@@ -225,7 +224,7 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
 /// `last` is where the publisher's last message went: most go on with the same topic. `by` is the account of the publisher's
 /// address, if it has one.
 pub(crate) fn hand_over(
-    shared: &Shared,
+    shared: &Topics,
     last: &mut Option<Arc<TopicState>>,
     name: &TopicName,
     by: Option<&Arc<Account>>,
@@ -245,7 +244,7 @@ pub(crate) fn hand_over(
             return Ok(());
         }
         let cached = last.take().filter(|topic| topic.name == *name);
-        let topic = match cached.or_else(|| shared.topics.find(name.as_str())) {
+        let topic = match cached.or_else(|| shared.table.find(name.as_str())) {
             Some(topic) => topic,
             // Whoever comes later may ask for its history.
             None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name, by) {
@@ -259,12 +258,12 @@ pub(crate) fn hand_over(
                     return Ok(());
                 }
             },
-            None => match shared.topics.is_asleep(name).then(|| shared.open_topic(name, by)) {
+            None => match shared.table.is_asleep(name).then(|| shared.open_topic(name, by)) {
                 // Sessions without a connection count on it.
                 Some(Ok(topic)) => topic,
                 found => {
                     if found.is_some() {
-                        shared.topics.forget(name);
+                        shared.table.forget(name);
                     }
                     pending.reply.accept(name, Receipt::UNNUMBERED);
                     tell("there is no such topic");
@@ -283,7 +282,7 @@ pub(crate) fn hand_over(
                 return Err(refused);
             }
             Offer::Ended(refused) => {
-                shared.topics.remove(&topic);
+                shared.table.remove(&topic);
                 pending = refused;
             }
         }

@@ -14,11 +14,9 @@ use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
 use crate::config::SlowConsumer;
-use crate::connection::transport::leave;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
-use crate::instance::shared::Shared;
-use crate::topic::{CatchUp, Excerpt, Hold, TopicError, TopicState};
+use crate::topic::{CatchUp, Excerpt, Hold, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
 use crate::wire::{Position, Timestamp, TopicName};
 
@@ -223,7 +221,7 @@ pub enum Closed {
 /// [`Event::Gap`] in its place. Nobody else waits for it.
 #[derive(Debug)]
 pub struct Subscriber {
-    shared: Arc<Shared>,
+    shared: Arc<Topics>,
     topic: Arc<TopicState>,
     subscription: Arc<Subscription>,
     /// What keeps the topic from ending as unused, and the next number to be asked for, while it catches up.
@@ -234,7 +232,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub(crate) fn new(shared: &Arc<Shared>, topic: &str, options: SubscribeOptions) -> Result<Self, SubscribeError> {
+    pub(crate) fn new(shared: &Arc<Topics>, topic: &str, options: SubscribeOptions) -> Result<Self, SubscribeError> {
         let name = TopicName::new(topic, shared.config.max_topic_bytes)
             .map_err(|error| SubscribeError::Invalid(error.to_string()))?;
         let own_limits = options.max_queue_frames.is_some() || options.max_queue_bytes.is_some();
@@ -257,7 +255,7 @@ impl Subscriber {
                 Err(TopicError::Ended) => return Err(SubscribeError::ShuttingDown),
                 opened => opened?,
             };
-            let slot = Arc::new(Slot::local(shared.connections.next_id(), terms));
+            let slot = Arc::new(Slot::local(shared.slot_ids.next(), terms));
             let subscription = Arc::new(Subscription::local(Arc::clone(&slot), policy));
             let hold = Hold::new(&topic);
             let first_available = topic.first_available(tick);
@@ -273,7 +271,7 @@ impl Subscriber {
             let (position, missed) = match joined {
                 Ok(joined) => joined,
                 Err(TopicError::Ended) => {
-                    shared.topics.remove(&topic);
+                    shared.table.remove(&topic);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -420,7 +418,7 @@ pub enum HistoryError {
 
 /// The first `limit` messages of a topic's history after `since`, or the last `limit` of all.
 pub(crate) fn history(
-    shared: &Shared,
+    shared: &Topics,
     topic: &str,
     since: Option<Position>,
     limit: usize,

@@ -1,4 +1,4 @@
-//! Topics by name: the truth that the TopicManager works on, and who makes room when there are as many as there may be.
+//! Listed by name: the truth that the TopicManager works on, and who makes room when there are as many as there may be.
 //!
 //! Each topic counts for the address whose client asked for it first. One topic more than `max_topics` takes the place of
 //! an unused one ([`TopicTable::note_unused`]): of the oldest one of the address that holds most, or of the asking address
@@ -22,20 +22,19 @@ use crate::accounts::reached::Limit;
 use crate::accounts::shares::{Shares, share};
 use crate::accounts::{Account, Address};
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::instance::shared::Shared;
-use crate::topic::{Asleep, Fate, Spare, TopicError, TopicState};
+use crate::topic::{Asleep, Fate, Spare, TopicError, TopicState, Topics};
 use crate::wire::TopicName;
 
 #[derive(Debug, Default)]
 pub(crate) struct TopicTable {
-    topics: Mutex<Topics>,
+    topics: Mutex<Listed>,
     last_number: AtomicU64,
     pub(crate) ending: Ending,
 }
 
 /// Invariant: the first three hold the same topics.
 #[derive(Debug, Default)]
-struct Topics {
+struct Listed {
     by_name: HashMap<TopicName, Arc<TopicState>>,
     /// For lists, whose pages must cost no more than what is on them; too slow for every message.
     in_order: BTreeMap<TopicName, Arc<TopicState>>,
@@ -61,7 +60,7 @@ struct Sleeper {
     forsaken: Option<u32>,
 }
 
-/// Topics that have ended and whose actors have not: a place for each, which comes back when its actor is gone.
+/// Listed that have ended and whose actors have not: a place for each, which comes back when its actor is gone.
 ///
 /// Without a limit a client that goes from topic to topic would leave actors behind faster than they end.
 #[derive(Debug)]
@@ -125,7 +124,7 @@ impl TopicTable {
         name: &TopicName,
         by: Option<&Arc<Account>>,
         place: Option<EndingPlace>,
-        shared: &Shared,
+        shared: &Topics,
     ) -> Result<(Arc<TopicState>, bool), TopicError> {
         let mut topics = self.topics.lock();
         if let Some(topic) = topics.by_name.get(name.as_str()) {
@@ -139,7 +138,7 @@ impl TopicTable {
             let ended = place.and_then(|place| Some((topics.make_room(by, shared)?, place)));
             let Some((ended, place)) = ended else {
                 drop(topics);
-                shared.reached.refused(Limit::Topics, shared);
+                shared.accounts.note_refused(Limit::Topics, shared);
                 return Err(TopicError::TooMany);
             };
             self.ending.add(ended, place);
@@ -149,7 +148,7 @@ impl TopicTable {
         let topic = Arc::new(TopicState::new(name.clone(), number, by.cloned(), asleep, shared));
         topics.list(&topic);
         drop(topics);
-        shared.reached.ended(Limit::Topics, usize::from(is_full), shared);
+        shared.accounts.note_ended(Limit::Topics, usize::from(is_full), shared);
         Ok((topic, true))
     }
 
@@ -180,7 +179,7 @@ impl TopicTable {
         &self,
         topic: &Arc<TopicState>,
         idle: u32,
-        shared: &Shared,
+        shared: &Topics,
         place: EndingPlace,
     ) -> Option<EndingPlace> {
         let tick = shared.clock.tick();
@@ -202,7 +201,7 @@ impl TopicTable {
     }
 
     /// Ends the topic of this number if nobody uses it and it keeps no messages.
-    pub(crate) fn end_if_unused(&self, number: u64, shared: &Shared, place: EndingPlace) {
+    pub(crate) fn end_if_unused(&self, number: u64, shared: &Topics, place: EndingPlace) {
         let topic = self.topics.lock().by_number.get(&number).cloned();
         if let Some(topic) = topic {
             self.end(&topic, false, shared, place);
@@ -213,7 +212,7 @@ impl TopicTable {
         &self,
         topic: &Arc<TopicState>,
         give_up_messages: bool,
-        shared: &Shared,
+        shared: &Topics,
         place: EndingPlace,
     ) -> Option<EndingPlace> {
         let mut topics = self.topics.lock();
@@ -294,11 +293,11 @@ impl TopicTable {
     }
 }
 
-impl Topics {
+impl Listed {
     /// Addresses that are asked to make room, the largest holders first.
     const ASKED: usize = 16;
 
-    /// Topics that are looked at for that, of all of them: most of those that are unused still are.
+    /// Listed that are looked at for that, of all of them: most of those that are unused still are.
     const LOOKS: usize = 512;
 
     fn list(&mut self, topic: &Arc<TopicState>) {
@@ -340,7 +339,7 @@ impl Topics {
     }
 
     /// Ends an unused topic, so that there is room for one that an address asks for.
-    fn make_room(&mut self, by: Option<&Arc<Account>>, shared: &Shared) -> Option<Arc<TopicState>> {
+    fn make_room(&mut self, by: Option<&Arc<Account>>, shared: &Topics) -> Option<Arc<TopicState>> {
         let share = share(shared.config.max_topics, shared.config.address_share);
         let own = by.map(|account| account.address).filter(|address| self.shares.held(*address) >= share);
         let mut looks = Self::LOOKS;
@@ -359,7 +358,7 @@ impl Topics {
         address: Address,
         give_up_messages: bool,
         looks: &mut usize,
-        shared: &Shared,
+        shared: &Topics,
     ) -> Option<Arc<TopicState>> {
         while let Some(place) = self.shares.first(address) {
             let gives_up_messages = Spare::keeps_messages(place);
@@ -384,7 +383,7 @@ impl Topics {
     }
 
     /// Takes a topic that has ended off the lists, and remembers where it would go on if a session counts on that.
-    fn ended(&mut self, topic: &Arc<TopicState>, asleep: Asleep, shared: &Shared) {
+    fn ended(&mut self, topic: &Arc<TopicState>, asleep: Asleep, shared: &Topics) {
         self.unlist(topic);
         if !asleep.anchor.has_cursors() {
             return;

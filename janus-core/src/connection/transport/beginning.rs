@@ -19,8 +19,8 @@ use super::resuming::{Replay, Replaying};
 use super::subscribing::{Asking, refused};
 use super::{Step, Transport};
 use crate::config::{Resume, SlowConsumer};
-use crate::connection::turn::yield_now;
 use crate::delivery::End;
+use crate::ground::tasks::yield_now;
 use crate::topic::{CatchUp, Hold, TopicError, TopicState};
 use crate::wire::{ErrorClass, Event, FrameError, Position, Refusal};
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::subscribing::leave;
 use super::{Outcome, Step, Transport};
 use crate::config::Resume;
 use crate::connection::listener::{PassOn, PassedOn};
 use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::session::{Claimed, SessionToken, Unclaimed};
+use crate::topic::leave;
 use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Open, Opens, Refusal, TopicName};
 
 pub(super) struct PassingOn {
@@ -66,19 +66,19 @@ impl Transport {
     /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
     pub(super) fn serve(&mut self, open: Open) {
         let shared = Arc::clone(&self.shared);
-        shared.sessions.attach(Arc::clone(&self.session));
+        shared.sessions.table.attach(Arc::clone(&self.session));
         let mut resumed = false;
         if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
             let own = self.session.token;
             resumed = self.claim(&token).is_ok();
             if resumed {
                 // Its client knows no other position than those it says itself, topic by topic.
-                self.session = shared.sessions.rename(&self.session, own);
+                self.session = shared.sessions.table.rename(&self.session, own);
                 let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
                 self.session.attached_anew(keeps);
             }
         }
-        shared.connections.set_session(&self.slot, &self.session);
+        shared.table.set_session(&self.slot, &self.session);
         self.opened = true;
         self.expect_answers();
         if !self.is_held() {
@@ -102,9 +102,9 @@ impl Transport {
 
     /// Takes over the session of `token`, if it may, and ends the connection that had it.
     pub(super) fn claim(&mut self, token: &SessionToken) -> Result<(), Unclaimed> {
-        let Claimed { session, older } = self.shared.sessions.claim(token, &self.session, &self.slot)?;
+        let Claimed { session, older } = self.shared.sessions.table.claim(token, &self.session, &self.slot)?;
         self.session = session;
-        self.shared.connections.set_session(&self.slot, &self.session);
+        self.shared.table.set_session(&self.slot, &self.session);
         self.note_taken_over(older.as_ref().map(|(slot, _)| slot.id));
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
@@ -200,6 +200,6 @@ fn any_moment(window: Range<u64>) -> Duration {
     // Any will do if the system has no randomness to give.
     let random = getrandom::u64().unwrap_or_default();
     #[cfg(all(test, feature = "fault-injection"))]
-    let random = crate::simulation::seed().unwrap_or(random);
+    let random = crate::ground::simulated::seed().unwrap_or(random);
     Duration::from_millis(window.start + random % (window.end - window.start))
 }

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::{SERVER_FULL, admit, count_refusal};
+use crate::connection::table::Reservation;
 use crate::delivery::End;
-use crate::instance::shared::Reservation;
 use crate::wire::{Command, ErrorCode, FrameError, Refusing};
 
 impl Transport {
@@ -55,7 +55,7 @@ impl Transport {
         }
         self.has_published = true;
         self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        if let Some(guest) = self.shared.connections.guest_has_published(&self.slot, &self.shared.config) {
+        if let Some(guest) = self.shared.table.guest_has_published(&self.slot, &self.shared.config) {
             guest.end(End::Crowded);
         }
     }
@@ -119,6 +119,6 @@ impl Transport {
 
     /// Has a connection that closes take no room from other guests; false if it has to, or must be over at once.
     pub(super) fn leave_reserve(&self) -> bool {
-        self.has_place || self.shared.connections.leave(&self.slot, self.shared.config.max_refusals)
+        self.has_place || self.shared.table.leave(&self.slot, self.shared.config.max_refusals)
     }
 }

@@ -4,8 +4,8 @@ use std::task::{self, Poll, ready};
 
 use super::{Step, Transport};
 use crate::accounts::fairness::{Want, price};
-use crate::connection::turn::yield_now;
 use crate::ground::line::Ticket;
+use crate::ground::tasks::yield_now;
 use crate::wire::{Command, FrameError};
 
 /// What a connection may do, and has done, since its task was polled.

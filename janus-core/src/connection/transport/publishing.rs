@@ -81,11 +81,11 @@ impl Transport {
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
         self.publishes();
-        let made = self.shared.topics.made();
+        let made = self.shared.topics.table.made();
         let answers = pending.reply.wants_receipt();
         let by = self.slot.account.as_ref();
         let handed_over = hand_over(&self.shared, &mut self.published, &topic, by, pending, None);
-        self.add_topics((self.shared.topics.made() - made) as usize);
+        self.add_topics((self.shared.topics.table.made() - made) as usize);
         if self.published.is_none() && answers {
             // There is no topic that would send the receipt in a turn of its own.
             self.portion.add(price::ANSWER);

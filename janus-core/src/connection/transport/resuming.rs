@@ -6,13 +6,14 @@ use std::task::{self, Poll};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use super::subscribing::{find_or_create, leave};
+use super::subscribing::find_or_create;
 use super::{CONTROL_TIMEOUT, Outcome, Step, Transport};
 use crate::config::Resume;
-use crate::connection::turn::yield_now;
 use crate::delivery::{End, Subscription};
+use crate::ground::tasks::yield_now;
 use crate::hooks::Refused;
 use crate::session::{SessionToken, Unclaimed};
+use crate::topic::leave;
 use crate::topic::{Anchor, CatchUp, Hold, TopicError, TopicState};
 use crate::wire::{ErrorCode, Event, FrameError, Position, TopicName};
 
@@ -74,7 +75,7 @@ impl Transport {
             return self.say_bye(None, ErrorCode::SessionTaken, message);
         }
         let mut missing = Vec::new();
-        let is_missing = |name: &TopicName| self.shared.topics.find(name.as_str()).is_none();
+        let is_missing = |name: &TopicName| self.shared.topics.table.find(name.as_str()).is_none();
         self.session.with_cursors(|cursors| {
             missing.extend(cursors.iter().map(|cursor| &cursor.anchor.name).filter(|name| is_missing(name)).cloned());
         });
@@ -169,8 +170,8 @@ impl Transport {
             answers.push((name, missed));
         }
         if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
-            self.session = self.shared.sessions.rename(&self.session, own);
-            self.shared.connections.set_session(&self.slot, &self.session);
+            self.session = self.shared.sessions.table.rename(&self.session, own);
+            self.shared.table.set_session(&self.slot, &self.session);
         }
         joined.shrink_to_fit();
         for (topic, subscription) in self.session.attached(joined) {

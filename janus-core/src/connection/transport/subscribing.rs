@@ -10,12 +10,12 @@ use futures_util::FutureExt;
 use super::resuming::{Replay, Replaying};
 use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
 use crate::accounts::Account;
+use crate::connection::Connections;
 use crate::delivery::Subscription;
 use crate::hooks::Refused;
-use crate::instance::shared::Shared;
 use crate::session::Joined;
 use crate::topic::manager::Create;
-use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, Unsubscribe};
+use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, leave};
 use crate::wire::{ErrorCode, Event, FrameError, Position, RequestId, TopicName};
 
 /// A subscribe, as it was asked for.
@@ -84,7 +84,7 @@ impl Transport {
         let subscription = Some(Arc::new(self.subscription(name)));
         let by = self.slot.account.clone();
         let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, by, id, subscription };
-        let running = self.shared.topics.find(joining.name.as_str()).and_then(|topic| {
+        let running = self.shared.topics.table.find(joining.name.as_str()).and_then(|topic| {
             let answer = topic.actor.addr()?.send(joining.request());
             Some((topic, answer))
         });
@@ -99,7 +99,7 @@ impl Transport {
 
     /// Has the topic made that a client wants to go on with, if there is none.
     pub(super) fn find(&mut self, asking: Asking) {
-        if let Some(topic) = self.shared.topics.find(asking.name.as_str()) {
+        if let Some(topic) = self.shared.topics.table.find(asking.name.as_str()) {
             return self.go_on(asking, &topic);
         }
         self.add_topics(1);
@@ -131,7 +131,7 @@ impl Transport {
         let (position, missed) = match joined {
             Ok(joined) => joined,
             Err(TopicError::Ended) if !self.shared.is_draining() => {
-                self.shared.topics.remove(topic);
+                self.shared.topics.table.remove(topic);
                 return self.find(asking);
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
@@ -197,10 +197,10 @@ impl Transport {
         // One more than it gets, so that those which found no place at once are caught up with.
         for _ in 0..2 {
             if left.len() > max
-                && let Some(place) = self.shared.topics.ending.try_place()
+                && let Some(place) = self.shared.topics.table.ending.try_place()
                 && let Some(number) = left.pop_front()
             {
-                self.shared.topics.end_if_unused(number, &self.shared, place);
+                self.shared.topics.table.end_if_unused(number, &self.shared, place);
             }
         }
         left.truncate(2 * max);
@@ -221,7 +221,7 @@ impl Transport {
 
 /// A subscribe under way.
 pub(super) struct Joining {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Connections>,
     pub(super) name: TopicName,
     pub(super) by: Option<Arc<Account>>,
     pub(super) id: RequestId,
@@ -256,11 +256,11 @@ impl Joining {
             let topic = find_or_create(&self.shared, &self.name, self.by.clone()).await?;
             match topic.actor.call(self.request()).await {
                 Ok(Ok(())) => return Ok((topic, self.joined())),
-                Ok(Err(TopicError::Ended)) => self.shared.topics.remove(&topic),
+                Ok(Err(TopicError::Ended)) => self.shared.topics.table.remove(&topic),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => match topic.when_up().await {
                     Ok(()) => {}
-                    Err(TopicError::Ended) => self.shared.topics.remove(&topic),
+                    Err(TopicError::Ended) => self.shared.topics.table.remove(&topic),
                     Err(error) => return Err(error),
                 },
             }
@@ -270,12 +270,12 @@ impl Joining {
 
 /// Finds a topic or has it made, by a successor if the TopicManager crashes meanwhile.
 pub(super) async fn find_or_create(
-    shared: &Shared,
+    shared: &Connections,
     name: &TopicName,
     by: Option<Arc<Account>>,
 ) -> Result<Arc<TopicState>, TopicError> {
     loop {
-        if let Some(topic) = shared.topics.find(name.as_str()) {
+        if let Some(topic) = shared.topics.table.find(name.as_str()) {
             return Ok(topic);
         }
         match shared.topic_manager.call(Create { name: name.clone(), by: by.clone() }).await {
@@ -292,7 +292,7 @@ impl Drop for Joining {
     fn drop(&mut self) {
         if let Some(subscription) = self.subscription.take() {
             subscription.end();
-            if let Some(topic) = self.shared.topics.find(self.name.as_str()) {
+            if let Some(topic) = self.shared.topics.table.find(self.name.as_str()) {
                 leave(&topic, subscription);
             }
         }
@@ -301,10 +301,4 @@ impl Drop for Joining {
 
 pub(super) fn refused(error: TopicError, id: RequestId, topic: &TopicName) -> FrameError {
     FrameError::new(error.code(), error.to_string()).with_id(id).with_topic(topic)
-}
-
-pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
-    subscription.end();
-    // A topic that is not running looks for ended subscriptions when it starts.
-    let _ = topic.actor.cast(Unsubscribe { subscription });
 }

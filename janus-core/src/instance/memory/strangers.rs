@@ -13,8 +13,9 @@ use tokio::task::yield_now;
 
 use super::{CONNECTIONS, LOOK_INTERVAL, TOPICS, TRIM, WORTH_CLOSING, figures};
 use crate::accounts::Address;
+use crate::connection::CONNECTION_BYTES;
 use crate::delivery::{End, Slot};
-use crate::instance::shared::{CONNECTION_BYTES, Shared};
+use crate::instance::shared::Shared;
 
 /// Looks in a second: the time after which a connection that has asked for nothing is a stranger's, and the least time
 /// between two walks over all connections that found nobody, and between two lines in the log.
@@ -67,7 +68,7 @@ impl Strangers {
     pub(super) async fn look(&mut self, shared: &Shared) -> bool {
         self.looks = self.looks.wrapping_add(1);
         if self.looks.is_multiple_of(SECOND) {
-            self.elder = std::mem::replace(&mut self.newest, shared.connections.last_id());
+            self.elder = std::mem::replace(&mut self.newest, shared.slot_ids.last());
         }
         if shared.memory_is_at(TRIM) {
             take_back_input(shared).await;
@@ -134,7 +135,7 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
     let tick = shared.clock.tick();
     let (mut strangers, mut young) = (Vec::new(), 0);
     let mut portion = 0..CONNECTIONS;
-    while shared.connections.visit_with_session(portion.clone(), |slot, session| {
+    while shared.connections.table.visit_with_session(portion.clone(), |slot, session| {
         let is_strange = match session {
             None => slot.unfinished_for(tick).map(|ticks| ticks >= OLD),
             Some(_) => (!slot.has_asked()).then_some(slot.id <= elder),
@@ -195,7 +196,7 @@ async fn close_hoarders(shared: &Shared) -> bool {
 async fn kept_by_topics(shared: &Shared) -> usize {
     let (mut kept, mut last) = (0, 0);
     loop {
-        let portion = shared.topics.portion(last, TOPICS);
+        let portion = shared.topics.table.portion(last, TOPICS);
         let Some(topic) = portion.last() else { return kept };
         last = topic.number;
         kept += portion.iter().map(|topic| topic.kept_bytes()).sum::<usize>();
@@ -210,7 +211,7 @@ async fn kept_by_topics(shared: &Shared) -> usize {
 pub(super) async fn largest_queues(shared: &Shared, count: usize) -> Vec<Arc<Slot>> {
     let mut lagging = Vec::new();
     let mut portion = 0..CONNECTIONS;
-    while shared.connections.visit(portion.clone(), |slot| {
+    while shared.connections.table.visit(portion.clone(), |slot| {
         // Mostly there is nothing, and its lock need not be taken.
         let queued = if slot.needs_attention() { slot.queued().map_or(0, |(bytes, _)| bytes) } else { 0 };
         if queued >= WORTH_CLOSING {

@@ -12,7 +12,7 @@ use std::task::{self, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use super::Chance;
+use crate::ground::simulated::Chance;
 
 /// The server's end.
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub(crate) struct Memory {
 
 /// The client's end. Dropping it is a close without a goodbye.
 #[derive(Debug)]
-pub(super) struct Peer(Arc<Mutex<Pipe>>);
+pub(crate) struct Peer(Arc<Mutex<Pipe>>);
 
 /// What the client finds when it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Read {
+pub(crate) enum Read {
     Bytes,
     Nothing,
     Fin,
@@ -62,7 +62,7 @@ enum Side {
 }
 
 /// Both ends of a stream that holds `capacity` bytes in each direction.
-pub(super) fn pair(peer: SocketAddr, capacity: usize, chance: Chance) -> (Memory, Peer) {
+pub(crate) fn pair(peer: SocketAddr, capacity: usize, chance: Chance) -> (Memory, Peer) {
     let pipe = Arc::new(Mutex::new(Pipe {
         to_client: VecDeque::new(),
         to_server: VecDeque::new(),
@@ -173,7 +173,7 @@ impl Pipe {
 
 impl Peer {
     /// Sends some of `bytes`; says how many.
-    pub(super) fn write(&self, bytes: &[u8]) -> usize {
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         let mut pipe = self.0.lock();
         if pipe.server >= Side::Closed || pipe.client >= Side::Finished {
             return bytes.len();
@@ -188,7 +188,7 @@ impl Peer {
     }
 
     /// Reads at most so many bytes to the end of `buffer`.
-    pub(super) fn read(&self, buffer: &mut Vec<u8>, at_most: usize) -> Read {
+    pub(crate) fn read(&self, buffer: &mut Vec<u8>, at_most: usize) -> Read {
         let mut pipe = self.0.lock();
         let length = pipe.to_client.len().min(at_most);
         buffer.extend(pipe.to_client.drain(..length));
@@ -206,22 +206,22 @@ impl Peer {
     }
 
     /// Sends a FIN and goes on reading.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.end(Side::Finished);
     }
 
     /// Closes: a FIN, or a reset if something has not been read.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let unread = !self.0.lock().to_client.is_empty();
         self.end(if unread { Side::Reset } else { Side::Closed });
     }
 
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.end(Side::Reset);
     }
 
     /// Whether the server has not ended its side.
-    pub(super) fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         self.0.lock().server == Side::Open
     }
 

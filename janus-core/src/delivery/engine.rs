@@ -1,0 +1,75 @@
+//! What the delivery floor shares: the terms of all queues, the senders, and the numbers of slots and passes.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Codecs, Ledger, PassNumbers, SenderPool, Terms};
+use crate::accounts::Accounts;
+use crate::ground::Ground;
+
+/// See the module's documentation. Dereferences to the [`Ground`] below.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    ground: Ground,
+    pub(crate) accounts: Accounts,
+    pub(crate) terms: Arc<Terms>,
+    pub(crate) senders: Arc<SenderPool>,
+    pub(crate) slot_ids: SlotIds,
+    /// The numbers of the passes of all topics.
+    pub(crate) pass_numbers: Arc<PassNumbers>,
+}
+
+impl Engine {
+    /// `ledger` accounts for what slots and topics hold.
+    pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, ledger: Ledger) -> Self {
+        let config = &ground.config;
+        let terms = Terms {
+            max_frames: Terms::frame_limit(config.max_queue_frames),
+            max_bytes: config.max_queue_bytes,
+            // The heartbeat is to come first: its line in the log tells the reason.
+            patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
+            ledger: Arc::new(ledger),
+            codecs,
+        };
+        Self {
+            ground,
+            accounts: Accounts::default(),
+            terms: Arc::new(terms),
+            senders: Arc::default(),
+            slot_ids: SlotIds::default(),
+            pass_numbers: Arc::default(),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.terms.ledger
+    }
+
+    pub(crate) fn codecs(&self) -> &Arc<Codecs> {
+        &self.terms.codecs
+    }
+}
+
+impl Deref for Engine {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.ground
+    }
+}
+
+/// Numbers for slots, each given once.
+#[derive(Debug, Default)]
+pub(crate) struct SlotIds(AtomicU64);
+
+impl SlotIds {
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The latest number given.
+    pub(crate) fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,45 @@
+//! Whether the home arbiter keeps up with its work.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// How busy the home arbiter is; written by its thread alone.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// The arbiter's last pause that was seen.
+    pause: AtomicU64,
+    /// How often it has sent something since then.
+    sends: AtomicUsize,
+}
+
+impl Load {
+    /// Sends of a millisecond or two. An arbiter that has had no pause for so long has more to do than it can.
+    const BEHIND: usize = 256;
+
+    pub(crate) fn add(&self, sends: usize) {
+        self.sends.store(self.sends.load(Ordering::Relaxed).saturating_add(sends), Ordering::Relaxed);
+    }
+
+    /// Whether the arbiter has more to do than it can; `pause` is the number of its last pause.
+    pub(crate) fn is_behind(&self, pause: u64) -> bool {
+        if self.pause.swap(pause, Ordering::Relaxed) != pause {
+            self.sends.store(0, Ordering::Relaxed);
+        }
+        self.sends.load(Ordering::Relaxed) >= Self::BEHIND
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arbiter_is_behind_when_it_sends_and_sends_without_a_pause() {
+        let load = Load::default();
+        assert!(!load.is_behind(7));
+        load.add(Load::BEHIND - 1);
+        assert!(!load.is_behind(7));
+        load.add(1);
+        assert!(load.is_behind(7));
+        assert!(!load.is_behind(8), "it has had a pause since");
+    }
+}

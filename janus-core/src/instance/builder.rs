@@ -1,0 +1,235 @@
+//! How an instance starts: its settings, its listeners, its threads, its tree.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use tokio::runtime::Handle;
+
+use super::application::Children;
+use super::janus::{Inner, Janus, Threads, WeakJanus, on};
+use super::shared::Shared;
+use super::tree::tree;
+use crate::config::{Config, ConfigError};
+use crate::connection::acceptor::{Endpoint, TcpPort};
+use crate::connection::listener::{Listener, Origin, PassOn, PassedOn};
+use crate::connection::socket_options::Told;
+use crate::delivery::codecs::TooManyCodecs;
+use crate::delivery::{Codecs, sender_threads};
+use crate::hooks::{HookSettings, Hooks};
+use crate::supervision::{Arbiter, Place, Supervisor};
+use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer};
+
+/// Collects what an instance needs to start.
+#[derive(Default)]
+pub struct Builder {
+    config: Config,
+    pub(super) children: Children,
+    hooks: HookSettings,
+    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
+    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
+    pass_on: Option<PassOn>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let codecs = |codecs: &[Arc<dyn Codec>]| codecs.iter().map(|codec| codec.name()).collect::<Vec<_>>();
+        let ports = self.ports.iter().map(|(addr, codec)| (addr, codec.name())).collect::<Vec<_>>();
+        let listeners = self.listeners.iter().map(|(_, codec)| Arc::clone(codec)).collect::<Vec<_>>();
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("ports", &ports)
+            .field("listeners", &codecs(&listeners))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an instance did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work; whoever wrote the configuration is to blame.
+    #[error("bad setting")]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on: it is in use, not this machine's, or needs privileges.
+    #[error("cannot listen on {addr}")]
+    Bind {
+        /// The address, as configured.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no more threads.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// An actor of the tree did not start.
+    #[error("cannot start the supervision tree: {0}")]
+    Tree(String),
+    /// The listeners speak too many wire formats.
+    #[error("too many codecs")]
+    Codecs(#[from] TooManyCodecs),
+}
+
+impl Builder {
+    /// Sets all settings at once.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Listens on one more TCP port, whose clients speak this codec.
+    ///
+    /// Connections take the direct path: delivery writes to their sockets, as it does for the classic protocol. The codec
+    /// is made once; several ports may share it.
+    #[must_use]
+    pub fn listen(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
+        self.ports.push((addr, codec));
+        self
+    }
+
+    /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
+    ///
+    /// They count as local: they may publish, unless their HTTP request shows that a proxy has passed it on
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single streams.
+    #[must_use]
+    pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
+        self.listeners.push((Box::new(listener), codec));
+        self
+    }
+
+    /// Takes the streams that a codec does not want, such as requests on the HTTP port that are neither WebSocket nor
+    /// server-sent events. It is called on the home arbiter and must not block. Without it they are refused.
+    #[must_use]
+    pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
+        self.pass_on = Some(Arc::new(take));
+        self
+    }
+
+    /// Sets what decides about clients and observes them; the [module](crate::hooks) has an example.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
+        self.hooks.set(hooks);
+        self
+    }
+
+    /// Sets the runtime that hooks run on: for one other than that in which [`start`](Self::start) is called, or for a
+    /// program that calls it outside of a runtime and has one. It must be running for as long as the instance does.
+    #[must_use]
+    pub fn hook_runtime(mut self, runtime: Handle) -> Self {
+        self.hooks.runtime = Some(runtime);
+        self
+    }
+
+    /// Binds the listeners and starts the tree. May be called from any async runtime.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(self) -> Result<Janus, StartError> {
+        let config = self.config;
+        config.validate()?;
+        let codecs = Arc::new(Codecs::new());
+        let told = Told::default();
+        let bind = |addr| match TcpPort::bind(addr, &config, &told) {
+            Ok(port) => Ok(Box::new(port)),
+            Err(source) => Err(StartError::Bind { addr, source }),
+        };
+        let mut endpoints = Vec::new();
+        let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
+        for &addr in &config.listen {
+            let origin = Origin::classic(&codecs, is_local(addr));
+            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+        }
+        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
+        let mut http = HttpPort::new(origins, config.sse_retry);
+        let mut ports = Vec::new();
+        for &addr in &config.http_listen {
+            ports.push((addr, bind(addr)?));
+        }
+        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
+        let http: Arc<dyn Codec> = Arc::new(http);
+        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
+        for (addr, codec) in self.ports {
+            ports.push((addr, bind(addr)?, codec));
+        }
+        for (addr, port, codec) in ports {
+            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
+            let origin = Arc::new(Origin { codec, codec_id, is_local: is_local(addr), pass_on });
+            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
+        }
+        for (listener, codec) in self.listeners {
+            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
+            let is_local = listener.local_addr().is_none_or(is_local);
+            let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
+            endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+        }
+        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
+        let threads = Threads {
+            control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
+            home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
+            application: match self.children.is_empty() {
+                true => None,
+                false => Some(Arbiter::start("janus-application").map_err(StartError::Thread)?),
+            },
+            hooks: hook_thread,
+        };
+        let shared = Shared::new(config, threads.home.place(), codecs, endpoints, hooks);
+        let senders = sender_threads::supervisor(&shared.senders, shared.config.threads);
+        let control = threads.control.place();
+        start(shared, senders, control, Some(threads), &self.children).await
+    }
+}
+
+/// The ports on which none but programs of this machine can connect.
+fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
+    let mut ports = BTreeMap::new();
+    for addr in addrs {
+        *ports.entry(addr.port()).or_insert(true) &= Peer::from(addr).is_local();
+    }
+    ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
+}
+
+/// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.
+pub(crate) async fn start(
+    shared: Arc<Shared>,
+    senders: Supervisor,
+    control: Place,
+    threads: Option<Threads>,
+    children: &Children,
+) -> Result<Janus, StartError> {
+    let mut root = None;
+    // The handle comes before the tree, because the embedder's children are given one.
+    let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+        let place = threads.as_ref().and_then(|threads| threads.application.as_ref()).map(Arbiter::place);
+        let application = place.as_ref().map(|place| {
+            let janus = WeakJanus { inner: inner.clone() };
+            (children.spec(&janus, place, shared.config.drain_timeout), place)
+        });
+        let supervisor = tree(&shared, senders, application);
+        let handle = supervisor.handle();
+        root = Some(supervisor);
+        Inner {
+            shared,
+            root: handle,
+            control: control.clone(),
+            drained: Arc::default(),
+            threads: tokio::sync::Mutex::new(threads),
+        }
+    });
+    let Some(root) = root else { unreachable!("the tree has just been made") };
+    let started = on(&control, {
+        let control = control.clone();
+        async move { root.start(&control).await }
+    });
+    let root = match started.await {
+        Some(Ok(root)) => root,
+        Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
+        None => return Err(StartError::Tree("the control thread ended".to_owned())),
+    };
+    let ended = Arc::clone(&inner.shared);
+    root.monitor(move |_| ended.close()).detach();
+    Ok(Janus { inner })
+}

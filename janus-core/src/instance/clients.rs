@@ -1,0 +1,71 @@
+//! The clients that are connected, as the operator sees them: a list in pages, and the means to close a connection.
+
+use std::sync::Arc;
+
+use super::janus::Janus;
+use crate::connection::list::{self, ConnectionInfo};
+use crate::delivery::End;
+
+impl Janus {
+    /// The clients that are served, in the order of their numbers: the first `limit` of those above `after`.
+    ///
+    /// To see all, begin with 0 and go on after the last number of each page until one is empty. Who comes or goes meanwhile
+    /// may be on it or not; nobody is on it twice. Each call looks at every connection, a portion at a time.
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let mut after = 0;
+    /// loop {
+    ///     let page = janus.connections(after, 1_000);
+    ///     let Some(last) = page.last() else { break };
+    ///     after = last.connection;
+    ///     for client in page {
+    ///         println!("{} from {} has {} topics", client.connection, client.peer, client.topics.len());
+    ///     }
+    /// }
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn connections(&self, after: u64, limit: usize) -> Vec<ConnectionInfo> {
+        list::page(self.tables(), after, limit)
+    }
+
+    /// Closes a connection; false if there is none of this number any more.
+    ///
+    /// The client gets what is queued for it and is told `disconnected` if it may come back, or `banned`, and then its
+    /// session ends with it. Nothing keeps it from connecting again all the same but
+    /// [`authenticate`](crate::hooks::Hooks::authenticate).
+    pub fn disconnect(&self, connection: u64, reconnect: bool) -> bool {
+        let mut found = None;
+        list::for_all(self.tables(), |slot, _| {
+            if slot.id == connection {
+                found = Some(Arc::clone(slot));
+            }
+        });
+        // Not under the lock of the table.
+        if let Some(slot) = &found {
+            slot.end(End::Disconnected { reconnect });
+        }
+        found.is_some()
+    }
+
+    /// Closes all connections of a user, as [`disconnect`](Self::disconnect) does; how many there were.
+    ///
+    /// An empty name is nobody's, and closes none.
+    pub fn disconnect_user(&self, user: &str, reconnect: bool) -> usize {
+        let mut found = Vec::new();
+        list::for_all(self.tables(), |slot, session| {
+            if !user.is_empty() && session.is_some_and(|session| session.user() == user) {
+                found.push(Arc::clone(slot));
+            }
+        });
+        found.iter().for_each(|slot| slot.end(End::Disconnected { reconnect }));
+        found.len()
+    }
+}

@@ -1,0 +1,134 @@
+//! The supervision tree: [`tree`] is its picture as code. `docs/ARCHITECTURE.md` has the same picture in text, held against the
+//! running tree by a test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context};
+use futures_util::future::join;
+
+use super::memory;
+use super::shared::Shared;
+use crate::config::Config;
+use crate::connection::acceptor::Acceptor;
+use crate::connection::{Connections, heartbeat};
+use crate::hooks;
+use crate::session::proxy_mapper::ProxyMapper;
+use crate::supervision::{
+    ActorRef, ChildSpec, DynamicSupervisor, ExitReason, Place, Restart, Shutdown, Strategy, Supervisor, SupervisorRef,
+    Watchdog,
+};
+use crate::topic::manager::{TOPIC_INTENSITY, TopicManager};
+
+/// A handler that has run for this long is named in the log.
+const HANG_WARNING: Duration = Duration::from_secs(1);
+
+/// A handler that has run for this long ends the instance: no other actor of its thread can run any more.
+const HANG_LIMIT: Duration = Duration::from_secs(5);
+
+/// The whole tree, in the order of its start. The tree stops in the reverse order, except that a drain first stops the
+/// acceptors and the embedder's children.
+pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Option<(ChildSpec, &Place)>) -> Supervisor {
+    let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
+    let watchdog = watchdog(shared, &root.handle(), application.as_ref().map(|(_, place)| *place));
+    let (home, connections) = (&shared.home, &shared.connections);
+    let children = [
+        Some(ChildSpec::task("watchdog", move || watchdog.clone().run()).shutdown(Shutdown::BrutalKill)),
+        Some(ChildSpec::dynamic(&shared.topic_supervisor)),
+        Some(actor(&shared.topic_manager, home, &shared.topics, TopicManager::new)),
+        Some(actor(&shared.proxy_mapper, home, &shared.sessions, ProxyMapper::new)),
+        Some(ChildSpec::supervisor(senders)),
+        Some(task("heartbeat", home, connections, heartbeat::run)),
+        Some(task("turns", home, connections, take_turns)),
+        (shared.config.memory_budget_bytes > 0).then(|| task("memory_keeper", home, shared, memory::run)),
+        observer(shared),
+        Some(ChildSpec::dynamic(&shared.transport_supervisor)),
+        application.map(|(application, _)| application),
+    ];
+    let root = children.into_iter().flatten().fold(root, Supervisor::child);
+    shared.endpoints.iter().fold(root, |root, endpoint| {
+        let (connections, endpoint) = (Arc::clone(connections), Arc::clone(endpoint));
+        let acceptor = endpoint.acceptor.clone();
+        let make = move |_: &mut _| Ok(Acceptor::new(Arc::clone(&connections), &endpoint)?);
+        root.child(ChildSpec::actor(&acceptor, make).place(home.clone()))
+    })
+}
+
+/// One child per topic. Topics never use up the restart intensity of the root, however many of them crash.
+pub(super) fn topic_supervisor(config: &Config) -> DynamicSupervisor {
+    DynamicSupervisor::new("topic_supervisor")
+        .restart(Restart::Permanent)
+        .shutdown(Shutdown::Timeout(Duration::from_secs(2)))
+        .child_intensity(TOPIC_INTENSITY.max_restarts, TOPIC_INTENSITY.period)
+        .quarantine(config.topic_quarantine)
+}
+
+/// One child per connection. A Transport that crashes ends its connection; the client comes back with its session.
+pub(super) fn transport_supervisor(config: &Config) -> DynamicSupervisor {
+    DynamicSupervisor::new("transport_supervisor")
+        .restart(Restart::Temporary)
+        .shutdown(Shutdown::Timeout(config.drain_timeout))
+}
+
+/// An actor on the home arbiter, made from a part of what the tree shares.
+fn actor<A, P>(address: &ActorRef<A>, home: &Place, part: &Arc<P>, make: fn(Arc<P>) -> A) -> ChildSpec
+where
+    A: Actor<Context = Context<A>>,
+    P: Send + Sync + 'static,
+{
+    let part = Arc::clone(part);
+    ChildSpec::actor(address, move |_| Ok(make(Arc::clone(&part)))).place(home.clone())
+}
+
+/// A task on the home arbiter that runs until it is killed, made from a part of what the tree shares.
+fn task<P, F>(name: &'static str, home: &Place, part: &Arc<P>, run: fn(Arc<P>) -> F) -> ChildSpec
+where
+    P: Send + Sync + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let part = Arc::clone(part);
+    let run = move || {
+        let run = run(Arc::clone(&part));
+        async move {
+            run.await;
+            Ok(())
+        }
+    };
+    ChildSpec::task(name, run).shutdown(Shutdown::BrutalKill).place(home.clone())
+}
+
+/// Divides the home arbiter's time between connections.
+async fn take_turns(connections: Arc<Connections>) {
+    join(connections.turns.keep(|| connections.home.pauses()), connections.fairness.keep()).await;
+}
+
+/// Tells the embedder's hooks what happened, if there are any.
+fn observer(shared: &Shared) -> Option<ChildSpec> {
+    let runner = Arc::clone(shared.hooks.as_ref()?);
+    // The last news, after everything else has stopped, must take no longer than one hook may.
+    let limit = Shutdown::Timeout(shared.config.hook_timeout);
+    let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));
+    Some(observer.shutdown(limit).place(shared.home.clone()))
+}
+
+/// Names an actor that hangs, and gives up when one of ours hangs for good: nothing else on its thread can run. One of the
+/// embedder's hurts only the others of its kind.
+fn watchdog(shared: &Arc<Shared>, root: &SupervisorRef, application: Option<&Place>) -> Watchdog {
+    let home = &shared.home;
+    // Weak, because this becomes part of a spec of the root's.
+    let (root_to_end, ended) = (root.downgrade(), Arc::clone(shared));
+    let vital = Arc::clone(home.name());
+    let watchdog = Watchdog::new(HANG_WARNING / 4).level(HANG_WARNING).level(HANG_LIMIT).watch(home).names_from(root);
+    let watchdog = application.into_iter().fold(watchdog, Watchdog::watch);
+    watchdog.on_hang(move |hang| {
+        if hang.lasted < HANG_LIMIT || hang.arbiter != vital {
+            return log::error!("{hang}");
+        }
+        ended.verdict.lock().get_or_insert_with(|| ExitReason::Error(hang.to_string().into()));
+        if let Some(root) = root_to_end.upgrade() {
+            root.kill();
+        }
+        // Last: an embedder's logger may be what hangs.
+        log::error!("{hang}; giving up, because nothing else on its thread can run");
+    })
+}

@@ -1,0 +1,193 @@
+//! Holds the layout of the crate: each folder knows only the folders on the floors below.
+//!
+//! The test reads the sources as text: every path that begins with `crate::`, in `use` lines and in code, but not in
+//! comments and strings.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// The floors from the ground up. A folder or file of one floor knows those of the floors below, and nothing beside it.
+const FLOORS: &[&[&str]] = &[
+    &["supervision", "wire"],
+    &["config"],
+    &["ground"],
+    &["accounts"],
+    &["delivery", "hooks"],
+    &["topic"],
+    &["session"],
+    &["connection"],
+    &["instance"],
+    &["typed"],
+    &["conformance", "simulation", "internals"],
+    // The root: the names that the crate exports, by which the floors themselves do not call each other.
+    &["lib"],
+];
+
+/// Folders whose code may use the exported names as any user of the crate: the conformance suite, the simulation.
+const USERS: &[&str] = &["conformance", "simulation", "internals"];
+
+struct Source {
+    /// Relative to `src`, with `/`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        let first = self.path.split('/').next().unwrap_or_default();
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+}
+
+fn floor_of(room: &str) -> Option<usize> {
+    FLOORS.iter().position(|rooms| rooms.contains(&room))
+}
+
+fn read(folder: &Path, prefix: &str, sources: &mut Vec<Source>) {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() {
+            read(&path, &format!("{prefix}{name}/"), sources);
+        } else if name.ends_with(".rs") {
+            sources.push(Source { path: format!("{prefix}{name}"), text: fs::read_to_string(&path).unwrap() });
+        }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut sources);
+    sources
+}
+
+/// The code of a line: without a comment, and without what stands in a string.
+fn code(line: &str) -> String {
+    let mut code = String::new();
+    let (mut in_string, mut characters) = (false, line.chars().peekable());
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' if in_string => drop(characters.next()),
+            '"' => in_string = !in_string,
+            '/' if !in_string && characters.peek() == Some(&'/') => break,
+            _ if in_string => {}
+            _ => code.push(character),
+        }
+    }
+    code
+}
+
+/// The first segment of each path that begins with `crate::`, with its line; of a group, the first segment of each member.
+fn crate_paths(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let code: String = text.lines().map(|line| code(line) + "\n").collect();
+    for (start, _) in code.match_indices("crate::") {
+        let is_crate = !code[..start].ends_with(|before: char| before.is_alphanumeric() || "_$:".contains(before));
+        if !is_crate {
+            continue;
+        }
+        let line = code[..start].matches('\n').count() + 1;
+        let rest = &code[start + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => found.push((line, first_segment(rest))),
+            Some(group) => {
+                let mut depth = 1;
+                let mut at_start = true;
+                for (index, character) in group.char_indices() {
+                    match character {
+                        '{' => depth += 1,
+                        '}' => depth -= 1,
+                        ',' if depth == 1 => at_start = true,
+                        _ if depth == 1 && at_start && (character.is_alphabetic() || character == '_') => {
+                            found.push((line, first_segment(&group[index..])));
+                            at_start = false;
+                        }
+                        _ => {}
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn first_segment(path: &str) -> String {
+    path.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+}
+
+/// A line for each import that runs up, or sideways.
+fn upward_imports(sources: &[Source]) -> String {
+    let mut wrong = String::new();
+    for source in sources {
+        let room = source.room();
+        let Some(floor) = floor_of(room) else {
+            let _ = writeln!(wrong, "src/{}: give `{room}` a floor in tests/layers.rs", source.path);
+            continue;
+        };
+        for (line, target) in crate_paths(&source.text) {
+            // A name that is no folder or file is one that lib.rs exports.
+            let target_floor = floor_of(&target).unwrap_or(FLOORS.len() - 1);
+            let exported = floor_of(&target).is_none();
+            if target == room || target_floor < floor || exported && (USERS.contains(&room) || room == "lib") {
+                continue;
+            }
+            let _ = writeln!(wrong, "src/{}:{line}: `{room}` must not know `crate::{target}`", source.path);
+        }
+    }
+    wrong
+}
+
+#[test]
+fn a_folder_knows_only_the_floors_below() {
+    let wrong = upward_imports(&sources());
+    assert!(wrong.is_empty(), "imports that run up or sideways:\n{wrong}");
+}
+
+/// The checks themselves, on layouts that are wrong on purpose.
+mod checks {
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn an_import_that_runs_up_is_found_wherever_it_stands() {
+        let up = [
+            "use crate::topic::Topics;",
+            "use crate::{config::Config, topic::Topics};",
+            "use crate::{\n    config::Config,\n    topic::{Topics, TopicState},\n};",
+            "fn f() { let _ = crate::topic::Topics; }",
+            "pub(crate) fn f(_: &crate::Janus) {}",
+        ];
+        for text in up {
+            let wrong = upward_imports(&[source("delivery/slot.rs", text)]);
+            assert_eq!(wrong.lines().count(), 1, "{text}: {wrong}");
+        }
+        let sideways = upward_imports(&[source("delivery/slot.rs", "use crate::hooks::Client;")]);
+        assert!(sideways.contains("must not know `crate::hooks`"), "{sideways}");
+        let nowhere = upward_imports(&[source("cellar/mod.rs", "")]);
+        assert!(nowhere.contains("give `cellar` a floor"), "{nowhere}");
+    }
+
+    #[test]
+    fn an_import_that_runs_down_is_allowed() {
+        let down = [
+            ("delivery/slot.rs", "use crate::delivery::queue;\nuse crate::wire::Event;\nuse crate::config::Config;"),
+            (
+                "delivery/slot.rs",
+                "//! See [`crate::topic::Topics`].\n// crate::topic\nconst S: &str = \"crate::topic\";",
+            ),
+            ("simulation/mod.rs", "use crate::{Config, Janus};\nuse crate::connection::acceptor;"),
+            ("lib.rs", "pub use crate::topic::TopicInfo;"),
+        ];
+        for (path, text) in down {
+            assert_eq!(upward_imports(&[source(path, text)]), "", "{path}: {text}");
+        }
+    }
+}
