@@ -16,6 +16,7 @@ use crate::delivery::codecs::CLASSIC;
 use crate::delivery::pass::{Help, Server};
 use crate::delivery::senders::StopSender;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
+use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
 use crate::wire::TopicName;
 
@@ -103,8 +104,8 @@ impl FanOut {
         open.buffer().extend_from_slice(frame);
         open.commit();
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
-        let batch = Arc::new(open.seal(&self.topic, seq + 1, 0, 1, &self.terms.ledger));
-        Pass::new(batch, Arc::clone(&self.subscribers), 1, Help::Together, Arc::clone(&self.faults))
+        let batch = Arc::new(open.seal(&self.topic, seq + 1, 0, Tick::new(1), &self.terms.ledger));
+        Pass::new(batch, Arc::clone(&self.subscribers), Tick::new(1), Help::Together, Arc::clone(&self.faults))
     }
 }
 

@@ -4,11 +4,12 @@
 //! limit sums up what has happened, so that a flood of clients makes no flood of lines. The heartbeat says what is left.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Account, Accounts};
 use crate::ground::Ground;
+use crate::ground::clock::AtomicTick;
 
 /// A limit on what all clients have together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub(super) struct Reached([Since; 3]);
 
 #[derive(Debug, Default)]
 struct Since {
-    /// The tick of the last line; 0 if there was none.
-    last: AtomicU32,
+    /// When the last line was written.
+    last: AtomicTick,
     ended: AtomicU64,
     refused: AtomicU64,
 }
@@ -63,10 +64,8 @@ impl Accounts {
 impl Since {
     /// Writes a line, unless the last one was a moment ago.
     fn tell(&self, limit: Limit, accounts: &Accounts, ground: &Ground) {
-        let (last, tick) = (self.last.load(Ordering::Relaxed), ground.clock.tick());
-        if last != 0 && tick.wrapping_sub(last) < ground.clock.ticks(BETWEEN)
-            || self.last.compare_exchange(last, tick, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
+        let (last, tick) = (self.last.get(), ground.clock.tick());
+        if last.is_some_and(|last| tick.since(last) < ground.clock.ticks(BETWEEN)) || !self.last.advance(last, tick) {
             return;
         }
         let (ended, refused) = (self.ended.swap(0, Ordering::Relaxed), self.refused.swap(0, Ordering::Relaxed));

@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::Account;
+use crate::ground::clock::{AtomicTick, Tick};
 
 /// What is kept of one connection's input. Written by the home arbiter alone.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     bytes: AtomicU32,
     /// The tick since which there is something.
-    since: AtomicU32,
+    since: AtomicTick,
 }
 
 impl Kept {
@@ -42,7 +43,7 @@ impl Kept {
         account: &Account,
         bytes: u32,
         unfinished: Option<u32>,
-        tick: u32,
+        tick: Tick,
         (id, holder): (u64, impl FnOnce() -> Arc<dyn Holder>),
     ) -> Option<u32> {
         let bytes = bytes.min(Self::GIVEN_UP - 1);
@@ -50,17 +51,20 @@ impl Kept {
         if before == bytes || before == Self::GIVEN_UP {
             return None;
         }
-        let since_before = self.since.load(Ordering::Relaxed);
+        let since_before = self.since.get();
         let since = match unfinished {
-            Some(ticks) => tick.wrapping_sub(ticks),
-            None if before == 0 => tick,
-            None => since_before,
+            Some(ticks) => tick.before(ticks),
+            None => since_before.filter(|_| before > 0).unwrap_or(tick),
         };
         self.bytes.store(bytes, Ordering::Relaxed);
-        self.since.store(since, Ordering::Relaxed);
+        self.since.set(since);
         account.received.add(bytes as usize);
         account.received.remove(before as usize);
-        account.holders.rank(holder, Rank::of(before, since_before, id), Rank::of(bytes, since, id));
+        account.holders.rank(
+            holder,
+            since_before.and_then(|since| Rank::of(before, since, id)),
+            Rank::of(bytes, since, id),
+        );
         Some(before)
     }
 
@@ -97,13 +101,13 @@ impl Holders {
     }
 
     /// Takes out the first of those for which something has been kept since `tick` or longer.
-    pub(crate) fn take(&self, tick: u32) -> Option<Arc<dyn Holder>> {
+    pub(crate) fn take(&self, tick: Tick) -> Option<Arc<dyn Holder>> {
         let mut slots = self.0.lock();
         let mut from = Rank::FIRST;
         loop {
             let (&rank, _) = slots.range(from..).next()?;
             // Compared as a distance, because ticks wrap around.
-            if tick.wrapping_sub(rank.since) as i32 >= 0 {
+            if tick.has_reached(Tick::new(rank.since)) {
                 return slots.remove(&rank);
             }
             // The others of this size are younger.
@@ -127,8 +131,8 @@ impl Rank {
     /// Bytes below which sizes make no difference.
     const SMALL: u32 = 1_023;
 
-    fn of(bytes: u32, since: u32, id: u64) -> Option<Self> {
-        (bytes > 0).then(|| Self { size: Reverse((bytes | Self::SMALL).ilog2()), since, id })
+    fn of(bytes: u32, since: Tick, id: u64) -> Option<Self> {
+        (bytes > 0).then(|| Self { size: Reverse((bytes | Self::SMALL).ilog2()), since: since.number(), id })
     }
 }
 
@@ -139,10 +143,20 @@ mod tests {
     #[test]
     fn the_largest_input_goes_first_and_then_the_oldest() {
         let rank = |bytes, since, id| Rank::of(bytes, since, id).unwrap();
-        let order = [rank(65_536, 9, 1), rank(40_000, 3, 7), rank(60_000, 4, 6), rank(3_000, 1, 2), rank(5, 1, 3)];
+        let order = [
+            rank(65_536, Tick::new(9), 1),
+            rank(40_000, Tick::new(3), 7),
+            rank(60_000, Tick::new(4), 6),
+            rank(3_000, Tick::new(1), 2),
+            rank(5, Tick::new(1), 3),
+        ];
         assert!(order.is_sorted(), "{order:?}");
         assert!(Rank::FIRST < order[0]);
-        assert_eq!(Rank::of(0, 1, 1), None);
-        assert_eq!(rank(5, 1, 1), rank(1_000, 1, 1), "small input does not change its place as it grows");
+        assert_eq!(Rank::of(0, Tick::new(1), 1), None);
+        assert_eq!(
+            rank(5, Tick::new(1), 1),
+            rank(1_000, Tick::new(1), 1),
+            "small input does not change its place as it grows"
+        );
     }
 }

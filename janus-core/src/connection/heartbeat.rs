@@ -12,6 +12,7 @@ use crate::connection::Connections;
 use crate::connection::slow_clients::{SlowLog, begins_to_lag};
 use crate::delivery::ledger::Dropped;
 use crate::delivery::{End, Slot};
+use crate::ground::clock::Tick;
 use crate::hooks::{DropReason, News};
 
 /// Connections looked at before others get their turn.
@@ -85,7 +86,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
 }
 
 /// Tells the embedder's hooks of a client that has begun to lag.
-fn tell_of_lag(shared: &Connections, slot: &Slot, tick: u32) {
+fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
     if let Some(hooks) = &shared.hooks
         && let Some(lag) = begins_to_lag(slot, shared, tick)
         && let Some(session) = shared.table.session(slot)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Connections;
 use crate::delivery::Slot;
+use crate::ground::clock::Tick;
 use crate::hooks::SlowClient;
 
 /// Connections that are looked at before others may change the table.
@@ -27,7 +28,7 @@ pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient
     slow
 }
 
-fn describe(slot: &Slot, shared: &Connections, tick: u32) -> Option<SlowClient> {
+fn describe(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient> {
     let lag = slot.lag()?;
     Some(SlowClient {
         client: slot.id,
@@ -35,14 +36,14 @@ fn describe(slot: &Slot, shared: &Connections, tick: u32) -> Option<SlowClient> 
         transport: slot.codecs().name(slot.codec()),
         queued_frames: lag.frames,
         queued_bytes: lag.bytes,
-        lagging_for: shared.clock.period * lag.since.map_or(0, |since| tick.wrapping_sub(since)),
+        lagging_for: shared.clock.period * lag.since.map_or(0, |since| tick.since(since)),
     })
 }
 
 /// What a client lags by, in the one tick in which it has lagged for long enough to be worth a word.
-pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: u32) -> Option<SlowClient> {
+pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient> {
     let (_, since) = slot.queued()?;
-    (tick.wrapping_sub(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
+    (tick.since(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
 }
 
 /// Ticks between two lines about slow clients: of a second each by default.
@@ -52,7 +53,7 @@ const TICKS_BETWEEN: u32 = 10;
 #[derive(Debug, Default)]
 pub(crate) struct SlowLog {
     /// When it last had something to say.
-    last: Option<u32>,
+    last: Option<Tick>,
     lagging: usize,
     /// The largest queues of this round, at most [`NAMED`](Self::NAMED).
     largest: Vec<(usize, Arc<Slot>)>,
@@ -66,9 +67,9 @@ impl SlowLog {
     const MIN_TICKS: u32 = 2;
 
     /// Looks at a client whose queue has been watched in this tick.
-    pub(crate) fn see(&mut self, slot: &Arc<Slot>, tick: u32) {
+    pub(crate) fn see(&mut self, slot: &Arc<Slot>, tick: Tick) {
         let Some((bytes, since)) = slot.queued() else { return };
-        if since.is_none_or(|since| tick.wrapping_sub(since) < Self::MIN_TICKS) {
+        if since.is_none_or(|since| tick.since(since) < Self::MIN_TICKS) {
             return;
         }
         self.lagging += 1;
@@ -80,9 +81,9 @@ impl SlowLog {
     }
 
     /// Ends a round, with a line if there is something to say and it has been silent for long enough.
-    pub(crate) fn note(&mut self, shared: &Connections, tick: u32) {
+    pub(crate) fn note(&mut self, shared: &Connections, tick: Tick) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
-        if lagging == 0 || self.last.is_some_and(|last| tick.wrapping_sub(last) < TICKS_BETWEEN) {
+        if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < TICKS_BETWEEN) {
             return;
         }
         self.last = Some(tick);

@@ -338,7 +338,7 @@ impl Transport {
         {
             self.joined((topic, Arc::clone(subscription)));
         }
-        let expires = self.shared.clock.tick().wrapping_add(self.shared.clock.ticks(self.shared.config.session_ttl));
+        let expires = self.shared.clock.tick().after(self.shared.clock.ticks(self.shared.config.session_ttl));
         let places = Places::of(&self.shared.config);
         let Leaving { joined, ended } = self.shared.sessions.table.detach(&self.session, expires, places);
         self.note_detached(joined.len());
@@ -454,8 +454,11 @@ impl Transport {
                     SlowReason::Memory => "memory is nearly used up and its queue among the largest",
                 };
                 // Thousands may stall together, and the log must not stall everybody else.
-                let level =
-                    if self.shared.cut_off_lines.take(self.shared.clock.tick()) { Level::Warn } else { Level::Debug };
+                let level = if self.shared.cut_off_lines.take(self.shared.clock.tick().number()) {
+                    Level::Warn
+                } else {
+                    Level::Debug
+                };
                 log::log!(
                     level,
                     "client {id} ({peer}): slow consumer, cut off with {frames} frames ({bytes} bytes) queued: {why}"

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use super::{End, Engine, Slot};
 use crate::accounts::Account;
 use crate::accounts::received::{Holder, Kept};
+use crate::ground::clock::Tick;
 
 /// Connections that are closed in one go; each takes the home arbiter some 30 µs.
 const AT_ONCE: usize = 32;
 
 impl Slot {
     /// Notes how many bytes of its client's input are kept for this connection; whether they are more than before.
-    pub(crate) fn note_kept(self: &Arc<Self>, bytes: usize, tick: u32, engine: &Engine) -> bool {
+    pub(crate) fn note_kept(self: &Arc<Self>, bytes: usize, tick: Tick, engine: &Engine) -> bool {
         let Some(account) = &self.account else { return false };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let holder = || Arc::clone(self) as Arc<dyn Holder>;
@@ -52,7 +53,7 @@ impl Engine {
 
     /// Closes connections for what they hold of their clients' input since `tick` or longer, each of the address that holds
     /// most by then, until that is enough. How many; at most [`AT_ONCE`].
-    pub(crate) fn give_up_input(&self, tick: u32, enough: impl Fn(usize) -> bool) -> usize {
+    pub(crate) fn give_up_input(&self, tick: Tick, enough: impl Fn(usize) -> bool) -> usize {
         let mut accounts: Vec<Arc<Account>> = Vec::new();
         self.accounts.visit(|account| {
             if account.received.get() > 0 {

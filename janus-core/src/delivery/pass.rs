@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::{Batch, Subscription};
+use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
 pub(crate) use crate::ground::fault::Server;
 
@@ -27,7 +28,7 @@ pub(crate) const PIECE: usize = if cfg!(test) { 4 } else { 32 };
 pub(crate) struct Pass {
     batch: Arc<Batch>,
     subscribers: Arc<Vec<Arc<Subscription>>>,
-    tick: u32,
+    tick: Tick,
     help: Help,
     /// The first subscriber nobody has claimed yet; may run past the end.
     cursor: AtomicUsize,
@@ -44,7 +45,7 @@ impl Pass {
     pub(crate) fn new(
         batch: Arc<Batch>,
         subscribers: Arc<Vec<Arc<Subscription>>>,
-        tick: u32,
+        tick: Tick,
         help: Help,
         faults: Arc<Faults>,
     ) -> Self {

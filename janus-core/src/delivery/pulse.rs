@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::ground::clock::Tick;
+
 /// The client answers heartbeats, so that a missing answer means something.
 const ANSWERS: u32 = 1 << 31;
 /// A heartbeat was sent, and nothing has come from the client since.
@@ -19,35 +21,35 @@ pub(crate) struct Pulse(AtomicU32);
 
 impl Pulse {
     /// Counts on answers from now on.
-    pub(crate) fn expect(&self, tick: u32) {
-        self.set(ANSWERS | tick & TICK);
+    pub(crate) fn expect(&self, tick: Tick) {
+        self.set(ANSWERS | tick.number() & TICK);
     }
 
     /// Notes a sign of life: any byte of the client's, because a program that is dead sends none.
-    pub(crate) fn hear(&self, tick: u32) {
+    pub(crate) fn hear(&self, tick: Tick) {
         let word = self.word();
-        let heard = if word & ANSWERS == 0 { 0 } else { ANSWERS | tick & TICK };
+        let heard = if word & ANSWERS == 0 { 0 } else { ANSWERS | tick.number() & TICK };
         if heard != word {
             self.set(heard);
         }
     }
 
     /// Notes that a heartbeat is on its way. The first one without an answer is what counts.
-    pub(crate) fn ask(&self, tick: u32) {
+    pub(crate) fn ask(&self, tick: Tick) {
         if self.unanswered_for(tick).is_none() {
-            self.set(self.word() & ANSWERS | ASKED | tick & TICK);
+            self.set(self.word() & ANSWERS | ASKED | tick.number() & TICK);
         }
     }
 
     /// Has the time for an answer begin anew: the heartbeat has not reached the client yet, or the answer is not read yet.
-    pub(crate) fn defer(&self, tick: u32) {
+    pub(crate) fn defer(&self, tick: Tick) {
         if self.word() & ASKED != 0 {
-            self.set(self.word() & !TICK | tick & TICK);
+            self.set(self.word() & !TICK | tick.number() & TICK);
         }
     }
 
     /// Counts on answers if this one has come within `patience` ticks.
-    pub(crate) fn answer(&self, tick: u32, patience: u32) {
+    pub(crate) fn answer(&self, tick: Tick, patience: u32) {
         let word = self.word();
         if word & ASKED != 0 && age(word, tick) <= patience {
             self.set(word | ANSWERS);
@@ -55,13 +57,13 @@ impl Pulse {
     }
 
     /// Ticks since something has come from a client that answers, and owes no answer.
-    pub(crate) fn silent_for(&self, tick: u32) -> Option<u32> {
+    pub(crate) fn silent_for(&self, tick: Tick) -> Option<u32> {
         let word = self.word();
         (word & (ANSWERS | ASKED) == ANSWERS).then(|| age(word, tick))
     }
 
     /// Ticks since a client that answers owes an answer.
-    pub(crate) fn unanswered_for(&self, tick: u32) -> Option<u32> {
+    pub(crate) fn unanswered_for(&self, tick: Tick) -> Option<u32> {
         let word = self.word();
         (word & (ANSWERS | ASKED) == ANSWERS | ASKED).then(|| age(word, tick))
     }
@@ -75,8 +77,8 @@ impl Pulse {
     }
 }
 
-fn age(word: u32, tick: u32) -> u32 {
-    tick.wrapping_sub(word) & TICK
+fn age(word: u32, tick: Tick) -> u32 {
+    tick.number().wrapping_sub(word) & TICK
 }
 
 #[cfg(test)]
@@ -86,52 +88,52 @@ mod tests {
     #[test]
     fn the_first_heartbeat_without_an_answer_is_the_one_that_counts() {
         let pulse = Pulse::default();
-        pulse.expect(10);
-        assert_eq!((pulse.silent_for(15), pulse.unanswered_for(15)), (Some(5), None));
-        pulse.ask(20);
-        pulse.ask(30);
-        assert_eq!((pulse.silent_for(35), pulse.unanswered_for(35)), (None, Some(15)));
-        pulse.hear(36);
-        assert_eq!((pulse.silent_for(38), pulse.unanswered_for(38)), (Some(2), None));
+        pulse.expect(Tick::new(10));
+        assert_eq!((pulse.silent_for(Tick::new(15)), pulse.unanswered_for(Tick::new(15))), (Some(5), None));
+        pulse.ask(Tick::new(20));
+        pulse.ask(Tick::new(30));
+        assert_eq!((pulse.silent_for(Tick::new(35)), pulse.unanswered_for(Tick::new(35))), (None, Some(15)));
+        pulse.hear(Tick::new(36));
+        assert_eq!((pulse.silent_for(Tick::new(38)), pulse.unanswered_for(Tick::new(38))), (Some(2), None));
     }
 
     #[test]
     fn of_a_client_that_has_not_answered_in_time_nothing_is_expected() {
         let pulse = Pulse::default();
-        pulse.ask(10);
-        assert_eq!(pulse.unanswered_for(1_000), None);
-        pulse.answer(20, 5);
-        pulse.hear(20);
-        assert_eq!((pulse.silent_for(1_000), pulse.unanswered_for(1_000)), (None, None));
-        pulse.answer(21, 5);
-        pulse.ask(30);
-        pulse.ask(60);
-        pulse.answer(62, 5);
-        pulse.hear(62);
-        pulse.ask(90);
-        assert_eq!(pulse.unanswered_for(91), Some(1));
+        pulse.ask(Tick::new(10));
+        assert_eq!(pulse.unanswered_for(Tick::new(1_000)), None);
+        pulse.answer(Tick::new(20), 5);
+        pulse.hear(Tick::new(20));
+        assert_eq!((pulse.silent_for(Tick::new(1_000)), pulse.unanswered_for(Tick::new(1_000))), (None, None));
+        pulse.answer(Tick::new(21), 5);
+        pulse.ask(Tick::new(30));
+        pulse.ask(Tick::new(60));
+        pulse.answer(Tick::new(62), 5);
+        pulse.hear(Tick::new(62));
+        pulse.ask(Tick::new(90));
+        assert_eq!(pulse.unanswered_for(Tick::new(91)), Some(1));
     }
 
     #[test]
     fn a_heartbeat_that_still_waits_gives_the_client_its_whole_time() {
         let pulse = Pulse::default();
-        pulse.expect(1);
-        pulse.defer(5);
-        assert_eq!(pulse.silent_for(6), Some(5));
-        pulse.ask(6);
-        pulse.defer(9);
-        assert_eq!(pulse.unanswered_for(10), Some(1));
+        pulse.expect(Tick::new(1));
+        pulse.defer(Tick::new(5));
+        assert_eq!(pulse.silent_for(Tick::new(6)), Some(5));
+        pulse.ask(Tick::new(6));
+        pulse.defer(Tick::new(9));
+        assert_eq!(pulse.unanswered_for(Tick::new(10)), Some(1));
     }
 
     #[test]
     fn a_clock_that_wraps_around_ages_nobody() {
         let pulse = Pulse::default();
         for before in [TICK - 1, ASKED, ANSWERS, u32::MAX - 1] {
-            pulse.expect(before);
-            assert_eq!(pulse.silent_for(before.wrapping_add(5)), Some(5), "{before}");
-            pulse.ask(before.wrapping_add(5));
-            assert_eq!(pulse.unanswered_for(before.wrapping_add(9)), Some(4), "{before}");
-            pulse.hear(1);
+            pulse.expect(Tick::new(before));
+            assert_eq!(pulse.silent_for(Tick::new(before.wrapping_add(5))), Some(5), "{before}");
+            pulse.ask(Tick::new(before.wrapping_add(5)));
+            assert_eq!(pulse.unanswered_for(Tick::new(before.wrapping_add(9))), Some(4), "{before}");
+            pulse.hear(Tick::new(1));
         }
     }
 }

@@ -28,6 +28,7 @@ use super::ledger::Dropped;
 use super::slot::{End, SlowReason, Subscription};
 use super::{Batch, Ledger, Link, Terms};
 use crate::config::SlowConsumer;
+use crate::ground::clock::Tick;
 use crate::wire::{Event, TopicName};
 
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
@@ -61,7 +62,7 @@ pub(crate) struct Queue {
     /// Whether something has been written since the last look of [`watch`](Self::watch).
     progressed: bool,
     /// The tick at which the queue was first seen, and the last at which it had got on.
-    since: Option<(u32, u32)>,
+    since: Option<(Tick, Tick)>,
 }
 
 #[derive(Debug)]
@@ -626,17 +627,17 @@ impl Queue {
     }
 
     /// The tick since which something waits, if it was seen by [`watch`](Self::watch).
-    pub(crate) fn since(&self) -> Option<u32> {
+    pub(crate) fn since(&self) -> Option<Tick> {
         self.since.map(|(since, _)| since)
     }
 
     /// Looks after the queue once a tick: for how many ticks nothing of it could be written.
-    pub(crate) fn watch(&mut self, tick: u32) -> u32 {
+    pub(crate) fn watch(&mut self, tick: Tick) -> u32 {
         let (_, progress) = self.since.get_or_insert((tick, tick));
         if std::mem::take(&mut self.progressed) {
             *progress = tick;
         }
-        tick.wrapping_sub(*progress)
+        tick.since(*progress)
     }
 
     /// Why a connection ends whose queue takes no more, or does not move.
@@ -893,10 +894,10 @@ mod tests {
         let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
         let mut queue = Queue::new(&terms);
         queue.admit(messages(&subscription, 1..3)).unwrap();
-        assert_eq!((queue.watch(10), queue.watch(12)), (0, 2));
+        assert_eq!((queue.watch(Tick::new(10)), queue.watch(Tick::new(12))), (0, 2));
         queue.advance(1);
-        assert_eq!((queue.watch(13), queue.watch(15)), (0, 2));
-        assert_eq!(queue.since(), Some(10));
+        assert_eq!((queue.watch(Tick::new(13)), queue.watch(Tick::new(15))), (0, 2));
+        assert_eq!(queue.since(), Some(Tick::new(10)));
     }
 
     #[derive(Clone, Debug)]

@@ -35,6 +35,7 @@ use super::{Batch, Ledger, Link};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
 use crate::config::SlowConsumer;
+use crate::ground::clock::{AtomicTick, Tick};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace;
 use crate::wire::{Event, Peer, TopicName};
@@ -120,7 +121,7 @@ pub(crate) struct Slot {
     pub(crate) id: u64,
     out: Mutex<Out>,
     /// The tick of the last message or PING sent; 0 while the client has received no message, and after its last words.
-    quiet_since: AtomicU32,
+    quiet_since: AtomicTick,
     /// Where it stands in the table of connections; `None` for a subscriber in this process.
     pub(crate) place: Option<u32>,
     /// Whether its program is alive.
@@ -128,7 +129,7 @@ pub(crate) struct Slot {
     /// The Transport's task, woken when it has to write the queue out or to end the connection.
     transport: AtomicWaker,
     /// The tick since which a frame from the client is unfinished; 0 if none is.
-    frame_since: AtomicU32,
+    frame_since: AtomicTick,
     /// Messages from this client whose outcome has not been answered.
     unanswered: AtomicU32,
     /// Whether the Transport waits for those answers.
@@ -215,9 +216,9 @@ impl Slot {
             peer: link.as_ref().and_then(Link::peer),
             out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown, corked: false }),
             transport: AtomicWaker::new(),
-            quiet_since: AtomicU32::new(0),
+            quiet_since: AtomicTick::default(),
             pulse: Pulse::default(),
-            frame_since: AtomicU32::new(0),
+            frame_since: AtomicTick::default(),
             unanswered: AtomicU32::new(0),
             awaited: AtomicBool::new(false),
             codec: AtomicU8::new(codec),
@@ -255,8 +256,8 @@ impl Slot {
     }
 
     /// Sends the heartbeat, unless the client has had its last words since it was due, or has enough to take as it is.
-    pub(crate) fn beat(&self, tick: u32) {
-        if self.quiet_since.load(Ordering::Relaxed) == 0 || self.is_paused() {
+    pub(crate) fn beat(&self, tick: Tick) {
+        if self.quiet_since.get().is_none() || self.is_paused() {
             return;
         }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
@@ -313,7 +314,7 @@ impl Slot {
     ///
     /// Serving the same batch twice sends it once: the subscription's `next_seq` says who was served, and it changes
     /// under the slot's lock together with the send.
-    pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: u32) {
+    pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: Tick) {
         let mut out = self.out.lock();
         let next_seq = subscription.next_seq.load(Ordering::Relaxed);
         let end = batch.last_seq() + 1;
@@ -334,12 +335,12 @@ impl Slot {
             }
         }
         subscription.next_seq.store(end, Ordering::Relaxed);
-        self.quiet_since.store(tick, Ordering::Relaxed);
+        self.quiet_since.set(tick);
     }
 
     /// Sends a portion of messages that were asked for; whether all of it is gone. Nothing must wait: what is asked for is
     /// not subject to limits.
-    pub(crate) fn replay(&self, portion: Vec<Messages>, tick: u32) -> bool {
+    pub(crate) fn replay(&self, portion: Vec<Messages>, tick: Tick) -> bool {
         let mut out = self.out.lock();
         if out.link.is_none() {
             if out.sends {
@@ -369,7 +370,7 @@ impl Slot {
                 Ok(())
             });
         }
-        self.quiet_since.store(tick, Ordering::Relaxed);
+        self.quiet_since.set(tick);
         out.queue.is_none()
     }
 
@@ -629,7 +630,7 @@ impl Slot {
     /// Ends a client that has taken nothing of what waits for it for `timeout` ticks, or for `patience` ticks if a topic
     /// of it has a policy that bears with it; and one that nothing can be sent to, if nothing comes from it either. Called
     /// once a tick.
-    pub(crate) fn end_if_stalled(&self, tick: u32, timeout: u32, patience: u32) {
+    pub(crate) fn end_if_stalled(&self, tick: Tick, timeout: u32, patience: u32) {
         let mut out = self.out.lock();
         match out.reads {
             Reads::Unknown => {}
@@ -679,7 +680,7 @@ impl Slot {
     }
 
     /// Bytes that wait for this client, and the tick at which it was first seen to lag.
-    pub(crate) fn queued(&self) -> Option<(usize, Option<u32>)> {
+    pub(crate) fn queued(&self) -> Option<(usize, Option<Tick>)> {
         let out = self.out.lock();
         out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
     }
@@ -694,25 +695,23 @@ impl Slot {
 
     /// Notes that a frame has begun and not ended, or that none has. One that follows on a frame just completed is a
     /// new one: a client that is always in the middle of some frame is not late with any.
-    pub(crate) fn set_unfinished(&self, unfinished: bool, completed_another: bool, tick: u32) {
+    pub(crate) fn set_unfinished(&self, unfinished: bool, completed_another: bool, tick: Tick) {
         if !unfinished {
-            self.frame_since.store(0, Ordering::Relaxed);
-        } else if completed_another || self.frame_since.load(Ordering::Relaxed) == 0 {
-            self.frame_since.store(tick, Ordering::Relaxed);
+            self.frame_since.clear();
+        } else if completed_another || self.frame_since.get().is_none() {
+            self.frame_since.set(tick);
         }
     }
 
     /// Ticks since a frame is unfinished. Looked at once a tick.
-    pub(crate) fn unfinished_for(&self, tick: u32) -> Option<u32> {
-        match self.frame_since.load(Ordering::Relaxed) {
-            0 => None,
-            _ if self.is_paused() => {
-                // Its rest may have come, and is not read yet.
-                self.frame_since.store(tick, Ordering::Relaxed);
-                None
-            }
-            since => Some(tick.wrapping_sub(since)),
+    pub(crate) fn unfinished_for(&self, tick: Tick) -> Option<u32> {
+        let since = self.frame_since.get()?;
+        if self.is_paused() {
+            // The rest of the frame may have come, and is not read yet.
+            self.frame_since.set(tick);
+            return None;
         }
+        Some(tick.since(since))
     }
 
     /// Notes that the client has asked for something.
@@ -726,30 +725,30 @@ impl Slot {
     }
 
     /// Has silence count from now on, and not only from the first message.
-    pub(crate) fn expect_silence(&self, tick: u32) {
-        self.quiet_since.store(tick, Ordering::Relaxed);
+    pub(crate) fn expect_silence(&self, tick: Tick) {
+        self.quiet_since.set(tick);
     }
 
     /// Sends no heartbeat from now on. The client must have left its topics, or the next message would bring it back.
     pub(crate) fn fall_silent(&self) {
-        self.quiet_since.store(0, Ordering::Relaxed);
+        self.quiet_since.clear();
     }
 
     /// Whether a PING is due: so many ticks have passed since the last message or PING, or since something has come from
     /// a client that answers, to which messages may flow all the time. Marks it as sent.
-    pub(crate) fn take_ping_due(&self, tick: u32, interval: u32) -> bool {
-        let since = self.quiet_since.load(Ordering::Relaxed);
+    pub(crate) fn take_ping_due(&self, tick: Tick, interval: u32) -> bool {
+        let Some(since) = self.quiet_since.get() else { return false };
         let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
-        if since == 0 || tick.wrapping_sub(since) < interval && !silent {
+        if tick.since(since) < interval && !silent {
             return false;
         }
-        self.quiet_since.store(tick, Ordering::Relaxed);
+        self.quiet_since.set(tick);
         true
     }
 
     /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While something waits for it, it is the
     /// business of those who look after queues: it may read as fast as its link allows, and not have come to the heartbeat.
-    pub(crate) fn is_overdue(&self, tick: u32, patience: u32) -> bool {
+    pub(crate) fn is_overdue(&self, tick: Tick, patience: u32) -> bool {
         if self.needs_attention() {
             self.pulse.defer(tick);
         }
@@ -792,7 +791,7 @@ pub(crate) struct Lag {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
     /// The tick at which it was first seen to lag.
-    pub(crate) since: Option<u32>,
+    pub(crate) since: Option<Tick>,
     pub(crate) peer: Option<Peer>,
 }
 
@@ -907,7 +906,7 @@ impl Subscription {
         // Plain loads, because a prefetch instruction would be unsafe code; the hint keeps them from being left out. The
         // slot's three fields lie at the start, in the middle and at the end of what a send touches.
         let Slot { id, out, quiet_since, .. } = &*self.slot;
-        black_box((self.next_seq(), *id, out.is_locked(), quiet_since.load(Ordering::Relaxed)));
+        black_box((self.next_seq(), *id, out.is_locked(), quiet_since.get()));
     }
 
     /// Starts delivery with `seq`, unless the client has unsubscribed meanwhile.

@@ -16,6 +16,78 @@ pub(crate) fn timestamp() -> Timestamp {
     Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
+/// A moment of the coarse clock.
+///
+/// Ticks wrap around (after 136 years of one a second), so moments are compared by their distance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tick(u32);
+
+impl Tick {
+    pub(crate) const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Ticks from `earlier` to this moment.
+    pub(crate) fn since(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// Ticks from `other` to this moment; negative if this moment comes first.
+    pub(crate) fn distance(self, other: Self) -> i32 {
+        self.since(other) as i32
+    }
+
+    /// Whether this moment is `other` or a later one.
+    pub(crate) fn has_reached(self, other: Self) -> bool {
+        self.distance(other) >= 0
+    }
+
+    /// The moment this many ticks later.
+    pub(crate) fn after(self, ticks: u32) -> Self {
+        Self(self.0.wrapping_add(ticks))
+    }
+
+    /// The moment this many ticks earlier.
+    pub(crate) fn before(self, ticks: u32) -> Self {
+        Self(self.0.wrapping_sub(ticks))
+    }
+
+    /// The number, for code that packs a moment into fewer bits.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// A moment of the coarse clock in four bytes that threads share; "never" at first.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicTick(AtomicU32);
+
+impl AtomicTick {
+    /// Stands for "never": the clock gives no such tick.
+    const NEVER: u32 = 0;
+
+    pub(crate) fn get(&self) -> Option<Tick> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::NEVER => None,
+            tick => Some(Tick(tick)),
+        }
+    }
+
+    pub(crate) fn set(&self, tick: Tick) {
+        self.0.store(tick.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.store(Self::NEVER, Ordering::Relaxed);
+    }
+
+    /// Sets the moment if it is still `earlier`; whether it was.
+    pub(crate) fn advance(&self, earlier: Option<Tick>, tick: Tick) -> bool {
+        let earlier = earlier.map_or(Self::NEVER, Tick::number);
+        self.0.compare_exchange(earlier, tick.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
 /// At each tick all connections are looked at, which with tens of thousands takes milliseconds.
 const MIN_TICK: Duration = Duration::from_millis(50);
 
@@ -25,7 +97,7 @@ const MIN_TICK: Duration = Duration::from_millis(50);
 /// cost more than what it times.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    /// Starts at 1, because 0 stands for "never" wherever a tick is stored.
+    /// Starts at 1 and skips 0, which an [`AtomicTick`] takes for "never".
     tick: AtomicU32,
     pub(crate) period: Duration,
 }
@@ -43,14 +115,14 @@ impl Clock {
         Self { tick: AtomicU32::new(1), period }
     }
 
-    pub(crate) fn tick(&self) -> u32 {
-        self.tick.load(Ordering::Relaxed)
+    pub(crate) fn tick(&self) -> Tick {
+        Tick(self.tick.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn advance(&self) -> u32 {
+    pub(crate) fn advance(&self) -> Tick {
         let tick = self.tick.load(Ordering::Relaxed).wrapping_add(1).max(1);
         self.tick.store(tick, Ordering::Relaxed);
-        tick
+        Tick(tick)
     }
 
     /// How many ticks `time` is, rounded up, and one more because the current tick is already running.
@@ -70,6 +142,26 @@ mod tests {
         assert_eq!(clock.period, Duration::from_secs(1));
         assert_eq!(clock.ticks(Duration::from_secs(30)), 31);
         assert_eq!(clock.ticks(Duration::from_millis(1_001)), 3);
+    }
+
+    #[test]
+    fn moments_are_compared_by_distance_and_so_the_wrap_of_ticks_does_not_matter() {
+        let late = Tick::new(u32::MAX - 1);
+        let later = late.after(3);
+        assert_eq!((later.since(late), late.distance(later)), (3, -3));
+        assert!(later.has_reached(late) && later.has_reached(later) && !late.has_reached(later));
+        assert_eq!(later.before(3), late);
+    }
+
+    #[test]
+    fn a_shared_moment_is_never_until_it_is_set() {
+        let moment = AtomicTick::default();
+        assert_eq!(moment.get(), None);
+        moment.set(Tick::new(4));
+        assert_eq!(moment.get(), Some(Tick::new(4)));
+        assert!(!moment.advance(None, Tick::new(5)) && moment.advance(Some(Tick::new(4)), Tick::new(5)));
+        moment.clear();
+        assert_eq!(moment.get(), None);
     }
 
     #[test]

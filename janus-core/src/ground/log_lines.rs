@@ -2,20 +2,20 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts the lines of the current tick; used by one thread alone.
+/// Counts the lines of the current period: a tick, or a second; used by one thread alone.
 #[derive(Debug, Default)]
 pub(crate) struct LogLines {
-    tick: AtomicU32,
+    period: AtomicU32,
     taken: AtomicU32,
 }
 
 impl LogLines {
-    /// Lines in one tick.
+    /// Lines in one period.
     const MAX: u32 = 32;
 
-    /// Whether there may be another line in this tick.
-    pub(crate) fn take(&self, tick: u32) -> bool {
-        if self.tick.swap(tick, Ordering::Relaxed) != tick {
+    /// Whether there may be another line in this period.
+    pub(crate) fn take(&self, period: u32) -> bool {
+        if self.period.swap(period, Ordering::Relaxed) != period {
             self.taken.store(0, Ordering::Relaxed);
         }
         self.taken.fetch_add(1, Ordering::Relaxed) < Self::MAX

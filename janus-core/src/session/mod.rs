@@ -30,6 +30,7 @@ use crate::accounts::shares::{Shares, share};
 use crate::accounts::{Account, Address};
 use crate::config::Config;
 use crate::delivery::{Slot, Subscription};
+use crate::ground::clock::Tick;
 use crate::hooks::Client;
 use crate::topic::{Anchor, TopicState};
 use crate::wire::{Peer, TopicName};
@@ -311,7 +312,7 @@ struct Table {
 struct Detached {
     token: SessionToken,
     /// The tick at which it ends.
-    expires: u32,
+    expires: Tick,
     address: Address,
     account: Option<Arc<Account>>,
 }
@@ -420,7 +421,7 @@ impl SessionTable {
     }
 
     /// Ends the attachment of a session and keeps it until the tick `expires`; one without a subscription ends now.
-    pub(crate) fn detach(&self, session: &Arc<Session>, expires: u32, places: Places) -> Leaving {
+    pub(crate) fn detach(&self, session: &Arc<Session>, expires: Tick, places: Places) -> Leaving {
         let mut table = self.0.lock();
         let table = &mut *table;
         let is_listed = table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session));
@@ -456,14 +457,14 @@ impl SessionTable {
     }
 
     /// Ends detached sessions whose time is over, at most so many; how many there were.
-    pub(crate) fn expire(&self, tick: u32, max: usize) -> usize {
+    pub(crate) fn expire(&self, tick: Tick, max: usize) -> usize {
         let mut table = self.0.lock();
         let table = &mut *table;
         let mut ended = 0;
         // Compared as a distance, so that a clock that wraps around ends nothing early.
         while ended < max
             && let Some((&number, oldest)) = table.detached.first_key_value()
-            && (tick.wrapping_sub(oldest.expires) as i32) >= 0
+            && tick.has_reached(oldest.expires)
         {
             table.end(number);
             ended += 1;
@@ -589,11 +590,11 @@ mod tests {
         let table = SessionTable::default();
         let session = session(1);
         table.attach(Arc::clone(&session));
-        assert_eq!(table.detach(&session, 10, PLACES).joined.len(), 1);
+        assert_eq!(table.detach(&session, Tick::new(10), PLACES).joined.len(), 1);
         let info = table.locate(&session.token).unwrap();
         assert_eq!((info.connected, info.topics.len()), (false, 1));
-        assert_eq!(table.expire(9, 100), 0);
-        assert_eq!(table.expire(10, 100), 1);
+        assert_eq!(table.expire(Tick::new(9), 100), 0);
+        assert_eq!(table.expire(Tick::new(10), 100), 1);
         assert_eq!(table.locate(&session.token), None);
     }
 
@@ -602,7 +603,7 @@ mod tests {
         let table = SessionTable::default();
         let session = session(0);
         table.attach(Arc::clone(&session));
-        table.detach(&session, 10, PLACES);
+        table.detach(&session, Tick::new(10), PLACES);
         assert_eq!(table.count(), (0, 0));
     }
 
@@ -612,7 +613,7 @@ mod tests {
         let sessions = [session(1), session(1), session(1)];
         for session in &sessions {
             table.attach(Arc::clone(session));
-            table.detach(session, 10, Places { max: 2, ..PLACES });
+            table.detach(session, Tick::new(10), Places { max: 2, ..PLACES });
         }
         assert_eq!(table.count(), (2, 2));
         assert_eq!(table.locate(&sessions[0].token), None);
@@ -627,12 +628,12 @@ mod tests {
         let (earlier, later) = (session(2), session(0));
         table.attach(Arc::clone(&earlier));
         table.attach(Arc::clone(&later));
-        table.detach(&earlier, 10, PLACES);
+        table.detach(&earlier, Tick::new(10), PLACES);
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
         assert!(claimed.older.is_none());
         assert_eq!(claimed.session.with_cursors(<[Cursor]>::len), 2);
         assert_eq!(table.count(), (1, 0), "the token of the new connection is no more");
-        assert_eq!(table.expire(10, 100), 0);
+        assert_eq!(table.expire(Tick::new(10), 100), 0);
         assert_eq!(table.claim(&later.token, &earlier, &slot()).unwrap_err(), Unclaimed::Unknown);
     }
 
@@ -642,11 +643,11 @@ mod tests {
         let (earlier, later) = (session(2), session(0));
         table.attach(Arc::clone(&earlier));
         table.attach(Arc::clone(&later));
-        table.detach(&earlier, 10, PLACES);
+        table.detach(&earlier, Tick::new(10), PLACES);
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
-        assert!(table.detach(&claimed.session, 20, PLACES).joined.is_empty());
+        assert!(table.detach(&claimed.session, Tick::new(20), PLACES).joined.is_empty());
         assert_eq!(table.locate(&earlier.token).unwrap().topics.len(), 2);
-        assert_eq!(table.expire(20, 100), 1);
+        assert_eq!(table.expire(Tick::new(20), 100), 1);
     }
 
     #[test]
@@ -658,7 +659,7 @@ mod tests {
         let claimed = table.claim(&earlier.token, &later, &slot()).unwrap();
         assert_eq!(claimed.older.unwrap().1.len(), 1);
         // The older connection, which is told later, does not take the session along.
-        assert!(table.detach(&earlier, 10, PLACES).joined.is_empty());
+        assert!(table.detach(&earlier, Tick::new(10), PLACES).joined.is_empty());
         assert!(table.locate(&claimed.session.token).unwrap().connected);
     }
 
@@ -704,7 +705,7 @@ mod tests {
             table.attach(Arc::clone(session));
         }
         let newest = table.claim(&first.token, &third, &slot_number(3)).unwrap().session;
-        table.detach(&newest, 10, PLACES);
+        table.detach(&newest, Tick::new(10), PLACES);
         assert!(table.claim(&first.token, &second, &slot_number(2)).is_ok());
     }
 
@@ -728,7 +729,7 @@ mod tests {
         let table = SessionTable::default();
         let detach = |session: &Arc<Session>, max| {
             table.attach(Arc::clone(session));
-            table.detach(session, 10, Places { max, share: 10 }).ended
+            table.detach(session, Tick::new(10), Places { max, share: 10 }).ended
         };
         let quiet: Vec<_> = (0..5).map(|_| session_of(peer(1), 1)).collect();
         assert_eq!(quiet.iter().map(|session| detach(session, 20)).sum::<usize>(), 0);
@@ -752,7 +753,7 @@ mod tests {
         let sessions: Vec<_> = [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2].map(|last| session_of(peer(last), 1)).into();
         for session in &sessions {
             table.attach(Arc::clone(session));
-            table.detach(session, 10, places);
+            table.detach(session, Tick::new(10), places);
         }
         assert_eq!(table.locate(&sessions[7].token), None);
         assert_eq!(table.count(), (10, 10));
@@ -764,7 +765,7 @@ mod tests {
         for _ in 0..12 {
             let session = session_of(peer(1), 1);
             table.attach(Arc::clone(&session));
-            table.detach(&session, 10, Places { max: 10, share: 10 });
+            table.detach(&session, Tick::new(10), Places { max: 10, share: 10 });
         }
         assert_eq!(table.count(), (10, 10));
     }

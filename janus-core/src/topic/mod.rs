@@ -56,7 +56,7 @@ use crate::delivery::codecs::CodecSet;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::queue::Messages;
 use crate::delivery::{Batch, End, Ledger, OpenBatch, Pass, PassNumbers, SenderPool, Subscription, UnderWay};
-use crate::ground::clock::{Clock, timestamp};
+use crate::ground::clock::{Clock, Tick, timestamp};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::supervision::{ActorRef, StartInfo};
@@ -178,7 +178,7 @@ struct Core {
     waiting: Waiting,
     /// Whether the actor will look into the inbox without being told: a [`Work`] is on its way, or it is at work.
     notified: bool,
-    last_used: u32,
+    last_used: Tick,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -526,13 +526,13 @@ impl TopicState {
     }
 
     /// Puts a subscriber on the list, to whom everything comes that has no number yet; where it begins.
-    pub(crate) fn subscribe(&self, subscription: Arc<Subscription>, tick: u32) -> Result<Position, TopicError> {
+    pub(crate) fn subscribe(&self, subscription: Arc<Subscription>, tick: Tick) -> Result<Position, TopicError> {
         self.core.lock().check_life()?;
         self.rejoin(subscription, tick)
     }
 
     /// The same for one who was subscribed before; also while the topic is out of service.
-    pub(crate) fn rejoin(&self, subscription: Arc<Subscription>, tick: u32) -> Result<Position, TopicError> {
+    pub(crate) fn rejoin(&self, subscription: Arc<Subscription>, tick: Tick) -> Result<Position, TopicError> {
         let mut core = self.core.lock();
         core.check_exists()?;
         core.last_used = tick;
@@ -544,7 +544,7 @@ impl TopicState {
 
     /// Whether a subscriber that had everything before `from` can go on without a hole: how many messages it has missed.
     /// Also while the topic is out of service, which keeps the subscriptions of those who are connected, too.
-    pub(crate) fn missed_since(&self, from: u64, tick: u32) -> Result<Option<u64>, TopicError> {
+    pub(crate) fn missed_since(&self, from: u64, tick: Tick) -> Result<Option<u64>, TopicError> {
         let mut core = self.core.lock();
         core.check_exists()?;
         core.ring.trim(&self.keep, tick);
@@ -552,7 +552,7 @@ impl TopicState {
     }
 
     /// The same for a position, which may be of another life of the topic.
-    pub(crate) fn resumable(&self, since: Position, tick: u32) -> Result<Option<u64>, TopicError> {
+    pub(crate) fn resumable(&self, since: Position, tick: Tick) -> Result<Option<u64>, TopicError> {
         match since.seq.checked_add(1) {
             Some(from) if self.core.lock().leads_here(since) => self.missed_since(from, tick),
             _ => Ok(None),
@@ -564,7 +564,7 @@ impl TopicState {
     }
 
     /// The first message that a subscriber can still be given, or the next.
-    pub(crate) fn first_available(&self, tick: u32) -> Position {
+    pub(crate) fn first_available(&self, tick: Tick) -> Position {
         let mut core = self.core.lock();
         core.ring.trim(&self.keep, tick);
         Position { epoch: core.epoch, seq: core.first_kept() }
@@ -578,7 +578,7 @@ impl TopicState {
         &self,
         subscription: &Arc<Subscription>,
         from: u64,
-        tick: u32,
+        tick: Tick,
     ) -> Result<CatchUp, TopicError> {
         let mut core = self.core.lock();
         core.check_exists()?;
@@ -611,7 +611,7 @@ impl TopicState {
         subscription: &Arc<Subscription>,
         from: u64,
         pass: u64,
-        tick: u32,
+        tick: Tick,
     ) -> Result<CatchUp, TopicError> {
         let mut core = self.core.lock();
         core.check_exists()?;
@@ -634,7 +634,7 @@ impl TopicState {
     }
 
     /// The first number whose pass is, or will be, a later one than `pass`; `None` if it is not kept.
-    pub(crate) fn first_after(&self, pass: u64, tick: u32) -> Result<Option<u64>, TopicError> {
+    pub(crate) fn first_after(&self, pass: u64, tick: Tick) -> Result<Option<u64>, TopicError> {
         let mut core = self.core.lock();
         core.check_exists()?;
         core.ring.trim(&self.keep, tick);
@@ -659,7 +659,7 @@ impl TopicState {
     }
 
     /// Lets go of messages that are too old, and of those that are more than `pressure` allows; how many the latter were.
-    pub(crate) fn trim(&self, tick: u32, pressure: u32) -> usize {
+    pub(crate) fn trim(&self, tick: Tick, pressure: u32) -> usize {
         let ring = &mut self.core.lock().ring;
         ring.trim(&self.keep, tick);
         ring.trim(&self.keep.under_pressure(pressure), tick)
@@ -700,7 +700,7 @@ impl TopicState {
     }
 
     /// Takes a subscriber off the list; whether nobody is left.
-    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: u32) -> bool {
+    fn unsubscribe(&self, subscription: Arc<Subscription>, tick: Tick) -> bool {
         let mut core = self.core.lock();
         core.last_used = tick;
         if core.pass.is_some() {
@@ -972,7 +972,7 @@ impl Core {
     }
 
     /// Sends a portion of these messages, which are kept; the number after it, and whether the client has taken it.
-    fn replay(&self, subscription: &Arc<Subscription>, seqs: Range<u64>, tick: u32) -> (u64, bool) {
+    fn replay(&self, subscription: &Arc<Subscription>, seqs: Range<u64>, tick: Tick) -> (u64, bool) {
         let from = seqs.start;
         let portion = self.ring.portion(seqs, PORTION_BYTES);
         let next = portion.last().map_or(from, |(_, seqs)| seqs.end);

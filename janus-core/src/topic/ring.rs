@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::delivery::Batch;
+use crate::ground::clock::Tick;
 
 /// How much a ring keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Ring {
     }
 
     /// Lets go of what is over a limit; how many messages that were.
-    pub(crate) fn trim(&mut self, keep: &Keep, tick: u32) -> usize {
+    pub(crate) fn trim(&mut self, keep: &Keep, tick: Tick) -> usize {
         let before = self.first_seq;
         while let Some(front) = self.batches.front() {
             let old = is_older(front, keep.age, tick);
@@ -125,7 +126,7 @@ impl Ring {
     }
 
     /// The first number within narrower limits.
-    pub(crate) fn first_within(&self, keep: &Keep, tick: u32) -> u64 {
+    pub(crate) fn first_within(&self, keep: &Keep, tick: Tick) -> u64 {
         let mut room = keep.bytes;
         let mut first = self.end;
         for batch in self.batches.iter().rev() {
@@ -218,8 +219,8 @@ impl Ring {
 }
 
 /// As a distance: whoever asks may have read the clock before the batch was sealed, and that is not old.
-fn is_older(batch: &Batch, age: u32, tick: u32) -> bool {
-    i64::from(tick.wrapping_sub(batch.tick) as i32) > i64::from(age)
+fn is_older(batch: &Batch, age: u32, tick: Tick) -> bool {
+    i64::from(tick.distance(batch.tick)) > i64::from(age)
 }
 
 #[cfg(test)]
@@ -261,8 +262,8 @@ mod tests {
     #[test]
     fn what_is_too_old_is_gone_and_the_position_after_it_is_known() {
         let mut ring = ring_of(&[3], &PLENTY);
-        assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, 11), 0);
-        assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, 12), 3);
+        assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, Tick::new(11)), 0);
+        assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, Tick::new(12)), 3);
         assert_eq!((ring.first_seq(), ring.end(), ring.len()), (4, 4, 0));
     }
 
@@ -271,9 +272,9 @@ mod tests {
         let mut ring = ring_of(&[3], &PLENTY);
         let keep = Keep { age: 10, ..PLENTY };
         // The batches are of tick 1.
-        assert_eq!(ring.trim(&keep, 0), 0);
-        assert_eq!(ring.first_within(&keep, 0), 1);
-        assert_eq!(ring.trim(&keep, u32::MAX), 0);
+        assert_eq!(ring.trim(&keep, Tick::new(0)), 0);
+        assert_eq!(ring.first_within(&keep, Tick::new(0)), 1);
+        assert_eq!(ring.trim(&keep, Tick::new(u32::MAX)), 0);
     }
 
     #[test]
@@ -299,9 +300,9 @@ mod tests {
         let after = |ring: &Ring, pass| ring.first_after(pass, third);
         assert_eq!(after(&ring, 0), None, "something may have been handed out before the first");
         assert_eq!([1, first, second, third].map(|pass| after(&ring, pass)), [Some(1), Some(3), Some(5), Some(7)]);
-        ring.trim(&Keep { messages: 5, ..PLENTY }, 1);
+        ring.trim(&Keep { messages: 5, ..PLENTY }, Tick::new(1));
         assert_eq!([first, second].map(|pass| after(&ring, pass)), [None, Some(5)], "a part of 3 and 4 is gone");
-        ring.trim(&Keep { messages: 0, ..PLENTY }, 1);
+        ring.trim(&Keep { messages: 0, ..PLENTY }, Tick::new(1));
         assert_eq!([second, third].map(|pass| after(&ring, pass)), [None, Some(9)]);
     }
 
@@ -329,7 +330,7 @@ mod tests {
             prop_assert_eq!(ring.len(), kept);
             prop_assert!(ring.is_consistent());
             let whole = ring_of(&batches, &PLENTY);
-            prop_assert_eq!(whole.first_within(&Keep { messages, bytes, ..PLENTY }, 1), ring.first_seq());
+            prop_assert_eq!(whole.first_within(&Keep { messages, bytes, ..PLENTY }, Tick::new(1)), ring.first_seq());
             let mut from = ring.first_seq();
             let mut read = Vec::new();
             while from < ring.end() {

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::accounts::reached::Limit;
 use crate::accounts::shares::{Shares, share};
 use crate::accounts::{Account, Address};
+use crate::ground::clock::Tick;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::topic::{Asleep, Fate, Spare, TopicError, TopicState, Topics};
 use crate::wire::TopicName;
@@ -57,7 +58,7 @@ struct Sleeper {
     address: Address,
     number: u64,
     /// The tick at which it was seen that no session refers to it any more.
-    forsaken: Option<u32>,
+    forsaken: Option<Tick>,
 }
 
 /// Listed that have ended and whose actors have not: a place for each, which comes back when its actor is gone.
@@ -233,7 +234,7 @@ impl TopicTable {
 
     /// Forgets topics that are asleep and that no session has referred to for `idle` ticks. Looks at `count` of them, those
     /// that come after `after`; the last of those, if there are more.
-    pub(crate) fn forget_forsaken(&self, after: &str, count: usize, idle: u32, tick: u32) -> Option<TopicName> {
+    pub(crate) fn forget_forsaken(&self, after: &str, count: usize, idle: u32, tick: Tick) -> Option<TopicName> {
         let mut topics = self.topics.lock();
         let mut forgotten = Vec::new();
         let mut last = None;
@@ -242,7 +243,7 @@ impl TopicTable {
             last = Some(name.clone());
             if sleeper.asleep.anchor.has_cursors() {
                 sleeper.forsaken = None;
-            } else if tick.wrapping_sub(*sleeper.forsaken.get_or_insert(tick)) >= idle {
+            } else if tick.since(*sleeper.forsaken.get_or_insert(tick)) >= idle {
                 forgotten.push(name.clone());
             }
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{Core, Life, TopicState, random_epoch};
 use crate::delivery::{Ledger, PassNumbers};
+use crate::ground::clock::Tick;
 use crate::wire::{Position, TopicName};
 
 /// What the cursors of detached sessions refer to: a topic, whether it runs or has fallen asleep. A topic that begins afresh
@@ -126,7 +127,7 @@ pub(crate) enum Fate {
 
 impl TopicState {
     /// Whether nobody has used the topic for `idle` ticks, so that it may [end](Self::end).
-    pub(crate) fn is_idle_for(&self, idle: u32, tick: u32) -> bool {
+    pub(crate) fn is_idle_for(&self, idle: u32, tick: Tick) -> bool {
         let mut core = self.core.lock();
         if self.is_used(&core) {
             core.last_used = tick;
@@ -136,7 +137,7 @@ impl TopicState {
         if core.ring.len() > 0 && self.history.is_some() {
             core.last_used = tick;
         }
-        tick.wrapping_sub(core.last_used) >= idle
+        tick.since(core.last_used) >= idle
     }
 
     /// Whether anybody could miss the topic's messages: a client that comes back, or whoever asks for its history.
@@ -150,7 +151,7 @@ impl TopicState {
 
     /// Ends the topic if nobody uses it; from then on every request gets [`TopicError::Ended`](super::TopicError). One that
     /// keeps messages ends only if they may be given up, and never one with history.
-    pub(crate) fn end(&self, give_up_messages: bool, tick: u32) -> Fate {
+    pub(crate) fn end(&self, give_up_messages: bool, tick: Tick) -> Fate {
         let mut core = self.core.lock();
         if self.is_used(&core) {
             return Fate::Used;

@@ -20,6 +20,7 @@ use super::subscribing::{Asking, refused};
 use super::{Step, Transport};
 use crate::config::{Resume, SlowConsumer};
 use crate::delivery::End;
+use crate::ground::clock::Tick;
 use crate::ground::tasks::yield_now;
 use crate::topic::{CatchUp, Hold, TopicError, TopicState};
 use crate::wire::{ErrorClass, Event, FrameError, Position, Refusal};
@@ -223,7 +224,7 @@ impl Transport {
     }
 
     /// Puts the client on the lists of all topics.
-    fn join_together(&mut self, tick: u32) -> Poll<()> {
+    fn join_together(&mut self, tick: Tick) -> Poll<()> {
         let Step::Replaying(replaying) = std::mem::replace(&mut self.step, Step::Reading) else {
             return Poll::Ready(());
         };

@@ -58,6 +58,7 @@ mod tests {
     use crate::delivery::codecs::CLASSIC;
     use crate::delivery::stream::Stream;
     use crate::delivery::{End, Link, Slot, Subscription, Terms};
+    use crate::ground::clock::Tick;
     use crate::wire::Peer;
 
     const MAX_BYTES: usize = 4 * 1024;
@@ -77,13 +78,13 @@ mod tests {
     async fn a_frame_is_not_late_while_its_client_is_not_read() {
         let (mut client, server) = tokio::io::duplex(64);
         let slot = slot(Stream::new(Box::pin(server), Peer::Local));
-        slot.set_unfinished(true, false, 5);
+        slot.set_unfinished(true, false, Tick::new(5));
         let mut answers = 0;
         while !slot.is_paused() {
             slot.send(Bytes::from_static(b"ACK\x01"));
             answers += 1;
         }
-        assert_eq!(slot.unfinished_for(100), None);
+        assert_eq!(slot.unfinished_for(Tick::new(100)), None);
         let mut taken = vec![0; 4 * answers];
         let flushing = std::future::poll_fn(|cx| {
             slot.poll_attention(cx.waker());
@@ -92,7 +93,7 @@ mod tests {
         });
         tokio::join!(flushing, async { client.read_exact(&mut taken).await.unwrap() });
         assert!(!slot.is_paused());
-        assert_eq!(slot.unfinished_for(103), Some(3), "counted from when it was last seen paused");
+        assert_eq!(slot.unfinished_for(Tick::new(103)), Some(3), "counted from when it was last seen paused");
     }
 
     #[cfg(unix)]
@@ -107,7 +108,7 @@ mod tests {
         let mut seq = 0;
         let mut deliver = || {
             seq += 1;
-            slot.deliver(&subscription, &Arc::new(batch_of(&[&message], seq + 1)), 1);
+            slot.deliver(&subscription, &Arc::new(batch_of(&[&message], seq + 1)), Tick::new(1));
         };
         let waits = || slot.queued().map_or(0, |(bytes, _)| bytes);
         // No Transport writes it out.

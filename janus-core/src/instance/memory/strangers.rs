@@ -119,7 +119,7 @@ async fn take_back_input(shared: &Shared) {
     let Some(bound) = shared.input_bound() else { return };
     let left = shared.config.memory_budget_bytes / LEFT;
     let is_over = |bytes| shared.memory_is_at(TRIM) && shared.ledger().received() > bytes;
-    let old = shared.clock.tick().wrapping_sub(OLD);
+    let old = shared.clock.tick().before(OLD);
     while is_over(left) && shared.give_up_input(old, |closed| closed >= CLOSES || !is_over(left)) > 0 {
         yield_now().await;
     }
