@@ -166,3 +166,7 @@ pub use topic::TopicInfo;
 pub use trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::Position;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
