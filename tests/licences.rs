@@ -1,6 +1,7 @@
-//! Every dependency is under a licence that lets anybody use Janus as MIT or Apache-2.0 allow it.
+//! Licences: every dependency allows the use of Janus under MIT or Apache-2.0, and every package holds its licence texts.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use spdx::{Expression, LicenseReq};
@@ -21,6 +22,25 @@ fn every_dependency_has_a_licence_from_the_list() {
     }
     assert!(packages.len() > 20, "cargo lists the dependencies");
     assert!(refused.is_empty(), "not on the list: {refused:#?}");
+}
+
+#[test]
+fn every_published_package_has_the_licence_texts_and_a_readme() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let text = |name: &str| std::fs::read_to_string(format!("{root}/{name}")).unwrap();
+    let mut published = 0;
+    for package in packages().iter().filter(|package| package["source"].is_null() && package["publish"].is_null()) {
+        let folder = Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap();
+        for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            let file = folder.join(name);
+            let inside = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            assert_eq!(inside, text(name), "{}", file.display());
+        }
+        assert_eq!(package["readme"], "README.md", "{}", folder.display());
+        assert!(folder.join("README.md").exists(), "{}", folder.display());
+        published += 1;
+    }
+    assert!(published >= 2, "cargo lists the packages of this workspace");
 }
 
 #[test]

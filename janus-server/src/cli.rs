@@ -208,7 +208,7 @@ pub(crate) struct Bench {
     /// How long each phase (connecting, publishing without progress, the last deliveries) may take.
     #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Write the result to this file as JSON, with the whole distribution of the latencies; docs/OPERATIONS.md says what
+    /// Write the result to this file as JSON, with the whole distribution of the latencies; docs/BENCH.md says what
     /// is in it.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
