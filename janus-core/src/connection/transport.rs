@@ -45,7 +45,7 @@ use crate::connection::listener::Origin;
 use crate::connection::turn::Ticket;
 use crate::delivery::{End, Slot, SlowReason};
 use crate::hooks::{Identity, News, Refused};
-use crate::session::{Leaving, Places, Session};
+use crate::session::{Detachment, Places, Session};
 use crate::topic::publish::{Pending, PublishError, Receipt, Reply};
 use crate::topic::{TopicError, TopicState, leave};
 use crate::wire::{
@@ -340,7 +340,7 @@ impl Transport {
         }
         let expires = self.shared.clock.tick().after(self.shared.clock.ticks(self.shared.config.session_ttl));
         let places = Places::of(&self.shared.config);
-        let Leaving { joined, ended } = self.shared.sessions.table.detach(&self.session, expires, places);
+        let Detachment { joined, ended } = self.shared.sessions.table.detach(&self.session, expires, places);
         self.note_detached(joined.len());
         for (topic, subscription) in joined {
             leave(&topic, subscription);

@@ -66,7 +66,7 @@ impl Transport {
     /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
     pub(super) fn serve(&mut self, open: Open) {
         let shared = Arc::clone(&self.shared);
-        shared.sessions.table.attach(Arc::clone(&self.session));
+        shared.sessions.table.enter(Arc::clone(&self.session));
         let mut resumed = false;
         if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
             let own = self.session.token;
@@ -75,7 +75,7 @@ impl Transport {
                 // Its client knows no other position than those it says itself, topic by topic.
                 self.session = shared.sessions.table.rename(&self.session, own);
                 let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
-                self.session.attached_anew(keeps);
+                self.session.complete_claim_without_topics(keeps);
             }
         }
         shared.table.set_session(&self.slot, &self.session);

@@ -174,7 +174,7 @@ impl Transport {
             self.shared.table.set_session(&self.slot, &self.session);
         }
         joined.shrink_to_fit();
-        for (topic, subscription) in self.session.attached(joined) {
+        for (topic, subscription) in self.session.complete_claim(joined) {
             leave(&topic, subscription);
         }
         self.slot.tell(&Event::Attached { topics: &answers, session: &self.session.token.to_hex() });
