@@ -1,4 +1,4 @@
-//! The API over real sockets, through the HTTP port, and `openapi.json` held against it.
+//! Tests of the API over real sockets, through the HTTP port, and of `openapi.json` against the answers.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::settings::ApiKey;
 
 const KEY: &str = "correct-horse-battery";
 
-/// Far more than anything here takes, so that only a hang meets it.
+/// Far longer than any test takes: only a hang gets here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Server {
@@ -44,12 +44,12 @@ async fn serve(settings: &Settings) -> Server {
     serve_and(settings, || {}).await
 }
 
-/// Calls `then` on the home arbiter after each request that was passed on.
+/// Starts a server that calls `then` on the home arbiter after each request passed on.
 async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
     let (passed_on, mut requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
     let pass_on = move |request| {
-        passed_on.try_send(request).expect("the tests ask for less at once");
+        passed_on.try_send(request).expect("no test sends 100 requests at once");
         then();
     };
     let janus = builder.pass_on(pass_on).start().await.unwrap();
@@ -66,7 +66,7 @@ async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static)
     Server { janus, api, addr }
 }
 
-/// An answer, which has ended its connection.
+/// An answer, read up to the end of its connection.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -79,7 +79,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The objects of an answer that has one in each line.
+    /// The objects of an answer with an object per line.
     fn lines(&self) -> Vec<Value> {
         self.body
             .lines()
@@ -87,7 +87,7 @@ impl Answer {
             .collect()
     }
 
-    /// The code of an error, and its message.
+    /// The code and the message of an error.
     #[track_caller]
     fn error(&self) -> (String, String) {
         let body = self.json();
@@ -107,7 +107,7 @@ impl Server {
                 tokio::task::yield_now().await;
             }
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.expect("the end is a FIN, and not a reset");
+            stream.read_to_string(&mut answer).await.expect("the connection ends with a FIN, not a reset");
             answer
         };
         let answer = timeout(PATIENCE, exchange).await.expect("the connection ends after the answer");
@@ -132,7 +132,7 @@ impl Server {
     }
 }
 
-/// A body of ASCII that has come in chunks.
+/// Joins the chunks of an ASCII body.
 fn without_chunks(mut body: &str) -> String {
     let mut whole = String::new();
     loop {
@@ -180,7 +180,7 @@ fn openapi() -> Value {
     serde_json::from_str(include_str!("../../openapi.json")).unwrap()
 }
 
-/// A schema of the file, with everything that it refers to.
+/// A schema of the file, with the components for its references.
 fn validator(file: &Value, schema: &Value) -> jsonschema::Validator {
     let mut schema = schema.clone();
     schema["components"] = file["components"].clone();
@@ -193,7 +193,7 @@ fn assert_valid(validator: &jsonschema::Validator, instance: &Value) {
     assert!(errors.is_empty(), "{instance} is not what the file says: {errors:?}");
 }
 
-/// A request that is carried out, by path: its target, and its body if it has one.
+/// The target and the body, if any, of a valid request for this path.
 async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str) -> (String, Option<Value>) {
     let body = match path {
         "/api/publish" => json!({"topic": "news", "event": "greeting", "message_id": "1", "data": {"price": 1.5}}),
@@ -218,7 +218,7 @@ async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str)
 }
 
 #[tokio::test]
-async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
+async fn the_server_gives_every_answer_described_in_the_openapi_file() {
     let open = serve(&settings()).await;
     let keyed = serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await;
     let mut everywhere = settings();
@@ -281,7 +281,7 @@ async fn every_answer_in_the_openapi_file_is_what_a_server_gives() {
     assert!(seen > 40, "the file has answers");
 }
 
-/// The schema of a request's or a response's body, or of a line of it.
+/// The schema of the body of a request or response, or of a line of the body.
 fn schema_of(with_content: &Value) -> Value {
     let content = with_content["content"].as_object().and_then(|content| content.values().next()).unwrap();
     content["schema"].clone()
@@ -318,7 +318,7 @@ fn the_openapi_file_has_every_route_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_message_is_delivered_as_it_was_written_and_its_publisher_learns_its_place() {
+async fn a_message_is_delivered_verbatim_and_its_publisher_gets_a_receipt() {
     let server = serve(&settings()).await;
     let mut subscriber = server.janus.subscribe("news").unwrap();
     let body = r#"{"data":{"price": 1.50, "n": 1e400},"message_id":"1","topic":"news","event":"gre\u0065ting"}"#;
@@ -339,11 +339,11 @@ async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
     let mut one = server.janus.subscribe("one").unwrap();
     let mut two = server.janus.subscribe("two").unwrap();
     for (topics, code, part) in [
-        (json!(["one", "two", "one"]), "bad_request", "\"one\" is there twice"),
+        (json!(["one", "two", "one"]), "bad_request", "duplicate topic \"one\""),
         (json!(["one", "two", ""]), "bad_topic", "topics[2]: a topic's name must not be empty"),
         (json!(["one", "a\nb"]), "bad_topic", "topics[1]: a topic's name must not hold control"),
         (json!([]), "bad_request", "1 to 1000 topics"),
-        (json!((0..1_001).map(|number| number.to_string()).collect::<Vec<_>>()), "bad_request", "not to 1001"),
+        (json!((0..1_001).map(|number| number.to_string()).collect::<Vec<_>>()), "bad_request", "got 1001"),
     ] {
         let answer = server.post("/api/broadcast", json!({"topics": topics, "data": 1}).to_string()).await;
         let (actual, message) = answer.error();
@@ -358,8 +358,7 @@ async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
     assert_eq!(next(&mut two).await.event(), "\"e\"");
 }
 
-/// A server whose home arbiter does nothing more after the first request that it passes on, until what is returned beside
-/// it is dropped.
+/// Starts a server and holds its home arbiter from the first request passed on until the returned sender is dropped.
 async fn serve_and_hold(settings: &Settings) -> (Server, std::sync::mpsc::Sender<()>) {
     let (held, released) = std::sync::mpsc::channel();
     let released = std::sync::Mutex::new(released);
@@ -375,7 +374,7 @@ fn under_way(janus: &Janus) -> usize {
 }
 
 #[tokio::test]
-async fn a_broadcast_waits_for_its_topics_before_it_gives_more_to_others() {
+async fn a_broadcast_waits_for_receipts_before_its_next_portion() {
     let (server, held) = serve_and_hold(&settings()).await;
     let topics: Vec<String> = (0..100).map(|number| format!("topic {number}")).collect();
     let data = "x".repeat(30_000);
@@ -383,8 +382,8 @@ async fn a_broadcast_waits_for_its_topics_before_it_gives_more_to_others() {
     let body = json!({"topics": topics, "data": data}).to_string();
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(&post("/api/broadcast", &[], &body)).await.unwrap();
-    until("messages that nobody numbers", || under_way(&server.janus) > 0).await;
-    // Nothing else runs meanwhile; a broadcast that did not wait would go on with each turn.
+    until("messages without a number", || under_way(&server.janus) > 0).await;
+    // Nothing else runs now; without waiting, the broadcast would publish more with each turn.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
         assert!(under_way(&server.janus) <= portion);
@@ -396,7 +395,7 @@ async fn a_broadcast_waits_for_its_topics_before_it_gives_more_to_others() {
 }
 
 #[tokio::test]
-async fn others_get_their_turn_during_a_broadcast_that_nobody_listens_to() {
+async fn a_broadcast_without_subscribers_yields_to_other_tasks() {
     let server = serve(&settings()).await;
     let topics: Vec<String> = (0..1_000).map(|number| format!("plain:{number}")).collect();
     let message = Message::new("plain:0", &"x".repeat(60_000)).unwrap();
@@ -411,13 +410,13 @@ async fn others_get_their_turn_during_a_broadcast_that_nobody_listens_to() {
 }
 
 #[tokio::test]
-async fn a_broadcast_is_carried_through_also_if_its_client_goes_away() {
+async fn a_broadcast_is_completed_even_if_its_client_disconnects() {
     let (server, held) = serve_and_hold(&Settings { max_api_connections: 1, ..settings() }).await;
     let topics: Vec<String> = (0..200).map(|number| format!("topic {number}")).collect();
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(&post("/api/broadcast", &[], &json!({"topics": topics, "data": 1}).to_string())).await.unwrap();
     until("the first messages", || under_way(&server.janus) > 0).await;
-    // A reset, which ends the exchange.
+    // A reset ends the exchange.
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
     for _ in 0..1_000 {
@@ -430,7 +429,7 @@ async fn a_broadcast_is_carried_through_also_if_its_client_goes_away() {
 }
 
 #[tokio::test]
-async fn history_begins_after_the_position_that_is_asked_for() {
+async fn history_begins_after_the_requested_position() {
     let server = serve(&settings()).await;
     for number in 1..=3 {
         server.janus.publish("news", &number).await.unwrap();
@@ -461,7 +460,7 @@ async fn history_begins_after_the_position_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_long_history_comes_in_parts_of_a_few_megabytes() {
+async fn a_long_history_is_answered_in_parts_of_a_few_megabytes() {
     let mut settings = settings();
     settings.core.max_frame_bytes = 4 << 20;
     settings.core.default_namespace.history_bytes = 64 << 20;
@@ -487,7 +486,7 @@ async fn a_long_history_comes_in_parts_of_a_few_megabytes() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_are_as_many_as_fit_into_their_memory() {
+async fn unread_answers_are_limited_by_their_memory() {
     let mut settings = settings();
     settings.core.max_frame_bytes = MAX_ANSWER_BYTES;
     settings.core.default_namespace.history_bytes = 64 << 20;
@@ -498,7 +497,7 @@ async fn answers_that_nobody_reads_are_as_many_as_fit_into_their_memory() {
     let mut clients = Vec::new();
     let refused = loop {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        // Small, so that most of the answer stays with the server.
+        // A small buffer keeps most of the answer in the server.
         socket.set_recv_buffer_size(4_096).unwrap();
         let mut stream = socket.connect(server.addr).await.unwrap();
         stream.write_all(&request).await.unwrap();
@@ -515,7 +514,7 @@ async fn answers_that_nobody_reads_are_as_many_as_fit_into_their_memory() {
     let answer = server.send(&[&request]).await;
     assert_eq!((answer.status, &*answer.error().0), (503, "too_many_requests"));
     assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
-    // Small answers are not kept out.
+    // Small answers are not affected.
     assert_eq!(server.post("/api/publish", r#"{"topic":"plain:a","data":1}"#).await.status, 200);
     drop(clients);
     until("the memory to be free", || server.api.answers.available_permits() == MAX_ANSWERS_BYTES).await;
@@ -523,7 +522,7 @@ async fn answers_that_nobody_reads_are_as_many_as_fit_into_their_memory() {
 }
 
 #[tokio::test]
-async fn a_list_of_long_names_is_cut_before_it_is_too_large() {
+async fn a_list_of_long_names_is_cut_at_the_size_limit() {
     let mut settings = settings();
     settings.core.max_topic_bytes = 4_096;
     settings.core.max_frame_bytes = 16 << 20;
@@ -541,7 +540,7 @@ async fn a_list_of_long_names_is_cut_before_it_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_list_comes_in_parts_and_every_entry_in_one_of_them() {
+async fn pages_of_a_list_have_every_entry_exactly_once() {
     let server = serve(&settings()).await;
     let _subscribers: Vec<_> =
         (0..25).map(|number| server.janus.subscribe(&format!("topic {number}")).unwrap()).collect();
@@ -561,7 +560,7 @@ async fn a_list_comes_in_parts_and_every_entry_in_one_of_them() {
     for (query, part) in [
         ("limit=10001", "1 to 10,000"),
         ("limit=x", "1 to 10,000"),
-        ("limit=1&limit=2", "twice"),
+        ("limit=1&limit=2", "duplicate parameter limit"),
         ("count=1", "limit and after"),
     ] {
         let answer = server.get(&format!("/api/topics?{query}")).await;
@@ -572,7 +571,7 @@ async fn a_list_comes_in_parts_and_every_entry_in_one_of_them() {
 }
 
 #[tokio::test]
-async fn the_openapi_file_of_a_server_has_its_own_limit_of_names() {
+async fn the_served_openapi_file_has_the_servers_own_limit_of_names() {
     let mut settings = settings();
     settings.core.max_topic_bytes = 1_000;
     let file = serve(&settings).await.get("/api/openapi.json").await.json();
@@ -583,7 +582,7 @@ async fn the_openapi_file_of_a_server_has_its_own_limit_of_names() {
 }
 
 #[tokio::test]
-async fn a_whole_number_is_one_however_json_writes_it() {
+async fn a_whole_number_is_accepted_in_every_json_notation() {
     let server = serve(&settings()).await;
     server.janus.publish("news", &1).await.unwrap();
     let history =
@@ -600,7 +599,7 @@ async fn a_whole_number_is_one_however_json_writes_it() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_means_nothing_is_refused_also_where_there_are_none() {
+async fn a_parameter_is_refused_on_paths_without_parameters() {
     let server = serve(&settings()).await;
     let answer = server.post("/api/publish?topic=news", r#"{"topic":"news","data":1}"#).await;
     assert_eq!((answer.status, &*answer.error().0), (400, "bad_request"));
@@ -611,7 +610,7 @@ async fn a_parameter_that_means_nothing_is_refused_also_where_there_are_none() {
 }
 
 #[tokio::test]
-async fn a_mistake_in_a_body_is_told_with_its_place() {
+async fn a_mistake_in_a_body_is_reported_with_its_place() {
     let server = serve(&settings()).await;
     for (body, code, parts) in [
         ("", "bad_json", &["line 1 column 0"][..]),
@@ -631,11 +630,11 @@ async fn a_mistake_in_a_body_is_told_with_its_place() {
     }
     let answer =
         server.send(&[b"POST /api/publish HTTP/1.1\r\nHost: a\r\n", b"Content-Length: 1\r\n\r\n", b"\xff"]).await;
-    assert_eq!(answer.status, 403, "a page under another name is refused before its body is looked at: {answer:?}");
+    assert_eq!(answer.status, 403, "a request with a foreign Host is refused before its body is read: {answer:?}");
 }
 
 #[tokio::test]
-async fn an_unknown_path_or_method_is_told_what_there_is() {
+async fn an_unknown_path_or_method_is_answered_with_a_hint() {
     let server = serve(&settings()).await;
     for path in ["/", "/api", "/api/publish/", "/ws/", "/favicon.ico"] {
         let answer = server.get(path).await;
@@ -652,7 +651,7 @@ async fn an_unknown_path_or_method_is_told_what_there_is() {
 }
 
 #[tokio::test]
-async fn without_the_key_nothing_is_done() {
+async fn without_the_key_no_request_is_carried_out() {
     let server = serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await;
     let body = r#"{"topic":"news","data":1}"#;
     for headers in [&[][..], &[("Authorization", "Bearer wrong-horse-battery")]] {
@@ -668,7 +667,7 @@ async fn without_the_key_nothing_is_done() {
     assert!(!format!("{:?}", server.api).contains(KEY));
 }
 
-/// Asks, reads the answer up to the server's end of the stream, and leaves the client's end open.
+/// Sends a request, reads the answer to its end, and leaves the client's side of the connection open.
 async fn ask_and_stay(server: &Server, request: &[u8]) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(request).await.unwrap();
@@ -678,14 +677,14 @@ async fn ask_and_stay(server: &Server, request: &[u8]) -> (TcpStream, String) {
 }
 
 #[tokio::test]
-async fn a_client_that_has_its_answer_keeps_nobody_out() {
+async fn answered_clients_that_stay_connected_take_no_places() {
     let server = serve(&Settings { api_key: ApiKey::new(KEY), max_api_connections: 1, ..settings() }).await;
     let shown = format!("Bearer {KEY}");
     let mut staying = Vec::new();
     let mut lingering = None;
     for round in 0..5 {
         if round == 3 {
-            // As many as may be are there already: the rest is closed at once, with its answer all the same.
+            // With all lingering places taken, connections are closed at once, but still with their answers.
             lingering = Some(server.api.lingering.acquire_many(MAX_LINGERING as u32).await.unwrap());
         }
         for (headers, status) in [(&[][..], "401"), (&[("Authorization", &*shown)], "200")] {
@@ -698,23 +697,23 @@ async fn a_client_that_has_its_answer_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn clients_without_the_key_take_no_place_of_those_who_have_it() {
+async fn clients_without_the_key_take_no_places_of_clients_with_the_key() {
     let server = serve(&Settings { api_key: ApiKey::new(KEY), max_api_connections: 1, ..settings() }).await;
     let shown = format!("Bearer {KEY}");
     let keyed = get("/api/topics", &[("Authorization", &shown)]);
-    // As many as may be wait for an answer that they do not read.
+    // All places for refusals are taken, as if by clients reading slowly.
     let refusals = Arc::clone(&server.api.refusals).acquire_many_owned(MAX_REFUSALS as u32).await.unwrap();
     assert_eq!(server.send(&[&keyed]).await.status, 200);
     for target in ["/api/topics", "/api/openapi.json", "/nothing"] {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         stream.write_all(&get(target, &[])).await.unwrap();
         let mut answer = Vec::new();
-        // Its end may be a reset.
+        // The connection may end with a reset.
         let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
-        assert_eq!(answer, b"", "one more is closed without a word");
+        assert_eq!(answer, b"", "a further connection is closed without an answer");
     }
     drop(refusals);
-    // And with the only place taken, nobody without a key is told to come back.
+    // With the only place taken, clients without the key still get their refusal, not "try again".
     let _place = Arc::clone(&server.api.connections).try_acquire_owned().unwrap();
     assert_eq!(server.send(&[&keyed]).await.status, 503);
     assert_eq!(server.get("/api/topics").await.status, 401);
@@ -722,7 +721,7 @@ async fn clients_without_the_key_take_no_place_of_those_who_have_it() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_cut_anywhere_gets_the_same_answer() {
+async fn a_request_split_anywhere_gets_the_same_answer() {
     let server = serve(&settings()).await;
     let request = post("/api/publish", &[("Connection", "keep-alive")], r#"{"topic":"plain:a","data":1}"#);
     for at in (1..request.len()).step_by(7) {
@@ -735,7 +734,7 @@ async fn a_request_that_is_cut_anywhere_gets_the_same_answer() {
 }
 
 #[tokio::test]
-async fn chunks_that_break_the_rules_are_a_mistake_and_a_body_that_ends_early_is_none() {
+async fn malformed_chunks_are_bad_frames_and_early_ends_unfinished_frames() {
     let server = serve(&settings()).await;
     let head = request_head_of_chunks();
     for chunks in [
@@ -768,7 +767,7 @@ fn request_head_of_chunks() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
+async fn a_body_that_is_too_large_is_refused_before_the_read() {
     let server = serve(&settings()).await;
     let limit = server.api.max_body_bytes;
     let refused = |answer: Answer| assert_eq!((answer.status, &*answer.error().0), (413, "frame_too_large"));
@@ -785,7 +784,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_said_all_still_gets_its_answer() {
+async fn a_client_that_shuts_down_its_write_side_still_gets_its_answer() {
     let server = serve(&settings()).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(&get("/api/topics", &[])).await.unwrap();
@@ -796,7 +795,7 @@ async fn a_client_that_has_said_all_still_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_second_request_on_a_connection_is_not_answered_by_anybody() {
+async fn a_second_request_on_a_connection_is_not_answered() {
     let server = serve(&settings()).await;
     let both = [get("/api/topics", &[("Connection", "keep-alive")]), get("/events?topic=news", &[])].concat();
     let answer = server.send(&[&both]).await;
@@ -805,7 +804,7 @@ async fn a_second_request_on_a_connection_is_not_answered_by_anybody() {
 }
 
 #[tokio::test]
-async fn places_are_free_again_after_their_requests() {
+async fn places_are_freed_after_their_requests() {
     let server = serve(&Settings { max_api_connections: 2, ..settings() }).await;
     for _ in 0..10 {
         assert_eq!(server.get("/api/topics").await.status, 200);
