@@ -105,7 +105,7 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
         subscriber.error_line(passing);
     }
     converse(&listener, &attach("first", 2, 0), &(attached(resumed, lost, "second") + &message("a", 3)));
-    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("1 missed message of a");
     subscriber.error_line("messages of b in between are lost");
     converse(&listener, &attach("second", 3, 0), &(attached(lost, resumed, "second") + &message("b", 4)));
     assert_eq!(subscriber.wait().code(), Some(0));
@@ -140,7 +140,7 @@ fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
     subscriber.error_line("coming back");
     publish("2");
     let _connection = join();
-    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("1 missed message of a");
     publish("3");
     assert!(subscriber.line().ends_with("\"data\":2}"));
     assert!(subscriber.line().ends_with("\"data\":3}"));
