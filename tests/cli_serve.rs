@@ -114,7 +114,7 @@ fn a_stop_that_comes_twice_within_moments_is_one_drain() {
     let (mut subscriber, queued) = slow_subscriber(&address);
     server.signal("TERM");
     server.signal("INT");
-    server.error_line("the drain is under way");
+    server.error_line("already draining");
     let mut received = Vec::new();
     subscriber.read_to_end(&mut received).expect("the end is a FIN, not a reset");
     assert_eq!(received.iter().filter(|&&byte| byte == 1).count(), queued);
