@@ -51,7 +51,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let drain_period = config.drain_period;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
-    let (passed_on, mut requests) = mpsc::channel(MAX_WAITING_REQUESTS);
+    let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
     let pass_on = move |request| {
         if passed_on.try_send(request).is_err() {
             log::debug!("API request closed, because too many are waiting to be served");
@@ -63,14 +63,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         other => ServeError::Start(other),
     })?;
     let api = Arc::new(Api::new(janus.clone(), settings));
-    tokio::spawn({
-        let api = Arc::clone(&api);
-        async move {
-            while let Some(request) = requests.recv().await {
-                api.serve_passed_on(request);
-            }
-        }
-    });
+    api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();

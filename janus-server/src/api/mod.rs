@@ -33,7 +33,7 @@ use janus_core::wire::{AllowedOrigins, HttpError};
 use janus_core::{Janus, PassedOn, PassedStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
@@ -110,9 +110,19 @@ impl Api {
         }
     }
 
+    /// Serves every connection that comes through the channel, on the current runtime.
+    pub(crate) fn serve_all(self: &Arc<Self>, mut requests: mpsc::Receiver<PassedOn>) {
+        let api = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                api.serve_passed_on(request);
+            }
+        });
+    }
+
     /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once; must be
     /// called on the runtime that is to serve the connection.
-    pub(crate) fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
+    fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
         let PassedOn { stream, received, peer } = passed_on;
         let api = Arc::clone(self);
         tokio::spawn(async move {

@@ -8,7 +8,6 @@ use janus_core::wire::ErrorCode;
 use janus_core::{Config, Event, Message, Namespace, Subscriber};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::mpsc;
 
 use super::routes::{
     DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_BROADCAST_TOPICS, MAX_LIMIT, PORTION_BYTES, ROUTES, publish_to_all,
@@ -46,7 +45,7 @@ async fn serve(settings: &Settings) -> Server {
 
 /// Starts a server that calls `then` on the home arbiter after each request passed on.
 async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
-    let (passed_on, mut requests) = mpsc::channel(100);
+    let (passed_on, requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
     let pass_on = move |request| {
         passed_on.try_send(request).expect("no test sends 100 requests at once");
@@ -54,14 +53,7 @@ async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static)
     };
     let janus = builder.pass_on(pass_on).start().await.unwrap();
     let api = Arc::new(Api::new(janus.clone(), settings));
-    tokio::spawn({
-        let api = Arc::clone(&api);
-        async move {
-            while let Some(request) = requests.recv().await {
-                api.serve_passed_on(request);
-            }
-        }
-    });
+    api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
     Server { janus, api, addr }
 }
