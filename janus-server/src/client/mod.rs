@@ -12,7 +12,7 @@ pub(crate) mod subscribe;
 pub(crate) mod trace;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use janus_core::wire::classic::client::ServerFrame;
@@ -137,18 +137,28 @@ pub(crate) fn open_stream(to: &str, timeout: Duration) -> Result<TcpStream, Clie
 
 /// Tries every address of the host name, and reports the last failure.
 fn connect(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
-    let addresses = to.to_socket_addrs().map_err(|source| match source.kind() {
-        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
-        _ => ClientError::Connect { to: to.to_owned(), source },
-    })?;
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
+    let mut failure = no_address();
+    for address in resolve(to)? {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(source) => failure = source,
         }
     }
     Err(ClientError::Connect { to: to.to_owned(), source: failure })
+}
+
+/// Looks up the addresses of a host name; there is at least one.
+pub(crate) fn resolve(to: &str) -> Result<Vec<SocketAddr>, ClientError> {
+    let found = to.to_socket_addrs().map(Vec::from_iter);
+    let found = found.and_then(|addresses| if addresses.is_empty() { Err(no_address()) } else { Ok(addresses) });
+    found.map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
+        _ => ClientError::Connect { to: to.to_owned(), source },
+    })
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
 /// Twice the largest frame that a server can be configured to accept.

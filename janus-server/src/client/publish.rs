@@ -66,7 +66,15 @@ fn publish(connection: &mut Connection, command: &Publish, data: &str) -> Result
             Some(ServerFrame::Error { code, message }) => {
                 return Err(ClientError::Refused { code: code.into_owned(), message: message.into_owned() });
             }
-            Some(_) => {}
+            Some(
+                ServerFrame::Greeting { .. }
+                | ServerFrame::Ack
+                | ServerFrame::Ping
+                | ServerFrame::Message { .. }
+                | ServerFrame::Attached { .. }
+                | ServerFrame::Unknown(_)
+                | ServerFrame::TooLarge,
+            ) => {}
             None => return Err(ClientError::Late { awaited: "receipt", timeout: command.timeout }),
         }
     }

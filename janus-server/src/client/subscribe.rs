@@ -125,7 +125,9 @@ impl Subscriber<'_> {
                 Some(ServerFrame::Error { code, message }) => {
                     return Err(ClientError::Refused { code: code.into_owned(), message: message.into_owned() });
                 }
-                Some(_) => {}
+                Some(
+                    ServerFrame::Ping | ServerFrame::Published { .. } | ServerFrame::Unknown(_) | ServerFrame::TooLarge,
+                ) => {}
                 None => return Err(ClientError::Late { awaited: "acknowledgement", timeout: command.timeout }),
             }
         }
