@@ -243,7 +243,10 @@ fn settings_may_stand_before_the_command_and_those_after_it_win() {
     for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 80  #"] {
         assert!(text(&output.stdout).contains(line), "{line:?} is not in {}", text(&output.stdout));
     }
-    assert_refused(&mut janus(&["--threads", "2", "publish", "t", "1"]), &["only `serve` and `config` accept settings"]);
+    assert_refused(
+        &mut janus(&["--threads", "2", "publish", "t", "1"]),
+        &["only `serve` and `config` accept settings"],
+    );
 }
 
 #[test]
