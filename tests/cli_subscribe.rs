@@ -97,7 +97,7 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
     let answer = format!("{greeting}ACK\x01{}ACK\x01{}", message("a", 1), message("a", 2));
     converse(&listener, &format!("{preamble}{subscribe}"), &answer);
     subscriber.error_line("subscribed");
-    subscriber.error_line("the server closed the connection; coming back");
+    subscriber.error_line("the server closed the connection; reconnecting");
     // What passes is no reason to give up: a server that is full for now, a network that stalls.
     for passing in ["too_many_connections", "server_overloaded", "frame_timeout"] {
         let error = format!("{{\"timestamp\":[1,2,3],\"error\":{{\"code\":\"{passing}\",\"message\":\"later\"}}}}\x01");
@@ -137,7 +137,7 @@ fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
     for end in connection {
         end.shutdown(Shutdown::Both).unwrap();
     }
-    subscriber.error_line("coming back");
+    subscriber.error_line("reconnecting");
     publish("2");
     let _connection = join();
     subscriber.error_line("1 missed message of a");

@@ -251,7 +251,7 @@ fn settings_may_stand_before_the_command_and_those_after_it_win() {
 
 #[test]
 fn help_is_a_command_too() {
-    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "nobody was subscribed")] {
+    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "no client was subscribed")] {
         let output = janus(arguments).output().unwrap();
         assert_exit(&output, 0);
         assert!(text(&output.stdout).contains(expected), "{}", text(&output.stdout));

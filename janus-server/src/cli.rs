@@ -160,7 +160,7 @@ pub(crate) struct Trace {
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The server's address (of Janus: the setting `listen`).
+    /// The server's address (for Janus, the setting `listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) to: String,
     /// The server's protocol. Load, checks and clocks are the same for all protocols.
@@ -176,7 +176,7 @@ pub(crate) struct Bench {
     /// Clients to connect and subscribe before the first message is published.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) clients: u32,
-    /// Topics, among which the clients are divided; messages go to the topics in turn.
+    /// Topics; each client subscribes to one, and messages are published to each topic in turn.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) topics: u32,
     /// Messages to publish.
@@ -195,10 +195,10 @@ pub(crate) struct Bench {
     /// Publish each message over a new connection, as the clients of the original server do.
     #[arg(long)]
     pub(crate) classic_publish: bool,
-    /// Processes for the clients. By default, as few as the descriptor limit allows.
+    /// Number of processes for the clients. By default, as few as the descriptor limit allows.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=256))]
     pub(crate) workers: Option<u32>,
-    /// Clients per process that connect at the same time. With more than fit into the kernel's queue of the listener, clients
+    /// Clients per process that connect at the same time. If they overflow the server's listen queue in the kernel, clients
     /// wait for retransmissions, and the result measures the kernel.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) connecting: u32,

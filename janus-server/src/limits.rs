@@ -1,4 +1,4 @@
-//! The system's limits of this process: descriptors and memory.
+//! The limits set by the system on this process: descriptors and memory.
 //!
 //! Raises the descriptor limit as far as allowed and divides the descriptors between clients and other uses. Finds out how
 //! much memory the process may use, from which the default of `memory_budget_bytes` follows.
@@ -21,7 +21,7 @@ pub(crate) fn raise_descriptors() -> u64 {
 }
 
 /// Raises the limit, and lowers the limits in the settings to fit: a server that accepts more connections than its
-/// descriptors can neither tell a client why the connection is refused nor serve its API. Only an operator who set
+/// descriptors allow can neither tell a client why the connection is refused nor serve its API. Only an operator who set
 /// `max_connections` (`asked_for`) is warned, because the default is more than most machines allow.
 pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
     let limit = raise_descriptors();

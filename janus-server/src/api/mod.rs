@@ -42,7 +42,7 @@ use tracing::Lines;
 
 use crate::settings::Settings;
 
-/// Time from the first byte of a request to the last byte of its answer, however slowly the client reads.
+/// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers to requests that are not carried out: requests beyond `max_api_connections`, without the key, or with a mistake

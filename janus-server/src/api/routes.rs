@@ -554,7 +554,7 @@ impl<'de> Deserialize<'de> for Whole {
 #[serde(deny_unknown_fields)]
 struct Disconnect {
     connection: Whole,
-    /// Whether the client is told to reconnect.
+    /// Whether the client is told that it may reconnect.
     reconnect: bool,
 }
 

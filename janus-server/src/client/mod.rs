@@ -53,6 +53,7 @@ pub(crate) enum ClientError {
 /// Advice for a user whose connection cannot be made, where the system's error text has none.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::ConnectionRefused => " (is the server running?)",
         io::ErrorKind::AddrNotAvailable => {
             " (no free local port, because closed connections keep their ports for a minute; wait, or widen \
              net.ipv4.ip_local_port_range)"

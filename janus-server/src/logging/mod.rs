@@ -125,7 +125,7 @@ impl Logger {
         let colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let style = if colored { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
         let format = env_logger::Builder::new()
-            // Records are filtered by `level` before they are formatted.
+            // The formatter must not filter: `level` is checked before, and panics are logged even with the log off.
             .filter_level(LevelFilter::Trace)
             .format_timestamp_millis()
             .write_style(style)

@@ -44,11 +44,11 @@ pub(super) use splitter::Splitter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Protocol {
-    /// The classic protocol.
+    /// The classic protocol of Janus.
     Janus,
-    /// RESP2: SUBSCRIBE and PUBLISH.
+    /// RESP2 (SUBSCRIBE and PUBLISH).
     Redis,
-    /// NATS: CONNECT, SUB, PUB and PING.
+    /// The NATS protocol (CONNECT, SUB, PUB and PING).
     Nats,
     /// MQTT 3.1.1 with QoS 0.
     Mqtt,
