@@ -6,7 +6,7 @@
 //! | [`access`] | pure | the decision whether a request is allowed |
 //! | [`routes`] | table and handlers | the routes, how requests are read, and the answers |
 //! | [`tracing`] | a task for each trace | the only answer sent line by line |
-//! | `tests.rs` | tests over real sockets | the comparison of `openapi.json` with a server |
+//! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
 //! hyper reads and writes HTTP. A framework on top would be larger than these eight routes, and the routes are a table
 //! that the test of `openapi.json` reads.
