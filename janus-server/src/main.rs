@@ -3,16 +3,16 @@
 //! | file or folder | what it is | what it owns |
 //! |---|---|---|
 //! | `main.rs` | entry point | the choice of the command, the order in which a server starts |
-//! | [`cli`] | pure | the command line: subcommands, flags, help texts |
-//! | [`settings`] | table | the settings: names, defaults, limits, where each value comes from |
-//! | [`serve`] | the command `serve` | starting the tree, waiting for a signal, draining |
-//! | [`signals`] | streams of signals | the meaning of each signal |
-//! | [`limits`] | system calls | descriptors and memory: how much the system grants, and the shares |
-//! | [`api`] | HTTP server | the HTTP API |
-//! | [`logging`] | a thread and its queue | the log on standard error |
-//! | [`client`] | blocking clients | the commands `publish`, `subscribe` and `trace` |
-//! | [`bench`] | processes | the command `bench`, and the hidden command of its workers |
-//! | [`failure`] | errors | error messages and exit codes |
+//! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
+//! | `settings.rs` | table | the settings: names, defaults, limits, where each value comes from |
+//! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
+//! | `signals.rs` | streams of signals | the meaning of each signal |
+//! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
+//! | `api/` | HTTP server | the HTTP API |
+//! | `logging/` | a thread and its queue | the log on standard error |
+//! | `client/` | blocking clients | the commands `publish`, `subscribe` and `trace` |
+//! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
+//! | `failure.rs` | errors | error messages and exit codes |
 //!
 //! A failed command returns a [`Failure`], which decides the exit code.
 

@@ -3,9 +3,9 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `mod.rs` | the life of a connection | the limits of the API, its one request, its end |
-//! | [`access`] | pure | the decision whether a request is allowed |
-//! | [`routes`] | table and handlers | the routes, how requests are read, and the answers |
-//! | [`tracing`] | a task for each trace | the only answer sent line by line |
+//! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
+//! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
 //! hyper reads and writes HTTP. A framework on top would be larger than these eight routes, and the routes are a table

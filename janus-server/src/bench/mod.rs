@@ -3,16 +3,16 @@
 //! | file or folder | what it is | what it owns |
 //! |---|---|---|
 //! | `mod.rs` | the coordinator | the order of a run, the barrier, the messages still under way |
-//! | [`crew`] | child processes | starting workers, talking to workers, ending workers |
-//! | [`worker`] | a process with an epoll loop | the clients, their ledgers, the latencies |
-//! | [`lines`] | pure | the lines of JSON between the coordinator and its workers |
-//! | [`publisher`] | two threads | the schedule, the publisher's connection, the server's refusals |
-//! | [`protocol`] | pure | the bytes of each server's protocol |
-//! | [`mark`] | pure | run, number and send time in the data of a message |
-//! | [`ledger`] | table | the messages received by a client |
-//! | [`clock`] | clock | nanoseconds comparable between the processes |
-//! | [`server_process`] | reads `/proc` | CPU time and memory of the server |
-//! | [`report`] | pure | the result as text, as JSON, and the verdict |
+//! | `crew.rs` | child processes | starting workers, talking to workers, ending workers |
+//! | `worker.rs` | a process with an epoll loop | the clients, their ledgers, the latencies |
+//! | `lines.rs` | pure | the lines of JSON between the coordinator and its workers |
+//! | `publisher.rs` | two threads | the schedule, the publisher's connection, the server's refusals |
+//! | `protocol/` | pure | the bytes of each server's protocol |
+//! | `mark.rs` | pure | run, number and send time in the data of a message |
+//! | `ledger.rs` | table | the messages received by a client |
+//! | `clock.rs` | clock | nanoseconds comparable between the processes |
+//! | `server_process.rs` | reads `/proc` | CPU time and memory of the server |
+//! | `report.rs` | pure | the result as text, as JSON, and the verdict |
 //!
 //! The coordinator also runs the publisher. The clients live in worker processes, because a single process may not have
 //! enough descriptors. This file follows the order of a run: workers start and connect, all clients are acknowledged,

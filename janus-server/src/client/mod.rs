@@ -3,9 +3,9 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `mod.rs` | a connection and its errors | opening a connection, reading frames of the classic protocol |
-//! | [`publish`] | the command `publish` | reading messages from the command line or standard input, printing receipts |
-//! | [`subscribe`] | the command `subscribe` | printing messages, returning to the session after a lost connection |
-//! | [`trace`] | the command `trace` | a request to the HTTP API, printing the lines of the answer |
+//! | `publish.rs` | the command `publish` | reading messages from the command line or standard input, printing receipts |
+//! | `subscribe.rs` | the command `subscribe` | printing messages, returning to the session after a lost connection |
+//! | `trace.rs` | the command `trace` | a request to the HTTP API, printing the lines of the answer |
 
 pub(crate) mod publish;
 pub(crate) mod subscribe;

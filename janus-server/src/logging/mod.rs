@@ -3,8 +3,8 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `mod.rs` | the logger and its writer thread | formatting, standard error, the log of panics |
-//! | [`floods`] | table | a count per place in the program, which limits the lines per second |
-//! | [`queue`] | a queue between threads | the lines on their way to the writer, and the number of lost lines |
+//! | `floods.rs` | table | a count per place in the program, which limits the lines per second |
+//! | `queue.rs` | a queue between threads | the lines on their way to the writer, and the number of lost lines |
 //! | `tests.rs` | tests of the logger | a standard error whose reader can stop |
 //!
 //! The logging thread formats its line and puts it into a bounded [queue](queue::Queue); a separate thread writes the

@@ -2,10 +2,10 @@
 //!
 //! | file | tests of |
 //! |---|---|
-//! | [`openapi`] | `openapi.json` against the routes and the answers |
-//! | [`publishing`] | publications and broadcasts |
-//! | [`reading`] | histories, lists, and the memory for large answers |
-//! | [`requests`] | bodies, parameters, the key, and the places that requests take |
+//! | `openapi.rs` | `openapi.json` against the routes and the answers |
+//! | `publishing.rs` | publications and broadcasts |
+//! | `reading.rs` | histories, lists, and the memory for large answers |
+//! | `requests.rs` | bodies, parameters, the key, and the places that requests take |
 
 mod openapi;
 mod publishing;

@@ -3,15 +3,15 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `mod.rs` | pure | the list of protocols and transports, the frames common to all, the dispatch |
-//! | [`splitter`] | buffer of a connection | unfinished frames, and the parts shared by the decoders |
-//! | [`janus`] | decoder | the classic protocol |
-//! | [`redis`] | decoder | RESP2 |
-//! | [`nats`] | decoder | the NATS client protocol |
-//! | [`mqtt`] | decoder | MQTT 3.1.1 |
-//! | [`websocket`] | decoder | `janus.v1.json` over WebSocket |
-//! | [`sse`] | decoder | server-sent events |
-//! | [`http`] | pure | the HTTP response that begins a stream, for `websocket` and `sse` |
-//! | [`said`] | pure | objects of `janus.v1.json`, for `websocket` and `sse` |
+//! | `splitter.rs` | buffer of a connection | unfinished frames, and the parts shared by the decoders |
+//! | `janus.rs` | decoder | the classic protocol |
+//! | `redis.rs` | decoder | RESP2 |
+//! | `nats.rs` | decoder | the NATS client protocol |
+//! | `mqtt.rs` | decoder | MQTT 3.1.1 |
+//! | `websocket.rs` | decoder | `janus.v1.json` over WebSocket |
+//! | `sse.rs` | decoder | server-sent events |
+//! | `http.rs` | pure | the HTTP response that begins a stream, for `websocket.rs` and `sse.rs` |
+//! | `said.rs` | pure | objects of `janus.v1.json`, for `websocket.rs` and `sse.rs` |
 //! | `tests/` | tests | sample bytes of each protocol, and the tests of all decoders |
 //!
 //! Only the bytes differ between the protocols. The data of the messages, the ledger, the clock and the sockets are the

@@ -1,6 +1,6 @@
 //! Tests of all decoders: each frame alone, split anywhere, as random bytes, and from the wrong server.
 //!
-//! The bytes, and the frames expected, are in [`samples`].
+//! The bytes, and the frames expected, are in `samples.rs`.
 
 mod samples;
 
