@@ -51,7 +51,7 @@ impl Signals {
             let (name, meaning) = self.next().await;
             match meaning {
                 Meaning::Stop => return name,
-                Meaning::Ignored(why) => log::warn!("{name}: ignored, {why}"),
+                Meaning::Ignored(why) => log::warn!("{name} ignored: {why}"),
             }
         }
     }

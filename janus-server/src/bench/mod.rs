@@ -50,7 +50,7 @@ use publisher::{Pace, Publisher};
 use report::{Outcome, Report};
 use server_process::{ServerProcess, Usage};
 
-/// Why a bench has no result, or a bad one.
+/// Why a bench failed, or has a bad result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
     #[error("{0}")]

@@ -271,7 +271,7 @@ impl Worker {
         let mut splitter = std::mem::take(&mut self.clients[index].splitter);
         let taken = splitter.take(self.plan.protocol, self.plan.size, bytes, |frame| {
             self.frame(index, &frame, now);
-            // A frame may end the client; then the frames after no longer count.
+            // A frame may end the client; then later frames no longer count.
             if self.clients[index].stage == Stage::Failed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match taken {

@@ -1,7 +1,7 @@
 //! `janus-server publish`: publishes messages, and prints the receipt of each.
 //!
-//! A message is sent only after the receipt of the message before. So the user knows which messages a failure leaves
-//! unpublished: the line named in the error, and all lines after.
+//! A message is sent only after the receipt of the previous message. So the user knows which messages a failure leaves
+//! unpublished: the line named in the error, and all later lines.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::time::Instant;
