@@ -2,7 +2,7 @@
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
-//! | `mod.rs` | the life of a connection | the limits of the API, its one request, its end |
+//! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
 //! | `access.rs` | pure | the decision whether a request is allowed |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
@@ -66,7 +66,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a request head that hyper may buffer. The HTTP port has already accepted the head.
 const HEAD_BUFFER_BYTES: usize = 64 * 1024;
 
-/// The API of one instance.
+/// The API of a Janus instance.
 #[derive(Debug)]
 pub(crate) struct Api {
     janus: Janus,

@@ -47,7 +47,7 @@ async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str)
     (path.to_owned(), Some(body))
 }
 
-/// Servers in different states, of which each has its own reason to refuse a request.
+/// Servers in different states, each with its own reason to refuse requests.
 struct Servers {
     open: Server,
     keyed: Server,
