@@ -1,4 +1,4 @@
-//! The HTTP API of the real binary. What each route answers is tested beside it, in `janus-server/src/api/tests.rs`.
+//! The HTTP API of the real binary. What each route answers is tested beside it, in `janus-server/src/api/tests/`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

@@ -87,7 +87,7 @@ fn a_report_says_where_the_clients_are_and_where_messages_are_published() {
     let server = FakeServer::start(Fault::None);
     for (transport, expected) in [
         ("tcp", None),
-        ("ws", Some(format!("ws: the clients are at {}, published on {} by", server.http, server.address))),
+        ("ws", Some(format!("ws: clients on {}, messages published on {} by", server.http, server.address))),
     ] {
         let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
         let output = janus(&[&arguments[..], &["--http", &server.http]].concat()).output().unwrap();
@@ -106,7 +106,7 @@ fn an_http_port_that_is_another_one_is_told_with_the_flags_that_say_where_it_is(
     for transport in ["ws", "sse"] {
         for (http, expected) in [
             (&server.address, "(see --transport and --http): it sent \"{"),
-            (&nobody, "(is the server running, and --http what its http_listen is?)"),
+            (&nobody, "(is the server running, and is --http its http_listen?)"),
         ] {
             let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
             let output = janus(&[&arguments[..], &["--http", http]].concat()).output().unwrap();
@@ -280,7 +280,7 @@ fn flags_that_contradict_are_told_with_what_was_expected() {
         (&["--protocol", "WebSocket"][..], "possible values: janus, redis, nats, mqtt"),
         (&["--transport", "sse", "--http", "8080"][..], "8080 is not an address: expected HOST:PORT"),
         (&["--protocol", "redis", "--classic-publish"][..], "expected --protocol janus, not redis"),
-        (&["--server-pid", "4294967295"][..], "--server-pid 4294967295: there is no such process"),
+        (&["--server-pid", "4294967295"][..], "--server-pid 4294967295: no such process"),
         (&["--server-pid", "0"][..], "0 is not in 1..="),
         (&["--connecting", "0"][..], "0 is not in 1..="),
     ] {

@@ -139,8 +139,8 @@ fn lines_that_nobody_read_are_counted_when_the_reader_is_back() {
     let (_server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
     log.fill();
     flood(&mut connect(&address), 1_000);
-    log.line("lines of the log were lost, because standard error was not read");
-    log.line("more lines of this kind within a second (those of transport.rs:");
+    log.line("log lines were lost, because standard error was not read");
+    log.line("more lines from transport.rs:");
 }
 
 #[cfg(target_os = "linux")]
@@ -151,7 +151,7 @@ fn a_standard_error_whose_writes_do_not_wait_is_written_when_there_is_room() {
     let (_server, address) = log.start_on(impatient, &["--log", "debug", "--log-queue", "64"]);
     log.fill();
     flood(&mut connect(&address), 1_000);
-    log.line("lines of the log were lost, because standard error was not read");
+    log.line("log lines were lost, because standard error was not read");
 }
 
 #[cfg(all(target_os = "linux", feature = "fault-injection"))]
@@ -174,7 +174,7 @@ fn a_flood_of_one_kind_of_line_is_summed_up_and_nothing_of_it_lost() {
         let line = log.line("");
         if line.contains("bad_topic") {
             told += 1;
-        } else if line.contains("more lines of this kind within a second (those of transport.rs:") {
+        } else if line.contains("more lines from transport.rs:") {
             told += line.split("] ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
         }
         assert!(told <= 5_000 && !line.contains("lost"), "{line}");

@@ -97,7 +97,7 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
     let answer = format!("{greeting}ACK\x01{}ACK\x01{}", message("a", 1), message("a", 2));
     converse(&listener, &format!("{preamble}{subscribe}"), &answer);
     subscriber.error_line("subscribed");
-    subscriber.error_line("the server closed the connection; coming back");
+    subscriber.error_line("the server closed the connection; reconnecting");
     // What passes is no reason to give up: a server that is full for now, a network that stalls.
     for passing in ["too_many_connections", "server_overloaded", "frame_timeout"] {
         let error = format!("{{\"timestamp\":[1,2,3],\"error\":{{\"code\":\"{passing}\",\"message\":\"later\"}}}}\x01");
@@ -105,7 +105,7 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
         subscriber.error_line(passing);
     }
     converse(&listener, &attach("first", 2, 0), &(attached(resumed, lost, "second") + &message("a", 3)));
-    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("1 missed message of a");
     subscriber.error_line("messages of b in between are lost");
     converse(&listener, &attach("second", 3, 0), &(attached(lost, resumed, "second") + &message("b", 4)));
     assert_eq!(subscriber.wait().code(), Some(0));
@@ -137,10 +137,10 @@ fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
     for end in connection {
         end.shutdown(Shutdown::Both).unwrap();
     }
-    subscriber.error_line("coming back");
+    subscriber.error_line("reconnecting");
     publish("2");
     let _connection = join();
-    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("1 missed message of a");
     publish("3");
     assert!(subscriber.line().ends_with("\"data\":2}"));
     assert!(subscriber.line().ends_with("\"data\":3}"));

@@ -243,12 +243,15 @@ fn settings_may_stand_before_the_command_and_those_after_it_win() {
     for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 80  #"] {
         assert!(text(&output.stdout).contains(line), "{line:?} is not in {}", text(&output.stdout));
     }
-    assert_refused(&mut janus(&["--threads", "2", "publish", "t", "1"]), &["only `serve` and `config` take them"]);
+    assert_refused(
+        &mut janus(&["--threads", "2", "publish", "t", "1"]),
+        &["only `serve` and `config` accept settings"],
+    );
 }
 
 #[test]
 fn help_is_a_command_too() {
-    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "nobody was subscribed")] {
+    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "no client was subscribed")] {
         let output = janus(arguments).output().unwrap();
         assert_exit(&output, 0);
         assert!(text(&output.stdout).contains(expected), "{}", text(&output.stdout));

@@ -269,7 +269,7 @@ async fn a_query_that_is_none_is_refused() {
     for (query, part) in [
         ("kinds=subscribe,nonsense", "nonsense"),
         ("kinds=", "quarantine"),
-        ("kinds=open&kinds=close", "twice"),
+        ("kinds=open&kinds=close", "duplicate parameter kinds"),
         ("seconds=0", "1 to 3600"),
         ("seconds=3601", "1 to 3600"),
         ("seconds=+1", "1 to 3600"),

@@ -42,7 +42,7 @@ impl Receipt {
 pub enum PublishError {
     /// As many messages of this topic are under way as `max_inflight_frames` and `max_inflight_bytes` allow; try again,
     /// or use [`Janus::publish`](crate::Janus::publish), which waits.
-    #[error("the topic has as many messages under way as it may; try again later")]
+    #[error("the topic's inflight limit is reached; try again later")]
     Full,
     /// The topic crashed with the message in hand, before it had a number: nobody gets it.
     #[error("the topic crashed with the message in hand; publish it again")]
