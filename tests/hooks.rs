@@ -142,8 +142,8 @@ async fn who_is_not_let_in_is_told_why_instead_of_a_greeting() {
     for (code, message) in [
         ("unauthorized", "you are nobody"),
         ("authorization_failed", "come back later"),
-        ("authorization_failed", "has not answered"),
-        ("authorization_failed", "has not answered"),
+        ("authorization_failed", "did not answer"),
+        ("authorization_failed", "did not answer"),
     ] {
         let mut refused = scene.connect_silently().await;
         let answer = refused.json().await;
