@@ -484,35 +484,38 @@ pub(super) async fn gaps(stage: &Stage<'_>) -> Result<(), Stop> {
             server.until("a client to catch up", || server.janus.slow_clients(1).is_empty()).await?;
             expect_number(&server.publish(&topic, &numbered(sent + 1, 0)).await?, sent + 1)
         };
-        let reads = async {
-            let (mut next, mut told) = (1, 0);
-            while next <= sent + 1 {
-                match stalled.next().await? {
-                    Some(Seen::Message { data, .. }) => {
-                        let number = number(&data)?;
-                        if number != next {
-                            let missing = format!("under {policy}, message {number} came instead of {next}");
-                            return Err(stalled.stop(missing));
-                        }
-                        next += 1;
-                    }
-                    Some(Seen::Gap { from, to }) => {
-                        if from != next || to < from {
-                            let wrong = format!("under {policy}, a gap from {from} to {to} came instead of {next}");
-                            return Err(stalled.stop(wrong));
-                        }
-                        told += to - from + 1;
-                        next = to + 1;
-                    }
-                    Some(_) => {}
-                    None => return Err(stalled.stop(format!("under {policy}, the connection ended"))),
-                }
-            }
-            if told == 0 { Err(stalled.stop(format!("under {policy}, the client got no gap"))) } else { Ok(()) }
-        };
-        both(reads, caught_up).await?;
+        both(read_messages_and_gaps(&mut stalled, policy, sent + 1), caught_up).await?;
     }
     Ok(())
+}
+
+/// Reads up to the message `last`. Every number must come once and in order, as a message or in a gap, and at least one
+/// gap must come.
+async fn read_messages_and_gaps(stalled: &mut Connection, policy: SlowConsumer, last: u64) -> Result<(), Stop> {
+    let (mut next, mut told) = (1, 0);
+    while next <= last {
+        match stalled.next().await? {
+            Some(Seen::Message { data, .. }) => {
+                let number = number(&data)?;
+                if number != next {
+                    let missing = format!("under {policy}, message {number} came instead of {next}");
+                    return Err(stalled.stop(missing));
+                }
+                next += 1;
+            }
+            Some(Seen::Gap { from, to }) => {
+                if from != next || to < from {
+                    let wrong = format!("under {policy}, a gap from {from} to {to} came instead of {next}");
+                    return Err(stalled.stop(wrong));
+                }
+                told += to - from + 1;
+                next = to + 1;
+            }
+            Some(_) => {}
+            None => return Err(stalled.stop(format!("under {policy}, the connection ended"))),
+        }
+    }
+    if told == 0 { Err(stalled.stop(format!("under {policy}, the client got no gap"))) } else { Ok(()) }
 }
 
 /// A topic with a subscriber since its first message numbers all its messages from 1.
