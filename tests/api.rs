@@ -1,4 +1,4 @@
-//! The HTTP API of the real binary. What each route answers is tested beside it, in `janus-server/src/api/tests.rs`.
+//! The HTTP API of the real binary. The answers of each route are tested in `janus-server/src/api/tests.rs`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use crate::http::Http;
 
 const KEY: &str = "correct-horse-battery";
 
-/// The address at the end of the line that says where HTTP is served.
+/// The address at the end of the log line about the HTTP port.
 pub(crate) fn http_address(server: &Running) -> SocketAddr {
     server.error_line("serving HTTP on ").rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Status and body of the answer to a request with these lines more in its head.
+/// Sends a request with further lines in the head, and returns status and body of the answer.
 pub(crate) async fn ask(
     addr: SocketAddr,
     method: &str,
@@ -61,7 +61,7 @@ async fn a_target_in_absolute_form_is_served_for_the_host_that_it_names() {
     let addr = http_address(&server);
     let own = format!("http://{addr}");
     assert_eq!(ask(addr, "GET", &format!("{own}/api/topics"), "", None).await, (200, json!({"topics": []})));
-    // `Host` says that it is this machine, and the target, which counts, that it is not.
+    // `Host` names this machine, but the target, which counts, names another.
     let (status, answer) = ask(addr, "GET", "http://evil.example/api/topics", "", None).await;
     assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")));
     let request = format!("GET {own}/events?topic=news HTTP/1.1\r\nHost: evil.example:{}\r\n\r\n", addr.port());
@@ -124,7 +124,7 @@ async fn without_a_key_whoever_comes_by_way_of_a_proxy_is_kept_out() {
         let (status, answer) = ask(addr, "POST", "/api/publish", &format!("{sign}\r\n"), Some(message)).await;
         assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")), "{sign}");
         assert!(answer["error"]["message"].as_str().unwrap().contains("proxy"), "{answer}");
-        // What is for everybody is served.
+        // Public routes are served.
         assert_eq!(ask(addr, "GET", "/api/openapi.json", &format!("{sign}\r\n"), None).await.0, 200);
         Http::events(addr, "topic=news", &format!("{sign}\r\n")).await;
     }

@@ -1,4 +1,4 @@
-//! The embedder's own actors in the tree: started, restarted, escalated and stopped as ours are.
+//! The embedder's own actors in the tree: started, restarted, escalated and stopped like the actors of Janus.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::{Client, Close, DEADLINE, own_address, until};
 
-/// Counts its lives, and panics or hangs when it is told to.
+/// Counts its lives, and panics or hangs on request.
 struct Desk {
     stopped: Arc<AtomicU32>,
 }

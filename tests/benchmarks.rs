@@ -1,4 +1,4 @@
-//! The scripts in `docs/benchmarks`: what they make of real results, and what they say about bad ones.
+//! The scripts in `docs/benchmarks`: their output for real results, and their errors for bad results.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,12 +13,12 @@ const BINARY: &str = env!("CARGO_BIN_EXE_janus-server");
 fn script(name: &str, arguments: &[&str]) -> Output {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks").join(name);
     let mut command = Command::new("python3");
-    // `-B`: nothing is left beside the scripts.
+    // `-B`: Python leaves no files next to the scripts.
     command.arg("-B").arg(path).args(arguments);
     command.output().expect("python3 is installed; tests/run.sh does that")
 }
 
-/// The elements of a picture: each one's name and class.
+/// The elements of a picture: name and class of each.
 fn elements(svg: &Path) -> Vec<String> {
     let program = "import sys, xml.etree.ElementTree as tree\n\
                    for e in tree.parse(sys.argv[1]).iter(): print(e.tag.split('}')[1], e.get('class', ''))";

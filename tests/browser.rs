@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::browser_run::{Page, Proxy, Site};
 use crate::cli_run::{Running, assert_exit, janus};
 
-/// A server on two ports of its own: that of its command line, and that of browsers.
+/// A server on two separate ports: for the command line, and for browsers.
 struct Server {
     running: Running,
     classic: String,
@@ -33,7 +33,7 @@ impl Server {
         Self { running, classic, http }
     }
 
-    /// A new one in its place, which knows nothing of what was.
+    /// Replaces the server by a new server without memory of the old.
     fn restart(self, site: &Site) -> Self {
         let http = self.http.to_string();
         drop(self);
@@ -47,7 +47,7 @@ impl Server {
     }
 }
 
-/// The data of the messages that come next; a gap or an error among them fails the test.
+/// The data of the next messages. A gap or an error in between fails the test.
 #[track_caller]
 fn messages(page: &Page<'_>, count: usize) -> Vec<u64> {
     (0..count).map(|_| page.report_of("message", &["gap"])[1].as_u64().unwrap()).collect()
@@ -86,7 +86,7 @@ fn a_page_whose_connection_is_cut_while_messages_come_gets_each_of_them_once() {
         proxy.cut();
         server.publish(round + 20..round + 40);
         proxy.refuse(false);
-        // And these come while it comes back.
+        // These messages arrive during the page's return.
         server.publish(round + 40..round + 60);
         assert_eq!(messages(&page, 60), numbers(round..round + 60));
     }
@@ -117,7 +117,7 @@ fn a_page_whose_network_stalls_in_the_middle_of_a_frame_comes_back_and_catches_u
     let patience = [("heartbeat_ms", "300"), ("timeout_ms", "60000")];
     let page = site.open("subscriber", &[&[("server", &*proxy.url())][..], &patience].concat());
     assert_subscribed(&page, false);
-    // Its next ping is longer.
+    // The next ping is longer.
     proxy.stall_clients_after(3);
     while page.report_of("state", &["gap"]) != json!(["state", "waiting", "frame_timeout"]) {}
     server.publish(0..5);
@@ -213,7 +213,7 @@ fn two_people_chat_and_are_told_when_something_may_be_missing() {
         ["message own", "Good morning", format!("{bob} (you)")],
         ["message own follows", "Ann", format!("{bob} (you)")],
     ]);
-    // What looks like elements has made none, and has run nothing.
+    // Text that looks like elements has created no element, and has run nothing.
     assert_eq!(talk, json!(["talk", ann_sees, bob_sees, 0, false]));
 
     let http = server.http.to_string();

@@ -1,4 +1,4 @@
-//! Clients that come and go, and what they leave behind: it takes nothing from those who stay.
+//! Clients that come and go. The state left behind takes nothing from the clients that stay.
 
 #![cfg(target_os = "linux")]
 
@@ -20,7 +20,7 @@ async fn unsubscribe(client: &mut Client, topic: &str) {
     client.send(format!("{{\"action\":\"unsubscribe\",\"data\":\"{topic}\"}}\0")).await;
 }
 
-/// Connects, subscribes, and loses the connection; the token to come back with.
+/// Connects, subscribes, and loses the connection. Returns the token for a later attach.
 async fn come_and_go(janus: &Janus, addr: SocketAddr, from: [u8; 4], topics: &[&str]) -> String {
     let mut client = Client::connect_silently_from(from, addr).await;
     let token = client.json().await["token"].as_str().expect("a greeting").to_owned();
@@ -32,7 +32,7 @@ async fn come_and_go(janus: &Janus, addr: SocketAddr, from: [u8; 4], topics: &[&
     token
 }
 
-/// Comes back and is told of its topics.
+/// Comes back and reads the answer about the topics.
 async fn come_back(addr: SocketAddr, token: &str, received: &[(&str, u64)]) -> (Client, serde_json::Value) {
     let mut client = Client::connect(addr).await;
     client.send(attach(token, received.iter().copied())).await;
@@ -97,7 +97,7 @@ async fn a_client_that_goes_from_topic_to_topic_keeps_few_places() {
         unsubscribe(&mut client, &topic).await;
         most = janus.stats().topics.max(most);
     }
-    // Those that it may have, as many that it has left, and those that are ending.
+    // The allowed topics, the same number of abandoned topics, and topics about to end.
     assert!(most <= 8 + 2 * 8 + 64, "{most} topics");
 }
 
@@ -113,7 +113,7 @@ async fn topics_of_clients_that_have_gone_make_room_and_their_sessions_go_on() {
     unsubscribe(&mut newcomer, "d").await;
     unsubscribe(&mut newcomer, "e").await;
     until("they are left", || ["d", "e"].iter().all(|topic| subscribers(&janus, topic) == Some(0))).await;
-    // What is published to a topic that is asleep is not lost.
+    // A message published to a topic that is asleep is not lost.
     assert_eq!(janus.publish("b", "while it was away").await.unwrap().seq, 1);
     let (mut back, attached) = come_back(addr, &token, &[("a", 0), ("b", 0), ("c", 0)]).await;
     let missed = |missed: u64| json!({"resumed": true, "missed": missed});
@@ -131,7 +131,7 @@ async fn a_session_is_told_when_a_message_passes_by_its_topic_that_is_asleep() {
     let token = come_and_go(&janus, addr, BYSTANDER, &["a"]).await;
     let mut newcomer = Client::connect_from(NEWCOMER, addr).await;
     newcomer.subscribe("b").await;
-    // There is no room to wake it.
+    // There is no room to wake the topic.
     let receipt = janus.publish("a", "unheard").await.unwrap();
     assert_eq!((receipt.epoch, receipt.seq), (0, 0));
     unsubscribe(&mut newcomer, "b").await;

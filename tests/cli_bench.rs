@@ -1,4 +1,4 @@
-//! `janus-server bench`: its counts are true, of a server that works and of one that does not.
+//! `janus-server bench`: correct counts, with a server that works and with a server that misbehaves.
 
 use std::net::TcpListener;
 
@@ -8,7 +8,7 @@ use tempfile::tempdir;
 use crate::cli_fake_server::{FakeServer, Fault};
 use crate::cli_run::{Running, assert_exit, janus, text};
 
-/// Runs a bench and returns its JSON, having checked the exit code and that the text was printed.
+/// Runs a bench and returns its JSON, after checking the exit code and the printed text.
 #[track_caller]
 fn bench(server: &FakeServer, arguments: &[&str], code: i32) -> Value {
     let folder = tempdir().unwrap();
@@ -24,7 +24,7 @@ fn bench(server: &FakeServer, arguments: &[&str], code: i32) -> Value {
 
 const TRANSPORTS: [&str; 3] = ["tcp", "ws", "sse"];
 
-/// The same over one of the transports.
+/// Runs a bench over the given transport.
 #[track_caller]
 fn bench_over(transport: &str, server: &FakeServer, arguments: &[&str], code: i32) -> Value {
     let result = bench(server, &[&["--transport", transport, "--http", &server.http], arguments].concat(), code);
@@ -124,7 +124,7 @@ fn every_delivery_is_counted_once() {
     let latency = &result["latency_ns"];
     let at = |name: &str| latency[name].as_u64().unwrap();
     assert!(0 < at("min") && at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"), "{latency}");
-    // The slowest delivery of all is the last one of its message; the histogram keeps three digits.
+    // The slowest delivery of all is the last delivery of its message; the histogram keeps three digits.
     let worst = result["last_delivery_ns"]["worst"].as_u64().unwrap();
     assert!(worst.abs_diff(at("max")) <= at("max") / 100, "{result:#}");
     assert!(at("min") < at("p99"), "2,000 deliveries do not take the same time: {latency}");
@@ -147,7 +147,7 @@ fn messages_are_published_at_the_rate_asked_for() {
     let server = FakeServer::start(Fault::None);
     let result = bench(&server, &["--clients", "5", "--messages", "40", "--rate", "200", "--size", "2000"], 0);
     assert_counts(&result, &[("good", 200)]);
-    // 39 intervals of 5 ms: the rate is not exceeded, and the time is counted in.
+    // 39 intervals of 5 ms: the rate is not exceeded, and the time is included.
     assert!(result["deliveries_per_second"].as_f64().unwrap() < 5.0 * 40.0 / 0.195, "{result:#}");
     assert!(result["publisher_late_ns"]["max"].is_u64());
 }
@@ -267,7 +267,7 @@ fn what_the_server_used_is_told() {
     let usage = &result["server_process"];
     assert_eq!(usage["pid"].as_u64(), Some(std::process::id().into()));
     assert!(usage["rss_bytes_before"].as_u64().unwrap() > 0, "{usage}");
-    // Threads of other tests end meanwhile, and what they used is then not known.
+    // Threads of other tests may end in between, and their use is then unknown.
     assert!(usage["cpu_ns_per_delivery"].is_number() != usage["cpu_note"].is_string(), "{usage}");
 }
 
@@ -302,7 +302,7 @@ fn a_server_of_another_protocol_is_told_by_what_it_sent() {
     }
 }
 
-/// The real server, with its two addresses: of the classic protocol, and of HTTP.
+/// The real server, with its addresses for the classic protocol and for HTTP.
 fn real_server(settings: &[&str]) -> (Running, [String; 2]) {
     let listen = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
     let server = Running::start(&[&listen[..], settings].concat());

@@ -1,4 +1,4 @@
-//! `janus-server publish`: what reaches the subscriber, and what a failure is told as.
+//! `janus-server publish`: the message at the subscriber, and the reports of failures.
 
 use std::net::TcpListener;
 

@@ -1,4 +1,4 @@
-//! `janus-server serve`, seen from outside: what it logs, what ends it, and with which exit code.
+//! `janus-server serve`, seen from outside: the log, the reasons for an end, and the exit codes.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli_run::{PATIENCE, Running, assert_exit, janus, text};
 
-/// The address at the end of the next line that says where it listens.
+/// The address at the end of the next log line about listening.
 fn address(server: &Running) -> String {
     let line = server.error_line("listening on ");
     line.rsplit(' ').next().unwrap().to_owned()
@@ -149,7 +149,7 @@ fn a_signal_sent_by_habit_costs_no_client_and_is_named_in_the_log() {
     assert_eq!(subscriber.wait().code(), Some(0));
 }
 
-/// A subscriber that does not read, and for which more is queued than sockets hold; with the number of frames.
+/// A subscriber that does not read, with more queued frames than sockets hold. Returns the number of frames.
 fn slow_subscriber(address: &str) -> (TcpStream, usize) {
     let mut subscriber = TcpStream::connect(address).unwrap();
     subscriber.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -223,7 +223,7 @@ fn no_token_is_ever_logged() {
     // Closed, because the session has been taken.
     first.read_to_end(&mut answers).unwrap();
     assert!(text(&answers).contains("session_taken"));
-    // Refused, because it is not the first frame.
+    // Refused, because the attach is not the first frame.
     second.write_all(&attach).unwrap();
     server.signal("TERM");
     drop(second);

@@ -54,7 +54,7 @@ fn a_reader_that_has_seen_enough_ends_it_with_success() {
     let mut subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
     subscriber.error_line("subscribed");
     subscriber.stop_reading();
-    // The thread that reads for the test closes the pipe after one more line, so that the third write meets its end.
+    // The test's reading thread closes the pipe after one more line, so that the third write meets the closed pipe.
     let ended = (0..100).any(|_| {
         publish(&server, "a", "1");
         subscriber.has_ended()
@@ -63,7 +63,7 @@ fn a_reader_that_has_seen_enough_ends_it_with_success() {
     assert_eq!(subscriber.wait().code(), Some(0));
 }
 
-/// Plays the server of one connection: reads `expected`, then writes `answer` and closes.
+/// Plays the server for one connection: reads `expected`, then writes `answer` and closes.
 fn converse(listener: &TcpListener, expected: &str, answer: &str) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut received = vec![0; expected.len()];
@@ -71,7 +71,7 @@ fn converse(listener: &TcpListener, expected: &str, answer: &str) {
     assert_eq!(text(&received), expected);
     stream.write_all(answer.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    // Until the client has closed, or its unread answer would be lost to a reset.
+    // Reads until the client has closed; otherwise a reset could destroy the unread answer.
     let _ = stream.read_to_end(&mut received);
 }
 
@@ -98,7 +98,7 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
     converse(&listener, &format!("{preamble}{subscribe}"), &answer);
     subscriber.error_line("subscribed");
     subscriber.error_line("the server closed the connection; coming back");
-    // What passes is no reason to give up: a server that is full for now, a network that stalls.
+    // A temporary failure is no reason to give up: a full server, a stalled network.
     for passing in ["too_many_connections", "server_overloaded", "frame_timeout"] {
         let error = format!("{{\"timestamp\":[1,2,3],\"error\":{{\"code\":\"{passing}\",\"message\":\"later\"}}}}\x01");
         converse(&listener, &attach("first", 2, 0), &error);

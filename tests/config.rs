@@ -1,4 +1,4 @@
-//! Settings: what wins over what, and what a mistake is answered with.
+//! Settings: the precedence of their sources, and the answers to mistakes.
 
 use std::io::Write as _;
 
@@ -226,7 +226,7 @@ fn a_host_name_stands_for_its_addresses() {
 #[test]
 fn either_list_of_addresses_may_be_empty_and_not_both() {
     for alone in ["--listen", "--http-listen"] {
-        // The other one has its default.
+        // The other list has its default.
         let mut check = binary(&["config", "check", alone, ""]);
         assert_exit(&check.env_remove("JANUS_HTTP_LISTEN").output().unwrap(), 0);
     }

@@ -1,7 +1,7 @@
-//! What clients notice when a part of the tree crashes: the table of docs/ARCHITECTURE.md, row by row.
+//! Crashes of parts of the tree, as seen by clients: the table of docs/ARCHITECTURE.md, row by row.
 //!
 //! Each test has 1,000 subscribers over real sockets and a publisher that numbers its messages and never pauses. A
-//! panic is injected in the middle. Then every subscriber is asked what it received.
+//! panic is injected in the middle. Then the test compares the messages of every subscriber.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::support::{Client, Close, DEADLINE, publish_frame, serve, subscribe_fr
 
 const SUBSCRIBERS: usize = 1_000;
 
-/// Subscribers of one topic, each of which writes down what it receives.
+/// Subscribers of one topic. Each subscriber keeps a list of its messages.
 struct Crowd {
     topic: &'static str,
     readers: Vec<JoinHandle<Received>>,
 }
 
-/// What one subscriber received, and how its connection ended if it did.
+/// The messages of one subscriber, and the end of its connection, if any.
 struct Received {
     numbers: Vec<u64>,
     close: Option<Close>,
@@ -51,8 +51,8 @@ impl Crowd {
         all
     }
 
-    /// Asserts that every subscriber got exactly the messages that were acknowledged, each once and in order, and
-    /// of those whose publisher got an error at most some.
+    /// Asserts that every subscriber got exactly the acknowledged messages, each once and in order. Messages with an
+    /// error for the publisher may be missing.
     async fn assert_complete(self, outcome: &Published) {
         let (topic, count) = (self.topic, self.readers.len());
         for (i, received) in self.received().await.into_iter().enumerate() {
@@ -81,7 +81,7 @@ async fn read_numbers(mut client: Client) -> Received {
     }
 }
 
-/// A publisher that goes on until it is told to stop; keeps a few messages under way at any time.
+/// A publisher that runs until stopped and keeps a few messages under way at any time.
 struct Publisher {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
@@ -176,7 +176,7 @@ impl Scene {
         Self { janus, addr, crowd, others, publisher, other_publisher }
     }
 
-    /// Publishes on for a while and checks that nobody missed anything.
+    /// Publishes for a while longer and checks that no subscriber missed a message.
     async fn assert_nobody_noticed(self) -> (Janus, SocketAddr) {
         self.publisher.publishes(20).await;
         self.other_publisher.publishes(20).await;
@@ -249,7 +249,7 @@ async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_no
 
 #[tokio::test]
 async fn a_topic_that_crashes_in_the_middle_of_handing_out_serves_everybody_once() {
-    // Alone, and with senders at work on the same pass.
+    // Without help, and with senders at work on the same pass.
     for threads in [1, 3] {
         let scene = Scene::new(Config { threads, ..Config::default() }).await;
         scene.janus.inject(Fault::TopicSend(1_500));
@@ -300,7 +300,7 @@ async fn an_unsubscribe_that_is_lost_with_its_topic_leaves_no_subscriber_behind(
     let mut client = Client::connect(addr).await;
     client.subscribe("other").await;
     client.subscribe("news").await;
-    // The crash waits in the topic's mailbox before the unsubscribe, which dies with it.
+    // The crash waits in the topic's mailbox before the unsubscribe, which is lost with the crash.
     janus.inject(Fault::Hang(Duration::from_millis(50)));
     janus.inject(Fault::Topic("news".to_owned()));
     client.send("{\"action\":\"unsubscribe\",\"data\":\"news\"}\0").await;
@@ -323,7 +323,7 @@ async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_k
     assert_eq!(lost.epoch, before.epoch);
     assert_eq!(subscriber.error_code().await, "topic_unavailable");
     assert_eq!(subscriber.close().await, Close::Fin);
-    // It was closed by a start that failed, and some more failed after it.
+    // The connection was closed by a failing start, and further starts failed later.
     until("the topic is back", || topic_actor(&janus, "cursed").is_some_and(|topic| topic.state == State::Running))
         .await;
     let mut next = Client::connect(addr).await;
@@ -396,9 +396,9 @@ async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
 
 #[tokio::test]
 async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_may_die_of_it() {
-    // A round of messages is 256 sends, after which an arbiter that has not had a pause is behind.
+    // A round of messages is 256 sends, after which an arbiter without a pause is behind.
     const TOPICS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    // Nobody waits for the readers, which share one thread.
+    // The server must not wait for the readers, all on a single thread.
     let config = Config { threads: 2, max_queue_frames: 1 << 20, max_queue_bytes: 1 << 30, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut crowds = Vec::new();
@@ -419,7 +419,7 @@ async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_m
         }
     });
     for crash in 1..=2 {
-        // No topic is large, so a sender that sends is one that helps.
+        // No topic is large, so only a helping sender sends.
         janus.inject(Fault::SenderSend(1));
         until("the sender restarts", || restarts(&janus, "sender 1") >= crash).await;
     }
@@ -455,7 +455,7 @@ async fn a_first_start_of_a_topic_that_fails_is_tried_again_five_times() {
 
 #[tokio::test]
 async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
-    // Long enough for what is asked meanwhile, beside a thousand readers on the same thread.
+    // Long enough for the requests in between, with a thousand readers on the same thread.
     let config = Config { topic_quarantine: Duration::from_secs(2), ..Config::default() };
     let scene = Scene::new(config).await;
     let mut subscriber = Client::connect(scene.addr).await;
@@ -486,7 +486,7 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
 async fn an_actor_of_the_root_that_keeps_crashing_ends_the_instance_and_the_reason_is_told() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
-    // Again and again: a crash that meets the successor before it takes messages is lost.
+    // Again and again: a crash during the start of the successor is lost.
     let crashes = tokio::spawn({
         let janus = janus.clone();
         async move {

@@ -1,4 +1,4 @@
-//! How an instance ends: what is queued is delivered, each connection closes with a FIN, and nothing is left.
+//! The end of an instance: queued messages are delivered, each connection closes with a FIN, and nothing is left.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn while_a_drain_lasts_nobody_may_connect_or_publish_and_it_ends_with_the_
     for caller in callers {
         reports.push(caller.await.unwrap());
     }
-    // Besides them, those who came while it began.
+    // In addition, clients that connected at the beginning of the drain.
     assert!(reports[0].connections >= 10);
     assert!(reports.iter().all(|report| *report == reports[0]), "whoever waits gets the same report: {reports:?}");
 }
@@ -150,7 +150,7 @@ async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
     let mut subscriber = Client::connect(addr).await.reset_on_drop();
     subscriber.subscribe("cursed").await;
     janus.inject(Fault::TopicStarts(100));
-    // It has its number, and nobody to hand it out.
+    // The message has a number, but no actor to deliver it.
     janus.inject(Fault::TopicCommit(1));
     drop(janus.try_publish(Message::new("cursed", "x").unwrap()).unwrap());
     until("the topic is out of service", || janus.topic_info("cursed").is_some_and(|topic| !topic.available)).await;
@@ -166,7 +166,7 @@ async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_n
     let mut stalled = Client::connect(addr).await;
     stalled.subscribe("news").await;
     let padding = "x".repeat(60_000);
-    // Until something waits that the kernel does not take.
+    // Until bytes wait that the kernel does not take.
     for _ in 0..15 {
         janus.publish("news", &padding).await.unwrap();
     }

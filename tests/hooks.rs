@@ -1,4 +1,4 @@
-//! Hooks, as the clients see their answers, and the list of connections, as an operator does.
+//! The answers of hooks, as clients see them, and the list of connections, as an operator sees it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,11 +19,11 @@ use crate::support::{
     Client as Connection, Close, DEADLINE, own_address, publish_frame, subscribe_frame, subscribers, until,
 };
 
-/// Clients get the names that are next in a list, and what they may do goes by those names.
+/// Gives clients the next names in a list. Permissions depend on the names.
 struct Gate {
     names: Mutex<Vec<&'static str>>,
     seen: mpsc::Sender<String>,
-    /// Whoever subscribes to `slow:…` waits for this.
+    /// Subscribers of `slow:…` wait for this semaphore.
     go: Arc<Semaphore>,
 }
 
@@ -99,7 +99,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The first to connect gets the first name.
+    /// The first client to connect gets the first name.
     async fn new<const N: usize>(names: [&'static str; N], config: Config) -> Self {
         Self::with(names, config, |builder| builder).await
     }
@@ -131,7 +131,7 @@ impl Scene {
     }
 }
 
-/// Soon over for a test that waits for it, and long for a hook that only has to be given a processor.
+/// A timeout that is short for a waiting test, and long for a hook that only needs a processor.
 fn impatient() -> Config {
     Config { hook_timeout: Duration::from_secs(1), ..Config::default() }
 }
@@ -219,7 +219,8 @@ async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_
         while scene.seen().await != "asked for news" {}
         client
     };
-    // On a connection that goes on, and on one that closes with its message, to which a mere FIN would be a receipt.
+    // On a connection that stays open, and on a connection that closes with its message, where a mere FIN would be a
+    // receipt.
     let whole = classic::client::publish("news", "\"\"", "\"\"", "\"slow\"");
     for frame in [publish_frame("news", "\"slow\""), whole.clone()] {
         let mut client = waits_with(&mut scene, frame).await;
@@ -362,7 +363,7 @@ async fn connections_are_listed_in_pages_with_who_they_are_and_what_they_have() 
         clients.push(client);
     }
     let topics = || scene.janus.connections(0, 100).iter().map(|client| client.topics.len()).sum::<usize>();
-    // Their Transports hear of a subscription a moment after the client.
+    // The Transports hear of a subscription a moment after the client.
     until("all are listed", || topics() == 3).await;
     let all = scene.janus.connections(0, 100);
     assert_eq!(all.iter().map(|client| &*client.user).collect::<Vec<_>>(), ["alice", "bob", "carol"]);
@@ -445,7 +446,7 @@ async fn a_hook_that_blocks_its_thread_holds_up_nobody_who_is_served() {
     runtime.shutdown_background();
 }
 
-/// Knows clients by what their protocol has for it: `auth` of a hello, or the cookie of a request.
+/// Identifies clients by the field of their protocol: `auth` in a hello, or the cookie of a request.
 struct Keys;
 
 impl Hooks for Keys {
@@ -488,7 +489,7 @@ impl Http {
         Self::request(addr, request).await
     }
 
-    /// Reads up to and with this text; what came before it.
+    /// Reads up to and including this text. Returns the text before.
     async fn until(&mut self, end: &str) -> String {
         loop {
             let text = String::from_utf8_lossy(&self.received).into_owned();
@@ -508,7 +509,7 @@ impl Http {
     }
 }
 
-/// A WebSocket that has said hello with this; its first frames up to the one that ends it, or up to `count`.
+/// Opens a WebSocket and sends these frames. Returns the first frames up to an end of the connection, or up to `count`.
 async fn websocket(addr: SocketAddr, frames: &[String], count: usize) -> Vec<String> {
     let upgrade = websocket::client::upgrade(&addr.to_string(), "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
     let mut http = Http::request(addr, upgrade).await;
@@ -594,7 +595,7 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
     let mut events = Http::events(addr, "news", "key=alice").await;
     assert!(events.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
     events.until("id: ").await;
-    // Its Transport hears of the subscription a moment after the client.
+    // The Transport hears of the subscription a moment after the client.
     until("it is listed with its topic", || janus.connections(0, 10).iter().any(|client| client.topics.len() == 1))
         .await;
     let listed = janus.connections(0, 10);
@@ -620,17 +621,17 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
 #[tokio::test]
 async fn a_stream_of_events_that_may_have_none_of_its_topics_ends_so_that_a_browser_does_what_it_should() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..impatient() };
-    // A heartbeat that came before the head would spoil it.
+    // A heartbeat before the head would spoil the head.
     let (heartbeat_interval, hook_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
     let config = Config { drain_period: Duration::ZERO, max_topics: 1, heartbeat_interval, hook_timeout, ..config };
     let janus = Janus::builder().config(config).hooks(Keys).start().await.unwrap();
     let addr = janus.local_addrs()[0];
     let _only_topic = janus.subscribe("news").unwrap();
-    // What it may never have, a browser does not ask for again after this.
+    // A browser does not come back after a final refusal.
     let forbidden = Http::events(addr, "secret", "key=alice").await.rest().await;
     assert!(forbidden.starts_with("HTTP/1.1 403 "), "{forbidden}");
     assert!(forbidden.ends_with(r#"{"error":{"code":"forbidden","message":"not for you"}}"#), "{forbidden}");
-    // What may work later it does ask for again: a stream that ends is one that it comes back to, after the `retry`.
+    // A browser comes back after a temporary refusal: the stream ends, and the browser returns after the `retry`.
     for (topics, codes) in [
         ("hung", &["authorization_failed"][..]),
         ("more", &["too_many_topics_on_server"]),
@@ -654,7 +655,7 @@ async fn a_stream_of_events_that_may_have_none_of_its_topics_ends_so_that_a_brow
         assert!((5_000..15_000).contains(&retry.parse().unwrap()), "not in a tight loop: {stream}");
     }
     until("none of them is left", || janus.stats().connections == 0).await;
-    // One that is closed while nobody knows yet whether it may have its topic is a stream that ends, too.
+    // A stream that is closed before the hook has decided also ends as a stream.
     let waiting = Http::events(addr, "hung", "key=alice").await;
     until("it is there", || janus.stats().sessions == 1).await;
     assert!(janus.disconnect(janus.connections(0, 10)[0].connection, true));

@@ -1,4 +1,4 @@
-//! The HTTP port as its clients see it: event streams that resume, refusals with a status, and what is passed on.
+//! The HTTP port as clients see the port: resuming event streams, refusals with a status, and connections passed on.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use tokio::time::timeout;
 
 use crate::support::{DEADLINE, serve, take_chunks, until};
 
-/// A client that reads a response as text.
+/// A client with text responses.
 pub(crate) struct Http {
     stream: TcpStream,
     received: String,
-    /// What has come of a chunk that is not whole, where the response has chunks.
+    /// The bytes of an incomplete chunk, in a response with chunks.
     chunks: Option<Vec<u8>>,
 }
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
 
-/// One block of an event stream.
+/// A block of an event stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) event: Option<String>,
@@ -37,7 +37,7 @@ impl Http {
         Self { stream, received: String::new(), chunks: None }
     }
 
-    /// Opens a stream of events; its head must be a good one.
+    /// Opens an event stream, which must have a good head.
     pub(crate) async fn events(addr: SocketAddr, query: &str, headers: &str) -> Self {
         let request = format!("GET /events?{query} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
         let mut client = Self::send(addr, request).await;
@@ -62,7 +62,7 @@ impl Http {
         self.received.push_str(str::from_utf8(&bytes).unwrap());
     }
 
-    /// What comes up to the end of this text.
+    /// Reads up to the end of this text.
     pub(crate) async fn up_to(&mut self, end: &str) -> String {
         let read = async {
             loop {
@@ -86,12 +86,12 @@ impl Http {
         self.received
     }
 
-    /// Reads, and looks at nothing, up to the end.
+    /// Reads to the end, and discards everything.
     pub(crate) async fn discard(mut self) {
         let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
     }
 
-    /// The next block that is no heartbeat.
+    /// The next block except heartbeats.
     pub(crate) async fn block(&mut self) -> Block {
         let text = loop {
             let text = self.up_to("\n\n").await;
@@ -112,7 +112,7 @@ impl Http {
         block
     }
 
-    /// The next block, which must be a message: its number and its data.
+    /// The number and data of the next block, which must be a message.
     pub(crate) async fn message(&mut self) -> (u64, Value) {
         let block = self.block().await;
         let data = block.data.as_ref().unwrap_or_else(|| panic!("{block:?}"));
@@ -122,7 +122,7 @@ impl Http {
         (seq, data["data"].clone())
     }
 
-    /// The id of the next block, which must say what has been subscribed to, without its horizon.
+    /// The id of the next block, which must confirm the subscriptions. The horizon is left out.
     pub(crate) async fn id(&mut self) -> String {
         let block = self.block().await;
         assert_eq!(block.event.as_deref(), Some("subscribed"), "{block:?}");
@@ -139,7 +139,7 @@ fn position(id: &str) -> (&str, &str) {
     (epoch, rest.split('.').next().unwrap())
 }
 
-/// Ends this client, so that only what its server keeps is left.
+/// Ends this client, so that only the state kept by the server is left.
 pub(crate) async fn lose(client: Http, janus: &Janus) {
     drop(client);
     until("the connection to end", || janus.stats().connections == 0).await;
@@ -272,7 +272,7 @@ async fn what_is_published_once_the_head_has_come_reaches_the_stream() {
     let (janus, addr) = serve_http(Config::default()).await;
     let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
     for round in 0..20 {
-        // Topics that must be made first, one or many, and then many that exist.
+        // Topics that must be created first, one or many, and then many existing topics.
         let fresh = format!("fresh:{round}");
         let mut client = Http::events(addr, &format!("topic={fresh}"), "").await;
         janus.publish(&fresh, &round).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
     let waited = begun.elapsed();
     let retry = bye.strip_prefix("event: bye\nretry: ").unwrap().split('\n').next().unwrap();
     let retry = Duration::from_millis(retry.parse().unwrap());
-    // The time over which clients are closed, less what of it is over, then the restart.
+    // The rest of the time over which clients are closed, and the time of the restart.
     assert!(
         retry + waited >= Duration::from_secs(10) && retry <= Duration::from_secs(12),
         "{retry:?} after {waited:?}"
@@ -384,10 +384,10 @@ async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
     let port = addr.port();
     let rebound = format!("evil.example:{port}");
     assert_eq!(answer(addr, "/ws", &rebound, Some(&format!("http://{rebound}"))).await, 403);
-    // An EventSource of the same host names no origin.
+    // An EventSource of the same host sends no origin.
     assert_eq!(answer(addr, "/events?topic=a", &rebound, None).await, 403);
     assert_eq!(answer(addr, "/events?topic=a", &format!("127.0.0.1.evil.example:{port}"), None).await, 403);
-    // A page on this machine, and one behind a proxy that keeps the name which it was asked for.
+    // A page on this machine, and a page behind a proxy that keeps the requested name.
     for name in ["localhost", "app.localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"] {
         let host = format!("{name}:{port}");
         assert_eq!(answer(addr, "/ws", &host, Some(&format!("http://{host}"))).await, 101, "{host}");
@@ -397,7 +397,7 @@ async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
         assert_eq!(answer(addr, "/ws", host, Some(origin)).await, 101, "{host}");
         assert_eq!(answer(addr, "/events?topic=a", host, None).await, 200, "{host}");
     }
-    // A name of this machine's own that its operator knows, and a server that is there for others.
+    // A name of this machine known only to its operator, and a server open to other sites.
     let listed = Config { allowed_origins: vec!["*".to_owned()], ..Config::default() };
     let (_janus, addr) = serve_http(listed).await;
     let host = format!("dev.example:{}", addr.port());
@@ -431,7 +431,7 @@ async fn what_cannot_be_served_gets_a_status_and_a_fin() {
     assert_eq!(code("GET /events?topic=a HTTP/1.1\r\nHost: a\r\n\r\n", "503").await, "too_many_connections");
 }
 
-/// How a response's head begins, and the event that its stream ends with, or the error in its body.
+/// The beginning of a response's head, and the last event of the stream, or the error in the body.
 async fn refused(addr: SocketAddr, headers: &str) -> (String, Value) {
     let request = format!("GET /events?topic=news HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
     let answer = Http::send(addr, request).await.read_to_end().await;
@@ -467,7 +467,7 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
     assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"), "{head}");
     assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
     assert_eq!(error, "too_many_connections");
-    // Whoever does not read events reads a status, as does one that cannot be told anything else.
+    // A client that does not read events gets a status, as does a client that cannot be told otherwise.
     let (head, error) = refused(addr, "Origin: https://app.example\r\n").await;
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
     assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
@@ -490,15 +490,15 @@ async fn a_browser_for_which_there_is_no_time_to_be_told_anything_reads_no_statu
         serve_http(Config { max_connections: 1, max_refusals: 0, frame_timeout, ..Config::default() }).await;
     let _only = Http::events(addr, "topic=news", "").await;
     let mut refused = Http::send(addr, "").await;
-    // Whether this is a reset or a FIN is not its server's choice.
+    // The server cannot choose between a reset and a FIN here.
     let _ = timeout(DEADLINE, refused.stream.read_to_string(&mut refused.received)).await.expect("an end");
     assert_eq!(refused.received, "");
-    // What it asks for need not be waited for.
+    // This request has already arrived, so the server need not wait before the answer.
     let (_, error) = self::refused(addr, "Accept: text/event-stream\r\n").await;
     assert_eq!(error, "too_many_connections");
 }
 
-/// A hook that fails.
+/// A failing hook.
 struct Broken;
 
 impl Hooks for Broken {

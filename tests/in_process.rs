@@ -17,7 +17,7 @@ async fn next(subscriber: &mut Subscriber) -> Event {
     timeout(DEADLINE, subscriber.next()).await.expect("something comes").expect("it is not over")
 }
 
-/// The number in the next message, which must be one.
+/// The number in the next message. A gap or an end fails the test.
 async fn number(subscriber: &mut Subscriber) -> u64 {
     match next(subscriber).await {
         Event::Message(message) => message.parse().expect("a number"),
@@ -25,7 +25,7 @@ async fn number(subscriber: &mut Subscriber) -> u64 {
     }
 }
 
-/// What waits, up to the message with this number.
+/// The waiting events, up to the message with this number.
 async fn up_to(subscriber: &mut Subscriber, last: u64) -> Vec<Result<u64, (u64, u64)>> {
     let mut events = Vec::new();
     loop {
@@ -48,7 +48,7 @@ async fn publish(janus: &Janus, topic: &str, numbers: std::ops::RangeInclusive<u
     }
 }
 
-/// Waits until everything published on a topic is in the queues of its subscribers.
+/// Waits until every message of a topic is in the queues of its subscribers.
 async fn handed_out(janus: &Janus, topic: &'static str) {
     until("everything is handed out", || janus.topic_info(topic).is_some_and(|topic| topic.in_flight == 0)).await;
 }
@@ -177,7 +177,7 @@ async fn what_a_topic_lost_in_a_cold_restart_is_told_as_a_gap() {
     let mut subscriber = janus.subscribe("news").unwrap();
     publish(&janus, "news", 1..=2).await;
     assert_eq!((number(&mut subscriber).await, number(&mut subscriber).await), (1, 2));
-    // The third message has its number and is never handed out: each start crashes until the cold one.
+    // The third message has a number and is never handed out: each start crashes until the cold start.
     janus.inject(Fault::TopicStarts(2));
     janus.inject(Fault::TopicCommit(1));
     let receipt = janus.publish("news", &3).await;
@@ -217,7 +217,7 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
     assert_eq!(janus.history("news", None, 10).unwrap_err(), HistoryError::NotKept);
     let empty = janus.history("kept:a", None, 10).unwrap();
     assert_eq!((empty.messages.len(), empty.complete, empty.position), (0, true, Position { epoch: 0, seq: 0 }));
-    // Nobody is subscribed; whoever comes later may ask.
+    // The topic has no subscribers; a later subscriber may ask for the history.
     publish(&janus, "kept:a", 1..=8).await;
     let seqs = |since: Option<Position>, limit| {
         let history = janus.history("kept:a", since, limit).unwrap();
@@ -235,7 +235,7 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
     assert_eq!(seqs(Some(Position { seq: 2, ..all.position }), 100), (vec![4, 5, 6, 7, 8], false));
     assert_eq!(seqs(Some(Position { seq: 9, ..all.position }), 100), (vec![], false));
     assert_eq!(seqs(Some(Position { epoch: 1, seq: 6 }), 100), (vec![4, 5, 6, 7, 8], false));
-    // Subscribing since the position of a history goes on right after it.
+    // Subscribing since the position of a history continues right after the history.
     let mut subscriber = janus.subscribe_with("kept:a", SubscribeOptions::default().since(all.position)).unwrap();
     assert!(subscriber.resumption().resumed);
     publish(&janus, "kept:a", 9..=9).await;
@@ -279,12 +279,12 @@ async fn a_history_that_is_cut_by_its_limit_says_so_and_goes_on_where_it_was_cut
         }
     }
     assert_eq!(parts, [vec![1, 2], vec![3, 4], vec![5]]);
-    // A limit that is met exactly cuts nothing off, and a position of another life is before everything.
+    // A limit that is met exactly cuts nothing off, and a position of another epoch is before every message.
     let all = janus.history("kept:a", Some(Position { epoch: 1, seq: 4 }), 5).unwrap();
     assert_eq!((all.messages.len(), all.position, all.complete, all.more), (5, latest.position, false, false));
     let none = janus.history("kept:a", Some(latest.position), 1).unwrap();
     assert_eq!((none.messages.len(), none.position, none.complete, none.more), (0, latest.position, true, false));
-    // Subscribing where a part ends goes on right after it, too.
+    // Subscribing at the end of a part continues right there, too.
     let first = janus.history("kept:a", Some(Position { seq: 0, ..latest.position }), 3).unwrap();
     let options = SubscribeOptions::default().since(first.position);
     let mut subscriber = janus.subscribe_with("kept:a", options).unwrap();
@@ -296,7 +296,7 @@ async fn history_is_limited_by_bytes_and_by_age() {
     let by_bytes = Namespace { history: true, history_bytes: 1_024, ..Namespace::default() };
     let by_age = Namespace { history: true, history_age: Duration::from_millis(20), ..Namespace::default() };
     let namespaces = BTreeMap::from([("bytes".to_owned(), by_bytes), ("age".to_owned(), by_age)]);
-    // A short timeout makes the clock finer; the age is measured in its ticks.
+    // A short timeout makes the clock finer; ages are measured in its ticks.
     let config = Config { namespaces, frame_timeout: Duration::from_millis(20), ..Config::default() };
     let (janus, _) = serve(Config { resume_age: Duration::from_millis(20), ..config }).await;
     for _ in 0..20 {
@@ -330,7 +330,7 @@ async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
         let options = SubscribeOptions::default().since(start).slow_consumer(policy).max_queue_frames(4);
         let mut subscriber = janus.subscribe_with("news", options).unwrap();
         assert_eq!(number(&mut subscriber).await, 1);
-        // It has asked for what it missed, and something new comes meanwhile.
+        // The subscriber has asked for missed messages, and a new message comes in between.
         let last = janus.publish("news", &0).await.unwrap().seq;
         handed_out(&janus, "news").await;
         assert_eq!(up_to(&mut subscriber, last).await, (2..=last).map(Ok).collect::<Vec<_>>(), "{policy}");
@@ -339,7 +339,7 @@ async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
 
 #[tokio::test]
 async fn a_program_is_trusted_with_all_that_its_topics_keep() {
-    // Nothing is kept where nothing goes on, unless it is history.
+    // Topics that do not resume keep nothing but history.
     for (resume, history, missed) in
         [(Resume::Session, false, Some(2)), (Resume::Off, false, None), (Resume::Off, true, Some(2))]
     {
@@ -414,12 +414,12 @@ async fn a_subscriber_that_lags_is_named_and_counted_as_a_client_is() {
     assert_eq!(janus.slow_clients(5), []);
 }
 
-/// One thing that happens to a topic or to its one subscriber.
+/// A single event of a topic or of its only subscriber.
 #[derive(Clone, Debug)]
 enum Step {
     Publish(u64),
     Take(u64),
-    /// Drops the subscriber, and resumes from its position, moved by so much, or from one of another epoch.
+    /// Drops the subscriber, and resumes from its position moved by `offset`, or from a position of another epoch.
     Reconnect {
         offset: i64,
         stranger: bool,
@@ -444,7 +444,7 @@ fn policy() -> impl Strategy<Value = SlowConsumer> {
     prop::sample::select(vec![Disconnect, DropOldest, DropNewest, Conflate])
 }
 
-/// A subscriber and what a model knows of it: the number that must come next, as a message or as the start of a gap.
+/// A subscriber with its model: the next expected number, as a message or as the start of a gap.
 struct Modelled {
     subscriber: Subscriber,
     expected: u64,
@@ -456,7 +456,8 @@ impl Modelled {
         Self { subscriber, expected }
     }
 
-    /// Takes one event, which must go on exactly where the last one ended; false if the subscription is over.
+    /// Takes one event, which must continue exactly at the end of the last event. Returns `false` at the end of the
+    /// subscription.
     async fn take(&mut self) -> bool {
         match next(&mut self.subscriber).await {
             Event::Message(message) => {
@@ -483,7 +484,7 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
     let mut last = 0;
     let mut restarts = 0;
     let epoch_now = || janus.subscribe("t").unwrap().position().epoch;
-    // The topic's epoch before the one of now, and the last number in it.
+    // The topic's epoch before the current epoch, and the last number in it.
     let mut earlier = None;
     let mut current = epoch_now();
     for step in steps {
@@ -500,7 +501,7 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
                         break;
                     }
                     if !modelled.take().await {
-                        // Cut off: it goes on from where it was, as a program would.
+                        // Cut off: the subscriber resumes at its position, like a program would.
                         let since = modelled.subscriber.position();
                         modelled = Modelled::new(janus.subscribe_with("t", options.since(since)).unwrap());
                         break;
@@ -515,7 +516,7 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
                 let subscriber = janus.subscribe_with("t", options.since(since)).unwrap();
                 let resumption = subscriber.resumption();
                 let first = resumption.first_available;
-                // A position of the epoch before leads here if nothing was missed between the two.
+                // A position of the previous epoch leads here if no message was missed between the two.
                 let leads_here = since.epoch == current
                     || earlier
                         .is_some_and(|earlier: Position| since.epoch == earlier.epoch && since.seq >= earlier.seq);
@@ -528,7 +529,7 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
             }
             Step::Warm | Step::Cold => {
                 let crashes = if matches!(step, Step::Cold) { 3 } else { 1 };
-                // Beyond five in a minute the topic is quarantined, which is another test's business.
+                // Beyond five crashes in a minute the topic is quarantined, which another test covers.
                 for _ in 0..crashes {
                     if restarts == 5 {
                         break;
@@ -545,7 +546,7 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
             }
         }
     }
-    // Everything that was published is accounted for in the end.
+    // In the end every published message is accounted for.
     handed_out(&janus, "t").await;
     while modelled.expected <= last {
         if !modelled.take().await {
@@ -556,7 +557,7 @@ async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer)
     janus.shutdown().await;
 }
 
-/// What has failed once is tried again first. Its seeds lie beside this file.
+/// Earlier failures are tried again first. Their seeds are in a file next to this file.
 fn config() -> ProptestConfig {
     let seeds = FileFailurePersistence::WithSource("regressions");
     ProptestConfig { cases: 96, failure_persistence: Some(Box::new(seeds)), ..ProptestConfig::default() }

@@ -1,11 +1,11 @@
-//! Every dependency is under a licence that lets anybody use Janus as MIT or Apache-2.0 allow it.
+//! Every dependency has a licence under which Janus may be used as MIT and Apache-2.0 allow.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
 use spdx::{Expression, LicenseReq};
 
-/// Licences that ask for no more than that they are named.
+/// Licences with no demand but to be named.
 const ALLOWED: [&str; 9] =
     ["MIT", "MIT-0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "BSL-1.0"];
 

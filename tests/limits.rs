@@ -1,4 +1,4 @@
-//! What happens at each limit, over real sockets.
+//! The behaviour at each limit, over real sockets.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn a_slow_consumer_is_cut_off_and_counted_and_nobody_else_waits() {
         client.subscribe("news").await;
         others.push(client);
     }
-    // The slow one reads nothing; its kernel buffers and its queue fill up.
+    // The slow client reads nothing; its kernel buffers and its queue fill up.
     let data = format!("\"{}\"", "x".repeat(30_000));
     let mut published = 0;
     while janus.stats().slow_consumers == 0 {
@@ -66,7 +66,7 @@ async fn a_queue_is_limited_in_frames_as_well_as_in_bytes() {
     let mut slow = Client::connect(addr).await;
     slow.subscribe("news").await;
     let padding = "x".repeat(1_000);
-    // Far less than the 1 MiB that the queue takes in bytes, beside what the kernel's buffers do.
+    // Far less than the 1 MiB of the queue, together with the kernel's buffers.
     for _ in 0..1_000 {
         if janus.stats().slow_consumers == 1 {
             return;
@@ -109,7 +109,7 @@ async fn a_client_that_takes_nothing_for_tcp_user_timeout_is_a_slow_consumer_too
 async fn refused_clients_take_no_place_from_those_that_come_later() {
     let (janus, addr) = serve(Config { max_connections: 1, ..Config::default() }).await;
     let first = Client::connect(addr).await;
-    // They stay open, to be refused as slowly as possible.
+    // The refused clients stay open, to be refused as slowly as possible.
     let mut refused = Vec::new();
     for _ in 0..40 {
         let mut client = Client::connect_silently(addr).await;
@@ -161,7 +161,7 @@ async fn clients_beyond_accept_rate_wait_in_the_backlog_and_are_all_greeted() {
     let (janus, addr) = serve(Config { accept_rate: 20, max_handshakes: 1, ..Config::default() }).await;
     let begun = tokio::time::Instant::now();
     let mut clients = Vec::new();
-    // Two may come at once, the others are accepted one every 50 ms.
+    // Two may come at once; the others are accepted at one per 50 ms.
     for _ in 0..12 {
         clients.push(Client::connect_silently(addr).await);
     }
@@ -202,7 +202,7 @@ async fn one_topic_too_many_is_refused_and_the_others_stay() {
 
 #[tokio::test]
 async fn a_topic_too_many_on_the_server_is_refused_until_unused_ones_have_ended() {
-    // The session of a client that has gone counts as a use for as long as it can be resumed.
+    // The session of a departed client counts as a use for as long as the client can resume.
     let short = Duration::from_millis(100);
     let config = Config { max_topics: 1, topic_idle: short, session_ttl: short, ..Config::default() };
     let (janus, addr) = serve(config).await;
@@ -288,7 +288,7 @@ async fn try_publish_says_when_a_topic_has_no_room_and_publish_waits_for_it() {
     let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
-    // While the home arbiter hangs, nothing is handed out.
+    // During the hang of the home arbiter, nothing is handed out.
     janus.inject(Fault::Hang(Duration::from_millis(500)));
     let message = |i: u64| Message::new("news", &i).unwrap();
     let mut receipts = Vec::new();

@@ -80,7 +80,7 @@ async fn what_a_publisher_sent_before_it_closed_counts_although_its_answers_find
     subscriber.subscribe("other").await;
     for i in 0..50 {
         let mut publisher = Client::connect_silently(addr).await;
-        // The greeting meets a closed socket and the ACK a broken one, before the message is read.
+        // The greeting meets a closed socket and the ACK a broken socket, before the message is read.
         let message = format!("PUBLISH\0{{\"topic\":\"news\",\"data\":{i}}}").into_bytes();
         publisher.send([subscribe_frame("other"), message].concat()).await;
         drop(publisher);
@@ -180,7 +180,7 @@ async fn delivery_stops_after_an_unsubscribe() {
     client.subscribe("news").await;
     client.subscribe("weather").await;
     client.send("{\"action\":\"unsubscribe\",\"data\":\"news\"}\0").await;
-    // A repeated subscribe is answered after the unsubscribe before it was carried out.
+    // A repeated subscribe is answered after the unsubscribe before has been carried out.
     client.subscribe("weather").await;
     publish(addr, "news", "1").await;
     publish(addr, "weather", "2").await;
@@ -293,7 +293,7 @@ async fn after_a_half_close_everything_received_is_processed_and_answered_with_a
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
-    // Often enough that the FIN is once read together with the frames.
+    // Often enough to read the FIN once together with the frames.
     for _ in 0..50 {
         let mut client = Client::connect(addr).await;
         client.send([publish_frame("news", "1"), publish_frame("news", "2")].concat()).await;
@@ -314,7 +314,8 @@ async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
     never.subscribe("other").await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
-    // Taken before what it is to measure from, so that a slow machine makes the times longer and never shorter.
+    // The start of the measurement comes before its event, so that a slow machine makes the times longer and never
+    // shorter.
     let mut quiet_since = Instant::now();
     publish(addr, "news", "1").await;
     assert_eq!(client.json().await["data"], 1);
@@ -333,7 +334,7 @@ async fn a_client_that_has_answered_a_ping_is_held_to_it_and_no_other() {
     let (heartbeat_interval, pong_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
     let (janus, addr) = serve(Config { heartbeat_interval, pong_timeout, ..Config::default() }).await;
     let (mut silent, mut answers) = (Client::connect(addr).await, Client::connect(addr).await);
-    // Nobody has asked for this one.
+    // An unrequested PONG.
     silent.send(b"PONG\0").await;
     for client in [&mut silent, &mut answers] {
         client.subscribe("news").await;
@@ -382,7 +383,7 @@ async fn what_is_published_once_a_subscribe_has_its_ack_reaches_the_client() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     for round in 0..50 {
-        // A topic that must be made first.
+        // A topic that must be created first.
         let topic = format!("fresh:{round}");
         client.subscribe(&topic).await;
         janus.publish(&topic, &round).await.expect("published");

@@ -1,4 +1,4 @@
-//! Sessions that outlive their connections: a client comes back with its token and goes on without a hole.
+//! Sessions outlive connections: a client comes back with its token and continues without a hole.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Returning {
     }
 }
 
-/// Connects with a session's token; the answer's topics.
+/// Connects with a session's token. Returns the topics of the answer.
 async fn come_back(addr: std::net::SocketAddr, token: &str, received: &[(&str, u64)]) -> (Returning, Value) {
     let mut back = Returning::connect(addr).await;
     back.client.send(attach(token, received.iter().copied())).await;
@@ -104,7 +104,7 @@ async fn a_client_that_lost_messages_on_the_way_gets_them_again() {
     client.client.subscribe("news").await;
     publish_numbers(&janus, "news", 0..5).await;
     assert_eq!(client.numbers(2).await, [0, 1]);
-    // Three were sent and never read: the server believes that the client has them.
+    // Three messages were sent and never read: the server believes them delivered.
     let token = client.vanish(&janus).await;
     let (mut back, attached) = come_back(addr, &token, &[("news", 2)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 3}}));
@@ -170,7 +170,7 @@ async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
         publish_numbers(&janus, topic, 100..101).await;
         assert_eq!(back.numbers(1).await, [100], "{topic}");
     }
-    // The count begins anew where the answer said so.
+    // The count begins anew in the topics named by the answer.
     let token = back.vanish(&janus).await;
     publish_numbers(&janus, "long", 101..103).await;
     let (mut back, attached) = come_back(addr, &token, &[("long", 1), ("short", 5)]).await;
@@ -187,13 +187,13 @@ async fn a_client_that_missed_the_answer_to_its_attach_is_not_sent_to_a_wrong_pl
     publish_numbers(&janus, "news", 0..5).await;
     assert_eq!(client.numbers(5).await, [0, 1, 2, 3, 4]);
     let token = client.vanish(&janus).await;
-    // More than is kept: the answer would be to count anew.
+    // More than the topic keeps: the answer would be to count anew.
     publish_numbers(&janus, "news", 5..30).await;
     let mut unanswered = Returning::connect(addr).await;
     unanswered.client.send(attach(&token, [("news", 5)])).await;
     until("it is subscribed", || subscribers(&janus, "news") == Some(1)).await;
     unanswered.vanish(&janus).await;
-    // With what was published since, the old count would fit.
+    // With the messages published since, the old count would fit.
     publish_numbers(&janus, "news", 30..40).await;
     let (mut back, attached) = come_back(addr, &token, &[("news", 5)]).await;
     assert_eq!(attached, json!({"news": {"resumed": false}}));
@@ -255,7 +255,7 @@ async fn a_topic_without_subscribers_lives_as_long_as_a_session_may_come_back_to
     let (janus, addr) = serve(config).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("quiet").await;
-    // A topic beside it shows that the idle time has passed.
+    // A second topic shows that the idle time has passed.
     let mut other = Client::connect(addr).await;
     other.subscribe("other").await;
     let token = client.vanish(&janus).await;
@@ -296,7 +296,7 @@ async fn an_older_claimant_that_is_heard_last_is_told_and_takes_nothing() {
     let mut first = Returning::connect(addr).await;
     first.client.subscribe("news").await;
     let token = first.vanish(&janus).await;
-    // The client gives this connection up; what it has sent there is still on its way.
+    // The client gives this connection up; its frames there are still on their way.
     let mut older = Returning::connect(addr).await;
     let (mut newer, attached) = come_back(addr, &token, &[("news", 0)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 0}}));
@@ -315,7 +315,7 @@ async fn a_client_may_come_back_on_a_connection_that_it_had_in_reserve() {
     let mut reserve = Returning::connect(addr).await;
     let mut lost = Returning::connect(addr).await;
     lost.client.subscribe("news").await;
-    // Only a client that has heard from the other connection knows its token.
+    // Only a client that has read from the other connection knows its token.
     reserve.client.send(attach(&lost.token, [("news", 0)])).await;
     assert_eq!(reserve.client.json().await["attached"], json!({"news": {"resumed": true, "missed": 0}}));
     assert_eq!(lost.client.error_code().await, "session_taken");
@@ -323,7 +323,7 @@ async fn a_client_may_come_back_on_a_connection_that_it_had_in_reserve() {
     assert_eq!(reserve.numbers(1).await, [0]);
 }
 
-/// The client attaches on one connection, gives it up, and attaches on the next, as fast as it can.
+/// The client attaches on one connection, gives up, and attaches on the next, as fast as possible.
 #[tokio::test]
 async fn the_later_of_two_connections_has_the_session_however_close_they_come() {
     let (janus, addr) = serve(Config::default()).await;
@@ -334,7 +334,7 @@ async fn the_later_of_two_connections_has_the_session_however_close_they_come() 
         let mut newer = Returning::connect(addr).await;
         older.client.send(attach(&client.token, [("news", round)])).await;
         newer.client.send(attach(&client.token, [("news", round)])).await;
-        // It may have had the session for a moment.
+        // The older connection may have had the session for a moment.
         while older.client.json().await["error"]["code"] != "session_taken" {}
         assert_eq!(older.client.close().await, Close::Fin);
         assert_eq!(newer.client.json().await["attached"], json!({"news": {"resumed": true, "missed": 0}}));
@@ -385,7 +385,7 @@ async fn an_attach_that_is_not_the_first_frame_or_makes_no_sense_is_refused() {
         let mut client = Client::connect(addr).await;
         client.send(format!("{frame}\0")).await;
         assert_eq!(client.error_code().await, code, "{frame}");
-        // The connection can be used all the same.
+        // The connection stays usable.
         client.subscribe("news").await;
         client.send(attach(token, [])).await;
         assert_eq!(client.error_code().await, "bad_attach", "not the first frame");
@@ -457,7 +457,7 @@ async fn a_client_whose_missed_messages_are_pushed_out_while_it_reads_them_is_cl
     }
     let (mut back, attached) = come_back(addr, &token, &[("news", 0)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 100}}));
-    // The client reads nothing meanwhile; what it was promised and has not got is pushed out.
+    // The client reads nothing during this time; the promised messages not yet delivered are pushed out.
     for number in 100..300 {
         janus.publish("news", &(number, "live")).await.unwrap();
     }
@@ -475,7 +475,7 @@ async fn a_client_whose_missed_messages_are_pushed_out_while_it_reads_them_is_cl
     assert_eq!(code, "topic_unavailable");
     assert_eq!(back.client.close().await, Close::Fin);
     assert!(next < 100);
-    // Its next attempt says honestly that there is a hole.
+    // The next attempt reports the hole.
     until("the session is detached", || janus.stats().detached_sessions == 1).await;
     let (_again, attached) = come_back(addr, &token, &[("news", next)]).await;
     assert_eq!(attached, json!({"news": {"resumed": false}}));

@@ -1,4 +1,4 @@
-//! Clients whose byte streams are no sockets of the server's own: pipes, and connections that somebody else has accepted.
+//! Clients whose byte streams are not sockets of the server: pipes, and connections accepted elsewhere.
 
 use std::io;
 use std::pin::Pin;
@@ -33,7 +33,7 @@ async fn start(config: Config) -> Janus {
         .unwrap()
 }
 
-/// Reads until what was received ends so.
+/// Reads until the received bytes end with `end`.
 async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &[u8]) -> Vec<u8> {
     let mut received = Vec::new();
     let read = async {
@@ -119,7 +119,7 @@ async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
     assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
 }
 
-/// A stream that has its own last word, as TLS does, and takes a while to say it.
+/// A stream with a last word of its own, like TLS, which takes a while to send.
 struct Polite {
     stream: BufWriter<DuplexStream>,
     last_word: &'static [u8],
@@ -156,7 +156,7 @@ impl AsyncWrite for Polite {
 #[tokio::test]
 async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it() {
     let janus = start(Config::default()).await;
-    // Of every answer it takes less than that is long.
+    // The stream takes each answer only in part.
     let (mut client, server) = tokio::io::duplex(8);
     let stream = Polite { stream: BufWriter::new(server), last_word: LAST_WORD };
     janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
@@ -174,7 +174,7 @@ async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it()
     janus.shutdown().await;
 }
 
-/// A listener of one's own, whose sockets come as the system makes them.
+/// A custom listener, whose sockets have the system's default options.
 enum Foreign {
     Tcp(TcpListener),
     #[cfg(unix)]
@@ -194,7 +194,7 @@ impl Listener for Foreign {
     }
 }
 
-/// Starts an instance that passes everything on which is neither a WebSocket nor an event stream.
+/// Starts an instance that passes on every connection except WebSockets and event streams.
 async fn start_passing_on(listener: Foreign) -> (Janus, mpsc::Receiver<PassedOn>) {
     let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..Config::default() };
     let http: Arc<dyn Codec> = Arc::new(HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2)));
@@ -218,7 +218,7 @@ async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
     assert!(stream.nodelay().unwrap());
     let socket = SockRef::from(&stream);
     assert!(socket.keepalive().unwrap());
-    // Linux says twice what was asked for.
+    // Linux reports twice the requested size.
     assert!(socket.send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);
     janus.shutdown().await;
 }
@@ -264,11 +264,11 @@ async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
         sent += 1;
         assert!(sent < 1_000, "nobody is cut off");
     }
-    // What it was sent before it can still read, and no more than the buffers are to hold.
+    // The client can still read the bytes sent before, and no more than the buffers should hold.
     let mut received = Vec::new();
     timeout(DEADLINE, stalled.read_to_end(&mut received)).await.expect("it is closed").unwrap();
     assert!(!received.is_empty() && received.len() < 4 * 8 * 1024, "{} bytes", received.len());
-    // One that leaves by itself.
+    // A client that leaves by itself.
     reading.shutdown().await.unwrap();
     timeout(DEADLINE, reading.read_to_end(&mut received)).await.expect("it is closed as well").unwrap();
     until("their places to be free", || janus.stats().connections == 0).await;
@@ -311,7 +311,7 @@ async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
     janus.shutdown().await;
 }
 
-/// The classic protocol, with clients that are told of gaps, and no words for the topic `boom`.
+/// The classic protocol, with clients that are told of gaps, and a panic for the topic `boom`.
 #[derive(Debug)]
 struct Fragile;
 
@@ -364,7 +364,7 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     for number in 0..50 {
         janus.publish("news", &format!("{number:100}")).await.unwrap();
     }
-    // The gap is told when it has read what comes before.
+    // The gap is told after the client has read the messages before.
     let rest = timeout(Duration::from_secs(20), client.read_to_end(&mut Vec::new())).await;
     rest.expect("its connection ends").unwrap();
     until("its connection to end", || have_ended(2)).await;
@@ -372,20 +372,20 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     janus.shutdown().await;
 }
 
-/// How a stream says that nothing can be written to it.
+/// The way in which a stream refuses writes.
 #[derive(Clone, Copy, Debug)]
 enum Failing {
     Write,
     WriteNothing,
     Flush,
-    /// The first write waits for ever, and what was taken before cannot be handed on.
+    /// The first write waits forever, and the bytes taken before cannot be flushed.
     FlushOfAPart,
 }
 
-/// A stream that gives what its client has said, and then nothing, not even its end.
+/// A stream that delivers its client's bytes, and then nothing, not even an end.
 struct Deaf {
     said: io::Cursor<Vec<u8>>,
-    /// Whether what it has said is still under way.
+    /// Whether the client's bytes are still under way.
     late: bool,
     failing: Failing,
     taken: usize,
@@ -470,7 +470,7 @@ async fn a_unix_socket_whose_client_takes_nothing_any_more_ends_although_it_stay
     janus.serve(Incoming::unix(server), &classic(), None).unwrap();
     client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
     read_until(&mut client, b"ACK\x01").await;
-    // It hears nothing any more, and could still speak.
+    // The client can no longer read, but could still write.
     SockRef::from(&client).shutdown(std::net::Shutdown::Read).unwrap();
     client.write_all(&publish_frame("other", "1")).await.unwrap();
     janus.publish("news", "unheard").await.unwrap();

@@ -1,4 +1,4 @@
-//! Typed topics: values in, values out, and what is no such value told as it came.
+//! Typed topics: values in, values out, and undecodable values reported unchanged.
 
 use futures_util::StreamExt;
 use janus_core::wire::TopicNameError;

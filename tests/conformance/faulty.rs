@@ -1,4 +1,4 @@
-//! Transports with planted faults: the suite finds each of them with the check that is about it.
+//! Transports with planted faults: the suite finds each fault with the responsible check.
 
 use std::io;
 use std::pin::Pin;
@@ -47,7 +47,7 @@ enum Fault {
 #[derive(Debug)]
 struct Faulty {
     fault: Fault,
-    /// Messages so far.
+    /// The number of messages so far.
     count: AtomicU32,
     kept: std::sync::Mutex<BytesMut>,
     harmed: Arc<AtomicBool>,
@@ -174,7 +174,7 @@ impl Drop for FaultyDecoder {
     }
 }
 
-/// What came of one check over pipes.
+/// The outcome of a check over pipes.
 async fn outcome(suite: Suite, check: Check) -> Outcome {
     let report = suite.checks(&[check]).deadline(Duration::from_secs(2)).seed(7).run().await;
     eprintln!("{report}");
@@ -224,7 +224,7 @@ found! {
     a_codec_that_shares_state_between_connections_is_found: SharesStateBetweenConnections by ConnectionCrash, Truncated;
 }
 
-/// A stream that takes everything at once, says that it is sent, and forgets what is not when it ends.
+/// A stream with an unlimited buffer, which reports every byte as sent and forgets the unsent bytes at its end.
 struct Hoarder {
     inner: DuplexStream,
     hoard: Vec<u8>,
@@ -264,7 +264,7 @@ impl AsyncWrite for Hoarder {
     }
 }
 
-/// Clients over a pipe with something at the server's end of it.
+/// A carrier over pipes, with a wrapper at the server's end.
 fn piped<S: AsyncRead + AsyncWrite + Send + 'static>(
     name: &str,
     at_the_server: impl Fn(DuplexStream) -> S + Copy + Send + Sync + 'static,

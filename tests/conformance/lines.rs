@@ -1,4 +1,4 @@
-//! The transport of `examples/lines.rs`, which is to stay as short as it says.
+//! The transport of `examples/lines.rs`, whose promised length is tested here.
 
 use janus_core::conformance::{self, Check, Client, Place, Reader, Seen};
 use janus_core::wire::Delimited;
@@ -61,7 +61,7 @@ impl Client for LinesClient {
     }
 }
 
-/// What a line from the server says; `None` if no such line exists.
+/// The event of a line from the server; `None` for an unknown line.
 fn read(line: &str) -> Option<Seen> {
     let words: Vec<&str> = line.splitn(4, ' ').collect();
     Some(match (words[0], words.len()) {

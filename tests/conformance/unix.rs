@@ -1,4 +1,4 @@
-//! A listener of one's own: clients of the classic protocol over a Unix socket.
+//! A custom listener: clients of the classic protocol over a Unix socket.
 
 use std::io;
 use std::os::unix::net::UnixListener as Socket;

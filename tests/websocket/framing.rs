@@ -1,8 +1,8 @@
-//! The cases of the Autobahn test suite that apply to a server without binary messages and without extensions: groups 1 to
-//! 7 and 10. (8 is not used there, 9 is about speed, 11 to 13 about compression.)
+//! The cases of the Autobahn test suite for a server without binary messages and without extensions: groups 1 to 7 and
+//! 10. (8 is not used there, 9 is about speed, 11 to 13 about compression.)
 //!
-//! The suite wants an echo. Here a client that publishes on a topic that it is subscribed to has one: what is said to it
-//! comes back as a message.
+//! The suite wants an echo. Here the echo is a client that publishes on its own topic: each publish comes back as a
+//! message.
 
 use janus_core::Config;
 use serde_json::json;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::support::Close;
 
-/// What a client sees, as far as the cases tell one thing from another.
+/// The client's events, as far as the cases distinguish them.
 #[derive(Debug, PartialEq)]
 enum Heard {
     /// The data of a message.
@@ -25,25 +25,25 @@ enum Heard {
     Close(Option<u16>),
 }
 
-/// What goes into how many writes. A server must not see a difference.
+/// The division of frames into writes. A server must not see a difference.
 #[derive(Clone, Copy, Debug)]
 enum Chop {
     Whole,
-    /// In the middle of each header, behind it, and in the middle of the payload.
+    /// In the middle of each header, behind the header, and in the middle of the payload.
     Headers,
-    /// Every byte alone; of long messages every 997 bytes, as the suite has it.
+    /// Every byte alone; for long messages every 997 bytes, like the suite.
     Bytes,
 }
 
 struct Case {
-    /// Its numbers in the suite.
+    /// The case's numbers in the suite.
     number: &'static str,
     frames: Vec<Vec<u8>>,
     heard: Vec<Heard>,
 }
 
-/// Plays each case, in each way to cut it, on a connection of its own. After one that ends with no close the connection
-/// goes on.
+/// Plays each case, with each division into writes, on a separate connection. After a case without a close the
+/// connection continues.
 async fn play(cases: impl IntoIterator<Item = Case>) {
     let (_janus, addr) = serve(Config::default()).await;
     let mut bystander = Bystander::new(addr).await;
@@ -53,7 +53,7 @@ async fn play(cases: impl IntoIterator<Item = Case>) {
             let mut socket = Socket::open(addr).await;
             socket.subscribe("case").await;
             for piece in pieces(&frames, chop) {
-                // What follows a violation may meet a closed door.
+                // Bytes after a violation may meet a closed connection.
                 if socket.try_send(piece).await.is_err() {
                     break;
                 }
@@ -80,7 +80,7 @@ fn pieces(frames: &[Vec<u8>], chop: Chop) -> Vec<Vec<u8>> {
         Chop::Headers => {
             let mut pieces = Vec::new();
             for frame in frames {
-                // The last byte of a length, and of a mask, of whatever size the header is.
+                // The last byte of a length, and of a mask, for every size of header.
                 let cuts = [1, 3, 5, 6, 9, 13, frame.len() / 2, frame.len()];
                 let mut from = 0;
                 for cut in cuts {
@@ -96,7 +96,7 @@ fn pieces(frames: &[Vec<u8>], chop: Chop) -> Vec<Vec<u8>> {
     }
 }
 
-/// The next thing; `None` for the end, which must be a FIN.
+/// The next event; `None` for the end, which must be a FIN.
 async fn hear(socket: &mut Socket, what: &str) -> Option<Heard> {
     Some(match socket.next().await {
         Seen::Text(json) => {
@@ -115,12 +115,12 @@ async fn hear(socket: &mut Socket, what: &str) -> Option<Heard> {
     })
 }
 
-/// Text that has this data come back.
+/// Text with data that comes back.
 fn echoed(data: impl AsRef<[u8]>) -> Vec<u8> {
     [br#"{"type":"publish","topic":"case","data":""#, data.as_ref(), br#""}"#].concat()
 }
 
-/// Text of so many bytes, and the data of it that comes back.
+/// Text of `bytes` bytes, and its data, which comes back.
 fn echoed_in(bytes: usize) -> (Vec<u8>, Heard) {
     let data = "*".repeat(bytes - echoed("").len());
     (echoed(&data), Heard::Echo(data))
@@ -181,7 +181,7 @@ async fn an_empty_text_is_a_message_and_no_json() {
     play([
         case("1.1.1 and 6.1.1", [text("")], heard()),
         case("6.1.2", fragments([&b""[..], b"", b""]), heard()),
-        // Here the text is not empty, only its first and last fragments.
+        // Here the first and the last fragments are empty, but not the text.
         case("6.1.3", fragments([&b""[..], &echoed("x"), b""]), [echo("x")]),
     ])
     .await;
@@ -367,7 +367,7 @@ async fn every_sequence_that_is_text_comes_through() {
         ("6.23.1 to 6.23.7", "\u{fff9}\u{fffa}\u{fffb}\u{fffc}\u{fffd}\u{fffe}\u{ffff}"),
     ];
     let whole = texts.into_iter().map(|(number, data)| case(number, [text(echoed(data))], [echo(data)]));
-    // A text with a control character in a string is text, and only then no JSON.
+    // A text with a control character in a string is valid text, but invalid JSON.
     let control = case("6.7.1", [text(echoed("\0"))], [Heard::Bye(4400), Heard::Close(Some(4400))]);
     play(whole.chain([control])).await;
 }
@@ -401,7 +401,7 @@ async fn a_text_that_is_none_closes_with_1007() {
         sequences.iter().map(move |sequence| fails(number, [text(echoed(sequence))], 1007))
     });
     let alone = [
-        // A message cannot end within a character, nor a character begin in the next one.
+        // A message cannot end within a character, nor can a character begin in the next message.
         fails("6.14, at the end", [text(b"\"\xce")], 1007),
         fails("6.14, at the end", [frame(TEXT, b"\"\xf0\x9f"), frame(FIN | CONTINUATION, b"\x92")], 1007),
     ];
@@ -421,7 +421,7 @@ async fn a_prefix_of_a_text_is_one_where_no_character_is_cut() {
 async fn what_can_be_no_text_is_refused_before_the_rest_of_it_comes() {
     let bad = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80";
     let (valid, invalid) = bad.split_at(11);
-    // The frame says that more is to come, and it never does.
+    // The frame announces more bytes, which never come.
     let begun = |bytes: &[u8]| {
         let mut frame = text([bytes, &b"edited"[..]].concat());
         frame.truncate(frame.len() - 6);

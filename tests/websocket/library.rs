@@ -1,4 +1,4 @@
-//! The same with a client that is not ours: `tokio-tungstenite`, which keeps to the standard by itself.
+//! WebSockets with an independent client: `tokio-tungstenite`, which keeps to the standard by itself.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ async fn connect(addr: SocketAddr, headers: &[(&'static str, &str)]) -> Result<L
     Ok(socket)
 }
 
-/// A client that is served.
+/// Opens a WebSocket whose client is served.
 async fn open(addr: SocketAddr) -> Library {
     let origin = format!("http://{addr}");
     let headers = [("sec-websocket-protocol", "janus.v1.json"), ("origin", &origin)];

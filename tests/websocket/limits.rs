@@ -1,4 +1,4 @@
-//! What a client of a WebSocket sees at each limit.
+//! The view of a WebSocket client at each limit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_s
     let too_long = [
         text(publish(201))[..8].to_vec(),
         text(vec![b'x'; 0x1_0000])[..14].to_vec(),
-        // One of the two would do.
+        // Either of the two fragments alone would be allowed.
         [frame(TEXT, &publish(201)[..150]), frame(FIN | CONTINUATION, &publish(201)[150..])[..6].to_vec()].concat(),
         [frame(TEXT, [b' '; 200]), frame(CONTINUATION, ""), frame(CONTINUATION, " ")].concat(),
     ];
@@ -65,7 +65,7 @@ async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
         let deadline = Instant::now() + DEADLINE;
         let bye = loop {
             assert!(Instant::now() < deadline, "an unfinished message lives for ever");
-            // The server may have closed meanwhile.
+            // The server may have closed the connection.
             let _ = socket.try_send(frame(FIN | opcode, "")).await;
             let patience = if answers { DEADLINE } else { Duration::from_millis(10) };
             let seen = timeout(patience, socket.next()).await.ok();
@@ -98,9 +98,9 @@ async fn topics_have_limits_for_each_client_for_the_server_and_for_their_names()
         let error = socket.ask(json!({"type": "subscribe", "id": 7, "topic": topic})).await;
         let seen = (&error["type"], &error["id"], &error["error"], &error["code"]);
         assert_eq!(seen, (&json!("error"), &json!(7), &json!(name), &json!(code)), "{error}");
-        // A name that is none is not repeated.
+        // An invalid name is not repeated in the error.
         assert_eq!(error["topic"].as_str(), Some(topic).filter(|_| name != "bad_topic"), "{error}");
-        // To go on from somewhere is no way around it.
+        // A resume position is no way around the limit.
         let since = json!({"epoch": "0123456789abcdef", "seq": 1});
         let error = socket.ask(json!({"type": "subscribe", "id": 8, "topic": topic, "since": since})).await;
         assert_eq!((&error["id"], &error["error"]), (&json!(8), &json!(name)), "{error}");
@@ -198,14 +198,14 @@ async fn where_clients_may_not_publish_each_message_is_refused_with_its_number()
     }
 }
 
-/// A server on which a topic's messages meet a full queue soon.
+/// A server with small queues, which a topic's messages soon fill.
 async fn serve_with(slow_consumer: SlowConsumer) -> (Janus, SocketAddr) {
     let default_namespace = Namespace { slow_consumer, ..Namespace::default() };
     let config = Config { max_queue_frames: 8, send_buffer_bytes: 4 * 1024, default_namespace, ..Config::default() };
     serve(config).await
 }
 
-/// What a message of these tests says: its number, and something that fills buffers.
+/// The data of a message: its number, and a padding that fills buffers.
 fn numbered(number: u64) -> (u64, String) {
     (number, "x".repeat(30_000))
 }
@@ -222,7 +222,7 @@ async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
         janus.publish("news", &numbered(published)).await.expect("published");
         assert!(published < 10_000, "it is never cut off");
     }
-    // What the kernel had taken can be read, in order, and then the stream breaks off visibly.
+    // The client can read the bytes taken by the kernel, in order, and then the stream breaks off visibly.
     let mut next = 1;
     let end = loop {
         match slow.next().await {
@@ -236,7 +236,7 @@ async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
     bystander.is_undisturbed("a slow consumer").await;
 }
 
-/// A WebSocket whose client is served, and whose kernel takes little that the client does not read.
+/// A WebSocket whose client is served, with a small receive buffer in the kernel.
 async fn open_narrow(addr: SocketAddr) -> Socket {
     let socket = TcpSocket::new_v4().expect("there is another socket");
     socket.set_recv_buffer_size(4 * 1024).expect("a buffer has a size");
@@ -248,7 +248,7 @@ async fn open_narrow(addr: SocketAddr) -> Socket {
     socket
 }
 
-/// A server on which few answers wait, before a client that does not take them is not read any more.
+/// A server with few waiting answers, which stops reading a client beyond the limit.
 async fn serve_few_answers(write_timeout: Duration) -> (Janus, SocketAddr) {
     let config = Config { max_queue_bytes: 16 * 1024, send_buffer_bytes: 4 * 1024, write_timeout, ..Config::default() };
     serve(config).await
@@ -316,7 +316,7 @@ async fn a_burst_reaches_a_client_that_reads_whole() {
     assert_eq!(janus.stats().slow_consumers, 0);
 }
 
-/// Reads to message `last` and checks that each number came once, or stands in one gap; how many stand in gaps.
+/// Reads to message `last` and checks that each number came once, or is in one gap. Returns the numbers in gaps.
 async fn read_to(socket: &mut Socket, epoch: &Value, last: u64) -> u64 {
     let (mut next, mut lost) = (1, 0);
     while next <= last {
@@ -355,7 +355,7 @@ async fn a_gap_comes_in_its_place_and_the_numbers_add_up(policy: SlowConsumer) {
         assert!(published < 10_000, "nothing is ever dropped");
     }
     assert_eq!(read_to(&mut slow, &epoch, published).await, dropped());
-    // It is a client as any other from here on.
+    // From here on the client is a client like any other.
     janus.publish("news", &numbered(published + 1)).await.expect("published");
     assert_eq!(slow.json().await["seq"], published + 1);
     assert_eq!(janus.stats().slow_consumers, 0);
@@ -409,7 +409,7 @@ async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_fu
             assert!(published < 10_000, "nothing is ever dropped");
         }
         slow.send([frame(FIN | PING, "1"), said(&json!({"type": "ping"})), frame(FIN | PING, "2")].concat()).await;
-        // Those who come later are served later: then it has been asked with the queue as full as it was.
+        // Later clients are served later: by then the requests have met the full queue.
         Bystander::new(addr).await.is_undisturbed("questions of a client that lags").await;
         let (mut next, mut answers) = (1, Vec::new());
         while next <= published || answers.len() < 3 {
@@ -443,7 +443,7 @@ async fn under_conflate_a_lagging_client_has_the_latest_of_each_topic() {
     while last != [200, 200] {
         let json = slow.json().await;
         let last = &mut last[usize::from(json["topic"] == "orders")];
-        // Whoever asked for the latest is still told what it does not get.
+        // A subscriber under `conflate` still gets gaps for the messages left out.
         if json["type"] == "gap" {
             assert_eq!(json["from"], *last + 1, "{json}");
             *last = json["to"].as_u64().expect("a number");

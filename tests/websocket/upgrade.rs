@@ -1,4 +1,4 @@
-//! From the request to the WebSocket: who is let in, and what the others are told.
+//! From the request to the WebSocket: accepted clients, and the answers to refused clients.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{FIN, PING, Seen, Socket, frame, said, serve, upgrade};
 use crate::support::Close;
 
-/// The request that upgrades, with some headers changed: one with several values stands as often, one with none not at all.
+/// The upgrade request with some headers changed: repeated for several values, left out for none.
 fn changed(addr: SocketAddr, changes: &[(&str, &[&str])]) -> String {
     let request = upgrade(addr);
     let mut lines = request.trim_end().split("\r\n");
@@ -22,18 +22,18 @@ fn changed(addr: SocketAddr, changes: &[(&str, &[&str])]) -> String {
     lines.map(|line| line + "\r\n").collect::<String>() + "\r\n"
 }
 
-/// The head of the answer to a request that is accepted.
+/// The head of the answer to an accepted request.
 async fn accepted(addr: SocketAddr, request: &str) -> String {
     let mut socket = Socket::connect(addr).await;
     socket.send(request).await;
     let head = socket.head().await;
     assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{request}{head}");
-    // It is a WebSocket now, whatever was special about its request.
+    // The connection is a WebSocket now, whatever was special about its request.
     assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome", "{request}");
     head
 }
 
-/// Status, head and body of the answer to one that is not.
+/// Status, head and body of the answer to a refused request.
 async fn refused(addr: SocketAddr, request: impl AsRef<[u8]>) -> (u16, String, Value) {
     let mut socket = Socket::connect(addr).await;
     socket.send(&request).await;
@@ -97,7 +97,7 @@ async fn what_a_request_lacks_is_said_with_a_status() {
 #[tokio::test]
 async fn who_speaks_another_protocol_is_told_so_at_once() {
     let (_janus, addr) = serve(Config::default()).await;
-    // A client of TLS, one of the classic protocol, one of HTTP/2 and one of something with lines.
+    // Clients of TLS, of the classic protocol, of HTTP/2 and of a line protocol.
     let others: [&[u8]; 4] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PUBLISH\0{\"topic\":\"news\"}\0",
@@ -227,7 +227,7 @@ async fn half_a_head_or_none_is_a_timeout() {
 #[tokio::test]
 async fn a_head_over_the_limits_is_refused_without_its_end() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 64, ..Config::default() }).await;
-    // What it may have does not hang on the limit for messages.
+    // The limit of a head does not depend on the limit for messages.
     accepted(addr, &changed(addr, &[("Cookie", &["x".repeat(8_000).as_str()])])).await;
     let endless = format!("GET /ws HTTP/1.1\r\nCookie: {}", "x".repeat(17_000));
     let (status, _, error) = refused(addr, endless).await;
@@ -240,7 +240,7 @@ async fn a_head_over_the_limits_is_refused_without_its_end() {
     assert!(status == 400 || status == 431, "{status}");
 }
 
-/// A request and what a client says at once behind it.
+/// A request, and the client's frames right behind it.
 fn impatient(addr: SocketAddr) -> Vec<u8> {
     let frames = [
         said(&json!({"type": "hello"})),
@@ -288,13 +288,13 @@ async fn a_client_that_sends_byte_by_byte_is_served_as_any_other() {
 #[tokio::test]
 async fn a_second_request_on_a_connection_is_none() {
     let (_janus, addr) = serve(Config::default()).await;
-    // Behind one that is accepted it is no frame of a WebSocket.
+    // Behind an accepted request, a second request is no frame of a WebSocket.
     let mut socket = Socket::connect(addr).await;
     socket.send(upgrade(addr).repeat(2)).await;
     assert!(socket.head().await.starts_with("HTTP/1.1 101 "));
     assert!(matches!(socket.next().await, Seen::Close(Some(1002), _)));
     assert_eq!(socket.next().await, Seen::End(Close::Fin));
-    // Behind one that is refused it gets no answer: that one had said that the connection closes.
+    // Behind a refused request, a second request gets no answer: the refusal announced the close.
     let bad = changed(addr, &[("Sec-WebSocket-Key", &[])]);
     let (status, ..) = refused(addr, bad + &upgrade(addr)).await;
     assert_eq!(status, 400);
