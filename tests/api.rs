@@ -34,7 +34,7 @@ pub(crate) async fn ask(
 }
 
 #[tokio::test]
-async fn a_message_that_is_published_over_http_reaches_an_event_stream_on_the_same_port() {
+async fn a_message_sent_over_http_reaches_an_event_stream_on_the_same_port() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     let mut client = Http::events(addr, "topic=news", "").await;
@@ -56,7 +56,7 @@ async fn a_message_that_is_published_over_http_reaches_an_event_stream_on_the_sa
 }
 
 #[tokio::test]
-async fn a_target_in_absolute_form_is_served_for_the_host_that_it_names() {
+async fn a_target_in_absolute_form_is_served_for_its_host() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     let own = format!("http://{addr}");
@@ -70,7 +70,7 @@ async fn a_target_in_absolute_form_is_served_for_the_host_that_it_names() {
 }
 
 #[tokio::test]
-async fn a_head_that_makes_no_sense_is_answered_with_a_reason_also_where_the_api_is() {
+async fn a_malformed_head_gets_a_reason_on_the_port_of_the_api() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     let two = "Content-Length: 5\r\n";
@@ -87,7 +87,7 @@ async fn a_head_that_makes_no_sense_is_answered_with_a_reason_also_where_the_api
 }
 
 #[tokio::test]
-async fn a_key_in_the_file_is_asked_for_and_never_logged() {
+async fn a_key_from_the_file_is_required_and_never_logged() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "api_key = \"{KEY}\"\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nlog = \"trace\"")
         .unwrap();
@@ -110,7 +110,7 @@ async fn a_key_in_the_file_is_asked_for_and_never_logged() {
 }
 
 #[tokio::test]
-async fn without_a_key_whoever_comes_by_way_of_a_proxy_is_kept_out() {
+async fn without_a_key_clients_behind_a_proxy_are_kept_out() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     for sign in [

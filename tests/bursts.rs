@@ -138,7 +138,7 @@ async fn until_paused(janus: &Janus) {
 }
 
 #[tokio::test]
-async fn a_publisher_that_reads_its_receipts_late_has_one_for_each_message() {
+async fn a_publisher_that_reads_late_gets_a_receipt_for_each_message() {
     let (janus, addr) = serve(few_answers()).await;
     // Without the topic there would be no numbers.
     let mut listener = listen(&janus);
@@ -162,7 +162,7 @@ async fn a_publisher_that_reads_its_receipts_late_has_one_for_each_message() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_has_said_all_gets_its_receipts_and_then_the_end() {
+async fn a_publisher_that_half_closes_gets_its_receipts_and_then_the_end() {
     let (janus, addr) = serve(few_answers()).await;
     let _listener = listen(&janus);
     let mut publisher = Pipelining::publisher(addr, true).await;
@@ -173,7 +173,7 @@ async fn a_publisher_that_has_said_all_gets_its_receipts_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_takes_its_answers_is_cut_off_in_time() {
+async fn a_client_that_never_reads_its_answers_is_cut_off_in_time() {
     let (janus, addr) = serve(Config { write_timeout: Duration::from_millis(200), ..few_answers() }).await;
     let mut publisher = Pipelining::publisher(addr, false).await;
     until("it is gone", || janus.stats().connections == 0 && janus.stats().slow_consumers > 0).await;
@@ -184,7 +184,7 @@ async fn a_client_that_never_takes_its_answers_is_cut_off_in_time() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_while_it_is_not_read_is_noticed() {
+async fn a_reset_is_noticed_while_the_client_is_not_read() {
     let never = Duration::from_secs(3_600);
     let (janus, addr) = serve(Config { write_timeout: never, ..few_answers() }).await;
     let publisher = Pipelining::publisher(addr, false).await;
@@ -198,7 +198,7 @@ async fn a_client_that_resets_while_it_is_not_read_is_noticed() {
 }
 
 #[tokio::test]
-async fn answers_that_wait_take_no_room_from_messages() {
+async fn waiting_answers_take_no_room_from_messages() {
     let (janus, addr) = serve(few_answers()).await;
     let asks = [&subscribe_frame("news")[..], &b"{}\0".repeat(20_000)[..]].concat();
     let mut client = Pipelining::new(addr, asks, false).await;

@@ -41,7 +41,7 @@ async fn come_back(addr: SocketAddr, token: &str, received: &[(&str, u64)]) -> (
 }
 
 #[tokio::test]
-async fn sessions_that_a_stranger_leaves_behind_end_only_sessions_of_its_own() {
+async fn sessions_left_by_a_stranger_end_only_the_strangers_sessions() {
     let (janus, addr) = serve(Config { max_detached_sessions: 20, ..Config::default() }).await;
     let mut tokens = Vec::new();
     for _ in 0..3 {
@@ -58,7 +58,7 @@ async fn sessions_that_a_stranger_leaves_behind_end_only_sessions_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_left_makes_room_at_once_for_a_new_one() {
+async fn an_abandoned_topic_makes_room_at_once_for_a_new_topic() {
     let (_janus, addr) = serve(Config { max_topics: 3, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     for number in 0..50 {
@@ -74,7 +74,7 @@ async fn a_topic_that_was_left_makes_room_at_once_for_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_topic_whose_messages_are_kept_makes_room_where_its_address_has_its_share() {
+async fn a_topic_with_kept_messages_makes_room_within_its_address_share() {
     let (janus, addr) = serve(Config { max_topics: 2, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     for topic in ["a", "b", "c", "d"] {
@@ -87,7 +87,7 @@ async fn a_topic_whose_messages_are_kept_makes_room_where_its_address_has_its_sh
 }
 
 #[tokio::test]
-async fn a_client_that_goes_from_topic_to_topic_keeps_few_places() {
+async fn a_client_that_moves_from_topic_to_topic_keeps_few_places() {
     let (janus, addr) = serve(Config { max_topics_per_client: 8, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     let mut most = 0;
@@ -102,7 +102,7 @@ async fn a_client_that_goes_from_topic_to_topic_keeps_few_places() {
 }
 
 #[tokio::test]
-async fn topics_of_clients_that_have_gone_make_room_and_their_sessions_go_on() {
+async fn topics_of_departed_clients_make_room_and_their_sessions_resume() {
     let (janus, addr) = serve(Config { max_topics: 3, ..Config::default() }).await;
     let token = come_and_go(&janus, addr, BYSTANDER, &["a", "b", "c"]).await;
     let mut newcomer = Client::connect_from(NEWCOMER, addr).await;
@@ -126,7 +126,7 @@ async fn topics_of_clients_that_have_gone_make_room_and_their_sessions_go_on() {
 }
 
 #[tokio::test]
-async fn a_session_is_told_when_a_message_passes_by_its_topic_that_is_asleep() {
+async fn a_session_learns_of_a_message_published_while_its_topic_slept() {
     let (janus, addr) = serve(Config { max_topics: 1, ..Config::default() }).await;
     let token = come_and_go(&janus, addr, BYSTANDER, &["a"]).await;
     let mut newcomer = Client::connect_from(NEWCOMER, addr).await;
@@ -154,7 +154,7 @@ async fn a_detached_session_does_not_keep_topics_without_messages() {
 }
 
 #[tokio::test]
-async fn the_numbers_of_a_topic_go_on_when_it_was_asleep() {
+async fn the_numbers_of_a_topic_continue_after_sleep() {
     let short = Duration::from_millis(50);
     let (janus, addr) = serve(Config { topic_idle: short, resume_age: short, ..Config::default() }).await;
     let mut client = Client::connect_silently(addr).await;
@@ -172,7 +172,7 @@ async fn the_numbers_of_a_topic_go_on_when_it_was_asleep() {
 }
 
 #[tokio::test]
-async fn topics_that_a_stranger_leaves_behind_end_before_those_of_others() {
+async fn topics_left_by_a_stranger_end_before_other_topics() {
     let (janus, addr) = serve(Config { max_topics: 20, max_topics_per_client: 100, ..Config::default() }).await;
     let mut bystander = Client::connect_from(BYSTANDER, addr).await;
     bystander.subscribe("quiet").await;
@@ -190,7 +190,7 @@ async fn topics_that_a_stranger_leaves_behind_end_before_those_of_others() {
 }
 
 #[tokio::test]
-async fn an_address_with_more_than_its_share_takes_no_room_from_those_with_less() {
+async fn an_address_above_its_share_takes_no_room_from_addresses_below() {
     let config = Config { max_topics: 10, address_share: 20, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut bystander = Client::connect_from(BYSTANDER, addr).await;
@@ -212,7 +212,7 @@ async fn an_address_with_more_than_its_share_takes_no_room_from_those_with_less(
 }
 
 #[tokio::test]
-async fn limits_that_are_reached_are_logged_with_who_holds_most() {
+async fn a_reached_limit_is_logged_with_the_largest_holder() {
     let server = Running::start(&[
         "--listen",
         "127.0.0.1:0",

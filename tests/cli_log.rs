@@ -120,7 +120,7 @@ fn flood(stream: &mut TcpStream, count: usize) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_whose_log_nobody_reads_serves_on_and_drains() {
+fn a_server_whose_log_is_not_read_serves_and_drains() {
     let mut log = Log::new();
     let (mut server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
     log.fill();
@@ -135,7 +135,7 @@ fn a_server_whose_log_nobody_reads_serves_on_and_drains() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn lines_that_nobody_read_are_counted_when_the_reader_is_back() {
+fn lines_lost_without_a_reader_are_counted_when_the_reader_is_back() {
     let mut log = Log::new();
     let (_server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
     log.fill();
@@ -146,7 +146,7 @@ fn lines_that_nobody_read_are_counted_when_the_reader_is_back() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_standard_error_whose_writes_do_not_wait_is_written_when_there_is_room() {
+fn a_nonblocking_standard_error_is_written_as_room_appears() {
     let mut log = Log::new();
     let impatient = log.impatient();
     let (_server, address) = log.start_on(impatient, &["--log", "debug", "--log-queue", "64"]);
@@ -157,7 +157,7 @@ fn a_standard_error_whose_writes_do_not_wait_is_written_when_there_is_room() {
 
 #[cfg(all(target_os = "linux", feature = "fault-injection"))]
 #[test]
-fn a_server_that_gives_up_ends_with_1_also_if_nobody_reads_why() {
+fn a_server_that_gives_up_exits_with_1_even_if_its_log_is_not_read() {
     let log = Log::new();
     log.fill();
     let mut command = binary(&["--listen", "127.0.0.1:0"]);
@@ -166,7 +166,7 @@ fn a_server_that_gives_up_ends_with_1_also_if_nobody_reads_why() {
 }
 
 #[test]
-fn a_flood_of_one_kind_of_line_is_summed_up_and_nothing_of_it_lost() {
+fn a_flood_of_one_kind_of_line_is_summed_up_without_loss() {
     let mut log = Log::new();
     let (_server, address) = log.start(&["--log", "debug"]);
     flood(&mut connect(&address), 5_000);
@@ -196,7 +196,7 @@ fn token(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn at_debug_the_log_has_the_life_of_each_client_and_no_token() {
+fn at_debug_the_log_has_each_clients_life_and_no_token() {
     let mut log = Log::new();
     let http = ["--log", "debug", "--http-listen", "127.0.0.1:0"];
     let (_server, address) = log.start(&http);
@@ -260,7 +260,7 @@ fn broken_outputs() -> [Stdio; 2] {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+fn a_blocked_standard_error_changes_no_exit_code() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let cases: [(&[&str], i32); 4] = [
@@ -279,7 +279,7 @@ fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_and_a_subscriber_work_without_a_standard_error() {
+fn a_server_and_a_subscriber_work_without_standard_error() {
     let mut log = Log::new();
     let (mut server, address) = log.start(&[]);
     // From now on the log has no reader.
@@ -308,7 +308,7 @@ fn a_server_and_a_subscriber_work_without_a_standard_error() {
 
 #[cfg(feature = "fault-injection")]
 #[test]
-fn a_panic_is_one_line_of_the_log_also_where_the_log_is_off() {
+fn a_panic_is_one_line_of_the_log_even_if_the_log_is_off() {
     let mut command = janus(&["--listen", "127.0.0.1:0", "--log", "off"]);
     let output = command.env("CRASH_THE_TOPIC_MANAGER", "1").env_remove("RUST_BACKTRACE").output().unwrap();
     assert_exit(&output, 1);

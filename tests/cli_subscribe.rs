@@ -24,7 +24,7 @@ fn messages_of_every_topic_are_printed_until_the_count_is_reached() {
 }
 
 #[test]
-fn a_message_with_line_ends_between_its_parts_is_one_line() {
+fn a_message_with_line_breaks_between_tokens_is_printed_as_one_line() {
     let server = FakeServer::start(Fault::None);
     let subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
     subscriber.error_line("subscribed");
@@ -49,7 +49,7 @@ fn a_server_that_does_not_acknowledge_is_a_failure() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_it_with_success() {
+fn a_reader_that_closes_the_pipe_ends_the_command_with_success() {
     let server = FakeServer::start(Fault::None);
     let mut subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
     subscriber.error_line("subscribed");
@@ -76,7 +76,7 @@ fn converse(listener: &TcpListener, expected: &str, answer: &str) {
 }
 
 #[test]
-fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
+fn with_reconnect_it_resumes_its_session_and_reports_losses() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let subscriber = Running::start(&["subscribe", "a", "b", "--from", &address, "--reconnect", "--count", "4"]);
@@ -112,7 +112,7 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
 }
 
 #[test]
-fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
+fn with_reconnect_it_continues_after_a_real_server_cut_it_off() {
     let server = Running::start(&["--listen", "127.0.0.1:0"]);
     let line = server.error_line("listening on ");
     let address = line.rsplit(' ').next().unwrap();

@@ -208,7 +208,7 @@ async fn crash_and_restart(scene: &Scene, fault: Fault, name: &str) {
 }
 
 #[tokio::test]
-async fn nobody_notices_a_crash_of_the_topic_manager() {
+async fn clients_do_not_notice_a_crash_of_the_topic_manager() {
     let scene = Scene::new(Config::default()).await;
     crash_and_restart(&scene, Fault::TopicManager, "topic_manager").await;
     let (_janus, addr) = scene.assert_nobody_noticed().await;
@@ -216,7 +216,7 @@ async fn nobody_notices_a_crash_of_the_topic_manager() {
 }
 
 #[tokio::test]
-async fn a_subscribe_survives_a_crash_of_the_topic_manager_in_the_middle_of_it() {
+async fn a_subscribe_survives_a_simultaneous_crash_of_the_topic_manager() {
     let (janus, addr) = serve(Config::default()).await;
     for i in 0..5 {
         let mut client = Client::connect(addr).await;
@@ -226,7 +226,7 @@ async fn a_subscribe_survives_a_crash_of_the_topic_manager_in_the_middle_of_it()
 }
 
 #[tokio::test]
-async fn nobody_notices_a_crash_of_the_proxy_mapper() {
+async fn clients_do_not_notice_a_crash_of_the_proxy_mapper() {
     let scene = Scene::new(Config::default()).await;
     crash_and_restart(&scene, Fault::ProxyMapper, "proxy_mapper").await;
     let sessions = scene.janus.sessions().await;
@@ -235,7 +235,7 @@ async fn nobody_notices_a_crash_of_the_proxy_mapper() {
 }
 
 #[tokio::test]
-async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_nothing() {
+async fn a_crash_of_a_topic_loses_no_message_and_spares_other_topics() {
     let scene = Scene::new(Config::default()).await;
     scene.janus.inject(Fault::Topic("crowd".to_owned()));
     until("the topic restarts", || scene.topic_restarts("crowd") > 0).await;
@@ -248,7 +248,7 @@ async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_no
 }
 
 #[tokio::test]
-async fn a_topic_that_crashes_in_the_middle_of_handing_out_serves_everybody_once() {
+async fn a_topic_that_crashes_during_delivery_delivers_exactly_once() {
     // Without help, and with senders at work on the same pass.
     for threads in [1, 3] {
         let scene = Scene::new(Config { threads, ..Config::default() }).await;
@@ -259,7 +259,7 @@ async fn a_topic_that_crashes_in_the_middle_of_handing_out_serves_everybody_once
 }
 
 #[tokio::test]
-async fn a_message_that_has_its_number_when_its_topic_crashes_reaches_everybody() {
+async fn a_numbered_message_reaches_all_subscribers_despite_a_crash() {
     let scene = Scene::new(Config::default()).await;
     scene.janus.inject(Fault::TopicCommit(5));
     until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
@@ -284,7 +284,7 @@ async fn a_topic_and_the_topic_manager_may_crash_together() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_listed_and_not_started_when_the_topic_manager_crashed_is_started_by_its_successor() {
+async fn a_new_topic_manager_starts_topics_listed_by_a_crashed_one() {
     let (janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     janus.inject(Fault::TopicListed);
@@ -295,7 +295,7 @@ async fn a_topic_that_was_listed_and_not_started_when_the_topic_manager_crashed_
 }
 
 #[tokio::test]
-async fn an_unsubscribe_that_is_lost_with_its_topic_leaves_no_subscriber_behind() {
+async fn an_unsubscribe_lost_in_a_crash_leaves_no_subscriber_behind() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("other").await;
@@ -310,7 +310,7 @@ async fn an_unsubscribe_that_is_lost_with_its_topic_leaves_no_subscriber_behind(
 }
 
 #[tokio::test]
-async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_keeps_the_others() {
+async fn a_cold_restart_closes_only_subscribers_that_would_miss_a_message() {
     let config = Config { topic_quarantine: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut subscriber = Client::connect(addr).await;
@@ -335,7 +335,7 @@ async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_k
 }
 
 #[tokio::test]
-async fn a_crash_of_a_transport_closes_that_connection_and_its_session_stays_listed() {
+async fn a_crash_of_a_transport_closes_one_connection_and_keeps_the_session() {
     let scene = Scene::new(Config::default()).await;
     let mut victim = Client::connect(scene.addr).await;
     victim.subscribe("quiet").await;
@@ -375,7 +375,7 @@ async fn a_detached_session_is_listed_no_longer_than_its_time() {
 }
 
 #[tokio::test]
-async fn connected_clients_do_not_notice_a_crash_of_the_acceptor_and_the_port_accepts_again() {
+async fn clients_do_not_notice_an_acceptor_crash_and_the_port_reopens() {
     let scene = Scene::new(Config::default()).await;
     let acceptor = format!("acceptor {}", scene.addr);
     crash_and_restart(&scene, Fault::Acceptor, &acceptor).await;
@@ -384,7 +384,7 @@ async fn connected_clients_do_not_notice_a_crash_of_the_acceptor_and_the_port_ac
 }
 
 #[tokio::test]
-async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
+async fn the_claimed_piece_of_a_dead_sender_is_finished_by_the_others() {
     let scene = Scene::new(Config { threads: 3, ..Config::default() }).await;
     for _ in 0..3 {
         let before = scene.restarts("sender 1") + scene.restarts("sender 2");
@@ -395,7 +395,7 @@ async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
 }
 
 #[tokio::test]
-async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_may_die_of_it() {
+async fn senders_may_die_while_helping_a_home_arbiter_that_is_behind() {
     // A round of messages is 256 sends, after which an arbiter without a pause is behind.
     const TOPICS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
     // The server must not wait for the readers, all on a single thread.
@@ -440,7 +440,7 @@ fn publish_patiently(janus: &Janus, topic: &str, number: u64) {
 }
 
 #[tokio::test]
-async fn a_first_start_of_a_topic_that_fails_is_tried_again_five_times() {
+async fn a_failing_first_start_of_a_topic_is_retried_five_times() {
     let (janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     janus.inject(Fault::TopicStarts(5));
@@ -454,7 +454,7 @@ async fn a_first_start_of_a_topic_that_fails_is_tried_again_five_times() {
 }
 
 #[tokio::test]
-async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
+async fn a_topic_that_keeps_crashing_is_quarantined_without_harm_to_others() {
     // Long enough for the requests in between, with a thousand readers on the same thread.
     let config = Config { topic_quarantine: Duration::from_secs(2), ..Config::default() };
     let scene = Scene::new(config).await;
@@ -483,7 +483,7 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn an_actor_of_the_root_that_keeps_crashing_ends_the_instance_and_the_reason_is_told() {
+async fn a_root_actor_that_keeps_crashing_ends_the_instance_with_a_reason() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     // Again and again: a crash during the start of the successor is lost.
@@ -505,7 +505,7 @@ async fn an_actor_of_the_root_that_keeps_crashing_ends_the_instance_and_the_reas
 }
 
 #[tokio::test]
-async fn a_handler_that_never_returns_ends_the_instance_and_is_named() {
+async fn a_handler_that_never_returns_ends_the_instance_and_is_reported() {
     let (janus, _) = serve(Config::default()).await;
     janus.inject(Fault::Hang(Duration::from_secs(8)));
     let reason = timeout(DEADLINE, janus.wait()).await.expect("the instance gives up");

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::support::{Client, Close, publish_frame, serve, until};
 
 #[tokio::test]
-async fn a_shutdown_delivers_what_is_queued_and_closes_with_a_fin() {
+async fn a_shutdown_delivers_the_queues_and_closes_with_a_fin() {
     let (janus, addr) = serve(Config { send_buffer_bytes: 8 * 1024, ..Config::default() }).await;
     let mut lagging = Client::connect(addr).await;
     lagging.subscribe("news").await;
@@ -35,7 +35,7 @@ async fn a_shutdown_delivers_what_is_queued_and_closes_with_a_fin() {
 }
 
 #[tokio::test]
-async fn a_drain_closes_its_clients_over_a_time_and_not_in_the_order_of_their_coming() {
+async fn a_drain_closes_clients_spread_over_time_and_not_in_accept_order() {
     let drain_period = Duration::from_millis(300);
     let (janus, addr) = serve(Config { drain_period, ..Config::default() }).await;
     let (closed, mut order) = tokio::sync::mpsc::channel(60);
@@ -65,7 +65,7 @@ async fn a_drain_closes_its_clients_over_a_time_and_not_in_the_order_of_their_co
 }
 
 #[tokio::test]
-async fn while_a_drain_lasts_nobody_may_connect_or_publish_and_it_ends_with_the_last_client() {
+async fn a_drain_refuses_connects_and_publishes_until_the_last_client_left() {
     let (drain_period, drain_timeout) = (Duration::from_secs(600), Duration::from_secs(600));
     let (janus, addr) = serve(Config { drain_period, drain_timeout, ..Config::default() }).await;
     let mut clients = Vec::new();
@@ -128,7 +128,7 @@ async fn a_slow_client_does_not_keep_a_drain_from_closing_the_others() {
 }
 
 #[tokio::test]
-async fn a_message_that_was_accepted_just_before_the_shutdown_is_delivered() {
+async fn a_message_accepted_just_before_the_shutdown_is_delivered() {
     for _ in 0..20 {
         let (janus, addr) = serve(Config::default()).await;
         let mut subscriber = Client::connect(addr).await;
@@ -145,7 +145,7 @@ async fn a_message_that_was_accepted_just_before_the_shutdown_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
+async fn a_topic_out_of_service_does_not_delay_a_shutdown() {
     let (janus, addr) = serve(Config { drain_timeout: Duration::from_secs(20), ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await.reset_on_drop();
     subscriber.subscribe("cursed").await;
@@ -160,7 +160,7 @@ async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_no_longer() {
+async fn a_client_that_reads_nothing_delays_a_shutdown_by_drain_timeout() {
     let config = Config { send_buffer_bytes: 8 * 1024, drain_timeout: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut stalled = Client::connect(addr).await;
@@ -179,7 +179,7 @@ async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_n
 }
 
 #[tokio::test]
-async fn after_a_shutdown_publishing_says_why_it_fails_and_waiting_returns() {
+async fn after_a_shutdown_publishing_fails_with_a_reason_and_wait_returns() {
     let (janus, _) = serve(Config::default()).await;
     janus.shutdown().await;
     assert_eq!(janus.publish("news", "late").await, Err(PublishError::ShuttingDown));

@@ -86,7 +86,7 @@ impl Hooks for Undecided {
 }
 
 #[tokio::test]
-async fn a_client_that_is_sent_away_is_told_what_became_of_its_message_before_the_bye() {
+async fn a_client_sent_away_gets_its_receipt_before_the_bye() {
     let (asked, mut is_asked) = mpsc::channel(1);
     let (janus, addr) = start(Config::default(), |builder| builder.hooks(Undecided(asked))).await;
     let mut stream = upgraded(addr).await;
@@ -100,7 +100,7 @@ async fn a_client_that_is_sent_away_is_told_what_became_of_its_message_before_th
 }
 
 #[tokio::test]
-async fn pings_buy_no_time_for_a_client_that_does_not_say_hello() {
+async fn pings_do_not_extend_the_time_before_a_hello() {
     let config = Config { frame_timeout: Duration::from_millis(300), ..Config::default() };
     let (janus, addr) = start(config, |builder| builder).await;
     let mut stream = upgraded(addr).await;

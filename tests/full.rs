@@ -42,7 +42,7 @@ async fn publishers_get_through_a_full_server_and_subscribers_are_refused() {
 }
 
 #[tokio::test]
-async fn a_guest_that_subscribes_when_a_place_is_free_is_a_client() {
+async fn a_guest_that_subscribes_while_a_place_is_free_becomes_a_client() {
     let (janus, addr, only) = full(Config::default()).await;
     let mut guest = Client::connect(addr).await;
     drop(only);
@@ -57,7 +57,7 @@ async fn a_guest_that_subscribes_when_a_place_is_free_is_a_client() {
 }
 
 #[tokio::test]
-async fn a_silent_guest_is_refused_when_its_time_is_over_and_a_publisher_stays() {
+async fn a_silent_guest_is_refused_at_its_timeout_and_a_publisher_stays() {
     let (_janus, addr, mut only) =
         full(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     let mut publisher = Client::connect(addr).await;
@@ -80,7 +80,7 @@ async fn a_silent_guest_is_refused_when_its_time_is_over_and_a_publisher_stays()
 }
 
 #[tokio::test]
-async fn guests_that_keep_silent_leave_the_place_to_one_that_subscribes() {
+async fn silent_guests_leave_the_place_to_a_guest_that_subscribes() {
     let (janus, addr, only) = full(Config { reserved_connections: 16, ..Config::default() }).await;
     let mut guests = Vec::new();
     for _ in 0..40 {
@@ -96,7 +96,7 @@ async fn guests_that_keep_silent_leave_the_place_to_one_that_subscribes() {
 /// On Linux every address of 127.0.0.0/8 is loopback.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_address_that_floods_a_full_server_crowds_out_its_own() {
+async fn an_address_that_floods_a_full_server_crowds_out_only_itself() {
     let (janus, addr, mut only) = full(Config { reserved_connections: 16, ..Config::default() }).await;
     let mut first = Client::connect_from([127, 0, 0, 9], addr).await;
     let mut flood = Vec::new();

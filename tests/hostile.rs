@@ -42,7 +42,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_millis(500);
 const PATIENT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_loris_frames_are_cut_off_and_cost_what_they_are_long() {
+async fn slow_loris_frames_are_cut_off_and_cost_their_length() {
     withstands(FRAME_TIMEOUT, async |addr| slow_loris(addr, 200).await, SLACK).await;
 }
 
@@ -61,7 +61,7 @@ async fn a_million_tiny_frames_cost_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_with_128_topics_each_costs_a_kilobyte_a_subscription() {
+async fn a_crowd_with_128_topics_each_costs_a_kilobyte_per_subscription() {
     withstands(PATIENT, async |addr| many_topics(addr, 1_000).await, 1_000 * 128 * 1_024 + SLACK).await;
 }
 
@@ -436,7 +436,7 @@ fn mib(bytes: u64) -> f64 {
 /// Not for every run: ten thousand connections take most of a process's descriptors.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, which needs minutes and an idle machine; see the head of this file"]
-async fn hostile_crowds_in_full_and_what_they_cost_a_bystander() {
+async fn hostile_crowds_at_full_size_and_their_cost_for_a_bystander() {
     measure("nothing", async |_| quiet().await).await;
     measure("slow loris, 2,000 clients", async |addr| slow_loris(addr, 2_000).await).await;
     measure("endless frames, 2,000 clients", async |addr| endless_frames(addr, 2_000).await).await;

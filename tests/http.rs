@@ -189,7 +189,7 @@ async fn a_stream_of_one_topic_resumes_without_a_hole_and_without_a_repeat() {
 }
 
 #[tokio::test]
-async fn an_id_without_a_horizon_resumes_its_own_topic_alone() {
+async fn an_id_without_a_horizon_resumes_only_its_own_topic() {
     let (janus, addr) = serve_http(Config::default()).await;
     let mut client = Http::events(addr, "topic=a&topic=b", "").await;
     client.id().await;
@@ -219,7 +219,7 @@ async fn an_id_without_a_horizon_resumes_its_own_topic_alone() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
+async fn an_id_that_is_too_old_or_unknown_is_answered_with_a_gap() {
     let config = Config { resume_messages: 2, ..Config::default() };
     let (janus, addr) = serve_http(config).await;
     let mut client = Http::events(addr, "topic=news", "").await;
@@ -238,7 +238,7 @@ async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
+async fn a_stream_does_not_resume_where_only_sessions_resume() {
     for resume in [Resume::Session, Resume::Off] {
         let mut config = Config::default();
         config.default_namespace.resume = resume;
@@ -259,7 +259,7 @@ async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
 }
 
 #[tokio::test]
-async fn silence_is_filled_with_events_that_a_page_can_hear() {
+async fn silence_is_filled_with_events_visible_to_a_page() {
     let (_janus, addr) = serve_http(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let mut client = Http::events(addr, "topic=news", "").await;
     client.id().await;
@@ -268,7 +268,7 @@ async fn silence_is_filled_with_events_that_a_page_can_hear() {
 }
 
 #[tokio::test]
-async fn what_is_published_once_the_head_has_come_reaches_the_stream() {
+async fn a_message_published_after_the_head_reaches_the_stream() {
     let (janus, addr) = serve_http(Config::default()).await;
     let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
     for round in 0..20 {
@@ -288,7 +288,7 @@ async fn what_is_published_once_the_head_has_come_reaches_the_stream() {
 }
 
 #[tokio::test]
-async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
+async fn a_drain_tells_a_stream_to_come_back_after_the_port_can_reopen() {
     let config = Config {
         drain_timeout: Duration::from_secs(20),
         drain_period: Duration::from_secs(3),
@@ -313,7 +313,7 @@ async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
 }
 
 #[tokio::test]
-async fn a_client_of_http_1_0_gets_no_chunks() {
+async fn an_http_1_0_client_gets_no_chunks() {
     let (janus, addr) = serve_http(Config::default()).await;
     let mut client = Http::send(addr, "GET /events?topic=news HTTP/1.0\r\n\r\n").await;
     let head = client.up_to("\r\n\r\n").await;
@@ -324,7 +324,7 @@ async fn a_client_of_http_1_0_gets_no_chunks() {
 }
 
 #[tokio::test]
-async fn streams_are_told_different_times_to_come_back_after() {
+async fn streams_are_told_different_times_until_they_come_back() {
     let (_janus, addr) = serve_http(Config::default()).await;
     let mut times = std::collections::BTreeSet::new();
     for _ in 0..20 {
@@ -336,7 +336,7 @@ async fn streams_are_told_different_times_to_come_back_after() {
 }
 
 #[tokio::test]
-async fn many_topics_are_subscribed_to_by_one_request() {
+async fn one_request_subscribes_to_many_topics() {
     let (janus, addr) = serve_http(Config::default()).await;
     let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
     let mut client = Http::events(addr, &query.join("&"), "").await;
@@ -370,7 +370,7 @@ async fn a_browser_may_come_from_the_same_host_or_a_listed_origin() {
 }
 
 #[tokio::test]
-async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
+async fn a_foreign_name_that_resolves_to_this_machine_is_not_the_same_host() {
     let answer = async |addr: SocketAddr, path: &str, host: &str, origin: Option<&str>| {
         let origin = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
         let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -413,7 +413,7 @@ async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_served_gets_a_status_and_a_fin() {
+async fn a_request_that_cannot_be_served_gets_a_status_and_a_fin() {
     let config = Config { max_connections: 1, frame_timeout: Duration::from_millis(20), ..Config::default() };
     let (_janus, addr) = serve_http(config).await;
     let code = async |request: &str, status: &str| {
@@ -457,7 +457,7 @@ async fn refused(addr: SocketAddr, headers: &str) -> (String, Value) {
 const EVENT_SOURCE: &str = "Accept: text/event-stream\r\nOrigin: https://app.example\r\n";
 
 #[tokio::test]
-async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_get_a_status() {
+async fn a_browser_at_a_full_server_is_told_to_come_back_without_a_status() {
     let origins = vec!["https://app.example".to_owned()];
     let frame_timeout = Duration::from_secs(1);
     let config = Config { max_connections: 1, allowed_origins: origins, frame_timeout, ..Config::default() };
@@ -484,7 +484,7 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
 }
 
 #[tokio::test]
-async fn a_browser_for_which_there_is_no_time_to_be_told_anything_reads_no_status() {
+async fn a_browser_that_must_be_dropped_without_a_word_reads_no_status() {
     let frame_timeout = Duration::from_millis(100);
     let (_janus, addr) =
         serve_http(Config { max_connections: 1, max_refusals: 0, frame_timeout, ..Config::default() }).await;
@@ -508,7 +508,7 @@ impl Hooks for Broken {
 }
 
 #[tokio::test]
-async fn a_browser_that_meets_a_hook_which_fails_is_told_to_come_back() {
+async fn a_browser_refused_by_a_failing_hook_is_told_to_come_back() {
     let http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
     let allowed_origins = vec!["https://app.example".to_owned()];
     let config = Config { listen: Vec::new(), http_listen, allowed_origins, ..Config::default() };

@@ -58,7 +58,7 @@ fn with_history(history: Namespace) -> Config {
 }
 
 #[tokio::test]
-async fn a_subscriber_gets_every_message_with_its_number_and_all_its_parts() {
+async fn a_subscriber_gets_every_message_with_number_and_all_parts() {
     let (janus, _) = serve(Config::default()).await;
     let mut subscriber = janus.subscribe("news").unwrap();
     assert_eq!(subscriber.position().seq, 0);
@@ -125,7 +125,7 @@ async fn under_conflate_only_the_latest_waits_and_the_gap_is_told() {
 }
 
 #[tokio::test]
-async fn under_disconnect_a_full_queue_ends_the_subscription_which_can_be_resumed() {
+async fn under_disconnect_a_full_queue_ends_a_resumable_subscription() {
     let (janus, _) = serve(Config::default()).await;
     let options = SubscribeOptions::default().max_queue_frames(4);
     let mut subscriber = janus.subscribe_with("news", options).unwrap();
@@ -141,7 +141,7 @@ async fn under_disconnect_a_full_queue_ends_the_subscription_which_can_be_resume
 }
 
 #[tokio::test]
-async fn a_lagging_subscriber_costs_no_other_anything() {
+async fn a_lagging_subscriber_costs_other_subscribers_nothing() {
     let (janus, _) = serve(Config::default()).await;
     let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropOldest).max_queue_frames(1);
     let _stalled = janus.subscribe_with("news", options).unwrap();
@@ -153,7 +153,7 @@ async fn a_lagging_subscriber_costs_no_other_anything() {
 }
 
 #[tokio::test]
-async fn a_position_that_cannot_be_resumed_is_answered_with_what_can() {
+async fn an_unavailable_position_is_answered_with_the_first_available() {
     let (janus, _) = serve(Config { resume_messages: 3, ..Config::default() }).await;
     let start = janus.subscribe("news").unwrap().position();
     publish(&janus, "news", 1..=5).await;
@@ -172,7 +172,7 @@ async fn a_position_that_cannot_be_resumed_is_answered_with_what_can() {
 }
 
 #[tokio::test]
-async fn what_a_topic_lost_in_a_cold_restart_is_told_as_a_gap() {
+async fn messages_lost_in_a_cold_restart_are_told_as_a_gap() {
     let (janus, _) = serve(Config::default()).await;
     let mut subscriber = janus.subscribe("news").unwrap();
     publish(&janus, "news", 1..=2).await;
@@ -191,7 +191,7 @@ async fn what_a_topic_lost_in_a_cold_restart_is_told_as_a_gap() {
 }
 
 #[tokio::test]
-async fn a_subscriber_learns_that_the_instance_has_ended_and_gets_what_was_published_before() {
+async fn a_subscriber_gets_earlier_messages_before_the_end_of_the_instance() {
     let (janus, _) = serve(Config::default()).await;
     let mut subscriber = janus.subscribe("news").unwrap();
     publish(&janus, "news", 1..=3).await;
@@ -203,7 +203,7 @@ async fn a_subscriber_learns_that_the_instance_has_ended_and_gets_what_was_publi
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_allowed_and_a_topic_too_many_are_refused() {
+async fn a_forbidden_name_and_a_topic_beyond_the_limit_are_refused() {
     let (janus, _) = serve(Config { max_topics: 1, ..Config::default() }).await;
     assert!(matches!(janus.subscribe(""), Err(SubscribeError::Invalid(_))));
     let _first = janus.subscribe("first").unwrap();
@@ -211,7 +211,7 @@ async fn a_name_that_is_not_allowed_and_a_topic_too_many_are_refused() {
 }
 
 #[tokio::test]
-async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_is_on() {
+async fn history_holds_the_latest_messages_within_limits_if_enabled() {
     let config = with_history(Namespace { history: true, history_messages: 5, ..Namespace::default() });
     let (janus, _) = serve(config).await;
     assert_eq!(janus.history("news", None, 10).unwrap_err(), HistoryError::NotKept);
@@ -243,7 +243,7 @@ async fn history_holds_the_latest_messages_within_its_limits_and_only_where_it_i
 }
 
 #[tokio::test]
-async fn a_history_goes_on_across_a_cold_restart_for_whoever_has_missed_nothing() {
+async fn a_history_survives_a_cold_restart_for_an_up_to_date_subscriber() {
     let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
     publish(&janus, "kept:a", 1..=3).await;
     let before = janus.history("kept:a", None, 100).unwrap().position;
@@ -263,7 +263,7 @@ async fn a_history_goes_on_across_a_cold_restart_for_whoever_has_missed_nothing(
 }
 
 #[tokio::test]
-async fn a_history_that_is_cut_by_its_limit_says_so_and_goes_on_where_it_was_cut() {
+async fn a_history_cut_by_its_limit_reports_the_cut_and_continues_there() {
     let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
     publish(&janus, "kept:a", 1..=5).await;
     let latest = janus.history("kept:a", None, 2).unwrap();
@@ -309,7 +309,7 @@ async fn history_is_limited_by_bytes_and_by_age() {
 }
 
 #[tokio::test]
-async fn a_topic_with_history_lives_on_unused_for_as_long_as_it_has_any() {
+async fn an_unused_topic_lives_as_long_as_its_history() {
     let kept = Namespace { history: true, history_age: Duration::from_millis(400), ..Namespace::default() };
     let config = Config { topic_idle: Duration::from_millis(20), ..with_history(kept) };
     let (janus, _) = serve(Config { resume_age: Duration::from_millis(20), ..config }).await;
@@ -321,7 +321,7 @@ async fn a_topic_with_history_lives_on_unused_for_as_long_as_it_has_any() {
 }
 
 #[tokio::test]
-async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
+async fn a_replay_is_not_subject_to_the_limits_of_the_queue() {
     let (janus, _) = serve(Config::default()).await;
     let start = janus.subscribe("news").unwrap().position();
     publish(&janus, "news", 1..=20).await;
@@ -338,7 +338,7 @@ async fn what_is_replayed_does_not_meet_the_limits_of_the_queue() {
 }
 
 #[tokio::test]
-async fn a_program_is_trusted_with_all_that_its_topics_keep() {
+async fn a_program_resumes_from_all_messages_kept_by_its_topics() {
     // Topics that do not resume keep nothing but history.
     for (resume, history, missed) in
         [(Resume::Session, false, Some(2)), (Resume::Off, false, None), (Resume::Off, true, Some(2))]
@@ -356,7 +356,7 @@ async fn a_program_is_trusted_with_all_that_its_topics_keep() {
 }
 
 #[tokio::test]
-async fn a_topic_stays_for_a_subscriber_that_has_not_taken_what_it_missed() {
+async fn a_topic_stays_until_its_subscriber_has_taken_missed_messages() {
     let short = Duration::from_millis(20);
     let (janus, _) = serve(Config { topic_idle: short, ..Config::default() }).await;
     let keeper = janus.subscribe("news").unwrap();
@@ -381,7 +381,7 @@ async fn subscribers_that_leave_while_their_topic_starts_leave_nothing_behind() 
 }
 
 #[tokio::test]
-async fn no_subscriber_waits_for_ever_for_an_instance_that_has_ended() {
+async fn no_subscriber_waits_forever_for_an_instance_that_has_ended() {
     for _ in 0..10 {
         let (janus, _) = serve(Config::default()).await;
         let subscribing = tokio::task::spawn_blocking({
@@ -399,7 +399,7 @@ async fn no_subscriber_waits_for_ever_for_an_instance_that_has_ended() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_lags_is_named_and_counted_as_a_client_is() {
+async fn a_lagging_subscriber_is_named_and_counted_like_a_client() {
     let (janus, _) = serve(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let options = SubscribeOptions::default().max_queue_frames(3);
     let _subscriber = janus.subscribe_with("news", options).unwrap();
@@ -567,7 +567,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn no_way_of_losing_and_resuming_leaves_a_silent_hole(
+    fn no_sequence_of_loss_and_resume_leaves_a_silent_hole(
         steps in prop::collection::vec(step(), 1..40),
         ring in 0_usize..12,
         queue in 1_usize..10,

@@ -24,7 +24,7 @@ fn every_dependency_has_a_licence_from_the_list() {
 }
 
 #[test]
-fn a_licence_that_asks_for_more_is_refused() {
+fn a_licence_with_further_conditions_is_refused() {
     assert!(is_allowed("MIT OR GPL-3.0-only"), "one that is allowed is enough");
     assert!(is_allowed("MIT/Apache-2.0"), "the old way to write it");
     assert!(!is_allowed("MIT AND GPL-3.0-only"));

@@ -64,7 +64,7 @@ fn topics(count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn everything_that_is_accounted_for_is_given_back() {
+async fn all_accounted_memory_is_given_back() {
     let short = Duration::from_millis(50);
     let config = Config {
         session_ttl: short,
@@ -136,7 +136,7 @@ async fn unfinished_frames_of_many_clients_are_accounted_for() {
 }
 
 #[tokio::test]
-async fn what_a_publisher_waits_with_is_accounted_for() {
+async fn messages_of_waiting_publishers_are_accounted_for() {
     let config = Config { max_inflight_frames: 1, resume_messages: 0, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut subscriber = Client::connect(addr).await;
@@ -157,7 +157,7 @@ async fn what_a_publisher_waits_with_is_accounted_for() {
 }
 
 #[tokio::test]
-async fn what_a_topic_refuses_as_it_goes_out_of_service_is_given_back() {
+async fn messages_refused_by_a_topic_going_out_of_service_are_given_back() {
     let (janus, addr) = serve(Config { topic_quarantine: Duration::from_secs(600), ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("cursed").await;
@@ -176,7 +176,7 @@ async fn what_a_topic_refuses_as_it_goes_out_of_service_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_topic_that_nobody_uses_forgets_what_is_too_old() {
+async fn an_unused_topic_forgets_old_messages() {
     let config = Config {
         resume_age: Duration::from_millis(100),
         write_timeout: Duration::from_millis(400),
@@ -196,7 +196,7 @@ async fn a_topic_that_nobody_uses_forgets_what_is_too_old() {
 }
 
 #[tokio::test]
-async fn from_80_per_cent_on_topics_keep_less_and_whoever_comes_back_is_told() {
+async fn from_80_per_cent_topics_keep_less_and_returning_clients_are_told() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let names = topics(120);
     let token = detached(&janus, addr, &names).await.to_hex();
@@ -249,7 +249,7 @@ async fn from_80_per_cent_on_topics_keep_less_and_whoever_comes_back_is_told() {
 }
 
 #[tokio::test]
-async fn from_90_per_cent_on_detached_sessions_end_oldest_first() {
+async fn from_90_per_cent_detached_sessions_end_oldest_first() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let names = topics(60);
     let mut tokens = Vec::new();
@@ -272,7 +272,7 @@ async fn from_90_per_cent_on_detached_sessions_end_oldest_first() {
 }
 
 #[tokio::test]
-async fn from_92_per_cent_on_the_client_with_the_largest_queue_is_closed_and_nobody_else() {
+async fn from_92_per_cent_only_the_client_with_the_largest_queue_is_closed() {
     let config = Config { max_queue_bytes: 256 << 20, max_queue_frames: 1 << 20, ..Config::default() };
     let (janus, addr) = serve(with_budget(config)).await;
     // Large queues, compared with the messages kept by topics, would be closed before.
@@ -318,7 +318,7 @@ async fn from_92_per_cent_on_the_client_with_the_largest_queue_is_closed_and_nob
 }
 
 #[tokio::test]
-async fn from_95_per_cent_on_new_subscribers_are_refused_until_there_is_room() {
+async fn from_95_per_cent_new_subscribers_are_refused_until_there_is_room() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;

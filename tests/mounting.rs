@@ -152,7 +152,7 @@ async fn until_nobody_is_connected(janus: &Janus) {
     .await;
 }
 
-async fn a_websocket_gets_what_the_app_publishes(site: Site) {
+async fn a_websocket_gets_the_apps_messages(site: Site) {
     let mut socket = open(&site, "Bearer sesame").await.unwrap();
     send(&mut socket, r#"{"type":"hello"}"#).await;
     send(&mut socket, r#"{"type":"subscribe","id":1,"topic":"news"}"#).await;
@@ -169,7 +169,7 @@ async fn a_websocket_gets_what_the_app_publishes(site: Site) {
     site.stop().await;
 }
 
-async fn a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was(site: Site) {
+async fn an_event_stream_gets_the_apps_messages_and_resumes(site: Site) {
     let (stream, head) = ask(&site, "/events?topic=news", KEY, "\nid: ").await;
     assert!(head.to_lowercase().contains("content-type: text/event-stream"), "{head}");
     let mut stream = stream;
@@ -206,7 +206,7 @@ async fn nothing_passes_the_middleware_of_the_app(site: Site) {
 const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
                        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-async fn a_refusal_has_the_headers_of_its_status_and_says_why(site: Site) {
+async fn a_refusal_has_the_headers_of_its_status_and_a_reason(site: Site) {
     let (_, answer) = ask(&site, "/ws", KEY, "\"}}").await;
     let answer = answer.to_lowercase();
     assert!(answer.starts_with("http/1.1 426 "), "{answer}");
@@ -226,7 +226,7 @@ async fn a_refusal_has_the_headers_of_its_status_and_says_why(site: Site) {
     site.stop().await;
 }
 
-async fn a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused(site: Site) {
+async fn a_request_dangerous_only_behind_an_app_is_refused(site: Site) {
     let refused = async |request: String, status: &str| {
         let mut stream = TcpStream::connect(site.addr).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -282,10 +282,10 @@ macro_rules! in_both {
 }
 
 in_both!(
-    a_websocket_gets_what_the_app_publishes,
-    a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was,
+    a_websocket_gets_the_apps_messages,
+    an_event_stream_gets_the_apps_messages_and_resumes,
     nothing_passes_the_middleware_of_the_app,
-    a_refusal_has_the_headers_of_its_status_and_says_why,
-    a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused,
+    a_refusal_has_the_headers_of_its_status_and_a_reason,
+    a_request_dangerous_only_behind_an_app_is_refused,
     a_shutdown_says_goodbye,
 );

@@ -22,7 +22,7 @@ async fn subscribed(client: &mut Http, topics: usize) -> Vec<Block> {
 }
 
 #[tokio::test]
-async fn a_stream_of_several_topics_misses_nothing_of_any_of_them() {
+async fn a_stream_of_several_topics_misses_nothing_in_any_topic() {
     let (janus, addr) = serve_http(Config::default()).await;
     let mut client = Http::events(addr, QUERY, "").await;
     let nothing_seen = subscribed(&mut client, 3).await.pop().unwrap().id.unwrap();
@@ -64,7 +64,7 @@ async fn a_stream_of_several_topics_misses_nothing_of_any_of_them() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_kept_of_another_topic_is_a_gap() {
+async fn messages_of_another_topic_no_longer_kept_are_a_gap() {
     let (janus, addr) = serve_http(Config { resume_messages: 2, ..Config::default() }).await;
     let mut client = Http::events(addr, QUERY, "").await;
     subscribed(&mut client, 3).await;
@@ -86,7 +86,7 @@ async fn what_is_no_longer_kept_of_another_topic_is_a_gap() {
 }
 
 #[tokio::test]
-async fn topics_that_do_not_resume_are_told_as_gaps_beside_those_that_do() {
+async fn topics_that_do_not_resume_get_gaps_next_to_topics_that_do() {
     let mut config = Config::default();
     config.namespaces.insert("off".to_owned(), Namespace { resume: Resume::Off, ..Namespace::default() });
     let (janus, addr) = serve_http(config).await;
@@ -110,7 +110,7 @@ async fn topics_that_do_not_resume_are_told_as_gaps_beside_those_that_do() {
 
 /// A conflated message takes the place of an older message, and its id would cover the messages behind.
 #[tokio::test]
-async fn the_id_of_a_conflated_message_speaks_for_its_own_topic_alone() {
+async fn the_id_of_a_conflated_message_covers_only_its_own_topic() {
     let mut config = Config::default();
     let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
     config.namespaces.insert("latest".to_owned(), conflate);
@@ -227,7 +227,7 @@ async fn cut_at_random(cuts: usize, others: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_cuts_of_three_topics_lose_nothing_and_hardly_repeat() {
+async fn random_cuts_of_three_topics_lose_nothing_and_seldom_repeat() {
     const CUTS: usize = 300;
     let repeats = cut_at_random(CUTS, 0).await;
     assert!(repeats < CUTS, "{repeats} repeats in {CUTS} reconnects");
@@ -236,6 +236,6 @@ async fn random_cuts_of_three_topics_lose_nothing_and_hardly_repeat() {
 /// Passes to many subscribers take long, so that passes of different topics overlap all the time: many messages may
 /// repeat.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_cuts_lose_nothing_also_where_passes_overlap() {
+async fn random_cuts_lose_nothing_even_if_passes_overlap() {
     cut_at_random(100, 100).await;
 }

@@ -12,7 +12,7 @@ fn with_policy(slow_consumer: SlowConsumer, config: Config) -> Config {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_for_the_write_timeout_is_cut_off_and_counted() {
+async fn a_client_that_takes_nothing_for_write_timeout_is_cut_off() {
     let config = Config { write_timeout: Duration::from_millis(100), ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Disconnect, config)).await;
     let mut client = Client::connect(addr).await;
@@ -38,7 +38,7 @@ async fn a_client_that_takes_nothing_for_the_write_timeout_is_cut_off_and_counte
 }
 
 #[tokio::test]
-async fn a_client_that_takes_a_little_now_and_then_is_not_cut_off() {
+async fn a_client_that_reads_a_little_now_and_then_is_not_cut_off() {
     let config = Config { write_timeout: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Disconnect, config)).await;
     let mut client = Client::connect(addr).await;
@@ -58,7 +58,7 @@ async fn a_client_that_takes_a_little_now_and_then_is_not_cut_off() {
 }
 
 #[tokio::test]
-async fn under_conflate_a_stalled_client_is_borne_with_and_then_has_the_latest() {
+async fn under_conflate_a_stalled_client_stays_and_then_gets_the_latest() {
     let config = Config { write_timeout: Duration::from_millis(50), max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;
@@ -89,7 +89,7 @@ async fn under_conflate_a_stalled_client_is_borne_with_and_then_has_the_latest()
 }
 
 #[tokio::test]
-async fn under_conflate_a_client_that_never_reads_again_is_cut_off_after_the_stall_timeout() {
+async fn under_conflate_a_stalled_client_is_cut_off_after_stall_timeout() {
     let config = Config { stall_timeout: Duration::from_millis(100), max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;
@@ -102,7 +102,7 @@ async fn under_conflate_a_client_that_never_reads_again_is_cut_off_after_the_sta
 }
 
 #[tokio::test]
-async fn on_the_classic_protocol_the_drop_policies_act_as_disconnect() {
+async fn in_the_classic_protocol_drop_policies_act_as_disconnect() {
     for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest] {
         let config = Config { max_queue_frames: 8, ..Config::default() };
         let (janus, addr) = serve(with_policy(policy, config)).await;
@@ -151,7 +151,7 @@ async fn the_slowest_clients_are_named_largest_queue_first() {
 }
 
 #[tokio::test]
-async fn under_conflate_a_client_that_reads_all_the_time_is_not_cut_off_by_bursts() {
+async fn under_conflate_a_reading_client_is_not_cut_off_by_bursts() {
     let config = Config { max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;
@@ -179,7 +179,7 @@ async fn under_conflate_a_client_that_reads_all_the_time_is_not_cut_off_by_burst
 }
 
 #[tokio::test]
-async fn under_conflate_the_kernel_bears_with_a_stalled_client_as_long_as_the_server_does() {
+async fn under_conflate_the_kernel_keeps_a_stalled_client_like_the_server() {
     let config = Config { tcp_user_timeout: Duration::from_millis(300), max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;

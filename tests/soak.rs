@@ -1034,7 +1034,7 @@ fn mib(bytes: u64) -> f64 {
 
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "takes minutes; see the head of this file"]
-async fn nothing_is_lost_and_nothing_grows_while_clients_churn_and_parts_crash() {
+async fn nothing_is_lost_and_nothing_grows_during_churn_and_crashes() {
     LocalSet::new().run_until(soak(Settings::from_environment())).await;
 }
 

@@ -88,7 +88,7 @@ async fn is_closed(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn input_beyond_its_share_closes_the_address_that_holds_most() {
+async fn excess_input_closes_connections_of_the_largest_address() {
     let (janus, addr) = serve(with_budget()).await;
     let mut other = Client::connect_from(OTHER, addr).await;
     // As large as any input, and older.
@@ -111,7 +111,7 @@ async fn input_beyond_its_share_closes_the_address_that_holds_most() {
 }
 
 #[tokio::test]
-async fn within_an_address_small_input_stays_and_old_input_goes_first() {
+async fn within_an_address_old_input_goes_first_and_small_input_stays() {
     let (janus, addr) = serve(with_budget()).await;
     let mut small = Client::connect_from(STRANGER, addr).await;
     small.send(part(1_000)).await;
@@ -204,7 +204,7 @@ impl Hooks for UndecidedWhat {
 }
 
 #[tokio::test]
-async fn a_websocket_before_its_hello_is_accounted_for_with_its_head() {
+async fn a_websocket_before_its_hello_is_accounted_with_its_head() {
     let (janus, _, http) = serve_http(with_budget(), Willing).await;
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -218,7 +218,7 @@ async fn a_websocket_before_its_hello_is_accounted_for_with_its_head() {
 }
 
 #[tokio::test]
-async fn a_client_that_a_hook_decides_on_is_accounted_for_with_its_head() {
+async fn a_client_waiting_for_a_hook_is_accounted_with_its_head() {
     let config = Config { hook_timeout: Duration::from_secs(600), ..with_budget() };
     let undecided = Undecided::default();
     let (janus, _, http) = serve_http(config, UndecidedWho(undecided.clone())).await;
@@ -229,7 +229,7 @@ async fn a_client_that_a_hook_decides_on_is_accounted_for_with_its_head() {
 }
 
 #[tokio::test]
-async fn heads_of_many_websockets_are_bounded() {
+async fn the_memory_of_many_websocket_heads_is_bounded() {
     let (janus, _, http) = serve_http(with_budget(), Willing).await;
     let mut clients = Vec::new();
     for _ in 0..400 {
@@ -243,7 +243,7 @@ async fn heads_of_many_websockets_are_bounded() {
 }
 
 #[tokio::test]
-async fn messages_that_wait_for_an_answer_are_bounded() {
+async fn messages_waiting_for_an_answer_are_bounded() {
     let config = Config { hook_timeout: Duration::from_secs(600), ..with_budget() };
     let undecided = Undecided::default();
     let (janus, addr, _) = serve_http(config, UndecidedWhat(undecided.clone())).await;
@@ -268,7 +268,7 @@ async fn detached(janus: &Janus, addr: SocketAddr, topic: &str) {
 }
 
 #[tokio::test]
-async fn connections_that_ask_for_nothing_go_before_anybodys_history_or_session() {
+async fn idle_connections_are_closed_before_any_history_or_session_ends() {
     let (janus, addr, http) = serve_http(with_budget(), Willing).await;
     let mut other = with_history(addr).await;
     detached(&janus, addr, "history").await;
@@ -289,7 +289,7 @@ async fn connections_that_ask_for_nothing_go_before_anybodys_history_or_session(
 }
 
 #[tokio::test]
-async fn input_that_leads_to_nothing_goes_before_anybodys_history() {
+async fn fruitless_input_is_dropped_before_any_history() {
     let (janus, addr) = serve(with_budget()).await;
     let _other = with_history(addr).await;
     ballast(&janus, 75);
@@ -306,7 +306,7 @@ async fn input_that_leads_to_nothing_goes_before_anybodys_history() {
 }
 
 #[tokio::test]
-async fn queues_beyond_what_topics_keep_go_before_anybodys_history() {
+async fn excess_queues_are_dropped_before_any_history() {
     let config =
         Config { max_queue_bytes: 256 << 20, max_queue_frames: 1 << 20, send_buffer_bytes: 4 * 1_024, ..with_budget() };
     let (janus, addr) = serve(config).await;

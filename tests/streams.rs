@@ -72,7 +72,7 @@ async fn a_pipe_is_a_client_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_pipe_ends_with_a_drain_after_what_waits_for_it() {
+async fn a_drain_ends_a_pipe_after_its_queue() {
     let janus = start(Config::default()).await;
     let mut client = subscribed(&janus, 64).await;
     for number in 0..50 {
@@ -89,7 +89,7 @@ async fn a_pipe_ends_with_a_drain_after_what_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_pipe_that_is_not_read_is_cut_off_and_disturbs_nobody() {
+async fn an_unread_pipe_is_cut_off_and_disturbs_no_client() {
     let mut config = Config { max_queue_frames: 8, ..Config::default() };
     config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
     let janus = start(config).await;
@@ -106,7 +106,7 @@ async fn a_pipe_that_is_not_read_is_cut_off_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
+async fn a_connection_accepted_elsewhere_takes_the_direct_path() {
     let janus = start(Config::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
@@ -154,7 +154,7 @@ impl AsyncWrite for Polite {
 }
 
 #[tokio::test]
-async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it() {
+async fn a_buffering_stream_ends_after_its_last_byte() {
     let janus = start(Config::default()).await;
     // The stream takes each answer only in part.
     let (mut client, server) = tokio::io::duplex(8);
@@ -207,7 +207,7 @@ async fn start_passing_on(listener: Foreign) -> (Janus, mpsc::Receiver<PassedOn>
 const REQUEST: &[u8] = b"GET /elsewhere HTTP/1.1\r\nhost: here\r\n\r\n";
 
 #[tokio::test]
-async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
+async fn a_socket_of_another_listener_gets_the_servers_options() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (janus, mut passed) = start_passing_on(Foreign::Tcp(listener)).await;
@@ -225,7 +225,7 @@ async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_is_passed_on_with_what_was_read_from_it() {
+async fn a_unix_socket_is_passed_on_with_the_bytes_already_read() {
     let (accepts, accepted) = mpsc::channel(1);
     let (janus, mut passed) = start_passing_on(Foreign::Unix(accepted)).await;
     let (mut client, server) = UnixStream::pair().unwrap();
@@ -243,7 +243,7 @@ async fn a_unix_socket_is_passed_on_with_what_was_read_from_it() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
+async fn a_unix_socket_is_served_and_cut_off_like_any_client() {
     let mut config = Config { max_queue_frames: 8, send_buffer_bytes: 8 * 1024, ..Config::default() };
     config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
     let janus = start(config).await;
@@ -276,7 +276,7 @@ async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_stream_too_many_is_refused_with_the_reason() {
+async fn a_stream_beyond_the_limit_is_refused_with_the_reason() {
     let janus = start(Config { max_connections: 1, ..Config::default() }).await;
     let _client = subscribed(&janus, 64).await;
     let refused = janus.serve(Incoming::stream(tokio::io::duplex(1).0), &classic(), None).unwrap_err();
@@ -287,7 +287,7 @@ async fn a_stream_too_many_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
+async fn simultaneous_streams_do_not_exceed_the_limit() {
     let janus = start(Config { max_connections: 2, ..Config::default() }).await;
     let (codec, mut pipes) = (classic(), Vec::new());
     let serve = || {
@@ -441,7 +441,7 @@ impl Hooks for Ends {
 }
 
 #[tokio::test]
-async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_never_do() {
+async fn an_unwritable_stream_ends_even_if_its_reads_never_end() {
     let (told, mut ends) = mpsc::channel(8);
     let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..with_a_short_tick() };
     let config = Config { max_connections: 1, ..config };
@@ -464,7 +464,7 @@ async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_n
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_whose_client_takes_nothing_any_more_ends_although_it_stays_open() {
+async fn a_stuck_unix_socket_ends_even_if_its_client_stays_open() {
     let janus = start(with_a_short_tick()).await;
     let (mut client, server) = UnixStream::pair().unwrap();
     janus.serve(Incoming::unix(server), &classic(), None).unwrap();

@@ -77,13 +77,13 @@ fn read(line: &str) -> Option<Seen> {
 }
 
 #[tokio::test]
-async fn the_transport_of_the_example_conforms() {
+async fn the_example_transport_conforms() {
     let report = conformance::run(Lines, LinesClient).await;
     assert_skips_only(&report, &[Check::Blanks]);
 }
 
 #[test]
-fn the_example_of_a_transport_has_less_than_fifty_lines_of_code() {
+fn the_example_transport_has_less_than_fifty_lines_of_code() {
     let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/lines.rs")).unwrap();
     let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
     let lines = source.lines().filter(is_code).count();

@@ -137,7 +137,7 @@ async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBoo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_from_one_address_keep_no_message_of_another_from_arriving() {
+async fn floods_from_one_address_stop_no_message_of_another() {
     let config = Config { http_listen: vec![own_address()], session_ttl: SOON, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let http = janus.local_addrs()[1];
@@ -154,7 +154,7 @@ async fn floods_from_one_address_keep_no_message_of_another_from_arriving() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn publishers_get_room_in_turn_also_when_those_before_them_leave() {
+async fn publishers_get_room_in_turn_even_if_earlier_publishers_leave() {
     const MESSAGES: usize = 20;
     let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
@@ -184,7 +184,7 @@ async fn publishers_get_room_in_turn_also_when_those_before_them_leave() {
 
 #[tokio::test]
 #[ignore = "measures, which needs an idle machine; see the head of the file above"]
-async fn floods_in_full_and_what_they_cost_a_bystander() {
+async fn floods_at_full_size_and_their_cost_for_a_bystander() {
     let floods = [
         (Flood::Pings, 1),
         (Flood::Pings, 100),

@@ -55,7 +55,7 @@ async fn the_welcome_tells_the_limits_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn nothing_but_pings_is_heard_before_the_hello() {
+async fn only_pings_are_accepted_before_the_hello() {
     let (janus, addr) = serve(Config::default()).await;
     let mut bystander = Bystander::new(addr).await;
     let firsts = [
@@ -100,7 +100,7 @@ async fn a_second_hello_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn the_conversation_of_the_document_is_held() {
+async fn the_conversation_of_the_document_works() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let subscribed = socket.ask(json!({"type": "subscribe", "id": 1, "topic": "news"})).await;
@@ -140,7 +140,7 @@ async fn the_conversation_of_the_document_is_held() {
 }
 
 #[tokio::test]
-async fn a_message_that_nobody_hears_has_a_receipt_of_zeros_and_one_without_a_number_none() {
+async fn a_message_without_subscribers_has_a_receipt_of_zeros() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let receipt = socket.ask(json!({"type": "publish", "id": 0, "topic": "nobody", "data": 1})).await;
@@ -176,7 +176,7 @@ async fn requests_in_one_write_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_told_with_its_number_and_the_connection_goes_on() {
+async fn a_refusal_carries_the_request_id_and_the_connection_continues() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     socket.subscribe("news").await;
@@ -213,7 +213,7 @@ async fn what_is_refused_is_told_with_its_number_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_ends_the_connection_after_the_answers_to_what_was() {
+async fn invalid_json_ends_the_connection_after_earlier_answers() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let good = |id: u64| said(&json!({"type": "publish", "id": id, "topic": "nobody", "data": id}));
@@ -225,7 +225,7 @@ async fn what_is_no_json_ends_the_connection_after_the_answers_to_what_was() {
 }
 
 #[tokio::test]
-async fn a_message_in_many_fragments_is_obeyed_as_any_other() {
+async fn a_message_in_many_fragments_is_obeyed_like_any_message() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     socket.subscribe("news").await;
@@ -262,7 +262,7 @@ async fn client_that_is_lost_after_three(janus: &Janus, addr: SocketAddr) -> (Va
 }
 
 #[tokio::test]
-async fn who_comes_back_goes_on_exactly_where_it_was() {
+async fn a_returning_client_resumes_exactly_at_its_position() {
     let (janus, addr) = serve(Config::default()).await;
     let (session, epoch) = client_that_is_lost_after_three(&janus, addr).await;
     publish_numbers(&janus, "news", 4..=6).await;
@@ -291,7 +291,7 @@ async fn who_comes_back_goes_on_exactly_where_it_was() {
 }
 
 #[tokio::test]
-async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was() {
+async fn an_up_to_date_client_resumes_exactly_after_a_cold_restart() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let epoch = socket.subscribe("news").await["epoch"].clone();
@@ -327,7 +327,7 @@ async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was()
 }
 
 #[tokio::test]
-async fn who_cannot_go_on_where_it_was_is_told_and_goes_on_from_now() {
+async fn a_client_that_cannot_resume_is_told_and_continues_live() {
     let (janus, addr) = serve(Config { resume_messages: 2, ..Config::default() }).await;
     let (_, epoch) = client_that_is_lost_after_three(&janus, addr).await;
     publish_numbers(&janus, "news", 4..=6).await;
@@ -359,7 +359,7 @@ async fn who_cannot_go_on_where_it_was_is_told_and_goes_on_from_now() {
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_knows_is_a_new_one() {
+async fn an_unknown_session_becomes_a_new_session() {
     let (_janus, addr) = serve(Config::default()).await;
     for token in ["0123456789abcdef0123456789abcdef", "", "x"] {
         let (_, welcome) = come_back(addr, &json!(token)).await;
@@ -368,7 +368,7 @@ async fn a_session_that_nobody_knows_is_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_takes_the_place_of_its_earlier_connection() {
+async fn a_returning_client_replaces_its_earlier_connection() {
     let (janus, addr) = serve(Config::default()).await;
     let mut older = Socket::upgraded(addr).await;
     let welcome = older.ask(json!({"type": "hello"})).await;
@@ -387,7 +387,7 @@ async fn a_client_that_comes_back_takes_the_place_of_its_earlier_connection() {
 }
 
 #[tokio::test]
-async fn a_close_of_the_client_is_answered_and_its_session_can_be_taken_up() {
+async fn a_clients_close_is_answered_and_its_session_can_resume() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::upgraded(addr).await;
     let welcome = socket.ask(json!({"type": "hello"})).await;
@@ -400,7 +400,7 @@ async fn a_close_of_the_client_is_answered_and_its_session_can_be_taken_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_stream_has_its_answers_first() {
+async fn a_client_that_ends_its_stream_gets_its_answers_first() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     socket.say(json!({"type": "publish", "id": 1, "topic": "nobody", "data": 1})).await;
@@ -448,7 +448,7 @@ async fn a_drain_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_the_operator_closes_is_told_whether_it_may_come_back() {
+async fn a_client_closed_by_the_operator_learns_whether_to_come_back() {
     let (janus, addr) = serve(Config::default()).await;
     for (reconnect, code, name) in [(true, 4007, "disconnected"), (false, 4417, "banned")] {
         let mut socket = Socket::open(addr).await;
@@ -463,7 +463,7 @@ async fn a_client_that_the_operator_closes_is_told_whether_it_may_come_back() {
 }
 
 #[tokio::test]
-async fn silence_is_broken_by_pings_also_where_no_message_ever_came() {
+async fn silence_is_broken_by_pings_even_before_the_first_message() {
     let config = Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() };
     let (janus, addr) = serve(Config { pong_timeout: Duration::ZERO, ..config }).await;
     let mut idle = Socket::open(addr).await;
@@ -488,7 +488,7 @@ async fn silence_is_broken_by_pings_also_where_no_message_ever_came() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_after_the_close() {
+async fn a_closing_client_gets_all_answers_before_the_close_and_none_after() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Socket::open(addr).await;
     subscriber.subscribe("news").await;
@@ -506,7 +506,7 @@ async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_a
 }
 
 #[tokio::test]
-async fn a_key_that_stands_twice_is_named() {
+async fn a_duplicate_key_is_named() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     for (request, key) in [
@@ -532,7 +532,7 @@ impl Hooks for NoPublishers {
 }
 
 #[tokio::test]
-async fn a_message_that_is_refused_is_told_with_its_topic() {
+async fn a_refused_message_is_reported_with_its_topic() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
     let janus = Janus::builder().config(config).hooks(NoPublishers).start().await.expect("the server starts");
     let mut socket = Socket::open(janus.local_addrs()[0]).await;
@@ -570,7 +570,7 @@ impl Hooks for Undecided {
 }
 
 #[tokio::test]
-async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
+async fn a_bye_comes_after_the_answers_to_abandoned_requests() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
     let config = Config { drain_period: Duration::ZERO, ..config };
     let janus = Janus::builder().config(config).hooks(Undecided).start().await.expect("the server starts");
@@ -585,7 +585,7 @@ async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
 }
 
 #[tokio::test]
-async fn what_is_published_once_a_subscribe_is_answered_reaches_the_socket() {
+async fn a_message_published_after_a_subscribes_answer_reaches_the_socket() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     for round in 0..50 {

@@ -88,7 +88,7 @@ async fn a_library_that_names_no_subprotocol_and_no_origin_is_served() {
 }
 
 #[tokio::test]
-async fn a_library_is_refused_with_a_status_that_it_understands() {
+async fn a_library_understands_the_status_of_a_refusal() {
     let (_janus, addr) = serve(Config::default()).await;
     for (header, status) in [(("origin", "https://evil.test"), 403), (("sec-websocket-protocol", "mqtt"), 400)] {
         let Err(Error::Http(response)) = connect(addr, &[header]).await else { panic!("{header:?} is let in") };
@@ -99,7 +99,7 @@ async fn a_library_is_refused_with_a_status_that_it_understands() {
 }
 
 #[tokio::test]
-async fn a_library_sends_and_reads_messages_as_long_as_they_may_be() {
+async fn a_library_sends_and_reads_messages_of_the_longest_length() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 1 << 20, ..Config::default() }).await;
     let mut socket = open(addr).await;
     ask(&mut socket, json!({"type": "subscribe", "topic": "news"})).await;

@@ -15,7 +15,7 @@ use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame,
 use crate::support::{Close, DEADLINE, until};
 
 #[tokio::test]
-async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_so() {
+async fn a_message_over_max_frame_bytes_is_refused_at_its_header() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 200, ..Config::default() }).await;
     let mut bystander = Bystander::new(addr).await;
     let publish = |bytes: usize| {
@@ -43,7 +43,7 @@ async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_s
 }
 
 #[tokio::test]
-async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello_that_never_comes() {
+async fn an_unfinished_frame_or_message_or_a_missing_hello_is_a_timeout() {
     let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     let begun = [vec![FIN | TEXT], text("{}")[..7].to_vec(), frame(TEXT, "{"), frame(FIN | PING, "ping")[..4].to_vec()];
     for bytes in begun {
@@ -57,7 +57,7 @@ async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello
 }
 
 #[tokio::test]
-async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
+async fn pings_between_fragments_do_not_extend_the_time_of_a_message() {
     let (_janus, addr) = serve(Config { frame_timeout: Duration::from_millis(300), ..Config::default() }).await;
     for (opcode, answers) in [(PING, true), (PONG, false)] {
         let mut socket = Socket::open(addr).await;
@@ -80,7 +80,7 @@ async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
 }
 
 #[tokio::test]
-async fn topics_have_limits_for_each_client_for_the_server_and_for_their_names() {
+async fn topics_are_limited_per_client_per_server_and_in_their_names() {
     let config = Config { max_topics_per_client: 2, max_topics: 3, max_topic_bytes: 5, ..Config::default() };
     let (_janus, addr) = serve(config).await;
     let mut first = Socket::open(addr).await;
@@ -125,7 +125,7 @@ async fn a_client_beyond_max_connections_is_told_with_a_status() {
 }
 
 #[tokio::test]
-async fn a_client_that_a_proxy_on_this_machine_passed_on_may_not_publish() {
+async fn a_client_behind_a_proxy_on_this_machine_may_not_publish() {
     let publish = json!({"type": "publish", "id": 5, "topic": "news", "data": 1});
     let (janus, addr) = serve(Config::default()).await;
     let signs = [
@@ -168,7 +168,7 @@ async fn a_client_that_a_proxy_on_this_machine_passed_on_may_not_publish() {
 }
 
 #[tokio::test]
-async fn where_clients_may_not_publish_each_message_is_refused_with_its_number() {
+async fn without_permission_each_publish_is_refused_with_its_request_id() {
     for allow_publish in [false, true] {
         let http_listen = vec![([0, 0, 0, 0], 0).into()];
         let config = Config { listen: Vec::new(), http_listen, allow_publish, ..Config::default() };
@@ -211,7 +211,7 @@ fn numbered(number: u64) -> (u64, String) {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
+async fn a_client_that_does_not_read_is_cut_off_without_a_bye() {
     let (janus, addr) = serve_with(SlowConsumer::Disconnect).await;
     let mut bystander = Bystander::new(addr).await;
     let mut slow = Socket::open(addr).await;
@@ -255,7 +255,7 @@ async fn serve_few_answers(write_timeout: Duration) -> (Janus, SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
+async fn a_client_that_never_reads_its_answers_is_cut_off() {
     let (janus, addr) = serve_few_answers(Duration::from_millis(200)).await;
     let mut bystander = Bystander::new(addr).await;
     let questions = [
@@ -277,7 +277,7 @@ async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
+async fn a_client_with_many_requests_before_a_read_gets_every_answer() {
     const QUESTIONS: u64 = 5_000;
     let (janus, addr) = serve_few_answers(Config::default().write_timeout).await;
     let publish = |id| said(&json!({"type": "publish", "id": id, "topic": "nobody", "data": id}));
@@ -363,17 +363,17 @@ async fn a_gap_comes_in_its_place_and_the_numbers_add_up(policy: SlowConsumer) {
 }
 
 #[tokio::test]
-async fn under_drop_oldest_a_gap_comes_in_its_place_and_the_numbers_add_up() {
+async fn under_drop_oldest_a_gap_comes_in_place_and_the_numbers_add_up() {
     a_gap_comes_in_its_place_and_the_numbers_add_up(SlowConsumer::DropOldest).await;
 }
 
 #[tokio::test]
-async fn under_drop_newest_a_gap_comes_in_its_place_and_the_numbers_add_up() {
+async fn under_drop_newest_a_gap_comes_in_place_and_the_numbers_add_up() {
     a_gap_comes_in_its_place_and_the_numbers_add_up(SlowConsumer::DropNewest).await;
 }
 
 #[tokio::test]
-async fn answers_to_a_client_that_lags_come_behind_the_messages_before_them() {
+async fn answers_to_a_lagging_client_follow_earlier_messages() {
     let (janus, addr) = serve_with(SlowConsumer::DropOldest).await;
     let mut slow = Socket::open(addr).await;
     slow.subscribe("news").await;
@@ -393,7 +393,7 @@ async fn answers_to_a_client_that_lags_come_behind_the_messages_before_them() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_full() {
+async fn a_tolerated_client_may_send_requests_with_a_full_queue() {
     for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate] {
         let (janus, addr) = serve_with(policy).await;
         let mut slow = Socket::open(addr).await;
@@ -430,7 +430,7 @@ async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_fu
 }
 
 #[tokio::test]
-async fn under_conflate_a_lagging_client_has_the_latest_of_each_topic() {
+async fn under_conflate_a_lagging_client_gets_the_latest_of_each_topic() {
     let (janus, addr) = serve_with(SlowConsumer::Conflate).await;
     let mut slow = Socket::open(addr).await;
     slow.subscribe("quotes").await;

@@ -61,7 +61,7 @@ async fn a_client_that_answers_no_ping_is_closed_and_may_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_to_which_messages_flow_is_asked_as_well() {
+async fn a_client_is_pinged_even_while_messages_flow() {
     // No machine is so slow that no message comes within the ping interval.
     let (janus, addr) = serve(with_pings(2_000, 1_000)).await;
     let mut subscriber = Socket::open(addr).await;
@@ -81,7 +81,7 @@ async fn a_client_to_which_messages_flow_is_asked_as_well() {
 }
 
 #[tokio::test]
-async fn whatever_comes_from_a_client_shows_that_it_lives() {
+async fn any_frame_of_a_client_proves_its_life() {
     let (janus, addr) = serve(with_pings(1_000, 1_000)).await;
     let beginning = r#"{"type":"unsubscribe","topic":"n"#;
     let unfinished = frame(0x1, beginning);
@@ -113,7 +113,7 @@ impl Hooks for Undecided {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_server_has_not_read_counts() {
+async fn a_pong_not_yet_read_by_the_server_counts() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..with_pings(1_000, 200) };
     let config = Config { hook_timeout: Duration::from_secs(3), ..config };
     let janus = Janus::builder().config(config).hooks(Undecided).start().await.expect("the server starts");
@@ -131,7 +131,7 @@ async fn an_answer_that_the_server_has_not_read_counts() {
 }
 
 #[tokio::test]
-async fn a_client_that_lags_is_not_closed_for_a_ping_that_waits_with_its_messages() {
+async fn a_lagging_client_is_not_closed_for_a_ping_in_its_queue() {
     let config = Config { send_buffer_bytes: 4_096, max_queue_bytes: 64 << 20, ..with_pings(1_000, 300) };
     let config = Config { write_timeout: Duration::from_secs(60), ..config };
     let (janus, addr) = serve(config).await;

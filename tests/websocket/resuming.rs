@@ -61,7 +61,7 @@ const RESUMED: fn(u64) -> (Value, Value) = |missed| (json!(true), json!(missed))
 const FRESH: (Value, Value) = (Value::Bool(false), Value::Null);
 
 #[tokio::test]
-async fn a_newcomer_sees_nothing_that_was_said_before_where_only_sessions_go_on() {
+async fn under_resume_session_a_newcomer_sees_no_earlier_message() {
     let (janus, addr) = serve(config()).await;
     for (topic, sees) in [("news", true), ("private:news", false), ("gone:news", false)] {
         let _keeper = janus.subscribe(topic).unwrap();
@@ -77,7 +77,7 @@ async fn a_newcomer_sees_nothing_that_was_said_before_where_only_sessions_go_on(
 }
 
 #[tokio::test]
-async fn a_client_with_its_session_goes_on_exactly_where_it_was() {
+async fn a_client_with_its_session_resumes_exactly_at_its_place() {
     let (janus, addr) = serve(config()).await;
     let (session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     publish(&janus, "private:news", 4..=5).await;
@@ -97,7 +97,7 @@ async fn a_client_with_its_session_goes_on_exactly_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_session_leads_no_further_back_than_to_where_it_subscribed() {
+async fn a_session_resumes_no_earlier_than_its_subscribe() {
     let (janus, addr) = serve(config()).await;
     let (session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     let _other = janus.subscribe("private:other").unwrap();
@@ -121,7 +121,7 @@ async fn a_session_leads_no_further_back_than_to_where_it_subscribed() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_lost_again_before_it_subscribes_keeps_its_place() {
+async fn a_session_lost_again_before_its_subscribe_keeps_its_place() {
     let (janus, addr) = serve(config()).await;
     let (mut session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     publish(&janus, "private:news", 4..=4).await;
@@ -136,7 +136,7 @@ async fn a_session_that_is_lost_again_before_it_subscribes_keeps_its_place() {
 }
 
 #[tokio::test]
-async fn a_session_keeps_no_more_places_than_a_client_may_have_topics() {
+async fn a_session_keeps_no_more_places_than_the_limit_of_topics() {
     let (janus, addr) = serve(Config { max_topics_per_client: 3, ..config() }).await;
     let mut socket = Socket::upgraded(addr).await;
     let mut session = socket.ask(json!({"type": "hello"})).await["session"].clone();
@@ -152,7 +152,7 @@ async fn a_session_keeps_no_more_places_than_a_client_may_have_topics() {
 }
 
 #[tokio::test]
-async fn where_nothing_goes_on_a_session_does_not_either() {
+async fn under_resume_none_a_session_does_not_resume() {
     let (janus, addr) = serve(config()).await;
     let (session, epoch) = lost_after_three(&janus, addr, "gone:news").await;
     let (mut socket, _) = come_back(addr, &session).await;

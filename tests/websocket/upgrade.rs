@@ -44,7 +44,7 @@ async fn refused(addr: SocketAddr, request: impl AsRef<[u8]>) -> (u16, String, V
 }
 
 #[tokio::test]
-async fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
+async fn the_key_in_the_rfc_has_the_answer_in_the_rfc() {
     let (_janus, addr) = serve(Config::default()).await;
     let head = accepted(addr, &upgrade(addr)).await.to_lowercase();
     for line in [
@@ -58,7 +58,7 @@ async fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
 }
 
 #[tokio::test]
-async fn what_a_request_lacks_is_said_with_a_status() {
+async fn a_status_names_the_missing_part_of_a_request() {
     let (_janus, addr) = serve(Config::default()).await;
     let cases: [(&str, &[&str], u16, &str); 16] = [
         ("Upgrade", &[], 426, "upgrade_required"),
@@ -95,7 +95,7 @@ async fn what_a_request_lacks_is_said_with_a_status() {
 }
 
 #[tokio::test]
-async fn who_speaks_another_protocol_is_told_so_at_once() {
+async fn a_client_of_another_protocol_is_told_at_once() {
     let (_janus, addr) = serve(Config::default()).await;
     // Clients of TLS, of the classic protocol, of HTTP/2 and of a line protocol.
     let others: [&[u8]; 4] = [
@@ -111,7 +111,7 @@ async fn who_speaks_another_protocol_is_told_so_at_once() {
 }
 
 #[tokio::test]
-async fn lists_and_cases_of_letters_and_proxies_make_no_difference() {
+async fn header_lists_letter_case_and_proxies_make_no_difference() {
     let (_janus, addr) = serve(Config::default()).await;
     let spellings: [(&str, &[&str]); 6] = [
         ("CONNECTION", &["keep-alive, uPGRADE"]),
@@ -129,7 +129,7 @@ async fn lists_and_cases_of_letters_and_proxies_make_no_difference() {
 }
 
 #[tokio::test]
-async fn our_subprotocol_is_chosen_among_those_named_and_none_where_none_is_named() {
+async fn the_subprotocol_is_chosen_only_if_the_client_names_one() {
     let (_janus, addr) = serve(Config::default()).await;
     let chosen = "\r\nsec-websocket-protocol: janus.v1.json\r\n";
     let ours: [&[&str]; 4] =
@@ -158,7 +158,7 @@ async fn lets_in(addr: SocketAddr, host: &str, origin: &[&str]) -> bool {
 }
 
 #[tokio::test]
-async fn a_page_may_connect_to_its_own_host_and_port_alone() {
+async fn a_page_may_connect_only_to_its_own_host_and_port() {
     let (_janus, addr) = serve(Config::default()).await;
     let cases = [
         ("push.example", "http://push.example", true),
@@ -187,7 +187,7 @@ async fn a_page_may_connect_to_its_own_host_and_port_alone() {
 }
 
 #[tokio::test]
-async fn origins_that_are_allowed_may_connect_besides() {
+async fn allowed_origins_may_connect_in_addition() {
     let allowed_origins = vec!["https://app.example".to_owned(), "http://localhost:3000".to_owned()];
     let (_janus, addr) = serve(Config { allowed_origins, ..Config::default() }).await;
     let cases = [
@@ -214,7 +214,7 @@ async fn a_star_allows_every_page() {
 }
 
 #[tokio::test]
-async fn half_a_head_or_none_is_a_timeout() {
+async fn half_a_head_or_no_head_is_a_timeout() {
     let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     for (count, begun) in ["", "G", "GET /ws HTTP/1.1\r\nHost: a", "\r\n", upgrade(addr).trim_end()].iter().enumerate()
     {
@@ -225,7 +225,7 @@ async fn half_a_head_or_none_is_a_timeout() {
 }
 
 #[tokio::test]
-async fn a_head_over_the_limits_is_refused_without_its_end() {
+async fn a_head_over_the_limits_is_refused_before_its_end() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 64, ..Config::default() }).await;
     // The limit of a head does not depend on the limit for messages.
     accepted(addr, &changed(addr, &[("Cookie", &["x".repeat(8_000).as_str()])])).await;
@@ -252,7 +252,7 @@ fn impatient(addr: SocketAddr) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_a_client_says_right_behind_its_request_is_heard_wherever_it_is_cut() {
+async fn frames_right_behind_the_request_are_read_at_every_cut() {
     let (_janus, addr) = serve(Config::default()).await;
     let all = impatient(addr);
     let head = upgrade(addr).len();
@@ -271,7 +271,7 @@ async fn what_a_client_says_right_behind_its_request_is_heard_wherever_it_is_cut
 }
 
 #[tokio::test]
-async fn a_client_that_sends_byte_by_byte_is_served_as_any_other() {
+async fn a_client_that_sends_byte_by_byte_is_served_like_any_client() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::connect(addr).await;
     for byte in impatient(addr) {
@@ -286,7 +286,7 @@ async fn a_client_that_sends_byte_by_byte_is_served_as_any_other() {
 }
 
 #[tokio::test]
-async fn a_second_request_on_a_connection_is_none() {
+async fn a_second_request_on_a_connection_is_ignored() {
     let (_janus, addr) = serve(Config::default()).await;
     // Behind an accepted request, a second request is no frame of a WebSocket.
     let mut socket = Socket::connect(addr).await;
@@ -301,7 +301,7 @@ async fn a_second_request_on_a_connection_is_none() {
 }
 
 #[tokio::test]
-async fn a_request_that_ends_within_its_head_gets_no_websocket() {
+async fn a_request_cut_off_within_its_head_gets_no_websocket() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::connect(addr).await;
     socket.send(upgrade(addr).trim_end()).await;
