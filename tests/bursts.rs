@@ -127,14 +127,14 @@ fn listen(janus: &Janus) -> janus_core::Subscriber {
 }
 
 /// The bytes that wait for the only client whose connection does not read.
-fn answers_that_wait(janus: &Janus) -> usize {
+fn waiting_answers(janus: &Janus) -> usize {
     let slow = janus.slow_clients(10);
     slow.iter().find(|slow| slow.peer.is_some()).map_or(0, |slow| slow.queued_bytes)
 }
 
 /// Waits until enough answers wait for the server to pause the client.
 async fn until_paused(janus: &Janus) {
-    until("its answers wait", || answers_that_wait(janus) > 4 * 1024).await;
+    until("its answers wait", || waiting_answers(janus) > 4 * 1024).await;
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_publisher_that_reads_late_gets_a_receipt_for_each_message() {
     until_paused(&janus).await;
     assert!(!heard.is_finished(), "all of it was read at once");
     // Answers up to the limit, and the few answers still due from the topic.
-    let queued = answers_that_wait(&janus);
+    let queued = waiting_answers(&janus);
     assert!(queued < 64 * 1024, "{queued} bytes of answers wait");
     publisher.read_receipts().await;
     heard.await.unwrap();

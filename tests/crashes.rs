@@ -177,7 +177,7 @@ impl Scene {
     }
 
     /// Publishes for a while longer and checks that no subscriber missed a message.
-    async fn assert_nobody_noticed(self) -> (Janus, SocketAddr) {
+    async fn assert_unnoticed(self) -> (Janus, SocketAddr) {
         self.publisher.publishes(20).await;
         self.other_publisher.publishes(20).await;
         let (outcome, other_outcome) = (self.publisher.finish().await, self.other_publisher.finish().await);
@@ -211,7 +211,7 @@ async fn crash_and_restart(scene: &Scene, fault: Fault, name: &str) {
 async fn clients_do_not_notice_a_crash_of_the_topic_manager() {
     let scene = Scene::new(Config::default()).await;
     crash_and_restart(&scene, Fault::TopicManager, "topic_manager").await;
-    let (_janus, addr) = scene.assert_nobody_noticed().await;
+    let (_janus, addr) = scene.assert_unnoticed().await;
     Client::connect(addr).await.subscribe("a topic made by the successor").await;
 }
 
@@ -231,7 +231,7 @@ async fn clients_do_not_notice_a_crash_of_the_proxy_mapper() {
     crash_and_restart(&scene, Fault::ProxyMapper, "proxy_mapper").await;
     let sessions = scene.janus.sessions().await;
     assert_eq!(sessions.len(), SUBSCRIBERS + 100 + 2, "every session is still listed");
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn a_topic_that_crashes_during_delivery_delivers_exactly_once() {
         let scene = Scene::new(Config { threads, ..Config::default() }).await;
         scene.janus.inject(Fault::TopicSend(1_500));
         until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
-        scene.assert_nobody_noticed().await;
+        scene.assert_unnoticed().await;
     }
 }
 
@@ -263,7 +263,7 @@ async fn a_numbered_message_reaches_all_subscribers_despite_a_crash() {
     let scene = Scene::new(Config::default()).await;
     scene.janus.inject(Fault::TopicCommit(5));
     until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -346,7 +346,7 @@ async fn a_crash_of_a_transport_closes_one_connection_and_keeps_the_session() {
     let session = sessions.iter().find(|session| session.peer == peer.into()).expect("the session is still listed");
     assert!(!session.connected);
     assert_eq!(session.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(), ["quiet"]);
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -380,7 +380,7 @@ async fn clients_do_not_notice_an_acceptor_crash_and_the_port_reopens() {
     let acceptor = format!("acceptor {}", scene.addr);
     crash_and_restart(&scene, Fault::Acceptor, &acceptor).await;
     Client::connect(scene.addr).await.subscribe("crowd too").await;
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -391,7 +391,7 @@ async fn the_claimed_piece_of_a_dead_sender_is_finished_by_the_others() {
         scene.janus.inject(Fault::SenderSend(10));
         until("a sender restarts", || scene.restarts("sender 1") + scene.restarts("sender 2") > before).await;
     }
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -479,7 +479,7 @@ async fn a_topic_that_keeps_crashing_is_quarantined_without_harm_to_others() {
     publisher.send(publish_frame("cursed", "2")).await;
     assert!(publisher.json().await["published"].is_object());
     assert_eq!(subscriber.json().await["data"], 2, "the subscription was kept");
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ async fn unfinished_input_of_a_crowd_stays_within_the_memory_budget() {
     let server = Process::start_with(PATIENT, &["--memory-budget-bytes", &BUDGET.to_string()]);
     let bystander = Bystander::start(server.addr).await;
     unfinished_input(server.addr, 1_500).await;
-    bystander.goes_on().await;
+    bystander.makes_progress().await;
     let peak = server.memory_peak();
     println!("{:.1} MiB of memory at most, with a budget of {:.1}", mib(peak), mib(BUDGET));
     assert!(peak <= BUDGET + BUDGET / 4, "{:.1} MiB of memory, with a budget of {:.1}", mib(peak), mib(BUDGET));
@@ -94,7 +94,7 @@ async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), m
     let (janus, addr) = serve(config).await;
     let bystander = Bystander::start(addr).await;
     attack(addr).await;
-    bystander.goes_on().await;
+    bystander.makes_progress().await;
     until("only the bystander is left", || {
         let stats = janus.stats();
         (stats.connections, stats.sessions, stats.topics, subscribers(&janus, NEWS)) == (2, 2, 1, Some(1))
@@ -114,7 +114,7 @@ async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), m
     let bystander = Bystander::start(server.addr).await;
     let (memory_before, descriptors_before) = (server.memory(), server.descriptors());
     attack(server.addr).await;
-    bystander.goes_on().await;
+    bystander.makes_progress().await;
     until("no descriptor is left", || server.descriptors() == descriptors_before).await;
     let grown = server.memory_peak().saturating_sub(memory_before);
     println!("at most {:.1} MiB more, of {:.1}", mib(grown), mib(memory));
@@ -195,19 +195,19 @@ impl Bystander {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let task = tokio::spawn(publish_and_receive(publisher, subscriber, Arc::clone(&stop), Arc::clone(&rounds)));
         let bystander = Self { stop, rounds, task };
-        bystander.goes_on().await;
+        bystander.makes_progress().await;
         bystander
     }
 
     /// Waits until some further messages have arrived.
-    async fn goes_on(&self) {
+    async fn makes_progress(&self) {
         let goal = self.rounds.load(Ordering::Relaxed) + 10;
         until("the bystander goes on", || self.task.is_finished() || self.rounds.load(Ordering::Relaxed) >= goal).await;
     }
 
     /// The time of each message. Fails if a message did not come.
     async fn finish(self) -> Vec<Duration> {
-        self.goes_on().await;
+        self.makes_progress().await;
         self.stop.store(true, Ordering::Relaxed);
         timeout(DEADLINE, self.task).await.expect("the bystander ends").expect("the bystander lost nothing")
     }

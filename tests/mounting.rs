@@ -143,7 +143,7 @@ async fn say(site: &Site, text: &str) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-async fn until_nobody_is_connected(janus: &Janus) {
+async fn until_all_have_left(janus: &Janus) {
     in_time(async {
         while janus.stats().connections > 0 {
             tokio::task::yield_now().await;
@@ -165,7 +165,7 @@ async fn a_websocket_gets_the_apps_messages(site: Site) {
     }
     assert_eq!(site.janus.sessions().await.len(), 1);
     socket.close(None).await.unwrap();
-    until_nobody_is_connected(&site.janus).await;
+    until_all_have_left(&site.janus).await;
     site.stop().await;
 }
 

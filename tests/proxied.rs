@@ -173,7 +173,7 @@ fn all(page: &Page<'_>, what: &str, expected: &[(&str, u64)]) {
 }
 
 #[test]
-fn pages_behind_nginx_come_back_after_drains_and_kills_of_any_length() {
+fn pages_behind_nginx_come_back_after_absences_of_any_length() {
     let site = Site::start();
     let mut server = Server::start(own_address());
     let nginx = Nginx::start(server.http, site.address());

@@ -95,7 +95,7 @@ impl Running {
     }
 
     /// Waits until the server has taken some more pieces.
-    async fn goes_on(&self) {
+    async fn makes_progress(&self) {
         let goal = self.pieces.load(Ordering::Relaxed) + 10;
         until("the flood goes on", || self.pieces.load(Ordering::Relaxed) >= goal).await;
     }
@@ -143,10 +143,10 @@ async fn floods_from_one_address_stop_no_message_of_another() {
     let http = janus.local_addrs()[1];
     for flood in Flood::ALL {
         let running = Running::start(flood, if matches!(flood, Flood::Pings) { http } else { addr }, 20);
-        running.goes_on().await;
+        running.makes_progress().await;
         let bystander = Bystander::start(addr).await;
-        bystander.goes_on().await;
-        running.goes_on().await;
+        bystander.makes_progress().await;
+        running.makes_progress().await;
         bystander.finish().await;
         running.finish().await;
     }
@@ -199,7 +199,7 @@ async fn floods_at_full_size_and_their_cost_for_a_bystander() {
         let addr = if matches!(flood, Flood::Pings) { server.http() } else { server.addr };
         let bystander = Bystander::start(server.addr).await;
         let running = Running::start(flood, addr, clients);
-        running.goes_on().await;
+        running.makes_progress().await;
         let begun = Instant::now();
         until("five seconds are over", || begun.elapsed() >= Duration::from_secs(5)).await;
         let latencies = bystander.finish().await;

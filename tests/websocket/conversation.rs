@@ -248,7 +248,7 @@ async fn publish_numbers(janus: &Janus, topic: &str, numbers: std::ops::RangeInc
 }
 
 /// Subscribes, reads three messages, and vanishes. Returns the welcome's token and the topic's epoch.
-async fn client_that_is_lost_after_three(janus: &Janus, addr: SocketAddr) -> (Value, Value) {
+async fn lost_after_three_messages(janus: &Janus, addr: SocketAddr) -> (Value, Value) {
     let mut socket = Socket::upgraded(addr).await;
     let welcome = socket.ask(json!({"type": "hello"})).await;
     let subscribed = socket.subscribe("news").await;
@@ -264,7 +264,7 @@ async fn client_that_is_lost_after_three(janus: &Janus, addr: SocketAddr) -> (Va
 #[tokio::test]
 async fn a_returning_client_resumes_exactly_at_its_position() {
     let (janus, addr) = serve(Config::default()).await;
-    let (session, epoch) = client_that_is_lost_after_three(&janus, addr).await;
+    let (session, epoch) = lost_after_three_messages(&janus, addr).await;
     publish_numbers(&janus, "news", 4..=6).await;
     let (mut socket, welcome) = come_back(addr, &session).await;
     assert_eq!(welcome["resumed"], true);
@@ -329,7 +329,7 @@ async fn an_up_to_date_client_resumes_exactly_after_a_cold_restart() {
 #[tokio::test]
 async fn a_client_that_cannot_resume_is_told_and_continues_live() {
     let (janus, addr) = serve(Config { resume_messages: 2, ..Config::default() }).await;
-    let (_, epoch) = client_that_is_lost_after_three(&janus, addr).await;
+    let (_, epoch) = lost_after_three_messages(&janus, addr).await;
     publish_numbers(&janus, "news", 4..=6).await;
     let other_epoch = json!("0123456789abcdef");
     let positions =

@@ -107,7 +107,7 @@ async fn a_library_sends_and_reads_messages_of_the_longest_length() {
         let data = "ö".repeat(length / 2);
         let whole = ask(&mut socket, json!({"type": "publish", "topic": "news", "data": data})).await;
         assert_eq!(whole["data"], data, "{length} bytes");
-        // And in fragments, which cut characters in two.
+        // And in fragments, cut within characters.
         let publish = json!({"type": "publish", "topic": "news", "data": data}).to_string().into_bytes();
         let pieces = publish.chunks(9_999.min(publish.len() / 3)).collect::<Vec<_>>();
         for (at, piece) in pieces.iter().enumerate() {

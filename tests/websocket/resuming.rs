@@ -1,4 +1,4 @@
-//! Access to earlier messages: by a position, known to anybody who guesses, and by a session, which is a secret.
+//! Access to earlier messages: by a position, which any client can guess, and by a session, which is secret.
 
 use std::net::SocketAddr;
 

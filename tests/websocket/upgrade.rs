@@ -148,7 +148,7 @@ async fn the_subprotocol_is_chosen_only_if_the_client_names_one() {
 }
 
 /// Whether pages of an origin may connect to a host.
-async fn lets_in(addr: SocketAddr, host: &str, origin: &[&str]) -> bool {
+async fn accepts_page(addr: SocketAddr, host: &str, origin: &[&str]) -> bool {
     let request = changed(addr, &[("Host", &[host]), ("Origin", origin)]);
     let mut socket = Socket::connect(addr).await;
     socket.send(&request).await;
@@ -179,9 +179,9 @@ async fn a_page_may_connect_only_to_its_own_host_and_port() {
         ("push.example", "*", false),
     ];
     for (host, origin, expected) in cases {
-        assert_eq!(lets_in(addr, host, &[origin]).await, expected, "{origin} to {host}");
+        assert_eq!(accepts_page(addr, host, &[origin]).await, expected, "{origin} to {host}");
     }
-    assert!(lets_in(addr, "push.example", &[]).await, "what is no browser has no origin");
+    assert!(accepts_page(addr, "push.example", &[]).await, "what is no browser has no origin");
     let (status, _, error) = refused(addr, changed(addr, &[("Origin", &["null"])])).await;
     assert_eq!((status, error), (403, json!("forbidden")));
 }
@@ -201,7 +201,7 @@ async fn allowed_origins_may_connect_in_addition() {
         ("null", false),
     ];
     for (origin, expected) in cases {
-        assert_eq!(lets_in(addr, "push.example", &[origin]).await, expected, "{origin}");
+        assert_eq!(accepts_page(addr, "push.example", &[origin]).await, expected, "{origin}");
     }
 }
 
@@ -209,7 +209,7 @@ async fn allowed_origins_may_connect_in_addition() {
 async fn a_star_allows_every_page() {
     let (_janus, addr) = serve(Config { allowed_origins: vec!["*".to_owned()], ..Config::default() }).await;
     for origin in ["https://evil.test", "null", "file://"] {
-        assert!(lets_in(addr, "push.example", &[origin]).await, "{origin}");
+        assert!(accepts_page(addr, "push.example", &[origin]).await, "{origin}");
     }
 }
 
