@@ -477,84 +477,116 @@ impl Modelled {
     }
 }
 
-async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer) {
-    let (janus, _) = serve(Config { resume_messages: ring, ..Config::default() }).await;
-    let options = SubscribeOptions::default().slow_consumer(policy).max_queue_frames(queue);
-    let mut modelled = Modelled::new(janus.subscribe_with("t", options).unwrap());
-    let mut last = 0;
-    let mut restarts = 0;
-    let epoch_now = || janus.subscribe("t").unwrap().position().epoch;
-    // The topic's epoch before the current epoch, and the last number in it.
-    let mut earlier = None;
-    let mut current = epoch_now();
-    for step in steps {
+/// A random walk: a topic, the only subscriber of the topic, and the facts for a comparison.
+struct Walk {
+    janus: Janus,
+    options: SubscribeOptions,
+    ring: usize,
+    modelled: Modelled,
+    /// The last number of the topic.
+    last: u64,
+    restarts: u64,
+    /// The topic's epoch before the current epoch, and the last number in it.
+    earlier: Option<Position>,
+    current: u64,
+}
+
+impl Walk {
+    async fn new(ring: usize, queue: usize, policy: SlowConsumer) -> Self {
+        let (janus, _) = serve(Config { resume_messages: ring, ..Config::default() }).await;
+        let options = SubscribeOptions::default().slow_consumer(policy).max_queue_frames(queue);
+        let modelled = Modelled::new(janus.subscribe_with("t", options).unwrap());
+        let current = modelled.subscriber.position().epoch;
+        Self { janus, options, ring, modelled, last: 0, restarts: 0, earlier: None, current }
+    }
+
+    async fn step(&mut self, step: Step) {
         match step {
             Step::Publish(count) => {
                 for _ in 0..count {
-                    last = janus.publish("t", &last).await.expect("published").seq;
+                    self.last = self.janus.publish("t", &self.last).await.expect("published").seq;
                 }
             }
             Step::Take(count) => {
-                handed_out(&janus, "t").await;
+                handed_out(&self.janus, "t").await;
                 for _ in 0..count {
-                    if modelled.expected > last {
-                        break;
-                    }
-                    if !modelled.take().await {
-                        // Cut off: the subscriber resumes at its position, like a program would.
-                        let since = modelled.subscriber.position();
-                        modelled = Modelled::new(janus.subscribe_with("t", options.since(since)).unwrap());
+                    if self.modelled.expected > self.last || !self.take().await {
                         break;
                     }
                 }
             }
             Step::Reconnect { offset, stranger } => {
-                handed_out(&janus, "t").await;
-                let at = modelled.subscriber.position();
-                let epoch = if stranger { !at.epoch } else { at.epoch };
-                let since = Position { epoch, seq: at.seq.saturating_add_signed(offset) };
-                let subscriber = janus.subscribe_with("t", options.since(since)).unwrap();
-                let resumption = subscriber.resumption();
-                let first = resumption.first_available;
-                // A position of the previous epoch leads here if no message was missed between the two.
-                let leads_here = since.epoch == current
-                    || earlier
-                        .is_some_and(|earlier: Position| since.epoch == earlier.epoch && since.seq >= earlier.seq);
-                let possible = leads_here && (first.seq..=last + 1).contains(&(since.seq + 1));
-                assert_eq!(resumption.resumed, possible, "{since:?} with {resumption:?} and the last number {last}");
-                assert!(first.seq + ring as u64 > last, "more is offered than is kept");
-                let begins_at = if possible { since.seq } else { last };
-                assert_eq!(subscriber.position().seq, begins_at);
-                modelled = Modelled::new(subscriber);
+                handed_out(&self.janus, "t").await;
+                self.reconnect(offset, stranger);
             }
-            Step::Warm | Step::Cold => {
-                let crashes = if matches!(step, Step::Cold) { 3 } else { 1 };
-                // Beyond five crashes in a minute the topic is quarantined, which another test covers.
-                for _ in 0..crashes {
-                    if restarts == 5 {
-                        break;
-                    }
-                    until("the topic runs", || runs_after_restarts(&janus, "t", restarts)).await;
-                    restarts += 1;
-                    janus.inject(Fault::Topic("t".to_owned()));
-                    until("the topic has restarted", || runs_after_restarts(&janus, "t", restarts)).await;
-                    let before = std::mem::replace(&mut current, epoch_now());
-                    if current != before {
-                        earlier = Some(Position { epoch: before, seq: last });
-                    }
-                }
+            Step::Warm => self.crash(1).await,
+            Step::Cold => self.crash(3).await,
+        }
+    }
+
+    /// Takes one event. After a cut-off, resumes at the same position, like a program would, and returns `false`.
+    async fn take(&mut self) -> bool {
+        let subscribed = self.modelled.take().await;
+        if !subscribed {
+            let since = self.modelled.subscriber.position();
+            let subscriber = self.janus.subscribe_with("t", self.options.since(since)).unwrap();
+            self.modelled = Modelled::new(subscriber);
+        }
+        subscribed
+    }
+
+    fn reconnect(&mut self, offset: i64, stranger: bool) {
+        let at = self.modelled.subscriber.position();
+        let epoch = if stranger { !at.epoch } else { at.epoch };
+        let since = Position { epoch, seq: at.seq.saturating_add_signed(offset) };
+        let subscriber = self.janus.subscribe_with("t", self.options.since(since)).unwrap();
+        let (resumption, last) = (subscriber.resumption(), self.last);
+        let first = resumption.first_available;
+        // A position of the previous epoch leads here if no message was missed between the two.
+        let leads_here = since.epoch == self.current
+            || self.earlier.is_some_and(|earlier| since.epoch == earlier.epoch && since.seq >= earlier.seq);
+        let possible = leads_here && (first.seq..=last + 1).contains(&(since.seq + 1));
+        assert_eq!(resumption.resumed, possible, "{since:?} with {resumption:?} and the last number {last}");
+        assert!(first.seq + self.ring as u64 > last, "more is offered than is kept");
+        let begins_at = if possible { since.seq } else { last };
+        assert_eq!(subscriber.position().seq, begins_at);
+        self.modelled = Modelled::new(subscriber);
+    }
+
+    async fn crash(&mut self, crashes: u32) {
+        // Beyond five crashes in a minute the topic is quarantined. Another test covers the quarantine.
+        for _ in 0..crashes {
+            if self.restarts == 5 {
+                break;
+            }
+            until("the topic runs", || runs_after_restarts(&self.janus, "t", self.restarts)).await;
+            self.restarts += 1;
+            self.janus.inject(Fault::Topic("t".to_owned()));
+            until("the topic has restarted", || runs_after_restarts(&self.janus, "t", self.restarts)).await;
+            let now = self.janus.subscribe("t").unwrap().position().epoch;
+            let before = std::mem::replace(&mut self.current, now);
+            if self.current != before {
+                self.earlier = Some(Position { epoch: before, seq: self.last });
             }
         }
     }
-    // In the end every published message is accounted for.
-    handed_out(&janus, "t").await;
-    while modelled.expected <= last {
-        if !modelled.take().await {
-            let since = modelled.subscriber.position();
-            modelled = Modelled::new(janus.subscribe_with("t", options.since(since)).unwrap());
+
+    /// Takes the rest: in the end every published message is accounted for.
+    async fn end(mut self) {
+        handed_out(&self.janus, "t").await;
+        while self.modelled.expected <= self.last {
+            self.take().await;
         }
+        self.janus.shutdown().await;
     }
-    janus.shutdown().await;
+}
+
+async fn walk(steps: Vec<Step>, ring: usize, queue: usize, policy: SlowConsumer) {
+    let mut walk = Walk::new(ring, queue, policy).await;
+    for step in steps {
+        walk.step(step).await;
+    }
+    walk.end().await;
 }
 
 /// Earlier failures are tried again first. Their seeds are in a file next to this file.

@@ -1,6 +1,6 @@
 //! The checks between the steps: the world comes to rest, or the instance ends, and every client must have everything.
 //!
-//! At rest, each topic gets one last message, a probe, which must reach every subscriber.
+//! At rest, each topic gets a last message, the probe, for every subscriber to receive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl World {
         self.run_until_idle().await;
         for client in &mut self.clients {
             let line = client.line_mut();
-            // A client closed for silence has been told by now.
+            // By now, a client closed for silence has got the bye.
             line.reason.silent &= line.stalled;
         }
         let mut probes: [Option<Id>; TOPICS] = std::array::from_fn(|topic| Some(self.model.publish(topic, 0)));
@@ -53,7 +53,7 @@ impl World {
         self.check_tables(full);
     }
 
-    /// Checks that every message with a number has reached a client, if the topic had clients.
+    /// Checks that every numbered message has reached a client, if the topic had clients.
     fn check_handed_out(&mut self, topic: usize) {
         for id in self.model.by_topic[topic].iter().copied().skip(self.settled[topic]) {
             let message = &self.model.messages[id];

@@ -91,7 +91,7 @@ impl SseReader {
             return self.read_blocks(input, seen);
         }
         self.chunk.extend_from_slice(input);
-        // A chunk is its length in hexadecimal digits, a line break, its bytes, and another line break.
+        // A chunk consists of a length in hexadecimal digits, a line break, the bytes, and another line break.
         while let Some(end) = self.chunk.windows(2).position(|window| window == b"\r\n") {
             let line = String::from_utf8_lossy(&self.chunk[..end]).into_owned();
             let Ok(length) = usize::from_str_radix(&line, 16) else {
