@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// Ends the instance. All accepted messages must reach the clients that read.
+    /// Ends the instance. All accepted messages must reach the reading clients.
     pub(super) async fn drain(&mut self) {
         self.trace.note("drain", self.clients.len(), 0, 0);
         self.clients.iter_mut().for_each(|client| client.line_mut().reason.drain = true);
