@@ -1,8 +1,8 @@
-//! A transport of one's own: lines of text over TCP, for people with a terminal.
+//! A custom transport: lines of text over TCP, for people with a terminal.
 //!
-//! `cargo run --example lines`, then `nc 127.0.0.1 7000` twice, and type `sub news` into one and `pub news "hello"` into the
-//! other. What a client may say is in `request`, what it is told in `encode`. That it keeps the contract of a transport is
-//! tested (`tests/conformance/`).
+//! `cargo run --example lines`, then `nc 127.0.0.1 7000` twice, and type `sub news` into the first terminal and
+//! `pub news "hello"` into the second. The function `request` reads the client's lines, and `encode` writes the
+//! server's. The transport keeps the contract of transports, as `tests/conformance/` checks.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl Codec for Lines {
 
     fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
         let _ = match *event {
-            // Between its tokens JSON may have line breaks, which would end the line.
+            // Line breaks are allowed between the tokens of JSON, and would end the line.
             Event::Message(m) => {
                 writeln!(out, "msg {} {} {}", m.topic, m.position.seq, m.data.replace(['\r', '\n'], " "))
             }
