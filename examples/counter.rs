@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use janus_core::supervision::{
+use janus_supervision::{
     ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Shutdown, StartInfo, State, Strategy, Supervisor,
 };
 

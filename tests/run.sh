@@ -47,9 +47,9 @@ step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
 
 step "packages"
-# cargo checks janus-server against the packaged janus-core, and takes a package of that version which it has unpacked or
-# compiled before for the same: both must go, or the check is against an earlier run's.
-rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{core,server}-*
+# cargo checks each package against the packaged members of the workspace which it depends on, and takes a package of that
+# version which it has unpacked or compiled before for the same: both must go, or the check is against an earlier run's.
+rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{core,server,supervision}-*
 # Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
 cargo package --workspace --locked --allow-dirty --quiet --target-dir target/packages
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use janus_core::supervision::{ActorRef, Place, State, Strategy, Supervisor, SupervisorRef};
+use janus_supervision::{ActorRef, Place, State, Strategy, Supervisor, SupervisorRef};
 use tokio::sync::oneshot;
 
 use crate::otp::{Planned, Terms, die, settled, spec};
@@ -15,8 +15,8 @@ use crate::support::{Log, Puppet, virtual_time};
 
 #[test]
 fn four_thousand_bursts_of_deaths_end_as_they_do_in_otp() {
-    let scenarios = include_str!("../otp/burst-scenarios.txt").lines();
-    let expected = include_str!("../otp/burst-expected.txt").lines();
+    let scenarios = include_str!("otp/burst-scenarios.txt").lines();
+    let expected = include_str!("otp/burst-expected.txt").lines();
     let (mut compared, mut differences) = (0, 0);
     virtual_time(async |here| {
         for (line, (scenario, expected)) in scenarios.zip(expected).enumerate() {

@@ -15,20 +15,20 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::cell::{ASKED, Cell, Monitor, Parent, UP};
-use super::child::{Child, KILL_GRACE_DEFAULT, Mailbox, Surroundings, after, with_subtrees};
-use super::exit::{ActorId, Down, ExitReason};
-use super::place::Place;
-use super::run::{Begun, Birth, BoxError, Incarnation, TaskBody};
-use super::spec::{AutoShutdown, ChildSpec, Kind, Launch, Restart, Start, Strategy, TreeShared};
-use super::tree::{Event, EventKind, NodeKind, State, Tree};
-use super::window::{RestartIntensity, RestartWindow};
+use crate::cell::{ASKED, Cell, Monitor, Parent, UP};
+use crate::child::{Child, KILL_GRACE_DEFAULT, Mailbox, Surroundings, after, with_subtrees};
+use crate::exit::{ActorId, Down, ExitReason};
+use crate::place::Place;
+use crate::run::{Begun, Birth, BoxError, Incarnation, TaskBody};
+use crate::spec::{AutoShutdown, ChildSpec, Kind, Launch, Restart, Start, Strategy, TreeShared};
+use crate::tree::{Event, EventKind, NodeKind, State, Tree};
+use crate::window::{RestartIntensity, RestartWindow};
 
 /// A supervisor that has not been started, or one to be started as a child of another.
 ///
 /// ```
 /// use std::time::Duration;
-/// use janus_core::supervision::{Arbiter, ChildSpec, Restart, Strategy, Supervisor};
+/// use janus_supervision::{Arbiter, ChildSpec, Restart, Strategy, Supervisor};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let arbiter = Arbiter::start("home")?;
@@ -392,7 +392,7 @@ impl SupervisorRef {
         live.cell.reason().unwrap_or(ExitReason::Killed)
     }
 
-    /// Calls `tell` when the incarnation that runs now has ended; as [`ActorRef::monitor`](super::ActorRef::monitor).
+    /// Calls `tell` when the incarnation that runs now has ended; as [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         match self.running() {
             Some(live) => Monitor::of(&live.cell, tell),

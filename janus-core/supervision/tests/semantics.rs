@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::dev;
 use actix::prelude::*;
-use janus_core::supervision::{
+use janus_supervision::{
     ActorId, ActorRef, AutoShutdown, CallError, ChildError, ChildSpec, Down, EventKind, Exit, ExitReason, NodeKind,
     NotRunning, Restart, Shutdown, StartError, StartInfo, State, Strategy, Supervisor, SupervisorRef, current,
     defer_init, link, stop_requested,
@@ -683,7 +683,7 @@ impl Handler<Request> for Silent {
         match request {
             Request::Forget => {}
             Request::Delay => ctx.wait(tokio::time::sleep(Duration::from_secs(3600)).into_actor(self)),
-            Request::Die => janus_core::supervision::exit(ExitReason::Error("tired".into())),
+            Request::Die => janus_supervision::exit(ExitReason::Error("tired".into())),
         }
         drop(self.0.take());
         Forgotten

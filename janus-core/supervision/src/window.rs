@@ -28,7 +28,7 @@ impl Default for RestartIntensity {
 ///
 /// ```
 /// use std::time::Duration;
-/// use janus_core::supervision::{RestartIntensity, RestartWindow};
+/// use janus_supervision::{RestartIntensity, RestartWindow};
 /// use tokio::time::Instant;
 ///
 /// let mut window = RestartWindow::new(RestartIntensity { max_restarts: 1, period: Duration::from_secs(5) });

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::exit::{ActorId, guarded};
-use super::place::Place;
-use super::run::BoxError;
-use super::supervisor::{SupervisorRef, WeakSupervisorRef};
+use crate::exit::{ActorId, guarded};
+use crate::place::Place;
+use crate::run::BoxError;
+use crate::supervisor::{SupervisorRef, WeakSupervisorRef};
 
 /// An actor that holds up its thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Hang {
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use janus_core::supervision::{Arbiter, ChildSpec, Strategy, Supervisor, Watchdog};
+/// use janus_supervision::{Arbiter, ChildSpec, Strategy, Supervisor, Watchdog};
 ///
 /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
 /// let (control, home) = (Arbiter::start("control")?, Arbiter::start("home")?);
@@ -99,7 +99,7 @@ impl Watchdog {
         self
     }
 
-    /// Looks, for ever. For [`ChildSpec::task`](super::ChildSpec::task).
+    /// Looks, for ever. For [`ChildSpec::task`](crate::ChildSpec::task).
     ///
     /// # Errors
     ///

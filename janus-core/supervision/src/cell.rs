@@ -13,7 +13,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::exit::{ActorId, Down, ExitReason, guarded};
+use crate::exit::{ActorId, Down, ExitReason, guarded};
 
 /// A stop was asked for and not yet handed to the actor.
 pub(crate) const STOP: u8 = 1;
@@ -424,7 +424,7 @@ impl Drop for Monitor {
     }
 }
 
-/// Holds back the end of an actor's start; see [`Exit::defer_init`](super::Exit::defer_init).
+/// Holds back the end of an actor's start; see [`Exit::defer_init`](crate::Exit::defer_init).
 ///
 /// Dropped without [`done`](Self::done), the start fails.
 #[must_use = "dropping the guard makes the start fail"]
@@ -471,7 +471,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Cell>>> = const { RefCell::new(None) };
 }
 
-/// [`Exit::defer_init`](super::Exit::defer_init) for tasks, to be called before their first await.
+/// [`Exit::defer_init`](crate::Exit::defer_init) for tasks, to be called before their first await.
 pub fn defer_init() -> InitGuard {
     InitGuard::for_current()
 }
@@ -487,7 +487,7 @@ pub fn current() -> Option<ActorId> {
 /// future never resolves. It is cancel safe.
 ///
 /// ```no_run
-/// # use janus_core::supervision::stop_requested;
+/// # use janus_supervision::stop_requested;
 /// # async fn serve_one() {}
 /// async fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 ///     let mut stop = std::pin::pin!(stop_requested());

@@ -14,8 +14,8 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::cell::{Cell, KILL, Monitor, UP};
-use super::exit::{ActorId, Down, ExitReason};
+use crate::cell::{Cell, KILL, Monitor, UP};
+use crate::exit::{ActorId, Down, ExitReason};
 
 /// How long [`ActorRef::call`] waits: as long as a `gen_server` call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub enum CallError {
 ///
 /// ```
 /// use actix::prelude::*;
-/// use janus_core::supervision::ActorRef;
+/// use janus_supervision::ActorRef;
 ///
 /// struct Printer;
 /// impl Actor for Printer {

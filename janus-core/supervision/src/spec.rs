@@ -13,14 +13,14 @@ use actix::{Actor, Context};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use super::cell::{self, Cell};
-use super::dynamic::DynamicSupervisor;
-use super::exit::{ActorId, ExitReason, guarded};
-use super::place::Place;
-use super::refs::ActorRef;
-use super::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
-use super::supervisor::Supervisor;
-use super::tree::{Event, Tree};
+use crate::cell::{self, Cell};
+use crate::dynamic::DynamicSupervisor;
+use crate::exit::{ActorId, ExitReason, guarded};
+use crate::place::Place;
+use crate::refs::ActorRef;
+use crate::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
+use crate::supervisor::Supervisor;
+use crate::tree::{Event, Tree};
 
 /// OTP's default for workers.
 const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ impl ChildSpec {
     /// An actor, named by its reference. The factory is called on the thread on which the actor will run.
     ///
     /// It has started when `started` has returned, along with everything that waits in `ctx.wait(..)` by then and
-    /// [`defer_init`](super::Exit::defer_init). An `Err` or a panic up to there is a failed start.
+    /// [`defer_init`](crate::Exit::defer_init). An `Err` or a panic up to there is a failed start.
     pub fn actor<A, F>(actor: &ActorRef<A>, factory: F) -> Self
     where
         A: Actor<Context = Context<A>>,
@@ -140,7 +140,7 @@ impl ChildSpec {
     /// A plain future. `Ok` is a normal end, `Err` an abnormal one; an `Err` or panic before its first await that
     /// waits is a failed start.
     ///
-    /// Asked to stop, it is dropped where it waits, unless it has called [`stop_requested`](super::stop_requested).
+    /// Asked to stop, it is dropped where it waits, unless it has called [`stop_requested`](crate::stop_requested).
     pub fn task<F, Fut>(name: impl Into<Arc<str>>, factory: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -197,6 +197,15 @@ impl ChildSpec {
     #[must_use]
     pub fn place(mut self, place: Place) -> Self {
         self.place = Some(place);
+        self
+    }
+
+    /// Where the child runs unless [`place`](Self::place) says so, before or after this call.
+    ///
+    /// For code that adds specs of others to a supervisor and has a place for those without a preference.
+    #[must_use]
+    pub fn default_place(mut self, place: Place) -> Self {
+        self.place.get_or_insert(place);
         self
     }
 

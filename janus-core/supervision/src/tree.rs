@@ -1,6 +1,6 @@
 //! The live tree as data.
 //!
-//! Owns [`Tree`], what [`SupervisorRef::tree`](super::SupervisorRef::tree) answers, and [`Event`], what its subscribers
+//! Owns [`Tree`], what [`SupervisorRef::tree`](crate::SupervisorRef::tree) answers, and [`Event`], what its subscribers
 //! are told. Both are copies: looking at the tree cannot hold it up.
 
 use std::fmt;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::cell::{ASKED, Cell, ENDED, UP};
-use super::exit::{ActorId, ExitReason};
+use crate::cell::{ASKED, Cell, ENDED, UP};
+use crate::exit::{ActorId, ExitReason};
 
 /// A supervisor with everything below it, or a single child.
 ///
@@ -19,7 +19,7 @@ use super::exit::{ActorId, ExitReason};
 /// after it.
 ///
 /// ```
-/// use janus_core::supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
+/// use janus_supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let arbiter = Arbiter::start("home")?;
@@ -160,9 +160,9 @@ fn is_zero(count: &usize) -> bool {
 pub enum NodeKind {
     /// An actor or a task.
     Worker,
-    /// A [`Supervisor`](super::Supervisor).
+    /// A [`Supervisor`](crate::Supervisor).
     Supervisor,
-    /// A [`DynamicSupervisor`](super::DynamicSupervisor).
+    /// A [`DynamicSupervisor`](crate::DynamicSupervisor).
     Dynamic,
 }
 
@@ -180,7 +180,7 @@ pub enum State {
     Stopping,
     /// It does not run and is not going to by itself.
     Stopped,
-    /// It ended too often and rests; see [`DynamicSupervisor::quarantine`](super::DynamicSupervisor::quarantine).
+    /// It ended too often and rests; see [`DynamicSupervisor::quarantine`](crate::DynamicSupervisor::quarantine).
     Quarantined,
 }
 
@@ -211,6 +211,13 @@ pub struct Event {
     pub id: Option<ActorId>,
     /// What happened.
     pub what: EventKind,
+}
+
+impl Event {
+    /// An event of this supervisor about this child. Trees make their own; this is for tests of code that reads events.
+    pub fn new(supervisor: impl Into<Arc<str>>, child: impl Into<Arc<str>>, what: EventKind) -> Self {
+        Self { supervisor: supervisor.into(), child: child.into(), id: None, what }
+    }
 }
 
 /// What happened.

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use janus_core::supervision::{
+use janus_supervision::{
     ActorRef, Arbiter, CallError, ChildSpec, DynamicSupervisor, Exit, ExitReason, Hang, Restart, Shutdown, StartError,
     State, Strategy, Supervisor, SupervisorRef, Watchdog,
 };
@@ -121,7 +121,7 @@ fn a_hung_handler_does_not_hang_its_supervisor() {
         while let Ok(event) = events.try_recv() {
             seen.push(event.what);
         }
-        assert!(seen.contains(&janus_core::supervision::EventKind::Abandoned), "{seen:?}");
+        assert!(seen.contains(&janus_supervision::EventKind::Abandoned), "{seen:?}");
         // The place does not answer, so the successor cannot start; that is an error and not a hang.
         let error = tree.restart_child("blocker").await.unwrap_err();
         assert!(error.to_string().contains("not up after 50ms"), "{error}");

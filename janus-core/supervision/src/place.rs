@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, oneshot};
 
-use super::exit::{ActorId, guarded};
+use crate::exit::{ActorId, guarded};
 
 /// Jobs that may wait for one place. A place this far behind does not answer, which is what it is then reported as.
 ///
@@ -45,7 +45,7 @@ pub struct ArbiterDown;
 /// It may be started from anywhere: inside or outside a runtime, with or without an actix `System`.
 ///
 /// ```
-/// use janus_core::supervision::Arbiter;
+/// use janus_supervision::Arbiter;
 ///
 /// let arbiter = Arbiter::start("home")?;
 /// arbiter.place().run(|| println!("on {:?}", std::thread::current().name()))?;
@@ -107,7 +107,7 @@ impl Arbiter {
         self.place.clone()
     }
 
-    /// Stops the thread and waits for it. Its actors end with [`ExitReason::ArbiterDown`](super::ExitReason).
+    /// Stops the thread and waits for it. Its actors end with [`ExitReason::ArbiterDown`](crate::ExitReason).
     ///
     /// This is not a shutdown: no actor is asked. Stop the supervisor first. It blocks until the handler that is
     /// running returns; async code that cannot be sure of that should drop the arbiter instead, which does not wait.

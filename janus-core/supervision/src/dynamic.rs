@@ -4,7 +4,7 @@
 //! started on the calling thread without a message and cost next to nothing. Named ones are restarted, each within an
 //! intensity of its own if wanted, and rest in quarantine when that is used up. No child ever waits for another.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,14 +19,14 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::cell::{self, ASKED, Cell, Monitor, Parent, UP};
-use super::child::{Child as Record, KILL_GRACE_DEFAULT, Mailbox, Surroundings, after, is_worker, with_subtrees};
-use super::exit::{ActorId, Down, ExitReason, guarded};
-use super::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
-use super::spec::{ChildSpec, Kind, Launch, Restart, Shutdown, Start};
-use super::supervisor::{ChildError, StartError};
-use super::tree::{Event, EventKind, NodeKind, State, Tree};
-use super::window::{RestartIntensity, RestartWindow};
+use crate::cell::{self, ASKED, Cell, Monitor, Parent, UP};
+use crate::child::{Child as Record, KILL_GRACE_DEFAULT, Mailbox, Surroundings, after, is_worker, with_subtrees};
+use crate::exit::{ActorId, Down, ExitReason, guarded};
+use crate::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
+use crate::spec::{ChildSpec, Kind, Launch, Restart, Shutdown, Start};
+use crate::supervisor::{ChildError, StartError};
+use crate::tree::{Event, EventKind, NodeKind, State, Tree};
+use crate::window::{RestartIntensity, RestartWindow};
 
 /// How long a child rests unless the supervisor says otherwise.
 const QUARANTINE_DEFAULT: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
 /// ```
 /// use std::time::Duration;
 /// use actix::prelude::*;
-/// use janus_core::supervision::{ChildSpec, DynamicSupervisor, Place, Strategy, Supervisor};
+/// use janus_supervision::{ChildSpec, DynamicSupervisor, Place, Strategy, Supervisor};
 ///
 /// struct Connection;
 /// impl Actor for Connection {
@@ -137,7 +137,7 @@ impl DynamicSupervisor {
     }
 
     /// How long a child rests after it has exceeded [`child_intensity`](Self::child_intensity). Then it is started again
-    /// with a clean slate and [`after_quarantine`](super::StartInfo::after_quarantine). The default is 60 seconds.
+    /// with a clean slate and [`after_quarantine`](crate::StartInfo::after_quarantine). The default is 60 seconds.
     #[must_use]
     pub fn quarantine(self, rest: Duration) -> Self {
         self.set(|settings| settings.quarantine = rest)
@@ -178,7 +178,7 @@ impl DynamicSupervisor {
     ///
     /// # Errors
     ///
-    /// [`StartError`]: the supervisor does not run or is full, or `make` panicked or called [`exit`](super::exit).
+    /// [`StartError`]: the supervisor does not run or is full, or `make` panicked or called [`exit`](crate::exit).
     ///
     /// # Panics
     ///
@@ -283,7 +283,7 @@ impl DynamicSupervisor {
         }
     }
 
-    /// Calls `tell` when the supervisor has ended; as [`ActorRef::monitor`](super::ActorRef::monitor).
+    /// Calls `tell` when the supervisor has ended; as [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         match self.running() {
             Some(live) => Monitor::of(&live.cell, tell),
@@ -292,7 +292,7 @@ impl DynamicSupervisor {
     }
 
     /// Calls `tell` when the child of this id has ended, `None` if there is none. For named children prefer
-    /// [`ActorRef::monitor`](super::ActorRef::monitor).
+    /// [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor_child(&self, id: ActorId, tell: impl FnOnce(Down) + Send + 'static) -> Option<Monitor> {
         let live = self.running()?;
         let numbered = live.numbered.lock().cells.get(&id).cloned();
@@ -303,7 +303,7 @@ impl DynamicSupervisor {
         Some(Monitor::of(&cell, tell))
     }
 
-    /// As [`SupervisorRef::subscribe`](super::SupervisorRef::subscribe).
+    /// As [`SupervisorRef::subscribe`](crate::SupervisorRef::subscribe).
     ///
     /// # Errors
     ///
@@ -391,7 +391,7 @@ impl<A: Actor<Context = Context<A>>> Child<A> {
         self.cell.reason()
     }
 
-    /// Calls `tell` when it has ended; as [`ActorRef::monitor`](super::ActorRef::monitor).
+    /// Calls `tell` when it has ended; as [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         Monitor::of(&self.cell, tell)
     }
@@ -496,21 +496,17 @@ struct Live {
     named: Mutex<Named>,
 }
 
-/// Without a random seed in tests of this crate, so that a simulation can be repeated: children are stopped in this order.
-#[cfg(not(test))]
-type Map<K, V> = HashMap<K, V>;
-#[cfg(test)]
-type Map<K, V> = HashMap<K, V, std::hash::BuildHasherDefault<std::hash::DefaultHasher>>;
-
 #[derive(Default)]
 struct Numbered {
-    cells: Map<ActorId, Arc<Cell>>,
+    // Ordered, so that a simulation can be repeated: children are stopped in this order.
+    cells: BTreeMap<ActorId, Arc<Cell>>,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Named {
-    children: Map<Arc<str>, Record>,
+    // Ordered, as numbered children are.
+    children: BTreeMap<Arc<str>, Record>,
     // Holds the current incarnations only.
     by_id: HashMap<ActorId, Arc<str>>,
 }
@@ -626,13 +622,11 @@ impl Live {
     }
 
     fn node(&self) -> Tree {
-        let (mut children, numbered) = {
+        let (children, numbered) = {
             let named = self.named.lock();
-            let children: Vec<_> =
-                named.children.values().map(|child| (child.node(), child.spec.launch.clone())).collect();
-            (children, self.numbered.lock().cells.len())
+            let children = named.children.values().map(|child| (child.node(), child.spec.launch.clone()));
+            (children.collect(), self.numbered.lock().cells.len())
         };
-        children.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         Tree::of(&self.cell, NodeKind::Dynamic, with_subtrees(children), numbered)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use janus_core::supervision::{
+use janus_supervision::{
     ActorRef, ChildError, ChildSpec, DynamicSupervisor, EventKind, ExitReason, NodeKind, Place, Restart, Shutdown,
     StartError, StartInfo, State, Strategy, Supervisor, SupervisorRef, exit,
 };
@@ -295,7 +295,7 @@ fn a_start_that_hangs_holds_up_nobody_else_and_can_be_terminated() {
         let pool = DynamicSupervisor::new("pool");
         let tree = run(&pool, &here).await;
         let hangs = ChildSpec::task("hangs", || async {
-            let _guard = janus_core::supervision::defer_init();
+            let _guard = janus_supervision::defer_init();
             std::future::pending().await
         });
         let (a, spec) = puppet("a", &Log::default());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, Context};
 use serde::{Serialize, Serializer};
 
-use super::cell::{self, InitGuard};
+use crate::cell::{self, InitGuard};
 
 /// One incarnation of an actor, task or supervisor. A restarted actor has a new one.
 ///
@@ -65,7 +65,7 @@ impl Serialize for ActorId {
 
 /// Why an incarnation ended.
 ///
-/// `Display` and the serialised form are the same short text, for logs and for [`Tree`](super::Tree).
+/// `Display` and the serialised form are the same short text, for logs and for [`Tree`](crate::Tree).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {
     /// It was done: `ctx.stop()`, or a task that returned `Ok`.
@@ -115,8 +115,22 @@ impl ExitReason {
         }
     }
 
-    /// Reads the payload of a caught unwind: the reason given to [`exit`], or a panic's message.
-    pub(crate) fn from_unwind(payload: Box<dyn Any + Send>) -> Self {
+    /// The reason for which code unwound, from the payload of [`catch_unwind`] or of a task's `JoinError::into_panic`:
+    /// the reason given to [`exit`], or [`Panicked`](Self::Panicked) with the panic's message.
+    ///
+    /// For code that runs callbacks of its own and reports their ends in the words of supervision.
+    ///
+    /// ```
+    /// use std::panic::catch_unwind;
+    /// use janus_supervision::{ExitReason, exit};
+    ///
+    /// let payload = catch_unwind(|| exit(ExitReason::Error("disk full".into()))).unwrap_err();
+    /// assert_eq!(ExitReason::from_unwind(payload), ExitReason::Error("disk full".into()));
+    ///
+    /// let payload = catch_unwind(|| std::panic::resume_unwind(Box::new("out of range"))).unwrap_err();
+    /// assert_eq!(ExitReason::from_unwind(payload), ExitReason::Panicked("out of range".into()));
+    /// ```
+    pub fn from_unwind(payload: Box<dyn Any + Send>) -> Self {
         let payload = match payload.downcast::<ExitSignal>() {
             Ok(signal) => return signal.0,
             Err(payload) => payload,
@@ -160,7 +174,7 @@ impl Serialize for ExitReason {
 pub struct Down {
     /// The incarnation that ended; [`ActorId::NONE`] if there was none to monitor.
     pub id: ActorId,
-    /// Its name. Numbered children of a [`DynamicSupervisor`](super::DynamicSupervisor) carry their supervisor's.
+    /// Its name. Numbered children of a [`DynamicSupervisor`](crate::DynamicSupervisor) carry their supervisor's.
     pub name: Arc<str>,
     /// Why it ended.
     pub reason: ExitReason,
@@ -172,7 +186,7 @@ pub struct Down {
 /// not called. `stopping` and `stopped` do not run; use [`Exit::exit`] for an orderly end.
 ///
 /// ```no_run
-/// use janus_core::supervision::{ExitReason, exit};
+/// use janus_supervision::{ExitReason, exit};
 ///
 /// fn parse(line: &str) -> u32 {
 ///     line.parse().unwrap_or_else(|_| exit(ExitReason::Error("not a number".into())))

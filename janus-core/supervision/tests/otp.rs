@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use janus_core::supervision::{
+use janus_supervision::{
     ActorRef, ChildSpec, ExitReason, Place, Restart, Shutdown, State, Strategy, Supervisor, SupervisorRef,
 };
 
@@ -19,8 +19,8 @@ use crate::support::{Leave, Log, Panic, Puppet, end, virtual_time};
 
 #[test]
 fn four_thousand_scenarios_end_as_they_do_in_otp() {
-    let scenarios = include_str!("../otp/scenarios.txt").lines();
-    let expected = include_str!("../otp/expected.txt").lines();
+    let scenarios = include_str!("otp/scenarios.txt").lines();
+    let expected = include_str!("otp/expected.txt").lines();
     let mut differences = 0;
     let mut compared = 0;
     virtual_time(async |here| {

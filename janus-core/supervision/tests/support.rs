@@ -5,7 +5,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use actix::prelude::*;
-use janus_core::supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place};
+use janus_supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
 

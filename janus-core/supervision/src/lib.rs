@@ -1,14 +1,13 @@
 //! OTP supervision for actix actors.
 //!
-//! An actor that crashes is a fact of life; what it leaves behind is a question of structure. This module gives actix
+//! An actor that crashes is a fact of life; what it leaves behind is a question of structure. This crate gives actix
 //! actors the structure of Erlang/OTP: supervisors that start their children in order, learn of every end and why,
-//! restart by rule, and give up to their own supervisor when that does not help. It depends on nothing else in this
-//! crate and can be used without it; `examples/counter.rs` does.
+//! restart by rule, and give up to their own supervisor when that does not help. It depends on nothing else of Janus.
 //!
 //! ```
 //! use std::time::Duration;
 //! use actix::prelude::*;
-//! use janus_core::supervision::{ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Strategy, Supervisor};
+//! use janus_supervision::{ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Strategy, Supervisor};
 //!
 //! struct Divider;
 //! impl Actor for Divider {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use actix::prelude::*;
-use janus_core::supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place, Restart, Strategy, Supervisor, exit};
+use janus_supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place, Restart, Strategy, Supervisor, exit};
 use tokio::sync::oneshot;
 
 use crate::support::{Echo, Log, PLANNED, puppet, settle, virtual_time};

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cell::{Cell, KILL, UP};
-use super::exit::{ActorId, ExitReason};
-use super::place::Place;
-use super::run::Birth;
-use super::spec::{ChildSpec, Kind, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
-use super::tree::{Event, EventKind, NodeKind, State, Tree};
-use super::window::{RestartIntensity, RestartWindow};
+use crate::cell::{Cell, KILL, UP};
+use crate::exit::{ActorId, ExitReason};
+use crate::place::Place;
+use crate::run::Birth;
+use crate::spec::{ChildSpec, Kind, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
+use crate::tree::{Event, EventKind, NodeKind, State, Tree};
+use crate::window::{RestartIntensity, RestartWindow};
 
 /// How long a killed child has for its thread to come back before it is declared dead without it.
 pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);

@@ -12,10 +12,10 @@ use actix::dev::ContextFut;
 use actix::fut::wrap_future;
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context};
 
-use super::cell::{self, Cell, KILL, STOP, TRAP};
-use super::exit::{ExitReason, guarded};
-use super::place::Beat;
-use super::refs::Slot;
+use crate::cell::{self, Cell, KILL, STOP, TRAP};
+use crate::exit::{ExitReason, guarded};
+use crate::place::Beat;
+use crate::refs::Slot;
 
 /// The error type of factories and tasks: anything that has a message.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
