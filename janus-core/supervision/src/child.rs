@@ -3,20 +3,18 @@
 //! Shared by both kinds of supervisor. Owns the record of a child, the start that cannot hang and the stop that always
 //! ends: ask, kill, declare dead. When to do either is decided in `supervisor.rs` and `dynamic.rs`.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cell::{Cell, KILL, UP};
 use crate::exit::{ActorId, ExitReason};
 use crate::place::Place;
 use crate::run::Birth;
-use crate::spec::{ChildSpec, Kind, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
+use crate::spec::{ChildSpec, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
 use crate::tree::{Event, EventKind, NodeKind, State, Tree};
 use crate::window::{RestartIntensity, RestartWindow};
 
@@ -26,16 +24,13 @@ pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);
 /// Later than anybody waits: about 30 years.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
 
-/// Commands that may wait for one supervisor; whoever sends more waits for room.
-const COMMANDS_MAX: usize = 64;
-
 /// When it is `delay` after `now`, for delays that the clock cannot tell too.
 pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
     now.checked_add(delay).unwrap_or_else(|| now + FAR_FUTURE)
 }
 
 /// A child and what has become of it.
-pub(crate) struct Child {
+pub(crate) struct Record {
     pub(crate) spec: ChildSpec,
     pub(crate) state: State,
     /// The current incarnation: starting, running or stopping.
@@ -51,7 +46,7 @@ pub(crate) struct Child {
     streak: u32,
 }
 
-impl Child {
+impl Record {
     pub(crate) fn new(spec: ChildSpec, intensity: RestartIntensity) -> Self {
         Self {
             spec,
@@ -255,76 +250,4 @@ impl Surroundings {
             self.emit(&spec.name, Some(cell.id()), EventKind::Abandoned);
         }
     }
-}
-
-/// What waits for a supervisor: ends of its children, commands, and notes to itself, in the order in which they came.
-///
-/// One queue, because its order is what everybody relies on: a command finds the children as they were when it was
-/// sent, and neither a child that crashes in a loop nor somebody who sends many commands keeps the others waiting.
-/// Not tokio's channel, which keeps what is sent while its receiver is being dropped: here it is refused or dropped.
-pub(crate) struct Mailbox<M> {
-    // `None` once the supervisor has ended.
-    mail: Mutex<Option<VecDeque<Envelope<M>>>>,
-    arrived: Notify,
-    room: Arc<Semaphore>,
-}
-
-struct Envelope<M> {
-    mail: M,
-    // Given back when the mail is taken out.
-    _room: Option<OwnedSemaphorePermit>,
-}
-
-impl<M> Mailbox<M> {
-    pub(crate) fn new() -> Self {
-        let room = Arc::new(Semaphore::new(COMMANDS_MAX));
-        Self { mail: Mutex::new(Some(VecDeque::new())), arrived: Notify::new(), room }
-    }
-
-    /// For mail that is limited by itself: a child ends once for each start, and has one next start at most.
-    pub(crate) fn push(&self, mail: M) {
-        self.deliver(mail, None);
-    }
-
-    /// Waits until there is room. False if the supervisor has ended.
-    pub(crate) async fn send(&self, mail: M) -> bool {
-        match self.room.clone().acquire_owned().await {
-            Ok(room) => self.deliver(mail, Some(room)),
-            Err(_closed) => false,
-        }
-    }
-
-    fn deliver(&self, mail: M, room: Option<OwnedSemaphorePermit>) -> bool {
-        // What is refused is dropped after the lock is released.
-        let envelope = Envelope { mail, _room: room };
-        match &mut *self.mail.lock() {
-            Some(queue) => queue.push_back(envelope),
-            None => return false,
-        }
-        self.arrived.notify_one();
-        true
-    }
-
-    /// Cancel safe.
-    pub(crate) async fn next(&self) -> M {
-        loop {
-            let first = self.mail.lock().as_mut().and_then(VecDeque::pop_front);
-            if let Some(envelope) = first {
-                return envelope.mail;
-            }
-            self.arrived.notified().await;
-        }
-    }
-
-    /// Refuses what comes and drops what waits, which is how those who wait for an answer learn of it.
-    pub(crate) fn close(&self) {
-        self.room.close();
-        let left = self.mail.lock().take();
-        drop(left);
-    }
-}
-
-/// Whether the default shutdown of a dynamic supervisor applies to this child.
-pub(crate) fn is_worker(spec: &ChildSpec) -> bool {
-    spec.launch.kind() == Kind::Worker
 }

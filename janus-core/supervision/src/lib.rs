@@ -108,7 +108,9 @@
 mod cell;
 mod child;
 mod dynamic;
+mod error;
 mod exit;
+mod mailbox;
 mod place;
 mod refs;
 mod run;
@@ -120,12 +122,13 @@ mod window;
 
 pub use cell::{InitGuard, Monitor, current, defer_init, stop_requested};
 pub use dynamic::{Child, ChildKey, DynamicSupervisor};
+pub use error::{ChildError, StartError};
 pub use exit::{ActorId, Down, Exit, ExitReason, exit};
 pub use place::{Arbiter, ArbiterDown, Place};
 pub use refs::{ActorRef, CallError, Link, NotRunning, link};
 pub use run::BoxError;
 pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, StartInfo, Strategy};
-pub use supervisor::{ChildError, StartError, Supervisor, SupervisorRef, WeakSupervisorRef};
+pub use supervisor::{Supervisor, SupervisorRef, WeakSupervisorRef};
 pub use tree::{Event, EventKind, NodeKind, State, Tree};
 pub use watchdog::{Hang, Watchdog};
 pub use window::{RestartIntensity, RestartWindow};
