@@ -13,9 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, end, in_time, puppet, settle, virtual_time};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, SECOND, end, in_time, puppet, settle, virtual_time};
 
 async fn run(dynamic: &DynamicSupervisor, here: &Place) -> SupervisorRef {
     Supervisor::new("root", Strategy::OneForOne).child(ChildSpec::dynamic(dynamic)).start(here).await.unwrap()
@@ -158,7 +156,7 @@ fn named_children_are_restarted_by_their_own_rule() {
 }
 
 #[test]
-fn without_an_intensity_of_their_own_named_children_use_up_the_supervisors() {
+fn named_children_share_the_supervisors_intensity_by_default() {
     virtual_time(async |here| {
         let pool = DynamicSupervisor::new("pool").intensity(1, SECOND);
         let tree = run(&pool, &here).await;
@@ -180,7 +178,7 @@ fn without_an_intensity_of_their_own_named_children_use_up_the_supervisors() {
 }
 
 #[test]
-fn a_child_that_crashes_too_often_rests_and_costs_the_others_nothing() {
+fn quarantine_of_a_child_costs_its_siblings_nothing() {
     virtual_time(async |here| {
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let tell = told.clone();
@@ -290,7 +288,7 @@ fn a_first_start_that_fails_is_reported_and_forgotten() {
 }
 
 #[test]
-fn a_start_that_hangs_holds_up_nobody_else_and_can_be_terminated() {
+fn a_hanging_start_holds_up_no_sibling_and_can_be_terminated() {
     virtual_time(async |here| {
         let pool = DynamicSupervisor::new("pool");
         let tree = run(&pool, &here).await;
@@ -333,7 +331,7 @@ fn a_named_child_waits_out_its_back_off() {
 }
 
 #[test]
-fn a_dynamic_supervisor_that_dies_takes_its_children_along() {
+fn a_dynamic_supervisor_takes_its_children_along() {
     virtual_time(async |here| {
         let pool = DynamicSupervisor::new("pool");
         let tree = run(&pool, &here).await;
@@ -357,7 +355,7 @@ fn a_dynamic_supervisor_that_dies_takes_its_children_along() {
 }
 
 #[test]
-fn a_quarantine_without_end_is_possible() {
+fn a_quarantine_may_last_for_ever() {
     virtual_time(async |here| {
         let pool = DynamicSupervisor::new("pool").child_intensity(0, SECOND).quarantine(Duration::MAX);
         let tree = run(&pool, &here).await;
@@ -390,7 +388,7 @@ fn a_back_off_begins_anew_after_a_quarantine() {
 }
 
 #[test]
-fn what_a_factory_holds_may_look_at_its_supervisor_when_it_is_dropped() {
+fn values_captured_by_a_factory_may_read_the_supervisor_in_their_drop() {
     struct Looks(DynamicSupervisor);
     impl Drop for Looks {
         fn drop(&mut self) {

@@ -113,17 +113,17 @@ async fn tell(actress: &ActorRef<Actress>, deed: impl FnOnce(&mut Actress, &mut 
 const NONE: Faults = Faults { started: false, stopping: false, stopped: false, drop: false };
 
 #[test]
-fn a_panic_in_a_handler() {
+fn a_panic_in_a_handler_ends_the_actor() {
     assert_eq!(ending(NONE, async |a| tell(a, |_, _| panic!("{PLANNED} handler")).await), panicked("handler"));
 }
 
 #[test]
-fn a_panic_in_an_async_handler() {
+fn a_panic_in_an_async_handler_ends_the_actor() {
     assert_eq!(ending(NONE, async |a| a.cast(DoLater(Duration::from_secs(1))).unwrap()), panicked("async handler"));
 }
 
 #[test]
-fn a_panic_in_a_timer() {
+fn a_panic_in_a_timer_ends_the_actor() {
     let timer = |_: &mut Actress, ctx: &mut Context<Actress>| {
         ctx.run_later(Duration::from_secs(1), |_, _| panic!("{PLANNED} timer"));
     };
@@ -131,22 +131,22 @@ fn a_panic_in_a_timer() {
 }
 
 #[test]
-fn a_panic_in_stopping_of_an_ordinary_stop() {
+fn a_panic_in_stopping_replaces_the_reason_of_the_stop() {
     assert_eq!(ending(Faults { stopping: true, ..NONE }, async |a| a.stop()), panicked("stopping"));
 }
 
 #[test]
-fn a_panic_in_stopped() {
+fn a_panic_in_stopped_replaces_the_reason_of_the_stop() {
     assert_eq!(ending(Faults { stopped: true, ..NONE }, async |a| a.stop()), panicked("stopped"));
 }
 
 #[test]
-fn a_panic_in_drop() {
+fn a_panic_in_drop_replaces_the_reason_of_the_stop() {
     assert_eq!(ending(Faults { drop: true, ..NONE }, async |a| a.stop()), panicked("drop"));
 }
 
 #[test]
-fn a_panic_everywhere_at_once_is_the_first_one() {
+fn of_several_causes_the_first_is_the_reason() {
     let everywhere = Faults { stopping: true, stopped: true, drop: true, ..NONE };
     assert_eq!(ending(everywhere, async |a| tell(a, |_, _| panic!("{PLANNED} handler")).await), panicked("handler"));
     assert_eq!(ending(everywhere, async |a| a.stop()), panicked("stopping"));
@@ -154,13 +154,13 @@ fn a_panic_everywhere_at_once_is_the_first_one() {
 }
 
 #[test]
-fn a_panic_with_a_payload_that_is_no_text() {
+fn a_panic_without_text_is_reported_as_such() {
     let reason = ending(NONE, async |a| tell(a, |_, _| std::panic::resume_unwind(Box::new(7_u8))).await);
     assert_eq!(reason, ExitReason::Panicked("a panic whose payload is not text".into()));
 }
 
 #[test]
-fn a_panic_whose_payload_panics_when_it_is_dropped() {
+fn a_payload_that_panics_in_its_drop_is_survived() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -172,7 +172,7 @@ fn a_panic_whose_payload_panics_when_it_is_dropped() {
 }
 
 #[test]
-fn a_queued_message_that_panics_when_it_is_dropped() {
+fn a_queued_message_that_panics_in_its_drop_is_survived() {
     struct Bomb(Cell<bool>);
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -190,19 +190,19 @@ fn a_queued_message_that_panics_when_it_is_dropped() {
 }
 
 #[test]
-fn an_actor_that_stops_itself() {
+fn an_actor_that_stops_itself_ends_normally() {
     assert_eq!(ending(NONE, async |a| tell(a, |_, ctx| ctx.stop()).await), ExitReason::Normal);
 }
 
 #[test]
-fn an_actor_that_exits_with_a_reason() {
+fn an_actor_may_exit_with_a_reason_of_its_own() {
     let error = ExitReason::Error("disk full".into());
     let given = error.clone();
     assert_eq!(ending(NONE, async |a| tell(a, move |_, ctx| ctx.exit(given)).await), error);
 }
 
 #[test]
-fn an_exit_from_deep_inside() {
+fn an_exit_unwinds_from_any_depth_with_its_reason() {
     fn deep(levels: u32) {
         if levels == 0 {
             exit(ExitReason::Error("deep".into()));
@@ -214,17 +214,17 @@ fn an_exit_from_deep_inside() {
 }
 
 #[test]
-fn a_stop_from_outside() {
+fn a_stop_from_outside_ends_with_shutdown() {
     assert_eq!(ending(NONE, async |a| a.stop()), ExitReason::Shutdown);
 }
 
 #[test]
-fn a_kill_from_outside() {
+fn a_kill_from_outside_ends_with_killed() {
     assert_eq!(ending(NONE, async |a| a.kill()), ExitReason::Killed);
 }
 
 #[test]
-fn a_kill_that_comes_after_a_stop_is_what_counts() {
+fn a_kill_overrides_an_earlier_stop() {
     let reason = ending(NONE, async |a| {
         a.stop();
         a.kill();
@@ -233,7 +233,7 @@ fn a_kill_that_comes_after_a_stop_is_what_counts() {
 }
 
 #[test]
-fn a_stop_that_comes_after_an_exit_does_not_hide_its_reason() {
+fn a_stop_does_not_hide_the_reason_of_an_earlier_exit() {
     let reason = ending(NONE, async |a| {
         tell(a, |_, ctx| ctx.exit(ExitReason::Error("first".into()))).await;
         a.stop();
@@ -243,7 +243,7 @@ fn a_stop_that_comes_after_an_exit_does_not_hide_its_reason() {
 }
 
 #[test]
-fn the_last_address_going_away_ends_nobody() {
+fn dropping_the_last_address_does_not_end_the_actor() {
     let reason = ending(NONE, async |a| {
         drop(a.addr());
         settle().await;
@@ -274,7 +274,7 @@ fn a_panic_in_started_is_a_failed_start() {
 }
 
 #[test]
-fn a_panic_in_started_and_everywhere_after_it_is_a_failed_start() {
+fn a_panic_in_started_and_in_later_callbacks_is_a_failed_start() {
     let message = start_failure(Faults { started: true, stopping: true, stopped: true, drop: true }, || Ok(()));
     assert_eq!(message, "start failed: panicked: planned: started");
 }
@@ -311,7 +311,7 @@ fn an_actor_that_stops_in_started_has_not_started() {
 }
 
 #[test]
-fn reasons_read_as_what_they_are() {
+fn each_reason_has_its_text_and_says_whether_it_is_abnormal() {
     let gave_up = ExitReason::MaxRestarts { child: "a".into(), last: Box::new(ExitReason::Killed) };
     let texts = [
         (ExitReason::Normal, "normal", false),

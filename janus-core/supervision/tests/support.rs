@@ -2,15 +2,22 @@
 
 use std::future::Future;
 use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use janus_supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place};
+use janus_supervision::{ActorRef, ChildSpec, Exit, ExitReason, Place, State, Strategy, Supervisor, SupervisorRef};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::timeout;
 
 /// Begins the message of every panic that is part of a test.
 pub(crate) const PLANNED: &str = "planned:";
+
+pub(crate) const MILLI: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// Longer than anything here takes; a test that reaches it has found something hung.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Keeps planned panics out of the output. Everything else is printed as ever.
 pub(crate) fn quiet_panics() {
@@ -34,6 +41,12 @@ pub(crate) fn virtual_time<F: Future<Output = ()>>(test: impl FnOnce(Place) -> F
     runtime.block_on(async { test(Place::here()).await });
 }
 
+pub(crate) fn block_on<F: Future<Output = ()>>(test: F) {
+    quiet_panics();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(DEADLINE * 2, test).await.expect("nothing hangs") });
+}
+
 /// Runs a test that would block its thread if it failed on one of its own.
 pub(crate) fn in_time(test: impl FnOnce() + Send + 'static) {
     let (over, wait) = std::sync::mpsc::channel();
@@ -50,6 +63,15 @@ pub(crate) fn in_time(test: impl FnOnce() + Send + 'static) {
 pub(crate) async fn settle() {
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_nanos(1)).await;
+    }
+}
+
+/// Waits for a condition without sleeping through it.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "{what}");
+        tokio::time::sleep(MILLI).await;
     }
 }
 
@@ -174,4 +196,40 @@ pub(crate) async fn end<A: Actor<Context = Context<A>>>(
     let reason = told.await.expect("a monitor is told in the end");
     drop(monitor);
     reason
+}
+
+pub(crate) fn one_for_one() -> Supervisor {
+    Supervisor::new("root", Strategy::OneForOne).intensity(1000, SECOND)
+}
+
+pub(crate) async fn crash(actor: &ActorRef<Puppet>) {
+    end(actor, |actor| actor.cast(Panic).unwrap()).await;
+    settle().await;
+}
+
+pub(crate) fn state_of(tree: &SupervisorRef, name: &str) -> Option<State> {
+    tree.tree().find(name).map(|node| node.state)
+}
+
+pub(crate) struct Slow {
+    init: Duration,
+    outcome: Result<(), String>,
+    log: Log,
+}
+
+impl Actor for Slow {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        let (guard, outcome, log) = (ctx.defer_init(), self.outcome.clone(), self.log.clone());
+        ctx.run_later(self.init, move |_, _| {
+            log.say("ready");
+            guard.done(outcome);
+        });
+    }
+}
+
+pub(crate) fn slow(init: Duration, outcome: Result<(), String>, log: &Log) -> ChildSpec {
+    let log = log.clone();
+    ChildSpec::actor(&ActorRef::new("slow"), move |_| Ok(Slow { init, outcome: outcome.clone(), log: log.clone() }))
 }
