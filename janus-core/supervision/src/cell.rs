@@ -1,7 +1,7 @@
-//! The identity of one incarnation, shared by the code that runs it and everybody who watches it.
+//! The identity of an incarnation, shared by the code that runs the incarnation and by all watchers.
 //!
-//! Owns what can be asked of an incarnation (stop, kill, a sign of life), its one exit reason, and who is told: first
-//! its parent, then monitors. Knows no actor type and runs no actor; `run.rs` does.
+//! Owns the requests to an incarnation (stop, kill, a sign of life), the exit reason, and the list of watchers to tell:
+//! the parent first, then monitors. Knows no actor type and runs no actor; `run.rs` does.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,24 +15,24 @@ use tokio::sync::oneshot;
 
 use crate::exit::{ActorId, Down, ExitReason, guarded};
 
-/// A stop was asked for and not yet handed to the actor.
+/// A stop was requested and not yet handed to the actor.
 pub(crate) const STOP: u8 = 1;
-/// It is to end without running any more of its code than the current poll does.
+/// The incarnation is to end after the current poll, without running more code.
 pub(crate) const KILL: u8 = 2;
-/// Its start is complete.
+/// The start is complete.
 pub(crate) const UP: u8 = 4;
-/// Somebody waits for the end of the current poll.
+/// A caller waits for the end of the current poll.
 pub(crate) const PROBE: u8 = 8;
-/// A task that waits for stop requests itself, and so is not dropped at one.
+/// A task waits for stop requests itself, and so is not dropped at a stop request.
 pub(crate) const TRAP: u8 = 16;
-/// It has ended and its reason is known.
+/// The incarnation has ended and the reason is known.
 pub(crate) const ENDED: u8 = 32;
-/// A stop was asked for at some time, whether or not it has been handed over.
+/// A stop was requested at some time, whether or not the request has been handed over.
 pub(crate) const ASKED: u8 = 64;
 
-/// Whoever started an incarnation and is told first that it ended.
+/// The supervisor of an incarnation, told first about the end.
 pub(crate) trait Parent: Send + Sync {
-    /// Called once per incarnation, on whatever thread it ended. Must not block.
+    /// Called once per incarnation, on the thread where the incarnation ended. Must not block.
     fn child_ended(&self, cell: &Cell, reason: &ExitReason);
 }
 
@@ -51,14 +51,14 @@ enum Life {
     Ended(ExitReason),
 }
 
-/// Whoever is to be told of what becomes of an incarnation. Boxed, because most of 19,000 connections are watched by nobody.
+/// The watchers of an incarnation. Boxed, because most of 19,000 connections have no watcher.
 #[derive(Default)]
 struct Watchers {
     monitors: Monitors,
     waiters: Vec<Waiter>,
 }
 
-/// Somebody who waits for one of the flags `on`. Dropping the sender is the message.
+/// A caller that waits for any of the flags `on`. Dropping the sender is the message.
 struct Waiter {
     on: u8,
     waiting: oneshot::Sender<()>,
@@ -66,8 +66,8 @@ struct Waiter {
 
 type Tell = Box<dyn FnOnce(Down) + Send>;
 
-/// The monitors of an incarnation, added and removed in constant time: a popular topic has one from every subscriber,
-/// and they may all go at once.
+/// The monitors of an incarnation, added and removed in constant time: a popular topic has a monitor from every
+/// subscriber, and all subscribers may leave at once.
 #[derive(Default)]
 struct Monitors {
     entries: Vec<Entry>,
@@ -76,7 +76,7 @@ struct Monitors {
 }
 
 enum Entry {
-    // Its key stays valid until it is removed, since no other monitor can get it before.
+    // The key stays valid until the monitor is removed, since no other monitor can get the key before.
     Taken(Tell),
     Free { next: Option<u32> },
 }
@@ -120,7 +120,7 @@ impl Cell {
         Self::with_flags(id, name, parent, 0)
     }
 
-    /// For children whose start nobody waits for.
+    /// For children with a start that no caller waits for.
     pub(crate) fn new_up(id: ActorId, name: Arc<str>, parent: Weak<dyn Parent>) -> Arc<Self> {
         Self::with_flags(id, name, Some(parent), UP)
     }
@@ -157,7 +157,7 @@ impl Cell {
         self.flags() & (UP | ENDED) == UP
     }
 
-    /// Why it ended, once it has.
+    /// The exit reason, once the incarnation has ended.
     pub(crate) fn reason(&self) -> Option<ExitReason> {
         match &*self.life.lock() {
             Life::Running { .. } => None,
@@ -169,7 +169,7 @@ impl Cell {
         self.waker.register(waker);
     }
 
-    /// Asks it to stop, with reason `Shutdown` unless it has named another.
+    /// Requests a stop, with reason `Shutdown` unless the incarnation has named another.
     pub(crate) fn stop(&self) {
         let released = {
             let mut life = self.life.lock();
@@ -182,7 +182,7 @@ impl Cell {
         self.waker.wake();
     }
 
-    /// Ends it with `reason` as soon as its thread gets to it; none of its code runs again but `Drop`.
+    /// Ends the incarnation with `reason` as soon as its thread is free. None of its code runs again but `Drop`.
     pub(crate) fn kill(&self, reason: ExitReason) {
         let released = {
             let mut life = self.life.lock();
@@ -197,7 +197,7 @@ impl Cell {
         self.waker.wake();
     }
 
-    /// The running code names its own reason. A kill that came first stands.
+    /// Sets the reason that the running code names for its own end. A kill that came first stands.
     pub(crate) fn ask_exit(&self, reason: ExitReason) {
         if let Life::Running { asked, .. } = &mut *self.life.lock()
             && self.flags() & KILL == 0
@@ -217,7 +217,7 @@ impl Cell {
         self.flags.fetch_or(TRAP, Ordering::AcqRel);
     }
 
-    /// The reason that was asked for, if any.
+    /// The requested exit reason, if any.
     pub(crate) fn take_asked(&self) -> Option<ExitReason> {
         match &mut *self.life.lock() {
             Life::Running { asked, .. } => asked.take(),
@@ -225,7 +225,7 @@ impl Cell {
         }
     }
 
-    /// `started` has run. The incarnation is up unless its initialisation was deferred.
+    /// Notes that `started` has run. The incarnation is up unless initialisation was deferred.
     pub(crate) fn begun(&self) {
         self.settle_init(|begun, _| *begun = true);
     }
@@ -253,7 +253,7 @@ impl Cell {
         drop(released);
     }
 
-    /// Called at the end of every poll: whoever asked for a sign of life gets it.
+    /// Called at the end of every poll: answers all callers that wait for a sign of life.
     pub(crate) fn answer_probes(&self) {
         if self.flags() & PROBE == 0 {
             return;
@@ -267,7 +267,7 @@ impl Cell {
         drop(released);
     }
 
-    /// Resolves when the poll that is under way, or else the next one, has ended, or the incarnation has.
+    /// Resolves at the end of the current poll, or of the next poll if none is running, or of the incarnation.
     pub(crate) async fn probe(&self) {
         let wait = {
             let mut life = self.life.lock();
@@ -281,7 +281,7 @@ impl Cell {
         }
     }
 
-    /// Resolves when one of the flags `on` is set, or the incarnation has ended.
+    /// Resolves when any of the flags `on` is set, or the incarnation has ended.
     pub(crate) fn until(&self, on: u8) -> impl Future<Output = ()> + Send + use<> {
         let wait = {
             let mut life = self.life.lock();
@@ -301,14 +301,14 @@ impl Cell {
     fn wait_in(&self, life: &mut Life, on: u8) -> Option<oneshot::Receiver<()>> {
         let Life::Running { watchers, .. } = life else { return None };
         let waiters = &mut watchers.get_or_insert_default().waiters;
-        // Those that gave up are swept here, so that calls that time out leave nothing behind.
+        // Closed waiters are removed here, so that calls which time out leave nothing behind.
         waiters.retain(|waiter| !waiter.waiting.is_closed());
         let (waiting, wait) = oneshot::channel();
         waiters.push(Waiter { on, waiting });
         Some(wait)
     }
 
-    /// Sets `flag` and takes out whoever waits for it, to be dropped once the lock is released.
+    /// Sets `flag` and takes out all waiters for this flag, to be dropped once the lock is released.
     fn raise(&self, life: &mut Life, flag: u8) -> Vec<Waiter> {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         match life {
@@ -319,7 +319,7 @@ impl Cell {
         }
     }
 
-    /// `Err` gives the callback back with the reason, if it is too late.
+    /// Adds a monitor. `Err` returns the callback with the reason, if the incarnation has ended already.
     pub(crate) fn monitor<F>(&self, tell: F) -> Result<u32, (F, ExitReason)>
     where
         F: FnOnce(Down) + Send + 'static,
@@ -335,11 +335,11 @@ impl Cell {
             Life::Running { watchers: Some(watchers), .. } => watchers.monitors.remove(key),
             Life::Running { watchers: None, .. } | Life::Ended(_) => None,
         };
-        // What the callback captured is dropped without the lock: it may hold another monitor of this cell.
+        // Values captured by the callback are dropped without the lock: one may be another monitor of this cell.
         drop(removed);
     }
 
-    /// Writes the final reason, once, and tells everybody. Later calls do nothing and return false.
+    /// Writes the final reason, once, and tells all watchers. Later calls do nothing and return false.
     pub(crate) fn finish(&self, reason: ExitReason) -> bool {
         let first = match &mut *self.life.lock() {
             Life::Ended(_) => None,
@@ -349,8 +349,8 @@ impl Cell {
                 Some((reason.clone(), std::mem::replace(life, Life::Ended(reason))))
             }
         };
-        // A waker keeps its task's runtime alive, and a cell may be kept for as long as somebody asks for its reason.
-        // Also the second time: whoever was declared dead may have been polled since.
+        // A waker keeps its task's runtime alive, and a cell may be kept for as long as a caller may read the reason.
+        // The second call drops the waker too: an incarnation that was declared dead may have been polled since.
         drop(self.waker.take());
         let Some((reason, Life::Running { watchers, .. })) = first else { return false };
         // The parent first: a monitor that never returns must not keep a child from being restarted.
@@ -368,7 +368,7 @@ impl Cell {
     pub(crate) fn tell(&self, tell: impl FnOnce(Down), reason: ExitReason) {
         let down = Down { id: self.id, name: self.name.clone(), reason };
         if let Err(reason) = guarded(|| tell(down)) {
-            log::error!("a monitor of {} {} {reason}", self.name, self.id);
+            log::error!("{self:?}: the callback of a monitor failed: {reason}");
         }
     }
 }
@@ -379,8 +379,8 @@ impl fmt::Debug for Cell {
     }
 }
 
-/// A watch on one incarnation. Dropping it ends the watch: its callback will not be called any more.
-#[must_use = "dropping a monitor ends it; call `detach` to keep it without holding it"]
+/// A watch on one incarnation. Dropping the monitor ends the watch: the callback will not be called any more.
+#[must_use = "dropping a monitor ends the watch; call `detach` to watch without the handle"]
 #[derive(Debug)]
 pub struct Monitor {
     watched: Option<(Arc<Cell>, u32)>,
@@ -400,12 +400,12 @@ impl Monitor {
     pub(crate) fn told(name: &Arc<str>, tell: impl FnOnce(Down)) -> Self {
         let down = Down { id: ActorId::NONE, name: name.clone(), reason: ExitReason::NotRunning };
         if let Err(reason) = guarded(|| tell(down)) {
-            log::error!("a monitor of {name} {reason}");
+            log::error!("{name}: the callback of a monitor failed: {reason}");
         }
         Self { watched: None }
     }
 
-    /// The incarnation that is watched; `None` if there was none any more.
+    /// The watched incarnation; `None` if none was running.
     pub fn id(&self) -> Option<ActorId> {
         self.watched.as_ref().map(|(cell, _)| cell.id())
     }
@@ -426,7 +426,7 @@ impl Drop for Monitor {
 
 /// Holds back the end of an actor's start; see [`Exit::defer_init`](crate::Exit::defer_init).
 ///
-/// Dropped without [`done`](Self::done), the start fails.
+/// If the guard is dropped without [`done`](Self::done), the start fails.
 #[must_use = "dropping the guard makes the start fail"]
 #[derive(Debug)]
 pub struct InitGuard {
@@ -442,7 +442,7 @@ impl InitGuard {
         Self { cell }
     }
 
-    /// Says how the initialisation ended. An error ends the actor with `StartFailed`, without its `stopping`.
+    /// Reports the outcome of the initialisation. An error ends the actor with `StartFailed`, without its `stopping`.
     pub fn done(mut self, outcome: Result<(), String>) {
         if let Some(cell) = self.cell.take() {
             match outcome {
@@ -462,7 +462,7 @@ impl InitGuard {
 impl Drop for InitGuard {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            Self::fail(&cell, "its deferred initialisation was abandoned".into());
+            Self::fail(&cell, "deferred initialisation was dropped without an outcome".into());
         }
     }
 }
@@ -471,20 +471,20 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Cell>>> = const { RefCell::new(None) };
 }
 
-/// [`Exit::defer_init`](crate::Exit::defer_init) for tasks, to be called before their first await.
+/// [`Exit::defer_init`](crate::Exit::defer_init) for tasks; call this before the first await.
 pub fn defer_init() -> InitGuard {
     InitGuard::for_current()
 }
 
-/// The id of the actor, task or supervisor whose code is running.
+/// The id of the actor, task or supervisor whose code is running on this thread.
 pub fn current() -> Option<ActorId> {
     with_current(|cell| cell.id())
 }
 
-/// For tasks: resolves when this task is asked to stop, which it then is expected to do by itself.
+/// For tasks: resolves when this task is asked to stop. The task is then expected to return by itself.
 ///
-/// A task that never calls this is dropped at its next await point when it is asked to stop. Outside supervision the
-/// future never resolves. It is cancel safe.
+/// Call this at the start of the task. Otherwise a request to stop drops the task at an await point. Outside
+/// supervision the future never resolves.
 ///
 /// ```no_run
 /// # use janus_supervision::stop_requested;
@@ -499,6 +499,10 @@ pub fn current() -> Option<ActorId> {
 ///     }
 /// }
 /// ```
+///
+/// # Cancel safety
+///
+/// Cancel safe: a new call returns a future which resolves at the same request.
 pub fn stop_requested() -> impl Future<Output = ()> + Send + use<> {
     let asked = with_current(|cell| {
         cell.trap_stop();
@@ -513,12 +517,12 @@ pub fn stop_requested() -> impl Future<Output = ()> + Send + use<> {
 }
 
 pub(crate) fn with_current<T>(read: impl FnOnce(&Arc<Cell>) -> T) -> Option<T> {
-    // Cloned, so that what runs inside may enter another actor, and not there any more while the thread ends.
+    // Cloned, so that the code inside may enter another actor. While the thread ends, the thread local is gone.
     let cell = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()?;
     Some(read(&cell))
 }
 
-/// Makes `cell` the current one until the guard is dropped.
+/// Makes `cell` the current cell until the guard is dropped.
 pub(crate) fn enter(cell: &Arc<Cell>) -> Current {
     let outer = CURRENT.try_with(|current| current.replace(Some(cell.clone()))).ok().flatten();
     Current { outer }
@@ -541,7 +545,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_given_out_again_only_after_its_monitor_was_removed() {
+    fn a_key_is_reused_only_after_its_monitor_was_removed() {
         let mut monitors = Monitors::default();
         let tell = || Box::new(|_: Down| ()) as Tell;
         let keys: Vec<u32> = (0..4).map(|_| monitors.add(tell())).collect();
@@ -554,7 +558,7 @@ mod tests {
 
     #[test]
     fn only_the_first_reason_counts() {
-        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<Nobody>::new());
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<NoParent>::new());
         cell.kill(ExitReason::Killed);
         cell.ask_exit(ExitReason::Normal);
         assert_eq!(cell.take_asked(), Some(ExitReason::Killed));
@@ -568,7 +572,7 @@ mod tests {
         impl std::task::Wake for Task {
             fn wake(self: Arc<Self>) {}
         }
-        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<Nobody>::new());
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<NoParent>::new());
         let task = Arc::new(Task);
         for first in [true, false] {
             cell.register_waker(&task.clone().into());
@@ -577,9 +581,9 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    struct NoParent;
 
-    impl Parent for Nobody {
+    impl Parent for NoParent {
         fn child_ended(&self, _: &Cell, _: &ExitReason) {}
     }
 }

@@ -1,7 +1,7 @@
-//! One child as its supervisor keeps it, and how one is started and stopped.
+//! A child as recorded by the supervisor, and how a child is started and stopped.
 //!
-//! Shared by both kinds of supervisor. Owns the record of a child, the start that cannot hang and the stop that always
-//! ends: ask, kill, declare dead. When to do either is decided in `supervisor.rs` and `dynamic.rs`.
+//! Shared by both kinds of supervisor. Owns the record of a child, the start that cannot hang, and the stop that always
+//! ends: ask, kill, declare dead. `supervisor/keeper.rs` and `dynamic/keeper.rs` decide when to start or stop.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::spec::{ChildSpec, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, Sta
 use crate::tree::{Event, EventKind, NodeKind, State, Tree};
 use crate::window::{RestartIntensity, RestartWindow};
 
-/// How long a killed child has for its thread to come back before it is declared dead without it.
+/// How long a killed child has for its thread to return before the child is declared dead without the thread.
 pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);
 
-/// Later than anybody waits: about 30 years.
+/// Later than any caller waits: about 30 years.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
 
-/// When it is `delay` after `now`, for delays that the clock cannot tell too.
+/// The instant `delay` after `now`, even for delays beyond the range of the clock.
 pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
     now.checked_add(delay).unwrap_or_else(|| now + FAR_FUTURE)
 }
 
-/// A child and what has become of it.
+/// A child and its history.
 pub(crate) struct Record {
     pub(crate) spec: ChildSpec,
     pub(crate) state: State,
@@ -39,7 +39,7 @@ pub(crate) struct Record {
     pub(crate) last_reason: Option<ExitReason>,
     pub(crate) window: RestartWindow,
     pub(crate) after_quarantine: bool,
-    /// When to start it again. `Some` in the states `Restarting` and `Quarantined` only.
+    /// When to start the child again. `Some` in the states `Restarting` and `Quarantined` only.
     pub(crate) due: Option<Instant>,
     up_since: Option<Instant>,
     // Restarts without a quiet time between them.
@@ -74,7 +74,7 @@ impl Record {
         self.after_quarantine = false;
     }
 
-    /// It does not run any more, for this reason.
+    /// Notes that the child does not run any more, for this reason.
     pub(crate) fn ended(&mut self, reason: ExitReason) {
         self.state = State::Stopped;
         self.cell = None;
@@ -82,14 +82,14 @@ impl Record {
         self.last_reason = Some(reason);
     }
 
-    /// Its quarantine is over: what was before it does not count any more.
+    /// Ends the quarantine: earlier restarts do not count any more.
     pub(crate) fn recover(&mut self) {
         self.after_quarantine = true;
         self.window.clear();
         self.streak = 0;
     }
 
-    /// How long to wait before the next start, which counts as one more in a row.
+    /// How long to wait before the next start, which counts as another restart in a row.
     pub(crate) fn next_delay(&mut self) -> Duration {
         let Some(backoff) = self.spec.backoff else { return Duration::ZERO };
         if self.up_since.take().is_some_and(|since| since.elapsed() > backoff.max) {
@@ -108,7 +108,7 @@ impl Record {
         }
     }
 
-    /// Everything about it but what is below it.
+    /// The child's own node of the tree, without the nodes below.
     pub(crate) fn node(&self) -> Tree {
         Tree {
             name: self.spec.name.clone(),
@@ -123,7 +123,7 @@ impl Record {
     }
 }
 
-/// Adds to the nodes of children what is below them. Takes no lock while it asks a child.
+/// Completes the nodes of children with their subtrees. Holds no lock while asking a child.
 pub(crate) fn with_subtrees(nodes: Vec<(Tree, Arc<dyn Launch>)>) -> Vec<Tree> {
     let deepen = |(node, launch): (Tree, Arc<dyn Launch>)| match launch.subtree() {
         Some(below) => Tree { kind: below.kind, children: below.children, numbered: below.numbered, ..node },
@@ -132,7 +132,7 @@ pub(crate) fn with_subtrees(nodes: Vec<(Tree, Arc<dyn Launch>)>) -> Vec<Tree> {
     nodes.into_iter().map(deepen).collect()
 }
 
-/// What a start or a stop needs to know of the supervisor that does it.
+/// The facts about a supervisor that a start or a stop of a child needs.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) supervisor: Arc<str>,
@@ -146,9 +146,9 @@ impl Surroundings {
         self.tree.emit(|| Event { supervisor: self.supervisor.clone(), child: child.clone(), id, what });
     }
 
-    /// Starts a child and waits until it is up. On an error nothing of it runs any more.
+    /// Starts a child and waits until the child is up. After an error nothing of the child runs any more.
     ///
-    /// `abort` ends the attempt early. A predecessor that was killed and is still on its way out is waited for.
+    /// `abort` ends the attempt early. If a killed predecessor is still on the way out, the start waits for the end.
     pub(crate) async fn bring_up(
         &self,
         spec: &ChildSpec,
@@ -175,7 +175,7 @@ impl Surroundings {
         info: StartInfo,
         abort: impl Future<Output = ()>,
     ) -> Result<(), ExitReason> {
-        // It also ends if this future is dropped before it was on its way.
+        // The cell ends even if this future is dropped before the child is on its way.
         let unborn = Birth::new(cell.clone());
         if let Some(predecessor) = spec.launch.occupant() {
             if predecessor.flags() & KILL == 0 {
@@ -191,16 +191,16 @@ impl Surroundings {
         }
         let too_late = async {
             let Some(limit) = spec.start_limit() else {
-                // It may take as long as what is below it does, but not because its thread hangs.
+                // A supervisor may take as long to start as the children do, but not because of a hung thread.
                 let (turn, its_turn) = oneshot::channel::<()>();
                 let _ = place.run(move || drop(turn));
                 return match timeout(START_TIMEOUT_DEFAULT, its_turn).await {
                     Ok(_) => std::future::pending().await,
-                    Err(_) => format!("{} did not answer for {START_TIMEOUT_DEFAULT:?}", place.name()),
+                    Err(_) => format!("thread {} did not answer for {START_TIMEOUT_DEFAULT:?}", place.name()),
                 };
             };
             sleep(limit).await;
-            format!("it was not up after {limit:?}")
+            format!("not up after {limit:?}")
         };
         tokio::select! {
             biased;
@@ -208,7 +208,7 @@ impl Surroundings {
             () = abort => cell.kill(ExitReason::Killed),
             why = too_late => cell.kill(ExitReason::StartFailed(why.into())),
         }
-        // A task may be up and done at once; that is no failed start.
+        // A task may be up and done at once; this is not a failed start.
         if cell.flags() & UP != 0 {
             return Ok(());
         }
@@ -216,14 +216,14 @@ impl Surroundings {
         Err(cell.reason().unwrap_or(ExitReason::Killed))
     }
 
-    /// Stops a child as its spec says and returns why it ended.
+    /// Stops a child as the spec says and returns the exit reason.
     pub(crate) async fn take_down(&self, spec: &ChildSpec, cell: &Arc<Cell>, shutdown: Shutdown) -> ExitReason {
         match shutdown {
             Shutdown::BrutalKill => {}
             Shutdown::Timeout(limit) => {
                 cell.stop();
                 if timeout(limit, cell.until_ended()).await.is_err() {
-                    log::warn!("{}: {} {cell:?} did not stop in {limit:?}", self.supervisor, spec.name);
+                    log::warn!("{}: {cell:?} did not stop within {limit:?} and is killed", self.supervisor);
                 }
             }
             Shutdown::Infinity => {
@@ -238,16 +238,21 @@ impl Surroundings {
         reason
     }
 
-    /// Waits for a killed child to end. If its thread does not come back, the child is declared dead: its name is free,
-    /// its monitors are told, and it is dropped as soon as the thread does come back.
+    /// Waits for a killed child to end. If the thread does not return in time, the child is declared dead: the name is
+    /// free and monitors are told. The child is dropped as soon as the thread does return.
     async fn bury(&self, spec: &ChildSpec, cell: &Arc<Cell>) {
         if timeout(self.kill_grace, cell.until_ended()).await.is_ok() {
             return;
         }
-        log::error!("{}: {cell:?} is stuck in its code and was abandoned", self.supervisor);
+        self.log_abandoned(cell);
         spec.launch.abandon(cell);
         if cell.finish(cell.take_asked().unwrap_or(ExitReason::Killed)) {
             self.emit(&spec.name, Some(cell.id()), EventKind::Abandoned);
         }
+    }
+
+    pub(crate) fn log_abandoned(&self, cell: &Cell) {
+        let (supervisor, grace) = (&self.supervisor, self.kill_grace);
+        log::error!("{supervisor}: {cell:?} has not returned {grace:?} after its kill and is abandoned");
     }
 }

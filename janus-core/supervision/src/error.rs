@@ -1,4 +1,4 @@
-//! Why a start or a command about a child failed.
+//! The errors of starts and of commands about children.
 
 use std::sync::Arc;
 
@@ -8,24 +8,25 @@ use crate::exit::ExitReason;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The supervisor does not run, or ended before it got to the request.
+    /// The supervisor does not run, or ended before the request was handled.
     #[error("the supervisor is not running")]
     NotRunning,
     /// The arbiter is down.
     #[error("the arbiter is down")]
     ArbiterDown,
-    /// A child of this name runs already, or is about to.
-    #[error("{0} is already started")]
+    /// A child of this name runs already, or is about to run.
+    #[error("{0} is already running")]
     AlreadyStarted(Arc<str>),
-    /// A child of this name is known, but does not run: use [`SupervisorRef::restart_child`].
+    /// A child of this name is known, but does not run: use
+    /// [`SupervisorRef::restart_child`](crate::SupervisorRef::restart_child).
     #[error("{0} is already present")]
     AlreadyPresent(Arc<str>),
-    /// The spec contradicts its supervisor: a mistake in the code that made it.
+    /// The spec contradicts its supervisor: a mistake in the code that made the spec.
     #[error("{child}: {why}")]
     Invalid {
         /// The child.
         child: Arc<str>,
-        /// What is wrong with it.
+        /// The contradiction.
         why: &'static str,
     },
     /// The child's own start failed, by error, panic or timeout.
@@ -33,11 +34,11 @@ pub enum StartError {
     Failed {
         /// The child.
         child: Arc<str>,
-        /// Why.
+        /// Why the child did not start.
         reason: ExitReason,
     },
-    /// The dynamic supervisor has as many children as it may.
-    #[error("the supervisor has {0} children, its limit")]
+    /// The dynamic supervisor has as many children as its limit allows.
+    #[error("the supervisor has reached its limit of {0} children")]
     TooManyChildren(usize),
 }
 
@@ -45,19 +46,19 @@ pub enum StartError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChildError {
-    /// The supervisor does not run, or ended before it got to the command.
+    /// The supervisor does not run, or ended before the command was handled.
     #[error("the supervisor is not running")]
     NotRunning,
     /// There is no such child.
     #[error("no such child")]
     NotFound,
-    /// It runs: terminate it first.
+    /// The child runs: terminate the child first.
     #[error("the child is running")]
     Running,
-    /// It is waiting for its next start: terminate it first.
+    /// The child waits for its next start: terminate the child first.
     #[error("the child is restarting")]
     Restarting,
-    /// It could not be started.
+    /// The child could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
 }

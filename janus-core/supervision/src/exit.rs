@@ -1,7 +1,7 @@
-//! Why an actor ended, who it was, and how it says so itself.
+//! Exit reasons, ids of incarnations, and how running code ends its own actor.
 //!
-//! Owns [`ExitReason`], [`ActorId`], [`Down`] and the two ways in which running code ends its own actor:
-//! [`Exit::exit`] after the current handler, [`exit`] at once from any depth. Nothing here runs or restarts anything.
+//! Owns [`ExitReason`], [`ActorId`], [`Down`] and the two ways in which code ends its own actor: [`Exit::exit`] after
+//! the current handler, [`exit`] at once from any depth. Nothing here runs or restarts anything.
 
 use std::any::Any;
 use std::fmt;
@@ -13,16 +13,16 @@ use serde::{Serialize, Serializer};
 
 use crate::cell::{self, InitGuard};
 
-/// One incarnation of an actor, task or supervisor. A restarted actor has a new one.
+/// One incarnation of an actor, task or supervisor. A restarted actor has a new id.
 ///
 /// Ids count from 1 in each tree, in the order of the starts, so that two runs of the same simulation print the same
-/// ids. They still compare as different between the trees of one process (up to 65,536 of them): a number for the tree
-/// is part of the id and is left out of `Display` and of the serialised form.
+/// ids. Ids of different trees of one process (up to 65,536) still compare as different: a number for the tree is part
+/// of the id, and is left out of `Display` and of the serialised form.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ActorId(u64);
 
 impl ActorId {
-    /// The id of nobody: what a [`Down`] carries when nothing ran under the name that was monitored.
+    /// The id of no incarnation. A [`Down`] carries this id when nothing ran under the monitored name.
     pub const NONE: Self = Self(0);
 
     const SEQUENCE_BITS: u32 = 48;
@@ -68,44 +68,45 @@ impl Serialize for ActorId {
 /// `Display` and the serialised form are the same short text, for logs and for [`Tree`](crate::Tree).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// It was done: `ctx.stop()`, or a task that returned `Ok`.
+    /// The actor or task was done: `ctx.stop()`, or a task that returned `Ok`.
     Normal,
-    /// It ended because it was asked to: by its supervisor, by `stop()`, or by itself with this reason.
+    /// The end was requested: by the supervisor, by `stop()`, or by the actor itself with this reason.
     Shutdown,
-    /// It was ended without being asked: `kill()`, a shutdown timeout, an aborted task.
+    /// The end was forced without a request: `kill()`, a shutdown timeout, an aborted task.
     Killed,
-    /// It panicked, with this message, wherever that was: a handler, a timer, `stopping`, `stopped` or `Drop`.
+    /// A panic with this message, wherever the panic was: a handler, a timer, `stopping`, `stopped` or `Drop`.
     Panicked(Arc<str>),
-    /// It gave up with an error of its own: `ctx.exit(..)`, [`exit`], or a task that returned `Err`.
+    /// The actor gave up with an error: `ctx.exit(..)`, [`exit`], or a task that returned `Err`.
     Error(Arc<str>),
-    /// It never came up: its factory, `started` or its deferred initialisation failed or panicked.
+    /// The incarnation never came up: the factory, `started` or the deferred initialisation failed or panicked.
     StartFailed(Arc<str>),
     /// A supervisor gave up: `child` ended more often than the restart intensity allows, at last with `last`.
     ///
-    /// OTP calls this `shutdown`, which a transient supervisor is not restarted for. Here it is abnormal, so that
-    /// escalation never stops half way.
+    /// OTP calls this reason `shutdown`, and does not restart a transient supervisor for it. Here the reason is
+    /// abnormal, so that escalation never stops half way.
     MaxRestarts {
-        /// The child that used up the budget.
+        /// The child for which the intensity was exceeded.
         child: Arc<str>,
-        /// Why that child ended the last time.
+        /// The last exit reason of that child.
         last: Box<Self>,
     },
-    /// The arbiter it ran on, or was to start on, was stopped.
+    /// The arbiter of the incarnation was stopped, before or during its run.
     ArbiterDown,
-    /// Nothing ran under the name when it was monitored. No incarnation ever ends with this.
+    /// Nothing ran under the name when the monitor was set. No incarnation ever ends with this reason.
     NotRunning,
 }
 
 impl ExitReason {
-    /// Whether a transient child is restarted for this: everything but [`Normal`](Self::Normal) and
+    /// Whether a transient child is restarted for this reason: all reasons but [`Normal`](Self::Normal) and
     /// [`Shutdown`](Self::Shutdown).
     pub fn is_abnormal(&self) -> bool {
         !matches!(self, Self::Normal | Self::Shutdown)
     }
 
-    /// The reason of an incarnation that ended before it was up.
+    /// The reason of an incarnation which ended before it was up.
     ///
-    /// What was done to it keeps its name; what it did itself is a start failure.
+    /// If the end came from outside, the reason is kept. If the end came from the incarnation itself, the start has
+    /// failed.
     pub(crate) fn before_up(self) -> Self {
         match self {
             Self::Normal => Self::StartFailed("stopped before it was up".into()),
@@ -115,10 +116,10 @@ impl ExitReason {
         }
     }
 
-    /// The reason for which code unwound, from the payload of [`catch_unwind`] or of a task's `JoinError::into_panic`:
-    /// the reason given to [`exit`], or [`Panicked`](Self::Panicked) with the panic's message.
+    /// The exit reason for the payload of a caught unwind, from [`catch_unwind`] or from a task's
+    /// `JoinError::into_panic`: the reason given to [`exit`], or [`Panicked`](Self::Panicked) with the panic's message.
     ///
-    /// For code that runs callbacks of its own and reports their ends in the words of supervision.
+    /// For code that runs callbacks and reports their failures in the words of supervision.
     ///
     /// ```
     /// use std::panic::catch_unwind;
@@ -169,21 +170,22 @@ impl Serialize for ExitReason {
     }
 }
 
-/// What a monitor is told, once: this incarnation has ended, for this reason.
+/// The message to a monitor, sent once: this incarnation has ended, for this reason.
 #[derive(Clone, Debug)]
 pub struct Down {
-    /// The incarnation that ended; [`ActorId::NONE`] if there was none to monitor.
+    /// The incarnation that ended; [`ActorId::NONE`] if none was running.
     pub id: ActorId,
-    /// Its name. Numbered children of a [`DynamicSupervisor`](crate::DynamicSupervisor) carry their supervisor's.
+    /// The name of the incarnation. Numbered children of a [`DynamicSupervisor`](crate::DynamicSupervisor) carry the
+    /// name of their supervisor.
     pub name: Arc<str>,
-    /// Why it ended.
+    /// Why the incarnation ended.
     pub reason: ExitReason,
 }
 
 /// Ends the running actor or task at once with `reason`, from any depth of its code.
 ///
-/// This unwinds like a panic, so locals are dropped and no code after it runs, but it makes no noise: the panic hook is
-/// not called. `stopping` and `stopped` do not run; use [`Exit::exit`] for an orderly end.
+/// This unwinds like a panic: locals are dropped and no code after the call runs. Unlike a panic, the exit is silent:
+/// the panic hook is not called. `stopping` and `stopped` do not run; use [`Exit::exit`] for an orderly end.
 ///
 /// ```no_run
 /// use janus_supervision::{ExitReason, exit};
@@ -195,19 +197,20 @@ pub struct Down {
 ///
 /// # Panics
 ///
-/// Always, in the sense that it never returns. On a thread that runs no supervised code it ends that thread.
+/// Always: this function never returns. On a thread that runs no supervised code, the unwind ends the thread.
 pub fn exit(reason: ExitReason) -> ! {
     resume_unwind(Box::new(ExitSignal(reason)))
 }
 
-/// What an actor can say to its supervisor through its own context.
+/// Lets an actor end with a reason, or hold back the end of its start, through its own context.
 pub trait Exit {
     /// Stops the actor once its current handler returns, with `reason` instead of [`ExitReason::Normal`].
     ///
     /// `stopping` and `stopped` run as in any stop. Outside supervision this is `ctx.stop()`.
     fn exit(&mut self, reason: ExitReason);
 
-    /// Called in `started` or in the factory: the actor counts as started only when the guard says so.
+    /// Holds back the end of the actor's start until the returned guard reports the outcome. Call this in `started` or
+    /// in the factory.
     ///
     /// Until then the supervisor does not start the next child; the actor itself already handles messages. Several
     /// guards may be pending at once. Outside supervision, and once the actor is up, the guard does nothing.
@@ -225,16 +228,16 @@ impl<A: Actor<Context = Self>> Exit for Context<A> {
     }
 }
 
-/// The payload by which [`exit`] is told from a panic.
+/// The payload that distinguishes [`exit`] from a panic.
 struct ExitSignal(ExitReason);
 
-/// Runs code that is not ours and turns an unwind into the reason it stands for.
+/// Runs foreign code and turns an unwind into an exit reason.
 pub(crate) fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, ExitReason> {
-    // What a panic leaves half done is dropped with its actor, or was the caller's own to begin with.
+    // State that a panic leaves half done is dropped with its actor, or belongs to the caller.
     catch_unwind(AssertUnwindSafe(code)).map_err(ExitReason::from_unwind)
 }
 
-/// Drops a panic's payload, whose own `Drop` may panic too.
+/// Drops a panic's payload. The payload's own `Drop` may panic too.
 fn drop_quietly(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         // A payload that panics whenever it is dropped can only be leaked.

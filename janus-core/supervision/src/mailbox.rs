@@ -1,4 +1,6 @@
-//! The mailbox of a supervisor.
+//! The mailbox of a supervisor: ends of children, commands, and notes to itself, in the order of arrival.
+//!
+//! Owns the limit on waiting commands. Does not know the meaning of the mail.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,14 +8,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Commands that may wait for one supervisor; further senders wait for room.
+/// Commands that may wait for a supervisor; further senders wait for room.
 const COMMANDS_MAX: usize = 64;
 
-/// What waits for a supervisor: ends of its children, commands, and notes to itself, in the order in which they came.
+/// A single queue for all mail, because callers rely on the order: a command finds the children as they were at the
+/// time of the command. Neither a child in a crash loop nor a caller with many commands keeps the others waiting.
 ///
-/// One queue, because its order is what everybody relies on: a command finds the children as they were when it was
-/// sent, and neither a child that crashes in a loop nor somebody who sends many commands keeps the others waiting.
-/// Not tokio's channel, which keeps what is sent while its receiver is being dropped: here it is refused or dropped.
+/// Not tokio's channel, which keeps mail sent during the drop of the receiver. Here such mail is refused or dropped.
 pub(crate) struct Mailbox<M> {
     // `None` once the supervisor has ended.
     mail: Mutex<Option<VecDeque<Envelope<M>>>>,
@@ -33,7 +34,7 @@ impl<M> Mailbox<M> {
         Self { mail: Mutex::new(Some(VecDeque::new())), arrived: Notify::new(), room }
     }
 
-    /// For mail that is limited by itself: a child ends once for each start, and has one next start at most.
+    /// For mail with a natural limit: a child ends once for each start, and has at most one next start.
     pub(crate) fn push(&self, mail: M) {
         self.deliver(mail, None);
     }
@@ -47,7 +48,7 @@ impl<M> Mailbox<M> {
     }
 
     fn deliver(&self, mail: M, room: Option<OwnedSemaphorePermit>) -> bool {
-        // What is refused is dropped after the lock is released.
+        // Refused mail is dropped after the lock is released.
         let envelope = Envelope { mail, _room: room };
         match &mut *self.mail.lock() {
             Some(queue) => queue.push_back(envelope),
@@ -57,7 +58,7 @@ impl<M> Mailbox<M> {
         true
     }
 
-    /// Cancel safe.
+    /// The next mail, in the order of arrival. Cancel safe.
     pub(crate) async fn next(&self) -> M {
         loop {
             let first = self.mail.lock().as_mut().and_then(VecDeque::pop_front);
@@ -68,7 +69,7 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Refuses what comes and drops what waits, which is how those who wait for an answer learn of it.
+    /// Refuses new mail and drops all waiting mail. Callers that wait for an answer learn of the end by this drop.
     pub(crate) fn close(&self) {
         self.room.close();
         let left = self.mail.lock().take();

@@ -1,7 +1,7 @@
-//! Where actors run: threads of our own, and the thread one is on.
+//! Where actors run: arbiters, which are threads of this crate, and the current thread.
 //!
-//! Owns [`Arbiter`], [`Place`] and the beat by which a watchdog sees which actor a thread is busy with. An actix
-//! `System` is neither needed nor started; actors only need a tokio `LocalRuntime` or `LocalSet`.
+//! Owns [`Arbiter`], [`Place`] and the beat, from which a watchdog reads the actor of a thread. An actix `System` is
+//! neither needed nor started; actors need only a tokio `LocalRuntime` or `LocalSet`.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,32 +17,33 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::exit::{ActorId, guarded};
 
-/// Jobs that may wait for one place. A place this far behind does not answer, which is what it is then reported as.
+/// Jobs that may wait for a place. A place this far behind does not answer, and is reported as down.
 ///
-/// A supervisor gives one for each child that is being started; whoever else gives jobs has to have a limit of its own.
+/// A supervisor submits one job for each child that is being started. All other senders need a limit of their own.
 const JOBS_MAX: usize = 1 << 16;
 
-/// Jobs that are run before sockets and other tasks have their turn: they come from other threads, which may go on giving them,
-/// and one may be a client to be served.
+/// Jobs that run before sockets and other tasks have their turn. Jobs come from other threads, which may keep sending,
+/// and each job may be a client to serve.
 const JOBS_PER_TURN: usize = 8;
 
-/// Sockets that one look at the kernel brings news of, of which there is at least one for each 61 polls.
+/// Socket events taken from the kernel at each look. The runtime looks at least once in 61 polls.
 ///
-/// Tokio's 1,024 would fill the run queue faster than it is worked off: in a storm of thousands of sockets every task waits
-/// behind what the looks before have brought. With a few, a socket waits in the kernel behind all others of the storm, most
-/// of which will only be told to wait: beside 8,000 publishers p99 of another client was 27 ms with 64, and 12 ms with 256.
+/// Tokio's 1,024 would fill the run queue faster than the thread empties it: in a storm of thousands of sockets, every
+/// task waits behind the events of earlier looks. With few, a socket waits in the kernel behind all other sockets of
+/// the storm, most of which will only be told to wait. With 8,000 publishers, p99 of another client was 27 ms with 64,
+/// and 12 ms with 256.
 const EVENTS_PER_LOOK: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The place does not take jobs: its thread has stopped, or 65,536 jobs wait for it already.
+/// The place does not take jobs: its thread has stopped, or 65,536 jobs are waiting already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the arbiter is down")]
+#[error("the arbiter takes no jobs: it has stopped, or 65,536 jobs are waiting")]
 pub struct ArbiterDown;
 
-/// A thread with a current-thread tokio runtime on which actors and tasks run.
+/// A thread with a current-thread tokio runtime, on which actors and tasks run.
 ///
-/// It may be started from anywhere: inside or outside a runtime, with or without an actix `System`.
+/// An arbiter may be started from anywhere: inside or outside a runtime, with or without an actix `System`.
 ///
 /// ```
 /// use janus_supervision::Arbiter;
@@ -55,17 +56,17 @@ pub struct ArbiterDown;
 #[derive(Debug)]
 pub struct Arbiter {
     place: Place,
-    // Dropping it is the signal to stop.
+    // Dropping the sender is the signal to stop.
     running: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Arbiter {
-    /// Starts the thread and returns once its runtime stands.
+    /// Starts the thread and returns once its runtime is ready.
     ///
     /// # Errors
     ///
-    /// The operating system refused a thread, or the descriptors that a runtime needs.
+    /// The operating system refused a thread, or the descriptors for a runtime.
     pub fn start(name: &str) -> io::Result<Self> {
         let (place_tx, place_rx) = std::sync::mpsc::sync_channel(1);
         let (running, stop) = oneshot::channel::<()>();
@@ -93,37 +94,42 @@ impl Arbiter {
                     () = serve(jobs) => {}
                 }
             });
-            // Actors that are dropped from here on learn that it was not their own fault.
+            // Actors dropped from here on end with the reason `ArbiterDown`.
             beat.down.store(true, Ordering::Relaxed);
-            // Not `drop`: that would wait for blocking jobs, which may never return.
+            // Not `drop`, which would wait for blocking jobs, and these may never return.
             runtime.shutdown_background();
         })?;
-        let place = place_rx.recv().unwrap_or_else(|_| Err(io::Error::other("the arbiter thread died at once")))?;
+        let place = place_rx
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread of the arbiter ended during its start")))?;
         Ok(Self { place, running: Some(running), thread: Some(thread) })
     }
 
-    /// Where children of a supervisor run if they are to run here.
+    /// The place of this thread, for [`ChildSpec::place`](crate::ChildSpec::place) and
+    /// [`Supervisor::start`](crate::Supervisor::start).
     pub fn place(&self) -> Place {
         self.place.clone()
     }
 
-    /// Stops the thread and waits for it. Its actors end with [`ExitReason::ArbiterDown`](crate::ExitReason).
+    /// Stops the thread and waits for the end. All actors on the thread end with
+    /// [`ExitReason::ArbiterDown`](crate::ExitReason).
     ///
-    /// This is not a shutdown: no actor is asked. Stop the supervisor first. It blocks until the handler that is
-    /// running returns; async code that cannot be sure of that should drop the arbiter instead, which does not wait.
-    /// Called on the arbiter's own thread it does not wait either.
+    /// This is not a shutdown: no actor is asked to stop. Stop the supervisor first.
+    ///
+    /// This call blocks until the running handler returns. Async code with handlers that may hang should drop the
+    /// arbiter instead: a drop does not wait. A call on the arbiter's own thread does not wait either.
     pub fn stop(mut self) {
         drop(self.running.take());
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != thread::current().id()
         {
-            // The thread catches every panic of code that is not ours; there is no second error to tell.
+            // The thread catches every panic of foreign code; there is no second error to report.
             let _ = thread.join();
         }
     }
 }
 
-/// A handle to a thread on which children can be started. Clone it freely; it does not keep the thread alive.
+/// A handle to a thread for children. Cheap to clone; the handle does not keep the thread alive.
 #[derive(Clone)]
 pub struct Place {
     jobs: Arc<Sender>,
@@ -133,8 +139,8 @@ pub struct Place {
 impl Place {
     /// The current thread, which must be running a `LocalRuntime` or `LocalSet`.
     ///
-    /// For tests under paused time, where everything must share one clock, and for embedding in a program that has its
-    /// own `LocalSet`.
+    /// For tests under paused time, where all parts must share one clock, and for programs with a `LocalSet` of their
+    /// own.
     ///
     /// # Panics
     ///
@@ -155,17 +161,19 @@ impl Place {
         &self.beat.name
     }
 
-    /// How often the thread has found no task to run and looked for events or slept, as far as it is one of an [`Arbiter`];
-    /// wraps around. As long as it stays the same, there has always been another task.
+    /// How often the thread has found no task to run, and has looked for events or slept. Counted for threads of an
+    /// [`Arbiter`] only; wraps around. While the number stays the same, there has always been another task.
     pub fn pauses(&self) -> u64 {
         self.beat.pauses.load(Ordering::Relaxed)
     }
 
-    /// Runs `job` on the place's thread, after the jobs given to it before. A panic in it is logged and hurts nobody.
+    /// Runs `job` on the place's thread, after the jobs submitted before. A panic in the job is logged and has no other
+    /// effect.
     ///
     /// # Errors
     ///
-    /// [`ArbiterDown`]; `job` is dropped. A job that was taken is still dropped unrun if the place stops before its turn.
+    /// [`ArbiterDown`]; `job` is dropped. An accepted job is still dropped unrun if the place stops before the job's
+    /// turn.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<(), ArbiterDown> {
         self.jobs.0.push(Box::new(job))
     }
@@ -193,21 +201,21 @@ async fn serve(jobs: Receiver) {
         for _ in 0..JOBS_PER_TURN {
             let Some(job) = jobs.next().await else { return };
             if let Err(reason) = guarded(job) {
-                log::error!("a job given to a place {reason}");
+                log::error!("{}: a job failed: {reason}", Beat::here().name);
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-/// The jobs of one place.
+/// The jobs of a place.
 ///
-/// Not tokio's channel: that keeps what is sent while its receiver is being dropped, and the start of a child that is
-/// lost in there would never be known to be over. Here a job is either refused, run or dropped.
+/// Not tokio's channel: the channel keeps jobs sent during the drop of the receiver, and the start of a child lost in
+/// there would never be known to have ended. Here a job is either refused, run or dropped.
 struct Jobs {
     // `None` once the place is down.
     queue: Mutex<Option<VecDeque<Job>>>,
-    // Nobody is left who could send one.
+    // True once the last sender is gone.
     abandoned: AtomicBool,
     changed: Notify,
 }
@@ -243,10 +251,10 @@ impl Drop for Sender {
 struct Receiver(Arc<Jobs>);
 
 impl Receiver {
-    /// `None` when there is no job and nobody to send one.
+    /// `None` when there is no job and no sender left.
     async fn next(&self) -> Option<Job> {
         loop {
-            // Looked at first: a handle may send a last job before it goes.
+            // Read first: a handle may send a last job before the handle is dropped.
             let abandoned = self.0.abandoned.load(Ordering::Acquire);
             if let Some(job) = self.0.queue.lock().as_mut().and_then(VecDeque::pop_front) {
                 return Some(job);
@@ -262,16 +270,16 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let left = self.0.close();
-        // What a job holds may panic when it is dropped, and each deserves its own chance to say that it was not run.
+        // Values in a job may panic in their drop, and each job must get its own chance to report that it was not run.
         for job in left.into_iter().flatten() {
             let _ = guarded(|| drop(job));
         }
     }
 }
 
-/// Which actor a thread is inside of, written by that thread and read by watchdogs.
+/// The actor that a thread is running, written by that thread and read by watchdogs.
 ///
-/// Three relaxed stores a poll and no clock; only the owning thread writes, so a count needs no read-modify-write.
+/// Three relaxed stores per poll and no clock. Only the owning thread writes, so a count needs no read-modify-write.
 #[derive(Debug)]
 pub(crate) struct Beat {
     name: Arc<str>,
@@ -304,7 +312,7 @@ impl Beat {
         BEAT.try_with(|beat| beat.borrow().clone()).ok().flatten()
     }
 
-    /// The beat of this thread, made on first use for threads that are no arbiter of ours.
+    /// The beat of this thread, made on first use for threads of no arbiter.
     pub(crate) fn here() -> Arc<Self> {
         Self::current().unwrap_or_else(|| {
             let beat = Arc::new(Self::new(thread::current().name().unwrap_or("here").into()));
@@ -320,10 +328,10 @@ impl Beat {
         Busy { beat: self, outer }
     }
 
-    /// The number of the current poll and whose it is, unless the thread is in no actor.
+    /// The number of the current poll and its actor, unless the thread runs no actor.
     ///
-    /// The two are read one after the other: right after a change they may belong to different polls, which a watchdog
-    /// that wants to see the same pair again does not mind.
+    /// The values are read in sequence: right after a change they may belong to different polls. This does no harm to a
+    /// watchdog, which waits until the same pair is read again.
     pub(crate) fn sample(&self) -> Option<(u64, ActorId)> {
         let poll = self.polls.load(Ordering::Relaxed);
         match self.actor.load(Ordering::Relaxed) {
@@ -337,7 +345,7 @@ impl Beat {
     }
 }
 
-/// Marks the thread as inside an actor until it is dropped.
+/// Marks the thread as busy with an actor until dropped.
 pub(crate) struct Busy<'a> {
     beat: &'a Beat,
     outer: u64,

@@ -1,7 +1,7 @@
 //! Names that survive restarts.
 //!
-//! Owns [`ActorRef`]: what it points at, what is said through it, and what a caller learns when nobody answers. Also
-//! [`link`]. Who puts an incarnation behind a name is `spec.rs`; when, is the supervisor's business.
+//! Owns [`ActorRef`]: the incarnation behind a name, casts and calls, and the errors of callers without an answer. Also
+//! [`link`]. `spec.rs` puts an incarnation behind a name; the supervisor decides when.
 
 use std::fmt;
 use std::future::Future;
@@ -20,34 +20,34 @@ use crate::exit::{ActorId, Down, ExitReason};
 /// How long [`ActorRef::call`] waits: as long as a `gen_server` call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Nothing runs under the name at the moment. Somebody who needs to know when something does can await
-/// [`ActorRef::when_up`].
+/// Nothing runs under the name at the moment. [`ActorRef::when_up`] waits for the next incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not running")]
+#[error("the actor is not running")]
 pub struct NotRunning;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// Nothing ran under the name. The message was not sent.
-    #[error("not running")]
+    #[error("the actor is not running")]
     NotRunning,
-    /// No answer came in time. The actor may be busy, hung, or waiting for something itself; if it has not got to the
-    /// message yet, it will skip it.
-    #[error("no answer in time")]
+    /// No answer came in time. The actor may be busy, hung, or waiting itself. If the actor has not reached the message
+    /// yet, it will skip the message.
+    #[error("the actor did not answer in time")]
     Timeout,
-    /// The actor ended, for this reason, before it answered. It may have handled the message.
-    #[error("the actor ended: {0}")]
+    /// The actor ended before answering, for this reason. The actor may have handled the message.
+    #[error("the actor ended before answering: {0}")]
     Died(ExitReason),
-    /// The actor lives, but has let go of the request without an answer: a handler that dropped its future.
-    #[error("the actor did not reply")]
+    /// The actor lives, but has dropped the request without an answer, for example together with the future of the
+    /// handler.
+    #[error("the actor dropped the request without an answer")]
     NoReply,
 }
 
 /// A typed name for an actor, made before the actor exists and valid through every restart.
 ///
-/// Cloning one copies a pointer. A message goes to the incarnation that runs when it is sent; what waits in the mailbox
-/// of an actor that crashes is lost with it, as in Erlang.
+/// A clone copies a pointer. A message goes to the incarnation that runs at the time of the send. Messages in the
+/// mailbox of an actor that crashes are lost with the actor, as in Erlang.
 ///
 /// ```
 /// use actix::prelude::*;
@@ -76,7 +76,7 @@ pub struct ActorRef<A: Actor<Context = Context<A>>> {
 }
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
-    /// A name that nothing runs under yet.
+    /// A name without an actor.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         let cold = Cold { occupant: None, arrival: None };
         Self { slot: Arc::new(Slot { name: name.into(), instance: ArcSwapOption::empty(), cold: Mutex::new(cold) }) }
@@ -87,24 +87,24 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         &self.slot.name
     }
 
-    /// The incarnation that runs at the moment.
+    /// The current incarnation.
     pub fn id(&self) -> Option<ActorId> {
         self.slot.instance.load().as_ref().map(|instance| instance.cell.id())
     }
 
-    /// Whether messages would reach somebody: an actor that is up, or that is starting and will get to them.
+    /// Whether a message would reach an actor: one that is up, or is starting and will handle the message later.
     pub fn is_running(&self) -> bool {
         self.slot.instance.load().is_some()
     }
 
-    /// The actix address of the current incarnation, which a restart makes useless.
+    /// The actix address of the current incarnation. A restart makes the address useless.
     pub fn addr(&self) -> Option<Addr<A>> {
         self.slot.instance.load().as_ref().map(|instance| instance.addr.clone())
     }
 
-    /// Sends a message and forgets it.
+    /// Sends a message without waiting for an answer.
     ///
-    /// `Ok` says that somebody ran, not that the message was handled: use [`call`](Self::call) to know.
+    /// `Ok` says that an actor was running, not that the message was handled; use [`call`](Self::call) for an answer.
     ///
     /// # Errors
     ///
@@ -127,16 +127,16 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
 
     /// Sends a message and waits up to 5 seconds for the answer.
     ///
-    /// The message is sent by this function, in order with casts before and after it; the future only waits.
+    /// This function itself sends the message, in order with casts before and after; the future only waits.
     ///
     /// # Errors
     ///
-    /// [`CallError`] says what happened instead.
+    /// [`CallError`] tells why there is no answer.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before the actor gets to the message, the message is skipped. If it has been handled,
-    /// its effects stand and the answer is lost.
+    /// If the future is dropped before the actor reaches the message, the message is skipped. After the message has
+    /// been handled, its effects stand and the answer is lost.
     ///
     /// # Panics
     ///
@@ -151,7 +151,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         self.call_timeout(message, CALL_TIMEOUT)
     }
 
-    /// [`call`](Self::call) with a timeout of one's own.
+    /// [`call`](Self::call) with another timeout.
     pub fn call_timeout<M>(
         &self,
         message: M,
@@ -171,20 +171,20 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 if let Ok(answer) = request.await {
                     return Ok(answer);
                 }
-                // The request was let go of inside a poll that may yet turn out to be the actor's last.
+                // The request was dropped inside a poll that may turn out to be the actor's last.
                 cell.probe().await;
                 Err(cell.reason().map_or(CallError::NoReply, CallError::Died))
             };
             let in_time = tokio::time::timeout(timeout, answer).await;
-            // One that was declared dead keeps its mailbox until its thread comes back.
+            // An actor that was declared dead keeps its mailbox until its thread returns.
             in_time.unwrap_or_else(|_| Err(cell.reason().map_or(CallError::Timeout, CallError::Died)))
         }
     }
 
-    /// Calls `tell` once when the incarnation that runs now has ended and its `Drop` has run.
+    /// Calls `tell` once, after the end of the current incarnation and after the `Drop` of the actor.
     ///
-    /// If none runs, `tell` is called at once, on this thread, with [`ExitReason::NotRunning`]. Otherwise it is called
-    /// on the thread on which the actor ends, which it must not hold up; a panic in it is logged.
+    /// If no incarnation runs, `tell` is called at once, on this thread, with [`ExitReason::NotRunning`]. Otherwise
+    /// `tell` is called on the thread of the actor and must not block. A panic in `tell` is logged.
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         match self.slot.occupant() {
             Some(cell) => Monitor::of(&cell, tell),
@@ -194,7 +194,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
 
     /// Waits until an incarnation other than `not` is up, and returns its id.
     ///
-    /// `when_up(None)` waits for any; `when_up(Some(down.id))` for the successor of one that is known to be gone.
+    /// `when_up(None)` waits for any incarnation; `when_up(Some(down.id))` waits for the successor of an incarnation
+    /// that has ended.
     ///
     /// # Cancel safety
     ///
@@ -213,14 +214,14 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     if cell.is_up() {
                         return cell.id();
                     }
-                    // It failed to start. Its cell ends after its name is cleared, so this cannot spin.
+                    // The start failed. The cell ends after its name is cleared, so this loop cannot spin.
                 }
                 None => arrived.await,
             }
         }
     }
 
-    /// Asks the current incarnation to stop. Its supervisor decides what then: a permanent child is restarted.
+    /// Asks the current incarnation to stop. Its supervisor decides about a restart: a permanent child is restarted.
     pub fn stop(&self) {
         if let Some(cell) = self.slot.occupant() {
             cell.stop();
@@ -229,8 +230,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
 
     /// Ends the current incarnation without running any more of its code but `Drop`.
     ///
-    /// It takes effect at the end of the poll that is under way: the handler that is running is not interrupted, nor
-    /// are messages that are in the mailbox behind it by then.
+    /// The kill takes effect at the end of the current poll. Neither the running handler is interrupted, nor the
+    /// messages behind it in the mailbox by then.
     pub fn kill(&self) {
         if let Some(cell) = self.slot.occupant() {
             cell.kill(ExitReason::Killed);
@@ -254,14 +255,14 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for ActorRef<A> {
     }
 }
 
-/// Ends one actor when the other ends other than normally, in both directions and with the same reason.
+/// Ends each of two actors when the other ends abnormally or is shut down, with the same reason.
 ///
-/// It ties the two incarnations that run now; their successors are not linked. The survivor ends at once, without its
-/// `stopping`: an exit signal, as between Erlang processes that do not trap exits. Dropping the link undoes it.
+/// The link ties the two current incarnations; their successors are not linked. The survivor ends at once, without its
+/// `stopping`: an exit signal, as between Erlang processes that do not trap exits. Dropping the link removes it.
 ///
 /// # Errors
 ///
-/// [`NotRunning`] if one of them does not run.
+/// [`NotRunning`] if either actor does not run.
 pub fn link<A, B>(a: &ActorRef<A>, b: &ActorRef<B>) -> Result<Link, NotRunning>
 where
     A: Actor<Context = Context<A>>,
@@ -283,14 +284,14 @@ fn one_way(from: &Arc<Cell>, to: &Arc<Cell>) -> Monitor {
 }
 
 /// A tie between two actors, made by [`link`].
-#[must_use = "dropping a link undoes it; call `detach` to keep it without holding it"]
+#[must_use = "dropping a link unties the actors; call `detach` to link them without the handle"]
 #[derive(Debug)]
 pub struct Link {
     monitors: [Monitor; 2],
 }
 
 impl Link {
-    /// Leaves the two linked for the rest of their lives.
+    /// Leaves the two actors linked for the rest of their lives.
     pub fn detach(self) {
         for monitor in self.monitors {
             monitor.detach();
@@ -298,7 +299,7 @@ impl Link {
     }
 }
 
-/// What an [`ActorRef`] points to.
+/// The target of an [`ActorRef`].
 pub(crate) struct Slot<A: Actor<Context = Context<A>>> {
     name: Arc<str>,
     // Read without a lock by every message; written only under the lock of `cold`.
@@ -312,18 +313,19 @@ struct Instance<A: Actor<Context = Context<A>>> {
 }
 
 struct Cold {
-    // The last incarnation. It may be ended, or be ending and not reachable any more.
+    // The last incarnation, which may have ended, or may be ending and no longer reachable.
     occupant: Option<Arc<Cell>>,
-    // Made by the first who waits: most names never have one.
+    // Made by the first caller that waits: most names never have a waiter.
     arrival: Option<Arc<Notify>>,
 }
 
 impl<A: Actor<Context = Context<A>>> Slot<A> {
-    /// Makes the name resolve to `cell`. False if somebody else still lives there, or if `cell` was killed on the way.
+    /// Makes the name resolve to `cell`. False if another incarnation still runs there, or if `cell` was killed on the
+    /// way.
     pub(crate) fn occupy(&self, addr: Addr<A>, cell: &Arc<Cell>) -> bool {
         let arrival = {
             let mut cold = self.cold.lock();
-            // Looked at under the lock: one that is abandoned is killed first and cleared then.
+            // Checked under the lock: an abandoned incarnation is killed first and cleared then.
             if cell.flags() & KILL != 0 || cold.occupant.as_ref().is_some_and(|occupant| !occupant.has_ended()) {
                 return false;
             }
@@ -337,7 +339,7 @@ impl<A: Actor<Context = Context<A>>> Slot<A> {
         true
     }
 
-    /// Makes the name resolve to nobody, if it is `cell` that it resolves to: never to its successor's harm.
+    /// Clears the name if it resolves to `cell`; never to the harm of a successor.
     pub(crate) fn clear(&self, cell: &Cell) {
         let cleared = {
             let _cold = self.cold.lock();

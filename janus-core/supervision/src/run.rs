@@ -1,7 +1,7 @@
-//! Runs one incarnation and finds out why it ended, whatever its code does.
+//! Runs an incarnation and finds out why it ended, whatever its code does.
 //!
-//! Owns [`Incarnation`], the future that every actor, task and supervisor loop is wrapped in, and [`Birth`], the promise
-//! that an incarnation which never got that far is reported too. Whom to start again is not decided here.
+//! Owns [`Incarnation`], the future around every actor, task and supervisor loop, and [`Birth`], the promise of a
+//! report even for an incarnation which never reached its thread. Restarts are not decided here.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,34 +17,35 @@ use crate::exit::{ExitReason, guarded};
 use crate::place::Beat;
 use crate::refs::Slot;
 
-/// The error type of factories and tasks: anything that has a message.
+/// The error type of factories and tasks: any error with a message.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a task is: a future that need not be `Send`.
+/// The future of a task, which need not be `Send`.
 pub(crate) type TaskFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>>>>;
 
-/// Something that can be run and asked to stop. Its methods may panic.
+/// Code that can be run and asked to stop. The methods may panic.
 pub(crate) trait Body: Unpin {
-    /// Runs until there is nothing to do; `Ready` is its end, with the reason if none was asked for.
+    /// Runs until there is nothing to do. `Ready` is the end, with the reason to use if no other was requested.
     fn poll(&mut self, cell: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason>;
-    /// Passes on a request to stop, after everything that was sent before it.
+    /// Passes on a request to stop, after all messages that were sent before the request.
     fn stop(&mut self, cell: &Cell, cx: &mut TaskContext<'_>) -> Poll<ExitReason>;
     /// From here on the name does not resolve to `cell` any more.
     fn vacate(&mut self, cell: &Cell);
-    /// Makes sure that dropping it calls nothing but `Drop`.
+    /// Makes sure that dropping the body calls nothing but `Drop`.
     fn silence(&mut self);
 }
 
 /// A body, wrapped so that no panic gets out and every end has a reason.
 pub(crate) struct Incarnation<B: Body> {
-    // `None` once it has ended.
+    // `None` once the incarnation has ended.
     body: Option<B>,
     cell: Arc<Cell>,
     beat: Arc<Beat>,
 }
 
 impl<B: Body> Incarnation<B> {
-    /// To be spawned on the current thread. If it is dropped instead, it has been killed.
+    /// An incarnation to be spawned on the current thread. If the future is dropped instead, the incarnation counts as
+    /// killed.
     pub(crate) fn new(body: B, cell: Arc<Cell>) -> Self {
         Self { body: Some(body), cell, beat: Beat::here() }
     }
@@ -52,10 +53,11 @@ impl<B: Body> Incarnation<B> {
     fn finish(&mut self, mut reason: ExitReason, orderly: bool) {
         let Some(mut body) = self.body.take() else { return };
         let _current = cell::enter(&self.cell);
-        // The name goes first, so that nobody finds what is about to be torn down.
+        // The name goes first, so that no caller finds an actor about to be torn down.
         body.vacate(&self.cell);
         if !orderly {
-            // Otherwise actix would call `stopping` and `stopped` of the broken actor, and even hand it queued messages.
+            // Otherwise actix would call `stopping` and `stopped` of the broken actor, and even pass queued messages to
+            // it.
             body.silence();
         }
         if let Err(in_drop) = guarded(|| drop(body))
@@ -85,7 +87,7 @@ impl<B: Body> Future for Incarnation<B> {
             let _current = cell::enter(&this.cell);
             let cell = &this.cell;
             guarded(|| {
-                // The mailbox first: what was sent before a stop is handled before it.
+                // The mailbox first: messages from before a stop are handled before the stop.
                 if let Poll::Ready(reason) = body.poll(cell, cx) {
                     return Poll::Ready(reason);
                 }
@@ -107,7 +109,7 @@ impl<B: Body> Future for Incarnation<B> {
             }
             Ok(Poll::Ready(by_itself)) => {
                 let asked = this.cell.take_asked();
-                // A failure of its own says more than what it was asked for, as a panic does.
+                // A failure of the incarnation itself says more than the requested reason, as a panic does.
                 let reason = if by_itself.is_abnormal() { by_itself } else { asked.unwrap_or(by_itself) };
                 this.finish(reason, true);
                 Poll::Ready(())
@@ -134,7 +136,7 @@ impl<B: Body> Drop for Incarnation<B> {
 /// An actix actor in its context.
 pub(crate) struct ActorBody<A: Actor<Context = Context<A>>> {
     fut: ContextFut<A, Context<A>>,
-    // Without an address of its own the actor would end when the last one outside is dropped.
+    // Without an address of its own, the actor would end with the last address outside.
     _addr: Addr<A>,
     slot: Option<Arc<Slot<A>>>,
 }
@@ -154,8 +156,8 @@ impl<A: Actor<Context = Context<A>>> ActorBody<A> {
 
     /// Reports `cell` as begun when `started` has run and before the first message is handled.
     ///
-    /// actix polls what waits in the context after `started` and before the mailbox, latest first: so whatever else
-    /// waits there comes before this too, if this is called before the factory is.
+    /// actix polls the futures which wait in the context after `started` and before the mailbox, latest first. All
+    /// other futures come before this future, if this function is called before the factory.
     pub(crate) fn report_start(ctx: &mut Context<A>, cell: Arc<Cell>) {
         ctx.wait(wrap_future::<_, A>(async {}).map(move |(), _, _| cell.begun()));
     }
@@ -188,12 +190,12 @@ pub(crate) struct TaskBody {
     begun: Begun,
 }
 
-/// Who says that a task has begun.
+/// How a task is known to have begun.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begun {
-    /// It has when its first poll did not fail.
+    /// By the first poll, unless the poll fails.
     AfterFirstPoll,
-    /// The task says so itself. For supervisors, whose start is complete when their children's is.
+    /// By the task's own report. For supervisors: their start is complete when all children are up.
     ByItself,
 }
 
@@ -225,10 +227,10 @@ impl Body for TaskBody {
     fn silence(&mut self) {}
 }
 
-/// An incarnation on its way to the thread it is to run on.
+/// An incarnation on the way to a thread.
 ///
-/// If it gets lost on the way, because the arbiter is down, its queue is dropped or its supervisor has ended, its cell
-/// still ends.
+/// If the incarnation gets lost on the way, the cell still ends. The arbiter may be down, the queue dropped, or the
+/// supervisor may have ended.
 pub(crate) struct Birth {
     cell: Option<Arc<Cell>>,
 }
@@ -238,7 +240,8 @@ impl Birth {
         Self { cell: Some(cell) }
     }
 
-    /// The cell, unless it was killed on the way. From here on the caller answers for its end.
+    /// The cell, unless the incarnation was killed on the way. From here on the caller is responsible for the end of
+    /// the cell.
     pub(crate) fn arrive(mut self) -> Option<Arc<Cell>> {
         let cell = self.cell.take()?;
         if cell.flags() & KILL == 0 {

@@ -1,7 +1,7 @@
-//! What a supervisor is told about a child: how to start it, when to restart it, how to stop it.
+//! The description of a child: how to start, restart and stop the child.
 //!
-//! Owns [`ChildSpec`] and its vocabulary, and turns the factories of actors and tasks into something that can be started
-//! again and again on any thread. Decides nothing.
+//! Owns [`ChildSpec`] and its vocabulary, and turns the factories of actors and tasks into launches which can be
+//! repeated on any thread. Decides nothing.
 
 use std::fmt;
 use std::future::Future;
@@ -25,22 +25,22 @@ use crate::tree::{Event, Tree};
 /// OTP's default for workers.
 const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
 
-/// How long a worker may take to start unless its spec says otherwise. OTP waits for ever, which lets one hung `init`
-/// hang the tree.
+/// How long a worker may take to start unless the spec says otherwise. OTP waits for ever, so that a hung `init` hangs
+/// the tree.
 pub(crate) const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
-/// Events that a slow subscriber may be behind by before it misses some.
+/// Events that may wait for a slow subscriber before the subscriber misses some.
 const EVENTS_MAX: usize = 256;
 
-/// Which ends of a child its supervisor answers with a restart.
+/// After which ends of a child the supervisor restarts the child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
-    /// All of them.
+    /// After every end.
     #[default]
     Permanent,
-    /// The abnormal ones; see [`ExitReason::is_abnormal`].
+    /// After abnormal ends; see [`ExitReason::is_abnormal`].
     Transient,
-    /// None. The child is forgotten when it ends, also when a sibling's strategy stops it.
+    /// After no end. The child is forgotten at the end, even after a stop by a sibling's strategy.
     Temporary,
 }
 
@@ -57,35 +57,35 @@ impl Restart {
 /// How a supervisor ends a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Kill it; none of its code runs but `Drop`.
+    /// Kill the child; none of its code runs but `Drop`.
     BrutalKill,
-    /// Ask it to stop, and kill it if it has not by then.
+    /// Ask the child to stop, and kill the child if it still runs after this time.
     Timeout(Duration),
-    /// Ask it to stop and wait for as long as it takes. For supervisors.
+    /// Ask the child to stop and wait as long as necessary. For supervisors.
     Infinity,
 }
 
-/// Which siblings share the fate of a child that is restarted.
+/// Which siblings are stopped and restarted together with a child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// None.
+    /// No sibling.
     #[default]
     OneForOne,
-    /// All.
+    /// All siblings.
     OneForAll,
-    /// Those that were started after it.
+    /// The siblings that were started after the child.
     RestForOne,
 }
 
-/// Whether a supervisor stops by itself when significant children end without being restarted.
+/// Whether a supervisor stops by itself when significant children end without a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AutoShutdown {
     /// Never. No child may be significant.
     #[default]
     Never,
-    /// When one of them has ended.
+    /// When any significant child has ended.
     AnySignificant,
-    /// When the last of them has ended.
+    /// When the last significant child has ended.
     AllSignificant,
 }
 
@@ -93,15 +93,15 @@ pub enum AutoShutdown {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StartInfo {
-    /// Restarts of this child that still count in the current window; 0 at its first start.
+    /// Restarts of this child that still count in the current window; 0 at the first start.
     pub restarts: u32,
-    /// Why its predecessor ended.
+    /// Why the predecessor ended.
     pub last_reason: Option<ExitReason>,
-    /// Whether this is its first start after a quarantine; see [`DynamicSupervisor::quarantine`].
+    /// Whether this is the first start after a quarantine; see [`DynamicSupervisor::quarantine`].
     pub after_quarantine: bool,
 }
 
-/// One child of a supervisor. It can be cloned and used for several supervisors, but a name runs only once at a time.
+/// A child of a supervisor. A spec can be cloned and used for several supervisors, but a name runs only once at a time.
 #[derive(Clone)]
 pub struct ChildSpec {
     pub(crate) name: Arc<str>,
@@ -117,8 +117,8 @@ pub struct ChildSpec {
 impl ChildSpec {
     /// An actor, named by its reference. The factory is called on the thread on which the actor will run.
     ///
-    /// It has started when `started` has returned, along with everything that waits in `ctx.wait(..)` by then and
-    /// [`defer_init`](crate::Exit::defer_init). An `Err` or a panic up to there is a failed start.
+    /// The actor is up when `started` has returned, together with all futures that wait in `ctx.wait(..)` by then and
+    /// with [`defer_init`](crate::Exit::defer_init). An `Err` or a panic before is a failed start.
     pub fn actor<A, F>(actor: &ActorRef<A>, factory: F) -> Self
     where
         A: Actor<Context = Context<A>>,
@@ -127,7 +127,7 @@ impl ChildSpec {
         Self::actor_with(actor, move |ctx, _| factory(ctx))
     }
 
-    /// [`actor`](Self::actor) with a factory that is told why it is called.
+    /// [`actor`](Self::actor) with a factory that learns why it is called.
     pub fn actor_with<A, F>(actor: &ActorRef<A>, factory: F) -> Self
     where
         A: Actor<Context = Context<A>>,
@@ -137,10 +137,11 @@ impl ChildSpec {
         Self::new(actor.name().clone(), Arc::new(launch))
     }
 
-    /// A plain future. `Ok` is a normal end, `Err` an abnormal one; an `Err` or panic before its first await that
-    /// waits is a failed start.
+    /// A plain future. `Ok` is a normal end, `Err` an abnormal end. An `Err` or a panic in the first poll is a failed
+    /// start.
     ///
-    /// Asked to stop, it is dropped where it waits, unless it has called [`stop_requested`](crate::stop_requested).
+    /// A request to stop drops the future at an await point, unless the task has called
+    /// [`stop_requested`](crate::stop_requested).
     pub fn task<F, Fut>(name: impl Into<Arc<str>>, factory: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -149,12 +150,12 @@ impl ChildSpec {
         Self::new(name.into(), Arc::new(LaunchTask { factory: Arc::new(factory), last: Mutex::new(None) }))
     }
 
-    /// A supervisor below this one. It has started when its children have.
+    /// A supervisor below this supervisor. The start is complete when all children are up.
     pub fn supervisor(supervisor: Supervisor) -> Self {
         Self::new(supervisor.name().clone(), Arc::new(supervisor))
     }
 
-    /// A dynamic supervisor. Its handle works while it runs.
+    /// A dynamic supervisor. The handle works while the supervisor runs.
     pub fn dynamic(supervisor: &DynamicSupervisor) -> Self {
         Self::new(supervisor.name().clone(), Arc::new(supervisor.clone()))
     }
@@ -172,55 +173,56 @@ impl ChildSpec {
         }
     }
 
-    /// When to restart it. The default is permanent, or what a dynamic supervisor says for its children.
+    /// When to restart the child. The default is permanent, or the default of a dynamic supervisor for its children.
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
         self
     }
 
-    /// How to stop it. The default is 5 seconds for actors and tasks and infinity for supervisors.
+    /// How to stop the child. The default is 5 seconds for actors and tasks and infinity for supervisors.
     #[must_use]
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = Some(shutdown);
         self
     }
 
-    /// Whether its end can end the supervisor; see [`AutoShutdown`]. Not for permanent children.
+    /// Whether the end of this child can end the supervisor; see [`AutoShutdown`]. Not for permanent children.
     #[must_use]
     pub fn significant(mut self, significant: bool) -> Self {
         self.significant = significant;
         self
     }
 
-    /// Where it runs. The default is where its supervisor does.
+    /// Where the child runs. The default is the place of the supervisor.
     #[must_use]
     pub fn place(mut self, place: Place) -> Self {
         self.place = Some(place);
         self
     }
 
-    /// Where the child runs unless [`place`](Self::place) says so, before or after this call.
+    /// Where the child runs if no [`place`](Self::place) is set, before or after this call.
     ///
-    /// For code that adds specs of others to a supervisor and has a place for those without a preference.
+    /// For code that adds foreign specs to a supervisor and has a place for specs without a preference.
     #[must_use]
     pub fn default_place(mut self, place: Place) -> Self {
         self.place.get_or_insert(place);
         self
     }
 
-    /// How long its start may take. Longer is a failed start, and the child is killed. The default is 5 seconds; for
-    /// supervisors, whose children have timeouts of their own, there is none, but their thread must answer by then.
+    /// How long the start may take. After this time the start has failed and the child is killed. The default is 5
+    /// seconds for actors and tasks. Supervisors have no default timeout, since their children have timeouts of their
+    /// own, but the thread of a supervisor must answer within 5 seconds.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = Some(timeout);
         self
     }
 
-    /// Waits before each restart: `min`, then twice as long each time, up to `max`. A child that ran for longer than
-    /// `max` begins at `min` again.
+    /// Waits before each restart: `min` first, then twice as long each time, up to `max`. A child that ran for longer
+    /// than `max` begins at `min` again.
     ///
-    /// The supervisor does not wait meanwhile: it answers, serves its other children and can be stopped.
+    /// The supervisor stays available during the wait: it answers, serves other children and can be stopped.
     #[must_use]
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.backoff = Some(Backoff { min, max: max.max(min) });
@@ -232,14 +234,14 @@ impl ChildSpec {
         &self.name
     }
 
-    /// Takes out the factory with all it holds, to be dropped; what the tree shows of the child stays.
+    /// Takes out the factory with all captured values, to be dropped by the caller. The tree shows the child as before.
     #[must_use]
     pub(crate) fn forget_factory(&mut self) -> Arc<dyn Launch> {
         let forgotten = Arc::new(Forgotten(self.launch.kind()));
         std::mem::replace(&mut self.launch, forgotten)
     }
 
-    /// Whether it is forgotten when it ends, if its supervisor's default is permanent.
+    /// Whether the child is forgotten at the end, if the supervisor's default is permanent.
     pub(crate) fn is_temporary(&self) -> bool {
         self.restart == Some(Restart::Temporary)
     }
@@ -283,7 +285,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait before a restart that follows `earlier` others without a quiet time between them.
+    /// The wait before a restart after `earlier` restarts in a row, without a quiet time between them.
     pub(crate) fn delay(self, earlier: u32) -> Duration {
         self.min.saturating_mul(2u32.saturating_pow(earlier)).min(self.max)
     }
@@ -296,26 +298,26 @@ pub(crate) enum Kind {
     Supervisor,
 }
 
-/// Knows how to start a child. What becomes of the start shows in its cell.
+/// Knows how to start a child. The cell shows the outcome of the start.
 pub(crate) trait Launch: Send + Sync {
     fn kind(&self) -> Kind;
     fn launch(&self, start: Start);
-    /// The last incarnation if it has not ended, whoever started it.
+    /// The last incarnation if it has not ended, under any supervisor.
     fn occupant(&self) -> Option<Arc<Cell>>;
-    /// `cell` is given up for dead, and its code will not see to what follows from that: its name is to stop resolving
-    /// to it, and what is below it ends.
+    /// Called when `cell` is given up for dead and the code of the incarnation will not clean up: the name stops
+    /// resolving to `cell`, and all children below end.
     fn abandon(&self, cell: &Cell);
-    /// What is below it, if it is a supervisor.
+    /// The tree below, if the child is a supervisor.
     fn subtree(&self) -> Option<Tree> {
         None
     }
-    /// The name of `id`, if it is below it.
+    /// The name of `id`, if `id` runs below this child.
     fn find(&self, _id: ActorId) -> Option<Arc<str>> {
         None
     }
 }
 
-/// Stands where the factory of a child was that is never started again.
+/// Replaces the factory of a child that is never started again.
 struct Forgotten(Kind);
 
 impl Launch for Forgotten {
@@ -323,7 +325,7 @@ impl Launch for Forgotten {
         self.0
     }
 
-    /// Dropping the cell unborn ends it, as a place that is down does.
+    /// Dropping the unborn cell ends it, as a stopped place does.
     fn launch(&self, start: Start) {
         drop(Birth::new(start.cell));
     }
@@ -343,7 +345,7 @@ pub(crate) struct Start {
     pub(crate) tree: Arc<TreeShared>,
 }
 
-/// What a whole tree has in common.
+/// The shared state of a whole tree.
 pub(crate) struct TreeShared {
     number: u16,
     ids: AtomicU64,
@@ -353,7 +355,7 @@ pub(crate) struct TreeShared {
 impl TreeShared {
     pub(crate) fn new() -> Arc<Self> {
         static TREES: AtomicU64 = AtomicU64::new(0);
-        // Truncated on purpose: the number only has to differ between trees that are alive at the same time.
+        // Truncated on purpose: the number only has to differ between trees alive at the same time.
         let number = TREES.fetch_add(1, Ordering::Relaxed) as u16;
         Arc::new(Self { number, ids: AtomicU64::new(1), events: Mutex::new(None) })
     }
@@ -370,7 +372,7 @@ impl TreeShared {
         if let Some(events) = &*self.events.lock()
             && events.receiver_count() > 0
         {
-            // The last subscriber may have gone just now.
+            // The last subscriber may have gone by now.
             let _ = events.send(event());
         }
     }
@@ -391,7 +393,7 @@ impl<A: Actor<Context = Context<A>>> Launch for LaunchActor<A> {
     fn launch(&self, Start { cell, info, place, .. }: Start) {
         let (slot, factory) = (self.actor.slot().clone(), self.factory.clone());
         let birth = Birth::new(cell);
-        // If the place is down the birth is dropped with the job, which ends its cell.
+        // If the place is down, the birth is dropped with the job. This drop ends the cell.
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };
             let mut ctx = ActorBody::<A>::context();
@@ -424,7 +426,7 @@ impl<A: Actor<Context = Context<A>>> Launch for LaunchActor<A> {
     }
 }
 
-/// Ends a cell whose actor was never made, after what its factory left in the context is gone.
+/// Ends a cell whose actor was never made, after everything the factory left in the context has been dropped.
 fn end_unborn<C>(cell: &Cell, reason: ExitReason, context: C) {
     let _ = guarded(|| drop(context));
     cell.finish(reason);

@@ -1,7 +1,7 @@
 //! The live tree as data.
 //!
-//! Owns [`Tree`], what [`SupervisorRef::tree`](crate::SupervisorRef::tree) answers, and [`Event`], what its subscribers
-//! are told. Both are copies: looking at the tree cannot hold it up.
+//! Owns [`Tree`], the answer of [`SupervisorRef::tree`](crate::SupervisorRef::tree), and [`Event`], the message to
+//! subscribers. Both are copies: a reader cannot hold up the tree.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,9 +14,8 @@ use crate::exit::{ActorId, ExitReason};
 
 /// A supervisor with everything below it, or a single child.
 ///
-/// Its `Display` is for a log or a terminal: a line for each node, below its supervisor, with its state, with how often it has
-/// been restarted if it has been, and with the first line of why its last incarnation ended. The last line has no line break
-/// after it.
+/// `Display` is for a log or a terminal: one line per node, below its supervisor. The line has the state, the number of
+/// restarts if any, and the first line of the last exit reason. There is no line break after the last line.
 ///
 /// ```
 /// use janus_supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
@@ -41,23 +40,23 @@ use crate::exit::{ActorId, ExitReason};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Tree {
-    /// Its name, unique among its siblings.
+    /// The name, unique among siblings.
     #[serde(serialize_with = "as_text")]
     pub name: Arc<str>,
-    /// What it is.
+    /// Worker, supervisor or dynamic supervisor.
     pub kind: NodeKind,
     /// The current incarnation.
     pub id: Option<ActorId>,
-    /// What it is doing.
+    /// The current state.
     pub state: State,
-    /// How often it has been restarted since its supervisor started.
+    /// Restarts since the supervisor of this node started.
     pub restarts: u64,
-    /// Why its last incarnation ended.
+    /// Why the last incarnation ended.
     pub last_reason: Option<ExitReason>,
-    /// Its children in the order of their start.
+    /// The children in the order of their start; named children of a dynamic supervisor in the order of their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Self>,
-    /// Numbered children of a dynamic supervisor, which are counted and not listed.
+    /// The number of numbered children of a dynamic supervisor, which are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     pub numbered: usize,
 }
@@ -77,7 +76,7 @@ impl Tree {
         }
     }
 
-    /// A supervisor by its cell. Its restarts are its parent's to know.
+    /// A supervisor by its cell. Only the parent knows the restarts.
     pub(crate) fn of(cell: &Cell, kind: NodeKind, children: Vec<Self>, numbered: usize) -> Self {
         let flags = cell.flags();
         let state = if flags & ENDED != 0 {
@@ -93,9 +92,9 @@ impl Tree {
         Self { id, state, last_reason: cell.reason(), children, numbered, ..Self::stopped(cell.name(), kind) }
     }
 
-    /// The node under this name, looked for here and below.
+    /// The node with this name, here or below.
     ///
-    /// Names are unique among siblings only: it is the first in the order of the starts.
+    /// Names are unique among siblings only: of several nodes, the first in the order of starts is returned.
     pub fn find(&self, name: &str) -> Option<&Self> {
         if &*self.name == name {
             return Some(self);
@@ -124,13 +123,13 @@ impl Tree {
         }
         if let Some(reason) = &self.last_reason {
             let reason = reason.to_string();
-            // A panic's message may have many lines, and they are no nodes.
+            // A panic's message may have many lines, but a node has only one.
             write!(f, ", last end: {}", reason.lines().next().unwrap_or_default())?;
         }
         Ok(())
     }
 
-    /// `indent` is what stands before the lines of the children.
+    /// Writes the children, with `indent` before each line.
     fn write_children(&self, f: &mut fmt::Formatter<'_>, indent: &mut String) -> fmt::Result {
         let outer = indent.len();
         for (place, child) in self.children.iter().enumerate() {
@@ -154,7 +153,7 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// What a node of the tree is.
+/// The kind of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeKind {
@@ -166,21 +165,22 @@ pub enum NodeKind {
     Dynamic,
 }
 
-/// What a node of the tree is doing.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its factory or its initialisation is running.
+    /// The factory or the initialisation is running.
     Starting,
-    /// It is up.
+    /// The node is up.
     Running,
-    /// It has ended, and its next start is due now or after a back-off.
+    /// The node has ended, and its next start is due now or after a back-off.
     Restarting,
-    /// It has been asked to stop.
+    /// The node has been asked to stop.
     Stopping,
-    /// It does not run and is not going to by itself.
+    /// The node does not run, and no start is due.
     Stopped,
-    /// It ended too often and rests; see [`DynamicSupervisor::quarantine`](crate::DynamicSupervisor::quarantine).
+    /// The child exceeded its intensity and is not restarted for a while; see
+    /// [`DynamicSupervisor::quarantine`](crate::DynamicSupervisor::quarantine).
     Quarantined,
 }
 
@@ -197,24 +197,25 @@ impl fmt::Display for State {
     }
 }
 
-/// Something that happened in a tree.
+/// An event in a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// The supervisor that reports it.
+    /// The supervisor that reports the event.
     #[serde(serialize_with = "as_text")]
     pub supervisor: Arc<str>,
-    /// The child it is about. Numbered children go by the name of their supervisor.
+    /// The child. Numbered children go by the name of their supervisor.
     #[serde(serialize_with = "as_text")]
     pub child: Arc<str>,
-    /// The incarnation it is about.
+    /// The incarnation, if the event is about one.
     pub id: Option<ActorId>,
     /// What happened.
     pub what: EventKind,
 }
 
 impl Event {
-    /// An event of this supervisor about this child. Trees make their own; this is for tests of code that reads events.
+    /// An event of this supervisor about this child, without an id. Trees make their own events; this constructor is
+    /// for tests of code that reads events.
     pub fn new(supervisor: impl Into<Arc<str>>, child: impl Into<Arc<str>>, what: EventKind) -> Self {
         Self { supervisor: supervisor.into(), child: child.into(), id: None, what }
     }
@@ -225,20 +226,20 @@ impl Event {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// It is up.
+    /// The child is up.
     Started,
-    /// It could not be started, now or again.
+    /// A start or a restart failed.
     StartFailed(ExitReason),
-    /// It has ended. For numbered children of a dynamic supervisor: abnormally.
+    /// The child has ended. Numbered children of a dynamic supervisor are reported after abnormal ends only.
     Ended(ExitReason),
-    /// It did not end in time after a kill: its thread is stuck in its code. It counts as killed, and is dropped once
-    /// the thread comes back.
+    /// The child did not end in time after a kill: its thread is stuck in its code. The child counts as killed, and is
+    /// dropped once the thread returns.
     Abandoned,
-    /// It is going to be started again, after this long.
+    /// The child is going to be restarted, after this wait.
     Restarting(Duration),
-    /// It has used up its own intensity and rests for this long.
+    /// The child has exceeded its own intensity and is quarantined for this time.
     Quarantined(Duration),
-    /// The supervisor has used up its intensity on this child and ends.
+    /// The supervisor has exceeded its intensity with this child and ends.
     GaveUp,
 }
 

@@ -1,7 +1,7 @@
-//! Notices an arbiter whose current actor does not return.
+//! Notices arbiters on which an actor does not return.
 //!
-//! Owns [`Watchdog`], a task for the control thread that looks at the beats of other threads. It interrupts nothing: a
-//! handler cannot be interrupted. What to do about one is up to whoever is called back.
+//! Owns [`Watchdog`], a task for the control thread which reads the beats of other threads. Interrupts nothing, since a
+//! handler cannot be interrupted; the callback decides about consequences.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,18 +22,19 @@ pub struct Hang {
     pub arbiter: Arc<str>,
     /// The incarnation whose code has not returned.
     pub actor: ActorId,
-    /// Its name, if it is in one of the trees that the watchdog knows. Numbered children go by their supervisor's.
+    /// The name, if the actor is in a tree known to the watchdog. Numbered children go by the name of their supervisor.
     pub name: Option<Arc<str>>,
-    /// The level that was reached, counted from 0 in the order of their length.
+    /// The level reached, counted from 0 in the order of length.
     pub level: usize,
-    /// How long it has lasted, at least: the time since it was first seen.
+    /// How long the hang has lasted at least: the time since the watchdog first saw the poll.
     pub lasted: Duration,
 }
 
-/// Calls back when an actor has not returned from its current poll for a given time, once for each level.
+/// Calls back when an actor has not returned from the current poll for a given time, once per level.
 ///
-/// It looks once every period, so a hang is seen up to two periods late; its price for the actors is three relaxed
-/// stores a poll. Being a task, it is blind to its own thread: run it on the control place.
+/// The watchdog looks once per period, so a hang is reported up to two periods late. The price for actors is three
+/// relaxed stores per poll. As a task, the watchdog is blind to the thread below: run the watchdog on the control
+/// place.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -57,7 +58,7 @@ pub struct Watchdog {
     period: Duration,
     levels: Vec<Duration>,
     places: Vec<Place>,
-    // Weak, because the watchdog is mostly a child of what it looks names up in.
+    // Weak, because the watchdog is usually a child in the very tree.
     roots: Vec<WeakSupervisorRef>,
     on_hang: Option<Arc<OnHang>>,
 }
@@ -65,7 +66,7 @@ pub struct Watchdog {
 type OnHang = dyn Fn(&Hang) + Send + Sync;
 
 impl Watchdog {
-    /// A watchdog that looks once every `period` and knows no arbiter and no level yet.
+    /// A watchdog that looks once per `period`, without arbiters and levels yet.
     pub fn new(period: Duration) -> Self {
         Self { period, levels: Vec::new(), places: Vec::new(), roots: Vec::new(), on_hang: None }
     }
@@ -85,21 +86,21 @@ impl Watchdog {
         self
     }
 
-    /// Adds a tree in which the names of actors are looked up.
+    /// Adds a tree to look up the names of actors in.
     #[must_use]
     pub fn names_from(mut self, root: &SupervisorRef) -> Self {
         self.roots.push(root.downgrade());
         self
     }
 
-    /// Sets what is called, on the thread of the watchdog. A panic in it is logged.
+    /// Sets the callback, called on the thread of the watchdog. A panic in the callback is logged.
     #[must_use]
     pub fn on_hang(mut self, tell: impl Fn(&Hang) + Send + Sync + 'static) -> Self {
         self.on_hang = Some(Arc::new(tell));
         self
     }
 
-    /// Looks, for ever. For [`ChildSpec::task`](crate::ChildSpec::task).
+    /// Runs for ever. For [`ChildSpec::task`](crate::ChildSpec::task).
     ///
     /// # Errors
     ///
@@ -141,7 +142,7 @@ impl Watchdog {
             if let Some(tell) = &self.on_hang
                 && let Err(panic) = guarded(|| tell(&hang))
             {
-                log::error!("on_hang of the watchdog {panic}");
+                log::error!("on_hang of the watchdog failed: {panic}");
             }
         }
     }
@@ -164,7 +165,7 @@ impl fmt::Display for Hang {
     }
 }
 
-/// A poll that was under way when a beat was last looked at.
+/// The poll that was running at an earlier look.
 struct Seen {
     poll: u64,
     actor: ActorId,

@@ -1,20 +1,20 @@
-//! The sliding window in which restarts are counted.
+//! The sliding window for counting restarts.
 //!
-//! Pure: the caller says what time it is. Owns the decision "one more restart, or give up?" and nothing else.
+//! Pure: the caller passes the time. Owns the decision "another restart, or give up?" and nothing else.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many restarts are allowed within how long: one more than that and the supervisor gives up.
+/// How many restarts are allowed within a period. After another restart, the supervisor gives up.
 ///
-/// The default is OTP's, 1 in 5 seconds. `max_restarts: 0` gives up at the first.
+/// The default is that of OTP, 1 in 5 seconds. `max_restarts: 0` gives up at the first end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartIntensity {
     /// Restarts allowed within `period`.
     pub max_restarts: u32,
-    /// The length of the window that ends now. A restart exactly `period` ago still counts.
+    /// The length of the window, which ends now. A restart exactly `period` ago still counts.
     pub period: Duration,
 }
 
@@ -56,7 +56,7 @@ impl RestartWindow {
         self.restarts.push_back(now);
         let within = self.restarts.len() as u64 <= u64::from(self.intensity.max_restarts);
         if !within {
-            // The newest restarts decide about the next one; the oldest no longer can.
+            // The newest restarts decide about the next restart; the oldest no longer can.
             self.restarts.pop_front();
         }
         within

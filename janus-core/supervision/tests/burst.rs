@@ -1,7 +1,7 @@
-//! Several deaths at once: our supervisor against OTP's own, with one to three children dead before the supervisor looks.
+//! Several deaths at once, against OTP's own supervisor: one to three children are dead before the supervisor looks.
 //!
-//! The scenarios and what `supervisor.erl` of OTP 25 did with them are in `../otp`. While a restart that failed was counted
-//! at once instead of when its retry is handled, 39 lines differed.
+//! The scenarios, and the logs of `supervisor.erl` of OTP 25, are in `otp/`. 39 lines differed while a failed restart
+//! was counted at once instead of when the retry is handled.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -39,7 +39,7 @@ struct Burst<'a> {
     max_restarts: u32,
     period: Duration,
     children: Vec<Planned<'a>>,
-    /// Steps of deaths, each child with how it dies.
+    /// Steps of deaths: each child with the way in which the child dies.
     steps: Vec<Vec<(&'a str, &'a str)>>,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Burst<'a> {
     }
 }
 
-/// Plays a scenario and writes its line as the recording did.
+/// Plays a scenario and writes the log line in the format of the recording.
 async fn play(burst: &Burst<'_>, here: &Place) -> String {
     let log = Log::default();
     let mut supervisor = Supervisor::new("sup", burst.strategy).intensity(burst.max_restarts, burst.period);
@@ -99,7 +99,7 @@ async fn play(burst: &Burst<'_>, here: &Place) -> String {
     squeezed(&line)
 }
 
-/// Has all of them die before the supervisor gets a turn, and waits until they have.
+/// Ends all of these actors before the supervisor gets a turn, and waits for their ends.
 async fn all_at_once(deaths: Vec<(&ActorRef<Puppet>, &str)>) {
     let mut monitors = Vec::new();
     let mut told: Vec<oneshot::Receiver<()>> = Vec::new();
@@ -119,7 +119,7 @@ async fn states(supervisor: &SupervisorRef) -> String {
     states.collect::<Vec<_>>().join(",")
 }
 
-/// Without the double spaces that a step without an event leaves.
+/// Removes the double spaces that a step without an event leaves.
 fn squeezed(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }

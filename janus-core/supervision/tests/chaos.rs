@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::support::{DEADLINE, Echo, MILLI, PLANNED, block_on, until};
 
-/// Everything the chaos does is counted, so that nothing can go missing.
+/// Counts everything the chaos does, so that nothing can go missing.
 #[derive(Default)]
 struct Counts {
     made: AtomicI64,
@@ -67,7 +67,7 @@ impl Handler<Echo> for Victim {
     }
 }
 
-/// A small generator, so that a run can be repeated from its seed.
+/// A small random generator, so that a run can be repeated from the seed.
 struct Random(u64);
 
 impl Random {
@@ -118,7 +118,7 @@ async fn chaos(strategy: Strategy, seed: u64) {
         assert!(ended.is_ok(), "an attacker hangs in a call or a command:\n{}", tree.tree());
     }
 
-    // Nothing is lost: every child that was not terminated comes back and answers.
+    // Nothing is lost: every child comes back and answers, except terminated children.
     for victim in &victims {
         let _ = tree.restart_child(victim.name()).await;
     }
@@ -133,7 +133,7 @@ async fn chaos(strategy: Strategy, seed: u64) {
     tree.stop().await;
     assert_eq!(tree.wait().await, ExitReason::Shutdown);
 
-    // Nothing is leaked: whoever was made has been dropped.
+    // Nothing is leaked: every actor has been dropped.
     let (made, dropped) = (counts.made.load(Ordering::SeqCst), counts.dropped.load(Ordering::SeqCst));
     assert_eq!(made, dropped);
     eprintln!(

@@ -1,4 +1,4 @@
-//! Dynamic supervisors: numbered children, named ones, and quarantine.
+//! Dynamic supervisors: numbered children, named children, and quarantine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -170,7 +170,7 @@ fn named_children_share_the_supervisors_intensity_by_default() {
             settle().await;
         }
         assert!(matches!(told.await.unwrap(), ExitReason::MaxRestarts { child, .. } if &*child == "a"));
-        // Its parent has started it again, without the children that were added to it.
+        // The parent has restarted the pool, without the children added at run time.
         assert_ne!(pool.id(), id);
         assert_eq!(pool.count(), 0);
         tree.stop().await;

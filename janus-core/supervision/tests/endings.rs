@@ -1,4 +1,4 @@
-//! Every way to end, and the reason for it. Each test also shows that the thread and its other actors live on.
+//! Every way in which an actor can end, and the reason. Each test also shows that the thread and other actors live on.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::support::{Echo, Log, PLANNED, puppet, settle, virtual_time};
 
-/// Where the actor of these tests misbehaves.
+/// Where the actor of these tests panics.
 #[derive(Clone, Copy, Default)]
 struct Faults {
     started: bool,
@@ -238,7 +238,7 @@ fn a_stop_does_not_hide_the_reason_of_an_earlier_exit() {
         tell(a, |_, ctx| ctx.exit(ExitReason::Error("first".into()))).await;
         a.stop();
     });
-    // The stop was asked for first in time; what the actor says about itself still is more telling.
+    // The stop is requested before the actor handles the message; the actor's own reason is still more telling.
     assert_eq!(reason, ExitReason::Error("first".into()));
 }
 

@@ -1,9 +1,9 @@
-//! Our supervisor against OTP's own: the scenarios and what `supervisor.erl` of OTP 25 did with them are in `../otp`.
+//! Our supervisor against OTP's own. The scenarios, and the logs of `supervisor.erl` of OTP 25, are in `otp/`.
 //!
-//! That this test can fail was tried with three planted bugs, one at a time:
+//! Three bugs, planted one at a time, showed that this test can fail:
 //!
 //! - siblings stopped first to last instead of last to first: 443 lines differ;
-//! - restarts that fail not counted against the intensity: 426 lines differ;
+//! - failed restarts not counted against the intensity: 426 lines differ;
 //! - temporary children kept and restarted when a sibling's strategy stops them: 342 lines differ.
 
 use std::fmt::Write as _;
@@ -92,7 +92,7 @@ impl<'a> Terms<'a> {
         }
     }
 
-    /// `{Id, Restart, [N]}`, with this text before the list.
+    /// `{Id, Restart, [N]}`, with the text `settings` before the list.
     pub(crate) fn planned(&mut self, settings: &str) -> Planned<'a> {
         self.expect("{");
         let name = self.word();
@@ -145,7 +145,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// Plays a scenario and writes its line as the recording did.
+/// Plays a scenario and writes the log line in the format of the recording.
 async fn play(scenario: &Scenario<'_>, here: &Place) -> String {
     let log = Log::default();
     let mut supervisor =
@@ -178,7 +178,7 @@ async fn play(scenario: &Scenario<'_>, here: &Place) -> String {
     line
 }
 
-/// Has an actor die as a scenario says.
+/// Ends an actor in the way a scenario names.
 pub(crate) fn die(actor: &ActorRef<Puppet>, how: &str) {
     match how {
         "error" => actor.cast(Panic).unwrap(),
@@ -205,7 +205,7 @@ pub(crate) fn spec(child: &Planned<'_>, actor: &ActorRef<Puppet>, log: &Log) -> 
     .shutdown(Shutdown::Timeout(Duration::from_secs(2)))
 }
 
-/// Waits until the supervisor has nothing left to do. False if it has ended.
+/// Waits until the supervisor has nothing left to do. False if the supervisor has ended.
 pub(crate) async fn settled(supervisor: &SupervisorRef) -> bool {
     loop {
         match supervisor.which_children().await {

@@ -21,7 +21,7 @@ impl Actor for Silent {
     type Context = Context<Self>;
 }
 
-/// A request that the actor forgets, answers too late, or dies of.
+/// A request which the actor forgets, answers too late, or does not survive.
 #[derive(Message)]
 #[rtype(result = "Forgotten")]
 enum Request {

@@ -62,7 +62,7 @@ fn a_parent_restarts_a_supervisor_that_gave_up_until_it_gives_up_too() {
         let log = Log::default();
         let (a, spec) = puppet("a", &log);
         let inner = Supervisor::new("inner", Strategy::OneForOne).intensity(1, 60 * SECOND).child(spec);
-        // Giving up is abnormal: a transient supervisor is restarted for it, where OTP's would not be.
+        // Giving up is abnormal: a transient supervisor is restarted, unlike in OTP.
         let inner = ChildSpec::supervisor(inner).restart(Restart::Transient);
         let (_, sibling) = puppet("sibling", &log);
         let root = Supervisor::new("root", Strategy::OneForAll).intensity(1, 60 * SECOND).child(sibling).child(inner);
@@ -216,10 +216,10 @@ fn commands_are_served_while_a_child_crashes_in_a_loop() {
     virtual_time(async |here| {
         let log = Log::default();
         let tree = one_for_one().intensity(u32::MAX, SECOND).child(puppet("a", &log).1).start(&here).await.unwrap();
-        // Up and gone in the same poll, so that its end is always there before the supervisor looks.
+        // This task is up and done in the same poll, so its end is always queued before the supervisor looks.
         let crash_loop = ChildSpec::task("loop", || async { Ok(()) });
         tree.start_child(crash_loop).await.unwrap();
-        // Nobody is ever idle here, so the clock stands still.
+        // The tasks here are never all idle, so the clock stands still.
         while tree.tree().find("loop").unwrap().restarts < 10 {
             tokio::task::yield_now().await;
         }

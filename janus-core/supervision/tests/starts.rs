@@ -1,4 +1,4 @@
-//! How children start: the order, deferred initialisation, timeouts, and starts which are refused or abandoned.
+//! How children start: the order, deferred initialisation, timeouts, and refused or abandoned starts.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the tests share: an actor that does as it is told, a log, one thread with a paused clock.
+//! Helpers of the tests: an actor that follows orders, a log, and a single thread with a paused clock.
 
 use std::future::Future;
 use std::sync::{Arc, Once};
@@ -10,16 +10,16 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::timeout;
 
-/// Begins the message of every panic that is part of a test.
+/// Begins the message of every planned panic.
 pub(crate) const PLANNED: &str = "planned:";
 
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// Longer than anything here takes; a test that reaches it has found something hung.
+/// Longer than any step of a test takes. A test which reaches this deadline has found a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Keeps planned panics out of the output. Everything else is printed as ever.
+/// Keeps planned panics out of the output. All other panics are printed as usual.
 pub(crate) fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -33,7 +33,7 @@ pub(crate) fn quiet_panics() {
     });
 }
 
-/// Runs a test on one thread whose clock only moves when everybody waits.
+/// Runs a test on a single thread. The clock moves only while all tasks wait.
 pub(crate) fn virtual_time<F: Future<Output = ()>>(test: impl FnOnce(Place) -> F) {
     quiet_panics();
     let mut builder = Builder::new_current_thread();
@@ -47,7 +47,7 @@ pub(crate) fn block_on<F: Future<Output = ()>>(test: F) {
     runtime.block_on(async { timeout(DEADLINE * 2, test).await.expect("nothing hangs") });
 }
 
-/// Runs a test that would block its thread if it failed on one of its own.
+/// Runs a test on another thread, for tests which would block their thread on failure.
 pub(crate) fn in_time(test: impl FnOnce() + Send + 'static) {
     let (over, wait) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -59,14 +59,14 @@ pub(crate) fn in_time(test: impl FnOnce() + Send + 'static) {
     thread.join().unwrap();
 }
 
-/// Lets everybody who can run do so. Ten rounds are several times what the longest chain of tasks here needs.
+/// Lets every ready task run. Ten rounds are several times the length of the longest chain of tasks here.
 pub(crate) async fn settle() {
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_nanos(1)).await;
     }
 }
 
-/// Waits for a condition without sleeping through it.
+/// Waits for a condition by polling every millisecond.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -75,7 +75,7 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What happened, in order.
+/// A log of events, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -84,18 +84,18 @@ impl Log {
         self.0.lock().push(what.into());
     }
 
-    /// Everything since the last time, as one line.
+    /// All events since the last call, in a line.
     pub(crate) fn take(&self) -> String {
         std::mem::take(&mut *self.0.lock()).join(" ")
     }
 }
 
-/// An actor that says when it starts and when it is stopped by somebody else.
+/// An actor that logs its start, and logs a stop by another party.
 pub(crate) struct Puppet {
     name: Arc<str>,
     log: Log,
     by_itself: bool,
-    /// How long it takes to stop; zero is at once.
+    /// How long the actor takes to stop; zero stops at once.
     linger: Duration,
     lingering: bool,
 }
@@ -175,7 +175,7 @@ impl Handler<Echo> for Puppet {
     }
 }
 
-/// A puppet and the spec of a child that is it.
+/// A puppet and its child spec.
 pub(crate) fn puppet(name: &'static str, log: &Log) -> (ActorRef<Puppet>, ChildSpec) {
     let actor = ActorRef::new(name);
     let log = log.clone();
@@ -183,7 +183,7 @@ pub(crate) fn puppet(name: &'static str, log: &Log) -> (ActorRef<Puppet>, ChildS
     (actor, spec)
 }
 
-/// Ends the incarnation that runs now with `how` and waits until it has.
+/// Ends the current incarnation with `how`, waits for the end, and returns the reason.
 pub(crate) async fn end<A: Actor<Context = Context<A>>>(
     actor: &ActorRef<A>,
     how: impl FnOnce(&ActorRef<A>),

@@ -1,4 +1,4 @@
-//! What virtual time cannot show: threads that hang, threads that are gone, and everything at once.
+//! Supervision across real threads, for which virtual time is not enough: hung threads and threads that are gone.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,7 +19,7 @@ fn one_for_one() -> Supervisor {
     Supervisor::new("root", Strategy::OneForOne).intensity(1000, 60 * 1000 * MILLI).kill_grace(50 * MILLI)
 }
 
-/// Blocks its thread until the other end of the channel is dropped.
+/// Blocks the thread until the other end of the channel is dropped.
 struct Blocker {
     alive: Arc<AtomicI64>,
     stuck: Arc<AtomicBool>,
@@ -101,7 +101,7 @@ fn a_hung_handler_does_not_hang_its_supervisor() {
             seen.push(event.what);
         }
         assert!(seen.contains(&EventKind::Abandoned), "{seen:?}");
-        // The place does not answer, so the successor cannot start; that is an error and not a hang.
+        // The place does not answer, so the successor cannot start. The result is an error, not a hang.
         let error = tree.restart_child("blocker").await.unwrap_err();
         assert!(error.to_string().contains("not up after 50ms"), "{error}");
 
@@ -216,12 +216,12 @@ fn a_start_ends_when_its_arbiter_is_dropped_with_the_job() {
         let start = tree.start_child(spec.place(home.place()).start_timeout(DEADLINE));
         let stop = async {
             until("the start is under way", || tree.tree().find("a").is_some_and(|a| a.state == State::Starting)).await;
-            // Not `stop`, which would wait for the job that is running.
+            // Not `stop`, which would wait for the running job.
             drop(home);
             drop(release);
         };
         let (started, ()) = tokio::join!(start, stop);
-        // The job was either dropped with the queue or, at the latest, its actor with the thread.
+        // The job was dropped with the queue or, at the latest, the actor was dropped with the thread.
         match started {
             Err(StartError::Failed { reason: ExitReason::ArbiterDown, .. }) | Ok(()) => {}
             other => panic!("{other:?}"),
@@ -231,7 +231,7 @@ fn a_start_ends_when_its_arbiter_is_dropped_with_the_job() {
     });
 }
 
-/// Keeps a thread busy until what is returned is dropped.
+/// Keeps a thread busy until the returned sender is dropped.
 async fn occupy(home: &Arbiter) -> mpsc::Sender<()> {
     let (entered, is_in) = oneshot::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -284,7 +284,7 @@ fn a_supervisor_that_never_ran_refuses_commands_and_kills_its_children() {
 
 #[test]
 fn a_start_on_a_thread_that_does_not_answer_fails_within_its_timeout() {
-    // The clock of this thread jumps while it waits for the other, which really hangs.
+    // The clock of this thread jumps during the wait for the other thread, which really hangs.
     virtual_time(async |here| {
         let home = Arbiter::start("home").unwrap();
         let release = occupy(&home).await;
@@ -361,7 +361,7 @@ fn a_start_that_waits_for_a_predecessor_ends_with_its_supervisor() {
         let tree = one_for_one().child(brutal).start(&control.place()).await.unwrap();
         pool.start_child(blocking.spec.clone()).await.unwrap();
         blocking.block().await;
-        // The child is killed along with its supervisor, but is stuck in its handler.
+        // The child is killed along with the supervisor, but is stuck in a handler.
         tree.terminate_child("pool").await.unwrap();
         tree.delete_child("pool").await.unwrap();
         tree.start_child(ChildSpec::dynamic(&pool)).await.unwrap();

@@ -10,12 +10,12 @@ use actix::{Actor, Addr, Context, WeakAddr};
 use crate::cell::{Cell, Monitor};
 use crate::exit::{ActorId, Down, ExitReason};
 
-/// Which child of a dynamic supervisor.
+/// A key for a child of a dynamic supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChildKey {
-    /// A named one.
+    /// A named child.
     Name(Arc<str>),
-    /// Either sort, by its current incarnation.
+    /// A child of either sort, by its current incarnation.
     Id(ActorId),
 }
 
@@ -37,40 +37,41 @@ impl From<ActorId> for ChildKey {
     }
 }
 
-/// A handle to a numbered child. It neither keeps the child alive nor, when dropped, ends it.
+/// A handle to a numbered child. The handle does not keep the child alive, and dropping the handle does not end the
+/// child.
 pub struct Child<A: Actor<Context = Context<A>>> {
     pub(super) cell: Arc<Cell>,
-    // Weak because an `Addr` of its own would cost each child two allocations.
+    // Weak, because an `Addr` here would cost each child two allocations.
     pub(super) addr: WeakAddr<A>,
 }
 
 impl<A: Actor<Context = Context<A>>> Child<A> {
-    /// Its id.
+    /// The id of the child.
     pub fn id(&self) -> ActorId {
         self.cell.id()
     }
 
-    /// Its address, while it runs.
+    /// The address of the child, unless the child has ended.
     pub fn addr(&self) -> Option<Addr<A>> {
         if self.cell.has_ended() { None } else { self.addr.upgrade() }
     }
 
-    /// Asks it to stop.
+    /// Asks the child to stop.
     pub fn stop(&self) {
         self.cell.stop();
     }
 
-    /// Ends it without running any more of its code but `Drop`.
+    /// Ends the child without running any more of its code but `Drop`.
     pub fn kill(&self) {
         self.cell.kill(ExitReason::Killed);
     }
 
-    /// Why it ended, once it has.
+    /// The exit reason, once the child has ended.
     pub fn reason(&self) -> Option<ExitReason> {
         self.cell.reason()
     }
 
-    /// Calls `tell` when it has ended; as [`ActorRef::monitor`](crate::ActorRef::monitor).
+    /// Calls `tell` when the child has ended; see [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         Monitor::of(&self.cell, tell)
     }

@@ -1,7 +1,7 @@
 //! The loop of a dynamic supervisor.
 //!
 //! Starts and stops of named children run concurrently, so that no child waits for another. Restarts are counted here,
-//! and a child that exceeds its own intensity is quarantined here.
+//! and children which exceed their own intensity are quarantined here.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::spec::ChildSpec;
 use crate::tree::{EventKind, State};
 use crate::window::{RestartIntensity, RestartWindow};
 
-/// A start or a stop that is over.
+/// A start or stop which has completed.
 enum Done {
     Started { cell: Arc<Cell>, outcome: Result<(), ExitReason>, reply: Option<oneshot::Sender<Result<(), StartError>>> },
     Stopped { cell: Arc<Cell>, reply: oneshot::Sender<Result<(), ChildError>> },
@@ -33,12 +33,12 @@ enum Done {
 
 type Step = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// The loop of a dynamic supervisor. Starts and stops of named children run beside it, as `steps`.
+/// The loop of a dynamic supervisor. Starts and stops of named children run concurrently, as `steps`.
 pub(super) struct Keeper {
     live: Arc<Live>,
     window: RestartWindow,
     steps: FuturesUnordered<Step>,
-    // Mirrors `Record::due`; entries that no longer do are skipped when they come up.
+    // Mirrors `Record::due`. Stale entries are skipped when their time comes.
     due: BTreeSet<(Instant, Arc<str>)>,
 }
 
@@ -97,7 +97,7 @@ impl Keeper {
             let running = named.children.values_mut().filter_map(|child| {
                 child.due = None;
                 let cell = child.cell.clone();
-                // Starts under way are given up.
+                // Starts in progress are given up.
                 if let Some(cell) = cell.as_ref().filter(|cell| cell.flags() & UP == 0) {
                     cell.kill(ExitReason::Killed);
                 }
@@ -200,14 +200,14 @@ impl Keeper {
         if removed.is_some() {
             self.live.give_room_back();
         }
-        // Without the lock: what a factory has captured may look at the tree when it is dropped.
+        // Without the lock: values captured by a factory may read the tree in their drop.
         drop(removed);
     }
 
     fn on_done(&mut self, done: Done) -> Option<ExitReason> {
         match done {
             Done::Stopped { cell, reply } => {
-                // Of two who terminated the same child, the second must not take its successor away.
+                // If two callers terminated the same child, the second must not remove a successor.
                 let stopped = |child: &Record| child.cell.as_ref().is_some_and(|current| Arc::ptr_eq(current, &cell));
                 let still_there = self.live.named.lock().children.get(cell.name()).is_some_and(stopped);
                 if still_there {
@@ -236,7 +236,7 @@ impl Keeper {
             false
         };
         let mut named = self.live.named.lock();
-        // Not in the table: it was terminated while it started, and whoever did that looks after it.
+        // Not in the table: the child was terminated during its start, and the termination completes the rest.
         if !named.by_id.contains_key(&cell.id()) {
             drop(named);
             answer(outcome);
@@ -271,7 +271,8 @@ impl Keeper {
             let mut named = self.live.named.lock();
             let name = named.by_id.get(&id)?.clone();
             let child = named.children.get_mut(&name)?;
-            // A start that fails is reported as such; one that succeeded may be over before the report was read.
+            // A failed start is reported as such; after a successful start, the child may end before the report is
+            // read.
             if child.state == State::Starting && child.cell.as_ref().is_some_and(|cell| cell.flags() & UP == 0) {
                 return None;
             }
@@ -289,7 +290,7 @@ impl Keeper {
         self.restart(&name)
     }
 
-    /// Counts a restart and does it: now, after a back-off, or after a quarantine. `Some` is giving up.
+    /// Counts a restart and performs it: now, after a back-off, or after a quarantine. `Some` means giving up.
     fn restart(&mut self, name: &Arc<str>) -> Option<ExitReason> {
         let now = Instant::now();
         let settings = &self.live.settings;
@@ -313,7 +314,7 @@ impl Keeper {
             drop(named);
             let RestartIntensity { max_restarts, period } = settings.intensity;
             log::error!(
-                "{}: more than {max_restarts} restarts in {period:?}, at last of {name}: {last}",
+                "{}: gives up after more than {max_restarts} restarts in {period:?}, the last of {name}: {last}",
                 self.live.around.supervisor
             );
             self.live.around.emit(name, None, EventKind::GaveUp);
@@ -330,12 +331,13 @@ impl Keeper {
     }
 
     fn tell_quarantine(&self, name: &Arc<str>, reason: &ExitReason, rest: Duration) {
-        log::error!("{}: {name} crashes too often and rests for {rest:?}: {reason}", self.live.around.supervisor);
+        let supervisor = &self.live.around.supervisor;
+        log::error!("{supervisor}: {name} exceeded its restart limit; quarantined for {rest:?}: {reason}");
         self.live.around.emit(name, None, EventKind::Quarantined(rest));
         if let Some(tell) = &self.live.settings.on_quarantine
             && let Err(panic) = guarded(|| tell(name, reason))
         {
-            log::error!("on_quarantine of {} {panic}", self.live.around.supervisor);
+            log::error!("{supervisor}: on_quarantine failed: {panic}");
         }
     }
 
@@ -343,7 +345,7 @@ impl Keeper {
         {
             let mut named = self.live.named.lock();
             let Some(child) = named.children.get_mut(name) else { return };
-            // It may have been terminated and started anew, and be due at another time.
+            // The child may have been terminated and started anew, and be due at another time.
             if child.due.take_if(|due| *due == at).is_none() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! One incarnation of a dynamic supervisor, as far as its loop shares it with handles and children.
+//! The part of a dynamic supervisor's incarnation which the loop shares with handles and children.
 //!
 //! Owns the tables of numbered and named children and the mailbox. Numbered children start and end here, on their own
 //! threads, without the loop.
@@ -20,17 +20,17 @@ use crate::mailbox::Mailbox;
 use crate::spec::{ChildSpec, Kind, Launch, Shutdown};
 use crate::tree::{EventKind, NodeKind, State, Tree};
 
-/// One incarnation, as far as it is shared with its handles and its children.
+/// An incarnation of a dynamic supervisor, without the loop.
 pub(super) struct Live {
     me: Weak<Self>,
     pub(super) cell: Arc<Cell>,
     pub(super) around: Surroundings,
     pub(super) settings: Settings,
-    // Gets the ends of named children. Those of numbered ones are dealt with where they happen.
+    // For the ends of named children. The ends of numbered children are handled on their own threads.
     pub(super) mailbox: Mailbox<Mail>,
     pub(super) count: AtomicUsize,
     pub(super) numbered: Mutex<Numbered>,
-    // Locked for moments only, never across an await and never while another supervisor is asked.
+    // Locked only briefly, never across an await and never while asking another supervisor.
     pub(super) named: Mutex<Named>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Numbered {
 
 #[derive(Default)]
 pub(super) struct Named {
-    // Ordered, as numbered children are.
+    // Ordered for the same reason.
     pub(super) children: BTreeMap<Arc<str>, Record>,
     // Holds the current incarnations only.
     pub(super) by_id: HashMap<ActorId, Arc<str>>,
@@ -82,7 +82,7 @@ impl Live {
         self.me.clone() as Weak<dyn Parent>
     }
 
-    /// Makes room for one more child, whose record or cell gives it back.
+    /// Takes room for another child. The end of the child, or of its record, gives the room back.
     pub(super) fn take_room(&self) -> Result<(), StartError> {
         let limit = self.settings.max_children;
         let more = |count| (count < limit).then_some(count + 1);
@@ -108,10 +108,10 @@ impl Live {
         Ok(cell)
     }
 
-    /// Takes no more mail and no more children, and kills whoever still runs.
+    /// Refuses further mail and children, and kills all running children.
     ///
-    /// After an orderly end nobody does. A supervisor that was killed, whose arbiter is gone or that hangs takes its
-    /// children along: that is the link between them.
+    /// After an orderly end no child runs. A supervisor which was killed, hangs, or has lost its arbiter takes all
+    /// children along. This is the link between supervisor and children.
     pub(super) fn dissolve(&self) {
         self.mailbox.close();
         let mut orphans: Vec<Arc<Cell>> = {
@@ -119,7 +119,7 @@ impl Live {
             numbered.closed = true;
             numbered.cells.values().cloned().collect()
         };
-        // A factory often holds what in turn holds a handle to this supervisor.
+        // A factory often holds a handle to this supervisor, directly or not.
         let factories: Vec<Arc<dyn Launch>> = {
             let mut named = self.named.lock();
             named.by_id.clear();
@@ -133,7 +133,7 @@ impl Live {
         for cell in orphans {
             cell.kill(ExitReason::Killed);
         }
-        // Last and without the lock: what a factory has captured may look at the tree when it is dropped.
+        // Last and without the lock: values captured by a factory may read the tree in their drop.
         drop(factories);
     }
 
@@ -169,7 +169,7 @@ impl Live {
             return;
         }
         for cell in cells.iter().filter(|cell| !cell.has_ended()) {
-            log::error!("{cell:?} is stuck in its code and was abandoned");
+            self.around.log_abandoned(cell);
             if cell.finish(ExitReason::Killed) {
                 self.around.emit(&self.around.supervisor, Some(cell.id()), EventKind::Abandoned);
             }

@@ -1,9 +1,9 @@
-//! The dynamic supervisor: many children of a kind, in no order, each with a life of its own.
+//! The dynamic supervisor: many children of a kind, added and removed at run time, each with a life of its own.
 //!
-//! Owns [`DynamicSupervisor`] (OTP's `simple_one_for_one`), with two sorts of children. Numbered children are temporary,
-//! are started on the calling thread without a message and cost next to nothing. Named children are restarted, each
-//! within an intensity of its own if wanted, and rest in quarantine when the intensity is exceeded. No child waits for
-//! another.
+//! Owns [`DynamicSupervisor`] (OTP's `simple_one_for_one`), with two sorts of children. Numbered children are
+//! temporary, are started on the calling thread without a message and cost next to nothing. Named children are
+//! restarted, if wanted each within its own intensity, and are quarantined when the intensity is exceeded. No child
+//! waits for another.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -38,16 +38,20 @@ use crate::spec::{ChildSpec, Kind, Launch, Restart, Shutdown, Start};
 use crate::tree::{Event, NodeKind, State, Tree};
 use crate::window::RestartIntensity;
 
-/// How long a child rests unless the supervisor says otherwise.
+/// How long a quarantine lasts by default.
 const QUARANTINE_DEFAULT: Duration = Duration::from_secs(60);
 
-/// How numbered children are stopped unless the supervisor says otherwise.
+/// How numbered children are stopped by default.
 const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
 
-/// A supervisor whose children come and go. Made before the tree, and cheap to clone: the handle is what everybody uses,
-/// and [`ChildSpec::dynamic`] makes it part of a tree. Until then, and while it does not run, it refuses children.
+/// A supervisor with children that come and go. The handle is made before the tree, is cheap to clone, and is shared by
+/// all callers; [`ChildSpec::dynamic`] makes the supervisor part of a tree. While the supervisor does not run, it
+/// refuses children.
 ///
-/// Settings take effect when the tree starts it.
+/// Numbered children, from [`start_here`](Self::start_here), are temporary actors on the calling thread. Named
+/// children, from [`start_child`](Self::start_child), have a [`ChildSpec`] and are restarted.
+///
+/// Settings take effect at the next start of the supervisor.
 ///
 /// ```
 /// use std::time::Duration;
@@ -114,53 +118,54 @@ impl DynamicSupervisor {
         Self { shared: Arc::new(Shared { name: name.into(), settings: Mutex::new(settings), live: Mutex::new(None) }) }
     }
 
-    /// When to restart named children whose spec does not say. The default is permanent.
+    /// When to restart named children with a spec that does not say. The default is permanent.
     #[must_use]
     pub fn restart(self, restart: Restart) -> Self {
         self.set(|settings| settings.restart = restart)
     }
 
-    /// How to stop numbered children, and named ones whose spec does not say. The default is 5 seconds.
+    /// How to stop numbered children, and named children with a spec that does not say. The default is 5 seconds.
     #[must_use]
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
         self.set(|settings| settings.shutdown = shutdown)
     }
 
-    /// How many children it may have; one more is refused.
+    /// The limit on children, named and numbered. Further children are refused. The default is no limit.
     #[must_use]
     pub fn max_children(self, limit: usize) -> Self {
         self.set(|settings| settings.max_children = limit)
     }
 
-    /// How many restarts of named children, all together, are allowed before it gives up. Of no account with
+    /// How many restarts of named children, all together, are allowed before the supervisor gives up. Not used with
     /// [`child_intensity`](Self::child_intensity).
     #[must_use]
     pub fn intensity(self, max_restarts: u32, period: Duration) -> Self {
         self.set(|settings| settings.intensity = RestartIntensity { max_restarts, period })
     }
 
-    /// Counts the restarts of each named child for itself. One that exceeds this is quarantined; the supervisor then
-    /// never gives up, and one child that crashes in a loop takes nothing from the others.
+    /// Counts the restarts of each named child separately, and quarantines a child that exceeds this intensity. The
+    /// supervisor then never gives up, and a crash loop of one child takes nothing from the others.
     #[must_use]
     pub fn child_intensity(self, max_restarts: u32, period: Duration) -> Self {
         self.set(|settings| settings.child_intensity = Some(RestartIntensity { max_restarts, period }))
     }
 
-    /// How long a child rests after it has exceeded [`child_intensity`](Self::child_intensity). Then it is started again
-    /// with a clean slate and [`after_quarantine`](crate::StartInfo::after_quarantine). The default is 60 seconds.
+    /// How long the quarantine of a child lasts after the child exceeded [`child_intensity`](Self::child_intensity).
+    /// Then the child is started again with a clean slate and with
+    /// [`after_quarantine`](crate::StartInfo::after_quarantine). The default is 60 seconds.
     #[must_use]
     pub fn quarantine(self, rest: Duration) -> Self {
         self.set(|settings| settings.quarantine = rest)
     }
 
-    /// Called with the name and the last reason of a child that goes into quarantine, on the thread of the supervisor,
-    /// which it must not hold up. A panic in it is logged.
+    /// Sets a callback for quarantines, called with the name and the last exit reason of the child. It runs on the
+    /// thread of the supervisor and must not block. A panic in the callback is logged.
     #[must_use]
     pub fn on_quarantine(self, tell: impl Fn(&Arc<str>, &ExitReason) + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.on_quarantine = Some(Arc::new(tell)))
     }
 
-    /// How long a killed child has for its handler to return before it is abandoned. The default is 500 ms.
+    /// How long a killed child has for its handler to return before the child is abandoned. The default is 500 ms.
     #[must_use]
     pub fn kill_grace(self, grace: Duration) -> Self {
         self.set(|settings| settings.kill_grace = grace)
@@ -171,20 +176,20 @@ impl DynamicSupervisor {
         self
     }
 
-    /// Its name.
+    /// The name of the supervisor.
     pub fn name(&self) -> &Arc<str> {
         &self.shared.name
     }
 
-    /// The incarnation that runs at the moment.
+    /// The current incarnation of the supervisor.
     pub fn id(&self) -> Option<ActorId> {
         self.running().map(|live| live.cell.id())
     }
 
     /// Starts a numbered child on this thread, at once: `make` is called before this returns, `started` soon after.
     ///
-    /// It is temporary, and has no name but its id. Nobody waits for its start, so a panic in `started` is an end like
-    /// any other.
+    /// The child is temporary, and has no name but its id. No caller waits for its start, so a panic in `started` is an
+    /// end like any other.
     ///
     /// # Errors
     ///
@@ -219,7 +224,7 @@ impl DynamicSupervisor {
         Ok(Child { cell, addr })
     }
 
-    /// Starts a named child and waits until it is up. Others are served meanwhile.
+    /// Starts a named child and waits until the child is up. Other children and callers do not wait for this start.
     ///
     /// # Errors
     ///
@@ -233,7 +238,7 @@ impl DynamicSupervisor {
         answer.unwrap_or(Err(StartError::NotRunning))
     }
 
-    /// Stops a child, named or numbered, and forgets it; returns when it has ended.
+    /// Stops a child, named or numbered, and forgets it. Returns when the child has ended.
     ///
     /// # Errors
     ///
@@ -254,8 +259,8 @@ impl DynamicSupervisor {
         self.command(|reply| Mail::Terminate { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
-    /// Stops all children at the same time, as their shutdown says, and returns when all have ended. The supervisor
-    /// goes on, and may be given new children meanwhile, which are not waited for.
+    /// Stops all children at the same time, each as its shutdown says, and returns when all have ended. The supervisor
+    /// keeps running. Children that are added during the stop are not waited for.
     pub async fn stop_all(&self) {
         let Some(live) = self.running() else { return };
         let names: Vec<Arc<str>> = live.named.lock().children.keys().cloned().collect();
@@ -265,12 +270,12 @@ impl DynamicSupervisor {
         let _ = tokio::join!(named, live.end_all(&cells));
     }
 
-    /// How many children it has, named and numbered.
+    /// The number of children, named and numbered.
     pub fn count(&self) -> usize {
         self.running().map_or(0, |live| live.count.load(Ordering::Relaxed))
     }
 
-    /// Calls `each` with the id of every numbered child. Children that start or end meanwhile may be left out.
+    /// Calls `each` with the id of every numbered child. Children that start or end during the walk may be left out.
     pub fn for_each(&self, each: impl FnMut(ActorId)) {
         if let Some(live) = self.running() {
             let ids: Vec<ActorId> = live.numbered.lock().cells.keys().copied().collect();
@@ -278,13 +283,13 @@ impl DynamicSupervisor {
         }
     }
 
-    /// Whether the named child rests in quarantine.
+    /// Whether the named child is in quarantine.
     pub fn is_quarantined(&self, name: &str) -> bool {
         self.running()
             .is_some_and(|live| live.named.lock().children.get(name).is_some_and(|c| c.state == State::Quarantined))
     }
 
-    /// The supervisor and its named children, as they are now.
+    /// The supervisor and its named children, as they are now, without asking the loop.
     pub fn tree(&self) -> Tree {
         let live = self.shared.live.lock().clone();
         match live {
@@ -293,7 +298,7 @@ impl DynamicSupervisor {
         }
     }
 
-    /// Calls `tell` when the supervisor has ended; as [`ActorRef::monitor`](crate::ActorRef::monitor).
+    /// Calls `tell` when the supervisor has ended; see [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         match self.running() {
             Some(live) => Monitor::of(&live.cell, tell),
@@ -301,7 +306,7 @@ impl DynamicSupervisor {
         }
     }
 
-    /// Calls `tell` when the child of this id has ended, `None` if there is none. For named children prefer
+    /// Calls `tell` when the child of this id has ended; `None` if there is no such child. For named children prefer
     /// [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor_child(&self, id: ActorId, tell: impl FnOnce(Down) + Send + 'static) -> Option<Monitor> {
         let live = self.running()?;
@@ -313,7 +318,7 @@ impl DynamicSupervisor {
         Some(Monitor::of(&cell, tell))
     }
 
-    /// As [`SupervisorRef::subscribe`](crate::SupervisorRef::subscribe).
+    /// The events of the whole tree; see [`SupervisorRef::subscribe`](crate::SupervisorRef::subscribe).
     ///
     /// # Errors
     ///
@@ -326,7 +331,7 @@ impl DynamicSupervisor {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
         live.mailbox.send(command(reply)).await;
-        // If the mail was refused or dropped, so was the other end of this.
+        // If the mail was refused or dropped, so was the sender of this answer.
         answer.await.ok()
     }
 
@@ -356,10 +361,10 @@ impl Launch for DynamicSupervisor {
         };
         let live = Live::new(cell.clone(), around, settings);
         let previous = self.shared.live.lock().replace(live.clone());
-        // Without the lock, since its mail may hold factories, and those anything.
+        // Without the lock: the mail may hold factories, and their values may read the tree in their drop.
         drop(previous);
         let birth = Birth::new(cell);
-        // Made here, so that nobody waits for one that gets lost on the way, and no child outlives it.
+        // Made here, so that no caller waits for a supervisor that gets lost on the way, and no child outlives it.
         let keeper = Keeper::new(live);
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };

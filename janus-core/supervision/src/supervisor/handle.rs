@@ -1,7 +1,7 @@
 //! The handles to a supervisor.
 //!
-//! Owns [`SupervisorRef`] and [`WeakSupervisorRef`]: commands, which wait in the supervisor's mailbox for the loop of
-//! `keeper.rs`, and questions which the shared state answers without the loop.
+//! Owns [`SupervisorRef`] and [`WeakSupervisorRef`]: commands, which wait in the mailbox for the loop of `keeper.rs`,
+//! and questions, which the shared state answers without the loop.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -16,14 +16,14 @@ use crate::exit::{ActorId, Down, ExitReason};
 use crate::spec::ChildSpec;
 use crate::tree::{Event, NodeKind, Tree};
 
-/// A handle to a supervisor, in use from any thread.
+/// A handle to a supervisor, for any thread. Cheap to clone.
 #[derive(Clone)]
 pub struct SupervisorRef {
     pub(super) shared: Arc<Shared>,
 }
 
-/// A [`SupervisorRef`] that does not keep the supervisor's specs in memory: for what those specs themselves hold, such as
-/// the factory of a child that may end its own tree.
+/// A [`SupervisorRef`] that does not keep the supervisor's specs in memory. For values inside those specs, such as the
+/// factory of a child that may end the tree.
 #[derive(Clone)]
 pub struct WeakSupervisorRef {
     name: Arc<str>,
@@ -31,7 +31,7 @@ pub struct WeakSupervisorRef {
 }
 
 impl WeakSupervisorRef {
-    /// The supervisor, unless it has ended and the last handle to it is gone.
+    /// The supervisor, unless the supervisor has ended and the last strong handle is gone.
     pub fn upgrade(&self) -> Option<SupervisorRef> {
         Some(SupervisorRef { shared: self.shared.upgrade()? })
     }
@@ -54,21 +54,21 @@ impl SupervisorRef {
         WeakSupervisorRef { name: self.shared.name.clone(), shared: Arc::downgrade(&self.shared) }
     }
 
-    /// Its name.
+    /// The name of the supervisor.
     pub fn name(&self) -> &Arc<str> {
         &self.shared.name
     }
 
-    /// The incarnation that runs at the moment.
+    /// The current incarnation of the supervisor.
     pub fn id(&self) -> Option<ActorId> {
         self.running().map(|live| live.cell.id())
     }
 
-    /// Adds a child and starts it after all others.
+    /// Adds a child and starts it after all other children.
     ///
     /// # Errors
     ///
-    /// [`StartError`]; the supervisor does not keep a child that could not be started.
+    /// [`StartError`]; a child that could not be started is not kept.
     ///
     /// # Cancel safety
     ///
@@ -77,37 +77,37 @@ impl SupervisorRef {
         self.command(|reply| Mail::Start { spec: Box::new(spec), reply }).await.unwrap_or(Err(StartError::NotRunning))
     }
 
-    /// Stops a child. It stays known and can be started again, unless it is temporary.
+    /// Stops a child. The child stays known and can be started again, unless it is temporary.
     ///
     /// # Errors
     ///
-    /// [`ChildError`]. A child that does not run is no error.
+    /// [`ChildError`]. Stopping a child that does not run is no error.
     pub async fn terminate_child(&self, name: &str) -> Result<(), ChildError> {
         let name = name.into();
         self.command(|reply| Mail::Terminate { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
-    /// Starts a child that is known and does not run.
+    /// Starts a known, stopped child.
     ///
     /// # Errors
     ///
-    /// [`ChildError`].
+    /// [`ChildError`]: the child is unknown, running or restarting, or its start failed.
     pub async fn restart_child(&self, name: &str) -> Result<(), ChildError> {
         let name = name.into();
         self.command(|reply| Mail::Restart { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
-    /// Forgets a child that does not run.
+    /// Forgets a stopped child.
     ///
     /// # Errors
     ///
-    /// [`ChildError`].
+    /// [`ChildError`]: the child is unknown, running or restarting.
     pub async fn delete_child(&self, name: &str) -> Result<(), ChildError> {
         let name = name.into();
         self.command(|reply| Mail::Delete { name, reply }).await.unwrap_or(Err(ChildError::NotRunning))
     }
 
-    /// The children, once the supervisor has dealt with every end of a child it knows of.
+    /// The children, after the supervisor has handled all ends of children from before this call.
     ///
     /// # Errors
     ///
@@ -120,11 +120,12 @@ impl SupervisorRef {
         let live = self.running()?;
         let (reply, answer) = oneshot::channel();
         live.mailbox.send(command(reply)).await;
-        // If the mail was refused or dropped, so was the other end of this.
+        // If the mail was refused or dropped, so was the sender of this answer.
         answer.await.ok()
     }
 
-    /// The supervisor and everything below it, as it is now. It asks nobody, so nothing that hangs can hold it up.
+    /// The supervisor and everything below, as of now. The answer comes from shared state, so a hung child or
+    /// supervisor cannot delay the answer.
     pub fn tree(&self) -> Tree {
         let live = self.shared.live.lock().clone();
         match live {
@@ -139,12 +140,12 @@ impl SupervisorRef {
         live.find(id)
     }
 
-    /// Stops the children in reverse order, each within its shutdown timeout, then the supervisor; returns when that is
-    /// done. May be called by several at once, and again.
+    /// Stops the children in reverse order, each within its shutdown timeout, then the supervisor. Returns when the
+    /// supervisor has ended. Several callers may do this at the same time, and again later.
     ///
     /// # Cancel safety
     ///
-    /// The shutdown goes on if the future is dropped.
+    /// The shutdown continues if the future is dropped.
     pub async fn stop(&self) {
         if let Some(live) = self.running() {
             live.cell.stop();
@@ -152,14 +153,19 @@ impl SupervisorRef {
         }
     }
 
-    /// Kills the supervisor, and with it everything below it, without asking.
+    /// Kills the supervisor and everything below it, without a request to stop.
     pub fn kill(&self) {
         if let Some(live) = self.running() {
             live.cell.kill(ExitReason::Killed);
         }
     }
 
-    /// Waits for the end of the supervisor and returns the reason. Everybody who waits is told, also later on.
+    /// Waits for the end of the current incarnation and returns the exit reason, even after the end. A supervisor
+    /// without any start answers [`ExitReason::NotRunning`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn wait(&self) -> ExitReason {
         let live = self.shared.live.lock().clone();
         let Some(live) = live else { return ExitReason::NotRunning };
@@ -167,7 +173,7 @@ impl SupervisorRef {
         live.cell.reason().unwrap_or(ExitReason::Killed)
     }
 
-    /// Calls `tell` when the incarnation that runs now has ended; as [`ActorRef::monitor`](crate::ActorRef::monitor).
+    /// Calls `tell` when the current incarnation has ended; see [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor(&self, tell: impl FnOnce(Down) + Send + 'static) -> Monitor {
         match self.running() {
             Some(live) => Monitor::of(&live.cell, tell),
@@ -175,9 +181,10 @@ impl SupervisorRef {
         }
     }
 
-    /// What happens from now on in the whole tree that this supervisor is part of.
+    /// The events from now on, of the whole tree of this supervisor.
     ///
-    /// At most 256 events wait for a subscriber; one that is slower is told how many it missed, and nobody waits for it.
+    /// At most 256 events wait for a subscriber. A slower subscriber is told how many events it missed; the tree never
+    /// waits for subscribers.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The loop of a supervisor: OTP's `supervisor.erl`.
 //!
-//! A sequential task, not an actor: one await at a time, so that an ordered start or shutdown reads as what it is. The
-//! loop never waits for a back-off; a child that is due later is a timer in addition to the mailbox.
+//! A sequential task, not an actor, with one await at a time: the code of an ordered start or shutdown reads in the
+//! same order. The loop never waits for a back-off. A child which is due later is a timer in addition to the mailbox.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -27,7 +27,7 @@ pub(super) struct Keeper {
     plan: Plan,
     live: Arc<Live>,
     window: RestartWindow,
-    // Mirrors `Child::due` where that lies ahead; entries that no longer do are skipped when they come up.
+    // Mirrors `Record::due` for times in the future. Stale entries are skipped when due.
     due: BTreeSet<(Instant, Seq)>,
 }
 
@@ -54,7 +54,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Until it is asked to stop, which is `None`, or has a reason of its own.
+    /// Serves mail until a stop is requested (`None`) or the supervisor has another reason to end.
     async fn serve(&mut self, stop: &mut Pin<Box<impl Future<Output = ()>>>) -> Option<ExitReason> {
         loop {
             let due = self.due.first().copied();
@@ -68,7 +68,7 @@ impl Keeper {
                 biased;
                 () = &mut *stop => return None,
                 () = timer => {
-                    let (at, seq) = self.due.pop_first().expect("the timer is that of the first entry");
+                    let (at, seq) = self.due.pop_first().expect("the timer is set for the first entry");
                     Mail::Due(at, seq)
                 }
                 mail = self.live.mailbox.next() => mail,
@@ -81,7 +81,7 @@ impl Keeper {
     }
 
     async fn on_mail(&mut self, mail: Mail) -> Option<ExitReason> {
-        // Whoever sent a command may be gone, which is no reason not to have done it.
+        // The sender of a command may be gone; the command is done all the same.
         match mail {
             Mail::Ended(id, reason) => return self.on_end(id, reason).await,
             Mail::Due(at, seq) => self.on_due(at, seq).await,
@@ -158,8 +158,8 @@ impl Keeper {
         }
     }
 
-    /// Counts a restart of `seq`, which has ended or could not be started, and restarts what the strategy says: now, or
-    /// after the delay of its back-off. `Some` is giving up.
+    /// Counts a restart of `seq`, which has ended or could not be started. Restarts all children named by the strategy,
+    /// now or after the back-off of `seq`. `Some` means giving up.
     async fn restart(&mut self, seq: Seq) -> Option<ExitReason> {
         if self.is_asked() {
             return None;
@@ -191,9 +191,9 @@ impl Keeper {
         None
     }
 
-    /// Starts `seq` and what is restarted along with it. A child that cannot be started is tried again in its turn: the
-    /// retry is mail behind what is there already, as in OTP, and counts as a restart when it is handled. So other deaths,
-    /// commands and a stop come between two attempts, and a retry that a sibling's restart makes needless costs nothing.
+    /// Starts `seq` and the children which are restarted with `seq`. The retry of a failed start waits in the mailbox
+    /// behind all earlier mail, as in OTP, and counts as a restart when handled. So other deaths, commands and a stop
+    /// come between two attempts, and a retry which a sibling's restart makes needless costs nothing.
     async fn start_or_retry(&mut self, seq: Seq) {
         let Err(failed) = self.start_range(seq).await else { return };
         let mut table = self.live.table.lock();
@@ -210,19 +210,20 @@ impl Keeper {
         let last = last.unwrap_or(ExitReason::Killed);
         let RestartIntensity { max_restarts, period } = self.plan.intensity;
         log::error!(
-            "{}: more than {max_restarts} restarts in {period:?}, at last of {child}: {last}",
+            "{}: gives up after more than {max_restarts} restarts in {period:?}, the last of {child}: {last}",
             self.live.cell.name()
         );
         self.live.around.emit(&child, None, EventKind::GaveUp);
         ExitReason::MaxRestarts { child, last: Box::new(last) }
     }
 
-    /// Starts a child whose delay is over; its restart has been counted.
+    /// Starts a child after the back-off. The restart has been counted already.
     async fn on_due(&mut self, at: Instant, seq: Seq) {
         {
             let mut table = self.live.table.lock();
             let Some(child) = table.children.get_mut(&seq) else { return };
-            // A sibling's restart may have started it, a command stopped it, or another death given it another time.
+            // A sibling's restart may have started the child, a command may have stopped it, or another death may have
+            // set another time.
             if child.due.take_if(|due| *due == at).is_none() {
                 return;
             }
@@ -232,7 +233,7 @@ impl Keeper {
         self.start_or_retry(seq).await;
     }
 
-    /// Tries again to start a child that could not be started, unless it has been started or stopped since.
+    /// Retries a failed start, unless the child has been started or stopped since.
     async fn on_retry(&mut self, seq: Seq) -> Option<ExitReason> {
         let waits = {
             let table = self.live.table.lock();
@@ -241,7 +242,7 @@ impl Keeper {
         if waits { self.restart(seq).await } else { None }
     }
 
-    /// The children that are restarted along with `seq`, itself included, in the order of their start.
+    /// The children which are restarted with `seq`, including `seq`, in the order of their start.
     fn range(&self, seq: Seq) -> Vec<Seq> {
         let table = self.live.table.lock();
         match self.plan.strategy {
@@ -251,7 +252,7 @@ impl Keeper {
         }
     }
 
-    /// Stops those that are restarted along with `seq`, last one first. Temporary ones are forgotten.
+    /// Stops the children which are restarted with `seq`, last first, and forgets temporary children.
     async fn stop_others(&mut self, seq: Seq) {
         for other in self.range(seq).into_iter().rev().filter(|other| *other != seq) {
             self.stop(other).await;
@@ -259,7 +260,7 @@ impl Keeper {
         }
     }
 
-    /// Starts `seq` and what is restarted along with it. An error is the child that could not be started.
+    /// Starts `seq` and the children which are restarted with `seq`. The error is the child with the failed start.
     async fn start_range(&mut self, seq: Seq) -> Result<(), Seq> {
         for seq in self.range(seq) {
             if let Some(child) = self.live.table.lock().children.get_mut(&seq) {
@@ -296,7 +297,7 @@ impl Keeper {
         outcome
     }
 
-    /// Stops a child and keeps its place. Nothing happens to one that does not run, but that it stays so.
+    /// Stops a child and keeps the place in the order. For a stopped child, this only cancels a due start.
     async fn stop(&mut self, seq: Seq) {
         let (spec, cell) = {
             let mut table = self.live.table.lock();
@@ -355,11 +356,11 @@ impl Keeper {
 
     fn forget(&self, seq: Seq) {
         let removed = self.live.table.lock().remove(seq);
-        // Without the lock: what a factory has captured may look at the tree when it is dropped.
+        // Without the lock: values captured by a factory may read the tree in their drop.
         drop(removed);
     }
 
-    /// The child of this name if it is stopped for good.
+    /// The child with this name, if stopped and without a due start.
     fn idle(&self, name: &str) -> Result<Seq, ChildError> {
         let table = self.live.table.lock();
         let seq = *table.by_name.get(name).ok_or(ChildError::NotFound)?;

@@ -1,7 +1,7 @@
-//! One incarnation of a supervisor, as far as its loop shares it with handles and children.
+//! The part of a supervisor's incarnation which the loop shares with handles and children.
 //!
-//! Owns the table of children and the mailbox. Questions about the tree are answered from here without the loop, so
-//! that nothing which hangs can hold them up.
+//! Owns the table of children and the mailbox. Questions about the tree are answered from here without the loop, so a
+//! hung part cannot hold up the answer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::mailbox::Mailbox;
 use crate::spec::{ChildSpec, Kind, Launch};
 use crate::tree::{NodeKind, State, Tree};
 
-/// One incarnation of a supervisor, as far as it is shared with its handles and its children.
+/// An incarnation of a supervisor, without the loop.
 pub(super) struct Live {
     pub(super) cell: Arc<Cell>,
     pub(super) around: Surroundings,
     pub(super) mailbox: Mailbox<Mail>,
-    // Locked for moments only, never across an await and never while another supervisor is asked.
+    // Locked only briefly, never across an await and never while asking another supervisor.
     pub(super) table: Mutex<Table>,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Table {
     next: Seq,
     pub(super) children: BTreeMap<Seq, Record>,
     pub(super) by_name: HashMap<Arc<str>, Seq>,
-    // Holds the current incarnations only, which is how the end of an earlier one is known to be stale.
+    // Holds the current incarnations only, so that the end of an earlier incarnation is known to be stale.
     pub(super) by_id: HashMap<ActorId, Seq>,
 }
 
@@ -66,10 +66,10 @@ impl Live {
         Arc::new(Self { cell, around, mailbox: Mailbox::new(), table: Mutex::default() })
     }
 
-    /// Takes no more mail and kills whoever still runs.
+    /// Refuses further mail and kills all running children.
     ///
-    /// After an orderly end nobody does. A supervisor that was killed, whose arbiter is gone or that hangs takes its
-    /// children along: that is the link between them.
+    /// After an orderly end no child runs. A supervisor which was killed, hangs, or has lost its arbiter takes all
+    /// children along. This is the link between supervisor and children.
     pub(super) fn dissolve(&self) {
         self.mailbox.close();
         let orphans: Vec<Arc<Cell>> = {
@@ -110,9 +110,9 @@ impl Live {
 
 pub(super) enum Mail {
     Ended(ActorId, ExitReason),
-    /// A note to itself: start this child, unless it is not due at this time any more.
+    /// A note to the loop: start this child, unless another time has been set since.
     Due(Instant, Seq),
-    /// A note to itself: try again to start this child, which has failed to start.
+    /// A note to the loop: retry the failed start of this child.
     Retry(Seq),
     Start {
         spec: Box<ChildSpec>,

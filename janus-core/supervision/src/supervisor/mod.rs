@@ -1,4 +1,4 @@
-//! The supervisor: children in an order, one strategy, one restart intensity.
+//! The supervisor: children in an order, with a strategy and a restart intensity.
 //!
 //! Owns [`Supervisor`], the plan of a supervisor and its start.
 //!
@@ -33,7 +33,7 @@ use crate::spec::{AutoShutdown, ChildSpec, Kind, Launch, Restart, Start, Strateg
 use crate::tree::Tree;
 use crate::window::RestartIntensity;
 
-/// A supervisor that has not been started, or one to be started as a child of another.
+/// A supervisor before the start: the root of a tree, or a child of another supervisor.
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,48 +79,50 @@ impl Supervisor {
         Self { plan, handle: SupervisorRef { shared: Arc::new(Shared { name: name.into(), live: Mutex::new(None) }) } }
     }
 
-    /// How many restarts within `period` are allowed; with one more it stops its children and ends with
-    /// [`ExitReason::MaxRestarts`].
+    /// How many restarts within `period` are allowed. After another restart, the supervisor stops all children and ends
+    /// with [`ExitReason::MaxRestarts`].
     #[must_use]
     pub fn intensity(mut self, max_restarts: u32, period: Duration) -> Self {
         self.plan.intensity = RestartIntensity { max_restarts, period };
         self
     }
 
-    /// Whether it ends with its significant children.
+    /// Whether the supervisor ends together with significant children.
     #[must_use]
     pub fn auto_shutdown(mut self, auto_shutdown: AutoShutdown) -> Self {
         self.plan.auto_shutdown = auto_shutdown;
         self
     }
 
-    /// How long a killed child has for its handler to return before it is abandoned. The default is 500 ms.
+    /// How long a killed child has for the running handler to return. Then the child is abandoned. The default is 500
+    /// ms.
     #[must_use]
     pub fn kill_grace(mut self, grace: Duration) -> Self {
         self.plan.kill_grace = grace;
         self
     }
 
-    /// Adds a child, which is started after and stopped before those added earlier.
+    /// Adds a child, to be started after and stopped before all children added earlier.
     #[must_use]
     pub fn child(mut self, spec: ChildSpec) -> Self {
         self.plan.children.push(spec);
         self
     }
 
-    /// Its name.
+    /// The name of the supervisor.
     pub fn name(&self) -> &Arc<str> {
         &self.handle.shared.name
     }
 
-    /// Its handle, which works once it runs and, for a supervisor below another, after every restart.
+    /// The handle of the supervisor, which works while the supervisor runs and, below another supervisor, after every
+    /// restart.
     pub fn handle(&self) -> SupervisorRef {
         self.handle.clone()
     }
 
-    /// Starts a tree: this supervisor and its children in order, each after the one before it is up.
+    /// Starts a tree: this supervisor and its children in order. Each child starts when the previous child is up.
     ///
-    /// The supervisor's own loop runs at `place`, and so do children that name no other.
+    /// The supervisor's own loop runs at `place`, and so do all children without a place of their own.
     ///
     /// # Errors
     ///
@@ -128,7 +130,7 @@ impl Supervisor {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, what has been started is killed.
+    /// If the future is dropped, all children started so far are killed.
     pub async fn start(self, place: &Place) -> Result<SupervisorRef, StartError> {
         if cfg!(panic = "abort") {
             log::warn!("built with panic = \"abort\": a panic ends the process and nothing can be restarted");
@@ -154,7 +156,7 @@ impl Supervisor {
     }
 }
 
-/// What has been started is not to outlive the future that was to hand it over.
+/// Kills a tree if the future of the start is dropped. The tree must not outlive the future.
 struct KillOnDrop(Option<Arc<Cell>>);
 
 impl Drop for KillOnDrop {
@@ -206,11 +208,11 @@ impl Launch for Supervisor {
         };
         let live = Live::new(cell.clone(), around);
         let previous = self.handle.shared.live.lock().replace(live.clone());
-        // Without the lock: what the factories of its children have captured may look at the tree when it is dropped.
+        // Without the lock: values captured by factories of children may read the tree in their drop.
         drop(previous);
         let plan = self.plan.clone();
         let birth = Birth::new(cell);
-        // Made here, so that nobody waits for one that gets lost on the way.
+        // Made here, so that no caller waits for a supervisor which gets lost on the way.
         let keeper = Keeper::new(plan, live);
         let _ = place.run(move || {
             let Some(cell) = birth.arrive() else { return };
