@@ -76,7 +76,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`supervision`] | OTP supervision for actix actors; a crate of its own |
+//! | [`supervision`] | OTP supervision for actix actors: the crate `janus-supervision` |
 //! | `wire/` | the wire formats, as pure functions |
 //! | `config.rs` | the settings |
 //! | `ground/` | what an instance has once: clock, counters, faults, traces |
@@ -118,7 +118,6 @@ pub mod internals;
 mod session;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
-pub mod supervision;
 mod topic;
 mod typed;
 pub mod wire;
@@ -135,6 +134,8 @@ pub use instance::builder::{Builder, StartError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, ServeError, WeakJanus};
 pub use instance::stats::Stats;
+#[doc(inline)]
+pub use janus_supervision as supervision;
 pub use session::{SessionInfo, SessionToken};
 pub use topic::TopicInfo;
 pub use topic::publish::{Message, PublishError, Receipt};

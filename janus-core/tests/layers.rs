@@ -9,6 +9,7 @@ use std::path::Path;
 
 /// The floors from the ground up. A folder or file of one floor knows those of the floors below, and nothing beside it.
 const FLOORS: &[&[&str]] = &[
+    // `supervision` is the crate janus-supervision, under the name by which this crate exports it.
     &["supervision", "wire"],
     &["config"],
     &["ground"],
