@@ -212,7 +212,7 @@ fn an_address_is_listened_on_once() {
     assert_exit(&janus(&check).output().unwrap(), 0);
     assert_refused(
         &mut janus(&[&check[..], &["--listen", "127.0.0.1:9"]].concat()),
-        &["flag --listen", "expected each address once, and 127.0.0.1:9 is there twice"],
+        &["flag --listen", "expected each address once; 127.0.0.1:9 is a duplicate"],
     );
 }
 

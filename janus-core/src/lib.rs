@@ -78,7 +78,7 @@
 //! |---|---|
 //! | [`supervision`] | OTP supervision for actix actors: the crate `janus-supervision` |
 //! | `wire/` | the wire formats, as pure functions |
-//! | `config.rs` | the settings |
+//! | `config/` | the settings, each a row of a table |
 //! | `ground/` | what an instance has once: clock, counters, faults, traces |
 //! | `accounts/` | what the clients of one network address hold and take of what all clients share |
 //! | `delivery/` | the hot path: slots, queues, batches, passes, sender threads |
@@ -122,6 +122,8 @@ mod topic;
 mod typed;
 pub mod wire;
 
+#[doc(hidden)]
+pub use config::settings;
 pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};

@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! This file declares the subcommands and their flags. The flags of the server's settings are added from the table in
-//! `settings.rs`. No file is read and no connection opened before the whole command line is parsed.
+//! `settings/`. No file is read and no connection opened before the whole command line is parsed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
 use janus_core::TraceKind;
+use janus_core::settings::Kind;
 
 use crate::bench::{Protocol, Transport};
-use crate::settings::{self, Field, Flags, TABLE};
+use crate::settings::{self, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
 ///
@@ -220,7 +221,7 @@ impl Bench {
     }
 }
 
-/// The flags of the settings in `settings.rs`, and `--config`.
+/// The flags of the settings in `settings/`, and `--config`.
 #[derive(Debug)]
 pub(crate) struct SettingFlags(pub(crate) Flags);
 
@@ -240,34 +241,34 @@ impl Args for SettingFlags {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help("TOML file with settings [variable: JANUS_CONFIG]");
-        let flags = TABLE.iter().filter(|setting| setting.has_flag()).map(|setting| {
+        let flags = TABLE.iter().filter_map(|row| {
             let help = format!(
                 "{}\n{} [default: {}] [variable: {}]",
-                setting.doc,
-                setting.expected(),
-                setting.default_text(),
-                settings::variable_name(setting)
+                row.setting.text(),
+                row.expected(),
+                row.default_text(),
+                row.variable()
             );
-            let flag = Arg::new(setting.name)
-                .long(settings::flag_name(setting))
-                .help(setting.doc)
+            let name = row.setting.name;
+            let flag = Arg::new(name)
+                .long(row.flag()?)
+                .help(row.setting.text())
                 .long_help(help)
                 .help_heading("Settings")
-                .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&setting.name));
-            match setting.field {
-                Field::Addresses(_) => flag.value_name("ADDR:PORT").action(ArgAction::Append),
-                Field::Origins(_) => flag.value_name("ORIGIN").action(ArgAction::Append),
-                Field::Secret(_) => flag,
-                Field::Count(_) | Field::Count32(_) => flag.value_name("N"),
-                Field::Bytes(_) => flag.value_name("BYTES"),
-                Field::Duration(_) => flag.value_name("DURATION"),
-                Field::Level(_) => flag.value_name("LEVEL"),
-                Field::Policy(_) => flag.value_name("POLICY"),
-                Field::Resume(_) => flag.value_name("BY"),
-                Field::Boolean(_) => {
+                .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&name));
+            Some(match row.setting.kind {
+                Kind::Addresses => flag.value_name("ADDR:PORT").action(ArgAction::Append),
+                Kind::Origins { .. } => flag.value_name("ORIGIN").action(ArgAction::Append),
+                Kind::Secret { .. } => return None,
+                Kind::Count(_) => flag.value_name("N"),
+                Kind::PerCent(_) => flag.value_name("PER_CENT"),
+                Kind::Bytes(_) => flag.value_name("BYTES"),
+                Kind::Duration(_) => flag.value_name("DURATION"),
+                Kind::OneOf { .. } => flag.value_name("NAME"),
+                Kind::Boolean => {
                     flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
                 }
-            }
+            })
         });
         command.arg(file).args(flags)
     }
@@ -279,8 +280,8 @@ impl Args for SettingFlags {
 
 impl clap::FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |(index, setting): (usize, &settings::Setting)| {
-            let texts = setting.has_flag().then(|| matches.get_many::<String>(setting.name))??;
+        let given = |(index, row): (usize, &settings::Row)| {
+            let texts = row.flag().and_then(|_| matches.get_many::<String>(row.setting.name))?;
             Some((index, texts.cloned().collect()))
         };
         Ok(Self(Flags {

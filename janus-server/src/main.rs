@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `main.rs` | entry point | the choice of the command, the order in which a server starts |
 //! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
-//! | `settings.rs` | table | the settings: names, defaults, limits, where each value comes from |
+//! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let loaded = load(flags)?;
-    let _flush = logging::start(loaded.settings.log, loaded.settings.log_queue);
+    let _flush = logging::start(loaded.settings.log.0, loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
