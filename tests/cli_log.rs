@@ -348,7 +348,9 @@ fn a_kernel_that_lacks_an_option_of_tcp_is_worth_one_warning() {
     {
         let mut command = binary(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
         let server = Running::spawn(command.env("LD_PRELOAD", &shim).env("LACKS", number));
-        server.error_line(&format!("WARN  janus_core::socket_options] this system has no {name} for its sockets"));
+        server.error_line(&format!(
+            "WARN  janus_core::connection::socket_options] this system has no {name} for its sockets"
+        ));
         let next = server.error_line("");
         assert!(next.contains("listening on "), "{next}");
         connect(next.rsplit(' ').next().unwrap());

@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; }
+# With the seconds since the start, so that a log tells where the time goes.
+step() { printf '\n== %4d s: %s\n' "$SECONDS" "$*"; }
 
 # The tests hold thousands of connections open at once.
 ulimit -n "$(ulimit -H -n)"
