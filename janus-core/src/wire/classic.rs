@@ -10,15 +10,17 @@ use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{self, Answers, Codec, Event, Heartbeat, Message, Position, Refusal};
+use super::codec::{self, Answers, Codec, Heartbeat};
+use super::event::{Event, Message, Refusal};
 use super::json::{self, JsonError, Reader};
 use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
 };
-use super::{Publication, Timestamp, TopicName};
+use super::{Position, Publication, Timestamp, TopicName};
 
-pub use super::codec::{Command, Limits};
+pub use super::codec::Limits;
+pub use super::command::Command;
 pub use super::error::{ErrorClass, ErrorCode, FrameError};
 
 pub mod client;

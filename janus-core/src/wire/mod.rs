@@ -9,10 +9,17 @@
 
 pub mod classic;
 mod codec;
+mod command;
+mod delimited;
 mod error;
+mod event;
 mod http;
+mod http_request;
 mod json;
 mod object;
+mod origins;
+mod peer;
+mod position;
 mod publication;
 mod request;
 mod sse;
@@ -24,13 +31,17 @@ pub mod websocket;
 /// What a [`Codec`] writes to, and what it shares.
 pub use bytes::{Bytes, BytesMut};
 
-pub use codec::{
-    Answers, Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer,
-    Position, PositionError, Refusal, Refusing, RequestId,
-};
+pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
+pub use command::{Command, Open, RequestId};
+pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
-pub use http::{AllowedOrigins, HttpError, HttpPort};
+pub use event::{Event, Message, Refusal};
+pub use http::{HttpError, HttpPort};
+pub use http_request::HttpRequest;
 pub use json::JsonError;
+pub use origins::AllowedOrigins;
+pub use peer::Peer;
+pub use position::{Position, PositionError};
 pub use publication::{Publication, PublicationError};
 pub use sse::Sse;
 pub use timestamp::Timestamp;

@@ -15,8 +15,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 
-use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader, date};
+use super::http::{Head, HeadReader, HttpError, NO_BODY, Reader, date};
 use super::object::Object;
+use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
 use super::{
     Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open,

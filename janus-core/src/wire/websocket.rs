@@ -13,10 +13,12 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
-use super::codec::{Answers, Codec, Decoder, Heartbeat, HttpRequest, Opens};
 use super::http::{NO_BODY, date};
 use super::request::{bad_utf8, text, unfinished};
-use super::{Command, ErrorCode, Event, FrameError, Limits, Refusal, Timestamp, v1};
+use super::{
+    Answers, Codec, Command, Decoder, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Opens, Refusal,
+    Timestamp, v1,
+};
 
 pub mod client;
 

@@ -1,0 +1,47 @@
+//! Where a client is connected from.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Where a client is connected from, as far as a stream without an address has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peer {
+    /// An address of the network.
+    Addr(SocketAddr),
+    /// This machine, by something that has no address: a Unix socket, memory.
+    Local,
+}
+
+impl Peer {
+    /// Whether this is the machine that the server runs on, as far as an address tells: one of loopback, or none.
+    ///
+    /// It may be a proxy for clients from elsewhere: see [`HttpRequest::is_forwarded`](super::HttpRequest::is_forwarded).
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        match self {
+            Self::Addr(addr) => addr.ip().to_canonical().is_loopback(),
+            Self::Local => true,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Local => f.pad("local"),
+        }
+    }
+}
+
+impl serde::Serialize for Peer {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Addr(addr)
+    }
+}
