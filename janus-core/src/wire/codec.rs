@@ -1,9 +1,8 @@
-//! What a wire format is: a [`Codec`], which is pure, and the [`Decoder`] that it makes for each connection.
+//! The contract of a wire format: a [`Codec`], shared by all its connections, and a [`Decoder`] for each connection.
 //!
-//! Bytes in, [`Command`]s out; [`Event`]s in, bytes out. No socket, no clock, no runtime: who writes a codec writes two
-//! functions from values to values, and everything that keeps tens of thousands of connections fast and bounded comes
-//! with what calls them. What a message looks like on the wire is encoded once for each topic and codec, and shared by
-//! all subscribers.
+//! Bytes in, [`Command`]s out; [`Event`]s in, bytes out. No socket, no clock, no runtime: the author of a codec writes
+//! two functions from values to values, and the callers of these functions keep tens of thousands of connections fast
+//! and bounded. The bytes of a message are encoded once for each topic and codec, and shared by all subscribers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,23 +12,23 @@ use bytes::{Bytes, BytesMut};
 use super::request::checked_topic_name;
 use super::{Command, Event, FrameError, Refusal, Timestamp, TopicName};
 
-/// The limits that a decoder enforces.
+/// The limits enforced by a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one frame from a client, without its terminator or header.
+    /// Bytes of a frame from a client, without terminator or header.
     pub max_frame_bytes: usize,
     /// Bytes of a topic's name, without quotes and escapes.
     pub max_topic_bytes: usize,
-    /// Topics that one client may be subscribed to.
+    /// Topics to which a client may be subscribed.
     pub max_topics: usize,
 }
 
 impl Limits {
-    /// The topic of this name.
+    /// The topic with this name.
     ///
     /// # Errors
     ///
-    /// [`ErrorCode::BadTopic`](super::ErrorCode::BadTopic) if none can be called so.
+    /// [`ErrorCode::BadTopic`](super::ErrorCode::BadTopic) if the text cannot name a topic.
     pub fn topic(&self, name: &str) -> Result<TopicName, FrameError> {
         checked_topic_name(name, self.max_topic_bytes)
     }
@@ -38,52 +37,52 @@ impl Limits {
 /// When a connection is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opens {
-    /// As soon as it is accepted; the client has said nothing.
+    /// On accept; the client has sent nothing.
     AtOnce,
-    /// With the first [`Command::Open`]. Until then nothing else is obeyed but [`Command::Answer`],
-    /// [`Command::Preface`], [`Command::Refused`], [`Command::Close`], [`Command::Become`] and [`Command::PassOn`].
+    /// With the first [`Command::Open`]. Until then only [`Command::Answer`], [`Command::Preface`],
+    /// [`Command::Refused`], [`Command::Close`], [`Command::Become`] and [`Command::PassOn`] are obeyed.
     WhenAsked,
 }
 
-/// What is sent to a client that has heard nothing for a while.
+/// The bytes sent to a client after a silence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
     /// Nothing.
     Never,
-    /// These bytes, to clients that have had a message.
+    /// These bytes, to clients with at least one message so far.
     AfterMessages(Bytes),
-    /// These bytes, also to clients that never had a message.
+    /// These bytes, even to clients without a message.
     Always(Bytes),
 }
 
-/// Whose answers to the [`Heartbeat`] are counted on. A client that owes one for `pong_timeout` is closed
-/// ([`ErrorCode::PingTimeout`](super::ErrorCode::PingTimeout)); whatever comes from it counts as an answer.
+/// Which clients must answer the [`Heartbeat`]. A client that owes an answer for `pong_timeout` is closed
+/// ([`ErrorCode::PingTimeout`](super::ErrorCode::PingTimeout)); any input from the client counts as an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// Nobody's.
+    /// No client.
     Never,
-    /// Those of a client that has answered one with [`Command::Pong`], in time.
+    /// A client that has once answered a heartbeat with [`Command::Pong`], in time.
     OnceShown,
-    /// Everybody's: the format obliges clients to answer.
+    /// Every client: the format obliges clients to answer.
     Always,
 }
 
-/// A wire format: what all its connections share.
+/// A wire format: the part shared by all its connections.
 ///
-/// All of it is pure. It runs on the thread on which all actors of an instance live: it must not block, and should not
-/// panic. A panic in [`encode`](Self::encode) of a message counts as a crash of its topic, any other as one of the
-/// connection.
+/// A codec is pure. It runs on the thread of all actors of an instance: it must not block, and should not panic. A
+/// panic while [`encode`](Self::encode) handles a message counts as a crash of the topic; any other panic, as a crash
+/// of the connection.
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
-    /// What the format is called, in lower case: in logs, lists of connections and hooks.
+    /// The name of the format, in lower case, for logs, lists of connections and hooks.
     fn name(&self) -> &'static str;
 
     /// The decoder of a new connection.
     fn decoder(&self) -> Box<dyn Decoder>;
 
-    /// Appends what a client is to read; nothing if the format has no words for it. `at` is the time of now.
+    /// Appends an event as the client is to read it; nothing if the format cannot express the event. `at` is the
+    /// current time.
     ///
-    /// For [`Event::Message`] it is called once for all subscribers, and what it appends must depend on nothing but
-    /// the event.
+    /// An [`Event::Message`] is encoded once for all subscribers: the output must depend on nothing but the event.
     fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut);
 
     /// When connections are opened.
@@ -91,39 +90,40 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         Opens::AtOnce
     }
 
-    /// Whether clients can be told which messages they do not get ([`Event::Gap`]). A format that cannot has its clients
-    /// closed instead, and the policies that drop messages act as the one that disconnects.
+    /// Whether the format can tell a client which messages were lost ([`Event::Gap`]). Without this, the client is
+    /// closed instead, and the policies for dropping messages act as the policy for disconnecting.
     fn tells_gaps(&self) -> bool {
         true
     }
 
-    /// What is sent into silence.
+    /// The bytes sent after a silence.
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::Never
     }
 
-    /// Whose answers to that are counted on.
+    /// Which clients must answer the heartbeat.
     fn answers(&self) -> Answers {
         Answers::Never
     }
 
-    /// The codecs that a connection of this one may become. They must not lead back to it: an instance takes that for
-    /// `TooManyCodecs`.
+    /// The codecs a connection can switch to. They must not lead back to this codec: an instance reports such a circle
+    /// as `TooManyCodecs`.
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
         Vec::new()
     }
 }
 
-/// Turns the bytes of one connection into commands, however they were cut into pieces.
+/// Turns the bytes of a connection into commands, however the bytes are split between reads.
 pub trait Decoder: Send {
-    /// Takes bytes from `input` up to the end of the next command. It is called until it returns `None`: then everything
-    /// must have been taken, and the beginning of an unfinished frame be kept.
+    /// Takes bytes from `input` up to the end of the next command. The caller repeats this until `None`: by then the
+    /// decoder must have taken all of the input and kept the beginning of an unfinished frame.
     ///
-    /// An `Err` refuses a frame. If it [is fatal](FrameError::is_fatal), the client is told with [`Event::Bye`], or
-    /// [`Event::Refused`] before it was opened, the connection closes, and the decoder is not asked again.
+    /// An `Err` refuses a frame. If the error [is fatal](FrameError::is_fatal), the client is told with [`Event::Bye`],
+    /// or with [`Event::Refused`] before the connection was opened; the connection closes, and the decoder is not
+    /// called again.
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>>;
 
-    /// The client has ended its side of the stream: what its last, unfinished frame means.
+    /// The client has ended its side of the stream: decides what the last, unfinished frame means.
     fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
         let _ = limits;
         None
@@ -132,44 +132,44 @@ pub trait Decoder: Send {
     /// How many bytes of an unfinished frame are kept.
     fn buffered(&self) -> usize;
 
-    /// How much memory the decoder takes beside itself: the capacity of its buffers, and whatever else it keeps of what the
-    /// client has sent. A client that sends too much of what leads to nothing is closed by this figure. By default, what is
-    /// [buffered](Self::buffered).
+    /// How much memory the decoder holds in addition to its own size: the capacity of its buffers, and anything else
+    /// kept from the client's input. A client with too much input that leads to nothing is closed by this figure. By
+    /// default, the [buffered](Self::buffered) bytes.
     fn memory(&self) -> usize {
         self.buffered()
     }
 
-    /// Whether a frame was begun and has not ended. Its time is limited by `frame_timeout`. By default, whether anything
-    /// of one is kept.
+    /// Whether a frame has begun and not ended. Its time is limited by `frame_timeout`. By default, whether any bytes
+    /// are [buffered](Self::buffered).
     fn is_mid_frame(&self) -> bool {
         self.buffered() > 0
     }
 
-    /// How to tell the client that it is not served, before anything else has been sent to it.
+    /// How to refuse the client before anything else has been sent.
     fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
         let _ = refusal;
         Refusing::ByCodec
     }
 
-    /// After [`Command::Become`]: the codec, by its place in [`Codec::successors`], and its decoder.
+    /// After [`Command::Become`]: the index of the codec in [`Codec::successors`], and its decoder.
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         None
     }
 
-    /// After [`Command::PassOn`]: the bytes that were taken from the input.
+    /// After [`Command::PassOn`]: the bytes taken from the input.
     fn take_received(&mut self) -> Vec<u8> {
         Vec::new()
     }
 }
 
-/// How a client is told that it is not served.
+/// How a client is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusing {
     /// As the codec encodes [`Event::Refused`].
     ByCodec,
-    /// With these bytes, which depend on what the client has asked for.
+    /// With these bytes, which depend on the client's request.
     With(Bytes),
-    /// That depends on what the client asks for, which has not been read. A server that is full reads so far, for
-    /// `frame_timeout` at most, and then tells it as the codec does.
+    /// This depends on the client's request, which has not been read. A full server reads the request first, for
+    /// `frame_timeout` at most, and then refuses as the codec does.
     OnceRead,
 }

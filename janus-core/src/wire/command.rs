@@ -1,110 +1,115 @@
-//! What a client may say, in every wire format.
+//! The requests of clients, in terms shared by every wire format.
+//!
+//! A [`Decoder`](super::Decoder) makes [`Command`]s from bytes; the connection obeys. Some commands come from the decoder
+//! alone: an answer it knows by itself, a change of codec, the end of a stream.
 
 use bytes::Bytes;
 
 use super::{FrameError, HttpRequest, Position, Publication, TopicName};
 
-/// The number that a client gave a request, to know the answer by; `None` if it gave none.
+/// The number of a request, chosen by the client and echoed in the answer; `None` if the request has none.
 pub type RequestId = Option<u64>;
 
-/// One thing that a client said.
+/// A request of a client, or a step of its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
-    /// Serve me. Meant once, before everything else, by the codecs whose [`Codec::opens`](super::Codec::opens) is
-    /// [`Opens::WhenAsked`](super::Opens::WhenAsked); the answer is [`Event::Opened`](super::Event::Opened) or [`Event::Refused`](super::Event::Refused).
+    /// Opens the connection; the answer is [`Event::Opened`](super::Event::Opened) or
+    /// [`Event::Refused`](super::Event::Refused). Codecs whose [`Codec::opens`](super::Codec::opens) is
+    /// [`Opens::WhenAsked`](super::Opens::WhenAsked) give this command once, before everything else.
     Open(Box<Open>),
-    /// A sign of life that wants no answer.
+    /// A sign of life without an answer.
     Ping,
-    /// An answer to our own heartbeat; see [`Codec::answers`](super::Codec::answers).
+    /// The answer to a heartbeat of the server; see [`Codec::answers`](super::Codec::answers).
     Pong,
-    /// Send these bytes: an answer that the decoder knows by itself, such as the one to a ping. It takes its place among
-    /// the answers to other commands.
+    /// Sends these bytes: an answer known to the decoder, such as the answer to a ping. The bytes take their place among the
+    /// answers to other commands.
     Answer(Bytes),
-    /// Send these bytes before everything else, and not before each topic that the client asks for has been joined or
-    /// refused: behind these bytes the client takes the stream for open, and must not miss what is published from then on.
-    /// Until then the client may still be refused with [`Event::Refused`](super::Event::Refused), for which it may be too late behind these
-    /// bytes: the head of a response has a status. Meant before [`Command::Open`], and with [`Command::AllAsked`] behind
-    /// the last topic, without which the stream never begins.
+    /// Sends these bytes before everything else, once each requested topic has been joined or refused.
+    ///
+    /// After these bytes the client takes the stream for open, and must not miss messages published from then on. Until then
+    /// the client can still be refused with [`Event::Refused`](super::Event::Refused); afterwards this may be too late,
+    /// because the head of a response has a status. The preface comes before [`Command::Open`], and
+    /// [`Command::AllAsked`] must follow the last topic, or the stream never begins.
     Preface(Bytes),
-    /// I have asked for every topic that I will ever ask for: if I have none of them, tell me why and close. Only meant where
-    /// there was a [`Command::Preface`].
+    /// The client has asked for all its topics. If the client has none of them, the connection is closed with the reason.
+    /// Only valid after a [`Command::Preface`].
     AllAsked,
-    /// Deliver this topic to me.
+    /// Subscribes to a topic.
     Subscribe {
-        /// Which.
+        /// The topic.
         topic: TopicName,
-        /// Go on after this position, if what comes after it is still there.
+        /// Resumes after this position, if the messages after this position are still kept.
         since: Option<Position>,
-        /// What the client has seen of topics other than that position's: see [`Message::horizon`](super::Message::horizon). It counts if the
-        /// position belongs to one of the topics that the client asks for before [`Command::AllAsked`].
+        /// How far the client has seen topics other than the topic of `since`; see
+        /// [`Message::horizon`](super::Message::horizon). Counts if `since` belongs to a topic of the client's requests
+        /// before [`Command::AllAsked`].
         horizon: Option<u64>,
-        /// To answer by.
+        /// Request id, echoed in the answer.
         id: RequestId,
     },
-    /// Deliver this topic to me no longer.
+    /// Ends a subscription.
     Unsubscribe {
-        /// Which.
+        /// The topic.
         topic: TopicName,
-        /// To answer by.
+        /// Request id, echoed in the answer.
         id: RequestId,
     },
-    /// Go on with an earlier session, by how many messages came. Only meant as the first command of a connection.
+    /// Resumes an earlier session by the number of messages received. Only valid as the first command of a connection.
     Attach {
-        /// What names the session, as its client sent it.
+        /// The token of the session, as sent by the client.
         token: String,
-        /// How many messages the client has had on each topic.
+        /// How many messages the client has received on each topic.
         received: Vec<(TopicName, u64)>,
     },
-    /// Publish and go on.
+    /// Publishes and keeps the connection.
     Publish {
-        /// Where to.
+        /// The topic.
         topic: TopicName,
-        /// What.
+        /// The message.
         publication: Publication,
         /// Whether the client wants a receipt.
         ack: bool,
-        /// To answer by.
+        /// Request id, echoed in the answer.
         id: RequestId,
     },
-    /// Publish and close the connection. Whatever the client sends after it is ignored.
+    /// Publishes and closes the connection. Later input from the client is ignored.
     PublishAndClose {
-        /// Where to.
+        /// The topic.
         topic: TopicName,
-        /// What.
+        /// The message.
         publication: Publication,
     },
-    /// A frame that asks for something impossible but leaves no doubt where the next one begins: answer with an error
-    /// and go on.
+    /// Answers an impossible request with an error. The connection continues, because the start of the next frame is known.
     Refused(FrameError),
-    /// The client wants to part: send it these bytes, which may be none, and close.
+    /// The client wants to leave: sends these bytes, possibly none, and closes.
     Close(Bytes),
-    /// The connection speaks another codec from the next byte on: [`Decoder::successor`](super::Decoder::successor) says which. These bytes, which
-    /// may be none, are sent before anything of that codec.
+    /// Switches to another codec from the next byte on; [`Decoder::successor`](super::Decoder::successor) returns the codec.
+    /// These bytes, possibly none, are sent before any output of the new codec.
     Become(Bytes),
-    /// This stream is none of Janus's: hand it to whoever takes what a listener passes on, with all bytes that were
-    /// received on it ([`Decoder::take_received`](super::Decoder::take_received) and what follows in the input).
+    /// The stream is not meant for Janus: hands the stream over as a [`PassedOn`](crate::PassedOn), with all bytes received
+    /// so far ([`Decoder::take_received`](super::Decoder::take_received) and the rest of the input).
     PassOn,
 }
 
 impl Command {
-    /// Deliver this topic to me from now on.
+    /// Subscribes to a topic from now on.
     #[must_use]
     pub fn subscribe(topic: TopicName) -> Self {
         Self::Subscribe { topic, since: None, horizon: None, id: None }
     }
 
-    /// Deliver this topic to me as from this position on.
+    /// Subscribes to a topic from this position on.
     #[must_use]
     pub fn subscribe_since(topic: TopicName, since: Position) -> Self {
         Self::Subscribe { topic, since: Some(since), horizon: None, id: None }
     }
 
-    /// Publish this data, JSON text, with an empty event and message id and without a receipt.
+    /// Publishes this data, JSON text, with an empty event and message id and without a receipt.
     ///
     /// # Errors
     ///
-    /// [`ErrorCode::BadPublish`](super::ErrorCode::BadPublish) if the data is not one JSON value.
+    /// [`ErrorCode::BadPublish`](super::ErrorCode::BadPublish) if the data is not a single JSON value.
     pub fn publish(topic: TopicName, data: &str) -> Result<Self, FrameError> {
         let publication = Publication::new(&topic, "\"\"", "\"\"", data)?;
         Ok(Self::Publish { topic, publication, ack: false, id: None })
@@ -114,11 +119,11 @@ impl Command {
 /// How a client opens its connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Open {
-    /// The token of an earlier session of the client, which it takes over.
+    /// The token of an earlier session, to be taken over by this connection.
     pub session: Option<String>,
-    /// What the client says to show who it is; only the embedder's hook knows what to make of it.
+    /// The client's credentials, meaningful only to the embedder's hook.
     pub auth: Option<String>,
-    /// The HTTP request with which the connection began, where it did.
+    /// The HTTP request at the start of the connection, if there was one.
     pub request: Option<Box<HttpRequest>>,
 }
 
@@ -128,11 +133,11 @@ mod tests {
     use crate::wire::ErrorCode;
 
     #[test]
-    fn data_that_is_no_json_publishes_nothing() {
+    fn data_other_than_json_publishes_nothing() {
         let topic = || TopicName::new("news", 4).unwrap();
         assert!(matches!(Command::publish(topic(), "[1]"), Ok(Command::Publish { ack: false, id: None, .. })));
         let error = Command::publish(topic(), "[1").unwrap_err();
         assert_eq!(error.code, ErrorCode::BadPublish);
-        assert!(error.message.starts_with("the data of a publication must be one JSON value: "), "{error}");
+        assert!(error.message.starts_with("\"data\" must be one JSON value: "), "{error}");
     }
 }

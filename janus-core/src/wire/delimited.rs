@@ -1,13 +1,13 @@
-//! Frames that end with a delimiter.
+//! Frames that end with a delimiter, and a decoder for formats with a single request per frame.
 
 use std::borrow::Cow;
 
 use super::request::unfinished;
 use super::{Command, Decoder, ErrorCode, FrameError, Limits};
 
-/// Cuts a stream into frames that each end with the same byte: what many a decoder begins with.
+/// Splits a stream into frames, each ended by the same byte: the first step of many decoders.
 ///
-/// It keeps the beginning of an unfinished frame and nothing else; a frame that lies in one piece is not copied.
+/// It keeps the beginning of an unfinished frame and nothing else; a frame received in a single piece is not copied.
 ///
 /// ```
 /// use janus_core::wire::Delimited;
@@ -27,23 +27,24 @@ pub struct Delimited {
 }
 
 impl Delimited {
-    /// For frames that end with this byte.
+    /// Splits at this byte.
     #[must_use]
     pub fn new(delimiter: u8) -> Self {
         Self { delimiter, unfinished: Vec::new() }
     }
 
-    /// The next frame without its delimiter; `None` if its end has not come, and all of the input has been taken.
+    /// The next frame without its delimiter. `None` if the frame has not ended; all of the input has been taken by
+    /// then.
     ///
     /// # Errors
     ///
-    /// [`ErrorCode::FrameTooLarge`] if a frame is longer than `max_bytes`; the stream cannot be trusted after it.
+    /// [`ErrorCode::FrameTooLarge`] if a frame is longer than `max_bytes`; the rest of the stream cannot be trusted.
     pub fn next<'i>(&mut self, input: &mut &'i [u8], max_bytes: usize) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
         let room = max_bytes.saturating_sub(self.unfinished.len());
         let window = &input[..input.len().min(room.saturating_add(1))];
         let Some(length) = window.iter().position(|&byte| byte == self.delimiter) else {
             if window.len() > room {
-                let message = format!("a frame must not be longer than {max_bytes} bytes");
+                let message = format!("frame longer than the limit of {max_bytes} bytes");
                 return Some(Err(FrameError::new(ErrorCode::FrameTooLarge, message)));
             }
             self.unfinished.extend_from_slice(input);
@@ -59,7 +60,7 @@ impl Delimited {
         Some(Ok(Cow::Owned(std::mem::take(&mut self.unfinished))))
     }
 
-    /// Whether a frame was begun and has not ended.
+    /// Whether a frame has begun and not ended.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
         !self.unfinished.is_empty()
@@ -71,14 +72,14 @@ impl Delimited {
         self.unfinished.len()
     }
 
-    /// The memory that the unfinished frame takes, which may be more than is kept of it.
+    /// The capacity allocated for the unfinished frame, possibly more than its length.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.unfinished.capacity()
     }
 
-    /// The decoder of a format in which each frame is one request, which `parse` reads: all there is to do for a line
-    /// protocol. `examples/lines.rs` is one.
+    /// A decoder for formats with a single request per frame, read by `parse`: enough for a line protocol, as in
+    /// `examples/lines.rs`.
     ///
     /// A stream that ends in the middle of a frame is answered with [`ErrorCode::UnfinishedFrame`].
     #[must_use]
@@ -126,7 +127,7 @@ mod tests {
     const LIMITS: Limits = Limits { max_frame_bytes: 16, max_topic_bytes: 4, max_topics: 1 };
 
     #[test]
-    fn a_decoder_of_delimited_requests_gives_what_they_parse_to_and_refuses_one_without_an_end() {
+    fn delimited_requests_are_parsed_and_an_unfinished_request_is_refused() {
         let mut decoder = Delimited::new(b'\n').decoder(|frame, limits| {
             let topic = limits.topic(str::from_utf8(frame)?)?;
             Ok(Command::subscribe(topic))

@@ -1,135 +1,140 @@
-//! What a client is told, in every wire format.
+//! The server's side of a conversation, in terms shared by every wire format.
+//!
+//! A [`Codec`](super::Codec) encodes [`Event`]s to bytes. Messages are encoded once for all subscribers; every other event
+//! is for a single client.
 
 use std::time::Duration;
 
 use super::{ErrorCode, Limits, Position, RequestId, Timestamp, TopicName};
 
-/// What a client is told.
+/// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// It is served.
+    /// The connection is open and the client is served.
     Opened {
-        /// What names its session, for [`Open::session`](super::Open::session) or an attach.
+        /// The token of the session, for [`Open::session`](super::Open::session) or an attach.
         session: &'a str,
-        /// Whether that is the session it asked for.
+        /// Whether this is the session of the client's request.
         resumed: bool,
-        /// What it may send.
+        /// The limits on the client's frames and subscriptions.
         limits: &'a Limits,
-        /// How long the server stays silent before it sends its heartbeat.
+        /// How long the server stays silent before a heartbeat.
         heartbeat: Duration,
     },
-    /// It is not served; the stream ends after this.
+    /// The client is not served; the stream ends after this.
     Refused(Refusal<'a>),
-    /// A topic is delivered to it from now on.
+    /// The topic is delivered to the client from now on.
     Subscribed {
         /// The request.
         id: RequestId,
-        /// Which topic.
+        /// The topic.
         topic: &'a TopicName,
-        /// The place after which delivery begins: the one it asked for if it is resumed, otherwise the topic's of now.
+        /// Delivery begins after this position: the requested position if the topic resumes, otherwise the topic's latest.
         position: Position,
-        /// The last message that the client has had of all its topics, where it goes on after that one. A client that loses
-        /// this connection before its next message comes back with it, and not with `position`.
+        /// The last message received by the client across its topics, if the client resumes after this message. A client
+        /// that loses this connection before its next message comes back with `last`, and not with `position`.
         last: Option<Position>,
-        /// What `last`, or else `position`, tells of the client's other topics, as [`Message::horizon`] does.
+        /// Tells of the client's other topics, for `last` or else `position`, as [`Message::horizon`] does.
         horizon: Option<u64>,
-        /// The place it asked to go on from, if it did.
+        /// The position to resume from, if the client asked for a position.
         since: Option<Position>,
-        /// How many messages were published since that place, all of which follow; `None` if it is not resumed.
+        /// How many messages were published since that position, all of which follow; `None` if the topic does not resume.
         missed: Option<u64>,
-        /// How many of the first of them the client may have had before.
+        /// How many of the first of these messages the client may already have.
         repeated: u64,
     },
-    /// It is subscribed to the topic already; nothing has changed.
+    /// The client is subscribed to the topic already; nothing has changed.
     AlreadySubscribed {
         /// The request.
         id: RequestId,
-        /// Which topic.
+        /// The topic.
         topic: &'a TopicName,
     },
-    /// A topic is delivered to it no longer, or was not before.
+    /// The topic is no longer delivered to the client, or was not before either.
     Unsubscribed {
         /// The request.
         id: RequestId,
-        /// Which topic.
+        /// The topic.
         topic: &'a TopicName,
     },
-    /// The receipt of a publication that asked for one.
+    /// The receipt of a publication.
     Published {
         /// The request.
         id: RequestId,
-        /// Its topic.
+        /// The topic of the message.
         topic: &'a TopicName,
-        /// Its place in the topic's order; both numbers are 0 if there was nobody to number it for.
+        /// The message's place in the topic's order; both numbers are 0 if the topic does not exist: without subscribers and
+        /// history, no number was needed.
         position: Position,
         /// How many subscribers the topic had at that moment.
         subscribers: usize,
     },
     /// The answer to an attach.
     Attached {
-        /// For each topic how many messages it has missed, which follow, or that it goes on without them.
+        /// For each topic, how many messages the client has missed, all of which follow; `None` if the topic continues
+        /// without the missed messages.
         topics: &'a [(TopicName, Option<u64>)],
-        /// What names the session from now on.
+        /// The token of the session from now on.
         session: &'a str,
     },
     /// A published message.
     Message(Message<'a>),
-    /// These messages of a topic do not come. Only for codecs that [tell gaps](super::Codec::tells_gaps).
+    /// Messages of a topic lost to the client. Only for codecs that [tell gaps](super::Codec::tells_gaps).
     Gap {
-        /// Which topic.
+        /// The topic.
         topic: &'a TopicName,
-        /// The topic's life of now.
+        /// The topic's current epoch.
         epoch: u64,
-        /// The number of the first.
+        /// The number of the first lost message.
         from: u64,
-        /// The number of the last.
+        /// The number of the last lost message.
         to: u64,
     },
-    /// A request was refused; the connection goes on.
+    /// A request was refused; the connection continues.
     Error {
         /// The request, if it is known and had a number.
         id: RequestId,
-        /// The topic that it was about, if it is known.
+        /// The topic of the request, if known.
         topic: Option<&'a TopicName>,
-        /// Why.
+        /// The reason, for programs.
         code: ErrorCode,
-        /// The same for people.
+        /// The reason, for people.
         message: &'a str,
     },
     /// The server closes the connection after this.
     Bye(Refusal<'a>),
 }
 
-/// Why a client is not served, or not any more.
+/// Why a client is not served, or no longer served.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal<'a> {
-    /// The request that was at fault, if one was, and had a number.
+    /// The request at fault, if any, and if it had a number.
     pub id: RequestId,
-    /// Why.
+    /// The reason, for programs.
     pub code: ErrorCode,
-    /// The same for people.
+    /// The reason, for people.
     pub message: &'a str,
-    /// After what time the client may come back; `None` if it had better not.
+    /// When the client may come back; `None` if the client had better stay away.
     pub reconnect_after: Option<Duration>,
 }
 
-/// A published message, as a codec encodes it: once for all subscribers.
+/// A published message with its place in the topic's order, as given to [`Codec::encode`](super::Codec::encode).
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// Its topic.
+    /// The topic.
     pub topic: &'a TopicName,
-    /// Its topic as a JSON string.
+    /// The topic as a JSON string.
     pub topic_json: &'a str,
-    /// Its place in the topic's order.
+    /// The message's place in the topic's order.
     pub position: Position,
-    /// What the message tells of its client's other topics: everything that this server had handed out up to here was written
-    /// to each subscriber before the message. A client that says it with the message's position
-    /// (in [`Command::Subscribe`](super::Command::Subscribe)) goes on with the others from there; `None` where nothing is known.
+    /// How far this server had come with the client's other topics: everything handed out up to here was written to each
+    /// subscriber before this message. A client that gives the horizon back with the message's position (in
+    /// [`Command::Subscribe`](super::Command::Subscribe)) resumes its other topics from there. `None` if unknown.
     ///
-    /// A number without a unit, which rises and means nothing to another server, or to the same one after a restart.
+    /// A rising number without a unit, meaningless to another server, or to the same server after a restart.
     pub horizon: Option<u64>,
-    /// When it was numbered.
+    /// When the message was numbered.
     pub timestamp: Timestamp,
     /// The event, as JSON text.
     pub event: &'a str,

@@ -1,24 +1,24 @@
-//! The head of an HTTP request.
+//! The head of an HTTP request, for hooks and for the formats carried by HTTP.
 
 use std::borrow::Cow;
 
 /// The head of an HTTP request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpRequest {
-    /// Such as `GET`.
+    /// The method, such as `GET`.
     pub method: String,
-    /// The path with its query, as it was sent. Of a target in absolute form, `http://host/path`, it is what follows the host.
+    /// The path with its query, as sent. For a target in absolute form, `http://host/path`, the part after the host.
     pub target: String,
-    /// Names in lower case, and values, in the order they came. A value that is no UTF-8 has its bad bytes replaced. `host` is
-    /// the host of a target in absolute form, whatever the header says (RFC 9112, 3.2.2).
+    /// Names in lower case, and values, in the order received. Bytes outside UTF-8 are replaced. `host` is the host of
+    /// a target in absolute form, whatever the header says (RFC 9112, 3.2.2).
     pub headers: Vec<(String, String)>,
     /// Whether the client, or a proxy on the way, speaks HTTP/1.0, which has no upgrades.
     pub is_http_1_0: bool,
 }
 
 impl HttpRequest {
-    /// The head of a request that another server has read: names in any case, values as they were sent, the target in any
-    /// form. If it is of HTTP/1.0, say so in [`is_http_1_0`](Self::is_http_1_0).
+    /// The head of a request read by another server: names in any case, values as sent, the target in any form. For a
+    /// request of HTTP/1.0, set [`is_http_1_0`](Self::is_http_1_0).
     ///
     /// ```
     /// use janus_core::wire::HttpRequest;
@@ -37,7 +37,7 @@ impl HttpRequest {
         Self { method: method.into(), target: target.into(), headers, is_http_1_0: false }.into_origin_form()
     }
 
-    /// The same with nothing in the target but the path and the query.
+    /// Reduces a target in absolute form to the path and the query.
     pub(super) fn into_origin_form(mut self) -> Self {
         let Some((scheme, rest)) = self.target.split_once("://") else { return self };
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
@@ -50,20 +50,20 @@ impl HttpRequest {
         self
     }
 
-    /// The path, as it was sent, without its query.
+    /// The path as sent, without the query.
     #[must_use]
     pub fn path(&self) -> &str {
         self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
     }
 
-    /// The query, as it was sent; empty if there is none.
+    /// The query as sent; empty if there is none.
     #[must_use]
     pub fn query(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
-    /// The first parameter of this name in the query, its escapes undone: where a browser's `EventSource`, which cannot set
-    /// headers, may carry a token.
+    /// The first query parameter of this name, unescaped. A browser's `EventSource` cannot set headers, and may carry a
+    /// token here.
     ///
     /// ```
     /// use janus_core::wire::HttpRequest;
@@ -76,23 +76,23 @@ impl HttpRequest {
         form_urlencoded::parse(self.query().as_bytes()).find(|(other, _)| other == name).map(|(_, value)| value)
     }
 
-    /// The first header of this name, which is given in lower case.
+    /// The first header of this name, given in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers_named(name).next()
     }
 
-    /// All headers of this name, which is given in lower case.
+    /// All headers of this name, given in lower case.
     pub(super) fn headers_named(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.trim())
     }
 
-    /// Whether the request shows that a proxy has passed it on: it has one of the headers that proxies add
-    /// (`X-Forwarded-For`, `X-Forwarded-Host`, `X-Forwarded-Proto` and their like, `Forwarded`, `Via`, `X-Real-IP`), or it is of
-    /// HTTP/1.0, which hardly anything else speaks.
+    /// Whether the request shows signs of a proxy: a header as added by proxies (`X-Forwarded-For`, `X-Forwarded-Host`,
+    /// `X-Forwarded-Proto` and the like, `Forwarded`, `Via`, `X-Real-IP`), or HTTP/1.0, which hardly any other client
+    /// speaks.
     ///
-    /// Then its peer is the proxy, and says nothing of where its client is. A client can make a request look forwarded, and a
-    /// proxy may pass one on without a sign: so being forwarded must take something away, and never grant anything.
+    /// The peer is then the proxy, and says nothing about the client's address. A client can forge these signs, and a
+    /// proxy may pass a request on without a sign: treat a forwarded request with less trust, and never with more.
     ///
     /// ```
     /// use janus_core::wire::HttpRequest;
@@ -113,20 +113,20 @@ impl HttpRequest {
 
     /// Whether a body follows the head.
     pub(super) fn has_body(&self) -> bool {
-        // All of them: what the first says, and another one denies, may be what a proxy goes by.
+        // All values count: a proxy may go by the first length, or by another length that contradicts the first.
         self.headers_named("content-length").any(|length| length != "0")
             || self.headers_named("transfer-encoding").next().is_some()
     }
 
-    /// The memory that the request takes, with what an allocator adds to small pieces.
+    /// The memory of the request, including an allocator's overhead for small pieces.
     pub(crate) fn memory(&self) -> usize {
         let text = |text: &String| size_of::<String>() + text.capacity() + text.capacity() / 8 + 16;
         let headers: usize = self.headers.iter().map(|(name, value)| text(name) + text(value)).sum();
         size_of::<Self>() + text(&self.method) + text(&self.target) + headers
     }
 
-    /// Whether `Accept` names this type, other than by a wildcard: `text/event-stream` is named by every browser's
-    /// `EventSource`.
+    /// Whether `Accept` names this type, other than by a wildcard. Every browser's `EventSource` names
+    /// `text/event-stream`.
     #[must_use]
     pub fn accepts(&self, media_type: &str) -> bool {
         let types = self.headers_named("accept").flat_map(|accept| accept.split(','));

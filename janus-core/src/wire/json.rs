@@ -6,17 +6,17 @@
 
 use std::borrow::Cow;
 
-/// Where a text stops being JSON; whoever wrote it is to blame.
+/// Where a text stops being JSON; the author of the text is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not JSON at byte {at}: expected {expected}")]
 pub struct JsonError {
-    /// The offset of the first byte that cannot stand where it stands.
+    /// The offset of the first unexpected byte.
     pub at: usize,
-    /// What could have stood there.
+    /// The text expected instead, in words.
     pub expected: &'static str,
 }
 
-/// Checks that a text is one JSON value and returns it without the white space around it.
+/// Checks that a text is a single JSON value, and returns the value without surrounding white space.
 pub(super) fn one_value(text: &str) -> Result<&str, JsonError> {
     let mut reader = Reader::new(text);
     let value = reader.value()?;
@@ -24,22 +24,22 @@ pub(super) fn one_value(text: &str) -> Result<&str, JsonError> {
     Ok(value)
 }
 
-/// Undoes the escapes of a JSON string, given with its quotes. `None` if it is no string, or if an escape stands for
-/// half a surrogate pair, which JSON's grammar allows and no Unicode text can hold.
+/// Unescapes a JSON string, given with its quotes. `None` if the text is not a string, or if an escape stands for half
+/// of a surrogate pair: allowed by JSON's grammar, but impossible in Unicode text.
 pub(super) fn string(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-/// The text of some members of an object.
+/// The raw text of selected members of an object.
 pub(super) struct Members<'a, const N: usize> {
-    /// In the order of the keys that were asked for; the last one where a key stands twice.
+    /// In the order of the requested keys; the last value of a duplicate key.
     pub(super) values: [Option<&'a str>; N],
-    /// For each key, whether it stands twice.
+    /// For each key, whether the key is a duplicate.
     pub(super) twice: [bool; N],
 }
 
-/// Reads an object that is all of the text, for its members with these keys.
+/// Reads a text, which must be a single object, and returns the members with these keys.
 pub(super) fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Result<Members<'a, N>, JsonError> {
     let mut reader = Reader::new(text);
     let mut members = Members { values: [None; N], twice: [false; N] };
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
         self.byte() == Some(b'{')
     }
 
-    /// Enters an object. Returns its first key, or `None` if it is empty and thereby left again.
+    /// Enters an object. Returns the first key, or `None` after an empty object.
     pub(super) fn first_key(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
         self.skip_white_space();
         if !self.eat(b'{') {
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         if self.eat(b'}') { Ok(None) } else { self.key().map(Some) }
     }
 
-    /// After a value in an object: the next key, or `None` if the object ends and is left.
+    /// After a value in an object: the next key, or `None` at the end of the object.
     pub(super) fn next_key(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
         self.skip_white_space();
         match self.byte() {
@@ -99,18 +99,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What has not been stepped over.
+    /// The text after the current position.
     pub(super) fn rest(&self) -> &'a str {
         &self.text[self.at..]
     }
 
-    /// Checks that nothing but white space is left.
+    /// Checks that only white space is left.
     pub(super) fn end(&mut self) -> Result<(), JsonError> {
         self.skip_white_space();
         if self.at == self.text.len() { Ok(()) } else { Err(self.expected("the end")) }
     }
 
-    /// Steps over one value and returns its text.
+    /// Steps over a value and returns its text.
     pub(super) fn value(&mut self) -> Result<&'a str, JsonError> {
         self.skip_white_space();
         let start = self.at;
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
                 Some(b'n') => self.skip_word("null")?,
                 _ => return Err(self.expected("a value")),
             }
-            // A value has ended; so do the containers of which it was the last.
+            // A value has ended; a last value ends the containers around it too.
             loop {
                 let Some(container) = nesting.innermost() else { return Ok(&self.text[start..self.at]) };
                 self.skip_white_space();
@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
     /// Steps over a key and its colon.
     fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let raw = self.skip_key()?;
-        // A key that no Unicode text can hold keeps its escapes, and so is none that has a meaning.
+        // A key impossible in Unicode text keeps its escapes, and so equals no known key.
         Ok(string(raw).unwrap_or(Cow::Borrowed(raw)))
     }
 
@@ -234,7 +234,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// One digit or more.
+    /// One or more digits.
     fn skip_digits(&mut self) -> Result<(), JsonError> {
         let start = self.at;
         while self.byte().is_some_and(|byte| byte.is_ascii_digit()) {
@@ -273,12 +273,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What JSON calls white space, which is less than ASCII or Unicode do.
+/// White space as defined by JSON, a smaller set than in ASCII or Unicode.
 pub(super) fn is_white_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// How many bytes a string goes on without a quote, a backslash or a control character.
+/// The number of bytes before the next quote, backslash or control character.
 fn plain_prefix(bytes: &[u8]) -> usize {
     let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
     // Whole blocks without an early exit become vector instructions.
@@ -294,14 +294,14 @@ enum Container {
     Object,
 }
 
-/// The containers that are open, one bit each, so that ordinary nesting needs no heap memory.
+/// The open containers, a bit for each, so that ordinary nesting needs no heap memory.
 #[derive(Default)]
 struct Nesting {
-    /// The innermost containers, at most 64, the last one lowest; a set bit is an object.
+    /// The innermost containers, at most 64, the last in the lowest bit; a set bit is an object.
     inner: u64,
     /// How many containers are open.
     depth: usize,
-    /// Those further out, 64 in each.
+    /// The outer containers, 64 in each word.
     outer: Vec<u64>,
 }
 
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_8259_allows_is_accepted() {
+    fn values_valid_by_rfc_8259_are_accepted() {
         for text in [
             "0",
             "-0",
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_8259_does_not_allow_is_refused() {
+    fn texts_invalid_by_rfc_8259_are_refused() {
         for text in [
             "",
             " ",
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_found_at_every_place_in_a_string() {
+    fn control_characters_are_found_at_every_place() {
         for length in 0..70 {
             for at in 0..length {
                 let mut text = vec![b'a'; length];
@@ -508,7 +508,7 @@ mod tests {
         }
 
         #[test]
-        fn a_value_with_one_character_changed_gets_the_verdict_of_serde_json(
+        fn a_changed_value_gets_the_verdict_of_serde_json(
             at in 0_usize..80,
             character in any::<char>(),
         ) {

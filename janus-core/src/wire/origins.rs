@@ -1,15 +1,15 @@
-//! The origins of pages that may connect.
+//! The origins whose pages may connect: the protection of a browser's user from pages of other sites.
 
 use std::sync::Arc;
 
 use super::{ErrorCode, HttpError, HttpRequest};
 
-/// The origins, beside its own host, from which pages may connect to a server.
+/// The origins, in addition to its own host, whose pages may connect to a server.
 ///
-/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Of a request that a
-/// page does not want to read the answer to (`mode: "no-cors"`, an image) it tells no origin, but over TLS, and to the machine
-/// that it runs on, with `Sec-Fetch-Site` whether the page is of the same one. Whatever is no browser can say what it likes, so
-/// this protects a browser's user and not the server.
+/// A browser sends the origin of a page with the page's request, and the page cannot make the browser lie. For a
+/// request whose answer the page cannot read (`mode: "no-cors"`, an image) the browser sends no origin; over TLS, and
+/// to the browser's own machine, `Sec-Fetch-Site` then says whether the page is of the same site. A client other than a
+/// browser can send anything, so this protects the users of browsers and not the server.
 ///
 /// ```
 /// use janus_core::wire::{AllowedOrigins, HttpRequest};
@@ -30,9 +30,9 @@ pub struct AllowedOrigins {
 }
 
 impl AllowedOrigins {
-    /// These origins, each as `scheme://host` or `scheme://host:port`; `https://*.example.com` is every host below
-    /// `example.com`, `null` what sandboxed frames and files have, `file://` what some web views have, and `*` any. What
-    /// [is none](Self::is_origin) is left out.
+    /// Allows these origins, each as `scheme://host` or `scheme://host:port`. `https://*.example.com` covers every host
+    /// below `example.com`, `null` sandboxed frames and files, `file://` some web views, and `*` every origin. A text
+    /// that [is not an origin](Self::is_origin) is ignored.
     #[must_use]
     pub fn new<'a>(origins: impl IntoIterator<Item = &'a str>) -> Self {
         let mut any = false;
@@ -50,12 +50,12 @@ impl AllowedOrigins {
         text == "*" || Origin::parse_listed(text).is_some()
     }
 
-    /// Whether a request may be served: it names the origin of its own `Host`, or one that is allowed, or none and does not
-    /// come from the page of another site or origin as far as its browser says.
+    /// Whether a request may be served: its origin is the origin of its own `Host`, or an allowed origin, or is absent
+    /// while the browser does not report a page of another site or origin.
     ///
     /// # Errors
     ///
-    /// The refusal that its sender should be given, with status 403.
+    /// The refusal for the sender, with status 403.
     pub fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
         let is_allowed = match request.header("origin") {
             Some(text) => {
@@ -67,7 +67,7 @@ impl AllowedOrigins {
         if is_allowed || self.any {
             return Ok(());
         }
-        let message = "pages of this origin may not connect; the server's operator can list it in allowed_origins";
+        let message = "pages of this origin may not connect; ask the operator to list the origin in allowed_origins";
         Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message))
     }
 
@@ -84,13 +84,13 @@ impl AllowedOrigins {
         self.any || self.listed.iter().any(is_listed)
     }
 
-    /// The lines of a response's head which let a page of the request's origin read the response; empty if it is allowed
-    /// only as the own host.
+    /// The header lines that let a page of the request's origin read the response; empty for an origin allowed only as
+    /// the server's own host.
     #[must_use]
     pub fn cors(&self, request: &HttpRequest) -> String {
         let Some(text) = request.header("origin") else { return String::new() };
         match Origin::parse(text) {
-            // What reads as an origin has no byte that could end the line.
+            // A text that parses as an origin has no byte that could end the line.
             Some(origin) if self.lists(&origin) => format!(
                 "access-control-allow-origin: {}\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n",
                 text.trim()
@@ -101,18 +101,18 @@ impl AllowedOrigins {
     }
 }
 
-/// `https://example:444`, with the port that its scheme has if it names none.
+/// An origin such as `https://example:444`; without a port, the default port of the scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Origin {
     scheme: String,
     host: String,
     port: Option<u16>,
-    /// Whether a listed origin stands for every host below its own, and not for that.
+    /// Whether a listed origin stands for every host below `host`, and not for `host` itself.
     subdomains: bool,
 }
 
 impl Origin {
-    /// An origin that an operator lists.
+    /// Parses an origin listed by an operator.
     fn parse_listed(text: &str) -> Option<Self> {
         match text.trim().split_once("://*.") {
             // A wildcard for a whole top-level domain is a mistake.
@@ -152,8 +152,8 @@ impl Origin {
         Some(Self { scheme, host, port, subdomains: false })
     }
 
-    /// Whether a page of this origin talks to the host that it came from. The scheme is taken to be the page's own: a proxy
-    /// in front that ends TLS does not say so in `Host`.
+    /// Whether a page of this origin talks to the host it came from. The scheme of `Host` is assumed to be the page's
+    /// own: a proxy that ends TLS does not report the scheme in `Host`.
     fn is_of_host(&self, host: &str) -> bool {
         host_and_port(host, default_port(&self.scheme)).is_some_and(|other| other == (self.host.clone(), self.port))
     }
@@ -171,7 +171,7 @@ fn default_port(scheme: &str) -> Option<u16> {
 pub(super) fn host_and_port(authority: &str, default: Option<u16>) -> Option<(String, Option<u16>)> {
     let authority = authority.trim();
     let (host, port) = match authority.rsplit_once(':') {
-        // The last colon of an address of IPv6 without a port is inside its brackets.
+        // The last colon of an IPv6 address without a port is inside the brackets.
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (authority, ""),
     };
@@ -187,8 +187,8 @@ pub(super) fn host_and_port(authority: &str, default: Option<u16>) -> Option<(St
     is_host.then(|| (host.to_ascii_lowercase(), port))
 }
 
-/// Whether a text can be the name of a host. RFC 3986 allows `!$&'()*+,;=` as well: no name server knows such a name, and
-/// two hosts with a comma between them would pass for one.
+/// Whether a text can be the name of a host. RFC 3986 also allows `!$&'()*+,;=`: no name server knows such a name, and
+/// two hosts joined by a comma would pass for one.
 fn is_name(host: &str) -> bool {
     let mut pieces = host.split('%');
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
@@ -198,7 +198,8 @@ fn is_name(host: &str) -> bool {
     !host.is_empty() && pieces.next().is_some_and(is_plain) && pieces.all(is_escaped)
 }
 
-/// Whether a host is one that somebody's name server tells the address of: no address, and no name of this machine's own.
+/// Whether the address of a host comes from a name server of the internet: not an address, and not a name of this
+/// machine.
 pub(super) fn is_site(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_own = name == "localhost" || name.ends_with(".localhost");

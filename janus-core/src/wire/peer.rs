@@ -1,21 +1,22 @@
-//! Where a client is connected from.
+//! The address of a client, for streams with and without an address.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// Where a client is connected from, as far as a stream without an address has one.
+/// Where a client is connected from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
-    /// An address of the network.
+    /// A network address.
     Addr(SocketAddr),
-    /// This machine, by something that has no address: a Unix socket, memory.
+    /// This machine, through a stream without an address: a Unix socket, memory.
     Local,
 }
 
 impl Peer {
-    /// Whether this is the machine that the server runs on, as far as an address tells: one of loopback, or none.
+    /// Whether the peer is the server's own machine, judged by the address: loopback, or none.
     ///
-    /// It may be a proxy for clients from elsewhere: see [`HttpRequest::is_forwarded`](super::HttpRequest::is_forwarded).
+    /// The peer may be a proxy for clients from elsewhere: see
+    /// [`HttpRequest::is_forwarded`](super::HttpRequest::is_forwarded).
     #[must_use]
     pub fn is_local(self) -> bool {
         match self {

@@ -3,18 +3,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A place in a topic's order: what a subscriber that lost its connection goes on from.
+/// A place in a topic's order, where a subscriber resumes after a lost connection.
 ///
-/// Numbers mean nothing without the epoch they belong to: a topic that starts afresh takes a new one.
+/// A number means nothing without the epoch: a topic that starts afresh takes a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The life of the topic, as in [`Receipt::epoch`](crate::Receipt::epoch).
     pub epoch: u64,
-    /// The number of the last message that was received; 0 before the first.
+    /// The number of the last message received; 0 before the first.
     pub seq: u64,
 }
 
-/// The epoch in 16 hexadecimal digits, and the number: `9f86d081884c7d65.42`. It has no blanks, and reads back.
+/// The epoch in 16 hexadecimal digits, a dot, and the number: `9f86d081884c7d65.42`. The text has no blanks, and parses back
+/// to the same position.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}.{}", self.epoch, self.seq)
@@ -44,9 +45,9 @@ impl FromStr for Position {
     }
 }
 
-/// A text that is no [`Position`]; whoever wrote it is to blame.
+/// The text is not a [`Position`]; its author is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a position is 16 hexadecimal digits, a dot and a number, as it was told before")]
+#[error("not a position: expected 16 hexadecimal digits, a dot and a number, as in 9f86d081884c7d65.42")]
 pub struct PositionError;
 
 #[cfg(test)]
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_reads_back_from_its_text_and_nothing_else_does() {
+    fn a_position_reads_back_from_its_text_and_from_no_other_text() {
         for position in [Position { epoch: 0, seq: 0 }, Position { epoch: 0xab, seq: 7 }] {
             assert_eq!(position.to_string().parse(), Ok(position));
         }
