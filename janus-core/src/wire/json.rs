@@ -32,15 +32,15 @@ pub(super) fn string(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// The raw text of selected members of an object.
-pub(super) struct Members<'a, const N: usize> {
+pub(crate) struct Members<'a, const N: usize> {
     /// In the order of the requested keys; the last value of a duplicate key.
-    pub(super) values: [Option<&'a str>; N],
+    pub(crate) values: [Option<&'a str>; N],
     /// For each key, whether the key is a duplicate.
     pub(super) twice: [bool; N],
 }
 
 /// Reads a text, which must be a single object, and returns the members with these keys.
-pub(super) fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Result<Members<'a, N>, JsonError> {
+pub(crate) fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Result<Members<'a, N>, JsonError> {
     let mut reader = Reader::new(text);
     let mut members = Members { values: [None; N], twice: [false; N] };
     let mut key = reader.first_key()?;

@@ -33,7 +33,7 @@ mod error;
 mod event;
 mod http;
 mod http_request;
-mod json;
+pub(crate) mod json;
 mod object;
 mod origins;
 mod peer;
