@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
 use janus_core::wire::classic::{Command, Decoder, FrameError, Limits, MessageHead, client};
-use janus_core::wire::{self, Codec, Event, Publication, Timestamp, TopicName, WebSocket, v1, websocket};
+use janus_core::wire::{self, Codec, Publication, ServerEvent, Timestamp, TopicName, WebSocket, v1, websocket};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255, max_topics: 128 };
 const READ_BYTES: usize = 16 * 1024;
@@ -129,7 +129,7 @@ fn encode_websocket(criterion: &mut Criterion) {
     for (name, bytes) in [("message, 100 B", 100), ("message, 4 KiB", 4_096)] {
         let publication =
             Publication::new(&topic, "\"headline\"", "\"42\"", &json_string(bytes)).expect("its parts are JSON");
-        let event = Event::Message(wire::Message {
+        let event = ServerEvent::Message(wire::NumberedMessage {
             topic: &topic,
             topic_json: publication.topic_json(),
             position: wire::Position { epoch: 0x9f86_d081_884c_7d65, seq: 123_456 },

@@ -11,7 +11,7 @@ use std::mem;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{self, Answers, Codec, Heartbeat};
-use super::event::{Event, Message, Refusal};
+use super::event::{NumberedMessage, Refusal, ServerEvent};
 use super::json::{self, JsonError, Reader};
 use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
@@ -41,27 +41,27 @@ impl Codec for Classic {
         Box::new(Decoder::new())
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match *event {
-            Event::Opened { session, .. } => encode_greeting(out, at, session),
-            Event::Subscribed { .. } | Event::AlreadySubscribed { .. } => out.put_slice(ACK),
-            Event::Published { topic, position: Position { epoch, seq }, subscribers, .. } => {
+            ServerEvent::Opened { session, .. } => encode_greeting(out, at, session),
+            ServerEvent::Subscribed { .. } | ServerEvent::AlreadySubscribed { .. } => out.put_slice(ACK),
+            ServerEvent::Published { topic, position: Position { epoch, seq }, subscribers, .. } => {
                 encode_published(out, at, topic, epoch, seq, subscribers);
             }
-            Event::Attached { topics, session } => {
+            ServerEvent::Attached { topics, session } => {
                 encode_attached(out, at, topics.iter().map(|(topic, missed)| (topic, *missed)), session);
             }
-            Event::Message(message) => {
+            ServerEvent::Message(message) => {
                 put_timestamp(out, &message.timestamp);
-                let Message { event, message_id, data, .. } = message;
+                let NumberedMessage { event, message_id, data, .. } = message;
                 Parts { event, message_id, data }.write(message.topic, out);
             }
             // A drain is no error, and a classic client can be told of errors only: the FIN is enough.
-            Event::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
-            Event::Error { code, message, .. }
-            | Event::Refused(Refusal { code, message, .. })
-            | Event::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
-            Event::Unsubscribed { .. } | Event::Gap { .. } => {}
+            ServerEvent::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
+            ServerEvent::Error { code, message, .. }
+            | ServerEvent::Refused(Refusal { code, message, .. })
+            | ServerEvent::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
+            ServerEvent::Unsubscribed { .. } | ServerEvent::Gap { .. } => {}
         }
     }
 

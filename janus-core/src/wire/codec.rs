@@ -1,8 +1,8 @@
 //! The contract of a wire format: a [`Codec`], shared by all its connections, and a [`Decoder`] for each connection.
 //!
-//! Bytes in, [`Command`]s out; [`Event`]s in, bytes out. No socket, no clock, no runtime: the author of a codec writes
-//! two functions from values to values, and the callers of these functions keep tens of thousands of connections fast
-//! and bounded. The bytes of a message are encoded once for each topic and codec, and shared by all subscribers.
+//! Bytes in, [`Command`]s out; [`ServerEvent`]s in, bytes out. No socket, no clock, no runtime: the author of a codec
+//! writes two functions from values to values, and the callers of these functions keep tens of thousands of connections
+//! fast and bounded. The bytes of a message are encoded once for each topic and codec, and shared by all subscribers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::request::checked_topic_name;
-use super::{Command, Event, FrameError, Refusal, Timestamp, TopicName};
+use super::{Command, FrameError, Refusal, ServerEvent, Timestamp, TopicName};
 
 /// The limits enforced by a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +82,16 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Appends an event as the client is to read it; nothing if the format cannot express the event. `at` is the
     /// current time.
     ///
-    /// An [`Event::Message`] is encoded once for all subscribers: the output must depend on nothing but the event.
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut);
+    /// A [`ServerEvent::Message`] is encoded once for all subscribers: the output must depend on nothing but the event.
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut);
 
     /// When connections are opened.
     fn opens(&self) -> Opens {
         Opens::AtOnce
     }
 
-    /// Whether the format can tell a client which messages were lost ([`Event::Gap`]). Without this, the client is
-    /// closed instead, and the policies for dropping messages act as the policy for disconnecting.
+    /// Whether the format can tell a client which messages were lost ([`ServerEvent::Gap`]). Without this, the client
+    /// is closed instead, and the policies for dropping messages act as the policy for disconnecting.
     fn tells_gaps(&self) -> bool {
         true
     }
@@ -118,9 +118,9 @@ pub trait Decoder: Send {
     /// Takes bytes from `input` up to the end of the next command. The caller repeats this until `None`: by then the
     /// decoder must have taken all of the input and kept the beginning of an unfinished frame.
     ///
-    /// An `Err` refuses a frame. If the error [is fatal](FrameError::is_fatal), the client is told with [`Event::Bye`],
-    /// or with [`Event::Refused`] before the connection was opened; the connection closes, and the decoder is not
-    /// called again.
+    /// An `Err` refuses a frame. If the error [is fatal](FrameError::is_fatal), the client is told with
+    /// [`ServerEvent::Bye`], or with [`ServerEvent::Refused`] before the connection was opened; the connection closes,
+    /// and the decoder is not called again.
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>>;
 
     /// The client has ended its side of the stream: decides what the last, unfinished frame means.
@@ -165,7 +165,7 @@ pub trait Decoder: Send {
 /// How a client is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusing {
-    /// As the codec encodes [`Event::Refused`].
+    /// As the codec encodes [`ServerEvent::Refused`].
     ByCodec,
     /// With these bytes, which depend on the client's request.
     With(Bytes),

@@ -1,7 +1,7 @@
 //! The requests of clients, in terms shared by every wire format.
 //!
-//! A [`Decoder`](super::Decoder) makes [`Command`]s from bytes; the connection obeys. Some commands come from the decoder
-//! alone: an answer it knows by itself, a change of codec, the end of a stream.
+//! A [`Decoder`](super::Decoder) makes [`Command`]s from bytes; the connection obeys. Some commands come from the
+//! decoder alone: an answer it knows by itself, a change of codec, the end of a stream.
 
 use bytes::Bytes;
 
@@ -14,26 +14,26 @@ pub type RequestId = Option<u64>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
-    /// Opens the connection; the answer is [`Event::Opened`](super::Event::Opened) or
-    /// [`Event::Refused`](super::Event::Refused). Codecs whose [`Codec::opens`](super::Codec::opens) is
+    /// Opens the connection; the answer is [`ServerEvent::Opened`](super::ServerEvent::Opened) or
+    /// [`ServerEvent::Refused`](super::ServerEvent::Refused). Codecs whose [`Codec::opens`](super::Codec::opens) is
     /// [`Opens::WhenAsked`](super::Opens::WhenAsked) give this command once, before everything else.
     Open(Box<Open>),
     /// A sign of life without an answer.
     Ping,
     /// The answer to a heartbeat of the server; see [`Codec::answers`](super::Codec::answers).
     Pong,
-    /// Sends these bytes: an answer known to the decoder, such as the answer to a ping. The bytes take their place among the
-    /// answers to other commands.
+    /// Sends these bytes: an answer known to the decoder, such as the answer to a ping. The bytes take their place
+    /// among the answers to other commands.
     Answer(Bytes),
     /// Sends these bytes before everything else, once each requested topic has been joined or refused.
     ///
-    /// After these bytes the client takes the stream for open, and must not miss messages published from then on. Until then
-    /// the client can still be refused with [`Event::Refused`](super::Event::Refused); afterwards this may be too late,
-    /// because the head of a response has a status. The preface comes before [`Command::Open`], and
+    /// After these bytes the client takes the stream for open, and must not miss messages published from then on. Until
+    /// then the client can still be refused with [`ServerEvent::Refused`](super::ServerEvent::Refused); afterwards this
+    /// may be too late, because the head of a response has a status. The preface comes before [`Command::Open`], and
     /// [`Command::AllAsked`] must follow the last topic, or the stream never begins.
     Preface(Bytes),
-    /// The client has asked for all its topics. If the client has none of them, the connection is closed with the reason.
-    /// Only valid after a [`Command::Preface`].
+    /// The client has asked for all its topics. If the client has none of them, the connection is closed with the
+    /// reason. Only valid after a [`Command::Preface`].
     AllAsked,
     /// Subscribes to a topic.
     Subscribe {
@@ -42,8 +42,8 @@ pub enum Command {
         /// Resumes after this position, if the messages after this position are still kept.
         since: Option<Position>,
         /// How far the client has seen topics other than the topic of `since`; see
-        /// [`Message::horizon`](super::Message::horizon). Counts if `since` belongs to a topic of the client's requests
-        /// before [`Command::AllAsked`].
+        /// [`NumberedMessage::horizon`](super::NumberedMessage::horizon). Counts if `since` belongs to a topic of the
+        /// client's requests before [`Command::AllAsked`].
         horizon: Option<u64>,
         /// Request id, echoed in the answer.
         id: RequestId,
@@ -80,15 +80,16 @@ pub enum Command {
         /// The message.
         publication: Publication,
     },
-    /// Answers an impossible request with an error. The connection continues, because the start of the next frame is known.
+    /// Answers an impossible request with an error. The connection continues, because the start of the next frame is
+    /// known.
     Refused(FrameError),
     /// The client wants to leave: sends these bytes, possibly none, and closes.
     Close(Bytes),
-    /// Switches to another codec from the next byte on; [`Decoder::successor`](super::Decoder::successor) returns the codec.
-    /// These bytes, possibly none, are sent before any output of the new codec.
+    /// Switches to another codec from the next byte on; [`Decoder::successor`](super::Decoder::successor) returns the
+    /// codec. These bytes, possibly none, are sent before any output of the new codec.
     Become(Bytes),
-    /// The stream is not meant for Janus: hands the stream over as a [`PassedOn`](crate::PassedOn), with all bytes received
-    /// so far ([`Decoder::take_received`](super::Decoder::take_received) and the rest of the input).
+    /// The stream is not meant for Janus: hands the stream over as a [`PassedOn`](crate::PassedOn), with all bytes
+    /// received so far ([`Decoder::take_received`](super::Decoder::take_received) and the rest of the input).
     PassOn,
 }
 

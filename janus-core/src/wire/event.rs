@@ -1,7 +1,7 @@
 //! The server's side of a conversation, in terms shared by every wire format.
 //!
-//! A [`Codec`](super::Codec) encodes [`Event`]s to bytes. Messages are encoded once for all subscribers; every other event
-//! is for a single client.
+//! A [`Codec`](super::Codec) encodes [`ServerEvent`]s to bytes. Messages are encoded once for all subscribers; every
+//! other event is for a single client.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{ErrorCode, Limits, Position, RequestId, Timestamp, TopicName};
 /// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum Event<'a> {
+pub enum ServerEvent<'a> {
     /// The connection is open and the client is served.
     Opened {
         /// The token of the session, for [`Open::session`](super::Open::session) or an attach.
@@ -30,16 +30,18 @@ pub enum Event<'a> {
         id: RequestId,
         /// The topic.
         topic: &'a TopicName,
-        /// Delivery begins after this position: the requested position if the topic resumes, otherwise the topic's latest.
+        /// Delivery begins after this position: the requested position if the topic resumes, otherwise the topic's
+        /// latest.
         position: Position,
-        /// The last message received by the client across its topics, if the client resumes after this message. A client
-        /// that loses this connection before its next message comes back with `last`, and not with `position`.
+        /// The last message received by the client across its topics, if the client resumes after this message. A
+        /// client that loses this connection before its next message comes back with `last`, and not with `position`.
         last: Option<Position>,
-        /// Tells of the client's other topics, for `last` or else `position`, as [`Message::horizon`] does.
+        /// Tells of the client's other topics, for `last` or else `position`, as [`NumberedMessage::horizon`] does.
         horizon: Option<u64>,
         /// The position to resume from, if the client asked for a position.
         since: Option<Position>,
-        /// How many messages were published since that position, all of which follow; `None` if the topic does not resume.
+        /// How many messages were published since that position, all of which follow; `None` if the topic does not
+        /// resume.
         missed: Option<u64>,
         /// How many of the first of these messages the client may already have.
         repeated: u64,
@@ -64,8 +66,8 @@ pub enum Event<'a> {
         id: RequestId,
         /// The topic of the message.
         topic: &'a TopicName,
-        /// The message's place in the topic's order; both numbers are 0 if the topic does not exist: without subscribers and
-        /// history, no number was needed.
+        /// The message's place in the topic's order; both numbers are 0 if the topic does not exist: without
+        /// subscribers and history, no number was needed.
         position: Position,
         /// How many subscribers the topic had at that moment.
         subscribers: usize,
@@ -79,7 +81,7 @@ pub enum Event<'a> {
         session: &'a str,
     },
     /// A published message.
-    Message(Message<'a>),
+    Message(NumberedMessage<'a>),
     /// Messages of a topic lost to the client. Only for codecs that [tell gaps](super::Codec::tells_gaps).
     Gap {
         /// The topic.
@@ -121,15 +123,15 @@ pub struct Refusal<'a> {
 
 /// A published message with its place in the topic's order, as given to [`Codec::encode`](super::Codec::encode).
 #[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
+pub struct NumberedMessage<'a> {
     /// The topic.
     pub topic: &'a TopicName,
     /// The topic as a JSON string.
     pub topic_json: &'a str,
     /// The message's place in the topic's order.
     pub position: Position,
-    /// How far this server had come with the client's other topics: everything handed out up to here was written to each
-    /// subscriber before this message. A client that gives the horizon back with the message's position (in
+    /// How far this server had come with the client's other topics: everything handed out up to here was written to
+    /// each subscriber before this message. A client that gives the horizon back with the message's position (in
     /// [`Command::Subscribe`](super::Command::Subscribe)) resumes its other topics from there. `None` if unknown.
     ///
     /// A rising number without a unit, meaningless to another server, or to the same server after a restart.

@@ -16,8 +16,8 @@ use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
-    Timestamp,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
+    ServerEvent, Timestamp,
 };
 
 /// The largest head of a request, in bytes, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
@@ -127,9 +127,9 @@ impl Codec for HttpPort {
         })
     }
 
-    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
         // No connection is opened here, so no other event has a reader.
-        if let Event::Refused(refusal) | Event::Bye(refusal) = event {
+        if let ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) = event {
             out.put_slice(&refused(refusal).response());
         }
     }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `codec.rs` | pure: the contract | the traits [`Codec`] and [`Decoder`], the [`Limits`] of a decoder |
 //! | `command.rs` | pure: values | a client's requests, as [`Command`] and [`Open`] |
-//! | `event.rs` | pure: values | the server's side, as [`Event`], [`Message`] and [`Refusal`] |
+//! | `event.rs` | pure: values | the server's side, as [`ServerEvent`], [`NumberedMessage`] and [`Refusal`] |
 //! | `error.rs` | pure: a table | every [`ErrorCode`] with number, class and HTTP status; [`FrameError`] |
 //! | `classic.rs` | pure: a codec | the NUL-framed protocol of 2009, with the actions added by this project |
 //! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
@@ -53,7 +53,7 @@ pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
 pub use command::{Command, Open, RequestId};
 pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
-pub use event::{Event, Message, Refusal};
+pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use http::{HttpError, HttpPort};
 pub use http_request::HttpRequest;
 pub use json::JsonError;

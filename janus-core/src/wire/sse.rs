@@ -20,8 +20,8 @@ use super::object::Object;
 use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open,
-    Opens, Position, Refusal, Refusing, Timestamp, TopicName,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, NumberedMessage, Open,
+    Opens, Position, Refusal, Refusing, ServerEvent, Timestamp, TopicName,
 };
 
 /// The `retry` of a browser that should stay away: a day. Once a stream has begun, nothing else can keep a browser
@@ -241,9 +241,9 @@ impl Sse {
         }
     }
 
-    fn put_event(&self, event: &Event<'_>, out: &mut BytesMut) {
+    fn put_event(&self, event: &ServerEvent<'_>, out: &mut BytesMut) {
         match event {
-            Event::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
+            ServerEvent::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
                 let id = last.unwrap_or(*position);
                 if since.is_some() && missed.is_none() {
                     out.put_slice(b"event: gap\n");
@@ -265,15 +265,15 @@ impl Sse {
                     }
                 });
             }
-            Event::Message(message) => self.put_message(out, message),
-            Event::Gap { topic, epoch, from, to } => {
+            ServerEvent::Message(message) => self.put_message(out, message),
+            ServerEvent::Gap { topic, epoch, from, to } => {
                 out.put_slice(b"event: gap\n");
                 put_id(out, Position { epoch: *epoch, seq: *to }, None);
                 put_data(out, |json| {
                     json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
                 });
             }
-            Event::Error { topic, code, message, .. } => {
+            ServerEvent::Error { topic, code, message, .. } => {
                 out.put_slice(b"event: refused\n");
                 put_data(out, |json| {
                     let json = match topic {
@@ -283,21 +283,21 @@ impl Sse {
                     json.reason(*code, message)
                 });
             }
-            Event::Bye(refusal) => put_bye(out, refusal),
-            Event::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
+            ServerEvent::Bye(refusal) => put_bye(out, refusal),
+            ServerEvent::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
             // An event stream cannot express these: its client makes no requests for such answers, and a refusal is
             // told by a status.
-            Event::Opened { .. }
-            | Event::Refused(_)
-            | Event::AlreadySubscribed { .. }
-            | Event::Unsubscribed { .. }
-            | Event::Published { .. }
-            | Event::Attached { .. } => {}
+            ServerEvent::Opened { .. }
+            | ServerEvent::Refused(_)
+            | ServerEvent::AlreadySubscribed { .. }
+            | ServerEvent::Unsubscribed { .. }
+            | ServerEvent::Published { .. }
+            | ServerEvent::Attached { .. } => {}
         }
     }
 
-    fn put_message(&self, out: &mut BytesMut, message: &Message<'_>) {
-        let Message { topic_json, event, message_id, data, .. } = message;
+    fn put_message(&self, out: &mut BytesMut, message: &NumberedMessage<'_>) {
+        let NumberedMessage { topic_json, event, message_id, data, .. } = message;
         out.reserve(200 + topic_json.len() + event.len() + message_id.len() + data.len());
         if self.native_events
             && let Some(kind) = native_type(event)
@@ -353,12 +353,12 @@ impl Codec for Sse {
         Box::new(StreamDecoder { commands: VecDeque::new(), asker: None, head })
     }
 
-    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
-        if let (Event::Refused(refusal), Some(_)) = (event, &self.allowed_origins) {
+    fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
+        if let (ServerEvent::Refused(refusal), Some(_)) = (event, &self.allowed_origins) {
             return out.put_slice(&HttpError::from(refusal).response());
         }
         self.chunk(out, |out| self.put_event(event, out));
-        if self.chunked && matches!(event, Event::Bye(_)) {
+        if self.chunked && matches!(event, ServerEvent::Bye(_)) {
             // Nothing follows a bye.
             out.put_slice(LAST_CHUNK);
         }
@@ -474,7 +474,7 @@ impl Decoder for StreamDecoder {
                 if asker.reader.as_ref().is_some_and(|reader| reader.asked_for_the_head) {
                     return Refusing::With(stream.freeze());
                 }
-                asker.sse.encode(&Event::Bye(*refusal), &Timestamp::default(), &mut stream);
+                asker.sse.encode(&ServerEvent::Bye(*refusal), &Timestamp::default(), &mut stream);
                 Refusing::With(stream.freeze())
             }
             Some(Asker { reader: Some(reader), .. }) => Refusing::With(HttpError::from(refusal).response_to(reader)),

@@ -1,7 +1,7 @@
 //! The modern protocol, `janus.v1.json`: one JSON object in each frame, whatever carries the frames.
 //!
-//! The [`Decoder`] turns the text of a frame into a [`Request`]; [`encode`] appends an [`Event`] as text. The first
-//! frame must be a `hello`. `docs/PROTOCOL.md` has the meaning of the frames; [`client`] (`v1/client.rs`) is the
+//! The [`Decoder`] turns the text of a frame into a [`Request`]; [`encode`] appends a [`ServerEvent`] as text. The
+//! first frame must be a `hello`. `docs/PROTOCOL.md` has the meaning of the frames; [`client`] (`v1/client.rs`) is the
 //! client's end, `v1/tests.rs` the rules.
 
 use std::time::Duration;
@@ -12,7 +12,9 @@ use super::json::{self, Members, Reader};
 use super::object::Object;
 use super::publication::put_decimal;
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
-use super::{Command, ErrorCode, Event, FrameError, Limits, Message, Open, Position, Refusal, RequestId, TopicName};
+use super::{
+    Command, ErrorCode, FrameError, Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, TopicName,
+};
 
 pub mod client;
 
@@ -253,12 +255,12 @@ fn bad_since() -> FrameError {
     )
 }
 
-/// Appends an event as the text of a frame; nothing for [`Event::Attached`], the answer to a request unknown to this
-/// protocol.
-pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
+/// Appends an event as the text of a frame; nothing for [`ServerEvent::Attached`], the answer to a request unknown to
+/// this protocol.
+pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
     match *event {
-        Event::Message(message) => encode_message(&message, out),
-        Event::Opened { session, resumed, limits, heartbeat } => {
+        ServerEvent::Message(message) => encode_message(&message, out),
+        ServerEvent::Opened { session, resumed, limits, heartbeat } => {
             let Limits { max_frame_bytes, max_topic_bytes, max_topics } = *limits;
             let limits = format!(
                 "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
@@ -267,25 +269,25 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
             let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
             frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)).end();
         }
-        Event::Subscribed { id, topic, position, missed, .. } => {
+        ServerEvent::Subscribed { id, topic, position, missed, .. } => {
             let frame = frame(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
             match missed {
                 Some(missed) => frame.raw("resumed", "true").number("missed", missed).end(),
                 None => frame.raw("resumed", "false").end(),
             }
         }
-        Event::Unsubscribed { id, topic } => {
+        ServerEvent::Unsubscribed { id, topic } => {
             frame(out, "unsubscribed").id(id).text("topic", topic.as_str()).end();
         }
-        Event::Published { id, topic, position, subscribers } => {
+        ServerEvent::Published { id, topic, position, subscribers } => {
             let frame = frame(out, "published").id(id).text("topic", topic.as_str()).position(position);
             frame.number("subscribers", subscribers as u64).end();
         }
-        Event::Gap { topic, epoch, from, to } => {
+        ServerEvent::Gap { topic, epoch, from, to } => {
             let frame = frame(out, "gap").text("topic", topic.as_str()).epoch(epoch);
             frame.number("from", from).number("to", to).end();
         }
-        Event::AlreadySubscribed { id, topic } => {
+        ServerEvent::AlreadySubscribed { id, topic } => {
             let message = "already subscribed to this topic; nothing has changed";
             frame(out, "error")
                 .id(id)
@@ -293,7 +295,7 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
                 .reason(ErrorCode::AlreadySubscribed, message)
                 .end();
         }
-        Event::Error { id, topic, code, message } => {
+        ServerEvent::Error { id, topic, code, message } => {
             let frame = frame(out, "error").id(id);
             let frame = match topic {
                 Some(topic) => frame.text("topic", topic.as_str()),
@@ -301,7 +303,7 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
             };
             frame.reason(code, message).end();
         }
-        Event::Refused(refusal) | Event::Bye(refusal) => {
+        ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) => {
             let Refusal { id: _, code, message, reconnect_after } = refusal;
             let frame = frame(out, "bye").reason(code, message);
             match reconnect_after {
@@ -309,14 +311,14 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
                 None => frame.end(),
             }
         }
-        Event::Attached { .. } => {}
+        ServerEvent::Attached { .. } => {}
     }
 }
 
-fn encode_message(message: &Message<'_>, out: &mut BytesMut) {
+fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {
     /// The keys, their punctuation and two numbers of at most 20 digits.
     const BESIDES: usize = 128;
-    let Message { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
+    let NumberedMessage { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
     out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + data.len());
     out.put_slice(b"{\"type\":\"message\",\"topic\":");
     out.put_slice(topic_json.as_bytes());

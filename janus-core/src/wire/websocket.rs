@@ -16,8 +16,8 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use super::http::{NO_BODY, date};
 use super::request::{bad_utf8, text, unfinished};
 use super::{
-    Answers, Codec, Command, Decoder, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Opens, Refusal,
-    Timestamp, v1,
+    Answers, Codec, Command, Decoder, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, Opens, Refusal,
+    ServerEvent, Timestamp, v1,
 };
 
 pub mod client;
@@ -185,9 +185,9 @@ impl Codec for WebSocket {
         Box::new(FrameDecoder::default())
     }
 
-    fn encode(&self, event: &Event<'_>, _at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, _at: &Timestamp, out: &mut BytesMut) {
         match event {
-            Event::Bye(refusal) | Event::Refused(refusal) => {
+            ServerEvent::Bye(refusal) | ServerEvent::Refused(refusal) => {
                 let code = match refusal.code {
                     ErrorCode::BadFrame => CloseCode::Protocol,
                     ErrorCode::UnsupportedFrame => CloseCode::Unsupported,

@@ -31,14 +31,14 @@ fn topic(name: &str) -> TopicName {
     TopicName::new(name, 255).unwrap()
 }
 
-fn encode(sse: &Sse, event: Event<'_>) -> String {
+fn encode(sse: &Sse, event: ServerEvent<'_>) -> String {
     let mut out = BytesMut::new();
     sse.encode(&event, &Timestamp::default(), &mut out);
     String::from_utf8(out.to_vec()).unwrap()
 }
 
 fn message(publication: &Publication) -> String {
-    let event = Event::Message(Message {
+    let event = ServerEvent::Message(NumberedMessage {
         topic: &topic("news"),
         topic_json: publication.topic_json(),
         position: POSITION,
@@ -232,8 +232,8 @@ fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
     let refusal = Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None };
     let expected =
         "event: bye\nretry: 86400000\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
-    assert_eq!(encode(&body, Event::Refused(refusal)), expected);
-    assert!(encode(&sse(), Event::Refused(refusal)).starts_with("HTTP/1.1 401 Unauthorized\r\n"));
+    assert_eq!(encode(&body, ServerEvent::Refused(refusal)), expected);
+    assert!(encode(&sse(), ServerEvent::Refused(refusal)).starts_with("HTTP/1.1 401 Unauthorized\r\n"));
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn line_breaks_between_the_tokens_of_a_message_do_not_end_its_line() {
 #[test]
 fn the_first_block_of_a_topic_has_its_position_and_data() {
     let topic = topic("news");
-    let subscribed = |since, missed| Event::Subscribed {
+    let subscribed = |since, missed| ServerEvent::Subscribed {
         id: None,
         topic: &topic,
         position: POSITION,
@@ -297,7 +297,7 @@ fn a_heartbeat_is_an_event_with_data() {
 fn on_request_the_publishers_event_is_the_type_of_a_message() {
     let kind = |event: &str| {
         let publication = Publication::new(&topic("news"), event, "1", "2").unwrap();
-        let message = Message {
+        let message = NumberedMessage {
             topic: &topic("news"),
             topic_json: publication.topic_json(),
             position: POSITION,
@@ -307,7 +307,7 @@ fn on_request_the_publishers_event_is_the_type_of_a_message() {
             message_id: publication.message_id(),
             data: publication.data(),
         };
-        dispatched(&encode(&sse().native_events(), Event::Message(message)))[0].0.clone()
+        dispatched(&encode(&sse().native_events(), ServerEvent::Message(message)))[0].0.clone()
     };
     assert_eq!((kind("\"price\""), kind("\"caf\\u00e9 x\"")), ("price".to_owned(), "café x".to_owned()));
     for event in
@@ -322,7 +322,7 @@ fn on_request_the_publishers_event_is_the_type_of_a_message() {
 #[test]
 fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let topic = topic("news");
-    let subscribed = Event::Subscribed {
+    let subscribed = ServerEvent::Subscribed {
         id: None,
         topic: &topic,
         position: POSITION,
@@ -335,11 +335,12 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let plain = encode(&sse(), subscribed);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     assert_eq!(encode(&sse().chunked(), subscribed), chunk(&plain));
-    let opened = Event::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
+    let opened =
+        ServerEvent::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
     assert_eq!(encode(&sse().chunked(), opened), "", "no chunk of no bytes, which would be the last");
     let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: None };
-    let plain = encode(&sse(), Event::Bye(bye));
-    assert_eq!(encode(&sse().chunked(), Event::Bye(bye)), format!("{}0\r\n\r\n", chunk(&plain)));
+    let plain = encode(&sse(), ServerEvent::Bye(bye));
+    assert_eq!(encode(&sse().chunked(), ServerEvent::Bye(bye)), format!("{}0\r\n\r\n", chunk(&plain)));
     let Command::Preface(start) = &commands(&sse().chunked(), request("topic=a", &[])).unwrap()[0] else { panic!() };
     let start = str::from_utf8(start).unwrap();
     let (head, body) = start.split_once("\r\n\r\n").unwrap();
@@ -350,11 +351,11 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
 #[test]
 fn gaps_errors_and_the_end_are_events_of_their_own_types() {
     let topic = topic("a\"b");
-    let gap = Event::Gap { topic: &topic, epoch: POSITION.epoch, from: 43, to: 50 };
+    let gap = ServerEvent::Gap { topic: &topic, epoch: POSITION.epoch, from: 43, to: 50 };
     let expected = "event: gap\nid: 9f86d081884c7d65.50\n\
                     data: {\"topic\":\"a\\\"b\",\"epoch\":\"9f86d081884c7d65\",\"from\":43,\"to\":50}\n\n";
     assert_eq!(encode(&sse(), gap), expected);
-    let error = |topic| Event::Error { id: None, topic, code: ErrorCode::TopicUnavailable, message: "later\n" };
+    let error = |topic| ServerEvent::Error { id: None, topic, code: ErrorCode::TopicUnavailable, message: "later\n" };
     let expected = "event: refused\ndata: {\"topic\":\"a\\\"b\",\"code\":4001,\"error\":\"topic_unavailable\",\
                     \"message\":\"later\\n\"}\n\n";
     assert_eq!(encode(&sse(), error(Some(&topic))), expected);
@@ -363,7 +364,7 @@ fn gaps_errors_and_the_end_are_events_of_their_own_types() {
     let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: after };
     let expected = "event: bye\nretry: 1234\n\
                     data: {\"code\":4002,\"error\":\"server_draining\",\"message\":\"bye\",\"reconnect_after_ms\":1234}\n\n";
-    assert_eq!(encode(&sse(), Event::Bye(bye)), expected);
+    assert_eq!(encode(&sse(), ServerEvent::Bye(bye)), expected);
 }
 
 #[test]

@@ -257,7 +257,7 @@ mod events {
     use super::*;
 
     #[track_caller]
-    fn encoded(event: Event<'_>, expected: &str) -> ServerFrame<'static> {
+    fn encoded(event: ServerEvent<'_>, expected: &str) -> ServerFrame<'static> {
         let mut out = BytesMut::from(&b"before"[..]);
         encode(&event, &mut out);
         let text = str::from_utf8(&out).unwrap().strip_prefix("before").unwrap();
@@ -270,7 +270,7 @@ mod events {
     fn a_message_carries_the_publishers_text_and_milliseconds() {
         let publication = Publication::new(&topic("a\"b"), "\"greeting\"", "\"1\"", "{ \"price\":1.50}").unwrap();
         let topic = topic("a\"b");
-        let message = Message {
+        let message = NumberedMessage {
             topic: &topic,
             topic_json: publication.topic_json(),
             position: Position { epoch: EPOCH, seq: 42 },
@@ -281,7 +281,7 @@ mod events {
             data: publication.data(),
         };
         let frame = encoded(
-            Event::Message(message),
+            ServerEvent::Message(message),
             r#"{"type":"message","topic":"a\"b","seq":42,"time":1258870812907,"event":"greeting","message_id":"1","data":{ "price":1.50}}"#,
         );
         assert_eq!(
@@ -303,7 +303,7 @@ mod events {
         let heartbeat = Duration::from_secs(30);
         assert_eq!(
             encoded(
-                Event::Opened { session, resumed: false, limits: &LIMITS, heartbeat },
+                ServerEvent::Opened { session, resumed: false, limits: &LIMITS, heartbeat },
                 r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
             ),
             ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat }
@@ -311,62 +311,62 @@ mod events {
     }
 
     #[test]
-    fn answers_about_topics() {
+    fn a_subscribed_tells_whether_the_topic_resumes() {
         let topic = &topic("news");
         let position = Position { epoch: EPOCH, seq: 41 };
+        let subscribed = |id, since, missed| ServerEvent::Subscribed {
+            id,
+            topic,
+            position,
+            last: None,
+            horizon: None,
+            since,
+            missed,
+            repeated: 0,
+        };
         assert_eq!(
             encoded(
-                Event::Subscribed {
-                    id: Some(1),
-                    topic,
-                    position,
-                    last: None,
-                    horizon: None,
-                    since: None,
-                    missed: None,
-                    repeated: 0
-                },
+                subscribed(Some(1), None, None),
                 r#"{"type":"subscribed","id":1,"topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":false}"#,
             ),
             ServerFrame::Subscribed { id: Some(1), topic: "news".into(), position, missed: None }
         );
         assert_eq!(
             encoded(
-                Event::Subscribed {
-                    id: None,
-                    topic,
-                    position,
-                    last: None,
-                    horizon: None,
-                    since: Some(position),
-                    missed: Some(0),
-                    repeated: 0
-                },
+                subscribed(None, Some(position), Some(0)),
                 r#"{"type":"subscribed","topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":true,"missed":0}"#,
             ),
             ServerFrame::Subscribed { id: None, topic: "news".into(), position, missed: Some(0) }
         );
+    }
+
+    #[test]
+    fn answers_name_the_request_and_the_topic() {
+        let topic = &topic("news");
         assert_eq!(
-            encoded(Event::Unsubscribed { id: Some(2), topic }, r#"{"type":"unsubscribed","id":2,"topic":"news"}"#),
+            encoded(
+                ServerEvent::Unsubscribed { id: Some(2), topic },
+                r#"{"type":"unsubscribed","id":2,"topic":"news"}"#
+            ),
             ServerFrame::Unsubscribed { id: Some(2), topic: "news".into() }
         );
         let nowhere = Position { epoch: 0, seq: 0 };
         assert_eq!(
             encoded(
-                Event::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
+                ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
                 r#"{"type":"published","id":2,"topic":"news","epoch":"0000000000000000","seq":0,"subscribers":0}"#,
             ),
             ServerFrame::Published { id: Some(2), topic: "news".into(), position: nowhere, subscribers: 0 }
         );
         assert_eq!(
             encoded(
-                Event::Gap { topic, epoch: 1, from: 43, to: 50 },
+                ServerEvent::Gap { topic, epoch: 1, from: 43, to: 50 },
                 r#"{"type":"gap","topic":"news","epoch":"0000000000000001","from":43,"to":50}"#,
             ),
             ServerFrame::Gap { topic: "news".into(), epoch: 1, from: 43, to: 50 }
         );
         let frame = encoded(
-            Event::AlreadySubscribed { id: Some(9), topic },
+            ServerEvent::AlreadySubscribed { id: Some(9), topic },
             r#"{"type":"error","id":9,"topic":"news","code":4415,"error":"already_subscribed","message":"already subscribed to this topic; nothing has changed"}"#,
         );
         assert!(matches!(frame, ServerFrame::Error { id: Some(9), topic: Some(_), code: 4415, .. }), "{frame:?}");
@@ -377,7 +377,7 @@ mod events {
         let code = ErrorCode::BadRequest;
         assert_eq!(
             encoded(
-                Event::Error { id: None, topic: None, code, message: "\"no\"" },
+                ServerEvent::Error { id: None, topic: None, code, message: "\"no\"" },
                 r#"{"type":"error","code":4416,"error":"bad_request","message":"\"no\""}"#,
             ),
             ServerFrame::Error {
@@ -407,14 +407,14 @@ mod events {
         let after = Some(Duration::from_millis(1_234));
         assert_eq!(
             encoded(
-                Event::Bye(refusal(after)),
+                ServerEvent::Bye(refusal(after)),
                 r#"{"type":"bye","code":4002,"error":"server_draining","message":"so long","reconnect_after_ms":1234}"#,
             ),
             bye(after)
         );
         assert_eq!(
             encoded(
-                Event::Refused(refusal(None)),
+                ServerEvent::Refused(refusal(None)),
                 r#"{"type":"bye","code":4002,"error":"server_draining","message":"so long"}"#
             ),
             bye(None)
@@ -423,11 +423,11 @@ mod events {
 
     #[test]
     fn events_unknown_to_the_protocol_are_not_sent() {
-        encoded_nothing(Event::Attached { topics: &[], session: "" });
+        encoded_nothing(ServerEvent::Attached { topics: &[], session: "" });
     }
 
     #[track_caller]
-    fn encoded_nothing(event: Event<'_>) {
+    fn encoded_nothing(event: ServerEvent<'_>) {
         let mut out = BytesMut::new();
         encode(&event, &mut out);
         assert!(out.is_empty());

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::client::{self, ServerDecoder, ServerFrame};
 use super::*;
-use crate::wire::{Message, Open, Position, Publication, TopicName};
+use crate::wire::{NumberedMessage, Open, Position, Publication, TopicName};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -100,7 +100,7 @@ fn close_code(error: &FrameError) -> u16 {
     assert!(error.is_fatal(), "{error}");
     let refusal = Refusal { id: error.id, code: error.code, message: &error.message, reconnect_after: None };
     let mut out = BytesMut::new();
-    WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut rest = &out[..];
     let mut decoder = ServerDecoder::new();
     let mut byes = 0;
@@ -612,7 +612,7 @@ mod protocol {
     fn encoded(topic: &TopicName, data: &str) -> String {
         let data = format!("\"{data}\"");
         let publication = Publication::new(topic, "1", "2", &data).unwrap();
-        let message = Message {
+        let message = NumberedMessage {
             topic,
             topic_json: publication.topic_json(),
             position: Position { epoch: 1, seq: 2 },
@@ -623,7 +623,7 @@ mod protocol {
             data: publication.data(),
         };
         let mut out = BytesMut::from(&b"before"[..]);
-        WebSocket.encode(&Event::Message(message), &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Message(message), &AT, &mut out);
         let mut rest = out.strip_prefix(b"before").unwrap();
         let mut decoder = ServerDecoder::new();
         let Some(ServerFrame::Text(text)) = decoder.decode(&mut rest) else { panic!("it is no text") };
@@ -634,7 +634,7 @@ mod protocol {
     #[test]
     fn events_unknown_to_the_protocol_are_no_frames() {
         let mut out = BytesMut::new();
-        WebSocket.encode(&Event::Attached { topics: &[], session: "" }, &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Attached { topics: &[], session: "" }, &AT, &mut out);
         assert!(out.is_empty());
     }
 
@@ -643,7 +643,7 @@ mod protocol {
         let message = format!("{}é", "x".repeat(122));
         let refusal = Refusal { id: None, code: ErrorCode::BadFrame, message: &message, reconnect_after: None };
         let mut out = BytesMut::new();
-        WebSocket.encode(&Event::Refused(refusal), &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Refused(refusal), &AT, &mut out);
         let mut decoder = ServerDecoder::new();
         let reason = &message[..122];
         assert_eq!(decoder.decode(&mut &out[..]), Some(ServerFrame::Close { code: Some(1002), reason }));
@@ -719,9 +719,9 @@ mod with_a_client_library {
         let Some(Ok(Command::Answer(answer))) = decoded.last() else { panic!("{decoded:?}") };
         let mut out = BytesMut::from(&answer[..]);
         let topic = TopicName::new("t", 255).unwrap();
-        WebSocket.encode(&Event::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
         let refusal = Refusal { id: None, code: ErrorCode::Banned, message: "no", reconnect_after: None };
-        WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
         client.get_mut().unread = out;
         assert_eq!(client.read().unwrap(), Message::Pong("are you there?".into()));
         assert_eq!(client.read().unwrap(), Message::text(r#"{"type":"unsubscribed","topic":"t"}"#));
@@ -967,14 +967,14 @@ proptest! {
 fn a_gap_and_a_bye_are_whole_frames() {
     let topic = TopicName::new("t", 255).unwrap();
     let mut out = BytesMut::new();
-    WebSocket.encode(&Event::Gap { topic: &topic, epoch: 1, from: 2, to: 3 }, &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Gap { topic: &topic, epoch: 1, from: 2, to: 3 }, &AT, &mut out);
     let refusal = Refusal {
         id: None,
         code: ErrorCode::ServerDraining,
         message: "later",
         reconnect_after: Some(Duration::from_secs(1)),
     };
-    WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut decoder = ServerDecoder::new();
     let mut rest = &out[..];
     assert!(matches!(decoder.decode(&mut rest), Some(ServerFrame::Text(text)) if text.contains("\"gap\"")));
