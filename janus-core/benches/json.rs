@@ -1,8 +1,8 @@
 //! The JSON reader of `wire/json.rs`, held against a single pass of `serde_json` into raw values.
 //!
-//! The job of both: the raw text of nine keys of an object, as for each frame of `janus.v1.json`, with duplicates noticed
-//! and unknown keys skipped. Frames of several sizes, whose data is a plain string, a string full of escapes or nested
-//! structure; and a frame with an error at its end. The contenders take turns within the run.
+//! The job of both: the raw text of nine keys of an object, as for each frame of `janus.v1.json`, with duplicates
+//! noticed and unknown keys skipped. Frames of several sizes, whose data is a plain string, a string full of escapes or
+//! nested structure; and a frame with an error at its end. The contenders take turns within the run.
 //!
 //! This comparison decides which of the two reads frames; the header of `wire/json.rs` has the verdict.
 

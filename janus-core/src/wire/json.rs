@@ -1,7 +1,7 @@
 //! Reads JSON (RFC 8259) in one pass, and returns the raw text of its parts.
 //!
-//! Values are checked while being stepped over, and never decoded. Nothing recurses on the input, so no depth of nesting
-//! can exhaust the stack. The tests hold this reader to the verdict of `serde_json` on good and bad input.
+//! Values are checked while being stepped over, and never decoded. Nothing recurses on the input, so no depth of
+//! nesting can exhaust the stack. The tests hold this reader to the verdict of `serde_json` on good and bad input.
 //!
 //! Why not a pass of `serde_json` into raw values? A classic publication nests its parts inside `data`, known to be a
 //! publication only with `action`, and either key may come first: raw values would be read twice. Nor is there speed to
@@ -65,8 +65,8 @@ pub(super) struct Reader<'a> {
     at: usize,
 }
 
-/// The outcome of a step. The error is the text expected at the current position, in words: unlike a [`JsonError`], small
-/// enough for registers.
+/// The outcome of a step. The error is the text expected at the current position, in words: unlike a [`JsonError`],
+/// small enough for registers.
 type Step<T> = Result<T, &'static str>;
 
 impl<'a> Reader<'a> {
@@ -161,8 +161,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// After a value: leaves the containers ended by this value, and steps to the next value. Returns whether no container
-    /// is left.
+    /// After a value: leaves the containers ended by this value, and steps to the next value. Returns whether no
+    /// container is left.
     fn leave_containers(&mut self, nesting: &mut Nesting) -> Step<bool> {
         loop {
             let Some(container) = nesting.innermost() else { return Ok(true) };
@@ -345,8 +345,8 @@ fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// Sets the highest bit of each special byte of a word. Only the lowest of these bits is reliable, because a subtraction
-/// borrows from higher bytes.
+/// Sets the highest bit of each special byte of a word. Only the lowest of these bits is reliable, because a
+/// subtraction borrows from higher bytes.
 fn specials(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 0xff;
     let controls = word.wrapping_sub(ONES * 0x20) & !word;

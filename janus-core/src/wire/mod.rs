@@ -1,7 +1,7 @@
 //! The wire formats: pure functions from bytes to commands and from events to bytes.
 //!
-//! Nothing here owns a socket or depends on another module of the crate. Time is passed in, except for the `Date` of an HTTP
-//! response.
+//! Nothing here owns a socket or depends on another module of the crate. Time is passed in, except for the `Date` of an
+//! HTTP response.
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
@@ -19,7 +19,10 @@
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
-//! | `position.rs`, `topic_name.rs`, `timestamp.rs`, `peer.rs` | pure: values | [`Position`], [`TopicName`], [`Timestamp`], [`Peer`] |
+//! | `position.rs` | pure: a value | [`Position`], a place in a topic's order |
+//! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
+//! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
+//! | `peer.rs` | pure: a value | [`Peer`], a client's address |
 //! | `json.rs` | pure: a reader | JSON in one pass, without decoding |
 //! | `object.rs` | pure: a writer | JSON objects, member by member |
 //!

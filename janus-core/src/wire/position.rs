@@ -14,8 +14,8 @@ pub struct Position {
     pub seq: u64,
 }
 
-/// The epoch in 16 hexadecimal digits, a dot, and the number: `9f86d081884c7d65.42`. The text has no blanks, and parses back
-/// to the same position.
+/// The epoch in 16 hexadecimal digits, a dot, and the number: `9f86d081884c7d65.42`. The text has no blanks, and parses
+/// back to the same position.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}.{}", self.epoch, self.seq)
