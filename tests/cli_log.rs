@@ -235,7 +235,7 @@ fn at_debug_the_log_has_each_clients_life_and_no_token() {
         &mut log,
         2,
         &client,
-        "frame_too_large: a frame must not be longer than 65536 bytes; end each one with a NUL byte",
+        "frame_too_large: frame longer than the limit of 65536 bytes; end each frame with a NUL byte",
     );
     expect(&mut log, 2, &client, &format!("left 1 topics, session {beginning}… is kept for 120s"));
     expect(&mut log, 2, &client, "closed: frame_too_large");

@@ -401,16 +401,16 @@ async fn a_duplicate_key_or_topic_is_named() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     for (frame, named) in [
-        (r#"{"action":"subscribe","action":"subscribe","data":"t"}"#, "\"action\""),
-        (r#"{"action":"publish","data":{"topic":"t"},"ack":true,"ack":false}"#, "\"ack\""),
-        (r#"{"action":"publish","data":{"topic":"t"},"data":{"topic":"u"}}"#, "\"data\""),
-        (r#"{"action":"publish","data":{"topic":"t","event":1,"event":2}}"#, "\"event\""),
-        (r#"{"action":"attach","data":{"token":"t","token":"u","received":{}}}"#, "\"token\""),
-        (r#"{"action":"attach","data":{"token":"t","received":{"a\"":1,"b":1,"a\"":2}}}"#, "the topic \"a\\\"\""),
+        (r#"{"action":"subscribe","action":"subscribe","data":"t"}"#, "key \"action\""),
+        (r#"{"action":"publish","data":{"topic":"t"},"ack":true,"ack":false}"#, "key \"ack\""),
+        (r#"{"action":"publish","data":{"topic":"t"},"data":{"topic":"u"}}"#, "key \"data\""),
+        (r#"{"action":"publish","data":{"topic":"t","event":1,"event":2}}"#, "key \"event\""),
+        (r#"{"action":"attach","data":{"token":"t","token":"u","received":{}}}"#, "key \"token\""),
+        (r#"{"action":"attach","data":{"token":"t","received":{"a\"":1,"b":1,"a\"":2}}}"#, "topic \"a\\\"\""),
     ] {
         client.send(format!("{frame}\0")).await;
         let answer = client.json().await;
-        let expected = format!("{named} stands twice in one object; send it once");
+        let expected = format!("duplicate {named}: send it once");
         let error = &answer["error"];
         assert_eq!((error["code"].as_str(), error["message"].as_str()), (Some("duplicate_key"), Some(&*expected)));
     }

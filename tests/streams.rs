@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use janus_core::hooks::{Client, Disconnect, Hooks};
 use janus_core::wire::classic::Classic;
-use janus_core::wire::{AllowedOrigins, Codec, Decoder, Event, HttpPort, Peer, Timestamp};
+use janus_core::wire::{AllowedOrigins, Codec, Decoder, HttpPort, Peer, ServerEvent, Timestamp};
 use janus_core::{Config, Incoming, Janus, Listener, Namespace, PassedOn, PassedStream, ServeError, SlowConsumer};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, ReadBuf};
@@ -324,10 +324,10 @@ impl Codec for Fragile {
         Classic.decoder()
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match event {
-            Event::Subscribed { topic, .. } if topic.as_str() == "boom" => panic!("on purpose: no words for it"),
-            Event::Gap { .. } => panic!("on purpose: no words for a gap"),
+            ServerEvent::Subscribed { topic, .. } if topic.as_str() == "boom" => panic!("on purpose: no words for it"),
+            ServerEvent::Gap { .. } => panic!("on purpose: no words for a gap"),
             event => Classic.encode(event, at, out),
         }
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use janus_core::conformance::{Carrier, Check, Connecting, Outcome, Suite};
 use janus_core::wire::{
-    BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, Event, FrameError, Heartbeat, Limits, Opens, Timestamp,
-    TopicName,
+    BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, FrameError, Heartbeat, Limits, Opens, ServerEvent,
+    Timestamp, TopicName,
 };
 use janus_core::{Incoming, Janus};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -69,17 +69,18 @@ impl Codec for Faulty {
         Box::new(FaultyDecoder { fault: self.fault, lines: Delimited::new(b'\n'), inner: Lines.decoder(), harms })
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match (self.fault, event) {
-            (Fault::DropsMessages, Event::Message(_)) if self.count.fetch_add(1, Ordering::Relaxed) % 7 == 5 => {}
-            (Fault::SharesStateBetweenConnections, Event::Message(_)) if self.harmed.load(Ordering::Relaxed) => {}
-            (Fault::RefusesInSilence, Event::Error { .. }) | (Fault::NeverTellsGaps, Event::Gap { .. }) => {}
-            (Fault::PanicsOnFarewell, Event::Bye(_)) => panic!("planted: no farewell"),
-            (Fault::DoublesMessages, Event::Message(_)) => {
+            (Fault::DropsMessages, ServerEvent::Message(_)) if self.count.fetch_add(1, Ordering::Relaxed) % 7 == 5 => {}
+            (Fault::SharesStateBetweenConnections, ServerEvent::Message(_)) if self.harmed.load(Ordering::Relaxed) => {}
+            (Fault::RefusesInSilence, ServerEvent::Error { .. }) | (Fault::NeverTellsGaps, ServerEvent::Gap { .. }) => {
+            }
+            (Fault::PanicsOnFarewell, ServerEvent::Bye(_)) => panic!("planted: no farewell"),
+            (Fault::DoublesMessages, ServerEvent::Message(_)) => {
                 Lines.encode(event, at, out);
                 Lines.encode(event, at, out);
             }
-            (Fault::SwapsMessages, Event::Message(_)) => {
+            (Fault::SwapsMessages, ServerEvent::Message(_)) => {
                 let mut kept = self.kept.lock().unwrap();
                 if self.count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                     Lines.encode(event, at, &mut kept);
@@ -88,14 +89,14 @@ impl Codec for Faulty {
                     out.extend_from_slice(&kept.split());
                 }
             }
-            (Fault::LeavesLineBreaksInData, Event::Message(message)) => {
+            (Fault::LeavesLineBreaksInData, ServerEvent::Message(message)) => {
                 let (topic, seq) = (message.topic, message.position.seq);
                 out.extend_from_slice(format!("msg {topic} {seq} {}\n", message.data).as_bytes());
             }
-            (Fault::TellsGapsTooShort, &Event::Gap { topic, epoch, from, to }) => {
-                Lines.encode(&Event::Gap { topic, epoch, from, to: to - 1 }, at, out);
+            (Fault::TellsGapsTooShort, &ServerEvent::Gap { topic, epoch, from, to }) => {
+                Lines.encode(&ServerEvent::Gap { topic, epoch, from, to: to - 1 }, at, out);
             }
-            (Fault::AlwaysSaysResumed, Event::Subscribed { topic, position, .. }) => {
+            (Fault::AlwaysSaysResumed, ServerEvent::Subscribed { topic, position, .. }) => {
                 out.extend_from_slice(format!("resumed {topic} {position}\n").as_bytes());
             }
             _ => Lines.encode(event, at, out),

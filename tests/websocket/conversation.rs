@@ -517,7 +517,7 @@ async fn a_duplicate_key_is_named() {
     ] {
         socket.send(text(request)).await;
         let answer = socket.json().await;
-        let expected = format!("\"{key}\" stands twice in one object; send it once");
+        let expected = format!("duplicate key \"{key}\": send it once");
         assert_eq!((&answer["error"], &answer["message"]), (&json!("duplicate_key"), &json!(expected)), "{request}");
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 
-use crate::wire::{Answers, Codec, Command, Decoder, Event, FrameError, Heartbeat, Limits, Opens, Timestamp};
+use crate::wire::{Answers, Codec, Command, Decoder, FrameError, Heartbeat, Limits, Opens, ServerEvent, Timestamp};
 
 /// The first fault of the codec. Later faults may be consequences, and are not kept.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +68,7 @@ impl Codec for Watched {
         Box::new(WatchedDecoder { decoder, notes: self.notes.clone(), idle: 0, idle_errors: 0 })
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         self.notes.watch("encoder", || self.codec.encode(event, at, out));
     }
 
