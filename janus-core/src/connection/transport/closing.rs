@@ -20,7 +20,7 @@ use crate::session::{Detachment, Places};
 use crate::topic::leave;
 use crate::topic::publish::PublishError;
 use crate::wire::{
-    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Refusal, Refusing, RequestId, TopicName,
+    Command, Decoder, ErrorClass, ErrorCode, FrameError, Limits, Refusal, Refusing, RequestId, ServerEvent, TopicName,
 };
 
 /// How long input is still read and discarded after the server's FIN, so that the peer sees the FIN and not a reset.
@@ -55,7 +55,7 @@ impl Transport {
             self.begin();
         }
         let has_begun = self.opened && !self.is_held();
-        let goodbye = if has_begun { Event::Bye(refusal) } else { Event::Refused(refusal) };
+        let goodbye = if has_begun { ServerEvent::Bye(refusal) } else { ServerEvent::Refused(refusal) };
         let last_words = match self.decoder.refuse(&refusal) {
             Refusing::With(bytes) if !has_begun => bytes,
             // A codec has no words after a panic.
@@ -76,7 +76,7 @@ impl Transport {
     /// Tells the client why a request is not carried out.
     pub(super) fn tell_error(&self, id: RequestId, topic: Option<&TopicName>, code: ErrorCode, message: &str) {
         self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
-        self.slot.tell(&Event::Error { id, topic, code, message });
+        self.slot.tell(&ServerEvent::Error { id, topic, code, message });
     }
 
     /// Answers a frame with an error. The error may name no message, so it must not overtake the answers to earlier

@@ -9,7 +9,7 @@ use super::{Outcome, Step, Transport};
 use crate::connection::turn::Ticket;
 use crate::hooks::Refused;
 use crate::topic::publish::{Pending, Reply};
-use crate::wire::{Command, ErrorCode, Event, FrameError, TopicName};
+use crate::wire::{Command, ErrorCode, FrameError, ServerEvent, TopicName};
 
 /// A lengthy command, waiting for a turn.
 pub(super) struct Queueing {
@@ -72,7 +72,7 @@ impl Transport {
             Command::Unsubscribe { topic: name, id } => {
                 self.unsubscribe(&name);
                 self.session.forget_earlier(&name, self.shared.config.max_topics_per_client);
-                self.slot.tell(&Event::Unsubscribed { id, topic: &name });
+                self.slot.tell(&ServerEvent::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {
                 let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), ack, id);

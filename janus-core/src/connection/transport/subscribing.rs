@@ -16,7 +16,7 @@ use crate::hooks::Refused;
 use crate::session::Joined;
 use crate::topic::manager::Create;
 use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, leave};
-use crate::wire::{ErrorCode, Event, FrameError, Position, RequestId, TopicName};
+use crate::wire::{ErrorCode, FrameError, Position, RequestId, ServerEvent, TopicName};
 
 /// The subscribe command of a client.
 pub(super) struct Asking {
@@ -74,7 +74,7 @@ impl Transport {
             return;
         };
         if already {
-            return self.slot.tell(&Event::AlreadySubscribed { id, topic: name });
+            return self.slot.tell(&ServerEvent::AlreadySubscribed { id, topic: name });
         }
         if count >= self.shared.config.max_topics_per_client {
             let message = "the limit of topics per client is reached; unsubscribe first";
@@ -138,7 +138,7 @@ impl Transport {
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
         };
-        let event = Event::Subscribed {
+        let event = ServerEvent::Subscribed {
             id: *id,
             topic: name,
             position,
