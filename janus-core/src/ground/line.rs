@@ -55,6 +55,11 @@ impl Line {
         self.0.pop_first().map(|(_, waker)| waker)
     }
 
+    /// The number of waiting tasks.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
