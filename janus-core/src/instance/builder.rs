@@ -132,40 +132,7 @@ impl Builder {
         let config = self.config;
         config.validate()?;
         let codecs = Arc::new(Codecs::new());
-        let told = Told::default();
-        let bind = |addr| match TcpPort::bind(addr, &config, &told) {
-            Ok(port) => Ok(Box::new(port)),
-            Err(source) => Err(StartError::Bind { addr, source }),
-        };
-        let mut endpoints = Vec::new();
-        let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
-        for &addr in &config.listen {
-            let origin = Origin::classic(&codecs, is_local(addr));
-            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
-        }
-        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-        let mut http = HttpPort::new(origins, config.sse_retry);
-        let mut ports = Vec::new();
-        for &addr in &config.http_listen {
-            ports.push((addr, bind(addr)?));
-        }
-        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
-        let http: Arc<dyn Codec> = Arc::new(http);
-        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
-        for (addr, codec) in self.ports {
-            ports.push((addr, bind(addr)?, codec));
-        }
-        for (addr, port, codec) in ports {
-            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let origin = Arc::new(Origin { codec, codec_id, is_local: is_local(addr), pass_on });
-            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
-        }
-        for (listener, codec) in self.listeners {
-            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let is_local = listener.local_addr().is_none_or(is_local);
-            let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
-            endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
-        }
+        let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, self.pass_on)?;
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
@@ -181,6 +148,48 @@ impl Builder {
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
     }
+}
+
+/// Binds everything that the instance listens on: the ports of `listen` and of `http_listen`, then those of the
+/// embedder, then the embedder's listeners.
+fn endpoints(
+    config: &Config,
+    codecs: &Arc<Codecs>,
+    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
+    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
+    pass_on: Option<PassOn>,
+) -> Result<Vec<Arc<Endpoint>>, StartError> {
+    let told = Told::default();
+    let bind = |addr| match TcpPort::bind(addr, config, &told) {
+        Ok(port) => Ok(Box::new(port)),
+        Err(source) => Err(StartError::Bind { addr, source }),
+    };
+    let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
+    let mut endpoints = Vec::new();
+    for &addr in &config.listen {
+        let origin = Origin::classic(codecs, is_local(addr));
+        endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+    }
+    let http_ports = config.http_listen.iter().map(|&addr| Ok((addr, bind(addr)?)));
+    let http_ports = http_ports.collect::<Result<Vec<_>, StartError>>()?;
+    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port)| port.local_addr()));
+    let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
+    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
+
+    let mut bound: Vec<(Box<dyn Listener>, Arc<dyn Codec>)> = Vec::new();
+    for (_, port) in http_ports {
+        bound.push((port, Arc::clone(&http)));
+    }
+    for (addr, codec) in ports {
+        bound.push((bind(addr)?, codec));
+    }
+    for (listener, codec) in bound.into_iter().chain(listeners) {
+        let (codec_id, pass_on) = (codecs.register(&codec)?, pass_on.clone());
+        let is_local = listener.local_addr().is_none_or(is_local);
+        let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
+        endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+    }
+    Ok(endpoints)
 }
 
 /// The ports on which none but programs of this machine can connect.
