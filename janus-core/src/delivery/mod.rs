@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `batch.rs` | pure | frames of one topic sent together, encoded once for each codec |
 //! | `codecs.rs` | table | the wire formats of the instance, by number |
+//! | `end.rs` | pure | why a connection ends, and which ends reset the socket |
 //! | `engine.rs` | table | what this floor shares |
 //! | `horizon.rs` | table | the numbers of passes, and which of them are under way |
 //! | `input.rs` | pure | the bound on input that has led to nothing yet |
@@ -12,11 +13,17 @@
 //! | `memory.rs` | tests | a byte stream in memory, for the simulation |
 //! | `pass.rs` | table | one batch on its way to all subscribers of a topic, claimed in pieces |
 //! | `pulse.rs` | pure | whether a client answers the heartbeat |
-//! | `queue.rs` | table | what waits for one client, and what happens when it is too much |
+//! | `queue.rs` | table | what waits for one client, and the policies for a full queue |
+//! | `queue/entry.rs` | pure | the entries of a queue, and what each takes of its limits |
 //! | `sender_threads.rs` | task | the sender threads as children of the tree |
 //! | `senders.rs` | table | the passes that wait for sender threads |
-//! | `slot.rs`, `slot/pause.rs` | table | one connection: its socket, and the queue of a client that does not keep up |
+//! | `slot.rs` | table | one connection: its socket, and the queue of a client that does not keep up |
+//! | `slot/heartbeat.rs` | table | when a heartbeat is due, and when its answer is overdue |
+//! | `slot/lag.rs` | table | how far a client lags, and the end of a client that takes nothing |
+//! | `slot/pause.rs` | table | when a client is not read until it takes its answers |
+//! | `slot/subscription.rs` | table | one client's place in one topic |
 //! | `stream.rs` | table | a byte stream that is no socket, written by its Transport alone |
+//! | `terms.rs` | table | the limits of each client's queue |
 //!
 //! Who may run here: the home arbiter and the senders. No user code, no codec, no actor message.
 //!
@@ -24,6 +31,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod codecs;
+pub(crate) mod end;
 pub(crate) mod engine;
 pub(crate) mod horizon;
 pub(crate) mod input;
@@ -38,13 +46,16 @@ pub(crate) mod sender_threads;
 pub(crate) mod senders;
 pub(crate) mod slot;
 pub(crate) mod stream;
+pub(crate) mod terms;
 
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use codecs::Codecs;
+pub(crate) use end::{End, SlowReason};
 pub(crate) use engine::{Engine, SlotIds};
 pub(crate) use horizon::{PassNumbers, UnderWay};
 pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;
 pub(crate) use pass::Pass;
 pub(crate) use senders::SenderPool;
-pub(crate) use slot::{End, Slot, SlowReason, Subscription, Terms};
+pub(crate) use slot::{Slot, Subscription};
+pub(crate) use terms::Terms;

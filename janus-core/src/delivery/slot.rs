@@ -15,14 +15,17 @@
 //!
 //! A subscriber in this process is a slot without a link: everything waits in its queue, until it takes it.
 
+mod heartbeat;
+mod lag;
 mod pause;
+mod subscription;
+#[cfg(test)]
+mod tests;
 
-use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{self, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -31,86 +34,14 @@ use parking_lot::Mutex;
 use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
 use super::pulse::Pulse;
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
-use super::{Batch, Ledger, Link};
+use super::{Batch, End, Link, Terms};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
-use crate::config::SlowConsumer;
 use crate::ground::clock::{AtomicTick, Tick};
 use crate::ground::tasks::yield_now;
-use crate::ground::trace;
-use crate::wire::{Event, Peer, TopicName};
-
-/// What an instance allows each of its clients, and where it keeps the accounts.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// Messages that may wait for one client.
-    pub(crate) max_frames: usize,
-    /// Bytes that they may take, the price of each entry of the queue among them.
-    pub(crate) max_bytes: usize,
-    /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
-    pub(crate) patience: Duration,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) codecs: Arc<Codecs>,
-}
-
-impl Terms {
-    /// The limit that a setting `max_queue_frames` stands for: 0 is none.
-    pub(crate) fn frame_limit(setting: usize) -> usize {
-        if setting == 0 { usize::MAX } else { setting }
-    }
-}
-
-/// Why a connection ends before its client asked for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// It did not take what waited for it, which was so much.
-    SlowConsumer { why: SlowReason, frames: u32, bytes: u32 },
-    /// The peer is gone: a send was refused by the kernel.
-    Broken(io::ErrorKind),
-    /// Nothing can be sent, and nothing has come for a while that would tell that the peer is gone.
-    GivenUp,
-    /// Its codec has panicked, so that it would miss something without a word.
-    CodecPanicked,
-    /// It let a frame stay unfinished for too long, or did not say what it is for.
-    FrameTimeout,
-    /// It has no place of `max_connections`, and another connection needs the room.
-    Crowded,
-    /// It did not answer a heartbeat in time, unless the answer is there and has not been read.
-    PingTimeout,
-    /// It would have missed messages of a topic that had to start afresh, without being told.
-    MessagesLost,
-    /// Another connection has taken over its session.
-    SessionTaken,
-    /// Memory is short, and the client holds some without having asked for anything.
-    Overloaded,
-    /// The operator wants the client to go.
-    Disconnected {
-        /// Whether it may come back.
-        reconnect: bool,
-    },
-    /// The instance ends, and it is this connection's turn to be closed.
-    Draining,
-    /// The instance has ended; for a subscriber in this process, which has no Transport to tell it.
-    ShutDown,
-}
-
-/// What made a client too slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SlowReason {
-    /// Its queue took no more.
-    QueueFull,
-    /// It has taken nothing for too long.
-    Stalled,
-    /// The memory of the instance was nearly used up, and its queue was among the largest.
-    Memory,
-}
-
-impl End {
-    /// Whether the socket is done for, and its close is a reset.
-    pub(crate) fn resets(self) -> bool {
-        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::GivenUp | Self::CodecPanicked)
-    }
-}
+use crate::wire::{Event, TopicName};
+use subscription::ENDED;
+pub(crate) use subscription::Subscription;
 
 /// One connection; see the module's documentation.
 ///
@@ -153,7 +84,7 @@ pub(crate) struct Slot {
     pub(crate) crash: AtomicBool,
     /// The session knows it, too; here it would be 32 bytes more for each of 19,000 clients.
     #[cfg(feature = "fault-injection")]
-    pub(crate) peer: Option<Peer>,
+    pub(crate) peer: Option<crate::wire::Peer>,
 }
 
 #[derive(Debug)]
@@ -252,17 +183,6 @@ impl Slot {
         match self.codecs().encode(self.codec(), event) {
             Ok(frame) => self.send(frame),
             Err(CodecPanicked) => self.end(End::CodecPanicked),
-        }
-    }
-
-    /// Sends the heartbeat, unless the client has had its last words since it was due, or has enough to take as it is.
-    pub(crate) fn beat(&self, tick: Tick) {
-        if self.quiet_since.get().is_none() || self.is_paused() {
-            return;
-        }
-        if let Some(frame) = self.codecs().heartbeat(self.codec()) {
-            self.pulse.ask(tick);
-            self.send(frame);
         }
     }
 
@@ -627,72 +547,6 @@ impl Slot {
         self.attention.load(Ordering::Relaxed)
     }
 
-    /// Ends a client that has taken nothing of what waits for it for `timeout` ticks, or for `patience` ticks if a topic
-    /// of it has a policy that bears with it; and one that nothing can be sent to, if nothing comes from it either. Called
-    /// once a tick.
-    pub(crate) fn end_if_stalled(&self, tick: Tick, timeout: u32, patience: u32) {
-        let mut out = self.out.lock();
-        match out.reads {
-            Reads::Unknown => {}
-            Reads::Ending => out.reads = Reads::Idle,
-            Reads::Idle => {
-                out.end = Some(End::GivenUp);
-                self.transport.wake();
-            }
-        }
-        let limit = if self.patient.load(Ordering::Relaxed) > 0 { patience } else { timeout };
-        let Out { link, queue: Some(queue), corked: false, .. } = &mut *out else { return };
-        // The kernel calls a socket writable when a third of its buffer is free, which a client that reads slowly and
-        // steadily may never come to. That a send takes something shows that it reads.
-        let flushed = link.as_ref().map_or(Ok(Flushed::Turn), |link| queue.write_to(link));
-        let end = match flushed {
-            Ok(Flushed::All) => {
-                out.queue = None;
-                self.mirror_attention(&out);
-                self.mirror_pause(&out);
-                // It may wait for just that.
-                return self.transport.wake();
-            }
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for_error(&error),
-            Ok(Flushed::Turn) | Err(_) if queue.watch(tick) < limit => return self.mirror_pause(&out),
-            Ok(Flushed::Turn) | Err(_) => queue.overflow(SlowReason::Stalled),
-        };
-        self.end_locked(&mut out, end);
-    }
-
-    /// Cuts off a client whose queue is among the largest, because memory runs out.
-    pub(crate) fn end_for_memory(&self) {
-        let mut out = self.out.lock();
-        let Some(queue) = &out.queue else { return };
-        let end = queue.overflow(SlowReason::Memory);
-        self.end_locked(&mut out, end);
-    }
-
-    /// Gives the client the time of those with a topic whose policy bears with them.
-    fn bear_with(&self) {
-        if self.patient.fetch_add(1, Ordering::Relaxed) == 0
-            && let Some(link) = &self.out.lock().link
-        {
-            // Or the kernel would cut off after `tcp_user_timeout` whom the policy keeps. It is not taken back: the
-            // heartbeat comes first in any case.
-            link.set_user_timeout(self.terms.patience);
-        }
-    }
-
-    /// Bytes that wait for this client, and the tick at which it was first seen to lag.
-    pub(crate) fn queued(&self) -> Option<(usize, Option<Tick>)> {
-        let out = self.out.lock();
-        out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
-    }
-
-    /// What waits for this client; `None` if it keeps up.
-    pub(crate) fn lag(&self) -> Option<Lag> {
-        let out = self.out.lock();
-        let queue = out.queue.as_ref().filter(|_| !out.corked)?;
-        let (frames, bytes) = queue.size();
-        Some(Lag { frames, bytes, since: queue.since(), peer: out.link.as_ref().and_then(Link::peer) })
-    }
-
     /// Notes that a frame has begun and not ended, or that none has. One that follows on a frame just completed is a
     /// new one: a client that is always in the middle of some frame is not late with any.
     pub(crate) fn set_unfinished(&self, unfinished: bool, completed_another: bool, tick: Tick) {
@@ -723,37 +577,6 @@ impl Slot {
     pub(crate) fn has_asked(&self) -> bool {
         self.has_asked.load(Ordering::Relaxed)
     }
-
-    /// Has silence count from now on, and not only from the first message.
-    pub(crate) fn expect_silence(&self, tick: Tick) {
-        self.quiet_since.set(tick);
-    }
-
-    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would bring it back.
-    pub(crate) fn fall_silent(&self) {
-        self.quiet_since.clear();
-    }
-
-    /// Whether a PING is due: so many ticks have passed since the last message or PING, or since something has come from
-    /// a client that answers, to which messages may flow all the time. Marks it as sent.
-    pub(crate) fn take_ping_due(&self, tick: Tick, interval: u32) -> bool {
-        let Some(since) = self.quiet_since.get() else { return false };
-        let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
-        if tick.since(since) < interval && !silent {
-            return false;
-        }
-        self.quiet_since.set(tick);
-        true
-    }
-
-    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While something waits for it, it is the
-    /// business of those who look after queues: it may read as fast as its link allows, and not have come to the heartbeat.
-    pub(crate) fn is_overdue(&self, tick: Tick, patience: u32) -> bool {
-        if self.needs_attention() {
-            self.pulse.defer(tick);
-        }
-        self.pulse.unanswered_for(tick).is_some_and(|time| time >= patience)
-    }
 }
 
 impl Drop for Slot {
@@ -781,171 +604,6 @@ impl Out {
         self.sends = false;
         if let Some(link) = &self.link {
             link.reset_on_close();
-        }
-    }
-}
-
-/// What waits for one client.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lag {
-    pub(crate) frames: usize,
-    pub(crate) bytes: usize,
-    /// The tick at which it was first seen to lag.
-    pub(crate) since: Option<Tick>,
-    pub(crate) peer: Option<Peer>,
-}
-
-/// One client's place in one topic.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    pub(crate) slot: Arc<Slot>,
-    /// The next sequence number to send; nothing before it is sent. [`ENDED`] once the client has unsubscribed.
-    /// Changes only under the slot's lock, so that an unsubscribe is not undone by a delivery.
-    next_seq: AtomicU64,
-    /// The number of the first message that the client has had or will have, from which its own count leads to a number;
-    /// 0 until delivery has begun.
-    first_seq: AtomicU64,
-    /// Where it stands in the topic's list; the topic's business alone.
-    pub(crate) index: AtomicU32,
-    /// Whether the client has been told of its subscription: a request repeated at a topic's successor is answered once.
-    acknowledged: AtomicBool,
-    /// Whether messages were dropped, so that the client's count leads nowhere.
-    lossy: AtomicBool,
-    policy: SlowConsumer,
-    /// The number of the codec in which the client gets its messages, and [`TELLS`](Self::TELLS).
-    wire: u8,
-}
-
-const ENDED: u64 = u64::MAX;
-
-impl Subscription {
-    /// The name of its subscriber in a trace.
-    pub(crate) fn trace_name(&self) -> String {
-        let id = self.slot.id;
-        if self.is_local() { format!("subscriber {id}") } else { trace::client(id) }
-    }
-
-    /// Set in `wire` if the client can be told which messages it does not get. One bit, because this is kept for every
-    /// subscription of every client.
-    const TELLS: u8 = 0x80;
-
-    /// A subscription of a connection. Where its codec has no words for what it does not get, it is closed instead of
-    /// dropping messages one by one.
-    pub(crate) fn of_connection(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
-        let codec = slot.codec();
-        let tells = slot.codecs().tells_gaps(codec);
-        let policy = match policy {
-            SlowConsumer::DropOldest | SlowConsumer::DropNewest if !tells => SlowConsumer::Disconnect,
-            policy => policy,
-        };
-        Self::new(slot, policy, codec | if tells { Self::TELLS } else { 0 })
-    }
-
-    /// A subscription of this process.
-    pub(crate) fn local(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
-        Self::new(slot, policy, CLASSIC | Self::TELLS)
-    }
-
-    fn new(slot: Arc<Slot>, policy: SlowConsumer, wire: u8) -> Self {
-        slot.terms.ledger.add_subscription();
-        if policy != SlowConsumer::Disconnect {
-            slot.bear_with();
-        }
-        Self {
-            slot,
-            next_seq: AtomicU64::new(0),
-            first_seq: AtomicU64::new(0),
-            index: AtomicU32::new(u32::MAX),
-            acknowledged: AtomicBool::new(false),
-            lossy: AtomicBool::new(false),
-            policy,
-            wire,
-        }
-    }
-
-    pub(crate) fn policy(&self) -> SlowConsumer {
-        self.policy
-    }
-
-    /// Whether the client can be told which messages it does not get.
-    pub(crate) fn tells(&self) -> bool {
-        self.wire & Self::TELLS != 0
-    }
-
-    pub(crate) fn codec(&self) -> CodecId {
-        self.wire & !Self::TELLS
-    }
-
-    /// Whether it is a subscription of this process.
-    pub(crate) fn is_local(&self) -> bool {
-        self.wire == CLASSIC | Self::TELLS
-    }
-
-    pub(crate) fn set_lossy(&self) {
-        self.lossy.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether messages were dropped, so that the client's count leads nowhere.
-    pub(crate) fn is_lossy(&self) -> bool {
-        self.lossy.load(Ordering::Relaxed)
-    }
-
-    /// The number of the first message that the client has had or will have; `None` if delivery has not begun.
-    pub(crate) fn first_seq(&self) -> Option<u64> {
-        let first_seq = self.first_seq.load(Ordering::Relaxed);
-        (first_seq > 0).then_some(first_seq)
-    }
-
-    /// Has the client's count go on from an earlier connection, where it began with `seq`.
-    pub(crate) fn count_from(&self, seq: u64) {
-        self.first_seq.store(seq, Ordering::Relaxed);
-    }
-
-    /// Brings what a delivery touches into the CPU's cache.
-    pub(crate) fn prefetch(&self) {
-        // Plain loads, because a prefetch instruction would be unsafe code; the hint keeps them from being left out. The
-        // slot's three fields lie at the start, in the middle and at the end of what a send touches.
-        let Slot { id, out, quiet_since, .. } = &*self.slot;
-        black_box((self.next_seq(), *id, out.is_locked(), quiet_since.get()));
-    }
-
-    /// Starts delivery with `seq`, unless the client has unsubscribed meanwhile.
-    pub(crate) fn begin(&self, seq: u64) -> bool {
-        let _out = self.slot.out.lock();
-        if self.next_seq.load(Ordering::Relaxed) == ENDED {
-            return false;
-        }
-        self.next_seq.store(seq, Ordering::Relaxed);
-        // Numbers go on when delivery begins anew, and so does the client's count.
-        let _ = self.first_seq.compare_exchange(0, seq, Ordering::Relaxed, Ordering::Relaxed);
-        true
-    }
-
-    /// Stops delivery at once, also in the middle of a pass.
-    pub(crate) fn end(&self) {
-        let _out = self.slot.out.lock();
-        self.next_seq.store(ENDED, Ordering::Relaxed);
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.next_seq.load(Ordering::Relaxed) == ENDED
-    }
-
-    pub(crate) fn next_seq(&self) -> u64 {
-        self.next_seq.load(Ordering::Relaxed)
-    }
-
-    /// True the first time only.
-    pub(crate) fn acknowledge(&self) -> bool {
-        !self.acknowledged.swap(true, Ordering::Relaxed)
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.slot.terms.ledger.remove_subscription();
-        if self.policy != SlowConsumer::Disconnect {
-            self.slot.patient.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

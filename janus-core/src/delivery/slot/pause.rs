@@ -48,7 +48,6 @@ impl Slot {
 mod tests {
     use std::sync::Arc;
     use std::task::Poll;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use tokio::io::AsyncReadExt;
@@ -64,14 +63,8 @@ mod tests {
     const MAX_BYTES: usize = 4 * 1024;
 
     fn slot(link: impl Into<Link>) -> Arc<Slot> {
-        let terms = Terms {
-            max_frames: usize::MAX,
-            max_bytes: MAX_BYTES,
-            patience: Duration::ZERO,
-            ledger: Arc::default(),
-            codecs: Arc::default(),
-        };
-        Arc::new(Slot::new(1, None, link, CLASSIC, Arc::default(), &Arc::new(terms)))
+        let terms = Terms::in_tests(usize::MAX, MAX_BYTES);
+        Arc::new(Slot::new(1, None, link, CLASSIC, Arc::default(), &terms))
     }
 
     #[tokio::test]

@@ -1,0 +1,48 @@
+//! When a heartbeat is due on a connection, and when its answer is overdue.
+
+use super::Slot;
+use crate::ground::clock::Tick;
+
+impl Slot {
+    /// Sends the heartbeat, unless the client has had its last words since it was due, or has enough to take as it is.
+    pub(crate) fn beat(&self, tick: Tick) {
+        if self.quiet_since.get().is_none() || self.is_paused() {
+            return;
+        }
+        if let Some(frame) = self.codecs().heartbeat(self.codec()) {
+            self.pulse.ask(tick);
+            self.send(frame);
+        }
+    }
+
+    /// Has silence count from now on, and not only from the first message.
+    pub(crate) fn expect_silence(&self, tick: Tick) {
+        self.quiet_since.set(tick);
+    }
+
+    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would bring it back.
+    pub(crate) fn fall_silent(&self) {
+        self.quiet_since.clear();
+    }
+
+    /// Whether a PING is due: so many ticks have passed since the last message or PING, or since something has come from
+    /// a client that answers, to which messages may flow all the time. Marks it as sent.
+    pub(crate) fn take_ping_due(&self, tick: Tick, interval: u32) -> bool {
+        let Some(since) = self.quiet_since.get() else { return false };
+        let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
+        if tick.since(since) < interval && !silent {
+            return false;
+        }
+        self.quiet_since.set(tick);
+        true
+    }
+
+    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While something waits for it, it is the
+    /// business of those who look after queues: it may read as fast as its link allows, and not have come to the heartbeat.
+    pub(crate) fn is_overdue(&self, tick: Tick, patience: u32) -> bool {
+        if self.needs_attention() {
+            self.pulse.defer(tick);
+        }
+        self.pulse.unanswered_for(tick).is_some_and(|time| time >= patience)
+    }
+}

@@ -1,0 +1,35 @@
+//! The limits that an instance sets for each of its clients, and the accounts of all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Codecs, Ledger};
+
+/// What an instance allows each of its clients, and where it keeps the accounts.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// Messages that may wait for one client.
+    pub(crate) max_frames: usize,
+    /// Bytes that they may take, the price of each entry of the queue among them.
+    pub(crate) max_bytes: usize,
+    /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
+    pub(crate) patience: Duration,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) codecs: Arc<Codecs>,
+}
+
+impl Terms {
+    /// The limit that a setting `max_queue_frames` stands for: 0 is none.
+    pub(crate) fn frame_limit(setting: usize) -> usize {
+        if setting == 0 { usize::MAX } else { setting }
+    }
+}
+
+#[cfg(test)]
+impl Terms {
+    /// Terms with these limits, and accounts of their own.
+    pub(crate) fn in_tests(max_frames: usize, max_bytes: usize) -> Arc<Self> {
+        let (ledger, codecs) = (Arc::default(), Arc::default());
+        Arc::new(Self { max_frames, max_bytes, patience: Duration::ZERO, ledger, codecs })
+    }
+}
