@@ -127,6 +127,7 @@ pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 pub use delivery::codecs::TooManyCodecs;
+pub use ground::counters::{Metric, MetricKind, Stats};
 #[cfg(feature = "fault-injection")]
 pub use ground::fault::Fault;
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
@@ -134,7 +135,6 @@ pub use hooks::SlowClient;
 pub use instance::builder::{Builder, StartError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, ServeError, WeakJanus};
-pub use instance::stats::Stats;
 pub use session::{SessionInfo, SessionToken};
 pub use topic::TopicInfo;
 pub use topic::publish::{Message, PublishError, Receipt};

@@ -6,11 +6,13 @@
 //! what an allocator makes of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::slot::SlowReason;
+use super::SlowReason;
+use crate::ground::counters::Counters;
 use crate::wire::TopicName;
 
 /// One for each instance; see the module's documentation.
@@ -28,12 +30,7 @@ pub(crate) struct Ledger {
     subscriptions: AtomicUsize,
     /// Places in topics that sessions without a connection refer to; with a fixed price as well.
     cursors: AtomicUsize,
-    dropped_oldest: AtomicU64,
-    dropped_newest: AtomicU64,
-    conflated: AtomicU64,
-    queue_full: AtomicU64,
-    stalled: AtomicU64,
-    out_of_memory: AtomicU64,
+    counters: Arc<Counters>,
     /// What was dropped since it was last asked for, if somebody asks: at most one entry for each topic and reason.
     by_topic: Option<Mutex<HashMap<(TopicName, Dropped), u64>>>,
 }
@@ -46,17 +43,6 @@ pub(crate) enum Dropped {
     Conflated,
 }
 
-/// A copy of the counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) dropped_oldest: u64,
-    pub(crate) dropped_newest: u64,
-    pub(crate) conflated: u64,
-    pub(crate) queue_full: u64,
-    pub(crate) stalled: u64,
-    pub(crate) out_of_memory: u64,
-}
-
 /// A subscription with its place in the topic's list and in its session's.
 const SUBSCRIPTION_BYTES: usize = 96;
 
@@ -64,9 +50,9 @@ const SUBSCRIPTION_BYTES: usize = 96;
 const CURSOR_BYTES: usize = 16;
 
 impl Ledger {
-    /// One that counts dropped messages for each topic, too.
-    pub(crate) fn by_topic() -> Self {
-        Self { by_topic: Some(Mutex::default()), ..Self::default() }
+    /// A ledger of an instance with these counters. `by_topic` makes it count dropped messages for each topic, too.
+    pub(crate) fn new(counters: &Arc<Counters>, by_topic: bool) -> Self {
+        Self { counters: Arc::clone(counters), by_topic: by_topic.then(Mutex::default), ..Self::default() }
     }
 
     pub(crate) fn add_frames(&self, bytes: usize) {
@@ -132,9 +118,9 @@ impl Ledger {
             *by_topic.lock().entry((topic.clone(), why)).or_default() += messages;
         }
         let count = match why {
-            Dropped::Oldest => &self.dropped_oldest,
-            Dropped::Newest => &self.dropped_newest,
-            Dropped::Conflated => &self.conflated,
+            Dropped::Oldest => &self.counters.messages_dropped_oldest,
+            Dropped::Newest => &self.counters.messages_dropped_newest,
+            Dropped::Conflated => &self.counters.messages_conflated,
         };
         count.fetch_add(messages, Ordering::Relaxed);
     }
@@ -146,23 +132,16 @@ impl Ledger {
 
     pub(crate) fn cut_off(&self, why: SlowReason) {
         let count = match why {
-            SlowReason::QueueFull => &self.queue_full,
-            SlowReason::Stalled => &self.stalled,
-            SlowReason::Memory => &self.out_of_memory,
+            SlowReason::QueueFull => &self.counters.slow_consumers_queue_full,
+            SlowReason::Stalled => &self.counters.slow_consumers_stalled,
+            SlowReason::Memory => &self.counters.slow_consumers_out_of_memory,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counts {
-            dropped_oldest: count(&self.dropped_oldest),
-            dropped_newest: count(&self.dropped_newest),
-            conflated: count(&self.conflated),
-            queue_full: count(&self.queue_full),
-            stalled: count(&self.stalled),
-            out_of_memory: count(&self.out_of_memory),
-        }
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Accounted bytes of all of it.

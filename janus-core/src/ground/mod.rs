@@ -48,7 +48,7 @@ pub(crate) struct Ground {
     /// The arbiter on which the actors live.
     pub(crate) home: Place,
     pub(crate) load: Load,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) draining: Draining,
     pub(crate) faults: Arc<Faults>,
     pub(crate) tracer: Arc<Tracer>,
@@ -60,7 +60,7 @@ impl Ground {
             clock: Clock::for_config(&config),
             home,
             load: Load::default(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             draining: Draining::default(),
             faults: Arc::default(),
             tracer: Arc::default(),

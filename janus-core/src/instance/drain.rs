@@ -4,7 +4,6 @@
 //! so would they connect; so they are closed a few at a time, in no order, at no regular times.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -14,7 +13,6 @@ use tokio::time::{Instant, timeout_at};
 use super::application;
 use super::shared::Shared;
 use crate::delivery::{End, Slot};
-
 use crate::supervision::SupervisorRef;
 
 /// From one batch to the next, give or take a half: 19,000 connections in 5 s are batches of about a hundred.
@@ -25,6 +23,7 @@ const PORTION: usize = 256;
 
 /// How a drain went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DrainReport {
     /// Connections that were open when the drain began.
     pub connections: usize,
@@ -39,11 +38,7 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     shared.draining.set_deadline(deadline);
     let connections = shared.connections.table.len();
     // A stalled client is cut off before the time of a drain is over, and what waited for it is as lost.
-    let cut_off = |shared: &Shared| {
-        let slow = shared.ledger().counts();
-        shared.counters.cut_off.load(Ordering::Relaxed) + slow.queue_full + slow.stalled + slow.out_of_memory
-    };
-    let cut_off_before = cut_off(shared);
+    let cut_off_before = shared.counters.all_cut_off();
     for endpoint in &shared.endpoints {
         // It may have ended with the tree already.
         let _ = root.terminate_child(endpoint.acceptor.name()).await;
@@ -71,7 +66,7 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     // Those that are still there: they have much to read yet, or were being refused.
     shared.transport_supervisor.stop_all().await;
     root.stop().await;
-    DrainReport { connections, cut_off: (cut_off(shared) - cut_off_before) as usize }
+    DrainReport { connections, cut_off: (shared.counters.all_cut_off() - cut_off_before) as usize }
 }
 
 async fn connected(shared: &Shared) -> Vec<Arc<Slot>> {

@@ -13,7 +13,7 @@ use super::tree;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::connection::acceptor::Endpoint;
-use crate::delivery::{Codecs, Engine, Ledger};
+use crate::delivery::{Codecs, Engine};
 use crate::ground::Ground;
 use crate::hooks::HookRunner;
 use crate::session::Sessions;
@@ -36,11 +36,10 @@ impl Shared {
         endpoints: Vec<Arc<Endpoint>>,
         hooks: Option<Arc<HookRunner>>,
     ) -> Arc<Self> {
-        // Only hooks ask for what was dropped by topic.
-        let ledger = if hooks.is_some() { Ledger::by_topic() } else { Ledger::default() };
         let (topic_supervisor, transport_supervisor) =
             (tree::topic_supervisor(&config), tree::transport_supervisor(&config));
-        let engine = Engine::new(Ground::new(config, home), codecs, ledger);
+        // Only hooks ask for what was dropped by topic.
+        let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
         let sessions = Sessions::new(Topics::new(engine, topic_supervisor));
         let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks);
         Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default() })
