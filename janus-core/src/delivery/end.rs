@@ -1,54 +1,54 @@
-//! Why a connection ends before its client asks for the end.
+//! The reasons for which the server ends a connection.
 
 use std::io;
 
-/// Why a connection ends before its client asked for it.
+/// Why a connection ends before its client asks for the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It did not take what waited for it, which was so much.
+    /// The client did not take its queue, which was this large.
     SlowConsumer { why: SlowReason, frames: u32, bytes: u32 },
     /// The peer is gone: a send was refused by the kernel.
     Broken(io::ErrorKind),
-    /// Nothing can be sent, and nothing has come for a while that would tell that the peer is gone.
+    /// Nothing can be sent, and for a while nothing has come that would tell whether the peer is gone.
     GivenUp,
-    /// Its codec has panicked, so that it would miss something without a word.
+    /// The codec has panicked, so the client would miss a message without a word.
     CodecPanicked,
-    /// It let a frame stay unfinished for too long, or did not say what it is for.
+    /// The client left a frame unfinished for too long, or did not say what the connection is for.
     FrameTimeout,
-    /// It has no place of `max_connections`, and another connection needs the room.
+    /// The connection has no place of `max_connections`, and another connection needs the room.
     Crowded,
-    /// It did not answer a heartbeat in time, unless the answer is there and has not been read.
+    /// The client did not answer a heartbeat in time, unless the answer has arrived and is not read yet.
     PingTimeout,
-    /// It would have missed messages of a topic that had to start afresh, without being told.
+    /// The client would have missed messages of a topic that had to start afresh, without being told.
     MessagesLost,
-    /// Another connection has taken over its session.
+    /// Another connection has taken over the session.
     SessionTaken,
     /// Memory is short, and the client holds some without having asked for anything.
     Overloaded,
     /// The operator wants the client to go.
     Disconnected {
-        /// Whether it may come back.
+        /// Whether the client may come back.
         reconnect: bool,
     },
-    /// The instance ends, and it is this connection's turn to be closed.
+    /// The instance drains, and this connection's turn to be closed has come.
     Draining,
-    /// The instance has ended; for a subscriber in this process, which has no Transport to tell it.
+    /// The instance has ended; for a subscriber in this process, which no Transport could tell.
     ShutDown,
 }
 
-/// What made a client too slow.
+/// How a client was too slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlowReason {
-    /// Its queue took no more.
+    /// Its queue was full.
     QueueFull,
-    /// It has taken nothing for too long.
+    /// The client has taken nothing for too long.
     Stalled,
-    /// The memory of the instance was nearly used up, and its queue was among the largest.
+    /// The memory of the instance was nearly used up, and this client's queue was among the largest.
     Memory,
 }
 
 impl End {
-    /// Whether the socket is done for, and its close is a reset.
+    /// Whether nothing more can be sent, and the close of the socket is a reset.
     pub(crate) fn resets(self) -> bool {
         matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::GivenUp | Self::CodecPanicked)
     }

@@ -1,4 +1,5 @@
-//! What the delivery floor shares: the terms of all queues, the senders, and the numbers of slots and passes.
+//! The part of an instance that belongs to delivery: the terms of all queues, the senders, and the numbers of slots and
+//! passes.
 
 use std::ops::Deref;
 use std::sync::Arc;

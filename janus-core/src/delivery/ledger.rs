@@ -1,9 +1,9 @@
-//! What the messages of an instance take in memory, and what became of those that nobody got.
+//! The account of the memory that the messages of an instance take, and of messages and clients given up.
 //!
-//! A frame is counted once, whoever holds it (a topic's ring, a pass, a thousand queues), from when its batch is sealed
-//! until the last of them lets go; before that as the publication that it comes from. The figures are what the memory
-//! budget is held against (with the tables, see `Shared::memory_used`); they are sums of lengths and fixed prices, not
-//! what an allocator makes of them.
+//! A frame is counted once, however many holders it has (a topic's ring, a pass, a thousand queues), from the sealing
+//! of its batch until the last holder lets go; before that as its publication. The memory budget is held against these
+//! figures (with the tables, see `Shared::memory_used`). They are sums of lengths and fixed prices, not the figures of
+//! an allocator.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,24 +18,25 @@ use crate::wire::TopicName;
 /// One for each instance; see the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Bytes of batches, with what a batch takes beside them.
+    /// Bytes of batches, with the price of each batch.
     frames: AtomicUsize,
-    /// Bytes that the queues of lagging clients take beside the batches they refer to.
+    /// Bytes of the queues of lagging clients, without the batches they refer to.
     queues: AtomicUsize,
-    /// Bytes of publications that topics have accepted and not yet sealed into a batch.
+    /// Bytes of publications accepted by topics and not yet sealed into a batch.
     waiting: AtomicUsize,
-    /// Bytes from clients that their Transports keep: frames without an end, and what waits behind a command under way.
+    /// Bytes from clients kept by their Transports: frames without an end, and input behind a command under way.
     received: AtomicUsize,
-    /// Subscriptions there are, each of which has a fixed price.
+    /// The number of subscriptions, each with a fixed price.
     subscriptions: AtomicUsize,
-    /// Places in topics that sessions without a connection refer to; with a fixed price as well.
+    /// The number of cursors of sessions without a connection, each with a fixed price.
     cursors: AtomicUsize,
     counters: Arc<Counters>,
-    /// What was dropped since it was last asked for, if somebody asks: at most one entry for each topic and reason.
+    /// Messages dropped since the last [`take_dropped`](Self::take_dropped), if there are hooks to tell: at most one
+    /// entry for each topic and reason.
     by_topic: Option<Mutex<HashMap<(TopicName, Dropped), u64>>>,
 }
 
-/// Why messages were taken out of a client's queue, or never came into it.
+/// Why messages were taken out of a client's queue, or never entered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Dropped {
     Oldest,
@@ -43,14 +44,14 @@ pub(crate) enum Dropped {
     Conflated,
 }
 
-/// A subscription with its place in the topic's list and in its session's.
+/// The price of a subscription, with its place in the topic's list and in its session's.
 const SUBSCRIPTION_BYTES: usize = 96;
 
-/// A cursor in the list of its session.
+/// The price of a cursor in the list of its session.
 const CURSOR_BYTES: usize = 16;
 
 impl Ledger {
-    /// A ledger of an instance with these counters. `by_topic` makes it count dropped messages for each topic, too.
+    /// The ledger of an instance with these counters. `by_topic` also counts dropped messages for each topic.
     pub(crate) fn new(counters: &Arc<Counters>, by_topic: bool) -> Self {
         Self { counters: Arc::clone(counters), by_topic: by_topic.then(Mutex::default), ..Self::default() }
     }
@@ -92,7 +93,7 @@ impl Ledger {
         self.frames.load(Ordering::Relaxed) + self.queues.load(Ordering::Relaxed)
     }
 
-    /// Bytes from clients that their Transports keep.
+    /// Bytes from clients kept by their Transports.
     pub(crate) fn received(&self) -> usize {
         self.received.load(Ordering::Relaxed)
     }
@@ -125,7 +126,7 @@ impl Ledger {
         count.fetch_add(messages, Ordering::Relaxed);
     }
 
-    /// What was dropped since this was asked the last time.
+    /// The messages dropped since the last call, by topic.
     pub(crate) fn take_dropped(&self) -> HashMap<(TopicName, Dropped), u64> {
         self.by_topic.as_ref().map(|by_topic| std::mem::take(&mut *by_topic.lock())).unwrap_or_default()
     }
@@ -144,7 +145,7 @@ impl Ledger {
         &self.counters
     }
 
-    /// Accounted bytes of all of it.
+    /// The accounted bytes of everything.
     pub(crate) fn bytes(&self) -> usize {
         let load = |figure: &AtomicUsize| figure.load(Ordering::Relaxed);
         load(&self.frames)

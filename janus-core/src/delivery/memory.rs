@@ -1,8 +1,8 @@
-//! A byte stream in memory that behaves towards a slot as a non-blocking socket does.
+//! A byte stream in memory that behaves towards a slot like a non-blocking socket.
 //!
-//! It takes as much as it has room for, and sometimes less; once it is full it refuses until a third of it is free, as
-//! Linux does. A FIN follows what was sent. A reset may overtake what the peer has not read yet. What a peer sent before
-//! it went away can still be read, and only then comes the error.
+//! The stream takes as many bytes as it has room for, and sometimes fewer. Once full it refuses until a third is free,
+//! as Linux does. A FIN follows the sent bytes. A reset may overtake bytes that the peer has not read yet. Bytes sent
+//! before a peer went away can still be read, and only then comes the error.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -25,7 +25,7 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 pub(crate) struct Peer(Arc<Mutex<Pipe>>);
 
-/// What the client finds when it reads.
+/// The result of a client's read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Bytes,
@@ -54,9 +54,9 @@ struct Pipe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Open,
-    /// It sends no more.
+    /// The side sends no more.
     Finished,
-    /// It neither sends nor reads any more: what comes is answered with a reset.
+    /// The side neither sends nor reads any more: bytes for it are answered with a reset.
     Closed,
     Reset,
 }
@@ -87,7 +87,7 @@ impl Memory {
         let mut pipe = self.pipe.lock();
         match pipe.client {
             Side::Open | Side::Finished => {}
-            // The kernel takes the bytes, and learns from the answer to them that nobody is there.
+            // The kernel takes the bytes, and learns from the answer to them that no peer is there.
             Side::Closed => {
                 pipe.client = Side::Reset;
                 pipe.wake_server();

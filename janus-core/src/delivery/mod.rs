@@ -25,9 +25,9 @@
 //! | `stream.rs` | table | a byte stream that is no socket, written by its Transport alone |
 //! | `terms.rs` | table | the limits of each client's queue |
 //!
-//! Who may run here: the home arbiter and the senders. No user code, no codec, no actor message.
+//! Only the home arbiter and the senders run here. No user code, no codec, no actor message.
 //!
-//! Lock order: a topic's core, then a slot. Nothing takes a topic's lock while it holds a slot's.
+//! Lock order: a topic's core, then a slot. No code takes a topic's lock while it holds a slot's.
 
 pub(crate) mod batch;
 pub(crate) mod codecs;

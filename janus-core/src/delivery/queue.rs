@@ -1,19 +1,19 @@
-//! What waits for one client that does not keep up, and what happens when it is too much.
+//! The queue of one client that does not keep up, and the policies for a full queue.
 //!
-//! A queue exists only while something waits. It holds references to the frames, which all subscribers share. When it is
-//! full, the policy of the subscription whose messages arrive decides: the client is closed, or some of that
-//! subscription's own messages are dropped. What has been written in part is never dropped, or the stream would break in
+//! A queue exists only while something waits. It holds references to the frames, which all subscribers share. When it
+//! is full, the policy of the subscription with the new messages decides: the client is closed, or some of that
+//! subscription's own messages are dropped. A message written in part is never dropped, or the stream would break in
 //! the middle of a frame.
 //!
-//! Frames that belong to no topic (an ACK, an error, a receipt) are answers to what the client asks, and their number is
-//! the client's choice. They take no room from messages, are always let in and never dropped: while many of them wait,
-//! the client is not read (see [`Slot::is_paused`](super::Slot::is_paused)), and asks for no more.
+//! Frames without a topic (an ACK, an error, a receipt) are answers to requests, and their number is the client's
+//! choice. They take no room from messages, are always let in and never dropped. While many answers wait, the client is
+//! not read (see [`Slot::is_paused`](super::Slot::is_paused)), so no further answers arise.
 //!
-//! The limit in bytes counts what an entry really takes: its bytes, and a price for the entry itself. Successive messages
-//! of one batch share an entry, so that a burst of tiny messages costs about what its bytes do.
+//! The limit in bytes counts the real size of an entry: its bytes, and a price for the entry itself. Successive
+//! messages of one batch share an entry, so a burst of tiny messages costs about as much as its bytes.
 //!
-//! What is dropped from a subscription that can be told leaves a gap in its place: the client learns which numbers it
-//! will not see, where it would have seen them.
+//! A dropped message leaves a gap in its place if the client can be told: the client learns the missing numbers where
+//! their messages would have been.
 
 mod entry;
 
@@ -37,11 +37,11 @@ use crate::wire::{Event, TopicName};
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
 
-/// Bytes one flush writes before others get their turn.
+/// Bytes of one flush before other connections get their turn.
 const FLUSH_TURN_BYTES: usize = 256 * 1024;
 
-/// Answers may take one part in so many of what messages may, before the client that asks is paused: enough for a thousand
-/// receipts by default, and little beside the messages.
+/// The answers of a client may take this fraction of the room for messages, as a divisor, before the client is paused:
+/// enough for a thousand receipts by default, and little compared to the messages.
 const ANSWERS_SHARE: usize = 4;
 
 /// How far a flush got.
@@ -49,7 +49,7 @@ const ANSWERS_SHARE: usize = 4;
 pub(crate) enum Flushed {
     /// Nothing waits any more.
     All,
-    /// More could be written, but it is somebody else's turn.
+    /// More could be written, but another connection has its turn.
     Turn,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Queue {
     terms: Arc<Terms>,
     /// Whether something has been written since the last look of [`watch`](Self::watch).
     progressed: bool,
-    /// The tick at which the queue was first seen, and the last at which it had got on.
+    /// The tick at which the queue was first seen, and the last tick at which it had made progress.
     since: Option<(Tick, Tick)>,
 }
 
@@ -85,8 +85,8 @@ impl Queue {
         &self.terms.ledger
     }
 
-    /// Takes in what is left of something that has been sent in part. Where messages may be dropped, only the one that was
-    /// begun is the head that nobody touches.
+    /// Queues the rest of an entry sent in part. Where messages may be dropped, only the message under way becomes the
+    /// untouchable head.
     pub(crate) fn admit_started(&mut self, entry: Entry) -> Result<(), End> {
         debug_assert!(self.entries.is_empty());
         let Entry::Messages(mut head) = entry else {
@@ -105,10 +105,10 @@ impl Queue {
         self.admit(Entry::Messages(rest))
     }
 
-    /// Takes an entry in, by its policy if there is no room.
+    /// Queues an entry, by the policy of its subscription if there is no room.
     ///
     /// A queue without messages takes any batch from a subscription whose client would be closed otherwise: a message
-    /// larger than the limit would cut off everybody it is for.
+    /// larger than the limit would cut off every subscriber.
     pub(crate) fn admit(&mut self, entry: Entry) -> Result<(), End> {
         match entry {
             Entry::Messages(messages) if !self.has_room_for(&messages) => return self.admit_by_policy(messages),
@@ -124,7 +124,7 @@ impl Queue {
             SlowConsumer::Conflate => self.admit_latest(messages),
             SlowConsumer::Disconnect => {
                 if self.messages.frames > 0 {
-                    // What can do with less makes room for what cannot.
+                    // Conflated subscriptions can do with less, and make room for this one.
                     self.conflate_all();
                     if !self.has_room_for(&messages) {
                         return Err(self.overflow(SlowReason::QueueFull));
@@ -147,18 +147,18 @@ impl Queue {
             && !self.has_room_for(messages)
     }
 
-    /// Whether so many answers wait that the client is to take some before it asks for more.
+    /// Whether the client has to take some answers before it may send more requests.
     pub(crate) fn holds_many_answers(&self) -> bool {
         self.answers.bytes > self.terms.max_bytes / ANSWERS_SHARE
     }
 
-    /// Puts bytes before everything else. Nothing must have been written of what waits.
+    /// Puts bytes before everything else. No byte of the queue may have been written.
     pub(crate) fn push_first(&mut self, frame: Bytes) {
         debug_assert!(!self.started);
         self.insert(0, Entry::Frame(frame));
     }
 
-    /// Takes an entry in without looking at the limits: for what its taker has asked for a portion of.
+    /// Queues an entry without a look at the limits: for a portion that its taker has requested.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.insert(self.entries.len(), entry);
     }
@@ -170,7 +170,7 @@ impl Queue {
         }
     }
 
-    /// The account that an entry is on.
+    /// The account of an entry.
     fn account_of(&mut self, entry: &Entry) -> &mut Load {
         if matches!(entry, Entry::Frame(_)) { &mut self.answers } else { &mut self.messages }
     }
@@ -191,8 +191,8 @@ impl Queue {
         self.note_dropped(self.entries.len(), &batch, &subscription, kept_to..end, Dropped::Newest);
     }
 
-    /// Drops waiting messages of the same subscription, oldest first, until there is room for the new ones; if that is
-    /// not enough, the oldest of the new ones as well.
+    /// Drops waiting messages of the same subscription, oldest first, until there is room for the new messages; if that
+    /// is not enough, also the oldest of the new messages.
     fn admit_newest(&mut self, mut messages: Messages) {
         let subscription = Arc::clone(&messages.subscription);
         loop {
@@ -205,7 +205,8 @@ impl Queue {
             let (batch, dropped) = self.drop_first_at(at);
             self.note_dropped(at, &batch, &subscription, dropped, Dropped::Oldest);
         }
-        // None of its own is left. Of the new ones at least the last is kept if nothing else waits.
+        // No older message of the subscription is left. At least the last of the new messages is kept if nothing else
+        // waits.
         let room = self.room();
         let fits = |&skip: &usize| messages.load_from(messages.seqs.start + skip as u64).fits(room);
         let mut skip = (0..messages.frames()).find(fits).unwrap_or_else(|| messages.frames());
@@ -221,8 +222,9 @@ impl Queue {
         }
     }
 
-    /// Keeps the last message of the subscription, in the place of those that waited. It is let in also if there is no
-    /// room: one message of each topic is the least that this policy promises, and `max_topics_per_client` limits them.
+    /// Keeps the last message of the subscription, in the place of the waiting ones. The message is let in even if
+    /// there is no room: one message of each topic is the least that this policy promises, and `max_topics_per_client`
+    /// limits their number.
     fn admit_latest(&mut self, mut messages: Messages) {
         let subscription = Arc::clone(&messages.subscription);
         let place = self.remove_all(&subscription);
@@ -235,7 +237,7 @@ impl Queue {
         self.insert(at, Entry::Messages(messages));
     }
 
-    /// Keeps of every subscription with this policy nothing but its last message.
+    /// Keeps nothing but the last message of every subscription with this policy.
     fn conflate_all(&mut self) {
         let mut at = usize::from(self.started);
         while at < self.entries.len() {
@@ -257,7 +259,7 @@ impl Queue {
                 at += 1;
                 continue;
             }
-            // Taken out with the others, and told of only as far as it is not kept.
+            // Taken out with the others; its gap covers only the dropped numbers.
             let last_at = self.entries.iter().rposition(|entry| is_last(&entry)).expect("just found");
             let Entry::Messages(mut last) = self.remove(last_at) else { unreachable!("just found") };
             if last.frames() > 1 {
@@ -268,7 +270,8 @@ impl Queue {
         }
     }
 
-    /// Drops all that waits of a subscription; the place for what is to come instead, behind the gaps that tell of it.
+    /// Drops all waiting messages of a subscription. Returns the place for their replacement, behind the gaps in their
+    /// place.
     fn remove_all(&mut self, subscription: &Arc<Subscription>) -> Option<usize> {
         let mut place = None;
         let mut at = usize::from(self.started);
@@ -279,7 +282,7 @@ impl Queue {
             }
             if let Entry::Gap(_) = self.entries[at] {
                 at += 1;
-                // Numbers must not come behind a gap that follows on them.
+                // Numbers must not come behind a gap of later numbers.
                 place = place.map(|_| at);
                 continue;
             }
@@ -296,7 +299,8 @@ impl Queue {
         self.entries.insert(at, entry);
     }
 
-    /// Drops the first message of the entry at `at`, and the entry with its last; the message's batch and number.
+    /// Drops the first message of the entry at `at`, and the entry with its last message. Returns the message's batch
+    /// and number.
     fn drop_first_at(&mut self, at: usize) -> (Arc<Batch>, Range<u64>) {
         let Entry::Messages(old) = &mut self.entries[at] else { unreachable!("only messages are dropped") };
         if old.frames() == 1 {
@@ -318,8 +322,8 @@ impl Queue {
         entry
     }
 
-    /// Counts dropped messages and, if the client can be told, leaves a gap before place `at`; how many entries that
-    /// added before it.
+    /// Counts dropped messages and, if the client can be told, leaves a gap before place `at`. Returns the number of
+    /// entries added there.
     fn note_dropped(
         &mut self,
         at: usize,
@@ -336,7 +340,7 @@ impl Queue {
         if !subscription.tells() {
             return 0;
         }
-        // Joined to the gap before, if no message of the subscription stands between them.
+        // Joined to the gap before, if no message of the subscription stands between the two.
         let before = self.entries.range_mut(..at).rev().find(|entry| entry.is_of(subscription));
         if let Some(Entry::Gap(gap)) = before
             && gap.seqs.end == seqs.start
@@ -350,7 +354,7 @@ impl Queue {
         1
     }
 
-    /// Leaves a gap behind everything that waits.
+    /// Leaves a gap behind all entries.
     pub(crate) fn push_gap(
         &mut self,
         subscription: &Arc<Subscription>,
@@ -361,8 +365,9 @@ impl Queue {
         self.push(Entry::gap(subscription, topic, epoch, seqs));
     }
 
-    /// Puts a gap into words that is the head; from then on it is a frame, which grows no more and is never dropped. Those
-    /// behind it go on taking in what is dropped, or a client that takes nothing would have one for each look at it.
+    /// Encodes a gap at the head. From then on it is a frame, which grows no more and is never dropped. Gaps behind the
+    /// head still grow with dropped messages, or a client that takes nothing would get one gap for each look at its
+    /// queue.
     fn tell_gap(&mut self) -> io::Result<()> {
         if let Some(Entry::Gap(gap)) = self.entries.front() {
             let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
@@ -403,7 +408,7 @@ impl Queue {
         self.progressed |= written > 0;
         while let Some(head) = self.entries.front_mut() {
             if let Entry::Gap(_) = head {
-                // It has not been told.
+                // The gap has not been encoded.
                 return;
             }
             let length = head.unwritten().len();
@@ -461,12 +466,12 @@ impl Queue {
         (self.messages.frames + self.answers.frames, self.messages.bytes + self.answers.bytes)
     }
 
-    /// The tick since which something waits, if it was seen by [`watch`](Self::watch).
+    /// The tick since which the queue exists, if [`watch`](Self::watch) has seen the queue.
     pub(crate) fn since(&self) -> Option<Tick> {
         self.since.map(|(since, _)| since)
     }
 
-    /// Looks after the queue once a tick: for how many ticks nothing of it could be written.
+    /// Looks after the queue once a tick. Returns the ticks for which nothing could be written.
     pub(crate) fn watch(&mut self, tick: Tick) -> u32 {
         let (_, progress) = self.since.get_or_insert((tick, tick));
         if std::mem::take(&mut self.progressed) {
@@ -482,7 +487,7 @@ impl Queue {
         End::SlowConsumer { why, frames: fit(frames), bytes: fit(bytes) }
     }
 
-    /// Why a connection ends that could not be written.
+    /// The end of a connection after a failed write.
     pub(crate) fn end_for_error(&self, error: &io::Error) -> End {
         if error.get_ref().is_some_and(|inner| inner.is::<CodecPanicked>()) {
             return End::CodecPanicked;
@@ -490,8 +495,8 @@ impl Queue {
         self.end_for(error.kind())
     }
 
-    /// Why a connection ends that failed while something waited. The kernel's time-out means that the client has taken
-    /// nothing for `tcp_user_timeout`: it is slow, whether or not its host still answers.
+    /// The end of a connection that failed while its queue waited. The kernel's time-out means that the client has
+    /// taken nothing for `tcp_user_timeout`: the client is slow, whether or not its host still answers.
     pub(crate) fn end_for(&self, kind: io::ErrorKind) -> End {
         if kind == io::ErrorKind::TimedOut { self.overflow(SlowReason::Stalled) } else { End::Broken(kind) }
     }

@@ -1,8 +1,8 @@
 //! The helper threads of large fan-outs, and of small ones while the home arbiter is behind.
 //!
-//! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so that
-//! a second topic does not wait for the first to end. Senders hold no state and run no user code: what one was doing
-//! when it died is given back to its pass. The home arbiter serves the same passes, so a pass needs no sender to end.
+//! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so a
+//! second topic does not wait for the first to end. Senders hold no state and run no user code: a sender that dies
+//! gives its piece back to the pass. The home arbiter serves the same passes, so a pass needs no sender to end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::Pass;
 use super::pass::Server;
 
 /// Passes of small topics that wait for the senders while the home arbiter is behind: enough that a sender does not run
-/// out between two turns of the arbiter, few enough that what is left to them does not wait long.
+/// out between two turns of the arbiter, few enough that none of them waits long.
 const LEFT: usize = 8;
 
-/// What the senders share.
+/// The state that the senders share.
 ///
 /// The queue holds at most one pass per topic with many subscribers, because a topic offers its next pass when the last
-/// one is complete, and [`LEFT`] passes of other topics.
+/// is complete, and [`LEFT`] passes of other topics.
 #[derive(Debug, Default)]
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
     offered: Condvar,
     #[cfg(all(test, feature = "fault-injection"))]
     offered_to_tasks: tokio::sync::Notify,
-    /// The threads that have not been joined; at most one per sender, and those that have died since the last start.
+    /// The threads that have not been joined: at most one per sender, and those that died since the last start.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -51,7 +51,7 @@ impl SenderPool {
         self.passes.lock().len() < LEFT
     }
 
-    /// Takes back a pass that is complete.
+    /// Takes back a complete pass.
     pub(crate) fn withdraw(&self, pass: &Arc<Pass>) {
         self.passes.lock().retain(|other| !Arc::ptr_eq(other, pass));
     }
@@ -77,7 +77,7 @@ impl SenderPool {
         }
     }
 
-    /// The same for a sender that is a task and no thread, and never ends by itself.
+    /// Waits the same way for a sender that is a task and no thread, and never ends by itself.
     #[cfg(all(test, feature = "fault-injection"))]
     pub(crate) async fn next_for_task(&self) -> Arc<Pass> {
         loop {
@@ -89,9 +89,9 @@ impl SenderPool {
         }
     }
 
-    /// Makes the sender that was given `stop` return after the piece it is serving.
+    /// Tells the sender with this `stop` to return after its current piece.
     pub(crate) fn stop(&self, stop: &StopSender) {
-        // Under the lock, so that it cannot fall between a sender's look at the flag and its wait.
+        // Under the lock, so the stop cannot fall between a sender's look at the flag and its wait.
         let _passes = self.passes.lock();
         stop.0.store(true, Ordering::Release);
         self.offered.notify_all();
@@ -101,7 +101,7 @@ impl SenderPool {
 /// The next pass that needs help, which moves to the back.
 fn take_turns(passes: &mut VecDeque<Arc<Pass>>) -> Option<Arc<Pass>> {
     while let Some(pass) = passes.pop_front() {
-        // Of others, somebody is at work on what is left.
+        // The rest of the other passes is in the hands of other threads.
         if !pass.is_claimed() {
             passes.push_back(Arc::clone(&pass));
             return Some(pass);
@@ -118,10 +118,10 @@ impl SenderPool {
         threads.push(thread);
     }
 
-    /// Waits until all threads, which have been told to stop, have ended.
+    /// Waits until all threads have ended, which have been told to stop before.
     pub(crate) fn join(&self) {
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            // Its panic has been told to its supervisor.
+            // The supervisor has been told of the panic.
             let _ = thread.join();
         }
     }

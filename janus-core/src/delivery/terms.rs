@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use super::{Codecs, Ledger};
 
-/// What an instance allows each of its clients, and where it keeps the accounts.
+/// The limits of each client's queue, and the accounts of the instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     /// Messages that may wait for one client.
     pub(crate) max_frames: usize,
-    /// Bytes that they may take, the price of each entry of the queue among them.
+    /// Bytes that these messages may take, with the price of each entry of the queue.
     pub(crate) max_bytes: usize,
-    /// How long the kernel bears with a client that takes nothing, if a topic of it has a policy that bears with it.
+    /// How long the kernel tolerates a client that takes nothing, if a policy of one of its topics grants more time.
     pub(crate) patience: Duration,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,
 }
 
 impl Terms {
-    /// The limit that a setting `max_queue_frames` stands for: 0 is none.
+    /// The limit for a setting `max_queue_frames`: 0 means no limit.
     pub(crate) fn frame_limit(setting: usize) -> usize {
         if setting == 0 { usize::MAX } else { setting }
     }

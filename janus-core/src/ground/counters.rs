@@ -1,20 +1,21 @@
-//! The figures of an instance in one table: what it is doing now (gauges), and what has happened since its start (counters).
+//! The figures of an instance in one table: the state of the moment (gauges), and the events since the start
+//! (counters).
 //!
-//! The table makes three things: [`Counters`], which every floor increments; [`Stats`], the public copy; and
-//! [`Stats::metrics`], the same figures as data with their texts. A new counter is a row here and an increment at the place
-//! of the event.
+//! The table makes three things: [`Counters`], incremented on every floor; [`Stats`], the public copy; and
+//! [`Stats::metrics`], the same figures as data with their texts. A new counter is a row here and an increment at the
+//! place of the event.
 //!
-//! The text of a row is its documentation, and the help text of whatever exports the figures: plain prose without links.
+//! The text of a row is its documentation, and the help text of an export: plain prose without links.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// Makes everything of the table; one row has the form `name: kind`. The kinds:
+/// Makes everything of the table; a row has the form `name: kind`. The kinds:
 ///
-/// - `counter`: an atomic of [`Counters`], which the code increments;
+/// - `counter`: an atomic of [`Counters`], incremented by the code;
 /// - `sum(a, b)`: the sum of other counters of the table;
-/// - `gauge`: a reading of the present, taken by whoever asks for the [`Stats`];
+/// - `gauge`: a reading of the present, taken by the caller who wants the [`Stats`];
 /// - `reading`: a counter kept elsewhere, read like a gauge;
 /// - `internal`: an atomic of [`Counters`] without a place in [`Stats`].
 macro_rules! counters {
@@ -49,13 +50,13 @@ macro_rules! counters {
             $($(#[doc = $atomic_text])+ pub(crate) $atomic: AtomicU64,)*
         }
 
-        /// The figures that have no atomic in [`Counters`].
+        /// The figures without an atomic in [`Counters`].
         #[derive(Clone, Copy, Debug, Default)]
         pub(crate) struct Readings {
             $(pub(crate) $reading: $reading_type,)*
         }
 
-        /// The figures of an instance: what it is doing now (the first six), and what it has done since its start.
+        /// The figures of an instance: its present state (the first six), and the events since its start.
         ///
         /// [`metrics`](Self::metrics) gives the same figures as data, for a program that exports all of them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,7 +77,7 @@ macro_rules! counters {
 
         impl Stats {
             /// All figures in the order of the fields, with their kinds and texts: for a JSON document, a table, or the
-            /// text format of a monitoring system. A figure that a later version adds appears here by itself.
+            /// text format of a monitoring system. Figures of later versions appear here by themselves.
             ///
             /// ```
             /// # use janus_core::{Config, Janus, MetricKind};
@@ -179,7 +180,7 @@ impl Counters {
     }
 }
 
-/// One figure of [`Stats`], as data.
+/// A figure of [`Stats`], as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Metric {

@@ -1,4 +1,4 @@
-//! The ground: what an instance has once, and every floor above stands on.
+//! The ground: the parts that an instance has once, and that every floor above uses.
 //!
 //! | file | what it is | what it holds |
 //! |---|---|---|
@@ -40,7 +40,7 @@ use fault::Faults;
 use load::Load;
 use trace::Tracer;
 
-/// What every floor shares.
+/// The state shared by all floors.
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) config: Config,

@@ -1,4 +1,4 @@
-//! Time and randomness of a simulation, for the code that would otherwise ask the system for them.
+//! Time and randomness of a simulation, for code that would otherwise ask the system for them.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Chance {
         among[self.below(among.len())]
     }
 
-    /// Lets others have their turn, a few times or not at all.
+    /// Lets other tasks have their turn, a few times or not at all.
     pub(crate) async fn pause(&self) {
         let turns = if self.one_in(40) { 40 } else { self.below(8).saturating_sub(3) };
         for _ in 0..turns {

@@ -1,4 +1,4 @@
-//! How an instance starts: its settings, its listeners, its threads, its tree.
+//! The start of an instance: its settings, its listeners, its threads, its tree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::hooks::{HookSettings, Hooks};
 use crate::supervision::{Arbiter, Place, Supervisor};
 use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer};
 
-/// Collects what an instance needs to start.
+/// Collects the settings and parts of an instance, and starts it.
 #[derive(Default)]
 pub struct Builder {
     config: Config,
@@ -46,19 +46,19 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Why an instance did not start. Nothing of it is left running.
+/// Why an instance did not start. No part of it is left running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting cannot work; whoever wrote the configuration is to blame.
+    /// A setting cannot work; the author of the configuration is to blame.
     #[error("bad setting")]
     Config(#[from] ConfigError),
-    /// An address cannot be listened on: it is in use, not this machine's, or needs privileges.
+    /// An address cannot be listened on: the port is in use, or the address is not this machine's, or needs privileges.
     #[error("cannot listen on {addr}")]
     Bind {
         /// The address, as configured.
         addr: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The system gives no more threads.
@@ -80,43 +80,45 @@ impl Builder {
         self
     }
 
-    /// Listens on one more TCP port, whose clients speak this codec.
+    /// Listens on one more TCP port, for clients that speak this codec.
     ///
-    /// Connections take the direct path: delivery writes to their sockets, as it does for the classic protocol. The codec
-    /// is made once; several ports may share it.
+    /// Connections take the direct path: delivery writes to their sockets, as with the classic protocol. The codec is
+    /// made once; several ports may share it.
     #[must_use]
     pub fn listen(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
         self.ports.push((addr, codec));
         self
     }
 
-    /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
+    /// Serves the byte streams of an own listener, for clients that speak this codec.
     ///
-    /// They count as local: they may publish, unless their HTTP request shows that a proxy has passed it on
-    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single streams.
+    /// The streams count as local: their clients may publish, unless the HTTP request shows that a proxy has passed it
+    /// on ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single
+    /// streams.
     #[must_use]
     pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
         self.listeners.push((Box::new(listener), codec));
         self
     }
 
-    /// Takes the streams that a codec does not want, such as requests on the HTTP port that are neither WebSocket nor
-    /// server-sent events. It is called on the home arbiter and must not block. Without it they are refused.
+    /// Takes the streams that a codec does not want, such as requests on the HTTP port for neither WebSocket nor
+    /// server-sent events. The function is called on the home arbiter and must not block. Without it such streams are
+    /// refused.
     #[must_use]
     pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
         self.pass_on = Some(Arc::new(take));
         self
     }
 
-    /// Sets what decides about clients and observes them; the [module](crate::hooks) has an example.
+    /// Sets the hooks, which decide about clients and observe them; the [module](crate::hooks) has an example.
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks.set(hooks);
         self
     }
 
-    /// Sets the runtime that hooks run on: for one other than that in which [`start`](Self::start) is called, or for a
-    /// program that calls it outside of a runtime and has one. It must be running for as long as the instance does.
+    /// Sets the runtime of the hooks: for a runtime other than the caller's of [`start`](Self::start), or for a caller
+    /// outside of any runtime. The runtime must live for as long as the instance.
     #[must_use]
     pub fn hook_runtime(mut self, runtime: Handle) -> Self {
         self.hooks.runtime = Some(runtime);
@@ -150,8 +152,8 @@ impl Builder {
     }
 }
 
-/// Binds everything that the instance listens on: the ports of `listen` and of `http_listen`, then those of the
-/// embedder, then the embedder's listeners.
+/// Binds all listeners of the instance: the ports of `listen` and of `http_listen`, then the embedder's ports, then the
+/// embedder's listeners.
 fn endpoints(
     config: &Config,
     codecs: &Arc<Codecs>,
@@ -192,7 +194,7 @@ fn endpoints(
     Ok(endpoints)
 }
 
-/// The ports on which none but programs of this machine can connect.
+/// The ports that only programs of this machine can reach.
 fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
     let mut ports = BTreeMap::new();
     for addr in addrs {
@@ -201,7 +203,7 @@ fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iter
     ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
-/// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.
+/// Starts the tree, its supervisors on `control` and its actors on the home of `shared`.
 pub(crate) async fn start(
     shared: Arc<Shared>,
     senders: Supervisor,

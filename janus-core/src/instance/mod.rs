@@ -1,4 +1,4 @@
-//! One instance: how it starts, what a program can ask of it, how it ends.
+//! One instance: its start, the handle of a program, its end.
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|

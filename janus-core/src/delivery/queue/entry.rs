@@ -1,4 +1,4 @@
-//! What may wait in a [`Queue`](super::Queue), and what each entry takes of its limits.
+//! The entries of a [`Queue`](super::Queue), and how much of its limits each takes.
 //!
 //! An entry refers to frames of a batch, which all subscribers share. Successive messages of one batch are one entry.
 
@@ -35,7 +35,7 @@ pub(crate) struct Messages {
     pub(crate) batch: Arc<Batch>,
     /// Not empty, and within the batch.
     pub(crate) seqs: Range<u64>,
-    /// Where what has not been written begins in the batch's bytes.
+    /// The first unwritten byte, as an index into the batch's bytes.
     pub(crate) start: usize,
 }
 
@@ -45,7 +45,7 @@ impl Messages {
         Self { subscription: Arc::clone(subscription), batch: Arc::clone(batch), seqs, start }
     }
 
-    /// The batch as this client gets it.
+    /// The batch in this client's codec.
     pub(crate) fn view(&self) -> View<'_> {
         self.batch.view(self.subscription.codec(), self.subscription.slot.codecs())
     }
@@ -67,8 +67,8 @@ impl Messages {
         self.start > self.view().start_of(self.seqs.start)
     }
 
-    /// Notes that so many bytes have been written, and lets go of the messages that are whole among them; how many those
-    /// are. The last message stays, also without a byte left.
+    /// Notes written bytes, and lets go of the messages that are completely written. Returns their number. The last
+    /// message stays, even without a byte left.
     pub(crate) fn advance(&mut self, written: usize) -> usize {
         self.start += written;
         let before = self.seqs.start;
@@ -86,7 +86,7 @@ impl Messages {
         dropped
     }
 
-    /// What the messages from the number `from` on would take in a queue.
+    /// The room that the messages from number `from` on would take.
     pub(super) fn load_from(&self, from: u64) -> Load {
         let bytes = self.end() - self.view().start_of(from);
         Load { frames: (self.seqs.end - from) as usize, bytes: Entry::OVERHEAD_BYTES + bytes }
@@ -102,7 +102,7 @@ impl Messages {
     }
 }
 
-/// Frames, and bytes with the price of their entries: what waits, or what there is room for.
+/// Frames, and bytes with the price of their entries: a load, or the room for a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
     pub(super) frames: usize,
@@ -129,7 +129,7 @@ impl SubAssign for Load {
     }
 }
 
-/// What the consumer of a queue in this process gets.
+/// An item for the consumer of a queue in this process.
 #[derive(Debug)]
 pub(crate) enum Taken {
     Message { batch: Arc<Batch>, seq: u64 },
@@ -141,11 +141,11 @@ impl Entry {
         Self::Gap(Box::new(Gap { subscription: Arc::clone(subscription), topic: topic.clone(), epoch, seqs }))
     }
 
-    /// What an entry takes beside the frames it refers to.
+    /// The price of an entry, in addition to the frames it refers to.
     pub(super) const OVERHEAD_BYTES: usize = size_of::<Self>() + 16;
 
-    /// What the entry takes of the queue. A gap takes nothing: it stands for messages that made room, and the gaps of a
-    /// subscription between two of its messages are one.
+    /// The room that the entry takes. A gap takes none: it stands for messages that made room, and all gaps of a
+    /// subscription between two of its messages are one gap.
     pub(super) fn load(&self) -> Load {
         match self {
             Self::Frame(frame) => Load { frames: 1, bytes: Self::OVERHEAD_BYTES + frame.len() },

@@ -4,7 +4,8 @@ use super::Slot;
 use crate::ground::clock::Tick;
 
 impl Slot {
-    /// Sends the heartbeat, unless the client has had its last words since it was due, or has enough to take as it is.
+    /// Sends the heartbeat, unless the client was sent its last words after the heartbeat became due, or is paused with
+    /// enough to take.
     pub(crate) fn beat(&self, tick: Tick) {
         if self.quiet_since.get().is_none() || self.is_paused() {
             return;
@@ -20,13 +21,15 @@ impl Slot {
         self.quiet_since.set(tick);
     }
 
-    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would bring it back.
+    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would start the
+    /// heartbeat again.
     pub(crate) fn fall_silent(&self) {
         self.quiet_since.clear();
     }
 
-    /// Whether a PING is due: so many ticks have passed since the last message or PING, or since something has come from
-    /// a client that answers, to which messages may flow all the time. Marks it as sent.
+    /// Whether a PING is due: `interval` ticks have passed since the last message or PING. For a client that answers
+    /// PINGs, the time since its last sign of life counts as well, because messages may flow to it all the time. Marks
+    /// the PING as sent.
     pub(crate) fn take_ping_due(&self, tick: Tick, interval: u32) -> bool {
         let Some(since) = self.quiet_since.get() else { return false };
         let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
@@ -37,8 +40,9 @@ impl Slot {
         true
     }
 
-    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While something waits for it, it is the
-    /// business of those who look after queues: it may read as fast as its link allows, and not have come to the heartbeat.
+    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While a queue waits for the client,
+    /// the queue's own time limits apply instead: the client may read as fast as its link allows, and not have come to
+    /// the heartbeat yet.
     pub(crate) fn is_overdue(&self, tick: Tick, patience: u32) -> bool {
         if self.needs_attention() {
             self.pulse.defer(tick);

@@ -1,4 +1,5 @@
-//! How far a client lags, and for how long: the end of a client that takes nothing, and of one that holds too much memory.
+//! How far a client lags, and for how long: the end of a client that takes nothing, and of a client with too large a
+//! queue.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -10,9 +11,9 @@ use crate::ground::clock::Tick;
 use crate::wire::Peer;
 
 impl Slot {
-    /// Ends a client that has taken nothing of what waits for it for `timeout` ticks, or for `patience` ticks if a topic
-    /// of it has a policy that bears with it; and one that nothing can be sent to, if nothing comes from it either. Called
-    /// once a tick.
+    /// Ends a client that has taken nothing from its queue for `timeout` ticks, or for `patience` ticks if a policy of
+    /// one of its topics grants more time. Also ends a client that cannot be sent anything and sends nothing either.
+    /// Called once a tick.
     pub(crate) fn end_if_stalled(&self, tick: Tick, timeout: u32, patience: u32) {
         let mut out = self.out.lock();
         match out.reads {
@@ -25,15 +26,15 @@ impl Slot {
         }
         let limit = if self.patient.load(Ordering::Relaxed) > 0 { patience } else { timeout };
         let Out { link, queue: Some(queue), corked: false, .. } = &mut *out else { return };
-        // The kernel calls a socket writable when a third of its buffer is free, which a client that reads slowly and
-        // steadily may never come to. That a send takes something shows that it reads.
+        // The kernel calls a socket writable when a third of its buffer is free, and a slow, steady reader may never
+        // get there. If a send takes something, the client reads.
         let flushed = link.as_ref().map_or(Ok(Flushed::Turn), |link| queue.write_to(link));
         let end = match flushed {
             Ok(Flushed::All) => {
                 out.queue = None;
                 self.mirror_attention(&out);
                 self.mirror_pause(&out);
-                // It may wait for just that.
+                // The Transport may wait for an empty queue.
                 return self.transport.wake();
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => queue.end_for_error(&error),
@@ -51,24 +52,24 @@ impl Slot {
         self.end_locked(&mut out, end);
     }
 
-    /// Gives the client the time of those with a topic whose policy bears with them.
+    /// Grants the client the time of a policy that drops messages.
     pub(super) fn bear_with(&self) {
         if self.patient.fetch_add(1, Ordering::Relaxed) == 0
             && let Some(link) = &self.out.lock().link
         {
-            // Or the kernel would cut off after `tcp_user_timeout` whom the policy keeps. It is not taken back: the
-            // heartbeat comes first in any case.
+            // Or the kernel would end the connection after `tcp_user_timeout`, although the policy keeps it. The option
+            // stays set: the heartbeat comes first in any case.
             link.set_user_timeout(self.terms.patience);
         }
     }
 
-    /// Bytes that wait for this client, and the tick at which it was first seen to lag.
+    /// Bytes queued for this client, and the tick at which it was first seen to lag.
     pub(crate) fn queued(&self) -> Option<(usize, Option<Tick>)> {
         let out = self.out.lock();
         out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
     }
 
-    /// What waits for this client; `None` if it keeps up.
+    /// The queue of this client as figures; `None` if the client keeps up.
     pub(crate) fn lag(&self) -> Option<Lag> {
         let out = self.out.lock();
         let queue = out.queue.as_ref().filter(|_| !out.corked)?;
@@ -77,12 +78,12 @@ impl Slot {
     }
 }
 
-/// What waits for one client.
+/// The queue of one client, as figures.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lag {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
-    /// The tick at which it was first seen to lag.
+    /// The tick at which the client was first seen to lag.
     pub(crate) since: Option<Tick>,
     pub(crate) peer: Option<Peer>,
 }

@@ -16,38 +16,38 @@ use crate::ground::trace;
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) slot: Arc<Slot>,
-    /// The next sequence number to send; nothing before it is sent. [`ENDED`] once the client has unsubscribed.
-    /// Changes only under the slot's lock, so that an unsubscribe is not undone by a delivery.
+    /// The next sequence number to send; no earlier number is sent. [`ENDED`] after an unsubscribe. Changes only under
+    /// the slot's lock, so a delivery cannot undo an unsubscribe.
     pub(super) next_seq: AtomicU64,
-    /// The number of the first message that the client has had or will have, from which its own count leads to a number;
-    /// 0 until delivery has begun.
+    /// The number of the first message for the client, received or to come: with this number, a count of received
+    /// messages leads to a position. 0 until delivery has begun.
     first_seq: AtomicU64,
-    /// Where it stands in the topic's list; the topic's business alone.
+    /// The place in the topic's list; for the topic alone.
     pub(crate) index: AtomicU32,
     /// Whether the client has been told of its subscription: a request repeated at a topic's successor is answered once.
     acknowledged: AtomicBool,
-    /// Whether messages were dropped, so that the client's count leads nowhere.
+    /// Whether messages were dropped, so the client's count of messages leads to no position.
     lossy: AtomicBool,
     policy: SlowConsumer,
-    /// The number of the codec in which the client gets its messages, and [`TELLS`](Self::TELLS).
+    /// The number of the client's codec, and [`TELLS`](Self::TELLS).
     wire: u8,
 }
 
 pub(super) const ENDED: u64 = u64::MAX;
 
 impl Subscription {
-    /// The name of its subscriber in a trace.
+    /// The name of the subscriber in a trace.
     pub(crate) fn trace_name(&self) -> String {
         let id = self.slot.id;
         if self.is_local() { format!("subscriber {id}") } else { trace::client(id) }
     }
 
-    /// Set in `wire` if the client can be told which messages it does not get. One bit, because this is kept for every
+    /// Set in `wire` if the codec has words for a gap. One bit, because a server keeps this field for every
     /// subscription of every client.
     const TELLS: u8 = 0x80;
 
-    /// A subscription of a connection. Where its codec has no words for what it does not get, it is closed instead of
-    /// dropping messages one by one.
+    /// A subscription of a connection. A client whose codec has no words for a gap is closed instead of dropping
+    /// messages one by one.
     pub(crate) fn of_connection(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
         let codec = slot.codec();
         let tells = slot.codecs().tells_gaps(codec);
@@ -84,7 +84,7 @@ impl Subscription {
         self.policy
     }
 
-    /// Whether the client can be told which messages it does not get.
+    /// Whether the client can be told of a gap.
     pub(crate) fn tells(&self) -> bool {
         self.wire & Self::TELLS != 0
     }
@@ -93,7 +93,7 @@ impl Subscription {
         self.wire & !Self::TELLS
     }
 
-    /// Whether it is a subscription of this process.
+    /// Whether the subscriber is in this process.
     pub(crate) fn is_local(&self) -> bool {
         self.wire == CLASSIC | Self::TELLS
     }
@@ -102,26 +102,26 @@ impl Subscription {
         self.lossy.store(true, Ordering::Relaxed);
     }
 
-    /// Whether messages were dropped, so that the client's count leads nowhere.
+    /// Whether messages were dropped, so the client's count of messages leads to no position.
     pub(crate) fn is_lossy(&self) -> bool {
         self.lossy.load(Ordering::Relaxed)
     }
 
-    /// The number of the first message that the client has had or will have; `None` if delivery has not begun.
+    /// The number of the first message for the client, received or to come; `None` if delivery has not begun.
     pub(crate) fn first_seq(&self) -> Option<u64> {
         let first_seq = self.first_seq.load(Ordering::Relaxed);
         (first_seq > 0).then_some(first_seq)
     }
 
-    /// Has the client's count go on from an earlier connection, where it began with `seq`.
+    /// Continues the client's count of an earlier connection, which began with `seq`.
     pub(crate) fn count_from(&self, seq: u64) {
         self.first_seq.store(seq, Ordering::Relaxed);
     }
 
-    /// Brings what a delivery touches into the CPU's cache.
+    /// Brings the cache lines of a delivery into the CPU's cache.
     pub(crate) fn prefetch(&self) {
-        // Plain loads, because a prefetch instruction would be unsafe code; the hint keeps them from being left out. The
-        // slot's three fields lie at the start, in the middle and at the end of what a send touches.
+        // Plain loads, because a prefetch instruction would be unsafe code; `black_box` keeps the compiler from
+        // dropping them. The slot's three fields lie at the start, in the middle and at the end of the lines of a send.
         let Slot { id, out, quiet_since, .. } = &*self.slot;
         black_box((self.next_seq(), *id, out.is_locked(), quiet_since.get()));
     }

@@ -1,4 +1,4 @@
-//! A slot over a real socket, over a stream that only its Transport writes, and as a subscriber of this process.
+//! A slot over a real socket, over a stream written by its Transport alone, and as a subscriber of this process.
 
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
