@@ -8,7 +8,7 @@
 //! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets it
 //! at the next tick of the heartbeat after that. So the limits of connections, sessions and topics bound the table.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `mod.rs` | table | an account for each network address |
 //! | `fairness.rs` | table | how much of the home arbiter's time a connection and an address may take |

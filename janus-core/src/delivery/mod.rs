@@ -1,6 +1,6 @@
 //! The hot path: how committed frames reach the sockets of a topic's subscribers.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `batch.rs` | pure | frames of one topic sent together, encoded once for each codec |
 //! | `codecs.rs` | table | the wire formats of the instance, by number |

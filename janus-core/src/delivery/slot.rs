@@ -40,7 +40,7 @@ use crate::accounts::Account;
 use crate::accounts::received::Kept;
 use crate::ground::clock::{AtomicTick, Tick};
 use crate::ground::tasks::yield_now;
-use crate::wire::{Event, TopicName};
+use crate::wire::{ServerEvent, TopicName};
 use subscription::ENDED;
 pub(crate) use subscription::Subscription;
 
@@ -181,7 +181,7 @@ impl Slot {
     }
 
     /// Sends an event without a place in a topic's order: a greeting, an answer, an error.
-    pub(crate) fn tell(&self, event: &Event<'_>) {
+    pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         match self.codecs().encode(self.codec(), event) {
             Ok(frame) => self.send(frame),
             Err(CodecPanicked) => self.end(End::CodecPanicked),

@@ -1,6 +1,6 @@
 //! The ground: the parts that an instance has once, and that every floor above uses.
 //!
-//! | file | what it is | what it holds |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `clock.rs` | table | coarse time in ticks; the time of day |
 //! | `counters.rs` | table | counts of what has happened |

@@ -121,10 +121,10 @@ impl Children {
     /// holds it up.
     pub(crate) fn spec(&self, janus: &WeakJanus, place: &Place, drain_timeout: Duration) -> ChildSpec {
         let supervisor = Supervisor::new(NAME, Strategy::OneForOne).intensity(5, Duration::from_secs(60));
-        let supervisor = self.0.iter().fold(supervisor, |supervisor, make| {
-            let spec = make(janus.clone());
-            supervisor.child(if spec.place.is_some() { spec } else { spec.place(place.clone()) })
-        });
+        let supervisor = self
+            .0
+            .iter()
+            .fold(supervisor, |supervisor, make| supervisor.child(make(janus.clone()).default_place(place.clone())));
         // With a limit, unlike other supervisors: a drain has one, and clients are to have their part of the time.
         ChildSpec::supervisor(supervisor).shutdown(Shutdown::Timeout(drain_timeout / 2))
     }

@@ -1,6 +1,6 @@
 //! One instance: its start, the handle of a program, its end.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `application.rs` | supervisor | the embedder's own actors and their thread |
 //! | `builder.rs` | API | settings and listeners until the instance starts |

@@ -63,7 +63,7 @@ use crate::supervision::{ActorRef, StartInfo};
 use crate::topic::publish::{Pending, PublishError, Receipt, Reply};
 use crate::topic::ring::{Keep, Ring};
 use crate::wire::classic::ErrorCode;
-use crate::wire::{Event, Position, RequestId, TopicName, classic};
+use crate::wire::{Position, RequestId, ServerEvent, TopicName, classic};
 
 pub(crate) use room::{Place, Waiter};
 use room::{Room, Waiting};
@@ -1096,7 +1096,7 @@ impl Handler<Subscribe> for Topic {
         if subscription.acknowledge() {
             let topic = &self.state.name;
             let horizon = Some(self.shared.pass_numbers.horizon());
-            let event = Event::Subscribed {
+            let event = ServerEvent::Subscribed {
                 id: message.id,
                 topic,
                 position,

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::topic::{Offer, TopicError, TopicState, Topics, Waiter};
-use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
+use crate::wire::{ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
 
 /// The longest name a topic may have under any setting.
 const MAX_TOPIC_BYTES: usize = 4_096;
@@ -43,7 +43,7 @@ impl Receipt {
 pub enum PublishError {
     /// As many messages of this topic are under way as `max_inflight_frames` and `max_inflight_bytes` allow; try again,
     /// or use [`Janus::publish`](crate::Janus::publish), which waits.
-    #[error("the topic has as many messages under way as it may; try again later")]
+    #[error("the topic's inflight limit is reached; try again later")]
     Full,
     /// The topic crashed with the message in hand, before it had a number: nobody gets it.
     #[error("the topic crashed with the message in hand; publish it again")]
@@ -351,7 +351,7 @@ impl Reply {
             Some(ReplyTo::Connection { slot, ack, id, .. }) => {
                 if ack {
                     let Receipt { epoch, seq, subscribers } = receipt;
-                    slot.tell(&Event::Published { id, topic, position: Position { epoch, seq }, subscribers });
+                    slot.tell(&ServerEvent::Published { id, topic, position: Position { epoch, seq }, subscribers });
                 }
                 slot.answered();
             }
@@ -368,7 +368,7 @@ impl Reply {
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
             Some(ReplyTo::Connection { slot, topic, id, .. }) => {
                 let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
-                slot.tell(&Event::Error { id, topic, code, message: &message });
+                slot.tell(&ServerEvent::Error { id, topic, code, message: &message });
                 slot.answered();
             }
             None => {}
