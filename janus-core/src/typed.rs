@@ -1,7 +1,7 @@
 //! Topics whose messages are values of one type: [`TypedTopic`] publishes them, [`TypedSubscriber`] receives them.
 //!
 //! The type is an agreement of this program with itself. On the wire there is JSON as ever, and clients of any protocol
-//! take part. A message that is no such value is handed on as it came.
+//! take part. Other messages are handed on unchanged.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -21,8 +21,8 @@ use crate::wire::{Position, TopicName, TopicNameError};
 impl Janus {
     /// A topic whose messages are values of the type `T`, to publish and to subscribe to.
     ///
-    /// The call itself makes and sends nothing; a topic exists from its first subscriber, or from its first message if
-    /// its namespace keeps history. The result holds a clone of this handle.
+    /// The call itself makes and sends nothing; a topic exists from the first subscriber, or from the first message if
+    /// the namespace keeps history. The result holds a clone of this handle.
     ///
     /// ```
     /// use janus_core::{Config, Janus, TypedEvent};
@@ -76,7 +76,7 @@ impl<T> TypedTopic<T> {
 }
 
 impl<T: Serialize> TypedTopic<T> {
-    /// Publishes a value and waits until it has its place in the topic's order, like [`Janus::publish`].
+    /// Publishes a value and waits for the place in the topic's order, like [`Janus::publish`].
     ///
     /// # Errors
     ///
@@ -148,8 +148,8 @@ impl<T> fmt::Debug for TypedTopic<T> {
 pub struct TypedMessage<T> {
     /// The data, as a value.
     pub value: T,
-    /// The message's position, time, event, message id, and data as text. The delivery refers to the frame that all
-    /// subscribers share; a program that collects values should keep only the values.
+    /// The message's position, time, event, message id, and data as text. The delivery refers to the frame shared by
+    /// all subscribers; a program that collects values should keep only the values.
     pub delivery: Delivery,
 }
 
@@ -188,7 +188,7 @@ pub struct TypedSubscriber<T> {
 }
 
 impl<T> TypedSubscriber<T> {
-    /// Whether the subscription continues after the requested position, and from which position it could have.
+    /// Whether the subscription continues after the requested position, and from where it could have.
     #[must_use]
     pub fn resumption(&self) -> Resumption {
         self.subscriber.resumption()

@@ -1,7 +1,7 @@
 //! Holds the picture of the supervision tree in `docs/ARCHITECTURE.md` against the tree of a running instance.
 //!
-//! The instance has everything that an instance may have. Numbers, addresses and names of the user are replaced by
-//! placeholders, and siblings that look the same then are one line.
+//! The instance has every optional part. Numbers, addresses and names of the user are replaced by placeholders, and
+//! equal siblings are drawn once.
 
 use std::fs;
 use std::io::Write;
@@ -35,7 +35,7 @@ async fn start() -> Janus {
     builder.start().await.expect("the instance starts")
 }
 
-/// The name with placeholders for the parts that differ from one run to the next.
+/// The name with placeholders for the parts that differ between runs.
 fn placeholder(name: &str) -> &str {
     match name.split(' ').next() {
         Some("topic") => "topic NAME #N",
@@ -64,7 +64,7 @@ fn picture(tree: &Tree) -> Vec<String> {
     lines
 }
 
-/// The same lines from the page: each ends before the two spaces in front of its annotation.
+/// The same lines from the page, without the annotation behind two spaces.
 fn documented() -> Vec<String> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ARCHITECTURE.md")).unwrap();
     let (_, section) = page.split_once("\n## The tree\n").expect("the page has the section");

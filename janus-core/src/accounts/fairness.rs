@@ -1,5 +1,4 @@
-//! The share of the home arbiter's time for one connection, and for one address, before other connections have their
-//! turn.
+//! The share of the home arbiter's time for a connection, and for an address, before other connections have their turn.
 //!
 //! A connection with a lot of input (a ping flood, a frame without an end, thousands of messages) would keep the
 //! arbiter to itself for as long as there are bytes in its socket, and a hundred such connections a hundred times as
@@ -7,20 +6,19 @@
 //!
 //! - a connection carries out [`FULL`] units of work at once, and less while the arbiter has much to do. A connection
 //!   with more work waits behind the other busy connections, and a few of these continue in each turn of the arbiter. A
-//!   connection that says little never comes to wait: it overtakes all of them;
-//! - while several addresses are active, the connections of an address that has had its [`SHARE`] of the turn wait,
-//!   even connections that say little: 8,000 connections with a message each are as much work as one connection with
-//!   8,000.
+//!   connection with little input never comes to wait: it overtakes the busy ones;
+//! - while several addresses are active, the connections of an address wait after its [`SHARE`] of the turn, even
+//!   connections with little input: 8,000 connections with a message each are as much work as a connection with 8,000.
 //!
-//! Addresses take turns, however many connections each of them has. Where one address alone is active, a proxy or a
-//! load test, it has all of the arbiter, in turns of a few milliseconds. Nothing is refused, and nothing is lost:
-//! unread bytes stay in the socket, and a client that sends faster than it is read waits in TCP.
+//! Addresses take turns, however many connections each of them has. A single active address, a proxy or a load test,
+//! has all of the arbiter, in turns of a few milliseconds. Nothing is refused, and nothing is lost: unread bytes stay
+//! in the socket, and a client that sends too fast waits in TCP.
 //!
 //! A turn ends when the arbiter runs out of tasks, and otherwise when it has run the ready tasks and has looked at the
 //! sockets. Prices are counted and not measured, because a clock would cost as much as a small frame, and would make a
 //! simulation depend on the machine.
 //!
-//! Each waiting task is a connection, so `max_connections` is the limit.
+//! A waiting task is a connection, so `max_connections` is the limit.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -37,7 +35,7 @@ use crate::ground::line::{Line, Ticket, Tickets};
 
 /// Units of work for a connection at once. A unit is about half a microsecond.
 ///
-/// A publisher at full speed fills the inbox of its topic with this many frames: with less at once, batches would be
+/// A publisher at full speed fills the inbox of a topic with this many frames: with less at once, batches would be
 /// smaller, and throughput with them.
 const FULL: u16 = if cfg!(test) { 8 } else { 256 };
 
@@ -48,8 +46,8 @@ const SMALL: u16 = FULL / 4;
 /// on top, and a message of a bystander is on its way for two or three turns.
 const TURN: u32 = 4 * FULL as u32;
 
-/// Turns for which an address counts as active after any work for it: a client that sends something now and then must
-/// not find each time that another address has taken all of the turn.
+/// Turns for which an address counts as active after any work for it: a client with an occasional message must not find
+/// the turn taken by another address each time.
 const ACTIVE: u32 = 256;
 
 /// Work of one address in a turn while several addresses are active.
@@ -59,11 +57,11 @@ const SHARE: u32 = TURN / 4;
 /// moment, and its first input waits until the turn is over: 8,000 publishers with a message each take half a second.
 const ALONE: u32 = 4 * TURN;
 
-/// Addresses called in one turn; of each, one busy connection and some others continue.
+/// Addresses called in a turn; of each, a busy connection and some others continue.
 const ADDRESSES: usize = 4;
 
-/// Connections that say little and wait because of their address, called with one busy connection. Each is a fraction
-/// of its work.
+/// Connections with little input, waiting because of their address, called with each busy connection. Each is a
+/// fraction of the busy connection's work.
 const FRESH: usize = 8;
 
 /// Prices of the requests of clients.
@@ -73,13 +71,14 @@ pub(crate) mod price {
     /// This many bytes of input cost a unit more.
     pub(crate) const BYTES: usize = 512;
     pub(crate) const FRAME: u16 = 1;
-    /// An answer that a Transport gives itself: a system call, and often the wake-up of its reader.
+    /// An answer of a Transport itself: a system call, and often the wake-up of the reader.
     pub(crate) const ANSWER: u16 = 24;
-    /// A message with a receipt, which the topic will send in its own turn and for at most an inbox of messages.
+    /// A message with a receipt; the topic will send the receipt in a turn of its own, for at most an inbox of
+    /// messages.
     pub(crate) const RECEIPT: u16 = 4;
     /// To subscribe, to leave, to attach.
     pub(crate) const LENGTHY: u16 = 20;
-    /// A topic that has to be made.
+    /// A new topic.
     pub(crate) const TOPIC: u16 = 100;
 }
 
@@ -92,7 +91,7 @@ pub(crate) enum Want {
     More,
 }
 
-/// The part of a turn that an address has taken; a field of its [`Account`].
+/// The part of a turn taken by an address; a field of the [`Account`].
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     /// The turn of `spent`.
@@ -107,13 +106,13 @@ pub(crate) struct Share {
 pub(crate) struct Fairness {
     /// The last pause of the arbiter seen here: it ends a turn.
     pause: AtomicU64,
-    /// Turns that are over.
+    /// Turns so far.
     over: AtomicU32,
     /// Work done in this turn.
     spent: AtomicU32,
     /// The account of the last work, as a number.
     last: AtomicUsize,
-    /// The turn from which on the address of `last` counts as the only active one.
+    /// From this turn on, the address of `last` counts as the only active one.
     alone_from: AtomicU32,
     waiting: Mutex<Waiting>,
     /// The task of [`keep`](Self::keep), woken when a connection has to wait.
@@ -129,7 +128,7 @@ struct Waiting {
     tickets: Tickets,
 }
 
-/// The waiting connections of one address.
+/// The waiting connections of an address.
 struct Lines {
     account: Arc<Account>,
     fresh: Line,
@@ -137,15 +136,15 @@ struct Lines {
 }
 
 impl Lines {
-    /// Tells the account whether connections that say little wait.
+    /// Tells the account whether connections with little input wait.
     fn mirror(&self) {
         self.account.share.waits.store(!self.fresh.is_empty(), Ordering::Relaxed);
     }
 }
 
 impl Fairness {
-    /// The units of work that a connection may do now; `None` if it has to [wait](Self::wait) for other connections.
-    /// `pause` is the number of the arbiter's last pause.
+    /// The units of work for a connection now; `None` if the connection has to [wait](Self::wait) for others. `pause`
+    /// is the number of the arbiter's last pause.
     pub(crate) fn admit(&self, account: &Account, want: Want, pause: u64) -> Option<u16> {
         if self.pause.load(Ordering::Relaxed) != pause {
             self.pause.store(pause, Ordering::Relaxed);
@@ -209,7 +208,7 @@ impl Fairness {
         self.spent.store(0, Ordering::Relaxed);
     }
 
-    /// Queues a connection behind the others of its address with the same want.
+    /// Queues a connection behind the others of the address with the same want.
     pub(crate) fn wait(&self, account: &Arc<Account>, want: Want, waker: &Waker) -> Ticket {
         let mut waiting = self.waiting.lock();
         let Waiting { order, lines, tickets } = &mut *waiting;
@@ -255,7 +254,7 @@ impl Fairness {
                 if self.waiting.lock().order.is_empty() { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
-            // Ready tasks, and those that the sockets wake, go first.
+            // Ready tasks go first, and the tasks woken by sockets.
             tokio::task::yield_now().await;
             self.begin_turn();
             self.call();

@@ -1,12 +1,12 @@
-//! The holdings of the clients of one network address, in things that all clients share.
+//! The holdings of the clients of a network address, in resources shared by all clients.
 //!
 //! Limits per client do not bound a stranger with many connections. When something is short (memory, places for topics,
-//! places for detached sessions) the address that holds most gives back first, so an attacker crowds out its own
-//! connections before all others. Behind a proxy all clients share the proxy's address, and the order within an address
+//! places for detached sessions) the address with the largest holding gives back first, so an attacker crowds out its
+//! own connections first. Behind a proxy all clients share the proxy's address, and the order within an address
 //! applies.
 //!
-//! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets it
-//! at the next tick of the heartbeat after that. So the limits of connections, sessions and topics bound the table.
+//! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets the
+//! account at the next tick of the heartbeat. So the limits of connections, sessions and topics bound the table.
 //!
 //! | file | kind | owns |
 //! |---|---|---|
@@ -64,7 +64,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The holdings of the clients of one address.
+/// The holdings of the clients of an address.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     pub(crate) address: Address,
@@ -78,7 +78,7 @@ pub(crate) struct Account {
     pub(crate) given_up: Count,
     /// Sessions without a connection.
     pub(crate) detached: Count,
-    /// Topics that exist because a client of this address was the first to use them.
+    /// Topics made for a client of this address.
     pub(crate) topics: Count,
     /// The part of the home arbiter's turn that the address has taken.
     pub(crate) share: Share,

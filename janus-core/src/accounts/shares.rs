@@ -1,15 +1,15 @@
-//! The holders of a thing that all clients share and that has a limit.
+//! The holders of a limited resource shared by all clients.
 //!
-//! When the thing runs short, the address that holds most gives back first, its oldest first; an address that holds
-//! more than its share makes room for itself. So a stranger never crowds out other clients. Finding the largest holder
-//! and its oldest item costs the logarithm of their number, because the search happens under the lock of a table, and
-//! most often in a rush.
+//! When the resource runs short, the address with the largest holding gives back first, beginning with the oldest item;
+//! an address beyond its share makes room for itself. So a stranger never crowds out other clients. Finding the largest
+//! holder and its oldest item costs the logarithm of their number, because the search happens under the lock of a
+//! table, and most often in a rush.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Address;
 
-/// The items of a limit that one address may hold while there is no room for others, at this percentage.
+/// The items allowed to an address while there is no room for others: this percentage of the limit.
 pub(crate) fn share(limit: usize, percent: usize) -> usize {
     (limit.saturating_mul(percent) / 100).max(1)
 }
@@ -35,22 +35,22 @@ impl<K, T> Default for Shares<K, T> {
 }
 
 impl<K: Ord + Copy, T> Shares<K, T> {
-    /// Notes that an address holds one more item.
+    /// Notes another item of an address.
     pub(crate) fn hold(&mut self, address: Address) {
         self.change(address, |holder| holder.held += 1);
     }
 
-    /// Notes that an address holds one item fewer.
+    /// Notes the end of an item of an address.
     pub(crate) fn release(&mut self, address: Address) {
         self.change(address, |holder| holder.held = holder.held.saturating_sub(1));
     }
 
-    /// Notes that an address could give back this item, which it holds already.
+    /// Notes an item for an address to give back. The address must hold the item already.
     pub(crate) fn offer(&mut self, address: Address, key: K, item: T) {
         self.change(address, |holder| holder.spare.insert(key, item));
     }
 
-    /// Notes that an address cannot give this item back, or not any more.
+    /// Notes an item that cannot be given back, or not any more.
     pub(crate) fn withdraw(&mut self, address: Address, key: K) -> Option<T> {
         self.change(address, |holder| holder.spare.remove(&key))
     }
@@ -60,17 +60,17 @@ impl<K: Ord + Copy, T> Shares<K, T> {
         self.holders.get(&address).map_or(0, |holder| holder.held)
     }
 
-    /// The first item that an address could give back.
+    /// The first item for an address to give back.
     pub(crate) fn first(&self, address: Address) -> Option<K> {
         self.holders.get(&address)?.spare.keys().next().copied()
     }
 
-    /// The addresses with something to give back, with the number of items they hold, the largest holder first.
+    /// The addresses with something to give back, with the size of their holdings, the largest first.
     pub(crate) fn givers(&self) -> impl Iterator<Item = (usize, Address)> {
         self.givers.iter().rev().copied()
     }
 
-    /// The address that holds most, among the addresses with something to give back.
+    /// The address with the largest holding, among the addresses with something to give back.
     pub(crate) fn largest(&self) -> Option<Address> {
         self.givers().next().map(|(_, address)| address)
     }

@@ -1,12 +1,12 @@
-//! Frames of one topic that travel together: encoded once for each wire format, sent to each subscriber in one system
-//! call.
+//! Frames of one topic on their way together: encoded once for each wire format, sent to each subscriber in a single
+//! system call.
 //!
 //! Coalescing is nearly all of the throughput to small topics: the price of a delivery is the system call, not the
-//! bytes. A batch therefore takes in messages until it is sealed, when a pass takes the batch or when it is large
-//! enough. A sealed batch lives on in the topic's ring and in the queues of clients that lag.
+//! bytes. A batch therefore takes in messages until a pass takes the batch, or until the batch is large enough; then it
+//! is sealed. A sealed batch lives on in the topic's ring and in the queues of clients that lag.
 //!
-//! Messages are kept in the classic protocol. The bytes of another codec are added when the first subscriber needs
-//! them: by the topic for its pass, by a Transport for a replay, and never by a sender, because a codec may be an
+//! Messages are kept in the classic protocol. The bytes of another codec are added for the first subscriber with this
+//! codec: by the topic for its pass, by a Transport for a replay, and never by a sender, because a codec may be an
 //! embedder's code.
 
 use std::ops::Range;
@@ -33,8 +33,8 @@ pub(crate) struct Batch {
     pub(crate) epoch: u64,
     /// When the batch was sealed.
     pub(crate) tick: Tick,
-    /// The number of the pass that hands the batch out, and the horizon in its messages; 0 before the pass. Both belong
-    /// to the topic, and are read under its lock; see [`horizon`](super::horizon).
+    /// The number of the batch's pass, and the horizon in its messages; 0 before the pass. Both belong to the topic,
+    /// and are read under its lock; see [`horizon`](super::horizon).
     pass: AtomicU64,
     horizon: AtomicU64,
     ledger: Arc<Ledger>,
@@ -48,7 +48,7 @@ struct Frames {
     ends: Vec<u32>,
 }
 
-/// A list that grows at its end, and is read without a lock.
+/// A list for growth at the end and reads without a lock.
 type Others = OnceLock<Box<Other>>;
 
 #[derive(Debug)]
@@ -234,7 +234,7 @@ impl Drop for Batch {
     }
 }
 
-/// A batch that still takes frames.
+/// A batch open for more frames.
 ///
 /// Its commit point is [`commit`](Self::commit): [`truncate_uncommitted`](Self::truncate_uncommitted) cuts off frames
 /// encoded but not committed when a topic crashed, so they are never sent.
@@ -281,8 +281,8 @@ impl OpenBatch {
         let ends = std::mem::take(&mut self.ends);
         let first_seq = next_seq - ends.len() as u64;
         let sealed = self.bytes.split();
-        // The rest is memory of the same allocation, which would keep all of it beyond the life of the batch. Keeping
-        // it is worthwhile for the next batches, if there is room for one.
+        // The rest is memory of the same allocation, and would keep the whole allocation beyond the life of the batch.
+        // Keep it for the next batches only if there is room for another batch.
         if self.bytes.capacity() < sealed.len() {
             self.bytes = BytesMut::new();
         }

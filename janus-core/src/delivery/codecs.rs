@@ -12,7 +12,7 @@ use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
 use crate::wire::{Answers, Codec, Heartbeat, Opens, ServerEvent};
 
-/// A codec's number in its instance.
+/// The number of a codec in an instance.
 pub(crate) type CodecId = u8;
 
 /// The number of the classic protocol, in which a topic's messages are kept.
@@ -28,7 +28,7 @@ pub(crate) struct Codecs {
     count: Mutex<usize>,
 }
 
-/// A codec with its answers to frequent questions.
+/// A codec, with the answers to frequent questions.
 struct Registered {
     codec: Arc<dyn Codec>,
     name: &'static str,
@@ -39,7 +39,7 @@ struct Registered {
     successors: Vec<CodecId>,
 }
 
-/// More codecs than one instance can tell apart.
+/// More codecs than an instance can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an instance knows at most {MAX_CODECS} codecs: make each codec once, and share it between connections")]
 pub struct TooManyCodecs;
@@ -57,8 +57,7 @@ impl Codecs {
         codecs
     }
 
-    /// The number of this very codec. An unknown codec is added, together with the codecs that its connections may
-    /// become.
+    /// The number of this very codec. An unknown codec is added, together with its successors.
     pub(crate) fn register(&self, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
         self.register_after(0, codec)
     }

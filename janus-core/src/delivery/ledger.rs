@@ -1,9 +1,9 @@
 //! The account of the memory that the messages of an instance take, and of messages and clients given up.
 //!
 //! A frame is counted once, however many holders it has (a topic's ring, a pass, a thousand queues), from the sealing
-//! of its batch until the last holder lets go; before that as its publication. The memory budget is held against these
-//! figures (with the tables, see `Shared::memory_used`). They are sums of lengths and fixed prices, not the figures of
-//! an allocator.
+//! of the batch until the last holder lets go; before the sealing as a publication. The memory budget is held against
+//! these figures (with the tables, see `Shared::memory_used`). They are sums of lengths and fixed prices, not the
+//! figures of an allocator.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::SlowReason;
 use crate::ground::counters::Counters;
 use crate::wire::TopicName;
 
-/// One for each instance; see the module's documentation.
+/// The ledger of an instance; see the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     /// Bytes of batches, with the price of each batch.
@@ -44,7 +44,7 @@ pub(crate) enum Dropped {
     Conflated,
 }
 
-/// The price of a subscription, with its place in the topic's list and in its session's.
+/// The price of a subscription, with the places in the list of the topic and of the session.
 const SUBSCRIPTION_BYTES: usize = 96;
 
 /// The price of a cursor in the list of its session.
@@ -88,7 +88,7 @@ impl Ledger {
         self.received.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of batches, and of the queues that refer to them.
+    /// Bytes of batches and queues.
     pub(crate) fn sent(&self) -> usize {
         self.frames.load(Ordering::Relaxed) + self.queues.load(Ordering::Relaxed)
     }

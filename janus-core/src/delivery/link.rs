@@ -24,7 +24,7 @@ use super::memory::Memory;
 use super::stream::{PassedStream, Stream};
 use crate::wire::Peer;
 
-/// One byte stream to a client.
+/// A byte stream to a client.
 #[derive(Debug)]
 pub(crate) enum Link {
     Tcp(TcpStream),
@@ -32,7 +32,7 @@ pub(crate) enum Link {
     /// link larger.
     #[cfg(unix)]
     Unix(Box<UnixStream>),
-    /// Written by its Transport alone.
+    /// Written by the Transport alone.
     Stream(Box<Stream>),
     /// For tests without a kernel.
     #[cfg(all(test, feature = "fault-injection"))]
@@ -69,7 +69,7 @@ impl Link {
         }
     }
 
-    /// Calls `write`, which sends, once there is room.
+    /// Calls `write`, a closure with a send, once there is room.
     pub(crate) fn poll_write<T>(
         &self,
         cx: &mut task::Context<'_>,
@@ -90,7 +90,7 @@ impl Link {
                 #[cfg(all(test, feature = "fault-injection"))]
                 Self::Memory(stream) => stream.poll_writable(cx).map(Ok),
             };
-            // An error means that the reactor has ended, and the task with it.
+            // An error means the end of the reactor, and of the task.
             let Poll::Ready(Ok(())) = ready else { return Poll::Pending };
             let written = match self {
                 // Sends go past tokio, so only a refused send tells tokio that the socket is not ready.
@@ -165,7 +165,7 @@ impl Link {
             // Sent bytes are the peer's already, and an end follows them: the kernel has no reset here.
             #[cfg(unix)]
             Self::Unix(_) => {}
-            // The owner decides what a drop looks like.
+            // The owner decides about the effect of a drop.
             Self::Stream(_) => {}
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.reset_on_close(),
@@ -183,8 +183,7 @@ impl Link {
         }
     }
 
-    /// The stream itself, without the runtime at which a socket is registered, so that another thread can continue with
-    /// the stream.
+    /// The stream itself, without the runtime of a socket, so another thread can continue with the stream.
     pub(crate) fn leave_reactor(self) -> io::Result<PassedStream> {
         match self {
             Self::Tcp(socket) => Ok(PassedStream::Tcp(socket.into_std()?)),

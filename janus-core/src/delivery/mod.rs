@@ -2,27 +2,27 @@
 //!
 //! | file | kind | owns |
 //! |---|---|---|
-//! | `batch.rs` | pure | frames of one topic sent together, encoded once for each codec |
+//! | `batch.rs` | pure | frames of a topic sent together, encoded once for each codec |
 //! | `codecs.rs` | table | the wire formats of the instance, by number |
-//! | `end.rs` | pure | why a connection ends, and which ends reset the socket |
-//! | `engine.rs` | table | what this floor shares |
-//! | `horizon.rs` | table | the numbers of passes, and which of them are under way |
-//! | `input.rs` | pure | the bound on input that has led to nothing yet |
-//! | `ledger.rs` | table | what frames and queues take in memory, and what was dropped |
-//! | `link.rs` | pure | what a slot writes to: a socket, or what stands in for one |
+//! | `end.rs` | pure | the reasons for the end of a connection, and whether the socket is reset |
+//! | `engine.rs` | table | the state shared by this floor |
+//! | `horizon.rs` | table | the numbers of passes, and of the passes under way |
+//! | `input.rs` | pure | the bound on input without a result yet |
+//! | `ledger.rs` | table | the memory of frames and queues, and the count of dropped messages |
+//! | `link.rs` | pure | the bytes to and from a client: a socket, or a stream in its place |
 //! | `memory.rs` | tests | a byte stream in memory, for the simulation |
-//! | `pass.rs` | table | one batch on its way to all subscribers of a topic, claimed in pieces |
+//! | `pass.rs` | table | a batch on its way to all subscribers of a topic, claimed in pieces |
 //! | `pulse.rs` | pure | whether a client answers the heartbeat |
-//! | `queue.rs` | table | what waits for one client, and the policies for a full queue |
-//! | `queue/entry.rs` | pure | the entries of a queue, and what each takes of its limits |
+//! | `queue.rs` | table | the queue of a lagging client, and the policies when it is full |
+//! | `queue/entry.rs` | pure | the entries of a queue, and their sizes |
 //! | `sender_threads.rs` | task | the sender threads as children of the tree |
-//! | `senders.rs` | table | the passes that wait for sender threads |
-//! | `slot.rs` | table | one connection: its socket, and the queue of a client that does not keep up |
-//! | `slot/heartbeat.rs` | table | when a heartbeat is due, and when its answer is overdue |
-//! | `slot/lag.rs` | table | how far a client lags, and the end of a client that takes nothing |
-//! | `slot/pause.rs` | table | when a client is not read until it takes its answers |
-//! | `slot/subscription.rs` | table | one client's place in one topic |
-//! | `stream.rs` | table | a byte stream that is no socket, written by its Transport alone |
+//! | `senders.rs` | table | the passes in wait for sender threads |
+//! | `slot.rs` | table | a connection: its socket, and the queue of a lagging client |
+//! | `slot/heartbeat.rs` | table | the time for a heartbeat, and for the answer |
+//! | `slot/lag.rs` | table | the lag of a client, and the end of a stalled client |
+//! | `slot/pause.rs` | table | the pause of a client with many untaken answers |
+//! | `slot/subscription.rs` | table | a client's place in a topic |
+//! | `stream.rs` | table | a byte stream other than a socket, written by its Transport alone |
 //! | `terms.rs` | table | the limits of each client's queue |
 //!
 //! Only the home arbiter and the senders run here. No user code, no codec, no actor message.

@@ -1,9 +1,8 @@
-//! One batch on its way to all subscribers of a topic.
+//! A batch on its way to all subscribers of a topic.
 //!
 //! The list of subscribers is a snapshot; a cursor tells how much of it has been claimed. The home arbiter and the
-//! senders claim pieces and serve them. A thread that dies with a piece in hand gives it back on the way out, and
-//! another thread finishes the piece. Subscribers served already are recognised by their `next_seq` and not served
-//! again.
+//! senders claim pieces and serve them. A thread that dies with a piece in hand gives the piece back on the way out,
+//! and another thread finishes it. Subscribers served already are recognised by their `next_seq` and not served again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
 pub(crate) use crate::ground::fault::Server;
 
-/// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large topic,
-/// enough that claiming costs nothing compared to the sends.
+/// Subscribers claimed at once: few enough to let a small topic wait a quarter of a millisecond behind a large topic,
+/// enough to make claiming cheap compared to the sends.
 ///
 /// Tests of this crate have few subscribers, and still want several pieces.
 pub(crate) const PIECE: usize = if cfg!(test) { 4 } else { 32 };
@@ -33,7 +32,7 @@ pub(crate) struct Pass {
     help: Help,
     /// The first unclaimed subscriber; may run past the end.
     cursor: AtomicUsize,
-    /// Subscribers that are done. The pass is complete when all are.
+    /// Subscribers done with. The pass is complete when all are.
     served: AtomicUsize,
     /// Pieces whose claimant died.
     abandoned: Mutex<Vec<Range<usize>>>,
@@ -76,7 +75,7 @@ impl Pass {
         self.help
     }
 
-    /// Whether there is work for one thread only.
+    /// Whether there is work for a single thread only.
     pub(crate) fn is_one_piece(&self) -> bool {
         self.subscribers.len() <= PIECE
     }
@@ -92,8 +91,8 @@ impl Pass {
         let piece = claim.piece.clone();
         let length = piece.len();
         let piece = &self.subscribers[piece];
-        // The cache misses of a whole piece are taken together, so the CPU waits for them once; between two system
-        // calls it would wait for each.
+        // The cache misses of a whole piece are taken together, so the CPU waits once; between two system calls it
+        // would wait for each miss.
         piece.iter().for_each(|subscription| subscription.prefetch());
         for subscription in piece {
             self.faults.before_send(by);

@@ -1,4 +1,4 @@
-//! Whether the program of a client is alive: the answer that the client owes since a heartbeat.
+//! Whether the program of a client is alive: the answer owed since a heartbeat.
 //!
 //! The kernel of a peer acknowledges bytes for a program that has hung, so TCP never finds such a client. Only an
 //! answer of the program does.
@@ -34,7 +34,7 @@ impl Pulse {
         }
     }
 
-    /// Notes that a heartbeat is on its way. The first heartbeat without an answer counts.
+    /// Notes a heartbeat on its way. The first heartbeat without an answer counts.
     pub(crate) fn ask(&self, tick: Tick) {
         if self.unanswered_for(tick).is_none() {
             self.set(self.word() & ANSWERS | ASKED | tick.number() & TICK);

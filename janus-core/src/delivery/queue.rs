@@ -1,16 +1,16 @@
-//! The queue of one client that does not keep up, and the policies for a full queue.
+//! The queue of a lagging client, and the policies for a full queue.
 //!
-//! A queue exists only while something waits. It holds references to the frames, which all subscribers share. When it
-//! is full, the policy of the subscription with the new messages decides: the client is closed, or some of that
-//! subscription's own messages are dropped. A message written in part is never dropped, or the stream would break in
-//! the middle of a frame.
+//! A queue exists only while something waits. It refers to frames shared by all subscribers. When the queue is full,
+//! the policy of the subscription with the new messages decides: the client is closed, or some of that subscription's
+//! own messages are dropped. A message written in part is never dropped, or the stream would break in the middle of a
+//! frame.
 //!
 //! Frames without a topic (an ACK, an error, a receipt) are answers to requests, and their number is the client's
 //! choice. They take no room from messages, are always let in and never dropped. While many answers wait, the client is
 //! not read (see [`Slot::is_paused`](super::Slot::is_paused)), so no further answers arise.
 //!
 //! The limit in bytes counts the real size of an entry: its bytes, and a price for the entry itself. Successive
-//! messages of one batch share an entry, so a burst of tiny messages costs about as much as its bytes.
+//! messages of a batch share an entry, so a burst of tiny messages costs little more than the bytes.
 //!
 //! A dropped message leaves a gap in its place if the client can be told: the client learns the missing numbers where
 //! their messages would have been.
@@ -34,7 +34,7 @@ use crate::config::SlowConsumer;
 use crate::ground::clock::Tick;
 use crate::wire::{ServerEvent, TopicName};
 
-/// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
+/// Frames handed to one `writev`: as many as a 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
 
 /// Bytes of one flush before other connections get their turn.
@@ -64,7 +64,7 @@ pub(crate) struct Queue {
     terms: Arc<Terms>,
     /// Whether something has been written since the last look of [`watch`](Self::watch).
     progressed: bool,
-    /// The tick at which the queue was first seen, and the last tick at which it had made progress.
+    /// The tick of the first look at the queue, and the tick of the last progress.
     since: Option<(Tick, Tick)>,
 }
 
@@ -158,7 +158,7 @@ impl Queue {
         self.insert(0, Entry::Frame(frame));
     }
 
-    /// Queues an entry without a look at the limits: for a portion that its taker has requested.
+    /// Queues an entry without a look at the limits: for a portion requested by its taker.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.insert(self.entries.len(), entry);
     }
@@ -223,7 +223,7 @@ impl Queue {
     }
 
     /// Keeps the last message of the subscription, in the place of the waiting ones. The message is let in even if
-    /// there is no room: one message of each topic is the least that this policy promises, and `max_topics_per_client`
+    /// there is no room: one message of each topic is the least this policy promises, and `max_topics_per_client`
     /// limits their number.
     fn admit_latest(&mut self, mut messages: Messages) {
         let subscription = Arc::clone(&messages.subscription);
@@ -259,7 +259,7 @@ impl Queue {
                 at += 1;
                 continue;
             }
-            // Taken out with the others; its gap covers only the dropped numbers.
+            // Taken out with the others; the gap covers only the dropped numbers.
             let last_at = self.entries.iter().rposition(|entry| is_last(&entry)).expect("just found");
             let Entry::Messages(mut last) = self.remove(last_at) else { unreachable!("just found") };
             if last.frames() > 1 {
@@ -365,9 +365,8 @@ impl Queue {
         self.push(Entry::gap(subscription, topic, epoch, seqs));
     }
 
-    /// Encodes a gap at the head. From then on it is a frame, which grows no more and is never dropped. Gaps behind the
-    /// head still grow with dropped messages, or a client that takes nothing would get one gap for each look at its
-    /// queue.
+    /// Encodes a gap at the head. From then on the gap is a frame: it grows no more and is never dropped. Gaps behind
+    /// the head still grow with dropped messages, or a stalled client would get a new gap for each look at the queue.
     fn tell_gap(&mut self) -> io::Result<()> {
         if let Some(Entry::Gap(gap)) = self.entries.front() {
             let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
@@ -379,7 +378,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Writes for at most one turn.
+    /// Writes for at most a turn.
     pub(crate) fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
         let mut turn = 0;
         while !self.entries.is_empty() {

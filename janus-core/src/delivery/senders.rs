@@ -1,8 +1,8 @@
 //! The helper threads of large fan-outs, and of small ones while the home arbiter is behind.
 //!
 //! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so a
-//! second topic does not wait for the first to end. Senders hold no state and run no user code: a sender that dies
-//! gives its piece back to the pass. The home arbiter serves the same passes, so a pass needs no sender to end.
+//! second topic does not wait for the first to end. Senders hold no state and run no user code: a dying sender gives
+//! its piece back to the pass. The home arbiter serves the same passes, so a pass needs no sender to end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use parking_lot::{Condvar, Mutex};
 use super::Pass;
 use super::pass::Server;
 
-/// Passes of small topics that wait for the senders while the home arbiter is behind: enough that a sender does not run
-/// out between two turns of the arbiter, few enough that none of them waits long.
+/// Passes of small topics left to the senders while the home arbiter is behind: enough to keep a sender busy between
+/// two turns of the arbiter, few enough for short waits.
 const LEFT: usize = 8;
 
-/// The state that the senders share.
+/// The shared state of the senders.
 ///
-/// The queue holds at most one pass per topic with many subscribers, because a topic offers its next pass when the last
-/// is complete, and [`LEFT`] passes of other topics.
+/// The queue holds at most one pass for each topic with many subscribers, because a topic offers the next pass when the
+/// last is complete, and [`LEFT`] passes of other topics.
 #[derive(Debug, Default)]
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
     offered: Condvar,
     #[cfg(all(test, feature = "fault-injection"))]
     offered_to_tasks: tokio::sync::Notify,
-    /// The threads that have not been joined: at most one per sender, and those that died since the last start.
+    /// The threads not joined yet: at most one per sender, and the threads that died since the last start.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -63,7 +63,7 @@ impl SenderPool {
         }
     }
 
-    /// Waits for a pass and moves it to the back, so that passes take turns.
+    /// Waits for a pass and moves it to the back, so passes take turns.
     fn next(&self, stop: &StopSender) -> Option<Arc<Pass>> {
         let mut passes = self.passes.lock();
         loop {
@@ -77,7 +77,7 @@ impl SenderPool {
         }
     }
 
-    /// Waits the same way for a sender that is a task and no thread, and never ends by itself.
+    /// Waits the same way for a sender in a task instead of a thread; never ends by itself.
     #[cfg(all(test, feature = "fault-injection"))]
     pub(crate) async fn next_for_task(&self) -> Arc<Pass> {
         loop {
@@ -98,10 +98,10 @@ impl SenderPool {
     }
 }
 
-/// The next pass that needs help, which moves to the back.
+/// The next pass in need of help; the pass moves to the back.
 fn take_turns(passes: &mut VecDeque<Arc<Pass>>) -> Option<Arc<Pass>> {
     while let Some(pass) = passes.pop_front() {
-        // The rest of the other passes is in the hands of other threads.
+        // Other threads are at work on the rest of the other passes.
         if !pass.is_claimed() {
             passes.push_back(Arc::clone(&pass));
             return Some(pass);
@@ -118,7 +118,7 @@ impl SenderPool {
         threads.push(thread);
     }
 
-    /// Waits until all threads have ended, which have been told to stop before.
+    /// Waits for the end of all threads. They must have been told to stop.
     pub(crate) fn join(&self) {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // The supervisor has been told of the panic.
@@ -127,6 +127,6 @@ impl SenderPool {
     }
 }
 
-/// Tells one sender to end.
+/// Tells a sender to end.
 #[derive(Debug, Default)]
 pub(crate) struct StopSender(AtomicBool);

@@ -7,8 +7,8 @@
 //! The socket lies in the slot and not behind a pointer of its own: a fan-out to many subscribers finds few of its
 //! cache lines in the CPU's caches, and would wait for one more line in each delivery.
 //!
-//! Bytes go straight to the socket (see [`Link`]). Only bytes refused by the kernel are queued. The Transport is then
-//! woken to write them when the socket is ready.
+//! Bytes go straight to the socket (see [`Link`]). Bytes refused by the kernel are queued, and the Transport is woken
+//! to write the queue when the socket is ready.
 //!
 //! When the queue is full, the client is a slow consumer, and the policy of the subscription decides (see
 //! [`queue`](super::queue)): by default the connection is reset. No other client waits for a slow consumer.
@@ -95,12 +95,12 @@ struct Out {
     link: Option<Link>,
     /// Whether anything can still be sent.
     sends: bool,
-    /// Exists only while something waits, so a client that has caught up costs no more than a client that never lagged.
+    /// Exists only while something waits, so a client that has caught up is as cheap as a client that never lagged.
     queue: Option<Box<Queue>>,
     end: Option<End>,
     reads: Reads,
-    /// Whether the queue has to wait for bytes that come before all of it. A corked slot always has a queue, so a
-    /// delivery need not look at this flag.
+    /// Whether the queue has to wait for earlier bytes. A corked slot always has a queue, so a delivery need not look
+    /// at this flag.
     corked: bool,
 }
 
@@ -233,9 +233,9 @@ impl Slot {
         }
     }
 
-    /// Sends the messages of `batch` that `subscription`, a subscription of this slot, has not had.
+    /// Sends the unsent messages of `batch` to `subscription`, a subscription of this slot.
     ///
-    /// Serving the same batch twice sends it once: the subscription's `next_seq` tells who was served, and changes
+    /// Serving the same batch twice sends it once: the subscription's `next_seq` marks served subscribers, and changes
     /// under the slot's lock together with the send.
     pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: Tick) {
         let mut out = self.out.lock();
@@ -495,7 +495,7 @@ impl Slot {
     #[cfg(feature = "fault-injection")]
     pub(crate) fn crash_transport(&self) {
         {
-            // With the lock, or the Transport might overwrite the attention that it is about to see.
+            // With the lock, or the Transport might overwrite the attention set here.
             let _out = self.out.lock();
             self.crash.store(true, Ordering::Relaxed);
             self.attention.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! A byte stream other than a plain socket: TLS, memory, an upgraded connection of another HTTP server.
 //!
-//! Only a task that waits for such a stream can write it. So a delivery queues everything, and the connection's
-//! Transport writes the queue out: the queued path.
+//! Only a waiting task can write such a stream. So a delivery queues everything, and the connection's Transport writes
+//! the queue out: the queued path.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -40,12 +40,11 @@ impl fmt::Debug for PassedStream {
     }
 }
 
-/// See the module's documentation. The stream lies under its slot's lock, so its cells are used by one thread at a
-/// time.
+/// See the module's documentation. The stream lies under the slot's lock, so a single thread at a time uses the cells.
 pub(crate) struct Stream {
     io: RefCell<Pin<Box<dyn ByteStream>>>,
     pub(crate) peer: Peer,
-    /// The Transport's task while it writes; no other task may.
+    /// The Transport's task during a write; no other task may write.
     writer: RefCell<Option<Waker>>,
     /// Whether the stream may hold back some of the bytes it has taken.
     unflushed: Cell<bool>,
@@ -85,7 +84,7 @@ impl Stream {
         }
     }
 
-    /// Calls `write`, which sends, with the task to wake when there is room.
+    /// Calls `write`, a closure with a send, with the task to wake when there is room.
     pub(crate) fn write_with<T>(&self, cx: &task::Context<'_>, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         *self.writer.borrow_mut() = Some(cx.waker().clone());
         let written = write();

@@ -1,4 +1,4 @@
-//! The limits that an instance sets for each of its clients, and the accounts of all of them.
+//! The limits for each client of an instance, and the accounts of all clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use super::{Codecs, Ledger};
 /// The limits of each client's queue, and the accounts of the instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// Messages that may wait for one client.
+    /// The limit of messages in a client's queue.
     pub(crate) max_frames: usize,
-    /// Bytes that these messages may take, with the price of each entry of the queue.
+    /// The limit of bytes for these messages, with the price of each entry.
     pub(crate) max_bytes: usize,
-    /// How long the kernel tolerates a client that takes nothing, if a policy of one of its topics grants more time.
+    /// How long the kernel tolerates a stalled client, if a topic's policy grants more time.
     pub(crate) patience: Duration,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,

@@ -56,9 +56,9 @@ macro_rules! counters {
             $(pub(crate) $reading: $reading_type,)*
         }
 
-        /// The figures of an instance: its present state (the first six), and the events since its start.
+        /// The figures of an instance: the present state (the first six), and the events since the start.
         ///
-        /// [`metrics`](Self::metrics) gives the same figures as data, for a program that exports all of them.
+        /// [`metrics`](Self::metrics) gives the same figures as data, for a program that exports all figures.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
         pub struct Stats {
@@ -66,7 +66,7 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// A copy of all figures, with `readings` of those that are kept elsewhere.
+            /// A copy of all figures, with `readings` of the figures kept elsewhere.
             pub(crate) fn stats(&self, readings: &Readings) -> Stats {
                 let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 let mut stats = Stats { $($name: counters!(@value $name $source self readings count),)* };

@@ -14,7 +14,7 @@ pub(crate) enum Server {
     Sender,
 }
 
-/// The armed faults, each with its moment.
+/// The armed faults, each with a moment.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     #[cfg(feature = "fault-injection")]
@@ -45,7 +45,7 @@ impl Faults {
         }
     }
 
-    /// Called after a message got its sequence number and before any subscriber has it.
+    /// Called between the numbering of a message and the first send.
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
     #[inline]
     pub(crate) fn after_commit(&self) {
@@ -53,7 +53,7 @@ impl Faults {
         self.topic_publications.hit("a topic, after committing a message");
     }
 
-    /// Called before a topic numbers its next messages.
+    /// Called before a topic numbers messages.
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
     #[inline]
     pub(crate) fn before_numbering(&self) {
@@ -94,13 +94,13 @@ impl Faults {
 #[cfg(feature = "fault-injection")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The TopicManager panics in its next message.
+    /// The TopicManager panics in the next message.
     TopicManager,
-    /// The ProxyMapper panics in its next message.
+    /// The ProxyMapper panics in the next message.
     ProxyMapper,
-    /// Every Acceptor panics in its next message.
+    /// Every Acceptor panics in the next message.
     Acceptor,
-    /// The named Topic panics in its next message.
+    /// The named Topic panics in the next message.
     Topic(String),
     /// A Topic panics before its n-th send from now.
     TopicSend(u32),
@@ -108,13 +108,13 @@ pub enum Fault {
     TopicCommit(u32),
     /// The next n starts of a Topic panic.
     TopicStarts(u32),
-    /// The TopicManager panics when it has listed the next topic and not yet started it.
+    /// The TopicManager panics after listing the next topic, before the start.
     TopicListed,
     /// A sender panics before its n-th send from now.
     SenderSend(u32),
     /// The Transport of the client with this address panics.
     Transport(std::net::SocketAddr),
-    /// A Topic hangs for this long before it numbers its next message.
+    /// A Topic hangs for this long before it numbers the next message.
     TopicHang(std::time::Duration),
     /// This many bytes count as used from now on, and nothing gives them back.
     MemoryTaken(usize),

@@ -1,7 +1,7 @@
 //! Waiting tasks in the order of their arrival.
 //!
-//! A [`Line`] holds a waker for each waiting task, and nothing for a task that has been called or has left, so its
-//! length is the number of waiting tasks.
+//! A [`Line`] holds a waker for each waiting task, and nothing for a called task or a task that has left, so the length
+//! is the number of waiting tasks.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -34,12 +34,12 @@ impl Tickets {
 pub(crate) struct Line(BTreeMap<Ticket, Waker>);
 
 impl Line {
-    /// Puts a task into its place; with an old ticket, into its earlier place.
+    /// Queues a task in the place of its ticket; an old ticket means the earlier place.
     pub(crate) fn enter(&mut self, ticket: Ticket, waker: &Waker) {
         self.0.insert(ticket, waker.clone());
     }
 
-    /// Whether the task with this ticket still waits. If so, its call will wake `waker`.
+    /// Whether the task with this ticket still waits. If so, the call will wake `waker`.
     pub(crate) fn still_waits(&mut self, ticket: Ticket, waker: &Waker) -> bool {
         let waiting = self.0.get_mut(&ticket);
         waiting.map(|waiting| waiting.clone_from(waker)).is_some()
@@ -77,7 +77,7 @@ mod tests {
         assert!(line.leave(second) && !line.leave(second));
         assert!(line.call().is_some());
         assert!(!line.still_waits(first, Waker::noop()) && line.still_waits(third, Waker::noop()));
-        // Back in its place.
+        // Back in the earlier place.
         line.enter(first, Waker::noop());
         assert!(line.call().is_some() && line.still_waits(third, Waker::noop()));
         assert!(line.call().is_some() && line.call().is_none() && line.is_empty());

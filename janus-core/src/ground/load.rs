@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The load of the home arbiter; written by its thread alone.
+/// The load of the home arbiter; written by the arbiter's thread alone.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     /// The last pause of the arbiter seen here.
@@ -12,14 +12,14 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Sends of a millisecond or two. An arbiter without a pause for this long has more work than it can do.
+    /// The sends of a millisecond or two. An arbiter that makes no pause for this long has too much work.
     const BEHIND: usize = 256;
 
     pub(crate) fn add(&self, sends: usize) {
         self.sends.store(self.sends.load(Ordering::Relaxed).saturating_add(sends), Ordering::Relaxed);
     }
 
-    /// Whether the arbiter has more work than it can do; `pause` is the number of its last pause.
+    /// Whether the arbiter has too much work; `pause` is the number of its last pause.
     pub(crate) fn is_behind(&self, pause: u64) -> bool {
         if self.pause.swap(pause, Ordering::Relaxed) != pause {
             self.sends.store(0, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The ground: the parts that an instance has once, and that every floor above uses.
+//! The ground: the parts of an instance for every floor above.
 //!
 //! | file | kind | owns |
 //! |---|---|---|
@@ -78,7 +78,7 @@ impl Ground {
         self.draining.has_begun()
     }
 
-    /// The deadline of a close that begins now and may take `time`: a drain ends earlier than that.
+    /// The deadline of a close that begins now and may take `time`: a drain ends earlier.
     pub(crate) fn close_deadline(&self, time: Duration) -> Instant {
         self.draining.limit(Instant::now() + time)
     }

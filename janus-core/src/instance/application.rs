@@ -1,7 +1,7 @@
 //! The embedder's own actors in the tree: supervised like ours, on a thread of their own.
 //!
-//! They are children of the supervisor `application`, which starts before the acceptors and stops after them, while
-//! publishing is still possible. Their thread is not the home arbiter's, because an embedder's code may block.
+//! They are children of the supervisor `application`. It starts before the acceptors and stops after the acceptors,
+//! while publishing is still possible. Their thread is not the home arbiter's, because an embedder's code may block.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ impl Builder {
     /// Adds a child to the instance's tree: an actor, a task or a supervisor of the embedder's own.
     ///
     /// Children start in the order of these calls, before the listeners, and stop in the reverse order after the
-    /// listeners were closed and before a drain refuses messages: a stopping child can still publish. They stand in
-    /// [`Janus::tree`](crate::Janus::tree) below `application`.
+    /// listeners were closed and before a drain refuses messages: a stopping child can still publish.
+    /// [`Janus::tree`](crate::Janus::tree) has all children below `application`.
     ///
     /// ```
     /// use actix::prelude::*;
@@ -48,15 +48,15 @@ impl Builder {
     ///
     /// # Limits
     ///
-    /// - **Restarts**: `application` allows 5 in 60 s for all its children together. With the next one it is restarted
-    ///   itself with all of them, at most 5 times in 60 s with other restarts of the tree; after that the instance
-    ///   ends, and [`Janus::wait`](crate::Janus::wait) tells why. A child that may fail for longer, because a service
-    ///   it needs is away, wants a [`backoff`](ChildSpec::backoff), or a supervisor of its own.
-    /// - **The thread**: children without a [`place`](ChildSpec::place) share one thread, `janus-application`, which
-    ///   runs nothing else. A child that blocks holds up the others, is named in the log after 1 s and again after 5 s,
-    ///   and does not hurt the instance. The child is killed at the shutdown; its thread ends when the code returns.
-    /// - **The stop**: each child has its [`shutdown`](ChildSpec::shutdown), and all together half of
-    ///   [`drain_timeout`](crate::Config::drain_timeout); then they are killed.
+    /// - **Restarts**: `application` allows 5 in 60 s for all its children together. With the next, `application`
+    ///   restarts itself and all children, at most 5 times in 60 s together with other restarts of the tree; after that
+    ///   the instance ends, and [`Janus::wait`](crate::Janus::wait) tells why. A child that may fail for longer,
+    ///   because a service is away, wants a [`backoff`](ChildSpec::backoff), or a supervisor of its own.
+    /// - **The thread**: children without a [`place`](ChildSpec::place) share the thread `janus-application` with
+    ///   nothing else. A blocking child holds up the others, is named in the log after 1 s and again after 5 s, and
+    ///   does not hurt the instance. The child is killed at the shutdown; its thread ends when the code returns.
+    /// - **The stop**: each child has a [`shutdown`](ChildSpec::shutdown), and all together half of
+    ///   [`drain_timeout`](crate::Config::drain_timeout); then the rest is killed.
     ///
     /// # Errors
     ///
@@ -117,15 +117,15 @@ impl Children {
         self.0.is_empty()
     }
 
-    /// The supervisor of the children, as a child of the root. Its own loop runs on the root's thread, so no child
-    /// holds it up.
+    /// The supervisor of the children, as a child of the root. The supervisor's loop runs on the root's thread, so no
+    /// child holds the loop up.
     pub(crate) fn spec(&self, janus: &WeakJanus, place: &Place, drain_timeout: Duration) -> ChildSpec {
         let supervisor = Supervisor::new(NAME, Strategy::OneForOne).intensity(5, Duration::from_secs(60));
         let supervisor = self
             .0
             .iter()
             .fold(supervisor, |supervisor, make| supervisor.child(make(janus.clone()).default_place(place.clone())));
-        // With a limit, unlike other supervisors: a drain has one, and clients are to have their part of the time.
+        // With a limit, unlike other supervisors: a drain has a limit, and clients are to have a part of the time.
         ChildSpec::supervisor(supervisor).shutdown(Shutdown::Timeout(drain_timeout / 2))
     }
 }
@@ -136,10 +136,10 @@ impl fmt::Debug for Children {
     }
 }
 
-/// Ends the thread of the embedder's children and waits for its end, unless a child holds it up. Blocks.
+/// Ends the thread of the embedder's children and waits for the end, unless a child blocks. Blocks.
 pub(crate) fn stop(arbiter: Arbiter) {
     let (alive, sign) = mpsc::sync_channel(1);
-    // A place that is down ends by itself.
+    // A thread whose place is down ends by itself.
     let asked = arbiter.place().run(move || {
         let _ = alive.send(());
     });

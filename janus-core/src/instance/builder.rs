@@ -1,4 +1,4 @@
-//! The start of an instance: its settings, its listeners, its threads, its tree.
+//! The start of an instance: settings, listeners, threads, tree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,7 +46,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Why an instance did not start. No part of it is left running.
+/// Why an instance did not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -80,7 +80,7 @@ impl Builder {
         self
     }
 
-    /// Listens on one more TCP port, for clients that speak this codec.
+    /// Listens on another TCP port, for clients that speak this codec.
     ///
     /// Connections take the direct path: delivery writes to their sockets, as with the classic protocol. The codec is
     /// made once; several ports may share it.
@@ -92,8 +92,8 @@ impl Builder {
 
     /// Serves the byte streams of an own listener, for clients that speak this codec.
     ///
-    /// The streams count as local: their clients may publish, unless the HTTP request shows that a proxy has passed it
-    /// on ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single
+    /// The streams count as local: their clients may publish, unless the HTTP request shows the signs of a proxy
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single
     /// streams.
     #[must_use]
     pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
@@ -102,15 +102,15 @@ impl Builder {
     }
 
     /// Takes the streams that a codec does not want, such as requests on the HTTP port for neither WebSocket nor
-    /// server-sent events. The function is called on the home arbiter and must not block. Without it such streams are
-    /// refused.
+    /// server-sent events. The function is called on the home arbiter and must not block. Without a function such
+    /// streams are refused.
     #[must_use]
     pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
         self.pass_on = Some(Arc::new(take));
         self
     }
 
-    /// Sets the hooks, which decide about clients and observe them; the [module](crate::hooks) has an example.
+    /// Sets the hooks to decide about clients and to observe clients; the [module](crate::hooks) has an example.
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks.set(hooks);
@@ -203,7 +203,7 @@ fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iter
     ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
-/// Starts the tree, its supervisors on `control` and its actors on the home of `shared`.
+/// Starts the tree: supervisors on `control`, actors on the home of `shared`.
 pub(crate) async fn start(
     shared: Arc<Shared>,
     senders: Supervisor,

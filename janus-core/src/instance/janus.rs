@@ -178,8 +178,8 @@ impl Janus {
         self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()
     }
 
-    /// Publishes a message and waits until it has its place in the topic's order. While the topic's inflight limit is
-    /// reached, the call first waits for room.
+    /// Publishes a message and waits for the place in the topic's order. While the topic's inflight limit is reached,
+    /// the call first waits for room.
     ///
     /// Cancel safety: a future dropped while it waits for room publishes nothing; dropped later, the message is
     /// published and its receipt is lost.
@@ -323,8 +323,8 @@ impl Janus {
     /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or if `allow_publish` says so.
     ///
     /// Give a [`tokio::net::TcpStream`] as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
-    /// writes to the socket itself. The stream is moved to Janus's own threads. If it needs its runtime to make
-    /// progress, that runtime must stay alive.
+    /// writes to the socket itself. The stream is moved to Janus's own threads. If the stream needs a runtime to make
+    /// progress, the runtime must stay alive.
     ///
     /// # Errors
     ///
@@ -383,7 +383,7 @@ impl Janus {
         self.ask_proxy_mapper(move || Locate(token)).await.flatten()
     }
 
-    /// Calls the ProxyMapper, and its successor if it crashes in between; `None` if neither answers in time.
+    /// Calls the ProxyMapper, or the successor after a crash; `None` if neither answers in time.
     async fn ask_proxy_mapper<M>(&self, request: impl Fn() -> M + Send + 'static) -> Option<M::Result>
     where
         ProxyMapper: actix::Handler<M>,
@@ -505,7 +505,8 @@ impl Janus {
     /// Cancel safe; any number of callers may wait.
     pub async fn wait(&self) -> ExitReason {
         let reason = self.inner.root.wait().await;
-        // The thread on which the tree ended may be about to; nobody is to find it open who knows that it is over.
+        // The thread of the tree's end may be about to close the instance; a caller that knows of the end must not find
+        // it open.
         self.inner.shared.close();
         self.inner.shared.verdict.lock().clone().unwrap_or(reason)
     }

@@ -3,8 +3,8 @@
 //! Ten times a second, the keeper compares the accounted bytes ([`Shared::memory_used`]) with `memory_budget_bytes`,
 //! and acts at four thresholds: history is trimmed, then detached sessions end, then the clients with the largest
 //! queues are closed. At the last threshold the Acceptor refuses new connections by itself. A harsher measure comes
-//! only when the milder ones are used up; each stops as soon as usage is below its threshold. Before all measures, at
-//! the first threshold, strangers give back what they hold (see [`strangers`]).
+//! only when the milder ones are used up; each stops as soon as usage is below the threshold. Before all measures, at
+//! the first threshold, strangers give back their holdings (see [`strangers`]).
 //!
 //! The keeper owns nothing: pressure and counters are with the tables, so its successor continues after a crash.
 //! Without a budget there is no keeper. It works in portions, so the arbiter serves clients in between.
@@ -48,10 +48,10 @@ const SESSIONS: usize = 16;
 /// The part of the detached sessions ended in one look while no client need be closed, as a divisor.
 const SHARE: usize = 8;
 
-/// Clients closed in one look.
+/// Clients closed in a look.
 const CLIENTS: usize = 32;
 
-/// A client with less in its queue is only a moment behind; closing it gives back next to nothing.
+/// A client with less in the queue is only a moment behind; to close this client gives back next to nothing.
 const WORTH_CLOSING: usize = 16 * 1024;
 
 /// Connections looked at before the table is free for changes.

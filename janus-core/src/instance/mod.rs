@@ -1,4 +1,4 @@
-//! One instance: its start, the handle of a program, its end.
+//! An instance: start, handle, end.
 //!
 //! | file | kind | owns |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The state that the actors of one instance share: the sum of the parts of its floors.
+//! The shared state of the actors of an instance: the sum of the parts of all floors.
 //!
 //! Each floor has a part of its own and knows nothing of the floors above: [`Ground`], [`Engine`] (delivery),
 //! [`Topics`], [`Sessions`], [`Connections`]. A part dereferences to the part below, so a field of a lower floor has

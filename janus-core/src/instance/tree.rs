@@ -23,7 +23,7 @@ use crate::topic::manager::{TOPIC_INTENSITY, TopicManager};
 /// A handler that has run for this long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
 
-/// A handler that has run for this long ends the instance: no other actor of its thread can run any more.
+/// A handler that has run for this long ends the instance: no other actor of the thread can run any more.
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The whole tree, in the order of its start. The tree stops in the reverse order, except that a drain first stops the
@@ -54,7 +54,7 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
     })
 }
 
-/// One child per topic. Topics never use up the restart intensity of the root, however many of them crash.
+/// A child for each topic. Topics never use up the restart intensity of the root, however many of them crash.
 pub(super) fn topic_supervisor(config: &Config) -> DynamicSupervisor {
     DynamicSupervisor::new("topic_supervisor")
         .restart(Restart::Permanent)
@@ -63,14 +63,14 @@ pub(super) fn topic_supervisor(config: &Config) -> DynamicSupervisor {
         .quarantine(config.topic_quarantine)
 }
 
-/// One child per connection. The crash of a Transport ends its connection; the client comes back with its session.
+/// A child for each connection. The crash of a Transport ends the connection; the client comes back with the session.
 pub(super) fn transport_supervisor(config: &Config) -> DynamicSupervisor {
     DynamicSupervisor::new("transport_supervisor")
         .restart(Restart::Temporary)
         .shutdown(Shutdown::Timeout(config.drain_timeout))
 }
 
-/// An actor on the home arbiter, made from its part of the shared state.
+/// An actor on the home arbiter, made from a part of the shared state.
 fn actor<A, P>(address: &ActorRef<A>, home: &Place, part: &Arc<P>, make: fn(Arc<P>) -> A) -> ChildSpec
 where
     A: Actor<Context = Context<A>>,
@@ -80,7 +80,7 @@ where
     ChildSpec::actor(address, move |_| Ok(make(Arc::clone(&part)))).place(home.clone())
 }
 
-/// A task on the home arbiter, made from its part of the shared state; it runs until it is killed.
+/// A task on the home arbiter, made from a part of the shared state; runs until killed.
 fn task<P, F>(name: &'static str, home: &Place, part: &Arc<P>, run: fn(Arc<P>) -> F) -> ChildSpec
 where
     P: Send + Sync + 'static,
@@ -112,7 +112,7 @@ fn observer(shared: &Shared) -> Option<ChildSpec> {
 }
 
 /// Names an actor that hangs, and ends the instance when an actor of the home arbiter hangs for good: nothing else on
-/// its thread can run. A hanging child of the embedder hurts only its siblings.
+/// the thread can run. A hanging child of the embedder hurts only its siblings.
 fn watchdog(shared: &Arc<Shared>, root: &SupervisorRef, application: Option<&Place>) -> Watchdog {
     let home = &shared.home;
     // Weak, because this becomes part of a spec of the root's.

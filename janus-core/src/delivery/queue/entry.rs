@@ -1,6 +1,6 @@
-//! The entries of a [`Queue`](super::Queue), and how much of its limits each takes.
+//! The entries of a [`Queue`](super::Queue), and the room that each takes.
 //!
-//! An entry refers to frames of a batch, which all subscribers share. Successive messages of one batch are one entry.
+//! An entry refers to frames of a batch, shared by all subscribers. Successive messages of a batch are a single entry.
 
 use std::ops::{AddAssign, Range, SubAssign};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct Gap {
     pub(super) seqs: Range<u64>,
 }
 
-/// Successive messages of one batch.
+/// Successive messages of a batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Messages {
     pub(crate) subscription: Arc<Subscription>,
@@ -67,8 +67,8 @@ impl Messages {
         self.start > self.view().start_of(self.seqs.start)
     }
 
-    /// Notes written bytes, and lets go of the messages that are completely written. Returns their number. The last
-    /// message stays, even without a byte left.
+    /// Notes written bytes, and lets go of the completely written messages. Returns their number. The last message
+    /// stays, even without a byte left.
     pub(crate) fn advance(&mut self, written: usize) -> usize {
         self.start += written;
         let before = self.seqs.start;
@@ -86,7 +86,7 @@ impl Messages {
         dropped
     }
 
-    /// The room that the messages from number `from` on would take.
+    /// The room for the messages from number `from` on.
     pub(super) fn load_from(&self, from: u64) -> Load {
         let bytes = self.end() - self.view().start_of(from);
         Load { frames: (self.seqs.end - from) as usize, bytes: Entry::OVERHEAD_BYTES + bytes }
@@ -141,11 +141,11 @@ impl Entry {
         Self::Gap(Box::new(Gap { subscription: Arc::clone(subscription), topic: topic.clone(), epoch, seqs }))
     }
 
-    /// The price of an entry, in addition to the frames it refers to.
+    /// The price of an entry, in addition to its frames.
     pub(super) const OVERHEAD_BYTES: usize = size_of::<Self>() + 16;
 
-    /// The room that the entry takes. A gap takes none: it stands for messages that made room, and all gaps of a
-    /// subscription between two of its messages are one gap.
+    /// The room of the entry. A gap takes none: it replaces messages that made room, and all gaps of a subscription
+    /// between two messages are joined.
     pub(super) fn load(&self) -> Load {
         match self {
             Self::Frame(frame) => Load { frames: 1, bytes: Self::OVERHEAD_BYTES + frame.len() },

@@ -13,7 +13,7 @@ use crate::wire::Peer;
 
 /// Every frame has ten bytes.
 const FRAME: &str = "0123456789";
-/// What an entry costs beside its bytes.
+/// The price of an entry without its bytes.
 const PRICE: usize = Entry::OVERHEAD_BYTES;
 
 fn subscription(terms: &Arc<Terms>, policy: SlowConsumer, tells: bool) -> Arc<Subscription> {
@@ -26,7 +26,7 @@ fn messages(subscription: &Arc<Subscription>, seqs: Range<u64>) -> Entry {
     Entry::Messages(Messages::new(subscription, &Arc::new(batch_of(&frames, seqs.end)), seqs))
 }
 
-/// What waits, as numbers of messages, ranges of gaps and `None` for a frame of no topic.
+/// The waiting entries: numbers of messages, ranges of gaps, and `None` for a frame of no topic.
 fn waiting(queue: &Queue) -> Vec<Option<(Range<u64>, bool)>> {
     let show = |entry: &Entry| match entry {
         Entry::Frame(_) => None,
@@ -98,7 +98,7 @@ fn a_conflated_topic_has_its_latest_message_in_the_queue_however_full_others_hav
     queue.admit(messages(&busy, 1..5)).unwrap();
     queue.admit(messages(&rare, 1..2)).unwrap();
     assert_eq!(waiting(&queue), [Some((1..5, true)), Some((1..2, true))]);
-    // What cannot be conflated finds the room that can be made.
+    // A subscription without conflation finds the room that others can make.
     let other = subscription(&terms, SlowConsumer::Disconnect, false);
     queue.admit(messages(&other, 1..3)).unwrap();
     assert_eq!(waiting(&queue), [Some((4..5, true)), Some((1..2, true)), Some((1..3, true))]);
@@ -194,7 +194,7 @@ fn a_client_that_takes_nothing_has_the_newest_behind_one_gap_however_often_it_is
     let terms = Terms::in_tests(4, 1_000);
     let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
     let mut queue = Queue::new(&terms);
-    // Written by its task alone, which is not here.
+    // Written by a task alone, and no such task runs here.
     let link = Link::from(Stream::new(Box::pin(tokio::io::empty()), Peer::Local));
     for number in 1..=100 {
         queue.admit(messages(&subscription, number..number + 1)).unwrap();
@@ -239,7 +239,7 @@ fn policy() -> impl Strategy<Value = SlowConsumer> {
 }
 
 proptest! {
-    /// Three subscriptions of any policies share a queue that is written out in pieces of any size.
+    /// Three subscriptions of any policies share a queue, written out in pieces of any size.
     #[test]
     fn every_number_comes_out_once_and_in_order_as_a_message_or_in_a_gap(
         policies in prop::array::uniform3(policy()),
@@ -250,7 +250,7 @@ proptest! {
         let terms = Terms::in_tests(max_frames, max_bytes);
         let subscriptions = policies.map(|policy| subscription(&terms, policy, true));
         let mut queue = Queue::new(&terms);
-        // The number that must come out next, and the next to go in.
+        // The next number to come out, and the next to go in.
         let out = RefCell::new([1_u64; 3]);
         let mut next = [1_u64; 3];
         let mut acks = 0_i32;
@@ -276,7 +276,7 @@ proptest! {
                     let (is_empty, had_messages) = (queue.is_empty(), queue.messages.frames > 0);
                     let entry = messages(&subscriptions[whose], seqs);
                     let admitted = match entry {
-                        // A part of it has been sent at once.
+                        // A part of the frame has been sent at once.
                         Entry::Messages(mut entry) if is_empty && sent > 0 => {
                             let sent = sent.min(entry.end() - 1);
                             entry.advance(sent);
@@ -317,7 +317,7 @@ proptest! {
                     queue.advance(bytes);
                     let popped = before.len() - queue.entries.len();
                     before[..popped].iter().for_each(|entry| take(entry, &mut acks));
-                    // Of the entry that is the head now, some may have been written.
+                    // Some bytes of the present head may have been written.
                     if let (Some(Entry::Messages(head)), Entry::Messages(was)) =
                         (queue.entries.front(), before.get(popped).unwrap_or(&Entry::Frame(Bytes::new())))
                     {
@@ -330,13 +330,13 @@ proptest! {
             check_sums(&queue);
             let first = queue.entries.iter().find(|entry| matches!(entry, Entry::Messages(_)));
             let first = first.map_or_else(Load::default, Entry::load);
-            // One message of each conflated subscription is let in beyond the limits, and behind a first entry of any
+            // A message of each conflated subscription is let in beyond the limits, and behind a first entry of any
             // size.
             let conflated = policies.iter().filter(|policy| **policy == SlowConsumer::Conflate).count();
             let within = queue.messages.frames - first.frames <= max_frames + conflated
                 && queue.messages.bytes - first.bytes <= max_bytes + (10 + PRICE) * conflated;
             prop_assert!(within, "{:?}", queue.messages);
-            // Gaps are joined, or a client that never reads would have one for each message it lost.
+            // Gaps are joined, or a client that never reads would have a gap for each lost message.
             prop_assert!(queue.entries.len() <= 2 * queue.size().0 + subscriptions.len());
         }
         for entry in &queue.entries {

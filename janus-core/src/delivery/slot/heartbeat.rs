@@ -28,8 +28,8 @@ impl Slot {
     }
 
     /// Whether a PING is due: `interval` ticks have passed since the last message or PING. For a client that answers
-    /// PINGs, the time since its last sign of life counts as well, because messages may flow to it all the time. Marks
-    /// the PING as sent.
+    /// PINGs, the time since the last sign of life counts as well, because messages may flow to such a client all the
+    /// time. Marks the PING as sent.
     pub(crate) fn take_ping_due(&self, tick: Tick, interval: u32) -> bool {
         let Some(since) = self.quiet_since.get() else { return false };
         let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);

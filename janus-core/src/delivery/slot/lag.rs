@@ -11,9 +11,8 @@ use crate::ground::clock::Tick;
 use crate::wire::Peer;
 
 impl Slot {
-    /// Ends a client that has taken nothing from its queue for `timeout` ticks, or for `patience` ticks if a policy of
-    /// one of its topics grants more time. Also ends a client that cannot be sent anything and sends nothing either.
-    /// Called once a tick.
+    /// Ends a client that has taken nothing for `timeout` ticks, or for `patience` ticks if a topic's policy grants
+    /// more time. Also ends a client that cannot be sent anything and sends nothing either. Called once a tick.
     pub(crate) fn end_if_stalled(&self, tick: Tick, timeout: u32, patience: u32) {
         let mut out = self.out.lock();
         match out.reads {
@@ -63,7 +62,7 @@ impl Slot {
         }
     }
 
-    /// Bytes queued for this client, and the tick at which it was first seen to lag.
+    /// Bytes queued for this client, and the tick of the first sight of the lag.
     pub(crate) fn queued(&self) -> Option<(usize, Option<Tick>)> {
         let out = self.out.lock();
         out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
@@ -78,12 +77,12 @@ impl Slot {
     }
 }
 
-/// The queue of one client, as figures.
+/// The queue of a client, as figures.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lag {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
-    /// The tick at which the client was first seen to lag.
+    /// The tick of the first sight of the lag.
     pub(crate) since: Option<Tick>,
     pub(crate) peer: Option<Peer>,
 }

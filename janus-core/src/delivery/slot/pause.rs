@@ -1,8 +1,8 @@
-//! When a client is not read because it asks faster than it takes the answers, and when a lagging client has caught up.
+//! When a client is not read because of too many answers to take, and when a lagging client has caught up.
 //!
-//! A program may publish thousands of messages before it reads the first receipt. Its answers wait in its queue, and
+//! A program may publish thousands of messages before reading the first receipt. The answers wait in the queue, and
 //! from a limit on the Transport stops reading: TCP slows the client down, and nothing is lost. A client that never
-//! takes its answers is ended like any other client that takes nothing.
+//! takes its answers is ended like any stalled client.
 
 use std::sync::atomic::Ordering;
 
@@ -25,8 +25,8 @@ impl Slot {
         }
     }
 
-    /// Queues messages behind others. Before they would cut the client off, its socket is offered the queue: a client
-    /// that reads all the time has made room since the Transport last had its turn.
+    /// Queues messages behind others. Before a full queue cuts the client off, the socket is offered the queue: a
+    /// client that reads all the time has made room since the Transport's last turn.
     pub(super) fn queue_messages(&self, out: &mut Out, messages: Messages) {
         if let Out { link: Some(link), queue: Some(queue), .. } = &mut *out
             && queue.overflows_with(&messages)

@@ -1,7 +1,7 @@
 //! One client's place in one topic: the next number to send, the policy for a client that lags, and the codec.
 //!
-//! A topic holds its subscriptions in its list, and a session holds those of its client. Numbers change only under the
-//! slot's lock, so an unsubscribe and a delivery cannot cross.
+//! A topic holds all its subscriptions, a session the subscriptions of a client. Numbers change only under the slot's
+//! lock, so an unsubscribe and a delivery cannot cross.
 
 use std::hint::black_box;
 use std::sync::Arc;

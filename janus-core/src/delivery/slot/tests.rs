@@ -1,4 +1,4 @@
-//! A slot over a real socket, over a stream written by its Transport alone, and as a subscriber of this process.
+//! A slot over a real socket, over a stream with a queue, and as a subscriber of this process.
 
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn tick(number: u32) -> Tick {
     Tick::new(number)
 }
 
-/// A slot with room for 8 messages, and its account.
+/// A slot with room for 8 messages, and the account of its address.
 pub(super) fn slot(link: impl Into<Link>) -> (Arc<Slot>, Arc<Account>) {
     let account = Arc::<Account>::default();
     let slot = Slot::new(1, None, link, CLASSIC, Arc::clone(&account), &Terms::in_tests(8, 64 * 1024));
@@ -34,7 +34,7 @@ fn socket() -> (Arc<Slot>, tokio::net::UnixStream) {
     (slot(server).0, client)
 }
 
-/// A slot over a stream, for which everything is queued until its Transport flushes it.
+/// A slot over a stream: everything is queued until a flush.
 fn queued() -> (Arc<Slot>, tokio::io::DuplexStream) {
     let (client, server) = tokio::io::duplex(64 * 1024);
     (slot(Stream::new(Box::pin(server), Peer::Local)).0, client)
@@ -146,7 +146,7 @@ async fn an_end_that_resets_replaces_an_orderly_end() {
     slot.end(End::CodecPanicked);
     slot.end(End::Draining);
     assert_eq!((slot.take_end(), slot.take_end()), (Some(End::CodecPanicked), None));
-    // A client that cannot be sent anything may still send, and be closed for the memory of its input.
+    // A client whose sends fail may still write to us, and be closed for the memory of its input.
     slot.end(End::Draining);
     assert_eq!(slot.take_end(), None);
     slot.end(End::Overloaded);

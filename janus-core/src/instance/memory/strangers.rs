@@ -31,7 +31,7 @@ const LEFT: usize = 64;
 /// The part of `input_share` left to younger input then, as a divisor.
 const YOUNG: usize = 4;
 
-/// Looks for which regular clients are spared while strangers hold memory that they will soon be closed for.
+/// Looks for which regular clients are spared while strangers hold memory and will soon be closed.
 const PATIENCE: u32 = 5 * SECOND;
 
 /// Per cent of the budget from which on there is no such patience.
@@ -63,8 +63,8 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Called ten times a second. Returns whether strangers still hold memory that they will be closed for in a moment,
-    /// so no regular client need give anything up yet.
+    /// Called ten times a second. Returns whether strangers still hold memory and will be closed in a moment, so no
+    /// regular client need give anything up yet.
     pub(super) async fn look(&mut self, shared: &Shared) -> bool {
         self.looks = self.looks.wrapping_add(1);
         if self.looks.is_multiple_of(SECOND) {
