@@ -895,6 +895,7 @@ impl Drop for Answers<'_> {
 
 /// One topic as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicInfo {
     /// Its name.
     pub name: TopicName,

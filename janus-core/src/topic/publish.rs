@@ -21,6 +21,7 @@ const MAX_TOPIC_BYTES: usize = 4_096;
 
 /// What a publisher learns of an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// Identifies the life of the topic in which the message was numbered; random, changes when a topic starts afresh.
     pub epoch: u64,
