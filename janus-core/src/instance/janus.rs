@@ -27,7 +27,7 @@ use crate::hooks::{HookThread, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
-use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
+use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::topic::{TopicInfo, Waiter};
 use crate::wire::{Codec, Decoder, ErrorCode, Limits, Position, Refusal};
@@ -204,7 +204,7 @@ impl Janus {
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
             let waiter = Waiter { waker: cx.waker(), place: &mut place };
-            match hand_over(shared, &mut last, &topic, None, offered, Some(waiter)) {
+            match route(shared, &mut last, &topic, None, offered, Some(waiter)) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);
@@ -228,7 +228,7 @@ impl Janus {
         let shared = &self.inner.shared;
         let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
-        if let Err(pending) = hand_over(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
+        if let Err(pending) = route(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);
             return Err(PublishError::Full);
         }
