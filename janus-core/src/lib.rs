@@ -66,7 +66,7 @@
 //! Four files, in this order:
 //!
 //! 1. `transport.rs` reads a socket and has a codec decode what the publisher sent (`wire/codec.rs` says what that is);
-//! 2. `topic.rs` numbers the message, has it encoded once for each codec among its subscribers, and starts a pass;
+//! 2. `topic/work.rs` numbers the message, has it encoded once for each codec among its subscribers, and starts a pass;
 //! 3. `delivery/pass.rs` is that pass: the home arbiter and the sender threads claim pieces of the subscriber list;
 //! 4. `delivery/slot.rs` sends to one subscriber's socket, or queues for one that does not keep up.
 //!
