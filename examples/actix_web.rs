@@ -1,4 +1,5 @@
-//! Janus inside an actix-web app: WebSockets and server-sent events on the app's own port, behind the app's own middleware.
+//! Janus inside an actix-web app: WebSockets and server-sent events on the app's own port, behind the app's own
+//! middleware.
 //!
 //! `cargo run --example actix_web`, then open two terminals:
 //!
@@ -7,7 +8,8 @@
 //! curl 'http://127.0.0.1:3000/say?text=hello' -H 'authorization: Bearer sesame'
 //! ```
 //!
-//! A WebSocket client speaks `janus.v1.json` at `/ws`. Without the key the app's middleware answers, and Janus is never asked.
+//! A WebSocket client speaks `janus.v1.json` at `/ws`. Without the key the app's middleware answers, and the request
+//! never reaches Janus.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use janus_core::{Config, Incoming, Janus};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
-/// What the handlers share. The codecs are made once, and every connection is served with the same ones.
+/// State of the handlers. The codecs are created once and serve every connection.
 #[derive(Clone)]
 pub struct Shared {
     janus: Janus,
@@ -36,7 +38,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Of a running instance.
+    /// Shares a running instance.
     pub fn new(janus: Janus) -> Self {
         let sse = Arc::new(Sse::body(Duration::from_secs(2)));
         Self { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse, origins: AllowedOrigins::default() }
@@ -48,7 +50,7 @@ struct Say {
     text: String,
 }
 
-/// The routes of the app as it was before, and two more.
+/// The routes of the app before Janus, and two more.
 pub fn routes(config: &mut web::ServiceConfig) {
     let scope = web::scope("").wrap(from_fn(only_with_the_key));
     config.service(
@@ -74,11 +76,11 @@ async fn say(shared: web::Data<Shared>, say: web::Query<Say>) -> Result<HttpResp
     Ok(HttpResponse::Ok().json(receipt.subscribers))
 }
 
-/// Answers the upgrade. What the client sends from then on is the body of its request, and what it gets that of the
-/// response: a pipe to Janus carries both.
+/// Answers the upgrade. From then on the body of the request carries the client's frames, and the body of the response
+/// the server's frames. A pipe connects both to Janus.
 async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
     let head = head_of(&request);
-    // Or a page of any site could connect in the name of whoever looks at it, where the key is a cookie.
+    // If the key is a cookie, a page of any site could otherwise connect in the name of its visitor.
     if let Err(error) = shared.origins.check(&head) {
         return refused(&error);
     }
@@ -98,7 +100,7 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
                 return;
             }
         }
-        // The client has gone; where that is not noticed, the next heartbeat finds out.
+        // The client has gone. If actix-web does not notice, the next heartbeat does.
         let _ = from_client.shutdown().await;
     });
     let mut response = HttpResponse::SwitchingProtocols();
@@ -108,9 +110,9 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
     response.upgrade("websocket").body(BodyStream::new(ReaderStream::new(to_client)))
 }
 
-/// Answers with a body that Janus writes, through a pipe.
+/// Answers with a body written by Janus through a pipe.
 ///
-/// actix-web notices that a client has gone when it writes to it: with the next message, or with Janus's heartbeat.
+/// actix-web notices that a client has gone at the next write: a message, or Janus's heartbeat.
 async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
     let head = head_of(&request);
     if let Err(error) = shared.origins.check(&head) {
@@ -125,7 +127,7 @@ async fn events(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse
     let incoming = Incoming::stream_from(stream, peer_of(&request));
     match shared.janus.serve(incoming, &shared.events, Some(decoder)) {
         Ok(()) => event_stream(BodyStream::new(ReaderStream::new(body)).boxed()),
-        // A browser would take a status for final, and not come back.
+        // A browser would take an error status for final, and not come back.
         Err(error) if comes_back => event_stream(Sse::farewell(&error.refusal()).boxed()),
         Err(error) => refused(&HttpError::from(&error.refusal())),
     }
@@ -135,7 +137,7 @@ fn event_stream(body: BoxBody) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-store"))
-        // For nginx, which would hold messages back.
+        // For nginx, which would buffer messages.
         .insert_header(("x-accel-buffering", "no"))
         .body(body)
 }
@@ -150,7 +152,7 @@ fn peer_of(request: &HttpRequest) -> wire::Peer {
     request.peer_addr().map_or(wire::Peer::Local, wire::Peer::Addr)
 }
 
-/// The refusal with all that belongs to its status, such as `Retry-After`.
+/// The refusal with all headers of its status, such as `Retry-After`.
 fn refused(error: &HttpError) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).expect("a status from Janus is one");
     let mut response = HttpResponse::build(status);
@@ -161,7 +163,7 @@ fn refused(error: &HttpError) -> HttpResponse {
     response.body(error.body())
 }
 
-/// An instance without ports of its own.
+/// Starts an instance without ports.
 pub async fn start() -> Result<Janus, janus_core::StartError> {
     Janus::builder().config(Config { listen: Vec::new(), ..Config::default() }).start().await
 }
@@ -177,7 +179,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let handle = server.handle();
     rt::spawn(async move {
         let _ = tokio::signal::ctrl_c().await;
-        // First: the streams are requests that actix-web waits for, and only Janus ends them.
+        // Janus first: the streams are requests for which actix-web waits, and only Janus ends them.
         janus.shutdown().await;
         handle.stop(true).await;
     });

@@ -7,7 +7,8 @@
 //! curl 'http://127.0.0.1:3000/say?text=hello' -H 'authorization: Bearer sesame'
 //! ```
 //!
-//! A WebSocket client speaks `janus.v1.json` at `/ws`. Without the key the app's middleware answers, and Janus is never asked.
+//! A WebSocket client speaks `janus.v1.json` at `/ws`. Without the key the app's middleware answers, and the request
+//! never reaches Janus.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use janus_core::wire::{AllowedOrigins, Codec, HttpError, HttpRequest, Sse, WebSo
 use janus_core::{Config, Incoming, Janus};
 use tokio_util::io::ReaderStream;
 
-/// What the handlers share. The codecs are made once, and every connection is served with the same ones.
+/// State of the handlers. The codecs are created once and serve every connection.
 #[derive(Clone)]
 pub struct App {
     janus: Janus,
@@ -40,7 +41,7 @@ struct Say {
     text: String,
 }
 
-/// The app as it was before, and two routes more.
+/// The app before Janus, and two more routes.
 pub fn app(janus: Janus) -> Router {
     let sse = Arc::new(Sse::body(Duration::from_secs(2)));
     let app =
@@ -66,14 +67,14 @@ async fn say(State(app): State<App>, Query(say): Query<Say>) -> Result<Json<usiz
     Ok(Json(receipt.subscribers))
 }
 
-/// Answers the upgrade, and gives Janus the connection once hyper has let go of it.
+/// Answers the upgrade, and hands the connection to Janus after hyper has released the stream.
 async fn websocket(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
 ) -> Response<Body> {
     let head = head_of(&request);
-    // Or a page of any site could connect in the name of whoever looks at it, where the key is a cookie.
+    // If the key is a cookie, a page of any site could otherwise connect in the name of its visitor.
     if let Err(error) = app.origins.check(&head) {
         return refused(&error);
     }
@@ -83,10 +84,10 @@ async fn websocket(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        // A client that went away meanwhile needs nothing.
+        // A client that has gone before the upgrade needs nothing.
         let Ok(stream) = upgrade.await else { return };
         let incoming = Incoming::stream_from(TokioIo::new(stream), peer.into());
-        // Refused, the stream is dropped, which closes it.
+        // After a refusal the stream is dropped, which closes the connection.
         let _ = app.janus.serve(incoming, &app.websocket, Some(WebSocket::decoder_for(head)));
     });
     let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
@@ -96,7 +97,7 @@ async fn websocket(
     response.body(Body::empty()).expect("these are headers")
 }
 
-/// Answers with a body that Janus writes, through a pipe.
+/// Answers with a body written by Janus through a pipe.
 async fn events(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -114,7 +115,7 @@ async fn events(
     let (body, stream) = tokio::io::duplex(16 * 1024);
     match app.janus.serve(Incoming::stream_from(stream, peer.into()), &app.events, Some(decoder)) {
         Ok(()) => event_stream(Body::from_stream(ReaderStream::new(body))),
-        // A browser would take a status for final, and not come back.
+        // A browser would take an error status for final, and not come back.
         Err(error) if comes_back => event_stream(Body::from(Sse::farewell(&error.refusal()))),
         Err(error) => refused(&HttpError::from(&error.refusal())),
     }
@@ -124,7 +125,7 @@ fn event_stream(body: Body) -> Response<Body> {
     Response::builder()
         .header(CONTENT_TYPE, "text/event-stream")
         .header(CACHE_CONTROL, "no-store")
-        // For nginx, which would hold messages back.
+        // For nginx, which would buffer messages.
         .header("x-accel-buffering", "no")
         .body(body)
         .expect("these are headers")
@@ -136,7 +137,7 @@ fn head_of(request: &Request) -> HttpRequest {
     HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
-/// The refusal with all that belongs to its status, such as `Retry-After`.
+/// The refusal with all headers of its status, such as `Retry-After`.
 fn refused(error: &HttpError) -> Response<Body> {
     let mut response = Response::builder().status(error.status).header(CONTENT_TYPE, "application/json");
     for (name, value) in error.headers() {
@@ -145,7 +146,7 @@ fn refused(error: &HttpError) -> Response<Body> {
     response.body(Body::from(error.body())).expect("a status and headers from Janus are some")
 }
 
-/// An instance without ports of its own.
+/// Starts an instance without ports.
 pub async fn start() -> Result<Janus, janus_core::StartError> {
     Janus::builder().config(Config { listen: Vec::new(), ..Config::default() }).start().await
 }
@@ -158,7 +159,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = app(janus.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let stop = async move {
         let _ = tokio::signal::ctrl_c().await;
-        // First: the streams are requests that axum waits for, and only Janus ends them.
+        // Janus first: the streams are requests for which axum waits, and only Janus ends them.
         janus.shutdown().await;
     };
     axum::serve(listener, app).with_graceful_shutdown(stop).await?;

@@ -1,12 +1,12 @@
-//! A supervised counter: it crashes, and its supervisor starts it again.
+//! A supervised counter that crashes and is restarted.
 //!
-//! `cargo run --example counter`. It shows supervision by itself, without the rest of Janus: a name that survives the
-//! crash, a caller who learns why there is no answer, and the tree as it is afterwards.
+//! `cargo run --example counter`. Shows supervision without the rest of Janus: a name that outlives the crash, a caller
+//! told why there is no answer, and the tree afterwards.
 
 use std::time::Duration;
 
 use actix::prelude::*;
-use janus_core::supervision::{
+use janus_supervision::{
     ActorRef, Arbiter, CallError, ChildSpec, ExitReason, Shutdown, StartInfo, State, Strategy, Supervisor,
 };
 
@@ -34,7 +34,7 @@ impl Handler<Increment> for Counter {
 
 const PLANNED: &str = "this counter cannot count to three";
 
-/// One line for the crash that is part of the story; any other panic is told as always.
+/// Prints a short line for the planned crash, and any other panic as usual.
 fn expect_the_planned_crash() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
@@ -47,7 +47,7 @@ fn expect_the_planned_crash() {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     expect_the_planned_crash();
 
-    // The name exists before the actor does, and is what everybody else holds.
+    // The name exists before the actor, and is shared by all callers.
     let counter = ActorRef::<Counter>::new("counter");
     let arbiter = Arbiter::start("counters")?;
 
@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    // The new counter answers a little before its supervisor has noted that it is up.
+    // The new counter answers slightly before the supervisor has noted the start.
     while tree.tree().find("counter").is_none_or(|node| node.state != State::Running) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -1,13 +1,14 @@
-//! A transport of one's own: lines of text over TCP, for people with a terminal.
+//! A custom transport: lines of text over TCP, for people with a terminal.
 //!
-//! `cargo run --example lines`, then `nc 127.0.0.1 7000` twice, and type `sub news` into one and `pub news "hello"` into the
-//! other. What a client may say is in `request`, what it is told in `encode`. That it keeps the contract of a transport is
-//! tested (`tests/conformance/`).
+//! `cargo run --example lines`, then `nc 127.0.0.1 7000` twice, and type `sub news` into the first terminal and
+//! `pub news "hello"` into the second. The function `request` reads the client's lines, and `encode` writes the
+//! server's. The transport keeps the contract of transports, as `tests/conformance/` checks.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
-use janus_core::wire::{BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, Event, FrameError, Limits, Timestamp};
+use janus_core::wire::ServerEvent;
+use janus_core::wire::{BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, FrameError, Limits, Timestamp};
 use janus_core::{Config, Janus};
 
 /// The protocol.
@@ -23,18 +24,18 @@ impl Codec for Lines {
         Delimited::new(b'\n').decoder(request)
     }
 
-    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
         let _ = match *event {
-            // Between its tokens JSON may have line breaks, which would end the line.
-            Event::Message(m) => {
+            // Line breaks are allowed between the tokens of JSON, and would end the line.
+            ServerEvent::Message(m) => {
                 writeln!(out, "msg {} {} {}", m.topic, m.position.seq, m.data.replace(['\r', '\n'], " "))
             }
-            Event::Subscribed { topic, position, missed: None, .. } => writeln!(out, "ok {topic} {position}"),
-            Event::Subscribed { topic, position, .. } => writeln!(out, "resumed {topic} {position}"),
-            Event::Unsubscribed { topic, .. } => writeln!(out, "left {topic}"),
-            Event::Gap { topic, from, to, .. } => writeln!(out, "gap {topic} {from} {to}"),
-            Event::Error { code, message, .. } => writeln!(out, "error {code} {message}"),
-            Event::Refused(why) | Event::Bye(why) => writeln!(out, "bye {} {}", why.code, why.message),
+            ServerEvent::Subscribed { topic, position, missed: None, .. } => writeln!(out, "ok {topic} {position}"),
+            ServerEvent::Subscribed { topic, position, .. } => writeln!(out, "resumed {topic} {position}"),
+            ServerEvent::Unsubscribed { topic, .. } => writeln!(out, "left {topic}"),
+            ServerEvent::Gap { topic, from, to, .. } => writeln!(out, "gap {topic} {from} {to}"),
+            ServerEvent::Error { code, message, .. } => writeln!(out, "error {code} {message}"),
+            ServerEvent::Refused(why) | ServerEvent::Bye(why) => writeln!(out, "bye {} {}", why.code, why.message),
             _ => Ok(()),
         };
     }

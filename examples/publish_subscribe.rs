@@ -1,6 +1,6 @@
-//! Publishes values of a type and receives them, in one program.
+//! Publishes typed values and receives the values in the same program.
 //!
-//! `cargo run --example publish_subscribe`. Clients of any protocol could take part: they see JSON.
+//! `cargo run --example publish_subscribe`. Clients of any protocol could take part, and would see JSON.
 
 use janus_core::{Config, Janus, TypedEvent};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The HTTP API of the real binary. What each route answers is tested beside it, in `janus-server/src/api/tests.rs`.
+//! The HTTP API of the real binary. The answers of each route are tested in `janus-server/src/api/tests/`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use crate::http::Http;
 
 const KEY: &str = "correct-horse-battery";
 
-/// The address at the end of the line that says where HTTP is served.
+/// The address at the end of the log line about the HTTP port.
 pub(crate) fn http_address(server: &Running) -> SocketAddr {
     server.error_line("serving HTTP on ").rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Status and body of the answer to a request with these lines more in its head.
+/// Sends a request with further lines in the head, and returns status and body of the answer.
 pub(crate) async fn ask(
     addr: SocketAddr,
     method: &str,
@@ -34,7 +34,7 @@ pub(crate) async fn ask(
 }
 
 #[tokio::test]
-async fn a_message_that_is_published_over_http_reaches_an_event_stream_on_the_same_port() {
+async fn a_message_sent_over_http_reaches_an_event_stream_on_the_same_port() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     let mut client = Http::events(addr, "topic=news", "").await;
@@ -56,12 +56,12 @@ async fn a_message_that_is_published_over_http_reaches_an_event_stream_on_the_sa
 }
 
 #[tokio::test]
-async fn a_target_in_absolute_form_is_served_for_the_host_that_it_names() {
+async fn a_target_in_absolute_form_is_served_for_its_host() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     let own = format!("http://{addr}");
     assert_eq!(ask(addr, "GET", &format!("{own}/api/topics"), "", None).await, (200, json!({"topics": []})));
-    // `Host` says that it is this machine, and the target, which counts, that it is not.
+    // `Host` names this machine, but the target, which counts, names another.
     let (status, answer) = ask(addr, "GET", "http://evil.example/api/topics", "", None).await;
     assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")));
     let request = format!("GET {own}/events?topic=news HTTP/1.1\r\nHost: evil.example:{}\r\n\r\n", addr.port());
@@ -70,7 +70,7 @@ async fn a_target_in_absolute_form_is_served_for_the_host_that_it_names() {
 }
 
 #[tokio::test]
-async fn a_head_that_makes_no_sense_is_answered_with_a_reason_also_where_the_api_is() {
+async fn a_malformed_head_gets_a_reason_on_the_port_of_the_api() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     let two = "Content-Length: 5\r\n";
@@ -87,7 +87,7 @@ async fn a_head_that_makes_no_sense_is_answered_with_a_reason_also_where_the_api
 }
 
 #[tokio::test]
-async fn a_key_in_the_file_is_asked_for_and_never_logged() {
+async fn a_key_from_the_file_is_required_and_never_logged() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "api_key = \"{KEY}\"\nlisten = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nlog = \"trace\"")
         .unwrap();
@@ -110,7 +110,7 @@ async fn a_key_in_the_file_is_asked_for_and_never_logged() {
 }
 
 #[tokio::test]
-async fn without_a_key_whoever_comes_by_way_of_a_proxy_is_kept_out() {
+async fn without_a_key_clients_behind_a_proxy_are_kept_out() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let addr = http_address(&server);
     for sign in [
@@ -124,7 +124,7 @@ async fn without_a_key_whoever_comes_by_way_of_a_proxy_is_kept_out() {
         let (status, answer) = ask(addr, "POST", "/api/publish", &format!("{sign}\r\n"), Some(message)).await;
         assert_eq!((status, &answer["error"]["code"]), (403, &json!("api_key_required")), "{sign}");
         assert!(answer["error"]["message"].as_str().unwrap().contains("proxy"), "{answer}");
-        // What is for everybody is served.
+        // Public routes are served.
         assert_eq!(ask(addr, "GET", "/api/openapi.json", &format!("{sign}\r\n"), None).await.0, 200);
         Http::events(addr, "topic=news", &format!("{sign}\r\n")).await;
     }

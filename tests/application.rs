@@ -1,4 +1,4 @@
-//! The embedder's own actors in the tree: started, restarted, escalated and stopped as ours are.
+//! The embedder's own actors in the tree: started, restarted, escalated and stopped like the actors of Janus.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::{Client, Close, DEADLINE, own_address, until};
 
-/// Counts its lives, and panics or hangs when it is told to.
+/// Counts its lives, and panics or hangs on request.
 struct Desk {
     stopped: Arc<AtomicU32>,
 }
@@ -75,7 +75,7 @@ fn builder() -> Builder {
 }
 
 #[tokio::test]
-async fn an_actor_that_panics_is_restarted_stands_in_the_tree_and_stops_at_the_shutdown() {
+async fn an_actor_that_panics_is_restarted_listed_and_stopped_at_shutdown() {
     let (desk, spec, stopped) = desk();
     let janus = builder().child(spec).start().await.unwrap();
     assert_eq!(desk.call(Ask).await.unwrap(), "janus-application");
@@ -95,7 +95,7 @@ async fn an_actor_that_panics_is_restarted_stands_in_the_tree_and_stops_at_the_s
 }
 
 #[tokio::test]
-async fn one_that_keeps_crashing_ends_the_instance_and_wait_tells_who_it_was() {
+async fn a_child_that_keeps_crashing_ends_the_instance_and_is_named() {
     let starts = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&starts);
     let crash = ChildSpec::task("crasher", move || {
@@ -126,7 +126,7 @@ async fn farewell(janus: WeakJanus) -> Result<(), BoxError> {
 }
 
 #[tokio::test]
-async fn a_child_that_is_stopped_can_still_publish_and_clients_get_it() {
+async fn a_child_being_stopped_can_still_publish_to_clients() {
     let janus = builder()
         .child_with(|janus| ChildSpec::task("farewell", move || farewell(janus.clone())))
         .start()
@@ -140,7 +140,7 @@ async fn a_child_that_is_stopped_can_still_publish_and_clients_get_it() {
 }
 
 #[tokio::test]
-async fn children_are_up_before_anything_is_listened_on() {
+async fn children_are_up_before_any_port_is_open() {
     let (seen, listened) = mpsc::channel();
     let look = move |janus: WeakJanus| {
         let seen = seen.clone();
@@ -157,7 +157,7 @@ async fn children_are_up_before_anything_is_listened_on() {
 }
 
 #[tokio::test]
-async fn an_actor_that_blocks_holds_up_neither_the_server_nor_its_shutdown() {
+async fn a_blocking_actor_delays_neither_the_server_nor_its_shutdown() {
     let (desk, spec, _) = desk();
     let config = Config { listen: vec![own_address()], drain_timeout: Duration::from_secs(2), ..Config::default() };
     let janus = Janus::builder().config(Config { drain_period: Duration::ZERO, ..config }).child(spec).start().await;
@@ -174,7 +174,7 @@ async fn an_actor_that_blocks_holds_up_neither_the_server_nor_its_shutdown() {
 }
 
 #[tokio::test]
-async fn the_instance_ends_with_its_last_handle_although_its_children_know_it() {
+async fn the_instance_ends_with_its_last_handle_even_if_children_hold_one() {
     struct Dropped(mpsc::Sender<()>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -201,7 +201,7 @@ async fn the_instance_ends_with_its_last_handle_although_its_children_know_it() 
 }
 
 #[tokio::test]
-async fn a_child_that_does_not_start_keeps_the_instance_from_starting_and_is_named() {
+async fn an_instance_whose_child_fails_to_start_fails_and_names_the_child() {
     let broken = ChildSpec::task("broken", || async { Err("on purpose: no database".into()) });
     let error = builder().child(broken).start().await.unwrap_err();
     assert!(
@@ -214,7 +214,7 @@ async fn a_child_that_does_not_start_keeps_the_instance_from_starting_and_is_nam
 }
 
 #[tokio::test]
-async fn a_supervisor_of_the_embedders_keeps_a_crash_from_the_rest() {
+async fn an_embedders_supervisor_keeps_a_crash_from_the_rest() {
     let (desk, spec, _) = desk();
     let own = Supervisor::new("own", Strategy::OneForOne).intensity(1_000, Duration::from_secs(1)).child(spec);
     let janus = builder().child(ChildSpec::supervisor(own).shutdown(Shutdown::Infinity)).start().await.unwrap();

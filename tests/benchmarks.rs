@@ -1,4 +1,4 @@
-//! The scripts in `docs/benchmarks`: what they make of real results, and what they say about bad ones.
+//! The scripts in `docs/benchmarks`: their output for real results, and their errors for bad results.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,12 +13,12 @@ const BINARY: &str = env!("CARGO_BIN_EXE_janus-server");
 fn script(name: &str, arguments: &[&str]) -> Output {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks").join(name);
     let mut command = Command::new("python3");
-    // `-B`: nothing is left beside the scripts.
+    // `-B`: Python leaves no files next to the scripts.
     command.arg("-B").arg(path).args(arguments);
     command.output().expect("python3 is installed; tests/run.sh does that")
 }
 
-/// The elements of a picture: each one's name and class.
+/// The elements of a picture: name and class of each.
 fn elements(svg: &Path) -> Vec<String> {
     let program = "import sys, xml.etree.ElementTree as tree\n\
                    for e in tree.parse(sys.argv[1]).iter(): print(e.tag.split('}')[1], e.get('class', ''))";
@@ -54,7 +54,7 @@ fn a_picture_has_a_curve_for_each_result() {
 }
 
 #[test]
-fn a_result_that_cannot_be_drawn_is_told_with_its_file_and_key() {
+fn a_result_that_cannot_be_drawn_is_reported_with_file_and_key() {
     let folder = tempdir().unwrap();
     for (content, expected) in [
         ("nonsense", "not JSON"),
@@ -89,7 +89,7 @@ fn a_comparison_of_janus_with_itself_needs_no_other_server() {
 }
 
 #[test]
-fn the_transports_of_janus_are_compared_with_the_first_of_them() {
+fn the_transports_of_janus_are_compared_with_the_first() {
     let servers = "janus,janus-ws,janus-sse";
     let arguments = ["fan", "--rounds", "2", "--clients", "20", "--janus", BINARY, "--servers", servers, "--to-first"];
     let output = script("compare.py", &arguments);
@@ -101,7 +101,7 @@ fn the_transports_of_janus_are_compared_with_the_first_of_them() {
 }
 
 #[test]
-fn a_comparison_that_makes_no_sense_is_refused() {
+fn a_senseless_comparison_is_refused() {
     for (arguments, expected) in [
         (&["nothing"][..], "'nothing' is no scenario: expected one of fan, connect"),
         (&["--rounds", "0"][..], "'0': expected a whole number of at least 1"),

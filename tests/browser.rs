@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::browser_run::{Page, Proxy, Site};
 use crate::cli_run::{Running, assert_exit, janus};
 
-/// A server on two ports of its own: that of its command line, and that of browsers.
+/// A server on two separate ports: for the command line, and for browsers.
 struct Server {
     running: Running,
     classic: String,
@@ -33,7 +33,7 @@ impl Server {
         Self { running, classic, http }
     }
 
-    /// A new one in its place, which knows nothing of what was.
+    /// Replaces the server by a new server without memory of the old.
     fn restart(self, site: &Site) -> Self {
         let http = self.http.to_string();
         drop(self);
@@ -47,7 +47,7 @@ impl Server {
     }
 }
 
-/// The data of the messages that come next; a gap or an error among them fails the test.
+/// The data of the next messages. A gap or an error in between fails the test.
 #[track_caller]
 fn messages(page: &Page<'_>, count: usize) -> Vec<u64> {
     (0..count).map(|_| page.report_of("message", &["gap"])[1].as_u64().unwrap()).collect()
@@ -73,7 +73,7 @@ fn a_page_gets_every_message_in_order() {
 }
 
 #[test]
-fn a_page_whose_connection_is_cut_while_messages_come_gets_each_of_them_once() {
+fn a_page_cut_off_between_messages_gets_each_message_once() {
     let site = Site::start();
     let server = Server::start(&site);
     let proxy = Proxy::to(server.http);
@@ -86,14 +86,14 @@ fn a_page_whose_connection_is_cut_while_messages_come_gets_each_of_them_once() {
         proxy.cut();
         server.publish(round + 20..round + 40);
         proxy.refuse(false);
-        // And these come while it comes back.
+        // These messages arrive during the page's return.
         server.publish(round + 40..round + 60);
         assert_eq!(messages(&page, 60), numbers(round..round + 60));
     }
 }
 
 #[test]
-fn a_page_notices_a_connection_that_is_dead_and_catches_up() {
+fn a_page_notices_a_dead_connection_and_catches_up() {
     let site = Site::start();
     let server = Server::start(&site);
     let proxy = Proxy::to(server.http);
@@ -110,14 +110,14 @@ fn a_page_notices_a_connection_that_is_dead_and_catches_up() {
 }
 
 #[test]
-fn a_page_whose_network_stalls_in_the_middle_of_a_frame_comes_back_and_catches_up() {
+fn a_page_whose_network_stalls_in_a_frame_comes_back_and_catches_up() {
     let site = Site::start();
     let server = Server::start_with(&site, "127.0.0.1:0", &["--frame-timeout", "1 s"]);
     let proxy = Proxy::to(server.http);
     let patience = [("heartbeat_ms", "300"), ("timeout_ms", "60000")];
     let page = site.open("subscriber", &[&[("server", &*proxy.url())][..], &patience].concat());
     assert_subscribed(&page, false);
-    // Its next ping is longer.
+    // The next ping is longer.
     proxy.stall_clients_after(3);
     while page.report_of("state", &["gap"]) != json!(["state", "waiting", "frame_timeout"]) {}
     server.publish(0..5);
@@ -126,7 +126,7 @@ fn a_page_whose_network_stalls_in_the_middle_of_a_frame_comes_back_and_catches_u
 }
 
 #[test]
-fn a_page_is_told_that_a_restarted_server_cannot_resume_it_and_goes_on() {
+fn a_page_learns_that_a_restarted_server_cannot_resume_and_continues() {
     let site = Site::start();
     let server = Server::start(&site);
     let page = site.open("subscriber", &[("server", &format!("ws://{}/ws", server.http))]);
@@ -142,7 +142,7 @@ fn a_page_is_told_that_a_restarted_server_cannot_resume_it_and_goes_on() {
 }
 
 #[test]
-fn a_page_is_sent_away_by_a_server_that_shuts_down_and_comes_back_to_the_next() {
+fn a_page_sent_away_by_a_shutdown_comes_back_to_the_next_server() {
     let site = Site::start();
     let server = Server::start(&site);
     let page = site.open("subscriber", &[("server", &format!("ws://{}/ws", server.http))]);
@@ -159,7 +159,7 @@ fn a_page_is_sent_away_by_a_server_that_shuts_down_and_comes_back_to_the_next() 
 }
 
 #[test]
-fn a_page_publishes_and_learns_what_became_of_it() {
+fn a_page_publishes_and_learns_the_outcome() {
     let site = Site::start();
     let server = Server::start(&site);
     let page = site.open("publisher", &[("server", &format!("ws://{}/ws", server.http))]);
@@ -177,7 +177,7 @@ fn a_page_publishes_and_learns_what_became_of_it() {
 }
 
 #[test]
-fn the_client_does_what_it_should_at_every_time_and_in_every_case() {
+fn the_client_library_passes_its_own_tests() {
     let site = Site::start();
     let page = site.open("client", &[]);
     let mut tests = Vec::new();
@@ -195,7 +195,7 @@ fn the_client_does_what_it_should_at_every_time_and_in_every_case() {
 }
 
 #[test]
-fn two_people_chat_and_are_told_when_something_may_be_missing() {
+fn two_people_chat_and_learn_when_messages_may_be_missing() {
     let site = Site::start();
     let server = Server::start(&site);
     let page = site.open("chat", &[("server", &format!("ws://{}/ws", server.http))]);
@@ -213,7 +213,7 @@ fn two_people_chat_and_are_told_when_something_may_be_missing() {
         ["message own", "Good morning", format!("{bob} (you)")],
         ["message own follows", "Ann", format!("{bob} (you)")],
     ]);
-    // What looks like elements has made none, and has run nothing.
+    // Text that looks like elements has created no element, and has run nothing.
     assert_eq!(talk, json!(["talk", ann_sees, bob_sees, 0, false]));
 
     let http = server.http.to_string();

@@ -1,7 +1,7 @@
-//! Runs pages in a real headless Chromium: the site they come from, what they report, and a network that can fail.
+//! Runs pages in a real headless Chromium: the site of the pages, their reports, and a network that can fail.
 //!
-//! A page reports with `tests/browser/report.js`: JSON arrays, whose first element says what it is about. No test waits
-//! longer than [`PATIENCE`] for one.
+//! A page reports with `tests/browser/report.js`: JSON arrays, whose first element names the kind. No test waits longer
+//! than [`PATIENCE`] for a report.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -22,7 +22,7 @@ use crate::cli_run::PATIENCE;
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/web");
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/browser");
 
-/// Serves the example and the tests' own pages, and takes what these report.
+/// Serves the example and the tests' own pages, and receives the reports.
 pub(crate) struct Site {
     listening: Listening,
     reports: Receiver<Value>,
@@ -32,7 +32,7 @@ impl Site {
     pub(crate) fn start() -> Self {
         let (sender, reports) = channel();
         let listening = Listening::start(move |stream| {
-            // A browser opens connections that it does not use.
+            // A browser opens connections and leaves some unused.
             let _ = answer(stream, &sender);
         });
         Self { listening, reports }
@@ -46,12 +46,12 @@ impl Site {
         self.listening.address
     }
 
-    /// Runs a script of `tests/browser` in a page of its own, with these parameters.
+    /// Runs a script of `tests/browser` in a new page, with the given parameters.
     pub(crate) fn open(&self, script: &str, parameters: &[(&str, &str)]) -> Page<'_> {
         self.open_at(&self.origin(), script, parameters)
     }
 
-    /// The same through a proxy that serves this site at another origin.
+    /// Runs a script through a proxy that serves this site at another origin.
     pub(crate) fn open_at(&self, origin: &str, script: &str, parameters: &[(&str, &str)]) -> Page<'_> {
         let mut url = format!("{origin}/test.html?script={script}");
         for (name, value) in parameters {
@@ -61,7 +61,7 @@ impl Site {
     }
 }
 
-/// One request, answered and closed.
+/// Answers a single request and closes.
 fn answer(stream: TcpStream, reports: &Sender<Value>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let (mut request, mut length) = (String::new(), 0);
@@ -110,14 +110,14 @@ fn content(path: &str) -> Option<Vec<u8>> {
     [EXAMPLE, TESTS].iter().find_map(|folder| std::fs::read(Path::new(folder).join(name)).ok())
 }
 
-/// A page in a browser, which ends with this value.
+/// A page in a browser. The browser ends when the page is dropped.
 pub(crate) struct Page<'site> {
     site: &'site Site,
     browser: Browser,
 }
 
 impl Page<'_> {
-    /// The next report. One of an error on the page, or none at all, fails the test.
+    /// The next report. The test fails on a report of an error, or without a report.
     #[track_caller]
     pub(crate) fn report(&self) -> Value {
         match self.site.reports.recv_timeout(PATIENCE) {
@@ -127,7 +127,7 @@ impl Page<'_> {
         }
     }
 
-    /// The next report of this kind; others may come before it, but for those that `never` come.
+    /// The next report of this kind. Reports of other kinds are skipped; a kind in `never` fails the test.
     #[track_caller]
     pub(crate) fn report_of(&self, kind: &str, never: &[&str]) -> Value {
         loop {
@@ -156,18 +156,18 @@ impl Browser {
             let mut command = Command::new(name);
             command
                 .arg("--headless")
-                // Whatever it shows is ours, and in most containers its sandbox cannot start.
+                // All pages are ours, and in most containers the sandbox cannot start.
                 .arg("--no-sandbox")
-                // There /dev/shm is small.
+                // In containers /dev/shm is small.
                 .arg("--disable-dev-shm-usage")
                 .args(["--disable-gpu", "--no-first-run", "--mute-audio", "--enable-logging=stderr"])
-                // It talks to nobody but the test.
+                // The browser talks only to the test.
                 .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
                 .arg("--disable-extensions")
-                // The tests make the certificates of proxies themselves.
+                // The tests create the certificates of proxies themselves.
                 .arg("--ignore-certificate-errors")
                 .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
-                // Without it a headless browser may end when the page is loaded.
+                // Without this flag a headless browser may end after loading the page.
                 .arg("--remote-debugging-port=0")
                 .arg(url)
                 .stdout(log.try_clone().unwrap())
@@ -192,7 +192,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its group: the processes of its pages would write to the profile while that is deleted.
+        // Kills the process group: the processes of pages would otherwise write to the profile during its deletion.
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.child.kill();
@@ -200,7 +200,7 @@ impl Drop for Browser {
     }
 }
 
-/// A network between page and server that fails when it is told to.
+/// A network between page and server that fails on request.
 pub(crate) struct Proxy {
     listening: Listening,
     network: Arc<Network>,
@@ -212,7 +212,7 @@ struct Network {
     connections: Mutex<Vec<Carried>>,
 }
 
-/// Both ends of a connection, and how many bytes from the client and from the server still get through.
+/// Both ends of a connection, and the number of bytes that still get through from the client and from the server.
 type Carried = (TcpStream, TcpStream, [Arc<AtomicUsize>; 2]);
 
 impl Proxy {
@@ -221,7 +221,7 @@ impl Proxy {
         let network = Arc::new(network);
         let shared = Arc::clone(&network);
         let listening = Listening::start(move |stream| {
-            // Connections that fail are what it is for.
+            // Failing connections are the purpose of the proxy.
             let _ = shared.carry(stream);
         });
         Self { listening, network }
@@ -234,27 +234,27 @@ impl Proxy {
     /// Ends all connections.
     pub(crate) fn cut(&self) {
         for (client, server, _) in self.network.connections.lock().unwrap().drain(..) {
-            // It may have ended by itself.
+            // The connection may have ended already.
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
         }
     }
 
-    /// The connections of now stay open, and nothing gets through any more.
+    /// Stalls the current connections, which stay open without letting anything through.
     pub(crate) fn stall(&self) {
         for (_, _, passing) in self.network.connections.lock().unwrap().iter() {
             passing.iter().for_each(|passing| passing.store(0, Ordering::SeqCst));
         }
     }
 
-    /// Of what the clients of now send, no more gets through than these bytes; the other way everything does.
+    /// Lets only `bytes` more bytes of the current clients through. The server's bytes all get through.
     pub(crate) fn stall_clients_after(&self, bytes: usize) {
         for (_, _, [up, _]) in self.network.connections.lock().unwrap().iter() {
             up.store(bytes, Ordering::SeqCst);
         }
     }
 
-    /// Whether new connections are ended at once.
+    /// Sets whether new connections are ended at once.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.network.refuses.store(refuses, Ordering::SeqCst);
     }
@@ -272,7 +272,7 @@ impl Network {
         let server = TcpStream::connect(self.target)?;
         let passing = [(); 2].map(|()| Arc::new(AtomicUsize::new(usize::MAX)));
         {
-            // Under the lock, so that a connection is refused or is there to be cut.
+            // Under the lock, so that a connection is either refused or present for a cut.
             let mut connections = self.connections.lock().unwrap();
             if self.refuses.load(Ordering::SeqCst) {
                 return Ok(());
@@ -304,7 +304,7 @@ fn pipe(mut from: &TcpStream, mut to: &TcpStream, passing: &AtomicUsize) {
     }
 }
 
-/// Accepts connections until it is dropped, and gives each a thread.
+/// Accepts connections until dropped, and gives each connection a thread.
 struct Listening {
     address: SocketAddr,
     ended: Arc<AtomicBool>,
@@ -333,7 +333,7 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // Wakes it up.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -1,4 +1,4 @@
-//! Bursts are not slowness: much at once makes no client slow, whether the client reads it, publishes it or asks for it.
+//! Bursts are not slowness: a burst makes no client slow, whether the client reads, publishes or requests the burst.
 
 use std::io;
 use std::net::SocketAddr;
@@ -60,7 +60,7 @@ fn quiet_frame(data: &str) -> Vec<u8> {
     janus_core::wire::classic::client::publish("news", "\"\"", "\"\"", &Value::from(data).to_string())
 }
 
-/// Answers of 4 KiB may wait; and the kernel holds little.
+/// Answers of 4 KiB may wait, and the kernel holds little.
 fn few_answers() -> Config {
     Config { max_queue_bytes: 16 * 1024, send_buffer_bytes: 4 * 1024, ..Config::default() }
 }
@@ -68,7 +68,7 @@ fn few_answers() -> Config {
 /// More publications than the kernel holds receipts for.
 const PIPELINED: u64 = 20_000;
 
-/// A client that says all it has to say without waiting for an answer.
+/// A client that sends all its requests without waiting for answers.
 struct Pipelining {
     reading: OwnedReadHalf,
     received: Vec<u8>,
@@ -91,7 +91,7 @@ impl Pipelining {
         Self { reading, received: Vec::new(), writing }
     }
 
-    /// Publishes numbers and asks for a receipt for each of them.
+    /// Publishes numbers and asks for a receipt for each.
     async fn publisher(addr: SocketAddr, then_half_closes: bool) -> Self {
         let says = (0..PIPELINED).flat_map(|number| publish_frame("news", &number.to_string())).collect();
         Self::new(addr, says, then_half_closes).await
@@ -101,7 +101,7 @@ impl Pipelining {
         timeout(DEADLINE, self.reading.read_buf(&mut self.received)).await.expect("something comes")
     }
 
-    /// Reads the greeting and a receipt for each publication; nothing else may come.
+    /// Reads the greeting and a receipt for each publication. Other frames fail the test.
     async fn read_receipts(&mut self) {
         let (mut next, mut taken) = (0, 0);
         while next <= PIPELINED {
@@ -126,21 +126,21 @@ fn listen(janus: &Janus) -> janus_core::Subscriber {
     janus.subscribe_with("news", SubscribeOptions::default().max_queue_bytes(1 << 30)).unwrap()
 }
 
-/// Bytes that wait for the one client with a connection that does not read.
-fn answers_that_wait(janus: &Janus) -> usize {
+/// The bytes that wait for the only client whose connection does not read.
+fn waiting_answers(janus: &Janus) -> usize {
     let slow = janus.slow_clients(10);
     slow.iter().find(|slow| slow.peer.is_some()).map_or(0, |slow| slow.queued_bytes)
 }
 
-/// Waits until more answers wait than may before the client is paused.
+/// Waits until enough answers wait for the server to pause the client.
 async fn until_paused(janus: &Janus) {
-    until("its answers wait", || answers_that_wait(janus) > 4 * 1024).await;
+    until("its answers wait", || waiting_answers(janus) > 4 * 1024).await;
 }
 
 #[tokio::test]
-async fn a_publisher_that_reads_its_receipts_late_has_one_for_each_message() {
+async fn a_publisher_that_reads_late_gets_a_receipt_for_each_message() {
     let (janus, addr) = serve(few_answers()).await;
-    // Its topic exists, or there would be nothing to number.
+    // Without the topic there would be no numbers.
     let mut listener = listen(&janus);
     let mut publisher = Pipelining::publisher(addr, false).await;
     let heard = tokio::spawn(async move {
@@ -152,8 +152,8 @@ async fn a_publisher_that_reads_its_receipts_late_has_one_for_each_message() {
     });
     until_paused(&janus).await;
     assert!(!heard.is_finished(), "all of it was read at once");
-    // Those before the limit, and the few that the topic had not answered.
-    let queued = answers_that_wait(&janus);
+    // Answers up to the limit, and the few answers still due from the topic.
+    let queued = waiting_answers(&janus);
     assert!(queued < 64 * 1024, "{queued} bytes of answers wait");
     publisher.read_receipts().await;
     heard.await.unwrap();
@@ -162,7 +162,7 @@ async fn a_publisher_that_reads_its_receipts_late_has_one_for_each_message() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_has_said_all_gets_its_receipts_and_then_the_end() {
+async fn a_publisher_that_half_closes_gets_its_receipts_and_then_the_end() {
     let (janus, addr) = serve(few_answers()).await;
     let _listener = listen(&janus);
     let mut publisher = Pipelining::publisher(addr, true).await;
@@ -173,7 +173,7 @@ async fn a_publisher_that_has_said_all_gets_its_receipts_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_takes_its_answers_is_cut_off_in_time() {
+async fn a_client_that_never_reads_its_answers_is_cut_off_in_time() {
     let (janus, addr) = serve(Config { write_timeout: Duration::from_millis(200), ..few_answers() }).await;
     let mut publisher = Pipelining::publisher(addr, false).await;
     until("it is gone", || janus.stats().connections == 0 && janus.stats().slow_consumers > 0).await;
@@ -184,21 +184,21 @@ async fn a_client_that_never_takes_its_answers_is_cut_off_in_time() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_while_it_is_not_read_is_noticed() {
+async fn a_reset_is_noticed_while_the_client_is_not_read() {
     let never = Duration::from_secs(3_600);
     let (janus, addr) = serve(Config { write_timeout: never, ..few_answers() }).await;
     let publisher = Pipelining::publisher(addr, false).await;
     until_paused(&janus).await;
     publisher.writing.abort();
     let _ = publisher.writing.await;
-    // A close with something unread is a reset.
+    // A close with unread bytes is a reset.
     drop(publisher.reading);
     until("its place is free", || janus.stats().connections == 0).await;
     assert_eq!(janus.stats().slow_consumers, 0);
 }
 
 #[tokio::test]
-async fn answers_that_wait_take_no_room_from_messages() {
+async fn waiting_answers_take_no_room_from_messages() {
     let (janus, addr) = serve(few_answers()).await;
     let asks = [&subscribe_frame("news")[..], &b"{}\0".repeat(20_000)[..]].concat();
     let mut client = Pipelining::new(addr, asks, false).await;

@@ -1,4 +1,4 @@
-//! Clients that come and go, and what they leave behind: it takes nothing from those who stay.
+//! Clients that come and go. The state left behind takes nothing from the clients that stay.
 
 #![cfg(target_os = "linux")]
 
@@ -20,7 +20,7 @@ async fn unsubscribe(client: &mut Client, topic: &str) {
     client.send(format!("{{\"action\":\"unsubscribe\",\"data\":\"{topic}\"}}\0")).await;
 }
 
-/// Connects, subscribes, and loses the connection; the token to come back with.
+/// Connects, subscribes, and loses the connection. Returns the token for a later attach.
 async fn come_and_go(janus: &Janus, addr: SocketAddr, from: [u8; 4], topics: &[&str]) -> String {
     let mut client = Client::connect_silently_from(from, addr).await;
     let token = client.json().await["token"].as_str().expect("a greeting").to_owned();
@@ -32,7 +32,7 @@ async fn come_and_go(janus: &Janus, addr: SocketAddr, from: [u8; 4], topics: &[&
     token
 }
 
-/// Comes back and is told of its topics.
+/// Comes back and reads the answer about the topics.
 async fn come_back(addr: SocketAddr, token: &str, received: &[(&str, u64)]) -> (Client, serde_json::Value) {
     let mut client = Client::connect(addr).await;
     client.send(attach(token, received.iter().copied())).await;
@@ -41,7 +41,7 @@ async fn come_back(addr: SocketAddr, token: &str, received: &[(&str, u64)]) -> (
 }
 
 #[tokio::test]
-async fn sessions_that_a_stranger_leaves_behind_end_only_sessions_of_its_own() {
+async fn sessions_left_by_a_stranger_end_only_the_strangers_sessions() {
     let (janus, addr) = serve(Config { max_detached_sessions: 20, ..Config::default() }).await;
     let mut tokens = Vec::new();
     for _ in 0..3 {
@@ -58,7 +58,7 @@ async fn sessions_that_a_stranger_leaves_behind_end_only_sessions_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_left_makes_room_at_once_for_a_new_one() {
+async fn an_abandoned_topic_makes_room_at_once_for_a_new_topic() {
     let (_janus, addr) = serve(Config { max_topics: 3, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     for number in 0..50 {
@@ -74,7 +74,7 @@ async fn a_topic_that_was_left_makes_room_at_once_for_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_topic_whose_messages_are_kept_makes_room_where_its_address_has_its_share() {
+async fn a_topic_with_kept_messages_makes_room_within_its_address_share() {
     let (janus, addr) = serve(Config { max_topics: 2, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     for topic in ["a", "b", "c", "d"] {
@@ -87,7 +87,7 @@ async fn a_topic_whose_messages_are_kept_makes_room_where_its_address_has_its_sh
 }
 
 #[tokio::test]
-async fn a_client_that_goes_from_topic_to_topic_keeps_few_places() {
+async fn a_client_that_moves_from_topic_to_topic_keeps_few_places() {
     let (janus, addr) = serve(Config { max_topics_per_client: 8, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     let mut most = 0;
@@ -97,12 +97,12 @@ async fn a_client_that_goes_from_topic_to_topic_keeps_few_places() {
         unsubscribe(&mut client, &topic).await;
         most = janus.stats().topics.max(most);
     }
-    // Those that it may have, as many that it has left, and those that are ending.
+    // The allowed topics, the same number of abandoned topics, and topics about to end.
     assert!(most <= 8 + 2 * 8 + 64, "{most} topics");
 }
 
 #[tokio::test]
-async fn topics_of_clients_that_have_gone_make_room_and_their_sessions_go_on() {
+async fn topics_of_departed_clients_make_room_and_their_sessions_resume() {
     let (janus, addr) = serve(Config { max_topics: 3, ..Config::default() }).await;
     let token = come_and_go(&janus, addr, BYSTANDER, &["a", "b", "c"]).await;
     let mut newcomer = Client::connect_from(NEWCOMER, addr).await;
@@ -113,7 +113,7 @@ async fn topics_of_clients_that_have_gone_make_room_and_their_sessions_go_on() {
     unsubscribe(&mut newcomer, "d").await;
     unsubscribe(&mut newcomer, "e").await;
     until("they are left", || ["d", "e"].iter().all(|topic| subscribers(&janus, topic) == Some(0))).await;
-    // What is published to a topic that is asleep is not lost.
+    // A message published to a topic that is asleep is not lost.
     assert_eq!(janus.publish("b", "while it was away").await.unwrap().seq, 1);
     let (mut back, attached) = come_back(addr, &token, &[("a", 0), ("b", 0), ("c", 0)]).await;
     let missed = |missed: u64| json!({"resumed": true, "missed": missed});
@@ -126,12 +126,12 @@ async fn topics_of_clients_that_have_gone_make_room_and_their_sessions_go_on() {
 }
 
 #[tokio::test]
-async fn a_session_is_told_when_a_message_passes_by_its_topic_that_is_asleep() {
+async fn a_session_learns_of_a_message_published_while_its_topic_slept() {
     let (janus, addr) = serve(Config { max_topics: 1, ..Config::default() }).await;
     let token = come_and_go(&janus, addr, BYSTANDER, &["a"]).await;
     let mut newcomer = Client::connect_from(NEWCOMER, addr).await;
     newcomer.subscribe("b").await;
-    // There is no room to wake it.
+    // There is no room to wake the topic.
     let receipt = janus.publish("a", "unheard").await.unwrap();
     assert_eq!((receipt.epoch, receipt.seq), (0, 0));
     unsubscribe(&mut newcomer, "b").await;
@@ -154,7 +154,7 @@ async fn a_detached_session_does_not_keep_topics_without_messages() {
 }
 
 #[tokio::test]
-async fn the_numbers_of_a_topic_go_on_when_it_was_asleep() {
+async fn the_numbers_of_a_topic_continue_after_sleep() {
     let short = Duration::from_millis(50);
     let (janus, addr) = serve(Config { topic_idle: short, resume_age: short, ..Config::default() }).await;
     let mut client = Client::connect_silently(addr).await;
@@ -172,7 +172,7 @@ async fn the_numbers_of_a_topic_go_on_when_it_was_asleep() {
 }
 
 #[tokio::test]
-async fn topics_that_a_stranger_leaves_behind_end_before_those_of_others() {
+async fn topics_left_by_a_stranger_end_before_other_topics() {
     let (janus, addr) = serve(Config { max_topics: 20, max_topics_per_client: 100, ..Config::default() }).await;
     let mut bystander = Client::connect_from(BYSTANDER, addr).await;
     bystander.subscribe("quiet").await;
@@ -190,7 +190,7 @@ async fn topics_that_a_stranger_leaves_behind_end_before_those_of_others() {
 }
 
 #[tokio::test]
-async fn an_address_with_more_than_its_share_takes_no_room_from_those_with_less() {
+async fn an_address_above_its_share_takes_no_room_from_addresses_below() {
     let config = Config { max_topics: 10, address_share: 20, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut bystander = Client::connect_from(BYSTANDER, addr).await;
@@ -212,7 +212,7 @@ async fn an_address_with_more_than_its_share_takes_no_room_from_those_with_less(
 }
 
 #[tokio::test]
-async fn limits_that_are_reached_are_logged_with_who_holds_most() {
+async fn a_reached_limit_is_logged_with_the_largest_holder() {
     let server = Running::start(&[
         "--listen",
         "127.0.0.1:0",

@@ -1,4 +1,4 @@
-//! `janus-server bench`: its counts are true, of a server that works and of one that does not.
+//! `janus-server bench`: correct counts, with a server that works and with a server that misbehaves.
 
 use std::net::TcpListener;
 
@@ -8,7 +8,7 @@ use tempfile::tempdir;
 use crate::cli_fake_server::{FakeServer, Fault};
 use crate::cli_run::{Running, assert_exit, janus, text};
 
-/// Runs a bench and returns its JSON, having checked the exit code and that the text was printed.
+/// Runs a bench and returns its JSON, after checking the exit code and the printed text.
 #[track_caller]
 fn bench(server: &FakeServer, arguments: &[&str], code: i32) -> Value {
     let folder = tempdir().unwrap();
@@ -24,7 +24,7 @@ fn bench(server: &FakeServer, arguments: &[&str], code: i32) -> Value {
 
 const TRANSPORTS: [&str; 3] = ["tcp", "ws", "sse"];
 
-/// The same over one of the transports.
+/// Runs a bench over the given transport.
 #[track_caller]
 fn bench_over(transport: &str, server: &FakeServer, arguments: &[&str], code: i32) -> Value {
     let result = bench(server, &[&["--transport", transport, "--http", &server.http], arguments].concat(), code);
@@ -52,7 +52,7 @@ fn deliveries_are_counted_over_every_transport() {
 }
 
 #[test]
-fn what_a_server_does_wrong_is_counted_over_every_transport() {
+fn faults_of_a_server_are_counted_over_every_transport() {
     let arguments = ["--clients", "10", "--messages", "5", "--window", "5", "--timeout", "1s"];
     for transport in TRANSPORTS {
         for (fault, counts) in [
@@ -71,7 +71,7 @@ fn what_a_server_does_wrong_is_counted_over_every_transport() {
 }
 
 #[test]
-fn subscribers_that_an_http_port_refuses_are_told_with_its_reason() {
+fn subscribers_refused_by_an_http_port_are_reported_with_the_reason() {
     let server = FakeServer::start(Fault::Refuses);
     for transport in ["ws", "sse"] {
         let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
@@ -83,11 +83,11 @@ fn subscribers_that_an_http_port_refuses_are_told_with_its_reason() {
 }
 
 #[test]
-fn a_report_says_where_the_clients_are_and_where_messages_are_published() {
+fn a_report_names_the_transports_of_clients_and_publisher() {
     let server = FakeServer::start(Fault::None);
     for (transport, expected) in [
         ("tcp", None),
-        ("ws", Some(format!("ws: the clients are at {}, published on {} by", server.http, server.address))),
+        ("ws", Some(format!("ws: clients on {}, messages published on {} by", server.http, server.address))),
     ] {
         let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
         let output = janus(&[&arguments[..], &["--http", &server.http]].concat()).output().unwrap();
@@ -100,13 +100,13 @@ fn a_report_says_where_the_clients_are_and_where_messages_are_published() {
 }
 
 #[test]
-fn an_http_port_that_is_another_one_is_told_with_the_flags_that_say_where_it_is() {
+fn a_wrong_http_port_is_reported_with_the_flags_that_set_the_port() {
     let server = FakeServer::start(Fault::None);
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for transport in ["ws", "sse"] {
         for (http, expected) in [
             (&server.address, "(see --transport and --http): it sent \"{"),
-            (&nobody, "(is the server running, and --http what its http_listen is?)"),
+            (&nobody, "(is the server running, and is --http its http_listen?)"),
         ] {
             let arguments = ["bench", "--clients", "3", "--to", &server.address, "--transport", transport];
             let output = janus(&[&arguments[..], &["--http", http]].concat()).output().unwrap();
@@ -124,7 +124,7 @@ fn every_delivery_is_counted_once() {
     let latency = &result["latency_ns"];
     let at = |name: &str| latency[name].as_u64().unwrap();
     assert!(0 < at("min") && at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"), "{latency}");
-    // The slowest delivery of all is the last one of its message; the histogram keeps three digits.
+    // The slowest delivery of all is the last delivery of its message; the histogram keeps three digits.
     let worst = result["last_delivery_ns"]["worst"].as_u64().unwrap();
     assert!(worst.abs_diff(at("max")) <= at("max") / 100, "{result:#}");
     assert!(at("min") < at("p99"), "2,000 deliveries do not take the same time: {latency}");
@@ -143,11 +143,11 @@ fn clients_and_messages_are_spread_over_topics_and_workers() {
 }
 
 #[test]
-fn messages_are_published_at_the_rate_asked_for() {
+fn messages_are_published_at_the_requested_rate() {
     let server = FakeServer::start(Fault::None);
     let result = bench(&server, &["--clients", "5", "--messages", "40", "--rate", "200", "--size", "2000"], 0);
     assert_counts(&result, &[("good", 200)]);
-    // 39 intervals of 5 ms: the rate is not exceeded, and the time is counted in.
+    // 39 intervals of 5 ms: the rate is not exceeded, and the time is included.
     assert!(result["deliveries_per_second"].as_f64().unwrap() < 5.0 * 40.0 / 0.195, "{result:#}");
     assert!(result["publisher_late_ns"]["max"].is_u64());
 }
@@ -183,7 +183,7 @@ fn a_message_out_of_order_is_counted_and_fails_the_bench() {
 }
 
 #[test]
-fn a_client_that_is_cut_off_loses_the_rest_and_holds_up_nobody() {
+fn a_client_that_is_cut_off_loses_the_rest_and_delays_no_client() {
     let server = FakeServer::start(Fault::DropsClient);
     let result = bench(&server, &["--clients", "10", "--messages", "5"], 1);
     assert_counts(&result, &[("expected", 50), ("good", 46), ("lost", 4), ("disconnected", 1), ("published", 5)]);
@@ -192,7 +192,7 @@ fn a_client_that_is_cut_off_loses_the_rest_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_server_that_refuses_to_publish_is_told_without_waiting_for_the_timeout() {
+fn a_refusal_to_publish_is_reported_without_waiting_for_the_timeout() {
     let server = FakeServer::start(Fault::Refuses);
     let output = janus(&["bench", "--clients", "3", "--to", &server.address]).output().unwrap();
     assert_exit(&output, 1);
@@ -217,7 +217,7 @@ fn a_message_lost_before_the_server_refuses_is_still_lost() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_told_after_the_timeout() {
+fn a_server_that_does_not_answer_is_reported_after_the_timeout() {
     let server = FakeServer::start(Fault::SaysNothing);
     let output = janus(&["bench", "--clients", "3", "--to", &server.address, "--timeout", "300ms"]).output().unwrap();
     assert_exit(&output, 1);
@@ -225,7 +225,7 @@ fn a_server_that_does_not_answer_is_told_after_the_timeout() {
 }
 
 #[test]
-fn nobody_listening_is_told_with_what_to_look_for() {
+fn a_refused_connect_is_reported_with_advice() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let output = janus(&["bench", "--clients", "3", "--to", &address]).output().unwrap();
     assert_exit(&output, 1);
@@ -233,7 +233,7 @@ fn nobody_listening_is_told_with_what_to_look_for() {
 }
 
 #[test]
-fn the_result_holds_the_whole_distribution_and_every_message() {
+fn the_result_has_the_whole_distribution_and_every_message() {
     let server = FakeServer::start(Fault::None);
     let result = bench(&server, &["--clients", "50", "--messages", "20"], 0);
     let points: Vec<(f64, f64)> = serde_json::from_value(result["latency_percentiles_us"].clone()).unwrap();
@@ -249,7 +249,7 @@ fn the_result_holds_the_whole_distribution_and_every_message() {
 }
 
 #[test]
-fn a_message_that_does_not_arrive_everywhere_has_no_last_delivery() {
+fn a_message_missing_at_a_subscriber_has_no_last_delivery() {
     let server = FakeServer::start(Fault::Loses);
     let arguments = ["--clients", "10", "--messages", "3", "--window", "3", "--timeout", "1s"];
     let result = bench(&server, &arguments, 1);
@@ -259,7 +259,7 @@ fn a_message_that_does_not_arrive_everywhere_has_no_last_delivery() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn what_the_server_used_is_told() {
+fn the_resources_used_by_the_server_are_reported() {
     let server = FakeServer::start(Fault::None);
     // The fake server lives in this process.
     let pid = std::process::id().to_string();
@@ -267,12 +267,12 @@ fn what_the_server_used_is_told() {
     let usage = &result["server_process"];
     assert_eq!(usage["pid"].as_u64(), Some(std::process::id().into()));
     assert!(usage["rss_bytes_before"].as_u64().unwrap() > 0, "{usage}");
-    // Threads of other tests end meanwhile, and what they used is then not known.
+    // Threads of other tests may end in between, and their use is then unknown.
     assert!(usage["cpu_ns_per_delivery"].is_number() != usage["cpu_note"].is_string(), "{usage}");
 }
 
 #[test]
-fn flags_that_contradict_are_told_with_what_was_expected() {
+fn contradicting_flags_are_reported_with_the_expected_values() {
     for (arguments, expected) in [
         (&["--protocol", "amqp"][..], "possible values: janus, redis, nats, mqtt"),
         (&["--transport", "udp"][..], "possible values: tcp, ws, sse"),
@@ -280,7 +280,7 @@ fn flags_that_contradict_are_told_with_what_was_expected() {
         (&["--protocol", "WebSocket"][..], "possible values: janus, redis, nats, mqtt"),
         (&["--transport", "sse", "--http", "8080"][..], "8080 is not an address: expected HOST:PORT"),
         (&["--protocol", "redis", "--classic-publish"][..], "expected --protocol janus, not redis"),
-        (&["--server-pid", "4294967295"][..], "--server-pid 4294967295: there is no such process"),
+        (&["--server-pid", "4294967295"][..], "--server-pid 4294967295: no such process"),
         (&["--server-pid", "0"][..], "0 is not in 1..="),
         (&["--connecting", "0"][..], "0 is not in 1..="),
     ] {
@@ -291,7 +291,7 @@ fn flags_that_contradict_are_told_with_what_was_expected() {
 }
 
 #[test]
-fn a_server_of_another_protocol_is_told_by_what_it_sent() {
+fn a_server_of_another_protocol_is_reported_with_its_bytes() {
     let server = FakeServer::start(Fault::None);
     for protocol in ["redis", "nats", "mqtt"] {
         let arguments = ["--protocol", protocol, "--to", &server.address, "--clients", "3"];
@@ -302,7 +302,7 @@ fn a_server_of_another_protocol_is_told_by_what_it_sent() {
     }
 }
 
-/// The real server, with its two addresses: of the classic protocol, and of HTTP.
+/// The real server, with its addresses for the classic protocol and for HTTP.
 fn real_server(settings: &[&str]) -> (Running, [String; 2]) {
     let listen = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
     let server = Running::start(&[&listen[..], settings].concat());
@@ -326,7 +326,7 @@ fn the_real_server_delivers_over_every_transport() {
 }
 
 #[test]
-fn what_the_real_server_refuses_is_told_by_every_transport() {
+fn refusals_of_the_real_server_are_reported_over_every_transport() {
     for transport in TRANSPORTS {
         let (_server, [to, http]) = real_server(&["--max-connections", "5"]);
         let arguments = ["bench", "--to", &to, "--http", &http, "--transport", transport, "--clients", "6"];
@@ -339,7 +339,7 @@ fn what_the_real_server_refuses_is_told_by_every_transport() {
 }
 
 #[test]
-fn a_server_full_of_the_clients_of_a_bench_serves_its_publisher() {
+fn a_server_full_of_bench_clients_serves_the_publisher() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--max-connections", "5"]);
     let line = server.error_line("listening on ");
     let to = line.rsplit(' ').next().unwrap();
@@ -349,6 +349,6 @@ fn a_server_full_of_the_clients_of_a_bench_serves_its_publisher() {
 }
 
 #[test]
-fn a_worker_is_not_started_by_hand() {
+fn a_worker_cannot_be_started_by_hand() {
     assert_exit(&janus(&["bench-worker"]).write_stdin("").output().unwrap(), 2);
 }

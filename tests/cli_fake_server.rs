@@ -1,8 +1,8 @@
-//! A server that can be told to misbehave: it loses, repeats and reorders messages, refuses, says nothing or hangs up. What
-//! the client commands and the bench make of that cannot be seen with a server that works.
+//! A server that misbehaves on request: lost, repeated and reordered messages, refusals, silence or a hang-up. A
+//! working server could not show how the client commands and the bench react.
 //!
-//! It takes publications by the classic protocol, and has subscribers on that, and on a second port by WebSocket and by
-//! server-sent events.
+//! The server takes publications by the classic protocol. Subscribers come by the classic protocol, and on a second
+//! port by WebSocket and by server-sent events.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -26,9 +26,9 @@ pub(crate) enum Fault {
     DropsClient,
     /// Every publication is answered with an error frame.
     Refuses,
-    /// From a topic's third message on, each is answered with an error frame and the connection stays.
+    /// From a topic's third message on, each publication is answered with an error frame, and the connection stays.
     RefusesTheRest,
-    /// As `Loses`, and the answer to a topic's third message is an error frame that ends the connection.
+    /// Like `Loses`, and the answer to a topic's third message is an error frame that ends the connection.
     LosesAndDrains,
     /// Connections are accepted and never answered.
     SaysNothing,
@@ -38,7 +38,7 @@ pub(crate) enum Fault {
 
 pub(crate) struct FakeServer {
     pub(crate) address: String,
-    /// Where it has WebSocket and server-sent events.
+    /// The address of WebSocket and server-sent events.
     pub(crate) http: String,
     state: Arc<State>,
 }
@@ -64,7 +64,7 @@ enum Transport {
 }
 
 impl Transport {
-    /// A message as its subscribers read it.
+    /// A message in the subscribers' format.
     fn frame(self, publication: &Publication<'_>, seq: u64) -> Vec<u8> {
         let Publication { topic, event, message_id: id, data } = publication;
         let topic = Value::from(topic.as_str());
@@ -92,7 +92,7 @@ fn text_frame(text: &str) -> Vec<u8> {
     frame
 }
 
-/// A publisher's message, carried as it was written.
+/// A publisher's message, with its original text.
 #[derive(serde::Deserialize)]
 struct Publication<'a> {
     topic: String,
@@ -122,7 +122,7 @@ impl FakeServer {
     }
 }
 
-/// Serves each connection to a new port on a thread of its own; returns the port's address.
+/// Listens on a new port, serves each connection on a separate thread, and returns the port's address.
 fn listen(state: &Arc<State>, serve: fn(&State, TcpStream) -> std::io::Result<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -133,7 +133,7 @@ fn listen(state: &Arc<State>, serve: fn(&State, TcpStream) -> std::io::Result<()
                 break;
             }
             let (Ok(stream), state) = (stream, Arc::clone(&state)) else { continue };
-            // What one client breaks off ends its thread only.
+            // A connection broken off by the client ends only its thread.
             std::thread::spawn(move || serve(&state, stream).ok());
         }
     });
@@ -168,7 +168,7 @@ impl State {
                     action => self.act(&mut stream, &serde_json::from_str(action).unwrap())?,
                 }
             }
-            // As the original: the body is bare JSON, and one that ends with NUL is refused.
+            // Like the original: the body is bare JSON, and a body with a final NUL is refused.
             if classic && let Ok(body) = serde_json::from_slice(&received) {
                 self.publish(&body);
                 return Ok(());
@@ -181,7 +181,7 @@ impl State {
         }
     }
 
-    /// A connection to the HTTP port: one subscription, to the topic that its request or its second frame names.
+    /// Serves a connection to the HTTP port: one subscription, to the topic in the request or in the second frame.
     fn serve_http(&self, mut stream: TcpStream) -> std::io::Result<()> {
         if self.fault == Fault::SaysNothing {
             return stream.read_to_end(&mut Vec::new()).map(drop);
@@ -194,7 +194,7 @@ impl State {
             return stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
         }
         let (transport, topic) = if head.starts_with("GET /ws HTTP/1.1\r\n") {
-            // The key of the example in RFC 6455, and what that makes of it.
+            // The key of the example in RFC 6455, and the matching answer.
             assert!(head.contains("\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), "{head}");
             stream.write_all(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -214,7 +214,7 @@ impl State {
         topics.entry(topic).or_default().subscribers.push((transport, stream.try_clone()?));
         match transport {
             Transport::Sse => stream.write_all(b"event: subscribed\nid: 9f.0\ndata: {}\n\n")?,
-            // A ping, which wants its pong before anything else is said.
+            // A ping, which must get its pong before any other frame.
             _ => stream.write_all(&[&text_frame(r#"{"type":"subscribed","seq":0}"#)[..], &[0x89, 0]].concat())?,
         }
         drop(topics);
@@ -250,7 +250,7 @@ impl State {
                         Fault::LosesAndDrains => {
                             refuse(stream, "server_draining")?;
                             stream.shutdown(Shutdown::Write)?;
-                            // What is not read makes the close a reset, which can overtake the answer.
+                            // Unread bytes turn the close into a reset, which can overtake the answer.
                             return stream.read_to_end(&mut Vec::new()).map(drop);
                         }
                         _ => {}

@@ -1,5 +1,5 @@
-//! The log of `janus-server serve` where something is wrong with standard error or with the system: it never costs more
-//! than lines of the log.
+//! The log of `janus-server serve` while standard error or the system is faulty: the only cost is lost lines of the
+//! log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::cli_run::{PATIENCE, Running, assert_exit, binary, janus, text, wait};
 
-/// The log of a server, through a pipe that the test reads or does not.
+/// The log of a server, through a pipe to the test.
 struct Log {
     reader: BufReader<PipeReader>,
     writer: PipeWriter,
@@ -20,13 +20,13 @@ impl Log {
         Self { reader: BufReader::new(reader), writer }
     }
 
-    /// A server that logs to it, and the address that it listens on.
+    /// Starts a server with the pipe as its log. Returns the server and the listening address.
     fn start(&mut self, arguments: &[&str]) -> (Server, String) {
         let stderr = self.writer.try_clone().unwrap();
         self.start_on(stderr, arguments)
     }
 
-    /// The same with another end of the pipe.
+    /// Starts a server with another end of the pipe as standard error.
     fn start_on(&mut self, stderr: impl Into<Stdio>, arguments: &[&str]) -> (Server, String) {
         let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
         let server = Server(binary(&arguments).stderr(stderr).spawn().unwrap());
@@ -45,7 +45,8 @@ impl Log {
         }
     }
 
-    /// An end of the pipe whose writes fail instead of waiting. Opened anew, so that the server's own end stays one that waits.
+    /// An end of the pipe whose writes fail instead of waiting. The end is opened anew, so that the server's end still
+    /// waits.
     #[cfg(target_os = "linux")]
     fn impatient(&self) -> File {
         use std::os::fd::AsRawFd as _;
@@ -56,7 +57,7 @@ impl Log {
         OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap()
     }
 
-    /// Fills the pipe, so that one more byte has to wait.
+    /// Fills the pipe, so that the next byte has to wait.
     #[cfg(target_os = "linux")]
     fn fill(&self) {
         let mut writer = self.impatient();
@@ -66,7 +67,7 @@ impl Log {
     }
 }
 
-/// Ends with this value.
+/// A server process, killed on drop.
 struct Server(Child);
 
 impl Server {
@@ -95,7 +96,7 @@ fn connect(address: &str) -> TcpStream {
     stream
 }
 
-/// Reads so many frames.
+/// Reads `count` frames.
 fn frames(stream: &mut TcpStream, mut count: usize) {
     let mut bytes = [0; 4_096];
     while count > 0 {
@@ -107,7 +108,7 @@ fn frames(stream: &mut TcpStream, mut count: usize) {
     }
 }
 
-/// Has the server log `count` lines of one kind, and waits until it has logged and answered them all.
+/// Makes the server log `count` lines of one kind, and waits until all are logged and answered.
 fn flood(stream: &mut TcpStream, count: usize) {
     let answers = std::thread::spawn({
         let mut stream = stream.try_clone().unwrap();
@@ -119,12 +120,12 @@ fn flood(stream: &mut TcpStream, count: usize) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_whose_log_nobody_reads_serves_on_and_drains() {
+fn a_server_whose_log_is_not_read_serves_and_drains() {
     let mut log = Log::new();
     let (mut server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
     log.fill();
     let mut client = connect(&address);
-    // More lines than may wait, each from the home arbiter.
+    // More lines than the queue of the log holds, each from the home arbiter.
     flood(&mut client, 1_000);
     let output = janus(&["publish", "t", "1", "--to", &address]).output().unwrap();
     assert_exit(&output, 0);
@@ -134,29 +135,29 @@ fn a_server_whose_log_nobody_reads_serves_on_and_drains() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn lines_that_nobody_read_are_counted_when_the_reader_is_back() {
+fn lines_lost_without_a_reader_are_counted_when_the_reader_is_back() {
     let mut log = Log::new();
     let (_server, address) = log.start(&["--log", "debug", "--log-queue", "64"]);
     log.fill();
     flood(&mut connect(&address), 1_000);
-    log.line("lines of the log were lost, because standard error was not read");
-    log.line("more lines of this kind within a second (those of transport.rs:");
+    log.line("log lines were lost, because standard error was not read");
+    log.line("more lines from transport.rs:");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_standard_error_whose_writes_do_not_wait_is_written_when_there_is_room() {
+fn a_nonblocking_standard_error_is_written_as_room_appears() {
     let mut log = Log::new();
     let impatient = log.impatient();
     let (_server, address) = log.start_on(impatient, &["--log", "debug", "--log-queue", "64"]);
     log.fill();
     flood(&mut connect(&address), 1_000);
-    log.line("lines of the log were lost, because standard error was not read");
+    log.line("log lines were lost, because standard error was not read");
 }
 
 #[cfg(all(target_os = "linux", feature = "fault-injection"))]
 #[test]
-fn a_server_that_gives_up_ends_with_1_also_if_nobody_reads_why() {
+fn a_server_that_gives_up_exits_with_1_even_if_its_log_is_not_read() {
     let log = Log::new();
     log.fill();
     let mut command = binary(&["--listen", "127.0.0.1:0"]);
@@ -165,7 +166,7 @@ fn a_server_that_gives_up_ends_with_1_also_if_nobody_reads_why() {
 }
 
 #[test]
-fn a_flood_of_one_kind_of_line_is_summed_up_and_nothing_of_it_lost() {
+fn a_flood_of_one_kind_of_line_is_summed_up_without_loss() {
     let mut log = Log::new();
     let (_server, address) = log.start(&["--log", "debug"]);
     flood(&mut connect(&address), 5_000);
@@ -174,7 +175,7 @@ fn a_flood_of_one_kind_of_line_is_summed_up_and_nothing_of_it_lost() {
         let line = log.line("");
         if line.contains("bad_topic") {
             told += 1;
-        } else if line.contains("more lines of this kind within a second (those of transport.rs:") {
+        } else if line.contains("more lines from transport.rs:") {
             told += line.split("] ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
         }
         assert!(told <= 5_000 && !line.contains("lost"), "{line}");
@@ -195,7 +196,7 @@ fn token(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn at_debug_the_log_has_the_life_of_each_client_and_no_token() {
+fn at_debug_the_log_has_each_clients_life_and_no_token() {
     let mut log = Log::new();
     let http = ["--log", "debug", "--http-listen", "127.0.0.1:0"];
     let (_server, address) = log.start(&http);
@@ -234,7 +235,7 @@ fn at_debug_the_log_has_the_life_of_each_client_and_no_token() {
         &mut log,
         2,
         &client,
-        "frame_too_large: a frame must not be longer than 65536 bytes; end each one with a NUL byte",
+        "frame_too_large: frame longer than the limit of 65536 bytes; end each frame with a NUL byte",
     );
     expect(&mut log, 2, &client, &format!("left 1 topics, session {beginning}… is kept for 120s"));
     expect(&mut log, 2, &client, "closed: frame_too_large");
@@ -250,7 +251,7 @@ fn at_debug_the_log_has_the_life_of_each_client_and_no_token() {
     expect(&mut log, 4, &client, "closed: passed on");
 }
 
-/// A standard error that has no reader, and one that takes nothing.
+/// A standard error without a reader, and a full standard error.
 fn broken_outputs() -> [Stdio; 2] {
     let (_, gone) = std::io::pipe().unwrap();
     let full = File::options().write(true).open("/dev/full").unwrap();
@@ -259,7 +260,7 @@ fn broken_outputs() -> [Stdio; 2] {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+fn a_blocked_standard_error_changes_no_exit_code() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let cases: [(&[&str], i32); 4] = [
@@ -278,10 +279,10 @@ fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_and_a_subscriber_work_without_a_standard_error() {
+fn a_server_and_a_subscriber_work_without_standard_error() {
     let mut log = Log::new();
     let (mut server, address) = log.start(&[]);
-    // Nobody reads it any more, and nobody can.
+    // From now on the log has no reader.
     drop(log);
     for errors in broken_outputs() {
         let arguments = ["subscribe", "t", "--from", &address, "--count", "1"];
@@ -289,7 +290,7 @@ fn a_server_and_a_subscriber_work_without_a_standard_error() {
         let mut lines = BufReader::new(subscriber.0.stdout.take().unwrap()).lines();
         let published = std::thread::spawn({
             let address = address.clone();
-            // Until it is subscribed, which it cannot say.
+            // Until the subscriber is subscribed, which it cannot report.
             move || loop {
                 let output = janus(&["publish", "t", "1", "--to", &address]).output().unwrap();
                 if text(&output.stdout).contains("\"subscribers\":1") {
@@ -307,7 +308,7 @@ fn a_server_and_a_subscriber_work_without_a_standard_error() {
 
 #[cfg(feature = "fault-injection")]
 #[test]
-fn a_panic_is_one_line_of_the_log_also_where_the_log_is_off() {
+fn a_panic_is_one_line_of_the_log_even_if_the_log_is_off() {
     let mut command = janus(&["--listen", "127.0.0.1:0", "--log", "off"]);
     let output = command.env("CRASH_THE_TOPIC_MANAGER", "1").env_remove("RUST_BACKTRACE").output().unwrap();
     assert_exit(&output, 1);
@@ -317,7 +318,7 @@ fn a_panic_is_one_line_of_the_log_also_where_the_log_is_off() {
     assert_eq!(errors.lines().count(), panics.len() + 1, "{errors}");
 }
 
-/// Has `setsockopt` answer as a kernel does that does not know the option of TCP with the number `LACKS`.
+/// Makes `setsockopt` answer like a kernel that lacks the TCP option with the number `LACKS`.
 #[cfg(target_os = "linux")]
 const SHIM: &str = r#"
 #define _GNU_SOURCE
@@ -339,7 +340,7 @@ fn a_kernel_that_lacks_an_option_of_tcp_is_worth_one_warning() {
     let folder = tempfile::tempdir().unwrap();
     let (source, shim) = (folder.path().join("shim.c"), folder.path().join("shim.so"));
     std::fs::write(&source, SHIM).unwrap();
-    // The linker that has linked this test.
+    // The linker of this test.
     let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).arg("-ldl").status();
     assert!(status.unwrap().success());
     for (number, name) in
@@ -347,7 +348,9 @@ fn a_kernel_that_lacks_an_option_of_tcp_is_worth_one_warning() {
     {
         let mut command = binary(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
         let server = Running::spawn(command.env("LD_PRELOAD", &shim).env("LACKS", number));
-        server.error_line(&format!("WARN  janus_core::socket_options] this system has no {name} for its sockets"));
+        server.error_line(&format!(
+            "WARN  janus_core::connection::socket_options] this system has no {name} for its sockets"
+        ));
         let next = server.error_line("");
         assert!(next.contains("listening on "), "{next}");
         connect(next.rsplit(' ').next().unwrap());

@@ -1,4 +1,4 @@
-//! `janus-server publish`: what reaches the subscriber, and what a failure is told as.
+//! `janus-server publish`: the message at the subscriber, and the reports of failures.
 
 use std::net::TcpListener;
 
@@ -12,7 +12,7 @@ fn subscriber(server: &FakeServer, topic: &str) -> Running {
 }
 
 #[test]
-fn a_message_arrives_with_its_event_and_id_and_the_receipt_is_printed() {
+fn a_message_keeps_its_event_and_id_and_the_receipt_is_printed() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
     let output = janus(&["publish", "news", "{\"n\": 1.50}", "--event", "e", "--id", "7", "--to", &server.address])
@@ -44,7 +44,7 @@ fn a_negative_number_is_data_and_a_mistyped_flag_is_not() {
 }
 
 #[test]
-fn each_line_of_the_input_that_is_not_blank_is_a_message() {
+fn each_nonblank_line_of_the_input_is_a_message() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
     let output = janus(&["publish", "news", "-", "--to", &server.address])
@@ -60,7 +60,7 @@ fn each_line_of_the_input_that_is_not_blank_is_a_message() {
 }
 
 #[test]
-fn json_is_insisted_on_when_asked_to() {
+fn with_json_only_json_is_accepted() {
     let server = FakeServer::start(Fault::None);
     let output = janus(&["publish", "news", "hello", "--json", "--to", &server.address]).output().unwrap();
     assert_exit(&output, 2);
@@ -90,7 +90,7 @@ fn a_server_that_gives_no_receipt_is_a_failure() {
 }
 
 #[test]
-fn nobody_listening_is_a_failure_that_names_the_address() {
+fn a_refused_connect_is_a_failure_that_names_the_address() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let output = janus(&["publish", "news", "1", "--to", &address]).output().unwrap();
     assert_exit(&output, 1);

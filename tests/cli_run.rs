@@ -1,27 +1,27 @@
-//! Runs the real binary: to its end, or beside a test that talks to it. No test waits longer than [`PATIENCE`].
+//! Runs the real binary: to its end, or in parallel to a test that talks to it. No test waits longer than [`PATIENCE`].
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Far more than anything here takes, so that only a hang meets it.
+/// Far longer than any test takes, so that only a hang reaches the limit.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary, without the variables of whoever runs the tests.
+/// The binary, without the `JANUS_…` variables of the caller's environment.
 pub(crate) fn janus(arguments: &[&str]) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::from_std(binary(arguments));
     command.timeout(PATIENCE);
     command
 }
 
-/// The same to be started in another way.
+/// The binary as a plain command.
 pub(crate) fn binary(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_janus-server"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("JANUS_")) {
         command.env_remove(name);
     }
-    // Tests run at the same time, and cannot all have the default port.
+    // Tests run at the same time, and cannot all use the default port.
     command.env("JANUS_HTTP_LISTEN", "");
     command.args(arguments);
     command
@@ -36,7 +36,7 @@ pub(crate) fn assert_exit(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
-/// The binary running beside the test; it ends with this value.
+/// The binary, running in parallel to the test. Killed on drop.
 pub(crate) struct Running {
     child: Child,
     output: Receiver<String>,
@@ -48,7 +48,7 @@ impl Running {
         Self::spawn(&mut binary(arguments))
     }
 
-    /// With this many descriptors as its hard limit, which it cannot raise.
+    /// Starts the binary with `limit` descriptors as its hard limit, which the binary cannot raise.
     pub(crate) fn start_with_descriptors(arguments: &[&str], limit: u32) -> Self {
         let binary = binary(arguments);
         let mut command = Command::new("prlimit");
@@ -75,7 +75,7 @@ impl Running {
         self.output.recv_timeout(PATIENCE).expect("another line of output")
     }
 
-    /// The first line of standard error, from where it was last read, that contains the text.
+    /// The first line of standard error, after the lines already read, that contains the text.
     #[track_caller]
     pub(crate) fn error_line(&self, containing: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -96,7 +96,7 @@ impl Running {
         self.output = channel().1;
     }
 
-    /// Sets how many descriptors the process may open, while it runs; the hard limit stays.
+    /// Sets the number of descriptors for the running process; the hard limit stays.
     pub(crate) fn limit_descriptors(&self, limit: u32) {
         let pid = self.child.id().to_string();
         let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:")]).status().unwrap();
@@ -122,7 +122,7 @@ impl Running {
             }
             assert!(Instant::now() < deadline, "the process does not end");
             self.signal(name);
-            // What it logs about the signal, and nothing if it has ended.
+            // Reads the log line about the signal, or nothing if the process has ended.
             let _ = self.errors.recv_timeout(Duration::from_millis(20));
         }
     }
@@ -141,7 +141,7 @@ impl Running {
 #[track_caller]
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let deadline = Instant::now() + PATIENCE;
-    // A channel on which nothing comes: a pause with an end.
+    // A channel without messages: a pause with an end.
     let (_sender, nothing) = channel::<()>();
     loop {
         match child.try_wait().unwrap() {
@@ -159,7 +159,7 @@ impl Drop for Running {
     }
 }
 
-/// The lines of a stream, read by a thread that stops, and closes the stream, when nobody wants them any more.
+/// The lines of a stream, read by a thread. The thread stops and closes the stream when the receiver is dropped.
 fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! `janus-server serve`, seen from outside: what it logs, what ends it, and with which exit code.
+//! `janus-server serve`, seen from outside: the log, the reasons for an end, and the exit codes.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::cli_run::{PATIENCE, Running, assert_exit, janus, text};
 
-/// The address at the end of the next line that says where it listens.
+/// The address at the end of the next log line about listening.
 fn address(server: &Running) -> String {
     let line = server.error_line("listening on ");
     line.rsplit(' ').next().unwrap().to_owned()
 }
 
 #[test]
-fn the_real_address_is_logged_and_can_be_connected_to() {
+fn the_real_address_is_logged_and_accepts_connections() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
     let (first, second) = (address(&server), address(&server));
     assert_ne!(first, second);
@@ -22,7 +22,7 @@ fn the_real_address_is_logged_and_can_be_connected_to() {
 }
 
 #[test]
-fn sigterm_sigint_and_sigquit_end_it_with_success() {
+fn sigterm_sigint_and_sigquit_end_the_server_with_success() {
     for signal in ["TERM", "INT", "QUIT"] {
         let server = Running::start(&["serve", "--listen", "127.0.0.1:0"]);
         address(&server);
@@ -34,7 +34,7 @@ fn sigterm_sigint_and_sigquit_end_it_with_success() {
 }
 
 #[test]
-fn an_address_in_use_ends_it_with_the_address_and_what_to_do() {
+fn an_address_in_use_ends_the_server_with_the_address_and_advice() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = janus(&["--listen", &address]).output().unwrap();
@@ -58,7 +58,7 @@ fn the_memory_budget_is_logged_with_its_origin() {
 }
 
 #[test]
-fn a_limit_that_nobody_set_is_not_warned_about() {
+fn a_default_limit_causes_no_warning() {
     for (arguments, warned) in [(&["--log", "info"][..], false), (&["--max-connections", "100000"], true)] {
         let server = Running::start_with_descriptors(&[&["--listen", "127.0.0.1:0"], arguments].concat(), 1_000);
         server.error_line("1000 descriptors allow 913 clients");
@@ -95,7 +95,7 @@ fn the_commands_of_the_binary_work_together() {
 }
 
 #[test]
-fn a_drain_delivers_what_is_queued_and_ends_connections_with_a_fin() {
+fn a_drain_delivers_the_queues_and_ends_connections_with_a_fin() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB"]);
     let address = address(&server);
     let (mut subscriber, queued) = slow_subscriber(&address);
@@ -108,13 +108,13 @@ fn a_drain_delivers_what_is_queued_and_ends_connections_with_a_fin() {
 }
 
 #[test]
-fn a_stop_that_comes_twice_within_moments_is_one_drain() {
+fn two_stops_within_moments_are_one_drain() {
     let server = Running::start(&["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB"]);
     let address = address(&server);
     let (mut subscriber, queued) = slow_subscriber(&address);
     server.signal("TERM");
     server.signal("INT");
-    server.error_line("the drain is under way");
+    server.error_line("already draining");
     let mut received = Vec::new();
     subscriber.read_to_end(&mut received).expect("the end is a FIN, not a reset");
     assert_eq!(received.iter().filter(|&&byte| byte == 1).count(), queued);
@@ -122,7 +122,7 @@ fn a_stop_that_comes_twice_within_moments_is_one_drain() {
 }
 
 #[test]
-fn a_signal_two_seconds_after_the_first_ends_it_at_once_with_failure() {
+fn a_signal_two_seconds_after_the_first_ends_the_server_with_failure() {
     let arguments = ["--listen", "127.0.0.1:0", "--max-queue-bytes", "16 MiB", "--drain-timeout", "1 h"];
     let server = Running::start(&[&arguments[..], &["--write-timeout", "1 h"]].concat());
     let address = address(&server);
@@ -135,21 +135,21 @@ fn a_signal_two_seconds_after_the_first_ends_it_at_once_with_failure() {
 }
 
 #[test]
-fn a_signal_sent_by_habit_costs_no_client_and_is_named_in_the_log() {
+fn a_habitual_signal_disconnects_no_client_and_is_logged() {
     let server = Running::start(&["--listen", "127.0.0.1:0"]);
     let address = address(&server);
     let subscriber = Running::start(&["subscribe", "t", "--from", &address, "--count", "1"]);
     subscriber.error_line("subscribed");
     for signal in ["HUP", "USR1", "USR2"] {
         server.signal(signal);
-        server.error_line(&format!("SIG{signal}: ignored"));
+        server.error_line(&format!("SIG{signal} ignored"));
     }
     assert_exit(&janus(&["publish", "t", "1", "--to", &address]).output().unwrap(), 0);
     assert!(subscriber.line().ends_with("\"data\":1}"));
     assert_eq!(subscriber.wait().code(), Some(0));
 }
 
-/// A subscriber that does not read, and for which more is queued than sockets hold; with the number of frames.
+/// A subscriber that does not read, with more queued frames than sockets hold. Returns the number of frames.
 fn slow_subscriber(address: &str) -> (TcpStream, usize) {
     let mut subscriber = TcpStream::connect(address).unwrap();
     subscriber.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -183,7 +183,7 @@ fn when_the_tree_gives_up_the_reason_is_logged_and_the_exit_code_is_1() {
 }
 
 #[test]
-fn accepting_pauses_when_descriptors_run_out_and_goes_on_when_there_are_some() {
+fn accepting_pauses_without_descriptors_and_continues_with_some() {
     let server = Running::start(&["--listen", "127.0.0.1:0"]);
     let address = address(&server);
     server.limit_descriptors(40);
@@ -223,7 +223,7 @@ fn no_token_is_ever_logged() {
     // Closed, because the session has been taken.
     first.read_to_end(&mut answers).unwrap();
     assert!(text(&answers).contains("session_taken"));
-    // Refused, because it is not the first frame.
+    // Refused, because the attach is not the first frame.
     second.write_all(&attach).unwrap();
     server.signal("TERM");
     drop(second);

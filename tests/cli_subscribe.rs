@@ -24,7 +24,7 @@ fn messages_of_every_topic_are_printed_until_the_count_is_reached() {
 }
 
 #[test]
-fn a_message_with_line_ends_between_its_parts_is_one_line() {
+fn a_message_with_line_breaks_between_tokens_is_printed_as_one_line() {
     let server = FakeServer::start(Fault::None);
     let subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
     subscriber.error_line("subscribed");
@@ -49,12 +49,12 @@ fn a_server_that_does_not_acknowledge_is_a_failure() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_it_with_success() {
+fn a_reader_that_closes_the_pipe_ends_the_command_with_success() {
     let server = FakeServer::start(Fault::None);
     let mut subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
     subscriber.error_line("subscribed");
     subscriber.stop_reading();
-    // The thread that reads for the test closes the pipe after one more line, so that the third write meets its end.
+    // The test's reading thread closes the pipe after one more line, so that the third write meets the closed pipe.
     let ended = (0..100).any(|_| {
         publish(&server, "a", "1");
         subscriber.has_ended()
@@ -63,7 +63,7 @@ fn a_reader_that_has_seen_enough_ends_it_with_success() {
     assert_eq!(subscriber.wait().code(), Some(0));
 }
 
-/// Plays the server of one connection: reads `expected`, then writes `answer` and closes.
+/// Plays the server for one connection: reads `expected`, then writes `answer` and closes.
 fn converse(listener: &TcpListener, expected: &str, answer: &str) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut received = vec![0; expected.len()];
@@ -71,12 +71,12 @@ fn converse(listener: &TcpListener, expected: &str, answer: &str) {
     assert_eq!(text(&received), expected);
     stream.write_all(answer.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    // Until the client has closed, or its unread answer would be lost to a reset.
+    // Reads until the client has closed; otherwise a reset could destroy the unread answer.
     let _ = stream.read_to_end(&mut received);
 }
 
 #[test]
-fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
+fn with_reconnect_it_resumes_its_session_and_reports_losses() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let subscriber = Running::start(&["subscribe", "a", "b", "--from", &address, "--reconnect", "--count", "4"]);
@@ -97,22 +97,22 @@ fn with_reconnect_it_comes_back_to_its_session_and_says_what_was_lost() {
     let answer = format!("{greeting}ACK\x01{}ACK\x01{}", message("a", 1), message("a", 2));
     converse(&listener, &format!("{preamble}{subscribe}"), &answer);
     subscriber.error_line("subscribed");
-    subscriber.error_line("the server closed the connection; coming back");
-    // What passes is no reason to give up: a server that is full for now, a network that stalls.
+    subscriber.error_line("the server closed the connection; reconnecting");
+    // A temporary failure is no reason to give up: a full server, a stalled network.
     for passing in ["too_many_connections", "server_overloaded", "frame_timeout"] {
         let error = format!("{{\"timestamp\":[1,2,3],\"error\":{{\"code\":\"{passing}\",\"message\":\"later\"}}}}\x01");
         converse(&listener, &attach("first", 2, 0), &error);
         subscriber.error_line(passing);
     }
     converse(&listener, &attach("first", 2, 0), &(attached(resumed, lost, "second") + &message("a", 3)));
-    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("1 missed message of a");
     subscriber.error_line("messages of b in between are lost");
     converse(&listener, &attach("second", 3, 0), &(attached(lost, resumed, "second") + &message("b", 4)));
     assert_eq!(subscriber.wait().code(), Some(0));
 }
 
 #[test]
-fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
+fn with_reconnect_it_continues_after_a_real_server_cut_it_off() {
     let server = Running::start(&["--listen", "127.0.0.1:0"]);
     let line = server.error_line("listening on ");
     let address = line.rsplit(' ').next().unwrap();
@@ -137,10 +137,10 @@ fn with_reconnect_it_goes_on_where_a_real_server_cut_it_off() {
     for end in connection {
         end.shutdown(Shutdown::Both).unwrap();
     }
-    subscriber.error_line("coming back");
+    subscriber.error_line("reconnecting");
     publish("2");
     let _connection = join();
-    subscriber.error_line("1 missed messages of a");
+    subscriber.error_line("1 missed message of a");
     publish("3");
     assert!(subscriber.line().ends_with("\"data\":2}"));
     assert!(subscriber.line().ends_with("\"data\":3}"));

@@ -1,4 +1,4 @@
-//! Settings: what wins over what, and what a mistake is answered with.
+//! Settings: the precedence of their sources, and the answers to mistakes.
 
 use std::io::Write as _;
 
@@ -48,7 +48,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
 }
 
 #[test]
-fn what_show_prints_is_a_file_that_shows_the_same() {
+fn the_output_of_show_is_a_file_that_shows_the_same() {
     let values = |shown: &str| -> Vec<String> {
         shown.lines().filter_map(|line| line.split_once("  # ").map(|(value, _)| value.to_owned())).collect()
     };
@@ -78,7 +78,7 @@ fn an_unknown_key_is_refused_with_its_place_and_the_nearest_name() {
 }
 
 #[test]
-fn a_bad_value_is_refused_with_its_place_and_what_was_expected() {
+fn a_bad_value_is_refused_with_its_place_and_the_expected_values() {
     let file = file("\n\nmax_frame_bytes = \"64 KB\"\nthreads = \"2\"\nbacklog = 5_000_000_000\n");
     let expected = [
         &format!("{}:3: max_frame_bytes = \"64 KB\": expected 64 bytes to 16 MiB", path(&file)),
@@ -89,7 +89,7 @@ fn a_bad_value_is_refused_with_its_place_and_what_was_expected() {
 }
 
 #[test]
-fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
+fn a_bad_flag_is_refused_even_if_another_layer_has_a_good_value() {
     assert_refused(&mut janus(&["--threads", "0"]), &["flag --threads", "expected 1 to 256"]);
     assert_refused(
         janus(&["config", "check", "--frame-timeout", "5s"]).env("JANUS_FRAME_TIMEOUT", "5"),
@@ -106,7 +106,7 @@ fn a_bad_flag_is_refused_even_if_it_is_of_another_layer_than_the_good_one() {
 }
 
 #[test]
-fn the_shortest_time_that_was_tried_is_accepted_and_none_below_it() {
+fn the_shortest_tested_time_is_accepted_and_shorter_times_are_not() {
     for (setting, shortest) in [
         ("sse-retry", 100),
         ("frame-timeout", 10),
@@ -129,7 +129,7 @@ fn the_shortest_time_that_was_tried_is_accepted_and_none_below_it() {
 }
 
 #[test]
-fn a_drain_period_may_be_zero_and_is_cut_to_half_of_the_drain_timeout() {
+fn a_drain_period_may_be_zero_and_is_at_most_half_of_the_timeout() {
     let check = |period, timeout| janus(&["config", "check", "--drain-period", period, "--drain-timeout", timeout]);
     for (period, timeout) in [("20 s", "1 m"), ("0 s", "1 s"), ("5 s", "2 s")] {
         assert_exit(&check(period, timeout).output().unwrap(), 0);
@@ -149,14 +149,14 @@ fn an_unknown_variable_is_refused_with_the_nearest_name() {
 }
 
 #[test]
-fn a_table_in_the_file_is_refused_with_where_settings_stand() {
+fn a_table_in_the_file_is_refused_with_the_right_place_of_settings() {
     let file = file("log = \"info\"\n[server]\nthreads = 2\n");
     let place = format!("{}:2: [server] is not a setting", path(&file));
     assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &[&place, "at the top level"]);
 }
 
 #[test]
-fn a_memory_budget_that_nobody_set_follows_from_the_memory_there_is() {
+fn the_default_memory_budget_follows_from_the_available_memory() {
     let line = |arguments: &[&str]| {
         let output = janus(&[&["config", "show"], arguments].concat()).output().unwrap();
         assert_exit(&output, 0);
@@ -174,7 +174,7 @@ fn a_memory_budget_that_nobody_set_follows_from_the_memory_there_is() {
 }
 
 #[test]
-fn a_namespace_shows_its_own_values_and_those_it_inherits() {
+fn a_namespace_shows_its_own_and_its_inherited_values() {
     let file = file("history_messages = 7\n\n[namespace.quotes]\nhistory = true\nslow_consumer = \"conflate\"\n");
     assert_exit(&janus(&["config", "check", "--config", path(&file)]).output().unwrap(), 0);
     let output = janus(&["config", "show", "--config", path(&file), "--history-bytes", "2 KiB"])
@@ -197,7 +197,7 @@ fn a_namespace_shows_its_own_values_and_those_it_inherits() {
 }
 
 #[test]
-fn a_mistake_in_a_namespace_is_refused_with_its_place_and_what_was_expected() {
+fn a_mistake_in_a_namespace_is_refused_with_place_and_expectation() {
     let file = file("[namespace.quotes]\nhistory_bytes = 5\nslow_consumr = \"conflate\"\n");
     let expected = [
         &format!("{}:2: namespace.quotes.history_bytes = 5: expected 1 KiB to 1 GiB", path(&file)),
@@ -212,7 +212,7 @@ fn an_address_is_listened_on_once() {
     assert_exit(&janus(&check).output().unwrap(), 0);
     assert_refused(
         &mut janus(&[&check[..], &["--listen", "127.0.0.1:9"]].concat()),
-        &["flag --listen", "expected each address once, and 127.0.0.1:9 is there twice"],
+        &["flag --listen", "expected each address once; 127.0.0.1:9 is a duplicate"],
     );
 }
 
@@ -226,7 +226,7 @@ fn a_host_name_stands_for_its_addresses() {
 #[test]
 fn either_list_of_addresses_may_be_empty_and_not_both() {
     for alone in ["--listen", "--http-listen"] {
-        // The other one has its default.
+        // The other list has its default.
         let mut check = binary(&["config", "check", alone, ""]);
         assert_exit(&check.env_remove("JANUS_HTTP_LISTEN").output().unwrap(), 0);
     }
@@ -235,7 +235,7 @@ fn either_list_of_addresses_may_be_empty_and_not_both() {
 }
 
 #[test]
-fn settings_may_stand_before_the_command_and_those_after_it_win() {
+fn flags_may_precede_the_command_and_later_flags_win() {
     let file = file("threads = 3\n");
     let before = ["--config", path(&file), "--max-topics", "7", "--backlog", "80"];
     let output = janus(&[&before[..], &["config", "show", "--max-topics", "9"]].concat()).output().unwrap();
@@ -243,12 +243,15 @@ fn settings_may_stand_before_the_command_and_those_after_it_win() {
     for line in ["threads = 3  #", "max_topics = 9  #", "backlog = 80  #"] {
         assert!(text(&output.stdout).contains(line), "{line:?} is not in {}", text(&output.stdout));
     }
-    assert_refused(&mut janus(&["--threads", "2", "publish", "t", "1"]), &["only `serve` and `config` take them"]);
+    assert_refused(
+        &mut janus(&["--threads", "2", "publish", "t", "1"]),
+        &["only `serve` and `config` accept settings"],
+    );
 }
 
 #[test]
 fn help_is_a_command_too() {
-    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "nobody was subscribed")] {
+    for (arguments, expected) in [(&["help"][..], "Usage:"), (&["help", "publish"], "no client was subscribed")] {
         let output = janus(arguments).output().unwrap();
         assert_exit(&output, 0);
         assert!(text(&output.stdout).contains(expected), "{}", text(&output.stdout));

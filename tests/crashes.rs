@@ -1,7 +1,7 @@
-//! What clients notice when a part of the tree crashes: the table of docs/ARCHITECTURE.md, row by row.
+//! Crashes of parts of the tree, as seen by clients: the table of docs/ARCHITECTURE.md, row by row.
 //!
 //! Each test has 1,000 subscribers over real sockets and a publisher that numbers its messages and never pauses. A
-//! panic is injected in the middle. Then every subscriber is asked what it received.
+//! panic is injected in the middle. Then the test compares the messages of every subscriber.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::support::{Client, Close, DEADLINE, publish_frame, serve, subscribe_fr
 
 const SUBSCRIBERS: usize = 1_000;
 
-/// Subscribers of one topic, each of which writes down what it receives.
+/// Subscribers of one topic. Each subscriber keeps a list of its messages.
 struct Crowd {
     topic: &'static str,
     readers: Vec<JoinHandle<Received>>,
 }
 
-/// What one subscriber received, and how its connection ended if it did.
+/// The messages of one subscriber, and the end of its connection, if any.
 struct Received {
     numbers: Vec<u64>,
     close: Option<Close>,
@@ -51,8 +51,8 @@ impl Crowd {
         all
     }
 
-    /// Asserts that every subscriber got exactly the messages that were acknowledged, each once and in order, and
-    /// of those whose publisher got an error at most some.
+    /// Asserts that every subscriber got exactly the acknowledged messages, each once and in order. Messages with an
+    /// error for the publisher may be missing.
     async fn assert_complete(self, outcome: &Published) {
         let (topic, count) = (self.topic, self.readers.len());
         for (i, received) in self.received().await.into_iter().enumerate() {
@@ -81,7 +81,7 @@ async fn read_numbers(mut client: Client) -> Received {
     }
 }
 
-/// A publisher that goes on until it is told to stop; keeps a few messages under way at any time.
+/// A publisher that runs until stopped and keeps a few messages under way at any time.
 struct Publisher {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
@@ -176,8 +176,8 @@ impl Scene {
         Self { janus, addr, crowd, others, publisher, other_publisher }
     }
 
-    /// Publishes on for a while and checks that nobody missed anything.
-    async fn assert_nobody_noticed(self) -> (Janus, SocketAddr) {
+    /// Publishes for a while longer and checks that no subscriber missed a message.
+    async fn assert_unnoticed(self) -> (Janus, SocketAddr) {
         self.publisher.publishes(20).await;
         self.other_publisher.publishes(20).await;
         let (outcome, other_outcome) = (self.publisher.finish().await, self.other_publisher.finish().await);
@@ -208,15 +208,15 @@ async fn crash_and_restart(scene: &Scene, fault: Fault, name: &str) {
 }
 
 #[tokio::test]
-async fn nobody_notices_a_crash_of_the_topic_manager() {
+async fn clients_do_not_notice_a_crash_of_the_topic_manager() {
     let scene = Scene::new(Config::default()).await;
     crash_and_restart(&scene, Fault::TopicManager, "topic_manager").await;
-    let (_janus, addr) = scene.assert_nobody_noticed().await;
+    let (_janus, addr) = scene.assert_unnoticed().await;
     Client::connect(addr).await.subscribe("a topic made by the successor").await;
 }
 
 #[tokio::test]
-async fn a_subscribe_survives_a_crash_of_the_topic_manager_in_the_middle_of_it() {
+async fn a_subscribe_survives_a_simultaneous_crash_of_the_topic_manager() {
     let (janus, addr) = serve(Config::default()).await;
     for i in 0..5 {
         let mut client = Client::connect(addr).await;
@@ -226,16 +226,16 @@ async fn a_subscribe_survives_a_crash_of_the_topic_manager_in_the_middle_of_it()
 }
 
 #[tokio::test]
-async fn nobody_notices_a_crash_of_the_proxy_mapper() {
+async fn clients_do_not_notice_a_crash_of_the_proxy_mapper() {
     let scene = Scene::new(Config::default()).await;
     crash_and_restart(&scene, Fault::ProxyMapper, "proxy_mapper").await;
     let sessions = scene.janus.sessions().await;
     assert_eq!(sessions.len(), SUBSCRIBERS + 100 + 2, "every session is still listed");
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
-async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_nothing() {
+async fn a_crash_of_a_topic_loses_no_message_and_spares_other_topics() {
     let scene = Scene::new(Config::default()).await;
     scene.janus.inject(Fault::Topic("crowd".to_owned()));
     until("the topic restarts", || scene.topic_restarts("crowd") > 0).await;
@@ -248,22 +248,22 @@ async fn a_crash_of_a_topic_costs_its_subscribers_no_message_and_other_topics_no
 }
 
 #[tokio::test]
-async fn a_topic_that_crashes_in_the_middle_of_handing_out_serves_everybody_once() {
-    // Alone, and with senders at work on the same pass.
+async fn a_topic_that_crashes_during_delivery_delivers_exactly_once() {
+    // Without help, and with senders at work on the same pass.
     for threads in [1, 3] {
         let scene = Scene::new(Config { threads, ..Config::default() }).await;
         scene.janus.inject(Fault::TopicSend(1_500));
         until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
-        scene.assert_nobody_noticed().await;
+        scene.assert_unnoticed().await;
     }
 }
 
 #[tokio::test]
-async fn a_message_that_has_its_number_when_its_topic_crashes_reaches_everybody() {
+async fn a_numbered_message_reaches_all_subscribers_despite_a_crash() {
     let scene = Scene::new(Config::default()).await;
     scene.janus.inject(Fault::TopicCommit(5));
     until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn a_topic_and_the_topic_manager_may_crash_together() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_listed_and_not_started_when_the_topic_manager_crashed_is_started_by_its_successor() {
+async fn a_new_topic_manager_starts_topics_listed_by_a_crashed_one() {
     let (janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     janus.inject(Fault::TopicListed);
@@ -295,12 +295,12 @@ async fn a_topic_that_was_listed_and_not_started_when_the_topic_manager_crashed_
 }
 
 #[tokio::test]
-async fn an_unsubscribe_that_is_lost_with_its_topic_leaves_no_subscriber_behind() {
+async fn an_unsubscribe_lost_in_a_crash_leaves_no_subscriber_behind() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("other").await;
     client.subscribe("news").await;
-    // The crash waits in the topic's mailbox before the unsubscribe, which dies with it.
+    // The crash waits in the topic's mailbox before the unsubscribe, which is lost with the crash.
     janus.inject(Fault::Hang(Duration::from_millis(50)));
     janus.inject(Fault::Topic("news".to_owned()));
     client.send("{\"action\":\"unsubscribe\",\"data\":\"news\"}\0").await;
@@ -310,7 +310,7 @@ async fn an_unsubscribe_that_is_lost_with_its_topic_leaves_no_subscriber_behind(
 }
 
 #[tokio::test]
-async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_keeps_the_others() {
+async fn a_cold_restart_closes_only_subscribers_that_would_miss_a_message() {
     let config = Config { topic_quarantine: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut subscriber = Client::connect(addr).await;
@@ -323,7 +323,7 @@ async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_k
     assert_eq!(lost.epoch, before.epoch);
     assert_eq!(subscriber.error_code().await, "topic_unavailable");
     assert_eq!(subscriber.close().await, Close::Fin);
-    // It was closed by a start that failed, and some more failed after it.
+    // The connection was closed by a failing start, and further starts failed later.
     until("the topic is back", || topic_actor(&janus, "cursed").is_some_and(|topic| topic.state == State::Running))
         .await;
     let mut next = Client::connect(addr).await;
@@ -335,7 +335,7 @@ async fn a_topic_that_starts_afresh_closes_those_that_would_miss_a_message_and_k
 }
 
 #[tokio::test]
-async fn a_crash_of_a_transport_closes_that_connection_and_its_session_stays_listed() {
+async fn a_crash_of_a_transport_closes_one_connection_and_keeps_the_session() {
     let scene = Scene::new(Config::default()).await;
     let mut victim = Client::connect(scene.addr).await;
     victim.subscribe("quiet").await;
@@ -346,7 +346,7 @@ async fn a_crash_of_a_transport_closes_that_connection_and_its_session_stays_lis
     let session = sessions.iter().find(|session| session.peer == peer.into()).expect("the session is still listed");
     assert!(!session.connected);
     assert_eq!(session.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(), ["quiet"]);
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
@@ -375,30 +375,30 @@ async fn a_detached_session_is_listed_no_longer_than_its_time() {
 }
 
 #[tokio::test]
-async fn connected_clients_do_not_notice_a_crash_of_the_acceptor_and_the_port_accepts_again() {
+async fn clients_do_not_notice_an_acceptor_crash_and_the_port_reopens() {
     let scene = Scene::new(Config::default()).await;
     let acceptor = format!("acceptor {}", scene.addr);
     crash_and_restart(&scene, Fault::Acceptor, &acceptor).await;
     Client::connect(scene.addr).await.subscribe("crowd too").await;
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
-async fn what_a_sender_had_claimed_when_it_died_is_finished_by_the_others() {
+async fn the_claimed_piece_of_a_dead_sender_is_finished_by_the_others() {
     let scene = Scene::new(Config { threads: 3, ..Config::default() }).await;
     for _ in 0..3 {
         let before = scene.restarts("sender 1") + scene.restarts("sender 2");
         scene.janus.inject(Fault::SenderSend(10));
         until("a sender restarts", || scene.restarts("sender 1") + scene.restarts("sender 2") > before).await;
     }
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
-async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_may_die_of_it() {
-    // A round of messages is 256 sends, after which an arbiter that has not had a pause is behind.
+async fn senders_may_die_while_helping_a_home_arbiter_that_is_behind() {
+    // A round of messages is 256 sends, after which an arbiter without a pause is behind.
     const TOPICS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    // Nobody waits for the readers, which share one thread.
+    // The server must not wait for the readers, all on a single thread.
     let config = Config { threads: 2, max_queue_frames: 1 << 20, max_queue_bytes: 1 << 30, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut crowds = Vec::new();
@@ -419,7 +419,7 @@ async fn senders_deliver_for_small_topics_while_the_home_arbiter_is_behind_and_m
         }
     });
     for crash in 1..=2 {
-        // No topic is large, so a sender that sends is one that helps.
+        // No topic is large, so only a helping sender sends.
         janus.inject(Fault::SenderSend(1));
         until("the sender restarts", || restarts(&janus, "sender 1") >= crash).await;
     }
@@ -440,7 +440,7 @@ fn publish_patiently(janus: &Janus, topic: &str, number: u64) {
 }
 
 #[tokio::test]
-async fn a_first_start_of_a_topic_that_fails_is_tried_again_five_times() {
+async fn a_failing_first_start_of_a_topic_is_retried_five_times() {
     let (janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     janus.inject(Fault::TopicStarts(5));
@@ -454,8 +454,8 @@ async fn a_first_start_of_a_topic_that_fails_is_tried_again_five_times() {
 }
 
 #[tokio::test]
-async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
-    // Long enough for what is asked meanwhile, beside a thousand readers on the same thread.
+async fn a_topic_that_keeps_crashing_is_quarantined_without_harm_to_others() {
+    // Long enough for the requests in between, with a thousand readers on the same thread.
     let config = Config { topic_quarantine: Duration::from_secs(2), ..Config::default() };
     let scene = Scene::new(config).await;
     let mut subscriber = Client::connect(scene.addr).await;
@@ -479,14 +479,14 @@ async fn a_topic_that_keeps_crashing_is_quarantined_and_nobody_else_notices() {
     publisher.send(publish_frame("cursed", "2")).await;
     assert!(publisher.json().await["published"].is_object());
     assert_eq!(subscriber.json().await["data"], 2, "the subscription was kept");
-    scene.assert_nobody_noticed().await;
+    scene.assert_unnoticed().await;
 }
 
 #[tokio::test]
-async fn an_actor_of_the_root_that_keeps_crashing_ends_the_instance_and_the_reason_is_told() {
+async fn a_root_actor_that_keeps_crashing_ends_the_instance_with_a_reason() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
-    // Again and again: a crash that meets the successor before it takes messages is lost.
+    // Again and again: a crash during the start of the successor is lost.
     let crashes = tokio::spawn({
         let janus = janus.clone();
         async move {
@@ -505,7 +505,7 @@ async fn an_actor_of_the_root_that_keeps_crashing_ends_the_instance_and_the_reas
 }
 
 #[tokio::test]
-async fn a_handler_that_never_returns_ends_the_instance_and_is_named() {
+async fn a_handler_that_never_returns_ends_the_instance_and_is_reported() {
     let (janus, _) = serve(Config::default()).await;
     janus.inject(Fault::Hang(Duration::from_secs(8)));
     let reason = timeout(DEADLINE, janus.wait()).await.expect("the instance gives up");

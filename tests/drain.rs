@@ -1,4 +1,4 @@
-//! How an instance ends: what is queued is delivered, each connection closes with a FIN, and nothing is left.
+//! The end of an instance: queued messages are delivered, each connection closes with a FIN, and nothing is left.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::support::{Client, Close, publish_frame, serve, until};
 
 #[tokio::test]
-async fn a_shutdown_delivers_what_is_queued_and_closes_with_a_fin() {
+async fn a_shutdown_delivers_the_queues_and_closes_with_a_fin() {
     let (janus, addr) = serve(Config { send_buffer_bytes: 8 * 1024, ..Config::default() }).await;
     let mut lagging = Client::connect(addr).await;
     lagging.subscribe("news").await;
@@ -35,7 +35,7 @@ async fn a_shutdown_delivers_what_is_queued_and_closes_with_a_fin() {
 }
 
 #[tokio::test]
-async fn a_drain_closes_its_clients_over_a_time_and_not_in_the_order_of_their_coming() {
+async fn a_drain_closes_clients_spread_over_time_and_not_in_accept_order() {
     let drain_period = Duration::from_millis(300);
     let (janus, addr) = serve(Config { drain_period, ..Config::default() }).await;
     let (closed, mut order) = tokio::sync::mpsc::channel(60);
@@ -65,7 +65,7 @@ async fn a_drain_closes_its_clients_over_a_time_and_not_in_the_order_of_their_co
 }
 
 #[tokio::test]
-async fn while_a_drain_lasts_nobody_may_connect_or_publish_and_it_ends_with_the_last_client() {
+async fn a_drain_refuses_connects_and_publishes_until_the_last_client_left() {
     let (drain_period, drain_timeout) = (Duration::from_secs(600), Duration::from_secs(600));
     let (janus, addr) = serve(Config { drain_period, drain_timeout, ..Config::default() }).await;
     let mut clients = Vec::new();
@@ -98,7 +98,7 @@ async fn while_a_drain_lasts_nobody_may_connect_or_publish_and_it_ends_with_the_
     for caller in callers {
         reports.push(caller.await.unwrap());
     }
-    // Besides them, those who came while it began.
+    // In addition, clients that connected at the beginning of the drain.
     assert!(reports[0].connections >= 10);
     assert!(reports.iter().all(|report| *report == reports[0]), "whoever waits gets the same report: {reports:?}");
 }
@@ -128,7 +128,7 @@ async fn a_slow_client_does_not_keep_a_drain_from_closing_the_others() {
 }
 
 #[tokio::test]
-async fn a_message_that_was_accepted_just_before_the_shutdown_is_delivered() {
+async fn a_message_accepted_just_before_the_shutdown_is_delivered() {
     for _ in 0..20 {
         let (janus, addr) = serve(Config::default()).await;
         let mut subscriber = Client::connect(addr).await;
@@ -145,12 +145,12 @@ async fn a_message_that_was_accepted_just_before_the_shutdown_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
+async fn a_topic_out_of_service_does_not_delay_a_shutdown() {
     let (janus, addr) = serve(Config { drain_timeout: Duration::from_secs(20), ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await.reset_on_drop();
     subscriber.subscribe("cursed").await;
     janus.inject(Fault::TopicStarts(100));
-    // It has its number, and nobody to hand it out.
+    // The message has a number, but no actor to deliver it.
     janus.inject(Fault::TopicCommit(1));
     drop(janus.try_publish(Message::new("cursed", "x").unwrap()).unwrap());
     until("the topic is out of service", || janus.topic_info("cursed").is_some_and(|topic| !topic.available)).await;
@@ -160,13 +160,13 @@ async fn a_topic_out_of_service_does_not_hold_a_shutdown_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_no_longer() {
+async fn a_client_that_reads_nothing_delays_a_shutdown_by_drain_timeout() {
     let config = Config { send_buffer_bytes: 8 * 1024, drain_timeout: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut stalled = Client::connect(addr).await;
     stalled.subscribe("news").await;
     let padding = "x".repeat(60_000);
-    // Until something waits that the kernel does not take.
+    // Until bytes wait that the kernel does not take.
     for _ in 0..15 {
         janus.publish("news", &padding).await.unwrap();
     }
@@ -179,7 +179,7 @@ async fn a_client_that_reads_nothing_holds_a_shutdown_up_for_drain_timeout_and_n
 }
 
 #[tokio::test]
-async fn after_a_shutdown_publishing_says_why_it_fails_and_waiting_returns() {
+async fn after_a_shutdown_publishing_fails_with_a_reason_and_wait_returns() {
     let (janus, _) = serve(Config::default()).await;
     janus.shutdown().await;
     assert_eq!(janus.publish("news", "late").await, Err(PublishError::ShuttingDown));

@@ -1,4 +1,4 @@
-//! The library as a guest: in any runtime or none, beside others of its kind.
+//! The library as a guest: in any runtime or none, together with other instances.
 
 use futures_executor::block_on;
 use janus_core::wire::classic::client::attach;
@@ -26,7 +26,7 @@ async fn two_instances_do_not_see_each_other() {
     assert_eq!((one.sessions().await.len(), two.sessions().await.len()), (1, 0));
     let counted = |janus: &Janus| (janus.stats().connections, janus.stats().connections_accepted);
     assert_eq!((counted(&one), counted(&two)), ((1, 1), (0, 0)));
-    // A session of the one is nobody's of the other.
+    // A session of the first instance is unknown to the second.
     let mut stranger = Client::connect(addr_two).await;
     stranger.send(attach(&token, [("news", 0)])).await;
     let answer = stranger.json().await;

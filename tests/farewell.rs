@@ -1,4 +1,4 @@
-//! How connections end, and how those are kept short that never begin, as a WebSocket sees it.
+//! The ends of connections, and the limits on connections that never begin, as a WebSocket sees both.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn start(config: Config, set: impl FnOnce(Builder) -> Builder) -> (Janus, 
     (janus, addr)
 }
 
-/// A WebSocket that has said nothing yet.
+/// An upgraded WebSocket before its first frame.
 async fn upgraded(addr: SocketAddr) -> TcpStream {
     let mut stream = timeout(DEADLINE, TcpStream::connect(addr)).await.unwrap().unwrap();
     stream.write_all(&client::upgrade(&addr.to_string(), "/ws", "dGhlIHNhbXBsZSBub25jZQ==")).await.unwrap();
@@ -42,7 +42,7 @@ fn said(frames: &[String]) -> Vec<u8> {
     frames.iter().flat_map(|frame| client::text(frame, MASK)).collect()
 }
 
-/// Everything that comes up to the server's end of the stream: the types of the texts with their ids, and closes.
+/// Reads to the server's end of the stream. Returns the types of the texts with their ids, and the closes.
 async fn to_the_end(mut stream: TcpStream) -> Vec<String> {
     let mut bytes = Vec::new();
     timeout(DEADLINE, stream.read_to_end(&mut bytes)).await.expect("an end").expect("a FIN");
@@ -75,7 +75,7 @@ async fn a_client_that_closes_gets_its_receipts_before_the_answer_to_its_close()
     janus.shutdown().await;
 }
 
-/// Never says whether something may be published, but that it was asked.
+/// Never decides about a publish, and reports each question.
 struct Undecided(mpsc::Sender<()>);
 
 impl Hooks for Undecided {
@@ -86,7 +86,7 @@ impl Hooks for Undecided {
 }
 
 #[tokio::test]
-async fn a_client_that_is_sent_away_is_told_what_became_of_its_message_before_the_bye() {
+async fn a_client_sent_away_gets_its_receipt_before_the_bye() {
     let (asked, mut is_asked) = mpsc::channel(1);
     let (janus, addr) = start(Config::default(), |builder| builder.hooks(Undecided(asked))).await;
     let mut stream = upgraded(addr).await;
@@ -100,13 +100,13 @@ async fn a_client_that_is_sent_away_is_told_what_became_of_its_message_before_th
 }
 
 #[tokio::test]
-async fn pings_buy_no_time_for_a_client_that_does_not_say_hello() {
+async fn pings_do_not_extend_the_time_before_a_hello() {
     let config = Config { frame_timeout: Duration::from_millis(300), ..Config::default() };
     let (janus, addr) = start(config, |builder| builder).await;
     let mut stream = upgraded(addr).await;
     let begun = Instant::now();
     let mut piece = [0; 1024];
-    // One ping after the other, until the server has had enough.
+    // Ping after ping, until the server closes the connection.
     while stream.write_all(&client::ping(b"", MASK)).await.is_ok() {
         assert!(begun.elapsed() < DEADLINE, "it is still there");
         if !matches!(timeout(DEADLINE, stream.read(&mut piece)).await.expect("a pong or an end"), Ok(1..)) {

@@ -1,4 +1,4 @@
-//! A full server: whoever wants to subscribe is refused, and publishers, requests and operators are served all the same.
+//! A full server: new subscribers are refused, while publishers, requests and operators are still served.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::cli_run::{Running, assert_exit, janus as command, text};
 use crate::http::Http;
 use crate::support::{Client, Close, publish, publish_frame, serve, subscribe_frame, until};
 
-/// A server with one place, and the client that has it, with the topic `news`.
+/// A server with a single place, and the client in this place, subscribed to `news`.
 async fn full(config: Config) -> (Janus, SocketAddr, Client) {
     let (janus, addr) = serve(Config { max_connections: 1, ..config }).await;
     let mut only = Client::connect(addr).await;
@@ -42,7 +42,7 @@ async fn publishers_get_through_a_full_server_and_subscribers_are_refused() {
 }
 
 #[tokio::test]
-async fn a_guest_that_subscribes_when_a_place_is_free_is_a_client() {
+async fn a_guest_that_subscribes_while_a_place_is_free_becomes_a_client() {
     let (janus, addr, only) = full(Config::default()).await;
     let mut guest = Client::connect(addr).await;
     drop(only);
@@ -57,14 +57,14 @@ async fn a_guest_that_subscribes_when_a_place_is_free_is_a_client() {
 }
 
 #[tokio::test]
-async fn a_silent_guest_is_refused_when_its_time_is_over_and_a_publisher_stays() {
+async fn a_silent_guest_is_refused_at_its_timeout_and_a_publisher_stays() {
     let (_janus, addr, mut only) =
         full(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     let mut publisher = Client::connect(addr).await;
     publisher.send(publish_frame("news", "1")).await;
     assert!(publisher.json().await["published"].is_object());
     let mut silent = Client::connect(addr).await;
-    // What gains no place gains no time.
+    // A frame that gains no place gains no time.
     let refused = loop {
         let _ = silent.try_send("PING\0").await;
         if let Ok(frame) = tokio::time::timeout(Duration::from_millis(20), silent.frame()).await {
@@ -80,7 +80,7 @@ async fn a_silent_guest_is_refused_when_its_time_is_over_and_a_publisher_stays()
 }
 
 #[tokio::test]
-async fn guests_that_keep_silent_leave_the_place_to_one_that_subscribes() {
+async fn silent_guests_leave_the_place_to_a_guest_that_subscribes() {
     let (janus, addr, only) = full(Config { reserved_connections: 16, ..Config::default() }).await;
     let mut guests = Vec::new();
     for _ in 0..40 {
@@ -93,10 +93,10 @@ async fn guests_that_keep_silent_leave_the_place_to_one_that_subscribes() {
     Client::connect(addr).await.subscribe("news").await;
 }
 
-/// Every address of 127.0.0.0/8 is loopback there.
+/// On Linux every address of 127.0.0.0/8 is loopback.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_address_that_floods_a_full_server_crowds_out_its_own() {
+async fn an_address_that_floods_a_full_server_crowds_out_only_itself() {
     let (janus, addr, mut only) = full(Config { reserved_connections: 16, ..Config::default() }).await;
     let mut first = Client::connect_from([127, 0, 0, 9], addr).await;
     let mut flood = Vec::new();
@@ -107,7 +107,7 @@ async fn an_address_that_floods_a_full_server_crowds_out_its_own() {
     first.send(publish_frame("news", "1")).await;
     assert!(first.json().await["published"].is_object());
     assert_eq!(only.json().await["data"], 1);
-    // Publishers have half of the reserve, whoever has most of it.
+    // Publishers may take half of the reserve, even if one address has most.
     for _ in 0..8 {
         let mut publisher = Client::connect(addr).await;
         publisher.send(publish_frame("news", "2")).await;
@@ -156,7 +156,7 @@ async fn a_full_server_serves_its_api_and_its_command_line() {
     let addr = http_address(&server);
     let mut only = Http::events(addr, "topic=news", "").await;
     only.id().await;
-    // More of them than there are reserved connections.
+    // More guests than reserved connections.
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(tokio::net::TcpStream::connect(addr).await.unwrap());

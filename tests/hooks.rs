@@ -1,4 +1,4 @@
-//! Hooks, as the clients see their answers, and the list of connections, as an operator does.
+//! The answers of hooks, as clients see them, and the list of connections, as an operator sees it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,11 +19,11 @@ use crate::support::{
     Client as Connection, Close, DEADLINE, own_address, publish_frame, subscribe_frame, subscribers, until,
 };
 
-/// Clients get the names that are next in a list, and what they may do goes by those names.
+/// Gives clients the next names in a list. Permissions depend on the names.
 struct Gate {
     names: Mutex<Vec<&'static str>>,
     seen: mpsc::Sender<String>,
-    /// Whoever subscribes to `slow:…` waits for this.
+    /// Subscribers of `slow:…` wait for this semaphore.
     go: Arc<Semaphore>,
 }
 
@@ -99,7 +99,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The first to connect gets the first name.
+    /// The first client to connect gets the first name.
     async fn new<const N: usize>(names: [&'static str; N], config: Config) -> Self {
         Self::with(names, config, |builder| builder).await
     }
@@ -131,19 +131,19 @@ impl Scene {
     }
 }
 
-/// Soon over for a test that waits for it, and long for a hook that only has to be given a processor.
+/// A timeout that is short for a waiting test, and long for a hook that only needs a processor.
 fn impatient() -> Config {
     Config { hook_timeout: Duration::from_secs(1), ..Config::default() }
 }
 
 #[tokio::test]
-async fn who_is_not_let_in_is_told_why_instead_of_a_greeting() {
+async fn a_refused_client_gets_the_reason_instead_of_a_greeting() {
     let scene = Scene::new(["nobody", "later", "broken", "hung", "alice"], impatient()).await;
     for (code, message) in [
         ("unauthorized", "you are nobody"),
         ("authorization_failed", "come back later"),
-        ("authorization_failed", "has not answered"),
-        ("authorization_failed", "has not answered"),
+        ("authorization_failed", "did not answer"),
+        ("authorization_failed", "did not answer"),
     ] {
         let mut refused = scene.connect_silently().await;
         let answer = refused.json().await;
@@ -156,7 +156,7 @@ async fn who_is_not_let_in_is_told_why_instead_of_a_greeting() {
 }
 
 #[tokio::test]
-async fn what_a_client_says_before_it_is_let_in_waits_for_the_answer() {
+async fn frames_before_the_answer_of_authenticate_wait() {
     let scene = Scene::new([], Config::default()).await;
     let mut client = scene.connect_silently().await;
     client.send(subscribe_frame("slow")).await;
@@ -173,7 +173,7 @@ async fn what_a_client_says_before_it_is_let_in_waits_for_the_answer() {
 }
 
 #[tokio::test]
-async fn a_subscription_is_a_question_and_its_failure_is_that_of_one_request() {
+async fn a_failing_subscribe_hook_fails_only_one_request() {
     let scene = Scene::new(["alice"], impatient()).await;
     let mut alice = scene.connect().await;
     alice.subscribe("private:alice").await;
@@ -189,7 +189,7 @@ async fn a_subscription_is_a_question_and_its_failure_is_that_of_one_request() {
 }
 
 #[tokio::test]
-async fn a_message_is_a_question_unless_the_identity_has_answered_it() {
+async fn a_publish_asks_the_hook_unless_the_identity_decides() {
     let scene = Scene::new(["alice", "reader", "writer"], Config::default()).await;
     let mut news = scene.janus.subscribe("news").unwrap();
     let mut clients = [scene.connect().await, scene.connect().await, scene.connect().await];
@@ -211,7 +211,7 @@ async fn a_message_is_a_question_unless_the_identity_has_answered_it() {
 }
 
 #[tokio::test]
-async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_not_published() {
+async fn a_message_waiting_for_a_hook_at_a_close_is_reported_unpublished() {
     let mut scene = Scene::new(["alice", "bob", "carol"], Config::default()).await;
     let waits_with = async |scene: &mut Scene, frame: Vec<u8>| {
         let mut client = scene.connect().await;
@@ -219,7 +219,8 @@ async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_
         while scene.seen().await != "asked for news" {}
         client
     };
-    // On a connection that goes on, and on one that closes with its message, to which a mere FIN would be a receipt.
+    // On a connection that stays open, and on a connection that closes with its message, where a mere FIN would be a
+    // receipt.
     let whole = classic::client::publish("news", "\"\"", "\"\"", "\"slow\"");
     for frame in [publish_frame("news", "\"slow\""), whole.clone()] {
         let mut client = waits_with(&mut scene, frame).await;
@@ -240,7 +241,7 @@ async fn a_message_that_still_waits_when_its_connection_is_closed_is_told_to_be_
 }
 
 #[tokio::test]
-async fn an_identity_may_publish_where_the_listener_lets_nobody() {
+async fn an_identity_may_publish_even_on_a_listener_without_publishing() {
     let config = Config { listen: vec!["0.0.0.0:0".parse().unwrap()], ..Config::default() };
     let (notes, _seen) = mpsc::channel(1_000);
     let gate = Gate { names: Mutex::new(vec!["writer", "alice"]), seen: notes, go: Arc::new(Semaphore::new(0)) };
@@ -279,7 +280,7 @@ async fn a_session_is_taken_over_by_its_own_user_only() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_forbidden_now_is_not_resumed() {
+async fn a_topic_forbidden_since_is_not_resumed() {
     let scene = Scene::new(["alice", "alice"], Config::default()).await;
     let mut alice = scene.connect_silently().await;
     let token = alice.json().await["token"].as_str().unwrap().to_owned();
@@ -319,7 +320,7 @@ async fn observers_hear_how_each_connection_ended() {
 }
 
 #[tokio::test]
-async fn observers_hear_of_slow_clients_and_of_what_they_do_not_get() {
+async fn observers_hear_of_slow_clients_and_of_dropped_messages() {
     let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
     // A short timeout makes the clock finer.
     let config = Config {
@@ -351,7 +352,7 @@ async fn observers_hear_of_slow_clients_and_of_what_they_do_not_get() {
 }
 
 #[tokio::test]
-async fn connections_are_listed_in_pages_with_who_they_are_and_what_they_have() {
+async fn connections_are_listed_in_pages_with_identity_and_topics() {
     let scene = Scene::new(["alice", "bob", "carol"], Config::default()).await;
     let mut clients = Vec::new();
     for topics in [&["news", "private:alice"][..], &["news"], &[]] {
@@ -362,7 +363,7 @@ async fn connections_are_listed_in_pages_with_who_they_are_and_what_they_have() 
         clients.push(client);
     }
     let topics = || scene.janus.connections(0, 100).iter().map(|client| client.topics.len()).sum::<usize>();
-    // Their Transports hear of a subscription a moment after the client.
+    // The Transports hear of a subscription a moment after the client.
     until("all are listed", || topics() == 3).await;
     let all = scene.janus.connections(0, 100);
     assert_eq!(all.iter().map(|client| &*client.user).collect::<Vec<_>>(), ["alice", "bob", "carol"]);
@@ -377,7 +378,7 @@ async fn connections_are_listed_in_pages_with_who_they_are_and_what_they_have() 
 }
 
 #[tokio::test]
-async fn an_operator_closes_a_connection_or_all_of_a_user() {
+async fn an_operator_closes_a_connection_or_all_connections_of_a_user() {
     let mut scene = Scene::new(["alice", "alice", "bob"], Config::default()).await;
     let (mut one, mut two, mut bob) = (scene.connect().await, scene.connect().await, scene.connect().await);
     for _ in 0..3 {
@@ -402,7 +403,7 @@ async fn an_operator_closes_a_connection_or_all_of_a_user() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_a_connection_that_is_not_wanted_back() {
+async fn a_session_ends_with_a_connection_that_must_not_come_back() {
     for (reconnect, kept) in [(true, 1), (false, 0)] {
         let scene = Scene::new(["alice"], Config::default()).await;
         let mut alice = scene.connect().await;
@@ -416,7 +417,7 @@ async fn a_session_ends_with_a_connection_that_is_not_wanted_back() {
 }
 
 #[tokio::test]
-async fn a_hook_that_blocks_its_thread_holds_up_nobody_who_is_served() {
+async fn a_hook_that_blocks_its_thread_delays_no_served_client() {
     struct Blocks(Mutex<std::sync::mpsc::Receiver<()>>);
     impl Hooks for Blocks {
         async fn authorize_subscribe(&self, _: &Client, topic: &TopicName) -> Result<(), Denied> {
@@ -445,7 +446,7 @@ async fn a_hook_that_blocks_its_thread_holds_up_nobody_who_is_served() {
     runtime.shutdown_background();
 }
 
-/// Knows clients by what their protocol has for it: `auth` of a hello, or the cookie of a request.
+/// Identifies clients by the field of their protocol: `auth` in a hello, or the cookie of a request.
 struct Keys;
 
 impl Hooks for Keys {
@@ -488,7 +489,7 @@ impl Http {
         Self::request(addr, request).await
     }
 
-    /// Reads up to and with this text; what came before it.
+    /// Reads up to and including this text. Returns the text before.
     async fn until(&mut self, end: &str) -> String {
         loop {
             let text = String::from_utf8_lossy(&self.received).into_owned();
@@ -508,7 +509,7 @@ impl Http {
     }
 }
 
-/// A WebSocket that has said hello with this; its first frames up to the one that ends it, or up to `count`.
+/// Opens a WebSocket and sends these frames. Returns the first frames up to an end of the connection, or up to `count`.
 async fn websocket(addr: SocketAddr, frames: &[String], count: usize) -> Vec<String> {
     let upgrade = websocket::client::upgrade(&addr.to_string(), "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
     let mut http = Http::request(addr, upgrade).await;
@@ -545,7 +546,7 @@ async fn with_keys() -> (Janus, SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_websocket_shows_who_it_is_with_its_hello() {
+async fn a_websocket_authenticates_with_its_hello() {
     let (janus, addr) = with_keys().await;
     for (auth, code, reconnect) in [(None, 4413, None), (Some("?"), 4413, None), (Some("busy"), 4006, Some(9_000))] {
         let got = websocket(addr, &[v1::client::hello(None, auth)], 2).await;
@@ -569,7 +570,7 @@ async fn a_websocket_shows_who_it_is_with_its_hello() {
 }
 
 #[tokio::test]
-async fn a_session_of_a_websocket_goes_on_for_its_user_only() {
+async fn a_session_of_a_websocket_resumes_for_its_user_only() {
     let (janus, addr) = with_keys().await;
     let frames = [v1::client::hello(None, Some("key=alice")), v1::client::subscribe(Some(1), "news", None)];
     let got = websocket(addr, &frames, 2).await;
@@ -584,7 +585,7 @@ async fn a_session_of_a_websocket_goes_on_for_its_user_only() {
 }
 
 #[tokio::test]
-async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_may_not_have() {
+async fn an_event_stream_gets_a_status_or_an_event_for_a_forbidden_topic() {
     let (janus, addr) = with_keys().await;
     let refused = Http::events(addr, "news", "nothing").await.rest().await;
     assert!(refused.starts_with("HTTP/1.1 401 ") && refused.contains("this key is not known"), "{refused}");
@@ -594,7 +595,7 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
     let mut events = Http::events(addr, "news", "key=alice").await;
     assert!(events.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
     events.until("id: ").await;
-    // Its Transport hears of the subscription a moment after the client.
+    // The Transport hears of the subscription a moment after the client.
     until("it is listed with its topic", || janus.connections(0, 10).iter().any(|client| client.topics.len() == 1))
         .await;
     let listed = janus.connections(0, 10);
@@ -618,19 +619,19 @@ async fn a_stream_of_events_is_refused_with_a_status_or_told_of_a_topic_that_it_
 }
 
 #[tokio::test]
-async fn a_stream_of_events_that_may_have_none_of_its_topics_ends_so_that_a_browser_does_what_it_should() {
+async fn an_event_stream_without_an_allowed_topic_ends_as_browsers_expect() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..impatient() };
-    // A heartbeat that came before the head would spoil it.
+    // A heartbeat before the head would spoil the head.
     let (heartbeat_interval, hook_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
     let config = Config { drain_period: Duration::ZERO, max_topics: 1, heartbeat_interval, hook_timeout, ..config };
     let janus = Janus::builder().config(config).hooks(Keys).start().await.unwrap();
     let addr = janus.local_addrs()[0];
     let _only_topic = janus.subscribe("news").unwrap();
-    // What it may never have, a browser does not ask for again after this.
+    // A browser does not come back after a final refusal.
     let forbidden = Http::events(addr, "secret", "key=alice").await.rest().await;
     assert!(forbidden.starts_with("HTTP/1.1 403 "), "{forbidden}");
     assert!(forbidden.ends_with(r#"{"error":{"code":"forbidden","message":"not for you"}}"#), "{forbidden}");
-    // What may work later it does ask for again: a stream that ends is one that it comes back to, after the `retry`.
+    // A browser comes back after a temporary refusal: the stream ends, and the browser returns after the `retry`.
     for (topics, codes) in [
         ("hung", &["authorization_failed"][..]),
         ("more", &["too_many_topics_on_server"]),
@@ -654,7 +655,7 @@ async fn a_stream_of_events_that_may_have_none_of_its_topics_ends_so_that_a_brow
         assert!((5_000..15_000).contains(&retry.parse().unwrap()), "not in a tight loop: {stream}");
     }
     until("none of them is left", || janus.stats().connections == 0).await;
-    // One that is closed while nobody knows yet whether it may have its topic is a stream that ends, too.
+    // A stream that is closed before the hook has decided also ends as a stream.
     let waiting = Http::events(addr, "hung", "key=alice").await;
     until("it is there", || janus.stats().sessions == 1).await;
     assert!(janus.disconnect(janus.connections(0, 10)[0].connection, true));

@@ -1,11 +1,12 @@
-//! Hostile clients: whatever they do, the server's memory stays within a bound, nobody else loses a message, and nothing of
-//! them is left over.
+//! Hostile clients: in every attack the server's memory stays within a bound, other clients lose no message, and
+//! nothing of the attackers is left.
 //!
-//! Each attack meets two servers: one in this process, which can be asked what it still holds, and the binary, whose memory
-//! and descriptors can be looked at. Meanwhile a bystander publishes one numbered message after the other, and waits for the
-//! receipt and for the delivery of each.
+//! Each attack runs against two servers: an instance in this process, whose remaining state can be checked, and the
+//! binary, whose memory and descriptors can be measured. During the attack a bystander publishes one numbered message
+//! after the other, and waits for the receipt and for the delivery of each.
 //!
-//! How long the bystander waits is not asserted here, as the machine may be busy, but measured, with larger crowds, by
+//! The waiting times of the bystander are not asserted here, as the machine may be busy, but measured, with larger
+//! crowds, by
 //!
 //!     cargo test --release --all-features --test e2e -- --ignored --nocapture hostile
 
@@ -28,24 +29,26 @@ use crate::support::{Client, Close, DEADLINE, own_address, publish_frame, serve,
 
 const MIB: u64 = 1 << 20;
 
-/// What an attack may cost beside what is stated for it: allocators keep some, and the log has a line for some clients.
+/// The cost of an attack on top of its stated cost: allocators keep some memory, and the log has a line for some
+/// clients.
 const SLACK: u64 = 8 * MIB;
 
-/// When sessions and topics that nobody uses end; the rest is as anybody has it.
+/// The lifetime of unused sessions and topics. The other settings are defaults.
 const SOON: Duration = Duration::from_millis(100);
 
-/// For clients that leave frames unfinished. A busy machine makes others do so for a moment, who must not be taken for them.
+/// For clients that leave frames unfinished. On a busy machine other clients do so for a moment, and must not be cut
+/// off.
 const FRAME_TIMEOUT: Duration = Duration::from_millis(500);
 const PATIENT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_loris_frames_are_cut_off_and_cost_what_they_are_long() {
+async fn slow_loris_frames_are_cut_off_and_cost_their_length() {
     withstands(FRAME_TIMEOUT, async |addr| slow_loris(addr, 200).await, SLACK).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_frames_cost_no_more_than_the_longest_frame_each() {
-    // A buffer that grows by doubling may be twice as large as what is in it.
+    // A buffer that grows by doubling may be twice as large as its contents.
     let frames = 200 * 2 * Config::default().max_frame_bytes as u64;
     withstands(FRAME_TIMEOUT, async |addr| endless_frames(addr, 200).await, frames + SLACK).await;
 }
@@ -58,7 +61,7 @@ async fn a_million_tiny_frames_cost_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_with_128_topics_each_costs_a_kilobyte_a_subscription() {
+async fn a_crowd_with_128_topics_each_costs_a_kilobyte_per_subscription() {
     withstands(PATIENT, async |addr| many_topics(addr, 1_000).await, 1_000 * 128 * 1_024 + SLACK).await;
 }
 
@@ -78,20 +81,20 @@ async fn unfinished_input_of_a_crowd_stays_within_the_memory_budget() {
     let server = Process::start_with(PATIENT, &["--memory-budget-bytes", &BUDGET.to_string()]);
     let bystander = Bystander::start(server.addr).await;
     unfinished_input(server.addr, 1_500).await;
-    bystander.goes_on().await;
+    bystander.makes_progress().await;
     let peak = server.memory_peak();
     println!("{:.1} MiB of memory at most, with a budget of {:.1}", mib(peak), mib(BUDGET));
     assert!(peak <= BUDGET + BUDGET / 4, "{:.1} MiB of memory, with a budget of {:.1}", mib(peak), mib(BUDGET));
     bystander.finish().await;
 }
 
-/// Lets the attack loose on both servers, of which the binary may take so many bytes more at any moment of it.
+/// Runs the attack on both servers. The binary may take at most `memory` bytes more at any moment.
 async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), memory: u64) {
     let config = Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let bystander = Bystander::start(addr).await;
     attack(addr).await;
-    bystander.goes_on().await;
+    bystander.makes_progress().await;
     until("only the bystander is left", || {
         let stats = janus.stats();
         (stats.connections, stats.sessions, stats.topics, subscribers(&janus, NEWS)) == (2, 2, 1, Some(1))
@@ -111,7 +114,7 @@ async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), m
     let bystander = Bystander::start(server.addr).await;
     let (memory_before, descriptors_before) = (server.memory(), server.descriptors());
     attack(server.addr).await;
-    bystander.goes_on().await;
+    bystander.makes_progress().await;
     until("no descriptor is left", || server.descriptors() == descriptors_before).await;
     let grown = server.memory_peak().saturating_sub(memory_before);
     println!("at most {:.1} MiB more, of {:.1}", mib(grown), mib(memory));
@@ -130,7 +133,7 @@ impl Process {
         Self::start_with(frame_timeout, &[])
     }
 
-    /// With further settings.
+    /// Starts the binary with further settings.
     fn start_with(frame_timeout: Duration, further: &[&str]) -> Self {
         let address = own_address().to_string();
         let (frame_timeout, soon) = (format!("{}ms", frame_timeout.as_millis()), format!("{}ms", SOON.as_millis()));
@@ -146,18 +149,18 @@ impl Process {
         Self { running, addr }
     }
 
-    /// Where its HTTP port is, which the log tells next.
+    /// The address of the HTTP port, from the next log line.
     fn http(&self) -> SocketAddr {
         let line = self.running.error_line("serving HTTP on ");
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Bytes in memory now.
+    /// The current bytes in memory.
     fn memory(&self) -> u64 {
         self.status("VmRSS:")
     }
 
-    /// The most that it ever was.
+    /// The peak of bytes in memory.
     fn memory_peak(&self) -> u64 {
         self.status("VmHWM:")
     }
@@ -173,8 +176,8 @@ impl Process {
     }
 }
 
-/// Somebody who has nothing to do with it: a subscriber, and a publisher that numbers its messages. The next is sent when
-/// the one before has its receipt and has been delivered.
+/// An uninvolved client: a subscriber, and a publisher that numbers its messages. The publisher sends the next message
+/// after the receipt and the delivery of the message before.
 struct Bystander {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
@@ -192,19 +195,19 @@ impl Bystander {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let task = tokio::spawn(publish_and_receive(publisher, subscriber, Arc::clone(&stop), Arc::clone(&rounds)));
         let bystander = Self { stop, rounds, task };
-        bystander.goes_on().await;
+        bystander.makes_progress().await;
         bystander
     }
 
     /// Waits until some further messages have arrived.
-    async fn goes_on(&self) {
+    async fn makes_progress(&self) {
         let goal = self.rounds.load(Ordering::Relaxed) + 10;
         until("the bystander goes on", || self.task.is_finished() || self.rounds.load(Ordering::Relaxed) >= goal).await;
     }
 
-    /// How long each of its messages took; fails if one did not come.
+    /// The time of each message. Fails if a message did not come.
     async fn finish(self) -> Vec<Duration> {
-        self.goes_on().await;
+        self.makes_progress().await;
         self.stop.store(true, Ordering::Relaxed);
         timeout(DEADLINE, self.task).await.expect("the bystander ends").expect("the bystander lost nothing")
     }
@@ -231,7 +234,7 @@ async fn publish_and_receive(
         };
         latencies.push(sent.elapsed());
         assert_eq!(message["data"], number);
-        // There may have been a bystander before this one.
+        // There may have been an earlier bystander.
         let seq = publisher.json().await["published"]["seq"].as_u64().expect("a receipt has a number");
         assert_eq!(seq - *first.get_or_insert(seq) + 1, number);
         rounds.fetch_add(1, Ordering::Relaxed);
@@ -239,7 +242,7 @@ async fn publish_and_receive(
     latencies
 }
 
-/// Waits for all of them, each of which has its own deadlines.
+/// Waits for all clients, each of which has its own deadlines.
 async fn all(clients: impl Iterator<Item = impl Future<Output = ()> + Send + 'static>) {
     let mut set = clients.collect::<JoinSet<()>>();
     while let Some(ended) = set.join_next().await {
@@ -247,14 +250,14 @@ async fn all(clients: impl Iterator<Item = impl Future<Output = ()> + Send + 'st
     }
 }
 
-/// Clients that begin a frame in one of many ways and never end it, but send a further byte of it now and then.
+/// Clients that begin a frame in one of many ways and never end it, but send a further byte now and then.
 async fn slow_loris(addr: SocketAddr, clients: usize) {
     const FRAMES: [(&str, &[u8]); 6] = [
         ("{\"action\":\"subscribe\",\"data\":\"", b"x"),
         ("", b" "),
         ("PING\0<regular-socket/", b"\n"),
         ("PUBLISH\0", b" "),
-        // Empty frames before the body do not begin it anew.
+        // Empty frames before the body do not start it anew.
         ("PUBLISH\0", b"\0"),
         ("PUBLISH\0{\"topic\":", b"["),
     ];
@@ -278,9 +281,9 @@ async fn slow_loris(addr: SocketAddr, clients: usize) {
     all(FRAMES.into_iter().cycle().take(clients).map(drip)).await;
 }
 
-/// Clients that send a frame and go on with it for ever; some stop just before the limit, and let it be held.
+/// Clients that send a frame without end. Some stop just before the limit, and leave the bytes with the server.
 async fn endless_frames(addr: SocketAddr, clients: usize) {
-    /// More than the server reads of any of them, and than sockets hold.
+    /// More than the server reads from any of these clients, and than sockets hold.
     const ENDLESS: usize = 16 << 20;
     let limit = Config::default().max_frame_bytes;
     let heads: [(&str, usize); 4] =
@@ -295,7 +298,7 @@ async fn endless_frames(addr: SocketAddr, clients: usize) {
         let code = if length == ENDLESS { "frame_too_large" } else { "frame_timeout" };
         match timeout(DEADLINE, client.next()).await.expect("an answer or the end comes") {
             Ok(frame) => assert!(String::from_utf8_lossy(&frame).contains(code), "{length} bytes after {head:?}"),
-            // Nobody reads on for ever so that a client that does not stop sees its error frame.
+            // A client that does not stop need not see its error frame: the server does not read forever.
             Err(Close::Reset) if length == ENDLESS => {}
             Err(close) => panic!("{close:?} after {length} bytes after {head:?}"),
         }
@@ -304,7 +307,7 @@ async fn endless_frames(addr: SocketAddr, clients: usize) {
     all(heads.into_iter().cycle().take(clients).map(send)).await;
 }
 
-/// Clients that all send nearly the longest frame at once, without its end, until the half of them has been closed for it.
+/// Clients that all send nearly the longest frame at once, without its end, until half of the clients have been closed.
 async fn unfinished_input(addr: SocketAddr, clients: usize) {
     let part = vec![b'x'; Config::default().max_frame_bytes - 10];
     let mut crowd = Vec::new();
@@ -322,14 +325,14 @@ async fn unfinished_input(addr: SocketAddr, clients: usize) {
                 Err(close) => assert_eq!(close, Close::Reset),
             }
             closed.fetch_add(1, Ordering::Relaxed);
-            // It keeps its socket for as long as the attack lasts.
+            // The client keeps its socket for the whole attack.
             std::future::pending::<()>().await;
         });
     }
     until("half of them are closed", || closed.load(Ordering::Relaxed) >= clients / 2).await;
 }
 
-/// Ten clients that together send so many frames of a few bytes.
+/// Ten clients that together send `frames` frames of a few bytes.
 async fn tiny_frames(addr: SocketAddr, frames: usize) {
     const FRAMES: [&str; 10] =
         ["\0", "PING\0", "PONG\0", " \0", "<regular-socket/>\0", "\0", "PING\0", "\0", "1\0", "{}\0"];
@@ -357,13 +360,13 @@ async fn tiny_frames(addr: SocketAddr, frames: usize) {
     all(FRAMES.into_iter().enumerate().map(send)).await;
 }
 
-/// Clients with as many topics as they may have. Twenty share theirs, so there are many topics as well.
+/// Clients with the maximum of topics each. Groups of twenty share their topics, so there are many topics as well.
 async fn many_topics(addr: SocketAddr, clients: usize) {
     let topics = Config::default().max_topics_per_client;
     let mut crowd = Vec::new();
     let mut set = JoinSet::new();
     for index in 0..clients {
-        // Not all at once: the backlog is not what this is about.
+        // Not all at once: the backlog is not under test.
         if set.len() == 100 {
             crowd.push(set.join_next().await.unwrap().unwrap());
         }
@@ -382,12 +385,12 @@ async fn many_topics(addr: SocketAddr, clients: usize) {
         crowd.push(client.unwrap());
     }
     assert_eq!(crowd.len(), clients);
-    // All of them are there, and one of them speaks.
+    // All clients are connected, and one client speaks.
     crowd[0].send(publish_frame("crowd 0 topic 0", "1")).await;
     assert!(crowd[0].frame().await.contains("crowd 0 topic 0"));
 }
 
-/// Clients that subscribe and unsubscribe as fast as they can: from a topic that others have, and from ones of their own.
+/// Clients that subscribe and unsubscribe as fast as possible: a shared topic, and topics of their own.
 async fn subscription_storm(addr: SocketAddr, clients: usize, rounds: usize) {
     let storm = move |index: usize| async move {
         let mut client = Client::connect(addr).await.reset_on_drop();
@@ -404,8 +407,8 @@ async fn subscription_storm(addr: SocketAddr, clients: usize, rounds: usize) {
     all((0..clients).map(storm)).await;
 }
 
-/// For each byte of a conversation, clients whose connection is reset after it: at once, and after what was to be answered
-/// has been answered.
+/// For each byte of a conversation, clients whose connection is reset after this byte: at once, and after the answers
+/// to the bytes so far.
 async fn resets(addr: SocketAddr) {
     let talk = "talk";
     let classic = publish_and_close(talk, "\"\"", "\"\"", "2");
@@ -430,10 +433,10 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB as f64
 }
 
-/// Not for every run: ten thousand connections take most of the descriptors that a process may have.
+/// Not for every run: ten thousand connections take most of a process's descriptors.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, which needs minutes and an idle machine; see the head of this file"]
-async fn hostile_crowds_in_full_and_what_they_cost_a_bystander() {
+async fn hostile_crowds_at_full_size_and_their_cost_for_a_bystander() {
     measure("nothing", async |_| quiet().await).await;
     measure("slow loris, 2,000 clients", async |addr| slow_loris(addr, 2_000).await).await;
     measure("endless frames, 2,000 clients", async |addr| endless_frames(addr, 2_000).await).await;
@@ -451,7 +454,7 @@ async fn hostile_crowds_in_full_and_what_they_cost_a_bystander() {
     measure("128 topics each, 10,000 clients", async |addr| many_topics(addr, 10_000).await).await;
 }
 
-/// Long enough for a few thousand messages.
+/// Waits for as long as a few thousand messages take.
 async fn quiet() {
     let begun = Instant::now();
     until("five seconds are over", || begun.elapsed() >= Duration::from_secs(5)).await;

@@ -1,4 +1,4 @@
-//! The HTTP port as its clients see it: event streams that resume, refusals with a status, and what is passed on.
+//! The HTTP port as clients see the port: resuming event streams, refusals with a status, and connections passed on.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use tokio::time::timeout;
 
 use crate::support::{DEADLINE, serve, take_chunks, until};
 
-/// A client that reads a response as text.
+/// A client with text responses.
 pub(crate) struct Http {
     stream: TcpStream,
     received: String,
-    /// What has come of a chunk that is not whole, where the response has chunks.
+    /// The bytes of an incomplete chunk, in a response with chunks.
     chunks: Option<Vec<u8>>,
 }
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
 
-/// One block of an event stream.
+/// A block of an event stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) event: Option<String>,
@@ -37,7 +37,7 @@ impl Http {
         Self { stream, received: String::new(), chunks: None }
     }
 
-    /// Opens a stream of events; its head must be a good one.
+    /// Opens an event stream, which must have a good head.
     pub(crate) async fn events(addr: SocketAddr, query: &str, headers: &str) -> Self {
         let request = format!("GET /events?{query} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
         let mut client = Self::send(addr, request).await;
@@ -62,7 +62,7 @@ impl Http {
         self.received.push_str(str::from_utf8(&bytes).unwrap());
     }
 
-    /// What comes up to the end of this text.
+    /// Reads up to the end of this text.
     pub(crate) async fn up_to(&mut self, end: &str) -> String {
         let read = async {
             loop {
@@ -86,12 +86,12 @@ impl Http {
         self.received
     }
 
-    /// Reads, and looks at nothing, up to the end.
+    /// Reads to the end, and discards everything.
     pub(crate) async fn discard(mut self) {
         let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
     }
 
-    /// The next block that is no heartbeat.
+    /// The next block except heartbeats.
     pub(crate) async fn block(&mut self) -> Block {
         let text = loop {
             let text = self.up_to("\n\n").await;
@@ -112,7 +112,7 @@ impl Http {
         block
     }
 
-    /// The next block, which must be a message: its number and its data.
+    /// The number and data of the next block, which must be a message.
     pub(crate) async fn message(&mut self) -> (u64, Value) {
         let block = self.block().await;
         let data = block.data.as_ref().unwrap_or_else(|| panic!("{block:?}"));
@@ -122,7 +122,7 @@ impl Http {
         (seq, data["data"].clone())
     }
 
-    /// The id of the next block, which must say what has been subscribed to, without its horizon.
+    /// The id of the next block, which must confirm the subscriptions. The horizon is left out.
     pub(crate) async fn id(&mut self) -> String {
         let block = self.block().await;
         assert_eq!(block.event.as_deref(), Some("subscribed"), "{block:?}");
@@ -139,7 +139,7 @@ fn position(id: &str) -> (&str, &str) {
     (epoch, rest.split('.').next().unwrap())
 }
 
-/// Ends this client, so that only what its server keeps is left.
+/// Ends this client, so that only the state kept by the server is left.
 pub(crate) async fn lose(client: Http, janus: &Janus) {
     drop(client);
     until("the connection to end", || janus.stats().connections == 0).await;
@@ -189,7 +189,7 @@ async fn a_stream_of_one_topic_resumes_without_a_hole_and_without_a_repeat() {
 }
 
 #[tokio::test]
-async fn an_id_without_a_horizon_resumes_its_own_topic_alone() {
+async fn an_id_without_a_horizon_resumes_only_its_own_topic() {
     let (janus, addr) = serve_http(Config::default()).await;
     let mut client = Http::events(addr, "topic=a&topic=b", "").await;
     client.id().await;
@@ -219,7 +219,7 @@ async fn an_id_without_a_horizon_resumes_its_own_topic_alone() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
+async fn an_id_that_is_too_old_or_unknown_is_answered_with_a_gap() {
     let config = Config { resume_messages: 2, ..Config::default() };
     let (janus, addr) = serve_http(config).await;
     let mut client = Http::events(addr, "topic=news", "").await;
@@ -238,7 +238,7 @@ async fn an_id_that_is_too_old_or_strange_is_answered_with_a_gap() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
+async fn a_stream_does_not_resume_where_only_sessions_resume() {
     for resume in [Resume::Session, Resume::Off] {
         let mut config = Config::default();
         config.default_namespace.resume = resume;
@@ -259,7 +259,7 @@ async fn a_stream_goes_on_nowhere_where_only_sessions_do() {
 }
 
 #[tokio::test]
-async fn silence_is_filled_with_events_that_a_page_can_hear() {
+async fn silence_is_filled_with_events_visible_to_a_page() {
     let (_janus, addr) = serve_http(Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() }).await;
     let mut client = Http::events(addr, "topic=news", "").await;
     client.id().await;
@@ -268,11 +268,11 @@ async fn silence_is_filled_with_events_that_a_page_can_hear() {
 }
 
 #[tokio::test]
-async fn what_is_published_once_the_head_has_come_reaches_the_stream() {
+async fn a_message_published_after_the_head_reaches_the_stream() {
     let (janus, addr) = serve_http(Config::default()).await;
     let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
     for round in 0..20 {
-        // Topics that must be made first, one or many, and then many that exist.
+        // Topics that must be created first, one or many, and then many existing topics.
         let fresh = format!("fresh:{round}");
         let mut client = Http::events(addr, &format!("topic={fresh}"), "").await;
         janus.publish(&fresh, &round).await.unwrap();
@@ -288,7 +288,7 @@ async fn what_is_published_once_the_head_has_come_reaches_the_stream() {
 }
 
 #[tokio::test]
-async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
+async fn a_drain_tells_a_stream_to_come_back_after_the_port_can_reopen() {
     let config = Config {
         drain_timeout: Duration::from_secs(20),
         drain_period: Duration::from_secs(3),
@@ -304,7 +304,7 @@ async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
     let waited = begun.elapsed();
     let retry = bye.strip_prefix("event: bye\nretry: ").unwrap().split('\n').next().unwrap();
     let retry = Duration::from_millis(retry.parse().unwrap());
-    // The time over which clients are closed, less what of it is over, then the restart.
+    // The rest of the time over which clients are closed, and the time of the restart.
     assert!(
         retry + waited >= Duration::from_secs(10) && retry <= Duration::from_secs(12),
         "{retry:?} after {waited:?}"
@@ -313,7 +313,7 @@ async fn a_drain_tells_a_stream_to_come_back_when_the_port_can_be_open_again() {
 }
 
 #[tokio::test]
-async fn a_client_of_http_1_0_gets_no_chunks() {
+async fn an_http_1_0_client_gets_no_chunks() {
     let (janus, addr) = serve_http(Config::default()).await;
     let mut client = Http::send(addr, "GET /events?topic=news HTTP/1.0\r\n\r\n").await;
     let head = client.up_to("\r\n\r\n").await;
@@ -324,7 +324,7 @@ async fn a_client_of_http_1_0_gets_no_chunks() {
 }
 
 #[tokio::test]
-async fn streams_are_told_different_times_to_come_back_after() {
+async fn streams_are_told_different_times_until_they_come_back() {
     let (_janus, addr) = serve_http(Config::default()).await;
     let mut times = std::collections::BTreeSet::new();
     for _ in 0..20 {
@@ -336,7 +336,7 @@ async fn streams_are_told_different_times_to_come_back_after() {
 }
 
 #[tokio::test]
-async fn many_topics_are_subscribed_to_by_one_request() {
+async fn one_request_subscribes_to_many_topics() {
     let (janus, addr) = serve_http(Config::default()).await;
     let query: Vec<String> = (0..100).map(|number| format!("topic=t%3A{number}")).collect();
     let mut client = Http::events(addr, &query.join("&"), "").await;
@@ -370,7 +370,7 @@ async fn a_browser_may_come_from_the_same_host_or_a_listed_origin() {
 }
 
 #[tokio::test]
-async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
+async fn a_foreign_name_that_resolves_to_this_machine_is_not_the_same_host() {
     let answer = async |addr: SocketAddr, path: &str, host: &str, origin: Option<&str>| {
         let origin = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
         let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -384,10 +384,10 @@ async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
     let port = addr.port();
     let rebound = format!("evil.example:{port}");
     assert_eq!(answer(addr, "/ws", &rebound, Some(&format!("http://{rebound}"))).await, 403);
-    // An EventSource of the same host names no origin.
+    // An EventSource of the same host sends no origin.
     assert_eq!(answer(addr, "/events?topic=a", &rebound, None).await, 403);
     assert_eq!(answer(addr, "/events?topic=a", &format!("127.0.0.1.evil.example:{port}"), None).await, 403);
-    // A page on this machine, and one behind a proxy that keeps the name which it was asked for.
+    // A page on this machine, and a page behind a proxy that keeps the requested name.
     for name in ["localhost", "app.localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"] {
         let host = format!("{name}:{port}");
         assert_eq!(answer(addr, "/ws", &host, Some(&format!("http://{host}"))).await, 101, "{host}");
@@ -397,7 +397,7 @@ async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
         assert_eq!(answer(addr, "/ws", host, Some(origin)).await, 101, "{host}");
         assert_eq!(answer(addr, "/events?topic=a", host, None).await, 200, "{host}");
     }
-    // A name of this machine's own that its operator knows, and a server that is there for others.
+    // A name of this machine known only to its operator, and a server open to other sites.
     let listed = Config { allowed_origins: vec!["*".to_owned()], ..Config::default() };
     let (_janus, addr) = serve_http(listed).await;
     let host = format!("dev.example:{}", addr.port());
@@ -413,7 +413,7 @@ async fn a_page_whose_name_leads_to_this_machine_is_not_of_the_same_host() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_served_gets_a_status_and_a_fin() {
+async fn a_request_that_cannot_be_served_gets_a_status_and_a_fin() {
     let config = Config { max_connections: 1, frame_timeout: Duration::from_millis(20), ..Config::default() };
     let (_janus, addr) = serve_http(config).await;
     let code = async |request: &str, status: &str| {
@@ -431,7 +431,7 @@ async fn what_cannot_be_served_gets_a_status_and_a_fin() {
     assert_eq!(code("GET /events?topic=a HTTP/1.1\r\nHost: a\r\n\r\n", "503").await, "too_many_connections");
 }
 
-/// How a response's head begins, and the event that its stream ends with, or the error in its body.
+/// The beginning of a response's head, and the last event of the stream, or the error in the body.
 async fn refused(addr: SocketAddr, headers: &str) -> (String, Value) {
     let request = format!("GET /events?topic=news HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
     let answer = Http::send(addr, request).await.read_to_end().await;
@@ -457,7 +457,7 @@ async fn refused(addr: SocketAddr, headers: &str) -> (String, Value) {
 const EVENT_SOURCE: &str = "Accept: text/event-stream\r\nOrigin: https://app.example\r\n";
 
 #[tokio::test]
-async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_get_a_status() {
+async fn a_browser_at_a_full_server_is_told_to_come_back_without_a_status() {
     let origins = vec!["https://app.example".to_owned()];
     let frame_timeout = Duration::from_secs(1);
     let config = Config { max_connections: 1, allowed_origins: origins, frame_timeout, ..Config::default() };
@@ -467,7 +467,7 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
     assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"), "{head}");
     assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
     assert_eq!(error, "too_many_connections");
-    // Whoever does not read events reads a status, as does one that cannot be told anything else.
+    // A client that does not read events gets a status, as does a client that cannot be told otherwise.
     let (head, error) = refused(addr, "Origin: https://app.example\r\n").await;
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
     assert!(head.contains("access-control-allow-origin: https://app.example\r\n"), "{head}");
@@ -484,21 +484,21 @@ async fn a_browser_that_finds_the_server_full_is_told_to_come_back_and_does_not_
 }
 
 #[tokio::test]
-async fn a_browser_for_which_there_is_no_time_to_be_told_anything_reads_no_status() {
+async fn a_browser_that_must_be_dropped_without_a_word_reads_no_status() {
     let frame_timeout = Duration::from_millis(100);
     let (_janus, addr) =
         serve_http(Config { max_connections: 1, max_refusals: 0, frame_timeout, ..Config::default() }).await;
     let _only = Http::events(addr, "topic=news", "").await;
     let mut refused = Http::send(addr, "").await;
-    // Whether this is a reset or a FIN is not its server's choice.
+    // The server cannot choose between a reset and a FIN here.
     let _ = timeout(DEADLINE, refused.stream.read_to_string(&mut refused.received)).await.expect("an end");
     assert_eq!(refused.received, "");
-    // What it asks for need not be waited for.
+    // This request has already arrived, so the server need not wait before the answer.
     let (_, error) = self::refused(addr, "Accept: text/event-stream\r\n").await;
     assert_eq!(error, "too_many_connections");
 }
 
-/// A hook that fails.
+/// A failing hook.
 struct Broken;
 
 impl Hooks for Broken {
@@ -508,7 +508,7 @@ impl Hooks for Broken {
 }
 
 #[tokio::test]
-async fn a_browser_that_meets_a_hook_which_fails_is_told_to_come_back() {
+async fn a_browser_refused_by_a_failing_hook_is_told_to_come_back() {
     let http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
     let allowed_origins = vec!["https://app.example".to_owned()];
     let config = Config { listen: Vec::new(), http_listen, allowed_origins, ..Config::default() };

@@ -29,7 +29,7 @@ fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_time_of_its_making() {
+async fn every_answer_has_a_date() {
     let (_server, addr) = start(&["--frame-timeout", "20ms"]);
     let host = format!("Host: {addr}\r\n");
     for (request, status) in [
@@ -66,7 +66,7 @@ fn without_date(head: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_request_for_the_head_has_the_head_of_the_answer_to_get_and_nothing_more() {
+async fn head_is_answered_with_the_head_of_get_and_no_body() {
     let (_server, addr) = start(&[]);
     let _subscriber = Http::events(addr, "topic=news", "").await;
     for (target, headers, status) in [
@@ -94,7 +94,7 @@ async fn a_request_for_the_head_has_the_head_of_the_answer_to_get_and_nothing_mo
 }
 
 #[tokio::test]
-async fn a_request_has_one_host_that_can_be_one() {
+async fn a_request_needs_exactly_one_valid_host() {
     let (_server, addr) = start(&[]);
     let ask = async |first: &str, hosts: &[&str]| {
         let hosts: String = hosts.iter().map(|host| format!("Host:{host}\r\n")).collect();

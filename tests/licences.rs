@@ -6,7 +6,7 @@ use std::process::Command;
 
 use spdx::{Expression, LicenseReq};
 
-/// Licences that ask for no more than that they are named.
+/// Licences with no demand but to be named.
 const ALLOWED: [&str; 9] =
     ["MIT", "MIT-0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "BSL-1.0"];
 
@@ -44,7 +44,7 @@ fn every_published_package_has_the_licence_texts_and_a_readme() {
 }
 
 #[test]
-fn a_licence_that_asks_for_more_is_refused() {
+fn a_licence_with_further_conditions_is_refused() {
     assert!(is_allowed("MIT OR GPL-3.0-only"), "one that is allowed is enough");
     assert!(is_allowed("MIT/Apache-2.0"), "the old way to write it");
     assert!(!is_allowed("MIT AND GPL-3.0-only"));

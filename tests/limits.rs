@@ -1,4 +1,4 @@
-//! What happens at each limit, over real sockets.
+//! The behaviour at each limit, over real sockets.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use janus_core::{Config, Fault, Message, PublishError};
 use crate::support::{Client, Close, publish, publish_frame, serve, subscribe_frame, subscribers, topic_actor, until};
 
 #[tokio::test]
-async fn a_slow_consumer_is_cut_off_and_counted_and_nobody_else_waits() {
+async fn a_slow_consumer_is_cut_off_and_counted_and_delays_no_client() {
     let config = Config { max_queue_bytes: 64 * 1024, send_buffer_bytes: 8 * 1024, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut slow = Client::connect(addr).await;
@@ -18,7 +18,7 @@ async fn a_slow_consumer_is_cut_off_and_counted_and_nobody_else_waits() {
         client.subscribe("news").await;
         others.push(client);
     }
-    // The slow one reads nothing; its kernel buffers and its queue fill up.
+    // The slow client reads nothing; its kernel buffers and its queue fill up.
     let data = format!("\"{}\"", "x".repeat(30_000));
     let mut published = 0;
     while janus.stats().slow_consumers == 0 {
@@ -66,7 +66,7 @@ async fn a_queue_is_limited_in_frames_as_well_as_in_bytes() {
     let mut slow = Client::connect(addr).await;
     slow.subscribe("news").await;
     let padding = "x".repeat(1_000);
-    // Far less than the 1 MiB that the queue takes in bytes, beside what the kernel's buffers do.
+    // Far less than the 1 MiB of the queue, together with the kernel's buffers.
     for _ in 0..1_000 {
         if janus.stats().slow_consumers == 1 {
             return;
@@ -91,7 +91,7 @@ async fn a_message_larger_than_the_queue_reaches_a_client_that_reads() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_client_that_takes_nothing_for_tcp_user_timeout_is_a_slow_consumer_too() {
+async fn a_client_that_takes_nothing_for_tcp_user_timeout_is_slow_too() {
     let config =
         Config { tcp_user_timeout: Duration::from_millis(500), send_buffer_bytes: 4 * 1024, ..Config::default() };
     let (janus, addr) = serve(config).await;
@@ -106,10 +106,10 @@ async fn a_client_that_takes_nothing_for_tcp_user_timeout_is_a_slow_consumer_too
 }
 
 #[tokio::test]
-async fn refused_clients_take_no_place_from_those_that_come_later() {
+async fn refused_clients_take_no_place_from_later_clients() {
     let (janus, addr) = serve(Config { max_connections: 1, ..Config::default() }).await;
     let first = Client::connect(addr).await;
-    // They stay open, to be refused as slowly as possible.
+    // The refused clients stay open, to be refused as slowly as possible.
     let mut refused = Vec::new();
     for _ in 0..40 {
         let mut client = Client::connect_silently(addr).await;
@@ -124,7 +124,7 @@ async fn refused_clients_take_no_place_from_those_that_come_later() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_wanted_again_while_it_ends_is_made_anew() {
+async fn a_topic_requested_again_while_it_ends_is_created_anew() {
     let (_janus, addr) = serve(Config { topic_idle: Duration::from_millis(20), ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     let begun = tokio::time::Instant::now();
@@ -138,7 +138,7 @@ async fn a_topic_that_is_wanted_again_while_it_ends_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_client_beyond_max_connections_is_told_so_and_accepting_goes_on() {
+async fn a_client_beyond_max_connections_is_told_so_and_accepting_continues() {
     let (janus, addr) = serve(Config { max_connections: 3, ..Config::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -161,7 +161,7 @@ async fn clients_beyond_accept_rate_wait_in_the_backlog_and_are_all_greeted() {
     let (janus, addr) = serve(Config { accept_rate: 20, max_handshakes: 1, ..Config::default() }).await;
     let begun = tokio::time::Instant::now();
     let mut clients = Vec::new();
-    // Two may come at once, the others are accepted one every 50 ms.
+    // Two may come at once; the others are accepted at one per 50 ms.
     for _ in 0..12 {
         clients.push(Client::connect_silently(addr).await);
     }
@@ -174,7 +174,7 @@ async fn clients_beyond_accept_rate_wait_in_the_backlog_and_are_all_greeted() {
 }
 
 #[tokio::test]
-async fn clients_that_come_at_once_are_all_greeted_however_few_may_wait_for_it() {
+async fn simultaneous_clients_are_all_greeted_even_with_a_short_backlog() {
     let (janus, addr) = serve(Config { max_handshakes: 1, ..Config::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..300 {
@@ -187,7 +187,7 @@ async fn clients_that_come_at_once_are_all_greeted_however_few_may_wait_for_it()
 }
 
 #[tokio::test]
-async fn one_topic_too_many_is_refused_and_the_others_stay() {
+async fn a_topic_beyond_the_limit_is_refused_and_the_others_stay() {
     let (_janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("one").await;
@@ -201,8 +201,8 @@ async fn one_topic_too_many_is_refused_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn a_topic_too_many_on_the_server_is_refused_until_unused_ones_have_ended() {
-    // The session of a client that has gone counts as a use for as long as it can be resumed.
+async fn a_topic_beyond_the_server_limit_is_refused_until_others_end() {
+    // The session of a departed client counts as a use for as long as the client can resume.
     let short = Duration::from_millis(100);
     let config = Config { max_topics: 1, topic_idle: short, session_ttl: short, ..Config::default() };
     let (janus, addr) = serve(config).await;
@@ -218,7 +218,7 @@ async fn a_topic_too_many_on_the_server_is_refused_until_unused_ones_have_ended(
 }
 
 #[tokio::test]
-async fn a_frame_that_stays_unfinished_closes_its_connection_also_a_later_one() {
+async fn any_unfinished_frame_closes_its_connection() {
     let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
@@ -232,7 +232,7 @@ async fn a_frame_that_stays_unfinished_closes_its_connection_also_a_later_one() 
 }
 
 #[tokio::test]
-async fn a_client_that_is_always_in_the_middle_of_some_frame_is_not_late_with_any() {
+async fn a_client_always_within_some_frame_is_late_with_none() {
     let frame_timeout = Duration::from_millis(50);
     let (_janus, addr) = serve(Config { frame_timeout, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
@@ -261,7 +261,7 @@ async fn an_idle_connection_between_frames_stays_open() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_is_faster_than_its_topic_is_slowed_and_loses_nothing() {
+async fn a_publisher_faster_than_its_topic_is_slowed_and_loses_nothing() {
     let config = Config { max_inflight_frames: 4, ..Config::default() };
     let (_janus, addr) = serve(config).await;
     let mut subscribers = Vec::new();
@@ -284,11 +284,11 @@ async fn a_publisher_that_is_faster_than_its_topic_is_slowed_and_loses_nothing()
 }
 
 #[tokio::test]
-async fn try_publish_says_when_a_topic_has_no_room_and_publish_waits_for_it() {
+async fn try_publish_fails_on_a_full_topic_and_publish_waits() {
     let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
-    // While the home arbiter hangs, nothing is handed out.
+    // During the hang of the home arbiter, nothing is handed out.
     janus.inject(Fault::Hang(Duration::from_millis(500)));
     let message = |i: u64| Message::new("news", &i).unwrap();
     let mut receipts = Vec::new();
@@ -319,7 +319,7 @@ async fn try_publish_says_when_a_topic_has_no_room_and_publish_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_fast_connection_takes_no_more_room_in_its_topic_than_it_may() {
+async fn a_fast_connection_takes_no_more_than_its_room_in_a_topic() {
     let (janus, addr) = serve(Config { max_inflight_frames: 4, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
@@ -342,7 +342,7 @@ async fn a_fast_connection_takes_no_more_room_in_its_topic_than_it_may() {
 }
 
 #[tokio::test]
-async fn publishers_that_wait_all_get_through() {
+async fn all_waiting_publishers_get_through() {
     let (janus, addr) = serve(Config { max_inflight_frames: 1, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
@@ -363,7 +363,7 @@ async fn publishers_that_wait_all_get_through() {
 }
 
 #[tokio::test]
-async fn clients_of_a_listener_off_loopback_may_not_publish_unless_it_is_allowed() {
+async fn clients_off_loopback_may_publish_only_if_the_settings_allow() {
     for (allow_publish, expected) in [(false, Some("publish_not_allowed")), (true, None)] {
         let config = Config { listen: vec![([0, 0, 0, 0], 0).into()], allow_publish, ..Config::default() };
         let janus = janus_core::Janus::builder().config(config).start().await.unwrap();

@@ -1,6 +1,6 @@
-//! End-to-end tests: everything a client, an operator or an embedder can see.
+//! End-to-end tests: everything visible to a client, an operator or an embedder.
 //!
-//! One binary, so that it links once. Each module is about one thing:
+//! A single binary, so the linker runs once. Each module has a single theme:
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 

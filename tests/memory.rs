@@ -1,7 +1,7 @@
-//! The memory budget: what is accounted for, and what is given up at each threshold, in which order.
+//! The memory budget: the accounted memory, and the order of losses at each threshold.
 //!
-//! The ballast of these tests is injected: it is accounted for to the byte, and nothing that the server may give up. What
-//! strangers hold is given up before anything else, see `strangers`.
+//! The ballast of these tests is injected: accounted to the byte, and not for the server to give up. Memory held by
+//! strangers is given up first, see `strangers`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn percent(percent: usize) -> usize {
     BUDGET / 100 * percent
 }
 
-/// The least budget there may be, and time enough for whatever the test leaves unfinished or stalled.
+/// The least possible budget, and time enough for every unfinished frame or stall of a test.
 fn with_budget(config: Config) -> Config {
     let long = Duration::from_secs(600);
     Config {
@@ -34,7 +34,7 @@ fn used(janus: &Janus) -> usize {
     janus.stats().memory_used
 }
 
-/// Has the server account for `bytes`, from what they are now.
+/// Makes the server account for `bytes` in total.
 fn ballast(janus: &Janus, bytes: usize) {
     janus.inject(Fault::MemoryTaken(bytes - used(janus)));
 }
@@ -48,7 +48,7 @@ async fn subscribe_all(client: &mut Client, topics: &[String]) {
     }
 }
 
-/// A client with these topics that loses its connection; its token.
+/// A client of these topics, without a connection now. Returns the token.
 async fn detached(janus: &Janus, addr: SocketAddr, topics: &[String]) -> SessionToken {
     let mut client = Client::connect_silently(addr).await.reset_on_drop();
     let token = client.json().await["token"].as_str().and_then(SessionToken::from_hex).expect("a greeting");
@@ -64,7 +64,7 @@ fn topics(count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn everything_that_is_accounted_for_is_given_back() {
+async fn all_accounted_memory_is_given_back() {
     let short = Duration::from_millis(50);
     let config = Config {
         session_ttl: short,
@@ -83,7 +83,7 @@ async fn everything_that_is_accounted_for_is_given_back() {
         clients.push(client);
     }
     let idle = used(&janus);
-    // A Transport that crashes with half a frame, and one that is left with half a frame.
+    // A Transport that crashes with half a frame, and a client that leaves with half a frame.
     let padding = "x".repeat(30_000);
     let mut crashing = Client::connect(addr).await;
     let mut leaving = Client::connect(addr).await;
@@ -136,7 +136,7 @@ async fn unfinished_frames_of_many_clients_are_accounted_for() {
 }
 
 #[tokio::test]
-async fn what_a_publisher_waits_with_is_accounted_for() {
+async fn messages_of_waiting_publishers_are_accounted_for() {
     let config = Config { max_inflight_frames: 1, resume_messages: 0, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut subscriber = Client::connect(addr).await;
@@ -145,7 +145,8 @@ async fn what_a_publisher_waits_with_is_accounted_for() {
     let before = used(&janus);
     janus.inject(Fault::TopicHang(Duration::from_millis(500)));
     let message = format!("\"{}\"", "x".repeat(4_000));
-    // One read: the first is in the topic's inbox, the second waits for room there, and the third for the second.
+    // One read: the first message is in the topic's inbox, the second waits for room there, and the third for the
+    // second.
     publisher.send(publish_frame("news", &message).repeat(3)).await;
     until("all of it is seen", || used(&janus) > before + 3 * message.len()).await;
     for _ in 0..3 {
@@ -156,7 +157,7 @@ async fn what_a_publisher_waits_with_is_accounted_for() {
 }
 
 #[tokio::test]
-async fn what_a_topic_refuses_as_it_goes_out_of_service_is_given_back() {
+async fn messages_refused_by_a_topic_going_out_of_service_are_given_back() {
     let (janus, addr) = serve(Config { topic_quarantine: Duration::from_secs(600), ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("cursed").await;
@@ -170,12 +171,12 @@ async fn what_a_topic_refuses_as_it_goes_out_of_service_is_given_back() {
     for _ in 1..10 {
         assert_eq!(publisher.error_code().await, "topic_unavailable");
     }
-    // Not even the one that has a number: the topic started afresh before it was given up.
+    // Not even the numbered message is left: the topic started afresh before the server gave it up.
     until("none of them is left", || used(&janus) < before + message.len()).await;
 }
 
 #[tokio::test]
-async fn a_topic_that_nobody_uses_forgets_what_is_too_old() {
+async fn an_unused_topic_forgets_old_messages() {
     let config = Config {
         resume_age: Duration::from_millis(100),
         write_timeout: Duration::from_millis(400),
@@ -195,7 +196,7 @@ async fn a_topic_that_nobody_uses_forgets_what_is_too_old() {
 }
 
 #[tokio::test]
-async fn from_80_per_cent_on_topics_keep_less_and_whoever_comes_back_is_told() {
+async fn from_80_per_cent_topics_keep_less_and_returning_clients_are_told() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let names = topics(120);
     let token = detached(&janus, addr, &names).await.to_hex();
@@ -221,7 +222,7 @@ async fn from_80_per_cent_on_topics_keep_less_and_whoever_comes_back_is_told() {
     let attached = |name: &String| &answer["attached"][name];
     let (resumed, lost): (Vec<_>, Vec<_>) =
         names.iter().zip(published).partition(|(name, _)| attached(name)["resumed"] == true);
-    // One of its messages is all that a topic keeps of the large ones within a quarter of its 256 KiB.
+    // A topic keeps only one large message within a quarter of the 256 KiB.
     assert!(lost.iter().any(|(_, published)| *published > 1), "{answer}");
     assert!(resumed.iter().any(|(name, _)| *name == "topic 0"), "{answer}");
     let mut missed = 0;
@@ -233,7 +234,7 @@ async fn from_80_per_cent_on_topics_keep_less_and_whoever_comes_back_is_told() {
         assert!(back.json().await["data"].is_string());
     }
     drop(back);
-    // When memory is no longer short, topics keep what they may: 128 messages.
+    // When memory is no longer short, topics keep the full 128 messages.
     let kept_again = async {
         let mut trimmed = 0;
         while trimmed < janus.stats().messages_trimmed {
@@ -248,14 +249,14 @@ async fn from_80_per_cent_on_topics_keep_less_and_whoever_comes_back_is_told() {
 }
 
 #[tokio::test]
-async fn from_90_per_cent_on_detached_sessions_end_oldest_first() {
+async fn from_90_per_cent_detached_sessions_end_oldest_first() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let names = topics(60);
     let mut tokens = Vec::new();
     for _ in 0..48 {
         tokens.push(detached(&janus, addr, &names).await);
     }
-    // So much more than the threshold allows that some of the sessions must end, but not all.
+    // Enough above the threshold that some of the sessions must end, but not all.
     let excess = 16 * 60 * 16;
     ballast(&janus, percent(90) + excess);
     until("sessions have ended", || janus.stats().sessions_ended_for_memory > 0).await;
@@ -271,10 +272,10 @@ async fn from_90_per_cent_on_detached_sessions_end_oldest_first() {
 }
 
 #[tokio::test]
-async fn from_92_per_cent_on_the_client_with_the_largest_queue_is_closed_and_nobody_else() {
+async fn from_92_per_cent_only_the_client_with_the_largest_queue_is_closed() {
     let config = Config { max_queue_bytes: 256 << 20, max_queue_frames: 1 << 20, ..Config::default() };
     let (janus, addr) = serve(with_budget(config)).await;
-    // Queues that hold much beside what topics keep would be closed before.
+    // Large queues, compared with the messages kept by topics, would be closed before.
     ballast(&janus, percent(84));
     let mut reading = Client::connect(addr).await;
     let mut small = Client::connect(addr).await;
@@ -305,7 +306,7 @@ async fn from_92_per_cent_on_the_client_with_the_largest_queue_is_closed_and_nob
         }
     };
     assert_eq!(close, Close::Reset);
-    // The others have everything.
+    // The other clients have everything.
     for _ in 0..waiting {
         small.frame().await;
     }
@@ -317,7 +318,7 @@ async fn from_92_per_cent_on_the_client_with_the_largest_queue_is_closed_and_nob
 }
 
 #[tokio::test]
-async fn from_95_per_cent_on_new_subscribers_are_refused_until_there_is_room() {
+async fn from_95_per_cent_new_subscribers_are_refused_until_there_is_room() {
     let (janus, addr) = serve(with_budget(Config::default())).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;

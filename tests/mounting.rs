@@ -1,4 +1,4 @@
-//! Janus behind somebody else's web server: the examples for axum and actix-web, asked by clients that are not ours.
+//! Janus behind another web server: the examples for axum and actix-web, with clients of other libraries.
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
@@ -33,14 +33,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// Longer than anything takes, for a machine that is busy.
+/// Longer than any step takes, for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.expect("it takes no longer than the deadline")
 }
 
-/// An app with Janus in it, until it is stopped.
+/// An app with Janus inside, until stopped.
 struct Site {
     janus: Janus,
     addr: SocketAddr,
@@ -49,7 +49,7 @@ struct Site {
 
 impl Site {
     async fn stop(self) {
-        // First Janus: a web server waits for the responses that are under way, and some of them have no end.
+        // Janus first: a web server waits for its responses, and some of these have no end.
         in_time(self.janus.shutdown()).await;
         (self.stop)();
     }
@@ -70,7 +70,7 @@ async fn actix() -> Site {
     let addr = listener.local_addr().unwrap();
     let (handle, started) = tokio::sync::oneshot::channel();
     let inside = janus.clone();
-    // actix-web has a runtime of its own kind.
+    // actix-web has its own kind of runtime.
     let thread = std::thread::spawn(move || {
         actix_web::rt::System::new().block_on(async move {
             let shared = web::Data::new(actix_example::Shared::new(inside));
@@ -83,7 +83,7 @@ async fn actix() -> Site {
     });
     let handle = started.await.unwrap();
     let stop = move || {
-        // What it answers comes over a channel; the thread's end is what counts.
+        // The result of `stop` comes over a channel; the end of the thread is the awaited event.
         drop(handle.stop(false));
         thread.join().unwrap();
     };
@@ -112,7 +112,7 @@ async fn frame(socket: &mut Socket) -> Value {
     }
 }
 
-/// Sends a request and reads until what came ends so, or to the end of the stream.
+/// Sends a request, and reads up to this end or to the end of the stream.
 async fn get(stream: &mut TcpStream, target: &str, headers: &str, end: &str) -> String {
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -143,7 +143,7 @@ async fn say(site: &Site, text: &str) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-async fn until_nobody_is_connected(janus: &Janus) {
+async fn until_all_have_left(janus: &Janus) {
     in_time(async {
         while janus.stats().connections > 0 {
             tokio::task::yield_now().await;
@@ -152,7 +152,7 @@ async fn until_nobody_is_connected(janus: &Janus) {
     .await;
 }
 
-async fn a_websocket_gets_what_the_app_publishes(site: Site) {
+async fn a_websocket_gets_the_apps_messages(site: Site) {
     let mut socket = open(&site, "Bearer sesame").await.unwrap();
     send(&mut socket, r#"{"type":"hello"}"#).await;
     send(&mut socket, r#"{"type":"subscribe","id":1,"topic":"news"}"#).await;
@@ -165,18 +165,18 @@ async fn a_websocket_gets_what_the_app_publishes(site: Site) {
     }
     assert_eq!(site.janus.sessions().await.len(), 1);
     socket.close(None).await.unwrap();
-    until_nobody_is_connected(&site.janus).await;
+    until_all_have_left(&site.janus).await;
     site.stop().await;
 }
 
-async fn a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was(site: Site) {
+async fn an_event_stream_gets_the_apps_messages_and_resumes(site: Site) {
     let (stream, head) = ask(&site, "/events?topic=news", KEY, "\nid: ").await;
     assert!(head.to_lowercase().contains("content-type: text/event-stream"), "{head}");
     let mut stream = stream;
     say(&site, "one").await;
     let received = read_until(&mut stream, "\"data\":\"one\"}").await;
     let id = received.lines().rfind(|line| line.starts_with("id: ")).unwrap()["id: ".len()..].to_owned();
-    // Whether the server notices at once is its own affair: actix-web does so when it writes.
+    // The server need not notice at once: actix-web notices at the next write.
     drop(stream);
     site.janus.publish("news", "while nobody listened").await.unwrap();
     let (_, received) =
@@ -190,12 +190,12 @@ async fn nothing_passes_the_middleware_of_the_app(site: Site) {
     assert_eq!(response.status(), 401);
     let (_, answer) = ask(&site, "/events?topic=news", "", "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
-    // Nor does the page of another site, whatever cookies its browser sends along.
+    // The page of another site is refused, even with the cookies of the browser.
     let (_, answer) =
         ask(&site, "/events?topic=news", &format!("{KEY}origin: http://evil.example\r\n"), "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert_eq!(site.janus.stats().connections_accepted, 0);
-    // What passes it and makes no sense is answered by Janus's rules.
+    // A senseless request that passes the middleware is answered by Janus's rules.
     let (_, answer) = ask(&site, "/events", KEY, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     let (_, answer) = ask(&site, "/ws", KEY, "\r\n\r\n").await;
@@ -206,7 +206,7 @@ async fn nothing_passes_the_middleware_of_the_app(site: Site) {
 const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
                        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-async fn a_refusal_has_the_headers_of_its_status_and_says_why(site: Site) {
+async fn a_refusal_has_the_headers_of_its_status_and_a_reason(site: Site) {
     let (_, answer) = ask(&site, "/ws", KEY, "\"}}").await;
     let answer = answer.to_lowercase();
     assert!(answer.starts_with("http/1.1 426 "), "{answer}");
@@ -215,7 +215,7 @@ async fn a_refusal_has_the_headers_of_its_status_and_says_why(site: Site) {
     {
         assert!(answer.contains(part), "no {part:?} in {answer}");
     }
-    // A server that takes nobody any more says when to come back: by a status, or to a browser in a stream.
+    // A server that takes no more clients says when to come back: by a status, or to a browser in a stream.
     in_time(site.janus.shutdown()).await;
     let (_, answer) = ask(&site, "/events?topic=news", KEY, "\"}}").await;
     let answer = answer.to_lowercase();
@@ -226,7 +226,7 @@ async fn a_refusal_has_the_headers_of_its_status_and_says_why(site: Site) {
     site.stop().await;
 }
 
-async fn a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused(site: Site) {
+async fn a_request_dangerous_only_behind_an_app_is_refused(site: Site) {
     let refused = async |request: String, status: &str| {
         let mut stream = TcpStream::connect(site.addr).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused(site
     for (target, headers) in [("/ws", UPGRADE), ("/events?topic=news", "")] {
         let first = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{KEY}{headers}");
         refused(format!("{first}content-length: 5\r\n\r\nhello"), "400").await;
-        // A page of any site can have its browser send this, with the user's cookies and without an origin.
+        // A page of any site can make its browser send this, with the user's cookies and without an origin.
         refused(format!("{first}sec-fetch-site: cross-site\r\n\r\n"), "403").await;
     }
     refused(format!("GET /ws HTTP/1.0\r\nhost: localhost\r\n{KEY}{UPGRADE}\r\n"), "400").await;
@@ -282,10 +282,10 @@ macro_rules! in_both {
 }
 
 in_both!(
-    a_websocket_gets_what_the_app_publishes,
-    a_stream_of_events_gets_what_the_app_publishes_and_goes_on_where_it_was,
+    a_websocket_gets_the_apps_messages,
+    an_event_stream_gets_the_apps_messages_and_resumes,
     nothing_passes_the_middleware_of_the_app,
-    a_refusal_has_the_headers_of_its_status_and_says_why,
-    a_request_that_only_a_port_of_janus_s_own_was_safe_from_is_refused,
+    a_refusal_has_the_headers_of_its_status_and_a_reason,
+    a_request_dangerous_only_behind_an_app_is_refused,
     a_shutdown_says_goodbye,
 );

@@ -37,7 +37,7 @@ async fn every_subscriber_of_a_message_gets_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn the_publishers_text_is_carried_and_not_re_encoded() {
+async fn the_publishers_text_is_carried_without_re_encoding() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
@@ -73,14 +73,14 @@ async fn a_publisher_may_close_at_once_without_reading() {
 }
 
 #[tokio::test]
-async fn what_a_publisher_sent_before_it_closed_counts_although_its_answers_find_nobody() {
+async fn messages_sent_before_a_close_count_even_if_receipts_are_lost() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
     subscriber.subscribe("other").await;
     for i in 0..50 {
         let mut publisher = Client::connect_silently(addr).await;
-        // The greeting meets a closed socket and the ACK a broken one, before the message is read.
+        // The greeting meets a closed socket and the ACK a broken socket, before the message is read.
         let message = format!("PUBLISH\0{{\"topic\":\"news\",\"data\":{i}}}").into_bytes();
         publisher.send([subscribe_frame("other"), message].concat()).await;
         drop(publisher);
@@ -142,7 +142,7 @@ async fn a_publish_action_keeps_the_connection_and_is_silent_unless_asked() {
 }
 
 #[tokio::test]
-async fn a_message_to_a_topic_without_subscribers_is_acknowledged_with_none() {
+async fn a_message_without_subscribers_has_a_receipt_with_none() {
     let (_janus, addr) = serve(Config::default()).await;
     let receipt = publish(addr, "nobody is here", "1").await;
     assert_eq!(receipt["subscribers"], 0);
@@ -150,7 +150,7 @@ async fn a_message_to_a_topic_without_subscribers_is_acknowledged_with_none() {
 }
 
 #[tokio::test]
-async fn a_message_published_after_the_ack_is_received() {
+async fn a_message_published_after_the_ack_arrives() {
     let (_janus, addr) = serve(Config::default()).await;
     for i in 0..50 {
         let mut subscriber = Client::connect(addr).await;
@@ -161,7 +161,7 @@ async fn a_message_published_after_the_ack_is_received() {
 }
 
 #[tokio::test]
-async fn every_subscribe_is_acknowledged_also_a_repeated_one() {
+async fn every_subscribe_is_acknowledged_even_if_repeated() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
@@ -180,7 +180,7 @@ async fn delivery_stops_after_an_unsubscribe() {
     client.subscribe("news").await;
     client.subscribe("weather").await;
     client.send("{\"action\":\"unsubscribe\",\"data\":\"news\"}\0").await;
-    // A repeated subscribe is answered after the unsubscribe before it was carried out.
+    // A repeated subscribe is answered after the unsubscribe before has been carried out.
     client.subscribe("weather").await;
     publish(addr, "news", "1").await;
     publish(addr, "weather", "2").await;
@@ -222,7 +222,7 @@ async fn frames_may_arrive_cut_at_any_byte() {
 }
 
 #[tokio::test]
-async fn acks_come_in_the_order_of_the_requests() {
+async fn acks_come_in_request_order() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     let topics = (0..100).map(|i| format!("topic {i}")).collect::<Vec<_>>();
@@ -252,7 +252,7 @@ async fn a_frame_that_cannot_be_trusted_is_answered_and_closes() {
 }
 
 #[tokio::test]
-async fn a_frame_that_asks_for_something_impossible_is_answered_and_the_connection_goes_on() {
+async fn an_impossible_request_is_answered_and_the_connection_continues() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     let long = format!("{{\"action\":\"subscribe\",\"data\":\"{}\"}}\0", "x".repeat(256));
@@ -271,7 +271,7 @@ async fn a_frame_that_asks_for_something_impossible_is_answered_and_the_connecti
 }
 
 #[tokio::test]
-async fn what_one_connection_sends_wrongly_is_seen_by_no_other() {
+async fn errors_of_one_connection_are_invisible_to_others() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
@@ -289,11 +289,11 @@ async fn what_one_connection_sends_wrongly_is_seen_by_no_other() {
 }
 
 #[tokio::test]
-async fn after_a_half_close_everything_received_is_processed_and_answered_with_a_fin() {
+async fn after_a_half_close_all_received_frames_are_answered_before_the_fin() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Client::connect(addr).await;
     subscriber.subscribe("news").await;
-    // Often enough that the FIN is once read together with the frames.
+    // Often enough to read the FIN once together with the frames.
     for _ in 0..50 {
         let mut client = Client::connect(addr).await;
         client.send([publish_frame("news", "1"), publish_frame("news", "2")].concat()).await;
@@ -314,7 +314,8 @@ async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
     never.subscribe("other").await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
-    // Taken before what it is to measure from, so that a slow machine makes the times longer and never shorter.
+    // The start of the measurement comes before its event, so that a slow machine makes the times longer and never
+    // shorter.
     let mut quiet_since = Instant::now();
     publish(addr, "news", "1").await;
     assert_eq!(client.json().await["data"], 1);
@@ -329,11 +330,11 @@ async fn a_quiet_client_gets_a_ping_after_its_first_message_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_answered_a_ping_is_held_to_it_and_no_other() {
+async fn only_a_client_that_has_answered_a_ping_must_answer_the_next() {
     let (heartbeat_interval, pong_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
     let (janus, addr) = serve(Config { heartbeat_interval, pong_timeout, ..Config::default() }).await;
     let (mut silent, mut answers) = (Client::connect(addr).await, Client::connect(addr).await);
-    // Nobody has asked for this one.
+    // An unrequested PONG.
     silent.send(b"PONG\0").await;
     for client in [&mut silent, &mut answers] {
         client.subscribe("news").await;
@@ -378,11 +379,11 @@ async fn a_publisher_in_this_process_learns_the_outcome() {
 }
 
 #[tokio::test]
-async fn what_is_published_once_a_subscribe_has_its_ack_reaches_the_client() {
+async fn a_message_published_after_a_subscribes_ack_reaches_the_client() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     for round in 0..50 {
-        // A topic that must be made first.
+        // A topic that must be created first.
         let topic = format!("fresh:{round}");
         client.subscribe(&topic).await;
         janus.publish(&topic, &round).await.expect("published");

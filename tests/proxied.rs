@@ -173,7 +173,7 @@ fn all(page: &Page<'_>, what: &str, expected: &[(&str, u64)]) {
 }
 
 #[test]
-fn pages_behind_nginx_come_back_after_drains_and_kills_however_long_the_server_is_away() {
+fn pages_behind_nginx_come_back_after_absences_of_any_length() {
     let site = Site::start();
     let mut server = Server::start(own_address());
     let nginx = Nginx::start(server.http, site.address());
@@ -200,7 +200,7 @@ fn pages_behind_nginx_come_back_after_drains_and_kills_however_long_the_server_i
 }
 
 #[test]
-fn nginx_answers_for_a_server_that_is_away_by_what_the_client_accepts() {
+fn nginx_answers_for_an_absent_server_in_the_clients_format() {
     let site = Site::start();
     let server = Server::start(own_address());
     let nginx = Nginx::start(server.http, site.address());
@@ -220,7 +220,7 @@ fn nginx_answers_for_a_server_that_is_away_by_what_the_client_accepts() {
 }
 
 #[test]
-fn the_document_has_the_configurations_that_are_tested() {
+fn the_document_has_the_tested_configurations() {
     let document = include_str!("../docs/PROXIES.md");
     for (language, configuration) in [("nginx", NGINX), ("caddyfile", CADDY)] {
         let block = format!("```{language}\n{configuration}```\n");

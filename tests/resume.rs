@@ -1,4 +1,4 @@
-//! Sessions that outlive their connections: a client comes back with its token and goes on without a hole.
+//! Sessions outlive connections: a client comes back with its token and continues without a hole.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Returning {
     }
 }
 
-/// Connects with a session's token; the answer's topics.
+/// Connects with a session's token. Returns the topics of the answer.
 async fn come_back(addr: std::net::SocketAddr, token: &str, received: &[(&str, u64)]) -> (Returning, Value) {
     let mut back = Returning::connect(addr).await;
     back.client.send(attach(token, received.iter().copied())).await;
@@ -56,7 +56,7 @@ async fn publish_numbers(janus: &Janus, topic: &str, numbers: std::ops::Range<u6
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_gets_what_it_missed_and_then_what_is_new() {
+async fn a_returning_client_gets_missed_messages_and_then_new_messages() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("news").await;
@@ -74,7 +74,7 @@ async fn a_client_that_comes_back_gets_what_it_missed_and_then_what_is_new() {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_also_where_only_sessions_do_and_not_where_nothing_does() {
+async fn a_session_resumes_under_resume_session_and_not_under_resume_none() {
     for (resume, expected) in
         [(Resume::Session, json!({"resumed": true, "missed": 2})), (Resume::Off, json!({"resumed": false}))]
     {
@@ -104,7 +104,7 @@ async fn a_client_that_lost_messages_on_the_way_gets_them_again() {
     client.client.subscribe("news").await;
     publish_numbers(&janus, "news", 0..5).await;
     assert_eq!(client.numbers(2).await, [0, 1]);
-    // Three were sent and never read: the server believes that the client has them.
+    // Three messages were sent and never read: the server believes them delivered.
     let token = client.vanish(&janus).await;
     let (mut back, attached) = come_back(addr, &token, &[("news", 2)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 3}}));
@@ -144,7 +144,7 @@ async fn a_session_can_be_resumed_again_and_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
+async fn a_topic_that_cannot_resume_continues_live_and_says_so() {
     let (janus, addr) = serve(Config { resume_messages: 4, ..Config::default() }).await;
     let mut client = Returning::connect(addr).await;
     for topic in ["short", "long", "uncounted", "future"] {
@@ -170,7 +170,7 @@ async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
         publish_numbers(&janus, topic, 100..101).await;
         assert_eq!(back.numbers(1).await, [100], "{topic}");
     }
-    // The count begins anew where the answer said so.
+    // The count begins anew in the topics named by the answer.
     let token = back.vanish(&janus).await;
     publish_numbers(&janus, "long", 101..103).await;
     let (mut back, attached) = come_back(addr, &token, &[("long", 1), ("short", 5)]).await;
@@ -180,20 +180,20 @@ async fn what_cannot_be_resumed_goes_on_live_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_client_that_missed_the_answer_to_its_attach_is_not_sent_to_a_wrong_place() {
+async fn losing_the_answer_to_an_attach_does_not_misplace_a_client() {
     let (janus, addr) = serve(Config { resume_messages: 16, ..Config::default() }).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("news").await;
     publish_numbers(&janus, "news", 0..5).await;
     assert_eq!(client.numbers(5).await, [0, 1, 2, 3, 4]);
     let token = client.vanish(&janus).await;
-    // More than is kept: the answer would be to count anew.
+    // More than the topic keeps: the answer would be to count anew.
     publish_numbers(&janus, "news", 5..30).await;
     let mut unanswered = Returning::connect(addr).await;
     unanswered.client.send(attach(&token, [("news", 5)])).await;
     until("it is subscribed", || subscribers(&janus, "news") == Some(1)).await;
     unanswered.vanish(&janus).await;
-    // With what was published since, the old count would fit.
+    // With the messages published since, the old count would fit.
     publish_numbers(&janus, "news", 30..40).await;
     let (mut back, attached) = come_back(addr, &token, &[("news", 5)]).await;
     assert_eq!(attached, json!({"news": {"resumed": false}}));
@@ -203,7 +203,7 @@ async fn a_client_that_missed_the_answer_to_its_attach_is_not_sent_to_a_wrong_pl
 }
 
 #[tokio::test]
-async fn a_client_that_missed_that_it_was_resumed_can_be_resumed_again() {
+async fn a_client_that_lost_the_answer_to_a_resume_can_resume_again() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("news").await;
@@ -221,7 +221,7 @@ async fn a_client_that_missed_that_it_was_resumed_can_be_resumed_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_know_the_session_says_so_and_goes_on_live() {
+async fn an_unknown_session_is_reported_and_continues_live() {
     let (janus, addr) = serve(Config::default()).await;
     for token in ["0123456789abcdef0123456789abcdef", "nonsense", ""] {
         let (mut back, attached) = come_back(addr, token, &[("news", 3)]).await;
@@ -250,12 +250,12 @@ async fn a_session_that_was_detached_for_too_long_is_gone() {
 }
 
 #[tokio::test]
-async fn a_topic_without_subscribers_lives_as_long_as_a_session_may_come_back_to_it() {
+async fn a_topic_without_subscribers_lives_as_long_as_its_last_session() {
     let config = Config { topic_idle: Duration::from_millis(40), ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("quiet").await;
-    // A topic beside it shows that the idle time has passed.
+    // A second topic shows that the idle time has passed.
     let mut other = Client::connect(addr).await;
     other.subscribe("other").await;
     let token = client.vanish(&janus).await;
@@ -291,12 +291,12 @@ async fn of_two_claimants_the_newer_gets_the_session_and_the_older_is_told() {
 }
 
 #[tokio::test]
-async fn an_older_claimant_that_is_heard_last_is_told_and_takes_nothing() {
+async fn an_older_claimant_read_last_is_told_and_takes_nothing() {
     let (janus, addr) = serve(Config::default()).await;
     let mut first = Returning::connect(addr).await;
     first.client.subscribe("news").await;
     let token = first.vanish(&janus).await;
-    // The client gives this connection up; what it has sent there is still on its way.
+    // The client gives this connection up; its frames there are still on their way.
     let mut older = Returning::connect(addr).await;
     let (mut newer, attached) = come_back(addr, &token, &[("news", 0)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 0}}));
@@ -310,12 +310,12 @@ async fn an_older_claimant_that_is_heard_last_is_told_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_may_come_back_on_a_connection_that_it_had_in_reserve() {
+async fn a_client_may_come_back_on_a_spare_connection() {
     let (janus, addr) = serve(Config::default()).await;
     let mut reserve = Returning::connect(addr).await;
     let mut lost = Returning::connect(addr).await;
     lost.client.subscribe("news").await;
-    // Only a client that has heard from the other connection knows its token.
+    // Only a client that has read from the other connection knows its token.
     reserve.client.send(attach(&lost.token, [("news", 0)])).await;
     assert_eq!(reserve.client.json().await["attached"], json!({"news": {"resumed": true, "missed": 0}}));
     assert_eq!(lost.client.error_code().await, "session_taken");
@@ -323,9 +323,9 @@ async fn a_client_may_come_back_on_a_connection_that_it_had_in_reserve() {
     assert_eq!(reserve.numbers(1).await, [0]);
 }
 
-/// The client attaches on one connection, gives it up, and attaches on the next, as fast as it can.
+/// The client attaches on one connection, gives up, and attaches on the next, as fast as possible.
 #[tokio::test]
-async fn the_later_of_two_connections_has_the_session_however_close_they_come() {
+async fn the_later_of_two_close_connections_has_the_session() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("news").await;
@@ -334,7 +334,7 @@ async fn the_later_of_two_connections_has_the_session_however_close_they_come() 
         let mut newer = Returning::connect(addr).await;
         older.client.send(attach(&client.token, [("news", round)])).await;
         newer.client.send(attach(&client.token, [("news", round)])).await;
-        // It may have had the session for a moment.
+        // The older connection may have had the session for a moment.
         while older.client.json().await["error"]["code"] != "session_taken" {}
         assert_eq!(older.client.close().await, Close::Fin);
         assert_eq!(newer.client.json().await["attached"], json!({"news": {"resumed": true, "missed": 0}}));
@@ -362,7 +362,7 @@ async fn the_token_of_the_new_connection_dies_with_the_attach() {
 }
 
 #[tokio::test]
-async fn an_attach_that_is_not_the_first_frame_or_makes_no_sense_is_refused() {
+async fn a_late_or_senseless_attach_is_refused() {
     let (_janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
     let token = "0123456789abcdef0123456789abcdef";
     for (frame, code) in [
@@ -385,7 +385,7 @@ async fn an_attach_that_is_not_the_first_frame_or_makes_no_sense_is_refused() {
         let mut client = Client::connect(addr).await;
         client.send(format!("{frame}\0")).await;
         assert_eq!(client.error_code().await, code, "{frame}");
-        // The connection can be used all the same.
+        // The connection stays usable.
         client.subscribe("news").await;
         client.send(attach(token, [])).await;
         assert_eq!(client.error_code().await, "bad_attach", "not the first frame");
@@ -397,27 +397,27 @@ async fn an_attach_that_is_not_the_first_frame_or_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_or_a_topic_that_stands_twice_is_named() {
+async fn a_duplicate_key_or_topic_is_named() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     for (frame, named) in [
-        (r#"{"action":"subscribe","action":"subscribe","data":"t"}"#, "\"action\""),
-        (r#"{"action":"publish","data":{"topic":"t"},"ack":true,"ack":false}"#, "\"ack\""),
-        (r#"{"action":"publish","data":{"topic":"t"},"data":{"topic":"u"}}"#, "\"data\""),
-        (r#"{"action":"publish","data":{"topic":"t","event":1,"event":2}}"#, "\"event\""),
-        (r#"{"action":"attach","data":{"token":"t","token":"u","received":{}}}"#, "\"token\""),
-        (r#"{"action":"attach","data":{"token":"t","received":{"a\"":1,"b":1,"a\"":2}}}"#, "the topic \"a\\\"\""),
+        (r#"{"action":"subscribe","action":"subscribe","data":"t"}"#, "key \"action\""),
+        (r#"{"action":"publish","data":{"topic":"t"},"ack":true,"ack":false}"#, "key \"ack\""),
+        (r#"{"action":"publish","data":{"topic":"t"},"data":{"topic":"u"}}"#, "key \"data\""),
+        (r#"{"action":"publish","data":{"topic":"t","event":1,"event":2}}"#, "key \"event\""),
+        (r#"{"action":"attach","data":{"token":"t","token":"u","received":{}}}"#, "key \"token\""),
+        (r#"{"action":"attach","data":{"token":"t","received":{"a\"":1,"b":1,"a\"":2}}}"#, "topic \"a\\\"\""),
     ] {
         client.send(format!("{frame}\0")).await;
         let answer = client.json().await;
-        let expected = format!("{named} stands twice in one object; send it once");
+        let expected = format!("duplicate {named}: send it once");
         let error = &answer["error"];
         assert_eq!((error["code"].as_str(), error["message"].as_str()), (Some("duplicate_key"), Some(&*expected)));
     }
 }
 
 #[tokio::test]
-async fn a_slow_replay_of_many_portions_has_no_hole_and_no_repeat_while_others_publish() {
+async fn a_slow_replay_amid_publishing_has_no_hole_and_no_repeat() {
     let config =
         Config { send_buffer_bytes: 4 * 1024, resume_messages: 10_000, resume_bytes: 64 << 20, ..Config::default() };
     let (janus, addr) = serve(config).await;
@@ -445,7 +445,7 @@ async fn a_slow_replay_of_many_portions_has_no_hole_and_no_repeat_while_others_p
 }
 
 #[tokio::test]
-async fn a_client_whose_missed_messages_are_pushed_out_while_it_reads_them_is_closed_and_told() {
+async fn a_replay_overtaken_by_new_messages_closes_the_client_with_a_reason() {
     let config = Config { send_buffer_bytes: 4 * 1024, resume_messages: 100, ..Config::default() };
     let (janus, addr) = serve(Config { resume_bytes: 64 << 20, ..config }).await;
     let mut client = Returning::connect(addr).await;
@@ -457,7 +457,7 @@ async fn a_client_whose_missed_messages_are_pushed_out_while_it_reads_them_is_cl
     }
     let (mut back, attached) = come_back(addr, &token, &[("news", 0)]).await;
     assert_eq!(attached, json!({"news": {"resumed": true, "missed": 100}}));
-    // The client reads nothing meanwhile; what it was promised and has not got is pushed out.
+    // The client reads nothing during this time; the promised messages not yet delivered are pushed out.
     for number in 100..300 {
         janus.publish("news", &(number, "live")).await.unwrap();
     }
@@ -475,14 +475,14 @@ async fn a_client_whose_missed_messages_are_pushed_out_while_it_reads_them_is_cl
     assert_eq!(code, "topic_unavailable");
     assert_eq!(back.client.close().await, Close::Fin);
     assert!(next < 100);
-    // Its next attempt says honestly that there is a hole.
+    // The next attempt reports the hole.
     until("the session is detached", || janus.stats().detached_sessions == 1).await;
     let (_again, attached) = come_back(addr, &token, &[("news", next)]).await;
     assert_eq!(attached, json!({"news": {"resumed": false}}));
 }
 
 #[tokio::test]
-async fn a_session_is_resumed_across_crashes_of_the_topic_and_of_its_own_transport() {
+async fn a_session_resumes_across_crashes_of_its_topic_and_its_transport() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Returning::connect(addr).await;
     let peer = client.client.local_addr();
@@ -503,7 +503,7 @@ async fn a_session_is_resumed_across_crashes_of_the_topic_and_of_its_own_transpo
 }
 
 #[tokio::test]
-async fn a_cold_restart_of_the_topic_is_a_hole_and_told_as_one() {
+async fn a_cold_restart_of_the_topic_is_reported_as_a_hole() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("news").await;
@@ -523,7 +523,7 @@ async fn a_cold_restart_of_the_topic_is_a_hole_and_told_as_one() {
 }
 
 #[tokio::test]
-async fn a_conflated_topic_cannot_be_counted_once_something_was_left_out() {
+async fn a_conflated_topic_cannot_be_resumed_by_count_after_a_drop() {
     let config = Config { max_queue_frames: 4, send_buffer_bytes: 4 * 1024, ..Config::default() };
     let namespace = janus_core::Namespace { slow_consumer: SlowConsumer::Conflate, ..config.default_namespace.clone() };
     let (janus, addr) = serve(Config { default_namespace: namespace, ..config }).await;
@@ -548,7 +548,7 @@ async fn a_conflated_topic_cannot_be_counted_once_something_was_left_out() {
 }
 
 #[tokio::test]
-async fn a_mass_of_clients_that_lose_their_connections_all_come_back_without_a_hole() {
+async fn a_mass_of_disconnected_clients_comes_back_without_a_hole() {
     let (janus, addr) = serve(Config::default()).await;
     let mut tokens = Vec::new();
     for _ in 0..300 {
@@ -575,7 +575,7 @@ async fn a_mass_of_clients_that_lose_their_connections_all_come_back_without_a_h
 }
 
 #[tokio::test]
-async fn a_topic_out_of_service_is_kept_by_those_who_come_back_and_the_others_go_on() {
+async fn a_returning_client_keeps_a_topic_that_is_out_of_service() {
     let config = Config { topic_quarantine: Duration::from_secs(600), ..Config::default() };
     let (janus, addr) = serve(config).await;
     let mut client = Returning::connect(addr).await;
@@ -599,7 +599,7 @@ async fn a_topic_out_of_service_is_kept_by_those_who_come_back_and_the_others_go
 }
 
 #[tokio::test]
-async fn a_client_cannot_come_back_to_more_topics_than_it_may_have() {
+async fn a_client_cannot_resume_more_topics_than_the_limit() {
     let (janus, addr) = serve(Config { max_topics_per_client: 2, ..Config::default() }).await;
     let mut client = Returning::connect(addr).await;
     client.client.subscribe("a").await;
@@ -614,7 +614,7 @@ async fn a_client_cannot_come_back_to_more_topics_than_it_may_have() {
 }
 
 #[tokio::test]
-async fn an_attach_that_finds_no_room_for_a_topic_says_so() {
+async fn an_attach_without_room_for_a_topic_says_so() {
     let (_janus, addr) = serve(Config { max_topics: 1, ..Config::default() }).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("one").await;
@@ -624,7 +624,7 @@ async fn an_attach_that_finds_no_room_for_a_topic_says_so() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_right_after_its_ack_can_come_back() {
+async fn a_client_that_leaves_right_after_its_ack_can_come_back() {
     let (janus, addr) = serve(Config::default()).await;
     for round in 0..50 {
         let topic = format!("topic {round}");

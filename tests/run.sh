@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Every check and test of the project, on a machine with nothing but Rust; installs what they need beyond it.
+# Runs every check and test of the project on a machine with nothing but Rust, and installs the other programs needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; }
+# With the seconds since the start, so that a log tells where the time goes.
+step() { printf '\n== %4d s: %s\n' "$SECONDS" "$*"; }
 
 # The tests hold thousands of connections open at once.
 ulimit -n "$(ulimit -H -n)"
@@ -15,7 +16,7 @@ done
 # The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also behind nginx with TLS; and
 # client libraries of Node and Python.
 missing=()
-# nginx is in /usr/sbin, a folder that the path of a user may lack.
+# nginx is in /usr/sbin, which may be missing in a user's path.
 export PATH="$PATH:/usr/sbin"
 for program in python3 chromium nginx openssl npm; do
     command -v "$program" >/dev/null || missing+=("$program")
@@ -33,7 +34,7 @@ cargo fmt --all --check
 
 step "lints, as released and with everything the tests use"
 cargo clippy --workspace --locked -- --deny warnings
-# As an author of a transport has it, without what the tests of this workspace bring along.
+# Like the build of a transport's author, without the further features of this workspace's tests.
 cargo clippy --package janus-core --features conformance --locked -- --deny warnings
 cargo clippy --workspace --all-targets --all-features --locked -- --deny warnings
 
@@ -47,9 +48,9 @@ step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
 
 step "packages"
-# cargo checks janus-server against the packaged janus-core, and takes a package of that version which it has unpacked or
-# compiled before for the same: both must go, or the check is against an earlier run's.
-rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{core,server}-*
+# cargo checks each package against the packaged members of the workspace that it depends on, and reuses an unpacked or
+# compiled package of the same version. Both must go, or the check would use the package of an earlier run.
+rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{core,server,supervision}-*
 # Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
 cargo package --workspace --locked --allow-dirty --quiet --target-dir target/packages
 

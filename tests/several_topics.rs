@@ -1,4 +1,4 @@
-//! Event streams of several topics, which come back with one id for all of them.
+//! Event streams of several topics, which come back with one id for all topics.
 
 use janus_core::{Config, Janus, Namespace, Resume, SlowConsumer};
 use serde_json::json;
@@ -22,7 +22,7 @@ async fn subscribed(client: &mut Http, topics: usize) -> Vec<Block> {
 }
 
 #[tokio::test]
-async fn a_stream_of_several_topics_misses_nothing_of_any_of_them() {
+async fn a_stream_of_several_topics_misses_nothing_in_any_topic() {
     let (janus, addr) = serve_http(Config::default()).await;
     let mut client = Http::events(addr, QUERY, "").await;
     let nothing_seen = subscribed(&mut client, 3).await.pop().unwrap().id.unwrap();
@@ -48,7 +48,7 @@ async fn a_stream_of_several_topics_misses_nothing_of_any_of_them() {
         assert_eq!(block.data.unwrap()["data"], "missed");
     }
     lose(client, &janus).await;
-    // Also for a client that has had no message at all.
+    // Even a client without any message comes back.
     let mut client = Http::events(addr, QUERY, &last_event_id(&nothing_seen)).await;
     let missed: u64 = subscribed(&mut client, 3)
         .await
@@ -64,7 +64,7 @@ async fn a_stream_of_several_topics_misses_nothing_of_any_of_them() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_kept_of_another_topic_is_a_gap() {
+async fn messages_of_another_topic_no_longer_kept_are_a_gap() {
     let (janus, addr) = serve_http(Config { resume_messages: 2, ..Config::default() }).await;
     let mut client = Http::events(addr, QUERY, "").await;
     subscribed(&mut client, 3).await;
@@ -86,7 +86,7 @@ async fn what_is_no_longer_kept_of_another_topic_is_a_gap() {
 }
 
 #[tokio::test]
-async fn topics_that_do_not_resume_are_told_as_gaps_beside_those_that_do() {
+async fn topics_that_do_not_resume_get_gaps_next_to_topics_that_do() {
     let mut config = Config::default();
     config.namespaces.insert("off".to_owned(), Namespace { resume: Resume::Off, ..Namespace::default() });
     let (janus, addr) = serve_http(config).await;
@@ -108,9 +108,9 @@ async fn topics_that_do_not_resume_are_told_as_gaps_beside_those_that_do() {
     assert_eq!(client.message().await.1, "live");
 }
 
-/// A conflated message takes the place of an older one, and would tell of what stands behind it.
+/// A conflated message takes the place of an older message, and its id would cover the messages behind.
 #[tokio::test]
-async fn the_id_of_a_conflated_message_speaks_for_its_own_topic_alone() {
+async fn the_id_of_a_conflated_message_covers_only_its_own_topic() {
     let mut config = Config::default();
     let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
     config.namespaces.insert("latest".to_owned(), conflate);
@@ -127,17 +127,17 @@ async fn the_id_of_a_conflated_message_speaks_for_its_own_topic_alone() {
     assert_eq!((gap.event.as_deref(), &gap.data.unwrap()["topic"]), (Some("gap"), &json!("a")));
 }
 
-/// What a client has seen, over all its connections.
+/// The messages seen by a client, over all its connections.
 #[derive(Default)]
 struct Seen {
     last_id: Option<String>,
-    /// The latest number of each topic, none of which is skipped.
+    /// The latest number of each topic. No number is skipped.
     latest: HashMap<String, u64>,
-    /// What the topics of this connection may still repeat: so many messages, counted from the first.
+    /// The number of messages, counted from the first, that the topics of this connection may repeat.
     may_repeat: HashMap<String, u64>,
     repeats: usize,
-    /// Messages that this connection still has to catch up with, and whether the one before was lost while it did: then its
-    /// last id is of a message that others were seen after, on the connection before that.
+    /// The number of messages left to catch up with, and whether the connection before was lost during a catch-up. In
+    /// this case the last id is of an older message than the latest message seen on the connection before.
     behind: u64,
     was_behind: bool,
 }
@@ -177,7 +177,7 @@ impl Seen {
     }
 }
 
-/// Reads a stream for so many blocks and some bytes more, and loses it.
+/// Reads `blocks` blocks and some bytes of a stream, and loses the connection.
 async fn read_for(addr: SocketAddr, blocks: usize, seen: &mut Seen, paces: &Semaphore) {
     let header = seen.last_id.as_ref().map(|id| last_event_id(id)).unwrap_or_default();
     let mut client = Http::events(addr, QUERY, &header).await;
@@ -187,7 +187,7 @@ async fn read_for(addr: SocketAddr, blocks: usize, seen: &mut Seen, paces: &Sema
     }
 }
 
-/// Publishes to the three topics at once, as far ahead of the reader as it is let.
+/// Publishes to the three topics at once, ahead of the reader as far as `paces` allows.
 async fn keep_publishing(janus: &Janus, paces: &Semaphore) {
     let one = async |topic: &str| {
         while let Ok(permit) = paces.acquire().await {
@@ -198,8 +198,8 @@ async fn keep_publishing(janus: &Janus, paces: &Semaphore) {
     tokio::join!(one("a"), one("b"), one("c"));
 }
 
-/// Cuts a stream of three topics at random, again and again, while all three are published to, beside so many others; how
-/// often a message came twice.
+/// Cuts a stream of three topics at random, again and again, while all three are published to and `others` other
+/// clients read. Returns the number of repeated messages.
 async fn cut_at_random(cuts: usize, others: usize) -> usize {
     let (janus, addr) = serve_http(Config::default()).await;
     let paces = Semaphore::new(0);
@@ -213,7 +213,7 @@ async fn cut_at_random(cuts: usize, others: usize) -> usize {
     println!("seed {}", random.get_seed());
     let read = async {
         read_for(addr, 3, &mut seen, &paces).await;
-        // Fewer than are kept for a client that comes back.
+        // Fewer than a topic keeps for a returning client.
         paces.add_permits(60);
         for _ in 0..cuts {
             read_for(addr, 1 + random.usize(..40), &mut seen, &paces).await;
@@ -227,14 +227,15 @@ async fn cut_at_random(cuts: usize, others: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_cuts_of_three_topics_lose_nothing_and_hardly_repeat() {
+async fn random_cuts_of_three_topics_lose_nothing_and_seldom_repeat() {
     const CUTS: usize = 300;
     let repeats = cut_at_random(CUTS, 0).await;
     assert!(repeats < CUTS, "{repeats} repeats in {CUTS} reconnects");
 }
 
-/// Passes to many take long, so that those of different topics overlap all the time: much may come twice.
+/// Passes to many subscribers take long, so that passes of different topics overlap all the time: many messages may
+/// repeat.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_cuts_lose_nothing_also_where_passes_overlap() {
+async fn random_cuts_lose_nothing_even_if_passes_overlap() {
     cut_at_random(100, 100).await;
 }

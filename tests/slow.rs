@@ -1,4 +1,4 @@
-//! Clients that do not keep up: what happens to them, that it is told, and that nobody else pays.
+//! Clients that do not keep up: their fate, the reports about them, and the absence of harm to other clients.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ fn with_policy(slow_consumer: SlowConsumer, config: Config) -> Config {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_for_the_write_timeout_is_cut_off_and_counted() {
+async fn a_client_that_takes_nothing_for_write_timeout_is_cut_off() {
     let config = Config { write_timeout: Duration::from_millis(100), ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Disconnect, config)).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
     let padding = "x".repeat(30_000);
-    // More than the sockets hold, which may take a while to take it, less than its queue may.
+    // More than the sockets hold, which may need a while to fill, and less than the queue.
     while janus.stats().slow_consumers_stalled == 0 {
         if janus.slow_clients(1).is_empty() {
             janus.publish("news", &padding).await.unwrap();
@@ -28,7 +28,7 @@ async fn a_client_that_takes_nothing_for_the_write_timeout_is_cut_off_and_counte
     until("it is gone", || janus.stats().connections == 0).await;
     let stats = janus.stats();
     assert_eq!((stats.slow_consumers, stats.slow_consumers_queue_full), (1, 0));
-    // What had been sent can still be read, and then the stream breaks off visibly.
+    // The client can still read the sent messages, and then the stream breaks off visibly.
     let close = loop {
         if let Err(close) = client.next().await {
             break close;
@@ -38,7 +38,7 @@ async fn a_client_that_takes_nothing_for_the_write_timeout_is_cut_off_and_counte
 }
 
 #[tokio::test]
-async fn a_client_that_takes_a_little_now_and_then_is_not_cut_off() {
+async fn a_client_that_reads_a_little_now_and_then_is_not_cut_off() {
     let config = Config { write_timeout: Duration::from_millis(200), ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Disconnect, config)).await;
     let mut client = Client::connect(addr).await;
@@ -58,7 +58,7 @@ async fn a_client_that_takes_a_little_now_and_then_is_not_cut_off() {
 }
 
 #[tokio::test]
-async fn under_conflate_a_stalled_client_is_borne_with_and_then_has_the_latest() {
+async fn under_conflate_a_stalled_client_stays_and_then_gets_the_latest() {
     let config = Config { write_timeout: Duration::from_millis(50), max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;
@@ -69,7 +69,7 @@ async fn under_conflate_a_stalled_client_is_borne_with_and_then_has_the_latest()
         janus.publish("quotes", &(number, &padding)).await.unwrap();
         janus.publish("orders", &(number, "small")).await.unwrap();
     }
-    // It outlasts the write timeout many times over.
+    // The client outlasts the write timeout many times over.
     until("it is seen to lag", || {
         janus.slow_clients(1).first().is_some_and(|slow| slow.lagging_for > Duration::from_millis(200))
     })
@@ -89,7 +89,7 @@ async fn under_conflate_a_stalled_client_is_borne_with_and_then_has_the_latest()
 }
 
 #[tokio::test]
-async fn under_conflate_a_client_that_never_reads_again_is_cut_off_after_the_stall_timeout() {
+async fn under_conflate_a_stalled_client_is_cut_off_after_stall_timeout() {
     let config = Config { stall_timeout: Duration::from_millis(100), max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;
@@ -102,7 +102,7 @@ async fn under_conflate_a_client_that_never_reads_again_is_cut_off_after_the_sta
 }
 
 #[tokio::test]
-async fn on_the_classic_protocol_the_drop_policies_act_as_disconnect() {
+async fn in_the_classic_protocol_drop_policies_act_as_disconnect() {
     for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest] {
         let config = Config { max_queue_frames: 8, ..Config::default() };
         let (janus, addr) = serve(with_policy(policy, config)).await;
@@ -120,7 +120,7 @@ async fn on_the_classic_protocol_the_drop_policies_act_as_disconnect() {
 
 #[tokio::test]
 async fn the_slowest_clients_are_named_largest_queue_first() {
-    // More than the kernel ever takes off a queue afterwards, which it may do for as long as its buffers grow.
+    // More than the kernel ever takes off a queue afterwards, for as long as its buffers grow.
     const BEYOND_THE_KERNEL: usize = 8 * 1024 * 1024;
     let write_timeout = Duration::from_secs(3_600);
     let config = Config { max_queue_bytes: 8 * BEYOND_THE_KERNEL, write_timeout, ..Config::default() };
@@ -151,7 +151,7 @@ async fn the_slowest_clients_are_named_largest_queue_first() {
 }
 
 #[tokio::test]
-async fn under_conflate_a_client_that_reads_all_the_time_is_not_cut_off_by_bursts() {
+async fn under_conflate_a_reading_client_is_not_cut_off_by_bursts() {
     let config = Config { max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;
@@ -166,7 +166,7 @@ async fn under_conflate_a_client_that_reads_all_the_time_is_not_cut_off_by_burst
     });
     let mut answers = Vec::new();
     for number in 0..10_000 {
-        // As fast as the topic takes them, so that they travel together.
+        // As fast as the topic takes messages, so that messages travel together.
         loop {
             match janus.try_publish(janus_core::Message::new("quotes", &number).unwrap()) {
                 Ok(answer) => break answers.push(answer),
@@ -179,7 +179,7 @@ async fn under_conflate_a_client_that_reads_all_the_time_is_not_cut_off_by_burst
 }
 
 #[tokio::test]
-async fn under_conflate_the_kernel_bears_with_a_stalled_client_as_long_as_the_server_does() {
+async fn under_conflate_the_kernel_keeps_a_stalled_client_like_the_server() {
     let config = Config { tcp_user_timeout: Duration::from_millis(300), max_queue_frames: 8, ..Config::default() };
     let (janus, addr) = serve(with_policy(SlowConsumer::Conflate, config)).await;
     let mut client = Client::connect(addr).await;

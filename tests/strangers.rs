@@ -1,6 +1,6 @@
-//! Memory that strangers hold: it is bounded, and taken back before anybody else gives up anything.
+//! Memory held by strangers: bounded, and taken back before other clients give up anything.
 //!
-//! Strangers connect from other addresses of loopback than the clients that must not notice, which Linux alone has.
+//! Strangers and unaffected clients connect from different loopback addresses, which only Linux has.
 
 #![cfg(target_os = "linux")]
 
@@ -23,14 +23,14 @@ const BUDGET: usize = 16 << 20;
 /// A quarter of the budget, in whole per cent.
 const BOUND: usize = BUDGET / 100 * 25;
 
-/// What is read, and accounted for, before it is held against the bound.
+/// The bytes read, and accounted, before the comparison with the bound.
 const READ: usize = 128 * 1_024;
 
-/// Addresses of strangers and of others: 127.0.0.2 and so on.
+/// Addresses of strangers and of other clients: 127.0.0.2 and so on.
 const STRANGER: [u8; 4] = [127, 0, 0, 2];
 const OTHER: [u8; 4] = [127, 0, 0, 3];
 
-/// The least budget there may be, and time enough for whatever is left unfinished or stalled.
+/// The least possible budget, and time enough for every unfinished frame or stall.
 fn with_budget() -> Config {
     let long = Duration::from_secs(600);
     Config {
@@ -51,13 +51,13 @@ fn closed(janus: &Janus) -> u64 {
     janus.stats().connections_closed_for_memory
 }
 
-/// The beginning of a frame that takes so many bytes; only blanks follow until it ends.
+/// The beginning of a frame of `bytes` bytes, completed only by blanks.
 fn part(bytes: usize) -> String {
     let head = "{\"action\":\"subscribe\",\"data\":\"news\"";
     format!("{head}{}", " ".repeat(bytes - head.len()))
 }
 
-/// Has the server account for this part of the budget, of which nothing can be taken back.
+/// Makes the server account for this part of the budget, and keeps it from being taken back.
 fn ballast(janus: &Janus, percent: usize) {
     janus.inject(Fault::MemoryTaken(BUDGET / 100 * percent - used(janus)));
 }
@@ -75,23 +75,23 @@ async fn with_history(addr: SocketAddr) -> Client {
     client
 }
 
-/// A client that finds that it was closed for memory, perhaps after it was told that a message of it is not published.
+/// Waits until the server has closed the client for memory, perhaps after an error about an unpublished message.
 async fn is_closed(client: &mut Client) {
     loop {
         match timeout(DEADLINE, client.next()).await.expect("it is closed") {
             Ok(frame) if String::from_utf8_lossy(&frame).contains("\"server_overloaded\"") => break,
             Ok(frame) => assert!(String::from_utf8_lossy(&frame).contains("\"error\"")),
-            // Where more had come than was read.
+            // The server had unread bytes.
             Err(close) => return assert_eq!(close, Close::Reset),
         }
     }
 }
 
 #[tokio::test]
-async fn input_beyond_its_share_closes_the_address_that_holds_most() {
+async fn excess_input_closes_connections_of_the_largest_address() {
     let (janus, addr) = serve(with_budget()).await;
     let mut other = Client::connect_from(OTHER, addr).await;
-    // As large as any, and older.
+    // As large as any input, and older.
     other.send(part(60_000)).await;
     until("it is seen", || used(&janus) > 60_000).await;
     let mut strangers = Vec::new();
@@ -111,7 +111,7 @@ async fn input_beyond_its_share_closes_the_address_that_holds_most() {
 }
 
 #[tokio::test]
-async fn within_an_address_small_input_stays_and_old_input_goes_first() {
+async fn within_an_address_old_input_goes_first_and_small_input_stays() {
     let (janus, addr) = serve(with_budget()).await;
     let mut small = Client::connect_from(STRANGER, addr).await;
     small.send(part(1_000)).await;
@@ -132,7 +132,7 @@ async fn within_an_address_small_input_stays_and_old_input_goes_first() {
     }
 }
 
-/// The head of a request for a WebSocket with so many bytes of headers that mean nothing.
+/// The head of a WebSocket request, with `padding` bytes of meaningless headers.
 fn head(padding: usize) -> String {
     let padding: String = (0..padding / 250).map(|number| format!("x{number:02}: {}\r\n", "a".repeat(243))).collect();
     format!(
@@ -141,7 +141,7 @@ fn head(padding: usize) -> String {
     )
 }
 
-/// Nearly the longest head that is read, with nearly as many headers as it may have.
+/// Nearly the longest head allowed, with nearly the most headers.
 const HEAD: usize = 14_000;
 
 async fn upgraded(addr: SocketAddr, padding: usize) -> TcpStream {
@@ -167,12 +167,12 @@ async fn serve_http(config: Config, hooks: impl Hooks) -> (Janus, SocketAddr, So
     (janus, addr, http)
 }
 
-/// Lets everybody do everything.
+/// Allows everything.
 struct Willing;
 
 impl Hooks for Willing {}
 
-/// Cannot decide what is asked of it, and notes how often it was.
+/// Never decides, and counts the questions.
 #[derive(Clone, Default)]
 struct Undecided {
     asked: Arc<AtomicUsize>,
@@ -185,7 +185,7 @@ impl Undecided {
     }
 }
 
-/// Who somebody is.
+/// Undecided about identities.
 struct UndecidedWho(Undecided);
 
 impl Hooks for UndecidedWho {
@@ -194,7 +194,7 @@ impl Hooks for UndecidedWho {
     }
 }
 
-/// What somebody may say.
+/// Undecided about publishes.
 struct UndecidedWhat(Undecided);
 
 impl Hooks for UndecidedWhat {
@@ -204,7 +204,7 @@ impl Hooks for UndecidedWhat {
 }
 
 #[tokio::test]
-async fn a_websocket_before_its_hello_is_accounted_for_with_its_head() {
+async fn a_websocket_before_its_hello_is_accounted_with_its_head() {
     let (janus, _, http) = serve_http(with_budget(), Willing).await;
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -218,7 +218,7 @@ async fn a_websocket_before_its_hello_is_accounted_for_with_its_head() {
 }
 
 #[tokio::test]
-async fn a_client_that_a_hook_decides_on_is_accounted_for_with_its_head() {
+async fn a_client_waiting_for_a_hook_is_accounted_with_its_head() {
     let config = Config { hook_timeout: Duration::from_secs(600), ..with_budget() };
     let undecided = Undecided::default();
     let (janus, _, http) = serve_http(config, UndecidedWho(undecided.clone())).await;
@@ -229,7 +229,7 @@ async fn a_client_that_a_hook_decides_on_is_accounted_for_with_its_head() {
 }
 
 #[tokio::test]
-async fn heads_of_many_websockets_are_bounded() {
+async fn the_memory_of_many_websocket_heads_is_bounded() {
     let (janus, _, http) = serve_http(with_budget(), Willing).await;
     let mut clients = Vec::new();
     for _ in 0..400 {
@@ -243,7 +243,7 @@ async fn heads_of_many_websockets_are_bounded() {
 }
 
 #[tokio::test]
-async fn messages_that_wait_for_an_answer_are_bounded() {
+async fn messages_waiting_for_an_answer_are_bounded() {
     let config = Config { hook_timeout: Duration::from_secs(600), ..with_budget() };
     let undecided = Undecided::default();
     let (janus, addr, _) = serve_http(config, UndecidedWhat(undecided.clone())).await;
@@ -259,7 +259,7 @@ async fn messages_that_wait_for_an_answer_are_bounded() {
     is_closed(&mut publishers[0]).await;
 }
 
-/// A client of the classic protocol that has a session, loses its connection, and may come back to it.
+/// A client of the classic protocol with a session, which loses its connection and may come back.
 async fn detached(janus: &Janus, addr: SocketAddr, topic: &str) {
     let mut client = Client::connect_from(OTHER, addr).await.reset_on_drop();
     client.subscribe(topic).await;
@@ -268,7 +268,7 @@ async fn detached(janus: &Janus, addr: SocketAddr, topic: &str) {
 }
 
 #[tokio::test]
-async fn connections_that_ask_for_nothing_go_before_anybodys_history_or_session() {
+async fn idle_connections_are_closed_before_any_history_or_session_ends() {
     let (janus, addr, http) = serve_http(with_budget(), Willing).await;
     let mut other = with_history(addr).await;
     detached(&janus, addr, "history").await;
@@ -289,7 +289,7 @@ async fn connections_that_ask_for_nothing_go_before_anybodys_history_or_session(
 }
 
 #[tokio::test]
-async fn input_that_leads_to_nothing_goes_before_anybodys_history() {
+async fn fruitless_input_is_dropped_before_any_history() {
     let (janus, addr) = serve(with_budget()).await;
     let _other = with_history(addr).await;
     ballast(&janus, 75);
@@ -306,7 +306,7 @@ async fn input_that_leads_to_nothing_goes_before_anybodys_history() {
 }
 
 #[tokio::test]
-async fn queues_beyond_what_topics_keep_go_before_anybodys_history() {
+async fn excess_queues_are_dropped_before_any_history() {
     let config =
         Config { max_queue_bytes: 256 << 20, max_queue_frames: 1 << 20, send_buffer_bytes: 4 * 1_024, ..with_budget() };
     let (janus, addr) = serve(config).await;

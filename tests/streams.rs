@@ -1,4 +1,4 @@
-//! Clients whose byte streams are no sockets of the server's own: pipes, and connections that somebody else has accepted.
+//! Clients whose byte streams are not sockets of the server: pipes, and connections accepted elsewhere.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use janus_core::hooks::{Client, Disconnect, Hooks};
 use janus_core::wire::classic::Classic;
-use janus_core::wire::{AllowedOrigins, Codec, Decoder, Event, HttpPort, Peer, Timestamp};
+use janus_core::wire::{AllowedOrigins, Codec, Decoder, HttpPort, Peer, ServerEvent, Timestamp};
 use janus_core::{Config, Incoming, Janus, Listener, Namespace, PassedOn, PassedStream, ServeError, SlowConsumer};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, ReadBuf};
@@ -33,7 +33,7 @@ async fn start(config: Config) -> Janus {
         .unwrap()
 }
 
-/// Reads until what was received ends so.
+/// Reads until the received bytes end with `end`.
 async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &[u8]) -> Vec<u8> {
     let mut received = Vec::new();
     let read = async {
@@ -72,7 +72,7 @@ async fn a_pipe_is_a_client_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_pipe_ends_with_a_drain_after_what_waits_for_it() {
+async fn a_drain_ends_a_pipe_after_its_queue() {
     let janus = start(Config::default()).await;
     let mut client = subscribed(&janus, 64).await;
     for number in 0..50 {
@@ -89,7 +89,7 @@ async fn a_pipe_ends_with_a_drain_after_what_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_pipe_that_is_not_read_is_cut_off_and_disturbs_nobody() {
+async fn an_unread_pipe_is_cut_off_and_disturbs_no_client() {
     let mut config = Config { max_queue_frames: 8, ..Config::default() };
     config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
     let janus = start(config).await;
@@ -106,7 +106,7 @@ async fn a_pipe_that_is_not_read_is_cut_off_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
+async fn a_connection_accepted_elsewhere_takes_the_direct_path() {
     let janus = start(Config::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
@@ -119,7 +119,7 @@ async fn a_connection_that_somebody_else_has_accepted_takes_the_direct_path() {
     assert_eq!(client.read(&mut [0; 10]).await.unwrap(), 0);
 }
 
-/// A stream that has its own last word, as TLS does, and takes a while to say it.
+/// A stream with a last word of its own, like TLS, which takes a while to send.
 struct Polite {
     stream: BufWriter<DuplexStream>,
     last_word: &'static [u8],
@@ -154,9 +154,9 @@ impl AsyncWrite for Polite {
 }
 
 #[tokio::test]
-async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it() {
+async fn a_buffering_stream_ends_after_its_last_byte() {
     let janus = start(Config::default()).await;
-    // Of every answer it takes less than that is long.
+    // The stream takes each answer only in part.
     let (mut client, server) = tokio::io::duplex(8);
     let stream = Polite { stream: BufWriter::new(server), last_word: LAST_WORD };
     janus.serve(Incoming::stream(stream), &classic(), None).unwrap();
@@ -174,7 +174,7 @@ async fn a_stream_that_holds_back_what_it_takes_ends_after_the_last_byte_of_it()
     janus.shutdown().await;
 }
 
-/// A listener of one's own, whose sockets come as the system makes them.
+/// A custom listener, whose sockets have the system's default options.
 enum Foreign {
     Tcp(TcpListener),
     #[cfg(unix)]
@@ -194,7 +194,7 @@ impl Listener for Foreign {
     }
 }
 
-/// Starts an instance that passes everything on which is neither a WebSocket nor an event stream.
+/// Starts an instance that passes on every connection except WebSockets and event streams.
 async fn start_passing_on(listener: Foreign) -> (Janus, mpsc::Receiver<PassedOn>) {
     let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..Config::default() };
     let http: Arc<dyn Codec> = Arc::new(HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2)));
@@ -207,7 +207,7 @@ async fn start_passing_on(listener: Foreign) -> (Janus, mpsc::Receiver<PassedOn>
 const REQUEST: &[u8] = b"GET /elsewhere HTTP/1.1\r\nhost: here\r\n\r\n";
 
 #[tokio::test]
-async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
+async fn a_socket_of_another_listener_gets_the_servers_options() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (janus, mut passed) = start_passing_on(Foreign::Tcp(listener)).await;
@@ -218,14 +218,14 @@ async fn a_socket_of_another_listener_gets_the_options_of_our_own() {
     assert!(stream.nodelay().unwrap());
     let socket = SockRef::from(&stream);
     assert!(socket.keepalive().unwrap());
-    // Linux says twice what was asked for.
+    // Linux reports twice the requested size.
     assert!(socket.send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);
     janus.shutdown().await;
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_is_passed_on_with_what_was_read_from_it() {
+async fn a_unix_socket_is_passed_on_with_the_bytes_already_read() {
     let (accepts, accepted) = mpsc::channel(1);
     let (janus, mut passed) = start_passing_on(Foreign::Unix(accepted)).await;
     let (mut client, server) = UnixStream::pair().unwrap();
@@ -243,7 +243,7 @@ async fn a_unix_socket_is_passed_on_with_what_was_read_from_it() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
+async fn a_unix_socket_is_served_and_cut_off_like_any_client() {
     let mut config = Config { max_queue_frames: 8, send_buffer_bytes: 8 * 1024, ..Config::default() };
     config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
     let janus = start(config).await;
@@ -264,11 +264,11 @@ async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
         sent += 1;
         assert!(sent < 1_000, "nobody is cut off");
     }
-    // What it was sent before it can still read, and no more than the buffers are to hold.
+    // The client can still read the bytes sent before, and no more than the buffers should hold.
     let mut received = Vec::new();
     timeout(DEADLINE, stalled.read_to_end(&mut received)).await.expect("it is closed").unwrap();
     assert!(!received.is_empty() && received.len() < 4 * 8 * 1024, "{} bytes", received.len());
-    // One that leaves by itself.
+    // A client that leaves by itself.
     reading.shutdown().await.unwrap();
     timeout(DEADLINE, reading.read_to_end(&mut received)).await.expect("it is closed as well").unwrap();
     until("their places to be free", || janus.stats().connections == 0).await;
@@ -276,7 +276,7 @@ async fn a_unix_socket_is_a_client_like_any_other_and_cut_off_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_stream_too_many_is_refused_with_the_reason() {
+async fn a_stream_beyond_the_limit_is_refused_with_the_reason() {
     let janus = start(Config { max_connections: 1, ..Config::default() }).await;
     let _client = subscribed(&janus, 64).await;
     let refused = janus.serve(Incoming::stream(tokio::io::duplex(1).0), &classic(), None).unwrap_err();
@@ -287,7 +287,7 @@ async fn a_stream_too_many_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
+async fn simultaneous_streams_do_not_exceed_the_limit() {
     let janus = start(Config { max_connections: 2, ..Config::default() }).await;
     let (codec, mut pipes) = (classic(), Vec::new());
     let serve = || {
@@ -311,7 +311,7 @@ async fn streams_that_come_all_at_once_are_no_more_than_there_is_room_for() {
     janus.shutdown().await;
 }
 
-/// The classic protocol, with clients that are told of gaps, and no words for the topic `boom`.
+/// The classic protocol, with clients that are told of gaps, and a panic for the topic `boom`.
 #[derive(Debug)]
 struct Fragile;
 
@@ -324,10 +324,10 @@ impl Codec for Fragile {
         Classic.decoder()
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match event {
-            Event::Subscribed { topic, .. } if topic.as_str() == "boom" => panic!("on purpose: no words for it"),
-            Event::Gap { .. } => panic!("on purpose: no words for a gap"),
+            ServerEvent::Subscribed { topic, .. } if topic.as_str() == "boom" => panic!("on purpose: no words for it"),
+            ServerEvent::Gap { .. } => panic!("on purpose: no words for a gap"),
             event => Classic.encode(event, at, out),
         }
     }
@@ -364,7 +364,7 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     for number in 0..50 {
         janus.publish("news", &format!("{number:100}")).await.unwrap();
     }
-    // The gap is told when it has read what comes before.
+    // The gap is told after the client has read the messages before.
     let rest = timeout(Duration::from_secs(20), client.read_to_end(&mut Vec::new())).await;
     rest.expect("its connection ends").unwrap();
     until("its connection to end", || have_ended(2)).await;
@@ -372,20 +372,20 @@ async fn a_codec_that_panics_costs_its_connection_and_nothing_else() {
     janus.shutdown().await;
 }
 
-/// How a stream says that nothing can be written to it.
+/// The way in which a stream refuses writes.
 #[derive(Clone, Copy, Debug)]
 enum Failing {
     Write,
     WriteNothing,
     Flush,
-    /// The first write waits for ever, and what was taken before cannot be handed on.
+    /// The first write waits forever, and the bytes taken before cannot be flushed.
     FlushOfAPart,
 }
 
-/// A stream that gives what its client has said, and then nothing, not even its end.
+/// A stream that delivers its client's bytes, and then nothing, not even an end.
 struct Deaf {
     said: io::Cursor<Vec<u8>>,
-    /// Whether what it has said is still under way.
+    /// Whether the client's bytes are still under way.
     late: bool,
     failing: Failing,
     taken: usize,
@@ -441,7 +441,7 @@ impl Hooks for Ends {
 }
 
 #[tokio::test]
-async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_never_do() {
+async fn an_unwritable_stream_ends_even_if_its_reads_never_end() {
     let (told, mut ends) = mpsc::channel(8);
     let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..with_a_short_tick() };
     let config = Config { max_connections: 1, ..config };
@@ -464,13 +464,13 @@ async fn a_stream_that_cannot_be_written_ends_like_a_socket_although_its_reads_n
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_whose_client_takes_nothing_any_more_ends_although_it_stays_open() {
+async fn a_stuck_unix_socket_ends_even_if_its_client_stays_open() {
     let janus = start(with_a_short_tick()).await;
     let (mut client, server) = UnixStream::pair().unwrap();
     janus.serve(Incoming::unix(server), &classic(), None).unwrap();
     client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").await.unwrap();
     read_until(&mut client, b"ACK\x01").await;
-    // It hears nothing any more, and could still speak.
+    // The client can no longer read, but could still write.
     SockRef::from(&client).shutdown(std::net::Shutdown::Read).unwrap();
     client.write_all(&publish_frame("other", "1")).await.unwrap();
     janus.publish("news", "unheard").await.unwrap();

@@ -1,6 +1,6 @@
-//! What the tests share: a server in this process, and clients of the classic protocol over real sockets.
+//! The common parts of the tests: a server in this process, and clients of the classic protocol over real sockets.
 //!
-//! Every wait has a deadline and none is a sleep: a test either sees what it waits for or says what it saw instead.
+//! Every wait has a deadline and no wait is a sleep: a test either sees the awaited event or reports the seen event.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,12 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-/// Long enough for a busy machine; no test that passes comes near it.
+/// Long enough for a busy machine; no passing test comes near.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An address of loopback that no other server of these tests has, nor one of a run a minute ago.
+/// A loopback address unused by other servers of these tests, and by a run a minute ago.
 ///
-/// Each server leaves a thousand connections behind in TIME_WAIT, and all of them on one address would use up its ports.
+/// Each server leaves a thousand connections behind in TIME_WAIT. All of these on one address would use up its ports.
 #[cfg(target_os = "linux")]
 pub(crate) fn own_address() -> SocketAddr {
     static SERVERS: AtomicU32 = AtomicU32::new(0);
@@ -30,16 +30,16 @@ pub(crate) fn own_address() -> SocketAddr {
     SocketAddr::from(([127, a, b, c], 0))
 }
 
-/// Elsewhere loopback is one address.
+/// On other systems loopback is a single address.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn own_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// A server on an address of its own.
+/// Starts a server on an address of its own.
 pub(crate) async fn serve(config: Config) -> (Janus, SocketAddr) {
     let _ = env_logger::builder().is_test(true).try_init();
-    // Whoever does not ask for a period does not wait for one.
+    // A test without a drain period does not wait for the default period.
     let asked_for = config.drain_period != Config::default().drain_period;
     let drain_period = if asked_for { config.drain_period } else { Duration::ZERO };
     let config = Config { listen: vec![own_address()], drain_period, ..config };
@@ -62,12 +62,12 @@ pub(crate) fn until(what: &'static str, mut condition: impl FnMut() -> bool) -> 
     }
 }
 
-/// How many subscribers a topic has; `None` if the topic does not exist.
+/// The number of a topic's subscribers; `None` if the topic does not exist.
 pub(crate) fn subscribers(janus: &Janus, topic: &str) -> Option<usize> {
     janus.topic_info(topic).map(|topic| topic.subscribers)
 }
 
-/// The newest actor of a topic in the tree. Its name ends with a number of its own.
+/// The newest actor of a topic in the tree, whose name ends with a number.
 pub(crate) fn topic_actor(janus: &Janus, topic: &str) -> Option<Tree> {
     let prefix = format!("topic {topic} #");
     let tree = janus.tree();
@@ -75,12 +75,12 @@ pub(crate) fn topic_actor(janus: &Janus, topic: &str) -> Option<Tree> {
     topics.iter().filter(|child| child.name.starts_with(&prefix)).max_by_key(|child| child.name.clone()).cloned()
 }
 
-/// Whether a topic's actor is up and has been restarted so often. One that is on its way up cannot be told to crash.
+/// Whether a topic's actor is running after `restarts` restarts. An actor during its start cannot be told to crash.
 pub(crate) fn runs_after_restarts(janus: &Janus, topic: &str, restarts: u64) -> bool {
     topic_actor(janus, topic).is_some_and(|topic| topic.state == State::Running && topic.restarts == restarts)
 }
 
-/// How a connection ended, as its client sees it.
+/// The end of a connection, as the client sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Close {
     Fin,
@@ -110,7 +110,7 @@ impl Client {
         Self { stream, received: Vec::new(), taken: 0 }
     }
 
-    /// Connects from an address of loopback, as a client of another host does, and reads the greeting.
+    /// Connects from a loopback address, like a client of another host, and reads the greeting.
     #[cfg(target_os = "linux")]
     pub(crate) async fn connect_from(from: [u8; 4], addr: SocketAddr) -> Self {
         let mut client = Self::connect_silently_from(from, addr).await;
@@ -119,7 +119,7 @@ impl Client {
         client
     }
 
-    /// The same, and reads nothing.
+    /// Connects from a loopback address and reads nothing.
     #[cfg(target_os = "linux")]
     pub(crate) async fn connect_silently_from(from: [u8; 4], addr: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -129,8 +129,8 @@ impl Client {
         Self { stream, received: Vec::new(), taken: 0 }
     }
 
-    /// Makes the end of this client a reset, which leaves no port behind in TIME_WAIT: thousands of clients a test would
-    /// use them all up.
+    /// Makes the end of this client a reset, which leaves no port in TIME_WAIT: thousands of clients per test would use
+    /// up all ports.
     pub(crate) fn reset_on_drop(self) -> Self {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER can be set");
         self
@@ -144,7 +144,7 @@ impl Client {
         timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time").expect("sent");
     }
 
-    /// The same for a connection that the server may end meanwhile.
+    /// Sends on a connection that the server may have ended.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time")
     }
@@ -195,7 +195,7 @@ impl Client {
         }
     }
 
-    /// The next frame, which must be an error; its code.
+    /// The code of the next frame, which must be an error.
     #[track_caller]
     pub(crate) fn error_code(&mut self) -> impl Future<Output = String> {
         let caller = std::panic::Location::caller();
@@ -252,7 +252,7 @@ pub(crate) fn publish_frame(topic: &str, data: &str) -> Vec<u8> {
     janus_core::wire::classic::client::publish_with_ack(topic, "\"\"", "\"\"", data)
 }
 
-/// Publishes over a connection of its own and waits for the receipt.
+/// Publishes over a separate connection and waits for the receipt.
 pub(crate) async fn publish(addr: SocketAddr, topic: &str, data: &str) -> Value {
     let mut publisher = Client::connect(addr).await;
     publisher.send(publish_frame(topic, data)).await;
@@ -261,7 +261,7 @@ pub(crate) async fn publish(addr: SocketAddr, topic: &str, data: &str) -> Value 
     answer["published"].clone()
 }
 
-/// Takes whole chunks (RFC 9112, 7.1) off `raw`; their bytes, and whether the last one was among them.
+/// Takes whole chunks (RFC 9112, 7.1) off `raw`. Returns their bytes, and whether the last chunk was among them.
 pub(crate) fn take_chunks(raw: &mut Vec<u8>) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     while let Some(end) = raw.windows(2).position(|window| window == b"\r\n") {

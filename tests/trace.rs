@@ -26,7 +26,7 @@ fn told(line: &TraceLine) -> (TraceKind, &str, &str) {
 }
 
 #[tokio::test]
-async fn the_life_of_a_client_and_of_its_message_is_told_in_order() {
+async fn the_life_of_a_client_and_of_its_message_is_traced_in_order() {
     let (janus, addr) = serve(Config::default()).await;
     let mut trace = janus.trace(TraceOptions::default().names(["client *", "topic news"])).unwrap();
     let mut client = Client::connect(addr).await;
@@ -65,7 +65,7 @@ async fn the_life_of_a_client_and_of_its_message_is_told_in_order() {
 }
 
 #[tokio::test]
-async fn only_the_names_and_kinds_that_are_asked_for_are_told() {
+async fn only_the_requested_names_and_kinds_are_traced() {
     let (janus, addr) = serve(Config::default()).await;
     let kinds = [TraceKind::Subscribe, TraceKind::Unsubscribe];
     let mut trace = janus.trace(TraceOptions::default().kinds(kinds).names(["topic quotes:*"]).count(3)).unwrap();
@@ -87,7 +87,7 @@ async fn only_the_names_and_kinds_that_are_asked_for_are_told() {
 }
 
 #[tokio::test]
-async fn the_restart_of_a_crashed_actor_is_told() {
+async fn the_restart_of_a_crashed_actor_is_traced() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
@@ -105,7 +105,7 @@ async fn the_restart_of_a_crashed_actor_is_told() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() {
+async fn a_stalled_trace_reader_delays_no_client_and_learns_its_losses() {
     let (janus, addr) = serve(Config::default()).await;
     let mut client = Client::connect(addr).await;
     client.subscribe("news").await;
@@ -189,7 +189,7 @@ async fn over_http_a_trace_ends_with_its_time() {
 }
 
 #[tokio::test]
-async fn over_http_one_trace_too_many_is_refused_until_another_has_ended() {
+async fn over_http_a_trace_beyond_the_limit_is_refused_until_one_ends() {
     let (_server, _, http) = start(&[]);
     let mut running = Vec::new();
     for seconds in [600, 600, 600, 1] {
@@ -202,7 +202,7 @@ async fn over_http_one_trace_too_many_is_refused_until_another_has_ended() {
 }
 
 #[tokio::test]
-async fn over_http_a_client_that_does_not_read_loses_lines_and_the_trace_ends_in_time() {
+async fn over_http_a_stalled_trace_loses_lines_and_ends_in_time() {
     let (_server, classic, http) = start(&[]);
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -240,7 +240,7 @@ async fn over_http_a_client_that_does_not_read_loses_lines_and_the_trace_ends_in
 }
 
 #[tokio::test]
-async fn a_trace_is_for_those_who_may_use_the_api() {
+async fn a_trace_requires_the_key_of_the_api() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "api_key = \"{KEY}\"").unwrap();
     let (_server, _, http) = start(&["--config", file.path().to_str().unwrap()]);
@@ -264,12 +264,12 @@ async fn a_trace_is_for_those_who_may_use_the_api() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_none_is_refused() {
+async fn an_invalid_query_is_refused() {
     let (_server, _, http) = start(&[]);
     for (query, part) in [
         ("kinds=subscribe,nonsense", "nonsense"),
         ("kinds=", "quarantine"),
-        ("kinds=open&kinds=close", "twice"),
+        ("kinds=open&kinds=close", "duplicate parameter kinds"),
         ("seconds=0", "1 to 3600"),
         ("seconds=3601", "1 to 3600"),
         ("seconds=+1", "1 to 3600"),

@@ -1,4 +1,4 @@
-//! Typed topics: values in, values out, and what is no such value told as it came.
+//! Typed topics: values in, values out, and undecodable values reported unchanged.
 
 use futures_util::StreamExt;
 use janus_core::wire::TopicNameError;
@@ -25,7 +25,7 @@ async fn started() -> Janus {
 }
 
 #[tokio::test]
-async fn a_value_arrives_as_it_was_published_with_its_place_and_event() {
+async fn a_value_arrives_unchanged_with_its_place_and_event() {
     let janus = started().await;
     let eur = janus.topic::<Quote>("quotes:eur").unwrap();
     let mut quotes = eur.subscribe().unwrap();
@@ -37,7 +37,7 @@ async fn a_value_arrives_as_it_was_published_with_its_place_and_event() {
 }
 
 #[tokio::test]
-async fn clients_of_the_wire_and_typed_topics_are_of_one_world() {
+async fn wire_clients_and_typed_topics_share_their_messages() {
     let (janus, addr) = serve(Config::default()).await;
     let eur = janus.topic::<Quote>("quotes:eur").unwrap();
     let mut client = Client::connect(addr).await;
@@ -47,7 +47,7 @@ async fn clients_of_the_wire_and_typed_topics_are_of_one_world() {
 }
 
 #[tokio::test]
-async fn what_is_no_such_value_is_told_with_the_reason_and_the_stream_goes_on() {
+async fn an_undecodable_value_is_reported_and_the_stream_continues() {
     let janus = started().await;
     let eur = janus.topic::<Quote>("quotes:eur").unwrap();
     let mut quotes = eur.subscribe().unwrap();
@@ -98,14 +98,14 @@ async fn a_gap_is_told_in_its_place_and_a_position_can_be_resumed() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_allowed_is_refused_before_anything_is_published() {
+async fn a_forbidden_name_is_refused_before_any_publish() {
     let janus = started().await;
     assert_eq!(janus.topic::<u64>("").unwrap_err(), TopicNameError::Empty);
     assert_eq!(janus.topic::<u64>(&"x".repeat(256)).unwrap_err(), TopicNameError::TooLong { max_bytes: 255 });
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_json_is_refused() {
+async fn a_value_without_a_json_form_is_refused() {
     let janus = started().await;
     let topic = janus.topic::<std::collections::BTreeMap<Vec<u8>, u8>>("odd").unwrap();
     let refused = topic.publish(&[(vec![1], 1)].into()).await.unwrap_err();

@@ -1,6 +1,7 @@
-//! WebSockets over real sockets, byte by byte where it matters: what a client sees, and that nobody else sees anything.
+//! WebSockets over real sockets, byte by byte if necessary: the view of a client, and the absence of effects on others.
 //!
-//! The client here shares no line with the server's: what it sends may break every rule, and what it reads must break none.
+//! The client here shares no line with the server: its frames may break every rule, and the server's frames must break
+//! none.
 
 mod conversation;
 mod framing;
@@ -27,10 +28,10 @@ const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
-/// The bit that says that a message ends with this frame.
+/// The bit that marks the last frame of a message.
 const FIN: u8 = 0x80;
 
-/// A server whose one port is an HTTP port, at an address of its own.
+/// A server with only an HTTP port, at an address of its own.
 async fn serve(config: Config) -> (Janus, SocketAddr) {
     let _ = env_logger::builder().is_test(true).try_init();
     let asked_for = config.drain_period != Config::default().drain_period;
@@ -41,7 +42,7 @@ async fn serve(config: Config) -> (Janus, SocketAddr) {
     (janus, addr)
 }
 
-/// A frame as a client sends it. Its first byte is `FIN`, the reserved bits and the opcode.
+/// A client's frame. The first byte is `FIN`, the reserved bits and the opcode.
 fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     const MASK: [u8; 4] = [0xa5, 0x5a, 0x0f, 0xf1];
     let payload = payload.as_ref();
@@ -77,7 +78,7 @@ fn close(code: u16) -> Vec<u8> {
     frame(FIN | CLOSE, code.to_be_bytes())
 }
 
-/// The request that upgrades, as a browser's script with the subprotocol would have it sent.
+/// The upgrade request of a browser's script with the subprotocol.
 fn upgrade(addr: SocketAddr) -> String {
     format!(
         "GET /ws HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: http://{addr}\r\n\
@@ -86,7 +87,7 @@ fn upgrade(addr: SocketAddr) -> String {
     )
 }
 
-/// What a client sees next.
+/// The next event of a client.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Text(Value),
@@ -105,14 +106,14 @@ struct Socket {
 }
 
 impl Socket {
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     async fn connect(addr: SocketAddr) -> Self {
         let stream = timeout(DEADLINE, TcpStream::connect(addr)).await.expect("connects in time").expect("connects");
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
         Self { stream, received: Vec::new() }
     }
 
-    /// A connection that is a WebSocket, on which nothing has been said.
+    /// Opens a WebSocket without sending a frame.
     async fn upgraded(addr: SocketAddr) -> Self {
         let mut socket = Self::connect(addr).await;
         socket.send(upgrade(addr)).await;
@@ -121,7 +122,7 @@ impl Socket {
         socket
     }
 
-    /// A WebSocket whose client is served.
+    /// Opens a WebSocket whose client is served.
     async fn open(addr: SocketAddr) -> Self {
         let mut socket = Self::upgraded(addr).await;
         let welcome = socket.ask(json!({"type": "hello"})).await;
@@ -133,7 +134,7 @@ impl Socket {
         self.try_send(bytes).await.expect("sent");
     }
 
-    /// The same for a connection that the server may end meanwhile.
+    /// Sends on a connection that the server may have ended.
     async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time")
     }
@@ -142,7 +143,7 @@ impl Socket {
         self.send(said(&json)).await;
     }
 
-    /// Says something and reads what comes next.
+    /// Sends a request and reads the next message.
     #[track_caller]
     fn ask(&mut self, json: Value) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
@@ -155,7 +156,7 @@ impl Socket {
         }
     }
 
-    /// Subscribes from now on and waits until that has its effect; the answer.
+    /// Subscribes and waits until the subscribe has its effect. Returns the answer.
     #[track_caller]
     fn subscribe(&mut self, topic: &str) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
@@ -171,7 +172,7 @@ impl Socket {
         self.stream.shutdown().await.expect("the write side can be shut down");
     }
 
-    /// Reads more; how the connection ended if it did.
+    /// Reads more bytes. Returns the end of the connection, if any.
     async fn more(&mut self) -> Result<(), Close> {
         match timeout(DEADLINE, self.stream.read_buf(&mut self.received)).await.expect("something comes") {
             Ok(0) => Err(Close::Fin),
@@ -193,7 +194,7 @@ impl Socket {
         }
     }
 
-    /// A response that refuses: its head, and its body, after which the server closes.
+    /// Reads a refusal: head and body, and the server's close.
     async fn refusal(&mut self) -> (String, Value) {
         let head = self.head().await;
         let close = loop {
@@ -208,7 +209,7 @@ impl Socket {
         (head, body)
     }
 
-    /// What comes next. It must keep every rule that a server's frames have.
+    /// The next event. Every rule for a server's frames is checked.
     #[track_caller]
     fn next(&mut self) -> impl Future<Output = Seen> {
         let caller = std::panic::Location::caller();
@@ -268,7 +269,8 @@ impl Socket {
         }
     }
 
-    /// The end as the protocol tells it: a `bye`, which is returned, a close with the same code, and the end of the stream.
+    /// Reads the end of the protocol: a `bye`, which is returned, a close with the same code, and the end of the
+    /// stream.
     #[track_caller]
     fn bye(&mut self, code: u16) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
@@ -283,7 +285,7 @@ impl Socket {
     }
 }
 
-/// Somebody with a connection of his own, whom nothing that others do may disturb.
+/// An uninvolved client with a separate connection, unaffected by other clients.
 struct Bystander {
     socket: Socket,
     heard: u64,
@@ -296,7 +298,7 @@ impl Bystander {
         Self { socket, heard: 0 }
     }
 
-    /// Publishes and hears it: nothing else has come, and everything works.
+    /// Publishes and receives a message: nothing else has come, and everything works.
     async fn is_undisturbed(&mut self, after: &str) {
         self.heard += 1;
         let heard = self.socket.ask(json!({"type": "publish", "topic": "bystander", "data": self.heard})).await;

@@ -1,12 +1,14 @@
-//! What it takes a client to connect and subscribe (connect, greeting, subscribe, ACK), against a bare accept loop.
+//! The time for a client to connect and subscribe (connect, greeting, subscribe, ACK), compared with a bare accept
+//! loop.
 //!
-//! The bare loop is one thread that accepts, sends a greeting, reads, and sends an ACK, a client after the other: four
-//! system calls and nothing else. It has neither sessions nor topics, and one client that says nothing would stop it for
-//! all. The times have the client's side in them, which is the same for both. With 500 at once all of them connect and ask
-//! before the first answer is read, and the time is divided by 500; one after the other each has its answer before the
-//! next begins, so the time is that of one client.
+//! In the bare loop, a single thread accepts, sends a greeting, reads, and sends an ACK, for each client in turn: four
+//! system calls and nothing else. The loop has neither sessions nor topics, and a single silent client would stop the
+//! loop for all. The times include the client's side, which is the same for both. With 500 at once, all clients connect
+//! and subscribe before the first answer is read, and the time is divided by 500. In the other comparison each client
+//! has its answer before the next client begins, so the time is per client.
 //!
-//! The bare loop waits for each request where Janus goes on to whoever has asked: at once, Janus can be the faster one.
+//! The bare loop waits for each request, and Janus continues with any client whose request has arrived: at once, Janus
+//! can be faster.
 
 mod client;
 mod interleaved;
@@ -77,7 +79,7 @@ fn compare(
                 "an ACK is a subscription"
             );
             drop(clients);
-            // The next turn must not pay for the end of this one.
+            // The next turn must not pay for the end of this turn.
             while janus.stats().connections > 0 {
                 std::thread::yield_now();
             }
@@ -86,7 +88,7 @@ fn compare(
         .run(rounds);
 }
 
-/// A client that has sent its request.
+/// Connects a client and sends its request.
 fn asking(server: SocketAddr) -> io::Result<Client> {
     let mut client = Client::connect(server)?;
     client.send(&subscribe(TOPIC))?;
@@ -97,10 +99,10 @@ fn subscribed(client: &mut Client) -> io::Result<()> {
     client.read_until(|frame| *frame == ServerFrame::Ack)
 }
 
-/// Starts the bare loop, which goes on until the process ends.
+/// Starts the bare loop, which runs until the process ends.
 fn bare_accept_loop() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    // The standard library's backlog is shorter than what connects at once.
+    // The backlog of the standard library is shorter than the number of simultaneous connects.
     socket2::SockRef::from(&listener).listen(Config::default().backlog as i32)?;
     let addr = listener.local_addr()?;
     let mut greeting = Vec::new();
@@ -111,12 +113,12 @@ fn bare_accept_loop() -> io::Result<SocketAddr> {
             let (mut client, _) = listener.accept()?;
             client.set_nodelay(true)?;
             client.write_all(&greeting)?;
-            // Requests are small and come in one piece.
+            // Requests are small and arrive in one piece.
             let _ = client.read(&mut [0; 256])?;
             client.write_all(ACK)?;
             clients.push(client);
             if clients.len() == CLIENTS {
-                // The last of a turn has its answer.
+                // The last client of a turn has its answer.
                 clients.clear();
             }
         }

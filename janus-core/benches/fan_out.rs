@@ -1,10 +1,10 @@
-//! What it costs to send one frame to every subscriber of a topic, against a bare loop of `send` over the same sockets.
+//! The cost of sending one frame to every subscriber of a topic, compared with a bare loop of `send` over the same
+//! sockets.
 //!
-//! The bare loop is the least that anybody can do: it holds no locks, counts nothing, and has no queue for a client that
-//! lags. The ratio is therefore what delivery adds to the system call. Both are measured on one thread and on two: a bare
-//! loop over each half of the sockets; a pass with one sender to help. Up to 256 subscribers (`inline_subscribers`) the
-//! server asks its senders only while its home arbiter is behind, because it takes long to wake them: the smaller tables
-//! show that.
+//! The bare loop is a lower bound: no locks, no counters, and no queue for a lagging client. The ratio is therefore the
+//! price of delivery on top of the system call. Both are measured on one thread and on two: the bare loop with half of
+//! the sockets per thread, a pass with the help of one sender. Up to 256 subscribers (`inline_subscribers`) the server
+//! asks its senders only while its home arbiter is behind, because a sender takes long to wake: see the smaller tables.
 //!
 //! The receivers are drained between the measured times, so no buffer fills, and every byte is checked.
 
@@ -21,7 +21,7 @@ use janus_core::Config;
 use janus_core::internals::FanOut;
 use socket2::SockRef;
 
-/// Delivery does not look into it; that it is not the same byte all over lets a frame be told from two halves.
+/// Delivery does not read the payload. The bytes differ, so that a whole frame differs from two halves.
 const FRAME: [u8; 100] = {
     let mut frame = [b'x'; 100];
     frame[0] = b'{';
@@ -29,10 +29,11 @@ const FRAME: [u8; 100] = {
     frame
 };
 
-/// Frames that one turn sends in all, if that is more than one to each subscriber: a turn must be long for the clock.
+/// The minimum number of frames per turn, for turns long enough for the clock. A turn with more subscribers sends one
+/// frame to each.
 const SENDS_PER_TURN: usize = 512;
 
-/// A subscriber takes three descriptors: the socket at either end, and the one at this end again, for the bare loop.
+/// Descriptors per subscriber: the socket at either end, and a duplicate of the sending end for the bare loop.
 const DESCRIPTORS_EACH: u64 = 3;
 const DESCRIPTORS_RESERVED: u64 = 64;
 
@@ -81,7 +82,7 @@ fn send_to_all(streams: &[TcpStream]) {
     }
 }
 
-/// The bare loop on two threads, each with its half of the sockets.
+/// The bare loop on two threads, each with half of the sockets.
 struct Halves {
     streams: Arc<[TcpStream]>,
     /// Dropped to end the other thread.
@@ -112,14 +113,14 @@ impl Halves {
     }
 }
 
-/// Pairs of connected sockets; those that send have the options of a server's.
+/// Creates pairs of connected sockets. The sending ends have the options of a server's sockets.
 fn connect(pairs: usize) -> io::Result<(Vec<TcpStream>, Vec<TcpStream>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let (mut senders, mut receivers) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
     for _ in 0..pairs {
         let receiver = TcpStream::connect(addr)?;
-        // A byte that does not come fails the bench instead of stopping it for ever.
+        // A missing byte fails the bench instead of blocking it for ever.
         receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (sender, _) = listener.accept()?;
         sender.set_nodelay(true)?;

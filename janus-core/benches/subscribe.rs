@@ -1,14 +1,14 @@
-//! What it takes a client to subscribe, and to unsubscribe, while its topic is being delivered to 2,000 others, compared
-//! with the same topic at rest.
+//! The time to subscribe, and to unsubscribe, during a delivery of the same topic to 2,000 subscribers, compared with
+//! the same topic at rest.
 //!
-//! Under load a message is published as soon as the last of the 2,000 has read the one before, so that hardly a moment is
-//! without a pass. A request then waits for a turn of the pass, 32 sends of some microseconds each, and for the processors,
-//! which the readers use as well. It must not wait for the pass: that takes milliseconds.
-//! At rest the home arbiter has to be woken first, at a price that the system's scheduler sets: the times say more here
-//! than the ratio.
+//! Under load a message is published as soon as the last of the 2,000 has read the message before, so that there is
+//! almost always a pass under way. A request then waits for a turn of the pass, 32 sends of some microseconds each, and
+//! for the processors, which the readers use as well. A request must not wait for the whole pass, which takes
+//! milliseconds. At rest the home arbiter has to be woken first, at a price set by the system's scheduler: compare
+//! times here rather than ratios.
 //!
-//! An unsubscribe is not answered. It is measured together with a subscribe in the same packet, whose ACK cannot leave
-//! before it has been carried out.
+//! An unsubscribe has no answer. The bench sends an unsubscribe together with a subscribe in one packet, whose ACK
+//! cannot leave before both have been carried out.
 
 mod client;
 mod interleaved;
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 const TOPIC: &str = "news";
 const CROWD: usize = 2_000;
-/// Round trips of one turn: enough that under load they take several passes.
+/// Round trips of one turn: enough to span several passes under load.
 const TRIPS: usize = 500;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Measures while the topic is delivered to the crowd without a pause.
+/// Measures during an uninterrupted delivery of the topic to the crowd.
 fn busy(
     janus: &Janus,
     crowd: &Mutex<Vec<Client>>,
@@ -73,7 +73,7 @@ fn busy(
                 for client in crowd.lock().iter_mut() {
                     client.read_until(is_message).expect("every subscriber gets every message");
                 }
-                // Only the first is waited for.
+                // Only the first delivery is awaited.
                 let _ = delivered.send(());
             }
         });
@@ -84,7 +84,7 @@ fn busy(
     })
 }
 
-/// Subscribes and leaves again; only the subscribing is measured.
+/// Subscribes and leaves again. Only the subscribe is measured.
 fn come_and_go(janus: &Janus, member: &mut Client) -> io::Result<Duration> {
     let mut time = Duration::ZERO;
     for _ in 0..TRIPS {
@@ -103,7 +103,7 @@ fn go_and_come(janus: &Janus, member: &mut Client) -> io::Result<Duration> {
     time
 }
 
-/// The time from a request to its ACK, which may come among messages.
+/// The time from a request to its ACK, which may arrive between messages.
 fn round_trip(member: &mut Client, request: &[u8]) -> io::Result<Duration> {
     let start = Instant::now();
     member.send(request)?;

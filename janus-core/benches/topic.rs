@@ -1,15 +1,15 @@
-//! What a message costs on its way through the actor of its topic, for a publisher in the same process.
+//! The cost of a message on its way through the actor of its topic, for a publisher in the same process.
 //!
-//! From the call of `publish` to its receipt: the message is checked and laid out on the publisher's thread, put into the
-//! topic's inbox, numbered, stamped and encoded on the home arbiter, and the publisher is told. Alone, a message pays for
-//! waking the arbiter and for waking the publisher; divide by 64 what 64 take that are published before the first receipt
-//! is awaited, and it pays for little but its own work.
+//! The time runs from the call of `publish` to the receipt: the message is checked and laid out on the publisher's
+//! thread, put into the topic's inbox, then numbered, stamped and encoded on the home arbiter, and the publisher gets
+//! the receipt. Alone, a message pays for waking the arbiter and for waking the publisher. With 64 messages published
+//! before the first receipt is awaited, divide the time by 64: the quotient is little more than the work itself.
 //!
-//! Without subscribers the batch is then thrown away; with one it is sent to a client that reads all the time. A receipt
-//! does not wait for the send, but the next message may have to.
+//! Without subscribers the batch is then thrown away; with one subscriber the batch is sent to a client that reads all
+//! the time. A receipt does not wait for the send, but the next message may have to.
 //!
-//! What one at once takes is mostly the two wake-ups: some microseconds if the system runs both threads on one core, fifty
-//! if it wakes another core for them. It may choose otherwise with every run; compare 64 at once.
+//! The time of a single message is mostly the two wake-ups: some microseconds if the system runs both threads on one
+//! core, fifty if the system wakes another core. The choice may differ between runs; compare 64 at once.
 
 mod client;
 
@@ -32,13 +32,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
-    // It waits for receipts and does nothing else.
+    // The runtime waits for receipts and does nothing else.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let config = Config {
         listen: vec!["127.0.0.1:0".parse()?],
-        // A PING is no message, and every frame that arrives is counted.
+        // A PING is not a message, and every arriving frame is counted.
         heartbeat_interval: Duration::from_secs(86_400),
-        // On a busy machine the reader may not run for long enough to become a slow consumer, which is another matter.
+        // On a busy machine the reader may run too rarely, and must not become a slow consumer, which is not measured
+        // here.
         max_queue_frames: 1 << 24,
         max_queue_bytes: 1 << 30,
         ..Config::default()
@@ -83,7 +84,7 @@ fn count_frames(mut stream: TcpStream) -> u64 {
 }
 
 fn publish(criterion: &mut Criterion, to: &str, janus: &Janus, runtime: &Runtime) {
-    // 100 bytes of JSON with its quotes.
+    // 100 bytes of JSON with the quotes.
     let message = Message::new(TOPIC, &"x".repeat(98)).expect("a good message");
     let mut group = criterion.benchmark_group(format!("publish to {to}"));
     for at_once in [1_u32, 64] {

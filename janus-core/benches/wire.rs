@@ -1,11 +1,10 @@
-//! What one frame of each protocol costs to decode, and to encode; no socket, no actor.
+//! The cost of decoding and encoding a frame of each protocol; no socket, no actor.
 //!
-//! Decoding: a subscribe and a publish that arrive alone; a read of 16 KiB full of publish frames, which share their
-//! allocations and so cost less each; a frame that is not JSON, which a server must not pay more for than for a good one.
-//! Encoding: one message into a buffer that is there already, as a topic does for each message, and the head that it writes
-//! once for all that it numbers together.
+//! Decoding: a subscribe and a publish alone; a read of 16 KiB full of publish frames, cheaper each because of shared
+//! allocations; a malformed frame, which must not cost a server more than a good frame. Encoding: a message into an
+//! existing buffer, as a topic does for each message, and the head written once for all messages numbered together.
 //!
-//! The same for the modern protocol over WebSocket, where decoding includes unmasking.
+//! The modern protocol over WebSocket is measured likewise; decoding includes unmasking.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
 use janus_core::wire::classic::{Command, Decoder, FrameError, Limits, MessageHead, client};
-use janus_core::wire::{self, Codec, Event, Publication, Timestamp, TopicName, WebSocket, v1, websocket};
+use janus_core::wire::{self, Codec, Publication, ServerEvent, Timestamp, TopicName, WebSocket, v1, websocket};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255, max_topics: 128 };
 const READ_BYTES: usize = 16 * 1024;
@@ -52,7 +51,7 @@ fn decode(criterion: &mut Criterion) {
 
     assert!(first(&mut Decoder::new(), &cut_short).is_err(), "the last bracket is missing");
     group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: cut_short.len() as u64 });
-    // A decoder is over after malformed JSON, so each frame gets its own, as each connection has one.
+    // A decoder is over after malformed JSON, so each frame gets a new decoder, like each connection.
     group.bench_function("publish, 100 B, malformed", |bencher| {
         bencher.iter(|| first(&mut Decoder::new(), black_box(&cut_short)));
     });
@@ -130,7 +129,7 @@ fn encode_websocket(criterion: &mut Criterion) {
     for (name, bytes) in [("message, 100 B", 100), ("message, 4 KiB", 4_096)] {
         let publication =
             Publication::new(&topic, "\"headline\"", "\"42\"", &json_string(bytes)).expect("its parts are JSON");
-        let event = Event::Message(wire::Message {
+        let event = ServerEvent::Message(wire::NumberedMessage {
             topic: &topic,
             topic_json: publication.topic_json(),
             position: wire::Position { epoch: 0x9f86_d081_884c_7d65, seq: 123_456 },
@@ -154,7 +153,7 @@ fn encode_websocket(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A JSON string of so many bytes, its quotes included.
+/// A JSON string of `bytes` bytes, including the quotes.
 fn json_string(bytes: usize) -> String {
     format!("\"{}\"", "x".repeat(bytes - 2))
 }

@@ -18,7 +18,7 @@ use crate::delivery::senders::StopSender;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
 use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
-use crate::wire::TopicName;
+use crate::wire::{self, TopicName};
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
 ///
@@ -114,4 +114,10 @@ impl Drop for FanOut {
         self.senders.stop(&self.stop);
         self.senders.join();
     }
+}
+
+/// The raw values of these keys in a JSON object, as the wire formats read them; `None` if the text is not an object.
+#[must_use]
+pub fn json_members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Option<[Option<&'a str>; N]> {
+    wire::json::members(text, keys).ok().map(|members| members.values)
 }

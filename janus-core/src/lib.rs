@@ -76,9 +76,9 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`supervision`] | OTP supervision for actix actors; a crate of its own |
+//! | [`supervision`] | OTP supervision for actix actors: the crate `janus-supervision` |
 //! | `wire/` | the wire formats, as pure functions |
-//! | `config.rs` | the settings |
+//! | `config/` | the settings, each a row of a table |
 //! | `ground/` | what an instance has once: clock, counters, faults, traces |
 //! | `accounts/` | what the clients of one network address hold and take of what all clients share |
 //! | `delivery/` | the hot path: slots, queues, batches, passes, sender threads |
@@ -118,11 +118,12 @@ pub mod internals;
 mod session;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
-pub mod supervision;
 mod topic;
 mod typed;
 pub mod wire;
 
+#[doc(hidden)]
+pub use config::settings;
 pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
@@ -135,6 +136,8 @@ pub use instance::builder::{Builder, StartError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, ServeError, WeakJanus};
 pub use instance::stats::Stats;
+#[doc(inline)]
+pub use janus_supervision as supervision;
 pub use session::{SessionInfo, SessionToken};
 pub use topic::TopicInfo;
 pub use topic::publish::{Message, PublishError, Receipt};

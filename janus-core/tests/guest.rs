@@ -1,7 +1,7 @@
-//! An instance is a guest in its process: it leaves alone what is not its own, and when it is gone, so is everything it
-//! brought along.
+//! An instance is a guest in its process: the instance touches nothing outside, and leaves nothing behind.
 //!
-//! One test, alone in its binary, because it looks at the threads, descriptors, signals and hooks of the whole process.
+//! One test, alone in its binary, because the test looks at the threads, descriptors, signals and hooks of the whole
+//! process.
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};
@@ -13,11 +13,11 @@ use janus_core::hooks::Hooks;
 use janus_core::supervision::ChildSpec;
 use janus_core::{Builder, Config, Janus};
 
-/// The names of the threads, and what the descriptors are of.
+/// The names of the threads, and the targets of the descriptors.
 fn threads_and_descriptors() -> (Vec<String>, Vec<String>) {
     let list = |folder: &str, of: fn(&std::path::Path) -> Option<String>| {
         let entries = std::fs::read_dir(folder).expect("procfs is mounted");
-        // One may be gone again: the descriptor of this very listing is.
+        // An entry may be gone again: the descriptor of this very listing is.
         let mut list: Vec<String> = entries.filter_map(|entry| of(&entry.ok()?.path())).collect();
         list.sort();
         list
@@ -30,7 +30,7 @@ fn threads_and_descriptors() -> (Vec<String>, Vec<String>) {
     (threads, descriptors)
 }
 
-/// Which signals are blocked, ignored and caught.
+/// The blocked, ignored and caught signals.
 fn signals() -> Vec<String> {
     let status = std::fs::read_to_string("/proc/thread-self/status").expect("procfs is mounted");
     status.lines().filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ")).map(str::to_owned).collect()
@@ -51,7 +51,7 @@ fn builder() -> Builder {
         .child(ChildSpec::task("guest of the guest", || async { std::future::pending().await }))
 }
 
-/// A client that is subscribed.
+/// A client with a subscription.
 fn connect(addr: SocketAddr) -> TcpStream {
     let mut client = TcpStream::connect(addr).expect("connects");
     client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").expect("sends");
@@ -64,14 +64,14 @@ fn connect(addr: SocketAddr) -> TcpStream {
     client
 }
 
-/// Does what blocks on a thread of its own: the hooks may need this one.
+/// Runs blocking work on a separate thread: the hooks may need this thread.
 async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || drop(done.send(work())));
     result.await.expect("it succeeds")
 }
 
-/// An instance's whole life, from a caller with a runtime or without one.
+/// An instance's whole life, from a caller with a runtime or without a runtime.
 async fn live(end_by_shutdown: bool) {
     let before = signals();
     let janus = builder().start().await.expect("starts");
@@ -91,11 +91,11 @@ async fn live(end_by_shutdown: bool) {
     if end_by_shutdown {
         assert!(TcpStream::connect(addr).is_err(), "nobody listens any more");
     }
-    // Without it nobody has waited for the end; the descriptors tell.
+    // Without a shutdown, no caller has waited for the end; the descriptors tell.
 }
 
-/// Waits until there is what there was `before`: what was joined may still be listed for a moment, and without a shutdown
-/// nobody has waited for the threads.
+/// Waits until threads and descriptors are the same as `before`: joined threads may still be listed for a moment, and
+/// without a shutdown no caller has waited for the threads.
 fn until_nothing_is_left(before: &(Vec<String>, Vec<String>)) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while threads_and_descriptors() != *before && Instant::now() < deadline {
@@ -111,11 +111,11 @@ fn an_instance_leaves_nothing_behind_and_touches_nothing_of_its_process() {
         PANICS.fetch_add(1, Ordering::Relaxed);
         eprintln!("{panic}");
     }));
-    // The first runtime of a program that has tokio's `signal` feature makes two sockets, which are tokio's and stay.
+    // The first runtime of a program with tokio's `signal` feature makes two sockets, which belong to tokio and stay.
     drop(tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
     let nothing = threads_and_descriptors();
     for end_by_shutdown in [true, false] {
-        // The hooks have a thread of their own.
+        // The hooks have a separate thread.
         futures_executor::block_on(live(end_by_shutdown));
         until_nothing_is_left(&nothing);
 
@@ -124,7 +124,7 @@ fn an_instance_leaves_nothing_behind_and_touches_nothing_of_its_process() {
             let runtime_alone = threads_and_descriptors();
             live(end_by_shutdown).await;
             until_nothing_is_left(&runtime_alone);
-            // What was given up on the runtime is dropped when its turn comes.
+            // Aborted tasks of the runtime are dropped at their next turn.
             tokio::task::yield_now().await;
             assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
         });

@@ -1,7 +1,7 @@
-//! What can be written on the command line.
+//! The command line.
 //!
-//! The subcommands and their own flags are declared here; the flags of the server's settings are added from the table
-//! in `settings.rs`. Nothing is opened, connected or read before all of it has been understood.
+//! This file declares the subcommands and their flags. The flags of the server's settings are added from the table in
+//! `settings/`. No file is read and no connection opened before the whole command line is parsed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
 use janus_core::TraceKind;
+use janus_core::settings::Kind;
 
 use crate::bench::{Protocol, Transport};
-use crate::settings::{self, Field, Flags, TABLE};
+use crate::settings::{self, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
 ///
-/// Without a command it serves.
+/// Without a command, the server runs: `janus-server` is short for `janus-server serve`.
 #[derive(Debug, Parser)]
 #[command(name = "janus-server", version)]
 pub(crate) struct Cli {
@@ -27,11 +28,11 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// The command with the settings that stand before it and after it, of which the latter win.
+    /// The command, with the settings before and after its name. Settings after the name take precedence.
     ///
     /// # Errors
     ///
-    /// Settings before a command that has none.
+    /// Settings before a command without settings.
     pub(crate) fn into_command(self) -> Result<Command, clap::Error> {
         let before = self.flags;
         match self.command {
@@ -46,7 +47,7 @@ impl Cli {
             Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
             Some(_) => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
-                "the settings before the command are for the server: only `serve` and `config` take them",
+                "settings before the command are for the server: only `serve` and `config` accept settings",
             )),
         }
     }
@@ -54,37 +55,37 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Accept clients and deliver what is published, until SIGTERM, SIGINT or SIGQUIT.
+    /// Run the server: accept clients and deliver messages, until SIGTERM, SIGINT or SIGQUIT.
     Serve(SettingFlags),
-    /// Show or check the settings without serving.
+    /// Show or check the settings without running the server.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Publish one message, or one for each line of standard input, and print the server's receipts.
+    /// Publish one message, or each line of standard input, and print the server's receipts.
     ///
-    /// A receipt has the message's place in the topic's order (`seq`, counted from 1) and how many subscribers the topic
-    /// had. A receipt with `seq` 0 and `subscribers` 0 means that the topic does not exist: nobody was subscribed, and the
-    /// message went nowhere.
+    /// A receipt has the message's place in the topic's order (`seq`, counted from 1) and the number of the topic's
+    /// subscribers. A receipt with `seq` 0 and `subscribers` 0 means that the topic does not exist: no client was subscribed,
+    /// and the message was not delivered.
     Publish(Publish),
     /// Print the messages of topics, each as one line of JSON.
     Subscribe(Subscribe),
     /// Print messages between the actors of a running server, each as one line of JSON.
     ///
-    /// It asks the server's HTTP API, which needs the server's `api_key` in the variable JANUS_API_KEY if it has one. The kinds
-    /// are connect, open, attach, detach, close, create, subscribe, unsubscribe, publish, pass, end, locate, start, exit, restart
-    /// and quarantine.
+    /// The command uses the server's HTTP API. If the server has an `api_key`, set the variable JANUS_API_KEY to the same key.
+    /// The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe, publish, pass, end,
+    /// locate, start, exit, restart and quarantine.
     Trace(Trace),
-    /// Measure a server with many clients: latency, and whether any message was lost.
+    /// Load a server with many clients: measure the latency, and find out whether messages were lost.
     Bench(Bench),
-    /// The clients of one process of the bench; the bench starts it.
+    /// A worker process of the bench, started by `bench` only.
     #[command(hide = true)]
     BenchWorker,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print every setting in force as a configuration file, with where each value comes from.
+    /// Print all settings in force as a configuration file, with the source of each value.
     Show(SettingFlags),
-    /// Say whether the settings can be used: exit code 0 if so, 2 if not.
+    /// Check whether the settings are valid: exit code 0 if valid, 2 if not.
     Check(SettingFlags),
 }
 
@@ -92,26 +93,26 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct Publish {
     /// The topic to publish to.
     pub(crate) topic: String,
-    /// The message: JSON, or any text, which is sent as a JSON string; `-` reads one message per line of input.
+    /// The message: JSON, or any other text, sent as a JSON string; `-` reads one message per line of standard input.
     ///
-    /// Blank lines of the input are skipped. An empty message is written as "" (with its quotes).
+    /// Blank lines of the input are skipped. Write an empty message as "" (with the quotes).
     ///
-    /// Text that begins with a hyphen goes after `--`, so that a mistyped flag is not published.
+    /// Put text that begins with a hyphen after `--`, so that a mistyped flag is not published.
     #[arg(allow_negative_numbers = true)]
     pub(crate) data: String,
-    /// The message's event.
+    /// The message's `event`.
     #[arg(long, default_value = "")]
     pub(crate) event: String,
-    /// The message's id.
+    /// The message's `message_id`.
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Refuse a message that is not JSON, with exit code 2, instead of sending it as a string.
+    /// Refuse text that is not JSON, with exit code 2, instead of sending a JSON string.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The server.
+    /// The server's address (setting `listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) to: String,
-    /// How long connecting, and each receipt, may take.
+    /// Longest time for connecting, and for each receipt.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -121,112 +122,111 @@ pub(crate) struct Subscribe {
     /// The topics to subscribe to.
     #[arg(required = true)]
     pub(crate) topics: Vec<String>,
-    /// The server.
+    /// The server's address (setting `listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) from: String,
     /// End after this many messages.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Come back to the session when the connection is lost, get what was missed meanwhile, and say if something was lost.
+    /// Reconnect when the connection is lost, resume the session, print the missed messages, and report losses.
     #[arg(long)]
     pub(crate) reconnect: bool,
-    /// How long connecting, and the server's acknowledgement, may take.
+    /// Longest time for connecting, and for the server's acknowledgement.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
-    /// Only messages of this kind; may be given several times.
+    /// Only messages of this kind; may be repeated.
     #[arg(long = "kind", value_name = "KIND", value_parser = kind)]
     pub(crate) kinds: Vec<TraceKind>,
-    /// Only messages from or to a name that the pattern covers, in which `*` stands for any text, such as "client 7" or
-    /// "topic quotes:*"; may be given several times.
+    /// Only messages from or to names that match the pattern, such as "client 7" or "topic quotes:*", where `*` stands for
+    /// any text; may be repeated.
     #[arg(long = "name", value_name = "PATTERN")]
     pub(crate) names: Vec<String>,
-    /// End after this time.
+    /// End after this many seconds.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
     /// End after this many messages.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) count: u64,
-    /// The server's setting `http_listen`.
+    /// The address of the server's HTTP API (setting `http_listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
     pub(crate) from: String,
-    /// How long connecting, and the begin of the server's answer, may take.
+    /// Longest time for connecting, and for the beginning of the server's answer.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The server.
+    /// The server's address (for Janus, the setting `listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) to: String,
-    /// What the server speaks. The load, the checks and the clocks are the same for all.
+    /// The server's protocol. Load, checks and clocks are the same for all protocols.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Protocol::Janus)]
     pub(crate) protocol: Protocol,
-    /// How the subscribers of a Janus are connected. Messages are published on `--to` by the classic protocol with any of
-    /// them, so that results differ by the subscribers' transport and nothing else.
+    /// The transport of the subscribers of a Janus server. Publishing always uses the classic protocol on `--to`, so results
+    /// differ only by the subscribers' transport.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Transport::Tcp)]
     pub(crate) transport: Transport,
-    /// Where the subscribers connect with `--transport ws` and `sse`: the same server's setting `http_listen`.
+    /// The address for subscribers with `--transport ws` or `sse`: the same server's setting `http_listen`.
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
     pub(crate) http: String,
-    /// Clients to connect and subscribe before anything is published.
+    /// Clients to connect and subscribe before the first message is published.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) clients: u32,
-    /// Topics the clients are spread over, one topic each; messages go to them in turn.
+    /// Topics; each client subscribes to one, and messages are published to each topic in turn.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) topics: u32,
     /// Messages to publish.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub(crate) messages: u32,
-    /// Publish at this rate, whatever the server does, and measure from when each message was due. Without it a message
-    /// is published when an earlier one has arrived everywhere.
+    /// Publish at this rate, however slow the server is, and measure from the time at which each message was due. Without a
+    /// rate, a message is published when an earlier message has arrived everywhere.
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
-    /// Without a rate: messages under way at once.
+    /// Without a rate: messages under way at the same time.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) window: u32,
     /// Bytes of each message's data.
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = value_parser!(u32).range(i64::from(crate::bench::MARK_BYTES)..=16 << 20))]
     pub(crate) size: u32,
-    /// Publish each message over a connection of its own, as the clients of the original server do.
+    /// Publish each message over a new connection, as the clients of the original server do.
     #[arg(long)]
     pub(crate) classic_publish: bool,
-    /// Processes to spread the clients over; as few as the descriptor limit allows without it.
+    /// Number of processes for the clients. By default, as few as the descriptor limit allows.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=256))]
     pub(crate) workers: Option<u32>,
-    /// Clients of one process that connect at once. More than the kernel's queue of the listener holds wait for
-    /// retransmissions, which measures the kernel.
+    /// Clients per process that connect at the same time. If they overflow the server's listen queue in the kernel, clients
+    /// wait for retransmissions, and the result measures the kernel.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) connecting: u32,
-    /// The server's process on this machine, of which the CPU time per delivery and the memory per connection are told.
+    /// The server's process on this machine: reports its CPU time per delivery and its memory per connection.
     #[arg(long, value_name = "PID", value_parser = value_parser!(u32).range(1..))]
     pub(crate) server_pid: Option<u32>,
-    /// How long each phase (connecting, publishing without progress, the last deliveries) may take.
+    /// Longest time for each phase: connecting, publishing without progress, the last deliveries.
     #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Write the result to this file as JSON, with the whole distribution of the latencies; docs/BENCH.md says what
-    /// is in it.
+    /// Write the result to this file as JSON, with the full distribution of the latencies. docs/BENCH.md describes the fields.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
 
 impl Bench {
-    /// Where the subscribers connect, if that is not where messages are published.
+    /// The address for subscribers, if other than the address for publishing.
     pub(crate) fn http_if_used(&self) -> Option<&str> {
         (self.transport != Transport::Tcp).then_some(&*self.http)
     }
 }
 
-/// The flags of the settings in `settings.rs`, and `--config`.
+/// The flags of the settings in `settings/`, and `--config`.
 #[derive(Debug)]
 pub(crate) struct SettingFlags(pub(crate) Flags);
 
 impl SettingFlags {
-    /// Both, of which the later ones win.
+    /// Both; the later flags take precedence.
     fn then(mut self, later: Self) -> Self {
         self.0.file = later.0.file.or(self.0.file);
         self.0.values.extend(later.0.values);
@@ -240,35 +240,35 @@ impl Args for SettingFlags {
             .long("config")
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
-            .help("A TOML file of settings [variable: JANUS_CONFIG]");
-        let flags = TABLE.iter().filter(|setting| setting.has_flag()).map(|setting| {
+            .help("TOML file with settings [variable: JANUS_CONFIG]");
+        let flags = TABLE.iter().filter_map(|row| {
             let help = format!(
                 "{}\n{} [default: {}] [variable: {}]",
-                setting.doc,
-                setting.expected(),
-                setting.default_text(),
-                settings::variable_name(setting)
+                row.setting.text(),
+                row.expected(),
+                row.default_text(),
+                row.variable()
             );
-            let flag = Arg::new(setting.name)
-                .long(settings::flag_name(setting))
-                .help(setting.doc)
+            let name = row.setting.name;
+            let flag = Arg::new(name)
+                .long(row.flag()?)
+                .help(row.setting.text())
                 .long_help(help)
                 .help_heading("Settings")
-                .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&setting.name));
-            match setting.field {
-                Field::Addresses(_) => flag.value_name("ADDR:PORT").action(ArgAction::Append),
-                Field::Origins(_) => flag.value_name("ORIGIN").action(ArgAction::Append),
-                Field::Secret(_) => flag,
-                Field::Count(_) | Field::Count32(_) => flag.value_name("N"),
-                Field::Bytes(_) => flag.value_name("BYTES"),
-                Field::Duration(_) => flag.value_name("DURATION"),
-                Field::Level(_) => flag.value_name("LEVEL"),
-                Field::Policy(_) => flag.value_name("POLICY"),
-                Field::Resume(_) => flag.value_name("BY"),
-                Field::Boolean(_) => {
+                .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&name));
+            Some(match row.setting.kind {
+                Kind::Addresses => flag.value_name("ADDR:PORT").action(ArgAction::Append),
+                Kind::Origins { .. } => flag.value_name("ORIGIN").action(ArgAction::Append),
+                Kind::Secret { .. } => return None,
+                Kind::Count(_) => flag.value_name("N"),
+                Kind::PerCent(_) => flag.value_name("PER_CENT"),
+                Kind::Bytes(_) => flag.value_name("BYTES"),
+                Kind::Duration(_) => flag.value_name("DURATION"),
+                Kind::OneOf { .. } => flag.value_name("NAME"),
+                Kind::Boolean => {
                     flag.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
                 }
-            }
+            })
         });
         command.arg(file).args(flags)
     }
@@ -280,8 +280,8 @@ impl Args for SettingFlags {
 
 impl clap::FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |(index, setting): (usize, &settings::Setting)| {
-            let texts = setting.has_flag().then(|| matches.get_many::<String>(setting.name))??;
+        let given = |(index, row): (usize, &settings::Row)| {
+            let texts = row.flag().and_then(|_| matches.get_many::<String>(row.setting.name))?;
             Some((index, texts.cloned().collect()))
         };
         Ok(Self(Flags {

@@ -1,7 +1,7 @@
-//! Why a command did not do what it was asked, and the exit code that says so.
+//! Failures of commands, and their exit codes.
 //!
-//! 1 is for what happened while it ran, 2 for what it was told. A reader that closed its end of our standard output
-//! has seen what it wanted: that is a success.
+//! Exit code 1 means a failure during the run, 2 a mistake in the command line, the settings or the input. A closed
+//! standard output is a success: the reader has seen enough.
 
 use std::error::Error as _;
 use std::io;
@@ -24,12 +24,12 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Tells the user, and says what the process ends with.
+    /// Reports the failure on standard error, and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let output = match self {
             Self::Output(source) | Self::Client(client::ClientError::Output(source)) => Some(source),
             Self::Bench(bench::BenchError::Output(source)) => Some(source),
-            _ => None,
+            Self::Settings(_) | Self::Serve(_) | Self::Client(_) | Self::Bench(_) => None,
         };
         if output.is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;

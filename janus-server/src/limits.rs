@@ -1,5 +1,7 @@
-//! What the system grants this process: descriptors, raised as far as they may go, with what that means for the number of
-//! clients, and memory, with the budget that follows from it.
+//! The limits set by the system on this process: descriptors and memory.
+//!
+//! Raises the descriptor limit as far as allowed and divides the descriptors between clients and other uses. Finds out how
+//! much memory the process may use, from which the default of `memory_budget_bytes` follows.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -7,19 +9,20 @@ use std::path::{Component, Path, PathBuf};
 use crate::api::{MAX_LINGERING, MAX_REFUSALS};
 use crate::settings::Settings;
 
-/// Descriptors that are not for clients: listeners, the runtime's own, the log, and some to spare.
+/// Descriptors for uses other than connections: listeners, the runtime, the log, and some to spare.
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 64;
 
-/// Raises the soft limit to the hard one and returns it. Whoever may not is left with what it has.
+/// Raises the soft limit to the hard limit, and returns the limit in force. A process that may not raise the limit keeps
+/// its own.
 pub(crate) fn raise_descriptors() -> u64 {
     rlimit::increase_nofile_limit(u64::MAX)
         .or_else(|_| rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _)| soft))
         .unwrap_or(1_024)
 }
 
-/// Raises the limit and lowers what the settings ask for to what fits: a server that accepts more than it has descriptors for
-/// can neither tell a client why it is turned away nor serve its API. Only an operator who asked for more clients
-/// (`asked_for`) is warned; the default is more than most machines allow.
+/// Raises the limit, and lowers the limits in the settings to fit: a server that accepts more connections than its
+/// descriptors allow can neither tell a client why the connection is refused nor serve its API. Only an operator who set
+/// `max_connections` (`asked_for`) is warned, because the default is more than most machines allow.
 pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
     let limit = raise_descriptors();
     let config = &mut settings.core;
@@ -44,30 +47,30 @@ pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Set
     settings
 }
 
-/// Requests to the HTTP API that are refused, or have their answer and are about to be closed.
+/// Requests to the HTTP API that are being refused, or are answered and about to close.
 const ANSWERED_REQUESTS: usize = MAX_REFUSALS + MAX_LINGERING;
 
-/// How descriptors are divided. What is not for clients is never taken by them, so that a full server can still be
-/// published to and looked after.
+/// The division of descriptors. Clients never take the shares of other uses, so a full server still accepts publishers
+/// and operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shares {
-    /// As many clients as there can be.
+    /// The largest possible number of clients.
     clients: usize,
-    /// Requests to the HTTP API that are being served.
+    /// Requests to the HTTP API being served.
     requests: usize,
-    /// Connections without a place of `max_connections`.
+    /// Guests: connections beyond `max_connections`.
     reserved: usize,
-    /// Connections that are being refused.
+    /// Connections being refused.
     refusals: usize,
 }
 
 impl Shares {
-    /// Of a limit, for what the settings ask for. Where that is too much, requests to the API take a sixteenth at most, and
-    /// those that have their answer, guests and refusals a 128th each.
+    /// Divides a limit according to the settings. If the settings ask for too much, requests to the API take at most a
+    /// sixteenth, and answered requests, guests and refusals a 128th each.
     fn of(limit: u64, requests: usize, reserved: usize, refusals: usize, max_connections: usize) -> Self {
         let free = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
         let requests = requests.min(free / 16);
-        // So many at least are accepted in one turn, and must not crowd each other out before they are read.
+        // At least this many connections are accepted in a turn, and must not crowd each other out before they are read.
         const FEWEST: usize = 16;
         let (reserved_of_few, refusals_of_few) = (reserved.min((free / 128).max(FEWEST)), refusals.min(free / 128));
         let fewer = Self { clients: 0, requests, reserved: reserved_of_few, refusals: refusals_of_few };
@@ -80,17 +83,18 @@ impl Shares {
     }
 }
 
-/// Has the kernel make its table of this process's descriptors as large as it will get. It doubles a table that is full,
-/// and in a process of several threads it stops the thread that needs the room until no other reads the old one: for
-/// 15 ms, in the middle of every crowd that is larger than all before. Now there is one thread, and nobody waits.
+/// Makes the kernel grow this process's descriptor table to its final size, while the process has a single thread.
+///
+/// The kernel doubles a full table. In a process with several threads, the thread that needs the room is stopped until no
+/// other thread reads the old table: for 15 ms, in the middle of every crowd larger than all before.
 fn make_room(descriptors: u64) {
     let last =
         descriptors.min(rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(0, |(soft, _)| soft)).saturating_sub(1);
-    // A kernel that does not give it now may give it later.
+    // A failure here is harmless: the kernel may still grow the table later.
     let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), i32::try_from(last).unwrap_or(i32::MAX));
 }
 
-/// The memory this process may use, and which file says so.
+/// The memory this process may use, and the file that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Memory {
     bytes: u64,
@@ -98,8 +102,8 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What the machine has or what the control groups of this process allow, whichever is less; `None` where no file
-    /// says it, as on systems other than Linux.
+    /// The memory of the machine or the limit of this process's control groups, whichever is less; `None` if neither is
+    /// known, as on systems other than Linux.
     pub(crate) fn of_this_process() -> Option<Self> {
         Self::from_files(|path| std::fs::read_to_string(path).ok())
     }
@@ -112,8 +116,8 @@ impl Memory {
         machine.into_iter().chain(limits).min_by_key(|memory| memory.bytes)
     }
 
-    /// Half of it, in whole MiB, but no less than a budget may be: the other half is for what is not accounted, such as
-    /// the buffers of the kernel and what the allocator keeps.
+    /// Half of the memory, in whole MiB, but at least the smallest valid budget. The other half is for memory that is not
+    /// accounted, such as the buffers of the kernel and the reserves of the allocator.
     pub(crate) fn budget(&self) -> usize {
         let half = (self.bytes / 2) >> 20 << 20;
         usize::try_from(half).unwrap_or(isize::MAX.unsigned_abs()).max(LEAST_BUDGET)
@@ -121,19 +125,19 @@ impl Memory {
 }
 
 impl fmt::Display for Memory {
-    /// Says where the budget comes from.
+    /// Explains the budget.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.file == Path::new(MEMINFO) { "the machine's memory by" } else { "the limit in" };
+        let what = if self.file == Path::new(MEMINFO) { "the machine's memory in" } else { "the limit in" };
         let file = self.file.display();
         if self.bytes / 2 < LEAST_BUDGET as u64 {
-            return write!(f, "the least that is possible; half of {what} {file} would be less");
+            return write!(f, "the least possible, because half of {what} {file} would be less");
         }
         write!(f, "half of {what} {file}")
     }
 }
 
-/// The files that limit the memory of a process with this `/proc/self/cgroup`: those of its groups and of all their
-/// parents, since each of them counts. Of version 2 and of version 1, as a machine may have either or a mixture.
+/// The files that limit the memory of a process with this `/proc/self/cgroup`: the files of its groups and of all their
+/// parents, because each limit counts. Includes versions 1 and 2, because a machine may have either or a mixture.
 fn limit_files(cgroup: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in cgroup.lines() {
@@ -146,8 +150,8 @@ fn limit_files(cgroup: &str) -> Vec<PathBuf> {
             }
             _ => continue,
         };
-        // A group outside of what this process may see is shown with `..`, and then only the root is known. In a
-        // container without a cgroup namespace the groups are not there either, and the root is the container's own.
+        // A group invisible to this process is shown with `..`; then only the root is known. In a container without a
+        // cgroup namespace the groups are not mounted either, and the root is the container's own group.
         let group = Path::new(group.trim_start_matches('/'));
         let hidden = group.components().any(|part| part == Component::ParentDir);
         let group = if hidden { Path::new("") } else { group };
@@ -156,12 +160,12 @@ fn limit_files(cgroup: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The bytes in a limit file; version 2 writes no limit as `max`, version 1 as a number near 2^63.
+/// The bytes in a limit file; `None` without a limit, which version 2 writes as `max` and version 1 as a number near 2^63.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|&bytes| bytes < 1 << 60)
 }
 
-/// The `MemTotal` of `/proc/meminfo`, which is in KiB although it says kB.
+/// The `MemTotal` of `/proc/meminfo`, in KiB although the unit there is kB.
 fn machine_bytes(meminfo: &str) -> Option<u64> {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
@@ -169,7 +173,7 @@ fn machine_bytes(meminfo: &str) -> Option<u64> {
 
 const MEMINFO: &str = "/proc/meminfo";
 
-/// What `janus_core::Config` takes at least.
+/// The smallest budget that `janus_core::Config` accepts.
 const LEAST_BUDGET: usize = 16 << 20;
 
 #[cfg(test)]
@@ -178,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// The memory of a machine with 8 GiB and these files.
+    /// The result for a machine with 8 GiB and these files.
     fn memory(files: &[(&str, &str)]) -> Memory {
         let read = |path: &Path| {
             let meminfo = [("/proc/meminfo", "Buffers: 1 kB\nMemTotal:        8388608 kB\nMemFree: 5 kB\n")];
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_cannot_take_is_there_for_api_guests_and_refusals() {
+    fn descriptors_are_kept_for_the_api_guests_and_refusals() {
         let divided = |limit, max_connections| {
             let Shares { clients, requests, reserved, refusals } = Shares::of(limit, 256, 256, 1_024, max_connections);
             let all = clients + requests + reserved + refusals;
@@ -202,14 +206,14 @@ mod tests {
             (clients, requests, reserved, refusals)
         };
         assert_eq!(divided(20_000, 100_000), (19_242, 256, 155, 155));
-        assert_eq!(divided(20_000, 5_000), (18_272, 256, 256, 1_024), "where all of it fits, all is there");
+        assert_eq!(divided(20_000, 5_000), (18_272, 256, 256, 1_024), "all shares are granted in full if they fit");
         assert_eq!(divided(1_064, 100_000), (908, 62, 16, 7));
         assert_eq!(divided(1 << 20, 100_000).0, (1 << 20) - 64 - 1_664);
         assert_eq!(Shares::of(10, 256, 256, 1_024, 1), Shares { clients: 1, requests: 0, reserved: 16, refusals: 0 });
     }
 
     #[test]
-    fn without_a_limit_it_is_the_machines_memory() {
+    fn without_a_limit_the_machines_memory_counts() {
         assert_memory(&[], 8_192, "/proc/meminfo");
         assert_memory(&[("/proc/self/cgroup", "0::/\n")], 8_192, "/proc/meminfo");
         let unlimited = [("/proc/self/cgroup", "0::/a\n"), ("/sys/fs/cgroup/a/memory.max", "max\n")];
@@ -219,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_group_and_its_parents_the_lowest_limit_counts() {
+    fn the_lowest_limit_of_a_group_and_its_parents_counts() {
         let parent = "/sys/fs/cgroup/system.slice/memory.max";
         let own = "/sys/fs/cgroup/system.slice/janus.service/memory.max";
         let cgroup = ("/proc/self/cgroup", "0::/system.slice/janus.service\n");
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_has_a_line_for_memory_alone_or_with_others() {
+    fn in_version_1_memory_may_share_a_line_with_other_controllers() {
         let own = "/sys/fs/cgroup/memory/docker/7f/memory.limit_in_bytes";
         let root = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
         for line in ["5:memory:/docker/7f\n", "4:cpu,memory:/docker/7f\n3:pids:/docker/7f\n0::/\n"] {
@@ -242,12 +246,12 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_out_of_sight_leaves_the_root() {
+    fn for_an_invisible_group_only_the_root_is_read() {
         assert_eq!(limit_files("0::/../../other:1\n"), [PathBuf::from("/sys/fs/cgroup/memory.max")]);
     }
 
     #[test]
-    fn where_no_file_says_it_there_is_no_answer() {
+    fn without_any_file_the_memory_is_unknown() {
         assert_eq!(Memory::from_files(|_| None), None);
         assert_eq!(machine_bytes("MemTotal: lots\n"), None);
     }
@@ -258,8 +262,8 @@ mod tests {
         let expected = [
             ("1073741824", 512, "half of the limit in /sys/fs/cgroup/memory.max"),
             ("1073741823", 511, "half of the limit in /sys/fs/cgroup/memory.max"),
-            ("99999999999", 4_096, "half of the machine's memory by /proc/meminfo"),
-            ("0", 16, "the least that is possible; half of the limit in /sys/fs/cgroup/memory.max would be less"),
+            ("99999999999", 4_096, "half of the machine's memory in /proc/meminfo"),
+            ("0", 16, "the least possible, because half of the limit in /sys/fs/cgroup/memory.max would be less"),
         ];
         for (bytes, mib, source) in expected {
             let memory = limited(bytes);

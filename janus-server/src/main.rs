@@ -1,7 +1,20 @@
-//! The Janus server binary: it serves, shows its settings, publishes, subscribes, traces and measures.
+//! The Janus server binary: serves, shows the settings, publishes, subscribes, traces and measures.
 //!
-//! This file is the order of things; each command is a module. What went wrong comes back here as a [`Failure`], which
-//! decides the exit code.
+//! | file or folder | what it is | what it owns |
+//! |---|---|---|
+//! | `main.rs` | entry point | the choice of the command, the order in which a server starts |
+//! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
+//! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
+//! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
+//! | `signals.rs` | streams of signals | the meaning of each signal |
+//! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
+//! | `api/` | HTTP server | the HTTP API |
+//! | `logging/` | a thread and its queue | the log on standard error |
+//! | `client/` | blocking clients | the commands `publish`, `subscribe` and `trace` |
+//! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
+//! | `failure.rs` | errors | error messages and exit codes |
+//!
+//! A failed command returns a [`Failure`], which decides the exit code.
 
 mod api;
 mod bench;
@@ -25,8 +38,8 @@ use limits::Memory;
 use serve::ServeError;
 use settings::Loaded;
 
-// A cast between two actors costs two allocations, and this allocator halves their price. Only the binary chooses one;
-// an embedder of janus-core keeps its own.
+// A cast between two actors costs two allocations, and mimalloc halves their price. Only the binary chooses an allocator;
+// embedders of janus-core keep their own.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -45,11 +58,11 @@ fn main() -> ExitCode {
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let loaded = load(flags)?;
-    let _flush = logging::start(loaded.settings.log, loaded.settings.log_queue);
+    let _flush = logging::start(loaded.settings.log.0, loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
-    // Not before: see `make_room` there.
+    // Only now, because `limits::make_room` needs a process with a single thread.
     logging::start_writing().map_err(ServeError::Log)?;
     serve::run(&settings)?;
     Ok(())
@@ -60,7 +73,7 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
         ConfigCommand::Show(flags) => load(flags)?.show(),
         ConfigCommand::Check(flags) => {
             load(flags)?;
-            "the settings are good\n".to_owned()
+            "the settings are valid\n".to_owned()
         }
     };
     io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::Output)

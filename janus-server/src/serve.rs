@@ -1,8 +1,8 @@
-//! `janus-server serve`: starts the tree, waits for a signal or for the tree's own end, and drains.
+//! `janus-server serve`: starts the tree, waits for a signal or for the tree to end, and drains.
 //!
-//! The first SIGTERM, SIGINT or SIGQUIT drains and ends with exit code 0. A later one (`signals.rs` says which) does not wait for
-//! the drain and ends with 1, as messages that were queued are lost. When the tree gives up, the reason is told and the exit
-//! code is 1.
+//! The first SIGTERM, SIGINT or SIGQUIT starts a drain, after which the exit code is 0. Another stop signal, at least
+//! [`SAME_STOP`] later, ends the server at once with exit code 1, because queued messages are lost. When the tree gives up,
+//! the server reports the reason and ends with exit code 1.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::api::Api;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
-/// Requests to the HTTP API that wait for the thread that serves it; more are closed at once.
+/// Requests to the HTTP API that wait for the thread of the API; more are closed at once.
 const MAX_WAITING_REQUESTS: usize = 1_024;
 
-/// Why serving ended otherwise than by a drain.
+/// Why the server ended other than by a drain.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
     #[error("cannot start the thread that writes the log")]
@@ -31,7 +31,7 @@ pub(crate) enum ServeError {
     Start(StartError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
-    #[error("ended by another signal; what was still queued is lost")]
+    #[error("ended by a second signal; messages still queued are lost")]
     Interrupted,
 }
 
@@ -50,11 +50,11 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let config = &settings.core;
     let drain_period = config.drain_period;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
-    // A channel, because requests can come before there is a handle to serve them with.
-    let (passed_on, mut requests) = mpsc::channel(MAX_WAITING_REQUESTS);
+    // A channel, because requests can arrive before the handle to serve them exists.
+    let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
     let pass_on = move |request| {
         if passed_on.try_send(request).is_err() {
-            log::debug!("a request to the API is closed, because too many wait to be served");
+            log::debug!("API request closed, because too many are waiting to be served");
         }
     };
     let starting = Janus::builder().config(config.clone()).pass_on(pass_on).start();
@@ -63,40 +63,44 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         other => ServeError::Start(other),
     })?;
     let api = Arc::new(Api::new(janus.clone(), settings));
-    tokio::spawn({
-        let api = Arc::clone(&api);
-        async move {
-            while let Some(request) = requests.recv().await {
-                api.serve_passed_on(request);
-            }
-        }
-    });
+    api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     let (classic, http) = addrs.split_at(config.listen.len());
+    announce(classic, http, api.is_closed());
+    tokio::select! {
+        reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
+        name = signals.stop() => {
+            log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
+        }
+    }
+    drain(&janus, &api, &mut signals).await
+}
+
+fn announce(classic: &[SocketAddr], http: &[SocketAddr], api_is_closed: bool) {
     for addr in classic {
         log::info!("listening on {addr}");
     }
     for addr in http {
         log::info!("serving HTTP on {addr}");
     }
-    if !http.is_empty() && api.is_closed() {
-        log::warn!("the HTTP API is closed, because http_listen is not all loopback and there is no api_key");
+    if !http.is_empty() && api_is_closed {
+        log::warn!(
+            "the HTTP API is closed, because http_listen is not all loopback and there is no api_key; set api_key"
+        );
     }
-    tokio::select! {
-        reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop() => {
-            log::info!("{name}: draining over {drain_period:?}; another signal after {SAME_STOP:?} ends at once");
-        }
-    }
+}
+
+/// Drains until the last connection has ended, or until a second stop signal.
+async fn drain(janus: &Janus, api: &Api, signals: &mut Signals) -> Result<(), ServeError> {
     let stopped = Instant::now();
     tokio::select! {
         report = janus.shutdown() => {
             api.finish().await;
             log::info!("drained {} connections", report.connections);
             if report.cut_off > 0 {
-                log::warn!("{} of them were cut off with messages left, by write_timeout or drain_timeout", report.cut_off);
+                log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
             }
             Ok(())
         }
@@ -107,7 +111,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     }
 }
 
-/// For the test of what a supervisor sees when the tree gives up: nothing outside the process can make it do so.
+/// For the test that a service manager sees when the tree gives up: nothing outside the process can cause that.
 #[cfg(feature = "fault-injection")]
 async fn crash_until_it_gives_up(janus: Janus) {
     if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
@@ -122,7 +126,7 @@ async fn crash_until_it_gives_up(janus: Janus) {
 fn advice(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::AddrInUse => {
-            " (is another server running? end it, or choose another port with --listen or --http-listen)"
+            " (is another server running? stop it, or choose another port with --listen or --http-listen)"
         }
         std::io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
         std::io::ErrorKind::PermissionDenied => " (ports below 1024 need the CAP_NET_BIND_SERVICE capability)",

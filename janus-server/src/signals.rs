@@ -1,7 +1,8 @@
-//! What signals mean to the server.
+//! The meaning of signals to the server.
 //!
-//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) ask for an end. SIGHUP, SIGUSR1 and SIGUSR2 are sent by
-//! habit, to have settings read again or a log reopened; the server does neither, and clients must not pay for the habit.
+//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. Operators send SIGHUP, SIGUSR1
+//! and SIGUSR2 by habit, to reload settings or reopen a log. The server does neither. These signals are ignored rather
+//! than left to their default, which would end the process and cut off every client.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,25 +11,25 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A stop may come more than once: Ctrl-C goes to a whole process group, and `npm` or `timeout` in it pass it on. What comes
-/// within this time of the first is the same stop.
+/// Stop signals within this time of the first count as the same stop. A single Ctrl-C may deliver several: the terminal
+/// signals the whole process group, and programs such as `npm` or `timeout` pass the signal on.
 pub(crate) const SAME_STOP: Duration = Duration::from_secs(2);
 
-/// What a signal is answered with.
+/// The server's reaction to a signal.
 #[derive(Clone, Copy)]
 enum Meaning {
     Stop,
-    /// Nothing but a line in the log that ends with this.
+    /// Only a line in the log, with this reason.
     Ignored(&'static str),
 }
 
 pub(crate) struct Signals(Vec<(Signal, &'static str, Meaning)>);
 
 impl Signals {
-    /// Signals from now on; none of them ends the process by itself any more.
+    /// Takes over the signals; from now on none of them ends the process by default.
     pub(crate) fn new() -> io::Result<Self> {
-        let settings = "settings are read at the start only; restart the server to change them";
-        let nothing = "it means nothing to this server";
+        let settings = "settings are read only at startup; restart the server to change them";
+        let nothing = "the server has no use for this signal";
         let known = [
             (SignalKind::terminate(), "SIGTERM", Meaning::Stop),
             (SignalKind::interrupt(), "SIGINT", Meaning::Stop),
@@ -44,25 +45,25 @@ impl Signals {
             .map(Self)
     }
 
-    /// The name of the next signal that asks for an end.
+    /// Waits for the next stop signal, and returns its name.
     pub(crate) async fn stop(&mut self) -> &'static str {
         loop {
             let (name, meaning) = self.next().await;
             match meaning {
                 Meaning::Stop => return name,
-                Meaning::Ignored(why) => log::warn!("{name}: ignored, {why}"),
+                Meaning::Ignored(why) => log::warn!("{name} ignored: {why}"),
             }
         }
     }
 
-    /// The same for one that is not the stop of then once more.
-    pub(crate) async fn stop_again(&mut self, then: Instant) -> &'static str {
+    /// Waits for a stop signal other than repetitions of the `first` (see [`SAME_STOP`]), and returns its name.
+    pub(crate) async fn stop_again(&mut self, first: Instant) -> &'static str {
         loop {
             let name = self.stop().await;
-            if then.elapsed() >= SAME_STOP {
+            if first.elapsed() >= SAME_STOP {
                 return name;
             }
-            log::info!("{name}: the drain is under way; {SAME_STOP:?} after its beginning a signal ends at once");
+            log::info!("{name}: already draining; a signal {SAME_STOP:?} after the first ends the server at once");
         }
     }
 

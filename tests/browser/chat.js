@@ -1,6 +1,6 @@
 /**
- * Uses the chat as two people would, each in a frame of this page: they talk, lose their server, and talk on. Reports what
- * they see, an entry of a log being its classes and its text.
+ * Uses the chat like two people, each in a frame of this page: both talk, lose their server, and talk again. Reports the
+ * visible logs, each entry as its classes and its text.
  */
 
 import { parameters, report } from "./report.js";

@@ -1,13 +1,13 @@
 /**
- * What janus.js does at times and in cases that a real server does not bring about at will: its clock, its dice and its
- * WebSocket are the test's. Each test is reported as `["passed" | "failed", name, why]`, and then `["end", number]`.
+ * The behaviour of janus.js at times and in cases that a real server cannot produce at will: clock, random numbers and
+ * WebSocket belong to the test. Each test reports `["passed" | "failed", name, why]`, and the end `["end", number]`.
  */
 
 import { Janus } from "./janus.js";
 import { report } from "./report.js";
 
 const later = setTimeout.bind(globalThis);
-/** When all that waits for promises alone has been done. */
+/** Resolves when all work that waits only for promises is done. */
 const settled = () => new Promise((resolve) => later(resolve));
 
 let now = 0;
@@ -87,7 +87,7 @@ function equal(actual, expected) {
   if (is !== should) throw new Error(`${is} instead of ${should}`);
 }
 
-/** A client with a subscription to `t`, and all that it is told. */
+/** A client with a subscription to `t`, and all its events. */
 function client(options = {}) {
   const heard = [];
   const janus = new Janus("ws://test/ws", { state: (...state) => heard.push(state), ...options });
@@ -131,7 +131,7 @@ const tests = {
       answer();
       await settled();
       equal(sockets.length, before + 1);
-      // The connection has its own time.
+      // The connection has a separate timeout.
       pass(9_999);
       last().onopen({});
       equal(last().sent[0].auth, auth);
@@ -363,7 +363,7 @@ const tests = {
     equal(heard.at(-1)[0], "connected");
     pass(1);
     equal([heard.at(-1)[0], sockets[0].closed], ["waiting", true]);
-    // What it says now would be a double, or out of order.
+    // Later messages of this socket would be duplicates, or out of order.
     sockets[0].drops();
     equal(heard.length, 2);
   },
@@ -470,7 +470,7 @@ const tests = {
     const { janus, messages } = client();
     const errors = [];
     const ask = (topic) => janus.subscribe(topic, { error: ({ reason, code }) => errors.push(reason, code) });
-    // Before the server has said how long a frame may be, and after.
+    // Before and after the server has told the longest frame.
     ask("x".repeat(70_000));
     last().welcomes();
     ask("ä".repeat(500));
@@ -484,7 +484,7 @@ const tests = {
     last().subscribes(5);
     last().message(6);
     equal(messages(), [6]);
-    // It is over, and not asked for on the next connection either.
+    // The subscription is over, and not repeated on the next connection.
     last().drops();
     pass(1_000);
     last().welcomes();
@@ -572,7 +572,7 @@ const tests = {
     const before = last().sent.length;
     equal(await rejection(janus.publish("t", "ä".repeat(500))), "frame_too_large");
     equal(last().sent.length, before);
-    // One of the 256 that may wait is the subscribe.
+    // The subscribe is one of the 256 requests that may wait.
     const pending = Array.from({ length: 255 }, () => rejection(janus.publish("t", 1)));
     equal(await rejection(janus.publish("t", 1)), "too_many_pending");
     equal(last().sent.length, before + 255);
@@ -589,7 +589,7 @@ for (const [name, test] of Object.entries(tests)) {
   } catch (error) {
     report("failed", name, error.message);
   }
-  // An event of the window reaches all that there are.
+  // An event of the window reaches every client.
   clients.splice(0).forEach((janus) => janus.close());
 }
 report("end", Object.keys(tests).length);

@@ -1,4 +1,4 @@
-/** Publishes what can and what cannot be published, and reports what became of it. */
+/** Publishes valid and invalid messages, and reports the outcomes. */
 
 import { Janus } from "./janus.js";
 import { parameters, report } from "./report.js";
@@ -19,7 +19,7 @@ const arrived = Promise.withResolvers();
 janus.subscribe("news", { subscribed: subscribed.resolve, message: arrived.resolve });
 await subscribed.promise;
 await publish("news", { price: 1.5 }, { event: "quote", messageId: 7 });
-// Which of the two comes first is not said.
+// The order of receipt and message is not specified.
 const { seq, event, messageId, data } = await arrived.promise;
 report("message", seq, event, messageId, data);
 await publish("", "what topic");

@@ -1,4 +1,4 @@
-/** What a page tells the test that runs it (tests/browser_run.rs), in the order in which it was told. */
+/** Sends the reports of a page, in order, to the test that runs the page (tests/browser_run.rs). */
 
 let waiting = [];
 let sending = false;
@@ -15,5 +15,5 @@ export async function report(...values) {
   sending = false;
 }
 
-/** What the test tells the page. */
+/** The parameters given to the page by the test. */
 export const parameters = Object.fromEntries(new URLSearchParams(location.search));

@@ -1,15 +1,15 @@
 /**
- * Holds event streams and WebSockets, and reports when each of them is subscribed and when it is lost:
+ * Holds event streams and WebSockets, and reports when each is subscribed and when each is lost:
  * `[kind, number, "open" | "subscribed" | "lost" | "final" | "bye" | "message", milliseconds since 1970, …]`.
  */
 
 import { Janus } from "./janus.js";
 import { parameters, report } from "./report.js";
 
-// Short waits between attempts for a test; a measurement has those of the client.
+// Short waits between attempts for a test; a measurement uses the waits of the client.
 if (parameters.hurried) Math.random = () => 0.05;
 
-/** `http://…` or `https://…`; the same with `ws` is for WebSockets. */
+/** `http://…` or `https://…`; WebSockets use the same origin with `ws`. */
 const origin = parameters.server ?? location.origin;
 
 function stream(number) {

@@ -1,9 +1,9 @@
-/** Subscribes to `news` and reports all that it is told. */
+/** Subscribes to `news` and reports every event. */
 
 import { Janus } from "./janus.js";
 import { parameters, report } from "./report.js";
 
-// Short waits, and longer each time all the same: in a long one more could be published than the server keeps.
+// Short waits, which still grow: during a long wait more could be published than the server keeps.
 Math.random = () => 0.05;
 
 const janus = new Janus(parameters.server, {

@@ -1,5 +1,5 @@
 /*
- * The HTTP client of the JDK as a program uses it: `java Client.java java-sse|java-ws ORIGIN TOPIC…`, a connection for each
+ * The HTTP client of the JDK in a program: `java Client.java java-sse|java-ws ORIGIN TOPIC…`, with a connection for each
  * topic. Every report is a line of JSON for tests/clients/run.py. For runs by hand.
  */
 
@@ -28,7 +28,7 @@ public class Client {
         System.out.println("[\"" + topic + "\",\"" + kind + "\"," + value + "]");
     }
 
-    /** The value of a key; enough for what Janus sends, which has no blanks. `data` is last. */
+    /** The value of a key. Good enough for the JSON of Janus, which has no blanks. `data` is last. */
     static String member(String json, String key) {
         if (key.equals("data")) return json.substring(json.indexOf("\"data\":") + 7, json.length() - 1);
         var found = Pattern.compile("\"" + key + "\":(\"[^\"]*\"|[^,}]*)").matcher(json);

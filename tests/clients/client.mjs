@@ -1,5 +1,5 @@
 /**
- * A client library of Node as a program uses it: `node client.mjs LIBRARY ORIGIN TOPIC…`, a connection for each topic.
+ * A client library of Node in a program: `node client.mjs LIBRARY ORIGIN TOPIC…`, with a connection for each topic.
  *
  * Every report is a line of JSON for tests/clients/run.py: `[topic, kind, …]`. A library that reconnects does so by itself;
  * for the others (`ws`, `undici-ws`) this file has the few lines that PROTOCOL.md asks of a client.
@@ -66,7 +66,7 @@ function over(WebSocket) {
         } else report(topic, frame.type, frame.code ?? null);
       };
       socket.onerror = (error) => report(topic, "error", String(error.message ?? error.type));
-      // Some libraries tell a failed connection by an error alone, others by a close alone, most by both.
+      // Some libraries report a failed connection only by an error, others only by a close, most by both.
       socket.onclose = () => {
         if (ended) return;
         ended = true;
@@ -111,7 +111,7 @@ const libraries = {
   },
 
   async "fetch-event-source"() {
-    // It is made for pages: it looks whether they are hidden, and uses the window's clock.
+    // The library is made for pages: it checks whether a page is hidden, and uses the window's clock.
     globalThis.window = globalThis;
     globalThis.document = { hidden: false, addEventListener() {}, removeEventListener() {} };
     const { fetchEventSource } = (await import("@microsoft/fetch-event-source")).default;
@@ -123,7 +123,7 @@ const libraries = {
           report(topic, "open");
         },
         onmessage: ({ event, data }) => heard(topic, event, data),
-        // As its README has it: the end of a stream is no end of the subscription.
+        // As its README says: the end of a stream does not end the subscription.
         onclose: () => {
           throw new Error("the stream ended");
         },
@@ -147,5 +147,5 @@ const libraries = {
 
 const subscribe = await libraries[library]();
 topics.forEach((topic) => subscribe(topic));
-// The timer of undici's EventSource keeps no process alive, and a program has more to do than to listen.
+// The timer of undici's EventSource does not keep a process alive; a real program does more than listen.
 setInterval(() => {}, 60_000);

@@ -42,7 +42,7 @@ class Stream:
         """`json.loads` raises at an event without data, as it would in a program."""
         self.last_id = id or self.last_id
         if retry:
-            # A text in one library, a number in another.
+            # One library has a text here, another has a number.
             self.retry = int(retry) / 1000
         data = json.loads(data)
         if event in ("message", "", None):

@@ -53,7 +53,7 @@ class Server:
         known = subprocess.run([binary, "--help"], capture_output=True, text=True, check=True).stdout
         self.arguments = [binary, "--listen", "127.0.0.1:0", "--log", "info"]
         for name, value in SETTINGS.items():
-            # An older binary, run for comparison, lacks some.
+            # An older binary, run for comparison, lacks some of the settings.
             if f"--{name}" in known:
                 self.arguments += [f"--{name}", value]
         self.port = 0
@@ -68,7 +68,7 @@ class Server:
                 break
         else:
             sys.exit("the server does not start")
-        # Its log must be read.
+        # The server's log must be read.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def end(self, signal_number):
@@ -160,7 +160,7 @@ class Network:
 
         up = asyncio.create_task(pipe(reader, server_writer, False))
         await pipe(server_reader, writer, True)
-        # No server goes on to read after its end.
+        # No server continues to read after its end.
         up.cancel()
         self.carried.pop(pair, None)
         writer.close()
@@ -185,7 +185,7 @@ class Client:
         self.library = library
         self.server = server
         self.changed = threading.Condition()
-        # A message comes to the one as soon as it is open. On the other it is quiet until the first cut.
+        # The first topic gets a message as soon as it is open. The second is quiet until the first cut.
         self.busy, self.quiet = Topic(library, True), Topic(f"{library}-quiet", False)
         self.topics = {topic.name: topic for topic in (self.busy, self.quiet)}
         origin = f"http://127.0.0.1:{network.port}"
@@ -199,7 +199,7 @@ class Client:
             name, *report = json.loads(line)
             topic = self.topics[name]
             if report[0] == "open" and topic.publishes_at_open:
-                # As a page does that publishes in its `onopen`.
+                # Like a page that publishes in its `onopen`.
                 self.publish(topic)
             with self.changed:
                 topic.reports.append((time.monotonic(), report))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs client libraries under target/, in the versions pinned here, and runs them against Janus:
-#     tests/clients/run.sh BINARY            those that tests/run.sh has
-#     tests/clients/run.sh BINARY --all      all of them, which takes a minute to install
+#     tests/clients/run.sh BINARY            the libraries of tests/run.sh
+#     tests/clients/run.sh BINARY --all      all libraries, which take a minute to install
 set -euo pipefail
 binary=$(realpath "$1")
 shift

@@ -1,4 +1,4 @@
-//! Transports with planted faults: the suite finds each of them with the check that is about it.
+//! Transports with planted faults: the suite finds each fault with the responsible check.
 
 use std::io;
 use std::pin::Pin;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use janus_core::conformance::{Carrier, Check, Connecting, Outcome, Suite};
 use janus_core::wire::{
-    BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, Event, FrameError, Heartbeat, Limits, Opens, Timestamp,
-    TopicName,
+    BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, FrameError, Heartbeat, Limits, Opens, ServerEvent,
+    Timestamp, TopicName,
 };
 use janus_core::{Incoming, Janus};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -47,7 +47,7 @@ enum Fault {
 #[derive(Debug)]
 struct Faulty {
     fault: Fault,
-    /// Messages so far.
+    /// The number of messages so far.
     count: AtomicU32,
     kept: std::sync::Mutex<BytesMut>,
     harmed: Arc<AtomicBool>,
@@ -69,17 +69,18 @@ impl Codec for Faulty {
         Box::new(FaultyDecoder { fault: self.fault, lines: Delimited::new(b'\n'), inner: Lines.decoder(), harms })
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match (self.fault, event) {
-            (Fault::DropsMessages, Event::Message(_)) if self.count.fetch_add(1, Ordering::Relaxed) % 7 == 5 => {}
-            (Fault::SharesStateBetweenConnections, Event::Message(_)) if self.harmed.load(Ordering::Relaxed) => {}
-            (Fault::RefusesInSilence, Event::Error { .. }) | (Fault::NeverTellsGaps, Event::Gap { .. }) => {}
-            (Fault::PanicsOnFarewell, Event::Bye(_)) => panic!("planted: no farewell"),
-            (Fault::DoublesMessages, Event::Message(_)) => {
+            (Fault::DropsMessages, ServerEvent::Message(_)) if self.count.fetch_add(1, Ordering::Relaxed) % 7 == 5 => {}
+            (Fault::SharesStateBetweenConnections, ServerEvent::Message(_)) if self.harmed.load(Ordering::Relaxed) => {}
+            (Fault::RefusesInSilence, ServerEvent::Error { .. }) | (Fault::NeverTellsGaps, ServerEvent::Gap { .. }) => {
+            }
+            (Fault::PanicsOnFarewell, ServerEvent::Bye(_)) => panic!("planted: no farewell"),
+            (Fault::DoublesMessages, ServerEvent::Message(_)) => {
                 Lines.encode(event, at, out);
                 Lines.encode(event, at, out);
             }
-            (Fault::SwapsMessages, Event::Message(_)) => {
+            (Fault::SwapsMessages, ServerEvent::Message(_)) => {
                 let mut kept = self.kept.lock().unwrap();
                 if self.count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                     Lines.encode(event, at, &mut kept);
@@ -88,14 +89,14 @@ impl Codec for Faulty {
                     out.extend_from_slice(&kept.split());
                 }
             }
-            (Fault::LeavesLineBreaksInData, Event::Message(message)) => {
+            (Fault::LeavesLineBreaksInData, ServerEvent::Message(message)) => {
                 let (topic, seq) = (message.topic, message.position.seq);
                 out.extend_from_slice(format!("msg {topic} {seq} {}\n", message.data).as_bytes());
             }
-            (Fault::TellsGapsTooShort, &Event::Gap { topic, epoch, from, to }) => {
-                Lines.encode(&Event::Gap { topic, epoch, from, to: to - 1 }, at, out);
+            (Fault::TellsGapsTooShort, &ServerEvent::Gap { topic, epoch, from, to }) => {
+                Lines.encode(&ServerEvent::Gap { topic, epoch, from, to: to - 1 }, at, out);
             }
-            (Fault::AlwaysSaysResumed, Event::Subscribed { topic, position, .. }) => {
+            (Fault::AlwaysSaysResumed, ServerEvent::Subscribed { topic, position, .. }) => {
                 out.extend_from_slice(format!("resumed {topic} {position}\n").as_bytes());
             }
             _ => Lines.encode(event, at, out),
@@ -174,7 +175,7 @@ impl Drop for FaultyDecoder {
     }
 }
 
-/// What came of one check over pipes.
+/// The outcome of a check over pipes.
 async fn outcome(suite: Suite, check: Check) -> Outcome {
     let report = suite.checks(&[check]).deadline(Duration::from_secs(2)).seed(7).run().await;
     eprintln!("{report}");
@@ -206,7 +207,7 @@ found! {
     a_codec_that_drops_messages_is_found: DropsMessages by Order, TopicCrash;
     a_codec_that_sends_messages_twice_is_found: DoublesMessages by Order, Drain;
     a_codec_that_swaps_messages_is_found: SwapsMessages by Order;
-    a_codec_that_lets_data_end_frames_is_found: LeavesLineBreaksInData by Text;
+    a_codec_whose_data_can_end_frames_is_found: LeavesLineBreaksInData by Text;
     a_codec_that_forgets_the_rest_of_a_split_frame_is_found: ForgetsTheRestOfASplitFrame by Splits;
     a_decoder_that_leaves_input_behind_is_found: LeavesInputBehind by Splits;
     a_decoder_that_never_has_enough_is_found: NeverHasEnough by Garbage;
@@ -216,15 +217,15 @@ found! {
     a_codec_that_ignores_an_unsubscribe_is_found: IgnoresUnsubscribe by Unsubscribe;
     a_codec_that_refuses_in_silence_is_found: RefusesInSilence by Garbage, TopicLimit, TopicNames;
     a_codec_that_panics_on_garbage_is_found: PanicsOnGarbage by Garbage, RandomInput;
-    a_codec_that_panics_on_the_last_word_is_found: PanicsOnFarewell by Drain;
+    a_codec_that_panics_on_a_farewell_is_found: PanicsOnFarewell by Drain;
     a_codec_that_never_tells_gaps_is_found: NeverTellsGaps by Gaps;
     a_codec_that_tells_gaps_too_short_is_found: TellsGapsTooShort by Gaps;
-    a_codec_that_forgets_where_to_go_on_is_found: ForgetsWhereToGoOn by Resume;
-    a_codec_that_always_says_resumed_is_found: AlwaysSaysResumed by ResumeTooLate;
+    a_codec_that_forgets_the_resume_position_is_found: ForgetsWhereToGoOn by Resume;
+    a_codec_that_always_reports_resumed_is_found: AlwaysSaysResumed by ResumeTooLate;
     a_codec_that_shares_state_between_connections_is_found: SharesStateBetweenConnections by ConnectionCrash, Truncated;
 }
 
-/// A stream that takes everything at once, says that it is sent, and forgets what is not when it ends.
+/// A stream with an unlimited buffer, which reports every byte as sent and forgets the unsent bytes at its end.
 struct Hoarder {
     inner: DuplexStream,
     hoard: Vec<u8>,
@@ -264,7 +265,7 @@ impl AsyncWrite for Hoarder {
     }
 }
 
-/// Clients over a pipe with something at the server's end of it.
+/// A carrier over pipes, with a wrapper at the server's end.
 fn piped<S: AsyncRead + AsyncWrite + Send + 'static>(
     name: &str,
     at_the_server: impl Fn(DuplexStream) -> S + Copy + Send + Sync + 'static,
@@ -280,7 +281,7 @@ fn piped<S: AsyncRead + AsyncWrite + Send + 'static>(
 }
 
 #[tokio::test]
-async fn a_stream_that_takes_everything_at_once_is_found() {
+async fn a_stream_with_an_unlimited_buffer_is_found() {
     for check in [Check::SlowClient, Check::Drain] {
         let suite = Suite::new(Lines, LinesClient);
         let found = outcome(suite.carrier(piped("hoard", |inner| Hoarder { inner, hoard: Vec::new() })), check).await;
@@ -291,7 +292,7 @@ async fn a_stream_that_takes_everything_at_once_is_found() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_waits_in_vain_does_not_hide_what_the_publisher_was_told() {
+async fn a_failure_of_a_subscriber_names_the_answer_to_the_publisher() {
     let told = [(Fault::RefusesToPublish, "publish_not_allowed"), (Fault::ClosesOnPublish, "internal")];
     for (fault, code) in told {
         for check in [Check::Order, Check::FrameLimit] {
@@ -305,7 +306,7 @@ async fn a_subscriber_that_waits_in_vain_does_not_hide_what_the_publisher_was_to
 }
 
 #[tokio::test]
-async fn a_report_names_each_check_and_what_came_of_it() {
+async fn a_report_names_each_check_and_its_outcome() {
     let suite = Suite::new(Faulty::new(Fault::DoublesMessages), LinesClient).carrier(piped("own", |inner| inner));
     let checks = [Check::Order, Check::Blanks, Check::TopicNames, Check::ConnectionCrash];
     let report = suite.checks(&checks).seed(7).run().await;

@@ -1,4 +1,4 @@
-//! The transport of `examples/lines.rs`, which is to stay as short as it says.
+//! The transport of `examples/lines.rs`, whose promised length is tested here.
 
 use janus_core::conformance::{self, Check, Client, Place, Reader, Seen};
 use janus_core::wire::Delimited;
@@ -61,7 +61,7 @@ impl Client for LinesClient {
     }
 }
 
-/// What a line from the server says; `None` if no such line exists.
+/// The event of a line from the server; `None` for an unknown line.
 fn read(line: &str) -> Option<Seen> {
     let words: Vec<&str> = line.splitn(4, ' ').collect();
     Some(match (words[0], words.len()) {
@@ -77,13 +77,13 @@ fn read(line: &str) -> Option<Seen> {
 }
 
 #[tokio::test]
-async fn the_transport_of_the_example_conforms() {
+async fn the_example_transport_conforms() {
     let report = conformance::run(Lines, LinesClient).await;
     assert_skips_only(&report, &[Check::Blanks]);
 }
 
 #[test]
-fn the_example_of_a_transport_has_less_than_fifty_lines_of_code() {
+fn the_example_transport_has_less_than_fifty_lines_of_code() {
     let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/lines.rs")).unwrap();
     let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
     let lines = source.lines().filter(is_code).count();

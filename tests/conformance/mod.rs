@@ -1,5 +1,5 @@
-//! Every transport of this project, and the one of `examples/lines.rs`, keeps the contract; and codecs with a fault of
-//! each kind are found out.
+//! Every transport of this project, and the transport of `examples/lines.rs`, keeps the contract. Codecs with planted
+//! faults are found out.
 
 mod faulty;
 mod lines;
@@ -12,7 +12,7 @@ use janus_core::conformance::{self, Check, ClassicClient, Report, SseClient, Web
 use janus_core::wire::classic::Classic;
 use janus_core::wire::{AllowedOrigins, HttpPort};
 
-/// Passed, with nothing skipped but these.
+/// Asserts that the report has no failure, and skips only the expected checks.
 #[track_caller]
 fn assert_skips_only(report: &Report, expected: &[Check]) {
     eprintln!("{report}");
@@ -28,7 +28,7 @@ async fn the_classic_transport_conforms() {
     assert_skips_only(&report, &[Check::Gaps]);
 }
 
-/// The codec of an HTTP port, which becomes another one with the first request.
+/// The codec of an HTTP port, which becomes another codec at the first request.
 fn http_port() -> HttpPort {
     HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2))
 }

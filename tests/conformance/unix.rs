@@ -1,4 +1,4 @@
-//! A listener of one's own: clients of the classic protocol over a Unix socket.
+//! A custom listener: clients of the classic protocol over a Unix socket.
 
 use std::io;
 use std::os::unix::net::UnixListener as Socket;
@@ -31,7 +31,7 @@ impl Listener for Unix {
 }
 
 #[tokio::test]
-async fn a_listener_of_ones_own_conforms() {
+async fn a_custom_listener_conforms() {
     let folder = tempfile::tempdir().unwrap();
     let sockets = AtomicU32::new(0);
     let path = folder.path().to_owned();

@@ -1,4 +1,5 @@
-//! Clients that send as fast as they are read and never stop by themselves, from an address that is not the bystander's.
+//! Clients that send as fast as the server reads and never stop by themselves, from another address than the
+//! bystander's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,21 +20,21 @@ use crate::support::{Client, DEADLINE, own_address, publish_frame, serve, subscr
 /// A ping of a WebSocket client, without payload.
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
-/// Bytes that wait in the kernel for a server that does not read, of each client.
+/// Bytes of each client in the kernel, for a server that does not read.
 const SEND_BUFFER: u32 = 8 * 1_024;
 
-/// What each client of a flood says, again and again.
+/// The repeated frames of each client of a flood.
 #[derive(Clone, Copy, Debug)]
 enum Flood {
     /// WebSocket pings, each of which is answered.
     Pings,
-    /// Frames that are no requests, each of which is answered with an error.
+    /// Invalid requests, each of which is answered with an error.
     Nonsense,
-    /// A frame without an end, and after it the next connection.
+    /// A frame without an end, followed by the next connection.
     Unfinished,
     /// Messages to one topic that has no subscriber.
     Messages,
-    /// Topics that nobody else has, each for a moment.
+    /// New topics, each for a moment.
     Topics,
 }
 
@@ -43,8 +44,9 @@ impl Flood {
     async fn connect(self, addr: SocketAddr) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(([127, 0, 0, 2], 0).into())?;
-        // What a client on another machine has not sent takes no memory of this one. Here 8,000 clients with buffers of
-        // the usual size are enough for the kernel to drop packets of any connection, which come again after 200 ms.
+        // Unsent bytes of a client on another machine take no memory of this machine. Here, 8,000 clients with buffers
+        // of the usual size are enough for the kernel to drop packets of any connection; the packets are repeated after
+        // 200 ms.
         socket.set_send_buffer_size(SEND_BUFFER)?;
         let mut stream = socket.connect(addr).await?;
         if matches!(self, Self::Pings) {
@@ -57,7 +59,7 @@ impl Flood {
         Ok(stream)
     }
 
-    /// What the client with this number says for the `round`th time.
+    /// The bytes of client number `client` for round `round`.
     fn piece(self, client: usize, round: usize) -> Vec<u8> {
         match self {
             Self::Pings => PING.repeat(1_000),
@@ -72,10 +74,10 @@ impl Flood {
     }
 }
 
-/// A flood under way, on threads of its own: a bystander that shared them would wait for the flooding clients, too.
+/// A flood under way, on separate threads: a bystander on the same threads would wait for the flooding clients, too.
 struct Running {
     stop: Arc<AtomicBool>,
-    /// How many pieces the server has taken, and how often it has answered.
+    /// The number of pieces taken by the server, and of answers.
     pieces: Arc<AtomicUsize>,
     clients: JoinSet<()>,
     threads: Runtime,
@@ -92,8 +94,8 @@ impl Running {
         Self { stop, pieces, clients: set, threads }
     }
 
-    /// Waits until the server has taken some more.
-    async fn goes_on(&self) {
+    /// Waits until the server has taken some more pieces.
+    async fn makes_progress(&self) {
         let goal = self.pieces.load(Ordering::Relaxed) + 10;
         until("the flood goes on", || self.pieces.load(Ordering::Relaxed) >= goal).await;
     }
@@ -101,14 +103,14 @@ impl Running {
     async fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         let mut clients = self.clients;
-        // Some wait for a server that will not read them.
+        // Some clients wait for a server that will not read.
         clients.abort_all();
         while timeout(DEADLINE, clients.join_next()).await.expect("the flood ends").is_some() {}
         self.threads.shutdown_background();
     }
 }
 
-/// One client, which connects anew when it is closed.
+/// A single client, which connects anew after a close.
 async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBool>, pieces: Arc<AtomicUsize>) {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -117,7 +119,7 @@ async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBoo
         let read = async {
             let mut buffer = vec![0; 64 * 1_024];
             while answers.read(&mut buffer).await.is_ok_and(|length| length > 0) {
-                // The kernels hold many pieces of small frames; that they are answered shows that they are read.
+                // The kernels hold many pieces of small frames; only an answer shows that the server has read.
                 pieces.fetch_add(1, Ordering::Relaxed);
             }
         };
@@ -135,16 +137,16 @@ async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBoo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_from_one_address_keep_no_message_of_another_from_arriving() {
+async fn floods_from_one_address_stop_no_message_of_another() {
     let config = Config { http_listen: vec![own_address()], session_ttl: SOON, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let http = janus.local_addrs()[1];
     for flood in Flood::ALL {
         let running = Running::start(flood, if matches!(flood, Flood::Pings) { http } else { addr }, 20);
-        running.goes_on().await;
+        running.makes_progress().await;
         let bystander = Bystander::start(addr).await;
-        bystander.goes_on().await;
-        running.goes_on().await;
+        bystander.makes_progress().await;
+        running.makes_progress().await;
         bystander.finish().await;
         running.finish().await;
     }
@@ -152,7 +154,7 @@ async fn floods_from_one_address_keep_no_message_of_another_from_arriving() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn publishers_get_room_in_turn_also_when_those_before_them_leave() {
+async fn publishers_get_room_in_turn_even_if_earlier_publishers_leave() {
     const MESSAGES: usize = 20;
     let (janus, addr) = serve(Config { max_inflight_frames: 2, ..Config::default() }).await;
     let mut subscriber = Client::connect(addr).await;
@@ -161,7 +163,7 @@ async fn publishers_get_room_in_turn_also_when_those_before_them_leave() {
         let mut client = Client::connect(addr).await.reset_on_drop();
         let number = |index| publish_frame(NEWS, &format!("[{publisher},{index}]"));
         client.send((0..MESSAGES).flat_map(number).collect::<Vec<_>>()).await;
-        // Every third leaves while its messages wait for room.
+        // Every third publisher leaves while its messages wait for room.
         if !publisher.is_multiple_of(3) {
             for _ in 0..MESSAGES {
                 assert!(client.json().await["published"]["seq"].is_u64());
@@ -182,7 +184,7 @@ async fn publishers_get_room_in_turn_also_when_those_before_them_leave() {
 
 #[tokio::test]
 #[ignore = "measures, which needs an idle machine; see the head of the file above"]
-async fn floods_in_full_and_what_they_cost_a_bystander() {
+async fn floods_at_full_size_and_their_cost_for_a_bystander() {
     let floods = [
         (Flood::Pings, 1),
         (Flood::Pings, 100),
@@ -197,7 +199,7 @@ async fn floods_in_full_and_what_they_cost_a_bystander() {
         let addr = if matches!(flood, Flood::Pings) { server.http() } else { server.addr };
         let bystander = Bystander::start(server.addr).await;
         let running = Running::start(flood, addr, clients);
-        running.goes_on().await;
+        running.makes_progress().await;
         let begun = Instant::now();
         until("five seconds are over", || begun.elapsed() >= Duration::from_secs(5)).await;
         let latencies = bystander.finish().await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Bystander, FIN, PING, PONG, Seen, Socket, TEXT, close, frame, said, serve, text};
 use crate::support::{Close, own_address, runs_after_restarts, subscribers, until};
 
-/// A client that has just said hello with the token of an earlier session; its welcome.
+/// A client that has just sent a hello with the token of an earlier session. Returns the welcome, too.
 async fn come_back(addr: SocketAddr, session: &Value) -> (Socket, Value) {
     let mut socket = Socket::upgraded(addr).await;
     let welcome = socket.ask(json!({"type": "hello", "session": session})).await;
@@ -19,7 +19,7 @@ async fn come_back(addr: SocketAddr, session: &Value) -> (Socket, Value) {
     (socket, welcome)
 }
 
-/// A position, as a client writes it that has had this much since an answer or a message told it where it is.
+/// A position in the client's notation, from the epoch and the number that the client was told.
 fn since(epoch: &Value, seq: u64) -> Value {
     json!({"epoch": epoch, "seq": seq})
 }
@@ -55,7 +55,7 @@ async fn the_welcome_tells_the_limits_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn nothing_but_pings_is_heard_before_the_hello() {
+async fn only_pings_are_accepted_before_the_hello() {
     let (janus, addr) = serve(Config::default()).await;
     let mut bystander = Bystander::new(addr).await;
     let firsts = [
@@ -72,7 +72,7 @@ async fn nothing_but_pings_is_heard_before_the_hello() {
     ];
     for first in firsts {
         let mut socket = Socket::upgraded(addr).await;
-        // Behind it, a hello comes too late.
+        // After the request, a hello comes too late.
         socket.send([said(&first), said(&json!({"type": "hello"}))].concat()).await;
         let bye = socket.bye(4412).await;
         assert_eq!((&bye["error"], bye.get("reconnect_after_ms")), (&json!("bad_open"), None), "{first}");
@@ -100,7 +100,7 @@ async fn a_second_hello_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn the_conversation_of_the_document_is_held() {
+async fn the_conversation_of_the_document_works() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let subscribed = socket.ask(json!({"type": "subscribe", "id": 1, "topic": "news"})).await;
@@ -108,7 +108,7 @@ async fn the_conversation_of_the_document_is_held() {
     assert!(epoch.as_str().is_some_and(|epoch| epoch.len() == 16), "{epoch}");
     let expected = json!({"type": "subscribed", "id": 1, "topic": "news", "epoch": epoch, "seq": 0, "resumed": false});
     assert_eq!(subscribed, expected);
-    // As text, because what a publisher writes comes byte for byte.
+    // As text, because the publisher's bytes are carried unchanged.
     let publish =
         r#"{"type":"publish","id":2,"topic":"news","event":"greeting","message_id":"1","data":{"price" : 1.50}}"#;
     let mut other = Socket::open(addr).await;
@@ -131,7 +131,7 @@ async fn the_conversation_of_the_document_is_held() {
     assert_eq!(message, expected);
     let unsubscribed = json!({"type": "unsubscribed", "id": 3, "topic": "news"});
     assert_eq!(socket.ask(json!({"type": "unsubscribe", "id": 3, "topic": "news"})).await, unsubscribed);
-    // Once more, and without a number, it is answered all the same.
+    // A repeated request, without an id, is answered as well.
     let unsubscribed = json!({"type": "unsubscribed", "topic": "news"});
     assert_eq!(socket.ask(json!({"type": "unsubscribe", "topic": "news"})).await, unsubscribed);
     other.send(text(publish)).await;
@@ -140,7 +140,7 @@ async fn the_conversation_of_the_document_is_held() {
 }
 
 #[tokio::test]
-async fn a_message_that_nobody_hears_has_a_receipt_of_zeros_and_one_without_a_number_none() {
+async fn a_message_without_subscribers_has_a_receipt_of_zeros() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let receipt = socket.ask(json!({"type": "publish", "id": 0, "topic": "nobody", "data": 1})).await;
@@ -176,7 +176,7 @@ async fn requests_in_one_write_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_told_with_its_number_and_the_connection_goes_on() {
+async fn a_refusal_carries_the_request_id_and_the_connection_continues() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     socket.subscribe("news").await;
@@ -213,7 +213,7 @@ async fn what_is_refused_is_told_with_its_number_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_ends_the_connection_after_the_answers_to_what_was() {
+async fn invalid_json_ends_the_connection_after_earlier_answers() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let good = |id: u64| said(&json!({"type": "publish", "id": id, "topic": "nobody", "data": id}));
@@ -225,7 +225,7 @@ async fn what_is_no_json_ends_the_connection_after_the_answers_to_what_was() {
 }
 
 #[tokio::test]
-async fn a_message_in_many_fragments_is_obeyed_as_any_other() {
+async fn a_message_in_many_fragments_is_obeyed_like_any_message() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     socket.subscribe("news").await;
@@ -239,7 +239,7 @@ async fn a_message_in_many_fragments_is_obeyed_as_any_other() {
     assert_eq!(socket.json().await["data"], data);
 }
 
-/// Publishes numbers, and says how many the topic has had then.
+/// Publishes numbers. Returns the number of the topic's messages so far.
 async fn publish_numbers(janus: &Janus, topic: &str, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         let receipt = janus.publish(topic, &number).await.expect("published");
@@ -247,8 +247,8 @@ async fn publish_numbers(janus: &Janus, topic: &str, numbers: std::ops::RangeInc
     }
 }
 
-/// Subscribes, hears three messages, and goes away without a word; the welcome's token and the topic's epoch.
-async fn client_that_is_lost_after_three(janus: &Janus, addr: SocketAddr) -> (Value, Value) {
+/// Subscribes, reads three messages, and vanishes. Returns the welcome's token and the topic's epoch.
+async fn lost_after_three_messages(janus: &Janus, addr: SocketAddr) -> (Value, Value) {
     let mut socket = Socket::upgraded(addr).await;
     let welcome = socket.ask(json!({"type": "hello"})).await;
     let subscribed = socket.subscribe("news").await;
@@ -262,9 +262,9 @@ async fn client_that_is_lost_after_three(janus: &Janus, addr: SocketAddr) -> (Va
 }
 
 #[tokio::test]
-async fn who_comes_back_goes_on_exactly_where_it_was() {
+async fn a_returning_client_resumes_exactly_at_its_position() {
     let (janus, addr) = serve(Config::default()).await;
-    let (session, epoch) = client_that_is_lost_after_three(&janus, addr).await;
+    let (session, epoch) = lost_after_three_messages(&janus, addr).await;
     publish_numbers(&janus, "news", 4..=6).await;
     let (mut socket, welcome) = come_back(addr, &session).await;
     assert_eq!(welcome["resumed"], true);
@@ -280,7 +280,7 @@ async fn who_comes_back_goes_on_exactly_where_it_was() {
         let message = socket.json().await;
         assert_eq!((&message["seq"], &message["data"]), (&json!(number), &json!(number)));
     }
-    // With nothing missed it goes on as well; and no session is needed for it.
+    // A client without missed messages resumes as well, even without a session.
     let mut other = Socket::open(addr).await;
     let subscribed = other.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, 7)})).await;
     assert_eq!((&subscribed["resumed"], &subscribed["missed"]), (&json!(true), &json!(0)));
@@ -291,7 +291,7 @@ async fn who_comes_back_goes_on_exactly_where_it_was() {
 }
 
 #[tokio::test]
-async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was() {
+async fn an_up_to_date_client_resumes_exactly_after_a_cold_restart() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     let epoch = socket.subscribe("news").await["epoch"].clone();
@@ -305,7 +305,7 @@ async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was()
     }
     until("the topic has restarted", || runs_after_restarts(&janus, "news", 3)).await;
     publish_numbers(&janus, "news", 3..=3).await;
-    // It has had everything, and no word of the new epoch.
+    // The client has had everything, and nothing of the new epoch.
     assert_eq!(socket.json().await["seq"], 3);
     drop(socket);
     publish_numbers(&janus, "news", 4..=5).await;
@@ -320,16 +320,16 @@ async fn who_has_missed_nothing_of_a_cold_restart_goes_on_exactly_where_it_was()
     for number in 4..=6 {
         assert_eq!(socket.json().await["seq"], number);
     }
-    // Whoever was behind when the topic began anew has lost something.
+    // A client that was behind at the beginning of the new epoch has lost messages.
     let mut behind = Socket::open(addr).await;
     let subscribed = behind.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, 1)})).await;
     assert_eq!((&subscribed["resumed"], &subscribed["epoch"]), (&json!(false), &now));
 }
 
 #[tokio::test]
-async fn who_cannot_go_on_where_it_was_is_told_and_goes_on_from_now() {
+async fn a_client_that_cannot_resume_is_told_and_continues_live() {
     let (janus, addr) = serve(Config { resume_messages: 2, ..Config::default() }).await;
-    let (_, epoch) = client_that_is_lost_after_three(&janus, addr).await;
+    let (_, epoch) = lost_after_three_messages(&janus, addr).await;
     publish_numbers(&janus, "news", 4..=6).await;
     let other_epoch = json!("0123456789abcdef");
     let positions =
@@ -342,7 +342,7 @@ async fn who_cannot_go_on_where_it_was_is_told_and_goes_on_from_now() {
         assert_eq!(subscribed, expected, "since {position}");
         sockets.push(socket);
     }
-    // The ring still has what comes after these.
+    // The ring still has the messages after these positions.
     for (seq, missed) in [(4, 2), (5, 1), (6, 0)] {
         let mut socket = Socket::open(addr).await;
         let subscribed = socket.ask(json!({"type": "subscribe", "topic": "news", "since": since(&epoch, seq)})).await;
@@ -359,7 +359,7 @@ async fn who_cannot_go_on_where_it_was_is_told_and_goes_on_from_now() {
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_knows_is_a_new_one() {
+async fn an_unknown_session_becomes_a_new_session() {
     let (_janus, addr) = serve(Config::default()).await;
     for token in ["0123456789abcdef0123456789abcdef", "", "x"] {
         let (_, welcome) = come_back(addr, &json!(token)).await;
@@ -368,7 +368,7 @@ async fn a_session_that_nobody_knows_is_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_takes_the_place_of_its_earlier_connection() {
+async fn a_returning_client_replaces_its_earlier_connection() {
     let (janus, addr) = serve(Config::default()).await;
     let mut older = Socket::upgraded(addr).await;
     let welcome = older.ask(json!({"type": "hello"})).await;
@@ -378,7 +378,7 @@ async fn a_client_that_comes_back_takes_the_place_of_its_earlier_connection() {
     let bye = older.bye(4410).await;
     assert_eq!((&bye["error"], bye.get("reconnect_after_ms")), (&json!("session_taken"), None), "{bye}");
     assert_eq!(janus.sessions().await.len(), 1);
-    // What it was subscribed to it subscribes to again.
+    // The client subscribes again to its topics.
     publish_numbers(&janus, "news", 1..=1).await;
     let position = since(&subscribed["epoch"], 0);
     let subscribed = newer.ask(json!({"type": "subscribe", "topic": "news", "since": position})).await;
@@ -387,7 +387,7 @@ async fn a_client_that_comes_back_takes_the_place_of_its_earlier_connection() {
 }
 
 #[tokio::test]
-async fn a_close_of_the_client_is_answered_and_its_session_can_be_taken_up() {
+async fn a_clients_close_is_answered_and_its_session_can_resume() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::upgraded(addr).await;
     let welcome = socket.ask(json!({"type": "hello"})).await;
@@ -400,7 +400,7 @@ async fn a_close_of_the_client_is_answered_and_its_session_can_be_taken_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_stream_has_its_answers_first() {
+async fn a_client_that_ends_its_stream_gets_its_answers_first() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     socket.say(json!({"type": "publish", "id": 1, "topic": "nobody", "data": 1})).await;
@@ -425,7 +425,7 @@ async fn a_drain_says_when_to_come_back() {
         socket.subscribe("news").await;
         sockets.push(socket);
     }
-    // It has not said hello, and has only a close's reason to read.
+    // The client has not sent a hello, and gets only a close with a reason.
     let mut silent = Socket::upgraded(addr).await;
     publish_numbers(&janus, "news", 1..=20).await;
     let shutdown = tokio::spawn({
@@ -448,7 +448,7 @@ async fn a_drain_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_the_operator_closes_is_told_whether_it_may_come_back() {
+async fn a_client_closed_by_the_operator_learns_whether_to_come_back() {
     let (janus, addr) = serve(Config::default()).await;
     for (reconnect, code, name) in [(true, 4007, "disconnected"), (false, 4417, "banned")] {
         let mut socket = Socket::open(addr).await;
@@ -463,7 +463,7 @@ async fn a_client_that_the_operator_closes_is_told_whether_it_may_come_back() {
 }
 
 #[tokio::test]
-async fn silence_is_broken_by_pings_also_where_no_message_ever_came() {
+async fn silence_is_broken_by_pings_even_before_the_first_message() {
     let config = Config { heartbeat_interval: Duration::from_secs(1), ..Config::default() };
     let (janus, addr) = serve(Config { pong_timeout: Duration::ZERO, ..config }).await;
     let mut idle = Socket::open(addr).await;
@@ -475,7 +475,7 @@ async fn silence_is_broken_by_pings_also_where_no_message_ever_came() {
             socket.send(frame(FIN | PONG, "")).await;
         }
     }
-    // Where no answer is asked for, a client that gives none loses nothing by it.
+    // Without a required answer, a client that never answers loses nothing.
     janus.publish("news", "now").await.expect("published");
     let message = loop {
         match subscriber.next().await {
@@ -488,7 +488,7 @@ async fn silence_is_broken_by_pings_also_where_no_message_ever_came() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_after_the_close() {
+async fn a_closing_client_gets_all_answers_before_the_close_and_none_after() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut subscriber = Socket::open(addr).await;
     subscriber.subscribe("news").await;
@@ -506,7 +506,7 @@ async fn a_client_that_closes_has_the_answers_to_everything_before_and_nothing_a
 }
 
 #[tokio::test]
-async fn a_key_that_stands_twice_is_named() {
+async fn a_duplicate_key_is_named() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     for (request, key) in [
@@ -517,12 +517,12 @@ async fn a_key_that_stands_twice_is_named() {
     ] {
         socket.send(text(request)).await;
         let answer = socket.json().await;
-        let expected = format!("\"{key}\" stands twice in one object; send it once");
+        let expected = format!("duplicate key \"{key}\": send it once");
         assert_eq!((&answer["error"], &answer["message"]), (&json!("duplicate_key"), &json!(expected)), "{request}");
     }
 }
 
-/// Lets nobody publish.
+/// Denies every publish.
 struct NoPublishers;
 
 impl Hooks for NoPublishers {
@@ -532,7 +532,7 @@ impl Hooks for NoPublishers {
 }
 
 #[tokio::test]
-async fn a_message_that_is_refused_is_told_with_its_topic() {
+async fn a_refused_message_is_reported_with_its_topic() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
     let janus = Janus::builder().config(config).hooks(NoPublishers).start().await.expect("the server starts");
     let mut socket = Socket::open(janus.local_addrs()[0]).await;
@@ -551,7 +551,7 @@ async fn a_message_that_is_refused_is_told_with_its_topic() {
     socket.send(text(twice)).await;
     let answer = socket.json().await;
     assert!(answer.get("topic").is_none(), "which one is meant is a guess: {answer}");
-    // A listener that other machines reach lets no client publish.
+    // A listener reachable by other machines allows no publishing.
     let config = Config { listen: Vec::new(), http_listen: vec![([0, 0, 0, 0], 0).into()], ..Config::default() };
     let janus = Janus::builder().config(config).start().await.expect("the server starts");
     let mut socket = Socket::open(([127, 0, 0, 1], janus.local_addrs()[0].port()).into()).await;
@@ -560,7 +560,7 @@ async fn a_message_that_is_refused_is_told_with_its_topic() {
     assert_eq!(answer["topic"], "news", "{answer}");
 }
 
-/// Never says who may publish.
+/// Never decides about publishes.
 struct Undecided;
 
 impl Hooks for Undecided {
@@ -570,7 +570,7 @@ impl Hooks for Undecided {
 }
 
 #[tokio::test]
-async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
+async fn a_bye_comes_after_the_answers_to_abandoned_requests() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..Config::default() };
     let config = Config { drain_period: Duration::ZERO, ..config };
     let janus = Janus::builder().config(config).hooks(Undecided).start().await.expect("the server starts");
@@ -585,11 +585,11 @@ async fn a_goodbye_comes_after_the_answer_to_what_is_given_up_for_it() {
 }
 
 #[tokio::test]
-async fn what_is_published_once_a_subscribe_is_answered_reaches_the_socket() {
+async fn a_message_published_after_a_subscribes_answer_reaches_the_socket() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::open(addr).await;
     for round in 0..50 {
-        // A topic that must be made first.
+        // A topic that must be created first.
         let topic = format!("fresh:{round}");
         socket.subscribe(&topic).await;
         janus.publish(&topic, &round).await.expect("published");

@@ -1,8 +1,8 @@
-//! The cases of the Autobahn test suite that apply to a server without binary messages and without extensions: groups 1 to
-//! 7 and 10. (8 is not used there, 9 is about speed, 11 to 13 about compression.)
+//! The cases of the Autobahn test suite for a server without binary messages and without extensions: groups 1 to 7 and
+//! 10. (8 is not used there, 9 is about speed, 11 to 13 about compression.)
 //!
-//! The suite wants an echo. Here a client that publishes on a topic that it is subscribed to has one: what is said to it
-//! comes back as a message.
+//! The suite wants an echo. Here the echo is a client that publishes on its own topic: each publish comes back as a
+//! message.
 
 use janus_core::Config;
 use serde_json::json;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::support::Close;
 
-/// What a client sees, as far as the cases tell one thing from another.
+/// The client's events, as far as the cases distinguish them.
 #[derive(Debug, PartialEq)]
 enum Heard {
     /// The data of a message.
@@ -25,25 +25,25 @@ enum Heard {
     Close(Option<u16>),
 }
 
-/// What goes into how many writes. A server must not see a difference.
+/// The division of frames into writes. A server must not see a difference.
 #[derive(Clone, Copy, Debug)]
 enum Chop {
     Whole,
-    /// In the middle of each header, behind it, and in the middle of the payload.
+    /// In the middle of each header, behind the header, and in the middle of the payload.
     Headers,
-    /// Every byte alone; of long messages every 997 bytes, as the suite has it.
+    /// Every byte alone; for long messages every 997 bytes, like the suite.
     Bytes,
 }
 
 struct Case {
-    /// Its numbers in the suite.
+    /// The case's numbers in the suite.
     number: &'static str,
     frames: Vec<Vec<u8>>,
     heard: Vec<Heard>,
 }
 
-/// Plays each case, in each way to cut it, on a connection of its own. After one that ends with no close the connection
-/// goes on.
+/// Plays each case, with each division into writes, on a separate connection. After a case without a close the
+/// connection continues.
 async fn play(cases: impl IntoIterator<Item = Case>) {
     let (_janus, addr) = serve(Config::default()).await;
     let mut bystander = Bystander::new(addr).await;
@@ -53,7 +53,7 @@ async fn play(cases: impl IntoIterator<Item = Case>) {
             let mut socket = Socket::open(addr).await;
             socket.subscribe("case").await;
             for piece in pieces(&frames, chop) {
-                // What follows a violation may meet a closed door.
+                // Bytes after a violation may meet a closed connection.
                 if socket.try_send(piece).await.is_err() {
                     break;
                 }
@@ -80,7 +80,7 @@ fn pieces(frames: &[Vec<u8>], chop: Chop) -> Vec<Vec<u8>> {
         Chop::Headers => {
             let mut pieces = Vec::new();
             for frame in frames {
-                // The last byte of a length, and of a mask, of whatever size the header is.
+                // The last byte of a length, and of a mask, for every size of header.
                 let cuts = [1, 3, 5, 6, 9, 13, frame.len() / 2, frame.len()];
                 let mut from = 0;
                 for cut in cuts {
@@ -96,7 +96,7 @@ fn pieces(frames: &[Vec<u8>], chop: Chop) -> Vec<Vec<u8>> {
     }
 }
 
-/// The next thing; `None` for the end, which must be a FIN.
+/// The next event; `None` for the end, which must be a FIN.
 async fn hear(socket: &mut Socket, what: &str) -> Option<Heard> {
     Some(match socket.next().await {
         Seen::Text(json) => {
@@ -115,12 +115,12 @@ async fn hear(socket: &mut Socket, what: &str) -> Option<Heard> {
     })
 }
 
-/// Text that has this data come back.
+/// Text with data that comes back.
 fn echoed(data: impl AsRef<[u8]>) -> Vec<u8> {
     [br#"{"type":"publish","topic":"case","data":""#, data.as_ref(), br#""}"#].concat()
 }
 
-/// Text of so many bytes, and the data of it that comes back.
+/// Text of `bytes` bytes, and its data, which comes back.
 fn echoed_in(bytes: usize) -> (Vec<u8>, Heard) {
     let data = "*".repeat(bytes - echoed("").len());
     (echoed(&data), Heard::Echo(data))
@@ -176,12 +176,12 @@ async fn a_text_of_any_length_is_one_message() {
 }
 
 #[tokio::test]
-async fn an_empty_text_is_a_message_and_no_json() {
+async fn an_empty_text_is_a_message_of_invalid_json() {
     let heard = || [Heard::Bye(4400), Heard::Close(Some(4400))];
     play([
         case("1.1.1 and 6.1.1", [text("")], heard()),
         case("6.1.2", fragments([&b""[..], b"", b""]), heard()),
-        // Here the text is not empty, only its first and last fragments.
+        // Here the first and the last fragments are empty, but not the text.
         case("6.1.3", fragments([&b""[..], &echoed("x"), b""]), [echo("x")]),
     ])
     .await;
@@ -218,7 +218,7 @@ async fn a_ping_is_answered_with_its_payload_and_a_pong_means_nothing() {
 }
 
 #[tokio::test]
-async fn a_ping_or_pong_of_126_bytes_breaks_the_rules() {
+async fn a_ping_or_pong_of_126_bytes_is_a_protocol_error() {
     play([
         fails("2.5", [frame(FIN | PING, [0xfe; 126])], 1002),
         fails("2.5, pong", [frame(FIN | PONG, [0xfe; 126])], 1002),
@@ -227,7 +227,7 @@ async fn a_ping_or_pong_of_126_bytes_breaks_the_rules() {
 }
 
 #[tokio::test]
-async fn a_reserved_bit_breaks_the_rules_whatever_the_frame() {
+async fn a_reserved_bit_is_a_protocol_error_in_any_frame() {
     let good = || text(echoed("good"));
     let ping = || frame(FIN | PING, "ping");
     let broken = |number, rsv: u8| {
@@ -247,7 +247,7 @@ async fn a_reserved_bit_breaks_the_rules_whatever_the_frame() {
 }
 
 #[tokio::test]
-async fn a_reserved_opcode_breaks_the_rules_with_and_without_payload() {
+async fn a_reserved_opcode_is_a_protocol_error_with_or_without_payload() {
     let data = [("4.1.1", 3), ("4.1.2", 4), ("4.1.3", 5), ("4.1.4", 6), ("4.1.5", 7)];
     let control = [("4.2.1", 11), ("4.2.2", 12), ("4.2.3", 13), ("4.2.4", 14), ("4.2.5", 15)];
     let cases = data.into_iter().chain(control).flat_map(|(number, opcode)| {
@@ -273,7 +273,7 @@ async fn pings_pongs_and_closes_cannot_be_fragmented() {
 }
 
 #[tokio::test]
-async fn a_text_in_fragments_is_one_message_and_pings_between_them_are_answered_at_once() {
+async fn pings_between_fragments_of_a_text_are_answered_at_once() {
     let sent = echoed("fragment1fragment2");
     let two = || fragments(sent.chunks(sent.len().div_ceil(2)));
     let five = || fragments(sent.chunks(sent.len().div_ceil(5)));
@@ -293,7 +293,7 @@ async fn a_text_in_fragments_is_one_message_and_pings_between_them_are_answered_
 }
 
 #[tokio::test]
-async fn a_continuation_needs_something_to_continue() {
+async fn a_continuation_without_a_beginning_is_a_protocol_error() {
     let good = || text(echoed("good"));
     let mut ended = fragments([&echoed("good")[..20], &echoed("good")[20..]]);
     ended.extend([frame(CONTINUATION, "nothing to continue"), good()]);
@@ -311,7 +311,7 @@ async fn a_continuation_needs_something_to_continue() {
 }
 
 #[tokio::test]
-async fn a_message_ends_before_the_next_begins() {
+async fn a_new_message_within_a_message_is_a_protocol_error() {
     play([
         fails("5.18", [frame(TEXT, "fragment1"), frame(FIN | TEXT, "fragment2")], 1002),
         fails("5.18, unended", [frame(TEXT, "fragment1"), frame(TEXT, "fragment2")], 1002),
@@ -321,14 +321,14 @@ async fn a_message_ends_before_the_next_begins() {
 }
 
 #[tokio::test]
-async fn a_frame_without_a_mask_breaks_the_rules() {
+async fn a_frame_without_a_mask_is_a_protocol_error() {
     let hello = br#"{"type":"ping"}"#;
     let bare = [&[FIN | TEXT, hello.len() as u8], &hello[..]].concat();
     play([fails("RFC 6455, 5.1", [bare], 1002), fails("RFC 6455, 5.1, ping", [vec![FIN | PING, 0]], 1002)]).await;
 }
 
 #[tokio::test]
-async fn a_length_is_written_in_as_few_bytes_as_it_needs() {
+async fn a_length_must_use_the_fewest_bytes() {
     let long = |size: u8, length: &[u8]| [&[FIN | TEXT, 0x80 | size][..], length, &[0; 4], b"{}"].concat();
     play([
         fails("RFC 6455, 5.2", [long(126, &2_u16.to_be_bytes())], 1002),
@@ -341,7 +341,7 @@ async fn a_length_is_written_in_as_few_bytes_as_it_needs() {
 const GREEK: &str = "κόσμε";
 
 #[tokio::test]
-async fn text_comes_through_wherever_its_fragments_are_cut() {
+async fn text_comes_through_for_every_cut_of_its_fragments() {
     let hello = "Hello-µ@ßöäüàá-UTF-8!!";
     let (sent, greek) = (echoed(hello), echoed(GREEK));
     let at = sent.windows(2).position(|window| window == "ß".as_bytes()).expect("it is in there");
@@ -356,7 +356,7 @@ async fn text_comes_through_wherever_its_fragments_are_cut() {
 }
 
 #[tokio::test]
-async fn every_sequence_that_is_text_comes_through() {
+async fn every_valid_utf8_sequence_comes_through() {
     let texts = [
         ("6.5.1 to 6.5.5", GREEK),
         ("6.7.1 to 6.7.4", "\u{7f}\u{80}\u{800}\u{10000}"),
@@ -367,13 +367,13 @@ async fn every_sequence_that_is_text_comes_through() {
         ("6.23.1 to 6.23.7", "\u{fff9}\u{fffa}\u{fffb}\u{fffc}\u{fffd}\u{fffe}\u{ffff}"),
     ];
     let whole = texts.into_iter().map(|(number, data)| case(number, [text(echoed(data))], [echo(data)]));
-    // A text with a control character in a string is text, and only then no JSON.
+    // A text with a control character in a string is valid text, but invalid JSON.
     let control = case("6.7.1", [text(echoed("\0"))], [Heard::Bye(4400), Heard::Close(Some(4400))]);
     play(whole.chain([control])).await;
 }
 
 #[tokio::test]
-async fn a_text_that_is_none_closes_with_1007() {
+async fn invalid_utf8_closes_with_1007() {
     let sequences: [(&str, &[&[u8]]); 15] = [
         ("6.3.1 and 6.3.2", &[b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited"]),
         ("6.8", &[b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80"]),
@@ -401,7 +401,7 @@ async fn a_text_that_is_none_closes_with_1007() {
         sequences.iter().map(move |sequence| fails(number, [text(echoed(sequence))], 1007))
     });
     let alone = [
-        // A message cannot end within a character, nor a character begin in the next one.
+        // A message cannot end within a character, nor can a character begin in the next message.
         fails("6.14, at the end", [text(b"\"\xce")], 1007),
         fails("6.14, at the end", [frame(TEXT, b"\"\xf0\x9f"), frame(FIN | CONTINUATION, b"\x92")], 1007),
     ];
@@ -409,7 +409,7 @@ async fn a_text_that_is_none_closes_with_1007() {
 }
 
 #[tokio::test]
-async fn a_prefix_of_a_text_is_one_where_no_character_is_cut() {
+async fn a_prefix_of_a_text_is_valid_unless_it_cuts_a_character() {
     let cases = (1..=GREEK.len()).map(|end| match GREEK.get(..end) {
         Some(prefix) => case("6.6", [text(echoed(prefix))], [echo(prefix)]),
         None => fails("6.6", [text(echoed(&GREEK.as_bytes()[..end]))], 1007),
@@ -418,10 +418,10 @@ async fn a_prefix_of_a_text_is_one_where_no_character_is_cut() {
 }
 
 #[tokio::test]
-async fn what_can_be_no_text_is_refused_before_the_rest_of_it_comes() {
+async fn invalid_utf8_is_refused_before_the_rest_arrives() {
     let bad = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80";
     let (valid, invalid) = bad.split_at(11);
-    // The frame says that more is to come, and it never does.
+    // The frame announces more bytes, which never come.
     let begun = |bytes: &[u8]| {
         let mut frame = text([bytes, &b"edited"[..]].concat());
         frame.truncate(frame.len() - 6);
@@ -438,7 +438,7 @@ async fn what_can_be_no_text_is_refused_before_the_rest_of_it_comes() {
 }
 
 #[tokio::test]
-async fn a_close_is_answered_with_its_code_and_nothing_is_heard_after_it() {
+async fn a_close_is_answered_with_its_code_and_later_frames_are_ignored() {
     let after = || text(echoed("too late"));
     let closed = |code| [Heard::Close(code)];
     play([
@@ -456,7 +456,7 @@ async fn a_close_is_answered_with_its_code_and_nothing_is_heard_after_it() {
 }
 
 #[tokio::test]
-async fn what_is_said_before_a_close_has_its_effect() {
+async fn frames_before_a_close_take_effect() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut bystander = Socket::open(addr).await;
     bystander.subscribe("case").await;
@@ -473,7 +473,7 @@ async fn what_is_said_before_a_close_has_its_effect() {
 }
 
 #[tokio::test]
-async fn a_close_that_breaks_the_rules_is_told_so() {
+async fn an_invalid_close_is_a_protocol_error() {
     play([
         fails("7.3.2", [frame(FIN | CLOSE, [0x03])], 1002),
         fails("7.3.6", [frame(FIN | CLOSE, [&b"\x03\xe8"[..], &[b'*'; 124]].concat())], 1002),
@@ -487,7 +487,7 @@ async fn a_close_that_breaks_the_rules_is_told_so() {
 }
 
 #[tokio::test]
-async fn codes_that_a_client_may_send_come_back_and_others_break_the_rules() {
+async fn valid_close_codes_come_back_and_others_are_protocol_errors() {
     let good = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999];
     let bad = [0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999, 5000, 65_535];
     let good = good.map(|code| fails("7.7.1 to 7.7.13", [close(code)], code));
@@ -496,13 +496,13 @@ async fn codes_that_a_client_may_send_come_back_and_others_break_the_rules() {
 }
 
 #[tokio::test]
-async fn a_message_of_64_kib_in_frames_of_1300_bytes_is_one() {
+async fn a_message_of_64_kib_in_frames_of_1300_bytes_is_one_message() {
     let (sent, heard) = echoed_in(65_536);
     play([case("10.1.1", fragments(sent.chunks(1_300)), [heard])]).await;
 }
 
 #[tokio::test]
-async fn a_refused_request_leaves_the_next_one_heard() {
+async fn a_refused_request_does_not_affect_the_next_request() {
     let bad = said(&json!({"type": "subscribe", "topic": ""}));
     let unknown = said(&json!({"type": "dance"}));
     let heard = [Heard::Error("bad_topic".into()), Heard::Error("unknown_action".into()), echo("good")];

@@ -1,4 +1,4 @@
-//! The same with a client that is not ours: `tokio-tungstenite`, which keeps to the standard by itself.
+//! WebSockets with an independent client: `tokio-tungstenite`, which keeps to the standard by itself.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ async fn connect(addr: SocketAddr, headers: &[(&'static str, &str)]) -> Result<L
     Ok(socket)
 }
 
-/// A client that is served.
+/// Opens a WebSocket whose client is served.
 async fn open(addr: SocketAddr) -> Library {
     let origin = format!("http://{addr}");
     let headers = [("sec-websocket-protocol", "janus.v1.json"), ("origin", &origin)];
@@ -88,7 +88,7 @@ async fn a_library_that_names_no_subprotocol_and_no_origin_is_served() {
 }
 
 #[tokio::test]
-async fn a_library_is_refused_with_a_status_that_it_understands() {
+async fn a_library_understands_the_status_of_a_refusal() {
     let (_janus, addr) = serve(Config::default()).await;
     for (header, status) in [(("origin", "https://evil.test"), 403), (("sec-websocket-protocol", "mqtt"), 400)] {
         let Err(Error::Http(response)) = connect(addr, &[header]).await else { panic!("{header:?} is let in") };
@@ -99,7 +99,7 @@ async fn a_library_is_refused_with_a_status_that_it_understands() {
 }
 
 #[tokio::test]
-async fn a_library_sends_and_reads_messages_as_long_as_they_may_be() {
+async fn a_library_sends_and_reads_messages_of_the_longest_length() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 1 << 20, ..Config::default() }).await;
     let mut socket = open(addr).await;
     ask(&mut socket, json!({"type": "subscribe", "topic": "news"})).await;
@@ -107,7 +107,7 @@ async fn a_library_sends_and_reads_messages_as_long_as_they_may_be() {
         let data = "ö".repeat(length / 2);
         let whole = ask(&mut socket, json!({"type": "publish", "topic": "news", "data": data})).await;
         assert_eq!(whole["data"], data, "{length} bytes");
-        // And in fragments, which cut characters in two.
+        // And in fragments, cut within characters.
         let publish = json!({"type": "publish", "topic": "news", "data": data}).to_string().into_bytes();
         let pieces = publish.chunks(9_999.min(publish.len() / 3)).collect::<Vec<_>>();
         for (at, piece) in pieces.iter().enumerate() {

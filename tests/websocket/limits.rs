@@ -1,4 +1,4 @@
-//! What a client of a WebSocket sees at each limit.
+//! The view of a WebSocket client at each limit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{Bystander, CONTINUATION, FIN, PING, PONG, Seen, Socket, TEXT, frame,
 use crate::support::{Close, DEADLINE, until};
 
 #[tokio::test]
-async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_so() {
+async fn a_message_over_max_frame_bytes_is_refused_at_its_header() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 200, ..Config::default() }).await;
     let mut bystander = Bystander::new(addr).await;
     let publish = |bytes: usize| {
@@ -28,7 +28,7 @@ async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_s
     let too_long = [
         text(publish(201))[..8].to_vec(),
         text(vec![b'x'; 0x1_0000])[..14].to_vec(),
-        // One of the two would do.
+        // Either of the two fragments alone would be allowed.
         [frame(TEXT, &publish(201)[..150]), frame(FIN | CONTINUATION, &publish(201)[150..])[..6].to_vec()].concat(),
         [frame(TEXT, [b' '; 200]), frame(CONTINUATION, ""), frame(CONTINUATION, " ")].concat(),
     ];
@@ -43,7 +43,7 @@ async fn a_message_over_max_frame_bytes_is_refused_by_the_header_that_makes_it_s
 }
 
 #[tokio::test]
-async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello_that_never_comes() {
+async fn an_unfinished_frame_or_message_or_a_missing_hello_is_a_timeout() {
     let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     let begun = [vec![FIN | TEXT], text("{}")[..7].to_vec(), frame(TEXT, "{"), frame(FIN | PING, "ping")[..4].to_vec()];
     for bytes in begun {
@@ -57,7 +57,7 @@ async fn a_frame_or_message_that_stays_unfinished_is_a_timeout_and_so_is_a_hello
 }
 
 #[tokio::test]
-async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
+async fn pings_between_fragments_do_not_extend_the_time_of_a_message() {
     let (_janus, addr) = serve(Config { frame_timeout: Duration::from_millis(300), ..Config::default() }).await;
     for (opcode, answers) in [(PING, true), (PONG, false)] {
         let mut socket = Socket::open(addr).await;
@@ -65,7 +65,7 @@ async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
         let deadline = Instant::now() + DEADLINE;
         let bye = loop {
             assert!(Instant::now() < deadline, "an unfinished message lives for ever");
-            // The server may have closed meanwhile.
+            // The server may have closed the connection.
             let _ = socket.try_send(frame(FIN | opcode, "")).await;
             let patience = if answers { DEADLINE } else { Duration::from_millis(10) };
             let seen = timeout(patience, socket.next()).await.ok();
@@ -80,7 +80,7 @@ async fn pings_between_the_parts_of_a_message_give_it_no_more_time() {
 }
 
 #[tokio::test]
-async fn topics_have_limits_for_each_client_for_the_server_and_for_their_names() {
+async fn topics_are_limited_per_client_per_server_and_in_their_names() {
     let config = Config { max_topics_per_client: 2, max_topics: 3, max_topic_bytes: 5, ..Config::default() };
     let (_janus, addr) = serve(config).await;
     let mut first = Socket::open(addr).await;
@@ -98,9 +98,9 @@ async fn topics_have_limits_for_each_client_for_the_server_and_for_their_names()
         let error = socket.ask(json!({"type": "subscribe", "id": 7, "topic": topic})).await;
         let seen = (&error["type"], &error["id"], &error["error"], &error["code"]);
         assert_eq!(seen, (&json!("error"), &json!(7), &json!(name), &json!(code)), "{error}");
-        // A name that is none is not repeated.
+        // An invalid name is not repeated in the error.
         assert_eq!(error["topic"].as_str(), Some(topic).filter(|_| name != "bad_topic"), "{error}");
-        // To go on from somewhere is no way around it.
+        // A resume position is no way around the limit.
         let since = json!({"epoch": "0123456789abcdef", "seq": 1});
         let error = socket.ask(json!({"type": "subscribe", "id": 8, "topic": topic, "since": since})).await;
         assert_eq!((&error["id"], &error["error"]), (&json!(8), &json!(name)), "{error}");
@@ -125,7 +125,7 @@ async fn a_client_beyond_max_connections_is_told_with_a_status() {
 }
 
 #[tokio::test]
-async fn a_client_that_a_proxy_on_this_machine_passed_on_may_not_publish() {
+async fn a_client_behind_a_proxy_on_this_machine_may_not_publish() {
     let publish = json!({"type": "publish", "id": 5, "topic": "news", "data": 1});
     let (janus, addr) = serve(Config::default()).await;
     let signs = [
@@ -168,7 +168,7 @@ async fn a_client_that_a_proxy_on_this_machine_passed_on_may_not_publish() {
 }
 
 #[tokio::test]
-async fn where_clients_may_not_publish_each_message_is_refused_with_its_number() {
+async fn without_permission_each_publish_is_refused_with_its_request_id() {
     for allow_publish in [false, true] {
         let http_listen = vec![([0, 0, 0, 0], 0).into()];
         let config = Config { listen: Vec::new(), http_listen, allow_publish, ..Config::default() };
@@ -198,20 +198,20 @@ async fn where_clients_may_not_publish_each_message_is_refused_with_its_number()
     }
 }
 
-/// A server on which a topic's messages meet a full queue soon.
+/// A server with small queues, which a topic's messages soon fill.
 async fn serve_with(slow_consumer: SlowConsumer) -> (Janus, SocketAddr) {
     let default_namespace = Namespace { slow_consumer, ..Namespace::default() };
     let config = Config { max_queue_frames: 8, send_buffer_bytes: 4 * 1024, default_namespace, ..Config::default() };
     serve(config).await
 }
 
-/// What a message of these tests says: its number, and something that fills buffers.
+/// The data of a message: its number, and a padding that fills buffers.
 fn numbered(number: u64) -> (u64, String) {
     (number, "x".repeat(30_000))
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
+async fn a_client_that_does_not_read_is_cut_off_without_a_bye() {
     let (janus, addr) = serve_with(SlowConsumer::Disconnect).await;
     let mut bystander = Bystander::new(addr).await;
     let mut slow = Socket::open(addr).await;
@@ -222,7 +222,7 @@ async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
         janus.publish("news", &numbered(published)).await.expect("published");
         assert!(published < 10_000, "it is never cut off");
     }
-    // What the kernel had taken can be read, in order, and then the stream breaks off visibly.
+    // The client can read the bytes taken by the kernel, in order, and then the stream breaks off visibly.
     let mut next = 1;
     let end = loop {
         match slow.next().await {
@@ -236,7 +236,7 @@ async fn a_client_that_does_not_read_is_cut_off_without_a_word() {
     bystander.is_undisturbed("a slow consumer").await;
 }
 
-/// A WebSocket whose client is served, and whose kernel takes little that the client does not read.
+/// A WebSocket whose client is served, with a small receive buffer in the kernel.
 async fn open_narrow(addr: SocketAddr) -> Socket {
     let socket = TcpSocket::new_v4().expect("there is another socket");
     socket.set_recv_buffer_size(4 * 1024).expect("a buffer has a size");
@@ -248,14 +248,14 @@ async fn open_narrow(addr: SocketAddr) -> Socket {
     socket
 }
 
-/// A server on which few answers wait, before a client that does not take them is not read any more.
+/// A server with few waiting answers, which stops reading a client beyond the limit.
 async fn serve_few_answers(write_timeout: Duration) -> (Janus, SocketAddr) {
     let config = Config { max_queue_bytes: 16 * 1024, send_buffer_bytes: 4 * 1024, write_timeout, ..Config::default() };
     serve(config).await
 }
 
 #[tokio::test]
-async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
+async fn a_client_that_never_reads_its_answers_is_cut_off() {
     let (janus, addr) = serve_few_answers(Duration::from_millis(200)).await;
     let mut bystander = Bystander::new(addr).await;
     let questions = [
@@ -277,7 +277,7 @@ async fn a_client_that_asks_and_never_reads_the_answers_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
+async fn a_client_with_many_requests_before_a_read_gets_every_answer() {
     const QUESTIONS: u64 = 5_000;
     let (janus, addr) = serve_few_answers(Config::default().write_timeout).await;
     let publish = |id| said(&json!({"type": "publish", "id": id, "topic": "nobody", "data": id}));
@@ -316,7 +316,7 @@ async fn a_burst_reaches_a_client_that_reads_whole() {
     assert_eq!(janus.stats().slow_consumers, 0);
 }
 
-/// Reads to message `last` and checks that each number came once, or stands in one gap; how many stand in gaps.
+/// Reads to message `last` and checks that each number came once, or is in one gap. Returns the numbers in gaps.
 async fn read_to(socket: &mut Socket, epoch: &Value, last: u64) -> u64 {
     let (mut next, mut lost) = (1, 0);
     while next <= last {
@@ -355,7 +355,7 @@ async fn a_gap_comes_in_its_place_and_the_numbers_add_up(policy: SlowConsumer) {
         assert!(published < 10_000, "nothing is ever dropped");
     }
     assert_eq!(read_to(&mut slow, &epoch, published).await, dropped());
-    // It is a client as any other from here on.
+    // From here on the client is a client like any other.
     janus.publish("news", &numbered(published + 1)).await.expect("published");
     assert_eq!(slow.json().await["seq"], published + 1);
     assert_eq!(janus.stats().slow_consumers, 0);
@@ -363,17 +363,17 @@ async fn a_gap_comes_in_its_place_and_the_numbers_add_up(policy: SlowConsumer) {
 }
 
 #[tokio::test]
-async fn under_drop_oldest_a_gap_comes_in_its_place_and_the_numbers_add_up() {
+async fn under_drop_oldest_a_gap_comes_in_place_and_the_numbers_add_up() {
     a_gap_comes_in_its_place_and_the_numbers_add_up(SlowConsumer::DropOldest).await;
 }
 
 #[tokio::test]
-async fn under_drop_newest_a_gap_comes_in_its_place_and_the_numbers_add_up() {
+async fn under_drop_newest_a_gap_comes_in_place_and_the_numbers_add_up() {
     a_gap_comes_in_its_place_and_the_numbers_add_up(SlowConsumer::DropNewest).await;
 }
 
 #[tokio::test]
-async fn answers_to_a_client_that_lags_come_behind_the_messages_before_them() {
+async fn answers_to_a_lagging_client_follow_earlier_messages() {
     let (janus, addr) = serve_with(SlowConsumer::DropOldest).await;
     let mut slow = Socket::open(addr).await;
     slow.subscribe("news").await;
@@ -393,7 +393,7 @@ async fn answers_to_a_client_that_lags_come_behind_the_messages_before_them() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_full() {
+async fn a_tolerated_client_may_send_requests_with_a_full_queue() {
     for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate] {
         let (janus, addr) = serve_with(policy).await;
         let mut slow = Socket::open(addr).await;
@@ -409,7 +409,7 @@ async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_fu
             assert!(published < 10_000, "nothing is ever dropped");
         }
         slow.send([frame(FIN | PING, "1"), said(&json!({"type": "ping"})), frame(FIN | PING, "2")].concat()).await;
-        // Those who come later are served later: then it has been asked with the queue as full as it was.
+        // Later clients are served later: by then the requests have met the full queue.
         Bystander::new(addr).await.is_undisturbed("questions of a client that lags").await;
         let (mut next, mut answers) = (1, Vec::new());
         while next <= published || answers.len() < 3 {
@@ -430,7 +430,7 @@ async fn a_client_that_is_borne_with_is_not_cut_off_for_asking_with_its_queue_fu
 }
 
 #[tokio::test]
-async fn under_conflate_a_lagging_client_has_the_latest_of_each_topic() {
+async fn under_conflate_a_lagging_client_gets_the_latest_of_each_topic() {
     let (janus, addr) = serve_with(SlowConsumer::Conflate).await;
     let mut slow = Socket::open(addr).await;
     slow.subscribe("quotes").await;
@@ -443,7 +443,7 @@ async fn under_conflate_a_lagging_client_has_the_latest_of_each_topic() {
     while last != [200, 200] {
         let json = slow.json().await;
         let last = &mut last[usize::from(json["topic"] == "orders")];
-        // Whoever asked for the latest is still told what it does not get.
+        // A subscriber under `conflate` still gets gaps for the messages left out.
         if json["type"] == "gap" {
             assert_eq!(json["from"], *last + 1, "{json}");
             *last = json["to"].as_u64().expect("a number");

@@ -1,4 +1,4 @@
-//! Clients whose program is dead and whose kernel lives: pings find them, and nobody else.
+//! Clients whose program hangs while the kernel is alive: pings find these clients, and no others.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn with_pings(heartbeat_ms: u64, pong_ms: u64) -> Config {
 }
 
 impl Socket {
-    /// Reads on without an answer to any ping, up to the goodbye.
+    /// Reads without answering any ping, up to the goodbye.
     async fn bye_for_silence(&mut self) -> Value {
         let bye = loop {
             match self.next().await {
@@ -33,7 +33,7 @@ impl Socket {
         bye
     }
 
-    /// What comes next besides pings, each of which is answered with these bytes.
+    /// The next event except pings, each of which is answered with these bytes.
     async fn next_answering(&mut self, answer: &[u8]) -> (Seen, usize) {
         let mut pings = 0;
         loop {
@@ -61,8 +61,8 @@ async fn a_client_that_answers_no_ping_is_closed_and_may_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_to_which_messages_flow_is_asked_as_well() {
-    // Nothing is so slow that no message comes for so long.
+async fn a_client_is_pinged_even_while_messages_flow() {
+    // No machine is so slow that no message comes within the ping interval.
     let (janus, addr) = serve(with_pings(2_000, 1_000)).await;
     let mut subscriber = Socket::open(addr).await;
     subscriber.subscribe("news").await;
@@ -81,13 +81,13 @@ async fn a_client_to_which_messages_flow_is_asked_as_well() {
 }
 
 #[tokio::test]
-async fn whatever_comes_from_a_client_shows_that_it_lives() {
+async fn any_frame_of_a_client_proves_its_life() {
     let (janus, addr) = serve(with_pings(1_000, 1_000)).await;
     let beginning = r#"{"type":"unsubscribe","topic":"n"#;
     let unfinished = frame(0x1, beginning);
     for answers in [[frame(FIN | PONG, ""), frame(FIN | PONG, "unasked")], [unfinished, frame(FIN, "\"}")]] {
         let mut socket = Socket::open(addr).await;
-        // More than `pong_timeout` of nothing else.
+        // More than `pong_timeout` without any other frame.
         for number in 0..3 {
             let ping = loop {
                 match socket.next().await {
@@ -103,7 +103,7 @@ async fn whatever_comes_from_a_client_shows_that_it_lives() {
     assert_eq!(janus.stats().pings_unanswered, 0);
 }
 
-/// Never says who may publish.
+/// Never decides about publishes.
 struct Undecided;
 
 impl Hooks for Undecided {
@@ -113,13 +113,13 @@ impl Hooks for Undecided {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_server_has_not_read_counts() {
+async fn a_pong_not_yet_read_by_the_server_counts() {
     let config = Config { listen: Vec::new(), http_listen: vec![own_address()], ..with_pings(1_000, 200) };
     let config = Config { hook_timeout: Duration::from_secs(3), ..config };
     let janus = Janus::builder().config(config).hooks(Undecided).start().await.expect("the server starts");
     let mut socket = Socket::open(janus.local_addrs()[0]).await;
     let pong = frame(FIN | PONG, "");
-    // While the hook is asked, nothing further of the client is read.
+    // During a question to the hook, the server reads nothing more from the client.
     socket.say(json!({"type": "publish", "id": 1, "topic": "news", "data": 1})).await;
     let (answer, pings) = socket.next_answering(&pong).await;
     let Seen::Text(answer) = answer else { panic!("{answer:?}") };
@@ -131,7 +131,7 @@ async fn an_answer_that_the_server_has_not_read_counts() {
 }
 
 #[tokio::test]
-async fn a_client_that_lags_is_not_closed_for_a_ping_that_waits_with_its_messages() {
+async fn a_lagging_client_is_not_closed_for_a_ping_in_its_queue() {
     let config = Config { send_buffer_bytes: 4_096, max_queue_bytes: 64 << 20, ..with_pings(1_000, 300) };
     let config = Config { write_timeout: Duration::from_secs(60), ..config };
     let (janus, addr) = serve(config).await;

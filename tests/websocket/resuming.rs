@@ -1,4 +1,4 @@
-//! Who may read what was said before: a position that anybody can make up, and a session that nobody can.
+//! Access to earlier messages: by a position, which any client can guess, and by a session, which is secret.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Socket, serve};
 use crate::support::{subscribers, until};
 
-/// Topics of `private:` go on for sessions alone, those of `gone:` for nobody.
+/// Topics of `private:` resume only for sessions, topics of `gone:` never.
 fn config() -> Config {
     let with = |resume| Namespace { resume, ..Namespace::default() };
     let namespaces = [("private", with(Resume::Session)), ("gone", with(Resume::Off))];
@@ -22,7 +22,7 @@ async fn publish(janus: &Janus, topic: &str, numbers: std::ops::RangeInclusive<u
     }
 }
 
-/// A client that says hello with the token of an earlier session, which the server knows.
+/// A client that sends a hello with the token of an earlier session, known to the server.
 async fn come_back(addr: SocketAddr, session: &Value) -> (Socket, Value) {
     let mut socket = Socket::upgraded(addr).await;
     let welcome = socket.ask(json!({"type": "hello", "session": session})).await;
@@ -37,7 +37,7 @@ async fn since(socket: &mut Socket, topic: &str, epoch: &Value, seq: u64) -> (Va
     (answer["resumed"].clone(), answer["missed"].clone())
 }
 
-/// Has a client subscribe after the first message, hear up to the third, and be lost; its session and the epoch.
+/// A client that subscribes after the first message, reads up to the third, and is lost. Returns session and epoch.
 async fn lost_after_three(janus: &Janus, addr: SocketAddr, topic: &'static str) -> (Value, Value) {
     let _keeper = janus.subscribe(topic).expect("subscribed");
     publish(janus, topic, 1..=1).await;
@@ -61,7 +61,7 @@ const RESUMED: fn(u64) -> (Value, Value) = |missed| (json!(true), json!(missed))
 const FRESH: (Value, Value) = (Value::Bool(false), Value::Null);
 
 #[tokio::test]
-async fn a_newcomer_sees_nothing_that_was_said_before_where_only_sessions_go_on() {
+async fn under_resume_session_a_newcomer_sees_no_earlier_message() {
     let (janus, addr) = serve(config()).await;
     for (topic, sees) in [("news", true), ("private:news", false), ("gone:news", false)] {
         let _keeper = janus.subscribe(topic).unwrap();
@@ -77,7 +77,7 @@ async fn a_newcomer_sees_nothing_that_was_said_before_where_only_sessions_go_on(
 }
 
 #[tokio::test]
-async fn a_client_with_its_session_goes_on_exactly_where_it_was() {
+async fn a_client_with_its_session_resumes_exactly_at_its_place() {
     let (janus, addr) = serve(config()).await;
     let (session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     publish(&janus, "private:news", 4..=5).await;
@@ -87,7 +87,7 @@ async fn a_client_with_its_session_goes_on_exactly_where_it_was() {
     for number in 4..=6 {
         assert_eq!(socket.json().await["seq"], number);
     }
-    // And once more, from before what it has had on this connection.
+    // And once more, from a position before the messages of this connection.
     lose(&janus, socket, "private:news", 0).await;
     let (mut socket, _) = come_back(addr, &session).await;
     assert_eq!(since(&mut socket, "private:news", &epoch, 4).await, RESUMED(2));
@@ -97,7 +97,7 @@ async fn a_client_with_its_session_goes_on_exactly_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_session_leads_no_further_back_than_to_where_it_subscribed() {
+async fn a_session_resumes_no_earlier_than_its_subscribe() {
     let (janus, addr) = serve(config()).await;
     let (session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     let _other = janus.subscribe("private:other").unwrap();
@@ -108,10 +108,10 @@ async fn a_session_leads_no_further_back_than_to_where_it_subscribed() {
     assert_eq!(since(&mut socket, "private:other", &json!(other_epoch), 0).await, FRESH, "it was never there");
     assert_eq!(since(&mut socket, "private:news", &epoch, 0).await, FRESH, "it came after the first message");
     lose(&janus, socket, "private:news", 0).await;
-    // It has begun anew.
+    // The subscription has begun anew.
     let (mut socket, session) = come_back(addr, &session).await;
     assert_eq!(since(&mut socket, "private:news", &epoch, 2).await, FRESH);
-    // What it has left, it has left.
+    // A topic stays left after an unsubscribe.
     socket.ask(json!({"type": "unsubscribe", "topic": "private:news"})).await;
     assert_eq!(since(&mut socket, "private:news", &epoch, 3).await, FRESH);
     lose(&janus, socket, "private:news", 0).await;
@@ -121,7 +121,7 @@ async fn a_session_leads_no_further_back_than_to_where_it_subscribed() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_lost_again_before_it_subscribes_keeps_its_place() {
+async fn a_session_lost_again_before_its_subscribe_keeps_its_place() {
     let (janus, addr) = serve(config()).await;
     let (mut session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     publish(&janus, "private:news", 4..=4).await;
@@ -136,7 +136,7 @@ async fn a_session_that_is_lost_again_before_it_subscribes_keeps_its_place() {
 }
 
 #[tokio::test]
-async fn a_session_keeps_no_more_places_than_a_client_may_have_topics() {
+async fn a_session_keeps_no_more_places_than_the_limit_of_topics() {
     let (janus, addr) = serve(Config { max_topics_per_client: 3, ..config() }).await;
     let mut socket = Socket::upgraded(addr).await;
     let mut session = socket.ask(json!({"type": "hello"})).await["session"].clone();
@@ -152,7 +152,7 @@ async fn a_session_keeps_no_more_places_than_a_client_may_have_topics() {
 }
 
 #[tokio::test]
-async fn where_nothing_goes_on_a_session_does_not_either() {
+async fn under_resume_none_a_session_does_not_resume() {
     let (janus, addr) = serve(config()).await;
     let (session, epoch) = lost_after_three(&janus, addr, "gone:news").await;
     let (mut socket, _) = come_back(addr, &session).await;

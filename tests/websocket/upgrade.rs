@@ -1,4 +1,4 @@
-//! From the request to the WebSocket: who is let in, and what the others are told.
+//! From the request to the WebSocket: accepted clients, and the answers to refused clients.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{FIN, PING, Seen, Socket, frame, said, serve, upgrade};
 use crate::support::Close;
 
-/// The request that upgrades, with some headers changed: one with several values stands as often, one with none not at all.
+/// The upgrade request with some headers changed: repeated for several values, left out for none.
 fn changed(addr: SocketAddr, changes: &[(&str, &[&str])]) -> String {
     let request = upgrade(addr);
     let mut lines = request.trim_end().split("\r\n");
@@ -22,18 +22,18 @@ fn changed(addr: SocketAddr, changes: &[(&str, &[&str])]) -> String {
     lines.map(|line| line + "\r\n").collect::<String>() + "\r\n"
 }
 
-/// The head of the answer to a request that is accepted.
+/// The head of the answer to an accepted request.
 async fn accepted(addr: SocketAddr, request: &str) -> String {
     let mut socket = Socket::connect(addr).await;
     socket.send(request).await;
     let head = socket.head().await;
     assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{request}{head}");
-    // It is a WebSocket now, whatever was special about its request.
+    // The connection is a WebSocket now, whatever was special about its request.
     assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome", "{request}");
     head
 }
 
-/// Status, head and body of the answer to one that is not.
+/// Status, head and body of the answer to a refused request.
 async fn refused(addr: SocketAddr, request: impl AsRef<[u8]>) -> (u16, String, Value) {
     let mut socket = Socket::connect(addr).await;
     socket.send(&request).await;
@@ -44,7 +44,7 @@ async fn refused(addr: SocketAddr, request: impl AsRef<[u8]>) -> (u16, String, V
 }
 
 #[tokio::test]
-async fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
+async fn the_key_in_the_rfc_has_the_answer_in_the_rfc() {
     let (_janus, addr) = serve(Config::default()).await;
     let head = accepted(addr, &upgrade(addr)).await.to_lowercase();
     for line in [
@@ -58,7 +58,7 @@ async fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
 }
 
 #[tokio::test]
-async fn what_a_request_lacks_is_said_with_a_status() {
+async fn a_status_names_the_missing_part_of_a_request() {
     let (_janus, addr) = serve(Config::default()).await;
     let cases: [(&str, &[&str], u16, &str); 16] = [
         ("Upgrade", &[], 426, "upgrade_required"),
@@ -95,9 +95,9 @@ async fn what_a_request_lacks_is_said_with_a_status() {
 }
 
 #[tokio::test]
-async fn who_speaks_another_protocol_is_told_so_at_once() {
+async fn a_client_of_another_protocol_is_told_at_once() {
     let (_janus, addr) = serve(Config::default()).await;
-    // A client of TLS, one of the classic protocol, one of HTTP/2 and one of something with lines.
+    // Clients of TLS, of the classic protocol, of HTTP/2 and of a line protocol.
     let others: [&[u8]; 4] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PUBLISH\0{\"topic\":\"news\"}\0",
@@ -111,7 +111,7 @@ async fn who_speaks_another_protocol_is_told_so_at_once() {
 }
 
 #[tokio::test]
-async fn lists_and_cases_of_letters_and_proxies_make_no_difference() {
+async fn header_lists_letter_case_and_proxies_make_no_difference() {
     let (_janus, addr) = serve(Config::default()).await;
     let spellings: [(&str, &[&str]); 6] = [
         ("CONNECTION", &["keep-alive, uPGRADE"]),
@@ -129,7 +129,7 @@ async fn lists_and_cases_of_letters_and_proxies_make_no_difference() {
 }
 
 #[tokio::test]
-async fn our_subprotocol_is_chosen_among_those_named_and_none_where_none_is_named() {
+async fn the_subprotocol_is_chosen_only_if_the_client_names_one() {
     let (_janus, addr) = serve(Config::default()).await;
     let chosen = "\r\nsec-websocket-protocol: janus.v1.json\r\n";
     let ours: [&[&str]; 4] =
@@ -148,7 +148,7 @@ async fn our_subprotocol_is_chosen_among_those_named_and_none_where_none_is_name
 }
 
 /// Whether pages of an origin may connect to a host.
-async fn lets_in(addr: SocketAddr, host: &str, origin: &[&str]) -> bool {
+async fn accepts_page(addr: SocketAddr, host: &str, origin: &[&str]) -> bool {
     let request = changed(addr, &[("Host", &[host]), ("Origin", origin)]);
     let mut socket = Socket::connect(addr).await;
     socket.send(&request).await;
@@ -158,7 +158,7 @@ async fn lets_in(addr: SocketAddr, host: &str, origin: &[&str]) -> bool {
 }
 
 #[tokio::test]
-async fn a_page_may_connect_to_its_own_host_and_port_alone() {
+async fn a_page_may_connect_only_to_its_own_host_and_port() {
     let (_janus, addr) = serve(Config::default()).await;
     let cases = [
         ("push.example", "http://push.example", true),
@@ -179,15 +179,15 @@ async fn a_page_may_connect_to_its_own_host_and_port_alone() {
         ("push.example", "*", false),
     ];
     for (host, origin, expected) in cases {
-        assert_eq!(lets_in(addr, host, &[origin]).await, expected, "{origin} to {host}");
+        assert_eq!(accepts_page(addr, host, &[origin]).await, expected, "{origin} to {host}");
     }
-    assert!(lets_in(addr, "push.example", &[]).await, "what is no browser has no origin");
+    assert!(accepts_page(addr, "push.example", &[]).await, "what is no browser has no origin");
     let (status, _, error) = refused(addr, changed(addr, &[("Origin", &["null"])])).await;
     assert_eq!((status, error), (403, json!("forbidden")));
 }
 
 #[tokio::test]
-async fn origins_that_are_allowed_may_connect_besides() {
+async fn allowed_origins_may_connect_in_addition() {
     let allowed_origins = vec!["https://app.example".to_owned(), "http://localhost:3000".to_owned()];
     let (_janus, addr) = serve(Config { allowed_origins, ..Config::default() }).await;
     let cases = [
@@ -201,7 +201,7 @@ async fn origins_that_are_allowed_may_connect_besides() {
         ("null", false),
     ];
     for (origin, expected) in cases {
-        assert_eq!(lets_in(addr, "push.example", &[origin]).await, expected, "{origin}");
+        assert_eq!(accepts_page(addr, "push.example", &[origin]).await, expected, "{origin}");
     }
 }
 
@@ -209,12 +209,12 @@ async fn origins_that_are_allowed_may_connect_besides() {
 async fn a_star_allows_every_page() {
     let (_janus, addr) = serve(Config { allowed_origins: vec!["*".to_owned()], ..Config::default() }).await;
     for origin in ["https://evil.test", "null", "file://"] {
-        assert!(lets_in(addr, "push.example", &[origin]).await, "{origin}");
+        assert!(accepts_page(addr, "push.example", &[origin]).await, "{origin}");
     }
 }
 
 #[tokio::test]
-async fn half_a_head_or_none_is_a_timeout() {
+async fn half_a_head_or_no_head_is_a_timeout() {
     let (janus, addr) = serve(Config { frame_timeout: Duration::from_millis(100), ..Config::default() }).await;
     for (count, begun) in ["", "G", "GET /ws HTTP/1.1\r\nHost: a", "\r\n", upgrade(addr).trim_end()].iter().enumerate()
     {
@@ -225,9 +225,9 @@ async fn half_a_head_or_none_is_a_timeout() {
 }
 
 #[tokio::test]
-async fn a_head_over_the_limits_is_refused_without_its_end() {
+async fn a_head_over_the_limits_is_refused_before_its_end() {
     let (_janus, addr) = serve(Config { max_frame_bytes: 64, ..Config::default() }).await;
-    // What it may have does not hang on the limit for messages.
+    // The limit of a head does not depend on the limit for messages.
     accepted(addr, &changed(addr, &[("Cookie", &["x".repeat(8_000).as_str()])])).await;
     let endless = format!("GET /ws HTTP/1.1\r\nCookie: {}", "x".repeat(17_000));
     let (status, _, error) = refused(addr, endless).await;
@@ -240,7 +240,7 @@ async fn a_head_over_the_limits_is_refused_without_its_end() {
     assert!(status == 400 || status == 431, "{status}");
 }
 
-/// A request and what a client says at once behind it.
+/// A request, and the client's frames right behind it.
 fn impatient(addr: SocketAddr) -> Vec<u8> {
     let frames = [
         said(&json!({"type": "hello"})),
@@ -252,7 +252,7 @@ fn impatient(addr: SocketAddr) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_a_client_says_right_behind_its_request_is_heard_wherever_it_is_cut() {
+async fn frames_right_behind_the_request_are_read_at_every_cut() {
     let (_janus, addr) = serve(Config::default()).await;
     let all = impatient(addr);
     let head = upgrade(addr).len();
@@ -271,7 +271,7 @@ async fn what_a_client_says_right_behind_its_request_is_heard_wherever_it_is_cut
 }
 
 #[tokio::test]
-async fn a_client_that_sends_byte_by_byte_is_served_as_any_other() {
+async fn a_client_that_sends_byte_by_byte_is_served_like_any_client() {
     let (_janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::connect(addr).await;
     for byte in impatient(addr) {
@@ -286,22 +286,22 @@ async fn a_client_that_sends_byte_by_byte_is_served_as_any_other() {
 }
 
 #[tokio::test]
-async fn a_second_request_on_a_connection_is_none() {
+async fn a_second_request_on_a_connection_is_ignored() {
     let (_janus, addr) = serve(Config::default()).await;
-    // Behind one that is accepted it is no frame of a WebSocket.
+    // Behind an accepted request, a second request is no frame of a WebSocket.
     let mut socket = Socket::connect(addr).await;
     socket.send(upgrade(addr).repeat(2)).await;
     assert!(socket.head().await.starts_with("HTTP/1.1 101 "));
     assert!(matches!(socket.next().await, Seen::Close(Some(1002), _)));
     assert_eq!(socket.next().await, Seen::End(Close::Fin));
-    // Behind one that is refused it gets no answer: that one had said that the connection closes.
+    // Behind a refused request, a second request gets no answer: the refusal announced the close.
     let bad = changed(addr, &[("Sec-WebSocket-Key", &[])]);
     let (status, ..) = refused(addr, bad + &upgrade(addr)).await;
     assert_eq!(status, 400);
 }
 
 #[tokio::test]
-async fn a_request_that_ends_within_its_head_gets_no_websocket() {
+async fn a_request_cut_off_within_its_head_gets_no_websocket() {
     let (janus, addr) = serve(Config::default()).await;
     let mut socket = Socket::connect(addr).await;
     socket.send(upgrade(addr).trim_end()).await;

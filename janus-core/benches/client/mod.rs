@@ -1,4 +1,4 @@
-//! A client of the classic protocol on a blocking socket, so that no second runtime is measured along with the server's.
+//! A client of the classic protocol on a blocking socket, so that no second runtime is measured with the server's.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,14 +13,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects. The greeting is the first frame that is read.
+    /// Connects. The greeting is the first frame to read.
     pub(crate) fn connect(server: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(server)?;
-        // Without it a request that follows another one waits 40 ms for the delayed ACK of the first.
+        // Without `nodelay`, a request right after another request waits 40 ms for the delayed ACK of the first.
         stream.set_nodelay(true)?;
-        // An answer that does not come fails the bench instead of stopping it for ever.
+        // A missing answer fails the bench instead of blocking it for ever.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        // Closes with a reset: otherwise the ports of thousands of clients would be taken for a minute.
+        // Closes with a reset: otherwise thousands of clients would occupy their ports for a minute.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         Ok(Self { stream, decoder: ServerDecoder::new() })
     }
@@ -29,7 +29,7 @@ impl Client {
         self.stream.write_all(frames)
     }
 
-    /// Reads up to a wanted frame, and what comes in the same piece.
+    /// Reads up to a wanted frame, and any further bytes of the same piece.
     pub(crate) fn read_until(&mut self, wanted: impl Fn(&ServerFrame<'_>) -> bool) -> io::Result<()> {
         let mut buffer = [0; 4_096];
         let mut found = false;

@@ -1,17 +1,17 @@
 //! Contenders that take turns, compared round by round.
 //!
-//! Two loops measured one after the other differ by whatever else the machine did meanwhile. Here every round gives each
-//! contender one turn, a few milliseconds apart, and the comparison is the median of the rounds' ratios: what slows a
-//! whole round down cancels out. The quartiles tell how far to trust it.
+//! Two loops measured one after the other differ by all other activity of the machine. Here every round gives each
+//! contender one turn, a few milliseconds apart, and the comparison is the median of the rounds' ratios: a slowdown of
+//! a whole round cancels out. The quartiles tell how far to trust the median.
 
 use std::time::Duration;
 
-/// Takes a turn and returns how long the measured part of it took.
+/// Takes a turn and returns the measured time.
 type Turn<'a> = Box<dyn FnMut() -> Duration + 'a>;
 
 struct Contender<'a> {
     name: &'static str,
-    /// The one that it is compared with, by its place.
+    /// The index of the contender to compare with.
     against: Option<usize>,
     turn: Turn<'a>,
     times: Vec<Duration>,
@@ -19,7 +19,7 @@ struct Contender<'a> {
 
 pub(crate) struct Comparison<'a> {
     title: String,
-    /// What one turn does so often, which a time is divided by.
+    /// The number of operations in a turn, by which a time is divided.
     operations: u32,
     contenders: Vec<Contender<'a>>,
 }
@@ -29,7 +29,7 @@ impl<'a> Comparison<'a> {
         Self { title: title.into(), operations, contenders: Vec::new() }
     }
 
-    /// Adds a contender, to be compared with an earlier one.
+    /// Adds a contender, to be compared with an earlier contender.
     pub(crate) fn contender(
         mut self,
         name: &'static str,
@@ -44,13 +44,13 @@ impl<'a> Comparison<'a> {
         self
     }
 
-    /// Lets everybody take so many turns and prints a table.
+    /// Gives each contender `rounds` turns and prints a table.
     pub(crate) fn run(mut self, rounds: usize) {
         let contenders = self.contenders.len();
         // The first round warms up and does not count.
         for round in 0..=rounds {
             for turn in 0..contenders {
-                // Nobody always comes right after the same other.
+                // The order changes, so that no contender always follows the same contender.
                 let contender = &mut self.contenders[(round + turn) % contenders];
                 let time = (contender.turn)();
                 if round > 0 {
@@ -84,7 +84,8 @@ fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
     [1, 2, 3].map(|quarter| sorted[(sorted.len() - 1) * quarter / 4])
 }
 
-/// So many rounds under `cargo bench`, and one where it is only to be seen that the bench works (`cargo test --benches`).
+/// The given number of rounds under `cargo bench`; a single round for a mere test of the bench
+/// (`cargo test --benches`).
 pub(crate) fn rounds(measured: usize) -> usize {
     if std::env::args().any(|argument| argument == "--bench") { measured } else { 1 }
 }

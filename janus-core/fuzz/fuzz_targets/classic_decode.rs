@@ -1,4 +1,4 @@
-//! Any bytes, cut anywhere, give the same commands as the same bytes in one piece, and never a panic.
+//! Any bytes, split anywhere, give the same commands as the same bytes in a single piece, and never a panic.
 
 #![no_main]
 
@@ -18,7 +18,7 @@ struct Input<'a> {
     bytes: &'a [u8],
 }
 
-/// What chance alone would not find in a lifetime. The first stands for byte 14, the last for byte 31.
+/// Words too unlikely to arise by chance. The first stands for byte 14, the last for byte 31.
 const WORDS: [&str; 18] = [
     "PING\0",
     "PUBLISH\0",
@@ -40,7 +40,7 @@ const WORDS: [&str; 18] = [
     "{\"a\":[",
 ];
 
-/// The same for coming back, for the bytes 2 to 8.
+/// The words of an attach, for the bytes 2 to 8.
 const ATTACH_WORDS: [&str; 7] = [
     "{\"action\":\"attach\",\"data\":{\"token\":\"t\",\"received\":{",
     "\"attach\"",

@@ -1,5 +1,5 @@
-//! What a publisher sends is what a subscriber reads, byte for byte, and what is JSON is `serde_json`'s opinion. Whoever comes
-//! back is understood, and understands the answer.
+//! A publisher's text reaches subscribers byte for byte, and texts are JSON by the verdict of `serde_json`. An attach and its
+//! answer are understood.
 
 #![no_main]
 
@@ -23,7 +23,7 @@ fn decode(sent: &[u8], size: u8, limits: &Limits) -> Vec<Result<Command, FrameEr
     decoded
 }
 
-/// An attach with these topics and counts, and an answer about those of them that can be topics.
+/// An attach with these topics and counts, and an answer about the valid topics.
 fn come_back(token: &str, topics: [(&str, Option<u64>); 3], size: u8, limits: &Limits) {
     let counts = topics.map(|(name, count)| (name, count.unwrap_or(0)));
     let decoded = decode(&client::attach(token, counts), size, limits);
@@ -62,7 +62,7 @@ fuzz_target!(|input: (&str, &str, &str, &str, [Option<u64>; 3], bool, u8)| {
     come_back(data, [(name, counts[0]), (event, counts[1]), (message_id, counts[2])], size, &limits);
     let Ok(topic) = TopicName::new(name, limits.max_topic_bytes) else { return };
 
-    // `serde_json` says which texts are JSON, and where they start and end.
+    // `serde_json` decides which texts are JSON, and where a value starts and ends.
     let raw = |text| serde_json::from_str::<&RawValue>(text).map(RawValue::get);
     let in_process = Publication::new(&topic, event, message_id, data);
     let (Ok(event), Ok(message_id), Ok(data)) = (raw(event), raw(message_id), raw(data)) else {

@@ -1,5 +1,5 @@
-//! Any bytes from a server, cut anywhere, give the same frames as the same bytes in one piece, and never a panic; a frame over
-//! the limit is not kept.
+//! Any bytes from a server, split anywhere, give the same frames as the same bytes in a single piece, and never a
+//! panic; a frame over the limit is not kept.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ struct Input<'a> {
     bytes: &'a [u8],
 }
 
-/// What chance alone would not find in a lifetime. The first stands for byte 14, the last for byte 31.
+/// Words too unlikely to arise by chance. The first stands for byte 14, the last for byte 31.
 const WORDS: [&str; 18] = [
     "ACK\x01",
     "PING\x01",

@@ -1,5 +1,5 @@
-//! Any texts from a client give a request or an error, never a panic; whatever `serde_json` takes for an object is not called
-//! bad JSON, and what a client builds is read as it was meant.
+//! Any text from a client gives a request or an error, never a panic. An object by `serde_json`'s verdict is never bad
+//! JSON, and a request built by a client is read back unchanged.
 
 #![no_main]
 
@@ -23,7 +23,7 @@ struct Input<'a> {
     text: &'a str,
 }
 
-/// What chance alone would not find in a lifetime. The first stands for character 14, the last for character 31.
+/// Words too unlikely to arise by chance. The first stands for character 14, the last for character 31.
 const WORDS: [&str; 18] = [
     "{\"type\":\"hello\"",
     "{\"type\":\"subscribe\",\"topic\":\"t\"",

@@ -1,5 +1,5 @@
-//! Any bytes of a client on a WebSocket, cut anywhere, give the same commands as the same bytes in one piece, never a panic,
-//! and are kept within the limit. The same for the bytes of a server.
+//! Any bytes of a client on a WebSocket, split anywhere, give the same commands as the same bytes in a single piece,
+//! never a panic, and are kept within the limit. The bytes of a server likewise.
 
 #![no_main]
 

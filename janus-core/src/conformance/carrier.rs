@@ -1,4 +1,6 @@
-//! How the clients of the suite reach an instance.
+//! Carriers: the ways by which the clients of the suite reach an instance.
+//!
+//! A [`Carrier`] prepares the builder of each instance, and yields a [`Connector`] for the clients of the instance.
 
 use std::fmt;
 use std::io;
@@ -14,10 +16,10 @@ use crate::connection::listener::{ByteStream, Incoming};
 use crate::wire::{Codec, Peer};
 use crate::{Builder, Janus};
 
-/// A client's end of a stream, on its way to be connected.
+/// A future of the client's end of a connected stream.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Pin<Box<dyn ByteStream>>>> + Send>>;
 
-/// What was added to a builder so that clients of the codec are accepted, and how they connect to the instance.
+/// A builder prepared to accept clients of the codec, and the function by which clients connect to the instance.
 pub type Accepting = (Builder, Box<dyn Fn(&Janus) -> Connecting + Send + Sync>);
 
 /// A way for clients to reach an instance.
@@ -51,8 +53,8 @@ impl Carrier {
         Self { name: "pipe".to_owned(), kind: Kind::Pipe }
     }
 
-    /// A way of one's own. `accept` is called for each instance the suite starts: it has the builder listen for clients of
-    /// the codec, and returns how they connect.
+    /// A way of the author. The suite calls `accept` once per instance. `accept` makes the builder listen for clients of
+    /// the codec, and returns the function by which clients connect.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -82,7 +84,7 @@ impl Carrier {
         Self { name: name.into(), kind: Kind::Own(Box::new(accept)) }
     }
 
-    /// What it is called in the report.
+    /// The name in the report.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -107,11 +109,11 @@ pub(super) enum Connector {
     Own(Box<dyn Fn(&Janus) -> Connecting + Send + Sync>),
 }
 
-/// A client's end, and the address by which the instance knows it.
+/// A client's end of a stream, and the client's address as known to the instance.
 pub(super) type Connected = (Pin<Box<dyn ByteStream>>, Option<SocketAddr>);
 
 impl Connector {
-    /// At most about so many bytes wait to be read by the client, where the carrier lets itself be told.
+    /// Connects a client. At most about `capacity` bytes wait for the client, if the carrier allows a choice.
     pub(super) async fn connect(&self, janus: &Janus, capacity: usize) -> io::Result<Connected> {
         match self {
             Self::Tcp => {
@@ -128,7 +130,7 @@ impl Connector {
                 Ok((Box::pin(stream), Some(local)))
             }
             Self::Pipe { codec, clients } => {
-                // An address that is nobody's, to know the client by.
+                // An invented address, which names the client.
                 let [a, b, c, d] = (0x7f00_0000 | clients.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
                 let addr = SocketAddr::from(([a, b, c, d], 1));
                 let (client, server) = tokio::io::duplex(capacity);
@@ -141,5 +143,5 @@ impl Connector {
     }
 }
 
-/// What waits for a client that means to read.
+/// The capacity, in bytes, for a client that reads.
 pub(super) const ROOMY: usize = 64 * 1024;

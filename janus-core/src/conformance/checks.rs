@@ -1,261 +1,34 @@
-//! The checks of what a transport does for clients that behave, or are slow, or come back.
+//! The checks with well-behaved clients, slow clients and clients that come back.
+//!
+//! Each check starts its own instances on a [`Stage`] and returns at the first failed expectation. The variant of the
+//! same name in [`Check`](super::Check) states the demand. Misbehaving clients and crashes are in
+//! [`hostile`](super::hostile).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join_all};
-use serde_json::value::RawValue;
-use tokio::time::Instant;
 
-use super::carrier::{Carrier, Connector, ROOMY};
 use super::connection::{Connection, End};
-use super::watched::{Notes, Watched};
-use super::{Client, Place, Seen};
-use crate::Janus;
+use super::stage::{Server, Stage, Stop, both, failed, skipped};
+use super::{Place, Seen};
 use crate::config::{Config, Namespace, SlowConsumer};
+
 use crate::topic::publish::Receipt;
-use crate::wire::{Codec, Command, FrameError, Limits, Opens, Position};
+use crate::wire::{Limits, Opens, Position};
 
-/// Why a check has not passed.
-#[derive(Debug)]
-pub(super) enum Stop {
-    Failed(String),
-    Skipped(String),
-}
-
-pub(super) fn failed(reason: impl Into<String>) -> Stop {
-    Stop::Failed(reason.into())
-}
-
-pub(super) fn skipped(reason: impl Into<String>) -> Stop {
-    Stop::Skipped(reason.into())
-}
-
-impl Stop {
-    /// This and another, which was found in the other half of the same check: either may be why the other came.
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Failed(one), Self::Failed(other)) => failed(format!("{one}; and {other}")),
-            (Self::Failed(reason), _) | (_, Self::Failed(reason)) => failed(reason),
-            (skipped, _) => skipped,
-        }
-    }
-}
-
-/// Both, each to its end: whoever waits for messages finds out that none come, and whoever publishes them knows why.
-async fn both<A, B>(
-    one: impl Future<Output = Result<A, Stop>>,
-    other: impl Future<Output = Result<B, Stop>>,
-) -> Result<(A, B), Stop> {
-    match join(one, other).await {
-        (Ok(one), Ok(other)) => Ok((one, other)),
-        (Err(one), Err(other)) => Err(one.and(other)),
-        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
-    }
-}
-
-/// What a check plays on.
-pub(super) struct Stage<'a> {
-    carrier: &'a Carrier,
-    pub(super) codec: Arc<dyn Codec>,
-    pub(super) client: &'a dyn Client,
-    deadline: Duration,
-    pub(super) seed: u64,
-    notes: Notes,
-}
-
-impl<'a> Stage<'a> {
-    pub(super) fn new(
-        carrier: &'a Carrier,
-        codec: &Arc<dyn Codec>,
-        client: &'a dyn Client,
-        deadline: Duration,
-        seed: u64,
-    ) -> Self {
-        let notes = Notes::default();
-        Self { carrier, codec: Arc::new(Watched::new(codec, &notes)), client, deadline, seed, notes }
-    }
-
-    /// What came of a check, in the light of what the codec did meanwhile.
-    pub(super) fn verdict(&self, stood: Result<(), Stop>) -> Result<(), Stop> {
-        match (self.notes.first(), stood) {
-            (None, stood) => stood,
-            (Some(note), Err(Stop::Failed(reason))) => Err(Stop::Failed(format!("{note}; then: {reason}"))),
-            (Some(note), _) => Err(Stop::Failed(note)),
-        }
-    }
-
-    /// An instance with these settings and no other listener.
-    pub(super) async fn start(&self, config: Config) -> Result<Server<'_>, Stop> {
-        // A [`Reader`](super::Reader) sees a heartbeat, and has no words to answer it.
-        let config = Config { pong_timeout: Duration::ZERO, ..config };
-        let config = Config { listen: Vec::new(), threads: 2, drain_period: Duration::ZERO, ..config };
-        let builder = Janus::builder().config(config);
-        let (builder, connector) = self.carrier.accept(builder, Arc::clone(&self.codec));
-        let janus = builder.start().await.map_err(|error| failed(format!("the instance did not start: {error}")))?;
-        Ok(Server { stage: self, janus, connector })
-    }
-
-    /// A whole conversation of one client: it opens, subscribes and publishes if it can.
-    pub(super) fn conversation(&self, topic: &str) -> Vec<u8> {
-        let mut conversation = self.subscribing(topic);
-        conversation.extend(self.client.publish(topic, "\"spoken\"").unwrap_or_default());
-        conversation
-    }
-
-    fn subscribing(&self, topic: &str) -> Vec<u8> {
-        let mut bytes = self.client.open();
-        bytes.extend(self.client.subscribe(topic));
-        bytes
-    }
-
-    fn publishing(&self, topic: &str, data: &str) -> Result<Vec<u8>, Stop> {
-        self.client.publish(topic, data).ok_or_else(|| skipped("clients of this format cannot publish"))
-    }
-
-    /// What these pieces decode to, up to the end of the stream; a preface without its digits, because a head may have the
-    /// time in it.
-    pub(super) fn decode(&self, pieces: &[&[u8]], limits: &Limits) -> Vec<Result<Command, FrameError>> {
-        let mut decoder = self.codec.decoder();
-        let mut decoded = Vec::new();
-        for piece in pieces {
-            let mut input = *piece;
-            while let Some(command) = decoder.decode(&mut input, limits) {
-                let over = match &command {
-                    Ok(Command::Become(_)) => match decoder.successor() {
-                        Some((_, successor)) => {
-                            decoder = successor;
-                            false
-                        }
-                        None => true,
-                    },
-                    Ok(Command::PassOn | Command::Close(_) | Command::PublishAndClose { .. }) => true,
-                    Ok(_) => false,
-                    Err(error) => error.is_fatal(),
-                };
-                decoded.push(match command {
-                    Ok(Command::Preface(bytes)) => {
-                        let bytes = bytes.iter().map(|byte| if byte.is_ascii_digit() { b'0' } else { *byte });
-                        Ok(Command::Preface(bytes.collect()))
-                    }
-                    command => command,
-                });
-                if over {
-                    return decoded;
-                }
-            }
-        }
-        decoded.extend(decoder.finish(limits));
-        decoded
-    }
-}
-
-/// An instance that is checked.
-pub(super) struct Server<'a> {
-    pub(super) stage: &'a Stage<'a>,
-    pub(super) janus: Janus,
-    connector: Connector,
-}
-
-impl Server<'_> {
-    /// A client that has said nothing.
-    pub(super) async fn connect(&self) -> Result<Connection, Stop> {
-        self.connect_with(ROOMY).await
-    }
-
-    /// The same with about so many bytes between server and client.
-    pub(super) async fn connect_with(&self, capacity: usize) -> Result<Connection, Stop> {
-        let connected = tokio::time::timeout(self.stage.deadline, self.connector.connect(&self.janus, capacity)).await;
-        let (stream, addr) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(failed(format!("cannot connect: {error}"))),
-            Err(_) => return Err(failed(format!("cannot connect for {:?}", self.stage.deadline))),
-        };
-        Ok(Connection::new(stream, addr, self.stage.client.reader(), self.stage.deadline))
-    }
-
-    /// A client that is subscribed to this topic.
-    pub(super) async fn subscriber(&self, topic: &str) -> Result<Connection, Stop> {
-        self.subscriber_with(topic, ROOMY).await
-    }
-
-    async fn subscriber_with(&self, topic: &str, capacity: usize) -> Result<Connection, Stop> {
-        let mut connection = self.connect_with(capacity).await?;
-        connection.send(&self.stage.subscribing(topic)).await?;
-        connection.subscribed().await?;
-        if self.subscribers(topic) == 0 {
-            return Err(connection.stop("a subscribe was answered before it was carried out"));
-        }
-        Ok(connection)
-    }
-
-    pub(super) fn subscribers(&self, topic: &str) -> usize {
-        self.janus.topic_info(topic).map_or(0, |topic| topic.subscribers)
-    }
-
-    /// Publishes from within, where nothing of the transport is involved.
-    pub(super) async fn publish(&self, topic: &str, data: &str) -> Result<Receipt, Stop> {
-        let data = RawValue::from_string(data.to_owned()).map_err(|error| failed(error.to_string()))?;
-        match tokio::time::timeout(self.stage.deadline, self.janus.publish(topic, &data)).await {
-            Ok(Ok(receipt)) => Ok(receipt),
-            Ok(Err(error)) => Err(failed(format!("a message to {topic:?} was not published: {error}"))),
-            Err(_) => Err(failed(format!("a message to {topic:?} has no answer after {:?}", self.stage.deadline))),
-        }
-    }
-
-    /// Waits until `condition` holds.
-    pub(super) async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Stop> {
-        let until = Instant::now() + self.stage.deadline;
-        let mut looks = tokio::time::interval(Duration::from_millis(1));
-        while !condition() {
-            if Instant::now() > until {
-                return Err(failed(format!("after {:?} still waiting for {what}", self.stage.deadline)));
-            }
-            looks.tick().await;
-        }
-        Ok(())
-    }
-
-    /// One who must not notice what others do.
-    pub(super) async fn bystander(&self) -> Result<Bystander, Stop> {
-        Ok(Bystander { connection: self.subscriber("bystander").await?, count: 0 })
-    }
-}
-
-pub(super) struct Bystander {
-    connection: Connection,
-    count: u64,
-}
-
-impl Bystander {
-    /// It still gets what is published.
-    pub(super) async fn notices_nothing(&mut self, server: &Server<'_>) -> Result<(), Stop> {
-        self.count += 1;
-        server.publish("bystander", &self.count.to_string()).await?;
-        let blame = |stop| match stop {
-            Stop::Failed(reason) => failed(format!("another client was harmed: {reason}")),
-            stop @ Stop::Skipped(_) => stop,
-        };
-        let data = self.connection.message("bystander").await.map_err(blame)?;
-        if data.trim() != self.count.to_string() {
-            return Err(self.connection.stop(format!("another client got {data} instead of message {}", self.count)));
-        }
-        Ok(())
-    }
-}
-
-/// A message that can be told from others and has some length.
+/// The data of a message with a number and a padding of `bytes` bytes.
 fn numbered(number: u64, bytes: usize) -> String {
     format!("{{\"n\":{number},\"pad\":\"{}\"}}", "x".repeat(bytes))
 }
 
+/// The number of a [`numbered`] message.
 fn number(data: &str) -> Result<u64, Stop> {
     let value: Option<serde_json::Value> = serde_json::from_str(data).ok();
     let number = value.as_ref().and_then(|value| value["n"].as_u64());
     number.ok_or_else(|| failed(format!("a message arrived as {data:.80}")))
 }
 
-/// Reads messages up to the one of this number, which must come in order, each once.
+/// Reads the messages `from..=to`, each of which must come once and in order.
 async fn read_on(connection: &mut Connection, topic: &str, from: u64, to: u64) -> Result<(), Stop> {
     for expected in from..=to {
         let data = connection.message(topic).await?;
@@ -267,63 +40,16 @@ async fn read_on(connection: &mut Connection, topic: &str, from: u64, to: u64) -
     Ok(())
 }
 
+/// The size of the check `order`.
+const SUBSCRIBERS: usize = 8;
+const PUBLISHERS: u64 = 4;
+const MESSAGES_EACH: u64 = 50;
+
 pub(super) async fn order(stage: &Stage<'_>) -> Result<(), Stop> {
-    const SUBSCRIBERS: usize = 8;
-    const PUBLISHERS: u64 = 4;
-    const EACH: u64 = 50;
     let server = stage.start(Config { inline_subscribers: 4, ..Config::default() }).await?;
-    let server = &server;
     let subscribers = try_join_all((0..SUBSCRIBERS).map(|_| server.subscriber("order"))).await?;
-    let publish = async |publisher: u64| {
-        let data = |message: u64| numbered(publisher * 1_000 + message, 10);
-        if stage.client.publish("order", "0").is_none() {
-            for message in 0..EACH {
-                server.publish("order", &data(message)).await?;
-            }
-            return Ok(None);
-        }
-        let mut connection = server.connect().await?;
-        connection.send(&stage.client.open()).await?;
-        for message in 0..EACH {
-            if !connection.send(&stage.publishing("order", &data(message))?).await? {
-                let stop = connection.stop("a publisher's connection ended");
-                return Err(connection.explain(stop));
-            }
-        }
-        Ok(Some(connection))
-    };
-    let listen = async |mut connection: Connection| {
-        let mut got: Vec<u64> = Vec::new();
-        let mut last_seq = None;
-        while got.len() < (PUBLISHERS * EACH) as usize {
-            let (data, seq) = connection
-                .until("a message", |seen| match seen {
-                    Seen::Message { data, seq, .. } => Some(Ok((data, seq))),
-                    Seen::Gap { .. } | Seen::Error { .. } | Seen::Bye { .. } => Some(Err(seen)),
-                    _ => None,
-                })
-                .await?
-                .map_err(|other| failed(format!("a subscriber got {other:?} after {} messages", got.len())))?;
-            let number = number(&data)?;
-            if got.contains(&number) {
-                return Err(connection.stop(format!("message {number} came twice")));
-            }
-            if let (Some(last), Some(seq)) = (last_seq, seq)
-                && seq != last + 1
-            {
-                return Err(connection.stop(format!("number {seq} came after number {last}")));
-            }
-            last_seq = seq;
-            let publisher = number / 1_000;
-            if let Some(later) = got.iter().find(|&&other| other / 1_000 == publisher && other > number) {
-                return Err(connection.stop(format!("message {number} of one publisher came after its {later}")));
-            }
-            got.push(number);
-        }
-        Ok((connection, got))
-    };
-    let published = try_join_all((0..PUBLISHERS).map(publish));
-    let (published, listened) = join(published, try_join_all(subscribers.into_iter().map(listen))).await;
+    let published = try_join_all((0..PUBLISHERS).map(|publisher| publish_in_order(&server, publisher)));
+    let (published, listened) = join(published, try_join_all(subscribers.into_iter().map(listen_in_order))).await;
     let listened = match (published, listened) {
         (Ok(_), Ok(listened)) => listened,
         (Ok(mut publishers), Err(stop)) => {
@@ -344,7 +70,61 @@ pub(super) async fn order(stage: &Stage<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// JSON as it was written, without the white space between its tokens.
+/// Publishes the messages of a publisher through a connection, and returns the connection. Publishes in the process if
+/// the format has no publishers.
+async fn publish_in_order(server: &Server<'_>, publisher: u64) -> Result<Option<Connection>, Stop> {
+    let stage = server.stage;
+    let data = |message: u64| numbered(publisher * 1_000 + message, 10);
+    if stage.client.publish("order", "0").is_none() {
+        for message in 0..MESSAGES_EACH {
+            server.publish("order", &data(message)).await?;
+        }
+        return Ok(None);
+    }
+    let mut connection = server.connect().await?;
+    connection.send(&stage.client.open()).await?;
+    for message in 0..MESSAGES_EACH {
+        if !connection.send(&stage.publishing("order", &data(message))?).await? {
+            let stop = connection.stop("a publisher's connection ended");
+            return Err(connection.explain(stop));
+        }
+    }
+    Ok(Some(connection))
+}
+
+/// Reads the messages of all publishers; returns the order in which the messages came.
+async fn listen_in_order(mut connection: Connection) -> Result<(Connection, Vec<u64>), Stop> {
+    let mut got: Vec<u64> = Vec::new();
+    let mut last_seq = None;
+    while got.len() < (PUBLISHERS * MESSAGES_EACH) as usize {
+        let (data, seq) = connection
+            .until("a message", |seen| match seen {
+                Seen::Message { data, seq, .. } => Some(Ok((data, seq))),
+                Seen::Gap { .. } | Seen::Error { .. } | Seen::Bye { .. } => Some(Err(seen)),
+                _ => None,
+            })
+            .await?
+            .map_err(|other| failed(format!("a subscriber got {other:?} after {} messages", got.len())))?;
+        let number = number(&data)?;
+        if got.contains(&number) {
+            return Err(connection.stop(format!("message {number} came twice")));
+        }
+        if let (Some(last), Some(seq)) = (last_seq, seq)
+            && seq != last + 1
+        {
+            return Err(connection.stop(format!("number {seq} came after number {last}")));
+        }
+        last_seq = seq;
+        let publisher = number / 1_000;
+        if let Some(later) = got.iter().find(|&&other| other / 1_000 == publisher && other > number) {
+            return Err(connection.stop(format!("message {number} came after message {later} of the same publisher")));
+        }
+        got.push(number);
+    }
+    Ok((connection, got))
+}
+
+/// Removes the white space between the tokens of a JSON text, and changes nothing else.
 fn tight(json: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     json.chars()
@@ -366,11 +146,12 @@ pub(super) async fn text(stage: &Stage<'_>) -> Result<(), Stop> {
 pub(super) async fn blanks(stage: &Stage<'_>) -> Result<(), Stop> {
     let name = "with two  blanks";
     if !stage.client.carries_topic(name) {
-        return Err(skipped("the format cannot say topics with blanks"));
+        return Err(skipped("the format cannot carry topic names with blanks"));
     }
     carry(stage, name).await
 }
 
+/// Publishes various JSON texts to the topic, in the process and through the transport, and compares what arrives.
 async fn carry(stage: &Stage<'_>, topic: &str) -> Result<(), Stop> {
     let long = format!("\"{}\"", "long ".repeat(4_000));
     let texts = [
@@ -387,7 +168,7 @@ async fn carry(stage: &Stage<'_>, topic: &str) -> Result<(), Stop> {
     let mut connection = server.subscriber(topic).await?;
     for text in texts {
         server.publish(topic, text).await?;
-        // What a client sends is framed by the format: only what stands in one line is sure to be sayable.
+        // The format may end a client's frames with a line break: only a text without line breaks is sure to fit.
         let spoken = (!text.contains('\n')).then(|| stage.client.publish(topic, text)).flatten();
         let times = if let Some(frame) = spoken {
             connection.send(&frame).await?;
@@ -430,29 +211,29 @@ pub(super) async fn splits(stage: &Stage<'_>) -> Result<(), Stop> {
         let (head, tail) = conversation.split_at(cut);
         let decoded = stage.decode(&[head, tail], &limits);
         if decoded != whole {
-            return Err(failed(format!("cut after byte {cut} it decodes to {decoded:?} instead of {whole:?}")));
+            return Err(failed(format!(
+                "cut after byte {cut}, a conversation decodes to {decoded:?} instead of {whole:?}"
+            )));
         }
     }
     let bytes: Vec<&[u8]> = conversation.chunks(1).collect();
     let decoded = stage.decode(&bytes, &limits);
     if decoded != whole {
-        return Err(failed(format!("byte by byte it decodes to {decoded:?} instead of {whole:?}")));
+        return Err(failed(format!("byte by byte, a conversation decodes to {decoded:?} instead of {whole:?}")));
     }
 
     let server = stage.start(Config::default()).await?;
     let speaks = stage.client.publish("split", "0").is_some();
-    // A pipe that holds so many bytes is read in pieces of as many.
+    // A pipe with a capacity of `cut` bytes is read in pieces of `cut` bytes.
     for cut in 1..conversation.len() {
         let mut connection = server.connect_with(cut).await?;
         let (head, tail) = conversation.split_at(cut);
         connection.send(head).await?;
-        // An answer of the thread that reads, which has probably read before it gave that.
+        // An answer from the reading thread, which has probably read the head before.
         server.janus.sessions().await;
         connection.send(tail).await?;
-        spoken(&mut connection, &server, speaks).await.map_err(|stop| match stop {
-            Stop::Failed(reason) => failed(format!("cut after byte {cut}: {reason}")),
-            stop @ Stop::Skipped(_) => stop,
-        })?;
+        let answered = spoken(&mut connection, &server, speaks).await;
+        answered.map_err(|stop| stop.context(format_args!("cut after byte {cut}")))?;
         drop(connection);
         server.until("the connection to end", || server.subscribers("split") == 0).await?;
     }
@@ -464,14 +245,18 @@ pub(super) async fn splits(stage: &Stage<'_>) -> Result<(), Stop> {
     spoken(&mut connection, &server, speaks).await
 }
 
-/// The answers to a conversation.
+/// Waits for the answers to a conversation.
 async fn spoken(connection: &mut Connection, server: &Server<'_>, speaks: bool) -> Result<(), Stop> {
     connection.subscribed().await?;
     if !speaks {
         server.publish("split", "\"spoken\"").await?;
     }
     let data = connection.message("split").await?;
-    if tight(&data) == "\"spoken\"" { Ok(()) } else { Err(connection.stop(format!("{data} arrived"))) }
+    if tight(&data) == "\"spoken\"" {
+        Ok(())
+    } else {
+        Err(connection.stop(format!("{data} arrived instead of \"spoken\"")))
+    }
 }
 
 pub(super) async fn frame_limit(stage: &Stage<'_>) -> Result<(), Stop> {
@@ -496,7 +281,7 @@ pub(super) async fn frame_limit(stage: &Stage<'_>) -> Result<(), Stop> {
     connection.refused("a frame far longer than max_frame_bytes").await?;
     bystander.notices_nothing(&server).await?;
 
-    // One that does not end, either.
+    // A frame without an end must be refused, too.
     let before = server.janus.stats().memory_used;
     let mut endless = oversized(256 * LIMIT);
     endless.pop();
@@ -509,7 +294,9 @@ pub(super) async fn frame_limit(stage: &Stage<'_>) -> Result<(), Stop> {
         }
         let kept = server.janus.stats().memory_used.saturating_sub(before);
         if kept > 64 * LIMIT {
-            return Err(failed(format!("{kept} bytes of a frame are kept, and max_frame_bytes is {LIMIT}")));
+            return Err(failed(format!(
+                "the server keeps {kept} bytes of an unfinished frame; refuse a frame longer than max_frame_bytes ({LIMIT})"
+            )));
         }
     }
     if !refused {
@@ -519,7 +306,7 @@ pub(super) async fn frame_limit(stage: &Stage<'_>) -> Result<(), Stop> {
     server.publish("sized", &numbered(3, 0)).await?;
     let data = witness.message("sized").await?;
     if number(&data)? != 3 {
-        return Err(witness.stop("a message that is too long was delivered"));
+        return Err(witness.stop("a message longer than max_frame_bytes was delivered"));
     }
     Ok(())
 }
@@ -527,7 +314,7 @@ pub(super) async fn frame_limit(stage: &Stage<'_>) -> Result<(), Stop> {
 pub(super) async fn topic_limit(stage: &Stage<'_>) -> Result<(), Stop> {
     const LIMIT: usize = 4;
     if !stage.client.subscribes_again() {
-        return Err(skipped("a connection of this format subscribes once"));
+        return Err(skipped("a connection of this format subscribes only once"));
     }
     let server = stage.start(Config { max_topics_per_client: LIMIT, ..Config::default() }).await?;
     let topics: Vec<String> = (0..LIMIT).map(|topic| format!("topic{topic}")).collect();
@@ -537,9 +324,9 @@ pub(super) async fn topic_limit(stage: &Stage<'_>) -> Result<(), Stop> {
         connection.subscribed().await?;
     }
     connection.send(&stage.client.subscribe("beyond")).await?;
-    let closed = connection.refused("a topic more than max_topics_per_client").await?;
+    let closed = connection.refused("a topic beyond max_topics_per_client").await?;
     if server.subscribers("beyond") > 0 {
-        return Err(failed("the client was told that it has too many topics, and got one more"));
+        return Err(failed("a topic beyond max_topics_per_client was refused and subscribed all the same"));
     }
     for topic in topics.iter().filter(|_| !closed) {
         server.publish(topic, &numbered(1, 0)).await?;
@@ -552,7 +339,7 @@ pub(super) async fn topic_names(stage: &Stage<'_>) -> Result<(), Stop> {
     const LIMIT: usize = 64;
     let server = stage.start(Config { max_topic_bytes: LIMIT, ..Config::default() }).await?;
     let mut bystander = server.bystander().await?;
-    // The longest that is allowed.
+    // The longest name allowed.
     let longest = "é".repeat(LIMIT / 2);
     drop(server.subscriber(&longest).await?);
     for name in ["", &format!("{longest}x"), "a\u{1}b", "a\u{7f}b", "a\u{85}b"] {
@@ -570,7 +357,7 @@ pub(super) async fn topic_names(stage: &Stage<'_>) -> Result<(), Stop> {
     bystander.notices_nothing(&server).await?;
     let made: Vec<String> = server.janus.topics().iter().map(|topic| topic.name.to_string()).collect();
     match made.iter().find(|name| **name != longest && *name != "bystander") {
-        Some(name) => Err(failed(format!("the topic {name:?} was made of a name that is not allowed"))),
+        Some(name) => Err(failed(format!("the topic {name:?} was created, and its name is not allowed"))),
         None => Ok(()),
     }
 }
@@ -594,12 +381,12 @@ pub(super) async fn frame_timeout(stage: &Stage<'_>) -> Result<(), Stop> {
         connection.end("a client that says nothing").await?;
     }
     if server.subscribers("late") > 0 {
-        return Err(failed("a frame that was not finished had an effect"));
+        return Err(failed("an unfinished frame subscribed its client"));
     }
     bystander.notices_nothing(&server).await
 }
 
-/// Small limits, so that little has to be sent until they are reached.
+/// Small limits, for few messages to reach.
 fn tight_queues() -> Config {
     Config {
         max_queue_frames: 16,
@@ -612,17 +399,17 @@ fn tight_queues() -> Config {
     }
 }
 
-/// Bytes of a message to a client that does not read, and how many such messages are more than any system keeps.
+/// The size of a message to a client that does not read, and a number of such messages beyond the buffers of any system.
 const FLOOD_BYTES: usize = 8 * 1024;
 const FLOOD: u64 = 4_096;
 
-/// What waits between a server and a client that does not read.
+/// The buffer, in bytes, between the server and a client that does not read.
 const NARROW: usize = 4 * 1024;
 
 pub(super) async fn slow_client(stage: &Stage<'_>) -> Result<(), Stop> {
     let mut config = tight_queues();
     config.default_namespace.slow_consumer = SlowConsumer::Disconnect;
-    // What is queued, on its way and kept, and what the connections themselves take.
+    // The messages in the queue, under way and kept for resuming, and the memory of the connections themselves.
     let allowance = config.max_queue_bytes + config.max_inflight_bytes + config.resume_bytes + 256 * 1024;
     let server = stage.start(config).await?;
     let mut stalled = server.subscriber_with("flood", NARROW).await?;
@@ -632,14 +419,16 @@ pub(super) async fn slow_client(stage: &Stage<'_>) -> Result<(), Stop> {
     let mut sent = 0;
     while server.janus.stats().slow_consumers == 0 {
         if sent == FLOOD {
-            return Err(failed(format!("a client that did not read {FLOOD} messages was not cut off")));
+            return Err(failed(format!("a client that left {FLOOD} messages unread was not cut off")));
         }
         sent += 1;
         server.publish("flood", &numbered(sent, FLOOD_BYTES)).await?;
         read_on(&mut reading, "flood", sent, sent).await?;
         let kept = server.janus.stats().memory_used.saturating_sub(before);
         if kept > allowance {
-            return Err(failed(format!("{kept} bytes are kept for a slow client, more than its limits allow")));
+            return Err(failed(format!(
+                "the server keeps {kept} bytes for a slow client; its limits allow {allowance}"
+            )));
         }
     }
     for more in sent + 1..=sent + 10 {
@@ -653,20 +442,20 @@ pub(super) async fn slow_client(stage: &Stage<'_>) -> Result<(), Stop> {
             Some(Seen::Message { data, .. }) => {
                 got += 1;
                 if number(&data)? != got {
-                    return Err(stalled.stop(format!("a slow client misses message {got} and was not told")));
+                    return Err(stalled.stop(format!("a slow client misses message {got} and got no gap")));
                 }
             }
-            Some(Seen::Gap { .. }) => return Err(stalled.stop("a gap was told under the policy disconnect")),
+            Some(Seen::Gap { .. }) => return Err(stalled.stop("a client got a gap under the policy disconnect")),
             Some(_) => {}
             None => break,
         }
     }
-    if got > sent { Err(failed("a client that was cut off has had everything")) } else { Ok(()) }
+    if got > sent { Err(failed("a client that was cut off got every message")) } else { Ok(()) }
 }
 
 pub(super) async fn gaps(stage: &Stage<'_>) -> Result<(), Stop> {
     if !stage.codec.tells_gaps() {
-        return Err(skipped("the codec tells no gaps; its slow clients are cut off instead"));
+        return Err(skipped("the codec tells no gaps; slow clients are cut off instead"));
     }
     let policy = |slow_consumer| Namespace { slow_consumer, ..Namespace::default() };
     let policies = [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate];
@@ -683,51 +472,58 @@ pub(super) async fn gaps(stage: &Stage<'_>) -> Result<(), Stop> {
         let mut sent = 0;
         while dropped() < enough {
             if sent == FLOOD {
-                return Err(failed(format!("a client that did not read {FLOOD} messages made nothing drop")));
+                return Err(failed(format!(
+                    "under {policy}, no message was dropped for a client that left {FLOOD} messages unread"
+                )));
             }
             sent += 1;
             expect_number(&server.publish(&topic, &numbered(sent, FLOOD_BYTES)).await?, sent)?;
         }
-        // When it has caught up, a last message shows what is missing before it.
+        // After the client has caught up, a last message shows any missing messages before.
         let caught_up = async {
             server.until("a client to catch up", || server.janus.slow_clients(1).is_empty()).await?;
             expect_number(&server.publish(&topic, &numbered(sent + 1, 0)).await?, sent + 1)
         };
-        let reads = async {
-            let (mut next, mut told) = (1, 0);
-            while next <= sent + 1 {
-                match stalled.next().await? {
-                    Some(Seen::Message { data, .. }) => {
-                        let number = number(&data)?;
-                        if number != next {
-                            let missing = format!("under {policy}, message {number} came and {next} was due");
-                            return Err(stalled.stop(missing));
-                        }
-                        next += 1;
-                    }
-                    Some(Seen::Gap { from, to }) => {
-                        if from != next || to < from {
-                            return Err(stalled.stop(format!("under {policy}, {from} to {to} are a gap at {next}")));
-                        }
-                        told += to - from + 1;
-                        next = to + 1;
-                    }
-                    Some(_) => {}
-                    None => return Err(stalled.stop(format!("under {policy} the connection ended"))),
-                }
-            }
-            if told == 0 { Err(stalled.stop("no gap was told")) } else { Ok(()) }
-        };
-        both(reads, caught_up).await?;
+        both(read_messages_and_gaps(&mut stalled, policy, sent + 1), caught_up).await?;
     }
     Ok(())
 }
 
-/// A topic that somebody is subscribed to since its first message has numbered all of them.
+/// Reads up to the message `last`. Every number must come once and in order, as a message or in a gap, and at least one
+/// gap must come.
+async fn read_messages_and_gaps(stalled: &mut Connection, policy: SlowConsumer, last: u64) -> Result<(), Stop> {
+    let (mut next, mut told) = (1, 0);
+    while next <= last {
+        match stalled.next().await? {
+            Some(Seen::Message { data, .. }) => {
+                let number = number(&data)?;
+                if number != next {
+                    let missing = format!("under {policy}, message {number} came instead of {next}");
+                    return Err(stalled.stop(missing));
+                }
+                next += 1;
+            }
+            Some(Seen::Gap { from, to }) => {
+                if from != next || to < from {
+                    let wrong = format!("under {policy}, a gap from {from} to {to} came instead of {next}");
+                    return Err(stalled.stop(wrong));
+                }
+                told += to - from + 1;
+                next = to + 1;
+            }
+            Some(_) => {}
+            None => return Err(stalled.stop(format!("under {policy}, the connection ended"))),
+        }
+    }
+    if told == 0 { Err(stalled.stop(format!("under {policy}, the client got no gap"))) } else { Ok(()) }
+}
+
+/// A topic with a subscriber since its first message numbers all its messages from 1.
 fn expect_number(receipt: &Receipt, number: u64) -> Result<(), Stop> {
     if receipt.seq == number { Ok(()) } else { Err(failed(format!("message {number} was numbered {}", receipt.seq))) }
 }
 
+/// The bytes with which a new connection resumes at `place`.
 fn resuming(stage: &Stage<'_>, place: &Place) -> Result<Vec<u8>, Stop> {
     let bytes = stage.client.resume(place);
     bytes.ok_or_else(|| skipped("clients of this format cannot resume"))
@@ -735,7 +531,7 @@ fn resuming(stage: &Stage<'_>, place: &Place) -> Result<Vec<u8>, Stop> {
 
 pub(super) async fn resume(stage: &Stage<'_>) -> Result<(), Stop> {
     let server = stage.start(Config::default()).await?;
-    // Cut after this many messages, with more on their way.
+    // The connection is cut after `read` messages, with more messages on their way.
     for (round, read) in [0, 1, 5, 9].into_iter().enumerate() {
         let topic = format!("resumed{round}");
         let mut connection = server.subscriber(&topic).await?;
@@ -782,14 +578,14 @@ pub(super) async fn resume_too_late(stage: &Stage<'_>) -> Result<(), Stop> {
         position: place.position.map(|Position { epoch, seq }| Position { epoch: epoch ^ 1, seq }),
         ..place.clone()
     };
-    // Without a name or a position there is no such place to make up.
+    // Without a session name or a position there is no place that never existed.
     let never = Some(never).filter(|never| *never != place);
     let mut live = 12;
-    for (what, place) in [("too late", Some(place)), ("with a place that never was", never)] {
+    for (what, place) in [("too late", Some(place)), ("with a place that never existed", never)] {
         let Some(place) = place else { continue };
         let mut connection = server.connect().await?;
         connection.send(&resuming(stage, &place)?).await?;
-        let told = connection.until("word that it cannot resume", |seen| match seen {
+        let told = connection.until("the answer that the client cannot resume", |seen| match seen {
             Seen::Subscribed { resumed: Some(false), .. } | Seen::Gap { .. } => Some(Ok(true)),
             Seen::Error { .. } | Seen::Bye { .. } => Some(Ok(false)),
             Seen::Subscribed { resumed: Some(true), .. } | Seen::Message { .. } => Some(Err(seen)),
@@ -797,7 +593,7 @@ pub(super) async fn resume_too_late(stage: &Stage<'_>) -> Result<(), Stop> {
         });
         match told.await {
             Ok(Ok(true)) => {
-                server.until("it to be subscribed", || server.subscribers("late") > 0).await?;
+                server.until("the client to be subscribed", || server.subscribers("late") > 0).await?;
                 live += 1;
                 server.publish("late", &numbered(live, 0)).await?;
                 let mut last = None;
@@ -811,9 +607,11 @@ pub(super) async fn resume_too_late(stage: &Stage<'_>) -> Result<(), Stop> {
             }
             Ok(Ok(false)) => {}
             Ok(Err(seen)) => {
-                return Err(connection.stop(format!("a client that came {what} was not told; {seen:?} came instead")));
+                let untold =
+                    format!("a client came back {what} and got {seen:?} instead of a gap, an error or the end");
+                return Err(connection.stop(untold));
             }
-            // The end of the connection tells as well.
+            // The end of the connection is an answer, too.
             Err(stop) if server.janus.stats().connections > 0 => return Err(stop),
             Err(_) => {}
         }
@@ -835,13 +633,13 @@ pub(super) async fn drain(stage: &Stage<'_>) -> Result<(), Stop> {
         read_on(&mut client, "last", 1, MESSAGES).await?;
         match client.end("a drain").await? {
             End::Fin => Ok(()),
-            End::Lost(kind) => Err(client.stop(format!("a drain lost the connection: {kind}"))),
+            End::Lost(kind) => Err(client.stop(format!("a drain reset the connection ({kind}) instead of closing"))),
         }
     });
     let drained = async {
         let report = server.janus.shutdown().await;
         if report.connections != CLIENTS || report.cut_off > 0 {
-            return Err(failed(format!("the instance says of {CLIENTS} clients that read everything: {report:?}")));
+            return Err(failed(format!("{CLIENTS} clients read everything, but the drain reports {report:?}")));
         }
         Ok(())
     };

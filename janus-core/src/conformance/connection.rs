@@ -1,4 +1,6 @@
-//! One client of the suite: its stream, what it has seen, and where it is.
+//! A client of the suite: one connection, the events read from the connection, and the client's place in a topic.
+//!
+//! Every wait ends at the deadline of the suite with a failure: the awaited event, and the last events seen.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -12,15 +14,15 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, timeout_at};
 
-use super::checks::Stop;
+use super::stage::Stop;
 use super::{Place, Reader, Seen};
 use crate::connection::listener::ByteStream;
 use crate::wire::Position;
 
-/// What it saw last, for the report.
+/// The number of recent events in a failure report.
 const REMEMBERED: usize = 6;
 
-/// How a connection ended, as its client sees it.
+/// The end of a connection, as the client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Fin,
@@ -29,7 +31,7 @@ pub(super) enum End {
 
 pub(super) struct Connection {
     stream: Pin<Box<dyn ByteStream>>,
-    /// The address by which the server knows it.
+    /// The client's address, as known to the server.
     #[cfg_attr(not(feature = "fault-injection"), expect(dead_code, reason = "only crashes are aimed by it"))]
     pub(super) addr: Option<SocketAddr>,
     reader: Box<dyn Reader>,
@@ -39,7 +41,7 @@ pub(super) struct Connection {
     ended: Option<End>,
     minds_unknown: bool,
     deadline: Duration,
-    /// Where it is, for whoever takes its place.
+    /// The place from which a later connection of the same client resumes.
     place: Place,
 }
 
@@ -65,23 +67,23 @@ impl Connection {
         }
     }
 
-    /// Reads so many bytes at a time from now on.
+    /// Reads at most `bytes` bytes at a time from now on.
     pub(super) fn read_in_pieces_of(&mut self, bytes: usize) {
         self.buffer.resize(bytes, 0);
     }
 
-    /// Does not mind bytes that its reader does not know: it has given cause for any.
+    /// Accepts bytes unknown to the reader from now on: the client has sent input that may cause any answer.
     pub(super) fn read_anything(&mut self) {
         self.minds_unknown = false;
     }
 
-    /// Where it is on its topic.
+    /// The client's place in the topic.
     pub(super) fn place(&self, topic: &str) -> Place {
         Place { topic: topic.to_owned(), ..self.place.clone() }
     }
 
-    /// Sends, and reads meanwhile: a server that is not read from may not read either. Returns whether all of it was
-    /// taken; it is not where the server has ended the connection.
+    /// Sends `bytes`, and reads at the same time: a server with unread output may stop reading. Returns whether the
+    /// server took all bytes; `false` if the server has ended the connection.
     pub(super) async fn send(&mut self, mut bytes: &[u8]) -> Result<bool, Stop> {
         let until = Instant::now() + self.deadline;
         let sent = poll_fn(|cx| {
@@ -97,16 +99,20 @@ impl Connection {
         });
         match timeout_at(until, sent).await {
             Ok(sent) => Ok(sent),
-            Err(_) => Err(self.stop(format!("the server did not take what was sent for {:?}", self.deadline))),
+            Err(_) => {
+                let unsent =
+                    format!("the server did not take all bytes within {:?}; read while writing", self.deadline);
+                Err(self.stop(unsent))
+            }
         }
     }
 
-    /// Ends its side of the stream. A connection that is gone is none to end.
+    /// Ends the client's side of the stream. A connection that is gone needs no end.
     pub(super) async fn half_close(&mut self) {
         let _ = timeout_at(Instant::now() + self.deadline, poll_fn(|cx| self.stream.as_mut().poll_shutdown(cx))).await;
     }
 
-    /// What it sees next; `None` at the end of the connection.
+    /// The next event; `None` at the end of the connection.
     pub(super) async fn next(&mut self) -> Result<Option<Seen>, Stop> {
         let until = Instant::now() + self.deadline;
         let next = poll_fn(|cx| {
@@ -135,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// What it sees next that `pick` takes; what is not taken is passed over.
+    /// The next event accepted by `pick`. Other events are skipped.
     pub(super) async fn until<T>(&mut self, what: &str, mut pick: impl FnMut(Seen) -> Option<T>) -> Result<T, Stop> {
         loop {
             match self.next().await {
@@ -153,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// The data of the next message of this topic. Errors, gaps and messages of other topics fail.
+    /// The data of the next message of the topic. Errors, gaps and messages of other topics are failures.
     pub(super) async fn message(&mut self, topic: &str) -> Result<String, Stop> {
         let found = self.until("a message", |seen| match seen {
             Seen::Message { topic: of, data, .. } if of == topic => Some(Ok(data)),
@@ -179,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// Waits for an error, a farewell or the end; whether it was the end.
+    /// Waits for an error, a farewell or the end of the connection. Returns `false` only for an error.
     pub(super) async fn refused(&mut self, what: &str) -> Result<bool, Stop> {
         loop {
             match self.next().await {
@@ -188,14 +194,15 @@ impl Connection {
                 Ok(Some(Seen::Subscribed { .. })) => return Err(self.stop(format!("{what} was accepted"))),
                 Ok(Some(_)) => {}
                 Err(Stop::Failed(reason)) => {
-                    return Err(Stop::Failed(format!("{what} was neither refused nor ended the connection: {reason}")));
+                    let ignored = "was neither refused with an error nor ended the connection";
+                    return Err(Stop::Failed(format!("{what} {ignored}: {reason}")));
                 }
                 Err(stop) => return Err(stop),
             }
         }
     }
 
-    /// Waits for the end of the connection, whatever comes before it.
+    /// Waits for the end of the connection, after any other events.
     pub(super) async fn end(&mut self, what: &str) -> Result<End, Stop> {
         loop {
             match self.next().await {
@@ -209,8 +216,8 @@ impl Connection {
         }
     }
 
-    /// A failure that others saw, with what this client knows of it: the error or the end that it was told of and has not
-    /// looked at. It does not wait for one.
+    /// Adds this publisher's knowledge to another client's failure: an unread error, or the end of the connection. Does
+    /// not wait for either.
     pub(super) fn explain(&mut self, stop: Stop) -> Stop {
         let mut cx = task::Context::from_waker(task::Waker::noop());
         while self.ended.is_none() && self.poll_read(&mut cx).is_ready() {}
@@ -221,12 +228,12 @@ impl Connection {
             (None, None) => return stop,
         };
         match stop {
-            Stop::Failed(reason) => Stop::Failed(format!("{reason}; and whoever published got {told}")),
+            Stop::Failed(reason) => Stop::Failed(format!("{reason}; the publisher got {told}")),
             stop @ Stop::Skipped(_) => stop,
         }
     }
 
-    /// A failure, with what was seen last.
+    /// A failure with the last events seen.
     pub(super) fn stop(&self, reason: impl Into<String>) -> Stop {
         let (reason, last) = (reason.into(), self.last.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
         let last = if last.is_empty() { "nothing".to_owned() } else { last };

@@ -1,21 +1,24 @@
-//! The checks of what a transport does when clients misbehave, and when parts of the server crash.
+//! The checks with misbehaving clients, and with crashes of parts of the server.
+//!
+//! A bystander is connected in each check and must not notice the other clients. The variant of the same name in
+//! [`Check`](super::Check) states the demand of a check.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
 
-use super::checks::{Server, Stage, Stop, failed, skipped};
 use super::connection::Connection;
+use super::stage::{Server, Stage, Stop, failed, skipped};
 use crate::config::Config;
 use crate::wire::Limits;
 
-/// The input that never changes.
+/// The seed of the constant input: this part of the random input is the same in every run.
 const FIXED_SEED: u64 = 0x6a61_6e75_7331_3030;
 
 pub(super) async fn garbage(stage: &Stage<'_>) -> Result<(), Stop> {
     let garbage = stage.client.garbage();
     if garbage.is_empty() {
-        return Err(skipped("the client names no garbage"));
+        return Err(skipped("Client::garbage returns no input"));
     }
     let server = stage.start(Config::default()).await?;
     let mut bystander = server.bystander().await?;
@@ -43,16 +46,14 @@ pub(super) async fn random_input(stage: &Stage<'_>) -> Result<(), Stop> {
             let (head, tail) = input.split_at(cut);
             let decoded = catch_unwind(AssertUnwindSafe(|| stage.decode(&[head, tail], &limits)));
             if decoded.is_err() {
-                return Err(failed(format!("on {} (seed {seed})", input.escape_ascii())));
+                return Err(failed(format!("the decoder panicked on {} (seed {seed})", input.escape_ascii())));
             }
         }
         for count in 0..CONNECTIONS {
             let input = damaged(stage, &mut rng);
             let mut connection = server.connect().await?;
-            leave_after(&mut connection, &input).await.map_err(|stop| match stop {
-                Stop::Failed(reason) => failed(format!("{reason} (seed {seed}, after {})", input.escape_ascii())),
-                stop @ Stop::Skipped(_) => stop,
-            })?;
+            let left = leave_after(&mut connection, &input).await;
+            left.map_err(|stop| stop.context(format_args!("seed {seed}, after {}", input.escape_ascii())))?;
             if count % 10 == 0 {
                 bystander.notices_nothing(&server).await?;
             }
@@ -62,7 +63,7 @@ pub(super) async fn random_input(stage: &Stage<'_>) -> Result<(), Stop> {
     gone(&server).await
 }
 
-/// Bytes of no meaning, or a conversation in which something was changed.
+/// Random bytes, with or without a valid opening, or a conversation with random changes.
 fn damaged(stage: &Stage<'_>, rng: &mut Rng) -> Vec<u8> {
     let noise = |rng: &mut Rng| (0..rng.usize(1..2_000)).map(|_| rng.u8(..)).collect::<Vec<u8>>();
     let mut input = match rng.u8(..4) {
@@ -90,7 +91,7 @@ fn damaged(stage: &Stage<'_>, rng: &mut Rng) -> Vec<u8> {
     input
 }
 
-/// Sends this, ends its side, and waits for the server to end the other.
+/// Sends `input`, ends the client's side of the stream, and waits for the server to end the other side.
 async fn leave_after(connection: &mut Connection, input: &[u8]) -> Result<(), Stop> {
     connection.read_anything();
     connection.send(input).await?;
@@ -98,7 +99,7 @@ async fn leave_after(connection: &mut Connection, input: &[u8]) -> Result<(), St
     connection.end("the client's own end").await.map(drop)
 }
 
-/// Only the bystander is still there.
+/// Waits until only the bystander is connected.
 async fn gone(server: &Server<'_>) -> Result<(), Stop> {
     server.until("the connections of clients that left to end", || server.janus.stats().connections == 1).await
 }
@@ -109,17 +110,15 @@ pub(super) async fn truncated(stage: &Stage<'_>) -> Result<(), Stop> {
     let mut bystander = server.bystander().await?;
     for length in 0..conversation.len() {
         let mut connection = server.connect().await?;
-        leave_after(&mut connection, &conversation[..length]).await.map_err(|stop| match stop {
-            Stop::Failed(reason) => failed(format!("after {length} bytes: {reason}")),
-            stop @ Stop::Skipped(_) => stop,
-        })?;
+        let left = leave_after(&mut connection, &conversation[..length]).await;
+        left.map_err(|stop| stop.context(format_args!("after {length} bytes")))?;
         if length % 10 == 0 {
             bystander.notices_nothing(&server).await?;
         }
     }
     gone(&server).await?;
-    // The topic hears of it after the connection has ended.
-    server.until("clients that are gone to be subscribed no longer", || server.subscribers("truncated") == 0).await?;
+    // The topic hears of the end after the connection has ended.
+    server.until("the subscriptions of clients that left to end", || server.subscribers("truncated") == 0).await?;
     bystander.notices_nothing(&server).await
 }
 
@@ -139,7 +138,7 @@ pub(super) async fn connection_crash(stage: &Stage<'_>) -> Result<(), Stop> {
     let mut bystander = server.bystander().await?;
     let mut victim = server.subscriber("victim").await?;
     let Some(addr) = victim.addr else {
-        return Err(skipped("this carrier does not tell the address of its clients"));
+        return Err(skipped("the carrier does not know the addresses of its clients"));
     };
     server.janus.inject(crate::ground::fault::Fault::Transport(addr));
     victim.end("a crash of its actor").await?;
@@ -165,7 +164,7 @@ pub(super) async fn topic_crash(stage: &Stage<'_>) -> Result<(), Stop> {
         topics.iter().filter(|topic| topic.state == State::Running).map(|topic| topic.restarts).sum::<u64>()
     };
     let mut number = 0;
-    // Two crashes are restarted warm.
+    // After the first two crashes the topic restarts warm.
     for crash in 1..=2 {
         server.janus.inject(Fault::TopicSend(4));
         for _ in 0..5 {

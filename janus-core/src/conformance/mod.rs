@@ -1,11 +1,23 @@
-//! The contract of a transport, as checks that run on any: one's own listener, one's own wire format, or both.
+// | file | kind | owns |
+// |---|---|---|
+// | `mod.rs` | API | `Client` and `Reader` for authors, the list of checks, `Suite` and `Report` |
+// | `stage.rs` | setting of a check | one watched codec, one instance, its subscribers and a bystander |
+// | `checks.rs` | checks | well-behaved, slow and returning clients |
+// | `hostile.rs` | checks | misbehaving clients, and crashes of parts of the server |
+// | `connection.rs` | one client | a stream, the events read from it, and the client's place |
+// | `carrier.rs` | ways in | how clients connect: TCP, pipes, or a way of the author |
+// | `watched.rs` | observer of a codec | notes on panics and on decoders that do not advance |
+// | `clients/` | clients | the formats of this crate: classic, WebSocket, server-sent events |
+
+//! The contract of a transport, as checks that run on any transport: a listener or a wire format from outside this
+//! crate, or both.
 //!
-//! Whoever writes a [`Codec`] writes the other end of it as well, a [`Client`], which is as pure: bytes out, what was
-//! [`Seen`] in. [`run`] then starts real instances that speak the codec, connects clients to them over TCP and over
-//! pipes, and returns a [`Report`] with one result for each [`Check`]. What each check demands stands there.
+//! The author of a [`Codec`] also writes the other end, a [`Client`]. Both are pure: bytes out, and [`Seen`] values for
+//! bytes in. [`run`] then starts real instances with the codec, connects clients over TCP and over pipes, and returns a
+//! [`Report`] with one result for each [`Check`]. The variants of [`Check`] state the demands.
 //!
 //! The module comes with the feature `conformance`, which belongs among the `dev-dependencies`: no server needs it.
-//! `fault-injection` beside it lets two further checks make parts of the server crash.
+//! With the feature `fault-injection` in addition, two further checks crash parts of the server.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -77,22 +89,23 @@
 //! # }
 //! ```
 //!
-//! # A listener of one's own
+//! # Other listeners
 //!
 //! By default clients come over TCP and over pipes in memory. [`Suite::carrier`] adds any other way, such as Unix
-//! sockets or TLS, given what listens and what connects; see [`Carrier::own`].
+//! sockets or TLS, given a function to listen and a function to connect; see [`Carrier::own`].
 //!
 //! # Limits
 //!
-//! Every wait has a [deadline](Suite::deadline); none is a fixed pause. All checks take some 5 to 20 seconds for one codec. A
-//! check that fails says what it waited for, what the client saw last and what whoever published was told. Random input is told
-//! with its seed, and [`Suite::seed`] repeats it.
+//! Every wait has a [deadline](Suite::deadline); none is a fixed pause. All checks take 5 to 20 seconds for one codec.
+//! A failed check reports the awaited event, the last events seen by the client, and the publisher's answer.
+//! Random input is reported with its seed, and [`Suite::seed`] repeats the input.
 
 mod carrier;
 mod checks;
 mod clients;
 mod connection;
 mod hostile;
+mod stage;
 mod watched;
 
 use std::fmt;
@@ -104,65 +117,66 @@ pub use carrier::{Accepting, Carrier, Connecting};
 pub use clients::{ClassicClient, SseClient, WebSocketClient};
 
 use crate::wire::{Codec, Position};
-use checks::{Stage, Stop};
+use stage::{Stage, Stop};
 
-/// What a client of a wire format sends, and how it reads.
+/// The client side of a wire format: the frames of a client, and a reader for the frames of the server.
 ///
-/// Like the codec it is pure, and all it says of the format is in its methods: what returns `None` the format cannot do,
-/// and the checks that need it are skipped, with their names in the report.
+/// Like the codec, the client is pure. A method that returns `None` says that the format has no such frame: the checks
+/// that need the frame are skipped, and the report names them.
 pub trait Client: Send + Sync + 'static {
-    /// What a client sends first, if the format wants anything. Other frames follow at once, in the same piece.
+    /// The opening of a connection, if the format wants any. Other frames follow at once, in the same piece.
     fn open(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// The frame that subscribes to a topic. Its last byte must be what completes it.
+    /// The frame to subscribe to a topic. The frame must be incomplete without its last byte.
     fn subscribe(&self, topic: &str) -> Vec<u8>;
 
-    /// The frame that ends a subscription.
+    /// The frame to end a subscription.
     fn unsubscribe(&self, topic: &str) -> Option<Vec<u8>> {
         let _ = topic;
         None
     }
 
-    /// The frame that publishes this data, JSON text.
+    /// The frame to publish this data, JSON text.
     fn publish(&self, topic: &str, data: &str) -> Option<Vec<u8>> {
         let _ = (topic, data);
         None
     }
 
-    /// Everything that a new connection sends, the opening included, to go on with a topic where an earlier one was.
+    /// All bytes with which a new connection resumes a topic at a place of an earlier connection, the opening included.
     fn resume(&self, place: &Place) -> Option<Vec<u8>> {
         let _ = place;
         None
     }
 
-    /// Makes what reads the bytes of one connection.
+    /// Creates the reader for the bytes of one connection.
     fn reader(&self) -> Box<dyn Reader>;
 
-    /// What each connection of a misbehaving client sends instead of anything else, and must be refused for.
+    /// Input of misbehaving clients. Each entry is the whole input of one connection, and must be refused.
     fn garbage(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    /// Whether a connection may subscribe to several topics, one after the other. Server-sent events cannot: what they
-    /// subscribe to stands in the one request they make.
+    /// Whether a connection may subscribe to several topics, one after the other. Server-sent events cannot: the topics
+    /// are part of the one request.
     fn subscribes_again(&self) -> bool {
         true
     }
 
-    /// Whether the format can say this topic's name. One that is split at blanks may be unable to say those with blanks.
+    /// Whether the format can carry this topic name. A format that splits its frames at blanks may have no way to write
+    /// a name with blanks.
     fn carries_topic(&self, name: &str) -> bool {
         let _ = name;
         true
     }
 }
 
-/// Reads what the server sends on one connection, in whatever pieces it comes.
+/// Reads the bytes of one connection, in pieces of any size.
 ///
-/// A closure will do: `move |input: &[u8], seen: &mut Vec<Seen>| …`.
+/// A closure is a reader, too: `move |input: &[u8], seen: &mut Vec<Seen>| …`.
 pub trait Reader: Send {
-    /// Takes all of `input`, and appends what it says.
+    /// Takes all of `input`, and appends what the server said.
     fn read(&mut self, input: &[u8], seen: &mut Vec<Seen>);
 }
 
@@ -172,51 +186,52 @@ impl<F: FnMut(&[u8], &mut Vec<Seen>) + Send> Reader for F {
     }
 }
 
-/// What a client was told.
+/// An event at a client's end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Seen {
-    /// It is served.
+    /// The connection is served.
     Opened {
-        /// What names its session, if it has a name.
+        /// The name of the session, if the session has a name.
         session: Option<String>,
     },
-    /// The answer to a subscribe, or to what resumes.
+    /// The answer to a subscribe, or to a resuming client.
     Subscribed {
-        /// The position after which delivery begins, if the format tells it.
+        /// The position after which delivery begins, if the format carries positions.
         position: Option<Position>,
-        /// Whether it goes on where it asked to, if it asked and the format tells.
+        /// Whether delivery continues at the requested place, if the client asked for a place and the format carries
+        /// the answer.
         resumed: Option<bool>,
     },
     /// A message.
     Message {
-        /// Its topic.
+        /// The topic of the message.
         topic: String,
-        /// Its number, if the format tells it.
+        /// The number of the message, if the format carries numbers.
         seq: Option<u64>,
-        /// Its data, JSON text.
+        /// The data of the message, JSON text.
         data: String,
     },
-    /// These messages do not come.
+    /// A range of messages lost to the client.
     Gap {
-        /// The number of the first.
+        /// The number of the first missing message.
         from: u64,
-        /// The number of the last.
+        /// The number of the last missing message.
         to: u64,
     },
     /// A request was refused.
     Error {
-        /// Why.
+        /// The reason.
         code: String,
     },
     /// The connection ends, or was not served.
     Bye {
-        /// Why.
+        /// The reason.
         code: String,
     },
     /// Anything else that the format knows: a heartbeat, a receipt, the answer to an unsubscribe.
     Other,
-    /// Bytes that no server should send. Any check in which a client sees them fails.
+    /// Bytes that no server should send. Any check in which a client sees such bytes fails.
     Unknown(String),
 }
 
@@ -227,13 +242,13 @@ impl Seen {
         Self::Message { topic: topic.into(), seq, data: data.into() }
     }
 
-    /// The answer to a subscribe in a format that tells nothing else.
+    /// The answer to a subscribe in a format whose answer carries nothing else.
     #[must_use]
     pub fn subscribed() -> Self {
         Self::Subscribed { position: None, resumed: None }
     }
 
-    /// The same [`Subscribed`](Self::Subscribed) with a position.
+    /// Adds the position to a [`Subscribed`](Self::Subscribed).
     #[must_use]
     pub fn at(mut self, at: Position) -> Self {
         if let Self::Subscribed { position, .. } = &mut self {
@@ -242,7 +257,7 @@ impl Seen {
         self
     }
 
-    /// The same [`Subscribed`](Self::Subscribed) with whether it resumed.
+    /// Adds the answer of whether delivery resumed to a [`Subscribed`](Self::Subscribed).
     #[must_use]
     pub fn resumed(mut self, whether: bool) -> Self {
         if let Self::Subscribed { resumed, .. } = &mut self {
@@ -252,16 +267,16 @@ impl Seen {
     }
 }
 
-/// How far a client had come on a topic when it lost its connection.
+/// How far a client had come in a topic when the connection was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// What named its session, if it was told.
+    /// The name of the session, if the client was told the name.
     pub session: Option<String>,
     /// The topic.
     pub topic: String,
-    /// The position of the last message or gap it had, if it was told any.
+    /// The position of the last message or gap that the client got, if the client was told any position.
     pub position: Option<Position>,
-    /// How many messages it has had since it subscribed.
+    /// How many messages the client has had since the subscribe.
     pub received: u64,
 }
 
@@ -275,7 +290,7 @@ macro_rules! checks {
         }
 
         impl Check {
-            /// All of them, in the order they run.
+            /// All checks, in running order.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// The name in the report.
@@ -292,55 +307,60 @@ macro_rules! checks {
 }
 
 checks! {
-    /// Several publishers at once: every subscriber gets every message once, all in the same order, each publisher's in the
-    /// order it sent them, with rising numbers where the format tells numbers.
+    /// Several publishers at once: every subscriber gets every message once, all in the same order. The messages of
+    /// each publisher keep their order, and the numbers rise by 1 if the format carries numbers.
     Order = "order", checks::order;
-    /// Whatever JSON is published arrives as that JSON, with its digits and escapes: also text that holds what the format
-    /// itself ends frames with. Only white space between the tokens may change. Topics may have any characters but
+    /// Published JSON arrives as the same JSON, with its digits and escapes, even if the text contains the bytes with
+    /// which the format ends frames. Only white space between the tokens may change. Topics may have any characters but
     /// control characters.
     Text = "text", checks::text;
-    /// The same for a topic whose name holds blanks. Skipped for formats that cannot say such names.
+    /// The check `text` for a topic whose name has blanks. Skipped for formats that cannot carry such names.
     Blanks = "text.blanks", checks::blanks;
-    /// After an unsubscribe nothing of that topic comes, and the connection goes on.
+    /// After an unsubscribe no more messages of the topic come, and the connection stays open.
     Unsubscribe = "unsubscribe", checks::unsubscribe;
-    /// A conversation means the same wherever it is cut: in two at every byte, and byte by byte, decoded and over the
-    /// carrier.
+    /// A conversation means the same for every cut: in two at every byte, and byte by byte, both decoded directly and
+    /// sent over the carrier.
     Splits = "splits", checks::splits;
-    /// A frame of half of `max_frame_bytes` is obeyed. A far longer one is refused, by an error or by the end of the
-    /// connection and not with silence, publishes nothing, and its bytes are not kept.
+    /// A frame of half of `max_frame_bytes` is obeyed. A far longer frame is refused by an error or by the end of the
+    /// connection, not with silence; the frame publishes nothing, and its bytes are not kept.
     FrameLimit = "limits.frame", checks::frame_limit;
-    /// One topic more than `max_topics_per_client` is refused, and those before it go on.
+    /// A topic beyond `max_topics_per_client` is refused, and the earlier topics of the client stay subscribed.
     TopicLimit = "limits.topics", checks::topic_limit;
-    /// Topics without a name, with one longer than `max_topic_bytes`, or with control characters in it are refused, and
-    /// not made.
+    /// Topics with an empty name, a name longer than `max_topic_bytes`, or control characters in the name are refused,
+    /// and not created.
     TopicNames = "limits.names", checks::topic_names;
-    /// A frame that is begun and not finished within `frame_timeout` ends its connection, as does a client that opens no
-    /// connection where that is its part; one that is idle between frames stays.
+    /// A frame that is not completed within `frame_timeout` ends its connection. So does a client that never opens the
+    /// connection, in formats with an opening by the client. A client that is idle between frames stays.
     FrameTimeout = "limits.time", checks::frame_timeout;
-    /// Under `disconnect` a client that does not read is cut off: what it got is what was published, without a hole, up to
-    /// the end of its connection. Others get everything meanwhile, and memory stays within the limits of the queue.
+    /// Under `disconnect` a client that does not read is cut off. The client has got the published messages without a
+    /// hole, up to the end of the connection. Other clients get everything, and memory stays within the limits of the
+    /// queue.
     SlowClient = "slow", checks::slow_client;
-    /// Under the policies that drop, a client that reads at last has, for each message, the message or a gap that
-    /// counts it, in their order. Skipped for codecs that [tell no gaps](Codec::tells_gaps).
+    /// Under the policies that drop, a client that reads late gets, for each message, the message or a gap that counts
+    /// the message, in order. Skipped for codecs that [tell no gaps](Codec::tells_gaps).
     Gaps = "slow.gaps", checks::gaps;
-    /// A connection is lost while messages are on their way, in the middle of a frame; more are published; the client comes
-    /// back with its place: it gets each message after it, once, in order.
+    /// A connection is lost while messages are on their way, in the middle of a frame, and more messages are published.
+    /// The client comes back with its place and gets each later message once, in order.
     Resume = "resume", checks::resume;
-    /// A client that comes back too late, or with a place that never was, is told so: by the answer, a gap, an error or
-    /// the end of its connection. It is never served on as if nothing were missing.
+    /// A client that comes back too late, or with a place that never existed, is told so: by the answer, a gap, an
+    /// error or the end of the connection. The client is never served as if nothing were missing.
     ResumeTooLate = "resume.late", checks::resume_too_late;
-    /// A drain ends every connection after what was queued for it, without a reset: nothing is lost.
+    /// A drain ends every connection after the messages that were queued for the client, without a reset: nothing is
+    /// lost.
     Drain = "drain", checks::drain;
-    /// What the client's author knows to be [wrong](Client::garbage) is refused while the client waits for an answer.
+    /// Input that the author of the client knows to be [wrong](Client::garbage) is refused while the client waits for
+    /// an answer.
     Garbage = "hostile.garbage", hostile::garbage;
-    /// Random bytes, and conversations with random damage: nothing panics, each connection ends, and another client does
-    /// not notice.
+    /// Random bytes, and conversations with random damage: nothing panics, each connection ends, and another client
+    /// does not notice.
     RandomInput = "hostile.random", hostile::random_input;
-    /// A client that goes away after any byte of a conversation leaves nothing behind, and another does not notice.
+    /// A client that goes away after any byte of a conversation leaves nothing behind, and another client does not
+    /// notice.
     Truncated = "hostile.truncated", hostile::truncated;
-    /// A crash of one connection's actor ends that connection, and no other. Needs the feature `fault-injection`.
+    /// A crash of one connection's actor ends this connection and no other. Needs the feature `fault-injection`.
     ConnectionCrash = "crash.connection", hostile::connection_crash;
-    /// A topic that crashes while it hands out loses nothing and sends nothing twice. Needs the feature `fault-injection`.
+    /// A topic that crashes in the middle of a delivery loses nothing and sends nothing twice. Needs the feature
+    /// `fault-injection`.
     TopicCrash = "crash.topic", hostile::topic_crash;
 }
 
@@ -361,12 +381,12 @@ impl fmt::Display for Check {
 /// # }
 /// ```
 ///
-/// It must be called from a tokio runtime with I/O and time, such as that of `#[tokio::test]`.
+/// Must be called from a tokio runtime with I/O and time, such as the runtime of `#[tokio::test]`.
 pub async fn run(codec: impl Codec, client: impl Client) -> Report {
     Suite::new(codec, client).run().await
 }
 
-/// Which checks are to run, and over what.
+/// A choice of checks and of carriers for one codec.
 pub struct Suite {
     codec: Arc<dyn Codec>,
     client: Box<dyn Client>,
@@ -403,7 +423,7 @@ impl Suite {
         }
     }
 
-    /// Has the clients come this way instead. May be called again for further ways.
+    /// Connects the clients by this carrier instead of the default carriers. Further calls add further carriers.
     #[must_use]
     pub fn carrier(mut self, carrier: Carrier) -> Self {
         self.carriers.push(carrier);
@@ -417,14 +437,16 @@ impl Suite {
         self
     }
 
-    /// How long each single wait may take until its check has failed. By default 10 s, which is enough for a busy machine.
+    /// Sets how long each single wait may take before the check fails. The default of 10 s is enough for a busy
+    /// machine.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Repeats the random input of an earlier report. By default each run has its own, besides one that never changes.
+    /// Repeats the random input of an earlier report. By default each run has a new seed; a second, constant seed is
+    /// always part of the run.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -436,7 +458,7 @@ impl Suite {
         if self.carriers.is_empty() {
             self.carriers = vec![Carrier::tcp(), Carrier::pipe()];
         }
-        // A system without randomness to give repeats itself, which the report shows.
+        // A system that has no random numbers repeats the same input, and the report shows the seed.
         let seed = self.seed.unwrap_or_else(|| getrandom::u64().unwrap_or_default());
         let mut results = Vec::new();
         for carrier in &self.carriers {
@@ -457,39 +479,39 @@ impl Suite {
     }
 }
 
-/// What came of each check. Its `Display` is a table.
+/// The results of all checks. `Display` writes a table.
 #[derive(Clone, Debug)]
 #[must_use = "a report that nobody looks at has found nothing"]
 pub struct Report {
     /// The codec's name.
     pub codec: &'static str,
-    /// Where the random input came from; see [`Suite::seed`].
+    /// The seed of the random input; see [`Suite::seed`].
     pub seed: u64,
-    /// In the order the checks ran.
+    /// The results in running order.
     pub results: Vec<CheckResult>,
 }
 
-/// What came of one check over one carrier.
+/// The result of a check over a carrier.
 #[derive(Clone, Debug)]
 pub struct CheckResult {
     /// The name of the [`Carrier`].
     pub carrier: String,
-    /// Which check.
+    /// The check.
     pub check: Check,
-    /// What came of it.
+    /// The outcome of the check.
     pub outcome: Outcome,
-    /// How long it took.
+    /// The duration of the check.
     pub took: Duration,
 }
 
-/// What came of a check.
+/// The outcome of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The transport does what the check demands.
     Passed,
-    /// It does not, and this is what was seen instead.
+    /// The transport does something else, as described here.
     Failed(String),
-    /// The format, or this build, cannot do what the check needs.
+    /// The format, or this build, cannot do what the check needs, as described here.
     Skipped(String),
 }
 
@@ -504,7 +526,7 @@ impl Report {
         self.results.iter().filter(|result| matches!(result.outcome, Outcome::Skipped(_)))
     }
 
-    /// Fails the test in which it is called unless each check has passed or was skipped.
+    /// Fails the calling test unless each check has passed or was skipped.
     ///
     /// # Panics
     ///

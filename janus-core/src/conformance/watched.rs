@@ -1,7 +1,7 @@
-//! A codec under observation: what it does besides what it says.
+//! A codec under observation: panics, and decoders that do not advance.
 //!
-//! A panic in a decoder ends its connection, which a client cannot tell from a close; and one that takes nothing and
-//! returns something for ever cannot be told at all. Here both leave a note.
+//! A panic in a decoder ends the connection, and looks like a close to the client. A decoder that returns commands for
+//! ever without taking bytes is not visible to the client at all. The wrapper in this file notes both.
 
 use std::any::Any;
 use std::fmt;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 
-use crate::wire::{Answers, Codec, Command, Decoder, Event, FrameError, Heartbeat, Limits, Opens, Timestamp};
+use crate::wire::{Answers, Codec, Command, Decoder, FrameError, Heartbeat, Limits, Opens, ServerEvent, Timestamp};
 
-/// What was noted first; the rest follows from it.
+/// The first fault of the codec. Later faults may be consequences, and are not kept.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notes(Arc<Mutex<Option<String>>>);
 
@@ -26,7 +26,7 @@ impl Notes {
         self.0.lock().get_or_insert_with(|| note.into());
     }
 
-    /// Lets a panic go on after it was noted.
+    /// Notes a panic of `act`, then resumes the panic.
     fn watch<T>(&self, what: &str, act: impl FnOnce() -> T) -> T {
         catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
             self.take_down(format!("the {what} panicked: {}", text(&*panic)));
@@ -40,7 +40,7 @@ fn text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
-/// The codec of the author, which the server believes to be another.
+/// The author's codec, wrapped for the server.
 pub(super) struct Watched {
     codec: Arc<dyn Codec>,
     notes: Notes,
@@ -68,7 +68,7 @@ impl Codec for Watched {
         Box::new(WatchedDecoder { decoder, notes: self.notes.clone(), idle: 0, idle_errors: 0 })
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         self.notes.watch("encoder", || self.codec.encode(event, at, out));
     }
 
@@ -94,18 +94,22 @@ impl Codec for Watched {
     }
 }
 
-/// Commands in a row for which nothing is taken. A decoder may keep some; one that keeps so many keeps them for ever.
+/// The number of results in a row, without a byte taken, at which a decoder is considered stuck. A frame may yield
+/// several commands, but not so many.
 const MAX_IDLE: u32 = 10_000;
 
-/// The same for errors. A decoder keeps none of them: what was wrong has been taken.
-const MAX_IDLE_ERRORS: u32 = 8;
+/// The number of errors in a row, without a byte taken, at which a decoder is still considered sound. An `Err` refuses a
+/// frame, and a refused frame is taken. Only the first such error may concern a frame from an earlier call; several
+/// refusals of one frame are [`Command::Refused`]. Without this limit a server answers the same bytes with errors until
+/// the queue of the client is full, and the check sees a refused client.
+const MAX_IDLE_ERRORS: u32 = 1;
 
 struct WatchedDecoder {
     decoder: Box<dyn Decoder>,
     notes: Notes,
-    /// Commands since something was taken.
+    /// Results since the last byte was taken.
     idle: u32,
-    /// Errors since something was taken, or a command came.
+    /// Errors since the last byte was taken, or since the last command.
     idle_errors: u32,
 }
 
@@ -119,10 +123,12 @@ impl Decoder for WatchedDecoder {
         if decoded.is_none() {
             self.idle = 0;
             if !input.is_empty() {
-                self.notes.take_down(format!("the decoder returned None and left {} bytes", input.len()));
+                let left = format!("the decoder returned None and left {} bytes; take all input first", input.len());
+                self.notes.take_down(left);
             }
         } else if self.idle > MAX_IDLE || self.idle_errors > MAX_IDLE_ERRORS {
-            self.notes.take_down("the decoder returns commands for ever and takes no bytes for them");
+            let stuck = "the decoder returns commands for ever without taking bytes; take the bytes of each frame";
+            self.notes.take_down(stuck);
             return None;
         }
         decoded

@@ -49,7 +49,8 @@ use crate::session::{Leaving, Places, Session};
 use crate::topic::publish::{Pending, PublishError, Receipt, Reply};
 use crate::topic::{TopicError, TopicState, leave};
 use crate::wire::{
-    Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Limits, Open, Refusal, Refusing, RequestId, TopicName,
+    Command, Decoder, ErrorClass, ErrorCode, FrameError, Limits, Open, Refusal, Refusing, RequestId, ServerEvent,
+    TopicName,
 };
 
 use beginning::Preface;
@@ -238,7 +239,7 @@ impl Transport {
             self.begin();
         }
         let has_begun = self.opened && !self.is_held();
-        let goodbye = if has_begun { Event::Bye(refusal) } else { Event::Refused(refusal) };
+        let goodbye = if has_begun { ServerEvent::Bye(refusal) } else { ServerEvent::Refused(refusal) };
         let last_words = match self.decoder.refuse(&refusal) {
             Refusing::With(bytes) if !has_begun => bytes,
             // Where the codec has panicked there is no more to say.
@@ -259,7 +260,7 @@ impl Transport {
     /// Tells the client why something is not done.
     fn tell_error(&self, id: RequestId, topic: Option<&TopicName>, code: ErrorCode, message: &str) {
         self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
-        self.slot.tell(&Event::Error { id, topic, code, message });
+        self.slot.tell(&ServerEvent::Error { id, topic, code, message });
     }
 
     /// Answers a frame with an error. It may name no message, so it must not overtake the answers to earlier ones.
@@ -708,7 +709,7 @@ impl Transport {
             Command::Unsubscribe { topic: name, id } => {
                 self.unsubscribe(&name);
                 self.session.forget_earlier(&name, self.shared.config.max_topics_per_client);
-                self.slot.tell(&Event::Unsubscribed { id, topic: &name });
+                self.slot.tell(&ServerEvent::Unsubscribed { id, topic: &name });
             }
             Command::Publish { topic, publication, ack, id } => {
                 let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), ack, id);

@@ -18,7 +18,7 @@ use super::codecs::{CLASSIC, CodecId, Codecs};
 use super::{Ledger, UnderWay};
 use crate::ground::clock::Tick;
 use crate::wire::classic::MessageParts;
-use crate::wire::{self, Event, Position, TopicName};
+use crate::wire::{self, Position, ServerEvent, TopicName};
 
 /// Sealed frames with dense sequence numbers.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Batch {
         let horizon = Some(self.horizon.load(Ordering::Relaxed)).filter(|horizon| *horizon > 0);
         for seq in self.first_seq..=self.last_seq() {
             let parts = self.parts(seq);
-            let message = wire::Message {
+            let message = wire::NumberedMessage {
                 topic: &self.topic,
                 topic_json,
                 position: Position { epoch: self.epoch, seq },
@@ -208,7 +208,7 @@ impl Batch {
                 message_id: parts.message_id,
                 data: parts.data,
             };
-            codec.encode(&Event::Message(message), &parts.timestamp, &mut bytes);
+            codec.encode(&ServerEvent::Message(message), &parts.timestamp, &mut bytes);
             ends.push(u32::try_from(bytes.len()).expect("a batch is sealed long before 4 GiB"));
         }
         Frames { bytes: bytes.freeze(), ends }

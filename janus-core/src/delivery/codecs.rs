@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::ground::clock::timestamp;
 use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
-use crate::wire::{Answers, Codec, Event, Heartbeat, Opens};
+use crate::wire::{Answers, Codec, Heartbeat, Opens, ServerEvent};
 
 /// A codec's number in its instance.
 pub(crate) type CodecId = u8;
@@ -149,7 +149,7 @@ impl Codecs {
     ///
     /// Whoever tells a client something may be a topic, the heartbeat, or code that cleans up after a panic. A codec that
     /// panics must not take those along.
-    pub(crate) fn encode(&self, id: CodecId, event: &Event<'_>) -> Result<Bytes, CodecPanicked> {
+    pub(crate) fn encode(&self, id: CodecId, event: &ServerEvent<'_>) -> Result<Bytes, CodecPanicked> {
         let Registered { codec, name, .. } = self.get(id);
         let encoded = catch_unwind(AssertUnwindSafe(|| {
             let mut frame = BytesMut::new();
@@ -223,7 +223,7 @@ mod tests {
             Classic.decoder()
         }
 
-        fn encode(&self, event: &Event<'_>, at: &crate::wire::Timestamp, out: &mut BytesMut) {
+        fn encode(&self, event: &ServerEvent<'_>, at: &crate::wire::Timestamp, out: &mut BytesMut) {
             Classic.encode(event, at, out);
         }
 

@@ -1,8 +1,8 @@
 //! A byte stream in memory that behaves towards a slot as a non-blocking socket does.
 //!
-//! It takes as much as it has room for, and sometimes less; once it is full it refuses until a third of it is free, as
-//! Linux does. A FIN follows what was sent. A reset may overtake what the peer has not read yet. What a peer sent before
-//! it went away can still be read, and only then comes the error.
+//! The stream takes as many bytes as there is room for, and sometimes fewer. A full stream refuses bytes until a third of
+//! the capacity is free, as Linux does. A FIN follows the bytes sent. A reset may overtake unread bytes. The last bytes
+//! of a peer that went away can still be read, and only then comes the error.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -21,11 +21,11 @@ pub(crate) struct Memory {
     pipe: Arc<Mutex<Pipe>>,
 }
 
-/// The client's end. Dropping it is a close without a goodbye.
+/// The client's end. A drop closes the connection without a goodbye.
 #[derive(Debug)]
 pub(crate) struct Peer(Arc<Mutex<Pipe>>);
 
-/// What the client finds when it reads.
+/// The result of a client's read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Bytes,
@@ -54,9 +54,9 @@ struct Pipe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Open,
-    /// It sends no more.
+    /// Sends no more.
     Finished,
-    /// It neither sends nor reads any more: what comes is answered with a reset.
+    /// Neither sends nor reads any more: arriving bytes are answered with a reset.
     Closed,
     Reset,
 }
@@ -87,7 +87,7 @@ impl Memory {
         let mut pipe = self.pipe.lock();
         match pipe.client {
             Side::Open | Side::Finished => {}
-            // The kernel takes the bytes, and learns from the answer to them that nobody is there.
+            // The kernel takes the bytes, and learns from the answer that the peer is gone.
             Side::Closed => {
                 pipe.client = Side::Reset;
                 pipe.wake_server();
@@ -154,7 +154,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         let mut pipe = self.pipe.lock();
-        // A close with something unread is a reset, too.
+        // A close with unread bytes is a reset, too.
         if pipe.reset_on_close || !pipe.to_server.is_empty() {
             pipe.server = Side::Reset;
             let arrived = pipe.chance.below(pipe.to_client.len() + 1);
@@ -172,7 +172,7 @@ impl Pipe {
 }
 
 impl Peer {
-    /// Sends some of `bytes`; says how many.
+    /// Sends some of `bytes`, and returns the number of bytes taken.
     pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         let mut pipe = self.0.lock();
         if pipe.server >= Side::Closed || pipe.client >= Side::Finished {
@@ -187,7 +187,7 @@ impl Peer {
         length
     }
 
-    /// Reads at most so many bytes to the end of `buffer`.
+    /// Appends at most `at_most` bytes to `buffer`.
     pub(crate) fn read(&self, buffer: &mut Vec<u8>, at_most: usize) -> Read {
         let mut pipe = self.0.lock();
         let length = pipe.to_client.len().min(at_most);
@@ -205,12 +205,12 @@ impl Peer {
         }
     }
 
-    /// Sends a FIN and goes on reading.
+    /// Sends a FIN and keeps reading.
     pub(crate) fn finish(&self) {
         self.end(Side::Finished);
     }
 
-    /// Closes: a FIN, or a reset if something has not been read.
+    /// Closes with a FIN, or with a reset if bytes are unread.
     pub(crate) fn close(&self) {
         let unread = !self.0.lock().to_client.is_empty();
         self.end(if unread { Side::Reset } else { Side::Closed });

@@ -29,7 +29,7 @@ use super::slot::{End, SlowReason, Subscription};
 use super::{Batch, Ledger, Link, Terms};
 use crate::config::SlowConsumer;
 use crate::ground::clock::Tick;
-use crate::wire::{Event, TopicName};
+use crate::wire::{ServerEvent, TopicName};
 
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
@@ -531,7 +531,7 @@ impl Queue {
     fn tell_gap(&mut self) -> io::Result<()> {
         if let Some(Entry::Gap(gap)) = self.entries.front() {
             let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
-            let event = Event::Gap { topic: &gap.topic, epoch: gap.epoch, from: start, to: end - 1 };
+            let event = ServerEvent::Gap { topic: &gap.topic, epoch: gap.epoch, from: start, to: end - 1 };
             let frame = gap.subscription.slot.codecs().encode(codec, &event).map_err(io::Error::other)?;
             self.remove(0);
             self.insert(0, Entry::Frame(frame));

@@ -38,7 +38,7 @@ use crate::config::SlowConsumer;
 use crate::ground::clock::{AtomicTick, Tick};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace;
-use crate::wire::{Event, Peer, TopicName};
+use crate::wire::{Peer, ServerEvent, TopicName};
 
 /// What an instance allows each of its clients, and where it keeps the accounts.
 #[derive(Clone, Debug)]
@@ -248,7 +248,7 @@ impl Slot {
     }
 
     /// Tells the client something that belongs to no place in a topic's order: a greeting, an answer, an error.
-    pub(crate) fn tell(&self, event: &Event<'_>) {
+    pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         match self.codecs().encode(self.codec(), event) {
             Ok(frame) => self.send(frame),
             Err(CodecPanicked) => self.end(End::CodecPanicked),

@@ -36,7 +36,7 @@ pub(crate) fn seed() -> Option<u64> {
     Some(BEGIN.get()?.elapsed().as_nanos() as u64)
 }
 
-/// Where all decisions come from. Clones share their sequence, which is splitmix64.
+/// The source of all decisions. Clones share a single sequence, which is splitmix64.
 #[derive(Clone, Debug)]
 pub(crate) struct Chance(Arc<AtomicU64>);
 
@@ -65,7 +65,7 @@ impl Chance {
         among[self.below(among.len())]
     }
 
-    /// Lets others have their turn, a few times or not at all.
+    /// Lets other tasks run, a few times or not at all.
     pub(crate) async fn pause(&self) {
         let turns = if self.one_in(40) { 40 } else { self.below(8).saturating_sub(3) };
         for _ in 0..turns {

@@ -125,15 +125,6 @@ impl TraceKind {
     fn bit(self) -> u32 {
         1 << self as u32
     }
-
-    fn of(event: &EventKind) -> Self {
-        match event {
-            EventKind::Started => Self::Start,
-            EventKind::StartFailed(_) | EventKind::Ended(_) | EventKind::Abandoned => Self::Exit,
-            EventKind::Restarting(_) => Self::Restart,
-            EventKind::Quarantined(_) | EventKind::GaveUp => Self::Quarantine,
-        }
-    }
 }
 
 impl fmt::Display for TraceKind {
@@ -376,6 +367,12 @@ struct Waiting {
 }
 
 impl Recorder {
+    fn offer_event(&self, event: &Event) {
+        if let Some(line) = line_of(event) {
+            self.offer(&line);
+        }
+    }
+
     fn offer(&self, line: &TraceLine) {
         let is_meant = |pattern: &Pattern| pattern.covers(&line.from) || pattern.covers(&line.to);
         if self.kinds & line.kind.bit() == 0 || !(self.patterns.is_empty() || self.patterns.iter().any(is_meant)) {
@@ -457,7 +454,7 @@ impl Trace {
             tokio::select! {
                 () = self.recorder.changed.notified() => {}
                 event = events.recv() => match event {
-                    Ok(event) => self.recorder.offer(&line_of(&event)),
+                    Ok(event) => self.recorder.offer_event(&event),
                     Err(RecvError::Lagged(events)) => self.recorder.waiting.lock().lose(events),
                     Err(RecvError::Closed) => self.events = None,
                 },
@@ -489,7 +486,7 @@ impl Trace {
     fn take_events(&mut self) {
         while let Some(events) = &mut self.events {
             match events.try_recv() {
-                Ok(event) => self.recorder.offer(&line_of(&event)),
+                Ok(event) => self.recorder.offer_event(&event),
                 Err(TryRecvError::Lagged(events)) => self.recorder.waiting.lock().lose(events),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Closed) => self.events = None,
@@ -504,22 +501,21 @@ impl Drop for Trace {
     }
 }
 
-/// The time of such a line is the time of reading.
-fn line_of(Event { supervisor, child, what, .. }: &Event) -> TraceLine {
-    let about = match what {
-        EventKind::Started | EventKind::Abandoned | EventKind::GaveUp => match what {
-            EventKind::Abandoned => "it does not end after a kill".to_owned(),
-            EventKind::GaveUp => "its supervisor gives up".to_owned(),
-            _ => String::new(),
-        },
-        EventKind::StartFailed(reason) => format!("cannot be started: {reason}"),
-        EventKind::Ended(reason) => reason.to_string(),
-        EventKind::Restarting(delay) => format!("after {delay:?}"),
-        EventKind::Quarantined(rest) => format!("for {rest:?}"),
+/// The line of an event of supervision, with the time of reading as its time. An event of a kind which is newer than this
+/// code has none.
+fn line_of(Event { supervisor, child, what, .. }: &Event) -> Option<TraceLine> {
+    let (kind, about) = match what {
+        EventKind::Started => (TraceKind::Start, String::new()),
+        EventKind::StartFailed(reason) => (TraceKind::Exit, format!("cannot be started: {reason}")),
+        EventKind::Ended(reason) => (TraceKind::Exit, reason.to_string()),
+        EventKind::Abandoned => (TraceKind::Exit, "it does not end after a kill".to_owned()),
+        EventKind::Restarting(delay) => (TraceKind::Restart, format!("after {delay:?}")),
+        EventKind::Quarantined(rest) => (TraceKind::Quarantine, format!("for {rest:?}")),
+        EventKind::GaveUp => (TraceKind::Quarantine, "its supervisor gives up".to_owned()),
+        _ => return None,
     };
     let child = topic_of(child).map_or_else(|| child.to_string(), |name| format!("topic {name}"));
-    let kind = TraceKind::of(what);
-    TraceLine { time: timestamp().unix_millis(), kind, from: supervisor.to_string(), to: child, about, lost: 0 }
+    Some(TraceLine { time: timestamp().unix_millis(), kind, from: supervisor.to_string(), to: child, about, lost: 0 })
 }
 
 #[cfg(test)]

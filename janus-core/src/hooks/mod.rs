@@ -1,8 +1,16 @@
-//! Hooks: where an embedder decides who may connect, subscribe and publish, and hears of what becomes of clients.
+// | file | kind | owns |
+// |---|---|---|
+// | `mod.rs` | API | `Hooks`, and the types of its questions and events |
+// | `runner.rs` | shared object | the embedder's hooks with their runtime, their deadlines and the limit of questions |
+// | `observer.rs` | queue and task | the events for observers, and the task that calls the observers |
+// | `thread.rs` | thread | a runtime for hooks, if the embedder has none |
+// | `tests.rs` | tests | scripted hooks |
+
+//! Hooks: an embedder decides which clients may connect, subscribe and publish, and hears of the fate of clients.
 //!
-//! An embedder implements [`Hooks`] with plain `async fn`s, as many as it needs, and hands it to
-//! [`Builder::hooks`](crate::Builder::hooks). None of them runs on a thread that serves clients: a hook may be slow, fail or
-//! panic, and only the request, or the connection, that asked it notices.
+//! An embedder implements some of the [`Hooks`] as plain `async fn`s, and passes the implementation to
+//! [`Builder::hooks`](crate::Builder::hooks). No hook runs on a thread that serves clients: a hook may be slow, fail or
+//! panic, and only the request or the connection in question is affected.
 //!
 //! ```
 //! use janus_core::hooks::{Client, ConnectRequest, Denied, Hooks, Identity};
@@ -39,28 +47,30 @@
 //!
 //! # Questions
 //!
-//! [`authenticate`](Hooks::authenticate) and the two `authorize` hooks are questions: what the client asked for waits for
-//! the answer, and so does what it asks for after that; nobody else does. Each has
-//! [`hook_timeout`](crate::Config::hook_timeout). Without an answer by then, or if the hook panics, a connection is refused
-//! and a request answered with an error (`authorization_failed`, which clients may try again); the log says which hook it was. At
-//! most [`max_hook_questions`](crate::Config::max_hook_questions) are under way at once, the others wait for their turn within the
-//! same time. The future of a question is dropped where it waits when its time is over, or the server closes the connection.
-//! That a client has gone shows when its question is answered: until then nothing more is read from it.
+//! [`authenticate`](Hooks::authenticate) and the two `authorize` hooks are questions: the client's request, and the
+//! client's later requests, wait for the answer; other clients do not. Each question has
+//! [`hook_timeout`](crate::Config::hook_timeout). Without an answer by then, or after a panic of the hook, a connection
+//! is refused and a request is answered with the error `authorization_failed`, after which clients may try again; the
+//! log names the hook. At most [`max_hook_questions`](crate::Config::max_hook_questions) are under way at once; further
+//! questions wait for a turn within the same time. The future of a question is dropped at an await point at the end of
+//! its time, or after the server has closed the connection. A client's departure shows only at the answer to its
+//! question: until then the server reads nothing more from the client.
 //!
 //! # Observers
 //!
 //! [`connected`](Hooks::connected), [`disconnected`](Hooks::disconnected), [`slow`](Hooks::slow) and
-//! [`dropped`](Hooks::dropped) only hear of what has happened, one after the other in its order, each within the same time;
-//! then, or if one panics, the log says so and the next one is called. Nobody waits for them: what happens waits in a queue of
-//! [`hook_queue`](crate::Config::hook_queue), and while that is full further news is left out and counted
+//! [`dropped`](Hooks::dropped) only hear of past events. Observers are called one after the other, in the order of the
+//! events, and each has the same time as a question. After a timeout or a panic the log names the observer, and the
+//! next observer is called. Clients never wait for observers: events wait in a queue of
+//! [`hook_queue`](crate::Config::hook_queue). While the queue is full, further events are left out and counted
 //! ([`Stats::hook_news_lost`](crate::Stats::hook_news_lost)).
 //!
-//! # Where they run
+//! # Where hooks run
 //!
-//! On the tokio runtime in which [`start`](crate::Builder::start) is called, or the one that
-//! [`Builder::hook_runtime`](crate::Builder::hook_runtime) names; if there is neither, on a thread of their own,
-//! `janus-hooks`. A hook that blocks its thread holds up whatever else runs there, other hooks included, which then take too
-//! long; `tokio::task::spawn_blocking` is for that. The deadlines hold in any case.
+//! On the tokio runtime in which [`start`](crate::Builder::start) is called, or on the runtime named by
+//! [`Builder::hook_runtime`](crate::Builder::hook_runtime); without a runtime, on a separate thread, `janus-hooks`. A
+//! hook that blocks its thread delays all other tasks there, including other hooks, which then exceed their time; use
+//! `tokio::task::spawn_blocking` for blocking work. The deadlines hold in any case.
 
 mod observer;
 mod runner;
@@ -86,21 +96,22 @@ pub(crate) use thread::HookThread;
 use crate::config::Config;
 use crate::wire::{ErrorCode, HttpRequest, Peer, Publication, TopicName};
 
-/// What an embedder decides and observes; the [module](self) tells how. Each hook has a default that allows, or does
-/// nothing.
+/// The decisions and observations of an embedder; see the [module](self). Each hook has a default: questions allow, and
+/// observers do nothing.
 ///
-/// In an implementation each is written as an `async fn`, whose future must be `Send`.
+/// An implementation writes each hook as an `async fn`, whose future must be `Send`.
 pub trait Hooks: Send + Sync + 'static {
-    /// Who is this? Asked once for each connection, before it is served or takes over an earlier session.
+    /// Identifies a client. Asked once per connection, before the connection is served or takes over an earlier
+    /// session.
     ///
-    /// By default everybody is [anonymous](Identity::anonymous).
+    /// By default every client is [anonymous](Identity::anonymous).
     fn authenticate(&self, request: ConnectRequest) -> impl Future<Output = Result<Identity, Denied>> + Send {
         let _ = request;
         async { Ok(Identity::anonymous()) }
     }
 
-    /// May this client subscribe to this topic? Not asked where [`Identity::may_subscribe`] has decided, and asked again for
-    /// each topic that a client comes back to.
+    /// Decides whether the client may subscribe to the topic. Not asked if [`Identity::may_subscribe`] has decided.
+    /// Asked again for each topic of a client that comes back.
     fn authorize_subscribe(
         &self,
         client: &Client,
@@ -110,11 +121,11 @@ pub trait Hooks: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// May this client publish this message to this topic? Not asked where [`Identity::may_publish`] has decided, nor where the
-    /// listener allows nobody ([`Config::allow_publish`](crate::Config::allow_publish)).
+    /// Decides whether the client may publish the message to the topic. Not asked if [`Identity::may_publish`] has
+    /// decided, or if the listener allows no publishing ([`Config::allow_publish`](crate::Config::allow_publish)).
     ///
-    /// It is asked for each message, and the next one of the same client waits: let `authenticate` decide for publishers that
-    /// are in a hurry.
+    /// Asked once per message, and the next message of the same client waits: for fast publishers, let `authenticate`
+    /// decide.
     fn authorize_publish(
         &self,
         client: &Client,
@@ -125,34 +136,34 @@ pub trait Hooks: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// A client is served from now on.
+    /// Called when a client begins to be served.
     fn connected(&self, client: &Client) -> impl Future<Output = ()> + Send {
         let _ = client;
         async {}
     }
 
-    /// A client that was served is not any more.
+    /// Called when a client is no longer served.
     fn disconnected(&self, client: &Client, why: Disconnect) -> impl Future<Output = ()> + Send {
         let _ = (client, why);
         async {}
     }
 
-    /// A client has begun to lag: something has waited for it for two ticks (of a second by default). It may catch up, or be
-    /// cut off.
+    /// Called when a client begins to lag: output has waited for the client for two ticks (of a second by default). The
+    /// client may catch up, or be cut off.
     fn slow(&self, client: &Client, lag: &SlowClient) -> impl Future<Output = ()> + Send {
         let _ = (client, lag);
         async {}
     }
 
-    /// Messages of a topic did not reach subscribers that did not keep up: so many in the last tick (a second by default),
-    /// counted once for each subscriber.
+    /// Called when messages of a topic did not reach slow subscribers. `messages` is the number in the last tick (a
+    /// second by default), counted once for each subscriber.
     fn dropped(&self, topic: &TopicName, messages: u64, why: DropReason) -> impl Future<Output = ()> + Send {
         let _ = (topic, messages, why);
         async {}
     }
 }
 
-/// What an instance is to have for hooks.
+/// The hooks of an instance before its start, and the runtime chosen for the hooks.
 #[derive(Clone, Default)]
 pub(crate) struct HookSettings {
     hooks: Option<Arc<dyn AnyHooks>>,
@@ -164,7 +175,7 @@ impl HookSettings {
         self.hooks = Some(Arc::new(hooks));
     }
 
-    /// The hooks, if there are any, and the thread that is started for them if the caller has no runtime.
+    /// Returns the hooks, if any, and the thread that is started for the hooks if the caller has no runtime.
     pub(crate) fn start(&self, config: &Config) -> io::Result<(Option<Arc<HookRunner>>, Option<HookThread>)> {
         let Some(hooks) = &self.hooks else { return Ok((None, None)) };
         let (runtime, thread) = match self.runtime.clone().or_else(|| Handle::try_current().ok()) {
@@ -181,19 +192,20 @@ impl fmt::Debug for HookSettings {
     }
 }
 
-/// A connection that wants to be served.
+/// A connection before the decision about its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectRequest {
-    /// The number of the connection, by which the log names it, too.
+    /// The number of the connection, as in the log.
     pub connection: u64,
-    /// The protocol that it speaks, such as `classic`.
+    /// The protocol of the connection, such as `classic`.
     pub transport: &'static str,
-    /// Where it comes from.
+    /// The address of the client.
     pub peer: Peer,
-    /// What the client says to show who it is, if its protocol has words for that.
+    /// The client's proof of identity, if the protocol has a field for the proof.
     pub auth: Option<String>,
-    /// The HTTP request with which it began, where it did: cookies, tokens and origins are in its headers.
+    /// The HTTP request at the beginning of the connection, if there was a request. Its headers carry cookies, tokens
+    /// and origins.
     pub request: Option<Box<HttpRequest>>,
 }
 
@@ -203,33 +215,26 @@ impl ConnectRequest {
     }
 }
 
-/// Who a client is, as far as the embedder wants to know.
-///
-/// ```
-/// use janus_core::hooks::Identity;
-///
-/// let identity = Identity::user("alice").may_publish(true).claims(serde_json::json!({"team": 7}));
-/// assert_eq!((&*identity.user, identity.may_publish, identity.may_subscribe), ("alice", Some(true), None));
-/// ```
+/// A client's identity, as far as the embedder cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Identity {
-    /// The user's name; empty for somebody unknown. A session can be taken over by a client of the same name only, and
-    /// [`Janus::disconnect_user`](crate::Janus::disconnect_user) goes by it.
+    /// The user's name; empty for an unknown user. Only a client of the same name can take over a session, and
+    /// [`Janus::disconnect_user`](crate::Janus::disconnect_user) selects clients by this name.
     pub user: String,
-    /// Whether the client may subscribe to everything, or to nothing; `None` has
-    /// [`authorize_subscribe`](Hooks::authorize_subscribe) asked for each topic.
+    /// Whether the client may subscribe to every topic, or to none. With `None`,
+    /// [`authorize_subscribe`](Hooks::authorize_subscribe) is asked for each topic.
     pub may_subscribe: Option<bool>,
-    /// Whether the client may publish to everything, whatever [`Config::allow_publish`](crate::Config::allow_publish) says,
-    /// or to nothing; `None` has [`authorize_publish`](Hooks::authorize_publish) asked for each message, where the listener
-    /// allows publishing.
+    /// Whether the client may publish to every topic, even if [`Config::allow_publish`](crate::Config::allow_publish)
+    /// forbids, or to none. With `None`, [`authorize_publish`](Hooks::authorize_publish) is asked for each message, on
+    /// listeners that allow publishing.
     pub may_publish: Option<bool>,
-    /// Whatever the later hooks are to know of the client: its teams, when its token expires.
+    /// Further facts about the client for the later hooks, such as teams, or the expiry of a token.
     pub claims: serde_json::Value,
 }
 
 impl Identity {
-    /// Somebody unknown.
+    /// An unknown user.
     #[must_use]
     pub fn anonymous() -> Self {
         Self::default()
@@ -241,45 +246,45 @@ impl Identity {
         Self { user: name.into(), ..Self::default() }
     }
 
-    /// Decides about all topics it may subscribe to.
+    /// Decides about all topics of the client's subscribes.
     #[must_use]
     pub fn may_subscribe(self, may: bool) -> Self {
         Self { may_subscribe: Some(may), ..self }
     }
 
-    /// Decides about all topics it may publish to.
+    /// Decides about all topics of the client's messages.
     #[must_use]
     pub fn may_publish(self, may: bool) -> Self {
         Self { may_publish: Some(may), ..self }
     }
 
-    /// Sets what the later hooks are to know.
+    /// Sets the facts for the later hooks.
     #[must_use]
     pub fn claims(self, claims: serde_json::Value) -> Self {
         Self { claims, ..self }
     }
 }
 
-/// A no to a question.
+/// A negative answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 #[non_exhaustive]
 pub struct Denied {
-    /// What the client is told, for a person to read.
+    /// The text for the client, to be read by a person.
     pub reason: String,
-    /// After what time the client may try again; `None` if the answer will be the same.
+    /// The time after which the client may try again; `None` if the answer will be the same.
     pub retry_after: Option<Duration>,
 }
 
 impl Denied {
-    /// For good: a connection is refused with `unauthorized`, a request with `forbidden`.
+    /// A final answer: a connection is refused with `unauthorized`, a request with `forbidden`.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), retry_after: None }
     }
 
-    /// For now: it is refused with `authorization_failed`. A client whose connection is refused is told this time, if its
-    /// protocol has words for it.
+    /// A temporary answer, refused with `authorization_failed`. A client whose connection is refused is told
+    /// `retry_after`, if the protocol has a field for the time.
     #[must_use]
     pub fn for_now(reason: impl Into<String>, retry_after: Duration) -> Self {
         Self { reason: reason.into(), retry_after: Some(retry_after) }
@@ -290,13 +295,13 @@ impl Denied {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Client {
-    /// The number of its connection, which is never used again in the instance.
+    /// The number of the client's connection, which is never used again in the instance.
     pub connection: u64,
-    /// The protocol that it speaks, such as `classic`.
+    /// The protocol of the connection, such as `classic`.
     pub transport: &'static str,
-    /// Where it is connected from.
+    /// The address of the client.
     pub peer: Peer,
-    /// Who it is.
+    /// The answer of [`Hooks::authenticate`].
     pub identity: Arc<Identity>,
 }
 
@@ -312,24 +317,24 @@ impl fmt::Display for Client {
     }
 }
 
-/// How a connection came to its end.
+/// The end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Disconnect {
-    /// The client has ended it, or it was lost on the way.
+    /// The client has ended the connection, or the connection was lost.
     ByClient,
-    /// The server has ended it, for this reason.
+    /// The server has ended the connection, for this reason.
     ByServer(ErrorCode),
 }
 
-/// Why a subscriber did not get messages.
+/// The reason why a subscriber did not get messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropReason {
-    /// They were the oldest in a full queue, under the policy `drop_oldest`.
+    /// The messages were the oldest in a full queue, under the policy `drop_oldest`.
     Oldest,
-    /// They came while the queue was full, under the policy `drop_newest`.
+    /// The messages came while the queue was full, under the policy `drop_newest`.
     Newest,
-    /// A later message has taken their place, under the policy `conflate`.
+    /// A later message has replaced the messages, under the policy `conflate`.
     Conflated,
 }

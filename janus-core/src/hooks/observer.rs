@@ -1,4 +1,4 @@
-//! What observers are told, the queue in which it waits, and the task that tells it.
+//! The observers' side of hooks: the queue of events, and the task that calls the observers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{Client, Disconnect, DropReason, HookRunner, SlowClient};
 use crate::supervision::{BoxError, stop_requested};
 use crate::wire::TopicName;
 
-/// Something that has happened.
+/// An event for the observers.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
     Connected(Arc<Client>),
@@ -19,7 +19,7 @@ pub(crate) enum News {
     Dropped { topic: TopicName, messages: u64, why: DropReason },
 }
 
-/// What the observers have not been told yet. It outlives the task that tells them.
+/// Events waiting for the observers. The queue outlives the task that calls the observers.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<VecDeque<News>>,
@@ -32,7 +32,7 @@ impl Queue {
         Self { waiting: Mutex::default(), limit, arrived: Notify::new() }
     }
 
-    /// False if it is full.
+    /// Returns `false` if the queue is full.
     pub(super) fn push(&self, news: News) -> bool {
         {
             let mut waiting = self.waiting.lock();
@@ -49,7 +49,7 @@ impl Queue {
         self.waiting.lock().pop_front()
     }
 
-    /// Waits for the next; cancel safe, for one who waits at a time.
+    /// Waits for the next event. Cancel safe, for a single waiting task.
     async fn next(&self) -> News {
         loop {
             if let Some(news) = self.pop() {
@@ -60,7 +60,8 @@ impl Queue {
     }
 }
 
-/// Tells the observers what happens, one thing after the other; asked to stop, it tells what is left and ends.
+/// Calls the observers for each event, in order. After a request to stop, the task handles the
+/// remaining events and ends.
 pub(crate) async fn observe(runner: Arc<HookRunner>) -> Result<(), BoxError> {
     let mut stop = std::pin::pin!(stop_requested());
     loop {

@@ -1,4 +1,7 @@
-//! Asks hooks on the embedder's runtime and keeps their deadlines on ours.
+//! Asks hooks on the embedder's runtime, and keeps their deadlines on the server's runtime.
+//!
+//! A question that gets no answer in time, or whose hook panics, is refused; an observer is given up. The log names the
+//! hook in either case.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
 use crate::wire::{ErrorCode, Publication, TopicName};
 
-/// The hooks of one instance, and where they run.
+/// The hooks of one instance, and the runtime of the hooks.
 pub(crate) struct HookRunner {
     pub(super) hooks: Arc<dyn AnyHooks>,
     runtime: Handle,
@@ -30,12 +33,12 @@ pub(crate) struct HookRunner {
     lines: LogLines,
 }
 
-/// Why a client does not get what it asked for.
+/// A refusal for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) code: ErrorCode,
     pub(crate) message: String,
-    /// After what time it may come back, if the hook named one.
+    /// The time after which the client may come back, if the hook named a time.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -46,16 +49,16 @@ impl Refused {
     }
 
     fn unanswered() -> Self {
-        let message = "whoever decides what you may do has not answered; try again later".to_owned();
+        let message = "the authorization service did not answer; try again later".to_owned();
         Self { code: ErrorCode::AuthorizationFailed, message, retry_after: None }
     }
 }
 
-/// What became of a hook that has no answer.
+/// The reason why a hook has no answer.
 enum Failure {
     TooLate,
     Panicked(ExitReason),
-    /// Its runtime was shut down.
+    /// The runtime of the hook was shut down.
     NoRuntime,
 }
 
@@ -74,7 +77,7 @@ impl HookRunner {
         }
     }
 
-    /// Asks who a connection is.
+    /// Asks for the identity of a connection's client.
     pub(crate) fn authenticate(
         self: &Arc<Self>,
         request: ConnectRequest,
@@ -87,7 +90,7 @@ impl HookRunner {
         }
     }
 
-    /// Asks whether a client may subscribe; `Ok(None)` if that has been decided, and it may.
+    /// Asks whether a client may subscribe. Returns `Ok(None)` if the client may by an earlier decision.
     pub(crate) fn authorize_subscribe(
         self: &Arc<Self>,
         client: &Arc<Client>,
@@ -101,7 +104,7 @@ impl HookRunner {
         Ok(Some(allowed(answer)))
     }
 
-    /// Asks whether a client may publish a message; `Ok(None)` if that has been decided, and it may.
+    /// Asks whether a client may publish a message. Returns `Ok(None)` if the client may by an earlier decision.
     pub(crate) fn authorize_publish(
         self: &Arc<Self>,
         client: &Arc<Client>,
@@ -118,14 +121,14 @@ impl HookRunner {
         Ok(Some(allowed(answer)))
     }
 
-    /// Has the observers told, unless too much waits for them already.
+    /// Queues an event for the observers. An event is left out and counted if the queue is full.
     pub(crate) fn tell(&self, news: News) {
         if !self.queue.push(news) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How much the observers were not told because too much waited for them.
+    /// The number of events left out because the queue was full.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -155,12 +158,12 @@ impl HookRunner {
         F: Future<Output = T> + Send + 'static,
     {
         let (questions, runtime, limit) = (Arc::clone(&self.questions), self.runtime.clone(), self.timeout);
-        // A time of the thread that waits: the hook may hold up its own.
+        // The deadline runs on the thread of the caller: a hook may block the thread of its own runtime.
         async move {
             let answer = async {
                 let place = questions.acquire_owned().await.map_err(|_| Failure::NoRuntime)?;
                 run(&runtime, async move {
-                    // Held by the hook, so that those that block and are given up still count.
+                    // Held by the hook, so that a blocking hook still counts after its time.
                     let _place = place;
                     question.await
                 })
@@ -170,7 +173,7 @@ impl HookRunner {
         }
     }
 
-    /// Lets an observer run, and returns when it has ended or its time is over.
+    /// Calls an observer, and returns at its end or at the end of its time.
     pub(super) async fn notify(&self, name: &'static str, observer: impl Future<Output = ()> + Send + 'static) {
         let told = timeout(self.timeout, run(&self.runtime, observer)).await.unwrap_or(Err(Failure::TooLate));
         if let Err(failure) = told {
@@ -179,22 +182,22 @@ impl HookRunner {
     }
 
     fn complain(&self, name: &str, failure: &Failure) {
-        // A hook that is broken is broken for everybody, and the log must not hold up those who are served.
+        // A broken hook is broken for every client, and the log must not delay the clients that are served.
         let second = u32::try_from(self.begun.elapsed().as_secs()).unwrap_or(u32::MAX);
         if !self.lines.take(second) {
             return;
         }
         match failure {
             Failure::TooLate => {
-                log::error!("hook {name}: no end within hook_timeout ({:?}); it was given up", self.timeout);
+                log::error!("hook {name}: did not end within hook_timeout ({:?}) and was given up", self.timeout);
             }
             Failure::Panicked(reason) => log::error!("hook {name}: {reason}"),
-            Failure::NoRuntime => log::error!("hook {name}: the runtime that hooks run on has been shut down"),
+            Failure::NoRuntime => log::error!("hook {name}: the runtime of the hooks has been shut down"),
         }
     }
 }
 
-/// Runs a hook on its runtime, and drops it there if whoever waits goes away.
+/// Runs a hook on its runtime, and drops the hook if the caller goes away.
 async fn run<T: Send + 'static>(
     runtime: &Handle,
     hook: impl Future<Output = T> + Send + 'static,
@@ -207,7 +210,7 @@ async fn run<T: Send + 'static>(
     })
 }
 
-/// Nothing to be done for a task that has ended.
+/// Aborts a task on drop. For a task that has ended, the abort does nothing.
 struct AbortOnDrop(AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -216,7 +219,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Whether something was allowed when the client connected; an error if it was forbidden then.
+/// Returns whether a permission was granted when the client connected, or an error if the permission was denied then.
 fn decided(may: Option<bool>, what: &str) -> Result<bool, Refused> {
     match may {
         Some(false) => {
@@ -237,7 +240,8 @@ impl fmt::Debug for HookRunner {
     }
 }
 
-/// [`Hooks`] behind a pointer. The public trait cannot be, because its futures have types of their own.
+/// [`Hooks`] as a trait object. The public trait is not dyn compatible, because each implementation has its own future
+/// types.
 pub(crate) trait AnyHooks: Send + Sync {
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>>;
     fn authorize_subscribe<'a>(&'a self, client: &'a Client, topic: &'a TopicName)

@@ -12,13 +12,13 @@ use crate::supervision::{Arbiter, ChildSpec, Strategy, Supervisor};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What one of the hooks is to do next; with nothing left they allow, and note.
+/// The next action of a hook. Without an action, hooks allow and note.
 enum Act {
     Panic,
     Hang,
     Block(std_mpsc::Receiver<()>),
     Deny(Denied),
-    /// Waits until it is told to go on.
+    /// Waits for the notification.
     Wait(Arc<Notify>),
 }
 
@@ -107,13 +107,13 @@ async fn may_subscribe(runner: &Arc<HookRunner>, identity: Identity) -> Result<(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_identity_that_a_hook_gives_comes_back() {
+async fn authenticate_returns_the_identity_given_by_the_hook() {
     let identity = runner(Scripted::default()).authenticate(request()).await.unwrap();
     assert_eq!(identity.user, "alice");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_an_answer_and_the_next_question_gets_its_own() {
+async fn a_panicking_hook_refuses_one_question_and_not_the_next() {
     let runner = runner(Scripted::new([Act::Panic]));
     let refused = runner.authenticate(request()).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::AuthorizationFailed);
@@ -121,7 +121,7 @@ async fn a_panic_is_an_answer_and_the_next_question_gets_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_hangs_is_given_up_when_its_time_is_over_and_dropped() {
+async fn a_hanging_hook_is_dropped_at_its_timeout() {
     let hooks = Scripted::new([Act::Hang]);
     let over = Arc::clone(&hooks.over);
     let (runner, begun) = (runner(hooks), Instant::now());
@@ -133,7 +133,7 @@ async fn a_hook_that_hangs_is_given_up_when_its_time_is_over_and_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_whose_client_is_gone_is_dropped() {
+async fn the_question_of_a_client_that_left_is_dropped() {
     let hooks = Scripted::new([Act::Hang]);
     let over = Arc::clone(&hooks.over);
     let runner = runner(hooks);
@@ -147,7 +147,7 @@ async fn a_question_whose_client_is_gone_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_no_is_for_good_or_for_now() {
+async fn a_denial_is_final_or_temporary() {
     let later = Denied::for_now("the accounts are away", Duration::from_secs(3));
     let acts = [Act::Deny(Denied::new("who are you")), Act::Deny(later.clone()), Act::Deny(Denied::new("not yours"))];
     let runner = runner(Scripted::new(acts));
@@ -160,7 +160,7 @@ async fn a_no_is_for_good_or_for_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_decided_with_the_identity_is_not_asked_again() {
+async fn permissions_in_the_identity_are_not_asked_again() {
     let runner = runner(Scripted::new([Act::Panic]));
     assert_eq!(may_subscribe(&runner, Identity::user("alice").may_subscribe(true)).await, Ok(()));
     let refused = may_subscribe(&runner, Identity::user("mallory").may_subscribe(false)).await.unwrap_err();
@@ -170,7 +170,7 @@ async fn what_was_decided_with_the_identity_is_not_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn questions_beyond_the_limit_wait_within_their_own_time() {
+async fn questions_beyond_the_limit_wait_within_their_own_timeout() {
     let go = Arc::new(Notify::new());
     let hooks = Scripted::new([Act::Wait(Arc::clone(&go)), Act::Hang]);
     let config = Config { max_hook_questions: 1, ..Config::default() };
@@ -191,7 +191,7 @@ async fn questions_beyond_the_limit_wait_within_their_own_time() {
 }
 
 #[test]
-fn a_hook_that_blocks_its_runtime_is_given_up_all_the_same() {
+fn a_hook_that_blocks_its_runtime_is_still_given_up() {
     let (thread, handle) = HookThread::start().unwrap();
     let (release, released) = std_mpsc::channel();
     let config = Config { hook_timeout: Duration::from_millis(50), ..Config::default() };
@@ -218,7 +218,7 @@ fn a_hook_that_blocks_its_runtime_is_given_up_all_the_same() {
 }
 
 #[test]
-fn hooks_run_where_the_embedder_says_or_in_its_runtime_or_on_a_thread_of_their_own() {
+fn hooks_run_on_the_named_runtime_the_callers_or_their_own_thread() {
     let config = Config::default();
     let mut settings = HookSettings::default();
     assert!(matches!(settings.start(&config), Ok((None, None))), "there are none");
@@ -228,7 +228,7 @@ fn hooks_run_where_the_embedder_says_or_in_its_runtime_or_on_a_thread_of_their_o
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("mine").build().unwrap();
     let with_runtime = HookSettings { runtime: Some(runtime.handle().clone()), ..settings.clone() };
     let Ok((Some(runner), None)) = with_runtime.start(&config) else { panic!("a runtime was given") };
-    // Its timer is not enabled, which is none of ours to need.
+    // The timer of this runtime is not enabled, and the server must not need the timer.
     let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     assert_eq!(here.block_on(runner.authenticate(request())).unwrap().claims, "mine");
     let here = async { settings.start(&config) };
@@ -236,7 +236,7 @@ fn hooks_run_where_the_embedder_says_or_in_its_runtime_or_on_a_thread_of_their_o
 }
 
 #[test]
-fn a_runtime_that_is_gone_is_an_answer() {
+fn a_question_is_refused_after_the_runtime_of_hooks_is_gone() {
     let theirs = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let runner = Arc::new(HookRunner::new(Arc::new(Scripted::default()), theirs.handle().clone(), &Config::default()));
     drop(theirs);
@@ -245,7 +245,7 @@ fn a_runtime_that_is_gone_is_an_answer() {
     assert_eq!(refused.code, ErrorCode::AuthorizationFailed);
 }
 
-/// Tells observers, supervised as in an instance, until the arbiter is dropped.
+/// Starts a supervised observer, as in an instance. The observer runs until the arbiter is dropped.
 async fn observed(acts: impl IntoIterator<Item = Act>, queue: usize) -> (Arc<HookRunner>, Observed) {
     let (notes, told) = mpsc::channel(1_000);
     let hooks = Scripted { notes: Some(notes), ..Scripted::new(acts) };
@@ -275,7 +275,7 @@ fn connected(connection: u64) -> News {
 }
 
 #[tokio::test]
-async fn observers_are_told_one_after_the_other_in_order() {
+async fn observers_are_called_one_at_a_time_in_order() {
     let go = Arc::new(Notify::new());
     let (runner, mut observed) = observed([Act::Wait(Arc::clone(&go))], 100).await;
     go.notify_one();
@@ -291,7 +291,7 @@ async fn observers_are_told_one_after_the_other_in_order() {
 }
 
 #[tokio::test]
-async fn an_observer_that_panics_or_hangs_does_not_keep_the_next_from_being_told() {
+async fn a_failing_observer_does_not_keep_the_next_from_being_called() {
     let (runner, mut observed) = observed([Act::Panic, Act::Hang], 100).await;
     (1..=3).for_each(|number| runner.tell(connected(number)));
     assert_eq!(observed.next().await, "connected 3");
@@ -299,7 +299,7 @@ async fn an_observer_that_panics_or_hangs_does_not_keep_the_next_from_being_told
 }
 
 #[tokio::test]
-async fn what_does_not_fit_into_the_queue_is_left_out_and_counted() {
+async fn events_beyond_the_queue_are_left_out_and_counted() {
     let runner = Arc::new(HookRunner::new(
         Arc::new(Scripted::default()),
         Handle::current(),
@@ -310,7 +310,7 @@ async fn what_does_not_fit_into_the_queue_is_left_out_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_left_at_the_end_is_told_before_it() {
+async fn queued_events_are_told_before_the_end() {
     let go = Arc::new(Notify::new());
     let (runner, mut observed) = observed([Act::Wait(Arc::clone(&go))], 100).await;
     (1..=20).for_each(|number| runner.tell(connected(number)));

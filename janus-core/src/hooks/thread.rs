@@ -1,4 +1,4 @@
-//! The thread on which hooks run if the embedder has no runtime for them.
+//! The thread of hooks for an embedder without a runtime.
 
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -8,24 +8,26 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// How long the thread may take to end. Nothing that waits keeps it; a hook that blocks does.
+/// How long the thread may take to end. A waiting hook does not delay the end; a blocking hook does.
 const END: Duration = Duration::from_millis(500);
 
-/// Not an [`Arbiter`](crate::supervision::Arbiter), on which only actors and what is given to it runs: hooks are spawned
-/// from anywhere.
+/// A thread with a runtime. Not an [`Arbiter`](crate::supervision::Arbiter), which runs only actors and tasks given to
+/// the arbiter: hooks are spawned from any thread.
 #[derive(Debug)]
 pub(crate) struct HookThread {
-    /// Dropping it is the signal to stop.
+    /// Dropping the sender is the signal to stop.
     running: oneshot::Sender<()>,
-    /// Never receives anything; it is disconnected when the thread has done what it does.
+    /// Never receives a value. The channel is disconnected at the end of the thread's work.
     end: mpsc::Receiver<()>,
     thread: JoinHandle<()>,
 }
 
 impl HookThread {
+    /// Starts the thread, and waits for its runtime.
+    ///
     /// # Errors
     ///
-    /// The operating system refused a thread, or the descriptors that a runtime needs.
+    /// The operating system refused a thread, or the descriptors for a runtime.
     pub(crate) fn start() -> io::Result<(Self, Handle)> {
         let (started, start) = mpsc::sync_channel(1);
         let (running, stop) = oneshot::channel::<()>();
@@ -38,14 +40,16 @@ impl HookThread {
             };
             let _ = started.send(Ok(runtime.handle().clone()));
             let _ = runtime.block_on(stop);
-            // Not `drop`: that would wait for blocking jobs, which may never return.
+            // Not `drop`: a drop would wait for blocking jobs, which may never return.
             runtime.shutdown_background();
         })?;
-        let handle = start.recv().unwrap_or_else(|_| Err(io::Error::other("the thread for hooks died at once")))?;
+        let handle = start
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread of the hooks ended before its runtime started")))?;
         Ok((Self { running, end, thread }, handle))
     }
 
-    /// Ends the thread, and waits for that unless a hook holds it up. Blocks.
+    /// Ends the thread, and waits up to half a second for the end; a hook that blocks is left behind. Blocks.
     pub(crate) fn stop(self) {
         drop(self.running);
         match self.end.recv_timeout(END) {
@@ -54,7 +58,7 @@ impl HookThread {
                 let _ = self.thread.join();
             }
             Err(RecvTimeoutError::Timeout) => {
-                log::error!("janus-hooks: a hook has not returned; the thread ends when it does");
+                log::error!("janus-hooks: a hook still blocks the thread, which ends when the hook returns");
             }
         }
     }

@@ -120,10 +120,10 @@ impl Children {
     /// Their supervisor, as a child of the root. Its own loop runs where the root's does, so that none of them holds it up.
     pub(crate) fn spec(&self, janus: &WeakJanus, place: &Place, drain_timeout: Duration) -> ChildSpec {
         let supervisor = Supervisor::new(NAME, Strategy::OneForOne).intensity(5, Duration::from_secs(60));
-        let supervisor = self.0.iter().fold(supervisor, |supervisor, make| {
-            let spec = make(janus.clone());
-            supervisor.child(if spec.place.is_some() { spec } else { spec.place(place.clone()) })
-        });
+        let supervisor = self
+            .0
+            .iter()
+            .fold(supervisor, |supervisor, make| supervisor.child(make(janus.clone()).default_place(place.clone())));
         // Not for ever, as other supervisors: a drain has a limit, and clients are to have their part of it.
         ChildSpec::supervisor(supervisor).shutdown(Shutdown::Timeout(drain_timeout / 2))
     }

@@ -153,7 +153,7 @@ pub(super) async fn on<T: Send + 'static>(
 }
 
 impl Janus {
-    /// Starts with the default settings; see [`Config`].
+    /// Starts with the default settings; see [`Config`](crate::Config).
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()

@@ -1,4 +1,5 @@
-//! A client of the classic protocol. It counts messages and sees no numbers: its order is that of the others.
+//! A client of the classic protocol, which counts messages and sees no numbers. The order of its messages is compared
+//! with the order at other subscribers.
 
 use std::collections::VecDeque;
 
@@ -13,20 +14,20 @@ use crate::delivery::memory::Read;
 #[derive(Debug)]
 pub(super) struct Classic {
     line: Line,
-    /// What it asked for and has not been told about.
+    /// Commands without an answer.
     commands: VecDeque<Command>,
-    /// What it is subscribed to as far as it has been told.
+    /// The subscriptions confirmed by the server.
     subscriptions: [Option<Subscription>; TOPICS],
-    /// What it will be subscribed to when all commands are carried out.
+    /// The subscriptions after all commands.
     wants: [bool; TOPICS],
     token: Option<String>,
-    /// The session that it asked for and has not been answered about.
+    /// The claim of a session, until the answer.
     attach: Option<Attach>,
-    /// It has been answered, and errors about topics that it could not join may follow.
+    /// The claim has been answered, and errors about topics that could not be joined may follow.
     attached: bool,
-    /// There was so much for it, at some time since all was settled, that the server may have cut it off.
+    /// At some time since all was settled, the queue may have been long enough for the server to cut the client off.
     was_slow: bool,
-    /// Any message at all: before it there are no PINGs.
+    /// The client has received a message. Before the first message there are no PINGs.
     has_received: bool,
     /// The last receipt for each topic.
     last_receipt: [(u64, u64); TOPICS],
@@ -34,25 +35,25 @@ pub(super) struct Classic {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// With what the model knew when it was written.
+    /// The topic, and the model's clock at the time of the command.
     Subscribe(usize, u64),
     Unsubscribe(usize),
     Publish(Id),
-    /// Closes the connection.
+    /// Ends with a close of the connection.
     ClassicPublish(Id),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscription {
-    /// When it was asked for: nothing whose publisher had its answer by then may come.
+    /// The time of the subscribe. A message must not come if its publisher had an answer by then.
     asked: u64,
-    /// The messages of the topic that had been published when it was asked for, and had not been answered.
+    /// The number of messages of the topic whose publishers had an answer at the time of the subscribe.
     published_before: usize,
-    /// The first message that was published after the ACK had been read: that one must come.
+    /// The first message published after the client had read the ACK: this message must come.
     since: Id,
     first: Option<Id>,
     last: Option<Id>,
-    /// What an attach says.
+    /// The count for an attach.
     received: usize,
     began: Instant,
     resumed: Option<Resumed>,
@@ -73,27 +74,27 @@ impl Subscription {
     }
 }
 
-/// What a client knows that was told how much it had missed.
+/// The answer to a resumed subscription: the number of missed messages.
 #[derive(Clone, Copy, Debug)]
 struct Resumed {
     missed: usize,
     received: usize,
-    /// What had been answered when it asked is among what it missed.
+    /// The time of the attach. Messages answered by then are among the missed messages.
     asked: u64,
-    /// What is published from here on is not.
+    /// Messages published from here on are not among the missed messages.
     since: Id,
 }
 
-/// What remains with a client whose connection has ended.
+/// The knowledge of a client whose connection has ended.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     token: String,
     subscriptions: [Option<Subscription>; TOPICS],
-    /// It has received nothing, whether or not its subscribe has been carried out.
+    /// Topics without a received message, whether or not a subscribe has been carried out.
     none: [bool; TOPICS],
-    /// Since when the server may know that the connection has ended.
+    /// The earliest time at which the server may know of the connection's end.
     detached: Option<Instant>,
-    /// Whether the client knows what the server knows.
+    /// Whether client and server agree about the session.
     sure: bool,
     pub(super) instance: usize,
 }
@@ -102,9 +103,9 @@ pub(super) struct Session {
 struct Attach {
     session: Session,
     asked: u64,
-    /// For these it said how much it had received.
+    /// The topics for which the attach had a count.
     counted: [bool; TOPICS],
-    /// For these it said a thousand too many.
+    /// The topics with a count too high by a thousand.
     wrong: [bool; TOPICS],
 }
 
@@ -124,7 +125,7 @@ impl Classic {
         }
     }
 
-    /// Publishes as the clients of 2009 do: the connection ends with it.
+    /// Publishes like the clients of 2009: the connection ends with the publish.
     pub(super) fn publish_and_finish(&mut self, id: Id, model: &Model) {
         let message = &model.messages[id];
         let (topic, event) = (topic_name(message.topic), message.event());
@@ -135,7 +136,7 @@ impl Classic {
         self.line.reason.finished = true;
     }
 
-    /// Takes over a session; the first thing that it does. An earlier claim may still be on its way, and must not win.
+    /// Takes over a session, as the client's first command. An earlier claim may still be on its way, and must not win.
     pub(super) fn attach(&mut self, session: Session, model: &Model, chance: &Chance) {
         let (mut counted, mut wrong) = ([false; TOPICS], [false; TOPICS]);
         let mut received = String::new();
@@ -165,7 +166,7 @@ impl Classic {
     fn attached(&mut self, frame: &serde_json::Value, model: &mut Model, trace: &mut Trace, limits: &Limits) {
         let number = self.line.number;
         let Some(Attach { session, asked, counted, wrong }) = self.attach.take() else {
-            panic!("client {number}: it has not attached: {frame}");
+            panic!("client {number}: the answer to an attach without an attach: {frame}");
         };
         self.attached = true;
         let token = frame["token"].as_str().expect("an attached frame has a token").to_owned();
@@ -173,7 +174,7 @@ impl Classic {
         let afresh = (0..TOPICS).any(|topic| resumes(topic) == Some(false));
         assert!(
             !afresh || token != session.token,
-            "client {number}: its old counts could be taken for new ones: {frame}"
+            "client {number}: a topic starts afresh under the old token, so old counts could pass for new counts: {frame}"
         );
         self.token = Some(token);
         for topic in 0..TOPICS {
@@ -188,9 +189,9 @@ impl Classic {
                 Some(true) => {
                     assert!(
                         session.token != UNKNOWN_TOKEN && counted[topic] && !wrong[topic],
-                        "client {number}: it cannot resume topic {topic}: {frame}"
+                        "client {number}: topic {topic} resumed without a right count: {frame}"
                     );
-                    // The ACK was lost, and its count of 0 was right.
+                    // The ACK was lost, and a count of 0 was right.
                     let earlier = earlier.unwrap_or_else(|| Subscription { asked: 0, ..fresh() });
                     let missed = answer["missed"].as_u64().expect("how many it missed") as usize;
                     let resumed = Resumed { missed, received: 0, asked, since: model.messages.len() };
@@ -199,11 +200,13 @@ impl Classic {
                 Some(false) => {
                     let must = earlier
                         .is_some_and(|earlier| counted[topic] && must_resume(topic, &earlier, &session, model, limits));
-                    // A later connection that has taken the session, and counts afresh there, has made its token void.
+                    // If a later connection has taken the session and a topic starts afresh there, the token is void.
+                    // The later connection may not have read its answer yet, or may have gone without reading, so any
+                    // later claim must excuse this answer. Seed 16 meets such an answer within 507 steps.
                     let taken = self.line.reason.taken;
                     assert!(
                         !must || wrong[topic] || taken || session.token == UNKNOWN_TOKEN,
-                        "client {number}: it should have been able to resume topic {topic}: {frame} {session:?}"
+                        "client {number}: topic {topic} should have resumed: {frame} {session:?}"
                     );
                     Some(fresh())
                 }
@@ -238,7 +241,7 @@ impl Classic {
         match frame {
             b"ACK" => return self.acknowledged(model, trace),
             b"PING" => {
-                assert!(self.has_received, "client {number}: a PING before the first message");
+                assert!(self.has_received, "client {number}: a PING came before the first message");
                 return trace.note("ping", number, 0, 0);
             }
             _ => {}
@@ -256,7 +259,7 @@ impl Classic {
             let value: serde_json::Value = serde_json::from_slice(frame).expect("an answer");
             self.attached(&value, model, trace, limits);
         } else {
-            panic!("client {number}: what is this? {}", String::from_utf8_lossy(frame));
+            panic!("client {number}: unknown frame: {}", String::from_utf8_lossy(frame));
         }
     }
 
@@ -264,7 +267,7 @@ impl Classic {
         // Commands are carried out in order, but receipts may come later.
         let mut unanswered = Vec::new();
         let Some(place) = self.commands.iter().position(|command| matches!(command, Command::Subscribe(..))) else {
-            panic!("client {}: an ACK for nothing", self.line.number);
+            panic!("client {}: an ACK without a subscribe", self.line.number);
         };
         let later = self.commands.split_off(place + 1);
         for command in std::mem::replace(&mut self.commands, later) {
@@ -293,7 +296,7 @@ impl Classic {
             None => {
                 assert!(
                     !model.was_answered(id, subscription.asked),
-                    "client {}: message {id} was published before it subscribed",
+                    "client {}: message {id} came, but was published before the subscribe",
                     self.line.number
                 );
                 subscription.first = Some(id);
@@ -306,12 +309,12 @@ impl Classic {
             let is_missed = resumed.received <= resumed.missed;
             assert!(
                 is_missed || !model.was_answered(id, resumed.asked),
-                "client {}: message {id} had its number when it attached, and was not counted: {resumed:?}",
+                "client {}: message {id} had a number before the attach, and was not counted as missed: {resumed:?}",
                 self.line.number
             );
             assert!(
                 !is_missed || id < resumed.since,
-                "client {}: message {id} was published after it attached, and counted: {resumed:?}",
+                "client {}: message {id} was published after the attach, and counted as missed: {resumed:?}",
                 self.line.number
             );
         }
@@ -320,7 +323,7 @@ impl Classic {
     fn receipt(&mut self, receipt: &serde_json::Value, model: &mut Model, trace: &mut Trace) {
         let place = self.commands.iter().position(|command| matches!(command, Command::Publish(_)));
         let Some(Command::Publish(id)) = place.and_then(|place| self.commands.remove(place)) else {
-            panic!("client {}: a receipt for nothing: {receipt}", self.line.number);
+            panic!("client {}: a receipt without a publish: {receipt}", self.line.number);
         };
         let topic = model.messages[id].topic;
         assert_eq!(receipt["topic"], topic_name(topic), "the receipt of message {id}");
@@ -331,7 +334,7 @@ impl Classic {
         let (last_epoch, last_seq) = std::mem::replace(&mut self.last_receipt[topic], (epoch, seq));
         assert!(
             epoch == 0 || epoch != last_epoch || seq > last_seq,
-            "client {}: number {seq} came after {last_seq}: its messages were not taken in order",
+            "client {}: receipt {seq} came after {last_seq}: the client's messages were not taken in order",
             self.line.number
         );
     }
@@ -341,27 +344,28 @@ impl Classic {
         trace.note("error", self.line.number, code.len(), 0);
         if message.starts_with("messages were lost") {
             let resumes = self.attached || self.subscriptions.iter().flatten().any(|s| s.resumed.is_some());
-            assert!(limits.last_cold.is_some() || resumes, "client {}: why were messages lost?", self.line.number);
+            let excused = limits.last_cold.is_some() || resumes;
+            assert!(excused, "client {}: messages were lost without a reason", self.line.number);
             self.line.reason.error = true;
             return;
         }
         match code {
             "frame_timeout" | "unfinished_frame" => {
-                assert!(self.line.reason.unfinished, "client {}: all its frames are whole", self.line.number);
+                assert!(self.line.reason.unfinished, "client {}: {code}, but all frames are whole", self.line.number);
                 self.line.reason.error = true;
                 return;
             }
             "session_taken" => {
-                assert!(self.line.reason.taken, "client {}: nobody has asked for its session", self.line.number);
+                assert!(self.line.reason.taken, "client {}: {code}, but without a later claim", self.line.number);
                 self.line.reason.error = true;
                 return;
             }
-            // A topic that it could not join again.
+            // A topic that could not be joined again.
             "topic_unavailable" if self.attached => return,
             "topic_unavailable" | "topic_crashed" | "connection_closed" | "server_draining" => {}
             _ => panic!("client {}: unexpected: {error}", self.line.number),
         }
-        // What a client says is answered in order, but a message may be answered later than what came after it.
+        // Commands are answered in order, but the answer to a publish may come later than the answers to later commands.
         let place = self.commands.iter().position(|command| !matches!(command, Command::Unsubscribe(_)));
         match place.and_then(|place| self.commands.remove(place)) {
             Some(Command::Publish(id) | Command::ClassicPublish(id)) => {
@@ -379,11 +383,11 @@ impl Classic {
                         self.commands.iter().any(|command| matches!(command, Command::Subscribe(t, _) if *t == topic));
                 }
             }
-            _ => panic!("client {}: an error for nothing: {error}", self.line.number),
+            _ => panic!("client {}: an error without a command: {error}", self.line.number),
         }
     }
 
-    /// The connection has ended: may it?
+    /// Checks that the end of the connection has a reason.
     fn check_end(&mut self, read: Read, model: &mut Model) {
         let Reason { finished, crash, error, unfinished, drain, .. } = self.line.reason;
         let number = self.line.number;
@@ -413,7 +417,7 @@ impl Classic {
         }
     }
 
-    /// Whether the server may take it for a slow consumer.
+    /// Whether the server may take the client for a slow consumer.
     fn is_slow(&self, model: &Model, limits: &Limits) -> bool {
         if self.line.last_read.elapsed() >= limits.patience {
             return true;
@@ -436,7 +440,7 @@ impl Classic {
         self.commands.contains(&Command::Unsubscribe(topic))
     }
 
-    /// Nothing that was published after its ACK may come before its first message.
+    /// Checks that no message published after the ACK has a number below the first received message.
     fn check_begin(&self, topic: usize, subscription: &Subscription, model: &Model) {
         let Some(first) = subscription.first else { return };
         let messages = &model.by_topic[topic];
@@ -444,7 +448,7 @@ impl Classic {
         let Some(first_seq) = model.messages[first].seq else { return };
         for id in messages[begin..].iter().take_while(|id| **id < first + 200) {
             let missed = model.messages[*id].seq.is_some_and(|seq| seq < first_seq);
-            assert!(!missed, "client {}: message {id} was published after its ACK and not received", self.line.number);
+            assert!(!missed, "client {}: message {id}, published after the ACK, did not come", self.line.number);
         }
     }
 }
@@ -467,7 +471,7 @@ impl Client for Classic {
     }
 
     fn subscribe(&mut self, topic: usize, model: &Model, _: &Chance) {
-        // There it would get the latest message only, and not be told.
+        // In the topic `conflate` the client would get only the latest message, and no gap.
         if topic == CONFLATED {
             return;
         }
@@ -482,7 +486,7 @@ impl Client for Classic {
         self.wants[topic] = false;
     }
 
-    /// Errors do not say which message they are about, so all that wait for an answer are for one topic.
+    /// Errors do not name their message, so all unanswered messages of a client go to one topic.
     fn publishes_to(&self, model: &Model) -> Option<usize> {
         self.commands.iter().find_map(|command| match command {
             Command::Publish(id) => Some(model.messages[*id].topic),
@@ -531,7 +535,7 @@ impl Client for Classic {
         if !self.line.reads() {
             return moved;
         }
-        // Looked at before it catches up.
+        // The queue is judged before the client catches up.
         self.was_slow |= self.attach.is_some() || self.is_slow(model, limits);
         let start = self.line.incoming.len();
         match self.line.read(at_most) {
@@ -567,11 +571,11 @@ impl Client for Classic {
         });
         self.was_slow = false;
         self.attached = false;
-        assert!(self.attach.is_none(), "client {}: no answer to its attach", self.line.number);
+        assert!(self.attach.is_none(), "client {}: no answer to an attach", self.line.number);
         for (topic, probe) in probes.iter().enumerate() {
             let (Some(subscription), Some(probe)) = (&mut self.subscriptions[topic], *probe) else { continue };
             if let Some(resumed) = subscription.resumed.take() {
-                assert!(resumed.received > resumed.missed, "the probe was not missed: {resumed:?}");
+                assert!(resumed.received > resumed.missed, "the probe was counted as missed: {resumed:?}");
             }
             let subscription = *subscription;
             assert!(
@@ -593,7 +597,7 @@ impl Client for Classic {
             let Some(subscription) = subscription.filter(|_| self.wants[topic] && !self.unsubscribes(topic)) else {
                 continue;
             };
-            // What was missed is asked for, not queued; a drain does not wait for it.
+            // Missed messages are fetched from the ring, not queued. A drain does not wait for them.
             if subscription.resumed.is_some_and(|resumed| resumed.received < resumed.missed) {
                 continue;
             }
@@ -617,7 +621,7 @@ impl Client for Classic {
     }
 }
 
-/// Whether the server has to keep what this client missed.
+/// Whether the server has to keep the messages that the client missed.
 fn must_resume(topic: usize, earlier: &Subscription, session: &Session, model: &Model, limits: &Limits) -> bool {
     let kept = match earlier.last.map(|last| &model.messages[last]) {
         Some(last) => last.seq.is_some_and(|seq| limits.must_keep(topic, seq, last.published, model)),

@@ -1,4 +1,4 @@
-//! What all clients have in common, whatever they speak: a connection, reasons for its end, and what the steps do with them.
+//! The common parts of clients of any protocol: the actions of the steps, a connection, and the reasons for its end.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -10,30 +10,30 @@ use super::model::{Form, Id, Model, TOPICS};
 use super::{Chance, Limits, Trace, classic, modern};
 use crate::delivery::memory::{Peer, Read};
 
-/// Not by any chance that of a session.
+/// A token that no session has.
 pub(super) const UNKNOWN_TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A client that believes nothing.
 ///
-/// It writes commands, reads frames when it is not stalled, and holds each of them against the model. It also knows what
-/// it has given the server reason for: a connection that ends without one is a fault.
+/// The client writes commands, reads frames unless stalled, and checks each frame against the model. The client also
+/// keeps the reasons for the server to end the connection: an end without a reason is a fault.
 pub(super) trait Client: Debug {
     fn line(&self) -> &Line;
 
     fn line_mut(&mut self) -> &mut Line;
 
-    /// Whether it can ask for something more.
+    /// Whether the client can send another command.
     fn is_at_leisure(&self) -> bool;
 
-    /// Whether it will be subscribed when all commands are carried out.
+    /// Whether the client will be subscribed to `topic` after all commands.
     fn wants(&self, topic: usize) -> bool;
 
-    /// Asks for a topic, unless its protocol has no words for what may happen there.
+    /// Subscribes, unless the protocol has no frame for an event that may happen in the topic.
     fn subscribe(&mut self, topic: usize, model: &Model, chance: &Chance);
 
     fn unsubscribe(&mut self, topic: usize);
 
-    /// The only topic that it may publish to for now.
+    /// The only topic to which the client may publish for now, if there is such a limit.
     fn publishes_to(&self, model: &Model) -> Option<usize>;
 
     /// Publishes and asks for a receipt.
@@ -41,32 +41,33 @@ pub(super) trait Client: Debug {
 
     fn leave_unfinished(&mut self);
 
-    /// Sends what it has to send, then its end, and goes on reading.
+    /// Sends all outgoing bytes and a FIN, and keeps reading.
     fn finish(&mut self, chance: &Chance);
 
-    /// What it can come back with.
+    /// The session with which the client can come back.
     fn session(&self, instance: usize) -> Option<Session>;
 
-    /// Writes and reads what there is, up to so many bytes; whether anything moved.
+    /// Writes and reads up to `at_most` bytes. Returns whether anything moved.
     fn pump(&mut self, at_most: usize, model: &mut Model, trace: &mut Trace, limits: &Limits) -> bool;
 
-    /// Whether a message that was published to this topic with this id, and got a number, must reach it, or a gap instead.
+    /// Whether the message `id` of `topic`, given a number, must reach the client, or a gap in its place.
     fn must_get(&self, topic: usize, id: Id) -> bool;
 
-    /// Whether it knows of the message with this number, or of any without one, that it does not come.
+    /// Whether the client was told by a gap that the message with this number does not come. Any gap counts if `seq` is
+    /// `None`.
     fn was_told_of(&self, topic: usize, seq: Option<u64>) -> bool;
 
-    /// The server has nothing left to do and this client has read everything: has it been told all?
+    /// Checks, with nothing left to do or to read, that the client has had everything.
     fn check_settled(&mut self, probes: &[Option<Id>; TOPICS], model: &Model);
 
-    /// After a drain: it was closed and not cut off, so it has everything that has a number.
+    /// Checks, after a drain, that a client which was closed and not cut off has every message with a number.
     fn check_drained(&self, model: &Model);
 
-    /// Whether it counts as a subscriber, for sure or perhaps.
+    /// Whether the client surely counts as a subscriber of `topic`, and whether perhaps.
     fn is_subscriber(&self, topic: usize) -> (bool, bool);
 }
 
-/// What remains with a client whose connection has ended.
+/// The knowledge of a client whose connection has ended.
 #[derive(Clone, Debug)]
 pub(super) enum Session {
     Classic(Box<classic::Session>),
@@ -79,37 +80,38 @@ pub(super) struct Line {
     pub(super) number: usize,
     pub(super) addr: SocketAddr,
     peer: Peer,
-    /// Written and not yet taken by the stream.
+    /// Bytes not yet taken by the stream.
     pub(super) outgoing: Vec<u8>,
-    /// Read and not yet understood.
+    /// Bytes of an incomplete frame.
     pub(super) incoming: Vec<u8>,
-    /// When it was first seen that the server had ended its side.
+    /// When the client first saw that the server had ended its side.
     pub(super) cut: Option<Instant>,
-    /// It does not read.
+    /// The client does not read.
     pub(super) stalled: bool,
     pub(super) reason: Reason,
     pub(super) last_read: Instant,
-    /// How its connection ended.
+    /// How the connection ended.
     pub(super) ended: Option<Read>,
 }
 
-/// Why its connection may end.
+/// The reasons for which the connection may end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reason {
-    /// It has sent its end, or will when all is written.
+    /// The client has sent a FIN, or will after the outgoing bytes.
     pub(super) finished: bool,
     /// The FIN is on its way.
     fin_sent: bool,
-    /// Its Transport was made to crash.
+    /// The Transport of the connection was made to crash.
     pub(super) crash: bool,
-    /// It left a frame unfinished.
+    /// The client left a frame unfinished.
     pub(super) unfinished: bool,
-    /// It got an error that closes.
+    /// The client got an error that closes.
     pub(super) error: bool,
-    /// Somebody else has asked for its session.
+    /// Another connection has asked for the client's session.
     pub(super) taken: bool,
     pub(super) drain: bool,
-    /// It has not read for so long that it may have been closed for a ping without an answer, until all is settled.
+    /// The client did not read for so long that a ping may have gone unanswered, and closed the connection. Holds until
+    /// all is settled.
     pub(super) silent: bool,
 }
 
@@ -132,7 +134,7 @@ impl Line {
         }
     }
 
-    /// Whether it can say something more.
+    /// Whether the client can still send.
     pub(super) fn is_open(&self) -> bool {
         !self.reason.finished && !self.reason.unfinished && self.ended.is_none()
     }
@@ -141,7 +143,7 @@ impl Line {
         self.peer.is_served()
     }
 
-    /// Nothing has happened that ends, or may end, its connection.
+    /// Whether no event has ended the connection, or may end the connection.
     pub(super) fn is_dependable(&self) -> bool {
         let Reason { finished, fin_sent: _, crash, unfinished, error, taken, drain: _, silent } = self.reason;
         let excused = finished || crash || unfinished || error || taken || silent || self.is_silent();
@@ -156,7 +158,7 @@ impl Line {
         self.cut.get_or_insert_with(Instant::now);
     }
 
-    /// Goes away at once, as soon as it is dropped.
+    /// Leaves without a goodbye, by a reset or a close. The drop of the client follows.
     pub(super) fn vanish(&self, chance: &Chance) {
         if chance.one_in(2) {
             self.peer.reset();
@@ -165,7 +167,7 @@ impl Line {
         }
     }
 
-    /// Writes what the stream takes; whether it took anything.
+    /// Writes as much as the stream takes. Returns whether anything moved.
     pub(super) fn write_out(&mut self) -> bool {
         let mut moved = false;
         if !self.peer.is_served() {
@@ -204,15 +206,15 @@ impl Line {
     }
 }
 
-/// For what the server promises to those who come back, before which it may break a promise that is about to end.
+/// A promise to clients that come back may be broken this long before the promise ends.
 const MARGIN: Duration = Duration::from_secs(3);
 
 impl Limits {
-    /// Whether the server has to keep what was published to a topic after the message with this number, which was there at
-    /// that time.
+    /// Whether the server has to keep the messages of a topic after the number `last_seq`, which was known at the time
+    /// `at`.
     pub(super) fn must_keep(&self, topic: usize, last_seq: u64, at: Instant, model: &Model) -> bool {
         let (mut missed, mut bytes, mut oldest) = (0, 0, Duration::ZERO);
-        // Without a number it may come before or after, but nothing is under way for so long.
+        // A message without a number may come before or after, but no message is under way for longer than this.
         let soon = at.elapsed() + Duration::from_secs(10);
         let messages = model.by_topic[topic].iter().map(|id| (*id, &model.messages[*id]));
         for (id, message) in messages.filter(|(_, message)| message.can_be_received()) {
@@ -226,14 +228,14 @@ impl Limits {
         missed <= self.resume_messages && bytes <= self.resume_bytes && oldest + MARGIN < self.resume_age
     }
 
-    /// Whether the server has to know a session of this instance whose connection has ended, if it has, at that time.
+    /// Whether the server has to know a session of `instance`, whose connection ended at the time `detached`, if at all.
     pub(super) fn must_know(&self, instance: usize, detached: Option<Instant>) -> bool {
         self.keeps_sessions
             && instance == self.instance
             && detached.is_none_or(|detached| detached.elapsed() + MARGIN < self.session_ttl)
     }
 
-    /// Whether no topic has started afresh since then.
+    /// Whether no topic has started afresh after `since`.
     pub(super) fn was_warm(&self, since: Instant) -> bool {
         self.last_cold.is_none_or(|cold| cold + MARGIN < since)
     }

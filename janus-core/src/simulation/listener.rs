@@ -1,4 +1,4 @@
-//! A subscriber in the same process: it sees numbers and gaps, so its order needs no guessing.
+//! A subscriber in the same process. Numbers and gaps are visible there, so the order needs no guessing.
 
 use futures_util::FutureExt;
 
@@ -15,15 +15,15 @@ pub(super) struct Listener {
     /// The number of the last message or gap.
     last: u64,
     last_id: Option<Id>,
-    /// It takes nothing.
+    /// The listener takes no events.
     pub(super) stalled: bool,
     pub(super) closed: bool,
-    /// Messages come, of those that were published before, until this number: no gap is allowed before it.
+    /// The last number of the promised replay. No gap may begin after this number without a reason.
     promised: u64,
 }
 
 impl Listener {
-    /// Subscribes, after a position if there is one; `None` if the topic is not available.
+    /// Subscribes, after `since` if given. Returns `None` if the topic is not available.
     pub(super) fn new(
         number: usize,
         topic: usize,
@@ -59,7 +59,7 @@ impl Listener {
         self.subscriber.position()
     }
 
-    /// Takes at most so many events; whether there was any.
+    /// Takes about `at_most` events. Returns whether there was any.
     pub(super) fn pump(&mut self, at_most: usize, model: &mut Model, trace: &mut Trace, limits: &Limits) -> bool {
         let mut moved = false;
         while !self.stalled && !self.closed && moved as usize <= at_most {
@@ -102,7 +102,7 @@ impl Listener {
                 let dropped = self.policy != SlowConsumer::Disconnect;
                 assert!(
                     dropped || limits.last_cold.is_some() || from <= self.promised,
-                    "listener {number}: a gap, but why?"
+                    "listener {number}: a gap without a reason"
                 );
                 (self.last, self.last_id) = (to, None);
             }
@@ -119,7 +119,7 @@ impl Listener {
         }
     }
 
-    /// Nothing is left to do: it has been told everything.
+    /// Checks, with nothing left to do, that the listener has had everything.
     pub(super) fn check_settled(&self, probe: Option<Id>, model: &Model) {
         if let Some(seq) = probe.and_then(|probe| model.messages[probe].seq)
             && !self.stalled

@@ -1,65 +1,73 @@
 //! The whole server in one thread, under virtual time, with clients that do anything at any moment.
 //!
-//! Every decision comes from one seeded generator: what happens next, how much a stream takes, who gets the next turn. A
-//! failure prints its seed, and the seed makes it happen again:
+//! | file | kind | owns |
+//! |---|---|---|
+//! | `mod.rs` | the world | the server with its clients, its settings and sender tasks, and the runs |
+//! | `steps.rs` | steps | every action of clients, publishers, crashes and time |
+//! | `settling.rs` | checks | the comparison of server, clients and model at rest and after a drain |
+//! | `client.rs` | trait | the parts common to the clients of all protocols: connection, reasons to end, promises |
+//! | `classic.rs` | client | a client of the classic protocol, and its checks |
+//! | `modern.rs` | client | a client of `janus.v1.json`, and its checks |
+//! | `listener.rs` | subscriber | a subscriber in the same process, and its checks |
+//! | `model.rs` | model | the messages and their order, the same for all clients |
+//! | `trace.rs` | record | the hash and the last events of a run |
+//!
+//! `delivery/memory.rs` is the socket without a kernel; `ground/simulated.rs` has the virtual time and the generator of
+//! decisions.
+//!
+//! Every decision comes from one seeded generator: the next step, the bytes that a stream takes, the next task to run. A
+//! failure prints its seed, and the seed repeats the failure:
 //!
 //! ```text
 //! JANUS_SIM_SEED=17 JANUS_SIM_STEPS=20000 cargo test -p janus-core --all-features simulation
 //! ```
 //!
-//! - [`stream`]: sockets without a kernel.
-//! - [`client`]: what clients have in common; [`classic`] and [`modern`]: what those of the two protocols say, and what each
-//!   of them may and must see.
-//! - [`listener`]: subscribers in the same process.
-//! - [`model`]: the order of the messages, in which all clients have to agree.
-//! - Here: the steps, the server that they happen to, and the turns of its tasks.
-//!
 //! The home arbiter, the supervisors and two senders are tasks of this thread. A sender pauses between any two sends, so
-//! that anything can happen there that could happen while a thread is interrupted. Nothing but the seed may decide anything:
-//! hash tables have fixed hashers in tests, and whoever takes random numbers from the system for more than a name asks
-//! [`seed`] first.
+//! any event that could happen during an interruption of a thread can happen there. Only the seed may decide anything:
+//! hash tables have fixed hashers in tests, and code with random numbers for more than a name calls
+//! [`simulated::seed`] instead of the system.
 //!
-//! # Is it any good?
+//! # Does the simulation find faults?
 //!
-//! Faults were planted to see whether it notices. Steps until it did, for the seeds 1 to 10, with 10,000 steps each. With
-//! clients of both protocols:
+//! Faults were planted to find out. The tables show the steps until the simulation failed, for the seeds 1 to 10, with
+//! 10,000 steps each. With clients of both protocols:
 //!
 //! | planted fault | first found | half of the seeds by | seeds that find it |
 //! |---|---|---|---|
 //! | the time of a message in another codec loses its fraction of a second | 21 | 97 | 10 |
-//! | a longer batch in another codec is cut where the frames of the classic one end | 57 | 169 | 10 |
+//! | a longer batch in another codec is cut at the ends of the classic frames | 57 | 169 | 10 |
 //! | `next_seq` is not stored with the send | 87 | 233 | 10 |
-//! | who resumes is sent what it had last once more | 94 | 142 | 10 |
+//! | a resuming client gets its last message once more | 94 | 142 | 10 |
 //! | a welcome always says that the session is known | 151 | 1,193 | 10 |
-//! | the epoch of a position is not looked at | 238 | 2,853 | 8 |
+//! | the epoch of a position is ignored | 238 | 2,853 | 8 |
 //! | an unsubscribe is answered, and does not end delivery | 344 | 1,215 | 10 |
 //! | conflation tells no gap | 364 | 998 | 10 |
-//! | what is dropped ends where the frame of the classic codec would | 858 | 5,229 | 6 |
-//! | what is numbered and not handed out is not counted as missed | 1,254 | 5,067 | 9 |
-//! | who resumes starts live with the next number instead of the first that was not handed out | 2,306 | 3,777 | 8 |
-//! | what is trimmed during a replay is left out without a word | 2,631 | – | 3 |
+//! | a drop ends at the end of the classic codec's frame | 858 | 5,229 | 6 |
+//! | messages with a number, not yet handed out, are not counted as missed | 1,254 | 5,067 | 9 |
+//! | a resuming client goes live at the next number instead of the first number not handed out | 2,306 | 3,777 | 8 |
+//! | messages trimmed during a replay are left out without a gap | 2,631 | – | 3 |
 //!
 //! With clients of the classic protocol alone:
 //!
 //! | planted fault | first found | half of the seeds by | seeds that find it |
 //! |---|---|---|---|
 //! | a piece given back by a dead sender is forgotten | 87 | 324 | 10 |
-//! | a warm restart forgets who joined during the pass | 5,073 | – | 1 |
-//! | a flush drops what is left of a message after a partial write | 41 | 95 | 10 |
+//! | a warm restart forgets the subscribers that joined during the pass | 5,073 | – | 1 |
+//! | a flush drops the rest of a message after a partial write | 41 | 95 | 10 |
 //! | a warm restart drops the open batch | 11 | 282 | 10 |
 //! | a subscription starts one number too late if a batch is open | 446 | 1,763 | 9 |
-//! | nobody is ever resumed | 63 | 221 | 6 |
-//! | a cold restart tells nobody what was lost | 108 | 365 | 10 |
+//! | no client is ever resumed | 63 | 221 | 6 |
+//! | a cold restart does not report the lost messages | 108 | 365 | 10 |
 //! | publishers are not woken when there is room | 26 | 119 | 10 |
 //!
-//! And these were faults before it was written, or when it was; the last but one since it has clients of the modern protocol, the last
-//! since clients give up a connection and attach on the next:
+//! The following faults were real, and older than the simulation or found while it was written. The last but one shows
+//! since there are clients of the modern protocol, the last since clients give up a connection and attach on the next:
 //!
 //! | fault | first found | half of the seeds by | seeds that find it |
 //! |---|---|---|---|
 //! | a subscriber waits for 5 s for a topic that has ended | 371 | 1,113 | 7 |
-//! | a count that the server has declared void is taken for a new one, if its answer was lost | 38 | 230 | 10 |
-//! | who resumes in a topic that then cannot be started hears nothing more | 8,764 | – | 1 |
+//! | a count declared void by the server is taken for a new count, if the answer was lost | 38 | 230 | 10 |
+//! | a client that resumes a topic which then fails to start hears nothing more | 8,764 | – | 1 |
 //! | conflation puts a message before a gap of lower numbers | 354 | 5,044 | 5 |
 //! | a heartbeat comes behind a close frame, if the client reads slowly | 7,878 | – | 1 |
 //! | an older connection whose claim is read last takes a session from a newer one | 1,398 | 2,918 | 8 |
@@ -69,6 +77,9 @@ mod client;
 mod listener;
 mod model;
 mod modern;
+mod settling;
+mod steps;
+mod trace;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -83,8 +94,8 @@ use tokio::time::{Instant, sleep};
 use self::classic::Classic;
 use self::client::{Client, Line, PONG_TIMEOUT, Session};
 use self::listener::Listener;
-use self::model::{BEARING, CONFLATED, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
-use self::modern::Modern;
+use self::model::{BEARING, CONFLATED, Id, Model, OF_SESSIONS, TOPICS, topic_name};
+use self::trace::Trace;
 use crate::connection::acceptor;
 use crate::connection::listener::Origin;
 use crate::delivery::memory;
@@ -96,34 +107,13 @@ use crate::supervision::{ChildSpec, Place, Shutdown, Strategy, Supervisor};
 use crate::wire::{Codec, WebSocket};
 use crate::{Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, Resume, SlowConsumer};
 
-/// What happened, as a hash of everything and as the last of it in words.
-#[derive(Debug, Default)]
-struct Trace {
-    hash: u64,
-    events: VecDeque<(&'static str, usize, usize, usize)>,
-}
-
-const EVENTS_SHOWN: usize = 60;
-
-impl Trace {
-    fn note(&mut self, what: &'static str, a: usize, b: usize, c: usize) {
-        let kind = what.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        for word in [kind, a as u64, b as u64, c as u64] {
-            self.hash = (self.hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-        }
-        if self.events.len() == EVENTS_SHOWN {
-            self.events.pop_front();
-        }
-        self.events.push_back((what, a, b, c));
-    }
-}
-
-/// How much a client may let wait before it is cut off.
+/// The limits and promises of the running server, as the clients know them.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
+    /// The queue of a slow client.
     frames: usize,
     bytes: usize,
-    /// How long it may take nothing.
+    /// How long a client may read nothing.
     patience: Duration,
     /// What the server has to keep for a client that comes back.
     resume_messages: usize,
@@ -135,23 +125,23 @@ struct Limits {
     draining: bool,
     /// Whether a topic may be out of service.
     quarantine: bool,
-    /// Whether a topic has crashed, perhaps at its first start: then it is given up.
+    /// Whether a topic has crashed. A topic that crashes at its first start is given up.
     crashed: bool,
     /// When a topic may last have started afresh.
     last_cold: Option<Instant>,
-    /// Which server it is.
+    /// The number of the server: each restart adds 1.
     instance: usize,
 }
 
-/// No frame of these clients takes more of a queue: 512 bytes, terminator included, and the price of an entry.
+/// The most that a frame of these clients takes of a queue: 512 bytes with the terminator, and the price of an entry.
 const MAX_ENTRY: usize = 512 + 64;
 
 thread_local! {
-    /// When topics have crashed: a fault may hit long after it was armed.
+    /// The times of topic crashes. A fault may hit long after it was armed.
     static TOPIC_CRASHES: RefCell<VecDeque<Instant>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// What publishers in this process were told and the model has not seen.
+/// Answers to publishers in this process, until the model has seen them.
 type Receipts = Rc<RefCell<VecDeque<(Id, Result<Receipt, PublishError>)>>>;
 
 /// The server and its clients.
@@ -164,31 +154,31 @@ struct World {
     limits: Limits,
     clients: Vec<Box<dyn Client>>,
     listeners: Vec<Listener>,
-    /// Where listeners were that have gone.
+    /// The topics and positions of listeners that have gone.
     places: Vec<(usize, Position)>,
-    /// Clients that have lost their connection and may come back.
+    /// Sessions of clients without a connection, which may come back.
     lost: Vec<Session>,
     model: Model,
     trace: Trace,
     receipts: Receipts,
-    /// Messages of publishers in this process that have not been answered.
+    /// Messages of publishers in this process without an answer.
     unanswered: usize,
-    /// How many messages of each topic have been checked.
+    /// The number of messages of each topic that have been checked.
     settled: [usize; TOPICS],
     step: usize,
     next_client: usize,
-    /// When actors crashed whose supervisor ends the instance if it happens too often.
+    /// The crashes of actors whose supervisor ends the instance after too many crashes.
     root_crashes: VecDeque<Instant>,
     sender_crashes: VecDeque<Instant>,
-    /// How much this run likes crashes: one step in so many.
+    /// One step in `crash_rate` is a crash.
     crash_rate: usize,
-    /// Of ten clients, how many speak the modern protocol.
+    /// The number of clients of the modern protocol, of ten.
     modern: usize,
-    /// The modern protocol, as connections of this instance speak it.
+    /// The modern protocol, registered with this instance.
     websocket: Arc<Origin>,
 }
 
-/// Tells what is needed to see a failure again.
+/// Prints the facts needed to repeat a failure.
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -202,14 +192,14 @@ impl Drop for World {
     }
 }
 
-/// One thread, and time that passes when nothing is left to do.
+/// One thread, with a clock that moves only when all tasks wait.
 fn runtime() -> LocalRuntime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true);
     builder.build_local(LocalOptions::default()).expect("a runtime without reactor needs nothing")
 }
 
-/// Runs so many steps; returns the hash of everything that happened.
+/// Runs `steps` steps, and returns the hash of all events.
 fn run(seed: u64, steps: usize) -> u64 {
     silence_injected_panics();
     let hash = runtime().block_on(async {
@@ -228,7 +218,7 @@ fn run(seed: u64, steps: usize) -> u64 {
     hash
 }
 
-/// Thousands of panics are part of the plan; their messages would hide the one that is not.
+/// Hides the messages of injected panics: thousands of them would bury the message of a real panic.
 fn silence_injected_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -268,7 +258,7 @@ fn senders(shared: &Arc<Shared>, chance: &Chance) -> Supervisor {
     )
 }
 
-/// Small limits, so that all of them are met.
+/// Small limits, so that a run meets all of them.
 fn config(chance: &Chance) -> Config {
     let policies = [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate];
     let namespaces = (BEARING..=CONFLATED).zip(policies).map(|(topic, slow_consumer)| {
@@ -303,7 +293,7 @@ fn config(chance: &Chance) -> Config {
     }
 }
 
-/// The modern protocol without a request to upgrade: it is framed as in a WebSocket that is open.
+/// The modern protocol in WebSocket frames, without the request to upgrade.
 fn websocket(janus: &Janus) -> Arc<Origin> {
     let codec: Arc<dyn Codec> = Arc::new(WebSocket);
     let codec_id = janus.tables().codecs().register(&codec).expect("it is the second");
@@ -374,93 +364,12 @@ impl World {
         }
     }
 
-    async fn take_step(&mut self) {
-        if self.chance.one_in(self.crash_rate) {
-            self.crash();
-        }
-        match self.chance.below(1000) {
-            0..60 => self.connect(),
-            60..90 => self.attach(),
-            90..220 => self.subscribe(),
-            220..250 => self.unsubscribe(),
-            250..430 => self.publish(1),
-            430..460 => {
-                let burst = 2 + self.chance.below(20);
-                self.publish(burst);
-            }
-            460..480 => self.try_publish(),
-            480..580 => self.publish_by_client(),
-            580..600 => self.publish_classic(),
-            600..620 => self.with_client(|client, _, _| client.line_mut().stalled = true),
-            620..660 => self.with_client(|client, _, _| client.line_mut().stalled = false),
-            660..670 => self.with_client(|client, _, chance| client.finish(chance)),
-            670..685 => self.vanish(),
-            685..689 => self.with_client(|client, _, _| client.leave_unfinished()),
-            689..699 => self.listen(),
-            699..705 => self.stop_listening(),
-            705..713 => self.with_listener(|listener| listener.stalled ^= true),
-            713..790 => self.pass_time(20).await,
-            790..810 => self.pass_time(2_000).await,
-            810..812 => self.pass_time(70_000).await,
-            812..825 => {
-                let full = self.chance.one_in(3);
-                self.settle(full).await;
-            }
-            825 if self.chance.one_in(3) => {
-                self.drain().await;
-                self.restart().await;
-            }
-            _ => {
-                self.pump(1, usize::MAX);
-            }
-        }
-        self.chance.pause().await;
-        self.pump(4, 300);
-        self.chance.pause().await;
-    }
-
-    /// One of the topics; the first is the one with many subscribers.
-    fn topic(&self) -> usize {
-        if self.chance.one_in(2) { 0 } else { self.chance.below(TOPICS) }
-    }
-
-    fn padding(&self) -> usize {
-        match self.chance.below(10) {
-            0 => self.chance.below(300),
-            _ => self.chance.below(40),
-        }
-    }
-
-    fn with_client(&mut self, act: impl FnOnce(&mut dyn Client, &mut Model, &Chance)) {
-        if self.clients.is_empty() {
-            return;
-        }
-        let number = self.chance.below(self.clients.len());
-        let client = &mut *self.clients[number];
-        if client.is_at_leisure() {
-            act(client, &mut self.model, &self.chance);
-        }
-    }
-
-    fn connect(&mut self) {
-        if self.clients.len() >= CLIENTS {
-            return;
-        }
-        if self.chance.below(10) < self.modern {
-            let line = self.accept(Arc::clone(&self.websocket));
-            self.clients.push(Box::new(Modern::new(line, None, &self.model, &self.chance)));
-        } else {
-            let classic = self.connect_classic();
-            self.clients.push(Box::new(classic));
-        }
-    }
-
     fn connect_classic(&mut self) -> Classic {
         let origin = Origin::classic(self.janus.tables().codecs(), true);
         Classic::new(self.accept(origin))
     }
 
-    /// A new connection to the server.
+    /// Opens a connection to the server.
     fn accept(&mut self, origin: Arc<Origin>) -> Line {
         self.next_client += 1;
         let number = self.next_client;
@@ -470,431 +379,6 @@ impl World {
         acceptor::serve(self.janus.tables(), server.into(), addr.into(), &origin);
         self.trace.note("connect", number, capacity, usize::from(origin.codec_id));
         Line::new(number, addr, peer)
-    }
-
-    /// Comes back after its connection has ended, or while it has not.
-    fn attach(&mut self) {
-        if self.clients.len() >= CLIENTS {
-            return;
-        }
-        let session = if self.chance.one_in(4) && !self.clients.is_empty() {
-            let older = self.chance.below(self.clients.len());
-            let older = &mut self.clients[older];
-            let session = older.session(self.limits.instance);
-            older.line_mut().reason.taken = true;
-            self.trace.note("taken", older.line().number, self.next_client + 1, 0);
-            session
-        } else if self.lost.is_empty() {
-            None
-        } else {
-            let latest = self.lost.len() - 1 - self.chance.below(self.lost.len().min(4));
-            Some(self.lost.swap_remove(latest))
-        };
-        match session {
-            Some(Session::Classic(session)) if self.chance.one_in(3) => self.attach_twice(*session),
-            Some(Session::Classic(session)) => {
-                let mut client = self.connect_classic();
-                client.attach(*session, &self.model, &self.chance);
-                self.clients.push(Box::new(client));
-            }
-            Some(Session::Modern(session)) => {
-                let line = self.accept(Arc::clone(&self.websocket));
-                self.clients.push(Box::new(Modern::new(line, Some(*session), &self.model, &self.chance)));
-            }
-            None => {}
-        }
-    }
-
-    /// Comes back, gives up the connection before the answer has come, and comes back on another one. Both claims may be under
-    /// way together, and the later connection is the one that must have the session.
-    fn attach_twice(&mut self, session: classic::Session) {
-        let mut older = self.connect_classic();
-        let mut newer = self.connect_classic();
-        older.attach(session, &self.model, &self.chance);
-        if let Some(Session::Classic(session)) = older.session(self.limits.instance) {
-            newer.attach(*session, &self.model, &self.chance);
-        }
-        older.line_mut().reason.taken = true;
-        self.trace.note("given up", older.line().number, newer.line().number, 0);
-        self.clients.push(Box::new(newer));
-        if self.chance.one_in(2) {
-            older.pump(usize::MAX, &mut self.model, &mut self.trace, &self.limits);
-            older.line().vanish(&self.chance);
-        } else {
-            self.clients.push(Box::new(older));
-        }
-    }
-
-    /// Subscribes in this process, perhaps where somebody was before.
-    fn listen(&mut self) {
-        if self.listeners.len() >= LISTENERS {
-            return;
-        }
-        let (topic, since) = if self.chance.one_in(2) && !self.places.is_empty() {
-            let place = self.chance.below(self.places.len());
-            let (topic, since) = self.places.swap_remove(place);
-            (topic, Some(since))
-        } else {
-            (self.topic(), None)
-        };
-        self.next_client += 1;
-        let number = self.next_client;
-        self.trace.note("listen", number, topic, 0);
-        self.look_for_crashes();
-        self.listeners.extend(Listener::new(number, topic, since, &self.janus, &self.chance, &self.limits));
-    }
-
-    fn with_listener(&mut self, act: impl FnOnce(&mut Listener)) {
-        if !self.listeners.is_empty() {
-            let listener = self.chance.below(self.listeners.len());
-            act(&mut self.listeners[listener]);
-        }
-    }
-
-    fn stop_listening(&mut self) {
-        if !self.listeners.is_empty() {
-            let listener = self.listeners.swap_remove(self.chance.below(self.listeners.len()));
-            self.places.push((listener.topic, listener.position()));
-        }
-    }
-
-    fn subscribe(&mut self) {
-        let topic = self.topic();
-        self.with_client(|client, model, chance| client.subscribe(topic, model, chance));
-    }
-
-    fn unsubscribe(&mut self) {
-        let topic = self.topic();
-        self.with_client(|client, _, _| {
-            if client.wants(topic) {
-                client.unsubscribe(topic);
-            }
-        });
-    }
-
-    fn publish(&mut self, count: usize) {
-        let topic = self.topic();
-        for _ in 0..count {
-            let id = self.model.publish(topic, self.padding());
-            self.publish_here(id);
-        }
-    }
-
-    fn message(&self, id: Id) -> Message {
-        let message = &self.model.messages[id];
-        Message::new(&topic_name(message.topic), &id).expect("a number can be published").event(&message.event())
-    }
-
-    fn publish_here(&mut self, id: Id) {
-        self.trace.note("publish", 0, id, 0);
-        self.unanswered += 1;
-        let (janus, receipts, message) = (self.janus.clone(), Rc::clone(&self.receipts), self.message(id));
-        tokio::task::spawn_local(async move {
-            let outcome = janus.publish_message(message).await;
-            drop(janus);
-            receipts.borrow_mut().push_back((id, outcome));
-        });
-    }
-
-    fn try_publish(&mut self) {
-        let id = self.model.publish(self.topic(), self.padding());
-        match self.janus.try_publish(self.message(id)) {
-            Ok(receipt) => {
-                self.unanswered += 1;
-                let receipts = Rc::clone(&self.receipts);
-                tokio::task::spawn_local(async move {
-                    let outcome = receipt.await;
-                    receipts.borrow_mut().push_back((id, outcome));
-                });
-            }
-            Err(error) => self.model.refused(id, &error),
-        }
-    }
-
-    fn publish_by_client(&mut self) {
-        let (topic, padding) = (self.topic(), self.padding());
-        self.with_client(|client, model, _| {
-            let id = model.publish(client.publishes_to(model).unwrap_or(topic), padding);
-            client.publish(id, model);
-        });
-    }
-
-    fn publish_classic(&mut self) {
-        let (topic, padding) = (self.topic(), self.padding());
-        let goes_away = self.chance.one_in(3);
-        // A client of its own: an error could overtake the receipts of others, and does not say what it is about.
-        if self.clients.len() >= CLIENTS {
-            return;
-        }
-        let mut client = self.connect_classic();
-        let id = self.model.publish(topic, padding);
-        client.publish_and_finish(id, &self.model);
-        if goes_away {
-            client.pump(usize::MAX, &mut self.model, &mut self.trace, &self.limits);
-            client.line().vanish(&self.chance);
-        } else {
-            self.clients.push(Box::new(client));
-        }
-    }
-
-    fn vanish(&mut self) {
-        if !self.clients.is_empty() {
-            let mut client = self.clients.swap_remove(self.chance.below(self.clients.len()));
-            client.line_mut().note_cut();
-            self.lost.extend(client.session(self.limits.instance));
-            self.trace.note("vanish", client.line().number, 0, 0);
-            client.line().vanish(&self.chance);
-        }
-    }
-
-    /// Makes an actor panic, or arms a fault that will; never so often that the instance has to give up.
-    fn crash(&mut self) {
-        let soon = 1 + self.chance.below(30) as u32;
-        let topic = topic_name(self.topic());
-        let kind = self.chance.below(20);
-        let fault = match kind {
-            0 => Fault::TopicManager,
-            1 => Fault::ProxyMapper,
-            2 => Fault::TopicListed,
-            3 => Fault::TopicStarts(1 + soon % 2),
-            4..7 => Fault::Topic(topic),
-            7..11 => Fault::TopicSend(soon),
-            11..14 => Fault::TopicCommit(1 + soon / 4),
-            14..18 => Fault::SenderSend(soon),
-            _ => {
-                if self.clients.is_empty() {
-                    return;
-                }
-                let number = self.chance.below(self.clients.len());
-                let line = self.clients[number].line_mut();
-                line.reason.crash = true;
-                Fault::Transport(line.addr)
-            }
-        };
-        self.trace.note("crash", kind, soon as usize, 0);
-        let now = Instant::now();
-        let (window, most) = match fault {
-            Fault::TopicManager | Fault::ProxyMapper | Fault::TopicListed => (&mut self.root_crashes, 4),
-            Fault::SenderSend(_) => (&mut self.sender_crashes, 18),
-            _ => return self.janus.inject(fault),
-        };
-        while window.pop_front_if(|crash| now - *crash > Duration::from_secs(61)).is_some() {}
-        if window.len() < most {
-            window.push_back(now);
-            self.janus.inject(fault);
-        }
-    }
-
-    /// Notes when a topic may have started afresh.
-    fn look_for_crashes(&mut self) {
-        let recent = |within: u64| {
-            TOPIC_CRASHES.with_borrow(|crashes| {
-                crashes.iter().rev().take_while(|crash| crash.elapsed() <= Duration::from_secs(within)).count()
-            })
-        };
-        self.limits.crashed |= recent(61) > 0;
-        // Six in a minute, and a quarter of a minute of rest.
-        self.limits.quarantine = recent(77) >= 6;
-        if recent(61) >= 3 || self.limits.quarantine {
-            self.limits.last_cold = Some(Instant::now());
-        }
-    }
-
-    /// Lets up to so many milliseconds pass. Those who read go on reading.
-    async fn pass_time(&mut self, at_most: usize) {
-        let mut left = 1 + self.chance.below(at_most);
-        while left > 0 {
-            let portion = left.min(500);
-            sleep(Duration::from_millis(portion as u64)).await;
-            left -= portion;
-            self.run_until_idle().await;
-        }
-    }
-
-    /// Some of the clients, one in `one_in`, write and read; whether anything moved.
-    fn pump(&mut self, one_in: usize, at_most: usize) -> bool {
-        self.look_for_crashes();
-        let mut moved = self.collect_receipts();
-        for place in 0..self.clients.len() {
-            if one_in == 1 || self.chance.one_in(one_in) {
-                let at_most = if at_most == usize::MAX { at_most } else { 1 + self.chance.below(at_most) };
-                moved |= self.clients[place].pump(at_most, &mut self.model, &mut self.trace, &self.limits);
-            }
-        }
-        for listener in &mut self.listeners {
-            if one_in == 1 || self.chance.one_in(one_in) {
-                moved |= listener.pump(at_most, &mut self.model, &mut self.trace, &self.limits);
-            }
-        }
-        for listener in self.listeners.extract_if(.., |listener| listener.closed) {
-            self.places.push((listener.topic, listener.position()));
-        }
-        let instance = self.limits.instance;
-        for client in self.clients.extract_if(.., |client| client.line().ended.is_some()) {
-            self.lost.extend(client.session(instance));
-        }
-        moved
-    }
-
-    fn collect_receipts(&mut self) -> bool {
-        let receipts = std::mem::take(&mut *self.receipts.borrow_mut());
-        for (id, outcome) in &receipts {
-            self.unanswered -= 1;
-            match outcome {
-                Ok(receipt) => {
-                    self.trace.note("receipt", 0, *id, receipt.seq as usize);
-                    self.model.receipt(*id, receipt.epoch, receipt.seq);
-                    if receipt.seq == 0 {
-                        let topic = self.model.messages[*id].topic;
-                        let client = self.clients.iter().find(|client| client.must_get(topic, *id));
-                        assert!(client.is_none(), "message {id} had no topic, but a subscriber: {client:?}");
-                    }
-                }
-                Err(error) => {
-                    self.trace.note("refusal", 0, *id, 0);
-                    self.model.refused(*id, error);
-                }
-            }
-        }
-        !receipts.is_empty()
-    }
-
-    async fn run_until_idle(&mut self) {
-        let mut quiet = 0;
-        let mut rounds = 0;
-        while quiet < 2 {
-            // Over when no task has anything to do.
-            sleep(Duration::from_millis(1)).await;
-            quiet = if self.pump(1, usize::MAX) { 0 } else { quiet + 1 };
-            rounds += 1;
-            assert!(rounds < 20_000, "the server does not come to rest");
-        }
-    }
-
-    /// Lets everything come to its end, and checks that everybody has everything.
-    async fn settle(&mut self, full: bool) {
-        self.trace.note("settle", self.clients.len(), usize::from(full), 0);
-        if full {
-            self.clients.iter_mut().for_each(|client| client.line_mut().stalled = false);
-            self.listeners.iter_mut().for_each(|listener| listener.stalled = false);
-        }
-        self.run_until_idle().await;
-        for client in &mut self.clients {
-            let line = client.line_mut();
-            // Who was closed for it has been told by now.
-            line.reason.silent &= line.stalled;
-        }
-        let mut probes: [Option<Id>; TOPICS] = std::array::from_fn(|topic| Some(self.model.publish(topic, 0)));
-        for probe in probes.into_iter().flatten() {
-            self.publish_here(probe);
-        }
-        self.run_until_idle().await;
-        assert_eq!(self.unanswered, 0, "every publisher in this process is answered");
-        for (topic, probe) in probes.iter_mut().enumerate() {
-            // A topic in quarantine takes nothing, and what it has taken waits.
-            let rests = self.janus.topic_info(&topic_name(topic)).is_some_and(|info| !info.available);
-            assert!(!rests || self.limits.quarantine, "topic {topic} is out of service without a reason");
-            probe.take_if(|id| rests || self.model.messages[*id].outcome != Outcome::Accepted);
-        }
-        for client in &mut self.clients {
-            client.check_settled(&probes, &self.model);
-        }
-        for listener in &self.listeners {
-            listener.check_settled(probes[listener.topic], &self.model);
-        }
-        for (topic, probe) in probes.iter().enumerate() {
-            // A topic in quarantine has not decided what becomes of its last messages.
-            if probe.is_some() {
-                self.check_handed_out(topic);
-            }
-        }
-        self.check_tables(full);
-    }
-
-    /// Every message that got a number has reached somebody, if there was anybody.
-    fn check_handed_out(&mut self, topic: usize) {
-        for id in self.model.by_topic[topic].iter().copied().skip(self.settled[topic]) {
-            let message = &self.model.messages[id];
-            if message.outcome == Outcome::Accepted && !message.was_received() {
-                let told = |client: &dyn Client| client.was_told_of(topic, message.seq);
-                let client = self.clients.iter().find(|client| client.must_get(topic, id) && !told(&***client));
-                assert!(client.is_none(), "message {id} has a number, and nobody has it, not even {client:?}");
-            }
-        }
-        self.settled[topic] = self.model.by_topic[topic].len();
-    }
-
-    /// The server holds what it should, and nothing else.
-    fn check_tables(&self, full: bool) {
-        let stats = self.janus.stats();
-        assert!(
-            stats.connections >= self.clients.iter().filter(|client| client.line().is_served()).count(),
-            "{stats:?}"
-        );
-        if full {
-            assert_eq!(stats.connections, self.clients.len(), "all who are connected read: {stats:?}");
-        }
-        for topic in 0..TOPICS {
-            let info = self.janus.topic_info(&topic_name(topic));
-            let (sure, perhaps) = self.clients.iter().fold((0, 0), |(sure, perhaps), client| {
-                let (is, may_be) = client.is_subscriber(topic);
-                (sure + usize::from(is), perhaps + usize::from(may_be))
-            });
-            let listeners = self.listeners.iter().filter(|listener| listener.topic == topic);
-            // One that has not caught up is not on the list.
-            let (sure, perhaps) =
-                (sure + listeners.clone().filter(|l| !l.stalled).count(), perhaps + listeners.count());
-            let Some(info) = info else {
-                assert_eq!(sure, 0, "topic {topic} does not exist");
-                continue;
-            };
-            // Those who leave during a quarantine are taken off the list after it.
-            let most = if info.available { perhaps } else { usize::MAX };
-            assert!((sure..=most).contains(&info.subscribers), "{sure} to {most} subscribers, but {info:?}");
-            assert!(info.in_flight == 0 || !info.available, "nothing is left to do, but {info:?}");
-        }
-    }
-
-    /// Ends the instance; what it has taken reaches those who read.
-    async fn drain(&mut self) {
-        self.trace.note("drain", self.clients.len(), 0, 0);
-        self.clients.iter_mut().for_each(|client| client.line_mut().reason.drain = true);
-        self.limits.draining = true;
-        let janus = self.janus.clone();
-        let drained = tokio::task::spawn_local(async move { janus.shutdown().await });
-        let mut ended = Vec::new();
-        while !drained.is_finished() || !self.clients.is_empty() {
-            sleep(Duration::from_millis(1)).await;
-            self.collect_receipts();
-            if drained.is_finished() {
-                self.clients.iter_mut().for_each(|client| client.line_mut().stalled = false);
-            }
-            for mut client in std::mem::take(&mut self.clients) {
-                client.pump(usize::MAX, &mut self.model, &mut self.trace, &self.limits);
-                if client.line().ended.is_some() { ended.push(client) } else { self.clients.push(client) }
-            }
-        }
-        sleep(Duration::from_millis(1)).await;
-        self.listeners.iter_mut().for_each(|listener| listener.stalled = false);
-        self.pump(1, usize::MAX);
-        assert_eq!(self.listeners.len(), 0, "every subscriber in this process knows that it was the end");
-        assert_eq!(self.unanswered, 0, "every publisher in this process is answered");
-        self.look_for_crashes();
-        if !self.limits.quarantine {
-            ended.iter().for_each(|client| client.check_drained(&self.model));
-        }
-        assert_eq!(self.janus.stats().connections, 0);
-    }
-
-    async fn restart(&mut self) {
-        let old = Arc::downgrade(self.janus.tables());
-        let (janus, config) = Self::start(&self.chance, &self.place).await;
-        self.websocket = websocket(&janus);
-        (self.janus, self.limits, self.config) = (janus, Self::limits(&config, self.limits.instance + 1), config);
-        sleep(Duration::from_millis(1)).await;
-        assert_eq!(old.strong_count(), 0, "nothing of the old instance is left");
-        self.root_crashes.clear();
-        self.sender_crashes.clear();
     }
 }
 
@@ -908,7 +392,7 @@ mod tests {
 
     /// A client that reads slowly may have a close frame waiting when its heartbeat is due.
     #[test]
-    fn nothing_follows_the_last_words_to_a_client_that_reads_slowly() {
+    fn no_heartbeat_follows_a_close_frame_to_a_slow_reader() {
         use crate::wire::v1::client as v1;
         use crate::wire::websocket::client::{ServerDecoder, ServerFrame, close, text};
 
@@ -945,7 +429,7 @@ mod tests {
                 said = &said[peer.write(said)..];
                 sleep(Duration::from_millis(1)).await;
             }
-            // Meanwhile heartbeats would be due.
+            // Heartbeats fall due during this wait.
             let end = loop {
                 sleep(Duration::from_millis(100)).await;
                 if let (end @ (memory::Read::Fin | memory::Read::Reset), seen) = read() {
@@ -960,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_is_the_same_run() {
+    fn the_same_seed_repeats_the_same_run() {
         for seed in [1, 2] {
             assert_eq!(run(seed, 5_000), run(seed, 5_000));
         }
@@ -968,14 +452,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_misses_anything_in_known_runs() {
+    fn clients_miss_nothing_in_known_runs() {
         for seed in 1..=20 {
             run(seed, 10_000);
         }
     }
 
     #[test]
-    fn nobody_misses_anything_in_a_random_run() {
+    fn clients_miss_nothing_in_a_random_run() {
         let random = getrandom::u64().expect("the system has random numbers") >> 16;
         let seed = setting("JANUS_SIM_SEED").unwrap_or(random);
         let steps = setting("JANUS_SIM_STEPS").unwrap_or(50_000);

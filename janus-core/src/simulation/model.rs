@@ -1,8 +1,8 @@
-//! What the server is held against: the messages of each topic, and the one order in which everybody gets them.
+//! The model of the server: the messages of each topic, and the single order in which all subscribers get the messages.
 //!
-//! The order is not computed but observed. Who receives `a` and then `b` says that `b` follows `a`, and so it must be for
-//! everybody. Receipts give messages numbers; a message whose receipt was lost gets its number from its neighbours. If
-//! two neighbours are not one apart, a message between them is missing.
+//! The order is not computed but observed. If a subscriber receives `a` and then `b`, then `b` follows `a` for every
+//! other subscriber, too. Receipts give messages numbers; a message whose receipt was lost gets its number from its
+//! neighbours. If the numbers of two neighbours differ by more than 1, a message between the two is missing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use crate::ground::simulated::since_unix_epoch;
 
 pub(super) const TOPICS: usize = 8;
 
-/// From here on clients that lag are borne with: their messages are dropped.
+/// The first topic with a policy that drops: from here on, lagging clients lose messages and stay connected.
 pub(super) const BEARING: usize = 5;
 
-/// The last of these: all but the latest message are.
+/// The topic with the policy `conflate`: all messages but the latest may be dropped.
 pub(super) const CONFLATED: usize = 7;
 
-/// One of these: only sessions go on where they were.
+/// The topic with `resume = "session"`: only a session resumes, a position alone does not.
 pub(super) const OF_SESSIONS: usize = 6;
 
-/// The wire formats, in each of which a message has the same bytes for everybody.
+/// The wire formats. In each format, a message has the same bytes for all subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Classic,
     Modern,
 }
 
-/// What the data of a message is: its place in [`Model::messages`].
+/// The data of a message, which is its index in [`Model::messages`].
 pub(super) type Id = usize;
 
 #[derive(Debug)]
@@ -38,34 +38,34 @@ pub(super) struct Message {
     pub(super) topic: usize,
     pub(super) outcome: Outcome,
     pub(super) seq: Option<u64>,
-    /// How long its event is.
+    /// The length of the event.
     padding: usize,
-    /// When the publisher learned what became of it; see [`Model::now`].
+    /// The time of the publisher's answer; see [`Model::now`].
     answered: u64,
     pub(super) published: Instant,
-    /// The last number of its topic that was known when it was published, and the epoch of that.
+    /// The epoch and the last number of the topic known at the time of publishing.
     after: (u64, u64),
-    /// Its first bytes in each form, the same for all subscribers.
+    /// The first bytes of the frame in each form, the same for all subscribers.
     heads: [Vec<u8>; 2],
     previous: Option<Id>,
     next: Option<Id>,
 }
 
-/// What the publisher was told.
+/// The answer to the publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Nothing, so far or for ever.
+    /// No answer, yet or for ever.
     Unknown,
-    /// It has a number, known or not.
+    /// The message has a number, known to the model or not.
     Accepted,
-    /// Nobody was subscribed.
+    /// The topic had no subscribers.
     Unnumbered,
-    /// Nobody gets it.
+    /// No subscriber gets the message.
     Refused,
 }
 
 impl Message {
-    /// The end of its frame, which is the same at any time.
+    /// The end of the frame, which does not depend on the time.
     pub(super) fn tail(&self, id: Id, form: Form) -> String {
         let (topic, event) = (topic_name(self.topic), self.event());
         let topic = if form == Form::Classic { format!("\"topic\":\"{topic}\",") } else { String::new() };
@@ -98,13 +98,13 @@ pub(super) fn topic_name(topic: usize) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pub(super) messages: Vec<Message>,
-    /// The messages of each topic, in the order in which they were published.
+    /// The messages of each topic, in the order of publishing.
     pub(super) by_topic: [Vec<Id>; TOPICS],
     /// Messages by epoch and number.
     numbers: HashMap<(u64, u64), Id>,
-    /// The highest number of each topic that is known, and its epoch.
+    /// The epoch and the highest known number of each topic.
     last: [(u64, u64); TOPICS],
-    /// Rises with everything that is learned.
+    /// A logical clock, which rises with every answer to a publisher.
     pub(super) now: u64,
 }
 
@@ -140,7 +140,7 @@ impl Model {
         if seq == 0 {
             assert!(
                 !message.was_received(),
-                "message {id} was received, and its receipt says that nobody was subscribed"
+                "message {id} was received, but its receipt says that the topic had no subscribers"
             );
             message.outcome = Outcome::Unnumbered;
             return;
@@ -148,7 +148,7 @@ impl Model {
         let (topic, after) = (message.topic, message.after);
         self.accepted(id);
         if after.0 == epoch {
-            assert!(seq > after.1, "message {id} got the number {seq}, and {} was given before it was sent", after.1);
+            assert!(seq > after.1, "message {id} got the number {seq}, but {} was known before it was sent", after.1);
         }
         if self.last[topic].0 != epoch || self.last[topic].1 < seq {
             self.last[topic] = (epoch, seq);
@@ -156,29 +156,29 @@ impl Model {
         self.has_number(id, epoch, seq);
     }
 
-    /// Somebody was told a message's number.
+    /// A publisher or a subscriber was told the number of a message.
     fn has_number(&mut self, id: Id, epoch: u64, seq: u64) {
         let other = *self.numbers.entry((epoch, seq)).or_insert(id);
         assert!(other == id, "messages {other} and {id} have the same number {seq}");
         self.number(id, seq);
     }
 
-    /// The highest number that is known of a topic, and its epoch.
+    /// The epoch and the highest known number of a topic.
     pub(super) fn last(&self, topic: usize) -> (u64, u64) {
         self.last[topic]
     }
 
-    /// A publisher was told, in whatever way, that its message has a number.
+    /// A publisher was told that its message has a number, by a receipt or by a close.
     pub(super) fn accepted(&mut self, id: Id) {
         let message = &mut self.messages[id];
-        assert!(message.outcome == Outcome::Unknown, "message {id} is answered twice: {message:?}");
+        assert!(message.outcome == Outcome::Unknown, "message {id} was answered twice: {message:?}");
         message.outcome = Outcome::Accepted;
     }
 
     pub(super) fn refused(&mut self, id: Id, why: &PublishError) {
         let message = self.answered(id);
-        assert!(!message.was_received(), "message {id} was received, and its publisher got an error: {why}");
-        assert!(message.outcome == Outcome::Unknown, "message {id} is answered twice: {message:?}");
+        assert!(!message.was_received(), "message {id} was received, but its publisher got an error: {why}");
+        assert!(message.outcome == Outcome::Unknown, "message {id} was answered twice: {message:?}");
         message.outcome = Outcome::Refused;
     }
 
@@ -187,57 +187,54 @@ impl Model {
         let text = str::from_utf8(frame).expect("a message is text");
         let digits = text.rsplit_once("\"data\":").and_then(|(_, data)| data.strip_suffix('}'));
         let id: Id = digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("not a message: {text}"));
-        let message = self.messages.get_mut(id).unwrap_or_else(|| panic!("nobody published this: {text}"));
+        let message = self.messages.get_mut(id).unwrap_or_else(|| panic!("no publisher sent this: {text}"));
         let tail = message.tail(id, form);
-        assert!(text.ends_with(&tail), "not what was published: {text}, but {tail}");
+        assert!(text.ends_with(&tail), "not the published message: {text}, but {tail}");
         let head = &frame[..frame.len() - tail.len()];
         let expected = &mut message.heads[form as usize];
         if expected.is_empty() {
             *expected = head.to_vec();
         }
-        assert!(expected == head, "not the bytes that others got: {text}");
-        assert!(
-            message.can_be_received(),
-            "a message was received whose publisher was told that nobody gets it: {message:?}"
-        );
-        assert!(topic_only[message.topic], "message {id} of a topic that is not subscribed to: {text}");
+        assert!(expected == head, "not the same bytes as for other subscribers: {text}");
+        assert!(message.can_be_received(), "a message was received, but its publisher was refused: {message:?}");
+        assert!(topic_only[message.topic], "message {id} came without a subscription to its topic: {text}");
         id
     }
 
-    /// A subscriber to whom numbers are told received a message, of which it sees when it got its number.
+    /// A subscriber received a message with its number and the time at which the message got the number.
     pub(super) fn received_with_number(&mut self, id: Id, epoch: u64, seq: u64, time: Duration) {
         let now = since_unix_epoch().expect("it is a simulation");
         let published = now - self.messages[id].published.elapsed();
         let milliseconds = published.as_millis()..=now.as_millis();
         assert!(
             milliseconds.contains(&time.as_millis()),
-            "message {id} is of {time:?}, and not of {published:?} to {now:?}"
+            "message {id} has the time {time:?}, outside of {published:?} to {now:?}"
         );
         self.has_number(id, epoch, seq);
     }
 
-    /// Somebody in this process received a message, and saw its number.
+    /// A subscriber in this process received a message with its number.
     pub(super) fn heard(&mut self, id: Id, topic: usize, event: &str, seq: u64) {
-        let message = self.messages.get(id).unwrap_or_else(|| panic!("nobody published {id}"));
-        assert!(message.topic == topic && event.len() == message.padding + 2, "not what was published: {message:?}");
-        assert!(
-            message.can_be_received(),
-            "a message was heard whose publisher was told that nobody gets it: {message:?}"
-        );
+        let message = self.messages.get(id).unwrap_or_else(|| panic!("no publisher sent {id}"));
+        assert!(message.topic == topic && event.len() == message.padding + 2, "not the published message: {message:?}");
+        assert!(message.can_be_received(), "a message was received, but its publisher was refused: {message:?}");
         self.number(id, seq);
     }
 
-    /// Whether a publisher had its answer to the message at that time.
+    /// Whether the publisher of the message had an answer at the time `at`.
     pub(super) fn was_answered(&self, id: Id, at: u64) -> bool {
         self.messages[id].answered <= at
     }
 
-    /// Somebody received `id` next after `previous`.
+    /// A subscriber received `id` right after `previous`.
     pub(super) fn follows(&mut self, previous: Id, id: Id) {
         let next = *self.messages[previous].next.get_or_insert(id);
-        assert!(next == id, "after message {previous} comes {id}, but somebody else got {next}");
+        assert!(next == id, "{id} came after message {previous}, but {next} came there for another subscriber");
         let before = *self.messages[id].previous.get_or_insert(previous);
-        assert!(before == previous, "before message {id} comes {previous}, but somebody else had {before}");
+        assert!(
+            before == previous,
+            "{previous} came before message {id}, but {before} came there for another subscriber"
+        );
         match (self.messages[previous].seq, self.messages[id].seq) {
             (Some(seq), next) if next != Some(seq + 1) => self.number(id, seq + 1),
             (None, Some(next)) => self.number(previous, next - 1),
@@ -245,7 +242,7 @@ impl Model {
         }
     }
 
-    /// Notes the number of a message, and what it says about those before and after it.
+    /// Notes the number of a message, and the resulting numbers of the messages before and after.
     fn number(&mut self, id: Id, seq: u64) {
         let mut up = Some((id, seq));
         while let Some((id, seq)) = up {
@@ -257,13 +254,13 @@ impl Model {
         }
     }
 
-    /// Whether that is new.
+    /// Sets a message's number; returns whether the number is new.
     fn set_number(&mut self, id: Id, seq: u64) -> bool {
         match self.messages[id].seq {
             Some(known) => {
                 assert!(
                     known == seq,
-                    "message {id} has the number {known}; by its place in the order it would be {seq}"
+                    "message {id} has the number {known}, but its place in the order is that of number {seq}"
                 );
                 false
             }

@@ -1,4 +1,4 @@
-//! A client of `janus.v1.json`, over WebSocket. It is told numbers and gaps, so it checks every one of them.
+//! A client of `janus.v1.json` over WebSocket. Numbers and gaps are visible to the client, and each is checked.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -21,28 +21,28 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub(super) struct Modern {
     line: Line,
     decoder: ServerDecoder,
-    /// What it asked for and has not been told about, by its number.
+    /// Commands without an answer, with their request ids.
     commands: VecDeque<(u64, Command)>,
     last_request: u64,
     subscriptions: [Option<Subscription>; TOPICS],
-    /// The numbers that do not come.
+    /// The ranges of numbers reported as gaps.
     gaps: [Vec<RangeInclusive<u64>>; TOPICS],
-    /// Where it was in topics that it has left.
+    /// The places in topics that the client has left.
     left: [Option<Place>; TOPICS],
     token: Option<String>,
-    /// Whether it goes on with an earlier session.
+    /// Whether the connection resumes an earlier session.
     is_back: bool,
-    /// The session that it wants to go on with, until it is answered.
+    /// The session named in the hello, until the answer.
     earlier: Option<Session>,
-    /// So much was there for it, at some time since all was settled, that something may have been dropped; or it may have been
-    /// cut off.
+    /// At some time since all was settled, the queue may have been long enough for the server to drop messages.
     was_full: bool,
+    /// At some time since all was settled, the queue may have been long enough for the server to cut the client off.
     was_slow: bool,
-    /// The code of the server's last words.
+    /// The code of the server's `bye`.
     bye: Option<u16>,
-    /// It has sent a close frame.
+    /// The client has sent a close frame.
     closes: bool,
-    /// It got one.
+    /// The client has got a close frame.
     is_closed: bool,
     last_receipt: [(u64, u64); TOPICS],
 }
@@ -55,68 +55,69 @@ enum Command {
     Ping,
 }
 
-/// A subscribe that has not been answered.
+/// A subscribe without an answer.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     topic: usize,
     since: Option<Place>,
-    /// The place that it named is not where it was.
+    /// The named place is wrong on purpose.
     is_wrong: bool,
-    /// When, as the model counts.
+    /// The time of the subscribe, on the model's clock.
     at: u64,
-    /// The highest number that was known then.
+    /// The epoch and the highest known number at the time of the subscribe.
     last: (u64, u64),
 }
 
-/// Where it was in a topic.
+/// A place in a topic.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     position: Position,
     last_id: Option<Id>,
-    /// When its subscription began.
+    /// The beginning of the subscription.
     began: Instant,
-    /// When it got there.
+    /// The time at which the client reached the place.
     at: Instant,
-    /// It was subscribed there when its connection ended, and the server knows.
+    /// Set if the client was subscribed at the end of the connection, and the server knows.
     kept: Option<Kept>,
 }
 
-/// The session that keeps a topic, and what it is about to miss.
+/// The instance whose session keeps the topic.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     instance: usize,
-    /// Since when the server may know that the connection has ended.
+    /// The earliest time at which the server may know of the connection's end.
     detached: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Subscription {
     place: Place,
-    /// When it was asked for: nothing whose publisher had its answer by then may come, unless it was missed.
+    /// The time of the subscribe. A message must not come if its publisher had an answer by then, unless the message was
+    /// missed.
     asked: u64,
-    /// The first message that was published after the answer had been read: that one must come, or be in a gap.
+    /// The first message published after the client had read the answer: this message must come, or be in a gap.
     since: Id,
-    /// The number of the last message that was published before the answer.
+    /// The number of the last missed message, which the answer promised to replay.
     promised: u64,
-    /// The number after which it began.
+    /// The position in the answer: the subscription began after this number.
     start: u64,
-    /// So many messages of the topic are no longer on their way to it.
+    /// The number of messages of the topic that are no longer on their way to the client.
     passed: usize,
-    /// It may not have taken all that it is to be told again, which may be trimmed meanwhile.
+    /// The replay may not be complete, and its messages may be trimmed.
     catches_up: bool,
 }
 
-/// What remains with a client whose connection has ended.
+/// The knowledge of a client whose connection has ended.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     token: String,
     places: [Option<Place>; TOPICS],
-    /// Whether the client knows what the server knows.
+    /// Whether client and server agree about the session.
     sure: bool,
 }
 
 impl Modern {
-    /// Opens a connection, perhaps to go on where another one was.
+    /// Opens a connection, perhaps to resume an earlier session.
     pub(super) fn new(line: Line, earlier: Option<Session>, model: &Model, chance: &Chance) -> Self {
         let mut client = Self {
             line,
@@ -140,10 +141,10 @@ impl Modern {
             client.write(&v1::hello(None, None));
             return client;
         };
-        // Otherwise there was another claim before this one, which may still be on its way.
+        // If the session is not sure, an earlier claim may still be on its way.
         client.line.reason.taken = !session.sure;
         match chance.below(20) {
-            // Its positions are as good without its session.
+            // Positions are as good without the session.
             0..4 => client.write(&v1::hello(None, None)),
             4 => {
                 session.token = UNKNOWN_TOKEN.to_owned();
@@ -166,7 +167,7 @@ impl Modern {
         self.line.outgoing.extend(websocket::text(text, MASK));
     }
 
-    /// The number of a new request.
+    /// Notes a command, and returns its new request id.
     fn request(&mut self, command: Command) -> Option<u64> {
         self.last_request += 1;
         self.commands.push_back((self.last_request, command));
@@ -191,11 +192,11 @@ impl Modern {
         let mut decoder = std::mem::take(&mut self.decoder);
         while let Some(frame) = decoder.decode(&mut input) {
             let number = self.line.number;
-            assert!(!self.is_closed, "client {number}: {frame:?} after a close");
+            assert!(!self.is_closed, "client {number}: {frame:?} came after a close");
             match frame {
                 websocket::ServerFrame::Text(text) => self.take_frame(text, model, trace, limits),
                 websocket::ServerFrame::Ping(payload) => {
-                    assert!(self.token.is_some(), "client {number}: a ping before it was served");
+                    assert!(self.token.is_some(), "client {number}: a ping came before the welcome");
                     trace.note("ping", number, 0, 0);
                     if self.line.is_open() {
                         self.line.outgoing.extend(websocket::pong(payload, MASK));
@@ -207,7 +208,7 @@ impl Modern {
                     assert!(code.is_some() && code == expected, "client {number}: closed with {code:?}: {self:?}");
                     self.is_closed = true;
                 }
-                other => panic!("client {number}: what is this? {other:?}"),
+                other => panic!("client {number}: unknown frame: {other:?}"),
             }
         }
         self.decoder = decoder;
@@ -216,9 +217,9 @@ impl Modern {
     fn take_frame(&mut self, text: &str, model: &mut Model, trace: &mut Trace, limits: &Limits) {
         let number = self.line.number;
         let frame = ServerFrame::parse(text);
-        assert!(self.bye.is_none(), "client {number}: {text} after the last word");
+        assert!(self.bye.is_none(), "client {number}: {text} came after the bye");
         let is_served = self.token.is_some() || matches!(frame, ServerFrame::Welcome { .. } | ServerFrame::Bye { .. });
-        assert!(is_served, "client {number}: {text} before the welcome");
+        assert!(is_served, "client {number}: {text} came before the welcome");
         match frame {
             ServerFrame::Welcome { session, resumed, .. } => {
                 trace.note("welcome", number, usize::from(resumed), 0);
@@ -231,7 +232,7 @@ impl Modern {
             }
             ServerFrame::Subscribed { id, topic, position, missed } => {
                 let Command::Subscribe(asked) = self.answered(id, text, model) else {
-                    panic!("client {number}: it has not subscribed: {text}")
+                    panic!("client {number}: not the answer to a subscribe: {text}")
                 };
                 assert_eq!(topic, topic_name(asked.topic), "client {number}");
                 trace.note("subscribed", number, asked.topic, missed.map_or(0, |missed| 1 + missed as usize));
@@ -239,7 +240,7 @@ impl Modern {
             }
             ServerFrame::Unsubscribed { id, topic } => {
                 let Command::Unsubscribe(asked) = self.answered(id, text, model) else {
-                    panic!("client {number}: it has not unsubscribed: {text}")
+                    panic!("client {number}: not the answer to an unsubscribe: {text}")
                 };
                 assert_eq!(topic, topic_name(asked), "client {number}");
                 trace.note("unsubscribed", number, asked, 0);
@@ -247,7 +248,7 @@ impl Modern {
             }
             ServerFrame::Published { id, topic, position, .. } => {
                 let Command::Publish(id) = self.answered(id, text, model) else {
-                    panic!("client {number}: it has not published: {text}")
+                    panic!("client {number}: not the answer to a publish: {text}")
                 };
                 self.receipt(id, &topic, position, model, trace);
             }
@@ -258,16 +259,7 @@ impl Modern {
             }
             ServerFrame::Bye { code, error, .. } => {
                 trace.note("bye", number, usize::from(code), 0);
-                let Reason { unfinished, taken, drain, silent, .. } = self.line.reason;
-                let allowed = match &*error {
-                    "frame_timeout" | "unfinished_frame" => unfinished,
-                    "session_taken" => taken,
-                    "ping_timeout" => silent,
-                    "server_draining" => drain,
-                    "topic_unavailable" => limits.crashed,
-                    _ => false,
-                };
-                assert!(allowed, "client {number}: {text} without a reason: {self:?}");
+                assert!(self.may_end(&error, limits), "client {number}: {text} without a reason: {self:?}");
                 self.bye = Some(code);
                 self.line.reason.error = true;
             }
@@ -276,7 +268,20 @@ impl Modern {
                 let asked = place.and_then(|place| self.commands.remove(place));
                 assert!(matches!(asked, Some((_, Command::Ping))), "client {number}: a pong to {asked:?}");
             }
-            ServerFrame::Unknown(text) => panic!("client {number}: what is this? {text}"),
+            ServerFrame::Unknown(text) => panic!("client {number}: unknown frame: {text}"),
+        }
+    }
+
+    /// Whether the server has a reason to end the connection with this error.
+    fn may_end(&self, error: &str, limits: &Limits) -> bool {
+        let Reason { unfinished, taken, drain, silent, .. } = self.line.reason;
+        match error {
+            "frame_timeout" | "unfinished_frame" => unfinished,
+            "session_taken" => taken,
+            "ping_timeout" => silent,
+            "server_draining" => drain,
+            "topic_unavailable" => limits.crashed,
+            _ => false,
         }
     }
 
@@ -286,24 +291,24 @@ impl Modern {
         self.token = Some(token.to_owned());
         self.is_back = resumed;
         let Some(session) = self.earlier.take() else {
-            return assert!(!resumed, "client {number}: it has named no session");
+            return assert!(!resumed, "client {number}: resumed without naming a session");
         };
-        assert_ne!(token, session.token, "client {number}: a welcome has a token of its own");
+        assert_ne!(token, session.token, "client {number}: each welcome has a new token");
         if session.token == UNKNOWN_TOKEN {
-            return assert!(!resumed, "client {number}: nobody has this session");
+            return assert!(!resumed, "client {number}: resumed a session that does not exist");
         }
         let kept = session.places.iter().flatten().find_map(|place| place.kept);
         let must = kept.is_some_and(|kept| limits.must_know(kept.instance, kept.detached)) && !self.line.reason.taken;
         assert!(resumed || !must, "client {number}: the server has forgotten {session:?}");
     }
 
-    /// What an answer is to. What a client asks for is answered in order, but a message may be answered later than what came
-    /// after it.
+    /// The command to which the answer `id` belongs. Commands are answered in order, but the answer to a publish may come
+    /// later than the answers to later commands.
     fn answered(&mut self, id: Option<u64>, text: &str, model: &Model) -> Command {
         let number = self.line.number;
         let place = self.commands.iter().position(|(request, _)| Some(*request) == id);
         let Some((_, command)) = place.and_then(|place| self.commands.remove(place)) else {
-            panic!("client {number}: an answer to nothing: {text}")
+            panic!("client {number}: an answer without a request: {text}")
         };
         let topic_of = |command: &Command| match command {
             Command::Publish(id) => Some(model.messages[*id].topic),
@@ -314,7 +319,7 @@ impl Modern {
             Some(_) => 0,
             None => earlier.filter(Option::is_none).count(),
         };
-        assert!(skipped == 0, "client {number}: {text} before the answers to what it asked for earlier");
+        assert!(skipped == 0, "client {number}: {text} came before the answers to earlier requests");
         command
     }
 
@@ -325,7 +330,7 @@ impl Modern {
         let promised = position.seq + missed.unwrap_or(0);
         assert!(
             last.0 != position.epoch || last.1 <= promised,
-            "client {number}: number {} of topic {topic} had been given when it asked, and is left out: {asked:?}, {position}, {missed:?}",
+            "client {number}: number {} of topic {topic}, given before the subscribe, is left out: {asked:?}, {position}, {missed:?}",
             last.1
         );
         let fresh = Place { position, last_id: None, began: now, at: now, kept: None };
@@ -333,17 +338,18 @@ impl Modern {
             (Some(_), Some(place)) => {
                 assert!(
                     !is_wrong && position == place.position,
-                    "client {number}: it cannot go on after {position}: {asked:?}"
+                    "client {number}: resumed after {position}, which is not the asked place: {asked:?}"
                 );
-                assert!(self.is_back || topic != OF_SESSIONS, "client {number}: it has shown no session: {asked:?}");
+                let has_session = self.is_back || topic != OF_SESSIONS;
+                assert!(has_session, "client {number}: resumed without a session: {asked:?}");
                 Place { kept: None, ..place }
             }
-            (Some(_), None) => panic!("client {number}: it has not asked to go on in topic {topic}"),
+            (Some(_), None) => panic!("client {number}: resumed in topic {topic} without being asked"),
             (None, since) => {
                 let must = since
                     .filter(|_| !is_wrong && !taken && (self.is_back || topic != OF_SESSIONS))
                     .is_some_and(|place| must_resume(topic, &place, model, limits));
-                assert!(!must, "client {number}: it should have been able to go on: {asked:?}, not {position}");
+                assert!(!must, "client {number}: should have resumed: {asked:?}, not {position}");
                 fresh
             }
         };
@@ -377,11 +383,11 @@ impl Modern {
         let is_missed = seq <= subscription.promised;
         assert!(
             is_missed || !model.was_answered(id, subscription.asked),
-            "client {number}: message {id} had its number when it subscribed, and was not counted: {subscription:?}"
+            "client {number}: message {id} had a number before the subscribe, and was not counted as missed: {subscription:?}"
         );
         assert!(
             !is_missed || id < subscription.since,
-            "client {number}: message {id} was published after it subscribed, and counted: {subscription:?}"
+            "client {number}: message {id} was published after the subscribe, and counted as missed: {subscription:?}"
         );
         let position = Position { seq, ..position };
         subscription.place = Place { position, last_id: Some(id), at: Instant::now(), ..subscription.place };
@@ -392,16 +398,17 @@ impl Modern {
         let topic = (0..TOPICS).find(|known| topic_name(*known) == topic).expect("a topic that exists");
         let was_full = self.was_full;
         let Some(subscription) = &mut self.subscriptions[topic] else {
-            panic!("client {number}: a gap in topic {topic}, to which it is not subscribed")
+            panic!("client {number}: a gap in topic {topic} without a subscription")
         };
         let Position { epoch: before, seq } = subscription.place.position;
         assert!(from == seq + 1 && from <= to, "client {number}: a gap from {from} to {to}: {subscription:?}");
         let dropped = topic >= BEARING && was_full;
         assert!(
             dropped || limits.last_cold.is_some() || subscription.catches_up,
-            "client {number}: a gap from {from} to {to} in topic {topic}, but why? {subscription:?}"
+            "client {number}: a gap from {from} to {to} in topic {topic} without a reason: {subscription:?}"
         );
-        assert!(epoch == before || limits.last_cold.is_some(), "client {number}: why does topic {topic} begin anew?");
+        let excused = epoch == before || limits.last_cold.is_some();
+        assert!(excused, "client {number}: topic {topic} has a new epoch without a reason");
         self.gaps[topic].push(from..=to);
         let position = Position { epoch, seq: to };
         subscription.place = Place { position, last_id: None, at: Instant::now(), ..subscription.place };
@@ -416,7 +423,7 @@ impl Modern {
         let (last_epoch, last_seq) = std::mem::replace(&mut self.last_receipt[published], (epoch, seq));
         assert!(
             epoch == 0 || epoch != last_epoch || seq > last_seq,
-            "client {}: number {seq} came after {last_seq}: its messages were not taken in order",
+            "client {}: receipt {seq} came after {last_seq}: the client's messages were not taken in order",
             self.line.number
         );
     }
@@ -428,17 +435,19 @@ impl Modern {
                 model.refused(id, &PublishError::Invalid(message.to_owned()));
             }
             (Command::Subscribe(Asked { topic, since, .. }), "topic_unavailable") => {
-                assert!(self.subscriptions[topic].is_none(), "client {number}: it is subscribed to topic {topic}");
+                let subscribed = self.subscriptions[topic].is_some();
+                assert!(!subscribed, "client {number}: {error}, but topic {topic} is subscribed");
                 self.left[topic] = since.map(|place| Place { kept: None, ..place });
             }
             (Command::Subscribe(Asked { topic, .. }), "already_subscribed") => {
-                assert!(self.subscriptions[topic].is_some(), "client {number}: it is not subscribed to topic {topic}");
+                let subscribed = self.subscriptions[topic].is_some();
+                assert!(subscribed, "client {number}: {error}, but topic {topic} is not subscribed");
             }
             _ => panic!("client {number}: unexpected: {error}: {message}, to {command:?}"),
         }
     }
 
-    /// The connection has ended: may it?
+    /// Checks that the end of the connection has a reason.
     fn check_end(&mut self, read: Read) {
         let Reason { finished, crash, error, unfinished, drain, .. } = self.line.reason;
         let number = self.line.number;
@@ -451,14 +460,14 @@ impl Modern {
         }
         assert!(finished || error || drain, "client {number}: closed without a reason: {self:?}");
         assert!(self.decoder.buffered() == 0, "client {number}: closed in the middle of a frame: {self:?}");
-        assert!(self.bye.is_none() || self.is_closed, "client {number}: no close after the last word: {self:?}");
+        assert!(self.bye.is_none() || self.is_closed, "client {number}: no close frame after the bye: {self:?}");
         if finished && !error && !drain && !unfinished {
             assert!(self.commands.is_empty(), "client {number}: closed without an answer: {self:?}");
-            assert!(self.is_closed == self.closes, "client {number}: its close is not answered: {self:?}");
+            assert!(self.is_closed == self.closes, "client {number}: no answer to a close frame: {self:?}");
         }
     }
 
-    /// Whether something may be dropped, and whether the server may take it for a slow consumer.
+    /// Notes whether messages may be dropped, and whether the server may take the client for a slow consumer.
     fn look_at_queue(&mut self, model: &Model, limits: &Limits) {
         if self.was_full && self.was_slow {
             return;
@@ -475,7 +484,7 @@ impl Modern {
             let messages = &model.by_topic[topic];
             frames += match (&mut self.subscriptions[topic], asked) {
                 (Some(subscription), _) => subscription.pending(messages, model, limits.frames),
-                // It may have missed any number.
+                // The client may have missed any number of messages.
                 (None, Some(Asked { since: Some(_), .. })) => limits.frames + 1,
                 (None, Some(Asked { at, .. })) => {
                     messages.iter().rev().take(2 * limits.frames).filter(|id| !model.was_answered(**id, at)).count()
@@ -585,7 +594,7 @@ impl Client for Modern {
         if !self.line.reads() {
             return moved;
         }
-        // Looked at before it catches up.
+        // The queue is judged before the client catches up.
         self.look_at_queue(model, limits);
         match self.line.read(at_most) {
             Read::Bytes => self.take_frames(model, trace, limits),
@@ -618,7 +627,7 @@ impl Client for Modern {
             let (Some(subscription), Some(probe)) = (&mut self.subscriptions[topic], *probe) else { continue };
             (subscription.catches_up, subscription.passed) = (false, model.by_topic[topic].len());
             let position = subscription.place.position;
-            // Perhaps in a gap, which had its reason.
+            // The last message may be part of a gap, whose reason was checked.
             assert!(
                 model.messages[probe].seq == Some(position.seq),
                 "the last message of {} is {probe} (number {:?}), which has not reached {self:?}",
@@ -627,16 +636,16 @@ impl Client for Modern {
             );
             assert!(
                 position.seq > subscription.promised,
-                "client {number}: the probe was not missed: {subscription:?}"
+                "client {number}: the probe was counted as missed: {subscription:?}"
             );
-            // Nothing that was published after its answer may be left out before its first message.
+            // No message published after the answer may be numbered before the beginning of the subscription.
             let messages = &model.by_topic[topic];
             let begin = messages.partition_point(|id| *id < subscription.since);
             for id in messages[begin..].iter().take(200) {
                 let seq = model.messages[*id].seq;
                 assert!(
                     seq.is_none_or(|seq| seq > subscription.start),
-                    "client {number}: message {id} was published after its answer, and counted before it"
+                    "client {number}: message {id}, published after the answer, has a number before the subscription"
                 );
             }
         }
@@ -653,7 +662,7 @@ impl Client for Modern {
             let Some(Subscription { place, since, promised, .. }) = subscription.filter(|_| self.wants(topic)) else {
                 continue;
             };
-            // What was missed is asked for, not queued; a drain does not wait for it.
+            // Missed messages are fetched from the ring, not queued. A drain does not wait for them.
             if place.position.seq < promised || self.unsubscribes(topic) {
                 continue;
             }
@@ -677,7 +686,7 @@ impl Client for Modern {
 }
 
 impl Subscription {
-    /// How many messages of the topic may be on their way; a few more than `enough` are as good as more.
+    /// The number of messages of the topic that may be on their way. The count stops just above `enough`.
     fn pending(&mut self, messages: &[Id], model: &Model, enough: usize) -> usize {
         let last = self.place.position.seq;
         let is_pending = |id: &Id| {
@@ -690,7 +699,7 @@ impl Subscription {
     }
 }
 
-/// Whether the server has to keep what was missed since then.
+/// Whether the server has to keep the messages after `place`.
 fn must_resume(topic: usize, place: &Place, model: &Model, limits: &Limits) -> bool {
     place.kept.is_some_and(|kept| limits.must_know(kept.instance, kept.detached))
         && limits.was_warm(place.began)

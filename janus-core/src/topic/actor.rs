@@ -19,7 +19,7 @@ use crate::delivery::{Pass, Subscription};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::supervision::StartInfo;
-use crate::wire::{Event, RequestId};
+use crate::wire::{RequestId, ServerEvent};
 
 /// Wakes a topic's actor after a message has come into the inbox.
 #[derive(Message)]
@@ -101,8 +101,16 @@ impl Handler<Subscribe> for Topic {
         self.shared.trace_joined(&subscription, topic, position.seq);
         if subscription.acknowledge() {
             let horizon = Some(self.shared.pass_numbers.horizon());
-            let event =
-                Event::Subscribed { id, topic, position, last: None, horizon, since: None, missed: None, repeated: 0 };
+            let event = ServerEvent::Subscribed {
+                id,
+                topic,
+                position,
+                last: None,
+                horizon,
+                since: None,
+                missed: None,
+                repeated: 0,
+            };
             subscription.slot.tell(&event);
         }
         Ok(())

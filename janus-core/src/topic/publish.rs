@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::topic::{Offer, TopicError, TopicState, Topics, Waiter};
-use crate::wire::{ErrorCode, Event, Position, Publication, RequestId, TopicName};
+use crate::wire::{ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
 
 /// The longest name of a topic under any setting.
 const MAX_TOPIC_BYTES: usize = 4_096;
@@ -351,7 +351,7 @@ impl Reply {
             Some(ReplyTo::Connection { slot, ack, id, .. }) => {
                 if ack {
                     let Receipt { epoch, seq, subscribers } = receipt;
-                    slot.tell(&Event::Published { id, topic, position: Position { epoch, seq }, subscribers });
+                    slot.tell(&ServerEvent::Published { id, topic, position: Position { epoch, seq }, subscribers });
                 }
                 slot.answered();
             }
@@ -368,7 +368,7 @@ impl Reply {
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
             Some(ReplyTo::Connection { slot, topic, id, .. }) => {
                 let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
-                slot.tell(&Event::Error { id, topic, code, message: &message });
+                slot.tell(&ServerEvent::Error { id, topic, code, message: &message });
                 slot.answered();
             }
             None => {}

@@ -1,8 +1,8 @@
-//! The classic protocol: NUL-framed commands from clients, SOH-framed JSON to them.
+//! The classic protocol: NUL-framed commands from clients, SOH-framed JSON to clients.
 //!
-//! The [`Decoder`] turns the bytes of one connection into [`Command`]s, however they were cut into pieces; the
-//! `encode_*` functions append one frame each. Both directions as a client sees them are in [`client`]. What the frames
-//! mean, byte by byte, is in `docs/CLASSIC.md`.
+//! The [`Decoder`] turns the bytes of a connection into [`Command`]s, however the bytes are split between reads; each
+//! `encode_*` function appends a frame. `docs/CLASSIC.md` has the meaning of the frames, byte by byte; [`client`]
+//! (`classic/client.rs`) is the client's end, `classic/tests.rs` the rules.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -10,23 +10,25 @@ use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{self, Answers, Codec, Event, Heartbeat, Message, Position, Refusal};
+use super::codec::{self, Answers, Codec, Heartbeat};
+use super::event::{NumberedMessage, Refusal, ServerEvent};
 use super::json::{self, JsonError, Reader};
 use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
 };
-use super::{Publication, Timestamp, TopicName};
+use super::{Position, Publication, Timestamp, TopicName};
 
-pub use super::codec::{Command, Limits};
+pub use super::codec::Limits;
+pub use super::command::Command;
 pub use super::error::{ErrorClass, ErrorCode, FrameError};
 
 pub mod client;
 
 /// The classic protocol as a [`Codec`].
 ///
-/// Its clients cannot be told of gaps, and get a `PING` only once they have had a message: clients of the original exist
-/// that cannot bear an early one.
+/// Classic clients cannot be told of gaps, and get a `PING` only after their first message: some clients of the
+/// original cannot bear an early `PING`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Classic;
 
@@ -39,27 +41,27 @@ impl Codec for Classic {
         Box::new(Decoder::new())
     }
 
-    fn encode(&self, event: &Event<'_>, at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match *event {
-            Event::Opened { session, .. } => encode_greeting(out, at, session),
-            Event::Subscribed { .. } | Event::AlreadySubscribed { .. } => out.put_slice(ACK),
-            Event::Published { topic, position: Position { epoch, seq }, subscribers, .. } => {
+            ServerEvent::Opened { session, .. } => encode_greeting(out, at, session),
+            ServerEvent::Subscribed { .. } | ServerEvent::AlreadySubscribed { .. } => out.put_slice(ACK),
+            ServerEvent::Published { topic, position: Position { epoch, seq }, subscribers, .. } => {
                 encode_published(out, at, topic, epoch, seq, subscribers);
             }
-            Event::Attached { topics, session } => {
+            ServerEvent::Attached { topics, session } => {
                 encode_attached(out, at, topics.iter().map(|(topic, missed)| (topic, *missed)), session);
             }
-            Event::Message(message) => {
+            ServerEvent::Message(message) => {
                 put_timestamp(out, &message.timestamp);
-                let Message { event, message_id, data, .. } = message;
+                let NumberedMessage { event, message_id, data, .. } = message;
                 Parts { event, message_id, data }.write(message.topic, out);
             }
-            // Nothing went wrong that a classic client could be told of: it gets a FIN.
-            Event::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
-            Event::Error { code, message, .. }
-            | Event::Refused(Refusal { code, message, .. })
-            | Event::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
-            Event::Unsubscribed { .. } | Event::Gap { .. } => {}
+            // A drain is no error, and a classic client can be told of errors only: the FIN is enough.
+            ServerEvent::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
+            ServerEvent::Error { code, message, .. }
+            | ServerEvent::Refused(Refusal { code, message, .. })
+            | ServerEvent::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
+            ServerEvent::Unsubscribed { .. } | ServerEvent::Gap { .. } => {}
         }
     }
 
@@ -77,11 +79,11 @@ impl Codec for Classic {
     }
 }
 
-/// Turns the bytes of one connection into commands, however they were cut into pieces.
+/// Turns the bytes of a connection into commands, however the bytes are split between reads.
 ///
-/// Between calls it keeps the beginning of an unfinished frame and nothing else: a connection that is idle between frames
-/// costs no heap memory here. A frame that lies in one piece is parsed where it lies. No byte is looked at twice in search
-/// of a frame's end.
+/// Between calls the decoder keeps only the beginning of an unfinished frame: a connection idle between frames costs no
+/// heap memory here. A frame received in a single piece is parsed in place. No byte is searched twice for the end of a
+/// frame.
 ///
 /// ```
 /// use janus_core::wire::classic::{Command, Decoder, Limits};
@@ -95,11 +97,11 @@ impl Codec for Classic {
 /// ```
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The beginning of a frame whose end has not come. Holds no terminator, and no heap memory while it is empty.
+    /// The beginning of an unfinished frame. Contains no terminator, and owns no heap memory while empty.
     unfinished: Vec<u8>,
-    /// Memory that the publications of one read share; `None` once that read is consumed.
+    /// Memory shared by the publications of a read; `None` once the read is consumed.
     batch: Option<Box<Batch>>,
-    /// How far into the object of a `PUBLISH` body the bytes of `unfinished` lead.
+    /// How far the bytes of `unfinished` lead into the object of a `PUBLISH` body.
     body: BodyScan,
     phase: Phase,
 }
@@ -109,9 +111,9 @@ enum Phase {
     /// Each frame ends with a NUL.
     #[default]
     Frames,
-    /// A `PUBLISH` was read; its body ends with its JSON object.
+    /// A `PUBLISH` was read; the body ends with its JSON object.
     Body,
-    /// The last command or a fatal error was handed out; further bytes mean nothing.
+    /// The last command or a fatal error was returned; further bytes mean nothing.
     Over,
 }
 
@@ -122,12 +124,12 @@ impl Decoder {
         Self::default()
     }
 
-    /// Takes bytes from `input` up to the end of the next command. Call it until it returns `None`: then everything is
-    /// taken, and the beginning of an unfinished frame is kept.
+    /// Takes bytes from `input` up to the end of the next command. Call this until `None`: by then all input is taken,
+    /// and the beginning of an unfinished frame is kept.
     ///
-    /// An `Err` means that the stream cannot be trusted any more (malformed JSON, bad UTF-8, a frame over its limit, a bad
-    /// `PUBLISH`): answer with the error frame and close. After it, as after a [`Command::PublishAndClose`], further
-    /// bytes are discarded.
+    /// An `Err` means that the stream cannot be trusted any more (malformed JSON, bad UTF-8, a frame over its limit, a
+    /// bad `PUBLISH`): answer with the error frame and close. After an error, as after a [`Command::PublishAndClose`],
+    /// further bytes are discarded.
     pub fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
         let decoded = loop {
             match self.phase {
@@ -157,9 +159,9 @@ impl Decoder {
         decoded
     }
 
-    /// The client has ended its side of the stream, which ends an unfinished frame as well as a terminator would. If that
-    /// makes it whole it is obeyed: an object that was cut short can never look whole. Otherwise it had no effect and the
-    /// client is told.
+    /// The client has ended its side of the stream; the end counts as the terminator of an unfinished frame. A frame
+    /// completed in this way is obeyed: an object cut short can never look complete. Any other frame has no effect, and
+    /// the client is told.
     pub fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
         let frame = mem::take(&mut self.unfinished);
         let finished = match self.phase {
@@ -168,7 +170,7 @@ impl Decoder {
                 Ok(Some(command)) => Some(Ok(command)),
                 Ok(None) | Err(_) => Some(Err(unfinished())),
             },
-            // A whole body was handed out as soon as its last bracket came.
+            // A complete body would have been returned with its last bracket.
             Phase::Body => Some(Err(unfinished())),
             Phase::Over => None,
         };
@@ -176,7 +178,8 @@ impl Decoder {
         finished
     }
 
-    /// Whether a frame, or the body of a `PUBLISH`, was begun and has not ended. Its time should be limited.
+    /// Whether a frame, or the body of a `PUBLISH`, has begun and not ended. The caller should limit the time for the
+    /// rest.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
         match self.phase {
@@ -196,7 +199,7 @@ impl Decoder {
         *self = Self { phase: Phase::Over, ..Self::default() };
     }
 
-    /// The next frame without its terminator, or `None` if its end has not come.
+    /// The next frame without its terminator, or `None` if the frame has not ended.
     fn take_frame<'i>(&mut self, input: &mut &'i [u8], limits: &Limits) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
         let room = limits.max_frame_bytes.saturating_sub(self.unfinished.len());
         let window = &input[..input.len().min(room.saturating_add(1))];
@@ -210,7 +213,7 @@ impl Decoder {
         }
     }
 
-    /// The body of a `PUBLISH`, which ends where its object does, or `None` if that has not come.
+    /// The body of a `PUBLISH`, which ends with its object, or `None` if the body has not ended.
     fn take_body<'i>(&mut self, input: &mut &'i [u8], limits: &Limits) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
@@ -222,7 +225,7 @@ impl Decoder {
                 BodyStep::Complete => return Some(Ok(self.take_piece(input, at + 1, 0))),
                 BodyStep::Terminator => {
                     let frame = self.take_piece(input, at, 1);
-                    // Before the body, as before any frame, there may be preambles and nothing.
+                    // Preambles and empty frames may come before the body, as before any frame.
                     if !matches!(trim(&frame), b"" | PREAMBLE) {
                         return Some(Ok(frame));
                     }
@@ -236,7 +239,7 @@ impl Decoder {
         None
     }
 
-    /// What is kept and `len` bytes of the input as one piece; `skip` further bytes are dropped.
+    /// Joins the kept bytes and `len` bytes of the input; drops `skip` further bytes.
     fn take_piece<'i>(&mut self, input: &mut &'i [u8], len: usize, skip: usize) -> Cow<'i, [u8]> {
         let piece = &input[..len];
         *input = &input[len + skip..];
@@ -252,7 +255,8 @@ impl Decoder {
         *input = &[];
     }
 
-    /// What a whole frame says; `None` if it says nothing. `more` is how many bytes of the same read follow it.
+    /// Parses a complete frame; `None` if the frame is empty. `more` is the number of bytes of the same read after the
+    /// frame.
     fn parse_frame(&mut self, frame: &[u8], limits: &Limits, more: usize) -> Result<Option<Command>, FrameError> {
         match trim(frame) {
             b"" | PREAMBLE => Ok(None),
@@ -304,11 +308,11 @@ impl codec::Decoder for Decoder {
 
 const PREAMBLE: &[u8] = b"<regular-socket/>";
 
-/// Finds the end of an object in a stream of bytes. It counts brackets outside of strings, which is all that is needed
-/// for JSON; whether it is JSON is found out afterwards.
+/// Finds the end of an object in a stream of bytes by counting brackets outside of strings. This is enough for JSON;
+/// whether the object is JSON is checked afterwards.
 #[derive(Clone, Copy, Debug, Default)]
 struct BodyScan {
-    /// Brackets that are open.
+    /// The number of open brackets.
     depth: u32,
     state: BodyState,
 }
@@ -318,7 +322,7 @@ enum BodyState {
     /// Nothing but white space so far.
     #[default]
     Blank,
-    /// A `<` came first: perhaps another preamble, to be looked at when its terminator comes.
+    /// A `<` came first: perhaps another preamble, to be checked at its terminator.
     Preamble,
     /// Inside the object, outside of a string.
     Object,
@@ -329,11 +333,11 @@ enum BodyState {
 }
 
 enum BodyStep {
-    /// The body goes on after this byte.
+    /// The body continues after this byte.
     Inside,
     /// This byte is the last of the object.
     Complete,
-    /// This byte is a NUL, which ends whatever there is.
+    /// This byte is a NUL, which ends any frame.
     Terminator,
     /// No body begins with this byte.
     NotAnObject,
@@ -376,7 +380,7 @@ struct Request<'a> {
     action: Option<&'a str>,
     data: Option<RequestData<'a>>,
     ack: Option<&'a str>,
-    /// A key with a meaning that stood twice.
+    /// A known key found twice.
     duplicate: Option<&'static str>,
 }
 
@@ -423,7 +427,7 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
-    /// What the frame asks for, or why it is refused.
+    /// The command in the frame, or the reason for a refusal.
     fn command(self, limits: &Limits, more: usize, batch: &mut Option<Box<Batch>>) -> Result<Command, FrameError> {
         if let Some(key) = self.duplicate {
             return Err(duplicate_key(key));
@@ -455,8 +459,8 @@ impl<'a> Request<'a> {
             },
             _ => Err(FrameError::new(
                 ErrorCode::UnknownAction,
-                "send PING, PONG, PUBLISH or an object whose \"action\" is \"subscribe\", \"unsubscribe\", \"publish\" \
-                 or \"attach\"",
+                "unknown request: expected PING, PONG, PUBLISH or an object whose \"action\" is \"subscribe\", \
+                 \"unsubscribe\", \"publish\" or \"attach\"",
             )),
         }
     }
@@ -552,14 +556,14 @@ fn trim(mut frame: &[u8]) -> &[u8] {
 fn too_large(limits: &Limits) -> FrameError {
     FrameError::new(
         ErrorCode::FrameTooLarge,
-        format!("a frame must not be longer than {} bytes; end each one with a NUL byte", limits.max_frame_bytes),
+        format!("frame longer than the limit of {} bytes; end each frame with a NUL byte", limits.max_frame_bytes),
     )
 }
 
 fn bad_attach() -> FrameError {
     FrameError::new(
         ErrorCode::BadAttach,
-        "attach with the token of the earlier greeting and how many messages came on each topic: \
+        "attach needs the token of the earlier greeting and the number of messages received on each topic: \
          {\"token\":\"…\",\"received\":{\"topic\":7}}",
     )
 }
@@ -567,7 +571,7 @@ fn bad_attach() -> FrameError {
 fn publish_needs_an_object() -> FrameError {
     FrameError::new(
         ErrorCode::BadPublish,
-        "publish an object: {\"topic\":\"…\",\"event\":…,\"message_id\":…,\"data\":…}",
+        "publish needs an object: {\"topic\":\"…\",\"event\":…,\"message_id\":…,\"data\":…}",
     )
 }
 
@@ -590,8 +594,8 @@ pub fn encode_message(out: &mut impl BufMut, timestamp: &Timestamp, publication:
     MessageHead::new(timestamp).encode_message(out, publication);
 }
 
-/// What messages of the same instant have in common, written once: reading a clock and turning numbers into digits is a
-/// noticeable part of what a message costs to encode.
+/// The common beginning of messages of the same instant, written once: reading a clock and formatting numbers is a
+/// noticeable part of the cost of encoding a message.
 ///
 /// ```
 /// use janus_core::wire::classic::MessageHead;
@@ -613,7 +617,7 @@ pub struct MessageHead {
 }
 
 impl MessageHead {
-    /// Three numbers of at most ten digits and what stands around them.
+    /// Three numbers of at most ten digits, and the text around the numbers.
     const MAX_BYTES: usize = 48;
 
     /// The head of messages of this instant.
@@ -633,7 +637,7 @@ impl MessageHead {
     }
 }
 
-/// A message taken apart again, each part the JSON text that its publisher wrote.
+/// A message taken apart again, each part the publisher's JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MessageParts<'a> {
     pub(crate) timestamp: Timestamp,
@@ -643,8 +647,9 @@ pub(crate) struct MessageParts<'a> {
 }
 
 impl<'a> MessageParts<'a> {
-    /// Of a frame as [`encode_message`] wrote it, with its terminator. Of another writer's frame it may be `None` or
-    /// nonsense: keys are taken to stand where they always do, and the data, most of a message, is not looked at.
+    /// Takes apart a frame written by [`encode_message`], with its terminator. For a frame of another writer the result
+    /// may be `None` or nonsense: keys are assumed at their usual places, and the data, most of a message, is not
+    /// checked.
     pub(crate) fn of(frame: &'a [u8]) -> Option<Self> {
         let text = str::from_utf8(frame.strip_suffix(b"}\x01")?).ok()?;
         let mut reader = Reader::new(text.strip_prefix("{\"timestamp\":")?);
@@ -671,8 +676,8 @@ pub fn encode_error(out: &mut impl BufMut, timestamp: &Timestamp, code: ErrorCod
     out.put_slice(b"}}\x01");
 }
 
-/// Appends the receipt of a publication that asked for one: its epoch (16 hexadecimal digits), its place in the topic's
-/// order, and how many subscribers it had at that moment.
+/// Appends the receipt of a publication: the epoch (16 hexadecimal digits), the message's place in the topic's order,
+/// and the topic's number of subscribers at that moment.
 pub fn encode_published(
     out: &mut impl BufMut,
     timestamp: &Timestamp,
@@ -689,8 +694,8 @@ pub fn encode_published(
     );
 }
 
-/// Appends the answer to an attach: for each topic how many messages the client has missed, which follow, or that it goes
-/// on without them; and the token that names its session from now on.
+/// Appends the answer to an attach: for each topic, how many messages the client has missed, all of which follow, or
+/// `None` if the topic continues without these messages; and the token of the session from now on.
 pub fn encode_attached<'a>(
     out: &mut impl BufMut,
     timestamp: &Timestamp,
@@ -714,7 +719,7 @@ pub fn encode_attached<'a>(
     out.put_slice(b"}\x01");
 }
 
-/// `{"timestamp":[MEGA,SEC,MICRO],`, with which every JSON frame to a client begins.
+/// Parses the array of `{"timestamp":[MEGA,SEC,MICRO],`, the beginning of every JSON frame to a client.
 fn parse_timestamp(raw: &str) -> Option<Timestamp> {
     let mut numbers = raw.strip_prefix('[')?.strip_suffix(']')?.split(',').map(|number| number.trim().parse().ok());
     let timestamp = Timestamp { mega: numbers.next()??, sec: numbers.next()??, micro: numbers.next()?? };

@@ -1,7 +1,7 @@
 //! Why a client is refused: one code for every reason, in every wire format.
 //!
-//! The codes are names and stay what they are; clients match on them. The text beside a code is for people and may
-//! change. `docs/PROTOCOL.md` has the same table for authors of clients.
+//! Codes are names and never change; clients match on codes. The text next to a code is for people and may change.
+//! `docs/PROTOCOL.md` has the same table for authors of clients.
 
 use std::fmt;
 use std::str::Utf8Error;
@@ -11,14 +11,14 @@ use super::{PositionError, PublicationError, TopicNameError};
 
 use super::TopicName;
 
-/// What a client can do about an error.
+/// A client's possible response to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
     /// The request was fine and may succeed later, perhaps on a new connection.
     TryAgain,
-    /// The request cannot succeed as it is; repeating it gives the same answer.
+    /// The request cannot succeed as sent; a repetition gets the same answer.
     DoNot,
-    /// The client asks for more, or reads less, than its limits allow; it must change its pace before it comes back.
+    /// The client asks for more, or reads less, than its limits allow, and must change its pace before coming back.
     SlowDown,
 }
 
@@ -35,27 +35,27 @@ macro_rules! error_codes {
             /// Every code, in the order of the table in `docs/PROTOCOL.md`.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The code as it stands in an error frame.
+            /// The code as written in an error frame.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// The code as a number, as WebSockets close with it: 4000 to 4199 are to try again, 4200 to 4399 to slow down,
-            /// 4400 to 4599 not to try again.
+            /// The code as a number, as in the close frame of a WebSocket: 4000 to 4199 mean try again, 4200 to 4399
+            /// slow down, 4400 to 4599 do not try again.
             #[must_use]
             pub const fn number(self) -> u16 {
                 match self { $(Self::$variant => $number),+ }
             }
 
-            /// What the client can do about it.
+            /// The client's possible response.
             #[must_use]
             pub const fn class(self) -> ErrorClass {
                 match self { $(Self::$variant => ErrorClass::$class),+ }
             }
 
-            /// Whether the connection is closed after the error frame, whatever the client was doing. After a
-            /// `PUBLISH` every error closes, because a `PUBLISH` itself does.
+            /// Whether the connection is closed after the error frame, whatever the client was doing. After a `PUBLISH`
+            /// every error closes, because a `PUBLISH` itself closes.
             #[must_use]
             pub const fn closes(self) -> bool {
                 match self { $(Self::$variant => $closes),+ }
@@ -65,29 +65,29 @@ macro_rules! error_codes {
 }
 
 error_codes! {
-    /// The topic crashed before the message had its place in the order. Nobody has seen it.
+    /// The topic crashed before the message had its place in the order. No subscriber has seen the message.
     TopicCrashed = "topic_crashed", 4000, TryAgain, false;
     /// The topic crashed too often and is refused for a while.
     TopicUnavailable = "topic_unavailable", 4001, TryAgain, false;
     /// The server is shutting down; a new connection may reach its successor.
     ServerDraining = "server_draining", 4002, TryAgain, true;
-    /// The server serves as many connections as it is allowed to.
+    /// The server has reached its limit of connections.
     TooManyConnections = "too_many_connections", 4003, TryAgain, true;
-    /// The server has as many topics as it is allowed to have.
+    /// The server has reached its limit of topics.
     TooManyTopicsOnServer = "too_many_topics_on_server", 4004, TryAgain, false;
-    /// A fault of the server that has no better name. Its log says more.
+    /// A fault of the server without a more precise code. The server's log says more.
     Internal = "internal", 4005, TryAgain, true;
-    /// Whoever decides what the client may do did not answer in time, or failed.
+    /// The authorization service did not answer in time, or failed.
     AuthorizationFailed = "authorization_failed", 4006, TryAgain, false;
     /// The server's operator has closed the connection; the client may come back.
     Disconnected = "disconnected", 4007, TryAgain, true;
-    /// The connection was closed while the message waited to be published. Nobody has seen it.
+    /// The connection was closed while the message waited to be published. No subscriber has seen the message.
     ConnectionClosed = "connection_closed", 4008, TryAgain, true;
-    /// The frame was begun and not finished in time, as happens to clients whose network stalls.
+    /// The frame was begun and not completed in time, as happens to clients with a stalled network.
     FrameTimeout = "frame_timeout", 4009, TryAgain, true;
     /// The client ended its stream in the middle of a frame. The frame had no effect.
     UnfinishedFrame = "unfinished_frame", 4010, TryAgain, true;
-    /// The client, which answers pings, has answered none for a while, as happens to programs that hang.
+    /// The client, known to answer pings, has answered none for a while, as happens to hanging programs.
     PingTimeout = "ping_timeout", 4011, TryAgain, true;
 
     /// The frame is not JSON by RFC 8259.
@@ -96,48 +96,49 @@ error_codes! {
     BadUtf8 = "bad_utf8", 4401, DoNot, true;
     /// The frame is longer than the server's limit.
     FrameTooLarge = "frame_too_large", 4402, DoNot, true;
-    /// The frame breaks the rules of the protocol that carries it.
+    /// The frame breaks the rules of the underlying protocol.
     BadFrame = "bad_frame", 4403, DoNot, true;
-    /// The frame is of a kind that this format does not use, such as a binary message of a WebSocket.
+    /// The frame is of a kind unused by this format, such as a binary message of a WebSocket.
     UnsupportedFrame = "unsupported_frame", 4404, DoNot, true;
-    /// The frame is JSON and asks for nothing that this server knows.
+    /// The frame is JSON, but its request is unknown to this server.
     UnknownAction = "unknown_action", 4405, DoNot, false;
-    /// One of the keys that have a meaning stands twice, so that what is meant would be a guess.
+    /// A key with a meaning is a duplicate, so that the client's intent would be a guess.
     DuplicateKey = "duplicate_key", 4406, DoNot, false;
     /// The topic is missing, is not a string, or its name is not allowed.
     BadTopic = "bad_topic", 4407, DoNot, false;
     /// The publication is not an object, or its `ack` is neither `true` nor `false`.
     BadPublish = "bad_publish", 4408, DoNot, false;
-    /// The attach names no token or no counts, or is not the first frame of its connection.
+    /// The attach has no token or no counts, or is not the first frame of its connection.
     BadAttach = "bad_attach", 4409, DoNot, false;
-    /// Another connection has taken over the session of this one, or has it and was opened later.
+    /// Another connection has taken over this connection's session, or holds the session and was opened later.
     SessionTaken = "session_taken", 4410, DoNot, true;
     /// This listener does not let clients publish.
     PublishNotAllowed = "publish_not_allowed", 4411, DoNot, false;
-    /// The connection did not begin with what opens it, or that says something impossible.
+    /// The connection did not begin with an opening frame, or the opening frame is malformed.
     BadOpen = "bad_open", 4412, DoNot, true;
-    /// The client has not shown that it may be served.
+    /// The client has not shown a right to be served.
     Unauthorized = "unauthorized", 4413, DoNot, true;
     /// The client may not subscribe to this topic, or publish to it.
     Forbidden = "forbidden", 4414, DoNot, false;
     /// The client is subscribed to the topic already.
     AlreadySubscribed = "already_subscribed", 4415, DoNot, false;
-    /// The request's number, or the position it wants to go on from, is not one.
+    /// The number of the request, or the position to resume from, is malformed.
     BadRequest = "bad_request", 4416, DoNot, false;
     /// The server's operator has closed the connection and does not want the client back.
     Banned = "banned", 4417, DoNot, true;
 
-    /// The client is subscribed to as many topics as it is allowed to be.
+    /// The client has reached its limit of subscriptions.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
-    /// The server is short of memory: it serves no further connections for now, or has closed this one, which held some
-    /// without having asked for anything.
+    /// The server is short of memory: no further connections are accepted for now, or this connection was closed
+    /// because it held memory without having asked for anything.
     ServerOverloaded = "server_overloaded", 4201, SlowDown, true;
-    /// The client reads more slowly than its topics publish. The connection may be reset before this can be read.
+    /// The client reads more slowly than its topics publish. The connection may be reset before the client can read
+    /// this.
     SlowConsumer = "slow_consumer", 4202, SlowDown, true;
 }
 
 impl ErrorCode {
-    /// The status of an HTTP response that says the same.
+    /// The matching status of an HTTP response.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
@@ -158,7 +159,7 @@ impl ErrorCode {
             | Self::BadOpen
             | Self::BadRequest
             | Self::BadFrame
-            // In one HTTP request they are all named at once: it is that request which asks for too much.
+            // An HTTP request names all its topics at once: this single request asks for too much.
             | Self::TooManyTopics => 400,
             Self::Internal => 500,
             Self::TopicCrashed
@@ -182,17 +183,17 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// A frame that was refused; its sender is to blame.
+/// A refused frame; its sender is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct FrameError {
     /// The reason.
     pub code: ErrorCode,
-    /// What the client should do, for a person to read. Holds nothing that the client sent, except the name of a topic.
+    /// What the client should do, for people. Contains nothing sent by the client except the name of a topic.
     pub message: String,
-    /// The number of the request that is refused, if it had one.
+    /// The number of the refused request, if the request had a number.
     pub id: Option<u64>,
-    /// The topic that it was about, if it is known.
+    /// The topic of the request, if known.
     pub topic: Option<TopicName>,
     fatal: bool,
 }
@@ -204,7 +205,7 @@ impl FrameError {
         Self { code, message: message.into(), id: None, topic: None, fatal: code.closes() }
     }
 
-    /// The same error where the connection closes in any case.
+    /// The same error, but the connection closes in any case.
     #[must_use]
     pub fn into_fatal(self) -> Self {
         Self { fatal: true, ..self }
@@ -229,7 +230,7 @@ impl FrameError {
     }
 }
 
-/// What a decoder meets, as the answer to its client. Whoever sent it is to blame.
+/// An error found by a decoder, as the answer to the client. The client is to blame.
 impl From<Utf8Error> for FrameError {
     fn from(error: Utf8Error) -> Self {
         bad_utf8(error.valid_up_to())
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn no_code_that_a_network_can_bring_about_keeps_a_client_away_for_good() {
+    fn no_error_of_the_network_keeps_a_client_away_for_good() {
         for code in [ErrorCode::FrameTimeout, ErrorCode::UnfinishedFrame, ErrorCode::PingTimeout] {
             assert_eq!(code.class(), ErrorClass::TryAgain, "{code}");
         }
@@ -299,10 +300,10 @@ mod tests {
     }
 
     #[test]
-    fn an_http_status_tells_whose_turn_it_is_as_the_class_does() {
+    fn http_statuses_and_classes_agree_on_the_side_to_blame() {
         for code in ErrorCode::ALL {
             let clients_turn = (400..500).contains(&code.http_status());
-            // What did not arrive whole, HTTP answers with a 408 or 400, which speak of this request and not of the next.
+            // For incomplete input HTTP has 408 and 400, about this request and not about the next.
             let expected = match code {
                 ErrorCode::TooManyTopics | ErrorCode::FrameTimeout | ErrorCode::UnfinishedFrame => true,
                 code => code.class() == ErrorClass::DoNot,

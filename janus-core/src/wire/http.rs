@@ -1,8 +1,8 @@
-//! The HTTP port as far as Janus serves it itself: the head of the first request decides what a connection becomes.
+//! The HTTP port: the head of the first request decides what a connection becomes.
 //!
-//! `/ws` becomes a WebSocket, `/events` a stream of server-sent events, and everything else is passed on to whoever
-//! takes it, with the bytes that were read. What all three share stands here: how a request's head is read, which
-//! origins a browser may come from, and what a refusal looks like.
+//! `/ws` becomes a WebSocket, `/events` a stream of server-sent events, and everything else is passed on with the bytes
+//! received. This file also owns the parts common to all three: the reading of a request's head, and the form of a
+//! refusal. `http/tests.rs` has the rules.
 
 use std::fmt::Write as _;
 use std::mem;
@@ -11,30 +11,32 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::origins::{AllowedOrigins, host_and_port, is_site};
 use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
-    Timestamp,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
+    ServerEvent, Timestamp,
 };
 
-/// Bytes that the head of a request may have, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
+/// The largest head of a request, in bytes, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
 /// limit.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// Headers that a request may have.
+/// The largest number of headers in a request.
 const MAX_HEADERS: usize = 64;
 
-/// How long a browser may remember that an origin is allowed.
+/// How long, in seconds, a browser may remember the answer to a preflight.
 const PREFLIGHT_MAX_AGE: &str = "600";
 
-/// The codec of an HTTP port: [`WebSocket`] at `/ws`, [`Sse`] at `/events`, and [`Command::PassOn`] for every other path.
+/// The codec of an HTTP port: [`WebSocket`] at `/ws`, [`Sse`] at `/events`, and [`Command::PassOn`] for every other
+/// path.
 ///
-/// It reads one request and has the connection become what that asks for. A request that cannot be served gets a status
-/// and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is closed.
+/// It reads a request and turns the connection into the requested protocol. A request that cannot be served gets a
+/// status and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is closed.
 ///
-/// Limits: 16 KiB and 64 headers for the head of a request (431), `frame_timeout` to send it (408).
+/// Limits: 16 KiB and 64 headers for the head of a request (431), `frame_timeout` to send the head (408).
 ///
 /// ```
 /// use std::time::Duration;
@@ -57,19 +59,19 @@ pub struct HttpPort {
     own_ports: Arc<[u16]>,
 }
 
-/// Where each codec stands in [`Codec::successors`]: the WebSocket, then the event streams in their order.
+/// The index of each codec in [`Codec::successors`]: the WebSocket, then the event streams in their order.
 const WEBSOCKET: usize = 0;
 const FIRST_STREAM: usize = 1;
 
-/// The form of event stream that a request asks for: HTTP/1.0 has no chunks, and `events=native` has the publisher's event
-/// as the type of each.
+/// The requested form of event stream: HTTP/1.0 has no chunks, and `events=native` makes the publisher's event the type
+/// of each server-sent event.
 fn form(request: &HttpRequest) -> usize {
     let native = request.query_parameter("events").is_some_and(|events| events == "native");
     usize::from(!request.is_http_1_0) + 2 * usize::from(native)
 }
 
 impl HttpPort {
-    /// A port for browsers from the same host and from these origins, whose event streams come back after `sse_retry`.
+    /// A port for browsers from the same host and from these origins, whose event streams reconnect after `sse_retry`.
     #[must_use]
     pub fn new(allowed_origins: AllowedOrigins, sse_retry: Duration) -> Self {
         Self {
@@ -84,11 +86,11 @@ impl HttpPort {
         }
     }
 
-    /// The same for listeners on these ports which only programs of the same machine can connect to.
+    /// Adds protection for listeners on these ports, reachable only by programs of the same machine.
     ///
-    /// A page can have its name lead to 127.0.0.1 (DNS rebinding); to a browser it is then of the same host as what listens
-    /// there. Such a request names one of these ports in `Host`, behind a name, and is refused unless an allowed origin has
-    /// that name and port. One that came through a proxy which keeps `Host` names the proxy's port.
+    /// A page can make its name resolve to 127.0.0.1 (DNS rebinding); the browser then considers the page and the local
+    /// server the same host. Such a request names one of these ports in `Host`, after a name, and is refused unless an
+    /// allowed origin has this name and port. A request through a proxy that keeps `Host` names the proxy's port.
     ///
     /// ```
     /// use std::time::Duration;
@@ -125,9 +127,9 @@ impl Codec for HttpPort {
         })
     }
 
-    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
-        // Nothing is opened here, so there is nobody else to talk to.
-        if let Event::Refused(refusal) | Event::Bye(refusal) = event {
+    fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
+        // No connection is opened here, so no other event has a reader.
+        if let ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) = event {
             out.put_slice(&refused(refusal).response());
         }
     }
@@ -142,13 +144,15 @@ impl Codec for HttpPort {
     }
 }
 
-/// The answer to a request that the port itself cannot serve.
+/// The answer to a request that the port cannot serve.
 fn refused(refusal: &Refusal<'_>) -> HttpError {
     match refusal.code {
-        // What it passes on nobody takes.
-        ErrorCode::BadOpen => {
-            HttpError::new(404, "unknown_path", "WebSockets are at /ws, server-sent events at /events")
-        }
+        // Passed on, but not taken by any receiver.
+        ErrorCode::BadOpen => HttpError::new(
+            404,
+            "unknown_path",
+            "nothing at this path: WebSockets are at /ws, server-sent events at /events",
+        ),
         _ => HttpError::from(refusal),
     }
 }
@@ -158,7 +162,7 @@ struct PortDecoder {
     allowed_origins: AllowedOrigins,
     own_ports: Arc<[u16]>,
     head: HeadReader,
-    /// Of the request, once its head has been read.
+    /// The reader of the answer, known once the head has been read.
     reader: Reader,
     outcome: Outcome,
 }
@@ -173,20 +177,20 @@ enum Outcome {
 impl PortDecoder {
     fn check_origin(&self, request: &HttpRequest) -> Result<(), HttpError> {
         self.allowed_origins.check(request)?;
-        // A stream of events that a page asks of its own host has no `Origin`.
+        // An event stream requested by a page from its own host has no `Origin`.
         let host = request.header("host").unwrap_or_default();
         let Some((name, Some(port))) = host_and_port(host, Some(80)) else { return Ok(()) };
         if self.own_ports.contains(&port) && is_site(&name) && !self.allowed_origins.has_host(host) {
             let message = format!(
-                "this server is for its own machine, under localhost or an IP address; if {name} is a name of it, list \
-                 http://{name}:{port} in allowed_origins"
+                "{name}:{port} refused: this server accepts only localhost or an IP address as host; if {name} is a name of \
+                 this server, list http://{name}:{port} in allowed_origins"
             );
             return Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message));
         }
         Ok(())
     }
 
-    /// What the connection becomes, and the bytes that answer the request.
+    /// Decides what the connection becomes, and returns the command that answers the request.
     fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
         let Head { request, received } = head;
         match request.path() {
@@ -269,25 +273,25 @@ impl Decoder for PortDecoder {
     }
 }
 
-/// A request that was refused, as its sender is told.
+/// A refused request, as reported to its sender.
 ///
 /// ```
 /// use janus_core::wire::HttpError;
 ///
-/// let response = HttpError::new(404, "unknown_path", "there is nothing at this path").response();
+/// let response = HttpError::new(404, "unknown_path", "nothing at this path").response();
 /// assert!(response.starts_with(b"HTTP/1.1 404 Not Found\r\n"));
-/// assert!(response.ends_with(br#"{"error":{"code":"unknown_path","message":"there is nothing at this path"}}"#));
+/// assert!(response.ends_with(br#"{"error":{"code":"unknown_path","message":"nothing at this path"}}"#));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status} {code}: {message}")]
 pub struct HttpError {
     /// The status of the response.
     pub status: u16,
-    /// The reason, for programs: the name of an [`ErrorCode`] where there is one that fits.
+    /// The reason, for programs: the name of an [`ErrorCode`] where a code fits.
     pub code: &'static str,
-    /// The same for people, and what to do.
+    /// The reason, for people, and what to do.
     pub message: String,
-    /// After what time the same request may succeed, if that is known.
+    /// When the same request may succeed, if known.
     pub retry_after: Option<Duration>,
 }
 
@@ -298,7 +302,7 @@ impl HttpError {
         Self { status, code, message: message.into(), retry_after: None }
     }
 
-    /// The body of the response, which is JSON.
+    /// The body of the response, in JSON.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let mut body = BytesMut::new();
@@ -310,15 +314,15 @@ impl HttpError {
         body.freeze()
     }
 
-    /// The headers that belong to the status, beside those of the body. One that says `connection` is to be added to what
-    /// else a response says there.
+    /// The headers required by the status, in addition to the headers of the body. A `connection` header is to be
+    /// merged with the response's own.
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.status {
             401 => headers.push(("www-authenticate", "Bearer".to_owned())),
             405 => headers.push(("allow", "GET, HEAD".to_owned())),
-            // The list must name the upgrade that the status asks for (RFC 9110, 15.5.22).
+            // The list must name the required upgrade (RFC 9110, 15.5.22).
             426 => headers.extend([
                 ("upgrade", "websocket".to_owned()),
                 ("connection", "upgrade".to_owned()),
@@ -333,13 +337,13 @@ impl HttpError {
         headers
     }
 
-    /// The whole response, after which the connection is to be closed.
+    /// The whole response. The connection must be closed afterwards.
     #[must_use]
     pub fn response(&self) -> Bytes {
         self.response_to(&Reader::default())
     }
 
-    /// The same for whoever sent a request whose head could be read.
+    /// The same response, adapted to a request whose head could be read.
     pub(super) fn response_to(&self, reader: &Reader) -> Bytes {
         let body = self.body();
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
@@ -367,10 +371,10 @@ impl HttpError {
     }
 }
 
-/// Who reads the answer to a request.
+/// The reader of an answer, described by the request.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    /// The lines which let the page that sent the request read its answer.
+    /// Header lines that let the requesting page read the answer.
     cors: String,
     /// Whether nothing may follow the head of the response (RFC 9110, 9.3.2).
     pub(super) asked_for_the_head: bool,
@@ -418,22 +422,21 @@ fn reason_phrase(status: u16) -> &'static str {
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         503 => "Service Unavailable",
-        // A client must understand the class of a status, and must not need its words.
+        // A client must understand the class of a status, and must not need the words.
         _ => "Refused",
     }
 }
 
-/// What is said of a request that has a body: neither a WebSocket nor an event stream begins with one, whose bytes would be
-/// taken for something else.
+/// Told to a request with a body: a WebSocket or event stream does not begin with a body, and its bytes would be
+/// mistaken for something else.
 pub(super) const NO_BODY: &str = "a request to this path must not have a body";
 
-/// Refuses what the HTTP server behind the port would refuse without a word: it says nothing in a body of what is wrong with
-/// a head.
+/// Refuses heads that the HTTP server behind the port would refuse without an explanation in the body.
 fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
     let target = request.target.split('#').next().unwrap_or_default();
     let is_known = target.starts_with('/') || target == "*" || request.method == "CONNECT";
     if !is_known || target.contains(['"', '<', '>']) || request.path().contains('`') {
-        return Err(bad_head("its target is no path, or has characters that must be escaped"));
+        return Err(bad_head("the target must be a path with special characters escaped"));
     }
     let mut lengths = request.headers_named("content-length");
     let length = lengths.next();
@@ -441,7 +444,7 @@ fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
         length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse().is_ok_and(|length: u64| length >> 63 == 0)
     };
     if !length.is_none_or(is_number) || lengths.any(|other| Some(other) != length) {
-        return Err(bad_head("its Content-Length must be one number"));
+        return Err(bad_head("Content-Length must be a single number"));
     }
     if let Some(coding) = request.headers_named("transfer-encoding").last() {
         if request.is_http_1_0 {
@@ -470,229 +473,28 @@ fn preflight(cors: &str) -> Bytes {
     .into()
 }
 
-/// The origins, beside its own host, from which pages may connect to a server.
-///
-/// A browser tells the origin of a page with its request, and cannot be made to lie about it by the page. Of a request that a
-/// page does not want to read the answer to (`mode: "no-cors"`, an image) it tells no origin, but over TLS, and to the machine
-/// that it runs on, with `Sec-Fetch-Site` whether the page is of the same one. Whatever is no browser can say what it likes, so
-/// this protects a browser's user and not the server.
-///
-/// ```
-/// use janus_core::wire::{AllowedOrigins, HttpRequest};
-///
-/// let from = |origin: &str| HttpRequest {
-///     headers: vec![("host".into(), "push.example:8080".into()), ("origin".into(), origin.into())],
-///     ..HttpRequest::default()
-/// };
-/// let origins = AllowedOrigins::new(["https://example"]);
-/// assert!(origins.check(&from("https://example")).is_ok());
-/// assert!(origins.check(&from("http://push.example:8080")).is_ok());
-/// assert!(origins.check(&from("http://example")).is_err());
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowedOrigins {
-    any: bool,
-    listed: Arc<[Origin]>,
-}
-
-impl AllowedOrigins {
-    /// These origins, each as `scheme://host` or `scheme://host:port`; `https://*.example.com` is every host below
-    /// `example.com`, `null` what sandboxed frames and files have, `file://` what some web views have, and `*` any. What
-    /// [is none](Self::is_origin) is left out.
-    #[must_use]
-    pub fn new<'a>(origins: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut any = false;
-        let listed = origins.into_iter().filter_map(|origin| {
-            any |= origin == "*";
-            Origin::parse_listed(origin)
-        });
-        let listed = listed.collect();
-        Self { any, listed }
-    }
-
-    /// Whether a text can be listed.
-    #[must_use]
-    pub fn is_origin(text: &str) -> bool {
-        text == "*" || Origin::parse_listed(text).is_some()
-    }
-
-    /// Whether a request may be served: it names the origin of its own `Host`, or one that is allowed, or none and does not
-    /// come from the page of another site or origin as far as its browser says.
-    ///
-    /// # Errors
-    ///
-    /// The refusal that its sender should be given, with status 403.
-    pub fn check(&self, request: &HttpRequest) -> Result<(), HttpError> {
-        let is_allowed = match request.header("origin") {
-            Some(text) => {
-                let host = request.header("host").unwrap_or_default();
-                Origin::parse(text).is_some_and(|origin| origin.is_of_host(host) || self.lists(&origin))
-            }
-            None => !request.headers_named("sec-fetch-site").any(|site| matches!(site, "cross-site" | "same-site")),
-        };
-        if is_allowed || self.any {
-            return Ok(());
-        }
-        let message = "pages of this origin may not connect; the server's operator can list it in allowed_origins";
-        Err(HttpError::new(403, ErrorCode::Forbidden.as_str(), message))
-    }
-
-    fn lists(&self, origin: &Origin) -> bool {
-        self.listed.iter().any(|listed| listed.covers(origin))
-    }
-
-    /// Whether an origin of this `Host` is allowed.
-    fn has_host(&self, host: &str) -> bool {
-        let is_listed = |listed: &Origin| {
-            host_and_port(host, default_port(&listed.scheme))
-                .is_some_and(|(host, port)| port == listed.port && listed.covers_host(&host))
-        };
-        self.any || self.listed.iter().any(is_listed)
-    }
-
-    /// The lines of a response's head which let a page of the request's origin read the response; empty if it is allowed
-    /// only as the own host.
-    #[must_use]
-    pub fn cors(&self, request: &HttpRequest) -> String {
-        let Some(text) = request.header("origin") else { return String::new() };
-        match Origin::parse(text) {
-            // What reads as an origin has no byte that could end the line.
-            Some(origin) if self.lists(&origin) => format!(
-                "access-control-allow-origin: {}\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n",
-                text.trim()
-            ),
-            _ if self.any => "access-control-allow-origin: *\r\n".to_owned(),
-            _ => String::new(),
-        }
-    }
-}
-
-/// `https://example:444`, with the port that its scheme has if it names none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Origin {
-    scheme: String,
-    host: String,
-    port: Option<u16>,
-    /// Whether a listed origin stands for every host below its own, and not for that.
-    subdomains: bool,
-}
-
-impl Origin {
-    /// An origin that an operator lists.
-    fn parse_listed(text: &str) -> Option<Self> {
-        match text.trim().split_once("://*.") {
-            // A wildcard for a whole top-level domain is a mistake.
-            Some((scheme, domain)) if domain.contains('.') => {
-                Some(Self { subdomains: true, ..Self::parse(&format!("{scheme}://{domain}"))? })
-            }
-            _ => Self::parse(text),
-        }
-    }
-
-    fn covers(&self, origin: &Self) -> bool {
-        (&self.scheme, self.port) == (&origin.scheme, origin.port) && self.covers_host(&origin.host)
-    }
-
-    fn covers_host(&self, host: &str) -> bool {
-        if !self.subdomains {
-            return self.host == host;
-        }
-        host.strip_suffix(&*self.host).and_then(|below| below.strip_suffix('.')).is_some_and(|below| !below.is_empty())
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let opaque = |scheme: &str| Self { scheme: scheme.into(), host: String::new(), port: None, subdomains: false };
-        match text.trim() {
-            "null" => return Some(opaque("null")),
-            "file://" => return Some(opaque("file")),
-            _ => {}
-        }
-        let (scheme, authority) = text.trim().split_once("://")?;
-        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        if !is_scheme {
-            return None;
-        }
-        let scheme = scheme.to_ascii_lowercase();
-        let (host, port) = host_and_port(authority, default_port(&scheme))?;
-        Some(Self { scheme, host, port, subdomains: false })
-    }
-
-    /// Whether a page of this origin talks to the host that it came from. The scheme is taken to be the page's own: a proxy
-    /// in front that ends TLS does not say so in `Host`.
-    fn is_of_host(&self, host: &str) -> bool {
-        host_and_port(host, default_port(&self.scheme)).is_some_and(|other| other == (self.host.clone(), self.port))
-    }
-}
-
-fn default_port(scheme: &str) -> Option<u16> {
-    match scheme {
-        "http" | "ws" => Some(80),
-        "https" | "wss" => Some(443),
-        _ => None,
-    }
-}
-
-/// Host and port of an authority without a user (RFC 3986, 3.2.2 and 3.2.3); an empty port is the default.
-fn host_and_port(authority: &str, default: Option<u16>) -> Option<(String, Option<u16>)> {
-    let authority = authority.trim();
-    let (host, port) = match authority.rsplit_once(':') {
-        // The last colon of an address of IPv6 without a port is inside its brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, port),
-        _ => (authority, ""),
-    };
-    let port = match port {
-        "" => default,
-        _ if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
-        _ => return None,
-    };
-    let is_host = match host.strip_prefix('[') {
-        Some(address) => address.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => is_name(host),
-    };
-    is_host.then(|| (host.to_ascii_lowercase(), port))
-}
-
-/// Whether a text can be the name of a host. RFC 3986 allows `!$&'()*+,;=` as well: no name server knows such a name, and
-/// two hosts with a comma between them would pass for one.
-fn is_name(host: &str) -> bool {
-    let mut pieces = host.split('%');
-    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-    let is_escaped = |text: &str| {
-        text.get(..2).is_some_and(|escape| escape.bytes().all(|byte| byte.is_ascii_hexdigit())) && is_plain(&text[2..])
-    };
-    !host.is_empty() && pieces.next().is_some_and(is_plain) && pieces.all(is_escaped)
-}
-
-/// Whether a host is one that somebody's name server tells the address of: no address, and no name of this machine's own.
-fn is_site(host: &str) -> bool {
-    let name = host.strip_suffix('.').unwrap_or(host);
-    let is_own = name == "localhost" || name.ends_with(".localhost");
-    !is_own && !name.starts_with('[') && name.parse::<std::net::Ipv4Addr>().is_err()
-}
-
-/// The head of one request.
+/// The head of a request.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) request: HttpRequest,
-    /// Its bytes, as they came.
+    /// The bytes of the head, as received.
     pub(super) received: Vec<u8>,
 }
 
-/// Collects the head of one request, however it was cut.
+/// Collects the head of a request, however its bytes are split between reads.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
     kept: Vec<u8>,
-    /// Whether nothing but a carriage return has come since the last end of a line.
+    /// Whether the current line has had nothing but a carriage return so far.
     line_is_empty: bool,
-    /// Empty lines before the head, which mean nothing, count against its length.
+    /// Empty lines before the head are ignored, but count against its length.
     skipped: usize,
     over: bool,
 }
 
 impl HeadReader {
-    /// Takes bytes up to the end of the head. No byte is looked at twice in search of that, and what can be no head is
-    /// refused with its first byte that shows it: whoever speaks another protocol here need not wait for a timeout.
+    /// Takes bytes up to the end of the head. No byte is searched twice. Bytes that cannot belong to a head are refused
+    /// at once: a client with another protocol need not wait for a timeout.
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<Result<Head, HttpError>> {
         if self.over {
             *input = &[];
@@ -711,7 +513,7 @@ impl HeadReader {
         let room = MAX_HEAD_BYTES.saturating_sub(self.kept.len() + self.skipped);
         for (at, &byte) in input.iter().enumerate() {
             if at == room {
-                let message = format!("the head of a request must not be longer than {MAX_HEAD_BYTES} bytes");
+                let message = format!("request head longer than the limit of {MAX_HEAD_BYTES} bytes");
                 return Some(Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message)));
             }
             match byte {
@@ -723,15 +525,15 @@ impl HeadReader {
                 b'\n' => self.line_is_empty = true,
                 b'\r' => {}
                 0..0x20 | 0x7f if byte != b'\t' => {
-                    let message = "this port speaks HTTP, and these bytes are something else: check the port and, for \
-                                   TLS, whether it ends in front of the server";
+                    let message = "this port speaks HTTP, and these bytes are not HTTP: check the port; TLS must end at a proxy \
+                                   in front of the server";
                     return Some(Err(HttpError::new(400, ErrorCode::BadFrame.as_str(), message)));
                 }
                 _ => self.line_is_empty = false,
             }
         }
         if room == 0 && self.kept.is_empty() && self.skipped > 0 {
-            return Some(Err(bad_head("it begins with thousands of empty lines")));
+            return Some(Err(bad_head("too many empty lines before the request")));
         }
         self.kept.extend_from_slice(input);
         *input = &[];
@@ -756,15 +558,15 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
     let mut head = httparse::Request::new(&mut headers);
     match head.parse(&received) {
         Ok(httparse::Status::Complete(length)) if length == received.len() => {}
-        Ok(_) => return Err(bad_head("it does not end where its lines do")),
+        Ok(_) => return Err(bad_head("malformed end of a line")),
         Err(httparse::Error::TooManyHeaders) => {
-            let message = format!("a request must not have more than {MAX_HEADERS} headers");
+            let message = format!("request with more than {MAX_HEADERS} headers");
             return Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message));
         }
         Err(error) => return Err(bad_head(&error.to_string())),
     }
     let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
-        return Err(bad_head("its first line is not whole"));
+        return Err(bad_head("the request line is incomplete"));
     };
     let headers: Vec<(String, String)> = head
         .headers
@@ -776,21 +578,21 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
     let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
     let hosts: Vec<&str> = request.headers_named("host").collect();
     match hosts[..] {
-        // Without a host of its own in the target, a request to an empty host is one to nobody (RFC 9110, 4.2.1).
+        // If the target has no host of its own, an empty `Host` names no host at all (RFC 9110, 4.2.1).
         [host] if host.is_empty() && is_absolute || host_and_port(host, None).is_some() => {}
-        [_] => return Err(bad_head("its Host header must be a host, with or without a port, and no more")),
+        [_] => return Err(bad_head("Host must be a host with an optional port")),
         [] if minor_version == 0 => {}
-        _ => return Err(bad_head("it must have one Host header")),
+        _ => return Err(bad_head("exactly one Host header is required")),
     }
     let request = request.into_origin_form();
     if is_absolute && request.header("host").is_none_or(|host| host_and_port(host, None).is_none()) {
-        return Err(bad_head("its target names no host"));
+        return Err(bad_head("the target names no host"));
     }
     Ok(Head { request, received })
 }
 
 fn bad_head(why: &str) -> HttpError {
-    HttpError::new(400, ErrorCode::BadFrame.as_str(), format!("this is not the head of an HTTP request: {why}"))
+    HttpError::new(400, ErrorCode::BadFrame.as_str(), format!("not an HTTP request: {why}"))
 }
 
 #[cfg(test)]

@@ -1,18 +1,46 @@
 //! The wire formats: pure functions from bytes to commands and from events to bytes.
 //!
-//! Nothing here owns a socket or knows another module of the crate. Time is passed in, but for the `Date` of an HTTP
-//! response. What every format
-//! shares stands in this folder: the [`TopicName`], the [`Publication`] (a publisher's JSON text, carried and never
-//! re-encoded), the [`Timestamp`] and the [`ErrorCode`]s. [`classic`] is the NUL-framed protocol of 2009 with the
-//! actions that this project adds; [`v1`] is the protocol of 2026, which [`websocket`]
-//! carries. [`HttpPort`] decides what a connection to the HTTP port becomes; [`Sse`] is server-sent events.
+//! Nothing here owns a socket or depends on another module of the crate. Time is passed in, except for the `Date` of an
+//! HTTP response.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `codec.rs` | pure: the contract | the traits [`Codec`] and [`Decoder`], the [`Limits`] of a decoder |
+//! | `command.rs` | pure: values | a client's requests, as [`Command`] and [`Open`] |
+//! | `event.rs` | pure: values | the server's side, as [`ServerEvent`], [`NumberedMessage`] and [`Refusal`] |
+//! | `error.rs` | pure: a table | every [`ErrorCode`] with number, class and HTTP status; [`FrameError`] |
+//! | `classic.rs` | pure: a codec | the NUL-framed protocol of 2009, with the actions added by this project |
+//! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
+//! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455) around `janus.v1.json` |
+//! | `sse.rs` | pure: a codec | server-sent events |
+//! | `http.rs` | pure: a codec | the HTTP port: the head of the first request, and what the connection becomes |
+//! | `origins.rs` | pure: a rule | the origins whose pages may connect |
+//! | `http_request.rs` | pure: a value | [`HttpRequest`], the parsed head of a request |
+//! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
+//! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
+//! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
+//! | `position.rs` | pure: a value | [`Position`], a place in a topic's order |
+//! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
+//! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
+//! | `peer.rs` | pure: a value | [`Peer`], a client's address |
+//! | `json.rs` | pure: a reader | JSON in one pass, without decoding |
+//! | `object.rs` | pure: a writer | JSON objects, member by member |
+//!
+//! `classic/client.rs`, `v1/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
 
 pub mod classic;
 mod codec;
+mod command;
+mod delimited;
 mod error;
+mod event;
 mod http;
-mod json;
+mod http_request;
+pub(crate) mod json;
 mod object;
+mod origins;
+mod peer;
+mod position;
 mod publication;
 mod request;
 mod sse;
@@ -21,21 +49,25 @@ mod topic_name;
 pub mod v1;
 pub mod websocket;
 
-/// What a [`Codec`] writes to, and what it shares.
+/// The buffers of a [`Codec`]: `BytesMut` to write to, `Bytes` to share.
 pub use bytes::{Bytes, BytesMut};
 
-pub use codec::{
-    Answers, Codec, Command, Decoder, Delimited, Event, Heartbeat, HttpRequest, Limits, Message, Open, Opens, Peer,
-    Position, PositionError, Refusal, Refusing, RequestId,
-};
+pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
+pub use command::{Command, Open, RequestId};
+pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
-pub use http::{AllowedOrigins, HttpError, HttpPort};
+pub use event::{NumberedMessage, Refusal, ServerEvent};
+pub use http::{HttpError, HttpPort};
+pub use http_request::HttpRequest;
 pub use json::JsonError;
+pub use origins::AllowedOrigins;
+pub use peer::Peer;
+pub use position::{Position, PositionError};
 pub use publication::{Publication, PublicationError};
 pub use sse::Sse;
 pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
 
-/// For what keeps messages in their classic form.
+/// For stored messages in their classic form.
 pub(crate) use publication::put_json_string;

@@ -1,14 +1,14 @@
-//! Writes a JSON object, a member after the other, into what is already on its way to a client.
+//! Writes a JSON object, member by member, straight into the bytes for a client.
 
 use bytes::BufMut;
 
 use super::publication::{put_decimal, put_json_string};
 use super::{ErrorCode, Position, RequestId};
 
-/// A JSON object that has not ended.
+/// An unfinished JSON object.
 pub(super) struct Object<'o, B> {
     out: &'o mut B,
-    /// What stands before the next key.
+    /// The byte before the next key: `{` or `,`.
     next: u8,
 }
 
@@ -31,7 +31,7 @@ impl<'o, B: BufMut> Object<'o, B> {
         self
     }
 
-    /// A value that is JSON already.
+    /// A value already in JSON.
     pub(super) fn raw(mut self, key: &str, json: &str) -> Self {
         self.key(key);
         self.out.put_slice(json.as_bytes());
@@ -51,7 +51,7 @@ impl<'o, B: BufMut> Object<'o, B> {
         }
     }
 
-    /// As text, because JSON's numbers are too small for it.
+    /// As text, because JSON numbers are too small for an epoch.
     pub(super) fn epoch(self, epoch: u64) -> Self {
         self.raw("epoch", &format!("\"{epoch:016x}\""))
     }

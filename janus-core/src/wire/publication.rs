@@ -1,4 +1,4 @@
-//! What a publisher gave, kept as the text it was given in.
+//! A publisher's message, kept in its original text.
 
 use std::ops::Range;
 
@@ -7,15 +7,16 @@ use bytes::{BufMut, Bytes};
 use super::TopicName;
 use super::json::{self, JsonError};
 
-/// A message before it has its place in a topic's order: JSON text that is carried and never re-encoded.
+/// A message before it has its place in a topic's order: JSON text, carried and never re-encoded.
 ///
-/// The text is already laid out as the end of a classic frame, `"topic":T,"event":E,"message_id":I,"data":D}\x01`, so that
-/// a topic prepends the timestamp and copies once. Digits, escapes and white space inside E, I and D are the publisher's;
-/// T is the topic's name as `serde_json` writes it, so that equal topics are equal bytes. A clone shares the text.
+/// The text is laid out in advance as the end of a classic frame, `"topic":T,"event":E,"message_id":I,"data":D}\x01`,
+/// so that a topic prepends the timestamp and copies once. Digits, escapes and white space inside E, I and D are the
+/// publisher's; T is the topic's name as written by `serde_json`, so that equal topics are equal bytes. A clone shares
+/// the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
     tail: Bytes,
-    /// Where T ends in `tail`. It starts after `"topic":`, and likewise below.
+    /// The end of T in `tail`; T starts after `"topic":`. Likewise for the fields below.
     topic_end: usize,
     event_end: usize,
     message_id_end: usize,
@@ -27,18 +28,18 @@ const MESSAGE_ID: &[u8] = b",\"message_id\":";
 const DATA: &[u8] = b",\"data\":";
 const END: &[u8] = b"}\x01";
 
-/// A part of a publication that is not JSON; the publisher is to blame.
+/// A part of a publication is not JSON; the publisher is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {part} of a publication must be one JSON value")]
+#[error("\"{part}\" must be one JSON value")]
 pub struct PublicationError {
     /// `event`, `message_id` or `data`.
     pub part: &'static str,
-    /// Where it stops being one.
+    /// Where the part stops being JSON.
     pub source: JsonError,
 }
 
 impl Publication {
-    /// Lays out a message from parts that are each the text of one JSON value.
+    /// Lays out a message from its parts, each the text of a JSON value.
     ///
     /// ```
     /// use janus_core::wire::{Publication, TopicName};
@@ -52,7 +53,7 @@ impl Publication {
     ///
     /// # Errors
     ///
-    /// The first part that is not one JSON value by RFC 8259.
+    /// The first part that is not a single JSON value by RFC 8259.
     pub fn new(topic: &TopicName, event: &str, message_id: &str, data: &str) -> Result<Self, PublicationError> {
         let check = |part, text| json::one_value(text).map_err(|source| PublicationError { part, source });
         let parts = Parts {
@@ -63,12 +64,12 @@ impl Publication {
         Ok(Self::lay_out(topic, &parts))
     }
 
-    /// The same for parts that have been checked, and have no white space around them.
+    /// As [`new`](Self::new), for checked parts without surrounding white space.
     pub(crate) fn of_checked(topic: &TopicName, event: &str, message_id: &str, data: &str) -> Self {
         Self::lay_out(topic, &Parts { event, message_id, data })
     }
 
-    /// The one JSON value that this text is, without the white space around it.
+    /// Checks that a text is a single JSON value, and returns the value without surrounding white space.
     pub(crate) fn check_data(text: &str) -> Result<&str, PublicationError> {
         json::one_value(text).map_err(|source| PublicationError { part: "data", source })
     }
@@ -86,32 +87,32 @@ impl Publication {
         self.part(TOPIC.len()..self.topic_end)
     }
 
-    /// The event, as the publisher wrote it.
+    /// The event, in the publisher's text.
     #[must_use]
     pub fn event(&self) -> &str {
         self.part(self.topic_end + EVENT.len()..self.event_end)
     }
 
-    /// The message's identifier, as the publisher wrote it.
+    /// The message's identifier, in the publisher's text.
     #[must_use]
     pub fn message_id(&self) -> &str {
         self.part(self.event_end + MESSAGE_ID.len()..self.message_id_end)
     }
 
-    /// The data, as the publisher wrote it.
+    /// The data, in the publisher's text.
     #[must_use]
     pub fn data(&self) -> &str {
         self.part(self.message_id_end + DATA.len()..self.tail.len() - END.len())
     }
 
-    /// Bytes of the text that is kept, which is nearly the length of a frame.
+    /// Bytes of the kept text, nearly the length of a frame.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a publication is never empty")]
     pub fn len(&self) -> usize {
         self.tail.len()
     }
 
-    /// The end of a classic frame, from `"topic"` to its terminator.
+    /// The end of a classic frame, from `"topic"` to the terminator.
     pub(super) fn classic_tail(&self) -> &[u8] {
         &self.tail
     }
@@ -127,14 +128,14 @@ impl Publication {
     }
 }
 
-/// The parts of a publication besides its topic, each the checked text of one JSON value.
+/// The parts of a publication except its topic, each the checked text of a JSON value.
 pub(super) struct Parts<'a> {
     pub(super) event: &'a str,
     pub(super) message_id: &'a str,
     pub(super) data: &'a str,
 }
 
-/// Where the parts will stand, and how many bytes that takes.
+/// The offsets of the parts, and the length of the whole.
 pub(super) struct Layout {
     pub(super) len: usize,
     topic_end: usize,
@@ -173,7 +174,7 @@ pub(crate) fn put_json_string(out: &mut impl BufMut, text: &str) {
     }
 }
 
-/// Writes a number without the machinery of `fmt`, which is noticeable once per message.
+/// Writes a number without the machinery of `fmt`, whose cost would be noticeable for each message.
 pub(super) fn put_decimal(out: &mut impl BufMut, number: impl Into<u64>) {
     let mut number = number.into();
     let mut digits = [0; 20];
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_the_text_that_was_given() {
+    fn the_parts_are_the_given_text() {
         let publication = Publication::new(&topic("t"), " \"e\" ", "1e400", "{ \"a\" : [0.10] }\n").unwrap();
         assert_eq!(publication.topic_json(), "\"t\"");
         assert_eq!(publication.event(), "\"e\"");
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_is_not_one_json_value_is_named() {
+    fn an_error_names_the_part_other_than_json() {
         let refused =
             |event, message_id, data| Publication::new(&topic("t"), event, message_id, data).unwrap_err().part;
         assert_eq!(refused("greeting", "1", "1"), "event");

@@ -1,5 +1,5 @@
-//! What the requests of every format have in common: how a topic is named, how a publication is put together from its
-//! raw parts, and how a request that breaks the rules is refused.
+//! The parts of a request common to every format: topic names, publications made from raw parts, and the errors for
+//! broken rules.
 
 use bytes::{Bytes, BytesMut};
 
@@ -7,7 +7,7 @@ use super::json::{self, JsonError};
 use super::publication::Parts;
 use super::{ErrorCode, FrameError, Publication, TopicName};
 
-/// The members of a publication, each the raw text of one JSON value.
+/// The members of a publication, each the raw text of a JSON value.
 #[derive(Default)]
 pub(super) struct RawPublication<'a> {
     pub(super) topic: Option<&'a str>,
@@ -17,7 +17,8 @@ pub(super) struct RawPublication<'a> {
 }
 
 impl RawPublication<'_> {
-    /// The publication; what it does not say is empty. `more` is how many bytes of the same read follow it.
+    /// Builds the publication; missing members are empty. `more` is the number of bytes of the same read after this
+    /// publication.
     pub(super) fn read(
         self,
         max_topic_bytes: usize,
@@ -48,18 +49,19 @@ impl RawPublication<'_> {
     }
 }
 
-/// What the publications of one read share: a run of them costs one allocation instead of several each.
+/// The memory shared by the publications of a single read: a run of publications costs one allocation instead of
+/// several each.
 ///
-/// The price is that a publication kept for long keeps its neighbours' memory, so what is shared stays small.
+/// The price: a publication kept for long keeps its neighbours' memory too, so the shared memory stays small.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     buffer: BytesMut,
-    /// The topic of the publication before, which is mostly that of the next.
+    /// The topic of the previous publication, most often the topic of the next.
     topic: Option<TopicName>,
 }
 
 impl Batch {
-    /// Bytes that one kept publication can keep in memory beyond its own.
+    /// How many bytes of other publications a single kept publication may keep in memory.
     const SHARED_BYTES_MAX: usize = 4_096;
 
     fn topic(&mut self, raw: &str, max_topic_bytes: usize) -> Result<TopicName, FrameError> {
@@ -77,7 +79,7 @@ impl Batch {
     fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
         let layout = parts.layout(topic);
         if layout.len > self.buffer.capacity() {
-            // A large one gains little from sharing, and would leave much of the memory before it unused.
+            // A large publication gains little from sharing, and would leave much of the memory before it unused.
             if layout.len > Self::SHARED_BYTES_MAX / 4 {
                 return Self::lone(topic, parts);
             }
@@ -87,7 +89,7 @@ impl Batch {
         Publication::from_layout(layout, self.buffer.split().freeze())
     }
 
-    /// A publication in memory of its own.
+    /// Builds a publication in memory of its own.
     fn lone(topic: &TopicName, parts: &Parts<'_>) -> Publication {
         let layout = parts.layout(topic);
         let mut tail = Vec::with_capacity(layout.len);
@@ -96,7 +98,7 @@ impl Batch {
     }
 }
 
-/// The topic that the raw text of a JSON value names.
+/// Parses the raw text of a JSON value as a topic.
 pub(super) fn topic_name(raw: &str, max_topic_bytes: usize) -> Result<TopicName, FrameError> {
     checked_topic_name(&json::string(raw).ok_or_else(topic_must_be_a_string)?, max_topic_bytes)
 }
@@ -119,20 +121,20 @@ pub(super) fn bad_json(error: JsonError) -> FrameError {
 }
 
 pub(super) fn duplicate_key(key: &str) -> FrameError {
-    FrameError::new(ErrorCode::DuplicateKey, format!("\"{key}\" stands twice in one object; send it once"))
+    FrameError::new(ErrorCode::DuplicateKey, format!("duplicate key \"{key}\": send it once"))
 }
 
-/// The same where the key is the name of a topic.
+/// As [`duplicate_key`], for a key that is the name of a topic.
 pub(super) fn duplicate_topic(topic: &TopicName) -> FrameError {
     let name = serde_json::Value::from(topic.as_str());
-    let message = format!("the topic {name} stands twice in one object; send it once");
+    let message = format!("duplicate topic {name}: send it once");
     FrameError::new(ErrorCode::DuplicateKey, message).with_topic(topic)
 }
 
 pub(super) fn topic_must_be_a_string() -> FrameError {
-    FrameError::new(ErrorCode::BadTopic, "name the topic with a JSON string of Unicode text")
+    FrameError::new(ErrorCode::BadTopic, "the topic must be a JSON string of Unicode text")
 }
 
 pub(super) fn unfinished() -> FrameError {
-    FrameError::new(ErrorCode::UnfinishedFrame, "the stream ended in the middle of a frame, which had no effect")
+    FrameError::new(ErrorCode::UnfinishedFrame, "stream ended in the middle of a frame; the frame had no effect")
 }

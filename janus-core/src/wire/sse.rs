@@ -1,12 +1,12 @@
-//! Server-sent events: a stream of text that a browser's `EventSource` reads and comes back to by itself.
+//! Server-sent events: a stream of text for a browser's `EventSource`, which reconnects by itself.
 //!
-//! The request is all that its client ever says; what it asks for becomes one open and a subscribe for each topic. The
-//! position of a message is its `id`, which the browser gives back when it comes back. `docs/PROTOCOL.md` has the
-//! format.
+//! The request is the client's only input; it becomes an open and a subscribe for each topic. The position of a message
+//! is its `id`, returned by the browser when it reconnects. `docs/PROTOCOL.md` has the format, `sse/tests.rs` the
+//! rules.
 //!
-//! Every block has data. Clients that dispatch at each blank line yield an empty event for a block without, and those built
-//! on npm's eventsource-parser take no id from it, so that they lose messages when they come back. So a heartbeat has
-//! data, too, and `retry` and the first `id` stand in the block that says what was subscribed to.
+//! Every block has data. Clients that dispatch at each blank line yield an empty event for a block without data, and
+//! clients built on npm's eventsource-parser take no id from such a block, and so lose messages when they reconnect. A
+//! heartbeat therefore has data too, and `retry` and the first `id` are in the block that reports the subscription.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -15,34 +15,35 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 
-use super::http::{AllowedOrigins, Head, HeadReader, HttpError, NO_BODY, Reader, date};
+use super::http::{Head, HeadReader, HttpError, NO_BODY, Reader, date};
 use super::object::Object;
+use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, Event, FrameError, Heartbeat, HttpRequest, Limits, Message, Open,
-    Opens, Position, Refusal, Refusing, Timestamp, TopicName,
+    Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, NumberedMessage, Open,
+    Opens, Position, Refusal, Refusing, ServerEvent, Timestamp, TopicName,
 };
 
-/// When a browser is to come back that is not to come back: a day from now. It has no other word for it once a stream has
-/// begun.
+/// The `retry` of a browser that should stay away: a day. Once a stream has begun, nothing else can keep a browser
+/// away.
 const NEVER_MILLIS: u64 = 24 * 60 * 60 * 1_000;
 
-/// An event of its own type, which a page may listen to: a comment, the usual heartbeat, is something that no page sees.
+/// An event with a type of its own, visible to pages. The usual heartbeat, a comment, is invisible to pages.
 const HEARTBEAT: &[u8] = b"event: heartbeat\ndata: {}\n\n";
 
 /// Ends the body of a chunked response.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Types of events that a publisher's event cannot be.
+/// Types reserved for this protocol, and so unavailable to a publisher's event.
 const OWN_TYPES: [&str; 8] = ["heartbeat", "subscribed", "gap", "refused", "bye", "open", "error", "message"];
 
-/// Whether a parameter holds the last id: clients that cannot set a header have each their own name for it.
+/// Whether a parameter holds the last id: each client that cannot set a header has its own name for the parameter.
 fn is_last_event_id(name: &str) -> bool {
     let letters = name.bytes().filter(|byte| !matches!(byte, b'_' | b'-')).map(|byte| byte.to_ascii_lowercase());
     letters.eq(*b"lasteventid")
 }
 
-/// The type of an event that a publisher's event, which is JSON, stands for.
+/// The type of a server-sent event, from a publisher's event in JSON.
 fn native_type(event: &str) -> Option<String> {
     let kind: String = serde_json::from_str(event).ok()?;
     let fits = !kind.is_empty() && !kind.contains(['\r', '\n', '\0']) && !OWN_TYPES.contains(&&*kind);
@@ -51,8 +52,8 @@ fn native_type(event: &str) -> Option<String> {
 
 /// The codec of server-sent events.
 ///
-/// [`HttpPort`](super::HttpPort) makes connections to `/events` speak it. Alone on a listener it serves every path. What
-/// has its own HTTP server uses [`Sse::body`] and [`decoder_for`](Self::decoder_for).
+/// [`HttpPort`](super::HttpPort) switches connections to `/events` to this codec. Alone on a listener, the codec serves
+/// every path. A program with its own HTTP server uses [`Sse::body`] and [`decoder_for`](Self::decoder_for).
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,40 +71,40 @@ fn native_type(event: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Sse {
     retry: Duration,
-    /// `None` if somebody else sends the head of the response.
+    /// `None` if another server sends the head of the response.
     allowed_origins: Option<AllowedOrigins>,
-    /// Whether each event is a chunk of HTTP/1.1, whose head is part of the bytes that all subscribers share.
+    /// Whether each event is a chunk of HTTP/1.1. The chunk's head is part of the bytes shared by all subscribers.
     chunked: bool,
     /// Whether the publisher's event is the type of a message.
     native_events: bool,
 }
 
 impl Sse {
-    /// Streams with the head of their response, for browsers from the same host and from these origins, which come back
-    /// after `retry` when they have lost their connection.
+    /// Streams with the head of the response, for browsers from the same host and from these origins. A browser that
+    /// loses its connection reconnects after `retry`.
     #[must_use]
     pub fn new(retry: Duration, allowed_origins: AllowedOrigins) -> Self {
         Self { retry, allowed_origins: Some(allowed_origins), chunked: false, native_events: false }
     }
 
-    /// Streams for a response whose head somebody else has sent, with the status 200, the type `text/event-stream`, and
-    /// its own rules about origins.
+    /// Streams for a response whose head another server has sent, with the status 200, the type `text/event-stream`,
+    /// and its own rules about origins.
     ///
-    /// A client that is refused after that is told so by an event of type `bye`, because it is too late for a status.
+    /// A client refused after this head is told by an event of type `bye`, because it is too late for a status.
     #[must_use]
     pub fn body(retry: Duration) -> Self {
         Self { retry, allowed_origins: None, chunked: false, native_events: false }
     }
 
-    /// The same with `transfer-encoding: chunked`, for clients of HTTP/1.1: without it some client libraries hand out a
-    /// message only when a buffer of theirs is full. A body, which somebody else sends the head of, stays as it is.
+    /// Adds `transfer-encoding: chunked`, for clients of HTTP/1.1: without chunks some client libraries return a
+    /// message only when their buffer is full. No effect on a [`body`](Self::body), whose head another server sends.
     #[must_use]
     pub fn chunked(self) -> Self {
         Self { chunked: self.allowed_origins.is_some(), ..self }
     }
 
-    /// The same with the publisher's `event` as the type of each message, where it is a text that can be one: not empty,
-    /// without line breaks, and none of the types that this protocol has for itself.
+    /// Makes the publisher's `event` the type of each message, if the event is a suitable text: not empty, without line
+    /// breaks, and not a type reserved for this protocol.
     #[must_use]
     pub fn native_events(self) -> Self {
         Self { native_events: true, ..self }
@@ -113,15 +114,15 @@ impl Sse {
     ///
     /// # Errors
     ///
-    /// What the request is answered with instead: it names no topic, too many, one twice, or one whose name is not allowed
-    /// (400), it has a body (400), or its method is neither GET nor HEAD (405).
+    /// The response to a bad request: no topic, too many topics, a duplicate topic or a topic with an invalid name
+    /// (400); a request body (400); or a method other than GET and HEAD (405).
     pub fn decoder_for(&self, request: HttpRequest, limits: &Limits) -> Result<Box<dyn Decoder>, HttpError> {
         let (commands, asker) = self.commands(request, limits)?;
         Ok(Box::new(StreamDecoder { commands, asker: Some(asker), head: None }))
     }
 
-    /// The body of a stream that only says why its client is not served. A browser's `EventSource` comes back after that; any
-    /// status but 200 it takes for final.
+    /// The body of a stream that only tells a client why the client is not served. A browser's `EventSource` reconnects
+    /// after such a stream, but takes any status other than 200 for final.
     #[must_use]
     pub fn farewell(refusal: &Refusal<'_>) -> Bytes {
         let mut body = BytesMut::new();
@@ -129,7 +130,7 @@ impl Sse {
         body.freeze()
     }
 
-    /// Everything that the client will ever have said.
+    /// Turns the request into all the commands of its client.
     fn commands(&self, request: HttpRequest, limits: &Limits) -> Result<(VecDeque<Command>, Box<Asker>), HttpError> {
         let asks_for_head = request.method == "HEAD";
         if request.method != "GET" && !asks_for_head {
@@ -143,26 +144,26 @@ impl Sse {
         let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
         for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
             match &*name {
-                // The parser puts another character in the place of bytes that are none, and so makes it another topic.
+                // The parser would replace invalid bytes by another character, and so name another topic.
                 "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
-                    let message = format!("topic number {} of the request is not UTF-8", topics.len() + 1);
+                    let message = format!("topic number {} is not UTF-8", topics.len() + 1);
                     return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
                 }
                 "topic" => topics.push(topic(&value, &topics, limits)?),
                 name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
                 "events" if value != "native" => {
-                    let message = "events: expected \"native\", or no such parameter";
+                    let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
                     return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message));
                 }
-                // Some clients add a parameter that nobody reads, so that no cache answers.
+                // Some clients add a parameter without a meaning, to avoid caches.
                 _ => {}
             }
         }
         if topics.is_empty() {
-            let message = "name at least one topic, as in /events?topic=news";
+            let message = "missing topic: name at least one, as in /events?topic=news";
             return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
         }
-        // The header is what the browser has seen since it was given the address.
+        // The header is newer than the address: the browser has read this id since.
         let header = request.header("last-event-id").filter(|id| !id.is_empty());
         let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
 
@@ -179,7 +180,7 @@ impl Sse {
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         commands.push_back(Command::Open(Box::new(open)));
         if asks_for_head {
-            // A client that may connect gets the head, without joining a topic.
+            // A client allowed to connect gets the head, without joining a topic.
             commands.push_back(Command::Close(start));
             return Ok((commands, asker));
         }
@@ -189,11 +190,12 @@ impl Sse {
         Ok((commands, asker))
     }
 
-    /// The head of the response; empty if somebody else sends that.
+    /// The head of the response; empty if another server sends the head.
     fn head(&self, request: &HttpRequest) -> String {
         let mut head = String::new();
         if let Some(allowed_origins) = &self.allowed_origins {
-            // nginx would hold messages back but for `x-accel-buffering`, and proxies that compress but for `no-transform`.
+            // nginx would hold messages back without `x-accel-buffering`, and compressing proxies without
+            // `no-transform`.
             head.push_str(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                  cache-control: no-store, no-transform\r\nx-accel-buffering: no\r\nconnection: close\r\n",
@@ -208,28 +210,29 @@ impl Sse {
         head
     }
 
-    /// What is sent once the client may have a topic. It is a command of the decoder's, because only that knows the origin.
+    /// The bytes sent once the client may have a topic. The decoder makes these bytes, because only the decoder knows
+    /// the origin.
     fn start(&self, request: &HttpRequest) -> Bytes {
         let mut start = BytesMut::from(&*self.head(request));
-        // The first line of the block that follows.
+        // The first line of the next block.
         self.chunk(&mut start, |out| {
             let _ = writeln!(out, "retry: {}", self.jittered_retry().as_millis());
         });
         start.freeze()
     }
 
-    /// `retry`, give or take a quarter: streams that are lost together must not come back together.
+    /// `retry`, plus or minus a quarter: streams lost together must not reconnect together.
     fn jittered_retry(&self) -> Duration {
         let random = getrandom::u32().unwrap_or(u32::MAX / 2);
         self.retry.mul_f64(0.75 + 0.5 * f64::from(random) / f64::from(u32::MAX))
     }
 
-    /// Has what `write` writes be a chunk, if this stream has any.
+    /// Makes the output of `write` a chunk, if this stream has chunks.
     fn chunk(&self, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
         let from = out.len();
         write(out);
         let length = out.len() - from;
-        // A chunk without bytes would be the last one.
+        // A chunk without bytes would end the body.
         if self.chunked && length > 0 {
             let head = format!("{length:x}\r\n");
             out.put_slice(head.as_bytes());
@@ -238,9 +241,9 @@ impl Sse {
         }
     }
 
-    fn put_event(&self, event: &Event<'_>, out: &mut BytesMut) {
+    fn put_event(&self, event: &ServerEvent<'_>, out: &mut BytesMut) {
         match event {
-            Event::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
+            ServerEvent::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
                 let id = last.unwrap_or(*position);
                 if since.is_some() && missed.is_none() {
                     out.put_slice(b"event: gap\n");
@@ -262,15 +265,15 @@ impl Sse {
                     }
                 });
             }
-            Event::Message(message) => self.put_message(out, message),
-            Event::Gap { topic, epoch, from, to } => {
+            ServerEvent::Message(message) => self.put_message(out, message),
+            ServerEvent::Gap { topic, epoch, from, to } => {
                 out.put_slice(b"event: gap\n");
                 put_id(out, Position { epoch: *epoch, seq: *to }, None);
                 put_data(out, |json| {
                     json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
                 });
             }
-            Event::Error { topic, code, message, .. } => {
+            ServerEvent::Error { topic, code, message, .. } => {
                 out.put_slice(b"event: refused\n");
                 put_data(out, |json| {
                     let json = match topic {
@@ -280,21 +283,21 @@ impl Sse {
                     json.reason(*code, message)
                 });
             }
-            Event::Bye(refusal) => put_bye(out, refusal),
-            Event::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
-            // What an event stream has no words for: its client asks for nothing that these would answer. A refusal is
-            // told with a status.
-            Event::Opened { .. }
-            | Event::Refused(_)
-            | Event::AlreadySubscribed { .. }
-            | Event::Unsubscribed { .. }
-            | Event::Published { .. }
-            | Event::Attached { .. } => {}
+            ServerEvent::Bye(refusal) => put_bye(out, refusal),
+            ServerEvent::Refused(refusal) if self.allowed_origins.is_none() => put_bye(out, refusal),
+            // An event stream cannot express these: its client makes no requests for such answers, and a refusal is
+            // told by a status.
+            ServerEvent::Opened { .. }
+            | ServerEvent::Refused(_)
+            | ServerEvent::AlreadySubscribed { .. }
+            | ServerEvent::Unsubscribed { .. }
+            | ServerEvent::Published { .. }
+            | ServerEvent::Attached { .. } => {}
         }
     }
 
-    fn put_message(&self, out: &mut BytesMut, message: &Message<'_>) {
-        let Message { topic_json, event, message_id, data, .. } = message;
+    fn put_message(&self, out: &mut BytesMut, message: &NumberedMessage<'_>) {
+        let NumberedMessage { topic_json, event, message_id, data, .. } = message;
         out.reserve(200 + topic_json.len() + event.len() + message_id.len() + data.len());
         if self.native_events
             && let Some(kind) = native_type(event)
@@ -313,24 +316,24 @@ impl Sse {
     }
 }
 
-/// One more topic of a request.
+/// Checks the next topic of a request.
 fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName, HttpError> {
     let bad = |code: ErrorCode, message: String| HttpError::new(code.http_status(), code.as_str(), message);
     let place = before.len() + 1;
     let topic = TopicName::new(name, limits.max_topic_bytes)
-        .map_err(|error| bad(ErrorCode::BadTopic, format!("topic number {place} of the request: {error}")))?;
+        .map_err(|error| bad(ErrorCode::BadTopic, format!("topic number {place}: {error}")))?;
     if before.contains(&topic) {
-        return Err(bad(ErrorCode::BadTopic, format!("topic number {place} of the request, {topic}, is named twice")));
+        return Err(bad(ErrorCode::BadTopic, format!("topic number {place}: duplicate topic {topic}, name it once")));
     }
     if before.len() == limits.max_topics {
-        let message = format!("a client may be subscribed to {} topics", limits.max_topics);
+        let message = format!("too many topics: a client may subscribe to at most {} topics", limits.max_topics);
         return Err(bad(ErrorCode::TooManyTopics, message));
     }
     Ok(topic)
 }
 
-/// The position, and the horizon if there is one, that an id stands for. What is no id of ours counts as one that is too old: a browser that got it
-/// from somebody else at this address is told that messages may be missing, and goes on.
+/// The position in an id, and the horizon if present. An unknown id counts as a position too old to resume: a browser
+/// that got the id from another server at this address is told that messages may be missing, and continues.
 fn position(id: &str) -> (Position, Option<u64>) {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     let read = || match id.match_indices('.').nth(1) {
@@ -350,13 +353,13 @@ impl Codec for Sse {
         Box::new(StreamDecoder { commands: VecDeque::new(), asker: None, head })
     }
 
-    fn encode(&self, event: &Event<'_>, _: &Timestamp, out: &mut BytesMut) {
-        if let (Event::Refused(refusal), Some(_)) = (event, &self.allowed_origins) {
+    fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
+        if let (ServerEvent::Refused(refusal), Some(_)) = (event, &self.allowed_origins) {
             return out.put_slice(&HttpError::from(refusal).response());
         }
         self.chunk(out, |out| self.put_event(event, out));
-        if self.chunked && matches!(event, Event::Bye(_)) {
-            // Nothing follows on a bye.
+        if self.chunked && matches!(event, ServerEvent::Bye(_)) {
+            // Nothing follows a bye.
             out.put_slice(LAST_CHUNK);
         }
     }
@@ -374,7 +377,7 @@ impl Codec for Sse {
 
 fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
     let reconnect_after = refusal.reconnect_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    // Every browser obeys this, also where the page does not listen for the event.
+    // Every browser obeys `retry`, even if the page does not listen for the event.
     let retry = reconnect_after.unwrap_or(NEVER_MILLIS);
     out.put_slice(format!("event: bye\nretry: {retry}\n").as_bytes());
     put_data(out, |json| {
@@ -396,13 +399,13 @@ fn put_id(out: &mut BytesMut, position: Position, horizon: Option<u64>) {
     out.put_u8(b'\n');
 }
 
-/// The line of a block that has a JSON object, and the end of the block.
+/// Appends the data line of a block, a JSON object, and the end of the block.
 fn put_data(out: &mut BytesMut, write: impl FnOnce(Object<'_, BytesMut>) -> Object<'_, BytesMut>) {
     out.put_slice(b"data: ");
     let from = out.len();
     write(Object::new(out)).end();
-    // A line break, which JSON allows as white space between tokens alone, would end the line; as a blank it leaves the
-    // value what it is.
+    // A line break would end the line. JSON allows line breaks only as white space between tokens, so a blank leaves
+    // the value unchanged.
     for byte in &mut out[from..] {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';
@@ -411,24 +414,24 @@ fn put_data(out: &mut BytesMut, write: impl FnOnce(Object<'_, BytesMut>) -> Obje
     out.put_slice(b"\n\n");
 }
 
-/// Hands out what the request asks for; whatever the client sends after it means nothing.
+/// Returns the commands of the request; later input from the client means nothing.
 struct StreamDecoder {
     commands: VecDeque<Command>,
-    /// Until all commands have been handed out.
+    /// Present until all commands have been returned.
     asker: Option<Box<Asker>>,
-    /// Until the request has been read, where nobody else has done that. Boxed, because it is gone for most of a
-    /// connection's life.
+    /// Present until the request has been read, if no other server reads the request. Boxed, because absent for most of
+    /// a connection's life.
     head: Option<Box<(Sse, HeadReader)>>,
 }
 
-/// What matters for how a client is refused.
+/// The properties of a request that decide how its client is refused.
 struct Asker {
     start: Bytes,
     /// The codec of the stream.
     sse: Sse,
-    /// Whether it is a browser's `EventSource`, or says that it is like one.
+    /// Whether the client is a browser's `EventSource`, or claims to be like one.
     comes_back: bool,
-    /// `None` if the status has been sent by somebody else.
+    /// `None` if another server has sent the status.
     reader: Option<Reader>,
 }
 
@@ -464,13 +467,14 @@ impl Decoder for StreamDecoder {
     fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
         match self.asker.as_deref() {
             None if self.head.is_some() => Refusing::OnceRead,
-            // An `EventSource` takes any status but 200 for final (HTML, 9.2.3), and what has passed with a pause is not.
+            // An `EventSource` takes any status other than 200 for final (HTML, 9.2.3), but a temporary refusal is not
+            // final.
             Some(asker) if asker.comes_back && refusal.code.class() != ErrorClass::DoNot => {
                 let mut stream = BytesMut::from(&*asker.start);
                 if asker.reader.as_ref().is_some_and(|reader| reader.asked_for_the_head) {
                     return Refusing::With(stream.freeze());
                 }
-                asker.sse.encode(&Event::Bye(*refusal), &Timestamp::default(), &mut stream);
+                asker.sse.encode(&ServerEvent::Bye(*refusal), &Timestamp::default(), &mut stream);
                 Refusing::With(stream.freeze())
             }
             Some(Asker { reader: Some(reader), .. }) => Refusing::With(HttpError::from(refusal).response_to(reader)),

@@ -1,20 +1,20 @@
-//! The time of a frame, in the form that the classic protocol inherited from Erlang.
+//! The time of a frame, in the form inherited by the classic protocol from Erlang.
 
 use std::time::Duration;
 
-/// A point in time as Erlang's `now()` writes it: 10^6 seconds, seconds and microseconds since the Unix epoch.
+/// A point in time as written by Erlang's `now()`: 10^6 seconds, seconds and microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Whole millions of seconds.
     pub mega: u32,
-    /// Seconds beyond those, below 1,000,000.
+    /// Remaining seconds, below 1,000,000.
     pub sec: u32,
-    /// Microseconds beyond those, below 1,000,000.
+    /// Remaining microseconds, below 1,000,000.
     pub micro: u32,
 }
 
 impl Timestamp {
-    /// Splits the time since the Unix epoch, as `SystemTime::duration_since(UNIX_EPOCH)` gives it.
+    /// Splits the time since the Unix epoch, as returned by `SystemTime::duration_since(UNIX_EPOCH)`.
     ///
     /// ```
     /// use std::time::Duration;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 /// A topic's name: UTF-8 text of at least one byte, without control characters.
 ///
-/// Names are equal when their text is equal; case and blanks matter. A clone shares the text. A map with names as keys
-/// can be asked with a `&str`.
+/// Names are equal when their text is equal; case and blanks matter. A clone shares the text. A map keyed by names can
+/// be queried with a `&str`.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -21,20 +21,20 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicName(Arc<str>);
 
-/// A text that cannot name a topic; whoever chose the name is to blame.
+/// A text that cannot name a topic; the caller who chose the name is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
     /// The name has no characters.
-    #[error("a topic's name must not be empty")]
+    #[error("topic name must not be empty")]
     Empty,
     /// The name has more bytes than the limit allows.
-    #[error("a topic's name must not be longer than {max_bytes} bytes of UTF-8")]
+    #[error("topic name must not be longer than {max_bytes} bytes of UTF-8")]
     TooLong {
-        /// The limit that was crossed.
+        /// The limit, in bytes.
         max_bytes: usize,
     },
-    /// The name holds a control character, which no terminal, log or header could carry unharmed.
-    #[error("a topic's name must not hold control characters")]
+    /// The name contains a control character, unsafe in terminals, logs and headers.
+    #[error("topic name must not contain control characters")]
     ControlCharacter,
 }
 
@@ -43,7 +43,7 @@ impl TopicName {
     ///
     /// # Errors
     ///
-    /// The first rule that the text breaks.
+    /// The first rule broken by the text.
     pub fn new(text: &str, max_bytes: usize) -> Result<Self, TopicNameError> {
         if text.is_empty() {
             return Err(TopicNameError::Empty);
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_fill_its_limit_and_not_a_byte_more() {
+    fn a_name_may_fill_its_limit_exactly() {
         assert!(TopicName::new("éé", 4).is_ok());
         assert_eq!(TopicName::new("éé", 3), Err(TopicNameError::TooLong { max_bytes: 3 }));
     }

@@ -1,8 +1,8 @@
 //! The modern protocol, `janus.v1.json`: one JSON object in each frame, whatever carries the frames.
 //!
-//! The [`Decoder`] turns the text of one frame into what it asks for; [`encode`] appends one [`Event`] as text. The first
-//! frame must be a `hello`. Both directions as a client sees them are in [`client`]. What the frames mean is in
-//! `docs/PROTOCOL.md`.
+//! The [`Decoder`] turns the text of a frame into a [`Request`]; [`encode`] appends a [`ServerEvent`] as text. The
+//! first frame must be a `hello`. `docs/PROTOCOL.md` has the meaning of the frames; [`client`] (`v1/client.rs`) is the
+//! client's end, `v1/tests.rs` the rules.
 
 use std::time::Duration;
 
@@ -12,28 +12,30 @@ use super::json::{self, Members, Reader};
 use super::object::Object;
 use super::publication::put_decimal;
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
-use super::{Command, ErrorCode, Event, FrameError, Limits, Message, Open, Position, Refusal, RequestId, TopicName};
+use super::{
+    Command, ErrorCode, FrameError, Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, TopicName,
+};
 
 pub mod client;
 
-/// The largest number that a request may have: beyond it JavaScript cannot count.
+/// The largest number of a request: beyond this limit JavaScript cannot count.
 pub const MAX_REQUEST_ID: u64 = (1 << 53) - 1;
 
 /// The answer to a `ping`.
 pub const PONG: &str = r#"{"type":"pong"}"#;
 
-/// What one frame asks for.
+/// The request in a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// To be carried out.
+    /// A command to carry out.
     Command(Command),
-    /// To be answered with [`PONG`], in a frame of whatever carries the protocol.
+    /// A ping, answered with [`PONG`] in a frame of the underlying protocol.
     Ping,
 }
 
-/// Turns the frames of one connection into commands.
+/// Turns the frames of a connection into commands.
 ///
-/// It keeps nothing but whether the `hello` has come, and memory that publications of one read share.
+/// It remembers only whether the `hello` has come, and the memory shared by publications of the same read.
 ///
 /// ```
 /// use janus_core::wire::v1::{Decoder, Request};
@@ -62,13 +64,13 @@ impl Decoder {
         Self::default()
     }
 
-    /// What a frame asks for. `more` is how many bytes of the same read follow the frame, as far as that is known: with
-    /// many the publications among them share memory until [`end_of_read`](Self::end_of_read); 0 is never wrong.
+    /// Reads a frame. `more` is the number of bytes of the same read after the frame, as far as known: with many, the
+    /// publications in these bytes share memory until [`end_of_read`](Self::end_of_read); 0 is never wrong.
     ///
     /// # Errors
     ///
-    /// Why the frame is refused, with the number and the topic of the request where they could be read. The connection must be closed if
-    /// the error [is fatal](FrameError::is_fatal), as every one is until the `hello` has come.
+    /// Why the frame is refused, with the number and the topic of the request if these could be read. The connection
+    /// must be closed if the error [is fatal](FrameError::is_fatal); every error is fatal until the `hello` has come.
     pub fn decode(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
         let fields = Fields::read(text)?;
         match json::string(fields.kind.unwrap_or_default()).as_deref() {
@@ -77,14 +79,16 @@ impl Decoder {
                 self.opened = true;
                 Ok(Request::Command(Command::Open(Box::new(open))))
             }
-            Some("hello") => Err(FrameError::new(ErrorCode::BadOpen, "say \"hello\" once, as the first frame")),
+            Some("hello") => {
+                Err(FrameError::new(ErrorCode::BadOpen, "\"hello\" must be sent once, as the first frame"))
+            }
             _ if !self.opened => {
-                Err(FrameError::new(ErrorCode::BadOpen, "say {\"type\":\"hello\"} before anything else"))
+                Err(FrameError::new(ErrorCode::BadOpen, "the first frame must be {\"type\":\"hello\"}"))
             }
             kind => {
                 let (id, topic) = (fields.id(), fields.publication.topic);
                 fields.request(kind, limits, more, &mut self.batch).map_err(|error| {
-                    // Of a key that stands twice, either may be meant.
+                    // With a duplicate key, either of the values may be meant.
                     let topic = topic.filter(|_| error.code != ErrorCode::DuplicateKey);
                     let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
                     let error = error.with_id(id.ok().flatten());
@@ -103,23 +107,23 @@ impl Decoder {
         self.opened
     }
 
-    /// Lets go of the memory that the publications of one read share.
+    /// Releases the memory shared by the publications of a read.
     pub fn end_of_read(&mut self) {
         self.batch = None;
     }
 }
 
-/// A frame, taken apart but not yet understood: the raw text of every member that has a meaning.
+/// A frame, taken apart but not yet understood: the raw text of every known member.
 #[derive(Default)]
 struct Fields<'a> {
     kind: Option<&'a str>,
-    /// `None` also if it stands twice, which is said below.
+    /// `None` also for a duplicate, reported in `duplicate`.
     id: Option<&'a str>,
     publication: RawPublication<'a>,
     since: Option<&'a str>,
     session: Option<&'a str>,
     auth: Option<&'a str>,
-    /// A key with a meaning that stood twice.
+    /// A known key found twice.
     duplicate: Option<&'static str>,
 }
 
@@ -133,7 +137,7 @@ impl<'a> Fields<'a> {
         let keys = ["type", "id", "topic", "event", "message_id", "data", "since", "session", "auth"];
         let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
         let [kind, id, topic, event, message_id, data, since, session, auth] = values;
-        // Many a serializer writes null for an optional key that has no value. What a publisher says of a message may be null.
+        // Many serializers write null for an optional key without a value. The parts of a message may be null.
         let given = |raw: Option<&'a str>| raw.filter(|raw| *raw != "null");
         Ok(Self {
             kind,
@@ -172,7 +176,7 @@ impl<'a> Fields<'a> {
             }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
-                // A mistyped key must not publish nothing.
+                // A mistyped key must not publish an empty message.
                 if self.publication.data.is_none() {
                     self.topic(limits)?;
                     return Err(data_is_missing());
@@ -201,7 +205,7 @@ impl<'a> Fields<'a> {
     fn since(&self) -> Result<Option<Position>, FrameError> {
         const KEYS: [&str; 2] = ["epoch", "seq"];
         let Some(raw) = self.since else { return Ok(None) };
-        // It is JSON, so that what cannot be read is no object.
+        // The text is known to be JSON, so an unreadable value is not an object.
         let Ok(Members { values: [epoch, seq], twice }) = json::members(raw, KEYS) else {
             return Err(bad_since());
         };
@@ -214,12 +218,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The first of these keys that stands twice.
+/// The first duplicate among these keys.
 fn first_of<const N: usize>(twice: [bool; N], keys: [&'static str; N]) -> Option<&'static str> {
     twice.iter().position(|&twice| twice).map(|index| keys[index])
 }
 
-/// 16 hexadecimal digits; `from_str_radix` alone would take a sign as well.
+/// 16 hexadecimal digits; `from_str_radix` alone would also accept a sign.
 fn parse_epoch(text: &str) -> Option<u64> {
     let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
@@ -228,38 +232,35 @@ fn parse_epoch(text: &str) -> Option<u64> {
 fn unknown_type() -> FrameError {
     FrameError::new(
         ErrorCode::UnknownAction,
-        "send an object whose \"type\" is \"subscribe\", \"unsubscribe\", \"publish\", \"ping\" or \"pong\"",
+        "unknown or missing \"type\": expected \"subscribe\", \"unsubscribe\", \"publish\", \"ping\" or \"pong\"",
     )
 }
 
 fn session_and_auth_must_be_strings() -> FrameError {
-    FrameError::new(
-        ErrorCode::BadOpen,
-        "\"session\" and \"auth\" of a \"hello\" are strings; leave out what you have not",
-    )
+    FrameError::new(ErrorCode::BadOpen, "\"session\" and \"auth\" must be strings; omit a key without a value")
 }
 
 fn data_is_missing() -> FrameError {
-    FrameError::new(ErrorCode::BadPublish, "a publication has \"data\", one JSON value; null is one")
+    FrameError::new(ErrorCode::BadPublish, "missing \"data\": expected one JSON value, possibly null")
 }
 
 fn bad_id() -> FrameError {
-    FrameError::new(ErrorCode::BadRequest, "an \"id\" is a whole number from 0 to 9007199254740991")
+    FrameError::new(ErrorCode::BadRequest, "\"id\" must be a whole number from 0 to 9007199254740991")
 }
 
 fn bad_since() -> FrameError {
     FrameError::new(
         ErrorCode::BadRequest,
-        "go on after a position as the server writes it: \"since\":{\"epoch\":\"9f86d081884c7d65\",\"seq\":42}",
+        "\"since\" must be a position as sent by the server: {\"epoch\":\"9f86d081884c7d65\",\"seq\":42}",
     )
 }
 
-/// Appends what a client is to read, as the text of one frame; nothing for [`Event::Attached`], which answers what no
-/// frame of this protocol asks.
-pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
+/// Appends an event as the text of a frame; nothing for [`ServerEvent::Attached`], the answer to a request unknown to
+/// this protocol.
+pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
     match *event {
-        Event::Message(message) => encode_message(&message, out),
-        Event::Opened { session, resumed, limits, heartbeat } => {
+        ServerEvent::Message(message) => encode_message(&message, out),
+        ServerEvent::Opened { session, resumed, limits, heartbeat } => {
             let Limits { max_frame_bytes, max_topic_bytes, max_topics } = *limits;
             let limits = format!(
                 "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
@@ -268,33 +269,33 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
             let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
             frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)).end();
         }
-        Event::Subscribed { id, topic, position, missed, .. } => {
+        ServerEvent::Subscribed { id, topic, position, missed, .. } => {
             let frame = frame(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
             match missed {
                 Some(missed) => frame.raw("resumed", "true").number("missed", missed).end(),
                 None => frame.raw("resumed", "false").end(),
             }
         }
-        Event::Unsubscribed { id, topic } => {
+        ServerEvent::Unsubscribed { id, topic } => {
             frame(out, "unsubscribed").id(id).text("topic", topic.as_str()).end();
         }
-        Event::Published { id, topic, position, subscribers } => {
+        ServerEvent::Published { id, topic, position, subscribers } => {
             let frame = frame(out, "published").id(id).text("topic", topic.as_str()).position(position);
             frame.number("subscribers", subscribers as u64).end();
         }
-        Event::Gap { topic, epoch, from, to } => {
+        ServerEvent::Gap { topic, epoch, from, to } => {
             let frame = frame(out, "gap").text("topic", topic.as_str()).epoch(epoch);
             frame.number("from", from).number("to", to).end();
         }
-        Event::AlreadySubscribed { id, topic } => {
-            let message = "subscribed to this topic already; nothing has changed";
+        ServerEvent::AlreadySubscribed { id, topic } => {
+            let message = "already subscribed to this topic; nothing has changed";
             frame(out, "error")
                 .id(id)
                 .text("topic", topic.as_str())
                 .reason(ErrorCode::AlreadySubscribed, message)
                 .end();
         }
-        Event::Error { id, topic, code, message } => {
+        ServerEvent::Error { id, topic, code, message } => {
             let frame = frame(out, "error").id(id);
             let frame = match topic {
                 Some(topic) => frame.text("topic", topic.as_str()),
@@ -302,7 +303,7 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
             };
             frame.reason(code, message).end();
         }
-        Event::Refused(refusal) | Event::Bye(refusal) => {
+        ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) => {
             let Refusal { id: _, code, message, reconnect_after } = refusal;
             let frame = frame(out, "bye").reason(code, message);
             match reconnect_after {
@@ -310,14 +311,14 @@ pub fn encode(event: &Event<'_>, out: &mut BytesMut) {
                 None => frame.end(),
             }
         }
-        Event::Attached { .. } => {}
+        ServerEvent::Attached { .. } => {}
     }
 }
 
-fn encode_message(message: &Message<'_>, out: &mut BytesMut) {
+fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {
     /// The keys, their punctuation and two numbers of at most 20 digits.
     const BESIDES: usize = 128;
-    let Message { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
+    let NumberedMessage { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
     out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + data.len());
     out.put_slice(b"{\"type\":\"message\",\"topic\":");
     out.put_slice(topic_json.as_bytes());

@@ -1,9 +1,9 @@
-//! WebSocket (RFC 6455), as a server speaks it, carrying [`janus.v1.json`](super::v1).
+//! The server's end of WebSocket (RFC 6455), carrying [`janus.v1.json`](super::v1).
 //!
-//! [`WebSocket::accept`] answers the request that upgrades a connection; what comes after it is the [`Codec`]'s. Text
-//! messages are frames of the protocol, pings are answered, extensions are not used. What a client sends is checked
-//! strictly, since nothing can be trusted after a frame that breaks the rules. How a client frames what it sends is in
-//! [`client`].
+//! [`WebSocket::accept`] answers the request to upgrade; the [`Codec`] handles the bytes afterwards. Text messages are
+//! frames of the protocol, pings are answered, extensions are not used. Input is checked strictly, since nothing can be
+//! trusted after a frame that breaks the rules. [`client`] (`websocket/client.rs`) is the client's end,
+//! `websocket/tests.rs` the rules.
 
 use std::io::Cursor;
 use std::mem;
@@ -13,31 +13,33 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
-use super::codec::{Answers, Codec, Decoder, Heartbeat, HttpRequest, Opens};
 use super::http::{NO_BODY, date};
 use super::request::{bad_utf8, text, unfinished};
-use super::{Command, ErrorCode, Event, FrameError, Limits, Refusal, Timestamp, v1};
+use super::{
+    Answers, Codec, Command, Decoder, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, Opens, Refusal,
+    ServerEvent, Timestamp, v1,
+};
 
 pub mod client;
 
-/// The subprotocol that the messages are of.
+/// The subprotocol of the messages.
 pub const SUBPROTOCOL: &str = "janus.v1.json";
 
-/// Bytes that the payload of a ping, a pong or a close may have.
+/// The largest payload of a ping, pong or close, in bytes.
 const CONTROL_BYTES_MAX: usize = 125;
 
-/// Bytes of the longest header, of a masked frame whose length takes eight bytes.
+/// Bytes of the longest header: a masked frame with an eight-byte length.
 const HEADER_BYTES_MAX: usize = 14;
 
 /// The codec of `janus.v1.json` over WebSocket.
 ///
-/// An HTTP server that got a request to upgrade answers with [`accept`](Self::accept), and has the bytes that follow
-/// decoded by [`decoder_for`](Self::decoder_for). Whether the request's `Origin` may connect is for that server to decide.
+/// An HTTP server answers a request to upgrade with [`accept`](Self::accept), and decodes the following bytes with
+/// [`decoder_for`](Self::decoder_for). The HTTP server must also decide whether the request's `Origin` may connect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WebSocket;
 
 impl WebSocket {
-    /// Answers a request to upgrade: the head of the response, after which the connection is a WebSocket.
+    /// Answers a request to upgrade with the head of a response. Afterwards the connection is a WebSocket.
     ///
     /// ```
     /// use janus_core::wire::{HttpRequest, WebSocket};
@@ -64,7 +66,7 @@ impl WebSocket {
     ///
     /// # Errors
     ///
-    /// What the request lacks, with the status to answer with.
+    /// What the request lacks, with the status of the answer.
     pub fn accept(request: &HttpRequest) -> Result<Bytes, UpgradeError> {
         let mut head = "HTTP/1.1 101 Switching Protocols\r\n".to_owned();
         for (name, value) in Self::accept_headers(request)? {
@@ -74,7 +76,7 @@ impl WebSocket {
         Ok(head.into())
     }
 
-    /// The headers of that response, for an HTTP server that writes heads itself; the status is 101.
+    /// The headers of the same response, for an HTTP server that writes heads itself; the status is 101.
     ///
     /// # Errors
     ///
@@ -82,35 +84,36 @@ impl WebSocket {
     pub fn accept_headers(request: &HttpRequest) -> Result<Vec<(&'static str, String)>, UpgradeError> {
         let asks_for_head = request.method == "HEAD";
         if request.method != "GET" && !asks_for_head {
-            return Err(UpgradeError::new(405, "open a WebSocket with GET"));
+            return Err(UpgradeError::new(405, "WebSockets require GET"));
         }
         if request.is_http_1_0 {
-            let message = "a WebSocket needs HTTP/1.1: the request, or a proxy, speaks HTTP/1.0";
+            let message = "WebSockets require HTTP/1.1, but the client or a proxy speaks HTTP/1.0";
             return Err(UpgradeError::new(400, message));
         }
         if request.has_body() {
             return Err(UpgradeError::new(400, NO_BODY));
         }
-        // HEAD gets the head that GET without an upgrade gets: only GET opens a WebSocket (RFC 6455, 4.1).
+        // HEAD gets the same head as GET without an upgrade: only GET opens a WebSocket (RFC 6455, 4.1).
         if asks_for_head || !tokens(request, "upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
-            return Err(UpgradeError::new(426, "this is a WebSocket: send \"upgrade: websocket\""));
+            return Err(UpgradeError::new(426, "missing header \"upgrade: websocket\": this path is a WebSocket"));
         }
         if !tokens(request, "connection").any(|token| token.eq_ignore_ascii_case("upgrade")) {
             return Err(UpgradeError::new(
                 400,
-                "send \"connection: upgrade\", or have the proxies on the way pass it on",
+                "missing header \"connection: upgrade\": send it, and configure proxies to pass it on",
             ));
         }
         if only(request, "sec-websocket-version") != Some("13") {
-            return Err(UpgradeError::new(426, "speak version 13 of the WebSocket protocol"));
+            return Err(UpgradeError::new(426, "\"sec-websocket-version\" must be 13"));
         }
         let key = only(request, "sec-websocket-key").filter(|key| is_key(key));
-        let key = key.ok_or_else(|| UpgradeError::new(400, "send one \"sec-websocket-key\", 16 bytes in base64"))?;
+        let key =
+            key.ok_or_else(|| UpgradeError::new(400, "\"sec-websocket-key\" must be sent once, 16 bytes in base64"))?;
         let mut subprotocols = tokens(request, "sec-websocket-protocol").peekable();
         let names_any = subprotocols.peek().is_some();
         let names_ours = subprotocols.any(|name| name == SUBPROTOCOL);
         if names_any && !names_ours {
-            return Err(UpgradeError::new(400, "name \"janus.v1.json\" among the subprotocols, or name none"));
+            return Err(UpgradeError::new(400, "unknown subprotocol: offer \"janus.v1.json\", or no subprotocol"));
         }
         let mut headers = vec![
             ("Upgrade", "websocket".to_owned()),
@@ -123,21 +126,21 @@ impl WebSocket {
         Ok(headers)
     }
 
-    /// The decoder of a connection that this request has upgraded. It gives the request with the client's
-    /// [`Command::Open`], and does not keep it after that.
+    /// The decoder of a connection upgraded by this request. The request is handed out with the client's
+    /// [`Command::Open`], and not kept afterwards.
     #[must_use]
     pub fn decoder_for(request: HttpRequest) -> Box<dyn Decoder> {
         Box::new(FrameDecoder { request: Some(Box::new(request)), ..FrameDecoder::default() })
     }
 }
 
-/// Why a request does not open a WebSocket; whoever sent it is to blame.
+/// Why a request does not open a WebSocket; its sender is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct UpgradeError {
     /// The status of the answer.
     pub status: u16,
-    /// What the client should do, for a person to read.
+    /// What the client should do, for people.
     pub message: &'static str,
 }
 
@@ -146,7 +149,7 @@ impl UpgradeError {
         Self { status, message }
     }
 
-    /// The headers that an answer with this status must have.
+    /// The headers required with this status.
     #[must_use]
     pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
         match self.status {
@@ -157,13 +160,13 @@ impl UpgradeError {
     }
 }
 
-/// The tokens of all headers of a name that is a list.
+/// The tokens of all headers with this name, each a list.
 fn tokens<'a>(request: &'a HttpRequest, name: &'a str) -> impl Iterator<Item = &'a str> {
     let headers = request.headers.iter().filter(move |(other, _)| other == name);
     headers.flat_map(|(_, value)| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// The header of a name that must stand once.
+/// The header with this name, which must not be repeated.
 fn only<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     let mut values = request.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.trim());
     values.next().filter(|_| values.next().is_none())
@@ -182,9 +185,9 @@ impl Codec for WebSocket {
         Box::new(FrameDecoder::default())
     }
 
-    fn encode(&self, event: &Event<'_>, _at: &Timestamp, out: &mut BytesMut) {
+    fn encode(&self, event: &ServerEvent<'_>, _at: &Timestamp, out: &mut BytesMut) {
         match event {
-            Event::Bye(refusal) | Event::Refused(refusal) => {
+            ServerEvent::Bye(refusal) | ServerEvent::Refused(refusal) => {
                 let code = match refusal.code {
                     ErrorCode::BadFrame => CloseCode::Protocol,
                     ErrorCode::UnsupportedFrame => CloseCode::Unsupported,
@@ -209,13 +212,13 @@ impl Codec for WebSocket {
         Heartbeat::Always(Bytes::from_static(&[0x89, 0]))
     }
 
-    /// As RFC 6455 asks of every client (5.5.2).
+    /// RFC 6455 obliges every client to answer (5.5.2).
     fn answers(&self) -> Answers {
         Answers::Always
     }
 }
 
-/// Appends a text frame, the payload of which `write` appends; nothing if it appends nothing.
+/// Appends a text frame with the output of `write` as payload; nothing if there is no output.
 fn put_text(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     write(out);
@@ -223,8 +226,8 @@ fn put_text(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
     if length == 0 {
         return;
     }
-    // What goes before the payload depends on its length, so the payload makes room: moving bytes that were just
-    // written is cheaper than counting them beforehand.
+    // The header depends on the payload's length, so the payload makes room afterwards: moving freshly written bytes is
+    // cheaper than counting these bytes in advance.
     let opcode = OpCode::Data(Data::Text);
     let size = header(opcode).len(length as u64);
     out.put_bytes(0, size);
@@ -233,7 +236,7 @@ fn put_text(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
 }
 
 fn put_close(out: &mut BytesMut, code: CloseCode, refusal: &Refusal<'_>) {
-    // A client that is not told in a frame of the protocol has only this to read.
+    // Without a frame of the protocol, this reason is all the client can read.
     let reason = match code {
         CloseCode::Library(_) => refusal.code.as_str(),
         _ => refusal.message,
@@ -253,7 +256,7 @@ fn control_frame(opcode: Control, payload: &[u8]) -> Bytes {
     frame.into()
 }
 
-/// The header of a whole message from the server.
+/// The header of an unfragmented message from the server.
 fn header(opcode: OpCode) -> FrameHeader {
     FrameHeader { opcode, ..FrameHeader::default() }
 }
@@ -262,49 +265,49 @@ fn put_header(out: &mut impl std::io::Write, opcode: OpCode, length: usize) {
     header(opcode).format(length as u64, out).expect("there is room for it");
 }
 
-/// Turns the bytes of one WebSocket into commands.
+/// Turns the bytes of a WebSocket into commands.
 ///
-/// Bytes are copied once, to where they are unmasked, and are looked at a bounded number of times however they were cut
-/// into pieces. Between messages, and between reads, it keeps no heap memory but the request of a client that has not
-/// said `hello`.
+/// Bytes are copied once, to be unmasked, and are read a bounded number of times however the bytes are split between
+/// reads. Between messages, and between reads, the decoder keeps no heap memory except the request of a client without
+/// a `hello`.
 #[derive(Default)]
 struct FrameDecoder {
     /// The protocol in the messages.
     requests: v1::Decoder,
     /// The request that began the connection, until the `hello`.
     request: Option<Box<HttpRequest>>,
-    /// The payload, unmasked, of the text message that has not ended. Within a read its memory is used again.
+    /// The unmasked payload of the unfinished text message. Within a read its memory is reused.
     message: Vec<u8>,
     /// The bytes of `message` up to here are known to be UTF-8.
     checked: usize,
-    /// The same of a ping, pong or close, which may come between the frames of a message.
+    /// The unmasked payload of a ping, pong or close, which may come between the frames of a message.
     control: Vec<u8>,
-    /// The frame whose payload has not ended.
+    /// The frame with an unfinished payload.
     frame: Option<Frame>,
-    /// The header that has not ended.
+    /// The beginning of an unfinished header.
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
-    /// Whether `message` goes on in another frame.
+    /// Whether `message` continues in another frame.
     fragmented: bool,
-    /// The last command or a fatal error was handed out; further bytes mean nothing.
+    /// The last command or a fatal error was returned; further bytes mean nothing.
     over: bool,
 }
 
-/// A frame whose header was read.
+/// A frame whose header has been read.
 #[derive(Clone, Copy)]
 struct Frame {
     kind: Kind,
-    /// Whether its message ends with it.
+    /// Whether the frame ends its message.
     is_final: bool,
-    /// What the next byte of the payload and those after it are masked with.
+    /// The mask, rotated to the next byte of the payload.
     mask: [u8; 4],
-    /// Bytes of the payload that have not come.
+    /// Bytes of the payload still to come.
     remaining: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A text message or the continuation of one.
+    /// A text message or its continuation.
     Text,
     Ping,
     Pong,
@@ -375,7 +378,7 @@ impl FrameDecoder {
         *self = Self { over: true, ..Self::default() };
     }
 
-    /// The next frame's header, or `None` if its end has not come.
+    /// The header of the next frame, or `None` if the header is incomplete.
     fn take_header(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Frame, FrameError>> {
         let kept = usize::from(self.header_len);
         let fresh = input.len().min(HEADER_BYTES_MAX - kept);
@@ -393,11 +396,11 @@ impl FrameDecoder {
                 self.header_len = 0;
                 Some(self.check_header(&header, size, length, limits))
             }
-            Err(_) => Some(Err(bad_frame("no frame has this opcode"))),
+            Err(_) => Some(Err(bad_frame("unknown opcode"))),
         }
     }
 
-    /// What a header announces, or why that cannot be taken.
+    /// Checks a header, and returns the announced frame.
     fn check_header(
         &mut self,
         header: &FrameHeader,
@@ -407,16 +410,18 @@ impl FrameDecoder {
     ) -> Result<Frame, FrameError> {
         let FrameHeader { is_final, rsv1, rsv2, rsv3, opcode, mask } = *header;
         if rsv1 || rsv2 || rsv3 {
-            return Err(bad_frame("no extension is in use; the reserved bits must be 0"));
+            return Err(bad_frame("reserved bits must be 0: no extension is in use"));
         }
-        let Some(mask) = mask else { return Err(bad_frame("a client must mask its frames")) };
+        let Some(mask) = mask else { return Err(bad_frame("frames of a client must be masked")) };
         if size != header.len(length) || length >> 63 != 0 {
-            return Err(bad_frame("a length must be written in as few bytes as it needs"));
+            return Err(bad_frame("the length of a frame must be encoded in the fewest bytes"));
         }
         let kind = match opcode {
             OpCode::Control(opcode) => {
                 if !is_final || length > CONTROL_BYTES_MAX as u64 {
-                    return Err(bad_frame("a ping, pong or close is one frame with at most 125 bytes of payload"));
+                    return Err(bad_frame(
+                        "a ping, pong or close must be a single frame with at most 125 bytes of payload",
+                    ));
                 }
                 match opcode {
                     Control::Ping => Kind::Ping,
@@ -427,12 +432,12 @@ impl FrameDecoder {
             OpCode::Data(opcode) => {
                 match (opcode, self.fragmented) {
                     (Data::Continue, true) | (Data::Text, false) => {}
-                    (Data::Continue, false) => return Err(bad_frame("there is no message to continue")),
-                    (_, true) => return Err(bad_frame("a message must end before the next begins")),
+                    (Data::Continue, false) => return Err(bad_frame("continuation without a message to continue")),
+                    (_, true) => return Err(bad_frame("a message must end before the next message begins")),
                     (_, false) => {
                         return Err(FrameError::new(
                             ErrorCode::UnsupportedFrame,
-                            "send text messages; this protocol has no binary ones",
+                            "binary messages are not supported: send text messages",
                         ));
                     }
                 }
@@ -440,18 +445,18 @@ impl FrameDecoder {
                 if usize::try_from(length).map_or(true, |length| length > max.saturating_sub(self.message.len())) {
                     return Err(FrameError::new(
                         ErrorCode::FrameTooLarge,
-                        format!("a message must not be longer than {max} bytes"),
+                        format!("message longer than the limit of {max} bytes"),
                     ));
                 }
                 self.fragmented = !is_final;
                 Kind::Text
             }
         };
-        // Both limits above fit.
+        // Checked above: the length fits in a `usize`.
         Ok(Frame { kind, is_final, mask, remaining: length as usize })
     }
 
-    /// Takes what has come of a frame's payload, and says what it means if that is all of it.
+    /// Takes the available part of a frame's payload; the last part completes the frame and may give a command.
     fn take_payload(
         &mut self,
         mut frame: Frame,
@@ -477,7 +482,7 @@ impl FrameDecoder {
         }
     }
 
-    /// What a whole message says. `more` is how many bytes of the same read follow it.
+    /// Reads a complete message. `more` is the number of bytes of the same read after the message.
     fn end_message(&mut self, more: usize, limits: &Limits) -> Result<Option<Command>, FrameError> {
         let asked = text(&self.message).and_then(|text| self.requests.decode(text, more, limits));
         self.message.clear();
@@ -496,7 +501,7 @@ impl FrameDecoder {
         Ok(Some(command))
     }
 
-    /// Refuses what can be no text before the rest of it comes.
+    /// Refuses invalid UTF-8 before the rest of the message comes.
     fn check_text(&mut self) -> Result<(), FrameError> {
         match str::from_utf8(&self.message[self.checked..]) {
             Ok(text) => self.checked += text.len(),
@@ -510,21 +515,21 @@ impl FrameDecoder {
         let payload = mem::take(&mut self.control);
         Ok(match kind {
             Kind::Ping => Some(Command::Answer(control_frame(Control::Pong, &payload))),
-            // Nothing was pinged before the connection opened.
+            // The server sends no pings before the connection is open.
             Kind::Pong => self.requests.is_opened().then_some(Command::Pong),
             Kind::Text | Kind::Close => Some(Command::Close(answer_close(&payload)?)),
         })
     }
 }
 
-/// The close frame that answers a client's: it says the same code.
+/// The close frame that answers a client's close, with the same code.
 fn answer_close(payload: &[u8]) -> Result<Bytes, FrameError> {
     let code = match payload.split_first_chunk() {
         None if payload.is_empty() => &[],
-        None => return Err(bad_frame("the code of a close has two bytes")),
+        None => return Err(bad_frame("the code of a close must have two bytes")),
         Some((code, reason)) => {
             if !CloseCode::from(u16::from_be_bytes(*code)).is_allowed() {
-                return Err(bad_frame("a close must not be sent with this code"));
+                return Err(bad_frame("invalid code in a close"));
             }
             text(reason)?;
             &code[..]

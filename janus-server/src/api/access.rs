@@ -1,4 +1,6 @@
-//! Who may use the API: whoever has the key or, where there is none, this machine alone.
+//! Access to the API: for clients with the key or, where no key is set, for this machine alone.
+//!
+//! Pure: [`Access`] is made from the settings and decides each request by its head.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,11 +12,12 @@ use crate::settings::ApiKey;
 /// The rule, which follows from the settings.
 #[derive(Debug)]
 pub(super) enum Access {
-    /// Whoever shows the key.
+    /// Clients must show the key.
     Key(ApiKey),
-    /// Anybody who can connect, because only programs of this machine can, but for a proxy that serves others.
+    /// Every client is allowed, because only programs on this machine can connect. Requests through a proxy are refused:
+    /// a proxy serves other machines.
     ThisMachine(AllowedOrigins),
-    /// Nobody: there is no key, and other machines can connect.
+    /// Every request is refused: no key is set, and other machines can connect.
     Closed,
 }
 
@@ -39,35 +42,35 @@ impl Access {
                     return Ok(());
                 }
                 let message = match shown {
-                    Some(_) => "this key is not the server's api_key",
-                    None => "show the server's api_key in a header: Authorization: Bearer KEY",
+                    Some(_) => "the key is not the server's api_key",
+                    None => "send the server's api_key in the header Authorization: Bearer KEY",
                 };
                 Err(HttpError::new(401, ErrorCode::Unauthorized.as_str(), message))
             }
             Self::ThisMachine(origins) => {
                 if request.is_forwarded() {
-                    let message = "without a key the API is for this machine only, and this request has come through a proxy; set \
-                                   api_key (JANUS_API_KEY), or ask the server itself";
+                    let message = "without an api_key the API serves this machine only, and the request came through a \
+                                   proxy; set api_key (JANUS_API_KEY), or connect to the server directly";
                     return Err(HttpError::new(403, "api_key_required", message));
                 }
-                // A page whose own name leads to this machine (DNS rebinding) is of the same host for the browser.
+                // DNS rebinding: to the browser, a page whose own name resolves to this machine is same-origin.
                 if !request.header("host").is_none_or(names_no_site) {
-                    let message = "without a key the API is for this machine only, and Host must be localhost or an IP \
-                                   address; set api_key (JANUS_API_KEY) to serve it under a name";
+                    let message = "without an api_key the API serves this machine only, and the Host header must be \
+                                   localhost or an IP address; set api_key (JANUS_API_KEY) to serve other hosts";
                     return Err(HttpError::new(403, "api_key_required", message));
                 }
                 origins.check(request)
             }
             Self::Closed => {
-                let message = "the API is closed, because the server listens on an address that is not loopback and has \
-                               no key; set api_key (JANUS_API_KEY)";
+                let message = "the API is closed, because http_listen is not all loopback and there is no api_key; set \
+                               api_key (JANUS_API_KEY)";
                 Err(HttpError::new(403, "api_key_required", message))
             }
         }
     }
 }
 
-/// What stands behind `Bearer`.
+/// The key after `Bearer`.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, key) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_it_is_closed_unless_every_listener_is_on_loopback() {
+    fn without_a_key_the_api_is_closed_unless_all_listeners_are_loopback() {
         let host = [("host", "127.0.0.1:8080")];
         for listen in [&["127.0.0.1:8080"][..], &["[::1]:8080", "127.9.9.9:1"], &["[::ffff:127.0.0.1]:1"]] {
             assert_eq!(status(&access("", listen), &host), 200, "{listen:?}");
@@ -107,13 +110,13 @@ mod tests {
         for listen in [&["0.0.0.0:8080"][..], &["[::]:8080"], &["127.0.0.1:8080", "10.0.0.1:8080"]] {
             assert_eq!(status(&access("", listen), &host), 403, "{listen:?}");
             let shown = [("authorization", &*format!("Bearer {KEY}"))];
-            assert_eq!(status(&access("", listen), &shown), 403, "a key that is none opens nothing");
+            assert_eq!(status(&access("", listen), &shown), 403, "no key is accepted where none is set");
             assert_eq!(status(&access(KEY, listen), &shown), 200);
         }
     }
 
     #[test]
-    fn a_key_must_be_shown_whole_also_on_loopback() {
+    fn even_on_loopback_the_whole_key_must_be_shown() {
         let access = access(KEY, &["127.0.0.1:8080"]);
         for header in [format!("Bearer {KEY}"), format!("bearer  {KEY} ")] {
             assert_eq!(status(&access, &[("authorization", &header)]), 200, "{header}");
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_nothing_is_served_that_a_proxy_has_passed_on() {
+    fn without_a_key_requests_through_a_proxy_are_refused() {
         let open = access("", &["127.0.0.1:8080"]);
         let headers = [
             "x-forwarded-for",
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_no_page_of_another_site_gets_in() {
+    fn without_a_key_pages_of_other_sites_are_refused() {
         let access = access("", &["127.0.0.1:8080"]);
         for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]"] {
             assert_eq!(status(&access, &[("host", host)]), 200, "{host}");

@@ -1,11 +1,18 @@
-//! The HTTP API: what Janus's HTTP port passes on, served on the binary's own runtime.
+//! The HTTP API: requests that Janus's HTTP port passes on, served on the binary's own runtime.
 //!
-//! This file is the life of a connection: its limits, its one request, its end. [`routes`] is what can be asked, [`tracing`]
-//! the one answer that comes line by line, and [`access`] is who may ask. hyper reads and writes HTTP; a framework on top of it would be a larger thing than these
-//! eight routes, and they are a table that the test of `openapi.json` reads.
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
+//! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
+//! | `tracing.rs` | a task for each trace | the only answer sent line by line |
+//! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
-//! A connection serves one request, and says so (`connection: close`). Otherwise a browser would ask for `/events` on a
-//! connection that it has kept from here, and Janus cannot get that back.
+//! hyper reads and writes HTTP. A framework on top would be larger than these eight routes, and the routes are a table
+//! that the test of `openapi.json` reads.
+//!
+//! A connection serves one request and announces this with `connection: close`. Otherwise a browser would reuse a kept
+//! connection to request `/events`, and a connection cannot be handed back to Janus.
 
 mod access;
 mod routes;
@@ -26,7 +33,7 @@ use janus_core::wire::{AllowedOrigins, HttpError};
 use janus_core::{Janus, PassedOn, PassedStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
@@ -35,53 +42,53 @@ use tracing::Lines;
 
 use crate::settings::Settings;
 
-/// Everything from the first byte to the last of an answer, however slowly its client reads.
+/// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers to requests that nothing is done for: those beyond `max_api_connections`, those without the key, mistakes in
-/// the path. The connections of more are closed without a word.
+/// Answers to requests that are not carried out: requests beyond `max_api_connections`, without the key, or with a mistake
+/// in the path. Beyond this number, connections are closed without an answer.
 pub(crate) const MAX_REFUSALS: usize = 64;
 
-/// Connections with their answer that wait for their client's end; more are closed at once.
+/// Answered connections that wait for the client to close; more are closed at once.
 pub(crate) const MAX_LINGERING: usize = 64;
 
-/// What a client may still send after its answer, and for how long, before the connection is closed. Closed with bytes
-/// unread, it would be reset, and the answer be lost.
+/// How many bytes a client may still send after its answer, and for how long, before the connection is closed. Closing
+/// with unread bytes would reset the connection, and the answer would be lost.
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What all large answers that are being read take in memory; one more gets status 503.
+/// Memory for all large answers that clients are still reading. A further answer that does not fit gets status 503.
 const MAX_ANSWERS_BYTES: usize = 64 << 20;
 
-/// How long the end of the server waits for answers that are being written.
+/// How long a shutdown waits for answers in progress.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes that hyper may hold of a head. The HTTP port has let this one through already.
+/// Bytes of a request head that hyper may buffer. The HTTP port has already accepted the head.
 const HEAD_BUFFER_BYTES: usize = 64 * 1024;
 
-/// The API of one instance.
+/// The API of a Janus instance.
 #[derive(Debug)]
 pub(crate) struct Api {
     janus: Janus,
     access: Access,
-    /// Bytes of a request's body: it has a message, or less.
+    /// Maximum bytes of a request's body. A body holds at most a single message.
     max_body_bytes: usize,
     max_topic_bytes: usize,
-    /// For a head, and for a body.
+    /// For the head of a request, and again for the body.
     read_timeout: Duration,
     max_connections: usize,
     connections: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     lingering: Semaphore,
-    /// A permit for each byte.
+    /// Room for large answers: one permit per byte.
     answers: Arc<Semaphore>,
-    /// The description of the API.
+    /// The OpenAPI description.
     openapi: Bytes,
 }
 
 /// Ends a connection without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("there are too many requests to the API, also of those that it refuses")]
+#[error("too many API requests are being refused at once")]
 struct Crowded;
 
 impl Api {
@@ -103,54 +110,65 @@ impl Api {
         }
     }
 
-    /// Serves what the HTTP port has passed on: a connection, and what was read from it. Returns at once; must be called on
-    /// the runtime that is to serve it.
-    pub(crate) fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
+    /// Serves every connection that comes through the channel, on the current runtime.
+    pub(crate) fn serve_all(self: &Arc<Self>, mut requests: mpsc::Receiver<PassedOn>) {
+        let api = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                api.serve_passed_on(request);
+            }
+        });
+    }
+
+    /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once; must be
+    /// called on the runtime that is to serve the connection.
+    fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
         let PassedOn { stream, received, peer } = passed_on;
         let api = Arc::clone(self);
         tokio::spawn(async move {
             let lasts = OnceLock::new();
-            let exchange = async {
-                match stream {
-                    PassedStream::Tcp(stream) => {
-                        stream.set_nonblocking(true)?;
-                        let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received, &lasts).await
-                    }
-                    #[cfg(unix)]
-                    PassedStream::Unix(stream) => {
-                        stream.set_nonblocking(true)?;
-                        let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                        api.converse(reader, writer, received, &lasts).await
-                    }
-                    PassedStream::Other(stream) => {
-                        let (reader, writer) = tokio::io::split(stream);
-                        api.converse(reader, writer, received, &lasts).await
-                    }
-                }
-            };
-            let mut exchange = std::pin::pin!(exchange);
+            let mut exchange = std::pin::pin!(api.exchange(stream, received, &lasts));
             let mut ended = timeout(EXCHANGE_TIMEOUT, &mut exchange).await;
             if let (Err(_), Some(lasting)) = (&ended, lasts.get()) {
                 ended = timeout(*lasting, exchange).await;
             }
             match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => log::debug!("{peer}: a request to the API has failed: {error}"),
-                Err(_) => log::debug!("{peer}: cut off, because a request to the API took too long"),
+                Ok(Err(error)) => log::debug!("{peer}: API request failed: {error}"),
+                Err(_) => log::debug!("{peer}: API request took too long; connection closed"),
             }
         });
     }
 
-    /// Whether nobody is let in, which the log should say.
+    /// Whether every request is refused, which the log should mention.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.access, Access::Closed)
     }
 
-    /// Waits, for a while, until what is being served has its answer.
+    /// Waits until every request being served is answered, at most [`FINISH_TIMEOUT`].
     pub(crate) async fn finish(&self) {
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let _ = timeout(FINISH_TIMEOUT, self.connections.acquire_many(all)).await;
+    }
+
+    async fn exchange(&self, stream: PassedStream, received: Bytes, lasts: &OnceLock<Duration>) -> Exchanged {
+        match stream {
+            PassedStream::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                let (reader, writer) = TcpStream::from_std(stream)?.into_split();
+                self.converse(reader, writer, received, lasts).await
+            }
+            #[cfg(unix)]
+            PassedStream::Unix(stream) => {
+                stream.set_nonblocking(true)?;
+                let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
+                self.converse(reader, writer, received, lasts).await
+            }
+            PassedStream::Other(stream) => {
+                let (reader, writer) = tokio::io::split(stream);
+                self.converse(reader, writer, received, lasts).await
+            }
+        }
     }
 
     async fn converse(
@@ -159,7 +177,7 @@ impl Api {
         writer: impl AsyncWrite + Unpin,
         received: Bytes,
         lasts: &OnceLock<Duration>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Exchanged {
         let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
         let place = OnceLock::new();
         let service = service_fn(async |request| self.answer(request, &place, lasts).await);
@@ -168,13 +186,13 @@ impl Api {
             .header_read_timeout(self.read_timeout)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .keep_alive(false)
-            // An answer is written from where it lies, and not from a copy that nothing counts.
+            // Answers are written in place: a copy would escape the accounting in `answers`.
             .writev(true)
-            // A client that has said all it wants to say still wants its answer.
+            // A client may shut down its write side and still expect an answer.
             .half_close(true)
             .serve_connection(TokioIo::new(&mut stream), service)
             .await?;
-        // A client that does not close its end must not keep others out.
+        // A client must not occupy a place by leaving its side open.
         drop(place);
         if let Ok(_lingering) = self.lingering.try_acquire() {
             linger(stream).await;
@@ -182,12 +200,12 @@ impl Api {
         Ok(())
     }
 
-    /// Whether an answer of at least so many bytes may be made now; asked first where making it is much work.
+    /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is costly.
     fn check_room(&self, bytes: usize) -> Result<(), HttpError> {
         if bytes <= self.answers.available_permits() { Ok(()) } else { Err(answers_full()) }
     }
 
-    /// An answer that may be of megabytes, and counts until its last byte is written.
+    /// Makes an answer of up to megabytes, and takes room in `answers` until the last byte is written.
     fn large(&self, mut body: Vec<u8>) -> Result<Response<Full<Bytes>>, HttpError> {
         body.shrink_to_fit();
         let room = u32::try_from(body.len()).ok().and_then(|bytes| {
@@ -198,9 +216,9 @@ impl Api {
         Ok(response(200, Bytes::from_owner(Large { body, _room: room })))
     }
 
-    /// The answer to a request, which leaves in `place` what it takes: one of `max_api_connections` only if it is
-    /// carried out. In `lasts` it leaves how much longer than any other it may take. The HTTP port has read its head, so that it
-    /// comes here before anything is waited for.
+    /// Answers a request. `place` receives the permit the request takes: one of `max_api_connections` only if the request
+    /// is carried out. `lasts` receives the extra time a long answer may take. The HTTP port has already read the head, so
+    /// a request gets here without waiting.
     async fn answer(
         &self,
         request: Request<Incoming>,
@@ -218,8 +236,7 @@ impl Api {
                     let answer = self.carry_out(endpoint, request).await;
                     return Ok(answer.unwrap_or_else(|error| refusal(&error)).map(Either::Left));
                 }
-                let message = "as many requests as max_api_connections allows are being served; try again";
-                refusal(&busy(message))
+                refusal(&busy("the server's max_api_connections is reached; try again later"))
             }
             Admission::Answered(answer) => answer,
         };
@@ -229,7 +246,10 @@ impl Api {
     }
 }
 
-/// The body of a large answer, with its part of `MAX_ANSWERS_BYTES`.
+/// How an exchange ended; the error is for the log.
+type Exchanged = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// The body of a large answer, with its share of `MAX_ANSWERS_BYTES`.
 struct Large {
     body: Vec<u8>,
     _room: OwnedSemaphorePermit,
@@ -241,7 +261,7 @@ impl AsRef<[u8]> for Large {
     }
 }
 
-/// Not now, because of a limit of the API's own.
+/// A refusal by one of the API's own limits; the client may try again.
 fn busy(message: &str) -> HttpError {
     let mut error = HttpError::new(503, "too_many_requests", message);
     error.retry_after = Some(Duration::from_secs(1));
@@ -249,16 +269,16 @@ fn busy(message: &str) -> HttpError {
 }
 
 fn answers_full() -> HttpError {
-    busy("the answers that other clients are still reading take as much memory as they may; try again, or ask for less")
+    busy("other clients' large answers take all the memory reserved for answers; try again later, or ask for less")
 }
 
 async fn linger(reader: impl AsyncRead + Unpin) {
     let mut rest = reader.take(LINGER_BYTES);
-    // How it ends makes no difference: the answer has been sent.
+    // The outcome does not matter: the answer has been sent.
     let _ = timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
-/// A response with a body of JSON.
+/// A response with a JSON body.
 fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
     Response::builder()
         .status(status)
@@ -271,7 +291,7 @@ fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
 fn refusal(error: &HttpError) -> Response<Full<Bytes>> {
     let mut response = response(error.status, error.body());
     for (name, value) in error.headers() {
-        let value = header::HeaderValue::try_from(value).expect("it is one line of ASCII");
+        let value = header::HeaderValue::try_from(value).expect("the value is one line of ASCII");
         response.headers_mut().insert(name, value);
     }
     response

@@ -1,6 +1,6 @@
-//! What can be asked of the API: each route, how its request is read, and what it answers.
+//! The routes of the API: how each request is read, and the answer.
 //!
-//! `openapi.json` says the same for programs; the tests hold the two against each other.
+//! `openapi.json` describes the same for programs; the tests compare the two.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -23,26 +23,26 @@ use super::{Api, refusal, response};
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
 
-/// What a broadcast gives to its topics before it waits for their receipts: so many bytes, in one message at least, to so
-/// many topics.
+/// A portion of a broadcast, published before the receipts are awaited: at most this many bytes (but at least one message)
+/// to at most [`PORTION_TOPICS`] topics.
 pub(super) const PORTION_BYTES: usize = 256 * 1024;
 const PORTION_TOPICS: usize = 64;
 
-/// Entries of one answer: how many there are if nobody says it, and how many there may be.
+/// Entries of one answer: by default, and at most.
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// Bytes of messages, or of names, in one answer, which has one message at least.
+/// Bytes of messages, or of names, in one answer; a history has at least one message, however long.
 pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
 
-/// Entries of a list that are looked up before others get their turn.
+/// Entries of a list to look up before yielding to other tasks.
 const LIST_PORTION: usize = 512;
 
-/// The description of the API, for programs, and what in it is a setting of its server.
+/// The OpenAPI description, and the part of the text that depends on the server's settings.
 const OPENAPI: &str = include_str!("../../openapi.json");
 const DEFAULT_TOPIC_BYTES: &str = "\"maxLength\": 255,";
 
-/// The description of a server with this setting.
+/// The OpenAPI description of a server with this setting.
 pub(super) fn openapi(max_topic_bytes: usize) -> Bytes {
     OPENAPI.replacen(DEFAULT_TOPIC_BYTES, &format!("\"maxLength\": {max_topic_bytes},"), 1).into()
 }
@@ -59,7 +59,7 @@ pub(super) enum Endpoint {
     OpenApi,
 }
 
-/// Every path, with its only method. One with GET has HEAD as well, and hyper leaves out the body.
+/// Every path, with its only method. GET includes HEAD, for which hyper omits the body.
 pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/publish", Method::POST, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Endpoint::Broadcast),
@@ -71,20 +71,20 @@ pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
 ];
 
-/// What becomes of a request once its head is known.
+/// The decision on a request, made from its head.
 pub(super) enum Admission {
-    /// It may be carried out.
+    /// The request may be carried out.
     Granted(Endpoint),
-    /// This is all there is for it.
+    /// The request is already answered.
     Answered(Response<Full<Bytes>>),
 }
 
 impl Api {
-    /// Looks at who asks for what, which needs nothing but the head.
+    /// Decides from the head alone whether a request may be carried out.
     pub(super) fn admit(&self, request: &Request<Incoming>) -> Admission {
         let Some((_, method, endpoint)) = ROUTES.iter().find(|(path, ..)| *path == request.uri().path()) else {
-            let message = "there is nothing at this path; the API is described in /api/openapi.json, WebSockets are at \
-                           /ws and server-sent events at /events";
+            let message = "unknown path; the API is described in /api/openapi.json, WebSockets are at /ws and \
+                           server-sent events at /events";
             return Admission::Answered(refusal(&HttpError::new(404, "unknown_path", message)));
         };
         let allowed = if method == Method::GET { "GET, HEAD" } else { "POST" };
@@ -95,7 +95,7 @@ impl Api {
             return Admission::Answered(refusal);
         }
         if *endpoint == Endpoint::OpenApi {
-            // The same for everybody, and in the source for all to see.
+            // No key is needed: the description is public in the source.
             let answer = no_query(request).map(|()| response(200, self.openapi.clone()));
             return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
@@ -117,8 +117,8 @@ impl Api {
             Endpoint::Topics => self.topics(&Page::of(&request)?).await,
             Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
-            Endpoint::Trace => unreachable!("its answer comes line by line"),
-            Endpoint::OpenApi => unreachable!("answered when it was admitted"),
+            Endpoint::Trace => unreachable!("a trace is answered line by line"),
+            Endpoint::OpenApi => unreachable!("answered by `admit`"),
         }
     }
 
@@ -137,14 +137,13 @@ impl Api {
         let Broadcast { topics, event, message_id, data } = request;
         let count = topics.len();
         if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
-            let message = format!("a broadcast goes to 1 to {MAX_BROADCAST_TOPICS} topics, and not to {count}");
-            return Err(bad_request(message));
+            return Err(bad_request(format!("topics: expected 1 to {MAX_BROADCAST_TOPICS} topics, got {count}")));
         }
         let mut seen = HashSet::new();
-        // All names are right before the first message goes out.
+        // Every name is checked before the first message is published.
         for (index, topic) in topics.iter().enumerate() {
             if !seen.insert(topic) {
-                return Err(bad_request(format!("topics: {} is there twice", serde_json::Value::from(&**topic))));
+                return Err(bad_request(format!("topics: duplicate topic {}", serde_json::Value::from(&**topic))));
             }
             self.check_topic(topic).map_err(|error| {
                 let message = format!("topics[{index}]: {}", error.message);
@@ -170,7 +169,7 @@ impl Api {
         let history = self.janus.history(&request.topic, since, limit).map_err(|error| match error {
             HistoryError::NotKept => {
                 let message = "no history is kept for this topic; the server's operator can set history = true, in \
-                               [namespace.NAME] for the topics NAME:…, or at the top level for those of no namespace";
+                               [namespace.NAME] for topics NAME:…, or at the top level for topics without a namespace";
                 HttpError::new(404, "no_history", message)
             }
             other => bad_request(other.to_string()),
@@ -239,7 +238,7 @@ impl Api {
             if let Some(last) = portion.last() {
                 after = last.connection;
             }
-            // Not kept as they are: each has the names of all its topics.
+            // Converted at once, because each entry of the core has the names of all its topics.
             let portion = portion.iter().map(|connection| ConnectionJson {
                 connection: connection.connection,
                 peer: connection.peer.to_string(),
@@ -261,24 +260,24 @@ impl Api {
         if self.janus.disconnect(connection, request.reconnect) {
             return Ok(json(&Disconnected { connection }));
         }
-        let message = "there is no such connection, or not any more; GET /api/connections lists them";
+        let message = "no such connection (it may have closed); GET /api/connections lists the open connections";
         Err(HttpError::new(404, "unknown_connection", message))
     }
 
     /// Reads the body as JSON of this type.
     async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
         no_query(&request)?;
-        // A page of another site can send JSON only under another type's name, without asking first.
+        // Without a preflight, a page of another site can send JSON only under another content type.
         let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
             let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
             kind.trim().eq_ignore_ascii_case("application/json")
         });
         if !is_json {
-            let message = "the body must be JSON, and be declared as it: Content-Type: application/json";
+            let message = "the body must be JSON with the header Content-Type: application/json";
             return Err(HttpError::new(415, "unsupported_media_type", message));
         }
         let too_large = || {
-            let message = format!("the body must not be longer than max_frame_bytes, {} bytes", self.max_body_bytes);
+            let message = format!("the body is longer than max_frame_bytes, {} bytes", self.max_body_bytes);
             HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message)
         };
         let body = request.into_body();
@@ -290,13 +289,13 @@ impl Api {
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
             Ok(Err(error)) => return Err(unreadable(&*error)),
             Err(_) => {
-                let message = "the body was not finished within frame_timeout";
+                let message = "body not completed within frame_timeout";
                 return Err(HttpError::new(408, ErrorCode::FrameTimeout.as_str(), message));
             }
         };
-        // To serde, an array would be a struct whose fields have lost their names.
+        // serde would accept an array as a struct without the names of the fields.
         if body.trim_ascii_start().starts_with(b"[") {
-            return Err(bad_request("the body: expected an object, and it is an array"));
+            return Err(bad_request("the body: expected an object, got an array"));
         }
         serde_json::from_slice(&body).map_err(|error| {
             let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
@@ -305,11 +304,12 @@ impl Api {
     }
 }
 
-/// Why a body cannot be read: the client's mistake, or the end of its stream, after which the same request may succeed.
+/// Why a body cannot be read: a mistake of the client, or an early end of the stream, after which the same request may
+/// succeed.
 fn unreadable(error: &(dyn Error + Send + Sync + 'static)) -> HttpError {
     let first: &(dyn Error + 'static) = error;
     let causes = std::iter::successors(Some(first), |&error| error.source());
-    // hyper says no more of a chunk that breaks the rules than this.
+    // The kind is all that hyper tells about a malformed chunk.
     let malformed = causes
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .find(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
@@ -324,10 +324,10 @@ fn message(topic: &str, event: &str, message_id: &str, data: &RawValue) -> Resul
     Ok(message.event(event).message_id(message_id))
 }
 
-/// Publishes a message to these topics, and answers with what became of it on each.
+/// Publishes a message to these topics, and answers with the outcome on each.
 ///
-/// It is carried through also if its client goes away, which hyper does not look at before it has the answer. A portion at a
-/// time: so much waits for its topics to number it, and then others get their turn.
+/// A broadcast is completed even if its client disconnects: hyper does not look at the connection before the answer is
+/// ready. Messages go out in portions. Each portion waits for its receipts, and then other tasks get a turn.
 pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Response<Full<Bytes>> {
     let mut results = Vec::with_capacity(topics.len());
     let portion = (PORTION_BYTES / message.len()).clamp(1, PORTION_TOPICS);
@@ -347,7 +347,7 @@ pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[S
                 }
             });
         }
-        // Topics that nobody listens to answer at once.
+        // Topics without subscribers answer at once, so the receipts above may not have yielded.
         yield_now().await;
     }
     json(&Results { results })
@@ -367,14 +367,14 @@ fn text_bytes(message: &Delivery) -> usize {
     message.event().len() + message.message_id().len() + message.data().len()
 }
 
-/// What [`super::Access`] looks at.
+/// The part of a request that [`super::Access`] checks.
 fn head_of(request: &Request<Incoming>) -> HttpRequest {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let head = HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
     HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
-/// Which part of a list is asked for.
+/// The requested part of a list.
 #[derive(Debug)]
 struct Page {
     limit: usize,
@@ -391,25 +391,25 @@ impl Page {
                     count.replace(number).is_none()
                 }
                 "after" => after.replace(value.into_owned()).is_none(),
-                _ => return Err(bad_request("the query: expected limit and after, and nothing else")),
+                _ => return Err(bad_request("the query: expected only limit and after")),
             };
             if !is_first {
-                return Err(bad_request("the query: limit and after must not be there twice"));
+                return Err(bad_request(format!("the query: duplicate parameter {name}")));
             }
         }
         Ok(Self { limit: limit(count)?, after: after.filter(|after| !after.is_empty()) })
     }
 }
 
-/// Refuses a query where none means anything: a parameter that was ignored would be missed by its sender alone.
+/// Refuses a query on a path without parameters: only the sender would notice an ignored parameter.
 fn no_query(request: &Request<Incoming>) -> Result<(), HttpError> {
     match request.uri().query() {
         None | Some("") => Ok(()),
-        Some(_) => Err(bad_request("the query: this path has no parameters")),
+        Some(_) => Err(bad_request("the query: this path accepts no parameters")),
     }
 }
 
-/// Digits of the number of a connection in a query, which is below 2^53.
+/// Maximum digits of a connection's number in a query; the numbers are below 2^53.
 const CONNECTION_DIGITS: usize = 16;
 
 const LIMITS: &str = "a whole number from 1 to 10,000";
@@ -420,12 +420,12 @@ fn limit(asked_for: Option<u64>) -> Result<usize, HttpError> {
     limit.ok_or_else(|| bad_request(format!("limit: expected {LIMITS}")))
 }
 
-/// A number of a query, which has digits and nothing else.
+/// A number in a query, made of digits only.
 pub(super) fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// A page of a list, while it is looked up in portions.
+/// A page of a list, looked up in portions.
 struct List<T> {
     entries: Vec<T>,
     limit: usize,
@@ -438,19 +438,19 @@ impl<T> List<T> {
         Self { entries: Vec::new(), limit, more: true }
     }
 
-    /// How many entries the next portion may have. One beyond the page tells that it is not the last.
+    /// How many entries the next portion may have. An entry beyond the page shows that another page follows.
     fn wanted(&self) -> usize {
         (self.limit + 1 - self.entries.len()).min(LIST_PORTION)
     }
 
-    /// Adds the next portion; whether another is wanted.
+    /// Adds the next portion, and returns whether to look up another.
     fn extend(&mut self, portion: Vec<T>) -> bool {
         self.more = portion.len() == self.wanted();
         self.entries.extend(portion);
         self.more && self.entries.len() <= self.limit
     }
 
-    /// The page, and whether it is not the last.
+    /// The page, and whether another page follows.
     fn end(mut self) -> (Vec<T>, bool) {
         self.entries.truncate(self.limit);
         (self.entries, self.more)
@@ -477,10 +477,10 @@ fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
 }
 
 fn to_json(answer: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(answer).expect("answers have no maps whose keys are no strings")
+    serde_json::to_vec(answer).expect("answers have only strings as keys of maps")
 }
 
-/// Epochs are text in JSON, whose numbers are too small for them.
+/// An epoch as hexadecimal text: JSON numbers cannot hold 64 bits.
 fn hex(epoch: u64) -> String {
     format!("{epoch:016x}")
 }
@@ -532,7 +532,7 @@ fn epoch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     epoch.ok_or_else(|| D::Error::custom("epoch: expected 16 hexadecimal digits, as in a receipt"))
 }
 
-/// A whole number, as JSON has it: from 0 to 2^53 − 1, and 5.0 is one.
+/// A whole number in JSON, from 0 to 2^53 − 1; 5.0 is a whole number.
 #[derive(Debug)]
 struct Whole(u64);
 
@@ -543,7 +543,7 @@ impl Whole {
 impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = serde_json::Number::deserialize(deserializer)?;
-        // Up to there a float has every whole number.
+        // A float represents every whole number up to `MAX`.
         let of_float = |number: f64| (number.fract() == 0.0 && number >= 0.0).then_some(number as u64);
         let whole = number.as_u64().or_else(|| number.as_f64().and_then(of_float)).filter(|whole| *whole <= Self::MAX);
         whole.map(Self).ok_or_else(|| D::Error::custom("expected a whole number from 0 to 9007199254740991"))
@@ -554,7 +554,7 @@ impl<'de> Deserialize<'de> for Whole {
 #[serde(deny_unknown_fields)]
 struct Disconnect {
     connection: Whole,
-    /// Whether the client is told that it may come back.
+    /// Whether the client is told that it may reconnect.
     reconnect: bool,
 }
 
@@ -618,9 +618,13 @@ struct MessageJson<'a> {
 impl<'a> MessageJson<'a> {
     fn of(message: &'a Delivery) -> Result<Self, HttpError> {
         let raw = |text: &'a str| {
-            // It was checked when it was published; a fault of ours must not end the process.
+            // Publishing has checked the text; a fault of ours must not end the process.
             serde_json::from_str(text).map_err(|error| {
-                HttpError::new(500, ErrorCode::Internal.as_str(), format!("a message that is kept is no JSON: {error}"))
+                HttpError::new(
+                    500,
+                    ErrorCode::Internal.as_str(),
+                    format!("a stored message is not valid JSON: {error}"),
+                )
             })
         };
         Ok(Self {

@@ -124,10 +124,10 @@ impl Asked {
                 }
                 "seconds" => seconds.replace(number("seconds", &value, MAX_SECONDS)?).is_none(),
                 "count" => count.replace(number("count", &value, MAX_COUNT)?).is_none(),
-                _ => return Err(bad_request("the query: expected kinds, name, seconds and count, and nothing else")),
+                _ => return Err(bad_request("the query: expected only kinds, name, seconds and count")),
             };
             if !is_first {
-                return Err(bad_request("the query: of its parameters only name may be there twice"));
+                return Err(bad_request(format!("the query: duplicate parameter {name}; only name may be repeated")));
             }
         }
         let options = TraceOptions::default().kinds(kinds.unwrap_or_default()).names(names);
@@ -139,7 +139,7 @@ fn kinds(list: &str) -> Result<Vec<TraceKind>, HttpError> {
     let kind = |name: &str| {
         name.parse().map_err(|_| {
             let known = TraceKind::ALL.map(TraceKind::as_str).join(", ");
-            bad_request(format!("kinds: {name:?} is none; there are {known}"))
+            bad_request(format!("kinds: unknown kind {name:?}; expected {known}"))
         })
     };
     list.split(',').map(kind).collect()

@@ -1,8 +1,8 @@
-//! One clock for all processes of a bench: nanoseconds since the Unix epoch that never go back.
+//! A common clock for all processes of a bench: nanoseconds since the Unix epoch that never go back.
 //!
-//! A monotonic clock cannot be compared between processes, the system's can but may be set. So the system's clock is
-//! looked at once, and the monotonic one counts from there. Two processes of one machine agree within about a
-//! microsecond unless the system's clock is set between their starts.
+//! Monotonic clocks cannot be compared between processes. The system's clock can, but may be set at any time. So the
+//! system's clock is read once, and the monotonic clock counts from there. Two processes on the same machine agree within
+//! about a microsecond, unless the system's clock is set between their starts.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        // Of several looks the one with the least time between the two clocks is the most exact.
+        // The two clocks cannot be read at the same instant. The reading with the shortest gap is the most exact.
         let look = |_| {
             let before = Instant::now();
             let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

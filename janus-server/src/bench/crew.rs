@@ -1,4 +1,5 @@
-//! The worker processes of a bench: starting them, talking to them, and ending them whatever happens.
+//! The worker processes of a bench: starts workers, passes lines to and from workers, and ends every worker even if the
+//! bench fails.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -9,7 +10,7 @@ use super::lines::{FromWorker, ToWorker};
 
 pub(super) enum Event {
     Line(usize, FromWorker),
-    /// The worker's output has ended, or was not a line that is known.
+    /// The worker's output has ended, or contained an unknown line.
     Ended(usize),
 }
 
@@ -19,7 +20,7 @@ pub(super) struct Crew {
     sender: SyncSender<Event>,
 }
 
-/// A child process, which does not outlive this value.
+/// A child process, killed when this value is dropped.
 struct Worker {
     child: Child,
     input: ChildStdin,
@@ -27,14 +28,14 @@ struct Worker {
 
 impl Default for Crew {
     fn default() -> Self {
-        // The readers wait when this is full; the bench empties it all the time.
+        // When the channel is full, the reading threads wait; the coordinator empties the channel all the time.
         let (sender, events) = sync_channel(1_024);
         Self { workers: Vec::new(), events, sender }
     }
 }
 
 impl Crew {
-    /// Starts a worker and gives it its plan.
+    /// Starts a worker, and sends the plan.
     pub(super) fn hire(&mut self, plan: &ToWorker) -> io::Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("bench-worker")
@@ -58,7 +59,7 @@ impl Crew {
         self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
-    /// A worker that is gone is noticed by the end of its output.
+    /// Sends a line to all workers. Errors are ignored, because a dead worker is noticed by the end of its output.
     pub(super) fn tell_all(&mut self, line: &ToWorker) {
         for worker in &mut self.workers {
             let _ = worker.tell(line);

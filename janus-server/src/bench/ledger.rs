@@ -1,19 +1,20 @@
-//! What one client has received of its topic: which messages came in order, late, twice, or not at all.
+//! The ledger of a client: the messages received in order, late, twice, or not at all.
 
-/// A client's account. A topic's messages are numbered densely from 0, so what is missing is known exactly.
+/// A client's account. The messages of a topic are numbered from 0 without gaps, so the missing numbers are known exactly.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// One more than the highest number that has come.
+    /// The highest number so far, plus 1.
     next: u32,
-    /// Numbers below `next` that have not come; empty unless something went wrong.
+    /// Numbers below `next` that have not arrived; empty unless something went wrong.
     missing: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     InOrder,
-    /// For the first time, but after a later one.
+    /// For the first time, but after a message with a higher number.
     Late,
+    /// Not for the first time.
     Again,
 }
 
@@ -33,7 +34,7 @@ impl Ledger {
         }
     }
 
-    /// The numbers below `total` that have not come.
+    /// The numbers below `total` that have not arrived.
     pub(super) fn not_arrived(&self, total: u32) -> impl Iterator<Item = u32> {
         self.missing.iter().copied().filter(move |&number| number < total).chain(self.next..total)
     }
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_late_and_repeated_messages_are_told_apart() {
+    fn lost_late_and_repeated_messages_are_distinguished() {
         let mut ledger = Ledger::default();
         let arrivals: Vec<Arrival> = [0, 1, 4, 2, 4, 2, 5].into_iter().map(|number| ledger.arrive(number)).collect();
         use Arrival::{Again, InOrder, Late};

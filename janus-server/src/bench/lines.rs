@@ -1,4 +1,4 @@
-//! What the bench and its workers say to each other: one line of JSON each.
+//! The lines of JSON between the coordinator of a bench and its workers.
 
 use std::net::SocketAddr;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Protocol;
 
-/// From the bench to a worker, on its standard input; the end of the input ends the worker.
+/// From the coordinator to a worker's standard input; the end of the input ends the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
     /// The first line.
     Plan(Plan),
-    /// Nothing more will be published: wait a moment for what should not come, then hand in the tally.
-    /// With `missing`, the tally says which messages are.
+    /// No more messages follow: wait a moment for unexpected deliveries, then hand in the tally. With `missing`, the tally
+    /// lists the missing messages.
     Finish { published: u32, missing: bool },
 }
 
@@ -22,14 +22,14 @@ pub(super) struct Plan {
     pub(super) run: u32,
     pub(super) protocol: Protocol,
     pub(super) server: SocketAddr,
-    /// The number of this worker's first client among all; client `i` is on topic `i % topics`.
+    /// The number of this worker's first client among all clients; client `i` is on topic `i % topics`.
     pub(super) first_client: u32,
     pub(super) clients: u32,
     pub(super) topics: u32,
     /// Message `m` is published on topic `m % topics`.
     pub(super) messages: u32,
     pub(super) size: u32,
-    /// Clients that connect at once.
+    /// Clients that connect at the same time.
     pub(super) connecting: u32,
     pub(super) timeout_ms: u64,
 }
@@ -39,7 +39,7 @@ impl Plan {
         format!("bench-{run:08x}-{topic}")
     }
 
-    /// What a client calls itself where the protocol wants a name. MQTT brokers need not take more than 23 characters.
+    /// The name of a client, for protocols with names. MQTT brokers need not accept more than 23 characters.
     pub(super) fn client_name(run: u32, client: u32) -> String {
         format!("b{run:08x}-{client}")
     }
@@ -50,10 +50,10 @@ impl Plan {
     }
 }
 
-/// From a worker to the bench, on its standard output.
+/// From a worker's standard output to the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromWorker {
-    /// While the clients connect, now and then.
+    /// From time to time while the clients connect.
     Progress {
         ready: u32,
     },
@@ -63,32 +63,34 @@ pub(super) enum FromWorker {
         failed: u32,
         errors: Vec<String>,
     },
-    /// Messages that have reached all of this worker's clients, each with the nanoseconds to its last delivery.
+    /// Messages delivered to all of this worker's clients, with the nanoseconds to the last delivery of each.
     Through(Vec<(u32, u64)>),
     Tally(Box<Tally>),
 }
 
-/// What arrived at a worker's clients.
+/// The sum of the deliveries to a worker's clients.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Tally {
-    /// First arrivals in their place.
+    /// First arrivals in order.
     pub(super) good: u64,
     pub(super) lost: u64,
-    /// If it was asked for: the messages that are missing anywhere, and at how many of this worker's clients. A message
-    /// that the server refused is among them and not lost; the worker cannot know.
+    /// On request: every missing message, with the number of this worker's clients that miss the message. Includes messages
+    /// that the server refused, because a worker does not know of refusals.
     pub(super) missing: Vec<(u32, u32)>,
     pub(super) duplicated: u64,
     /// First arrivals after a later message.
     pub(super) out_of_order: u64,
-    /// Frames that are no message of this client's topic, or not as they were sent.
+    /// Messages of another topic or run, and messages changed on the way.
     pub(super) corrupt: u64,
     /// Clients whose connection ended during the run.
     pub(super) disconnected: u32,
     pub(super) errors: Vec<String>,
-    /// When the last delivery was read, by the bench's clock; 0 if there was none.
+    /// When the last delivery was read, by the bench's clock; 0 without deliveries.
     pub(super) last_delivery: u64,
-    /// The exact extremes, and the histogram as pairs of a value and its count; all in nanoseconds.
+    /// The lowest latency, exact, in nanoseconds.
     pub(super) min: u64,
+    /// The highest latency, exact, in nanoseconds.
     pub(super) max: u64,
+    /// The histogram, as pairs of nanoseconds and a count.
     pub(super) latencies: Vec<(u64, u64)>,
 }

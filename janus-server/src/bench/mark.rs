@@ -1,16 +1,16 @@
-//! What the bench writes into each message so that a client knows it again: run, number and send time.
+//! The mark in each message, by which a client recognises the message: run, number and send time.
 //!
-//! The data is a JSON string of the size asked for, and the mark is its end.
+//! The data is a JSON string of the requested size. The mark is the end of the string.
 
-/// The shortest data there can be: a mark in quotes.
+/// The shortest possible data: a mark in quotes.
 pub(crate) const MARK_BYTES: u32 = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Tells the messages of this run from any others on the server.
+    /// Distinguishes the messages of this run from all other messages on the server.
     pub(super) run: u32,
     pub(super) number: u32,
-    /// When the message was written, or was due: nanoseconds of the bench's clock.
+    /// When the message was written, or with a rate was due: nanoseconds of the bench's clock.
     pub(super) sent: u64,
 }
 
@@ -22,7 +22,7 @@ impl Mark {
         out.extend_from_slice(format!("{:08x}{:010}{:020}\"", self.run, self.number, self.sent).as_bytes());
     }
 
-    /// Reads the mark of a message's data; `None` if it is not what a bench with messages of this size has written.
+    /// Reads the mark from a message's data; `None` if the data does not come from a bench with messages of this size.
     pub(super) fn read(data: &[u8], size: u32) -> Option<Self> {
         if data.len() != size as usize {
             return None;

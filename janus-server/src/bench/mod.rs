@@ -1,9 +1,23 @@
-//! `janus-server bench`: many clients, a barrier, messages, and an honest account of what arrived when.
+//! `janus-server bench`: many clients, a barrier, messages, and an exact account of every delivery.
 //!
-//! This process coordinates and publishes; the clients live in worker processes, as one process may not have descriptors
-//! enough ([`worker`]). It reads in the order of a run: workers start and connect, all of them are acknowledged,
-//! messages are published and tracked, the workers hand in their tallies, the report is printed. Every wait has an end,
-//! and every child is ended by its own handle.
+//! | file or folder | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | the coordinator | the order of a run, the barrier, the messages still under way |
+//! | `crew.rs` | child processes | starting workers, talking to workers, ending workers |
+//! | `worker.rs` | a process with an epoll loop | the clients, their ledgers, the latencies |
+//! | `lines.rs` | pure | the lines of JSON between the coordinator and its workers |
+//! | `publisher.rs` | two threads | the schedule, the publisher's connection, the server's refusals |
+//! | `protocol/` | pure | the bytes of each server's protocol |
+//! | `mark.rs` | pure | run, number and send time in the data of a message |
+//! | `ledger.rs` | table | the messages received by a client |
+//! | `clock.rs` | clock | nanoseconds comparable between the processes |
+//! | `server_process.rs` | reads `/proc` | CPU time and memory of the server |
+//! | `report.rs` | pure | the result as text, as JSON, and the verdict |
+//!
+//! The coordinator also runs the publisher. The clients live in worker processes, because a single process may not have
+//! enough descriptors. This file follows the order of a run: workers start and connect, all clients are acknowledged,
+//! messages are published and tracked, the workers hand in their tallies, the report is printed. Every wait has a
+//! deadline, and every child process is ended by its own handle.
 
 mod clock;
 mod crew;
@@ -17,14 +31,14 @@ mod server_process;
 pub(crate) mod worker;
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Bench;
-use crate::client::ClientError;
+use crate::client::{self, ClientError};
 use crate::limits;
 use clock::Clock;
 use crew::{Crew, Event};
@@ -36,7 +50,7 @@ use publisher::{Pace, Publisher};
 use report::{Outcome, Report};
 use server_process::{ServerProcess, Usage};
 
-/// Why a bench has no result, or a bad one.
+/// Why a bench failed, or has a bad result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
     #[error("{0}")]
@@ -51,7 +65,7 @@ pub(crate) enum BenchError {
     WorkerEnded(usize),
     #[error("worker {0} did not report in time")]
     WorkerLate(usize),
-    /// In a worker: the bench that started it is gone or does not speak its language.
+    /// In a worker: the coordinator has ended, or sent an unknown line.
     #[error("a bench worker is started by the bench, not by hand")]
     NoCoordinator,
     #[error("the worker's event loop failed")]
@@ -79,7 +93,7 @@ impl BenchError {
 pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
     if command.transport != Transport::Tcp && command.protocol != Protocol::Janus {
         return Err(BenchError::Usage(format!(
-            "--transport {} is one of Janus: expected --protocol janus, not {}",
+            "--transport {} needs a Janus server: expected --protocol janus, not {}",
             command.transport, command.protocol
         )));
     }
@@ -92,14 +106,14 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
     }
     if command.classic_publish && command.protocol != Protocol::Janus {
         return Err(BenchError::Usage(format!(
-            "--classic-publish is a way of the classic protocol: expected --protocol janus, not {}",
+            "--classic-publish needs the classic protocol: expected --protocol janus, not {}",
             command.protocol
         )));
     }
     let process = command.server_pid.map(ServerProcess::find).transpose().map_err(BenchError::Usage)?;
     let clock = Clock::start();
     let run = clock.now() as u32;
-    // Before the first worker, which connects as soon as it has its plan.
+    // Measured before the first worker starts, because workers connect as soon as they have their plan.
     let before = process.map(ServerProcess::look);
     let begin = Instant::now();
     let mut crew = start_workers(command, subscribers_at, run)?;
@@ -120,23 +134,23 @@ pub(crate) fn run(command: &Bench) -> Result<(), BenchError> {
     report.verdict().map_err(BenchError::Bad)
 }
 
-/// What connecting and subscribing came to.
+/// The result of connecting and subscribing.
 struct Setup {
     elapsed: Duration,
     workers: usize,
     ready: u32,
     failed: u32,
     errors: Vec<String>,
-    /// How many workers have a client on each topic, which is how many must say that a message is through.
+    /// How many workers have a client on each topic: each of these must report a message as delivered.
     workers_on_topic: Vec<u32>,
 }
 
-/// What publishing came to.
+/// The result of publishing.
 struct Publication {
     outcome: Outcome,
-    /// Nanoseconds from a message's send time to its last delivery; `None` if it did not arrive everywhere.
+    /// Nanoseconds from a message's send time to its last delivery; `None` if a delivery is missing.
     last_delivery: Vec<Option<u64>>,
-    /// Whether it ended because nothing arrived any more.
+    /// Whether the bench gave up because no more deliveries arrived.
     stalled: bool,
 }
 
@@ -178,7 +192,7 @@ fn connect_clients(crew: &mut Crew, command: &Bench, begin: Instant) -> Result<S
     };
     let mut progress = vec![0; crew.len()];
     let mut waiting: Vec<usize> = (0..crew.len()).collect();
-    // The workers keep the timeout; what is added is for the line that says so.
+    // The workers keep the timeout. The grace period is for their report.
     let deadline = begin + command.timeout + GRACE;
     while let Some(&late) = waiting.first() {
         match crew.next_event(deadline) {
@@ -195,7 +209,8 @@ fn connect_clients(crew: &mut Crew, command: &Bench, begin: Instant) -> Result<S
                 }
             }
             Some(Event::Ended(worker)) => return Err(BenchError::WorkerEnded(worker)),
-            Some(_) => {}
+            // Nothing is published yet.
+            Some(Event::Line(_, FromWorker::Through(_) | FromWorker::Tally(_))) => {}
         }
         bar.set_position(progress.iter().map(|&ready| u64::from(ready)).sum());
     }
@@ -207,7 +222,7 @@ fn connect_clients(crew: &mut Crew, command: &Bench, begin: Instant) -> Result<S
     Ok(setup)
 }
 
-/// Publishes at the pace asked for, until every message is through or nothing moves any more.
+/// Publishes at the requested pace, until every message is delivered everywhere or progress stops.
 fn publish(
     crew: &mut Crew,
     command: &Bench,
@@ -222,7 +237,7 @@ fn publish(
     };
     let publisher = match Publisher::start(command, server, run, clock, pace) {
         Ok(publisher) => publisher,
-        // A full server refuses the publisher, too: how many clients it took is still worth telling.
+        // A full server refuses the publisher, too. The report still tells how many clients were accepted.
         Err(error) => {
             let outcome = Outcome { error: Some(format!("publisher: {error}")), ..Outcome::default() };
             return Ok(Publication { outcome, last_delivery: Vec::new(), stalled: false });
@@ -232,7 +247,7 @@ fn publish(
     let mut last_progress = Instant::now();
     let mut sent_before = 0;
     let stalled = loop {
-        // Ends are noticed by the clock: the publisher does not send events, and a look at it costs nothing.
+        // The publisher sends no events, so the loop wakes up regularly to look whether the publisher has ended.
         let event = crew.next_event(Instant::now() + Duration::from_millis(20));
         let sent = publisher.sent();
         if let Some(Event::Line(_, FromWorker::Through(messages))) = &event {
@@ -250,8 +265,8 @@ fn publish(
         if publisher.has_ended() && through.completed >= publisher.sent() {
             break false;
         }
-        // A slow schedule is not a stall; a message that is nowhere to be seen is, and so is a write that blocks. Once
-        // the publisher has given up, only what is already on its way can still come.
+        // A missing delivery is a stall, and so is a blocked write, but a slow schedule is not. Once the publisher has
+        // given up, only deliveries already under way can still arrive.
         let idle_by_schedule = command.rate.is_some() && through.completed >= sent && !publisher.is_writing();
         let patience = if publisher.has_ended() { command.timeout.min(AFTERMATH) } else { command.timeout };
         if last_progress.elapsed() > patience && !idle_by_schedule {
@@ -259,16 +274,16 @@ fn publish(
         }
     };
     let outcome = publisher.finish();
-    // Nothing was to come of what was refused.
+    // Refused messages are not delivered, so missing them is not a stall.
     let stalled = stalled && through.completed.saturating_add(outcome.refused_at_most()) < outcome.sent;
     Ok(Publication { outcome, last_delivery: through.last_delivery(), stalled })
 }
 
-/// Which messages have arrived everywhere.
+/// The progress of all messages: a message is completed when delivered to all clients of its topic.
 struct Through {
-    /// Workers that have still to say so, for each message.
+    /// For each message, the number of workers still to report.
     waiting: Vec<u32>,
-    /// The latest last delivery of those that have.
+    /// For each message, the latest delivery reported so far.
     last: Vec<u64>,
     completed: u32,
 }
@@ -276,7 +291,7 @@ struct Through {
 impl Through {
     fn new(workers_on_topic: &[u32], messages: u32) -> Self {
         let waiting: Vec<u32> = workers_on_topic.iter().copied().cycle().take(messages as usize).collect();
-        // A topic that lost all of its clients while they connected keeps nobody waiting.
+        // Messages to a topic whose clients all failed to connect are completed from the start.
         let completed = waiting.iter().filter(|&&workers| workers == 0).count() as u32;
         Self { last: vec![0; waiting.len()], waiting, completed }
     }
@@ -306,23 +321,21 @@ fn collect(crew: &mut Crew, outcome: &Outcome) -> Result<Vec<Tally>, BenchError>
             None => return Err(BenchError::WorkerLate(late)),
             Some(Event::Line(worker, FromWorker::Tally(tally))) => tallies[worker] = Some(*tally),
             Some(Event::Ended(worker)) if tallies[worker].is_none() => return Err(BenchError::WorkerEnded(worker)),
-            Some(_) => {}
+            Some(
+                Event::Ended(_)
+                | Event::Line(_, FromWorker::Progress { .. } | FromWorker::Ready { .. } | FromWorker::Through(_)),
+            ) => {}
         }
     }
     Ok(tallies.into_iter().flatten().collect())
 }
 
 fn resolve(to: &str) -> Result<SocketAddr, ClientError> {
-    let bad = |source: io::Error| match source.kind() {
-        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
-        _ => ClientError::Connect { to: to.to_owned(), source },
-    };
-    let nothing = || bad(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    to.to_socket_addrs().map_err(bad)?.next().ok_or_else(nothing)
+    Ok(client::resolve(to)?[0])
 }
 
 const BAR: &str = "connecting {bar:40} {pos}/{len} clients, {elapsed}";
-/// How long deliveries are waited for after the publisher has failed.
+/// How long to wait for deliveries after the publisher has failed.
 const AFTERMATH: Duration = Duration::from_secs(2);
-/// What a worker may take for an answer that needs no waiting of its own.
+/// How long a worker may take for an answer that needs no other waiting.
 const GRACE: Duration = Duration::from_secs(15);

@@ -1,9 +1,9 @@
-//! The bench's publisher: a thread that sends each message when it is due and writes the time into it.
+//! The bench's publisher: a thread that sends each message when due, with the send time in the data.
 //!
-//! With a rate the times are fixed before the first message: a message that goes out late, because the server does not
-//! read or because this machine is busy, is still measured from when it was due. Leaving that out would hide exactly
-//! the moments in which clients had to wait (coordinated omission). Without a rate, a message is sent when an earlier
-//! one has arrived everywhere, and measured from just before the write.
+//! With a rate, the times are fixed before the first message. A message sent late, because the server does not read or
+//! this machine is busy, is still measured from the time it was due. Otherwise the result would hide exactly the moments
+//! when clients had to wait (coordinated omission). Without a rate, a message is sent when an earlier message has arrived
+//! everywhere, and measured from just before the write.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -29,17 +29,17 @@ use crate::client::{self, ClientError, Connection};
 /// When a message may go out.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// At fixed times, so many a second.
+    /// At fixed times, this many per second.
     Rate(f64),
-    /// As soon as fewer than this many are under way.
+    /// As soon as fewer than this many messages are under way.
     Window(u32),
 }
 
-/// The running publisher, as the bench sees it.
+/// The coordinator's handle of the running publisher.
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     thread: JoinHandle<Outcome>,
-    /// Closed to end a write that blocks; the classic way of publishing has no lasting connection.
+    /// Shut down to end a blocked write; `None` with a new connection per message.
     stream: Option<TcpStream>,
 }
 
@@ -113,13 +113,13 @@ impl Publisher {
         self.thread.is_finished()
     }
 
-    /// Tells how many messages have arrived everywhere, which may let the next one go.
+    /// Reports how many messages have arrived everywhere, which may release the next message.
     pub(super) fn completed(&self, completed: u32) {
         self.shared.completed.store(completed, Ordering::Release);
         self.thread.thread().unpark();
     }
 
-    /// Ends the thread, wherever it is, and returns what it did.
+    /// Ends the thread, even during a blocked write, and returns its account.
     pub(super) fn finish(self) -> Outcome {
         self.shared.stop.store(true, Ordering::Release);
         self.thread.thread().unpark();
@@ -134,24 +134,24 @@ impl Publisher {
 
 /// How messages reach the server.
 enum Wire {
-    /// One connection for all; what the server answers is watched, as it only answers to refuse.
+    /// A single connection for all messages. A second thread watches the server's answers for refusals.
     Lasting { writer: Writer, watch: Receiver<Answers> },
-    /// The next message's connection, opened before it is due.
+    /// The connection for the next message, opened before the message is due.
     Classic(Box<Connection>),
 }
 
-/// What the server said on the publisher's connection.
+/// The server's answers on the publisher's connection.
 #[derive(Default)]
 struct Answers {
-    /// Why it ended, if that was the server's doing.
+    /// The first refusal, or why the server ended the connection.
     error: Option<String>,
-    /// Messages that were answered with an error frame.
+    /// Messages answered with an error frame.
     refusals: u32,
-    /// Whether one of them closed the connection, so that what came after it was not read.
+    /// Whether a refusal closed the connection, so that the server did not read any further messages.
     closed: bool,
 }
 
-/// What the thread owns.
+/// The state of the publishing thread.
 struct Work {
     shared: Arc<Shared>,
     protocol: Protocol,
@@ -167,7 +167,7 @@ struct Work {
     /// The same moment on both clocks.
     begin: Instant,
     begin_at: u64,
-    /// Nanoseconds between when messages were due and when they were written.
+    /// Nanoseconds from the time a message was due to its write.
     lateness: Histogram<u64>,
 }
 
@@ -188,7 +188,8 @@ impl Work {
                 }
             }
         }
-        // The end of this thread tells the bench that nothing more can be expected, so it stays while messages travel.
+        // The end of this thread tells the coordinator to expect no more deliveries. So the thread stays while messages are
+        // under way.
         while outcome.sent == self.messages
             && self.shared.completed.load(Ordering::Acquire) < self.messages
             && !self.shared.stop.load(Ordering::Acquire)
@@ -199,7 +200,7 @@ impl Work {
         if let Wire::Lasting { writer, watch } = self.wire {
             let mut answers = None;
             if self.shared.refused.load(Ordering::Acquire) {
-                // Every message that is refused gets its answer before the server ends its side too.
+                // The server answers every refused message before closing its side.
                 writer.shutdown(Shutdown::Write);
                 answers = watch.recv_timeout(super::AFTERMATH).ok();
             }
@@ -213,7 +214,8 @@ impl Work {
         outcome
     }
 
-    /// Waits until the message may go and returns the first one that may not; `None` if it is time to stop.
+    /// Waits until this message may be sent. Returns the number of the first message that may not be sent yet; `None` if
+    /// the thread is to stop.
     fn wait_for_turn(&self, number: u32) -> Option<u32> {
         loop {
             if self.shared.stop.load(Ordering::Acquire) {
@@ -234,8 +236,9 @@ impl Work {
                         let up_to = (now.as_secs_f64() * rate) as u32;
                         return Some(up_to.saturating_add(1).clamp(number + 1, self.messages));
                     }
-                    // The kernel wakes a thread some 50 µs late. Where that is little of the time between two messages,
-                    // the rest is waited out awake, so that it is not measured as the server's.
+                    // The kernel wakes a thread some 50 µs late. At low rates, where the delay is small compared with the
+                    // time between two messages, the last stretch is spent spinning, so that the delay is not measured as
+                    // the server's.
                     let ahead = due - now;
                     if ahead > WAKE_UP || rate > 1_000.0 {
                         let nap = if rate > 1_000.0 { ahead } else { ahead - WAKE_UP };
@@ -248,7 +251,8 @@ impl Work {
         }
     }
 
-    /// Sends the messages from `first` on, at most up to `up_to`, and returns the first one not sent.
+    /// Sends messages from `first` to before `up_to`, as many as fit a batch. Returns the number of the first message not
+    /// sent.
     fn send(&mut self, first: u32, up_to: u32) -> Result<u32, ClientError> {
         let now = self.clock.now();
         let mut bytes = Vec::with_capacity(BATCH_BYTES);
@@ -283,12 +287,22 @@ impl Work {
             Wire::Lasting { writer, .. } => writer.write(bytes),
             Wire::Classic(connection) => {
                 connection.send(bytes)?;
-                // The server closes when the message has its place in the topic's order; only then may the next go.
+                // The server closes the connection when the message has its place in the topic's order. Only then may the
+                // next message be sent.
                 let deadline = Instant::now() + self.timeout;
                 loop {
                     match connection.receive(Some(deadline)) {
                         Ok(Some(ServerFrame::Error { code, message })) => return Err(refused(&code, &message)),
-                        Ok(Some(_)) => {}
+                        Ok(Some(
+                            ServerFrame::Greeting { .. }
+                            | ServerFrame::Ack
+                            | ServerFrame::Ping
+                            | ServerFrame::Message { .. }
+                            | ServerFrame::Published { .. }
+                            | ServerFrame::Attached { .. }
+                            | ServerFrame::Unknown(_)
+                            | ServerFrame::TooLarge,
+                        )) => {}
                         Ok(None) => {
                             return Err(ClientError::Late { awaited: "close after PUBLISH", timeout: self.timeout });
                         }
@@ -305,7 +319,7 @@ impl Work {
     }
 }
 
-/// The writing half of the publisher's connection: for messages, and for the answer to a ping between them.
+/// The writing half of the publisher's connection, shared by the messages and the answers to pings.
 #[derive(Clone)]
 struct Writer(Arc<Mutex<TcpStream>>);
 
@@ -334,16 +348,16 @@ struct Listener {
     writer: Writer,
 }
 
-/// What matters of the server's next bytes.
+/// The relevant frames among the bytes of a read.
 #[derive(Default)]
 struct Heard {
     welcome: bool,
-    /// Each refusal, and whether it ends the connection.
+    /// Each refusal, and whether the refusal ends the connection.
     refusals: Vec<(ClientError, bool)>,
 }
 
 impl Listener {
-    /// Returns when the server has taken the publisher in, so that the first message does not pay for that.
+    /// Waits until the server has accepted the publisher, so that this time does not count in the first message's latency.
     fn wait_for_welcome(&mut self, timeout: Duration) -> Result<(), BenchError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -400,7 +414,7 @@ impl Listener {
     }
 }
 
-/// Reads what the server says on the publisher's connection until that ends. The first refusal stops the publisher.
+/// Reads the server's answers until the publisher's connection ends. The first refusal stops the publisher.
 fn watch(mut listener: Listener, shared: Arc<Shared>) -> Receiver<Answers> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
@@ -436,8 +450,8 @@ fn due(number: u32, rate: f64) -> Duration {
     Duration::from_secs_f64(f64::from(number) / rate)
 }
 
-/// Messages that are due together share a write up to this size.
+/// Messages due at the same time share a write up to this size.
 const BATCH_BYTES: usize = 64 * 1024;
 const WAKE_UP: Duration = Duration::from_micros(100);
-/// How long a lost wake-up could be waited for; there is none, but a wait without an end is not made here.
+/// The longest single wait. Wake-ups do not get lost, but every wait has an end.
 const PATIENCE: Duration = Duration::from_millis(100);

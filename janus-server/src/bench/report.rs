@@ -1,4 +1,4 @@
-//! The result of a bench, for a person and as JSON.
+//! The result of a bench, as text and as JSON, and the verdict for the exit code.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -13,40 +13,40 @@ use super::server_process::Usage;
 use super::{Publication, Setup};
 use crate::cli::Bench;
 
-/// What the publisher did.
+/// The publisher's account.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Messages written to the server, whatever it made of them.
+    /// Messages written to the server, accepted or not.
     pub(super) sent: u32,
-    /// Error frames that came back.
+    /// Error frames from the server.
     pub(super) refusals: u32,
-    /// Whether one of them closed the connection, so that the server did not read what came after it.
+    /// Whether an error frame closed the connection, so that the server did not read any further messages.
     pub(super) closed: bool,
     pub(super) first_sent: u64,
-    /// With a rate: nanoseconds between when messages were due and when they were written.
+    /// With a rate: nanoseconds from the time a message was due to its write.
     pub(super) lateness: Option<Histogram<u64>>,
     pub(super) error: Option<String>,
 }
 
 impl Outcome {
-    /// The messages that can have been refused. An error frame does not name its message, and the server answers only
-    /// what it read.
+    /// The largest possible number of refused messages. An error frame does not name its message, and the server answers
+    /// only the messages it read.
     pub(super) fn refused_at_most(&self) -> u32 {
         if self.closed { self.sent } else { self.refusals.min(self.sent) }
     }
 }
 
-/// Everything that is told about a run. Times are in nanoseconds.
+/// The complete result of a run. Times are in nanoseconds.
 pub(super) struct Report<'a> {
     command: &'a Bench,
     setup: Setup,
     publication: Publication,
-    /// The sum over all workers; its latencies are in `latencies`.
+    /// The sum over all workers, except for the latencies.
     total: Tally,
     latencies: Histogram<u64>,
     last_delivery: Histogram<u64>,
     expected: u64,
-    /// Messages that the server refused, or did not read any more after it had.
+    /// Messages that the server refused, or did not read after a refusal that closed the connection.
     refused: u32,
     usage: Option<Usage>,
 }
@@ -81,15 +81,15 @@ impl<'a> Report<'a> {
             total.max = total.max.max(tally.max);
         }
         let outcome = &publication.outcome;
-        // A refused message has reached nobody. The server begins to refuse at some point and goes on, so of the messages
-        // that reached nobody it is the last ones; any before them were lost.
+        // A refused message reaches no client. Once the server begins to refuse, all further messages are refused. So of the
+        // messages without any delivery, the last ones were refused, and the earlier ones were lost.
         let on_topic = |number: u32| {
             let topic = number % command.topics;
             (command.clients + command.topics - 1 - topic) / command.topics
         };
-        let reached_nobody = missing.iter().rev().filter(|&(&number, &clients)| clients == on_topic(number));
+        let undelivered = missing.iter().rev().filter(|&(&number, &clients)| clients == on_topic(number));
         let mut refused = 0;
-        for (_, &clients) in reached_nobody.take(outcome.refused_at_most() as usize) {
+        for (_, &clients) in undelivered.take(outcome.refused_at_most() as usize) {
             refused += 1;
             total.lost -= u64::from(clients);
         }
@@ -111,18 +111,18 @@ impl<'a> Report<'a> {
         self.total.lost + self.total.duplicated + self.total.out_of_order + self.total.corrupt
     }
 
-    /// Deliveries a second, from the first message written to the last delivery read.
+    /// Deliveries per second, from the first message written to the last delivery read.
     fn deliveries_per_second(&self) -> f64 {
         let elapsed = self.total.last_delivery.saturating_sub(self.publication.outcome.first_sent);
         if elapsed == 0 { 0.0 } else { self.received() as f64 / (elapsed as f64 / 1e9) }
     }
 
-    /// First arrivals, whatever their order.
+    /// First arrivals, in order or not.
     fn received(&self) -> u64 {
         self.total.good + self.total.out_of_order
     }
 
-    /// The percentiles from the histogram, the extremes exact; `None` if nothing arrived.
+    /// The percentiles from the histogram, and the exact extremes; `None` without deliveries.
     fn latency(&self) -> Option<[(&'static str, u64); 5]> {
         (!self.latencies.is_empty()).then(|| {
             let at = |quantile| self.latencies.value_at_quantile(quantile).clamp(self.total.min, self.total.max);
@@ -130,8 +130,8 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// Pairs of a percentage of the deliveries and the latency in microseconds within which they were made: every whole
-    /// percent, and from 99 % on three steps to each further nine. The ends are exact.
+    /// Pairs of a percentile and its latency in microseconds: every whole percent, and from 99 % on four steps for each
+    /// further nine. The first and the last pair are exact.
     fn percentiles(&self) -> Vec<(f64, f64)> {
         if self.latencies.is_empty() {
             return Vec::new();
@@ -152,7 +152,7 @@ impl<'a> Report<'a> {
         Some(cpu())
     }
 
-    /// Growth of the server's memory for each connection: when all were ready, and at the end.
+    /// Growth of the server's memory per connection: when all clients were ready, and at the end.
     fn rss_growth_per_connection(&self, usage: &Usage) -> [Option<f64>; 2] {
         [&usage.ready, &usage.end].map(|look| per(look.growth_since(&usage.before)? as f64, self.setup.ready.into()))
     }
@@ -163,82 +163,96 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn print(&self) -> io::Result<()> {
+        let rows = [self.run_rows(), self.delivery_rows(), self.server_rows()].concat();
+        let errors = self.errors().into_iter().map(|error| ("error", error.clone()));
         let mut text = String::new();
-        let mut line = |name: &str, value: String| text.push_str(&format!("{name:<13}  {value}\n"));
-        let Bench { protocol, clients, topics, messages, size, window, .. } = self.command;
-        let pace = match self.command.rate {
-            Some(rate) => format!("{rate} a second"),
+        for (name, value) in rows.into_iter().chain(errors) {
+            text.push_str(&format!("{name:<13}  {value}\n"));
+        }
+        text.push_str(&self.histogram_text());
+        io::stdout().lock().write_all(text.as_bytes())
+    }
+
+    /// The run and its beginning: what was asked for, and how the clients connected.
+    fn run_rows(&self) -> Vec<Row> {
+        let Bench { protocol, transport, to, clients, topics, messages, size, window, rate, .. } = self.command;
+        let setup = &self.setup;
+        let pace = match rate {
+            Some(rate) => format!("{rate} per second"),
             None => format!("{window} under way"),
         };
-        let (total, setup, outcome) = (&self.total, &self.setup, &self.publication.outcome);
-        line(
-            "run",
-            format!(
-                "protocol {protocol}, clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
-                setup.workers
-            ),
+        let run = format!(
+            "protocol {protocol}, clients {clients}, topics {topics}, messages {messages}, bytes {size}, workers {}, {pace}",
+            setup.workers
         );
-        let per_second = f64::from(setup.ready) / setup.elapsed.as_secs_f64();
+        let mut rows = vec![("run", run)];
         if let Some(http) = self.command.http_if_used() {
-            let (transport, to) = (self.command.transport, &self.command.to);
-            line(
-                "transport",
-                format!("{transport}: the clients are at {http}, published on {to} by the classic protocol"),
-            );
+            let places = format!("clients on {http}, messages published on {to} by the classic protocol");
+            rows.push(("transport", format!("{transport}: {places}")));
         }
-        line("setup", format!("{:.3} s ({per_second:.0} clients/s)", setup.elapsed.as_secs_f64()));
-        line("clients", format!("{} ready, {} failed, {} disconnected", setup.ready, setup.failed, total.disconnected));
-        line("published", format!("{} of {messages} messages, {} refused", self.published(), self.refused));
-        line(
-            "deliveries",
-            format!(
-                "{} expected, {} good, {} bad: {} lost, {} duplicated, {} out of order, {} corrupt",
-                self.expected,
-                total.good,
-                self.bad(),
-                total.lost,
-                total.duplicated,
-                total.out_of_order,
-                total.corrupt
-            ),
+        let seconds = setup.elapsed.as_secs_f64();
+        rows.push(("setup", format!("{seconds:.3} s ({:.0} clients/s)", f64::from(setup.ready) / seconds)));
+        let disconnected = self.total.disconnected;
+        let clients = format!("{} ready, {} failed, {disconnected} disconnected", setup.ready, setup.failed);
+        rows.push(("clients", clients));
+        rows
+    }
+
+    /// Messages, deliveries and their latencies.
+    fn delivery_rows(&self) -> Vec<Row> {
+        let Tally { good, lost, duplicated, out_of_order, corrupt, .. } = self.total;
+        let (published, refused) = (self.published(), self.refused);
+        let deliveries = format!(
+            "{} expected, {good} good, {} bad: {lost} lost, {duplicated} duplicated, {out_of_order} out of order, \
+             {corrupt} corrupt",
+            self.expected,
+            self.bad()
         );
-        line("throughput", format!("{:.0} deliveries/s", self.deliveries_per_second()));
+        let mut rows = vec![
+            ("published", format!("{published} of {} messages, {refused} refused", self.command.messages)),
+            ("deliveries", deliveries),
+            ("throughput", format!("{:.0} deliveries/s", self.deliveries_per_second())),
+        ];
         if let Some(latency) = self.latency() {
-            let parts: Vec<String> = latency.iter().map(|(name, value)| format!("{name} {}", time(*value))).collect();
-            line("latency", parts.join(", "));
+            rows.push(("latency", latency.map(|(name, value)| format!("{name} {}", time(value))).join(", ")));
         }
         if !self.last_delivery.is_empty() {
             let (median, worst) = (self.last_delivery.value_at_quantile(0.5), self.last_delivery.max());
-            line("last delivery", format!("median {}, worst {} of a message", time(median), time(worst)));
+            let worst = format!("worst {} over all messages", time(worst));
+            rows.push(("last delivery", format!("median {}, {worst}", time(median))));
         }
-        if let Some(lateness) = &outcome.lateness {
+        if let Some(lateness) = &self.publication.outcome.lateness {
             let (p99, max) = (lateness.value_at_quantile(0.99), lateness.max());
-            line("publisher", format!("late by p99 {}, max {} (part of the latency)", time(p99), time(max)));
+            rows.push(("publisher", format!("late by p99 {}, max {} (part of the latency)", time(p99), time(max))));
         }
+        rows
+    }
+
+    /// The cost to the server, with `--server-pid`.
+    fn server_rows(&self) -> Vec<Row> {
         let unknown = || "-".to_owned();
+        let mut rows = Vec::new();
         match self.server_cpu() {
             Some(Ok((connecting, delivering))) => {
                 let each = |total: u64, count: u64| per(total as f64, count).map_or_else(unknown, |t| time(t as u64));
-                let (delivery, connection) = (each(delivering, self.received()), each(connecting, setup.ready.into()));
-                line("server CPU", format!("{delivery} a delivery, {connection} a connection until ready"));
+                let (delivery, connection) =
+                    (each(delivering, self.received()), each(connecting, self.setup.ready.into()));
+                rows.push(("server CPU", format!("{delivery} per delivery, {connection} per connection until ready")));
             }
-            Some(Err(why)) => line("server CPU", why.to_owned()),
+            Some(Err(why)) => rows.push(("server CPU", why.to_owned())),
             None => {}
         }
         if let Some(usage) = &self.usage {
             let each = |bytes: Option<f64>| bytes.map_or_else(unknown, |bytes| format!("{bytes:.0} bytes"));
             let before = usage.before.rss_bytes.map_or_else(unknown, |bytes| format!("{} KiB", bytes / 1024));
             let [ready, end] = self.rss_growth_per_connection(usage).map(each);
-            line("server memory", format!("{before}, and {ready} a connection when ready, {end} at the end"));
+            let growth = format!("{ready} per connection when ready, {end} at the end");
+            rows.push(("server memory", format!("{before}, plus {growth}")));
         }
-        for error in self.errors() {
-            line("error", error.clone());
-        }
-        text.push_str(&self.histogram_text());
-        io::stdout().lock().write_all(text.as_bytes())
+        rows
     }
 
-    /// One bar for each step of the scale that holds anything, and for those between.
+    /// A bar for each step of the scale, from the first step with deliveries to the last.
     fn histogram_text(&self) -> String {
         let rows = self.buckets();
         let largest = rows.iter().map(|row| row.2).max().unwrap_or(0).max(1);
@@ -251,7 +265,7 @@ impl<'a> Report<'a> {
         text
     }
 
-    /// Counts between the steps of the scale, without the empty ones at both ends.
+    /// Counts between the steps of the scale, without the empty steps at both ends.
     fn buckets(&self) -> Vec<(u64, u64, u64)> {
         if self.latencies.is_empty() {
             return Vec::new();
@@ -318,7 +332,7 @@ impl<'a> Report<'a> {
             "server_process": self.server_process_json(),
             "errors": self.errors(),
         });
-        // A line for each key: the long tables would otherwise take thousands.
+        // A line per key. Pretty-printing would spread the long tables over thousands of lines.
         let members = result.as_object().expect("the result is an object").iter();
         let lines: Vec<String> = members.map(|(key, value)| format!("  {}: {value}", json!(key))).collect();
         std::fs::write(path, format!("{{\n{}\n}}\n", lines.join(",\n")))
@@ -353,7 +367,7 @@ impl<'a> Report<'a> {
         }
         Err(format!(
             "{} of {} deliveries are missing, {} are wrong, {} messages were refused, {unpublished} were not \
-             sent, {without_connection} clients had no connection to the end",
+             sent, {without_connection} clients were not connected to the end",
             self.total.lost,
             self.expected,
             self.bad() - self.total.lost,
@@ -362,12 +376,15 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Counts a time in a histogram that grows with what it is given.
+/// A name and a value of the printed report.
+type Row = (&'static str, String);
+
+/// Counts a time in a histogram that resizes itself.
 pub(super) fn record(histogram: &mut Histogram<u64>, nanoseconds: u64, count: u64) {
     histogram.record_n(nanoseconds, count).expect("a histogram made by `new` resizes itself up to every u64");
 }
 
-/// The share of each, if there is any.
+/// The average, or `None` if `count` is 0.
 fn per(total: f64, count: u64) -> Option<f64> {
     (count > 0).then(|| total / count as f64)
 }
@@ -376,7 +393,7 @@ fn microseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
 }
 
-/// A time with three digits that matter.
+/// A time with three significant digits.
 fn time(nanoseconds: u64) -> String {
     let duration = Duration::from_nanos(nanoseconds);
     let (value, unit) = match nanoseconds {
@@ -390,7 +407,7 @@ fn time(nanoseconds: u64) -> String {
 }
 
 const BAR_WIDTH: u64 = 50;
-/// Six steps to a factor of ten, as multiples of a hundred nanoseconds.
+/// The steps within each power of ten, in units of 100 ns.
 const STEPS: [u64; 6] = [10, 15, 20, 30, 50, 70];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the server's process uses, as Linux tells it: CPU time and resident memory.
+//! CPU time and resident memory of the server's process, read from Linux's `/proc`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ pub(super) struct ServerProcess {
     pub(super) pid: u32,
 }
 
-/// What it had used at one moment; `None` is not known.
+/// The usage at one moment; `None` if unknown.
 #[derive(Debug)]
 pub(super) struct Look {
     /// Nanoseconds on a CPU, by thread.
@@ -18,25 +18,25 @@ pub(super) struct Look {
     pub(super) rss_bytes: Option<u64>,
 }
 
-/// What a run cost the server.
+/// The server's usage during a run.
 pub(super) struct Usage {
     pub(super) process: ServerProcess,
     /// Before the first client connects.
     pub(super) before: Look,
-    /// When every client is acknowledged or has failed.
+    /// After every client was acknowledged or failed.
     pub(super) ready: Look,
-    /// When every message has arrived.
+    /// After every message arrived.
     pub(super) end: Look,
 }
 
 impl ServerProcess {
     /// # Errors
     ///
-    /// No process has this id. Without `/proc`, nothing is known of any process, which is for the report to say.
+    /// No process has this id. Without `/proc` no process is refused, and the report says that the usage is unknown.
     pub(super) fn find(pid: u32) -> Result<Self, String> {
         if Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists() {
             return Err(format!(
-                "--server-pid {pid}: there is no such process; expected the server's, on this machine"
+                "--server-pid {pid}: no such process; expected the id of the server's process on this machine"
             ));
         }
         Ok(Self { pid })
@@ -46,7 +46,7 @@ impl ServerProcess {
         Look { cpu: self.cpu_by_thread(), rss_bytes: self.rss_bytes() }
     }
 
-    /// In nanoseconds, where the process's own file counts in steps of 10 ms.
+    /// The threads' files count nanoseconds; the file of the whole process counts in steps of 10 ms.
     fn cpu_by_thread(self) -> Option<BTreeMap<String, u64>> {
         let mut threads = BTreeMap::new();
         for thread in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()? {
@@ -70,14 +70,14 @@ impl Look {
     ///
     /// # Errors
     ///
-    /// Why that is not known.
+    /// Why the time is unknown.
     pub(super) fn cpu_since(&self, earlier: &Self) -> Result<u64, &'static str> {
         let (Some(now), Some(before)) = (&self.cpu, &earlier.cpu) else {
-            return Err("not known: /proc/PID/task/*/schedstat of the server cannot be read (it takes Linux)");
+            return Err("unknown: the server's /proc/PID/task/*/schedstat cannot be read (Linux only)");
         };
-        // What a thread used goes away with it.
+        // The kernel forgets the usage of a thread when the thread ends.
         if before.keys().any(|thread| !now.contains_key(thread)) {
-            return Err("not known: a thread of the server ended during the run");
+            return Err("unknown: a thread of the server ended during the run");
         }
         Ok(now.values().sum::<u64>().saturating_sub(before.values().sum()))
     }
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_that_of_all_threads_also_of_new_ones() {
+    fn cpu_time_includes_all_threads_even_new_threads() {
         let before = look(&[("7", 100), ("8", 50)], None);
         assert_eq!(look(&[("7", 110), ("8", 50), ("9", 5)], None).cpu_since(&before), Ok(15));
     }
 
     #[test]
-    fn cpu_time_that_is_not_known_is_not_told() {
+    fn unknown_cpu_time_is_an_error_with_the_reason() {
         let before = look(&[("7", 100), ("8", 50)], None);
         assert!(look(&[("7", 300)], None).cpu_since(&before).unwrap_err().contains("ended"));
         let nothing = Look { cpu: None, rss_bytes: None };
@@ -124,7 +124,7 @@ mod tests {
     fn this_process_has_used_memory() {
         let process = ServerProcess::find(std::process::id()).unwrap();
         assert!(process.look().rss_bytes.unwrap() > 4_096);
-        // More than the largest id that Linux gives.
+        // Larger than any process id of Linux.
         assert!(ServerProcess::find(u32::MAX).unwrap_err().starts_with("--server-pid 4294967295"));
     }
 }

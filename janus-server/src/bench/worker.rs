@@ -1,8 +1,8 @@
-//! A bench worker: the clients of one process on one epoll loop.
+//! A bench worker: a process with part of the clients, on a single epoll loop.
 //!
-//! It must cost little beside the server it measures: one shared read buffer, one `read` for a delivery, the time taken
-//! as soon as that returns, and no more parsing than finding the frames and their marks takes. The reader of standard input is the
-//! only other thread; when the input ends, so does the worker.
+//! A worker must cost little compared with the server under test. All clients share a read buffer, a delivery takes a
+//! single `read`, the time is taken as soon as `read` returns, and only frames and marks are parsed. The only other thread
+//! reads standard input; the worker ends with its input.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, ErrorKind, Read as _, Write as _};
@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<(), BenchError> {
     tell(&FromWorker::Tally(Box::new(tally)))
 }
 
-/// A client of the server, small because there are many.
+/// A client of the server. Kept small, because a worker has many.
 struct Client {
     stream: Option<TcpStream>,
     stage: Stage,
@@ -50,7 +50,7 @@ struct Client {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Connecting,
-    /// The subscription is sent and not acknowledged.
+    /// The subscription is sent, but not yet acknowledged.
     Subscribing,
     Ready,
     Failed,
@@ -61,13 +61,13 @@ struct Worker {
     clock: Clock,
     poll: Poll,
     clients: Vec<Client>,
-    /// Clients that are neither ready nor failed, of those that were begun.
+    /// Clients that have begun to connect and are neither ready nor failed.
     under_way: usize,
     ready: u32,
     failed: u32,
-    /// Clients that a message has still to reach.
+    /// For each message, the number of clients still to be reached.
     waiting: Vec<u32>,
-    /// Messages that have reached everyone since the bench was last told, with the time the last delivery took.
+    /// Messages delivered to all clients and not yet reported, with the latency of the last delivery.
     through: Vec<(u32, u64)>,
     latencies: Histogram<u64>,
     tally: Tally,
@@ -100,7 +100,7 @@ impl Worker {
         }
     }
 
-    /// Brings every client to its acknowledgement, or to its failure, before the timeout; then says so.
+    /// Connects every client until acknowledged or failed, at the latest by the timeout; then reports.
     fn connect_all(&mut self) -> Result<(), BenchError> {
         let begin = Instant::now();
         let timeout = Duration::from_millis(self.plan.timeout_ms);
@@ -137,13 +137,13 @@ impl Worker {
         tell(&FromWorker::Ready { ready_on_topic, failed: self.failed, errors })
     }
 
-    /// Takes deliveries until the bench says that nothing more was published, and returns how much was and whether it
-    /// must know which messages are missing.
+    /// Receives deliveries until the coordinator ends the run. Returns the number of published messages, and whether to
+    /// list the missing messages.
     fn receive_until_told(&mut self, orders: &Receiver<ToWorker>) -> Result<(u32, bool), BenchError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            // An order comes with a wake-up, so the loop need not look for it more often than this.
+            // An order wakes the loop, so this timeout does not delay orders.
             self.turn(&mut events, &mut buffer, Duration::from_secs(1))?;
             if !self.through.is_empty() {
                 tell(&FromWorker::Through(std::mem::take(&mut self.through)))?;
@@ -158,7 +158,7 @@ impl Worker {
         }
     }
 
-    /// Gives a message that should not come, a second copy say, the time to come.
+    /// Waits for unexpected deliveries, such as duplicates, until none arrives for [`QUIET`], at most 10 times as long.
     fn wait_for_quiet(&mut self) -> Result<(), BenchError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -185,7 +185,7 @@ impl Worker {
         self.tally
     }
 
-    /// Serves what is ready, and says whether anything was.
+    /// Serves the sockets that are ready, and returns whether there were events.
     fn turn(&mut self, events: &mut Events, buffer: &mut [u8], patience: Duration) -> Result<bool, BenchError> {
         match self.poll.poll(events, Some(patience)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
@@ -216,7 +216,7 @@ impl Worker {
         }
     }
 
-    /// Follows on a connection that stands, or has failed to.
+    /// Handles the end of connecting: subscribes on success, otherwise fails the client.
     fn subscribe(&mut self, index: usize) {
         let name = Plan::client_name(self.plan.run, self.plan.first_client + index as u32);
         let topic = Plan::topic_name(self.plan.run, self.clients[index].topic);
@@ -225,7 +225,7 @@ impl Worker {
         let connected = stream.take_error().and_then(|refusal| refusal.map_or(Ok(()), Err));
         let subscribed = connected.and_then(|()| {
             let _ = stream.set_nodelay(true);
-            // The send buffer of a new connection is empty: these bytes fit.
+            // A new connection has an empty send buffer, so these bytes fit.
             stream.write_all(&opening)?;
             self.poll.registry().reregister(stream, Token(index), Interest::READABLE)
         });
@@ -253,8 +253,8 @@ impl Worker {
                 Ok(0) => return self.fail(index, "the server closed the connection"),
                 Ok(length) => {
                     self.take(index, &buffer[..length], now);
-                    // A short read has emptied the socket; the epoll edge will tell when there is more. The end of the
-                    // stream was already told, so it is read for.
+                    // A short read has emptied the socket, and epoll will report further bytes. But the end of the stream
+                    // is reported only once, so after that report the loop reads to the end.
                     if length < buffer.len() && !closed {
                         return;
                     }
@@ -266,12 +266,12 @@ impl Worker {
         }
     }
 
-    /// Takes the frames of one read, which returned at `now`.
+    /// Handles the frames of a read that returned at `now`.
     fn take(&mut self, index: usize, bytes: &[u8], now: u64) {
         let mut splitter = std::mem::take(&mut self.clients[index].splitter);
         let taken = splitter.take(self.plan.protocol, self.plan.size, bytes, |frame| {
             self.frame(index, &frame, now);
-            // A frame may end the client, and what follows it no longer counts.
+            // A frame may end the client; then later frames no longer count.
             if self.clients[index].stage == Stage::Failed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match taken {
@@ -299,7 +299,7 @@ impl Worker {
 
     fn answer(&mut self, index: usize) {
         let pong = self.plan.protocol.pong();
-        // A client has sent nothing but its opening: the send buffer has room.
+        // The client has sent only its opening, so the send buffer has room.
         let answered = self.clients[index].stream.as_mut().map_or(Ok(()), |stream| stream.write_all(pong));
         if let Err(error) = answered {
             self.fail(index, &format!("answering a ping: {error}"));
@@ -320,7 +320,8 @@ impl Worker {
                 return;
             }
         }
-        // The clocks of two processes may differ by less than the shortest delivery takes, but not by nothing.
+        // The clocks of two processes differ by less than the shortest delivery takes, but may differ. So the latency is
+        // kept above zero.
         let latency = now.saturating_sub(mark.sent).max(1);
         record(&mut self.latencies, latency, 1);
         self.tally.min = latency.min(self.tally.min);
@@ -329,7 +330,7 @@ impl Worker {
         self.reached(mark.number, latency);
     }
 
-    /// One client fewer to wait for with this message.
+    /// Counts a client as reached by this message.
     fn reached(&mut self, number: u32, latency: u64) {
         if let Some(waiting) = self.waiting.get_mut(number as usize) {
             *waiting = waiting.saturating_sub(1);
@@ -339,7 +340,7 @@ impl Worker {
         }
     }
 
-    /// Ends a client. Nobody waits any longer for the messages that it will not get; the tally has them as lost.
+    /// Ends a client. Its missing messages count as lost, and the run no longer waits for them.
     fn fail(&mut self, index: usize, why: &str) {
         let client = &mut self.clients[index];
         client.stream = None;
@@ -360,7 +361,7 @@ impl Worker {
             }
         }
         self.clients[index].stage = Stage::Failed;
-        // The number of different texts is limited by the kinds of errors there are, and by this.
+        // The kinds of errors limit the number of different texts, and so does this check.
         if self.errors.len() < 16 || self.errors.contains_key(why) {
             *self.errors.entry(why.to_owned()).or_default() += 1;
         }
@@ -371,17 +372,17 @@ impl Worker {
     }
 }
 
-/// Begins to connect the client of this number among all.
+/// Begins to connect the client with this number.
 ///
-/// To a server on loopback, from a chosen address and port: one address has some 28,000 ports, and long before they are
-/// used up the kernel's own search for a free one takes longer than everything else that connecting does.
+/// To a server on loopback, the client connects from a chosen address and port. An address has some 28,000 ports, and long
+/// before all are in use, the kernel's search for a free port takes longer than the rest of connecting.
 fn connect(server: SocketAddr, client: u32, run: u32) -> io::Result<TcpStream> {
     let SocketAddr::V4(loopback) = server else { return TcpStream::connect(server) };
     if !loopback.ip().is_loopback() {
         return TcpStream::connect(server);
     }
     let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + client / CLIENTS_PER_SOURCE);
-    // Each run begins elsewhere, as the ports of the last one cannot be used again at once.
+    // Each run begins at a different port, because the ports of the last run cannot be reused at once.
     let first = u64::from(client % CLIENTS_PER_SOURCE) + u64::from(run);
     for attempt in 0..ATTEMPTS {
         let port = PORTS.start + ((first + attempt * STRIDE) % PORTS.len() as u64) as u16;
@@ -396,7 +397,7 @@ fn connect(server: SocketAddr, client: u32, run: u32) -> io::Result<TcpStream> {
 fn connect_from(server: SocketAddr, source: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(server), socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // Lets `bind` have a port whose last connection is only just closed; `connect` decides whether that is safe.
+    // Lets `bind` take a port whose last connection has only just closed; `connect` decides whether reuse is safe.
     socket.set_reuse_address(true)?;
     socket.bind(&source.into())?;
     match socket.connect(&server.into()) {
@@ -405,7 +406,7 @@ fn connect_from(server: SocketAddr, source: SocketAddr) -> io::Result<TcpStream>
     }
 }
 
-/// Hands the bench's lines to the loop, and wakes it for each; the end of the channel is the end of the input.
+/// Passes the coordinator's lines to the loop, and wakes the loop for each line. The channel ends with the input.
 fn listen_for_orders(waker: Waker) -> Receiver<ToWorker> {
     let (sender, orders) = sync_channel(4);
     std::thread::spawn(move || {
@@ -437,10 +438,10 @@ const EVENTS: usize = 1_024;
 const BUFFER_BYTES: usize = 64 * 1024;
 const QUIET: Duration = Duration::from_millis(100);
 const CLIENTS_PER_SOURCE: u32 = 20_000;
-/// Linux's range of ports to connect from.
+/// Linux's default range of local ports.
 const PORTS: Range<u16> = 32_768..61_000;
 const ATTEMPTS: u64 = 16;
-/// From one attempt to the next, so that clients of neighbouring numbers do not get into each other's way again.
+/// From one attempt to the next. A large stride keeps clients with neighbouring numbers from colliding again.
 const STRIDE: u64 = 4_099;
 const EINPROGRESS: i32 = 115;
 const EMFILE: i32 = 24;

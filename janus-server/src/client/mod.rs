@@ -1,12 +1,18 @@
-//! The client commands, and the connection they share: one blocking socket that speaks the classic protocol, or HTTP for
-//! [`trace`].
+//! The client commands, and the connection shared by them: a blocking socket.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | a connection and its errors | opening a connection, reading frames of the classic protocol |
+//! | `publish.rs` | the command `publish` | reading messages from the command line or standard input, printing receipts |
+//! | `subscribe.rs` | the command `subscribe` | printing messages, returning to the session after a lost connection |
+//! | `trace.rs` | the command `trace` | a request to the HTTP API, printing the lines of the answer |
 
 pub(crate) mod publish;
 pub(crate) mod subscribe;
 pub(crate) mod trace;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use janus_core::wire::classic::client::ServerFrame;
@@ -15,20 +21,20 @@ use socket2::{SockRef, TcpKeepalive};
 /// Why a client command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The address on the command line is not one.
+    /// The address on the command line is malformed.
     #[error("{to} is not an address: expected HOST:PORT")]
     BadAddress { to: String, source: io::Error },
-    /// Nobody listens there, or nobody answers.
+    /// No server listens at the address, or none answers.
     #[error("cannot connect to {to}{}", advice(.source))]
     Connect { to: String, source: io::Error },
     #[error("the server closed the connection")]
     Closed,
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
-    /// The peer is not a Janus server, or not one that knows what was asked.
+    /// The peer is not a Janus server, or is too old to know the request.
     #[error("no {awaited} from the server within {timeout:?}")]
     Late { awaited: &'static str, timeout: Duration },
-    #[error("the peer does not speak the Janus protocol: a frame of more than {FRAME_BYTES_MAX} bytes")]
+    #[error("the server does not speak the Janus protocol: it sent a frame of more than {FRAME_BYTES_MAX} bytes")]
     FrameTooLarge,
     #[error("the server refused: {code}: {message}")]
     Refused { code: String, message: String },
@@ -44,11 +50,12 @@ pub(crate) enum ClientError {
     Output(#[source] io::Error),
 }
 
-/// What a user can do about a connection that cannot be made, where the system's own words do not say.
+/// Advice for a user whose connection cannot be made, where the system's error text has none.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::ConnectionRefused => " (is the server running?)",
         io::ErrorKind::AddrNotAvailable => {
-            " (no port left to connect from, connections just closed keep theirs for a minute: wait, or widen \
+            " (no free local port, because closed connections keep their ports for a minute; wait, or widen \
              net.ipv4.ip_local_port_range)"
         }
         _ => "",
@@ -65,12 +72,14 @@ impl ClientError {
     }
 }
 
-/// A connection to a server, which hands out one frame after the other.
+/// A connection to a server, read frame by frame.
 pub(crate) struct Connection {
     stream: TcpStream,
-    /// What was read; frames before `start` are done with, and bytes before `searched` hold no further end of a frame.
+    /// The bytes read so far.
     buffer: Vec<u8>,
+    /// Bytes before this index belong to frames already returned.
     start: usize,
+    /// Bytes from `start` up to this index contain no end of a frame.
     searched: usize,
 }
 
@@ -83,7 +92,7 @@ impl Connection {
         self.stream.write_all(frame).map_err(ClientError::Lost)
     }
 
-    /// Waits for the next frame, for ever or until the deadline, at which it returns `None`.
+    /// Waits for the next frame, for ever or until the deadline; `None` if the deadline has passed.
     pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<ServerFrame<'_>>, ClientError> {
         self.buffer.drain(..self.start);
         self.searched = self.searched.saturating_sub(self.start);
@@ -115,26 +124,22 @@ impl Connection {
     }
 }
 
-/// A connection whose writes fail after the timeout, whatever is spoken over it.
+/// Opens a connection, for any protocol, whose writes fail after the timeout.
 pub(crate) fn open_stream(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
     let stream = connect(to, timeout)?;
-    // A subscriber never sends anything, so only the kernel can find out that the server's machine is gone.
+    // A subscriber sends nothing, so only the kernel's probes can detect that the server's machine is gone.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-    // A kernel without these options is found out later, and slower, and serves all the same.
+    // Without these options a connection still works; only a lost machine is detected later, and small writes are slower.
     let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     let _ = stream.set_nodelay(true);
     stream.set_write_timeout(Some(timeout)).map_err(ClientError::Lost)?;
     Ok(stream)
 }
 
-/// Tries every address of the name, and reports the last failure.
+/// Tries every address of the host name, and reports the last failure.
 fn connect(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
-    let addresses = to.to_socket_addrs().map_err(|source| match source.kind() {
-        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
-        _ => ClientError::Connect { to: to.to_owned(), source },
-    })?;
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
+    let mut failure = no_address();
+    for address in resolve(to)? {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(source) => failure = source,
@@ -143,5 +148,19 @@ fn connect(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
     Err(ClientError::Connect { to: to.to_owned(), source: failure })
 }
 
-/// Twice of what a server can be set to accept.
+/// Looks up the addresses of a host name; there is at least one.
+pub(crate) fn resolve(to: &str) -> Result<Vec<SocketAddr>, ClientError> {
+    let found = to.to_socket_addrs().map(Vec::from_iter);
+    let found = found.and_then(|addresses| if addresses.is_empty() { Err(no_address()) } else { Ok(addresses) });
+    found.map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidInput => ClientError::BadAddress { to: to.to_owned(), source },
+        _ => ClientError::Connect { to: to.to_owned(), source },
+    })
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+}
+
+/// Twice the largest frame that a server can be configured to accept.
 const FRAME_BYTES_MAX: usize = 32 << 20;

@@ -1,7 +1,7 @@
-//! `janus-server publish`: each message is sent with a receipt asked for, and the receipt is printed.
+//! `janus-server publish`: publishes messages, and prints the receipt of each.
 //!
-//! The next message is sent when the receipt of the one before is there, so what a failure leaves unsent is known: the
-//! line it names and all after it.
+//! A message is sent only after the receipt of the previous message. So the user knows which messages a failure leaves
+//! unpublished: the line named in the error, and all later lines.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::time::Instant;
@@ -41,12 +41,12 @@ pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// The message as JSON text: as it is if it is JSON, otherwise as a string unless JSON is insisted on.
-fn json_text(message: &[u8], insist: bool) -> Result<String, ClientError> {
+/// The message as JSON text: JSON unchanged, any other text as a JSON string, or refused with `only_json`.
+fn json_text(message: &[u8], only_json: bool) -> Result<String, ClientError> {
     let message = str::from_utf8(message).map_err(|_| ClientError::NotUtf8)?;
     match serde_json::from_str::<&RawValue>(message) {
         Ok(_) => Ok(message.to_owned()),
-        Err(error) if insist => Err(ClientError::NotJson(error)),
+        Err(error) if only_json => Err(ClientError::NotJson(error)),
         Err(_) => Ok(json!(message).to_string()),
     }
 }
@@ -66,7 +66,15 @@ fn publish(connection: &mut Connection, command: &Publish, data: &str) -> Result
             Some(ServerFrame::Error { code, message }) => {
                 return Err(ClientError::Refused { code: code.into_owned(), message: message.into_owned() });
             }
-            Some(_) => {}
+            Some(
+                ServerFrame::Greeting { .. }
+                | ServerFrame::Ack
+                | ServerFrame::Ping
+                | ServerFrame::Message { .. }
+                | ServerFrame::Attached { .. }
+                | ServerFrame::Unknown(_)
+                | ServerFrame::TooLarge,
+            ) => {}
             None => return Err(ClientError::Late { awaited: "receipt", timeout: command.timeout }),
         }
     }
@@ -77,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_sent_as_it_is_and_other_text_as_a_string() {
+    fn json_is_sent_unchanged_and_other_text_as_a_json_string() {
         assert_eq!(json_text(b"{\"a\": 1.50}", false).unwrap(), "{\"a\": 1.50}");
         assert_eq!(json_text(b"42", false).unwrap(), "42");
         assert_eq!(json_text(b"hello \"you\"", false).unwrap(), "\"hello \\\"you\\\"\"");

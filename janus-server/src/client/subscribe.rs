@@ -1,8 +1,9 @@
-//! `janus-server subscribe`: subscribes, says so on standard error, and prints each message as one line of JSON.
+//! `janus-server subscribe`: subscribes, reports this on standard error, and prints each message as a line of JSON.
 //!
-//! It ends by itself only with `--count`; a server that ends first is a failure, as messages may be missed from then on.
-//! With `--reconnect` it comes back to its session instead, and says for each topic whether it missed anything.
+//! The command ends by itself only with `--count`. A lost connection is a failure, because messages may be missed from
+//! then on. With `--reconnect` the command returns to its session instead, and reports the missed messages of each topic.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
@@ -14,10 +15,10 @@ use serde_json::json;
 use super::{ClientError, Connection};
 use crate::cli::Subscribe;
 
-/// How long to wait at most before the first attempt to come back; twice as long before each further one.
+/// Longest pause before the first attempt to reconnect; doubled for each further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long to wait at most before any attempt.
+/// Longest pause before any attempt.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
@@ -27,12 +28,12 @@ pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
         let begun = Instant::now();
         match subscriber.converse() {
             Err(error) if command.reconnect && subscriber.session.is_some() && may_come_back(&error) => {
-                // A connection that lasted was a success, however it ended.
+                // A connection that lasted counts as a success, however the connection ended.
                 failures = if begun.elapsed() > LONGEST_PAUSE { 0 } else { failures };
                 let pause = pause(failures);
                 failures += 1;
-                say(&format!("{error}; coming back in {pause:.1?}"));
-                #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do meanwhile")]
+                say(&format!("{error}; reconnecting in {pause:.1?}"));
+                #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do")]
                 std::thread::sleep(pause);
             }
             ended => return ended,
@@ -40,12 +41,12 @@ pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
     }
 }
 
-/// Tells the user how it goes. A standard error that nobody reads any more is no reason to end.
+/// Reports progress to the user. A closed standard error is no reason to end.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A random part of a time that doubles: after a restart of the server everybody comes back, and not at the same moment.
+/// A random part of a doubling time: after a restart of the server, clients must not all reconnect at the same moment.
 fn pause(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE).mul_f64(fastrand::f64())
 }
@@ -63,37 +64,28 @@ fn may_come_back(error: &ClientError) -> bool {
 
 struct Subscriber<'a> {
     command: &'a Subscribe,
-    /// Once all topics have been subscribed to.
+    /// Set once all topics have been subscribed to.
     session: Option<Session>,
     printed: u64,
 }
 
-/// What the server needs to know to go on with a session.
+/// The state that the server needs to resume a session.
 struct Session {
     token: String,
-    /// Messages received on each topic since its `ACK`, or since they began to be counted anew.
+    /// Messages received on each topic since its `ACK`, or since the server reset the count after a loss.
     received: BTreeMap<String, u64>,
 }
 
 impl Subscriber<'_> {
-    /// One connection, from its beginning to its end.
+    /// Runs a connection from its beginning to its end.
     fn converse(&mut self) -> Result<(), ClientError> {
         let command = self.command;
         let mut connection = Connection::open(&command.from, command.timeout)?;
-        let mut frames = client::PREAMBLE.to_vec();
-        if let Some(session) = &self.session {
-            let received = session.received.iter().map(|(topic, count)| (topic.as_str(), *count));
-            frames.extend_from_slice(&client::attach(&session.token, received));
-        } else {
-            for topic in &command.topics {
-                frames.extend_from_slice(&client::subscribe(topic));
-            }
-        }
-        connection.send(&frames)?;
+        connection.send(&self.opening())?;
 
         let mut deadline = Some(Instant::now() + command.timeout);
         let mut unacknowledged = command.topics.len();
-        // Counted from the first ACK on; the session stands with the last one.
+        // Messages are counted from the first ACK on; the session exists only with the last ACK.
         let mut received: BTreeMap<String, u64> = command.topics.iter().map(|topic| (topic.clone(), 0)).collect();
         let mut greeting = None;
         while command.count.is_none_or(|count| self.printed < count) {
@@ -110,18 +102,8 @@ impl Subscriber<'_> {
                 }
                 Some(ServerFrame::Attached { topics, token }) => {
                     deadline = None;
-                    let Some(session) = &mut self.session else { continue };
-                    session.token = token.into_owned();
-                    for (topic, missed) in topics {
-                        match missed {
-                            Some(missed) => {
-                                say(&format!("back at {}: {missed} missed messages of {topic}", command.from))
-                            }
-                            None => {
-                                say(&format!("back at {}: messages of {topic} in between are lost", command.from));
-                                session.received.insert(topic.into_owned(), 0);
-                            }
-                        }
+                    if let Some(session) = &mut self.session {
+                        session.resume(&command.from, token.into_owned(), topics);
                     }
                 }
                 Some(ServerFrame::Message { timestamp, topic, event, message_id, data }) => {
@@ -135,7 +117,7 @@ impl Subscriber<'_> {
                         "{{\"timestamp\":[{mega},{sec},{micro}],\"topic\":{topic},\"event\":{event},\
                          \"message_id\":{message_id},\"data\":{data}}}"
                     );
-                    // Line ends can only stand between the parts of the JSON, where a blank means the same.
+                    // Line ends occur only between JSON tokens, where a space means the same.
                     let line = line.replace(['\n', '\r'], " ");
                     writeln!(io::stdout().lock(), "{line}").map_err(ClientError::Output)?;
                     self.printed += 1;
@@ -143,10 +125,49 @@ impl Subscriber<'_> {
                 Some(ServerFrame::Error { code, message }) => {
                     return Err(ClientError::Refused { code: code.into_owned(), message: message.into_owned() });
                 }
-                Some(_) => {}
+                Some(
+                    ServerFrame::Ping | ServerFrame::Published { .. } | ServerFrame::Unknown(_) | ServerFrame::TooLarge,
+                ) => {}
                 None => return Err(ClientError::Late { awaited: "acknowledgement", timeout: command.timeout }),
             }
         }
         Ok(())
+    }
+
+    /// The first frames of a connection: attach to the session if there is one, otherwise subscribe to all topics.
+    fn opening(&self) -> Vec<u8> {
+        let mut frames = client::PREAMBLE.to_vec();
+        if let Some(session) = &self.session {
+            let received = session.received.iter().map(|(topic, count)| (topic.as_str(), *count));
+            frames.extend_from_slice(&client::attach(&session.token, received));
+        } else {
+            for topic in &self.command.topics {
+                frames.extend_from_slice(&client::subscribe(topic));
+            }
+        }
+        frames
+    }
+}
+
+impl Session {
+    /// Takes over the server's answer to an attach, and reports for each topic how many messages were missed; `None` if
+    /// the server no longer has them.
+    fn resume<'a>(
+        &mut self,
+        server: &str,
+        token: String,
+        topics: impl IntoIterator<Item = (Cow<'a, str>, Option<u64>)>,
+    ) {
+        self.token = token;
+        for (topic, missed) in topics {
+            match missed {
+                Some(1) => say(&format!("reconnected to {server}: 1 missed message of {topic}")),
+                Some(missed) => say(&format!("reconnected to {server}: {missed} missed messages of {topic}")),
+                None => {
+                    say(&format!("reconnected to {server}: messages of {topic} in between are lost"));
+                    self.received.insert(topic.into_owned(), 0);
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! `janus-server trace`: prints messages between the actors of a server, each as one line of JSON.
+//! `janus-server trace`: prints messages between the actors of a server, each as a line of JSON.
 //!
-//! The lines come from the server's HTTP API. The server's key is read from the variable `JANUS_API_KEY`: all users of a machine
-//! can read command lines.
+//! The lines come from the server's HTTP API. The server's key is read from the variable `JANUS_API_KEY`, not from a flag:
+//! all users of a machine can read command lines.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{ClientError, open_stream};
 use crate::cli::Trace;
 
-/// Bytes that the head of an answer, the answer to a request that is refused, and a line may have.
+/// Maximum bytes of the head of an answer, of a refusal, and of a line.
 const HEAD_BYTES_MAX: u64 = 16 * 1024;
 const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -28,7 +28,7 @@ pub(crate) fn run(command: &Trace) -> Result<(), ClientError> {
         let _ = answer.take(REFUSAL_BYTES_MAX).read_to_end(&mut body);
         return Err(refusal(status, &body));
     }
-    // The server ends the answer in time, and the last line takes a moment.
+    // The server ends the answer in time; the timeout covers the delivery of the last line.
     let patience = Duration::from_secs(command.seconds) + command.timeout;
     answer.get_ref().set_read_timeout(Some(patience)).map_err(ClientError::Lost)?;
     print(BufReader::new(Chunks { stream: answer, left: 0, is_over: false }))
@@ -66,7 +66,7 @@ fn request(command: &Trace) -> String {
     query.append_pair("seconds", &command.seconds.to_string());
     query.append_pair("count", &command.count.to_string());
     let key = std::env::var("JANUS_API_KEY").unwrap_or_default();
-    // A key has no line breaks: a variable with line breaks is not a key.
+    // No key has line breaks, so a variable with a line break is not sent.
     let is_key = !key.is_empty() && !key.contains(|letter: char| letter.is_control());
     let authorization = if is_key { format!("Authorization: Bearer {key}\r\n") } else { String::new() };
     let (query, host) = (query.finish(), &command.from);
@@ -98,14 +98,14 @@ fn refusal(status: u16, body: &[u8]) -> ClientError {
     let text = |key: &str| body["error"][key].as_str().map(str::to_owned);
     let code = text("code").unwrap_or_else(|| format!("status {status}"));
     let message =
-        text("message").unwrap_or_else(|| "this is not the HTTP port of a Janus that can be traced".to_owned());
+        text("message").unwrap_or_else(|| "this is not the HTTP port of a Janus server with tracing".to_owned());
     ClientError::Refused { code, message }
 }
 
-/// A body in chunks (RFC 9112, 7.1).
+/// Reads a chunked body (RFC 9112, 7.1).
 struct Chunks {
     stream: BufReader<TcpStream>,
-    /// Bytes missing of the present chunk.
+    /// Bytes of the current chunk that are still to come.
     left: usize,
     is_over: bool,
 }
@@ -114,7 +114,7 @@ impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 && !self.is_over {
             let mut line = String::new();
-            // After a chunk there is an end of a line.
+            // Each chunk is followed by a line end, which reads as a blank line.
             while line.trim().is_empty() {
                 line.clear();
                 if self.stream.by_ref().take(HEAD_BYTES_MAX).read_line(&mut line)? == 0 {

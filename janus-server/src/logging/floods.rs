@@ -1,6 +1,6 @@
-//! Floods: many lines from one place of the program within a second.
+//! Floods: many lines from one place in the program within a second.
 //!
-//! Each place may write [`LINES`] in a second. Further lines of that second are counted, and one line says how many they were.
+//! Each place may write [`LINES`] per second. Further lines are counted, and a single line reports their number.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 
-/// Lines of one kind that are written in a second.
+/// Lines of a kind that may be written per second.
 pub(super) const LINES: u64 = 100;
 
-/// Where panics say that they come from.
+/// The target of panics in the log.
 pub(super) const PANIC: &str = "panic";
 
-/// How long a kind's count lasts.
+/// How long a count lasts.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
-/// Lines of one level from one place of the program.
+/// Lines of the same level from the same place in the program.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     level: Level,
-    /// Empty where it is not known, which is so for panics; the module, too.
+    /// Empty if unknown, as for panics.
     file: &'static str,
     line: Option<u32>,
+    /// Empty if unknown, as for panics.
     module: &'static str,
 }
 
@@ -41,7 +42,7 @@ impl Kind {
         self.level
     }
 
-    /// Where lines of this kind say that they come from.
+    /// The target of lines of this kind in the log.
     pub(super) fn target(&self) -> &'static str {
         if self.module.is_empty() { PANIC } else { self.module }
     }
@@ -52,11 +53,11 @@ impl Kind {
     }
 }
 
-/// A count for each kind that has been logged. Its size is the number of places in the program that log.
+/// A count for each kind logged so far. The size is limited by the number of places in the program that log.
 #[derive(Debug, Default)]
 pub(super) struct Floods {
     kinds: HashMap<Kind, Count>,
-    /// Lines that are counted and not yet summed up.
+    /// Lines counted and not yet reported, over all kinds.
     held_back: u64,
 }
 
@@ -68,7 +69,7 @@ struct Count {
 }
 
 impl Floods {
-    /// Whether another line of this kind may be written; if not, it has been counted.
+    /// Whether another line of this kind may be written; a refused line is counted.
     pub(super) fn admits(&mut self, kind: Kind, now: Instant) -> bool {
         let count = self.kinds.entry(kind).or_insert(Count { since: now, written: 0, held_back: 0 });
         if count.held_back == 0 && now.saturating_duration_since(count.since) >= PERIOD {
@@ -87,7 +88,7 @@ impl Floods {
         self.held_back == 0
     }
 
-    /// When the next sum is due; `None` if nothing has been held back.
+    /// When the next report is due; `None` if no line has been held back.
     pub(super) fn due(&self) -> Option<Instant> {
         if self.is_empty() {
             return None;
@@ -96,7 +97,8 @@ impl Floods {
         held_back.map(|count| count.since + PERIOD).min()
     }
 
-    /// A kind of which lines were held back, and how many, if its second is over; its next one begins.
+    /// A kind whose second is over, with the number of lines held back, if there is such a kind. A new second begins for
+    /// this kind.
     pub(super) fn take(&mut self, now: Instant) -> Option<(Kind, u64)> {
         if self.is_empty() {
             return None;
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_place_says_beyond_its_lines_is_summed_up_once_a_second() {
+    fn lines_beyond_the_limit_of_a_place_are_summed_up_once_a_second() {
         let (mut floods, start) = (Floods::default(), Instant::now());
         let admitted = |floods: &mut Floods, line, at| (0..1_000).filter(|_| floods.admits(kind(line), at)).count();
         assert_eq!(admitted(&mut floods, 1, start), 100);
@@ -131,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_holds_back_no_line_of_another_place() {
+    fn a_flood_holds_back_no_lines_of_other_places() {
         let (mut floods, now) = (Floods::default(), Instant::now());
         let _ = (0..1_000).filter(|_| floods.admits(kind(1), now)).count();
         assert!(floods.admits(kind(2), now));
     }
 
     #[test]
-    fn a_flood_goes_on_until_its_sum_has_been_written() {
+    fn a_flood_continues_until_its_sum_is_taken() {
         let (mut floods, start) = (Floods::default(), Instant::now());
         let _ = (0..101).filter(|_| floods.admits(kind(1), start)).count();
         let later = start + 100 * PERIOD;
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_few_enough_are_never_held_back() {
+    fn lines_within_the_limit_are_never_held_back() {
         let (mut floods, start) = (Floods::default(), Instant::now());
         for second in 0..10 {
             for _ in 0..LINES {

@@ -1,9 +1,16 @@
-//! The log of the server: a [`log::Log`] that never makes its caller wait, and never fails.
+//! The log of the server: a [`log::Log`] that never blocks its caller, and never fails.
 //!
-//! The thread that logs formats its line and puts it into a [queue](queue::Queue) with a limit; one thread of its own writes
-//! the lines to standard error. So a reader that stops (a container runtime, a terminal after Ctrl-S) stops that thread and no
-//! other, and a standard error that cannot be written costs lines and nothing else. A flood of lines from one place of
-//! the program is [summed up](floods) once a second. Panics go the same way.
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | the logger and its writer thread | formatting, standard error, the log of panics |
+//! | `floods.rs` | table | a count per place in the program, which limits the lines per second |
+//! | `queue.rs` | a queue between threads | the lines on their way to the writer, and the number of lost lines |
+//! | `tests.rs` | tests of the logger | a standard error whose reader can stop |
+//!
+//! The logging thread formats its line and puts it into a bounded [queue](queue::Queue); a separate thread writes the
+//! lines to standard error. So a stopped reader (a container runtime, a terminal after Ctrl-S) stops only the writer
+//! thread, and an unwritable standard error costs only log lines. A flood of lines from one place in the program is
+//! [summed up](floods) once a second. Panics are logged the same way.
 
 mod floods;
 mod queue;
@@ -22,19 +29,19 @@ use rustix::event::{PollFd, PollFlags};
 use floods::{Kind, PANIC};
 use queue::{Queue, Work};
 
-/// How long the end of the process may wait until what was logged is written.
+/// How long the end of the process may wait for the log to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of one line; the rest of a longer one is cut off, so that the queue has a limit in bytes, too.
+/// Maximum bytes of a line. Longer lines are cut off, so that the queue has a limit in bytes, too.
 const MAX_LINE_BYTES: usize = 16 * 1024;
 
-/// The end of a line that was too long.
+/// Marks the end of a line that was cut off.
 const CUT_OFF: &[u8] = b" (cut off)\n";
 
-/// The log of this process, once there is one.
+/// The log of this process, once started.
 static LOG: OnceLock<Arc<Logger>> = OnceLock::new();
 
-/// Waits, when it is dropped, until the log is written, for at most [`FLUSH_TIMEOUT`].
+/// When dropped, waits until the log is written, at most [`FLUSH_TIMEOUT`].
 #[must_use]
 pub(crate) struct Flush(());
 
@@ -46,7 +53,8 @@ impl Drop for Flush {
     }
 }
 
-/// Makes this the log of the process, and that of its panics. `lines` may wait; until [`start_writing`], they do.
+/// Installs the log of the process, for panics too. At most `lines` wait in the queue; nothing is written before
+/// [`start_writing`].
 pub(crate) fn start(level: LevelFilter, lines: usize) -> Flush {
     let logger = LOG.get_or_init(|| Arc::new(Logger::new(level, lines)));
     if log::set_boxed_logger(Box::new(Arc::clone(logger))).is_ok() {
@@ -56,11 +64,11 @@ pub(crate) fn start(level: LevelFilter, lines: usize) -> Flush {
     Flush(())
 }
 
-/// Starts the thread that writes.
+/// Starts the writer thread.
 ///
 /// # Errors
 ///
-/// The system has no thread left.
+/// The system cannot start another thread.
 pub(crate) fn start_writing() -> io::Result<()> {
     let Some(logger) = LOG.get() else { return Ok(()) };
     let write = move || logger.write_all_to(write_to_stderr);
@@ -69,8 +77,8 @@ pub(crate) fn start_writing() -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the person on standard error why the program ends. It waits for [`FLUSH_TIMEOUT`] at most, and a standard error that
-/// cannot be written makes no difference to how the program ends.
+/// Tells the user on standard error why the program ends. Waits for [`FLUSH_TIMEOUT`] at most. An unwritable standard
+/// error does not change how the program ends.
 pub(crate) fn last_words(text: String) {
     if let Some(logger) = LOG.get().filter(|logger| logger.queue.is_open()) {
         logger.queue.push_last(text.into_bytes());
@@ -86,14 +94,15 @@ pub(crate) fn last_words(text: String) {
     }
 }
 
-/// Writes all of it, past the lock of the standard library's handle: a write that waits must not hold up others that print.
+/// Writes all bytes without the lock of the standard library's handle: a blocked write must not hold up other threads that
+/// print.
 fn write_to_stderr(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(io::stderr(), bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
-            // Another process has made the pipe, or the terminal, one that does not wait.
+            // Another process has made the pipe or the terminal non-blocking.
             Err(rustix::io::Errno::AGAIN) => {
                 let stderr = io::stderr();
                 let _ = rustix::event::poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
@@ -106,7 +115,7 @@ fn write_to_stderr(mut bytes: &[u8]) -> io::Result<()> {
 
 struct Logger {
     level: LevelFilter,
-    /// Turns records into lines, and leaves them in [`LINE`].
+    /// Formats records, and leaves the lines in [`LINE`].
     format: env_logger::Logger,
     queue: Queue,
 }
@@ -116,7 +125,7 @@ impl Logger {
         let colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let style = if colored { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
         let format = env_logger::Builder::new()
-            // Whatever comes here is to be written.
+            // The formatter must not filter: `level` is checked before, and panics are logged even with the log off.
             .filter_level(LevelFilter::Trace)
             .format_timestamp_millis()
             .write_style(style)
@@ -136,14 +145,14 @@ impl Logger {
         line
     }
 
-    /// Logs at any level.
+    /// Queues a record of any level, or counts the record as part of a flood.
     fn write(&self, record: &Record<'_>) {
         if self.queue.admits(Kind::of(record)) {
             self.queue.push(self.line(record));
         }
     }
 
-    /// Writes what is logged, for ever.
+    /// Writes lines from the queue, for ever.
     fn write_all_to(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) {
         let note = |target: &str, level, text: std::fmt::Arguments<'_>| {
             self.line(&Record::builder().target(target).level(level).args(text).build())
@@ -153,13 +162,13 @@ impl Logger {
                 Work::Line(line) => self.queue.written(1, write(&line).is_ok()),
                 Work::Flood(kind, lines) => {
                     let at = kind.place();
-                    let text = format_args!("{lines} more lines of this kind within a second (those of {at})");
-                    // Those it stands for are lost with it.
+                    let text = format_args!("{lines} more lines from {at} were suppressed within a second");
+                    // A failed write loses all the lines in the sum.
                     self.queue.written(lines, write(&note(kind.target(), kind.level(), text)).is_ok());
                 }
                 Work::Lost(lines) => {
                     let text = format_args!(
-                        "{lines} lines of the log were lost, because standard error was not read or could not be written"
+                        "{lines} log lines were lost, because standard error was not read or could not be written"
                     );
                     self.queue.written(lines, write(&note(module_path!(), Level::Warn, text)).is_ok());
                 }
@@ -188,12 +197,12 @@ thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the formatter writes to: the [`LINE`] of this thread.
+/// The formatter's target: the [`LINE`] of the current thread.
 struct Line;
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A thread whose locals are gone logs no more.
+        // A thread past the destruction of its locals can no longer log.
         let _ = LINE.try_with(|line| line.borrow_mut().extend_from_slice(bytes));
         Ok(bytes.len())
     }
@@ -203,16 +212,16 @@ impl Write for Line {
     }
 }
 
-/// The standard library's hook would write to standard error itself, and wait there. A panic is logged at every level,
-/// also where the log is off: it may be the last word of the process.
+/// Logs a panic. The standard library's hook would write to standard error directly, and could block. Panics are logged at
+/// every level, even with the log off: a panic may be the last output of the process.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let Some(logger) = LOG.get() else { return };
     let thread = std::thread::current();
-    let name = thread.name().unwrap_or("without a name");
+    let name = thread.name().unwrap_or("<unnamed>");
     let trace = Backtrace::capture();
     let trace = if trace.status() == BacktraceStatus::Captured { format!("\n{trace}") } else { String::new() };
     let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
-    let why = panic.payload_as_str().unwrap_or("a value that is no text");
+    let why = panic.payload_as_str().unwrap_or("(the panic's value is not text)");
     let line = panic.location().map(Location::line);
     let mut record = Record::builder();
     record.level(Level::Error).target(PANIC).line(line);

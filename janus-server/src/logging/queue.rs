@@ -1,4 +1,4 @@
-//! Lines on their way from the threads that log to the one that writes.
+//! The queue of lines between the logging threads and the writer thread.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,41 +6,41 @@ use std::time::{Duration, Instant};
 
 use super::floods::{Floods, Kind, PERIOD};
 
-/// At most a fixed number of lines wait; one more is lost, and counted. No lock is held for longer than a line takes to be
-/// moved, so that whoever logs waits for no reader.
+/// A bounded queue: when full, further lines are lost and counted. The lock is held only while a line is moved, so that
+/// logging threads never wait for the reader of standard error.
 #[derive(Debug)]
 pub(super) struct Queue {
     limit: usize,
     state: Mutex<State>,
-    /// For the thread that writes.
+    /// Wakes the writer thread.
     work: Condvar,
-    /// For those that wait until all is written.
+    /// Wakes the threads in [`flush`](Queue::flush).
     done: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether there is a thread that writes.
+    /// Whether the writer thread is running.
     open: bool,
     lines: VecDeque<Vec<u8>>,
     floods: Floods,
-    /// Lines for which there was no room, or that could not be written, and of which nobody has been told.
+    /// Lost lines that the log has not reported yet: the queue had no room, or the write failed.
     lost: u64,
-    /// Whether the last write went wrong: then there is nobody to be told of lost lines before another one goes well.
+    /// Whether the last write failed. A report of lost lines would fail too, and waits until a write succeeds.
     broken: bool,
-    /// Whether the thread that writes is busy with what it has taken.
+    /// Whether the writer thread is writing.
     writing: bool,
-    /// Those that wait until all is written: floods are summed up for them at once.
+    /// Threads in [`flush`](Queue::flush), for which floods are summed up at once.
     flushing: usize,
 }
 
-/// What is to be written next.
+/// The next thing to write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Line(Vec<u8>),
-    /// So many lines of this kind were held back.
+    /// The number of lines of this kind that were held back.
     Flood(Kind, u64),
-    /// So many lines were lost.
+    /// The number of lost lines.
     Lost(u64),
 }
 
@@ -53,7 +53,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that there is a thread that writes.
+    /// Notes that the writer thread is running.
     pub(super) fn open(&self) {
         self.state().open = true;
     }
@@ -62,7 +62,7 @@ impl Queue {
         self.state().open
     }
 
-    /// Whether a line of this kind is to be made at all; if not, it has been counted.
+    /// Whether a line of this kind may be logged; a refused line is counted.
     pub(super) fn admits(&self, kind: Kind) -> bool {
         let mut state = self.state();
         let was_calm = state.floods.is_empty();
@@ -73,7 +73,7 @@ impl Queue {
         admitted
     }
 
-    /// Hands a line over; it is lost if as many wait as may.
+    /// Queues a line, or counts the line as lost if the queue is full.
     pub(super) fn push(&self, line: Vec<u8>) {
         let mut state = self.state();
         if state.lines.len() < self.limit {
@@ -84,13 +84,13 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// The same for the last line of the process, for which there is room.
+    /// Queues the last line of the process, even if the queue is full.
     pub(super) fn push_last(&self, line: Vec<u8>) {
         self.state().lines.push_back(line);
         self.work.notify_one();
     }
 
-    /// Waits for something to write. Each is to be answered with [`written`](Self::written).
+    /// Waits for the next thing to write. The caller reports the result to [`written`](Self::written).
     pub(super) fn next(&self) -> Work {
         let mut state = self.state();
         loop {
@@ -109,17 +109,17 @@ impl Queue {
         }
     }
 
-    /// Whether what was taken, and stands for so many lines, was written.
-    pub(super) fn written(&self, lines: u64, well: bool) {
+    /// Takes the result of a write that stands for this many lines.
+    pub(super) fn written(&self, lines: u64, succeeded: bool) {
         let mut state = self.state();
         state.writing = false;
-        state.broken = !well;
-        if !well {
+        state.broken = !succeeded;
+        if !succeeded {
             state.lost += lines;
         }
     }
 
-    /// Waits until all is written, at most for so long.
+    /// Waits until everything is written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let mut state = self.state();
         state.flushing += 1;
@@ -131,7 +131,7 @@ impl Queue {
 }
 
 impl State {
-    /// What is to be written next; first that lines were lost, because that is known only now.
+    /// The next thing to write. A report of lost lines comes first, as soon as a loss is known.
     fn take(&mut self, now: Instant) -> Option<Work> {
         if self.lost > 0 && !self.broken {
             return Some(Work::Lost(std::mem::take(&mut self.lost)));
@@ -143,7 +143,7 @@ impl State {
         self.lines.pop_front().map(Work::Line)
     }
 
-    /// A word about lost lines that nobody would read is not waited for.
+    /// Whether everything is written. A report of lost lines does not count while writes fail.
     fn is_done(&self) -> bool {
         !self.writing && self.lines.is_empty() && self.floods.is_empty() && (self.lost == 0 || self.broken)
     }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_told_when_a_line_has_been_written_again() {
+    fn lost_lines_are_reported_after_the_next_successful_write() {
         let queue = Queue::new(10);
         (0..4).for_each(|number| queue.push(line(number)));
         for number in 0..2 {
@@ -183,11 +183,11 @@ mod tests {
         queue.written(2, false);
         assert_eq!(queue.next(), Work::Line(line(3)));
         queue.written(1, true);
-        assert_eq!(queue.next(), Work::Lost(2), "nobody had read it");
+        assert_eq!(queue.next(), Work::Lost(2), "the first report was not written");
     }
 
     #[test]
-    fn a_flush_gives_up_when_nobody_writes() {
+    fn a_flush_gives_up_without_a_writer() {
         let queue = Queue::new(10);
         queue.push(line(1));
         let begun = Instant::now();

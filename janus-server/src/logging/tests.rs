@@ -3,16 +3,16 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// Far more than anything here takes.
+/// Far longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A standard error whose reader takes a line when it is told to, and the lines that it has taken.
+/// A standard error whose reader takes a line only when told to, and the lines taken so far.
 struct Reader {
     take: Sender<io::Result<()>>,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-/// A log with a thread that writes to the reader.
+/// Starts a log whose writer thread writes to the reader.
 fn log_to_a_reader(limit: usize) -> (Arc<Logger>, Reader) {
     let logger = Arc::new(Logger::new(LevelFilter::Info, limit));
     let (take, taken): (_, Receiver<io::Result<()>>) = channel();
@@ -21,7 +21,7 @@ fn log_to_a_reader(limit: usize) -> (Arc<Logger>, Reader) {
         let (logger, lines) = (Arc::clone(&logger), Arc::clone(&lines));
         move || {
             logger.write_all_to(|line| {
-                // Without a reader it waits for ever; a reader that is gone takes everything.
+                // Waits until the reader takes a line; a dropped reader takes every line.
                 taken.recv().unwrap_or(Ok(()))?;
                 lines.lock().unwrap().push(String::from_utf8(line.to_vec()).unwrap());
                 Ok(())
@@ -32,7 +32,7 @@ fn log_to_a_reader(limit: usize) -> (Arc<Logger>, Reader) {
 }
 
 impl Reader {
-    /// Reads everything from now on, and gives what it has read when all is written.
+    /// Reads everything from now on, and returns the lines when all are written.
     fn read_all(self, logger: &Logger) -> Vec<String> {
         drop(self.take);
         logger.queue.flush(PATIENCE);
@@ -46,7 +46,7 @@ fn log(logger: &Logger, level: Level, line: u32, text: &str) {
     logger.log(&record.line(Some(line)).args(format_args!("{text}")).build());
 }
 
-/// The number that the text of a line begins with.
+/// The number at the beginning of a line's text.
 fn number(line: &str) -> usize {
     line.split("] ").nth(1).and_then(|text| text.split(' ').next()?.parse().ok()).expect("a line with a number")
 }
@@ -62,14 +62,14 @@ fn a_line_has_its_time_its_level_and_its_place() {
 }
 
 #[test]
-fn whoever_logs_does_not_wait_for_a_reader_that_has_stopped() {
+fn logging_does_not_wait_for_a_stopped_reader() {
     let (logger, reader) = log_to_a_reader(64);
-    // Each from a place of its own, so that it is the queue that is full.
+    // Each line has its own place, so that the queue overflows rather than the limit of a place.
     (0..10_000).for_each(|line| log(&logger, Level::Info, line, "hello"));
     let lines = reader.read_all(&logger);
-    let (lost, written): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.contains("lines of the log were lost"));
+    let (lost, written): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.contains("log lines were lost"));
     assert_eq!(written.len() + lost.into_iter().map(|line| number(line)).sum::<usize>(), 10_000);
-    // The writer may hold one line beside those that wait.
+    // The writer may hold a line in addition to the queue.
     assert!((64..=65).contains(&written.len()), "{}", written.len());
 }
 
@@ -79,8 +79,8 @@ fn a_flood_becomes_one_line_that_counts_it() {
     (0..5_000).for_each(|_| log(&logger, Level::Warn, 7, "hello"));
     log(&logger, Level::Warn, 8, "another place");
     let lines = reader.read_all(&logger);
-    let sums: Vec<_> = lines.iter().filter(|line| line.contains("more lines of this kind within a second")).collect();
-    assert!(sums[0].contains("WARN  a::b] ") && sums[0].contains("(those of b.rs:7)"), "{sums:?}");
+    let sums: Vec<_> = lines.iter().filter(|line| line.contains("were suppressed within a second")).collect();
+    assert!(sums[0].contains("WARN  a::b] ") && sums[0].contains(" more lines from b.rs:7 "), "{sums:?}");
     let summed: usize = sums.into_iter().map(|line| number(line)).sum();
     let written = lines.iter().filter(|line| line.ends_with("hello\n")).count();
     assert_eq!(written + summed, 5_000);

@@ -1,4 +1,4 @@
-//! A client of the classic protocol, for listeners that carry it.
+//! A client of the classic protocol, for other listeners of this protocol.
 
 use super::super::{Client, Place, Reader, Seen};
 use crate::wire::classic::client::{self, ServerDecoder, ServerFrame};

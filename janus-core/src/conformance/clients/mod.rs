@@ -1,4 +1,11 @@
-//! Clients of Janus's own formats, for listeners that carry them.
+//! Clients of the formats of this crate, for tests of other listeners with these formats.
+//!
+//! | file | kind | owns |
+//! |---|---|---|
+//! | `mod.rs` | pure | [`ResponseHead`], the head of an HTTP response, for the two clients over HTTP |
+//! | `classic.rs` | pure | [`ClassicClient`], the classic protocol |
+//! | `websocket.rs` | pure | [`WebSocketClient`], `janus.v1.json` over WebSocket |
+//! | `sse.rs` | pure | [`SseClient`], server-sent events |
 
 mod classic;
 mod sse;
@@ -8,25 +15,25 @@ pub use classic::ClassicClient;
 pub use sse::SseClient;
 pub use websocket::WebSocketClient;
 
-/// Splits off the head of an HTTP response, and keeps what came of it.
+/// Splits off the head of an HTTP response, and keeps the facts needed for the body.
 #[derive(Debug, Default)]
 struct ResponseHead {
     received: Vec<u8>,
     over: bool,
-    /// Whether the body comes in chunks; known when the head is over.
+    /// Whether the body comes in chunks; known at the end of the head.
     chunked: bool,
 }
 
-/// How a response began.
+/// The head of a response.
 enum Begun {
-    /// It has this status, and these bytes follow its head.
+    /// The status, and the first bytes of the body.
     With(u16, Vec<u8>),
-    /// It is none.
+    /// The text of an invalid head.
     Wrong(String),
 }
 
 impl ResponseHead {
-    /// Takes bytes up to the end of the head; `None` until that comes, and after it.
+    /// Takes bytes up to the end of the head. Returns `None` before the end of the head, and in later calls.
     fn read(&mut self, input: &[u8]) -> Option<Begun> {
         self.received.extend_from_slice(input);
         let end = self.received.windows(4).position(|window| window == b"\r\n\r\n")? + 4;

@@ -62,9 +62,9 @@ impl Client for SseClient {
 #[derive(Default)]
 struct SseReader {
     head: ResponseHead,
-    /// What has come of a chunk that has not ended.
+    /// The bytes of an unfinished chunk.
     chunk: Vec<u8>,
-    /// The lines of a block that has not ended.
+    /// The lines of an unfinished block.
     block: Vec<u8>,
 }
 
@@ -91,11 +91,11 @@ impl SseReader {
             return self.read_blocks(input, seen);
         }
         self.chunk.extend_from_slice(input);
-        // A chunk is its length in hexadecimal digits, a line break, its bytes, and another line break.
+        // A chunk consists of a length in hexadecimal digits, a line break, the bytes, and another line break.
         while let Some(end) = self.chunk.windows(2).position(|window| window == b"\r\n") {
             let line = String::from_utf8_lossy(&self.chunk[..end]).into_owned();
             let Ok(length) = usize::from_str_radix(&line, 16) else {
-                seen.push(Seen::Unknown(format!("no head of a chunk: {line}")));
+                seen.push(Seen::Unknown(format!("not the head of a chunk: {line}")));
                 return self.chunk.clear();
             };
             let (from, to) = (end + 2, end + 2 + length);
@@ -145,14 +145,14 @@ struct Failure {
     error: String,
 }
 
-/// What a block says; `None` if no such block exists.
+/// The event of a block; `None` for a block that no server sends.
 fn understand(block: &str) -> Option<Seen> {
     let (mut event, mut id, mut data) = (None, None, None);
     for line in block.lines().filter(|line| !line.starts_with(':')) {
         let (field, value) = line.split_once(": ")?;
         match field {
             "event" => event = Some(value),
-            // Behind the position is what it tells of other topics, which this client does not have.
+            // The positions of other topics follow. This client has only one topic.
             "id" => id = Some(value.splitn(3, '.').take(2).collect::<Vec<_>>().join(".").parse::<Position>().ok()?),
             "data" => data = Some(value),
             "retry" => {}
@@ -162,11 +162,11 @@ fn understand(block: &str) -> Option<Seen> {
     let seen = match (event, data) {
         (None, Some(data)) => {
             let message: Message<'_> = serde_json::from_str(data).ok()?;
-            // What the browser would come back with.
+            // A browser would resume with this id.
             (id?.seq == message.seq).then(|| Seen::message(message.topic, Some(message.seq), message.data.get()))?
         }
         (Some("gap"), Some(data)) => match serde_json::from_str(data).ok()? {
-            // The `subscribed` behind it says so as well.
+            // The following `subscribed` says the same.
             Gap { resumed: Some(false), .. } => Seen::Other,
             Gap { from, to, .. } => Seen::Gap { from: from?, to: to? },
         },

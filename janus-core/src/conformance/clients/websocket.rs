@@ -10,7 +10,7 @@ use crate::wire::websocket::client::{self, ServerDecoder, ServerFrame};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WebSocketClient;
 
-/// The example's of RFC 6455: what is checked is not how random a client is.
+/// The key of the example in RFC 6455. The server does not check the randomness of keys.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 

@@ -23,7 +23,7 @@ use crate::delivery::End;
 use crate::ground::clock::Tick;
 use crate::ground::tasks::yield_now;
 use crate::topic::{CatchUp, Entry, Hold, Since, TopicError, TopicState};
-use crate::wire::{ErrorClass, Event, FrameError, Position, Refusal};
+use crate::wire::{ErrorClass, FrameError, Position, Refusal, ServerEvent};
 
 /// Portions for one client in one turn. A portion may be a single message.
 const PORTIONS: usize = 16;
@@ -56,7 +56,7 @@ struct Seen {
 /// The point at which a client goes on in a topic.
 struct Place {
     position: Position,
-    /// As in [`Event::Subscribed`].
+    /// As in [`ServerEvent::Subscribed`].
     missed: Option<u64>,
     repeated: u64,
 }
@@ -140,7 +140,16 @@ impl Transport {
         let mut replays = Vec::with_capacity(places.len());
         for (Asking { name, since, id, .. }, hold, Place { position, missed, repeated }) in places {
             let topic = hold.topic();
-            self.slot.tell(&Event::Subscribed { id, topic: &name, position, last, horizon, since, missed, repeated });
+            self.slot.tell(&ServerEvent::Subscribed {
+                id,
+                topic: &name,
+                position,
+                last,
+                horizon,
+                since,
+                missed,
+                repeated,
+            });
             let (subscription, from) = (Arc::new(self.subscription(&name)), position.seq + 1);
             // A connection may be lost in the middle of the replay.
             subscription.count_from(from);
@@ -212,7 +221,7 @@ impl Transport {
                 Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
                     let (topic, from) = (replay.topic.topic(), replay.from);
                     let epoch = topic.epoch();
-                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
+                    self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to: first - 1 });
                     replay.from = first;
                 }
                 Ok(CatchUp::Lost(_) | CatchUp::Joined) | Err(_) => self.end(End::MessagesLost),

@@ -15,7 +15,7 @@ use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::session::{Claimed, SessionToken, Unclaimed};
 use crate::topic::leave;
-use crate::wire::{ErrorClass, ErrorCode, Event, FrameError, HttpRequest, Open, Opens, Refusal, TopicName};
+use crate::wire::{ErrorClass, ErrorCode, FrameError, HttpRequest, Open, Opens, Refusal, ServerEvent, TopicName};
 
 pub(super) struct PassingOn {
     pub(super) take: PassOn,
@@ -85,7 +85,7 @@ impl Transport {
             self.expect_silence();
         }
         self.note_opened();
-        self.slot.tell(&Event::Opened {
+        self.slot.tell(&ServerEvent::Opened {
             session: &self.session.token.to_hex(),
             resumed,
             limits: &shared.wire_limits(),

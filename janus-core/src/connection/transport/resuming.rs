@@ -15,7 +15,7 @@ use crate::hooks::Refused;
 use crate::session::{SessionToken, Unclaimed};
 use crate::topic::leave;
 use crate::topic::{Anchor, CatchUp, Hold, Since, TopicError, TopicState};
-use crate::wire::{ErrorCode, Event, FrameError, Position, TopicName};
+use crate::wire::{ErrorCode, FrameError, Position, ServerEvent, TopicName};
 
 /// What a client that comes back has said, when its topics exist.
 pub(super) struct Prepared {
@@ -172,7 +172,7 @@ impl Transport {
         for (topic, subscription) in self.session.attached(joined) {
             leave(&topic, subscription);
         }
-        self.slot.tell(&Event::Attached { topics: &answers, session: &self.session.token.to_hex() });
+        self.slot.tell(&ServerEvent::Attached { topics: &answers, session: &self.session.token.to_hex() });
         for (name, code, message) in errors {
             self.tell_error(None, Some(&name), code, &message);
         }
@@ -243,7 +243,7 @@ impl Transport {
                 Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
                     let (topic, from) = (replay.topic.topic(), replay.from);
                     let epoch = topic.epoch();
-                    self.slot.tell(&Event::Gap { topic: &topic.name, epoch, from, to: first - 1 });
+                    self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to: first - 1 });
                     replay.from = first;
                 }
                 Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),

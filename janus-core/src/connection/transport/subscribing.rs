@@ -16,7 +16,7 @@ use crate::hooks::Refused;
 use crate::session::Joined;
 use crate::topic::manager::Create;
 use crate::topic::{Hold, Since, Subscribe, Topic, TopicError, TopicState, leave};
-use crate::wire::{ErrorCode, Event, FrameError, Position, RequestId, TopicName};
+use crate::wire::{ErrorCode, FrameError, Position, RequestId, ServerEvent, TopicName};
 
 /// A subscribe, as it was asked for.
 pub(super) struct Asking {
@@ -72,7 +72,7 @@ impl Transport {
             return;
         };
         if already {
-            return self.slot.tell(&Event::AlreadySubscribed { id, topic: name });
+            return self.slot.tell(&ServerEvent::AlreadySubscribed { id, topic: name });
         }
         if count >= self.shared.config.max_topics_per_client {
             let message = "this client is subscribed to as many topics as it may; unsubscribe first";
@@ -130,7 +130,7 @@ impl Transport {
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
         };
-        let event = Event::Subscribed {
+        let event = ServerEvent::Subscribed {
             id: *id,
             topic: name,
             position: entry.position,

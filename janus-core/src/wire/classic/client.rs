@@ -1,7 +1,7 @@
-//! The other end of the classic protocol: what a client sends, and what it reads.
+//! The client's end of the classic protocol: encoders for requests, and a decoder for the server's frames.
 //!
-//! For the command-line client, the load generator and tests. The encoders return one frame each; the parts of a message
-//! are JSON text, which they do not check.
+//! For the command-line client, the load generator and tests. Each encoder returns a frame; the parts of a message are
+//! JSON text, not checked by the encoders.
 
 use std::borrow::Cow;
 use std::mem;
@@ -11,26 +11,26 @@ use super::super::publication::put_json_string;
 use super::parse_timestamp;
 use crate::wire::Timestamp;
 
-/// What a classic client may send before any frame.
+/// The optional preamble of a classic client, allowed before any frame.
 pub const PREAMBLE: &[u8] = b"<regular-socket/>\0";
 
 /// A sign of life.
 pub const PING: &[u8] = b"PING\0";
 
-/// The frame that subscribes to a topic.
+/// Subscribes to a topic.
 #[must_use]
 pub fn subscribe(topic: &str) -> Vec<u8> {
     action("subscribe", topic)
 }
 
-/// The frame that ends a subscription.
+/// Ends a subscription.
 #[must_use]
 pub fn unsubscribe(topic: &str) -> Vec<u8> {
     action("unsubscribe", topic)
 }
 
-/// The frame that takes over the session of an earlier connection, which had so many messages on each topic. Only as the
-/// first frame of a connection.
+/// Takes over the session of an earlier connection, given the number of messages received on each topic. Only valid as
+/// the first frame of a connection.
 #[must_use]
 pub fn attach<'a>(token: &str, received: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<u8> {
     let mut frame = b"{\"action\":\"attach\",\"data\":{\"token\":".to_vec();
@@ -47,7 +47,7 @@ pub fn attach<'a>(token: &str, received: impl IntoIterator<Item = (&'a str, u64)
     frame
 }
 
-/// The frame that publishes and keeps the connection. Event, message id and data are JSON text.
+/// Publishes and keeps the connection. Event, message id and data are JSON text.
 #[must_use]
 pub fn publish(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
     let mut frame = b"{\"action\":\"publish\",\"data\":".to_vec();
@@ -56,7 +56,7 @@ pub fn publish(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8
     frame
 }
 
-/// The same with a receipt asked for: the server answers with [`ServerFrame::Published`].
+/// As [`publish`], with a receipt: the server answers with [`ServerFrame::Published`].
 #[must_use]
 pub fn publish_with_ack(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
     let mut frame = b"{\"action\":\"publish\",\"data\":".to_vec();
@@ -65,7 +65,7 @@ pub fn publish_with_ack(topic: &str, event: &str, message_id: &str, data: &str) 
     frame
 }
 
-/// The classic publication, after which the server closes the connection. Event, message id and data are JSON text.
+/// The classic publication; the server closes the connection afterwards. Event, message id and data are JSON text.
 #[must_use]
 pub fn publish_and_close(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
     let mut frame = b"PUBLISH\0".to_vec();
@@ -91,23 +91,23 @@ fn put_publication(frame: &mut Vec<u8>, topic: &str, event: &str, message_id: &s
     frame.push(b'}');
 }
 
-/// A frame from the server, borrowed from where it was read.
+/// A frame from the server, borrowed from the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFrame<'a> {
     /// The first frame of a connection.
     Greeting {
-        /// What names the session.
+        /// The token of the session.
         token: Cow<'a, str>,
     },
-    /// A subscription stands.
+    /// The client is subscribed.
     Ack,
     /// The heartbeat.
     Ping,
     /// A published message. All but the topic is the publisher's JSON text.
     Message {
-        /// When it was published.
+        /// When the message was published.
         timestamp: Timestamp,
-        /// The topic's name, its escapes undone.
+        /// The topic's name, unescaped.
         topic: Cow<'a, str>,
         /// JSON text.
         event: &'a str,
@@ -116,38 +116,39 @@ pub enum ServerFrame<'a> {
         /// JSON text.
         data: &'a str,
     },
-    /// Something was refused.
+    /// A request was refused.
     Error {
-        /// The name of an [`ErrorCode`](super::ErrorCode), or of one that a later server knows.
+        /// The name of an [`ErrorCode`](super::ErrorCode), or a name introduced by a later server.
         code: Cow<'a, str>,
-        /// For a person to read.
+        /// The reason, for people.
         message: Cow<'a, str>,
     },
     /// The receipt of a publication.
     Published {
-        /// The topic's name, its escapes undone.
+        /// The topic's name, unescaped.
         topic: Cow<'a, str>,
-        /// Changes when the topic lost its history.
+        /// Changes when the topic loses its history.
         epoch: Cow<'a, str>,
         /// The message's place in the topic's order.
         seq: u64,
-        /// How many subscribers it had at that moment.
+        /// How many subscribers the topic had at that moment.
         subscribers: u64,
     },
     /// The answer to an attach.
     Attached {
-        /// For each topic how many messages were missed and follow now; `None` where the client goes on without them.
+        /// For each topic, how many missed messages follow now; `None` if the topic continues without the missed
+        /// messages.
         topics: Vec<(Cow<'a, str>, Option<u64>)>,
-        /// What names the session from now on.
+        /// The token of the session from now on.
         token: Cow<'a, str>,
     },
-    /// A frame that this client does not know, without its terminator.
+    /// A frame unknown to this client, without its terminator.
     Unknown(&'a [u8]),
-    /// A frame is longer than the limit. Nothing further is decoded: close.
+    /// A frame exceeds the limit. Nothing further is decoded: close the connection.
     TooLarge,
 }
 
-/// Splits the bytes from a server into frames, however they were cut into pieces.
+/// Splits the bytes from a server into frames, however the bytes are split between reads.
 ///
 /// ```
 /// use janus_core::wire::classic::client::{ServerDecoder, ServerFrame};
@@ -161,9 +162,9 @@ pub enum ServerFrame<'a> {
 /// ```
 #[derive(Debug)]
 pub struct ServerDecoder {
-    /// The beginning of a frame whose end has not come.
+    /// The beginning of an unfinished frame.
     unfinished: Vec<u8>,
-    /// Whether `unfinished` is a whole frame instead, which the last call lent out.
+    /// Whether `unfinished` is a complete frame instead, lent out by the last call.
     lent_out: bool,
     max_frame_bytes: usize,
     too_large: bool,
@@ -176,7 +177,7 @@ impl Default for ServerDecoder {
 }
 
 impl ServerDecoder {
-    /// A decoder for a server whose frames are at most 32 MiB long, twice of what any server can be set to accept.
+    /// A decoder for frames of at most 32 MiB, twice the largest limit a server can be configured with.
     #[must_use]
     pub fn new() -> Self {
         Self::with_max_frame_bytes(32 << 20)
@@ -188,7 +189,7 @@ impl ServerDecoder {
         Self { unfinished: Vec::new(), lent_out: false, max_frame_bytes, too_large: false }
     }
 
-    /// Takes bytes from `input` up to the end of the next frame. `None` means that all of them are taken.
+    /// Takes bytes from `input` up to the end of the next frame. `None` means that all input is taken.
     pub fn decode<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<ServerFrame<'a>> {
         if mem::take(&mut self.lent_out) {
             self.unfinished.clear();
@@ -198,7 +199,7 @@ impl ServerDecoder {
             return None;
         }
         let end = find_terminator(input);
-        // Also for a frame that is whole, or what is too large would depend on how the bytes were cut.
+        // Checked for a complete frame too, or the split between reads would decide whether a frame is too large.
         if self.unfinished.len() + end.unwrap_or(input.len()) > self.max_frame_bytes {
             *input = &[];
             self.unfinished = Vec::new();
@@ -228,7 +229,7 @@ impl ServerDecoder {
 }
 
 impl<'a> ServerFrame<'a> {
-    /// Reads one frame, given without its terminator.
+    /// Parses a frame, given without its terminator.
     #[must_use]
     pub fn parse(frame: &'a [u8]) -> Self {
         match frame {
@@ -292,7 +293,7 @@ fn attached_topics(raw: &str) -> Option<Vec<(Cow<'_, str>, Option<u64>)>> {
     Some(topics)
 }
 
-/// Looks at blocks first, because `contains` is fast and `position` is not.
+/// Searches by blocks first, because `contains` is fast and `position` is not.
 fn find_terminator(input: &[u8]) -> Option<usize> {
     const BLOCK: usize = 64;
     let start = BLOCK * input.chunks(BLOCK).position(|block| block.contains(&1))?;
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_of_today_knows_is_handed_over_as_it_came() {
+    fn unknown_frames_are_returned_unchanged() {
         for frame in ["", "NEWS", "[1]", "{}", "{\"token\":1}", "{\"attached\":{}}", "{\"topic\":\"t\"}"] {
             assert_eq!(parsed(frame), ServerFrame::Unknown(frame.as_bytes()), "{frame}");
         }
@@ -350,13 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_the_original_server_is_a_list_and_does_not_confuse() {
+    fn the_original_servers_list_of_a_token_is_unknown() {
         let frame = "{\"timestamp\":[1,2,3],\"token\":[100,50]}";
         assert_eq!(parsed(frame), ServerFrame::Unknown(frame.as_bytes()));
     }
 
     #[test]
-    fn frames_are_the_same_however_the_bytes_were_cut() {
+    fn frames_are_the_same_at_any_split() {
         let bytes = [
             &b"{\"timestamp\":[1,2,3],\"token\":\"00\"}\x01ACK\x01"[..],
             b"{\"timestamp\":[1,2,3],\"topic\":\"t\",\"event\":\"e\",\"message_id\":\"\",\"data\":null}\x01PING\x01",
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_too_large_however_its_bytes_were_cut() {
+    fn a_frame_is_too_large_at_any_split() {
         for size in 1..12 {
             let mut decoder = ServerDecoder::with_max_frame_bytes(8);
             let mut frames = Vec::new();
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_never_ends_a_frame_is_not_read_for_ever() {
+    fn an_endless_frame_of_a_server_is_cut_off_at_the_limit() {
         let mut decoder = ServerDecoder::with_max_frame_bytes(8);
         let mut input: &[u8] = b"12345678";
         assert_eq!(decoder.decode(&mut input), None);

@@ -1,4 +1,4 @@
-//! The rules of the classic protocol, one test each, and the promise that no cut of the stream changes a command.
+//! The rules of the classic protocol, each with a test, and the promise: no split of the stream changes a command.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, m
 
 type Decoded = Vec<Result<Command, FrameError>>;
 
-/// What a client says that sends these pieces and then ends its stream.
+/// The commands in these pieces, followed by the end of the stream.
 #[track_caller]
 fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> Decoded {
     let mut decoder = Decoder::new();
@@ -30,7 +30,7 @@ fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits
     decoded
 }
 
-/// The same, from one piece, and a check that single bytes say the same.
+/// The commands from a single piece, with a check that single bytes give the same commands.
 #[track_caller]
 fn decode(bytes: &[u8]) -> Decoded {
     let whole = decode_pieces([bytes], &LIMITS);
@@ -45,7 +45,7 @@ fn decode_one(bytes: impl AsRef<[u8]>) -> Result<Command, FrameError> {
     decoded.remove(0)
 }
 
-/// The code of a frame after which the connection goes on.
+/// The code of an error that keeps the connection.
 #[track_caller]
 fn refused(bytes: impl AsRef<[u8]>) -> ErrorCode {
     let bytes = [bytes.as_ref(), b"PING\0"].concat();
@@ -56,7 +56,7 @@ fn refused(bytes: impl AsRef<[u8]>) -> ErrorCode {
     error.code
 }
 
-/// The code of a frame after which nothing is heard any more.
+/// The code of an error after whose frame all input is ignored.
 #[track_caller]
 fn fatal(bytes: impl AsRef<[u8]>) -> ErrorCode {
     let decoded = decode(&[bytes.as_ref(), b"PING\0"].concat());
@@ -91,7 +91,7 @@ mod framing {
     }
 
     #[test]
-    fn the_preamble_may_stand_before_any_frame_any_number_of_times() {
+    fn preambles_may_come_before_any_frame() {
         let bytes = b"<regular-socket/>\0PING\0<regular-socket/>\0<regular-socket/>\0PONG\0<regular-socket/>\0";
         assert_eq!(decode(bytes), [Ok(Command::Ping), Ok(Command::Pong)]);
     }
@@ -134,8 +134,8 @@ mod framing {
     }
 
     #[test]
-    fn a_frame_that_comes_byte_by_byte_is_not_read_from_its_start_each_time() {
-        // A decoder that rescans would look at 10^12 bytes here.
+    fn a_frame_received_byte_by_byte_is_not_rescanned() {
+        // A decoder that rescans would read 10^12 bytes here.
         let limits = Limits { max_frame_bytes: 2 << 20, ..LIMITS };
         let data = format!("\"{}\"", "x".repeat(1 << 20));
         for frame in [client::publish("t", "1", "1", &data), client::publish_and_close("t", "1", "1", &data)] {
@@ -180,13 +180,13 @@ mod endings {
     }
 
     #[test]
-    fn the_end_of_the_stream_ends_a_frame_that_is_whole() {
+    fn the_end_of_the_stream_ends_a_complete_frame() {
         assert_eq!(decode_one(b"{\"action\":\"subscribe\",\"data\":\"t\"}"), subscribe("t"));
         assert_eq!(decode_one(b"PING"), Ok(Command::Ping));
     }
 
     #[test]
-    fn a_frame_cut_short_by_the_end_of_the_stream_has_no_effect_and_is_reported() {
+    fn a_frame_cut_short_by_the_end_of_the_stream_is_reported() {
         for whole in [client::publish("t", "1", "1", "1"), client::publish_and_close("t", "1", "1", "1")] {
             let whole = whole.strip_suffix(b"\0").unwrap();
             for len in 1..whole.len() {
@@ -245,7 +245,7 @@ mod subscribing {
     }
 
     #[test]
-    fn a_topic_that_is_no_name_is_refused_and_the_connection_goes_on() {
+    fn a_bad_topic_is_refused_and_the_connection_continues() {
         let long = format!("\"{}\"", "t".repeat(256));
         for data in [
             "1",
@@ -282,7 +282,7 @@ mod attaching {
     use super::*;
 
     #[test]
-    fn an_attach_names_its_token_and_what_was_received() {
+    fn an_attach_has_a_token_and_the_counts_of_messages() {
         let received = vec![(topic("a"), 0), (topic("caf\u{e9}"), 17)];
         let expected = Ok(Command::Attach { token: "00ff".to_owned(), received });
         assert_eq!(decode_one(client::attach("00ff", [("a", 0), ("caf\u{e9}", 17)])), expected);
@@ -297,13 +297,13 @@ mod attaching {
     }
 
     #[test]
-    fn a_topic_is_counted_once_however_it_is_spelled() {
+    fn a_topic_is_counted_once_in_any_spelling() {
         let frame = r#"{"action":"attach","data":{"token":"00","received":{"a":1,"\u0061":2}}}"#;
         assert_eq!(refused(format!("{frame}\0")), ErrorCode::DuplicateKey);
     }
 
     #[test]
-    fn the_answer_says_of_each_topic_whether_it_goes_on_without_a_hole() {
+    fn the_answer_tells_for_each_topic_whether_it_resumes() {
         let mut frame = Vec::new();
         let topics = [topic("a"), topic("b\"c")];
         let answers = [(&topics[0], Some(3)), (&topics[1], None)];
@@ -396,7 +396,7 @@ mod publishing {
     }
 
     #[test]
-    fn what_is_missing_is_filled() {
+    fn missing_members_are_filled_in() {
         let publication = published("PUBLISH\0{\"topic\":\"t\"}");
         assert_eq!((publication.event(), publication.message_id(), publication.data()), ("\"\"", "\"\"", "null"));
     }
@@ -408,7 +408,7 @@ mod publishing {
     }
 
     #[test]
-    fn digits_escapes_and_white_space_inside_values_are_the_publishers() {
+    fn digits_escapes_and_white_space_are_the_publishers() {
         for value in [
             "1e400",
             "0.10",
@@ -458,7 +458,7 @@ mod publishing {
     }
 
     #[test]
-    fn every_fault_of_a_one_shot_publish_closes() {
+    fn every_error_of_a_one_shot_publish_closes() {
         for (body, code) in [
             ("1 ", ErrorCode::BadPublish),
             ("\"t\"\0", ErrorCode::BadPublish),
@@ -498,7 +498,7 @@ mod publishing {
     }
 
     #[test]
-    fn more_publications_than_shared_memory_holds_are_all_right() {
+    fn publications_beyond_the_shared_memory_are_complete() {
         let data = format!("\"{}\"", "x".repeat(500));
         let bytes: Vec<u8> = (0..100).flat_map(|n: i32| client::publish("t", "1", &n.to_string(), &data)).collect();
         let decoded = decode_pieces([&bytes[..]], &LIMITS);
@@ -514,7 +514,7 @@ mod bad_input {
     use super::*;
 
     #[test]
-    fn what_is_not_json_closes() {
+    fn malformed_json_closes() {
         for frame in [
             "hello",
             "ping",
@@ -532,7 +532,7 @@ mod bad_input {
     }
 
     #[test]
-    fn a_control_byte_in_any_string_closes_so_that_no_frame_can_be_forged() {
+    fn a_control_byte_in_a_string_closes_and_cannot_forge_a_frame() {
         for byte in 1..0x20_u8 {
             let byte = char::from(byte);
             for frame in [
@@ -547,7 +547,7 @@ mod bad_input {
     }
 
     #[test]
-    fn bytes_that_are_not_utf_8_close_wherever_they_stand() {
+    fn bytes_outside_utf_8_close_at_any_place() {
         for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\xe9"] {
             for (start, end) in [
                 (&b"{\"action\":\"subscribe\",\"data\":\""[..], &b"\"}\0"[..]),
@@ -561,7 +561,7 @@ mod bad_input {
     }
 
     #[test]
-    fn json_that_asks_for_nothing_known_is_refused_and_the_connection_goes_on() {
+    fn an_unknown_request_is_refused_and_the_connection_continues() {
         for frame in [
             "{}",
             "[]",
@@ -580,7 +580,7 @@ mod bad_input {
     }
 
     #[test]
-    fn a_key_with_a_meaning_that_stands_twice_is_refused() {
+    fn a_duplicate_of_a_known_key_is_refused() {
         for frame in [
             r#"{"action":"subscribe","action":"subscribe","data":"t"}"#,
             r#"{"action":"subscribe","data":"t","data":"t"}"#,
@@ -617,7 +617,7 @@ mod bad_input {
     }
 
     #[test]
-    fn no_error_repeats_what_the_client_sent() {
+    fn no_error_repeats_input_of_the_client() {
         let secret = "hunter2".repeat(1_000);
         for frame in [
             secret.clone(),
@@ -663,19 +663,19 @@ mod encoding {
     }
 
     #[test]
-    fn frames_are_appended_to_what_is_there() {
+    fn frames_are_appended_to_earlier_bytes() {
         let mut out = BytesMut::from(&b"before"[..]);
         encode_greeting(&mut out, &TIMESTAMP, "00");
         assert!(out.starts_with(b"before{"));
     }
 
     #[test]
-    fn a_token_or_a_message_with_a_terminator_in_it_stays_one_frame() {
+    fn a_terminator_in_a_token_or_a_message_does_not_end_the_frame() {
         assert_eq!(text(|out| encode_error(out, &TIMESTAMP, ErrorCode::Internal, "\u{1}")).matches('|').count(), 1);
     }
 }
 
-/// Streams that look like the protocol often enough to reach every state of the decoder.
+/// Streams close enough to the protocol to reach every state of the decoder.
 fn streams() -> impl Strategy<Value = Vec<u8>> {
     let fragment = prop_oneof![
         8 => proptest::sample::select(vec![
@@ -691,7 +691,7 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(fragment, 0..24).prop_map(|fragments| fragments.concat())
 }
 
-/// Cuts a stream at some places, which may be equal or out of range.
+/// Splits a stream at some places, possibly equal or out of range.
 fn cut<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     cuts.sort_unstable();
@@ -755,7 +755,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_published_is_what_is_delivered(
+    fn a_message_is_delivered_as_published(
         name in "\\PC{1,60}",
         event in json_values(),
         message_id in json_values(),

@@ -11,16 +11,16 @@ fn port(origins: &[&str]) -> HttpPort {
     HttpPort::new(AllowedOrigins::new(origins.iter().copied()), Duration::from_secs(2))
 }
 
-/// What a connection made of its bytes, given in these pieces.
+/// The outcome of a connection, given its bytes in pieces.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    /// It waits for more, in the middle of a head or not.
+    /// The decoder waits for more, in the middle of a head or not.
     Waits(bool),
     /// Refused with this response.
     Refused(String),
-    /// It became this codec after these bytes, which then said this much, and this was left to it.
+    /// Became the codec with this index, after these bytes, with these commands and this remaining input.
     Became(usize, Bytes, Vec<Command>, Vec<u8>),
-    /// Passed on with all that was received.
+    /// Passed on with all bytes received.
     PassedOn(Vec<u8>),
 }
 
@@ -42,7 +42,7 @@ fn feed(port: &HttpPort, pieces: &[&[u8]]) -> Seen {
                 while place >= FIRST_STREAM
                     && let Some(command) = successor.decode(&mut &[][..], &LIMITS)
                 {
-                    // The head of a stream has the time, and a `retry` of its own.
+                    // The head of a stream has the time, and a random `retry`.
                     commands.push(match command.unwrap() {
                         Command::Preface(_) => Command::Preface(Bytes::new()),
                         command => command,
@@ -84,7 +84,7 @@ const UPGRADE: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_path_decides_what_a_connection_becomes() {
+fn the_path_decides_the_protocol_of_a_connection() {
     let seen = feed(&port(&[]), &[&head("GET /ws", UPGRADE), b"\x81"]);
     let Seen::Became(WEBSOCKET, answer, _, rest) = seen else { panic!("{seen:?}") };
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
@@ -102,7 +102,7 @@ fn a_path_decides_what_a_connection_becomes() {
 }
 
 #[test]
-fn on_loopback_a_name_is_served_on_its_own_port_only_if_it_is_listed() {
+fn on_loopback_a_name_with_the_own_port_must_be_listed() {
     let origins = AllowedOrigins::new(["http://dev.example:8080", "https://tls.example"]);
     let port = HttpPort::new(origins, Duration::ZERO).for_this_machine([8080, 80]);
     let seen = |host: &str| feed(&port, &[format!("GET /events?topic=a HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()]);
@@ -126,16 +126,12 @@ fn on_loopback_a_name_is_served_on_its_own_port_only_if_it_is_listed() {
 }
 
 #[test]
-fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
+fn a_refused_request_gets_a_status_and_a_body_with_the_reason() {
     let refused = |request: &[u8], status, parts: &[&str]| assert_refused(feed(&port(&[]), &[request]), status, parts);
     refused(&head("GET /ws", &[]), 426, &["upgrade: websocket\r\n", "sec-websocket-version: 13\r\n"]);
     refused(&head("POST /events?topic=a", &[]), 405, &["allow: GET, HEAD\r\n", "method_not_allowed"]);
     refused(&head("GET /events", &[]), 400, &["bad_topic", "topic=news"]);
-    refused(
-        &head("GET /events?topic=a&topic=b&topic=a", &[]),
-        400,
-        &["bad_topic", "number 3 of the request, a, is named twice"],
-    );
+    refused(&head("GET /events?topic=a&topic=b&topic=a", &[]), 400, &["bad_topic", "number 3: duplicate topic a"]);
     refused(&head("GET /events?topic=a&topic=b&topic=c&topic=d", &[]), 400, &["too_many_topics", "3 topics"]);
     refused(&head("GET /events?topic=a&topic=a%0Ab", &[]), 400, &["bad_topic", "number 2", "control characters"]);
     refused(&head("GET /events?topic=", &[]), 400, &["bad_topic", "empty"]);
@@ -153,7 +149,7 @@ fn what_cannot_be_served_gets_a_status_and_a_body_that_says_why() {
 }
 
 #[test]
-fn a_body_is_found_whichever_of_several_headers_announces_it() {
+fn a_body_is_found_in_any_of_several_headers() {
     for path in ["GET /ws", "GET /events?topic=a"] {
         for body in [
             &[("Content-Length", "0"), ("Content-Length", "5")][..],
@@ -193,7 +189,7 @@ fn a_target_in_absolute_form_is_its_path_on_its_host() {
     let lines = "Host: localhost:8080\r\n\r\n";
     let rebound = format!("GET http://evil.example:8080/events?topic=a HTTP/1.1\r\n{lines}");
     assert_refused(feed(&on_loopback, &[rebound.as_bytes()]), 403, &["evil.example"]);
-    // What is no target for this port goes to whoever takes the rest, or has no host.
+    // Targets of other kinds are passed on, or have no host.
     let passed_on = request("GET http://push.example");
     assert_eq!(feed(&port(&[]), &[&passed_on]), Seen::PassedOn(passed_on.clone()));
     for target in ["http:///events?topic=a", "http://user@push.example/events?topic=a", "http://?topic=a"] {
@@ -202,7 +198,7 @@ fn a_target_in_absolute_form_is_its_path_on_its_host() {
 }
 
 #[test]
-fn the_answer_to_a_request_for_the_head_has_no_body() {
+fn the_answer_to_a_head_request_has_no_body() {
     for path in ["/events", "/ws", "/api?<"] {
         let seen = feed(&port(&[]), &[&head(&format!("HEAD {path}"), &[])]);
         let Seen::Refused(response) = seen else { panic!("{seen:?}") };
@@ -213,7 +209,7 @@ fn the_answer_to_a_request_for_the_head_has_no_body() {
 }
 
 #[test]
-fn what_the_server_behind_the_port_cannot_take_is_refused_with_a_body_that_says_why() {
+fn bad_heads_for_the_server_behind_the_port_are_refused_with_a_reason() {
     let refused = |first: &str, headers: &[(&str, &str)], part: &str| {
         assert_refused(feed(&port(&[]), &[&head(first, headers)]), 400, &["bad_frame", part]);
     };
@@ -240,7 +236,7 @@ fn what_the_server_behind_the_port_cannot_take_is_refused_with_a_body_that_says_
 }
 
 #[test]
-fn without_an_origin_the_page_of_another_site_is_known_by_what_its_browser_says_of_it() {
+fn without_an_origin_sec_fetch_site_tells_pages_of_other_sites() {
     let from = |origins: &[&str], site: &str| {
         feed(&port(origins), &[&head("GET /events?topic=a", &[("Sec-Fetch-Site", site)])])
     };
@@ -251,13 +247,13 @@ fn without_an_origin_the_page_of_another_site_is_known_by_what_its_browser_says_
         assert_refused(from(&["https://app.example"], site), 403, &["allowed_origins"]);
         assert!(matches!(from(&["*"], site), Seen::Became(..)), "{site}");
     }
-    // A page that says who it is may be a stranger to the host, if it is allowed.
+    // A page with a known origin may come from another site, if its origin is allowed.
     let said = [("Origin", "https://app.example"), ("Sec-Fetch-Site", "cross-site")];
     assert!(matches!(feed(&port(&["https://app.example"]), &[&head("GET /events?topic=a", &said)]), Seen::Became(..)));
 }
 
 #[test]
-fn a_page_of_an_allowed_origin_may_read_why_it_is_refused() {
+fn a_page_of_an_allowed_origin_may_read_its_refusal() {
     let asked = |origin| feed(&port(&["https://app.example"]), &[&head("GET /events", &[("Origin", origin)])]);
     let lines = "access-control-allow-origin: https://app.example\r\n";
     assert_refused(
@@ -270,7 +266,7 @@ fn a_page_of_an_allowed_origin_may_read_why_it_is_refused() {
 }
 
 #[test]
-fn who_speaks_another_protocol_is_told_at_once() {
+fn a_client_with_another_protocol_is_told_at_once() {
     for start in [&b"\x16\x03\x01\x02\x00"[..], b"<regular-socket/>\0", b"PING\0", b"GET /ws\x7f"] {
         assert_refused(feed(&port(&[]), &[start]), 400, &["speaks HTTP"]);
     }
@@ -297,7 +293,7 @@ fn a_head_has_a_limit_in_bytes_and_in_headers() {
 }
 
 #[test]
-fn empty_lines_before_a_head_mean_nothing_and_do_not_last_for_ever() {
+fn empty_lines_before_a_head_are_ignored_up_to_a_limit() {
     let request = head("GET /", &[]);
     assert_eq!(feed(&port(&[]), &[b"\r\n", b"\r", b"\n", &request]), Seen::PassedOn(request.clone()));
     assert_eq!(feed(&port(&[]), &[b"\r\n"]), Seen::Waits(true), "so that its time is limited");
@@ -312,7 +308,7 @@ fn a_refusal_of_the_server_is_a_status_with_the_time_to_come_back() {
     let encoded = |code, reconnect_after| {
         let mut out = BytesMut::new();
         let refusal = Refusal { id: None, code, message: "why \"it\" is so", reconnect_after };
-        port.encode(&Event::Refused(refusal), &Timestamp::default(), &mut out);
+        port.encode(&ServerEvent::Refused(refusal), &Timestamp::default(), &mut out);
         Seen::Refused(String::from_utf8(out.to_vec()).unwrap())
     };
     let after = Some(Duration::from_millis(4_001));
@@ -324,7 +320,7 @@ fn a_refusal_of_the_server_is_a_status_with_the_time_to_come_back() {
 }
 
 #[test]
-fn an_origin_is_the_same_host_with_the_port_that_its_scheme_has() {
+fn an_origin_without_a_port_has_the_port_of_its_scheme() {
     let check = |origins: &[&str], origin: &str, host: &str| {
         let headers = vec![("host".to_owned(), host.to_owned()), ("origin".to_owned(), origin.to_owned())];
         AllowedOrigins::new(origins.iter().copied()).check(&HttpRequest { headers, ..HttpRequest::default() }).is_ok()
@@ -402,7 +398,7 @@ fn a_preflight_is_answered_for_an_allowed_origin_alone() {
 }
 
 #[test]
-fn after_its_decision_a_decoder_takes_bytes_and_says_nothing() {
+fn after_its_decision_a_decoder_only_swallows_bytes() {
     let port = port(&[]);
     let mut decoder = port.decoder();
     assert!(matches!(decoder.decode(&mut &b"\x16"[..], &LIMITS), Some(Ok(Command::Close(_)))));
@@ -411,7 +407,7 @@ fn after_its_decision_a_decoder_takes_bytes_and_says_nothing() {
     assert!(input.is_empty() && !decoder.is_mid_frame() && decoder.successor().is_none());
 }
 
-/// Texts that are nearly heads.
+/// Texts close to a head.
 fn nearly_a_head() -> impl Strategy<Value = Vec<u8>> {
     let part = proptest::sample::select(vec![
         "GET ",
@@ -454,7 +450,7 @@ fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
 
 proptest! {
     #[test]
-    fn a_head_that_is_cut_anywhere_decodes_to_the_same(
+    fn a_head_decodes_to_the_same_at_any_split(
         request in prop_oneof![
             Just(head("GET /events?topic=a&topic=b%2B", &[("Last-Event-ID", "9f86d081884c7d65.41")])),
             Just(head("GET /ws", UPGRADE)),

@@ -31,14 +31,14 @@ fn topic(name: &str) -> TopicName {
     TopicName::new(name, 255).unwrap()
 }
 
-fn encode(sse: &Sse, event: Event<'_>) -> String {
+fn encode(sse: &Sse, event: ServerEvent<'_>) -> String {
     let mut out = BytesMut::new();
     sse.encode(&event, &Timestamp::default(), &mut out);
     String::from_utf8(out.to_vec()).unwrap()
 }
 
 fn message(publication: &Publication) -> String {
-    let event = Event::Message(Message {
+    let event = ServerEvent::Message(NumberedMessage {
         topic: &topic("news"),
         topic_json: publication.topic_json(),
         position: POSITION,
@@ -51,7 +51,7 @@ fn message(publication: &Publication) -> String {
     encode(&sse(), event)
 }
 
-/// What an `EventSource` makes of a stream: type, data and last id of each event, by the rules of the HTML standard.
+/// The events dispatched by an `EventSource`, as type, data and last id, by the rules of the HTML standard.
 fn dispatched(stream: &str) -> Vec<(String, String, String)> {
     let (mut events, mut id) = (Vec::new(), String::new());
     let (mut kind, mut data) = (String::new(), Vec::new());
@@ -79,7 +79,7 @@ fn dispatched(stream: &str) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
+fn a_request_becomes_a_head_an_open_and_subscribes() {
     let asked = request("topic=news&topic=quotes%3AACME&_=1&topic=a+b%2B%C3%A9", &[]);
     let commands = commands(&sse(), asked.clone()).unwrap();
     let Command::Open(open) = &commands[1] else { panic!("{commands:?}") };
@@ -102,7 +102,7 @@ fn a_request_becomes_the_head_an_open_and_a_subscribe_for_each_topic() {
 }
 
 #[test]
-fn a_topic_that_is_not_utf_8_is_refused_and_not_made_another() {
+fn a_topic_outside_utf_8_is_refused_and_not_replaced() {
     for (query, place) in [("topic=%ff%fe", 1), ("topic=a&x=%ff&topic=b%C3", 2)] {
         let error = commands(&sse(), request(query, &[])).unwrap_err();
         assert_eq!((error.status, error.code), (400, "bad_topic"), "{query}");
@@ -114,7 +114,7 @@ fn a_topic_that_is_not_utf_8_is_refused_and_not_made_another() {
 }
 
 #[test]
-fn an_event_source_that_may_come_back_is_not_told_so_with_a_status() {
+fn a_temporary_refusal_of_an_event_source_is_no_status() {
     let refusal = |code: ErrorCode, reconnect_after| Refusal { id: None, code, message: "why", reconnect_after };
     let later = Some(Duration::from_millis(1_234));
     let refuse = |sse: &Sse, accept: &str, refusal: Refusal<'_>| {
@@ -133,7 +133,7 @@ fn an_event_source_that_may_come_back_is_not_told_so_with_a_status() {
         let (_, stream) = told.split_once("\r\n\r\n").unwrap();
         assert!(stream.contains("\nevent: bye\nretry: 1234\n"), "{told}");
         assert_eq!(dispatched(stream).last().unwrap().0, "bye");
-        // It cannot succeed as it is: that is what a status says to it, too.
+        // A repetition cannot succeed, and a status tells this too.
         let told = refuse(&sse(), accept, refusal(ErrorCode::Forbidden, None));
         assert!(told.starts_with("HTTP/1.1 403 ") && told.contains("access-control-allow-origin"), "{told}");
     }
@@ -148,7 +148,7 @@ fn an_event_source_that_may_come_back_is_not_told_so_with_a_status() {
 }
 
 #[test]
-fn the_header_wins_over_the_query_because_it_is_newer() {
+fn the_newer_header_wins_over_the_query() {
     let since = |query: &str, headers: &[(&str, &str)]| {
         let commands = commands(&sse(), request(query, headers)).unwrap();
         match &commands[2] {
@@ -188,7 +188,7 @@ fn an_id_has_the_horizon_of_its_message_behind_the_position() {
 }
 
 #[test]
-fn an_id_that_is_none_of_ours_is_one_that_is_too_old() {
+fn an_unknown_id_counts_as_too_old() {
     for id in [
         "1",
         ".",
@@ -232,12 +232,12 @@ fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
     let refusal = Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None };
     let expected =
         "event: bye\nretry: 86400000\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
-    assert_eq!(encode(&body, Event::Refused(refusal)), expected);
-    assert!(encode(&sse(), Event::Refused(refusal)).starts_with("HTTP/1.1 401 Unauthorized\r\n"));
+    assert_eq!(encode(&body, ServerEvent::Refused(refusal)), expected);
+    assert!(encode(&sse(), ServerEvent::Refused(refusal)).starts_with("HTTP/1.1 401 Unauthorized\r\n"));
 }
 
 #[test]
-fn a_message_has_its_position_as_id_and_its_json_as_it_was_given() {
+fn a_message_has_its_position_as_id_and_its_json_unchanged() {
     let publication = Publication::new(&topic("news"), "\"greeting\"", "\"1\"", "{\"price\":1.50}").unwrap();
     let expected = "id: 9f86d081884c7d65.42.40\n\
                     data: {\"topic\":\"news\",\"seq\":42,\"time\":1258870812907,\"event\":\"greeting\",\
@@ -259,7 +259,7 @@ fn line_breaks_between_the_tokens_of_a_message_do_not_end_its_line() {
 #[test]
 fn the_first_block_of_a_topic_has_its_position_and_data() {
     let topic = topic("news");
-    let subscribed = |since, missed| Event::Subscribed {
+    let subscribed = |since, missed| ServerEvent::Subscribed {
         id: None,
         topic: &topic,
         position: POSITION,
@@ -284,7 +284,7 @@ fn the_first_block_of_a_topic_has_its_position_and_data() {
 }
 
 #[test]
-fn a_heartbeat_is_an_event_of_its_own_that_has_data() {
+fn a_heartbeat_is_an_event_with_data() {
     for (sse, expected) in
         [(sse(), "event: heartbeat\ndata: {}\n\n"), (sse().chunked(), "1b\r\nevent: heartbeat\ndata: {}\n\n\r\n")]
     {
@@ -294,10 +294,10 @@ fn a_heartbeat_is_an_event_of_its_own_that_has_data() {
 }
 
 #[test]
-fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
+fn on_request_the_publishers_event_is_the_type_of_a_message() {
     let kind = |event: &str| {
         let publication = Publication::new(&topic("news"), event, "1", "2").unwrap();
-        let message = Message {
+        let message = NumberedMessage {
             topic: &topic("news"),
             topic_json: publication.topic_json(),
             position: POSITION,
@@ -307,7 +307,7 @@ fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
             message_id: publication.message_id(),
             data: publication.data(),
         };
-        dispatched(&encode(&sse().native_events(), Event::Message(message)))[0].0.clone()
+        dispatched(&encode(&sse().native_events(), ServerEvent::Message(message)))[0].0.clone()
     };
     assert_eq!((kind("\"price\""), kind("\"caf\\u00e9 x\"")), ("price".to_owned(), "café x".to_owned()));
     for event in
@@ -322,7 +322,7 @@ fn the_publishers_event_is_the_type_of_a_message_where_that_is_asked_for() {
 #[test]
 fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let topic = topic("news");
-    let subscribed = Event::Subscribed {
+    let subscribed = ServerEvent::Subscribed {
         id: None,
         topic: &topic,
         position: POSITION,
@@ -335,11 +335,12 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let plain = encode(&sse(), subscribed);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     assert_eq!(encode(&sse().chunked(), subscribed), chunk(&plain));
-    let opened = Event::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
+    let opened =
+        ServerEvent::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
     assert_eq!(encode(&sse().chunked(), opened), "", "no chunk of no bytes, which would be the last");
     let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: None };
-    let plain = encode(&sse(), Event::Bye(bye));
-    assert_eq!(encode(&sse().chunked(), Event::Bye(bye)), format!("{}0\r\n\r\n", chunk(&plain)));
+    let plain = encode(&sse(), ServerEvent::Bye(bye));
+    assert_eq!(encode(&sse().chunked(), ServerEvent::Bye(bye)), format!("{}0\r\n\r\n", chunk(&plain)));
     let Command::Preface(start) = &commands(&sse().chunked(), request("topic=a", &[])).unwrap()[0] else { panic!() };
     let start = str::from_utf8(start).unwrap();
     let (head, body) = start.split_once("\r\n\r\n").unwrap();
@@ -350,11 +351,11 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
 #[test]
 fn gaps_errors_and_the_end_are_events_of_their_own_types() {
     let topic = topic("a\"b");
-    let gap = Event::Gap { topic: &topic, epoch: POSITION.epoch, from: 43, to: 50 };
+    let gap = ServerEvent::Gap { topic: &topic, epoch: POSITION.epoch, from: 43, to: 50 };
     let expected = "event: gap\nid: 9f86d081884c7d65.50\n\
                     data: {\"topic\":\"a\\\"b\",\"epoch\":\"9f86d081884c7d65\",\"from\":43,\"to\":50}\n\n";
     assert_eq!(encode(&sse(), gap), expected);
-    let error = |topic| Event::Error { id: None, topic, code: ErrorCode::TopicUnavailable, message: "later\n" };
+    let error = |topic| ServerEvent::Error { id: None, topic, code: ErrorCode::TopicUnavailable, message: "later\n" };
     let expected = "event: refused\ndata: {\"topic\":\"a\\\"b\",\"code\":4001,\"error\":\"topic_unavailable\",\
                     \"message\":\"later\\n\"}\n\n";
     assert_eq!(encode(&sse(), error(Some(&topic))), expected);
@@ -363,11 +364,11 @@ fn gaps_errors_and_the_end_are_events_of_their_own_types() {
     let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: after };
     let expected = "event: bye\nretry: 1234\n\
                     data: {\"code\":4002,\"error\":\"server_draining\",\"message\":\"bye\",\"reconnect_after_ms\":1234}\n\n";
-    assert_eq!(encode(&sse(), Event::Bye(bye)), expected);
+    assert_eq!(encode(&sse(), ServerEvent::Bye(bye)), expected);
 }
 
 #[test]
-fn alone_on_a_listener_it_reads_the_request_itself() {
+fn alone_on_a_listener_the_codec_reads_the_request_itself() {
     let mut decoder = sse().decoder();
     let mut input = &b"GET /any?topic=news HTTP/1.1\r\nHost: a\r\n"[..];
     assert_eq!(decoder.decode(&mut input, &LIMITS), None);
@@ -400,7 +401,7 @@ proptest! {
     }
 
     #[test]
-    fn any_topic_and_any_message_arrive_as_one_event_with_the_same_value(
+    fn any_topic_and_message_arrive_as_one_event_unchanged(
         name in "\\PC{1,20}",
         value in prop_oneof![
             any::<f64>().prop_filter("JSON has no other", |number| number.is_finite()).prop_map(serde_json::Value::from),
@@ -434,7 +435,7 @@ proptest! {
     }
 
     #[test]
-    fn no_query_makes_it_panic(query in "[a-z%&=+;?#0-9\\PC]{0,60}", id in "\\PC{0,30}") {
+    fn no_query_causes_a_panic(query in "[a-z%&=+;?#0-9\\PC]{0,60}", id in "\\PC{0,30}") {
         let _ = commands(&sse(), request(&query, &[("last-event-id", &id)]));
     }
 }

@@ -1,7 +1,7 @@
-//! The other end of `janus.v1.json`: what a client sends, and what it reads.
+//! The client's end of `janus.v1.json`: builders for requests, and a parser for the server's frames.
 //!
-//! For tests, load tools and embedders. The builders return the text of one frame each; the parts of a message are JSON
-//! text, which they do not check.
+//! For tests, load tools and embedders. Each builder returns the text of a frame; the parts of a message are JSON text,
+//! not checked by the builders.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,11 +11,10 @@ use super::super::object::Object;
 use super::{frame, parse_epoch};
 use crate::wire::{Limits, Position, RequestId};
 
-/// A sign of life, which the server answers.
+/// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
 
-/// The first frame of a connection, with the token of an earlier session and with what shows who the client is, where
-/// there are such.
+/// The first frame of a connection, with the token of an earlier session and the client's credentials, if given.
 #[must_use]
 pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
     build("hello", |mut frame| {
@@ -28,7 +27,7 @@ pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
     })
 }
 
-/// The frame that subscribes to a topic, from now on or from after a position.
+/// Subscribes to a topic, from now on or from after a position.
 #[must_use]
 pub fn subscribe(id: RequestId, topic: &str, since: Option<Position>) -> String {
     build("subscribe", |frame| {
@@ -42,14 +41,14 @@ pub fn subscribe(id: RequestId, topic: &str, since: Option<Position>) -> String 
     })
 }
 
-/// The frame that ends a subscription.
+/// Ends a subscription.
 #[must_use]
 pub fn unsubscribe(id: RequestId, topic: &str) -> String {
     build("unsubscribe", |frame| frame.id(id).text("topic", topic))
 }
 
-/// The frame that publishes; the server answers one that has an id with [`ServerFrame::Published`]. Event, message id
-/// and data are JSON text.
+/// Publishes; the server answers a request with an id with [`ServerFrame::Published`]. Event, message id and data are
+/// JSON text.
 #[must_use]
 pub fn publish(id: RequestId, topic: &str, event: &str, message_id: &str, data: &str) -> String {
     build("publish", |frame| {
@@ -63,56 +62,56 @@ fn build(kind: &str, members: impl FnOnce(Object<'_, Vec<u8>>) -> Object<'_, Vec
     String::from_utf8(text).expect("every part is text")
 }
 
-/// A frame from the server, borrowed from where it was read.
+/// A frame from the server, borrowed from the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFrame<'a> {
     /// The client is served.
     Welcome {
-        /// What names the session.
+        /// The token of the session.
         session: Cow<'a, str>,
         /// Whether the server still knew the session of the `hello`.
         resumed: bool,
-        /// What the client may send.
+        /// The limits on the client's frames and subscriptions.
         limits: Limits,
-        /// After what silence the server sends its heartbeat.
+        /// The silence after which the server sends a heartbeat.
         heartbeat: Duration,
     },
     /// A topic is delivered from now on.
     Subscribed {
         /// The request.
         id: RequestId,
-        /// The topic's name, its escapes undone; and likewise below.
+        /// The topic's name, unescaped; likewise below.
         topic: Cow<'a, str>,
-        /// Delivery goes on after this.
+        /// Delivery continues after this position.
         position: Position,
-        /// How many messages follow that were published before; `None` if it is not resumed.
+        /// How many earlier messages follow; `None` if the topic does not resume.
         missed: Option<u64>,
     },
-    /// A topic is delivered no longer.
+    /// A topic is no longer delivered.
     Unsubscribed {
         /// The request.
         id: RequestId,
-        /// Which.
+        /// The topic.
         topic: Cow<'a, str>,
     },
     /// The receipt of a publication.
     Published {
         /// The request.
         id: RequestId,
-        /// Its topic.
+        /// The topic of the message.
         topic: Cow<'a, str>,
-        /// Its place in the topic's order.
+        /// The message's place in the topic's order.
         position: Position,
         /// How many subscribers the topic had at that moment.
         subscribers: u64,
     },
     /// A published message. All but the topic is the publisher's JSON text.
     Message {
-        /// Its topic.
+        /// The topic.
         topic: Cow<'a, str>,
-        /// Its number.
+        /// The message's number.
         seq: u64,
-        /// When it was numbered, since 1970.
+        /// When the message was numbered, since 1970.
         time: Duration,
         /// JSON text.
         event: &'a str,
@@ -121,28 +120,28 @@ pub enum ServerFrame<'a> {
         /// JSON text.
         data: &'a str,
     },
-    /// Messages that do not come.
+    /// Messages lost to the client.
     Gap {
-        /// Of which topic.
+        /// The topic.
         topic: Cow<'a, str>,
-        /// The life of the topic that the numbers belong to.
+        /// The epoch of the two numbers.
         epoch: u64,
-        /// The number of the first.
+        /// The number of the first lost message.
         from: u64,
-        /// The number of the last.
+        /// The number of the last lost message.
         to: u64,
     },
     /// A request was refused.
     Error {
-        /// The request, if it is known.
+        /// The request, if known.
         id: RequestId,
-        /// Its topic, if it is known.
+        /// The topic, if known.
         topic: Option<Cow<'a, str>>,
-        /// The number of an [`ErrorCode`](crate::wire::ErrorCode), or of one that a later server knows.
+        /// The number of an [`ErrorCode`](crate::wire::ErrorCode), or a number introduced by a later server.
         code: u16,
-        /// Its name.
+        /// The name of the code.
         error: Cow<'a, str>,
-        /// For a person to read.
+        /// The reason, for people.
         message: Cow<'a, str>,
     },
     /// The server closes the connection after this.
@@ -153,17 +152,17 @@ pub enum ServerFrame<'a> {
         error: Cow<'a, str>,
         /// As in an error.
         message: Cow<'a, str>,
-        /// After what time the client may come back; `None` if it had better not.
+        /// When the client may come back; `None` if the client had better stay away.
         reconnect_after: Option<Duration>,
     },
     /// The answer to a ping.
     Pong,
-    /// A frame that this client does not know.
+    /// A frame unknown to this client.
     Unknown(&'a str),
 }
 
 impl<'a> ServerFrame<'a> {
-    /// Reads one frame.
+    /// Parses a frame.
     ///
     /// ```
     /// use janus_core::wire::v1::client::ServerFrame;

@@ -1,4 +1,4 @@
-//! The rules of `janus.v1.json`, one test each.
+//! The rules of `janus.v1.json`, each with a test.
 
 use proptest::prelude::*;
 
@@ -20,12 +20,12 @@ fn opened() -> Decoder {
     decoder
 }
 
-/// What the first frame of a connection asks for.
+/// The request in the first frame of a connection.
 fn first(text: &str) -> Result<Request, FrameError> {
     Decoder::new().decode(text, 0, &LIMITS)
 }
 
-/// What a frame after the hello asks for.
+/// The command in a frame after the hello.
 fn decoded(text: &str) -> Result<Command, FrameError> {
     opened().decode(text, 0, &LIMITS).map(|request| match request {
         Request::Command(command) => command,
@@ -33,7 +33,7 @@ fn decoded(text: &str) -> Result<Command, FrameError> {
     })
 }
 
-/// The code of a frame after which the connection goes on, and the number of its request.
+/// The code of an error that keeps the connection, and the number of the request.
 #[track_caller]
 fn refused(text: &str) -> (ErrorCode, RequestId) {
     let mut decoder = opened();
@@ -56,7 +56,7 @@ mod opening {
     }
 
     #[test]
-    fn a_hello_opens_with_what_it_brings() {
+    fn a_hello_opens_with_its_session_and_auth() {
         let open = |session: Option<&str>, auth: Option<&str>| {
             let open = Open { session: session.map(Into::into), auth: auth.map(Into::into), request: None };
             Ok(Request::Command(Command::Open(Box::new(open))))
@@ -68,7 +68,7 @@ mod opening {
     }
 
     #[test]
-    fn nothing_is_heard_before_it() {
+    fn nothing_is_heard_before_the_hello() {
         for text in [
             client::PING,
             r#"{"type":"pong"}"#,
@@ -87,13 +87,13 @@ mod opening {
     }
 
     #[test]
-    fn it_comes_once() {
+    fn a_hello_comes_once() {
         let error = decoded(&client::hello(None, None)).unwrap_err();
         assert_eq!((error.code, error.is_fatal()), (ErrorCode::BadOpen, true));
     }
 
     #[test]
-    fn a_malformed_one_closes() {
+    fn a_malformed_hello_closes() {
         for text in [
             r#"{"type":"hello","session":1}"#,
             r#"{"type":"hello","auth":{"a":1}}"#,
@@ -174,7 +174,7 @@ mod requests {
     }
 
     #[test]
-    fn a_number_of_a_request_is_one_that_javascript_can_count_to() {
+    fn a_request_id_is_a_number_within_the_range_of_javascript() {
         let subscribe = |id: &str| format!(r#"{{"type":"subscribe","topic":"t","id":{id}}}"#);
         for id in [0, 1, MAX_REQUEST_ID] {
             let expected = Command::Subscribe { topic: topic("t"), since: None, horizon: None, id: Some(id) };
@@ -199,7 +199,7 @@ mod requests {
     }
 
     #[test]
-    fn what_a_publication_does_not_say_is_empty_and_without_a_number_there_is_no_receipt() {
+    fn missing_parts_are_empty_and_without_an_id_there_is_no_receipt() {
         let publication = Publication::new(&topic("t"), "\"\"", "\"\"", "null").unwrap();
         assert_eq!(
             decoded(r#"{"type":"publish","topic":"t","data":null}"#),
@@ -208,7 +208,7 @@ mod requests {
     }
 
     #[test]
-    fn publications_of_one_read_are_the_same_as_alone() {
+    fn publications_of_one_read_equal_publications_read_alone() {
         let mut decoder = opened();
         for (index, more) in [4_000, 300, 0].into_iter().enumerate() {
             let text = client::publish(None, "t", "1", &index.to_string(), "\"x\"");
@@ -226,7 +226,7 @@ mod requests {
     }
 
     #[test]
-    fn what_this_server_does_not_know_is_refused_with_its_number() {
+    fn unknown_requests_are_refused_with_their_number() {
         assert_eq!(refused(r#"{"type":"dance","id":5}"#), (ErrorCode::UnknownAction, Some(5)));
         assert_eq!(refused(r#"{"id":5}"#), (ErrorCode::UnknownAction, Some(5)));
         assert_eq!(refused(r#"{"type":1,"id":{}}"#), (ErrorCode::UnknownAction, None));
@@ -234,7 +234,7 @@ mod requests {
     }
 
     #[test]
-    fn a_key_with_a_meaning_stands_once_and_any_other_may_stand_twice() {
+    fn only_duplicates_of_known_keys_are_refused() {
         for key in ["type", "topic", "since", "event", "message_id", "data", "session", "auth"] {
             let text = format!(r#"{{"type":"publish","topic":"t","id":4,"{key}":1,"{key}":1}}"#);
             assert_eq!(refused(&text), (ErrorCode::DuplicateKey, Some(4)), "{key}");
@@ -245,7 +245,7 @@ mod requests {
     }
 
     #[test]
-    fn what_is_no_json_closes() {
+    fn malformed_json_closes() {
         for text in ["", "{", "{\"type\":}", "{} {}", "nul", "{\"type\":\"ping\",}", "\u{feff}{}"] {
             let error = decoded(text).unwrap_err();
             assert_eq!((error.code, error.is_fatal()), (ErrorCode::BadJson, true), "{text}");
@@ -257,7 +257,7 @@ mod events {
     use super::*;
 
     #[track_caller]
-    fn encoded(event: Event<'_>, expected: &str) -> ServerFrame<'static> {
+    fn encoded(event: ServerEvent<'_>, expected: &str) -> ServerFrame<'static> {
         let mut out = BytesMut::from(&b"before"[..]);
         encode(&event, &mut out);
         let text = str::from_utf8(&out).unwrap().strip_prefix("before").unwrap();
@@ -270,7 +270,7 @@ mod events {
     fn a_message_carries_the_publishers_text_and_milliseconds() {
         let publication = Publication::new(&topic("a\"b"), "\"greeting\"", "\"1\"", "{ \"price\":1.50}").unwrap();
         let topic = topic("a\"b");
-        let message = Message {
+        let message = NumberedMessage {
             topic: &topic,
             topic_json: publication.topic_json(),
             position: Position { epoch: EPOCH, seq: 42 },
@@ -281,7 +281,7 @@ mod events {
             data: publication.data(),
         };
         let frame = encoded(
-            Event::Message(message),
+            ServerEvent::Message(message),
             r#"{"type":"message","topic":"a\"b","seq":42,"time":1258870812907,"event":"greeting","message_id":"1","data":{ "price":1.50}}"#,
         );
         assert_eq!(
@@ -298,12 +298,12 @@ mod events {
     }
 
     #[test]
-    fn a_welcome_says_who_and_how_much() {
+    fn a_welcome_has_the_session_and_the_limits() {
         let session = "0f9c2a7be1d34856a1b2c3d4e5f60718";
         let heartbeat = Duration::from_secs(30);
         assert_eq!(
             encoded(
-                Event::Opened { session, resumed: false, limits: &LIMITS, heartbeat },
+                ServerEvent::Opened { session, resumed: false, limits: &LIMITS, heartbeat },
                 r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
             ),
             ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat }
@@ -311,73 +311,73 @@ mod events {
     }
 
     #[test]
-    fn answers_about_topics() {
+    fn a_subscribed_tells_whether_the_topic_resumes() {
         let topic = &topic("news");
         let position = Position { epoch: EPOCH, seq: 41 };
+        let subscribed = |id, since, missed| ServerEvent::Subscribed {
+            id,
+            topic,
+            position,
+            last: None,
+            horizon: None,
+            since,
+            missed,
+            repeated: 0,
+        };
         assert_eq!(
             encoded(
-                Event::Subscribed {
-                    id: Some(1),
-                    topic,
-                    position,
-                    last: None,
-                    horizon: None,
-                    since: None,
-                    missed: None,
-                    repeated: 0
-                },
+                subscribed(Some(1), None, None),
                 r#"{"type":"subscribed","id":1,"topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":false}"#,
             ),
             ServerFrame::Subscribed { id: Some(1), topic: "news".into(), position, missed: None }
         );
         assert_eq!(
             encoded(
-                Event::Subscribed {
-                    id: None,
-                    topic,
-                    position,
-                    last: None,
-                    horizon: None,
-                    since: Some(position),
-                    missed: Some(0),
-                    repeated: 0
-                },
+                subscribed(None, Some(position), Some(0)),
                 r#"{"type":"subscribed","topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":true,"missed":0}"#,
             ),
             ServerFrame::Subscribed { id: None, topic: "news".into(), position, missed: Some(0) }
         );
+    }
+
+    #[test]
+    fn answers_name_the_request_and_the_topic() {
+        let topic = &topic("news");
         assert_eq!(
-            encoded(Event::Unsubscribed { id: Some(2), topic }, r#"{"type":"unsubscribed","id":2,"topic":"news"}"#),
+            encoded(
+                ServerEvent::Unsubscribed { id: Some(2), topic },
+                r#"{"type":"unsubscribed","id":2,"topic":"news"}"#
+            ),
             ServerFrame::Unsubscribed { id: Some(2), topic: "news".into() }
         );
         let nowhere = Position { epoch: 0, seq: 0 };
         assert_eq!(
             encoded(
-                Event::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
+                ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
                 r#"{"type":"published","id":2,"topic":"news","epoch":"0000000000000000","seq":0,"subscribers":0}"#,
             ),
             ServerFrame::Published { id: Some(2), topic: "news".into(), position: nowhere, subscribers: 0 }
         );
         assert_eq!(
             encoded(
-                Event::Gap { topic, epoch: 1, from: 43, to: 50 },
+                ServerEvent::Gap { topic, epoch: 1, from: 43, to: 50 },
                 r#"{"type":"gap","topic":"news","epoch":"0000000000000001","from":43,"to":50}"#,
             ),
             ServerFrame::Gap { topic: "news".into(), epoch: 1, from: 43, to: 50 }
         );
         let frame = encoded(
-            Event::AlreadySubscribed { id: Some(9), topic },
-            r#"{"type":"error","id":9,"topic":"news","code":4415,"error":"already_subscribed","message":"subscribed to this topic already; nothing has changed"}"#,
+            ServerEvent::AlreadySubscribed { id: Some(9), topic },
+            r#"{"type":"error","id":9,"topic":"news","code":4415,"error":"already_subscribed","message":"already subscribed to this topic; nothing has changed"}"#,
         );
         assert!(matches!(frame, ServerFrame::Error { id: Some(9), topic: Some(_), code: 4415, .. }), "{frame:?}");
     }
 
     #[test]
-    fn an_error_names_what_is_known() {
+    fn an_error_has_the_known_id_and_topic() {
         let code = ErrorCode::BadRequest;
         assert_eq!(
             encoded(
-                Event::Error { id: None, topic: None, code, message: "\"no\"" },
+                ServerEvent::Error { id: None, topic: None, code, message: "\"no\"" },
                 r#"{"type":"error","code":4416,"error":"bad_request","message":"\"no\""}"#,
             ),
             ServerFrame::Error {
@@ -407,14 +407,14 @@ mod events {
         let after = Some(Duration::from_millis(1_234));
         assert_eq!(
             encoded(
-                Event::Bye(refusal(after)),
+                ServerEvent::Bye(refusal(after)),
                 r#"{"type":"bye","code":4002,"error":"server_draining","message":"so long","reconnect_after_ms":1234}"#,
             ),
             bye(after)
         );
         assert_eq!(
             encoded(
-                Event::Refused(refusal(None)),
+                ServerEvent::Refused(refusal(None)),
                 r#"{"type":"bye","code":4002,"error":"server_draining","message":"so long"}"#
             ),
             bye(None)
@@ -422,19 +422,19 @@ mod events {
     }
 
     #[test]
-    fn what_the_protocol_has_no_words_for_is_not_said() {
-        encoded_nothing(Event::Attached { topics: &[], session: "" });
+    fn events_unknown_to_the_protocol_are_not_sent() {
+        encoded_nothing(ServerEvent::Attached { topics: &[], session: "" });
     }
 
     #[track_caller]
-    fn encoded_nothing(event: Event<'_>) {
+    fn encoded_nothing(event: ServerEvent<'_>) {
         let mut out = BytesMut::new();
         encode(&event, &mut out);
         assert!(out.is_empty());
     }
 
     #[test]
-    fn a_client_hands_over_what_it_does_not_know() {
+    fn a_client_returns_unknown_frames_unchanged() {
         for text in ["", "{}", "[1]", r#"{"type":"news"}"#, r#"{"type":"gap","topic":"t"}"#, r#"{"type":"welcome"}"#] {
             assert_eq!(ServerFrame::parse(text), ServerFrame::Unknown(text));
         }
@@ -465,7 +465,7 @@ mod events {
 
 proptest! {
     #[test]
-    fn what_a_client_builds_is_what_the_server_reads(
+    fn the_server_reads_requests_as_built_by_a_client(
         name in "\\PC{1,40}",
         id in proptest::option::of(0..=MAX_REQUEST_ID),
         since in proptest::option::of((any::<u64>(), any::<u64>())),

@@ -1,6 +1,6 @@
-//! The other end of a WebSocket: how a client asks for one, frames what it sends, and takes apart what it reads.
+//! The client's end of a WebSocket: the request to upgrade, builders for frames, and a decoder for the server's frames.
 //!
-//! For tests, load tools and embedders. What the messages say is in [`v1::client`](crate::wire::v1::client).
+//! For tests, load tools and embedders. The content of the messages is in [`v1::client`](crate::wire::v1::client).
 
 use std::io::Cursor;
 use std::mem;
@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{SUBPROTOCOL, unmask};
 
-/// The request that upgrades a connection. The key is 16 random bytes in base64.
+/// The request to upgrade a connection. The key is 16 random bytes in base64.
 #[must_use]
 pub fn upgrade(host: &str, target: &str, key: &str) -> Vec<u8> {
     format!(
@@ -20,24 +20,25 @@ pub fn upgrade(host: &str, target: &str, key: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A text message in one frame. The mask should be random where a script chooses the text; see section 10.3 of RFC 6455.
+/// A text message in a single frame. The mask should be random where a script chooses the text; see section 10.3 of RFC
+/// 6455.
 #[must_use]
 pub fn text(text: &str, mask: [u8; 4]) -> Vec<u8> {
     frame(OpCode::Data(Data::Text), true, text.as_bytes(), mask)
 }
 
-/// A text message in frames of at most so many bytes of payload each.
+/// A text message in frames with at most `max_payload_bytes` of payload each.
 ///
 /// # Panics
 ///
-/// If there shall be none in each.
+/// If `max_payload_bytes` is 0.
 #[must_use]
 pub fn fragmented_text(text: &str, mask: [u8; 4], max_payload_bytes: usize) -> Vec<u8> {
     let mut rest = text.as_bytes();
     let mut frames = Vec::new();
     let mut opcode = Data::Text;
     loop {
-        assert!(max_payload_bytes > 0, "a frame of no bytes gets no message sent");
+        assert!(max_payload_bytes > 0, "frames without payload would never end the message");
         let (payload, after) = rest.split_at(rest.len().min(max_payload_bytes));
         frames.extend(frame(OpCode::Data(opcode), after.is_empty(), payload, mask));
         if after.is_empty() {
@@ -47,7 +48,7 @@ pub fn fragmented_text(text: &str, mask: [u8; 4], max_payload_bytes: usize) -> V
     }
 }
 
-/// A ping, which the server answers with a pong of the same payload, at most 125 bytes.
+/// A ping, answered by the server with a pong of the same payload; at most 125 bytes.
 #[must_use]
 pub fn ping(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     frame(OpCode::Control(Control::Ping), true, payload, mask)
@@ -59,7 +60,7 @@ pub fn pong(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     frame(OpCode::Control(Control::Pong), true, payload, mask)
 }
 
-/// The frame that ends a connection.
+/// The frame to end a connection.
 #[must_use]
 pub fn close(code: u16, mask: [u8; 4]) -> Vec<u8> {
     frame(OpCode::Control(Control::Close), true, &code.to_be_bytes(), mask)
@@ -75,7 +76,7 @@ fn frame(opcode: OpCode, is_final: bool, payload: &[u8], mask: [u8; 4]) -> Vec<u
     frame
 }
 
-/// A frame from the server, borrowed from where it was read.
+/// A frame from the server, borrowed from the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFrame<'a> {
     /// A text message, for [`v1::client::ServerFrame::parse`](crate::wire::v1::client::ServerFrame::parse).
@@ -86,17 +87,18 @@ pub enum ServerFrame<'a> {
     Pong(&'a [u8]),
     /// The connection ends.
     Close {
-        /// Why; `None` if that is not said.
+        /// The close code, if given.
         code: Option<u16>,
-        /// The same for people.
+        /// The reason, for people.
         reason: &'a str,
     },
-    /// No server of Janus sends this: a frame that is masked, fragmented, binary, not UTF-8, longer than the limit or not
-    /// of the protocol. Nothing further is decoded: close.
+    /// A frame never sent by Janus: masked, fragmented, binary, not UTF-8, longer than the limit or outside the
+    /// protocol. Nothing further is decoded: close the connection.
     Unexpected,
 }
 
-/// Splits the bytes from a server, after the head of its answer, into frames, however they were cut into pieces.
+/// Splits the bytes from a server, after the head of the answer, into frames, however the bytes are split between
+/// reads.
 ///
 /// ```
 /// use janus_core::wire::websocket::client::{ServerDecoder, ServerFrame};
@@ -110,9 +112,9 @@ pub enum ServerFrame<'a> {
 /// ```
 #[derive(Debug)]
 pub struct ServerDecoder {
-    /// The beginning of a frame whose end has not come.
+    /// The beginning of an unfinished frame.
     unfinished: Vec<u8>,
-    /// Whether `unfinished` is a whole frame instead, which the last call lent out.
+    /// Whether `unfinished` is a complete frame instead, lent out by the last call.
     lent_out: bool,
     max_frame_bytes: usize,
     over: bool,
@@ -125,7 +127,7 @@ impl Default for ServerDecoder {
 }
 
 impl ServerDecoder {
-    /// A decoder for a server whose frames are at most 32 MiB long, twice of what any server can be set to accept.
+    /// A decoder for frames of at most 32 MiB, twice the largest limit a server can be configured with.
     #[must_use]
     pub fn new() -> Self {
         Self::with_max_frame_bytes(32 << 20)
@@ -137,7 +139,7 @@ impl ServerDecoder {
         Self { unfinished: Vec::new(), lent_out: false, max_frame_bytes, over: false }
     }
 
-    /// Takes bytes from `input` up to the end of the next frame. `None` means that all of them are taken.
+    /// Takes bytes from `input` up to the end of the next frame. `None` means that all input is taken.
     pub fn decode<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<ServerFrame<'a>> {
         if mem::take(&mut self.lent_out) {
             self.unfinished.clear();
@@ -161,7 +163,7 @@ impl ServerDecoder {
             }
         }
         loop {
-            // The header first, then what it says.
+            // The header first, then the payload announced in the header.
             let head = Head::read(&self.unfinished, self.max_frame_bytes);
             let wanted = match &head {
                 Ok(Some(head)) => head.end,
@@ -201,14 +203,14 @@ impl ServerDecoder {
     }
 }
 
-/// Where the payload of a frame stands, and what it is.
+/// The kind of a frame, and the place of its payload.
 struct Head {
     opcode: OpCode,
     start: usize,
     end: usize,
 }
 
-/// Bytes that are no header of a frame that can be taken.
+/// The bytes do not begin an acceptable frame.
 struct Unreadable;
 
 impl Head {

@@ -1,5 +1,5 @@
-//! What RFC 6455 asks of a server, in the groups of the Autobahn suite, and the promise that no cut of the stream changes
-//! a command.
+//! The demands of RFC 6455 on a server, in the groups of the Autobahn suite, and the promise: no split of the stream
+//! changes a command.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::client::{self, ServerDecoder, ServerFrame};
 use super::*;
-use crate::wire::{Message, Open, Position, Publication, TopicName};
+use crate::wire::{NumberedMessage, Open, Position, Publication, TopicName};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -38,7 +38,7 @@ fn hello() -> Vec<u8> {
     client::text(r#"{"type":"hello"}"#, MASK)
 }
 
-/// A text of so many bytes that subscribes.
+/// A subscribe of `len` bytes.
 fn subscribe_text(len: usize) -> String {
     let text = r#"{"type":"subscribe","topic":"t"}"#;
     format!("{text}{}", " ".repeat(len - text.len()))
@@ -83,7 +83,7 @@ fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits
     decoded
 }
 
-/// What is decoded after a hello, with a check that single bytes say the same.
+/// The commands after a hello, with a check that single bytes give the same commands.
 #[track_caller]
 fn decode(frames: &[Vec<u8>]) -> Decoded {
     let bytes = [hello(), frames.concat()].concat();
@@ -94,13 +94,13 @@ fn decode(frames: &[Vec<u8>]) -> Decoded {
     whole
 }
 
-/// The code that the connection is closed with after a fatal error.
+/// The code in the close frame after a fatal error.
 #[track_caller]
 fn close_code(error: &FrameError) -> u16 {
     assert!(error.is_fatal(), "{error}");
     let refusal = Refusal { id: error.id, code: error.code, message: &error.message, reconnect_after: None };
     let mut out = BytesMut::new();
-    WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut rest = &out[..];
     let mut decoder = ServerDecoder::new();
     let mut byes = 0;
@@ -120,7 +120,8 @@ fn close_code(error: &FrameError) -> u16 {
     }
 }
 
-/// The code that these frames, and a ping that must not be answered, are closed with, and what came before that.
+/// The code in the close frame after these frames and a ping, which must stay unanswered, and everything decoded
+/// before.
 #[track_caller]
 fn failed(frames: &[Vec<u8>]) -> (Decoded, u16) {
     let mut decoded = decode(&[frames, &[raw(0x89, b"unheard")]].concat());
@@ -138,7 +139,7 @@ mod group_1_framing {
     use super::*;
 
     #[test]
-    fn a_text_of_any_length_up_to_the_limit_is_one_message() {
+    fn a_text_up_to_the_limit_is_a_single_message() {
         for len in [32, 125, 126, 127, 128, 65_535, 65_536] {
             let text = subscribe_text(len);
             assert_eq!(client::text(&text, MASK), raw(0x81, text.as_bytes()), "{len}");
@@ -178,7 +179,7 @@ mod group_2_pings {
     }
 
     #[test]
-    fn an_unasked_pong_is_no_more_than_a_sign_of_life() {
+    fn an_unasked_pong_is_only_a_sign_of_life() {
         for payload in [&b""[..], b"unsolicited"] {
             assert_eq!(decode(&[client::pong(payload, MASK), raw(0x89, b"x")]), [Ok(Command::Pong), pong(b"x")]);
         }
@@ -289,7 +290,7 @@ mod group_5_fragmentation {
 mod group_6_utf8 {
     use super::*;
 
-    /// A text that is UTF-8 but no JSON is told apart from one that is not UTF-8.
+    /// Checks by the close code whether bytes are UTF-8: a valid text still fails, as bad JSON.
     #[track_caller]
     fn is_text(bytes: &[u8], expected: bool) {
         let code = if expected { ErrorCode::BadJson.number() } else { 1007 };
@@ -320,7 +321,7 @@ mod group_6_utf8 {
     }
 
     #[test]
-    fn what_can_be_no_text_is_refused_before_the_rest_of_it_comes() {
+    fn invalid_text_is_refused_before_the_rest_comes() {
         // 6.3 and 6.4: "κόσμε", then a surrogate, respectively a code point that does not exist, then text.
         for bad in [&b"\xed\xa0\x80"[..], b"\xf4\x90\x80\x80"] {
             let start = [b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5", bad].concat();
@@ -340,7 +341,7 @@ mod group_6_utf8 {
     }
 
     #[test]
-    fn sequences_that_are_text() {
+    fn valid_sequences_are_text() {
         for bytes in [
             &b"\xce\xba"[..],
             b"\xce\xba\xe1\xbd\xb9",
@@ -367,7 +368,7 @@ mod group_6_utf8 {
     }
 
     #[test]
-    fn sequences_that_are_no_text() {
+    fn invalid_sequences_are_not_text() {
         for bytes in [
             // Cut short.
             &b"\xce"[..],
@@ -471,14 +472,14 @@ mod group_7_close {
     }
 
     #[test]
-    fn codes_that_a_client_may_send_are_echoed() {
+    fn codes_allowed_to_clients_are_echoed() {
         for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
             assert_eq!(decode(&[client::close(code, MASK)]), [closed(&code.to_be_bytes())], "{code}");
         }
     }
 
     #[test]
-    fn codes_that_nobody_may_send_break_the_rules() {
+    fn forbidden_codes_break_the_rules() {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
             fails(&[client::close(code, MASK)], 1002);
         }
@@ -517,7 +518,7 @@ mod limits {
     }
 
     #[test]
-    fn a_length_in_more_bytes_than_it_needs_breaks_the_rules() {
+    fn a_length_in_too_many_bytes_breaks_the_rules() {
         for header in [
             &b"\x81\xfe\x00\x02"[..],
             b"\x81\xff\x00\x00\x00\x00\x00\x00\x00\x02",
@@ -530,8 +531,8 @@ mod limits {
     }
 
     #[test]
-    fn a_message_that_comes_byte_by_byte_is_not_read_from_its_start_each_time() {
-        // A decoder that rescans would look at 10^12 bytes here.
+    fn a_message_received_byte_by_byte_is_not_rescanned() {
+        // A decoder that rescans would read 10^12 bytes here.
         let limits = Limits { max_frame_bytes: 2 << 20, ..LIMITS };
         let text = subscribe_text(1 << 20);
         for frames in [client::text(&text, MASK), client::fragmented_text(&text, MASK, 1)] {
@@ -568,7 +569,7 @@ mod protocol {
     use super::*;
 
     #[test]
-    fn a_refused_request_leaves_the_next_one_heard() {
+    fn the_request_after_a_refused_request_is_heard() {
         let decoded = decode(&[
             client::text(r#"{"type":"subscribe","id":3,"topic":""}"#, MASK),
             client::text(r#"{"type":"ping"}"#, MASK),
@@ -579,7 +580,7 @@ mod protocol {
     }
 
     #[test]
-    fn anything_before_the_hello_is_told_and_closed() {
+    fn input_before_the_hello_is_refused_and_closes() {
         let bytes = [client::text(r#"{"type":"ping"}"#, MASK), hello()].concat();
         let decoded = decode_pieces([&bytes[..]], &LIMITS);
         let [Err(error)] = &decoded[..] else { panic!("{decoded:?}") };
@@ -587,7 +588,7 @@ mod protocol {
     }
 
     #[test]
-    fn the_hello_brings_the_request_that_began_the_connection() {
+    fn the_open_has_the_request_at_the_start_of_the_connection() {
         let request = HttpRequest { method: "GET".into(), target: "/ws?a=b".into(), ..HttpRequest::default() };
         let mut decoder = WebSocket::decoder_for(request.clone());
         let bytes = hello();
@@ -611,7 +612,7 @@ mod protocol {
     fn encoded(topic: &TopicName, data: &str) -> String {
         let data = format!("\"{data}\"");
         let publication = Publication::new(topic, "1", "2", &data).unwrap();
-        let message = Message {
+        let message = NumberedMessage {
             topic,
             topic_json: publication.topic_json(),
             position: Position { epoch: 1, seq: 2 },
@@ -622,7 +623,7 @@ mod protocol {
             data: publication.data(),
         };
         let mut out = BytesMut::from(&b"before"[..]);
-        WebSocket.encode(&Event::Message(message), &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Message(message), &AT, &mut out);
         let mut rest = out.strip_prefix(b"before").unwrap();
         let mut decoder = ServerDecoder::new();
         let Some(ServerFrame::Text(text)) = decoder.decode(&mut rest) else { panic!("it is no text") };
@@ -631,25 +632,25 @@ mod protocol {
     }
 
     #[test]
-    fn what_the_protocol_has_no_words_for_is_no_frame() {
+    fn events_unknown_to_the_protocol_are_no_frames() {
         let mut out = BytesMut::new();
-        WebSocket.encode(&Event::Attached { topics: &[], session: "" }, &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Attached { topics: &[], session: "" }, &AT, &mut out);
         assert!(out.is_empty());
     }
 
     #[test]
-    fn a_reason_for_people_is_cut_to_what_a_close_holds() {
+    fn a_long_reason_is_cut_to_the_size_of_a_close() {
         let message = format!("{}é", "x".repeat(122));
         let refusal = Refusal { id: None, code: ErrorCode::BadFrame, message: &message, reconnect_after: None };
         let mut out = BytesMut::new();
-        WebSocket.encode(&Event::Refused(refusal), &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Refused(refusal), &AT, &mut out);
         let mut decoder = ServerDecoder::new();
         let reason = &message[..122];
         assert_eq!(decoder.decode(&mut &out[..]), Some(ServerFrame::Close { code: Some(1002), reason }));
     }
 
     #[test]
-    fn every_code_closes_with_a_number_that_a_server_may_send() {
+    fn every_code_closes_with_a_number_allowed_to_servers() {
         for code in ErrorCode::ALL.iter().copied() {
             let closed = close_code(&FrameError::new(code, "for people").into_fatal());
             let expected = match code {
@@ -678,7 +679,7 @@ mod with_a_client_library {
 
     use super::*;
 
-    /// What the library has sent, and what it has not read yet.
+    /// The output of the library, and its unread input.
     #[derive(Default)]
     struct Stream {
         sent: Vec<u8>,
@@ -718,9 +719,9 @@ mod with_a_client_library {
         let Some(Ok(Command::Answer(answer))) = decoded.last() else { panic!("{decoded:?}") };
         let mut out = BytesMut::from(&answer[..]);
         let topic = TopicName::new("t", 255).unwrap();
-        WebSocket.encode(&Event::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
         let refusal = Refusal { id: None, code: ErrorCode::Banned, message: "no", reconnect_after: None };
-        WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+        WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
         client.get_mut().unread = out;
         assert_eq!(client.read().unwrap(), Message::Pong("are you there?".into()));
         assert_eq!(client.read().unwrap(), Message::text(r#"{"type":"unsubscribed","topic":"t"}"#));
@@ -787,7 +788,7 @@ mod upgrade {
     }
 
     #[test]
-    fn our_subprotocol_is_chosen_among_those_named_and_nothing_where_none_is() {
+    fn our_subprotocol_is_chosen_among_the_offered_subprotocols() {
         let line = "\r\nSec-WebSocket-Protocol: janus.v1.json\r\n";
         let name = "sec-websocket-protocol";
         for named in
@@ -802,7 +803,7 @@ mod upgrade {
     }
 
     #[test]
-    fn what_a_request_lacks_is_said_with_a_status() {
+    fn a_missing_part_of_a_request_is_told_with_a_status() {
         assert_eq!(status(&[("upgrade", "")]), 426);
         assert_eq!(status(&[("upgrade", "websockets")]), 426);
         assert_eq!(status(&[("connection", "")]), 400);
@@ -828,7 +829,7 @@ mod upgrade {
     }
 
     #[test]
-    fn the_clients_request_is_one() {
+    fn the_request_built_by_the_client_is_accepted() {
         let bytes = client::upgrade("localhost", "/ws", KEY.1);
         let text = str::from_utf8(&bytes).unwrap();
         let mut lines = text.strip_suffix("\r\n\r\n").unwrap().split("\r\n");
@@ -864,7 +865,7 @@ mod reading_the_server {
     }
 
     #[test]
-    fn frames_are_the_same_however_the_bytes_were_cut() {
+    fn frames_are_the_same_at_any_split() {
         let mut bytes = BytesMut::from(&b"\x89\x00\x8a\x01x"[..]);
         put_text(&mut bytes, |out| out.put_slice(&[b'a'; 126]));
         put_text(&mut bytes, |out| out.put_slice(&[b'b'; 200]));
@@ -877,7 +878,7 @@ mod reading_the_server {
     }
 
     #[test]
-    fn what_no_server_of_ours_sends_ends_the_reading() {
+    fn unexpected_frames_end_the_reading() {
         for frame in [
             &b"\x81\x81\x00\x00\x00\x00a"[..],
             b"\x01\x01a",
@@ -895,7 +896,7 @@ mod reading_the_server {
     }
 }
 
-/// Frames as a client might send them, and some that none should.
+/// Frames as sent by clients, and frames forbidden to clients.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let texts = proptest::sample::select(vec![
         r#"{"type":"hello"}"#,
@@ -952,7 +953,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_masked_is_unmasked_again(text in "\\PC*", mask in any::<[u8; 4]>(), size in 1_usize..64) {
+    fn a_masked_message_is_unmasked_again(text in "\\PC*", mask in any::<[u8; 4]>(), size in 1_usize..64) {
         let quoted = serde_json::Value::from(text.clone()).to_string();
         let hello = v1::client::hello(None, Some(&text));
         prop_assert!(hello.contains(&quoted));
@@ -966,14 +967,14 @@ proptest! {
 fn a_gap_and_a_bye_are_whole_frames() {
     let topic = TopicName::new("t", 255).unwrap();
     let mut out = BytesMut::new();
-    WebSocket.encode(&Event::Gap { topic: &topic, epoch: 1, from: 2, to: 3 }, &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Gap { topic: &topic, epoch: 1, from: 2, to: 3 }, &AT, &mut out);
     let refusal = Refusal {
         id: None,
         code: ErrorCode::ServerDraining,
         message: "later",
         reconnect_after: Some(Duration::from_secs(1)),
     };
-    WebSocket.encode(&Event::Bye(refusal), &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut decoder = ServerDecoder::new();
     let mut rest = &out[..];
     assert!(matches!(decoder.decode(&mut rest), Some(ServerFrame::Text(text)) if text.contains("\"gap\"")));

@@ -1,26 +1,27 @@
-//! What WebSocket and server-sent events have in common: the answer to the request that opens the stream.
+//! The HTTP response that begins a stream of WebSocket frames or server-sent events.
 //!
-//! It begins with a letter that neither a frame nor a block of a server begins with, so a decoder need not
-//! remember whether it has come.
+//! Neither a frame nor a block of a server begins with the first letter of the response, so decoders need not remember
+//! whether the response has arrived.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Cursor, Decoded, Frame, Malformed, Refusal, length};
+use super::splitter::{Cursor, length};
+use super::{Decoded, Frame, Malformed, Refusal};
 
-/// The answer that opens a stream.
+/// The expected response.
 pub(super) struct Welcome {
     pub(super) status: &'static [u8],
-    /// A header that it must have, and with what its value must begin.
+    /// The name of a required header, and the required beginning of its value.
     pub(super) header: (&'static [u8], &'static [u8]),
 }
 
-/// Whether an answer begins here, or may when more comes.
+/// Whether a response begins here, as far as the first byte tells.
 pub(super) fn begins(bytes: &[u8]) -> bool {
     bytes.first() == START.first()
 }
 
-/// Reads an answer: a [`Frame::Welcome`], after which the stream begins, or a refusal with its body.
+/// Decodes a response: a [`Frame::Welcome`], after which the stream begins, or a refusal with its body.
 pub(super) fn decode<'a>(bytes: &'a [u8], welcome: &Welcome) -> Decoded<'a> {
     let known = bytes.len().min(START.len());
     if bytes[..known] != START[..known] {
@@ -49,7 +50,7 @@ pub(super) fn decode<'a>(bytes: &'a [u8], welcome: &Welcome) -> Decoded<'a> {
     Ok(Some((Frame::Refused(refusal(status, body)), cursor.at)))
 }
 
-/// The body of a refusal, as all of the HTTP port has it.
+/// The body of every refusal by Janus's HTTP port.
 #[derive(Deserialize)]
 struct Body {
     error: Reason,
@@ -65,7 +66,7 @@ fn refusal<'a>(status: &'a [u8], body: &'a [u8]) -> Refusal<'a> {
     let (code, message) = match serde_json::from_slice(body) {
         Ok(Body { error: Reason { code: Value::String(code), message } }) => (code.into(), message.into()),
         Ok(Body { error: Reason { code, message } }) => (code.to_string().into(), message.into()),
-        // A proxy, or something else that has the port.
+        // The response is from a proxy, or from another server on this port.
         Err(_) => {
             let excerpt = &body[..body.len().min(EXCERPT_BYTES)];
             (String::from_utf8_lossy(status), String::from_utf8_lossy(excerpt))

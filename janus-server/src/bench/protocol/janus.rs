@@ -1,11 +1,12 @@
-//! The classic protocol, in which a message's data is the last value of a JSON object.
+//! The classic protocol. The data of a message is the last value in a JSON object.
 
 use std::io::BufRead as _;
 
 use janus_core::wire::ErrorCode;
 use janus_core::wire::classic::client::{self, ServerFrame};
 
-use super::{Decoded, Frame, Refusal, data_at_the_end};
+use super::splitter::data_at_the_end;
+use super::{Decoded, Frame, Refusal};
 
 pub(super) fn opening(topic: Option<&str>) -> Vec<u8> {
     let mut bytes = client::PREAMBLE.to_vec();
@@ -19,8 +20,8 @@ pub(super) fn publish(topic: &str, data: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&client::publish(topic, EVENT, MESSAGE_ID, data));
 }
 
-/// The same over a connection of its own, as the clients of the original server do: bare JSON behind `PUBLISH`, because the
-/// original refuses a body that ends with NUL.
+/// Appends a publication for a new connection, as the clients of the original server send: bare JSON after `PUBLISH`,
+/// because the original refuses a body that ends with NUL.
 pub(in crate::bench) fn publish_and_close(topic: &str, data: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(client::PREAMBLE);
     let frame = client::publish_and_close(topic, EVENT, MESSAGE_ID, data);
@@ -43,8 +44,11 @@ pub(super) fn decode(bytes: &[u8], searched: usize, data_bytes: u32) -> Decoded<
             let closes = ErrorCode::ALL.iter().any(|known| known.as_str() == code && known.closes());
             Frame::Refused(Refusal { code, message, closes })
         }
-        // Heartbeats, and what another server may say.
-        _ => Frame::Other,
+        ServerFrame::Ping
+        | ServerFrame::Published { .. }
+        | ServerFrame::Attached { .. }
+        | ServerFrame::Unknown(_)
+        | ServerFrame::TooLarge => Frame::Other,
     };
     Ok(Some((meaning, length)))
 }

@@ -1,6 +1,7 @@
-//! MQTT 3.1.1, as far as a clean session with QoS 0 and without keep-alive needs it.
+//! MQTT 3.1.1, limited to clean sessions with QoS 0 and without keep-alive.
 
-use super::{Cursor, Decoded, FRAME_BYTES_MAX, Frame, Malformed, Refusal};
+use super::splitter::{Cursor, FRAME_BYTES_MAX};
+use super::{Decoded, Frame, Malformed, Refusal};
 
 pub(super) fn opening(name: &str, topic: Option<&str>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -26,7 +27,7 @@ fn packet(kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// A string after its length.
+/// A string, with its length in front.
 fn prefixed(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).expect("the bench's names are short");
     [&length.to_be_bytes(), text.as_bytes()].concat()
@@ -70,7 +71,7 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
     Ok(Some((frame, cursor.at)))
 }
 
-/// The upper half of the first byte; in what is sent, the lower half is what the standard prescribes.
+/// The upper half of a packet's first byte. For the packets sent here, the standard prescribes the lower half.
 const KIND: u8 = 0xf0;
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
@@ -78,10 +79,10 @@ const PUBLISH: u8 = 0x30;
 const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 const PINGRESP: u8 = 0xd0;
-/// Of MQTT 3.1.1.
+/// The protocol level of MQTT 3.1.1.
 const LEVEL: u8 = 4;
 const CLEAN_SESSION: u8 = 2;
-/// By the code of a CONNACK.
+/// Texts for the return codes of CONNACK.
 const REFUSALS: [&str; 6] = [
     "accepted",
     "unacceptable protocol version",

@@ -1,9 +1,12 @@
-//! The NATS client protocol. It has no acknowledgement for a subscription without `verbose`, but answers in order: the PONG
-//! to a PING sent after SUB says that the subscription stands.
+//! The NATS client protocol.
+//!
+//! Without `verbose`, a subscription is not acknowledged. But the server answers in order, so the PONG to a PING sent
+//! after SUB means that the subscription is in effect.
 
 use std::io::Write as _;
 
-use super::{Cursor, Decoded, Frame, Malformed, Refusal, length};
+use super::splitter::{Cursor, length};
+use super::{Decoded, Frame, Malformed, Refusal};
 
 pub(super) const PONG: &[u8] = b"PONG\r\n";
 
@@ -22,7 +25,7 @@ pub(super) fn publish(topic: &str, data: &str, out: &mut Vec<u8>) {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
-    // Another protocol may never end its line.
+    // A server of another protocol might never end the line.
     if !b"MPI+-".contains(&bytes[0]) {
         return Err(Malformed);
     }
@@ -49,5 +52,5 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
     Ok(Some((frame, cursor.at)))
 }
 
-/// The errors that do not end the connection.
+/// Errors after which the connection stays open.
 const STAYS_AFTER: [&[u8]; 2] = [b"Invalid Subject", b"Permissions Violation"];

@@ -1,8 +1,9 @@
-//! RESP2, the protocol of Redis and of what is compatible with it.
+//! RESP2, the protocol of Redis and compatible servers.
 
 use std::io::Write as _;
 
-use super::{Cursor, Decoded, Frame, Malformed, Refusal, length};
+use super::splitter::{Cursor, length};
+use super::{Decoded, Frame, Malformed, Refusal};
 
 pub(super) fn opening(topic: Option<&str>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -36,7 +37,7 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
                 let message = String::from_utf8_lossy(message.trim_ascii_start());
                 Frame::Refused(Refusal { code: String::from_utf8_lossy(code), message, closes: false })
             }
-            // Of the publisher: how many subscribers the message went to.
+            // To a publisher, for example: the number of subscribers reached by a message.
             _ => Frame::Other,
         }),
         _ => return Err(Malformed),
@@ -44,7 +45,7 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
     Ok(frame.map(|frame| (frame, cursor.at)))
 }
 
-/// What a subscriber is sent: the kind, the topic, and the data or a number.
+/// Decodes an array sent to a subscriber: the kind, the topic, and the data or a number.
 fn array<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Frame<'a>>, Malformed> {
     let Some(header) = cursor.line()? else { return Ok(None) };
     let (mut kind, mut last) = (None, &b""[..]);

@@ -1,4 +1,4 @@
-//! The objects of `janus.v1.json` that are no message of this run, in whatever they come.
+//! Parses objects of `janus.v1.json` other than this run's messages, over WebSocket or server-sent events.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 
 use super::{Malformed, Refusal};
 
-/// What a bench looks at of an object from the server.
+/// The members of an object that matter to the bench.
 #[derive(Deserialize)]
 pub(super) struct Said<'a> {
-    /// Not in server-sent events, which have a field for it.
+    /// Absent in server-sent events, where the event's name is a separate field.
     #[serde(rename = "type", borrow, default)]
     pub(super) kind: Cow<'a, str>,
     #[serde(borrow)]
@@ -24,7 +24,7 @@ impl<'a> Said<'a> {
         serde_json::from_slice(object).map_err(|_| Malformed)
     }
 
-    /// Of an `error` or a `bye`.
+    /// Converts an `error` or a `bye`.
     pub(super) fn refusal(self, closes: bool) -> Result<Refusal<'a>, Malformed> {
         let (code, message) = self.error.zip(self.message).ok_or(Malformed)?;
         Ok(Refusal { code: code.into(), message: message.into(), closes })

@@ -1,16 +1,19 @@
-//! Server-sent events: blocks that end with a blank line, of which those with data and no event are the messages. In a
-//! chunked response each is a chunk; the lines of the chunks end with a carriage return, which no line of an event does.
+//! Server-sent events: blocks of lines that end with a blank line. Blocks with data but no event name are messages.
+//!
+//! In a chunked response each block is a chunk. The lines of the chunk framing end with a carriage return, unlike the
+//! lines of an event, and are skipped.
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
 
 use super::http::{self, Welcome};
 use super::said::Said;
-use super::{Decoded, Frame, Malformed, data_at_the_end};
+use super::splitter::data_at_the_end;
+use super::{Decoded, Frame, Malformed};
 
 pub(super) fn opening(server: SocketAddr, topic: &str) -> Vec<u8> {
-    // A topic of a bench needs no escapes in a query. Without `Accept: text/event-stream` a refusal has a status, and is no
-    // stream that ends.
+    // The topics of a bench need no escapes in a query. Without `Accept: text/event-stream`, a refusal is an HTTP status
+    // rather than a stream that ends.
     format!("GET /events?topic={topic} HTTP/1.1\r\nHost: {server}\r\n\r\n").into_bytes()
 }
 
@@ -30,8 +33,7 @@ pub(super) fn decode(bytes: &[u8], searched: usize, data_bytes: u32) -> Decoded<
     Ok(Some((frame, length)))
 }
 
-/// Where the block at the beginning ends: after the first line feed that ends no line. It is not among the first
-/// `searched` bytes.
+/// The length of the first block, up to and including its blank line, which is not within the first `searched` bytes.
 fn end_of_block(bytes: &[u8], searched: usize) -> Option<usize> {
     let mut at = searched;
     loop {
@@ -54,12 +56,12 @@ fn meaning(block: &[u8]) -> Result<Frame<'_>, Malformed> {
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match field {
             b"event" => event = Some(value),
-            // Janus's JSON has no line feeds, so its data is one line.
+            // Janus's JSON has no line feeds, so the data is a single line.
             b"data" if data.is_none() => data = Some(value),
             b"id" => has_id = true,
             // A comment begins with the colon.
             b"retry" | b"" => {}
-            // A client should ignore other fields; here they say that it is another kind of stream.
+            // A client should ignore unknown fields, but here an unknown field reveals another kind of stream.
             _ => return Err(Malformed),
         }
     }
@@ -67,9 +69,9 @@ fn meaning(block: &[u8]) -> Result<Frame<'_>, Malformed> {
         (None, Some(data)) => Frame::Message(Said::parse(data)?.data.ok_or(Malformed)?.get().as_bytes()),
         (Some(b"refused"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(false)?),
         (Some(b"bye"), Some(data)) => Frame::Refused(Said::parse(data)?.refusal(true)?),
-        // With the place after which the topic is delivered.
+        // The id is the position after which the topic is delivered.
         (Some(b"subscribed"), _) if has_id => Frame::Ack,
-        // A gap is counted by what does not come.
+        // Includes gaps: the ledger counts missing messages anyway.
         _ => Frame::Other,
     })
 }

@@ -1,8 +1,8 @@
 //! `janus.v1.json` over WebSocket, as a client that only subscribes speaks it.
 //!
-//! The end of a frame is found by its header, and a message by the end of its payload: nothing else of a delivery is
-//! looked at. Frames are masked with zeros, which leaves them as they are; a mask keeps scripts of a browser from
-//! choosing the bytes on the wire, and there is none here.
+//! The header of a frame gives its end, and the data of a message is found at the end of the payload; no other bytes of a
+//! delivery are examined. Frames are masked with zeros, which leaves the payload unchanged: masking exists to keep a
+//! browser's scripts from choosing the bytes on the wire, and no browser is involved here.
 
 use std::net::SocketAddr;
 
@@ -11,9 +11,10 @@ use janus_core::wire::websocket::client;
 
 use super::http::{self, Welcome};
 use super::said::Said;
-use super::{Decoded, FRAME_BYTES_MAX, Frame, Malformed, Refusal, data_at_the_end};
+use super::splitter::{FRAME_BYTES_MAX, data_at_the_end};
+use super::{Decoded, Frame, Malformed, Refusal};
 
-/// The answer to a ping of the server, which has no payload.
+/// The answer to the server's pings, which have no payload.
 pub(super) const PONG: &[u8] = &[FINAL | OPCODE_PONG, MASKED, 0, 0, 0, 0];
 
 pub(super) fn opening(server: SocketAddr, topic: &str) -> Vec<u8> {
@@ -42,7 +43,7 @@ pub(super) fn decode(bytes: &[u8], data_bytes: u32) -> Decoded<'_> {
     Ok(Some((frame, end)))
 }
 
-/// What a frame is, and where its payload begins and ends. Janus sends no fragments and nothing binary.
+/// The opcode of a frame, and the start and end of its payload. Janus sends neither fragments nor binary frames.
 fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
     let opcode = bytes[0] ^ FINAL;
     let is_control = matches!(opcode, OPCODE_PING | OPCODE_PONG | OPCODE_CLOSE);
@@ -50,7 +51,7 @@ fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
         return Err(Malformed);
     }
     let Some(&short) = bytes.get(1) else { return Ok(None) };
-    // Only clients mask, and only text is long.
+    // Only clients mask their frames, and control frames are short.
     if short & MASKED != 0 || (is_control && short >= LENGTH_IN_2_BYTES) {
         return Err(Malformed);
     }
@@ -77,12 +78,12 @@ fn said(text: &[u8]) -> Result<Frame<'_>, Malformed> {
         "subscribed" => Frame::Ack,
         "error" => Frame::Refused(said.refusal(false)?),
         "bye" => Frame::Refused(said.refusal(true)?),
-        // A gap is counted by what does not come.
+        // Includes gaps: the ledger counts missing messages anyway.
         _ => Frame::Other,
     })
 }
 
-/// A close without a `bye` before it, which would have ended the client.
+/// A close without a `bye`, because a `bye` would already have ended the client.
 fn close(payload: &[u8]) -> Refusal<'_> {
     let (code, reason) = match payload.split_first_chunk() {
         Some((&code, reason)) => (format!("close {}", u16::from_be_bytes(code)), reason),
@@ -91,8 +92,8 @@ fn close(payload: &[u8]) -> Refusal<'_> {
     Refusal { code: code.into(), message: String::from_utf8_lossy(reason), closes: true }
 }
 
-/// The key of the example in RFC 6455, section 1.3, with what a server makes of it. A random one keeps caches on the way
-/// from answering in the server's place; here is none.
+/// The key from the example in RFC 6455, section 1.3, and the answer to this key. A random key would only defend against
+/// caches between client and server, and here there are none.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const WELCOME: Welcome = Welcome { status: b"101", header: (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") };
 
@@ -104,6 +105,7 @@ const OPCODE_CLOSE: u8 = 8;
 const OPCODE_PING: u8 = 9;
 const OPCODE_PONG: u8 = 10;
 const MASKED: u8 = 0x80;
-/// What stands for a length that takes more bytes.
+/// Marks a length in the next 2 bytes.
 const LENGTH_IN_2_BYTES: u8 = 126;
+/// Marks a length in the next 8 bytes.
 const LENGTH_IN_8_BYTES: u8 = 127;

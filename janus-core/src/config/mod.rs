@@ -1,0 +1,429 @@
+//! Every setting of a Janus instance, with unit, default, limits, and the behaviour at each limit.
+//!
+//! The settings are plain data: nothing here reads a file, a variable or a flag. `janus-server` does that and hands the
+//! result to `Janus::builder`; an embedder fills in the struct.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | [`Config`]: the table of settings, and the rules across settings |
+//! | `namespace.rs` | [`Namespace`]: the settings with a value for each namespace |
+//! | `settings.rs` | the macro `settings!`, from a table of rows to a struct and its description |
+//! | `kind.rs` | the kinds of values, their limits, and the words for operators |
+
+// First, because macros are known from their declaration on.
+#[macro_use]
+pub mod settings;
+
+mod kind;
+mod namespace;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use settings::{GIB, KIB, MIB, Table as _, days, millis, secs};
+
+pub use namespace::{Namespace, Resume, SlowConsumer};
+
+// The shortest accepted durations were tried with 18,000 clients and 95,000 topics; docs/OPERATIONS.md has their cost.
+// Where 10 ms is accepted, even less would cost no more: a time-out is only found during a round, and the rounds come
+// anyway.
+settings! {
+    /// The settings of one Janus instance.
+    ///
+    /// ```
+    /// use janus_core::Config;
+    ///
+    /// let config = Config { max_connections: 5_000, ..Config::default() };
+    /// assert!(config.validate().is_ok());
+    /// ```
+    ///
+    /// A minor release may add fields, so build the struct as above, with `..Config::default()`. The struct is not
+    /// `#[non_exhaustive]`: the attribute would forbid exactly this form to other crates, and fifty setters would have
+    /// to replace it.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Config {
+        "Listening" {
+            /// Addresses for connections of the classic protocol. Port 0 lets the system choose a port.
+            listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 8081))], addresses;
+
+            /// Addresses of the HTTP port, for WebSocket (`/ws`), server-sent events (`/events`) and the HTTP API
+            /// (`/api/`). Port 0 lets the system choose a port.
+            ///
+            /// The HTTP API is a part of `janus-server`. Another program receives requests for other paths through
+            /// [`Builder::pass_on`](crate::Builder::pass_on).
+            http_listen: Vec<SocketAddr> = Vec::new(), addresses;
+
+            // With 1, an eighth of a crowd of 1,000 was not connected after 30 s; with 16, all were.
+            /// Connections of each listener in the kernel's queue, until the server accepts them. The system's
+            /// `somaxconn` caps the value. When the queue is full, the kernel drops further attempts, and the client's
+            /// system tries again after 1 s, then 2 s, then 4 s.
+            backlog: u32 = 65_535, count(16..=1 << 20);
+
+            /// Connections accepted per second on each listener, and up to a tenth of that number at once. Further
+            /// connections wait in the `backlog`.
+            accept_rate: usize = 100_000, count(1..=10_000_000);
+
+            /// Connections of each listener between accept and greeting. Further connections wait in the `backlog`.
+            max_handshakes: usize = 4_096, count(1..=1_000_000);
+        }
+
+        "HTTP" {
+            // Each origin is a site known to the operator; a longer list means `*`.
+            /// Origins whose pages may connect to the HTTP port, in addition to the port's own host, such as
+            /// `https://app.example`; `*` allows any. A browser on a page of another origin gets status 403. At most
+            /// 1,000 origins.
+            allowed_origins: Vec<String> = Vec::new(), origins(1_000);
+
+            // After a restart all browsers reconnect within this time.
+            /// How long a browser waits before it reconnects a lost stream of server-sent events.
+            sse_retry: Duration = secs(2), duration(millis(100)..=days(7));
+        }
+
+        "Connections" {
+            /// Clients connected at once. A further client that subscribes is told `too_many_connections` and closed.
+            max_connections: usize = 100_000, count(1..=10_000_000);
+
+            /// Connections beyond `max_connections`, so that a full server still serves requests to the HTTP API,
+            /// publishers of the classic protocol, and connections without a request yet. When all are taken, a new
+            /// connection replaces the oldest silent connection of the address with most of them.
+            ///
+            /// Requests passed on with [`Builder::pass_on`](crate::Builder::pass_on) count here.
+            reserved_connections: usize = 256, count(16..=100_000);
+
+            /// Refused connections kept open until the client has read the reason, for at most 1 s each, or, on a
+            /// stream without room, until the reason is written, for at most `drain_timeout`. Further refused
+            /// connections are closed at once.
+            max_refusals: usize = 1_024, count(0..=1_000_000);
+
+            /// Bytes of one frame from a client, without its terminator. A longer frame closes the connection
+            /// (`frame_too_large`).
+            max_frame_bytes: usize = 64 * KIB, bytes(64..=16 * MIB);
+
+            /// How long a frame may stay unfinished. Then the connection is closed (`frame_timeout`).
+            frame_timeout: Duration = secs(10), duration(millis(10)..=days(7));
+
+            // Each client costs one message per interval.
+            /// Silence on a connection, counted from the connection's last message, before the server sends a `PING`.
+            heartbeat_interval: Duration = secs(30), duration(secs(1)..=days(7));
+
+            // A shorter time is too short for an answer over any network but loopback.
+            /// How long a client may owe the answer to a `PING`. Then the connection is closed (`ping_timeout`). The
+            /// limit holds for each client over WebSocket, and for a classic client after its first answer. Any bytes
+            /// from the client count as an answer. `0 s` closes no connection, and then a client that receives messages
+            /// gets no `PING`.
+            pong_timeout: Duration = secs(20), duration_or_zero("no limit", millis(100)..=days(7));
+
+            // The kernel counts in seconds.
+            /// Idle time before TCP keep-alive probes a client, give or take a quarter, so that not all clients are
+            /// probed at once. Further probes follow every quarter of this time.
+            tcp_keepalive: Duration = secs(60), duration(secs(1)..=secs(32_767));
+
+            // Within a shorter time no client could answer, and every connection would end.
+            /// How long a client may take none of the sent bytes, or answer no probe of TCP keep-alive, before the
+            /// kernel ends the connection, because the client is gone or does not read. A client under `stall_timeout`
+            /// has at least twice `stall_timeout`. With less than twice `tcp_keepalive`, one probe lost on the way ends
+            /// an idle client.
+            tcp_user_timeout: Duration = secs(120), duration(millis(100)..=days(7));
+
+            /// Bytes of the kernel's send buffer for one connection. The kernel doubles the value.
+            send_buffer_bytes: usize = 64 * KIB, bytes(2 * KIB..=64 * MIB);
+        }
+
+        "Topics" {
+            /// Topics in existence at once. A further topic replaces an unused topic, chosen by `address_share`, or is
+            /// refused (`too_many_topics_on_server`).
+            max_topics: usize = 100_000, count(1..=10_000_000);
+
+            /// Bytes of a topic's name. A longer name is refused (`bad_topic`).
+            max_topic_bytes: usize = 255, bytes(1..=4 * KIB);
+
+            /// Topics one client may be subscribed to. A further subscription is refused (`too_many_topics`).
+            max_topics_per_client: usize = 128, count(1..=65_536);
+
+            /// Per cent of `max_topics`, and of `max_detached_sessions`, that the clients of one address may hold while
+            /// there is no room. An address beyond its share makes room with its own topics and sessions; otherwise the
+            /// address with most of them makes room. An address is an IPv4 host or an IPv6 /64 network. An address that
+            /// is alone may hold everything.
+            address_share: usize = 10, per_cent(1..=100);
+
+            /// How long an unused topic is kept.
+            topic_idle: Duration = secs(60), duration(millis(10)..=days(7));
+
+            /// Whether remote clients may publish. A client counts as local only on a listener on loopback, and only if
+            /// no proxy has passed on its HTTP request.
+            ///
+            /// The signs of a proxy are those of [`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded).
+            allow_publish: bool = false, boolean;
+        }
+
+        "Delivery" {
+            // More threads would only wait for each other's locks.
+            /// Threads for delivery: one home arbiter runs the actors, the others are senders.
+            threads: usize = cores(), count(1..=256), shown as "the number of cores";
+
+            /// Subscribers up to which a topic delivers without help. Sender threads help larger topics, and smaller
+            /// topics while the home arbiter does not keep up.
+            inline_subscribers: usize = 256, count(0..=1 << 24);
+
+            /// Bytes of waiting messages of one topic, sent to a subscriber in one batch.
+            coalesce_bytes: usize = 16 * KIB, bytes(1..=MIB);
+
+            /// Messages of one topic, accepted but not yet handed to every subscriber. At the limit the publisher's
+            /// connection is not read until some are handed over.
+            ///
+            /// A publisher in the same process waits or gets `Full`.
+            max_inflight_frames: usize = 256, count(1..=1 << 20);
+
+            /// Bytes of messages of one topic, accepted but not yet handed to every subscriber. At the limit the
+            /// publisher's connection is not read until some are handed over.
+            max_inflight_bytes: usize = MIB, bytes(KIB..=GIB);
+
+            /// Messages waiting for one client; 0 leaves only the limit `max_queue_bytes`. A client with a further
+            /// message is a slow consumer, and `slow_consumer` says what happens.
+            max_queue_frames: usize = 0, count_or_zero("no limit", 1..=1 << 24);
+
+            /// Bytes of messages waiting for one client, plus 64 for each batch. A client with more is a slow consumer,
+            /// and `slow_consumer` says what happens. Answers to the client's own requests may take another quarter of
+            /// this size; a client with more unread answers is not read until it has taken some.
+            max_queue_bytes: usize = MIB, bytes(KIB..=GIB);
+
+            /// How long a client may take none of its waiting messages, unless `stall_timeout` holds for the client.
+            /// Then the client is disconnected as a slow consumer.
+            write_timeout: Duration = secs(5), duration(millis(10)..=days(7));
+
+            /// Replaces `write_timeout`, even if shorter, for a client with a topic under `conflate` or, over WebSocket
+            /// and server-sent events, under `drop_oldest` or `drop_newest`: such a client may be behind, but not dead.
+            /// On the classic protocol the two drop policies act as `disconnect`.
+            stall_timeout: Duration = secs(60), duration(millis(10)..=days(7));
+        }
+
+        "Sessions" {
+            /// How long a session is kept after its connection ended, so that the client can resume the session.
+            session_ttl: Duration = secs(120), duration(millis(10)..=days(7));
+
+            /// Sessions without a connection. For a further session, the session detached longest ends, of the address
+            /// chosen by `address_share`.
+            max_detached_sessions: usize = 20_000, count(0..=10_000_000);
+
+            /// Messages kept by every topic, even without `history`, so that a client can resume without a gap after a
+            /// lost connection. A further message replaces the oldest, and a client that missed the oldest is told of
+            /// the gap. Every client with the right to subscribe may ask for these messages, unless `resume` says
+            /// otherwise. 0 keeps none.
+            resume_messages: usize = 128, count(0..=65_536);
+
+            /// Bytes of messages kept by every topic for resuming clients. Beyond the limit the oldest messages are
+            /// dropped.
+            resume_bytes: usize = 256 * KIB, bytes(0..=GIB);
+
+            /// How long a message is kept for resuming clients.
+            resume_age: Duration = secs(30), duration(millis(10)..=days(7));
+        }
+
+        "Memory" {
+            // With less, even the first clients would be too many.
+            /// Bytes of messages, queues, sessions and connections together, by the server's own account; 0 for no
+            /// budget. At 80 % strangers give back their memory, and if that is not enough, history is trimmed. At 90 %
+            /// detached sessions end, the oldest first. At 92 % the clients with the largest queues are closed. At 95 %
+            /// new connections are refused.
+            memory_budget_bytes: usize = 0, bytes_or_zero("no budget", 16 * MIB);
+
+            /// Per cent of `memory_budget_bytes` for input without a result yet, of all clients together: unfinished
+            /// frames and HTTP heads, requests on connections not opened yet, and messages waiting for room. Beyond the
+            /// limit, connections of the address with most input are closed (`server_overloaded`), the largest input
+            /// first, then the oldest.
+            input_share: usize = 10, per_cent(1..=100);
+        }
+
+        "Supervision" {
+            // A topic that keeps crashing is started, and reported in the log, once per quarantine.
+            /// How long a topic that keeps crashing is refused (`topic_unavailable`) before a cold restart.
+            topic_quarantine: Duration = secs(60), duration(millis(100)..=days(7));
+        }
+
+        "Shutdown" {
+            /// How long a drain of the server, or the close of one connection, may take to deliver queued messages.
+            drain_timeout: Duration = secs(10), duration(millis(10)..=days(7));
+
+            /// How long a drain spreads the closing of connections, a few at a time and in random order, so that not
+            /// all clients reconnect at once. The period is a part of `drain_timeout`, and at most half of it. `0 s`
+            /// closes all connections at once.
+            drain_period: Duration = secs(5), duration(secs(0)..=days(7));
+
+            /// How long the port may be closed between the end of a drain and the next start. A drain tells clients to
+            /// come back after the rest of `drain_period`, this time, and up to 2 s more: behind a proxy, a browser's
+            /// `EventSource` that finds the port closed gets status 502 and never tries again. `0 s` where another
+            /// process takes over the port at once.
+            restart_time: Duration = secs(5), duration(secs(0)..=days(7));
+        }
+
+        // The binary has no hooks, and leaves this group out.
+        "Hooks" {
+            /// How long a hook may take. A question without an answer by then is answered with an error
+            /// (`authorization_failed`); an observer is given up.
+            ///
+            /// See [`hooks`](crate::hooks).
+            hook_timeout: Duration = secs(5), duration(millis(10)..=days(7));
+
+            /// Questions to hooks at once. Further questions wait for their turn, within `hook_timeout`.
+            max_hook_questions: usize = 1_024, count(1..=1 << 20);
+
+            /// Events waiting for observers. Further events are left out and counted.
+            hook_queue: usize = 4_096, count(1..=1 << 20);
+        }
+
+        nested {
+            /// The settings of topics outside of `namespaces`.
+            default_namespace: Namespace = Namespace::default();
+
+            /// Namespaces by name, at most 1,000. A namespace is the part of a topic's name before the first `:`.
+            /// Topics without a namespace, or of a namespace that is not listed, follow `default_namespace`.
+            namespaces: BTreeMap<String, Namespace> = BTreeMap::new();
+        }
+    }
+}
+
+/// The kernel takes no more.
+pub(crate) const MAX_TCP_KEEPALIVE: Duration = secs(32_767);
+
+const MAX_THREADS: usize = 256;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS)
+}
+
+/// Each namespace is a section written by hand; a program with more of them means topics.
+const MAX_NAMESPACES: usize = 1_000;
+
+/// A setting whose value cannot work; the caller's configuration is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {value}: expected {expected}")]
+pub struct ConfigError {
+    /// The name of the setting, as in [`Config`]; inside a namespace as in `namespaces.NAME.history_bytes`.
+    pub key: Cow<'static, str>,
+    /// The refused value.
+    pub value: String,
+    /// The accepted values.
+    pub expected: Cow<'static, str>,
+}
+
+impl Config {
+    /// The settings for a topic: the settings of its namespace, if listed, or else the default settings.
+    #[must_use]
+    pub fn namespace(&self, topic: &str) -> &Namespace {
+        let name = topic.split_once(':').map(|(name, _)| name);
+        name.and_then(|name| self.namespaces.get(name)).unwrap_or(&self.default_namespace)
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting whose value cannot work, with the accepted values.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.check_each()?;
+        self.check_namespaces()
+    }
+
+    fn check_namespaces(&self) -> Result<(), ConfigError> {
+        let refuse = |value, expected: &'static str| {
+            Err(ConfigError { key: "namespaces".into(), value, expected: expected.into() })
+        };
+        if self.namespaces.len() > MAX_NAMESPACES {
+            return refuse(self.namespaces.len().to_string(), "at most 1,000 of them");
+        }
+        self.default_namespace.check_each().map_err(|error| error.inside("default_namespace"))?;
+        for (name, namespace) in &self.namespaces {
+            if !(1..=255).contains(&name.len()) || name.contains(|c: char| c == ':' || c.is_control()) {
+                return refuse(format!("{name:?}"), "a name of 1 to 255 bytes without ':' and control characters");
+            }
+            namespace.check_each().map_err(|error| error.inside(&format!("namespaces.{name}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl ConfigError {
+    fn inside(self, parent: &str) -> Self {
+        Self { key: format!("{parent}.{}", self.key).into(), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_namespace(name: &str, namespace: Namespace) -> Config {
+        Config { namespaces: [(name.to_owned(), namespace)].into(), ..Config::default() }
+    }
+
+    #[test]
+    fn a_topic_follows_the_namespace_before_its_first_colon() {
+        let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
+        let config = with_namespace("quotes", conflate.clone());
+        for topic in ["quotes:ACME", "quotes:", "quotes:a:b"] {
+            assert_eq!(config.namespace(topic), &conflate, "{topic}");
+        }
+        for topic in ["quotes", "news:quotes:x", "quotesx:y", ":quotes", ":", ""] {
+            assert_eq!(config.namespace(topic), &config.default_namespace, "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_of_a_namespace_is_named_with_the_namespace() {
+        let bad = Namespace { history_bytes: 5, ..Namespace::default() };
+        let error = with_namespace("quotes", bad.clone()).validate().unwrap_err();
+        assert_eq!(error.to_string(), "namespaces.quotes.history_bytes = 5: expected 1 KiB to 1 GiB");
+        let error = Config { default_namespace: bad, ..Config::default() }.validate().unwrap_err();
+        assert_eq!(error.key, "default_namespace.history_bytes");
+    }
+
+    #[test]
+    fn a_namespace_has_a_name_that_a_topic_can_begin_with() {
+        for name in ["quotes", "q.1-x", "ö", &"x".repeat(255)] {
+            assert_eq!(with_namespace(name, Namespace::default()).validate(), Ok(()), "{name}");
+        }
+        for name in ["", "a:b", "a\n", &"x".repeat(256)] {
+            let error = with_namespace(name, Namespace::default()).validate().unwrap_err();
+            assert_eq!((&*error.key, error.value), ("namespaces", format!("{name:?}")));
+        }
+        let names = |count: usize| (0..count).map(|number| (number.to_string(), Namespace::default())).collect();
+        assert_eq!(Config { namespaces: names(1_000), ..Config::default() }.validate(), Ok(()));
+        assert_eq!(Config { namespaces: names(1_001), ..Config::default() }.validate().unwrap_err().value, "1001");
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_would_send_is_named() {
+        let with = |origins: &[&str]| {
+            let allowed_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            Config { allowed_origins, ..Config::default() }.validate()
+        };
+        assert_eq!(with(&["https://app.example", "http://localhost:3000", "*"]), Ok(()));
+        for bad in ["app.example", "https://app.example/", "https://*.example", ""] {
+            let error = with(&["*", bad]).unwrap_err();
+            assert_eq!((&*error.key, error.value), ("allowed_origins", format!("{bad:?}")));
+        }
+        assert_eq!(with(&["*"; 1_001]).unwrap_err().value, "1001");
+    }
+
+    #[test]
+    fn limits_used_elsewhere_are_the_limits_of_their_rows() {
+        for (tcp_keepalive, threads, good) in [
+            (MAX_TCP_KEEPALIVE, MAX_THREADS, true),
+            (MAX_TCP_KEEPALIVE + secs(1), MAX_THREADS, false),
+            (MAX_TCP_KEEPALIVE, MAX_THREADS + 1, false),
+        ] {
+            let config = Config { tcp_keepalive, threads, ..Config::default() };
+            assert_eq!(config.validate().is_ok(), good, "{tcp_keepalive:?}, {threads}");
+        }
+    }
+
+    #[test]
+    fn a_memory_budget_is_none_or_large_enough() {
+        for (bytes, good) in [(0, true), (1, false), ((16 << 20) - 1, false), (16 << 20, true), (usize::MAX, false)] {
+            let config = Config { memory_budget_bytes: bytes, ..Config::default() };
+            assert_eq!(config.validate().is_ok(), good, "{bytes}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The settings with a value for each namespace: history, resuming, and the policy for slow consumers.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::ConfigError;
+use super::settings::{GIB, KIB, Kind, MIB, Stored, Value, days, millis, secs};
+
+settings! {
+    /// The settings of the topics of one namespace.
+    ///
+    /// ```
+    /// use janus_core::{Config, Namespace, SlowConsumer};
+    ///
+    /// let quotes = Namespace { slow_consumer: SlowConsumer::Conflate, ..Namespace::default() };
+    /// let config = Config { namespaces: [("quotes".to_owned(), quotes)].into(), ..Config::default() };
+    /// assert_eq!(config.namespace("quotes:ACME").slow_consumer, SlowConsumer::Conflate);
+    /// assert_eq!(config.namespace("news").slow_consumer, SlowConsumer::Disconnect);
+    /// ```
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Namespace {
+        "History and slow consumers" {
+            /// Whether a topic keeps its messages for every client with the right to subscribe, within
+            /// `history_messages`, `history_bytes` and `history_age`. Without history these three have no effect, and a
+            /// topic keeps only the messages for resuming clients (`resume_messages`).
+            history: bool = false, boolean;
+
+            /// Messages in the history of one topic. A further message replaces the oldest.
+            history_messages: usize = 100, count(1..=1_000_000);
+
+            /// Bytes in the history of one topic. Beyond the limit the oldest messages are dropped.
+            history_bytes: usize = MIB, bytes(KIB..=GIB);
+
+            /// How long a message stays in the history.
+            history_age: Duration = secs(60), duration(millis(10)..=days(7));
+
+            /// Which clients may resume, and so receive messages from before their subscription, regardless of
+            /// `history`: clients with a position or a session (`position`), only clients with the token of their
+            /// session (`session`), or none (`off`). Any other client is told so, and receives new messages only.
+            ///
+            /// Subscribers in the same process may always resume.
+            resume: Resume = Resume::Position, one_of(Resume::NAMES);
+
+            /// What happens when the queue of a client is full: the client is closed (`disconnect`), loses the oldest
+            /// (`drop_oldest`) or the newest (`drop_newest`) messages of the topic, or keeps only the latest message
+            /// (`conflate`).
+            slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES);
+        }
+    }
+}
+
+/// Which clients of a topic may resume from an earlier position. Any other client is told so, and receives only
+/// messages published after its subscription.
+///
+/// With [`Position`](Self::Position), every client with the right to subscribe can read the messages that a topic
+/// keeps. Even without history these are the last [`Config::resume_messages`](super::Config::resume_messages).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resume {
+    /// Clients with a position, and sessions. Any client can make up a position.
+    #[default]
+    Position,
+    /// A client with the token of its session, from the session's subscription on: a newcomer receives nothing from
+    /// before. Streams of server-sent events have no token, and never resume.
+    Session,
+    /// No client. The topic keeps nothing for resuming clients.
+    Off,
+}
+
+/// What happens to a message of a topic when the queue of a client is full.
+///
+/// On the classic protocol the two drop policies act as [`Disconnect`](Self::Disconnect), because a classic client
+/// cannot be told which messages are lost; [`Conflate`](Self::Conflate) works there too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SlowConsumer {
+    /// Closes the client. The client may resume with a new connection.
+    #[default]
+    Disconnect,
+    /// Drops the oldest waiting messages of the topic until there is room, and tells the client which messages are
+    /// lost.
+    DropOldest,
+    /// Drops new messages of the topic while there is no room, and tells the client which messages are lost.
+    DropNewest,
+    /// Keeps only the latest waiting message of the topic.
+    Conflate,
+}
+
+/// The names of an enum's variants in a configuration, in both directions.
+macro_rules! names {
+    ($type:ident as $key:literal: $($variant:ident = $name:literal),+ $(,)?) => {
+        impl $type {
+            const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// The name in a configuration.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = ConfigError;
+
+            fn from_str(name: &str) -> Result<Self, ConfigError> {
+                match name {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(ConfigError {
+                        key: $key.into(),
+                        value: format!("{name:?}"),
+                        expected: Kind::one_of(Self::NAMES).expected(),
+                    }),
+                }
+            }
+        }
+
+        impl Stored for $type {
+            fn to_value(&self) -> Value {
+                Value::Text(self.as_str().to_owned())
+            }
+
+            fn from_value(value: Value) -> Option<Self> {
+                String::from_value(value)?.parse().ok()
+            }
+        }
+    };
+}
+
+names!(Resume as "resume": Position = "position", Session = "session", Off = "off");
+
+names!(SlowConsumer as "slow_consumer":
+    Disconnect = "disconnect",
+    DropOldest = "drop_oldest",
+    DropNewest = "drop_newest",
+    Conflate = "conflate",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_policy_reads_back_as_the_policy() {
+        assert_eq!((SlowConsumer::NAMES.len(), Resume::NAMES.len()), (4, 3));
+        for name in SlowConsumer::NAMES {
+            assert_eq!(name.parse::<SlowConsumer>().unwrap().to_string(), *name);
+        }
+        for name in Resume::NAMES {
+            assert_eq!(name.parse::<Resume>().unwrap().to_string(), *name);
+        }
+        let error = "Conflate".parse::<SlowConsumer>().unwrap_err();
+        assert!(error.to_string().starts_with("slow_consumer = \"Conflate\": expected \"disconnect\""), "{error}");
+    }
+}

@@ -1,0 +1,144 @@
+//! The requests of clients, in terms shared by every wire format.
+//!
+//! A [`Decoder`](super::Decoder) makes [`Command`]s from bytes; the connection obeys. Some commands come from the
+//! decoder alone: an answer it knows by itself, a change of codec, the end of a stream.
+
+use bytes::Bytes;
+
+use super::{FrameError, HttpRequest, Position, Publication, TopicName};
+
+/// The number of a request, chosen by the client and echoed in the answer; `None` if the request has none.
+pub type RequestId = Option<u64>;
+
+/// A request of a client, or a step of its connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// Opens the connection; the answer is [`ServerEvent::Opened`](super::ServerEvent::Opened) or
+    /// [`ServerEvent::Refused`](super::ServerEvent::Refused). Codecs whose [`Codec::opens`](super::Codec::opens) is
+    /// [`Opens::WhenAsked`](super::Opens::WhenAsked) give this command once, before everything else.
+    Open(Box<Open>),
+    /// A sign of life without an answer.
+    Ping,
+    /// The answer to a heartbeat of the server; see [`Codec::answers`](super::Codec::answers).
+    Pong,
+    /// Sends these bytes: an answer known to the decoder, such as the answer to a ping. The bytes take their place
+    /// among the answers to other commands.
+    Answer(Bytes),
+    /// Sends these bytes before everything else, once each requested topic has been joined or refused.
+    ///
+    /// After these bytes the client takes the stream for open, and must not miss messages published from then on. Until
+    /// then the client can still be refused with [`ServerEvent::Refused`](super::ServerEvent::Refused); afterwards this
+    /// may be too late, because the head of a response has a status. The preface comes before [`Command::Open`], and
+    /// [`Command::AllAsked`] must follow the last topic, or the stream never begins.
+    Preface(Bytes),
+    /// The client has asked for all its topics. If the client has none of them, the connection is closed with the
+    /// reason. Only valid after a [`Command::Preface`].
+    AllAsked,
+    /// Subscribes to a topic.
+    Subscribe {
+        /// The topic.
+        topic: TopicName,
+        /// Resumes after this position, if the messages after this position are still kept.
+        since: Option<Position>,
+        /// How far the client has seen topics other than the topic of `since`; see
+        /// [`NumberedMessage::horizon`](super::NumberedMessage::horizon). Counts if `since` belongs to a topic of the
+        /// client's requests before [`Command::AllAsked`].
+        horizon: Option<u64>,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+    },
+    /// Ends a subscription.
+    Unsubscribe {
+        /// The topic.
+        topic: TopicName,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+    },
+    /// Resumes an earlier session by the number of messages received. Only valid as the first command of a connection.
+    Attach {
+        /// The token of the session, as sent by the client.
+        token: String,
+        /// How many messages the client has received on each topic.
+        received: Vec<(TopicName, u64)>,
+    },
+    /// Publishes and keeps the connection.
+    Publish {
+        /// The topic.
+        topic: TopicName,
+        /// The message.
+        publication: Publication,
+        /// Whether the client wants a receipt.
+        ack: bool,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+    },
+    /// Publishes and closes the connection. Later input from the client is ignored.
+    PublishAndClose {
+        /// The topic.
+        topic: TopicName,
+        /// The message.
+        publication: Publication,
+    },
+    /// Answers an impossible request with an error. The connection continues, because the start of the next frame is
+    /// known.
+    Refused(FrameError),
+    /// The client wants to leave: sends these bytes, possibly none, and closes.
+    Close(Bytes),
+    /// Switches to another codec from the next byte on; [`Decoder::successor`](super::Decoder::successor) returns the
+    /// codec. These bytes, possibly none, are sent before any output of the new codec.
+    Become(Bytes),
+    /// The stream is not meant for Janus: hands the stream over as a [`PassedOn`](crate::PassedOn), with all bytes
+    /// received so far ([`Decoder::take_received`](super::Decoder::take_received) and the rest of the input).
+    PassOn,
+}
+
+impl Command {
+    /// Subscribes to a topic from now on.
+    #[must_use]
+    pub fn subscribe(topic: TopicName) -> Self {
+        Self::Subscribe { topic, since: None, horizon: None, id: None }
+    }
+
+    /// Subscribes to a topic from this position on.
+    #[must_use]
+    pub fn subscribe_since(topic: TopicName, since: Position) -> Self {
+        Self::Subscribe { topic, since: Some(since), horizon: None, id: None }
+    }
+
+    /// Publishes this data, JSON text, with an empty event and message id and without a receipt.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::BadPublish`](super::ErrorCode::BadPublish) if the data is not a single JSON value.
+    pub fn publish(topic: TopicName, data: &str) -> Result<Self, FrameError> {
+        let publication = Publication::new(&topic, "\"\"", "\"\"", data)?;
+        Ok(Self::Publish { topic, publication, ack: false, id: None })
+    }
+}
+
+/// How a client opens its connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// The token of an earlier session, to be taken over by this connection.
+    pub session: Option<String>,
+    /// The client's credentials, meaningful only to the embedder's hook.
+    pub auth: Option<String>,
+    /// The HTTP request at the start of the connection, if there was one.
+    pub request: Option<Box<HttpRequest>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ErrorCode;
+
+    #[test]
+    fn data_other_than_json_publishes_nothing() {
+        let topic = || TopicName::new("news", 4).unwrap();
+        assert!(matches!(Command::publish(topic(), "[1]"), Ok(Command::Publish { ack: false, id: None, .. })));
+        let error = Command::publish(topic(), "[1").unwrap_err();
+        assert_eq!(error.code, ErrorCode::BadPublish);
+        assert!(error.message.starts_with("\"data\" must be one JSON value: "), "{error}");
+    }
+}

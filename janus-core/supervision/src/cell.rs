@@ -1,0 +1,589 @@
+//! The identity of an incarnation, shared by the code that runs the incarnation and by all watchers.
+//!
+//! Owns the requests to an incarnation (stop, kill, a sign of life), the exit reason, and the list of watchers to tell:
+//! the parent first, then monitors. Knows no actor type and runs no actor; `run.rs` does.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::exit::{ActorId, Down, ExitReason, guarded};
+
+/// A stop was requested and not yet handed to the actor.
+pub(crate) const STOP: u8 = 1;
+/// The incarnation is to end after the current poll, without running more code.
+pub(crate) const KILL: u8 = 2;
+/// The start is complete.
+pub(crate) const UP: u8 = 4;
+/// A caller waits for the end of the current poll.
+pub(crate) const PROBE: u8 = 8;
+/// A task waits for stop requests itself, and so is not dropped at a stop request.
+pub(crate) const TRAP: u8 = 16;
+/// The incarnation has ended and the reason is known.
+pub(crate) const ENDED: u8 = 32;
+/// A stop was requested at some time, whether or not the request has been handed over.
+pub(crate) const ASKED: u8 = 64;
+
+/// The supervisor of an incarnation, told first about the end.
+pub(crate) trait Parent: Send + Sync {
+    /// Called once per incarnation, on the thread where the incarnation ended. Must not block.
+    fn child_ended(&self, cell: &Cell, reason: &ExitReason);
+}
+
+pub(crate) struct Cell {
+    id: ActorId,
+    name: Arc<str>,
+    parent: Option<Weak<dyn Parent>>,
+    // Changed under the lock of `life`, read without it.
+    flags: AtomicU8,
+    waker: AtomicWaker,
+    life: Mutex<Life>,
+}
+
+enum Life {
+    Running { asked: Option<ExitReason>, begun: bool, deferred: u32, watchers: Option<Box<Watchers>> },
+    Ended(ExitReason),
+}
+
+/// The watchers of an incarnation. Boxed, because most of 19,000 connections have no watcher.
+#[derive(Default)]
+struct Watchers {
+    monitors: Monitors,
+    waiters: Vec<Waiter>,
+}
+
+/// A caller that waits for any of the flags `on`. Dropping the sender is the message.
+struct Waiter {
+    on: u8,
+    waiting: oneshot::Sender<()>,
+}
+
+type Tell = Box<dyn FnOnce(Down) + Send>;
+
+/// The monitors of an incarnation, added and removed in constant time: a popular topic has a monitor from every
+/// subscriber, and all subscribers may leave at once.
+#[derive(Default)]
+struct Monitors {
+    entries: Vec<Entry>,
+    // The head of the list of free entries.
+    free: Option<u32>,
+}
+
+enum Entry {
+    // The key stays valid until the monitor is removed, since no other monitor can get the key before.
+    Taken(Tell),
+    Free { next: Option<u32> },
+}
+
+impl Monitors {
+    fn add(&mut self, tell: Tell) -> u32 {
+        let Some(key) = self.free else {
+            self.entries.push(Entry::Taken(tell));
+            return u32::try_from(self.entries.len() - 1).expect("memory ends before four billion monitors do");
+        };
+        if let Entry::Free { next } = std::mem::replace(&mut self.entries[key as usize], Entry::Taken(tell)) {
+            self.free = next;
+        }
+        key
+    }
+
+    fn remove(&mut self, key: u32) -> Option<Tell> {
+        let freed = Entry::Free { next: self.free };
+        match std::mem::replace(self.entries.get_mut(key as usize)?, freed) {
+            Entry::Taken(tell) => {
+                self.free = Some(key);
+                Some(tell)
+            }
+            free => {
+                self.entries[key as usize] = free;
+                None
+            }
+        }
+    }
+
+    fn into_tells(self) -> impl Iterator<Item = Tell> {
+        self.entries.into_iter().filter_map(|entry| match entry {
+            Entry::Taken(tell) => Some(tell),
+            Entry::Free { .. } => None,
+        })
+    }
+}
+
+impl Cell {
+    pub(crate) fn new(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>) -> Arc<Self> {
+        Self::with_flags(id, name, parent, 0)
+    }
+
+    /// For children with a start that no caller waits for.
+    pub(crate) fn new_up(id: ActorId, name: Arc<str>, parent: Weak<dyn Parent>) -> Arc<Self> {
+        Self::with_flags(id, name, Some(parent), UP)
+    }
+
+    fn with_flags(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>, flags: u8) -> Arc<Self> {
+        let life = Life::Running { asked: None, begun: false, deferred: 0, watchers: None };
+        Arc::new(Self {
+            id,
+            name,
+            parent,
+            flags: AtomicU8::new(flags),
+            waker: AtomicWaker::new(),
+            life: Mutex::new(life),
+        })
+    }
+
+    pub(crate) fn id(&self) -> ActorId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn flags(&self) -> u8 {
+        self.flags.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.flags() & ENDED != 0
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.flags() & (UP | ENDED) == UP
+    }
+
+    /// The exit reason, once the incarnation has ended.
+    pub(crate) fn reason(&self) -> Option<ExitReason> {
+        match &*self.life.lock() {
+            Life::Running { .. } => None,
+            Life::Ended(reason) => Some(reason.clone()),
+        }
+    }
+
+    pub(crate) fn register_waker(&self, waker: &std::task::Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Requests a stop, with reason `Shutdown` unless the incarnation has named another.
+    pub(crate) fn stop(&self) {
+        let released = {
+            let mut life = self.life.lock();
+            if let Life::Running { asked, .. } = &mut *life {
+                asked.get_or_insert(ExitReason::Shutdown);
+            }
+            self.raise(&mut life, STOP | ASKED)
+        };
+        drop(released);
+        self.waker.wake();
+    }
+
+    /// Ends the incarnation with `reason` as soon as its thread is free. None of its code runs again but `Drop`.
+    pub(crate) fn kill(&self, reason: ExitReason) {
+        let released = {
+            let mut life = self.life.lock();
+            if let Life::Running { asked, .. } = &mut *life
+                && self.flags() & KILL == 0
+            {
+                *asked = Some(reason);
+            }
+            self.raise(&mut life, KILL)
+        };
+        drop(released);
+        self.waker.wake();
+    }
+
+    /// Sets the reason that the running code names for its own end. A kill that came first stands.
+    pub(crate) fn ask_exit(&self, reason: ExitReason) {
+        if let Life::Running { asked, .. } = &mut *self.life.lock()
+            && self.flags() & KILL == 0
+        {
+            *asked = Some(reason);
+        }
+    }
+
+    /// Takes the stop request, so that each request asks the actor once.
+    pub(crate) fn take_stop(&self) -> bool {
+        let _life = self.life.lock();
+        self.flags.fetch_and(!STOP, Ordering::AcqRel) & STOP != 0
+    }
+
+    pub(crate) fn trap_stop(&self) {
+        let _life = self.life.lock();
+        self.flags.fetch_or(TRAP, Ordering::AcqRel);
+    }
+
+    /// The requested exit reason, if any.
+    pub(crate) fn take_asked(&self) -> Option<ExitReason> {
+        match &mut *self.life.lock() {
+            Life::Running { asked, .. } => asked.take(),
+            Life::Ended(_) => None,
+        }
+    }
+
+    /// Notes that `started` has run. The incarnation is up unless initialisation was deferred.
+    pub(crate) fn begun(&self) {
+        self.settle_init(|begun, _| *begun = true);
+    }
+
+    fn defer_init(&self) {
+        if let Life::Running { deferred, .. } = &mut *self.life.lock() {
+            *deferred += 1;
+        }
+    }
+
+    fn init_done(&self) {
+        self.settle_init(|_, deferred| *deferred = deferred.saturating_sub(1));
+    }
+
+    fn settle_init(&self, change: impl FnOnce(&mut bool, &mut u32)) {
+        let released = {
+            let mut life = self.life.lock();
+            let Life::Running { begun, deferred, .. } = &mut *life else { return };
+            change(begun, deferred);
+            if !*begun || *deferred > 0 || self.flags() & (UP | KILL) != 0 {
+                return;
+            }
+            self.raise(&mut life, UP)
+        };
+        drop(released);
+    }
+
+    /// Called at the end of every poll: answers all callers that wait for a sign of life.
+    pub(crate) fn answer_probes(&self) {
+        if self.flags() & PROBE == 0 {
+            return;
+        }
+        let released = {
+            let mut life = self.life.lock();
+            let released = self.raise(&mut life, PROBE);
+            self.flags.fetch_and(!PROBE, Ordering::AcqRel);
+            released
+        };
+        drop(released);
+    }
+
+    /// Resolves at the end of the current poll, or of the next poll if none is running, or of the incarnation.
+    pub(crate) async fn probe(&self) {
+        let wait = {
+            let mut life = self.life.lock();
+            let wait = self.wait_in(&mut life, PROBE);
+            self.flags.fetch_or(PROBE, Ordering::AcqRel);
+            wait
+        };
+        self.waker.wake();
+        if let Some(wait) = wait {
+            let _ = wait.await;
+        }
+    }
+
+    /// Resolves when any of the flags `on` is set, or the incarnation has ended.
+    pub(crate) fn until(&self, on: u8) -> impl Future<Output = ()> + Send + use<> {
+        let wait = {
+            let mut life = self.life.lock();
+            if self.flags() & on != 0 { None } else { self.wait_in(&mut life, on) }
+        };
+        async move {
+            if let Some(wait) = wait {
+                let _ = wait.await;
+            }
+        }
+    }
+
+    pub(crate) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.until(ENDED)
+    }
+
+    fn wait_in(&self, life: &mut Life, on: u8) -> Option<oneshot::Receiver<()>> {
+        let Life::Running { watchers, .. } = life else { return None };
+        let waiters = &mut watchers.get_or_insert_default().waiters;
+        // Closed waiters are removed here, so that calls which time out leave nothing behind.
+        waiters.retain(|waiter| !waiter.waiting.is_closed());
+        let (waiting, wait) = oneshot::channel();
+        waiters.push(Waiter { on, waiting });
+        Some(wait)
+    }
+
+    /// Sets `flag` and takes out all waiters for this flag, to be dropped once the lock is released.
+    fn raise(&self, life: &mut Life, flag: u8) -> Vec<Waiter> {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        match life {
+            Life::Running { watchers: Some(watchers), .. } => {
+                watchers.waiters.extract_if(.., |waiter| waiter.on & flag != 0).collect()
+            }
+            Life::Running { watchers: None, .. } | Life::Ended(_) => Vec::new(),
+        }
+    }
+
+    /// Adds a monitor. `Err` returns the callback with the reason, if the incarnation has ended already.
+    pub(crate) fn monitor<F>(&self, tell: F) -> Result<u32, (F, ExitReason)>
+    where
+        F: FnOnce(Down) + Send + 'static,
+    {
+        match &mut *self.life.lock() {
+            Life::Running { watchers, .. } => Ok(watchers.get_or_insert_default().monitors.add(Box::new(tell))),
+            Life::Ended(reason) => Err((tell, reason.clone())),
+        }
+    }
+
+    pub(crate) fn demonitor(&self, key: u32) {
+        let removed = match &mut *self.life.lock() {
+            Life::Running { watchers: Some(watchers), .. } => watchers.monitors.remove(key),
+            Life::Running { watchers: None, .. } | Life::Ended(_) => None,
+        };
+        // Values captured by the callback are dropped without the lock: one may be another monitor of this cell.
+        drop(removed);
+    }
+
+    /// Writes the final reason, once, and tells all watchers. Later calls do nothing and return false.
+    pub(crate) fn finish(&self, reason: ExitReason) -> bool {
+        let first = match &mut *self.life.lock() {
+            Life::Ended(_) => None,
+            life @ Life::Running { .. } => {
+                let reason = if self.flags() & UP == 0 { reason.before_up() } else { reason };
+                self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
+                Some((reason.clone(), std::mem::replace(life, Life::Ended(reason))))
+            }
+        };
+        // A waker keeps its task's runtime alive, and a cell may be kept for as long as a caller may read the reason.
+        // The second call drops the waker too: an incarnation that was declared dead may have been polled since.
+        drop(self.waker.take());
+        let Some((reason, Life::Running { watchers, .. })) = first else { return false };
+        // The parent first: a monitor that never returns must not keep a child from being restarted.
+        if let Some(parent) = self.parent.as_ref().and_then(Weak::upgrade) {
+            parent.child_ended(self, &reason);
+        }
+        let Some(watchers) = watchers else { return true };
+        drop(watchers.waiters);
+        for tell in watchers.monitors.into_tells() {
+            self.tell(tell, reason.clone());
+        }
+        true
+    }
+
+    pub(crate) fn tell(&self, tell: impl FnOnce(Down), reason: ExitReason) {
+        let down = Down { id: self.id, name: self.name.clone(), reason };
+        if let Err(reason) = guarded(|| tell(down)) {
+            log::error!("{self:?}: the callback of a monitor failed: {reason}");
+        }
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.id)
+    }
+}
+
+/// A watch on one incarnation. Dropping the monitor ends the watch: the callback will not be called any more.
+#[must_use = "dropping a monitor ends the watch; call `detach` to watch without the handle"]
+#[derive(Debug)]
+pub struct Monitor {
+    watched: Option<(Arc<Cell>, u32)>,
+}
+
+impl Monitor {
+    pub(crate) fn of(cell: &Arc<Cell>, tell: impl FnOnce(Down) + Send + 'static) -> Self {
+        match cell.monitor(tell) {
+            Ok(key) => Self { watched: Some((cell.clone(), key)) },
+            Err((tell, reason)) => {
+                cell.tell(tell, reason);
+                Self { watched: None }
+            }
+        }
+    }
+
+    pub(crate) fn told(name: &Arc<str>, tell: impl FnOnce(Down)) -> Self {
+        let down = Down { id: ActorId::NONE, name: name.clone(), reason: ExitReason::NotRunning };
+        if let Err(reason) = guarded(|| tell(down)) {
+            log::error!("{name}: the callback of a monitor failed: {reason}");
+        }
+        Self { watched: None }
+    }
+
+    /// The watched incarnation; `None` if none was running.
+    pub fn id(&self) -> Option<ActorId> {
+        self.watched.as_ref().map(|(cell, _)| cell.id())
+    }
+
+    /// Leaves the watch in place until the incarnation ends.
+    pub fn detach(mut self) {
+        self.watched = None;
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        if let Some((cell, key)) = self.watched.take() {
+            cell.demonitor(key);
+        }
+    }
+}
+
+/// Holds back the end of an actor's start; see [`Exit::defer_init`](crate::Exit::defer_init).
+///
+/// If the guard is dropped without [`done`](Self::done), the start fails.
+#[must_use = "dropping the guard makes the start fail"]
+#[derive(Debug)]
+pub struct InitGuard {
+    cell: Option<Arc<Cell>>,
+}
+
+impl InitGuard {
+    pub(crate) fn for_current() -> Self {
+        let cell = with_current(|cell| {
+            cell.defer_init();
+            cell.clone()
+        });
+        Self { cell }
+    }
+
+    /// Reports the outcome of the initialisation. An error ends the actor with `StartFailed`, without its `stopping`.
+    pub fn done(mut self, outcome: Result<(), String>) {
+        if let Some(cell) = self.cell.take() {
+            match outcome {
+                Ok(()) => cell.init_done(),
+                Err(message) => Self::fail(&cell, message.into()),
+            }
+        }
+    }
+
+    fn fail(cell: &Cell, message: Arc<str>) {
+        if !cell.is_up() {
+            cell.kill(ExitReason::StartFailed(message));
+        }
+    }
+}
+
+impl Drop for InitGuard {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            Self::fail(&cell, "deferred initialisation was dropped without an outcome".into());
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Cell>>> = const { RefCell::new(None) };
+}
+
+/// [`Exit::defer_init`](crate::Exit::defer_init) for tasks; call this before the first await.
+pub fn defer_init() -> InitGuard {
+    InitGuard::for_current()
+}
+
+/// The id of the actor, task or supervisor whose code is running on this thread.
+pub fn current() -> Option<ActorId> {
+    with_current(|cell| cell.id())
+}
+
+/// For tasks: resolves when this task is asked to stop. The task is then expected to return by itself.
+///
+/// Call this at the start of the task. Otherwise a request to stop drops the task at an await point. Outside
+/// supervision the future never resolves.
+///
+/// ```no_run
+/// # use janus_supervision::stop_requested;
+/// # async fn serve_one() {}
+/// async fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     let mut stop = std::pin::pin!(stop_requested());
+///     loop {
+///         tokio::select! {
+///             () = &mut stop => return Ok(()),
+///             () = serve_one() => {}
+///         }
+///     }
+/// }
+/// ```
+///
+/// # Cancel safety
+///
+/// Cancel safe: a new call returns a future which resolves at the same request.
+pub fn stop_requested() -> impl Future<Output = ()> + Send + use<> {
+    let asked = with_current(|cell| {
+        cell.trap_stop();
+        cell.until(ASKED)
+    });
+    async move {
+        match asked {
+            Some(asked) => asked.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+pub(crate) fn with_current<T>(read: impl FnOnce(&Arc<Cell>) -> T) -> Option<T> {
+    // Cloned, so that the code inside may enter another actor. While the thread ends, the thread local is gone.
+    let cell = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()?;
+    Some(read(&cell))
+}
+
+/// Makes `cell` the current cell until the guard is dropped.
+pub(crate) fn enter(cell: &Arc<Cell>) -> Current {
+    let outer = CURRENT.try_with(|current| current.replace(Some(cell.clone()))).ok().flatten();
+    Current { outer }
+}
+
+pub(crate) struct Current {
+    outer: Option<Arc<Cell>>,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let outer = self.outer.take();
+        // A thread that is ending has no current actor to restore.
+        let _ = CURRENT.try_with(|current| current.replace(outer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_reused_only_after_its_monitor_was_removed() {
+        let mut monitors = Monitors::default();
+        let tell = || Box::new(|_: Down| ()) as Tell;
+        let keys: Vec<u32> = (0..4).map(|_| monitors.add(tell())).collect();
+        assert_eq!(keys, [0, 1, 2, 3]);
+        assert!(monitors.remove(1).is_some() && monitors.remove(3).is_some());
+        assert!(monitors.remove(1).is_none() && monitors.remove(9).is_none());
+        assert_eq!([monitors.add(tell()), monitors.add(tell()), monitors.add(tell())], [3, 1, 4]);
+        assert_eq!(monitors.into_tells().count(), 5);
+    }
+
+    #[test]
+    fn only_the_first_reason_counts() {
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<NoParent>::new());
+        cell.kill(ExitReason::Killed);
+        cell.ask_exit(ExitReason::Normal);
+        assert_eq!(cell.take_asked(), Some(ExitReason::Killed));
+        assert!(cell.finish(ExitReason::Killed) && !cell.finish(ExitReason::Normal));
+        assert_eq!(cell.reason(), Some(ExitReason::Killed));
+    }
+
+    #[test]
+    fn a_cell_that_has_ended_keeps_no_waker() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<NoParent>::new());
+        let task = Arc::new(Task);
+        for first in [true, false] {
+            cell.register_waker(&task.clone().into());
+            assert_eq!(cell.finish(ExitReason::Killed), first);
+            assert_eq!(Arc::strong_count(&task), 1);
+        }
+    }
+
+    struct NoParent;
+
+    impl Parent for NoParent {
+        fn child_ended(&self, _: &Cell, _: &ExitReason) {}
+    }
+}

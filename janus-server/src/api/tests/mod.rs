@@ -1,0 +1,168 @@
+//! Tests of the API over real sockets, through the HTTP port: servers, requests and answers for all tests.
+//!
+//! | file | tests of |
+//! |---|---|
+//! | `openapi.rs` | `openapi.json` against the routes and the answers |
+//! | `publishing.rs` | publications and broadcasts |
+//! | `reading.rs` | histories, lists, and the memory for large answers |
+//! | `requests.rs` | bodies, parameters, the key, and the places that requests take |
+
+mod openapi;
+mod publishing;
+mod reading;
+mod requests;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use janus_core::{Config, Namespace};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use super::*;
+use crate::settings::ApiKey;
+
+const KEY: &str = "correct-horse-battery";
+
+/// Far longer than any test takes: only a hang gets here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Server {
+    janus: Janus,
+    api: Arc<Api>,
+    addr: SocketAddr,
+}
+
+/// Every topic keeps history, except those of the namespace `plain`.
+fn settings() -> Settings {
+    let core = Config {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        http_listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        default_namespace: Namespace { history: true, ..Namespace::default() },
+        namespaces: [("plain".to_owned(), Namespace::default())].into(),
+        ..Config::default()
+    };
+    Settings { core, ..Settings::default() }
+}
+
+async fn serve(settings: &Settings) -> Server {
+    serve_and(settings, || {}).await
+}
+
+/// Starts a server that calls `then` on the home arbiter after each request passed on.
+async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
+    let (passed_on, requests) = mpsc::channel(100);
+    let builder = Janus::builder().config(settings.core.clone());
+    let pass_on = move |request| {
+        passed_on.try_send(request).expect("no test sends 100 requests at once");
+        then();
+    };
+    let janus = builder.pass_on(pass_on).start().await.unwrap();
+    let api = Arc::new(Api::new(janus.clone(), settings));
+    api.serve_all(requests);
+    let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
+    Server { janus, api, addr }
+}
+
+/// An answer, read up to the end of its connection.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The objects of an answer with an object per line.
+    fn lines(&self) -> Vec<Value> {
+        self.body
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
+    }
+
+    /// The code and the message of an error.
+    #[track_caller]
+    fn error(&self) -> (String, String) {
+        let body = self.json();
+        let text = |key: &str| body["error"][key].as_str().unwrap_or_else(|| panic!("{body}")).to_owned();
+        (text("code"), text("message"))
+    }
+}
+
+impl Server {
+    /// Sends these pieces and reads to the end of the stream.
+    async fn send(&self, pieces: &[&[u8]]) -> Answer {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.addr).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            for piece in pieces {
+                stream.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("the connection ends with a FIN, not a reset");
+            answer
+        };
+        let answer = timeout(PATIENCE, exchange).await.expect("the connection ends after the answer");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let head = format!("{}\r\n", head.to_ascii_lowercase());
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        if !head.contains("\r\ntransfer-encoding: chunked\r\n") {
+            assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
+            return Answer { status, head, body: body.to_owned() };
+        }
+        assert!(head.contains("\r\ncontent-type: application/x-ndjson\r\n"), "{head}");
+        Answer { status, head, body: without_chunks(body) }
+    }
+
+    async fn post(&self, path: &str, body: impl AsRef<str>) -> Answer {
+        self.send(&[&post(path, &[], body.as_ref())]).await
+    }
+
+    async fn get(&self, target: &str) -> Answer {
+        self.send(&[&get(target, &[])]).await
+    }
+}
+
+/// Joins the chunks of an ASCII body.
+fn without_chunks(mut body: &str) -> String {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n").unwrap_or_else(|| panic!("no last chunk: {whole}"));
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return whole;
+        }
+        whole.push_str(&rest[..length]);
+        body = &rest[length + 2..];
+    }
+}
+
+fn get(target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    request("GET", target, headers, "")
+}
+
+fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let length = body.len().to_string();
+    let own = [("Content-Type", "application/json"), ("Content-Length", &*length)];
+    request("POST", path, &[&own, headers].concat(), body)
+}
+
+fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").into_bytes()
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "still waiting for: {what}");
+        tokio::task::yield_now().await;
+    }
+}

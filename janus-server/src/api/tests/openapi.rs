@@ -1,0 +1,189 @@
+//! Tests of `openapi.json` against the routes and the answers of servers.
+
+use std::collections::BTreeSet;
+
+use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES};
+use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
+use super::*;
+
+fn description() -> Value {
+    serde_json::from_str(include_str!("../../../openapi.json")).unwrap()
+}
+
+/// A schema of the file, with the components for its references.
+fn validator(file: &Value, schema: &Value) -> jsonschema::Validator {
+    let mut schema = schema.clone();
+    schema["components"] = file["components"].clone();
+    jsonschema::draft202012::new(&schema).unwrap()
+}
+
+#[track_caller]
+fn assert_valid(validator: &jsonschema::Validator, instance: &Value) {
+    let errors: Vec<String> = validator.iter_errors(instance).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{instance} differs from the file: {errors:?}");
+}
+
+/// The target and the body, if any, of a valid request for this path.
+async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str) -> (String, Option<Value>) {
+    let body = match path {
+        "/api/publish" => json!({"topic": "news", "event": "greeting", "message_id": "1", "data": {"price": 1.5}}),
+        "/api/broadcast" => json!({"topics": ["news", "plain:quotes"], "data": null}),
+        "/api/history" => {
+            server.janus.publish("news", "kept").await.unwrap();
+            json!({"topic": "news", "since": {"epoch": "0123456789abcdef", "seq": 0}, "limit": 10})
+        }
+        "/api/disconnect" => {
+            let client = janus_core::wire::classic::client::subscribe("news");
+            let mut stream = TcpStream::connect(server.janus.local_addrs()[0]).await.unwrap();
+            stream.write_all(&client).await.unwrap();
+            clients.push(stream);
+            until("a connection", || !server.janus.connections(0, 1).is_empty()).await;
+            json!({"connection": server.janus.connections(0, 1)[0].connection, "reconnect": true})
+        }
+        "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
+        "/api/trace" => return (format!("{path}?seconds=1&count=2&kinds=connect,close"), None),
+        _ => return (path.to_owned(), None),
+    };
+    (path.to_owned(), Some(body))
+}
+
+/// Servers in different states, each with its own reason to refuse requests.
+struct Servers {
+    open: Server,
+    keyed: Server,
+    closed: Server,
+    hurried: Server,
+    full: Server,
+    _holder: TcpStream,
+}
+
+impl Servers {
+    async fn start() -> Self {
+        let mut everywhere = settings();
+        everywhere.core.http_listen = vec![SocketAddr::from(([0, 0, 0, 0], 0))];
+        let mut hurried = settings();
+        hurried.core.frame_timeout = Duration::from_millis(20);
+        let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
+        let mut holder = TcpStream::connect(full.addr).await.unwrap();
+        let unfinished = post("/api/publish", &[], "{}");
+        holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
+        until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
+        Self {
+            open: serve(&settings()).await,
+            keyed: serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await,
+            closed: serve(&everywhere).await,
+            hurried: serve(&hurried).await,
+            full,
+            _holder: holder,
+        }
+    }
+
+    /// A server and a request with this status as the answer; `good` is a request that `open` carries out.
+    fn provoke(&self, status: &str, path: &str, has_body: bool, good: Vec<u8>) -> (&Server, Vec<u8>) {
+        match (status, has_body) {
+            ("200", _) => (&self.open, good),
+            ("400", true) => (&self.open, post(path, &[], "{")),
+            ("400", false) => (&self.open, get(&format!("{path}?limit=0"), &[])),
+            ("401", _) => (&self.keyed, good),
+            ("403", _) => (&self.closed, good),
+            ("404", _) if path == "/api/history" => (&self.open, post(path, &[], r#"{"topic":"plain:a"}"#)),
+            ("404", _) => (&self.open, post(path, &[], r#"{"connection":9007199254740991,"reconnect":true}"#)),
+            ("408", _) => (&self.hurried, good[..good.len() - 1].to_vec()),
+            ("413", _) => (&self.open, post(path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
+            ("415", _) => (&self.open, request("POST", path, &[("Content-Type", "text/plain")], "")),
+            ("503", _) => (&self.full, good),
+            _ => panic!("no request here makes {path} answer with {status}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_server_gives_every_answer_described_in_the_openapi_file() {
+    let servers = Servers::start().await;
+    let file = description();
+    let mut clients = Vec::new();
+    let mut seen = 0;
+    for (path, operations) in file["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let (target, body) = good_request(&servers.open, &mut clients, path).await;
+                if let Some(body) = &body {
+                    assert_valid(&validator(&file, &schema_of(&operation["requestBody"])), body);
+                }
+                let good = match &body {
+                    Some(body) => post(&target, &[], &body.to_string()),
+                    None => get(&target, &[]),
+                };
+                let (server, request) = servers.provoke(status, path, body.is_some(), good);
+                let answer = server.send(&[&request]).await;
+                assert_eq!(answer.status.to_string(), *status, "{method} {path}: {answer:?}");
+                assert_described(&file, response, &answer);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 40, "the file describes {seen} answers");
+}
+
+/// Asserts that the body and the headers of an answer are as the file describes the response.
+#[track_caller]
+fn assert_described(file: &Value, response: &Value, answer: &Answer) {
+    let response = match response["$ref"].as_str() {
+        Some(name) => file.pointer(name.trim_start_matches('#')).unwrap(),
+        None => response,
+    };
+    let is_lines = answer.head.contains("x-ndjson");
+    for instance in if is_lines { answer.lines() } else { vec![answer.json()] } {
+        assert_valid(&validator(file, &schema_of(response)), &instance);
+    }
+    for header in response["headers"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+        assert!(answer.head.contains(&format!("\r\n{}: ", header.to_ascii_lowercase())), "{answer:?}");
+    }
+}
+
+/// The schema of the body of a request or response, or of a line of the body.
+fn schema_of(with_content: &Value) -> Value {
+    let content = with_content["content"].as_object().and_then(|content| content.values().next()).unwrap();
+    content["schema"].clone()
+}
+
+#[test]
+fn the_openapi_file_has_every_route_and_no_other() {
+    let file = description();
+    let in_file: BTreeSet<(String, String)> = file["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, operations)| {
+            operations.as_object().unwrap().keys().map(|method| (path.clone(), method.to_ascii_uppercase()))
+        })
+        .collect();
+    let routes = ROUTES.iter().map(|(path, method, _)| ((*path).to_owned(), method.to_string())).collect();
+    assert_eq!(in_file, routes);
+    assert_eq!(file["components"]["schemas"]["Broadcast"]["properties"]["topics"]["maxItems"], MAX_BROADCAST_TOPICS);
+    for limit in [
+        &file["components"]["schemas"]["HistoryRequest"]["properties"]["limit"],
+        &file["paths"]["/api/topics"]["get"]["parameters"][0]["schema"],
+        &file["paths"]["/api/connections"]["get"]["parameters"][0]["schema"],
+    ] {
+        assert_eq!((&limit["default"], &limit["maximum"]), (&json!(DEFAULT_LIMIT), &json!(MAX_LIMIT)));
+    }
+    let parameters = &file["paths"]["/api/trace"]["get"]["parameters"];
+    for (at, default, max) in [(2, DEFAULT_SECONDS, MAX_SECONDS), (3, DEFAULT_COUNT, MAX_COUNT)] {
+        let schema = &parameters[at]["schema"];
+        assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)));
+    }
+    let kinds = janus_core::TraceKind::ALL.map(janus_core::TraceKind::as_str);
+    assert_eq!(file["components"]["schemas"]["TraceKind"]["enum"], json!(kinds));
+}
+
+#[tokio::test]
+async fn the_served_openapi_file_has_the_servers_own_limit_of_names() {
+    let mut settings = settings();
+    settings.core.max_topic_bytes = 1_000;
+    let file = serve(&settings).await.get("/api/openapi.json").await.json();
+    assert_eq!(file["components"]["schemas"]["TopicName"]["maxLength"], 1_000);
+    let usual = description();
+    assert_eq!(usual["components"]["schemas"]["TopicName"]["maxLength"], Config::default().max_topic_bytes);
+    assert_eq!(usual.to_string().matches("\"maxLength\":255").count(), 1);
+}

@@ -1,0 +1,144 @@
+//! The server's settings: the table, the layers of values, and every text about a setting.
+//!
+//! A setting is a row in a table: in `janus_core::Config`, in `janus_core::Namespace`, or below for the settings of the
+//! binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
+//! are made from the rows.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | [`Settings`]: the rows of the binary, and the rules across settings |
+//! | `table.rs` | all rows as one table, with the names of flags and variables |
+//! | `values.rs` | values from text, from TOML, and back to TOML |
+//! | `load.rs` | the layers: flags over variables over file over defaults |
+//! | `derived.rs` | defaults that follow from the machine or from another setting |
+//! | `problems.rs` | the origin of a value, and the messages about wrong values and names |
+//! | `show.rs` | `config show` |
+//! | `document.rs` | docs/SETTINGS.md, held by a test |
+
+mod derived;
+#[cfg(test)]
+mod document;
+mod load;
+mod problems;
+mod show;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use janus_core::settings::{HIDDEN, Stored, Table as _, Value};
+use janus_core::{Config, ConfigError};
+use log::LevelFilter;
+
+pub(crate) use load::{Flags, Loaded};
+pub(crate) use problems::Problems;
+pub(crate) use table::{Row, TABLE};
+pub(crate) use values::duration;
+
+janus_core::settings! {
+    /// The settings of the core, and those of the binary alone.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Settings {
+        "HTTP" {
+            /// Key of the HTTP API, sent by its clients as `Authorization: Bearer KEY`. Without a key the API is served
+            /// only if every address of `http_listen` is on loopback, and never to requests passed on by a proxy. The
+            /// key is never printed, and has no flag, because every user of a machine can read its command lines.
+            api_key: ApiKey = ApiKey::default(), secret(
+                ApiKey::accepts,
+                "16 to 256 letters, digits and characters of -._~+/=, or \"\" for none"
+            );
+
+            /// Requests to the HTTP API served at once. A further request gets status 503.
+            max_api_connections: usize = 256, count(1..=100_000);
+        }
+
+        "Logging" {
+            /// How much is logged to standard error.
+            log: LogLevel = LogLevel(LevelFilter::Info), one_of_in_any_case(LogLevel::NAMES);
+
+            /// Log lines waiting for standard error. Further lines are lost and counted.
+            log_queue: usize = 4_096, count(64..=1 << 20);
+        }
+
+        nested {
+            /// The settings of the core. Unlike a program that embeds the core, the binary has an HTTP port by default.
+            core: Config = Config { http_listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], ..Config::default() };
+        }
+    }
+}
+
+impl Settings {
+    /// Checks each setting, those of the core first, and then the rules across settings.
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.core.validate()?;
+        self.check_each()?;
+        if self.core.listen.is_empty() && self.core.http_listen.is_empty() {
+            return Err(ConfigError {
+                key: "http_listen".into(),
+                value: "[]".to_owned(),
+                expected: "an address here or in listen: without one, no client could connect".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The key for users of the HTTP API; empty if there is none. Never printed.
+#[derive(Clone, Default)]
+pub(crate) struct ApiKey(String);
+
+impl ApiKey {
+    /// A key that does not come from a layer of the settings.
+    #[cfg(test)]
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// `None` if there is no key.
+    pub(crate) fn reveal(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(&*self.0)
+    }
+
+    /// RFC 6750 has the characters that may follow `Bearer`; a shorter key can be guessed.
+    fn accepts(text: &str) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        text.is_empty() || (16..=256).contains(&text.len()) && text.bytes().all(allowed)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { HIDDEN })
+    }
+}
+
+impl Stored for ApiKey {
+    fn to_value(&self) -> Value {
+        Value::Text(self.0.clone())
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        String::from_value(value).map(Self)
+    }
+}
+
+/// The most verbose level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogLevel(pub(crate) LevelFilter);
+
+impl LogLevel {
+    const NAMES: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+}
+
+impl Stored for LogLevel {
+    fn to_value(&self) -> Value {
+        Value::Text(self.0.as_str().to_ascii_lowercase())
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        String::from_value(value)?.parse().ok().map(Self)
+    }
+}

@@ -1,0 +1,138 @@
+//! All settings of the server as one table, in the order of documents, and the names of their flags and variables.
+
+use std::sync::LazyLock;
+
+use janus_core::settings::{Field, Kind, Setting, Table as _, Value};
+use janus_core::{Config, Namespace};
+
+use super::{Settings, derived, values};
+
+/// A setting, with access to its field of [`Settings`].
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// Name, text, kind and limits.
+    pub(crate) setting: &'static Setting,
+    place: Place,
+}
+
+/// The struct with the field of a setting.
+#[derive(Debug)]
+enum Place {
+    Core(&'static Field<Config>),
+    /// The top level of a file is the default namespace.
+    Namespace(&'static Field<Namespace>),
+    Binary(&'static Field<Settings>),
+}
+
+/// Every setting of the server, group by group. The first row decides the place of its group, so that the binary can
+/// add rows to a group of the core.
+pub(crate) static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
+    let core = Config::FIELDS.iter().filter(|field| field.setting.group != HOOKS);
+    let mut rows: Vec<Row> = core.map(|field| Row { setting: &field.setting, place: Place::Core(field) }).collect();
+    rows.extend(Namespace::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Namespace(field) }));
+    rows.extend(Settings::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Binary(field) }));
+    let groups: Vec<&str> = rows.iter().map(|row| row.setting.group).collect();
+    rows.sort_by_key(|row| groups.iter().position(|group| *group == row.setting.group));
+    rows
+});
+
+/// Hooks are for programs that embed the core; the binary has none.
+const HOOKS: &str = "Hooks";
+
+/// The prefix of all variables.
+pub(super) const PREFIX: &str = "JANUS_";
+
+/// The place in [`TABLE`] of a setting of this name.
+pub(super) fn find(name: &str) -> Option<usize> {
+    TABLE.iter().position(|row| row.setting.name == name)
+}
+
+/// The place in [`TABLE`] of a setting named by this program itself.
+pub(super) fn index_of(name: &str) -> usize {
+    find(name).expect("the name of a setting")
+}
+
+impl Row {
+    /// The variable for the value.
+    pub(crate) fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.setting.name.to_ascii_uppercase())
+    }
+
+    /// The flag for the value, without hyphens. A secret has none, because every user of a machine can read the command
+    /// lines of its processes.
+    pub(crate) fn flag(&self) -> Option<String> {
+        (!self.is_secret()).then(|| self.setting.name.replace('_', "-"))
+    }
+
+    /// Whether the value is never printed.
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self.setting.kind, Kind::Secret { .. })
+    }
+
+    /// Whether a variable has several values with commas between them, and a flag may be repeated.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.setting.kind, Kind::Addresses | Kind::Origins { .. })
+    }
+
+    /// The field of a namespace, if tables `[namespace.NAME]` may have the setting.
+    pub(super) fn of_a_namespace(&self) -> Option<&'static Field<Namespace>> {
+        if let Place::Namespace(field) = self.place { Some(field) } else { None }
+    }
+
+    /// The accepted values, and the way to write them.
+    pub(crate) fn expected(&self) -> String {
+        self.with_unit(&self.setting.kind.expected())
+    }
+
+    /// The value in force.
+    pub(super) fn read(&self, settings: &Settings) -> Value {
+        match self.place {
+            Place::Core(field) => field.read(&settings.core),
+            Place::Namespace(field) => field.read(&settings.core.default_namespace),
+            Place::Binary(field) => field.read(settings),
+        }
+    }
+
+    /// Writes an accepted value.
+    pub(super) fn write(&self, settings: &mut Settings, value: Value) {
+        match self.place {
+            Place::Core(field) => field.write(&mut settings.core, value),
+            Place::Namespace(field) => field.write(&mut settings.core.default_namespace, value),
+            Place::Binary(field) => field.write(settings, value),
+        }
+    }
+
+    /// The value, or the accepted values: the text is not of the setting's kind (`None`), or the value is refused.
+    pub(super) fn check(&self, value: Option<Value>) -> Result<Value, String> {
+        let value = value.ok_or_else(|| self.expected())?;
+        self.setting.check(&value).map_err(|error| self.with_unit(&error.expected))?;
+        if let Value::Addresses(addresses) = &value
+            && let Some(address) = values::duplicate(addresses)
+        {
+            return Err(format!("each address once; {address} is a duplicate"));
+        }
+        Ok(value)
+    }
+
+    fn with_unit(&self, expected: &str) -> String {
+        match self.setting.kind {
+            Kind::Bytes(_) => format!("{expected}, as a whole number of bytes or with a unit such as \"64 KiB\""),
+            Kind::Duration(_) => format!("{expected}, with a unit such as \"10 s\""),
+            _ => expected.to_owned(),
+        }
+    }
+
+    /// The default as in a file, or in words if it depends on the machine or on another setting.
+    pub(crate) fn default_text(&self) -> String {
+        self.default_in_words().map_or_else(|| self.toml(&self.read(&Settings::default())), str::to_owned)
+    }
+
+    pub(super) fn default_in_words(&self) -> Option<&'static str> {
+        derived::default_in_words(self.setting.name).or(self.setting.default)
+    }
+
+    /// A value of this setting as in a file.
+    pub(super) fn toml(&self, value: &Value) -> String {
+        values::toml(&self.setting.kind, value)
+    }
+}

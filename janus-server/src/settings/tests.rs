@@ -1,0 +1,187 @@
+//! The layers together: values from files, variables and flags, mistakes in these, and `config show`.
+
+use std::time::Duration;
+
+use janus_core::{Config, Namespace, SlowConsumer};
+
+use super::Settings;
+use super::load::{Flags, Loaded};
+use super::problems::Problems;
+use super::table::{TABLE, index_of};
+
+fn of_a_namespace() -> Vec<&'static str> {
+    TABLE.iter().filter_map(|row| Some(row.of_a_namespace()?.setting.name)).collect()
+}
+
+fn read_file(text: &str) -> Result<Loaded, Problems> {
+    read(text, Flags::default())
+}
+
+fn read(file: &str, flags: Flags) -> Result<Loaded, Problems> {
+    let mut temporary = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut temporary, file.as_bytes()).unwrap();
+    Loaded::read(&Flags { file: Some(temporary.path().into()), ..flags }, [], None)
+}
+
+/// The names of a struct's fields, from its `{:#?}` form.
+fn fields_of(debug: &str) -> Vec<&str> {
+    let fields = debug.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ").map(|(name, _)| name));
+    fields.filter(|name| !name.starts_with(' ')).collect()
+}
+
+#[test]
+fn the_table_has_every_field_of_the_settings() {
+    let core = format!("{:#?}", Config::default());
+    let mut fields = fields_of(&core);
+    let settings = format!("{:#?}", Settings::default());
+    fields.extend(fields_of(&settings).into_iter().filter(|name| *name != "core"));
+    // The top level of a file is the default namespace; other namespaces are tables.
+    fields.retain(|name| !["default_namespace", "namespaces"].contains(name));
+    // The binary has no hooks.
+    fields.retain(|name| !name.contains("hook"));
+    fields.extend(of_a_namespace());
+    let mut names: Vec<&str> = TABLE.iter().map(|row| row.setting.name).collect();
+    fields.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(names, fields);
+}
+
+#[test]
+fn a_table_of_a_namespace_may_have_every_field_of_a_namespace() {
+    assert_eq!(fields_of(&format!("{:#?}", Namespace::default())), of_a_namespace());
+}
+
+#[test]
+fn a_namespace_inherits_what_it_leaves_out() {
+    let file = "history = true\nhistory_messages = 7\n[namespace.quotes]\nslow_consumer = \"conflate\"\n\
+                [namespace.'a \"b\\']\nhistory = false\nhistory_messages = 8";
+    let mut flags = Flags::default();
+    flags.values.push((index_of("history_bytes"), vec!["2 KiB".to_owned()]));
+    let core = read(file, flags).unwrap().settings.core;
+    let default = Namespace { history: true, history_messages: 7, history_bytes: 2_048, ..Namespace::default() };
+    assert_eq!(core.default_namespace, default);
+    assert_eq!(core.namespaces.len(), 2);
+    let conflate = Namespace { slow_consumer: SlowConsumer::Conflate, ..default.clone() };
+    assert_eq!(core.namespaces["quotes"], conflate);
+    let other = Namespace { history: false, history_messages: 8, ..default };
+    assert_eq!(core.namespaces["a \"b\\"], other);
+}
+
+#[test]
+fn the_examples_of_operations_md_are_accepted() {
+    let document = include_str!("../../../docs/OPERATIONS.md");
+    let examples = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let namespaces: usize = examples.map(|text| read_file(text).unwrap().settings.core.namespaces.len()).sum();
+    assert_ne!(namespaces, 0, "one of them is about namespaces");
+}
+
+#[test]
+fn what_show_prints_reads_back_as_the_same_settings() {
+    let changed = "listen = [\"[::1]:0\", \"10.0.0.1:9\"]\nhttp_listen = []\nallowed_origins = \"*\"\nmax_queue_bytes = 100001\nframe_timeout = \"1500 ms\"\n\
+                   topic_idle = \"2m\"\nallow_publish = true\nlog = \"DEBUG\"\nthreads = 0x10\n\
+                   history = true\nhistory_age = \"5 s\"\nresume = \"session\"\nslow_consumer = \"drop_oldest\"";
+    let namespaces =
+        "history_age = \"5 s\"\n[namespace.quotes]\nhistory = true\n[namespace.'a \"b\\']\nhistory_bytes = 5000";
+    for text in ["", changed, namespaces] {
+        let first = read_file(text).unwrap();
+        let second = read_file(&first.show()).unwrap();
+        assert_eq!(first.settings.core, second.settings.core);
+        assert_eq!(first.settings.log, second.settings.log);
+    }
+}
+
+#[test]
+fn frequent_pings_shorten_the_pong_timeout_unless_a_layer_sets_it() {
+    for (file, expected) in [
+        ("", 20_000),
+        ("heartbeat_interval = \"60 s\"", 20_000),
+        ("heartbeat_interval = \"1 s\"", 5_000),
+        ("heartbeat_interval = \"1 s\"\npong_timeout = \"20 s\"", 20_000),
+        ("heartbeat_interval = \"1 s\"\npong_timeout = \"0 s\"", 0),
+    ] {
+        let loaded = read_file(file).unwrap();
+        assert_eq!(loaded.settings.core.pong_timeout, Duration::from_millis(expected), "{file}");
+    }
+    let shown = read_file("heartbeat_interval = \"1 s\"").unwrap().describe("pong_timeout");
+    assert_eq!(shown, "pong_timeout = \"5 s\" (five times heartbeat_interval)");
+    let problems = read_file("pong_timeout = \"50 ms\"").unwrap_err().to_string();
+    assert!(
+        problems.contains("pong_timeout = \"50 ms\": expected 0 s for no limit, or 100 ms to 7 days"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_key_is_shown_nowhere() {
+    let key = "correct-horse-battery";
+    let loaded = read_file(&format!("api_key = \"{key}\"\n")).unwrap();
+    assert_eq!(loaded.settings.api_key.reveal(), Some(key));
+    assert!(loaded.show().contains("\napi_key = \"***\"  # file "), "{}", loaded.show());
+    for text in [loaded.show(), format!("{loaded:?}"), loaded.describe("api_key")] {
+        assert!(!text.contains(key), "{text}");
+    }
+    for bad in ["tooshort", "with blanks in between", "ümlaut-in-a-secret-key", &"x".repeat(257)] {
+        let problems = read_file(&format!("api_key = \"{bad}\"\n")).unwrap_err().to_string();
+        assert!(
+            problems.ends_with(
+                ":1: api_key = \"***\": expected 16 to 256 letters, digits and characters of \
+                                    -._~+/=, or \"\" for none"
+            ),
+            "{problems}"
+        );
+    }
+    let variables = [("JANUS_API_KEY".into(), key.into())];
+    let loaded = Loaded::read(&Flags::default(), variables, None).unwrap();
+    assert_eq!(loaded.settings.api_key.reveal(), Some(key));
+    assert!(loaded.show().contains("\napi_key = \"***\"  # variable JANUS_API_KEY\n"), "{}", loaded.show());
+}
+
+#[test]
+fn a_list_may_be_empty() {
+    let variables = [("JANUS_HTTP_LISTEN".into(), "".into()), ("JANUS_ALLOWED_ORIGINS".into(), "*, http://a".into())];
+    let core = Loaded::read(&Flags::default(), variables, None).unwrap().settings.core;
+    assert_eq!((core.http_listen, core.allowed_origins), (vec![], vec!["*".to_owned(), "http://a".to_owned()]));
+    assert_eq!(read_file("http_listen = []").unwrap().settings.core.http_listen, []);
+    assert_eq!(read_file("listen = []").unwrap().settings.core.listen, []);
+    let problems = read_file("allowed_origins = [\"https://a.example/path\"]").unwrap_err().to_string();
+    assert!(problems.ends_with("expected origins such as \"https://app.example\", or \"*\" for any"), "{problems}");
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_in_the_order_of_its_lines() {
+    let problems = read_file("threads = 0\nmax_topcs = 5\nframe_timeout = 10\n[listen]\n").unwrap_err().to_string();
+    let lines: Vec<&str> = problems.lines().collect();
+    assert!(lines[0].ends_with(":1: threads = 0: expected 1 to 256"), "{problems}");
+    assert!(lines[1].ends_with(":2: max_topcs is not a setting; did you mean max_topics?"), "{problems}");
+    assert!(lines[2].contains(":3: frame_timeout = 10: expected 10 ms to 7 days, with a unit"), "{problems}");
+    assert!(lines[3].contains(":4: listen"), "{problems}");
+}
+
+#[test]
+fn every_problem_of_a_namespace_is_told_with_its_place() {
+    let file = "[namespace.quotes]\nhistry = true\nhistory_age = 5\nmax_topics = 9\nslow_consumer = \"drop\"\n\
+                [namespace.\"a:b\"]\n[namespace]\nhistory = true\n[namespaces.news]\n";
+    let problems = read_file(file).unwrap_err().to_string();
+    for (line, expected) in [
+        ":2: namespace.quotes.histry is not a setting; did you mean history?",
+        ":3: namespace.quotes.history_age = 5: expected 10 ms to 7 days, with a unit such as \"10 s\"",
+        ":4: namespace.quotes.max_topics is not a setting of a namespace: max_topics belongs at the top level",
+        ":5: namespace.quotes.slow_consumer = \"drop\": expected \"disconnect\", \"drop_oldest\"",
+        ":6: namespace = \"a:b\": expected a name of 1 to 255 bytes without ':'",
+        ":8: namespace.history = true: expected a table that starts with [namespace.history]",
+        ":9: [namespaces] is not a setting: tables are called [namespace.NAME]",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(problems.lines().nth(line).is_some_and(|line| line.contains(expected)), "{expected}: {problems}");
+    }
+    assert_eq!(problems.lines().count(), 7, "{problems}");
+}
+
+#[test]
+fn a_namespace_too_many_is_told_with_its_place() {
+    let file: String = (0..1_001).map(|number| format!("[namespace.n{number}]\n")).collect();
+    let problems = read_file(&file).unwrap_err().to_string();
+    assert!(problems.ends_with(":1001: namespaces = 1001: expected at most 1,000 of them"), "{problems}");
+}
