@@ -18,7 +18,7 @@ use super::codecs::{CLASSIC, CodecId, Codecs};
 use super::{Ledger, UnderWay};
 use crate::ground::clock::Tick;
 use crate::wire::classic::MessageParts;
-use crate::wire::{self, Position, ServerEvent, TopicName};
+use crate::wire::{self, Epoch, Position, ServerEvent, TopicName};
 
 /// Sealed frames with dense sequence numbers.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Batch {
     /// The same in other wire formats.
     others: Others,
     /// Of the topic when the frames were numbered.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
     /// When the batch was sealed.
     pub(crate) tick: Tick,
     /// The number of the pass that hands it out, and what its messages tell of those before; 0 before that. Both belong
@@ -272,7 +272,7 @@ impl OpenBatch {
         &mut self,
         topic: &TopicName,
         next_seq: u64,
-        epoch: u64,
+        epoch: Epoch,
         tick: Tick,
         ledger: &Arc<Ledger>,
     ) -> Batch {
@@ -315,7 +315,7 @@ pub(crate) mod tests {
             open.buffer().extend_from_slice(frame.as_bytes());
             open.commit();
         }
-        open.seal(&topic(), next_seq, 7, Tick::new(1), &Arc::default())
+        open.seal(&topic(), next_seq, Epoch::new(7), Tick::new(1), &Arc::default())
     }
 
     #[test]
@@ -324,7 +324,7 @@ pub(crate) mod tests {
         for seq in 2..5 {
             open.buffer().extend_from_slice(&vec![b'x'; 1 << 20]);
             open.commit();
-            let batch = open.seal(&topic(), seq, 7, Tick::new(1), &Arc::default());
+            let batch = open.seal(&topic(), seq, Epoch::new(7), Tick::new(1), &Arc::default());
             assert!(batch.classic.bytes.is_unique(), "the open batch holds no part of it");
         }
     }
@@ -347,7 +347,7 @@ pub(crate) mod tests {
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(&[b'x'; 1_000]);
         open.commit();
-        let batch = Arc::new(open.seal(&topic(), 2, 7, Tick::new(1), &ledger));
+        let batch = Arc::new(open.seal(&topic(), 2, Epoch::new(7), Tick::new(1), &ledger));
         let held = Arc::clone(&batch);
         drop(batch);
         assert!(ledger.bytes() >= 1_000);
@@ -365,7 +365,7 @@ pub(crate) mod tests {
             wire::classic::encode_message(open.buffer(), &Timestamp { mega: 1, sec: 2, micro: 3 }, &publication);
             open.commit();
         }
-        let batch = open.seal(&topic(), 7, 9, Tick::new(1), &ledger);
+        let batch = open.seal(&topic(), 7, Epoch::new(9), Tick::new(1), &ledger);
         let before = ledger.bytes();
         let view = batch.view(other, &codecs);
         assert_eq!(view.bytes(), batch.classic().bytes(), "it is the same codec under another number");
@@ -384,7 +384,7 @@ pub(crate) mod tests {
         open.commit();
         open.buffer().extend_from_slice(b"half");
         open.truncate_uncommitted();
-        let batch = open.seal(&topic(), 2, 7, Tick::new(1), &Arc::default());
+        let batch = open.seal(&topic(), 2, Epoch::new(7), Tick::new(1), &Arc::default());
         assert_eq!(&batch.classic().bytes()[..], b"whole");
         assert_eq!(batch.frames(), 1);
     }

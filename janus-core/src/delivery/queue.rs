@@ -29,7 +29,7 @@ use super::slot::{End, SlowReason, Subscription};
 use super::{Batch, Ledger, Link, Terms};
 use crate::config::SlowConsumer;
 use crate::ground::clock::Tick;
-use crate::wire::{ServerEvent, TopicName};
+use crate::wire::{Epoch, ServerEvent, TopicName};
 
 /// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
@@ -78,7 +78,7 @@ pub(crate) enum Entry {
 pub(crate) struct Gap {
     subscription: Arc<Subscription>,
     topic: TopicName,
-    epoch: u64,
+    epoch: Epoch,
     seqs: Range<u64>,
 }
 
@@ -191,7 +191,7 @@ pub(crate) enum Taken {
 }
 
 impl Entry {
-    fn gap(subscription: &Arc<Subscription>, topic: &TopicName, epoch: u64, seqs: Range<u64>) -> Self {
+    fn gap(subscription: &Arc<Subscription>, topic: &TopicName, epoch: Epoch, seqs: Range<u64>) -> Self {
         Self::Gap(Box::new(Gap { subscription: Arc::clone(subscription), topic: topic.clone(), epoch, seqs }))
     }
 
@@ -520,7 +520,7 @@ impl Queue {
         &mut self,
         subscription: &Arc<Subscription>,
         topic: &TopicName,
-        epoch: u64,
+        epoch: Epoch,
         seqs: Range<u64>,
     ) {
         self.push(Entry::gap(subscription, topic, epoch, seqs));
@@ -764,7 +764,7 @@ mod tests {
         let quotes = subscription(&terms, SlowConsumer::Conflate, true);
         let mut queue = Queue::new(&terms);
         queue.admit(messages(&quotes, 1..5)).unwrap();
-        queue.push_gap(&quotes, &topic(), 7, 5..7);
+        queue.push_gap(&quotes, &topic(), Epoch::new(7), 5..7);
         queue.admit(messages(&quotes, 7..11)).unwrap();
         assert_eq!(waiting(&queue), [Some((1..5, false)), Some((5..10, false)), Some((10..11, true))]);
         check_sums(&queue);
@@ -819,7 +819,7 @@ mod tests {
         let subscription = subscription(&terms, SlowConsumer::Conflate, true);
         let mut queue = Queue::new(&terms);
         queue.admit(messages(&subscription, 1..2)).unwrap();
-        queue.push_gap(&subscription, &topic(), 7, 2..5);
+        queue.push_gap(&subscription, &topic(), Epoch::new(7), 2..5);
         queue.admit(messages(&subscription, 5..6)).unwrap();
         queue.admit(messages(&subscription, 6..7)).unwrap();
         assert_eq!(waiting(&queue), [Some((1..2, false)), Some((2..6, false)), Some((6..7, true))]);

@@ -38,7 +38,7 @@ use crate::config::SlowConsumer;
 use crate::ground::clock::{AtomicTick, Tick};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace;
-use crate::wire::{Peer, ServerEvent, TopicName};
+use crate::wire::{Epoch, Peer, ServerEvent, TopicName};
 
 /// What an instance allows each of its clients, and where it keeps the accounts.
 #[derive(Clone, Debug)]
@@ -376,7 +376,7 @@ impl Slot {
 
     /// Has delivery of a topic that had to start afresh, under a new epoch, go on with `seq`. If that leaves something out,
     /// the subscriber finds a gap; a client that cannot be told of it is closed.
-    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, topic: &TopicName, epoch: u64, seq: u64) {
+    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, topic: &TopicName, epoch: Epoch, seq: u64) {
         let mut out = self.out.lock();
         // In one go with the look at it: a sender may be at work on what is skipped, and what it has sent is not lost.
         let next_seq = subscription.next_seq.load(Ordering::Relaxed);

@@ -281,7 +281,7 @@ impl Janus {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use janus_core::{Config, Janus, Namespace, Position};
+    /// use janus_core::{Config, Epoch, Janus, Namespace, Position};
     ///
     /// let default_namespace = Namespace { history: true, ..Namespace::default() };
     /// let config = Config { default_namespace, ..Config::default() };
@@ -291,7 +291,7 @@ impl Janus {
     ///     janus.publish("news", &number).await?;
     /// }
     /// // A position that is of no life of the topic is before everything.
-    /// let mut history = janus.history("news", Some(Position { epoch: 0, seq: 0 }), 2)?;
+    /// let mut history = janus.history("news", Some(Position { epoch: Epoch::NONE, seq: 0 }), 2)?;
     /// let mut parts = vec![history.messages.len()];
     /// while history.more {
     ///     history = janus.history("news", Some(history.position), 2)?;

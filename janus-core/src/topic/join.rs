@@ -208,6 +208,7 @@ mod tests {
     use crate::delivery::SenderPool;
     use crate::topic::roster::tests::subscription;
     use crate::topic::sequence::tests::{hand_out, name, number};
+    use crate::wire::Epoch;
 
     const TICK: Tick = Tick::new(1);
 
@@ -251,7 +252,8 @@ mod tests {
     fn a_position_that_leads_nowhere_begins_with_the_next_message() {
         let (topic, _) = topic(3);
         let epoch = topic.epoch();
-        let strange = [(epoch ^ 1, 2), (epoch, 4), (epoch, u64::MAX)];
+        let other = Epoch::new(epoch.number() ^ 1);
+        let strange = [(other, 2), (epoch, 4), (epoch, u64::MAX)];
         for (epoch, seq) in strange {
             let entry = topic.join(&subscription(), Since::after(Some(Position { epoch, seq })), TICK).unwrap();
             assert_eq!((entry.position.seq, entry.missed), (3, None), "{epoch} {seq}");

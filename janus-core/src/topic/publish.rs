@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::topic::{Offer, TopicError, TopicState, Topics, Waiter};
-use crate::wire::{ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
+use crate::wire::{Epoch, ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
 
 /// The longest name of a topic under any setting.
 const MAX_TOPIC_BYTES: usize = 4_096;
@@ -23,7 +23,7 @@ const MAX_TOPIC_BYTES: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Names the life of the topic in which the message was numbered. Random; changes when a topic starts afresh.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The message's number in its topic, without holes within an epoch. The first number is 1. 0 if the topic does not
     /// exist, because it has no subscriber and keeps no history.
     pub seq: u64,
@@ -33,7 +33,7 @@ pub struct Receipt {
 
 impl Receipt {
     /// For a message without a topic.
-    pub(crate) const UNNUMBERED: Self = Self { epoch: 0, seq: 0, subscribers: 0 };
+    pub(crate) const UNNUMBERED: Self = Self { epoch: Epoch::NONE, seq: 0, subscribers: 0 };
 }
 
 /// Why a message was not published. No subscriber gets a refused message, unless a variant says otherwise.

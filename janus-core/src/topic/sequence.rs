@@ -15,12 +15,12 @@ use crate::config::{Config, Resume};
 use crate::delivery::{Batch, Ledger, OpenBatch, Pass, UnderWay};
 use crate::ground::clock::{Clock, Tick};
 use crate::wire::classic::MessageHead;
-use crate::wire::{Position, Publication, TopicName};
+use crate::wire::{Epoch, Position, Publication, TopicName};
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Sequence {
-    epoch: u64,
+    epoch: Epoch,
     /// The last position of the previous epoch. Numbers continued from there, and a subscriber with all of these
     /// messages was not told of the new epoch.
     earlier: Option<Position>,
@@ -47,7 +47,7 @@ pub(super) struct Sequence {
 /// Where the numbers of a topic begin, or continue after the topic was asleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
-    pub(super) epoch: u64,
+    pub(super) epoch: Epoch,
     pub(super) earlier: Option<Position>,
     pub(super) next_seq: u64,
     /// The number of the last pass.
@@ -63,8 +63,8 @@ impl Start {
 }
 
 /// Never counted up, so that a restarted server cannot claim to continue an old epoch.
-pub(super) fn random_epoch() -> u64 {
-    getrandom::u64().expect("the system has a source of random numbers")
+pub(super) fn random_epoch() -> Epoch {
+    Epoch::new(getrandom::u64().expect("the system has a source of random numbers"))
 }
 
 /// The limits on a topic's kept messages.
@@ -210,7 +210,7 @@ impl Sequence {
 
 /// Positions.
 impl Sequence {
-    pub(super) fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
@@ -351,7 +351,7 @@ impl Sequence {
     }
 
     /// Starts afresh under this epoch: nothing is kept, numbers continue. Returns the former pass under way.
-    pub(super) fn restart(&mut self, epoch: u64, latest: u64) -> Option<Arc<Pass>> {
+    pub(super) fn restart(&mut self, epoch: Epoch, latest: u64) -> Option<Arc<Pass>> {
         // Where the numbers do not add up, no earlier position has a meaning.
         let adds_up = self.ring.end() + self.open.frames() as u64 == self.next_seq;
         self.earlier = adds_up.then_some(Position { epoch: self.epoch, seq: self.next_seq - 1 });
@@ -378,10 +378,12 @@ pub(super) mod tests {
         TopicName::new("news", 255).unwrap()
     }
 
+    const EPOCH: Epoch = Epoch::new(7);
+
     const KEEP: Keep = Keep { messages: 8, bytes: 1 << 20, age: 1_000 };
 
     fn sequence(history: Option<Keep>) -> Sequence {
-        let start = Start { epoch: 7, earlier: None, next_seq: 1, latest: 1 };
+        let start = Start { epoch: EPOCH, earlier: None, next_seq: 1, latest: 1 };
         Sequence::new(start, Kept { keep: KEEP, history })
     }
 
@@ -421,7 +423,7 @@ pub(super) mod tests {
         let mut sequence = sequence(None);
         let last = hand_out(&mut sequence, &Arc::default(), 3);
         let woken = Sequence::new(sequence.start(), Kept { keep: KEEP, history: None });
-        assert_eq!((woken.position(), woken.latest), (Position { epoch: 7, seq: 3 }, last));
+        assert_eq!((woken.position(), woken.latest), (Position { epoch: EPOCH, seq: 3 }, last));
         assert!(woken.can_continue(4) && !woken.can_continue(3) && woken.check());
     }
 
@@ -432,11 +434,11 @@ pub(super) mod tests {
         number(&mut sequence, 2);
         seal(&mut sequence);
         let pass = begin(&mut sequence, &numbers).unwrap();
-        let under_way = sequence.restart(8, numbers.last());
+        let under_way = sequence.restart(Epoch::new(8), numbers.last());
         assert!(under_way.is_some_and(|under_way| Arc::ptr_eq(&under_way, &pass)));
-        assert_eq!((sequence.position(), sequence.first_kept()), (Position { epoch: 8, seq: 4 }, 5));
+        assert_eq!((sequence.position(), sequence.first_kept()), (Position { epoch: Epoch::new(8), seq: 4 }, 5));
         assert_eq!((sequence.in_flight(), sequence.check()), (InFlight::default(), true));
-        let leads = |seq| sequence.leads_here(Position { epoch: 7, seq });
+        let leads = |seq| sequence.leads_here(Position { epoch: EPOCH, seq });
         assert!(leads(4) && !leads(3), "only a subscriber that has missed no message goes on");
         assert_eq!(sequence.end(pass), None, "the pass is no longer under way");
     }
@@ -457,7 +459,7 @@ pub(super) mod tests {
         assert!(lost_batch.check());
         lost_batch.batches.remove(1);
         assert!(!lost_batch.check(), "a hole between two batches");
-        lost_batch.restart(9, 1);
+        lost_batch.restart(Epoch::new(9), 1);
         assert!(lost_batch.check() && lost_batch.earlier.is_some());
     }
 
@@ -477,7 +479,7 @@ pub(super) mod tests {
         number(&mut sequence, 10);
         seal(&mut sequence);
         let mut read = |since: Option<u64>, limit| {
-            let since = since.map(|seq| Position { epoch: 7, seq });
+            let since = since.map(|seq| Position { epoch: EPOCH, seq });
             let excerpt = sequence.excerpt(since, limit, Tick::new(1)).unwrap();
             let seqs: Vec<u64> = excerpt.messages.iter().flat_map(|(_, seqs)| seqs.clone()).collect();
             (seqs, excerpt.complete, excerpt.more)
@@ -486,7 +488,7 @@ pub(super) mod tests {
         assert_eq!(read(Some(3), 2), (vec![4, 5], true, true));
         assert_eq!(read(Some(1), 2), (vec![3, 4], false, true), "message 2 is no longer kept");
         assert_eq!(read(Some(10), 2), (vec![], true, false));
-        let stranger = sequence.excerpt(Some(Position { epoch: 8, seq: 9 }), 100, Tick::new(1)).unwrap();
+        let stranger = sequence.excerpt(Some(Position { epoch: Epoch::new(8), seq: 9 }), 100, Tick::new(1)).unwrap();
         assert_eq!((stranger.position.seq, stranger.complete), (10, false));
     }
 
@@ -534,9 +536,10 @@ pub(super) mod tests {
                         sequence.truncate_uncommitted();
                     }
                     Step::Restart => {
-                        sequence.restart(sequence.epoch() + 1, numbers.last());
+                        let before = sequence.epoch();
+                        sequence.restart(Epoch::new(before.number() + 1), numbers.last());
                         (handed_out, under_way) = (numbered, None);
-                        let last = Position { epoch: sequence.epoch() - 1, seq: numbered };
+                        let last = Position { epoch: before, seq: numbered };
                         prop_assert!(sequence.leads_here(last));
                     }
                 }

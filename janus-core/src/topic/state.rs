@@ -30,7 +30,7 @@ use crate::ground::line::Ticket;
 use crate::ground::trace;
 use crate::supervision::ActorRef;
 use crate::wire::classic::ErrorCode;
-use crate::wire::{Position, TopicName};
+use crate::wire::{Epoch, Position, TopicName};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -258,7 +258,7 @@ impl TopicState {
         }
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.core.lock().sequence.epoch()
     }
 

@@ -19,18 +19,19 @@ use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
 use crate::topic::{CatchUp, Entry, Excerpt, Hold, Since, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
-use crate::wire::{Position, Timestamp, TopicName};
+use crate::wire::{Epoch, Position, Timestamp, TopicName};
 
 /// How a subscriber in this process wants its messages.
 ///
 /// ```
-/// use janus_core::{Position, SlowConsumer, SubscribeOptions};
+/// use janus_core::{SlowConsumer, SubscribeOptions};
 ///
 /// let options = SubscribeOptions::default()
-///     .since(Position { epoch: 7, seq: 41 })
+///     .since("9f86d081884c7d65.41".parse()?)
 ///     .slow_consumer(SlowConsumer::DropOldest)
 ///     .max_queue_frames(16);
 /// # let _ = options;
+/// # Ok::<_, janus_core::wire::PositionError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SubscribeOptions {
@@ -387,8 +388,8 @@ impl From<TopicError> for SubscribeError {
 /// Messages of a topic whose namespace keeps history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// The end of these messages: a request or a subscription since this position continues right after them. Both
-    /// numbers are 0 if the topic does not exist.
+    /// The end of these messages: a request or a subscription since this position continues right after them. The epoch is
+    /// [`Epoch::NONE`] and the number 0 if the topic does not exist.
     pub position: Position,
     /// False if messages after the requested position are no longer there, or if this position belongs to another life
     /// of the topic; then `messages` begin with the first kept message. Independent of the limit.
@@ -424,7 +425,7 @@ pub(crate) fn history(
         return Err(HistoryError::NotKept);
     }
     let Some(excerpt) = shared.find_or_wake(&name, None).and_then(|topic| topic.history(since, limit, shared)) else {
-        let position = Position { epoch: 0, seq: 0 };
+        let position = Position { epoch: Epoch::NONE, seq: 0 };
         let complete = since.is_none_or(|since| since == position);
         return Ok(History { position, complete, more: false, messages: Vec::new() });
     };
@@ -520,7 +521,7 @@ mod tests {
         with_topics(Config::default(), |topics| {
             let first = subscribe(topics, SubscribeOptions::default());
             publish(topics, 2);
-            let since = Position { epoch: first.position().epoch ^ 1, seq: 1 };
+            let since = Position { epoch: Epoch::new(first.position().epoch.number() ^ 1), seq: 1 };
             let mut second = subscribe(topics, SubscribeOptions::default().since(since));
             assert_eq!((second.resumption().resumed, second.position().seq), (false, 2));
             publish(topics, 1);
