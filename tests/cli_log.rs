@@ -141,7 +141,7 @@ fn lines_lost_without_a_reader_are_counted_when_the_reader_is_back() {
     log.fill();
     flood(&mut connect(&address), 1_000);
     log.line("log lines were lost, because standard error was not read");
-    log.line("more lines from transport.rs:");
+    log.line("more lines from closing.rs:");
 }
 
 #[cfg(target_os = "linux")]
@@ -175,7 +175,7 @@ fn a_flood_of_one_kind_of_line_is_summed_up_without_loss() {
         let line = log.line("");
         if line.contains("bad_topic") {
             told += 1;
-        } else if line.contains("more lines from transport.rs:") {
+        } else if line.contains("more lines from closing.rs:") {
             told += line.split("] ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
         }
         assert!(told <= 5_000 && !line.contains("lost"), "{line}");

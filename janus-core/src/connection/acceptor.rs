@@ -1,14 +1,15 @@
 //! Accepts connections on one listener: the original's `acceptor`.
 //!
-//! The listener itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections
-//! that wait in its backlog. The Acceptor only accepts, in bursts, and starts a Transport for each.
+//! The listener itself belongs to the tree, so a crash of the Acceptor loses neither the port nor the connections in
+//! the backlog. The Acceptor only accepts, in bursts, and starts a Transport for each connection.
 //!
-//! It accepts no faster than `accept_rate`, and no more than `max_handshakes` ahead of the greetings; whoever comes then waits in
-//! the backlog. When descriptors run out it pauses and goes on by itself; connections wait in the backlog meanwhile.
+//! An Acceptor accepts no faster than `accept_rate`, and at most `max_handshakes` connections ahead of the greetings;
+//! further connections wait in the backlog. When descriptors run out, the Acceptor pauses and then continues by itself.
 //!
-//! Where a client says first what it wants, its connection is a [guest](crate::connection::guests) until then. Where it is greeted first, it
-//! is one only if `max_connections` have their places. So a full server goes on accepting: it cannot know before whether a
-//! connection is a request to the API, a publisher, or one subscriber too many.
+//! In a protocol whose client speaks first, a connection is a [guest](crate::connection::guests) until its purpose is
+//! known. In a protocol whose server speaks first, a connection is a guest only if all places of `max_connections` are
+//! taken. So a full server continues to accept: a new connection may be a request to the API, a publisher, or a
+//! subscriber too many.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -41,12 +42,12 @@ use crate::session::Session;
 use crate::supervision::ActorRef;
 use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
 
-/// Connections taken from the kernel before others get their turn. Taking one is a fraction of serving it, and a backlog that
-/// overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after each piece of a fan-out, so
-/// this and the next are some 100 µs each.
+/// Connections taken from the kernel before other tasks get their turn. Taking a connection costs a fraction of serving
+/// it, and a backlog that overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after
+/// each piece of a fan-out, so this number and the next are worth some 100 µs each.
 const BURST: usize = 32;
 
-/// Connections that are served, which means a Transport and a greeting, before others get their turn.
+/// Connections served, with a Transport and a greeting, before other tasks get their turn.
 const SERVED_PER_TURN: usize = 8;
 
 /// How long to wait for descriptors to become free.
@@ -58,19 +59,19 @@ const SERVER_OVERLOADED: &str = "the server is short of memory; try again later"
 /// A listener and the Acceptor that works on it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    /// With the real port, if it has one.
+    /// The address with the real port; `None` for a listener without an address.
     pub(crate) addr: Option<SocketAddr>,
     pub(crate) acceptor: ActorRef<Acceptor>,
     pub(crate) origin: Arc<Origin>,
     listener: Mutex<Place>,
 }
 
-/// Where the one listener is. It is lent, not cloned: an Acceptor must be able to restart when there is not one
-/// descriptor left.
+/// Where the listener is. The listener is lent, not cloned: an Acceptor must be able to restart even when no descriptor
+/// is left.
 enum Place {
     Here(Box<dyn Listener>),
     Lent,
-    /// The instance ends: connections in the backlog must not wait for somebody who never comes.
+    /// The instance ends: connections in the backlog must not wait for an Acceptor that never comes.
     Closed,
 }
 
@@ -85,7 +86,7 @@ impl fmt::Debug for Place {
 }
 
 impl Endpoint {
-    /// `number` tells apart those that have no address.
+    /// `number` tells listeners without an address apart.
     pub(crate) fn new(listener: Box<dyn Listener>, origin: Arc<Origin>, number: usize) -> Self {
         let addr = listener.local_addr();
         let name = match addr {
@@ -102,10 +103,13 @@ impl Endpoint {
             Place::Here(listener) => Lent { endpoint: Arc::clone(self), listener: Some(listener) },
             other => {
                 *place = other;
-                return Err(io::Error::new(io::ErrorKind::NotConnected, "the listener is closed, or another has it"));
+                return Err(io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "the listener is closed, or another Acceptor has it",
+                ));
             }
         };
-        // Without the lock, and lent already: it may be anybody's code, and comes back also if it panics.
+        // Without the lock, and lent already: a listener may be foreign code, and comes back even if it panics.
         drop(place);
         lent.listener.as_mut().map_or(Ok(()), |listener| listener.start())?;
         Ok(lent)
@@ -113,15 +117,15 @@ impl Endpoint {
 
     pub(crate) fn close(&self) {
         let listener = std::mem::replace(&mut *self.listener.lock(), Place::Closed);
-        // Without the lock: it may be anybody's code.
+        // Without the lock: a listener may be foreign code.
         drop(listener);
     }
 }
 
-/// Goes back to the tree however its Acceptor ends.
+/// A listener on loan; returns to the tree however its Acceptor ends.
 struct Lent {
     endpoint: Arc<Endpoint>,
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     listener: Option<Box<dyn Listener>>,
 }
 
@@ -144,7 +148,7 @@ pub(crate) enum TcpPort {
 }
 
 impl TcpPort {
-    /// What the kernel lacks is told in the log, unless it has been `told`.
+    /// Options that the kernel lacks are named in the log, unless `told` has named them already.
     pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
         Ok(Self::Bound(Some(bind(addr, config, told)?)))
     }
@@ -179,7 +183,7 @@ impl Listener for TcpPort {
     }
 }
 
-/// Opens a listening socket with all options that its connections inherit.
+/// Opens a listening socket with all options for its connections to inherit.
 fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
@@ -194,7 +198,8 @@ fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::
     Ok(socket.into())
 }
 
-/// Gives a socket the options that it has not inherited, also one that somebody else has accepted: all limits count on them.
+/// Gives a socket the options that it has not inherited, even a socket that other code has accepted: all limits count
+/// on these options.
 pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
     let Incoming { link, peer, inherits } = incoming;
     match link {
@@ -203,7 +208,7 @@ pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
                 log::debug!("{peer}: {missing}");
             }
         }
-        // By default it would hold three times as much, which its client reads when it is stale.
+        // By default the buffer would hold three times as much, and the client would read stale messages.
         #[cfg(unix)]
         Link::Unix(stream) => {
             if let Err(error) = SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes) {
@@ -217,22 +222,24 @@ pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
     }
 }
 
-/// Has the kernel probe an idle connection after a time of its own, from three to five quarters of `tcp_keepalive`.
+/// Sets the time after which the kernel probes an idle connection: from three to five quarters of `tcp_keepalive`,
+/// different for each connection.
 ///
-/// Thousands that connect together and stay idle would all be probed in the same moment, again and again: so many answers at
-/// once do not fit through the queue of a network device, and whose answer is lost each time is taken for dead.
+/// Thousands of clients that connect together and stay idle would all be probed in the same moment, again and again.
+/// That many answers at once do not fit through the queue of a network device, and a client whose answers are lost is
+/// taken for dead.
 fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
-    // Ports of one client follow on each other; multiplied by a fraction near the golden ratio they are spread evenly.
+    // Ports of one client follow each other; multiplied by a fraction near the golden ratio, they are spread evenly.
     let part = f64::from(peer.port().wrapping_mul(40_503)) / f64::from(u16::MAX);
     let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_TCP_KEEPALIVE);
-    // It keeps the time that it has from its listener, which is only less well spread.
+    // On failure the connection keeps the time of its listener: only less well spread.
     let _ = rustix::net::sockopt::set_tcp_keepidle(stream, time);
 }
 
 pub(crate) struct Acceptor {
     shared: Arc<Connections>,
     origin: Arc<Origin>,
-    /// Until it is handed to [`Accept`].
+    /// Until [`Accept`] takes the listener.
     listener: Option<Lent>,
 }
 
@@ -248,10 +255,10 @@ impl Acceptor {
     }
 }
 
-/// Per cent of the memory budget from which on new connections are refused.
+/// Per cent of the memory budget from which new connections are refused.
 pub(crate) const REFUSE: usize = 95;
 
-/// A place for another client, or why there is none.
+/// A place for another client, or why the client is refused.
 pub(crate) fn admit(shared: &Arc<Connections>) -> Result<Reservation, (ErrorCode, &'static str)> {
     let Some(place) = Reservation::new(shared) else {
         return Err((ErrorCode::TooManyConnections, SERVER_FULL));
@@ -262,13 +269,13 @@ pub(crate) fn admit(shared: &Arc<Connections>) -> Result<Reservation, (ErrorCode
     Ok(place)
 }
 
-/// Counts a client that is refused, and says so in the log.
+/// Counts a client that is refused, and logs the refusal.
 pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
     let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
     if code == ErrorCode::ServerOverloaded {
         shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
     }
-    // One line for a burst of refusals, not one each.
+    // A few lines for a burst of refusals, not a line for each.
     if refused.is_power_of_two() {
         log::warn!("{peer}: refused with {code} ({refused} refused so far)");
     }
@@ -277,7 +284,7 @@ pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
     }
 }
 
-/// Serves a byte stream: as a client where the server speaks first and has a place for it, otherwise as a guest.
+/// Serves a byte stream: as a client where the server speaks first and there is a place, otherwise as a guest.
 pub(crate) fn serve(shared: &Arc<Connections>, link: Link, peer: Peer, origin: &Arc<Origin>) {
     let decoder = origin.codec.decoder();
     if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
@@ -296,13 +303,13 @@ pub(crate) fn serve(shared: &Arc<Connections>, link: Link, peer: Peer, origin: &
     start(shared, slot, false, peer, origin, decoder);
 }
 
-/// How many more connections there is room for without one of the guests having to go. While memory is short there are few
-/// guests, whatever else is free.
+/// How many more connections there is room for before a guest must go. While memory is short, guests are few even if
+/// places are free.
 fn room(shared: &Connections) -> usize {
     shared.table.room(&shared.config, shared.memory_is_at(REFUSE))
 }
 
-/// Makes a byte stream a client that has a place. The decoder may know something about the client already.
+/// Serves a byte stream as a client with a place. The decoder may hold input of the client already.
 pub(crate) fn serve_with(
     shared: &Arc<Connections>,
     place: Reservation,
@@ -316,7 +323,7 @@ pub(crate) fn serve_with(
     start(shared, slot, true, peer, origin, decoder);
 }
 
-/// Gives a connection its session, and its Transport on this thread, which greets where that is the server's part.
+/// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
 fn start(
     shared: &Arc<Connections>,
     slot: Arc<Slot>,
@@ -359,10 +366,10 @@ impl Actor for Acceptor {
 /// Accepts for as long as the actor lives.
 struct Accept {
     listener: Lent,
-    /// At most `max_handshakes`. They are closed if the Acceptor crashes, as a connection is whose Transport does.
+    /// At most `max_handshakes` connections. If the Acceptor crashes, they are closed, as by a crash of a Transport.
     waiting: VecDeque<Incoming>,
     pace: Pace,
-    /// Until there are descriptors, or the pace allows for another connection.
+    /// Until there are descriptors, or the pace admits another connection.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -381,7 +388,7 @@ impl ActorFuture<Acceptor> for Accept {
             acceptor.accepted(incoming);
         }
         if self.waiting.is_empty() {
-            // A burst must not be paid for until the next one.
+            // The memory of a burst is not kept until the next burst.
             self.waiting.shrink_to(SERVED_PER_TURN);
         }
         if more || !self.waiting.is_empty() {
@@ -392,7 +399,7 @@ impl ActorFuture<Acceptor> for Accept {
 }
 
 impl Accept {
-    /// Takes connections from the kernel; whether there may be more at once.
+    /// Takes connections from the kernel; true if more connections may wait there.
     fn take(&mut self, acceptor: &Acceptor, cx: &mut task::Context<'_>) -> bool {
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
@@ -402,14 +409,15 @@ impl Accept {
         }
         let now = Instant::now();
         let config = &acceptor.shared.config;
-        // Those that wait hold descriptors, which a full server has for no more than it can make room for in a turn.
+        // Waiting connections hold descriptors, and a full server has descriptors for no more connections than it can
+        // make room for in a turn.
         let most = config.max_handshakes.min(room(&acceptor.shared).max(SERVED_PER_TURN));
         for _ in 0..BURST.min(most.saturating_sub(self.waiting.len())) {
             if let Err(time) = self.pace.admits(now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;
             }
-            let listener = self.listener.listener.as_mut().expect("it is there until it is dropped");
+            let listener = self.listener.listener.as_mut().expect("the listener is on loan until the drop");
             match listener.poll_accept(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(connection)) => {
@@ -437,20 +445,20 @@ impl Accept {
 fn paused(sleep: Sleep, cx: &mut task::Context<'_>) -> Pin<Box<Sleep>> {
     let mut sleep = Box::pin(sleep);
     if sleep.as_mut().poll(cx).is_ready() {
-        // It was over before it began.
+        // The time was over before the pause began.
         cx.waker().wake_by_ref();
     }
     sleep
 }
 
-/// A number of connections per second, of which a tenth may come at once.
+/// A rate of connections per second. A tenth of a second's connections may come at once.
 #[derive(Debug)]
 struct Pace {
     /// From one connection to the next.
     interval: Duration,
-    /// So much earlier than at regular intervals they may come.
+    /// By how much a connection may come earlier than at regular intervals.
     ahead: Duration,
-    /// When the next one would come at regular intervals.
+    /// When the next connection would come at regular intervals.
     next: Instant,
 }
 
@@ -471,7 +479,7 @@ impl Pace {
     }
 }
 
-/// Errors that belong to the connection that was next, not to the listener: accept(2) of Linux says to try again.
+/// Errors about the next connection, not about the listener: accept(2) of Linux says to try again.
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,

@@ -1,11 +1,11 @@
-//! Connections without a place of `max_connections`, and which of them goes first when there is no room for another.
+//! Connections without a place of `max_connections`, and the order in which they make room.
 //!
-//! A guest is a connection that has not said yet what it is for, or a publisher that found the server full. Guests have
+//! A guest is a connection with a purpose still unknown, or a publisher that found the server full. Guests have
 //! `reserved_connections` to themselves, and use free places of `max_connections` while there are any. When neither is
-//! left, a newcomer takes the room of the oldest silent guest of the address that has most of them: an address that
-//! floods the server crowds out its own connections, and the request of another address is read. A guest that has
-//! published is no longer silent. Such guests have half of `reserved_connections`; one more crowds out the oldest of the
-//! address that has most of those.
+//! left, a newcomer takes the room of a silent guest: the oldest of the address with most silent guests. So an address
+//! that floods the server crowds out its own connections, and the request of another address is read. A guest that has
+//! published is no longer silent. Publishing guests have half of `reserved_connections`; another publishing guest
+//! crowds out the oldest of the address with most publishing guests.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,12 +36,12 @@ impl Guests {
         }
     }
 
-    /// Takes out the guest that is to go first.
+    /// Takes out the first guest to go.
     pub(crate) fn take_first(&mut self) -> Option<Arc<Slot>> {
         self.silent.take_first().or_else(|| self.publishing.take_first())
     }
 
-    /// Notes that a guest has published; the guest that has to go because there are `max` of its kind already.
+    /// Notes that a guest has published. Returns the guest that must go if there are `max` publishing guests already.
     pub(crate) fn has_published(&mut self, slot: &Slot, max: usize) -> Option<Arc<Slot>> {
         let slot = self.silent.remove(slot)?;
         let goes = if self.publishing.len >= max { self.publishing.take_first() } else { None };
@@ -50,12 +50,12 @@ impl Guests {
     }
 }
 
-/// Guests of one kind.
+/// Guests of the same kind, silent or publishing.
 #[derive(Debug, Default)]
 struct Line {
-    /// Those of each address by their numbers, which rise: the first is the oldest.
+    /// The guests of each address by number. Numbers rise: the first guest is the oldest.
     by_address: HashMap<Address, BTreeMap<u64, Arc<Slot>>>,
-    /// Every address in `by_address` with how many guests it has, and its oldest; the last has most.
+    /// Every address in `by_address`, by number of guests and oldest guest; the last address has most.
     order: BTreeSet<(usize, Reverse<u64>, Address)>,
     len: usize,
 }
@@ -84,7 +84,7 @@ impl Line {
         self.remove(&first)
     }
 
-    /// Takes out the guests of a connection's address, to be put back changed.
+    /// Takes out the guests of a connection's address. The caller puts the changed guests back.
     fn take(&mut self, slot: &Slot) -> (Address, Option<BTreeMap<u64, Arc<Slot>>>) {
         let address = slot.account.as_ref().map(|account| account.address).unwrap_or_default();
         let guests = self.by_address.remove(&address);
@@ -99,13 +99,13 @@ impl Line {
             self.order.insert(rank);
             self.by_address.insert(address, guests);
         } else if self.by_address.is_empty() {
-            // A crowd must not be paid for until the next.
+            // The memory of a crowd is not kept until the next crowd.
             self.by_address = HashMap::new();
         }
     }
 }
 
-/// Where an address stands in [`Line::order`]; nowhere without a guest.
+/// The rank of an address in [`Line::order`]; `None` without a guest.
 fn rank(address: Address, guests: &BTreeMap<u64, Arc<Slot>>) -> Option<(usize, Reverse<u64>, Address)> {
     let (oldest, _) = guests.first_key_value()?;
     Some((guests.len(), Reverse(*oldest), address))
@@ -119,7 +119,7 @@ mod tests {
     use crate::delivery::stream::Stream;
     use crate::delivery::{Codecs, Ledger, Terms};
 
-    /// Makes connections from addresses by their last byte, numbered in their order.
+    /// Makes connections, numbered in order, from addresses that differ in the last byte.
     struct Host {
         accounts: Accounts,
         terms: Arc<Terms>,
@@ -151,10 +151,10 @@ mod tests {
         let (mut host, mut guests) = (Host::new(), Guests::default());
         let slots: Vec<_> = [9, 1, 1, 2, 1, 2].map(|address| host.connection(address)).into();
         slots.iter().for_each(|slot| guests.add(slot));
-        // Three of address 1, until it has as many as address 2, whose oldest came later.
+        // Address 1 has three guests. When both addresses have two, address 1 still has the oldest guest.
         assert_eq!([number(guests.take_first()), number(guests.take_first())], [Some(2), Some(3)]);
         guests.remove(&slots[5]);
-        // One of each: the oldest.
+        // With a guest of each address, the oldest goes first.
         let rest: Vec<_> = std::iter::from_fn(|| number(guests.take_first())).collect();
         assert_eq!((rest, guests.len()), (vec![1, 4, 5], 0));
         guests.remove(&slots[0]);
@@ -168,7 +168,7 @@ mod tests {
         slots.iter().for_each(|slot| guests.add(slot));
         assert_eq!(number(guests.has_published(&slots[0], 2)), None);
         assert_eq!(number(guests.has_published(&slots[1], 2)), None);
-        assert_eq!(number(guests.has_published(&slots[1], 2)), None, "it is one already");
+        assert_eq!(number(guests.has_published(&slots[1], 2)), None, "it is publishing already");
         assert_eq!(number(guests.has_published(&slots[3], 2)), Some(1), "there is no room for a third");
         let rest: Vec<_> = std::iter::from_fn(|| number(guests.take_first())).collect();
         assert_eq!((rest, guests.len()), (vec![3, 2, 4], 0));

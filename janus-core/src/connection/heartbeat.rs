@@ -1,8 +1,8 @@
-//! One tick for all connections: PINGs and their answers, frames that stay unfinished, and clients that take nothing of what
-//! waits for them.
+//! The tick of all connections: PINGs and their answers, unfinished frames, and clients that take nothing from their
+//! queues.
 //!
-//! A timer per client would cost more memory than a client may; this task looks at every connection once a tick
-//! instead, a portion at a time, so that nobody waits behind it.
+//! A timer per client would cost more memory than a client may. This task looks at every connection once a tick
+//! instead, a portion at a time, so that no other task waits behind a look at all connections.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::delivery::{End, Slot};
 use crate::ground::clock::Tick;
 use crate::hooks::{DropReason, News};
 
-/// Connections looked at before others get their turn.
+/// Connections looked at before other tasks get their turn.
 const PORTION: usize = 256;
 
-/// PINGs sent, or lagging clients looked after, before others get their turn.
+/// PINGs sent, or lagging clients looked after, before other tasks get their turn.
 const SENDS: usize = 32;
 
 /// Advances the clock and looks after the connections, for ever.
 pub(crate) async fn run(shared: Arc<Connections>) {
     let mut interval = tokio::time::interval(shared.clock.period);
-    // After a delay, ticks in quick succession would only repeat the same look at every connection.
+    // After a delay, ticks in quick succession would only repeat the same work.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut slow_log = SlowLog::default();
     loop {
@@ -74,7 +74,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
             tokio::task::yield_now().await;
         }
         for slot in shared.local_slots() {
-            // A program takes its time; its policy is all that limits it.
+            // A subscriber in this process may take its time; only its policy limits the queue.
             slot.end_if_stalled(tick, u32::MAX, u32::MAX);
             slow_log.see(&slot, tick);
         }
@@ -85,7 +85,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
     }
 }
 
-/// Tells the embedder's hooks of a client that has begun to lag.
+/// Tells the embedder's hooks about a client that has begun to lag.
 fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
     if let Some(hooks) = &shared.hooks
         && let Some(lag) = begins_to_lag(slot, shared, tick)
@@ -96,6 +96,7 @@ fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
     }
 }
 
+/// Tells the embedder's hooks about dropped messages.
 fn tell_of_drops(shared: &Connections) {
     let Some(hooks) = &shared.hooks else { return };
     for ((topic, why), messages) in shared.ledger().take_dropped() {

@@ -1,4 +1,4 @@
-//! The clients that are connected, as the operator sees them: a list in pages, and the means to end one.
+//! The connected clients, as the operator sees them: a list in pages.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use crate::delivery::Slot;
 use crate::session::Session;
 use crate::wire::{Peer, TopicName};
 
-/// Connections looked at before others may enter or leave their table.
+/// Connections looked at before other connections may enter or leave the table.
 const PORTION: usize = 1_024;
 
-/// A client that is served.
+/// A served client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// The number of its connection, by which the log names it, too; never used again in the instance.
+    /// The number of the connection, as in the log; never used again in the instance.
     pub connection: u64,
-    /// The protocol that it speaks, such as `classic`.
+    /// The protocol of the connection, such as `classic`.
     pub transport: &'static str,
-    /// Where it is connected from.
+    /// The address of the client.
     pub peer: Peer,
-    /// Its user, as the [hook](crate::hooks::Hooks::authenticate) named it; empty for somebody unknown.
+    /// The user's name from the [hook](crate::hooks::Hooks::authenticate); empty for an unknown user.
     pub user: String,
-    /// What it is subscribed to, in no order.
+    /// The topics of the client, in no order.
     pub topics: Vec<TopicName>,
 }
 
-/// The clients that are served, in the order of their numbers: the first `limit` of those above `after`.
+/// Clients that are served, in the order of their numbers: the first `limit` clients above `after`.
 pub(crate) fn page(shared: &Connections, after: u64, limit: usize) -> Vec<ConnectionInfo> {
     let mut page = BinaryHeap::new();
     for_all(shared, |slot, session| {
@@ -36,7 +36,7 @@ pub(crate) fn page(shared: &Connections, after: u64, limit: usize) -> Vec<Connec
             && (page.len() < limit || page.peek().is_some_and(|last: &Entry| slot.id < last.slot.id))
         {
             page.push(Entry { slot: Arc::clone(slot), session: Arc::clone(session) });
-            // Beyond the limit by one at most, so that no more is held than asked for.
+            // At most a single entry above the limit: a page costs no more memory than the caller asked for.
             if page.len() > limit {
                 page.pop();
             }
@@ -45,6 +45,7 @@ pub(crate) fn page(shared: &Connections, after: u64, limit: usize) -> Vec<Connec
     page.into_sorted_vec().iter().map(|Entry { slot, session }| describe(shared, slot, session)).collect()
 }
 
+/// Calls `visit` with every connection, and with the session of a served client.
 pub(crate) fn for_all(shared: &Connections, mut visit: impl FnMut(&Arc<Slot>, Option<&Arc<Session>>)) {
     let mut portion = 0..PORTION;
     while shared.table.visit_with_session(portion.clone(), &mut visit) {
@@ -62,7 +63,7 @@ fn describe(shared: &Connections, slot: &Slot, session: &Session) -> ConnectionI
     }
 }
 
-/// In the order of its number.
+/// Ordered by the connection's number.
 struct Entry {
     slot: Arc<Slot>,
     session: Arc<Session>,

@@ -1,4 +1,4 @@
-//! Where byte streams come from: the trait that a transport's other half, its codec, is put beside.
+//! Sources of byte streams: the trait [`Listener`], which together with a codec makes a transport.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,8 @@ use crate::wire::{Codec, Peer};
 
 /// Yields the byte streams of clients, one after the other.
 ///
-/// An Acceptor polls it on the home arbiter, inside a tokio runtime: it must not block. It outlives a crash of its Acceptor.
+/// An Acceptor polls the listener on the home arbiter, inside a tokio runtime; `poll_accept` must not block. The
+/// listener outlives a crash of its Acceptor.
 ///
 /// ```
 /// use std::io;
@@ -44,7 +45,7 @@ use crate::wire::{Codec, Peer};
 /// }
 /// ```
 pub trait Listener: Send + 'static {
-    /// Where clients connect to, if that is an address: for [`Janus::local_addrs`](crate::Janus::local_addrs) and names.
+    /// The address to which clients connect, if any: for [`Janus::local_addrs`](crate::Janus::local_addrs) and names.
     fn local_addr(&self) -> Option<SocketAddr> {
         None
     }
@@ -54,7 +55,7 @@ pub trait Listener: Send + 'static {
     ///
     /// # Errors
     ///
-    /// The Acceptor does not start, which counts as a crash of it.
+    /// The Acceptor does not start; this counts as a crash of the Acceptor.
     fn start(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -63,8 +64,9 @@ pub trait Listener: Send + 'static {
     ///
     /// # Errors
     ///
-    /// One that is about the stream that was next, such as [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), is
-    /// passed over; after any other the Acceptor waits for 100 ms, in the belief that descriptors have run out.
+    /// The Acceptor skips an error about the next stream, such as
+    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted). After any other error the Acceptor waits for 100 ms, in
+    /// the belief that descriptors have run out.
     fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>>;
 }
 
@@ -73,67 +75,70 @@ pub trait Listener: Send + 'static {
 pub struct Incoming {
     pub(crate) link: Link,
     pub(crate) peer: Peer,
-    /// Whether its socket has the options of a listener of ours.
+    /// Whether the socket has inherited its options from the server's own listener.
     pub(crate) inherits: bool,
 }
 
 impl Incoming {
-    /// A TCP connection, which takes the direct path: whoever delivers writes to its socket.
+    /// A TCP connection. TCP takes the direct path: a delivery writes straight to the socket.
     ///
-    /// The socket gets the options of the server's own: no delay, `send_buffer_bytes`, `tcp_keepalive` and `tcp_user_timeout`.
+    /// The socket gets the options of the server's own sockets: no delay, `send_buffer_bytes`, `tcp_keepalive` and
+    /// `tcp_user_timeout`.
     #[must_use]
     pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
         Self { link: stream.into(), peer: peer.into(), inherits: false }
     }
 
-    /// A connection over a Unix socket, which takes the direct path as well. Its client is a local one.
+    /// A connection over a Unix socket. Unix sockets take the direct path as well, and count as local clients.
     ///
-    /// The socket gets `send_buffer_bytes`, of which the kernel takes some hundred for each message beside its own.
-    /// The kernel has no reset for it: a slow consumer that is cut off can still read what was sent to it, and then sees the end.
+    /// The socket gets `send_buffer_bytes`, of which the kernel takes some hundred for each message in addition to the
+    /// message's own bytes. The kernel has no reset for Unix sockets: a slow consumer, once cut off, can still read the
+    /// bytes sent before, and then sees the end.
     #[cfg(unix)]
     #[must_use]
     pub fn unix(stream: UnixStream) -> Self {
         Self { link: stream.into(), peer: Peer::Local, inherits: false }
     }
 
-    /// Any other stream. It takes the queued path: what is delivered waits until the connection's own actor writes it.
+    /// Any other stream. Such a stream takes the queued path: a delivery waits until the connection's own actor writes
+    /// the bytes.
     ///
-    /// When writing or flushing has failed, what can still be read counts; the stream is dropped with the end of that, or when nothing
-    /// has come for two seconds.
+    /// When writing or flushing has failed, input that can still be read counts. The stream is dropped at the end of
+    /// the input, or when nothing has come for two seconds.
     ///
-    /// It is polled on the home arbiter, with its connection's lock held: it must neither block nor ask the instance about its
-    /// clients.
+    /// The stream is polled on the home arbiter, with its connection's lock held: polling must neither block nor ask
+    /// the instance about clients.
     #[must_use]
     pub fn stream(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         Self::stream_from(stream, Peer::Local)
     }
 
-    /// The same for a client whose address is known.
+    /// As [`stream`](Self::stream), for a client whose address is known.
     #[must_use]
     pub fn stream_from(stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
         Self { link: Stream::new(Box::pin(stream), peer).into(), peer, inherits: false }
     }
 }
 
-/// A stream that a codec did not want ([`Command::PassOn`](crate::wire::Command::PassOn)).
+/// A stream that a codec has passed on ([`Command::PassOn`](crate::wire::Command::PassOn)).
 #[derive(Debug)]
 pub struct PassedOn {
     /// The stream itself.
     pub stream: PassedStream,
-    /// What has been received on it.
+    /// The bytes that have been received on the stream.
     pub received: Bytes,
-    /// Where it comes from.
+    /// The address of the client.
     pub peer: Peer,
 }
 
-/// Takes the streams that a codec passes on. It is called on the home arbiter and must not block.
+/// Takes passed-on streams. Called on the home arbiter; must not block.
 pub(crate) type PassOn = Arc<dyn Fn(PassedOn) + Send + Sync>;
 
-/// What the connections of one listener have in common.
+/// The common properties of the connections of one listener.
 pub(crate) struct Origin {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) codec_id: CodecId,
-    /// Whether only this machine can connect, whose clients may publish.
+    /// Whether only clients on this machine can connect. Such clients may publish.
     pub(crate) is_local: bool,
     pub(crate) pass_on: Option<PassOn>,
 }

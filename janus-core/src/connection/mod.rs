@@ -1,18 +1,18 @@
-//! Connections: from an accepted byte stream to its end.
+//! Connections: from an accepted byte stream to the end of the stream.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `acceptor.rs` | actor | a listener; decides whether there is room for another client |
-//! | `guests.rs` | table | connections without a place of `max_connections`, and which of them makes room |
+//! | `guests.rs` | table | connections without a place of `max_connections`, and their order of making room |
 //! | `heartbeat.rs` | task | the tick: pings, unfinished frames, stalled clients |
 //! | `list.rs` | pure | the list of connections as the operator sees it |
-//! | `listener.rs` | trait | where byte streams come from |
-//! | `shared.rs` | table | what this floor shares |
-//! | `slow_clients.rs` | pure | the clients that do not keep up, for the operator and the log |
+//! | `listener.rs` | trait | the sources of byte streams |
+//! | `shared.rs` | table | the shared part of this floor |
+//! | `slow_clients.rs` | pure | clients that do not keep up, for the operator and the log |
 //! | `socket_options.rs` | pure | the options of each client's socket |
 //! | `table.rs` | table | the slots of all connections, and the limits on their number |
-//! | `transport.rs`, `transport/` | actor | one connection: reads, decodes, carries out, closes |
-//! | `turn.rs` | table | the turns in which connections do what takes long |
+//! | `transport.rs`, `transport/` | actor | a connection: reads, decodes, carries out, closes |
+//! | `turn.rs` | table | turns for lengthy work of connections |
 
 pub(crate) mod acceptor;
 pub(crate) mod guests;

@@ -1,4 +1,4 @@
-//! What the connection floor shares: the connections, and how the home arbiter's time is divided between them.
+//! The shared part of the connection floor: the connections, and how the home arbiter's time is divided between them.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) struct Connections {
     pub(crate) transport_supervisor: DynamicSupervisor,
     pub(crate) turns: Turns,
     pub(crate) fairness: Fairness,
-    /// Limits the lines about clients that are cut off.
+    /// Limits the log lines about slow consumers.
     pub(crate) cut_off_lines: LogLines,
     /// The embedder's hooks, if there are any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
@@ -46,8 +46,8 @@ impl Connections {
         }
     }
 
-    /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account: what
-    /// `memory_budget_bytes` is held against. Cheap enough to be asked for each new connection.
+    /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account. This sum is
+    /// held against `memory_budget_bytes`. Cheap enough to call for each new connection.
     pub(crate) fn memory_used(&self) -> usize {
         let (_, detached) = self.sessions.table.count();
         let (topics, asleep) = self.topics.table.count();
@@ -59,13 +59,13 @@ impl Connections {
             + self.faults.memory_taken()
     }
 
-    /// Whether so many per cent of the memory budget are used; never without a budget.
+    /// Whether `percent` of the memory budget are used; false without a budget.
     pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
         let budget = self.config.memory_budget_bytes;
         budget > 0 && self.memory_used() >= budget / 100 * percent
     }
 
-    /// By how many bytes usage is over so many per cent of the memory budget.
+    /// By how many bytes usage is above `percent` of the memory budget.
     pub(crate) fn memory_over(&self, percent: usize) -> usize {
         self.memory_used().saturating_sub(self.config.memory_budget_bytes / 100 * percent)
     }
@@ -79,16 +79,17 @@ impl Deref for Connections {
     }
 }
 
-/// A connection with its slot, its Transport and its session: of the binary's resident memory, 4,000 took 1,880 bytes each.
-/// With a subscription, which has a price of its own, it was 1,954 (`docs/BENCHMARKS.md`).
+/// A connection with slot, Transport and session: 4,000 connections took 1,880 bytes each of the binary's resident
+/// memory. With a subscription, which has a price of its own, the figure was 1,954 bytes (`docs/BENCHMARKS.md`).
 pub(crate) const CONNECTION_BYTES: usize = 1_880;
 
-/// A session in the tables, without its cursors: 15,000 with one each took 315 bytes, before they were also kept by address.
+/// A session in the tables, without its cursors: 15,000 sessions with a cursor each took 315 bytes each, before
+/// sessions were also kept by address.
 const DETACHED_SESSION_BYTES: usize = 340;
 
-/// A topic with its actor, without messages and subscribers: 50,000 with one each took 2,622 bytes, and since
-/// topics are kept by address as well 38,400 have taken 170 more each.
+/// A topic with its actor, without messages and subscribers: 50,000 topics with a subscriber each took 2,622 bytes
+/// each. Since topics are kept by address as well, 38,400 topics have taken 170 bytes more each.
 const TOPIC_BYTES: usize = 2_700;
 
-/// What is remembered of a topic that is asleep.
+/// The memory of a sleeping topic.
 const ASLEEP_BYTES: usize = 400;

@@ -1,4 +1,4 @@
-//! Who does not keep up: nobody who costs memory is anonymous.
+//! Clients that do not keep up. The operator sees by name every client that costs memory.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use crate::delivery::Slot;
 use crate::ground::clock::Tick;
 use crate::hooks::SlowClient;
 
-/// Connections that are looked at before others may change the table.
+/// Connections looked at before other connections may enter or leave the table.
 const PORTION: usize = 1_024;
 
 /// The clients with the largest queues, largest first.
 pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient> {
     let tick = shared.clock.tick();
     let mut slow = Vec::new();
-    // Mostly there is nothing, and its lock need not be taken.
+    // Most clients keep up, and their locks need not be taken.
     let mut see =
         |slot: &Arc<Slot>| slow.extend(slot.needs_attention().then(|| describe(slot, shared, tick)).flatten());
     let mut portion = 0..PORTION;
@@ -40,7 +40,7 @@ fn describe(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient>
     })
 }
 
-/// What a client lags by, in the one tick in which it has lagged for long enough to be worth a word.
+/// The lag of a client, in the single tick in which the client has lagged for long enough to be worth reporting.
 pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient> {
     let (_, since) = slot.queued()?;
     (tick.since(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
@@ -52,7 +52,7 @@ const TICKS_BETWEEN: u32 = 10;
 /// Names the slowest clients in the log now and then, for as long as there are any.
 #[derive(Debug, Default)]
 pub(crate) struct SlowLog {
-    /// When it last had something to say.
+    /// The tick of the last line.
     last: Option<Tick>,
     lagging: usize,
     /// The largest queues of this round, at most [`NAMED`](Self::NAMED).
@@ -60,10 +60,10 @@ pub(crate) struct SlowLog {
 }
 
 impl SlowLog {
-    /// Clients that are named in one line.
+    /// Clients named in one line.
     const NAMED: usize = 5;
 
-    /// A client that catches up within so many ticks is not worth a line.
+    /// A client that catches up within this many ticks is not worth a line.
     const MIN_TICKS: u32 = 2;
 
     /// Looks at a client whose queue has been watched in this tick.
@@ -80,7 +80,7 @@ impl SlowLog {
         }
     }
 
-    /// Ends a round, with a line if there is something to say and it has been silent for long enough.
+    /// Ends a round. Writes a line if clients lag and the last line is old enough.
     pub(crate) fn note(&mut self, shared: &Connections, tick: Tick) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
         if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < TICKS_BETWEEN) {
@@ -89,7 +89,16 @@ impl SlowLog {
         self.last = Some(tick);
         let named: Vec<String> =
             largest.iter().filter_map(|(_, slot)| describe(slot, shared, tick)).map(|slow| in_words(&slow)).collect();
-        log::warn!("{lagging} clients lag; the slowest: {}", named.join("; "));
+        log::warn!("{}: {}", title(lagging), named.join("; "));
+    }
+}
+
+/// The beginning of a line about this many slow clients.
+fn title(clients: usize) -> String {
+    match clients {
+        1 => "1 slow client".to_owned(),
+        2..=SlowLog::NAMED => format!("{clients} slow clients"),
+        _ => format!("{clients} slow clients, the slowest"),
     }
 }
 
@@ -97,4 +106,16 @@ fn in_words(slow: &SlowClient) -> String {
     let SlowClient { client, queued_frames, queued_bytes, lagging_for, .. } = slow;
     let peer = slow.peer.map_or_else(|| "in this process, or gone".to_owned(), |peer| peer.to_string());
     format!("client {client} ({peer}), {queued_bytes} bytes in {queued_frames} frames for {lagging_for:.0?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_counts_slow_clients_and_says_when_it_does_not_name_them_all() {
+        assert_eq!(title(1), "1 slow client");
+        assert_eq!(title(5), "5 slow clients");
+        assert_eq!(title(6), "6 slow clients, the slowest");
+    }
 }

@@ -1,4 +1,4 @@
-//! What is asked of the kernel for each connection, and what follows where it does not know how.
+//! The options of each client's socket, and the consequences where the kernel lacks an option.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,11 +10,12 @@ use socket2::{Socket, TcpKeepalive};
 
 use crate::config::Config;
 
-/// An option that the kernel, or a sandbox around the process, does not have. Nothing that the server promises depends on it.
+/// An option that the kernel, or a sandbox around the process, lacks. No promise of the server depends on such an
+/// option.
 #[derive(Debug)]
 pub(crate) struct Missing {
     name: &'static str,
-    /// What the server is like without it.
+    /// The behaviour of the server without the option.
     without: &'static str,
     error: io::Error,
 }
@@ -26,16 +27,17 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Sets all options that there are, and returns the others.
+/// Sets all options, and returns the options that the system lacks.
 pub(crate) fn set(socket: &Socket, config: &Config) -> Vec<Missing> {
     let (idle, interval) = (config.tcp_keepalive, (config.tcp_keepalive / 4).max(Duration::from_secs(1)));
     let dead = "a client whose machine is gone is found later";
     let options = [
-        // Without it Nagle and delayed ACK cost 40 ms on the first message after an ACK.
+        // Without this option, Nagle and delayed ACK cost 40 ms on the first message after an ACK.
         ("TCP_NODELAY", "messages may be 40 ms late", socket.set_tcp_nodelay(true)),
-        // An autotuned buffer of megabytes would make what a slow client reads stale, and the queue's limits a fiction.
+        // With an autotuned buffer of megabytes, slow clients would read stale messages, and the queue's limits were a
+        // fiction.
         ("SO_SNDBUF", "send_buffer_bytes has no effect", socket.set_send_buffer_size(config.send_buffer_bytes)),
-        // A dead peer is found without its help. One after the other: one that is missing must not take the others along.
+        // To find a dead peer. Set separately: a missing option must not take the other options along.
         ("SO_KEEPALIVE", dead, socket.set_keepalive(true)),
         ("TCP_KEEPIDLE", dead, socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))),
         ("TCP_KEEPINTVL", dead, socket.set_tcp_keepalive(&TcpKeepalive::new().with_interval(interval))),
@@ -48,7 +50,7 @@ pub(crate) fn set(socket: &Socket, config: &Config) -> Vec<Missing> {
         .collect()
 }
 
-/// The options that the log has named: a line for each, however many listeners there are.
+/// The options named in the log already: a line for each option, even with many listeners.
 #[derive(Debug, Default)]
 pub(crate) struct Told(RefCell<BTreeSet<&'static str>>);
 
@@ -69,8 +71,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_option_takes_none_of_the_others_along() {
-        // A socket that knows no option of TCP.
+    fn a_missing_option_takes_no_other_option_along() {
+        // A socket without any option of TCP.
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         let config = Config { send_buffer_bytes: 12_345, ..Config::default() };
         let missing: Vec<_> = set(&socket, &config).into_iter().map(|missing| missing.name).collect();

@@ -1,4 +1,5 @@
-//! The slots of all connections, and the counts that `max_connections`, `reserved_connections` and `max_refusals` limit.
+//! The slots of all connections, and the counts that `max_connections`, `reserved_connections` and `max_refusals`
+//! limit.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::config::Config;
 use crate::delivery::{Slot, SlotIds};
 use crate::session::Session;
 
-/// The slots of all connections, and the counts that `max_connections`, `reserved_connections` and `max_refusals` limit.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable {
     listed: Mutex<Listed>,
@@ -20,13 +21,13 @@ pub(crate) struct ConnectionTable {
 #[derive(Debug, Default)]
 struct Listed {
     slots: Slab<Connected>,
-    /// Connections that have a place of `max_connections`.
+    /// Connections with a place of `max_connections`.
     placed: usize,
-    /// Such places of connections that are on their way into the table.
+    /// Places reserved for connections on their way into the table.
     reserved: usize,
-    /// Connections that have none.
+    /// Connections without a place.
     guests: Guests,
-    /// Connections that are being refused.
+    /// Connections being refused.
     refusals: usize,
 }
 
@@ -34,26 +35,27 @@ struct Listed {
 #[derive(Debug)]
 struct Connected {
     slot: Arc<Slot>,
-    /// Once it is served.
+    /// Set once the client is served.
     session: Option<Arc<Session>>,
     standing: Standing,
 }
 
-/// What a connection counts as.
+/// The count to which a connection belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It has a place of `max_connections`.
+    /// With a place of `max_connections`.
     Placed,
-    /// It has none, see [`Guests`].
+    /// Without a place, see [`Guests`].
     Guest,
-    /// It has none, and is among the `max_refusals` that may wait until they have read why.
+    /// Without a place, and among the `max_refusals` connections that stay open until the client has read why.
     Refused,
-    /// It counts as nothing, because it is about to be closed.
+    /// About to be closed, and counted nowhere.
     Crowded,
 }
 
 impl ConnectionTable {
-    /// Enters a connection without a place of `max_connections`, made by `make` from its number and its place in the table.
+    /// Enters a connection without a place of `max_connections`; `make` makes the slot from a number and an index in
+    /// the table.
     pub(crate) fn enter_guest(&self, ids: &SlotIds, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let mut listed = self.listed.lock();
         let slot = listed.enter(ids.next(), Standing::Guest, make);
@@ -61,7 +63,7 @@ impl ConnectionTable {
         slot
     }
 
-    /// How many more connections there is room for; `is_short` says that guests must not use the places of others.
+    /// How many more connections there is room for. If `is_short`, guests have `reserved_connections` alone.
     pub(crate) fn room(&self, config: &Config, is_short: bool) -> usize {
         let Config { max_connections, reserved_connections, .. } = *config;
         let listed = self.listed.lock();
@@ -70,7 +72,7 @@ impl ConnectionTable {
         if is_short { room.min(reserved_connections.saturating_sub(guests)) } else { room }
     }
 
-    /// Takes the guest out of the count that is to go first; the caller must end it.
+    /// Takes the first guest to go out of the count; the caller must end the guest's connection.
     pub(crate) fn crowd_out(&self) -> Option<Arc<Slot>> {
         let mut listed = self.listed.lock();
         let slot = listed.guests.take_first()?;
@@ -78,7 +80,8 @@ impl ConnectionTable {
         Some(slot)
     }
 
-    /// Notes that a guest has published. The guest that has to go for it must be ended by the caller.
+    /// Notes that a guest has published. Returns the guest to make room, if any; the caller must end the guest's
+    /// connection.
     pub(crate) fn guest_has_published(&self, slot: &Slot, config: &Config) -> Option<Arc<Slot>> {
         let mut listed = self.listed.lock();
         let goes = listed.guests.has_published(slot, config.reserved_connections.div_ceil(2))?;
@@ -86,9 +89,8 @@ impl ConnectionTable {
         Some(goes)
     }
 
-    /// Has a connection that closes be no guest any more; false if it is one still, or counts as nothing, because `limit`
-    /// connections are being refused.
-    pub(crate) fn leave(&self, slot: &Slot, limit: usize) -> bool {
+    /// Counts a closing guest as a refusal and frees its room; false if `limit` connections are being refused already.
+    pub(crate) fn begin_refusal(&self, slot: &Slot, limit: usize) -> bool {
         let mut listed = self.listed.lock();
         match listed.standing(slot) {
             Some(Standing::Guest | Standing::Crowded) if listed.refusals < limit => {
@@ -102,18 +104,18 @@ impl ConnectionTable {
         }
     }
 
-    /// Notes the session of a connection, which may change.
+    /// Notes the session of a connection. The session may change.
     pub(crate) fn set_session(&self, slot: &Arc<Slot>, session: &Arc<Session>) {
         let earlier = slot.place.and_then(|place| {
             let slots = &mut self.listed.lock().slots;
             let connected = slots.get_mut(place as usize).filter(|other| Arc::ptr_eq(&other.slot, slot))?;
             connected.session.replace(Arc::clone(session))
         });
-        // Without the lock: it may be the last to hold a topic.
+        // Without the lock: this may drop the last reference to a topic.
         drop(earlier);
     }
 
-    /// The session of a connection, if it is served.
+    /// The session of a connection whose client is served.
     pub(crate) fn session(&self, slot: &Slot) -> Option<Arc<Session>> {
         let slots = &self.listed.lock().slots;
         slots.get(slot.place? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
@@ -135,24 +137,24 @@ impl ConnectionTable {
         drop(removed);
     }
 
-    /// How many connections are open that are not being refused.
+    /// How many connections are open, without the connections being refused.
     pub(crate) fn len(&self) -> usize {
         let listed = self.listed.lock();
         listed.placed + listed.guests.len()
     }
 
-    /// How many connections there are: all that are open, and those on their way.
+    /// How many connections there are, open or on their way into the table.
     pub(crate) fn all(&self) -> usize {
         let listed = self.listed.lock();
         listed.slots.len() + listed.reserved
     }
 
-    /// Shows `visit` the connections in `places`; false once there are none so far up in the table.
+    /// Calls `visit` with the connections in `places`; false if the table ends before or with `places`.
     pub(crate) fn visit(&self, places: std::ops::Range<usize>, mut visit: impl FnMut(&Arc<Slot>)) -> bool {
         self.visit_with_session(places, |slot, _| visit(slot))
     }
 
-    /// The same, with the session of each connection that is served.
+    /// As [`visit`](Self::visit), with the session of each client that is served.
     pub(crate) fn visit_with_session(
         &self,
         places: std::ops::Range<usize>,
@@ -189,16 +191,16 @@ impl Listed {
     }
 }
 
-/// A place of `max_connections` for a connection that is on its way into the table, from whatever thread, or in it without one;
-/// it is given back with a connection that never arrives.
+/// A place of `max_connections`, for a connection on its way into the table from any thread, or for a guest in the
+/// table. Dropping an unused reservation gives the place back.
 pub(crate) struct Reservation {
     shared: Arc<Connections>,
-    /// Whether the place is the connection's own by now.
+    /// Whether a connection has the place by now.
     used: bool,
 }
 
 impl Reservation {
-    /// Takes a place, unless `max_connections` are taken.
+    /// Reserves a place, unless all `max_connections` are taken.
     pub(crate) fn new(shared: &Arc<Connections>) -> Option<Self> {
         let mut listed = shared.table.listed.lock();
         if listed.placed + listed.reserved >= shared.config.max_connections {
@@ -208,12 +210,12 @@ impl Reservation {
         Some(Self { shared: Arc::clone(shared), used: false })
     }
 
-    /// Enters a connection made by `make` from its number, which is never used again, and its place in the table.
+    /// Enters a connection; `make` makes the slot from a number, never used again, and an index in the table.
     pub(crate) fn enter(mut self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let connections = &self.shared.table;
         let mut listed = connections.listed.lock();
         let slot = listed.enter(self.shared.slot_ids.next(), Standing::Placed, make);
-        // In one go, or the connection would count twice for a moment.
+        // Under one lock, or the connection would count twice for a moment.
         listed.reserved -= 1;
         listed.placed += 1;
         drop(listed);

@@ -1,8 +1,8 @@
 //! From tokens to sessions: the original's `proxy_mapper`.
 //!
-//! The actor answers who a token belongs to and ends detached sessions when their time is over. It holds no truth of
-//! its own: the sessions are in the [`SessionTable`](crate::session::SessionTable), where Transports enter and leave
-//! theirs directly, so that no crash of this actor can lose one.
+//! The actor answers questions about sessions, and ends detached sessions when their time is over. The actor holds no
+//! truth of its own: the sessions are in the [`SessionTable`](crate::session::SessionTable), where Transports enter and
+//! detach theirs directly. So no crash of this actor can lose a session.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Actor for ProxyMapper {
     }
 }
 
-/// Sessions that end before others get their turn: thousands may have lost their connections in the same moment.
+/// Sessions that end before other tasks get their turn: thousands may have lost their connections in the same moment.
 const PORTION: usize = 64;
 
 /// Ends detached sessions whose time is over, for ever.

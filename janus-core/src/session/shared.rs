@@ -1,4 +1,4 @@
-//! What the session floor shares: the sessions.
+//! The shared part of the session floor: the sessions.
 
 use std::ops::Deref;
 use std::sync::Arc;

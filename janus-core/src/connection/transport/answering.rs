@@ -1,19 +1,17 @@
 //! Whether the client answers the heartbeat.
 
-use std::sync::atomic::Ordering;
-
 use super::{Step, Transport};
-use crate::wire::{Answers, ErrorCode};
+use crate::wire::Answers;
 
 impl Transport {
-    /// Counts on answers to the heartbeat from the start where the codec obliges clients to give them.
+    /// Expects answers to the heartbeat from the start where the codec obliges clients to answer.
     pub(super) fn expect_answers(&self) {
         if self.wants_answers(Answers::Always) {
             self.slot.pulse.expect(self.shared.clock.tick());
         }
     }
 
-    /// A client that has answered once, and need not, is held to it.
+    /// Notes an answer. A client that need not answer, and has answered once, is expected to answer from then on.
     pub(super) fn answered_ping(&self) {
         if self.wants_answers(Answers::OnceShown) {
             let clock = &self.shared.clock;
@@ -25,18 +23,17 @@ impl Transport {
         !self.shared.config.pong_timeout.is_zero() && self.shared.codecs().answers(self.slot.codec()) == whose
     }
 
-    /// Ends the connection of a client that has not answered the heartbeat.
-    pub(super) fn end_if_silent(&mut self) {
+    /// Whether the client still owes an answer to the heartbeat. Waits longer while the answer may be there and unread.
+    pub(super) fn owes_answer(&self) -> bool {
         let tick = self.shared.clock.tick();
         if self.slot.pulse.unanswered_for(tick).is_none() {
-            return;
+            return false;
         }
         if !matches!(self.step, Step::Reading) {
-            // While a command of its own waits, nothing is read, and the answer may be there.
-            return self.slot.pulse.defer(tick);
+            // While a command of the client waits, nothing is read.
+            self.slot.pulse.defer(tick);
+            return false;
         }
-        self.shared.counters.pings_unanswered.fetch_add(1, Ordering::Relaxed);
-        log::debug!("client {} ({}): closed, it has not answered a ping", self.slot.id, self.session.peer);
-        self.say_bye(None, ErrorCode::PingTimeout, "no answer to a ping came in time; connect again");
+        true
     }
 }

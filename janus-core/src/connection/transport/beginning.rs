@@ -1,13 +1,13 @@
 //! The beginning of an event stream, whose client names all topics in the request.
 //!
-//! The head of the response waits until each topic has been joined or refused: a page publishes, or loads its state, as soon
-//! as the stream is open, and must not miss the messages after that moment.
+//! The head of the response waits until each topic has been joined or refused: a page publishes, or loads its state, as
+//! soon as the stream is open, and must not miss the messages after that moment.
 //!
 //! A returning client knows its last message: an exact position in that message's topic, and a *horizon* for the other
-//! topics, up to which the client has had every message (see [`horizon`](crate::delivery::horizon)). The missed messages of
-//! all topics are sent in the order of their passes, and the client joins all topics in one turn of the home arbiter. Any
-//! other order would make horizons wrong: a connection that ends between two messages of one topic would lose the unsent
-//! messages of another.
+//! topics, up to which the client has had every message (see [`horizon`](crate::delivery::horizon)). The missed
+//! messages of all topics are sent in the order of their passes, and the client joins all topics in one turn of the
+//! home arbiter. Any other order would make horizons wrong: a connection that ends between two messages of one topic
+//! would lose the unsent messages of another.
 
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -177,8 +177,8 @@ impl Transport {
         Some(Seen { last: since, horizon, pass })
     }
 
-    /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the current
-    /// position where messages are no longer kept.
+    /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the
+    /// current position where messages are no longer kept.
     fn place(&self, topic: &TopicState, since: Option<Position>, seen: Option<Seen>) -> Result<Place, TopicError> {
         let resumes = self.shared.config.namespace(topic.name.as_str()).resume == Resume::Position;
         let since = match (since.filter(|_| resumes), seen) {

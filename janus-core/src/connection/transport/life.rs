@@ -1,16 +1,14 @@
-//! The life of a client, in lines of the log and in traces. With the log at `info` and without a trace, each step costs two
-//! loads of a flag.
+//! The life of a client, in lines of the log and in traces. With the log at `info` and without a trace, each step costs
+//! two loads of a flag.
 
 use super::{Step, Transport};
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::Disconnect;
 use crate::wire::{ErrorCode, TopicName};
 
-/// A line of the log about a client. A macro, so that the log's limit counts each place on its own.
+/// A line of the log at `debug`.
 macro_rules! debug {
-    ($transport:expr, $($words:tt)+) => {
-        log::debug!("client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+))
-    };
+    ($transport:expr, $($words:tt)+) => { log_client!($transport, log::Level::Debug, $($words)+) };
 }
 
 impl Transport {

@@ -1,4 +1,4 @@
-//! How a connection becomes a served client, another codec's, or somebody else's altogether.
+//! How a connection becomes a served client, continues in another codec, or leaves for another owner.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct PassingOn {
 }
 
 impl Transport {
-    /// Serves the client once it is known who it is; where nobody wants to know, at once.
+    /// Authenticates the client if there are hooks, then serves it.
     pub(crate) fn open(&mut self, mut open: Open) {
         self.is_forwarded = open.request.as_deref().is_some_and(HttpRequest::is_forwarded);
         let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
@@ -63,19 +63,19 @@ impl Transport {
         }
     }
 
-    /// Lists the session, which takes the place of an earlier one if that is asked for, and greets.
+    /// Lists the session and greets the client. The session continues an earlier session if the client asks for that.
     pub(super) fn serve(&mut self, open: Open) {
         let shared = Arc::clone(&self.shared);
-        shared.sessions.table.attach(Arc::clone(&self.session));
+        shared.sessions.table.enter(Arc::clone(&self.session));
         let mut resumed = false;
         if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
             let own = self.session.token;
             resumed = self.claim(&token).is_ok();
             if resumed {
-                // Its client knows no other position than those it says itself, topic by topic.
+                // The client names its positions itself, topic by topic, and knows no other.
                 self.session = shared.sessions.table.rename(&self.session, own);
                 let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
-                self.session.attached_anew(keeps);
+                self.session.complete_claim_without_topics(keeps);
             }
         }
         shared.table.set_session(&self.slot, &self.session);
@@ -93,14 +93,14 @@ impl Transport {
         });
     }
 
-    /// Has the client hear a heartbeat in silence, also if it never had a message, where its codec wants that.
+    /// Starts the heartbeat before the first message, where the codec wants a heartbeat from the start.
     pub(super) fn expect_silence(&self) {
         if self.shared.codecs().beats_from_the_start(self.slot.codec()) {
             self.slot.expect_silence(self.shared.clock.tick());
         }
     }
 
-    /// Takes over the session of `token`, if it may, and ends the connection that had it.
+    /// Takes over the session of `token`, if this connection may, and ends the session's earlier connection.
     pub(super) fn claim(&mut self, token: &SessionToken) -> Result<(), Unclaimed> {
         let Claimed { session, older } = self.shared.sessions.table.claim(token, &self.session, &self.slot)?;
         self.session = session;
@@ -131,16 +131,16 @@ impl Transport {
         }
     }
 
-    /// Gives the stream to whoever takes what is none of ours; what follows in the input goes along.
+    /// Begins to pass the stream on to the handler of foreign requests, with the input read so far.
     pub(super) fn pass_on(&mut self) {
         let Some(take) = self.origin.pass_on.clone() else {
-            return self.answer_error(FrameError::new(ErrorCode::BadOpen, "there is nothing here"));
+            return self.answer_error(FrameError::new(ErrorCode::BadOpen, "no such endpoint"));
         };
         let received = self.decoder.take_received();
         self.step = Step::PassingOn(Box::new(PassingOn { take, received }));
     }
 
-    /// Carries out what [`pass_on`](Self::pass_on) began, when it is known what else was read.
+    /// Completes [`pass_on`](Self::pass_on), when the rest of the input read is at hand.
     pub(super) fn finish_passing_on(&mut self) {
         let Step::PassingOn(passing) = std::mem::replace(&mut self.step, Step::Over) else { return };
         let PassingOn { take, mut received } = *passing;
@@ -154,7 +154,7 @@ impl Transport {
         let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
-            // It has been cut off meanwhile.
+            // The connection has been cut off.
             None => return,
         };
         self.passed_on = true;
@@ -162,17 +162,17 @@ impl Transport {
     }
 }
 
-/// When a client that was told to try again may come back: the first and the last moment. Those that are told together must
-/// not come together.
+/// When a client that was told to try again may come back: the first and the last moment, in milliseconds. Clients that
+/// are told together must not come together.
 const TRY_AGAIN: Range<u64> = 100..2_000;
 
-/// The same for one that was told to slow down.
+/// When a client may come back after it was told to slow down, in milliseconds.
 const SLOW_DOWN: Range<u64> = 5_000..15_000;
 
 /// Why a client is not served, and when it may come back.
 pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
     let window = match code.class() {
-        // Whoever is refused so is one of many, who must not all come back at once.
+        // Such a client is refused with many other clients, and they must not all come back at once.
         _ if code == ErrorCode::TooManyConnections => Some(SLOW_DOWN),
         ErrorClass::TryAgain => Some(TRY_AGAIN),
         ErrorClass::SlowDown => Some(SLOW_DOWN),
@@ -181,23 +181,23 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
     Refusal { id: None, code, message, reconnect_after: window.map(any_moment) }
 }
 
-/// After what time a client may come back that a drain with so much time left sends away: once the port can be open again,
-/// because a browser's `EventSource` that finds it closed behind a proxy never tries again.
+/// How long a client that a drain sends away should stay away, while `rest_of_drain` is left: until the port can be
+/// open again. A browser's `EventSource` that finds the port closed behind a proxy never tries again.
 ///
-/// The time left is that of `drain_period`, at the end of which nearly every drain is over. To count up to `drain_timeout`, for the
-/// sake of those that wait for slow clients, would keep everybody away for 5 s more each time; a drain that takes longer eats
-/// into `restart_time`, of which most restarts need a second.
+/// `rest_of_drain` counts to the end of `drain_period`, when nearly every drain is over. Counting up to
+/// `drain_timeout`, for drains that wait for slow clients, would keep every client away for 5 s more each time. A
+/// longer drain eats into `restart_time`, of which most restarts need a second.
 pub(super) fn after_a_restart(rest_of_drain: Duration, restart_time: Duration) -> Duration {
     rest_of_drain + restart_time + any_moment(TRY_AGAIN)
 }
 
-/// After what time a client may come back that is to slow down.
+/// How long a client should stay away to slow down.
 pub(super) fn slowly() -> Duration {
     any_moment(SLOW_DOWN)
 }
 
 fn any_moment(window: Range<u64>) -> Duration {
-    // Any will do if the system has no randomness to give.
+    // Without randomness from the system, any moment will do.
     let random = getrandom::u64().unwrap_or_default();
     #[cfg(all(test, feature = "fault-injection"))]
     let random = crate::ground::simulated::seed().unwrap_or(random);

@@ -1,32 +1,34 @@
-//! The place of a connection among all others: as a client of `max_connections`, or as a [guest](crate::connection::guests).
+//! The place of a connection among all others: as a client of `max_connections`, or as a
+//! [guest](crate::connection::guests).
 
 use std::sync::atomic::Ordering;
 
 use super::{Step, Transport, refusal};
-use crate::connection::acceptor::{SERVER_FULL, admit, count_refusal};
+use crate::connection::acceptor::{admit, count_refusal};
 use crate::connection::table::Reservation;
 use crate::delivery::End;
-use crate::wire::{Command, ErrorCode, FrameError, Refusing};
+use crate::wire::{Command, ErrorCode, Refusing};
 
 impl Transport {
-    /// Whether nobody knows what the connection is for: it has no place, and has published nothing.
+    /// Whether the purpose of the connection is unknown: without a place, and without a publication.
     pub(super) fn is_silent_guest(&self) -> bool {
         !self.has_place && !self.has_published
     }
 
-    /// Whether this command is for clients with a place, and its own has none. Publishing is not, nor is what leads out of here.
+    /// Whether this command requires a place, and the connection has none. Publishing requires none, nor do the
+    /// commands that lead out of the server.
     pub(super) fn needs_place(&self, command: &Command) -> bool {
         !self.has_place
             && match command {
                 Command::Subscribe { .. } | Command::Attach { .. } => true,
                 Command::Close(_) | Command::Refused(_) => false,
                 Command::PassOn => self.origin.pass_on.is_none(),
-                // Once it is opened, the words in which a client can be refused may be others.
+                // Once the connection is open, its codec may refuse a client in other words.
                 _ => !self.opened,
             }
     }
 
-    /// Gets the connection a place; if there is none its client is told so.
+    /// Takes a place for the connection; if there is none, the client is told.
     pub(super) fn take_place(&mut self) -> bool {
         match admit(&self.shared) {
             Ok(place) => {
@@ -48,7 +50,7 @@ impl Transport {
         }
     }
 
-    /// Notes that the client may publish, and does.
+    /// Notes a publication by a client that may publish.
     pub(super) fn publishes(&mut self) {
         if !self.is_silent_guest() {
             return;
@@ -60,47 +62,48 @@ impl Transport {
         }
     }
 
-    /// The client has not finished a frame, or has not said what it is for.
-    pub(super) fn time_is_up(&mut self) {
+    /// Whether the client is late: a frame is incomplete, or the purpose of the connection still unknown. Instead of
+    /// being late, a silent guest gets a place that has become free, or is turned away if there is none.
+    pub(super) fn is_late(&mut self) -> bool {
         if self.is_silent_guest() {
             match admit(&self.shared) {
-                // By now there is one.
+                // A place has become free since the guest came.
                 Ok(place) if self.opened && !self.decoder.is_mid_frame() => {
                     self.occupy(place);
-                    return self.slot.set_unfinished(false, false, self.shared.clock.tick());
+                    self.slot.set_unfinished(false, false, self.shared.clock.tick());
+                    return false;
                 }
                 Ok(_) => {}
-                Err((code, message)) => return self.turn_away(code, message),
+                Err((code, message)) => {
+                    self.turn_away(code, message);
+                    return false;
+                }
             }
         }
-        self.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
-        let message = "finish each frame in time; this one was left unfinished";
-        self.answer_error(FrameError::new(ErrorCode::FrameTimeout, message));
+        true
     }
 
-    /// Another guest needs the room.
-    pub(super) fn crowded_out(&mut self) {
-        if self.has_place {
-            return;
+    /// Makes room for another guest.
+    pub(super) fn crowded_out(&mut self, code: ErrorCode, message: &str) {
+        if self.opened && !self.is_closing() {
+            return self.turn_away(code, message);
         }
-        if self.opened && !matches!(self.step, Step::Closing(_) | Step::Over) {
-            return self.turn_away(ErrorCode::TooManyConnections, SERVER_FULL);
+        if !self.is_closing() {
+            count_refusal(&self.shared, self.session.peer, code);
         }
-        if !matches!(self.step, Step::Closing(_) | Step::Over) {
-            count_refusal(&self.shared, self.session.peer, ErrorCode::TooManyConnections);
-        }
-        self.why = Some(ErrorCode::TooManyConnections);
+        self.why = Some(code);
         self.step = Step::Over;
     }
 
-    /// Tells the client that there is no place for it, and closes: at once, if as many as may are being told.
+    /// Tells the client that there is no place, and closes. Closes at once if `max_refusals` clients are being told
+    /// already.
     fn turn_away(&mut self, code: ErrorCode, message: &str) {
         count_refusal(&self.shared, self.session.peer, code);
         let refusal = refusal(code, message);
         let is_unheard = self.decoder.refuse(&refusal) == Refusing::OnceRead;
         let asked_for = self.decoder.successor();
         self.say_goodbye(refusal);
-        let may_wait = self.leave_reserve();
+        let may_wait = self.free_guest_room();
         let Step::Closing(closing) = &mut self.step else { return };
         if let Some((_, asked_for)) = asked_for
             && let Refusing::With(words) = asked_for.refuse(&refusal)
@@ -108,8 +111,8 @@ impl Transport {
             closing.last_words = words;
         }
         if !may_wait {
-            // Told in a way that depends on what it asks for, a browser might take what comes instead for final. After a
-            // connection that ends without a word it comes back.
+            // The right refusal may depend on a request that is not read yet, and a browser might take the wrong
+            // refusal for final. After a connection that ends without a word, a browser comes back.
             if !is_unheard {
                 self.slot.send(std::mem::take(&mut closing.last_words));
             }
@@ -117,8 +120,9 @@ impl Transport {
         }
     }
 
-    /// Has a connection that closes take no room from other guests; false if it has to, or must be over at once.
-    pub(super) fn leave_reserve(&self) -> bool {
-        self.has_place || self.shared.table.leave(&self.slot, self.shared.config.max_refusals)
+    /// Frees the room of a guest that closes for other guests; false if the connection still takes room, and so must be
+    /// over at once.
+    pub(super) fn free_guest_room(&self) -> bool {
+        self.has_place || self.shared.table.begin_refusal(&self.slot, self.shared.config.max_refusals)
     }
 }

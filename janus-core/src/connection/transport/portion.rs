@@ -1,4 +1,5 @@
-//! The portion of work that a connection does at once, before others have theirs (see [`fairness`](crate::accounts::fairness)).
+//! The portion of work that a connection does at once, before other connections have their portions (see
+//! [`fairness`](crate::accounts::fairness)).
 
 use std::task::{self, Poll, ready};
 
@@ -8,12 +9,12 @@ use crate::ground::line::Ticket;
 use crate::ground::tasks::yield_now;
 use crate::wire::{Command, FrameError};
 
-/// What a connection may do, and has done, since its task was polled.
+/// The work allowed and done since the task of the connection was polled.
 #[derive(Debug, Default)]
 pub(super) struct Portion {
-    /// Where it waits for others.
+    /// The place in the line of connections that wait.
     ticket: Option<Ticket>,
-    /// Units of work that it may do; 0 until it has been let.
+    /// Units of work allowed; 0 until the connection is admitted.
     allowed: u16,
     done: u16,
 }
@@ -23,7 +24,7 @@ impl Portion {
         self.done = self.done.saturating_add(work);
     }
 
-    /// Notes a read of so many bytes.
+    /// Notes a read of `length` bytes.
     pub(super) fn add_read(&mut self, length: usize) {
         self.add(price::READ + u16::try_from(length / price::BYTES).unwrap_or(u16::MAX));
     }
@@ -44,7 +45,7 @@ impl Portion {
 }
 
 impl Transport {
-    /// Waits until the connection may do a portion of work. Ready for the rest of this poll then.
+    /// Waits until the connection may do a portion of work; from then on ready for the rest of this poll.
     pub(super) fn poll_portion(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         if self.portion.allowed > 0 {
             return Poll::Ready(());
@@ -79,14 +80,14 @@ impl Transport {
         }
     }
 
-    /// Has others go first, because there is more to do than a portion.
+    /// Lets other connections go first, because there is more to do than a portion.
     pub(super) fn wait_for_portion<T>(&mut self, want: Want, cx: &mut task::Context<'_>) -> Poll<T> {
         let Some(account) = &self.slot.account else { return yield_now(cx) };
         self.portion.ticket = Some(self.shared.fairness.wait(account, want, cx.waker()));
         Poll::Pending
     }
 
-    /// At the end of a poll: what was done is charged to the address.
+    /// At the end of a poll: charges the work to the address.
     pub(super) fn charge(&mut self) {
         if let Some(account) = &self.slot.account
             && self.portion.done > 0
@@ -96,14 +97,14 @@ impl Transport {
         (self.portion.allowed, self.portion.done) = (0, 0);
     }
 
-    /// Notes that a command has had so many topics made.
+    /// Notes that a command made this many topics.
     pub(super) fn add_topics(&mut self, topics: usize) {
         let topics = u16::try_from(topics).unwrap_or(u16::MAX);
         self.portion.add(price::TOPIC.saturating_mul(topics));
     }
 
-    /// Gives up the place of a connection that ends.
-    pub(super) fn leave_line(&mut self) {
+    /// Gives up the place in the line of a connection that ends.
+    pub(super) fn cancel_portion(&mut self) {
         if let Some(account) = &self.slot.account
             && let Some(ticket) = self.portion.ticket.take()
         {

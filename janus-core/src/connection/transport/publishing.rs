@@ -22,7 +22,7 @@ pub(super) struct Permitting {
 
 pub(super) struct Offering {
     pub(super) topic: TopicName,
-    /// `None` only while it is being offered.
+    /// `None` only while the message is being offered.
     pub(super) pending: Option<Pending>,
     /// Where the message waits for room.
     pub(super) place: Option<Place>,
@@ -31,7 +31,7 @@ pub(super) struct Offering {
 }
 
 impl Transport {
-    /// Publishes a message if the client may.
+    /// Publishes a message if the client is allowed to.
     pub(super) fn publish(
         &mut self,
         topic: TopicName,
@@ -48,7 +48,7 @@ impl Transport {
             _ => Ok(None),
         };
         match permission {
-            Ok(None) => self.hand_over(topic, pending, outcome),
+            Ok(None) => self.offer(topic, pending, outcome),
             Ok(Some(answer)) => {
                 let answer = Box::pin(answer);
                 self.step = Step::Permitting(Box::new(Permitting { topic, pending, outcome, answer }));
@@ -57,8 +57,8 @@ impl Transport {
         }
     }
 
-    /// Whether the client may publish for where it is. One that can reach a listener off loopback is a stranger until the
-    /// operator says otherwise, and so is one behind a proxy on this machine.
+    /// Whether clients in this place may publish. A client of a listener off loopback is a stranger until the operator
+    /// says otherwise, and so is a client behind a proxy on this machine.
     fn may_publish(&self) -> bool {
         self.shared.config.allow_publish || (self.origin.is_local && !self.is_forwarded)
     }
@@ -73,8 +73,8 @@ impl Transport {
         self.await_outcome(outcome);
     }
 
-    /// Hands a message to its topic. If that has no room, nothing further is read until it has.
-    pub(super) fn hand_over(
+    /// Offers a message to its topic. If the topic has no room, nothing further is read until there is room.
+    pub(super) fn offer(
         &mut self,
         topic: TopicName,
         pending: Pending,
@@ -87,18 +87,19 @@ impl Transport {
         let routed = route(&self.shared, &mut self.published, &topic, by, pending, None);
         self.add_topics((self.shared.topics.table.made() - made) as usize);
         if self.published.is_none() && answers {
-            // There is no topic that would send the receipt in a turn of its own.
+            // No topic sends the receipt in a turn of its own.
             self.portion.add(price::ANSWER);
         }
         if let Err(pending) = routed {
-            // Nobody is woken yet; `run` comes to this step next and offers again, with a task to wake.
+            // Room would wake no task yet: `run` comes to this step next, and offers again with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
             return;
         }
         self.await_outcome(outcome);
     }
 
-    pub(super) fn offer(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+    /// Offers a message again that found no room.
+    pub(super) fn offer_again(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let Step::Offering(mut offering) = std::mem::replace(&mut self.step, Step::Reading) else {
             return Poll::Ready(());
         };
@@ -118,7 +119,7 @@ impl Transport {
         }
     }
 
-    /// A classic PUBLISH closes its connection once its outcome is known; other messages are answered by their topic.
+    /// A classic PUBLISH closes its connection once the outcome is known; the topic answers other messages.
     pub(super) fn await_outcome(&mut self, outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>) {
         if let Some(outcome) = outcome {
             self.step = Step::Waiting(Box::pin(

@@ -1,4 +1,4 @@
-//! Coming back: an attach takes over an earlier session, and what was missed is replayed from the topics' rings.
+//! Resuming: an attach takes over an earlier session, and missed messages are replayed from the topics' rings.
 
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -12,36 +12,37 @@ use crate::config::Resume;
 use crate::delivery::{End, Subscription};
 use crate::ground::tasks::yield_now;
 use crate::hooks::Refused;
-use crate::session::{SessionToken, Unclaimed};
+use crate::session::{Joined, SessionToken, Unclaimed};
 use crate::topic::leave;
 use crate::topic::{Anchor, CatchUp, Hold, Since, TopicError, TopicState};
 use crate::wire::{ErrorCode, FrameError, Position, ServerEvent, TopicName};
 
-/// What a client that comes back has said, when its topics exist.
+/// The attach of a returning client, once its topics exist.
 pub(super) struct Prepared {
     pub(super) received: Vec<(TopicName, u64)>,
-    /// The token that the connection was greeted with.
+    /// The token of the connection's greeting.
     pub(super) own: SessionToken,
-    /// The topics that could not be made.
+    /// The topics that failed to start.
     pub(super) failed: Vec<(TopicName, TopicError)>,
-    /// The topics that it may not subscribe to.
+    /// The topics to which the client may not subscribe.
     pub(super) denied: Vec<(TopicName, Refused)>,
 }
 
-/// One topic that a client wants to go on with.
+/// A topic that a client wants to resume.
 pub(super) struct Wanted {
     pub(super) name: TopicName,
-    /// Whether it was subscribed to it before.
+    /// Whether the client was subscribed to the topic before.
     pub(super) kept: bool,
-    /// What its cursor refers to, the number that its count began with, and the count; nothing if it cannot know where it was.
+    /// The anchor of the client's cursor, the first number of the client's count, and the count; `None` if the client
+    /// cannot know a position.
     pub(super) from: Option<(Arc<Anchor>, u64, u64)>,
 }
 
-/// The topics that a client still has to catch up with.
+/// The topics in which a client still has to catch up.
 pub(super) struct Replaying {
     pub(super) replays: Vec<Replay>,
-    /// Whether it gets the messages of all of them in the order in which they were handed out, and joins the topics in the
-    /// same turn: see [`beginning`](super::beginning). Otherwise one topic comes after the other, the last one first.
+    /// Whether the client gets the messages of all topics in the order of their passes, and joins the topics in the
+    /// same turn: see [`beginning`](super::beginning). Otherwise topic follows topic, the last first.
     pub(super) together: bool,
 }
 
@@ -51,27 +52,28 @@ impl Replaying {
     }
 }
 
-/// One topic that a client resumes.
+/// A topic in which a client catches up.
 pub(super) struct Replay {
-    /// Which does not end as unused before the client is on its list.
+    /// Keeps the topic from ending as unused before the client is on its list.
     pub(super) topic: Hold,
     pub(super) subscription: Arc<Subscription>,
-    /// The next number it is to get.
+    /// The number of the next message for the client.
     pub(super) from: u64,
 }
 
 impl Transport {
-    /// Takes over the session of `token`, or begins anew with the topics that the client names if there is none.
+    /// Carries out an attach: takes over the session of `token`, or, if there is none, begins anew with the topics that
+    /// the client names.
     pub(super) fn attach(&mut self, token: &str, received: Vec<(TopicName, u64)>) {
         if received.len() > self.shared.config.max_topics_per_client {
-            let message = "these are more topics than one client may be subscribed to";
+            let message = "more topics than one client may be subscribed to; name fewer";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
         let own = self.session.token;
         if let Some(token) = SessionToken::from_hex(token)
             && self.claim(&token) == Err(Unclaimed::Overtaken)
         {
-            let message = "a connection that was opened after this one has this session; attach with a new connection";
+            let message = "a connection opened after this one has this session; attach with a new connection";
             return self.say_bye(None, ErrorCode::SessionTaken, message);
         }
         let mut missing = Vec::new();
@@ -104,19 +106,20 @@ impl Transport {
                     }
                 }
             };
-            // One for which there was no time is not there when its turn comes.
+            // A topic that was not made in time is missing later.
             let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
             Outcome::Prepared(prepared)
         }));
     }
 
-    /// Joins the topics of the session, each from where the client was if that is possible, and tells it which are.
+    /// Joins the topics of the session, each from the client's position if possible, and tells the client which topics
+    /// resume.
     ///
-    /// All of it happens in one turn of the arbiter on which topics number and hand out: no message can come between the
-    /// answer and the first moment of a subscription.
+    /// All of this happens in a single turn of the arbiter on which topics number and hand out messages: no message can
+    /// come between the answer and the first moment of a subscription.
     ///
-    /// The session goes on under the connection's own token if the client has to count afresh anywhere: a client that never
-    /// gets this answer comes back with the old token, and its old counts must not be taken for new ones.
+    /// The session continues under the connection's own token if the client has to count afresh anywhere. A client that
+    /// never gets this answer returns with the old token, and its old counts must not be taken for new counts.
     pub(super) fn resume(&mut self, prepared: Prepared) {
         let Prepared { received, own, failed, denied } = prepared;
         let tick = self.shared.clock.tick();
@@ -130,7 +133,7 @@ impl Transport {
                 continue;
             }
             if joined.len() >= self.shared.config.max_topics_per_client {
-                let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+                let message = "the limit of topics per client is reached; unsubscribe first";
                 errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
                 continue;
             }
@@ -164,30 +167,41 @@ impl Transport {
             joined.push((topic, subscription));
             answers.push((name, entry.missed));
         }
+        self.answer_attach(own, joined, &answers, errors);
+        // Topics without a replay are joined already.
+        self.step =
+            if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying::one_by_one(replays))) };
+    }
+
+    /// Completes the claim, and tells the client the resumed topics and the refused topics.
+    fn answer_attach(
+        &mut self,
+        own: SessionToken,
+        mut joined: Vec<Joined>,
+        answers: &[(TopicName, Option<u64>)],
+        errors: Vec<(TopicName, ErrorCode, String)>,
+    ) {
         if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
             self.session = self.shared.sessions.table.rename(&self.session, own);
             self.shared.table.set_session(&self.slot, &self.session);
         }
         joined.shrink_to_fit();
-        for (topic, subscription) in self.session.attached(joined) {
+        for (topic, subscription) in self.session.complete_claim(joined) {
             leave(&topic, subscription);
         }
-        self.slot.tell(&ServerEvent::Attached { topics: &answers, session: &self.session.token.to_hex() });
+        self.slot.tell(&ServerEvent::Attached { topics: answers, session: &self.session.token.to_hex() });
         for (name, code, message) in errors {
             self.tell_error(None, Some(&name), code, &message);
         }
-        // Those that need no replay join at once, too.
-        self.step =
-            if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying::one_by_one(replays))) };
     }
 
-    /// Whether a client of this topic that comes back can be given what it missed.
+    /// Whether returning clients of this topic get missed messages.
     fn keeps_places(&self, topic: &TopicName) -> bool {
         self.shared.config.namespace(topic.as_str()).resume != Resume::Off
     }
 
-    /// Whether the client may go on after a position that it names: any one, or one within an earlier subscription of its
-    /// session. Anybody can make up a position, and nobody a session.
+    /// Whether the client may resume after this position: after any position, or only after a position within an
+    /// earlier subscription of the session. A client can make up a position, but not a session.
     pub(super) fn may_resume(&self, topic: &Arc<TopicState>, since: Position) -> bool {
         match self.shared.config.namespace(topic.name.as_str()).resume {
             Resume::Position => true,
@@ -196,7 +210,7 @@ impl Transport {
         }
     }
 
-    /// The topics of a session that is being taken over, and those besides that its client names.
+    /// The topics of a claimed session, and further topics named by the client.
     pub(super) fn wanted(&self, received: &[(TopicName, u64)]) -> Vec<Wanted> {
         let mut wanted: Vec<Wanted> = self.session.with_cursors(|cursors| {
             let wanted = cursors.iter().map(|cursor| {
@@ -215,6 +229,7 @@ impl Transport {
         wanted
     }
 
+    /// Sends missed messages, a portion at a time.
     pub(super) fn replay(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         if matches!(&self.step, Step::Replaying(replaying) if replaying.together) {
             return self.replay_together(cx);
@@ -226,7 +241,7 @@ impl Transport {
                 self.step = Step::Reading;
                 break;
             };
-            // Whoever takes what it asked for gets more; what waits is written by `run`.
+            // A client gets the next portion when the queue is empty; `run` writes the queue.
             if !self.slot.is_flushed() {
                 return Poll::Pending;
             }
@@ -236,10 +251,10 @@ impl Transport {
                 }
                 Ok(CatchUp::More(from)) => {
                     replay.from = from;
-                    // A mass of clients that come back must not stop everybody else for as long as they replay.
+                    // A mass of returning clients must leave turns to all other connections.
                     return yield_now(cx);
                 }
-                // It was told that it would have them.
+                // The client was promised these messages.
                 Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
                     let (topic, from) = (replay.topic.topic(), replay.from);
                     let epoch = topic.epoch();

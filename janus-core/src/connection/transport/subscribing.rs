@@ -1,4 +1,4 @@
-//! Subscribing: with the next message, or after the position that a client names.
+//! Subscribing: with the next message, or after a position named by the client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::topic::manager::Create;
 use crate::topic::{Hold, Since, Subscribe, Topic, TopicError, TopicState, leave};
 use crate::wire::{ErrorCode, FrameError, Position, RequestId, ServerEvent, TopicName};
 
-/// A subscribe, as it was asked for.
+/// The subscribe command of a client.
 pub(super) struct Asking {
     pub(super) name: TopicName,
     pub(super) since: Option<Position>,
@@ -26,13 +26,15 @@ pub(super) struct Asking {
     pub(super) id: RequestId,
 }
 
-/// What a subscribe to a topic that runs waits for. Everybody may subscribe at the same moment, so it is small.
+/// A subscribe that waits for the answer of a running topic. Small, because all clients may subscribe at the same
+/// moment.
 pub(super) struct Asked {
     pub(super) joining: Joining,
     pub(super) topic: Arc<TopicState>,
     pub(super) answer: Pin<Box<Request<Topic, Subscribe>>>,
 }
 
+/// A subscribe that waits for a topic to be made, or to recover.
 pub(super) struct AskedPatiently {
     pub(super) name: TopicName,
     pub(super) id: RequestId,
@@ -41,7 +43,7 @@ pub(super) struct AskedPatiently {
 }
 
 impl Transport {
-    /// Subscribes if the embedder's hook, where there is one, allows it.
+    /// Asks the embedder's hook, if any, and then subscribes.
     pub(super) fn ask_to_subscribe(&mut self, asking: Box<Asking>) {
         let permission = self.permission_to_subscribe(&asking.name);
         match permission {
@@ -75,7 +77,7 @@ impl Transport {
             return self.slot.tell(&ServerEvent::AlreadySubscribed { id, topic: name });
         }
         if count >= self.shared.config.max_topics_per_client {
-            let message = "this client is subscribed to as many topics as it may; unsubscribe first";
+            let message = "the limit of topics per client is reached; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
         }
         if since.is_some() {
@@ -97,7 +99,7 @@ impl Transport {
         };
     }
 
-    /// Has the topic made that a client wants to go on with, if there is none.
+    /// Finds or makes a topic for a client to resume.
     pub(super) fn find(&mut self, asking: Asking) {
         if let Some(topic) = self.shared.topics.table.find(asking.name.as_str()) {
             return self.go_on(asking, &topic);
@@ -110,7 +112,7 @@ impl Transport {
         }));
     }
 
-    /// Subscribes from where the client was, if that is possible, and tells it whether it is.
+    /// Subscribes from the client's position, if possible, and tells the client whether the topic resumes.
     ///
     /// As in [`resume`](Self::resume), no message can come between the answer and the first moment of the subscription.
     pub(super) fn go_on(&mut self, asking: Asking, topic: &Arc<TopicState>) {
@@ -135,7 +137,7 @@ impl Transport {
             topic: name,
             position: entry.position,
             last: None,
-            // A client that asks for one topic after the other knows a position in each.
+            // A client that asks for topic after topic knows a position in each.
             horizon: None,
             since: *since,
             missed: entry.missed,
@@ -145,7 +147,7 @@ impl Transport {
         self.shared.trace_joined(&subscription, name, entry.position.seq);
         if let Some(missed) = entry.missed {
             self.note_resumed(name, missed);
-            // A connection that is lost before all of it has come goes on within it.
+            // A connection may be lost in the middle of the replay.
             subscription.count_from(entry.first_seq());
             let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: entry.first_seq() };
             self.step = Step::Replaying(Box::new(Replaying::one_by_one(vec![replay])));
@@ -158,6 +160,7 @@ impl Transport {
         Subscription::of_connection(Arc::clone(&self.slot), policy)
     }
 
+    /// Notes that the client is on the list of a topic.
     pub(super) fn joined(&self, joined: Joined) {
         self.session.forget_earlier(&joined.0.name, self.shared.config.max_topics_per_client - 1);
         self.note_joined(&joined.0.name);
@@ -169,14 +172,14 @@ impl Transport {
             }
             subscriptions.extend(joined.take());
         });
-        // Another connection has taken over the session meanwhile.
+        // Another connection has taken over the session.
         if let Some((topic, subscription)) = joined {
             leave(&topic, subscription);
         }
     }
 
-    /// Takes the client off a topic, and ends the topics that it has left before it left as many others as it may have: going
-    /// from topic to topic takes no more places than that.
+    /// Takes the client off a topic. The latest `max_topics_per_client` topics that the client has left stay; an
+    /// earlier topic ends if unused. So a client that goes from topic to topic takes no more than that many places.
     pub(super) fn unsubscribe(&mut self, name: &TopicName) {
         let left = self.session.with_subscriptions(|subscriptions| {
             let index = subscriptions.iter().position(|(topic, _)| topic.name == *name)?;
@@ -188,7 +191,7 @@ impl Transport {
         let max = self.shared.config.max_topics_per_client;
         let left = self.left.get_or_insert_default();
         left.push_back(topic.number);
-        // One more than it gets, so that those which found no place at once are caught up with.
+        // Two rounds for a single new entry: a topic that found no place among the ending topics is caught up with.
         for _ in 0..2 {
             if left.len() > max
                 && let Some(place) = self.shared.topics.table.ending.try_place()
@@ -206,7 +209,7 @@ impl Transport {
         let Step::Joining(asked) = std::mem::replace(&mut self.step, Step::Reading) else { return Poll::Ready(()) };
         match answer {
             Ok(Ok(())) => self.joined((asked.topic, asked.joining.joined())),
-            // It has crashed or ended meanwhile.
+            // The topic has crashed or ended.
             Ok(Err(_)) | Err(_) => self.step = asked.joining.patiently(),
         }
         Poll::Ready(())
@@ -219,7 +222,7 @@ pub(super) struct Joining {
     pub(super) name: TopicName,
     pub(super) by: Option<Arc<Account>>,
     pub(super) id: RequestId,
-    /// `None` once it belongs to the Transport.
+    /// `None` once the subscription belongs to the Transport.
     pub(super) subscription: Option<Arc<Subscription>>,
 }
 
@@ -233,7 +236,7 @@ impl Joining {
         self.subscription.take().expect("it is given away once")
     }
 
-    /// The same with time and help: the topic must be made, or has just crashed.
+    /// Subscribes to a topic that must be made, or has just crashed; gives up after [`CONTROL_TIMEOUT`].
     pub(super) fn patiently(self) -> Step {
         let (name, id) = (self.name.clone(), self.id);
         let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
@@ -244,7 +247,7 @@ impl Joining {
         Step::JoiningPatiently(Box::new(AskedPatiently { name, id, subscription, joined }))
     }
 
-    /// Finds or makes the topic and subscribes, asking successors of actors that crash meanwhile.
+    /// Finds or makes the topic and subscribes. If an actor crashes, asks the successor.
     async fn join(self) -> Result<Joined, TopicError> {
         loop {
             let topic = find_or_create(&self.shared, &self.name, self.by.clone()).await?;
@@ -262,7 +265,7 @@ impl Joining {
     }
 }
 
-/// Finds a topic or has it made, by a successor if the TopicManager crashes meanwhile.
+/// Finds a topic or asks the TopicManager to make it. If the TopicManager crashes, asks the successor.
 pub(super) async fn find_or_create(
     shared: &Connections,
     name: &TopicName,
@@ -281,7 +284,7 @@ pub(super) async fn find_or_create(
     }
 }
 
-/// A subscribe that was given up, or whose connection has ended, may have been carried out all the same.
+/// A subscribe may take effect even after the client has given up or the connection has ended.
 impl Drop for Joining {
     fn drop(&mut self) {
         if let Some(subscription) = self.subscription.take() {

@@ -1,0 +1,139 @@
+//! Reading and decoding, and the account of input that has led to nothing yet.
+
+use std::cell::RefCell;
+use std::task::{self, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use log::Level;
+
+use super::commands::Lengthy;
+use super::{Step, Transport};
+use crate::accounts::fairness::Want;
+use crate::topic::publish::Pending;
+use crate::wire::Command;
+
+/// Bytes read at once, into a buffer shared by all connections of an arbiter; then other connections get their turn.
+///
+/// Larger reads would be fewer. But messages of a fast publisher are to be on their way to the subscribers while the
+/// next messages are read: four reads of 64 KiB in a turn give a quarter less throughput to one subscriber.
+const SCRATCH_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+impl Transport {
+    /// Reads, decodes and carries out; ready when the next step is not reading.
+    pub(super) fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if self.slot.is_paused() {
+            return Poll::Pending;
+        }
+        ready!(self.poll_portion(cx));
+        if self.undecoded {
+            // Even without bytes left: one request may lead to many commands.
+            let rest = self.rest.take();
+            let mut input = rest.as_deref().map_or(&[][..], |rest| rest);
+            self.process(&mut input);
+            let left = input.len();
+            if left > 0
+                && let Some(mut rest) = rest
+            {
+                rest.advance(rest.len() - left);
+                self.rest = Some(rest);
+            }
+            if self.is_interrupted() {
+                return self.wait_for_portion(Want::More, cx);
+            }
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            while !self.undecoded && self.may_go_on() {
+                match ready!(self.slot.poll_read(cx, scratch)) {
+                    Ok(0) => self.in_turn(Lengthy::HalfClosed),
+                    Ok(length) => {
+                        self.portion.add_read(length);
+                        let mut input = &scratch[..length];
+                        self.process(&mut input);
+                        self.slot.pulse.hear(self.shared.clock.tick());
+                        if !input.is_empty() {
+                            self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
+                        }
+                        if self.is_interrupted() || length == scratch.len() && matches!(self.step, Step::Reading) {
+                            return self.wait_for_portion(Want::More, cx);
+                        }
+                    }
+                    Err(error) => {
+                        log_client!(self, Level::Debug, "{error}");
+                        self.in_turn(Lengthy::Lost(error.kind()));
+                    }
+                }
+            }
+            Poll::Ready(())
+        })
+    }
+
+    /// Reads into the scratch buffer and discards the bytes; their number, or `None` at the end of the stream.
+    pub(super) fn discard(&self, cx: &mut task::Context<'_>) -> Poll<Option<usize>> {
+        let read = SCRATCH.with_borrow_mut(|scratch| self.slot.poll_read(cx, scratch));
+        Poll::Ready(ready!(read).ok().filter(|length| *length > 0))
+    }
+
+    /// Carries out the commands in `input`, up to a command that has to wait, or to the end of a portion.
+    fn process(&mut self, input: &mut &[u8]) {
+        let limits = self.shared.wire_limits();
+        let mut completed = false;
+        self.undecoded = true;
+        while self.may_go_on() && !self.portion.is_used_up() {
+            let Some(decoded) = self.decoder.decode(input, &limits) else {
+                self.undecoded = false;
+                break;
+            };
+            self.portion.add_command(&decoded);
+            let becomes = matches!(decoded, Ok(Command::Become(_)));
+            match decoded {
+                Ok(command) => self.carry_out(command),
+                Err(error) => self.answer_error(error),
+            }
+            // Before its connection is open, a client gains no time by other commands, such as a ping, and a guest
+            // gains time by a publication alone. Nor does a client gain time by a ping between two parts of an
+            // unfinished message.
+            let gains_time = self.opened && !self.is_silent_guest() || becomes;
+            completed = completed || (gains_time && !self.decoder.is_mid_frame());
+        }
+        // The bytes after the end of a portion are unknown. A frame late before the end is late after the end.
+        if !self.is_interrupted() || completed {
+            let unfinished = input.is_empty() && self.is_awaited();
+            self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+        }
+    }
+
+    /// Whether the next command may be carried out: no command waits, and the client takes the earlier answers.
+    fn may_go_on(&self) -> bool {
+        matches!(self.step, Step::Reading) && !self.slot.is_paused()
+    }
+
+    /// Whether the client owes bytes: the rest of a frame, the opening of the connection, or the command that shows a
+    /// guest's purpose.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened || self.is_silent_guest())
+    }
+
+    /// Accounts for the kept input of the client; true if the connection is to be closed because of the input.
+    pub(super) fn note_input(&mut self) -> bool {
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
+        let under_way = match &self.step {
+            Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
+            Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
+            Step::Authenticating(_, bytes) => *bytes,
+            _ => 0,
+        };
+        if self.note_kept(self.decoder.memory() + rest + under_way) {
+            self.shared.bound_input();
+        }
+        self.slot.kept.is_given_up() && !self.is_closing()
+    }
+
+    /// Accounts for this many bytes of input; true if they are more than before.
+    pub(super) fn note_kept(&self, bytes: usize) -> bool {
+        self.slot.note_kept(bytes, self.shared.clock.tick(), &self.shared)
+    }
+}
