@@ -112,7 +112,7 @@ mod tests {
     use crate::topic::publish::{Pending, Reply};
     use crate::topic::roster::tests::subscription;
     use crate::topic::sequence::tests::{name, number, seal};
-    use crate::topic::state::{Offer, TopicError};
+    use crate::topic::state::{Enqueued, TopicError};
     use crate::wire::{Position, Publication};
 
     fn topic() -> Arc<TopicState> {
@@ -120,19 +120,19 @@ mod tests {
     }
 
     /// Offers a message, and returns the future outcome.
-    fn offer(
+    fn enqueue(
         topic: &Arc<TopicState>,
     ) -> tokio::sync::oneshot::Receiver<Result<crate::topic::publish::Receipt, PublishError>> {
         let (reply, outcome) = Reply::promise();
         let publication = Publication::of_checked(&name(), "1", "2", "3");
-        assert!(matches!(topic.offer(Pending { publication, reply }, None), Offer::Accepted));
+        assert!(matches!(topic.enqueue(Pending { publication, reply }, None), Enqueued::Accepted));
         outcome
     }
 
     #[test]
     fn a_successor_continues_a_consistent_topic() {
         let topic = topic();
-        let mut outcome = offer(&topic);
+        let mut outcome = enqueue(&topic);
         number(&mut topic.core.lock().sequence, 3);
         seal(&mut topic.core.lock().sequence);
         number(&mut topic.core.lock().sequence, 2);
@@ -146,9 +146,9 @@ mod tests {
     fn a_cold_restart_keeps_the_inbox_and_tells_subscribers_of_the_gap() {
         let topic = topic();
         let subscription = subscription();
-        topic.core.lock().roster.join(Arc::clone(&subscription), false);
+        topic.core.lock().roster.add(Arc::clone(&subscription), false);
         assert!(subscription.begin(1));
-        let mut outcome = offer(&topic);
+        let mut outcome = enqueue(&topic);
         number(&mut topic.core.lock().sequence, 3);
         let before = Position { epoch: topic.epoch(), seq: 3 };
         topic.restart_cold(&SenderPool::default());
@@ -162,10 +162,10 @@ mod tests {
     #[test]
     fn a_quarantined_topic_refuses_messages_and_comes_back() {
         let topic = topic();
-        let mut outcome = offer(&topic);
+        let mut outcome = enqueue(&topic);
         topic.quarantine(&SenderPool::default());
         assert_eq!(outcome.try_recv(), Ok(Err(PublishError::TopicUnavailable)));
-        assert_eq!(offer(&topic).try_recv(), Ok(Err(PublishError::TopicUnavailable)));
+        assert_eq!(enqueue(&topic).try_recv(), Ok(Err(PublishError::TopicUnavailable)));
         assert!(!topic.info().available && topic.is_idle());
         assert!(topic.inherit() && topic.info().available);
     }

@@ -187,7 +187,7 @@ impl Core {
     /// already.
     fn list(&mut self, subscription: &Arc<Subscription>, from: u64) {
         if subscription.next_seq() == 0 && subscription.begin(from) {
-            self.roster.join(Arc::clone(subscription), self.sequence.is_in_pass());
+            self.roster.add(Arc::clone(subscription), self.sequence.is_in_pass());
         }
     }
 

@@ -60,7 +60,7 @@ pub(crate) use room::{Place, Waiter};
 pub(crate) use sequence::Excerpt;
 pub(crate) use shared::Topics;
 pub use state::TopicInfo;
-pub(crate) use state::{Offer, TopicError, TopicState};
+pub(crate) use state::{Enqueued, TopicError, TopicState};
 pub(crate) use unused::{Anchor, Asleep, Fate, Hold, Spare};
 
 #[cfg(test)]

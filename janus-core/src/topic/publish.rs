@@ -13,7 +13,7 @@ use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::topic::{Offer, TopicError, TopicState, Topics, Waiter};
+use crate::topic::{Enqueued, TopicError, TopicState, Topics, Waiter};
 use crate::wire::{Epoch, ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
 
 /// The longest name of a topic under any setting.
@@ -219,7 +219,7 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
     PublishError::Invalid(error.to_string())
 }
 
-/// Finds the topic of a message and offers it the message. If the topic has no room the message comes back, and
+/// Finds the topic of a message and puts the message into the inbox. If the topic has no room the message comes back, and
 /// `waiter` is woken in its turn when there is room.
 ///
 /// `last` is the topic of the publisher's last message, which mostly is the topic of the next message, too. `by` is the
@@ -272,17 +272,17 @@ pub(crate) fn route(
                 }
             },
         };
-        match topic.offer(pending, waiter.as_mut()) {
-            Offer::Accepted => {
+        match topic.enqueue(pending, waiter.as_mut()) {
+            Enqueued::Accepted => {
                 *last = Some(topic);
                 tell("accepted");
                 return Ok(());
             }
-            Offer::Full(refused) => {
+            Enqueued::Full(refused) => {
                 *last = Some(topic);
                 return Err(refused);
             }
-            Offer::Ended(refused) => {
+            Enqueued::Ended(refused) => {
                 shared.table.remove(&topic);
                 pending = refused;
             }

@@ -159,7 +159,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topic::Offer;
+    use crate::topic::Enqueued;
     use crate::topic::publish::{Pending, Reply};
     use crate::wire::{Publication, TopicName};
 
@@ -182,7 +182,7 @@ mod tests {
 
     fn offer(topic: &Arc<TopicState>, length: usize, place: Option<&mut Option<Place>>) -> bool {
         let mut waiter = place.map(|place| Waiter { waker: Waker::noop(), place });
-        matches!(topic.offer(pending(length), waiter.as_mut()), Offer::Accepted)
+        matches!(topic.enqueue(pending(length), waiter.as_mut()), Enqueued::Accepted)
     }
 
     /// Hands out the topic's messages, after which there is room.

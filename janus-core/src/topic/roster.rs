@@ -47,20 +47,20 @@ impl Roster {
     }
 
     /// Adds a subscriber, now or after the pass under way.
-    pub(super) fn join(&mut self, subscription: Arc<Subscription>, in_pass: bool) {
+    pub(super) fn add(&mut self, subscription: Arc<Subscription>, in_pass: bool) {
         if in_pass {
             self.joining.push(subscription);
         } else {
-            self.add(subscription);
+            self.add_now(subscription);
         }
     }
 
     /// Removes a subscriber, now or after the pass under way.
-    pub(super) fn leave(&mut self, subscription: Arc<Subscription>, in_pass: bool) {
+    pub(super) fn remove(&mut self, subscription: Arc<Subscription>, in_pass: bool) {
         if in_pass {
             self.leaving.push(subscription);
         } else {
-            self.remove(&subscription);
+            self.remove_now(&subscription);
         }
     }
 
@@ -75,10 +75,10 @@ impl Roster {
     /// Applies the changes noted during a pass.
     pub(super) fn apply_changes(&mut self) {
         for subscription in std::mem::take(&mut self.joining) {
-            self.add(subscription);
+            self.add_now(subscription);
         }
         for subscription in std::mem::take(&mut self.leaving) {
-            self.remove(&subscription);
+            self.remove_now(&subscription);
         }
         if std::mem::take(&mut self.sweep) {
             let subscribers = Arc::make_mut(&mut self.subscribers);
@@ -100,7 +100,7 @@ impl Roster {
         self.subscribers.iter().enumerate().all(|(index, subscription)| place_of(subscription) == index)
     }
 
-    fn add(&mut self, subscription: Arc<Subscription>) {
+    fn add_now(&mut self, subscription: Arc<Subscription>) {
         // The last pass is over. A sender may still hold its list for a moment, and then this is the only copy.
         let subscribers = Arc::make_mut(&mut self.subscribers);
         set_place(&subscription, subscribers.len());
@@ -108,7 +108,7 @@ impl Roster {
         subscribers.push(subscription);
     }
 
-    fn remove(&mut self, subscription: &Arc<Subscription>) {
+    fn remove_now(&mut self, subscription: &Arc<Subscription>) {
         let index = place_of(subscription);
         if !self.subscribers.get(index).is_some_and(|other| Arc::ptr_eq(other, subscription)) {
             return;
@@ -167,10 +167,10 @@ pub(super) mod tests {
     fn a_list_in_use_by_a_pass_does_not_change() {
         let mut roster = Roster::default();
         let [first, second] = [(); 2].map(|()| subscription());
-        roster.join(Arc::clone(&first), false);
+        roster.add(Arc::clone(&first), false);
         let pass = Arc::clone(roster.list());
-        roster.join(Arc::clone(&second), true);
-        roster.leave(Arc::clone(&first), true);
+        roster.add(Arc::clone(&second), true);
+        roster.remove(Arc::clone(&first), true);
         assert!(Arc::ptr_eq(&pass, roster.list()), "not copied");
         assert_eq!((pass.len(), roster.len()), (1, 1));
         drop(pass);
@@ -182,7 +182,7 @@ pub(super) mod tests {
     fn a_sweep_finds_the_subscriptions_whose_unsubscribe_was_lost() {
         let mut roster = Roster::default();
         let subscriptions: Vec<_> = std::iter::repeat_with(subscription).take(5).collect();
-        subscriptions.iter().for_each(|subscription| roster.join(Arc::clone(subscription), false));
+        subscriptions.iter().for_each(|subscription| roster.add(Arc::clone(subscription), false));
         subscriptions[1].end();
         subscriptions[4].end();
         roster.sweep(true);
@@ -196,9 +196,9 @@ pub(super) mod tests {
     fn codecs_are_forgotten_with_the_last_subscriber() {
         let mut roster = Roster::default();
         let subscription = subscription();
-        roster.join(Arc::clone(&subscription), false);
+        roster.add(Arc::clone(&subscription), false);
         assert_eq!(roster.codecs().iter().collect::<Vec<_>>(), [CLASSIC]);
-        roster.leave(subscription, false);
+        roster.remove(subscription, false);
         assert_eq!(roster.codecs().iter().count(), 0);
     }
 
@@ -206,7 +206,7 @@ pub(super) mod tests {
     fn a_subscription_in_another_place_is_found() {
         let mut roster = Roster::default();
         for _ in 0..3 {
-            roster.join(subscription(), false);
+            roster.add(subscription(), false);
         }
         assert!(roster.check());
         set_place(&roster.list()[1], 2);
@@ -243,14 +243,14 @@ pub(super) mod tests {
                 match step {
                     Step::Join => {
                         present.push(subscription());
-                        roster.join(Arc::clone(present.last().unwrap()), pass.is_some());
+                        roster.add(Arc::clone(present.last().unwrap()), pass.is_some());
                     }
                     Step::Leave(index, is_lost) if !present.is_empty() => {
                         let left = present.swap_remove(index.index(present.len()));
                         left.end();
                         lost += usize::from(is_lost);
                         if !is_lost {
-                            roster.leave(left, pass.is_some());
+                            roster.remove(left, pass.is_some());
                         }
                     }
                     Step::Leave(..) => {}

@@ -93,8 +93,8 @@ impl TopicError {
     }
 }
 
-/// The outcome for a message offered to a topic.
-pub(crate) enum Offer {
+/// The outcome of [`TopicState::enqueue`].
+pub(crate) enum Enqueued {
     Accepted,
     /// No room for now. The caller's task is woken when there is room.
     Full(Pending),
@@ -180,7 +180,7 @@ impl TopicState {
     /// Puts a message into the inbox and wakes the actor.
     ///
     /// The answer comes with the message's number, or with an error if the message will never have a number.
-    pub(crate) fn offer(self: &Arc<Self>, pending: Pending, mut waiter: Option<&mut Waiter<'_>>) -> Offer {
+    pub(crate) fn enqueue(self: &Arc<Self>, pending: Pending, mut waiter: Option<&mut Waiter<'_>>) -> Enqueued {
         if let Some(waiter) = &mut waiter {
             waiter.leave_others(self);
         }
@@ -190,9 +190,9 @@ impl TopicState {
             Life::Quarantined => {
                 drop(core);
                 pending.refuse(PublishError::TopicUnavailable);
-                return Offer::Accepted;
+                return Enqueued::Accepted;
             }
-            Life::Ended => return Offer::Ended(pending),
+            Life::Ended => return Enqueued::Ended(pending),
         }
         let mut ticket = waiter.as_ref().and_then(|waiter| waiter.ticket());
         let caller = waiter.as_ref().map(|waiter| Caller { waker: waiter.waker, ticket: &mut ticket });
@@ -202,7 +202,7 @@ impl TopicState {
                 if let Some(waiter) = waiter {
                     waiter.take_place(self, ticket);
                 }
-                return Offer::Full(pending);
+                return Enqueued::Full(pending);
             }
         };
         drop(core);
@@ -213,7 +213,7 @@ impl TopicState {
             // A topic without an actor looks into the inbox at its start.
             let _ = self.actor.cast(Wake);
         }
-        Offer::Accepted
+        Enqueued::Accepted
     }
 
     /// Hands the room of a publisher on that waits no longer, if the publisher had been called.
@@ -294,7 +294,7 @@ impl TopicState {
         let mut core = self.core.lock();
         core.last_used = tick;
         let in_pass = core.sequence.is_in_pass();
-        core.roster.leave(subscription, in_pass);
+        core.roster.remove(subscription, in_pass);
         core.roster.len() == 0
     }
 
