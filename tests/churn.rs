@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use janus_core::wire::classic::client::attach;
-use janus_core::{Config, Janus};
+use janus_core::{Config, Epoch, Janus};
 use serde_json::json;
 
 use crate::cli_run::Running;
@@ -133,7 +133,7 @@ async fn a_session_learns_of_a_message_published_while_its_topic_slept() {
     newcomer.subscribe("b").await;
     // There is no room to wake the topic.
     let receipt = janus.publish("a", "unheard").await.unwrap();
-    assert_eq!((receipt.epoch, receipt.seq), (0, 0));
+    assert_eq!((receipt.epoch, receipt.seq), (Epoch::NONE, 0));
     unsubscribe(&mut newcomer, "b").await;
     until("it is left", || subscribers(&janus, "b") == Some(0)).await;
     let (_back, attached) = come_back(addr, &token, &[("a", 0)]).await;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use janus_core::{
-    Closed, Config, Event, Fault, HistoryError, Janus, Namespace, Position, Resume, SlowConsumer, SubscribeError,
-    SubscribeOptions, Subscriber,
+    Closed, Config, Epoch, Event, Fault, HistoryError, Janus, Namespace, Position, Resume, SlowConsumer,
+    SubscribeError, SubscribeOptions, Subscriber,
 };
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -165,7 +165,7 @@ async fn an_unavailable_position_is_answered_with_the_first_available() {
         assert_eq!(resumption.first_available, Position { seq: 3, ..start }, "since {seq}");
         assert_eq!(resumption.missed, if resumed { 5 - seq } else { 0 });
     }
-    let mut other_life = resume(Position { epoch: start.epoch ^ 1, seq: 4 });
+    let mut other_life = resume(Position { epoch: Epoch::new(start.epoch.number() ^ 1), seq: 4 });
     assert!(!other_life.resumption().resumed);
     publish(&janus, "news", 6..=6).await;
     assert_eq!(number(&mut other_life).await, 6, "it goes on live");
@@ -216,7 +216,10 @@ async fn history_holds_the_latest_messages_within_limits_if_enabled() {
     let (janus, _) = serve(config).await;
     assert_eq!(janus.history("news", None, 10).unwrap_err(), HistoryError::NotKept);
     let empty = janus.history("kept:a", None, 10).unwrap();
-    assert_eq!((empty.messages.len(), empty.complete, empty.position), (0, true, Position { epoch: 0, seq: 0 }));
+    assert_eq!(
+        (empty.messages.len(), empty.complete, empty.position),
+        (0, true, Position { epoch: Epoch::NONE, seq: 0 })
+    );
     // The topic has no subscribers; a later subscriber may ask for the history.
     publish(&janus, "kept:a", 1..=8).await;
     let seqs = |since: Option<Position>, limit| {
@@ -234,7 +237,7 @@ async fn history_holds_the_latest_messages_within_limits_if_enabled() {
     assert_eq!(seqs(Some(Position { seq: 3, ..all.position }), 100), (vec![4, 5, 6, 7, 8], true));
     assert_eq!(seqs(Some(Position { seq: 2, ..all.position }), 100), (vec![4, 5, 6, 7, 8], false));
     assert_eq!(seqs(Some(Position { seq: 9, ..all.position }), 100), (vec![], false));
-    assert_eq!(seqs(Some(Position { epoch: 1, seq: 6 }), 100), (vec![4, 5, 6, 7, 8], false));
+    assert_eq!(seqs(Some(Position { epoch: Epoch::new(1), seq: 6 }), 100), (vec![4, 5, 6, 7, 8], false));
     // Subscribing since the position of a history continues right after the history.
     let mut subscriber = janus.subscribe_with("kept:a", SubscribeOptions::default().since(all.position)).unwrap();
     assert!(subscriber.resumption().resumed);
@@ -280,7 +283,7 @@ async fn a_history_cut_by_its_limit_reports_the_cut_and_continues_there() {
     }
     assert_eq!(parts, [vec![1, 2], vec![3, 4], vec![5]]);
     // A limit that is met exactly cuts nothing off, and a position of another epoch is before every message.
-    let all = janus.history("kept:a", Some(Position { epoch: 1, seq: 4 }), 5).unwrap();
+    let all = janus.history("kept:a", Some(Position { epoch: Epoch::new(1), seq: 4 }), 5).unwrap();
     assert_eq!((all.messages.len(), all.position, all.complete, all.more), (5, latest.position, false, false));
     let none = janus.history("kept:a", Some(latest.position), 1).unwrap();
     assert_eq!((none.messages.len(), none.position, none.complete, none.more), (0, latest.position, true, false));
@@ -488,7 +491,7 @@ struct Walk {
     restarts: u64,
     /// The topic's epoch before the current epoch, and the last number in it.
     earlier: Option<Position>,
-    current: u64,
+    current: Epoch,
 }
 
 impl Walk {
@@ -537,7 +540,7 @@ impl Walk {
 
     fn reconnect(&mut self, offset: i64, stranger: bool) {
         let at = self.modelled.subscriber.position();
-        let epoch = if stranger { !at.epoch } else { at.epoch };
+        let epoch = if stranger { Epoch::new(!at.epoch.number()) } else { at.epoch };
         let since = Position { epoch, seq: at.seq.saturating_add_signed(offset) };
         let subscriber = self.janus.subscribe_with("t", self.options.since(since)).unwrap();
         let (resumption, last) = (subscriber.resumption(), self.last);

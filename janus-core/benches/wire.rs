@@ -132,7 +132,7 @@ fn encode_websocket(criterion: &mut Criterion) {
         let event = ServerEvent::Message(wire::NumberedMessage {
             topic: &topic,
             topic_json: publication.topic_json(),
-            position: wire::Position { epoch: 0x9f86_d081_884c_7d65, seq: 123_456 },
+            position: wire::Position { epoch: wire::Epoch::new(0x9f86_d081_884c_7d65), seq: 123_456 },
             horizon: Some(1_234_567),
             timestamp,
             event: publication.event(),

@@ -18,7 +18,7 @@ use crate::delivery::senders::StopSender;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
 use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
-use crate::wire::{self, TopicName};
+use crate::wire::{self, Epoch, TopicName};
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
 ///
@@ -104,7 +104,7 @@ impl FanOut {
         open.buffer().extend_from_slice(frame);
         open.commit();
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
-        let batch = Arc::new(open.seal(&self.topic, seq + 1, 0, Tick::new(1), &self.terms.ledger));
+        let batch = Arc::new(open.seal(&self.topic, seq + 1, Epoch::NONE, Tick::new(1), &self.terms.ledger));
         Pass::new(batch, Arc::clone(&self.subscribers), Tick::new(1), Help::Together, Arc::clone(&self.faults))
     }
 }

@@ -161,7 +161,7 @@ pub use topic::subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
-pub use wire::Position;
+pub use wire::{Epoch, Position};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

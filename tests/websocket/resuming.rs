@@ -102,7 +102,7 @@ async fn a_session_resumes_no_earlier_than_its_subscribe() {
     let (session, epoch) = lost_after_three(&janus, addr, "private:news").await;
     let _other = janus.subscribe("private:other").unwrap();
     publish(&janus, "private:other", 1..=1).await;
-    let other_epoch = format!("{:016x}", janus.publish("private:other", &2).await.unwrap().epoch);
+    let other_epoch = janus.publish("private:other", &2).await.unwrap().epoch;
 
     let (mut socket, session) = come_back(addr, &session).await;
     assert_eq!(since(&mut socket, "private:other", &json!(other_epoch), 0).await, FRESH, "it was never there");

@@ -14,7 +14,7 @@ use super::{Place, Seen};
 use crate::config::{Config, Namespace, SlowConsumer};
 
 use crate::topic::publish::Receipt;
-use crate::wire::{Limits, Opens, Position};
+use crate::wire::{Epoch, Limits, Opens, Position};
 
 /// The data of a message with a number and a padding of `bytes` bytes.
 fn numbered(number: u64, bytes: usize) -> String {
@@ -575,7 +575,7 @@ pub(super) async fn resume_too_late(stage: &Stage<'_>) -> Result<(), Stop> {
     }
     let never = Place {
         session: place.session.as_ref().map(|token| "0".repeat(token.len())),
-        position: place.position.map(|Position { epoch, seq }| Position { epoch: epoch ^ 1, seq }),
+        position: place.position.map(|Position { epoch, seq }| Position { epoch: Epoch::new(epoch.number() ^ 1), seq }),
         ..place.clone()
     };
     // Without a session name or a position there is no place that never existed.

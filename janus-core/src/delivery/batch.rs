@@ -19,7 +19,7 @@ use super::codecs::{CLASSIC, CodecId, Codecs};
 use super::{Ledger, UnderWay};
 use crate::ground::clock::Tick;
 use crate::wire::classic::MessageParts;
-use crate::wire::{self, Position, ServerEvent, TopicName};
+use crate::wire::{self, Epoch, Position, ServerEvent, TopicName};
 
 /// Sealed frames with dense sequence numbers.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Batch {
     /// The same in other wire formats.
     others: Others,
     /// Of the topic when the frames were numbered.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
     /// When the batch was sealed.
     pub(crate) tick: Tick,
     /// The number of the batch's pass, and the horizon in its messages; 0 before the pass. Both belong to the topic,
@@ -274,7 +274,7 @@ impl OpenBatch {
         &mut self,
         topic: &TopicName,
         next_seq: u64,
-        epoch: u64,
+        epoch: Epoch,
         tick: Tick,
         ledger: &Arc<Ledger>,
     ) -> Batch {
@@ -317,7 +317,7 @@ pub(crate) mod tests {
             open.buffer().extend_from_slice(frame.as_bytes());
             open.commit();
         }
-        open.seal(&topic(), next_seq, 7, Tick::new(1), &Arc::default())
+        open.seal(&topic(), next_seq, Epoch::new(7), Tick::new(1), &Arc::default())
     }
 
     #[test]
@@ -326,7 +326,7 @@ pub(crate) mod tests {
         for seq in 2..5 {
             open.buffer().extend_from_slice(&vec![b'x'; 1 << 20]);
             open.commit();
-            let batch = open.seal(&topic(), seq, 7, Tick::new(1), &Arc::default());
+            let batch = open.seal(&topic(), seq, Epoch::new(7), Tick::new(1), &Arc::default());
             assert!(batch.classic.bytes.is_unique(), "the open batch holds no part of it");
         }
     }
@@ -349,7 +349,7 @@ pub(crate) mod tests {
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(&[b'x'; 1_000]);
         open.commit();
-        let batch = Arc::new(open.seal(&topic(), 2, 7, Tick::new(1), &ledger));
+        let batch = Arc::new(open.seal(&topic(), 2, Epoch::new(7), Tick::new(1), &ledger));
         let held = Arc::clone(&batch);
         drop(batch);
         assert!(ledger.bytes() >= 1_000);
@@ -367,7 +367,7 @@ pub(crate) mod tests {
             wire::classic::encode_message(open.buffer(), &Timestamp { mega: 1, sec: 2, micro: 3 }, &publication);
             open.commit();
         }
-        let batch = open.seal(&topic(), 7, 9, Tick::new(1), &ledger);
+        let batch = open.seal(&topic(), 7, Epoch::new(9), Tick::new(1), &ledger);
         let before = ledger.bytes();
         let view = batch.view(other, &codecs);
         assert_eq!(view.bytes(), batch.classic().bytes(), "it is the same codec under another number");
@@ -386,7 +386,7 @@ pub(crate) mod tests {
         open.commit();
         open.buffer().extend_from_slice(b"half");
         open.truncate_uncommitted();
-        let batch = open.seal(&topic(), 2, 7, Tick::new(1), &Arc::default());
+        let batch = open.seal(&topic(), 2, Epoch::new(7), Tick::new(1), &Arc::default());
         assert_eq!(&batch.classic().bytes()[..], b"whole");
         assert_eq!(batch.frames(), 1);
     }

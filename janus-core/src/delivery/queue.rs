@@ -32,7 +32,7 @@ use super::ledger::Dropped;
 use super::{Batch, End, Ledger, Link, SlowReason, Subscription, Terms};
 use crate::config::SlowConsumer;
 use crate::ground::clock::Tick;
-use crate::wire::{ServerEvent, TopicName};
+use crate::wire::{Epoch, ServerEvent, TopicName};
 
 /// Frames handed to one `writev`: as many as a 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
@@ -359,7 +359,7 @@ impl Queue {
         &mut self,
         subscription: &Arc<Subscription>,
         topic: &TopicName,
-        epoch: u64,
+        epoch: Epoch,
         seqs: Range<u64>,
     ) {
         self.push(Entry::gap(subscription, topic, epoch, seqs));

@@ -40,7 +40,7 @@ use crate::accounts::Account;
 use crate::accounts::received::Kept;
 use crate::ground::clock::{AtomicTick, Tick};
 use crate::ground::tasks::yield_now;
-use crate::wire::{ServerEvent, TopicName};
+use crate::wire::{Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
 pub(crate) use subscription::Subscription;
 
@@ -299,7 +299,7 @@ impl Slot {
 
     /// Continues delivery with `seq` in a topic that had to start afresh under a new epoch. If messages are left out,
     /// the subscriber finds a gap; a client without words for a gap is closed.
-    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, topic: &TopicName, epoch: u64, seq: u64) {
+    pub(crate) fn skip_to(&self, subscription: &Arc<Subscription>, topic: &TopicName, epoch: Epoch, seq: u64) {
         let mut out = self.out.lock();
         // Read and changed under one lock: a sender may be at work on the skipped numbers, and a message already sent
         // is not lost.

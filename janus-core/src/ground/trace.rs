@@ -22,7 +22,7 @@ use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
 use self::pattern::Pattern;
 use super::clock::timestamp;
-use crate::supervision::{Event, EventKind};
+use crate::supervision::{EventKind, TreeEvent};
 use crate::wire::TopicName;
 
 /// Traces of one instance at a time; one more is refused.
@@ -302,7 +302,7 @@ impl Tracer {
     pub(crate) fn start(
         self: &Arc<Self>,
         options: TraceOptions,
-        events: Option<broadcast::Receiver<Event>>,
+        events: Option<broadcast::Receiver<TreeEvent>>,
     ) -> Result<Trace, TraceError> {
         let TraceOptions { kinds, names, count } = options;
         if names.len() > MAX_PATTERNS || names.iter().any(|name| name.len() > MAX_PATTERN_BYTES) {
@@ -367,7 +367,7 @@ struct Waiting {
 }
 
 impl Recorder {
-    fn offer_event(&self, event: &Event) {
+    fn offer_event(&self, event: &TreeEvent) {
         if let Some(line) = line_of(event) {
             self.offer(&line);
         }
@@ -426,7 +426,7 @@ pub struct Trace {
     tracer: Arc<Tracer>,
     recorder: Arc<Recorder>,
     /// Events of the supervisors, put into the queue by the reader.
-    events: Option<broadcast::Receiver<Event>>,
+    events: Option<broadcast::Receiver<TreeEvent>>,
 }
 
 impl Trace {
@@ -503,7 +503,7 @@ impl Drop for Trace {
 
 /// The line of an event of supervision, with the time of reading as its time. An event of a kind which is newer than this
 /// code has none.
-fn line_of(Event { supervisor, child, what, .. }: &Event) -> Option<TraceLine> {
+fn line_of(TreeEvent { supervisor, child, what, .. }: &TreeEvent) -> Option<TraceLine> {
     let (kind, about) = match what {
         EventKind::Started => (TraceKind::Start, String::new()),
         EventKind::StartFailed(reason) => (TraceKind::Exit, format!("cannot be started: {reason}")),

@@ -27,7 +27,7 @@ use crate::hooks::{HookThread, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
-use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, hand_over};
+use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::topic::{TopicInfo, Waiter};
 use crate::wire::{Codec, Decoder, ErrorCode, Limits, Position, Refusal};
@@ -205,7 +205,7 @@ impl Janus {
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
             let waiter = Waiter { waker: cx.waker(), place: &mut place };
-            match hand_over(shared, &mut last, &topic, None, offered, Some(waiter)) {
+            match route(shared, &mut last, &topic, None, offered, Some(waiter)) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);
@@ -229,7 +229,7 @@ impl Janus {
         let shared = &self.inner.shared;
         let (topic, publication) = message.into_parts(&shared.config)?;
         let (reply, receipt) = Reply::promise();
-        if let Err(pending) = hand_over(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
+        if let Err(pending) = route(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);
             return Err(PublishError::Full);
         }
@@ -284,7 +284,7 @@ impl Janus {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use janus_core::{Config, Janus, Namespace, Position};
+    /// use janus_core::{Config, Epoch, Janus, Namespace, Position};
     ///
     /// let default_namespace = Namespace { history: true, ..Namespace::default() };
     /// let config = Config { default_namespace, ..Config::default() };
@@ -294,7 +294,7 @@ impl Janus {
     ///     janus.publish("news", &number).await?;
     /// }
     /// // A position that is of no life of the topic is before everything.
-    /// let mut history = janus.history("news", Some(Position { epoch: 0, seq: 0 }), 2)?;
+    /// let mut history = janus.history("news", Some(Position { epoch: Epoch::NONE, seq: 0 }), 2)?;
     /// let mut parts = vec![history.messages.len()];
     /// while history.more {
     ///     history = janus.history("news", Some(history.position), 2)?;

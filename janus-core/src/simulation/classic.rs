@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
 use super::model::{CONFLATED, Form, Id, Model, Outcome, TOPICS, topic_name};
 use super::{Chance, Limits, MAX_ENTRY, Trace};
-use crate::PublishError;
 use crate::delivery::memory::Read;
+use crate::{Epoch, PublishError};
 
 #[derive(Debug)]
 pub(super) struct Classic {
@@ -30,7 +30,7 @@ pub(super) struct Classic {
     /// The client has received a message. Before the first message there are no PINGs.
     has_received: bool,
     /// The last receipt for each topic.
-    last_receipt: [(u64, u64); TOPICS],
+    last_receipt: [(Epoch, u64); TOPICS],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Classic {
             attached: false,
             was_slow: false,
             has_received: false,
-            last_receipt: [(0, 0); TOPICS],
+            last_receipt: [(Epoch::NONE, 0); TOPICS],
         }
     }
 
@@ -327,13 +327,13 @@ impl Classic {
         };
         let topic = model.messages[id].topic;
         assert_eq!(receipt["topic"], topic_name(topic), "the receipt of message {id}");
-        let epoch = u64::from_str_radix(receipt["epoch"].as_str().expect("an epoch"), 16).expect("hexadecimal");
+        let epoch: Epoch = receipt["epoch"].as_str().expect("an epoch").parse().expect("hexadecimal");
         let seq = receipt["seq"].as_u64().expect("a number");
         trace.note("receipt", self.line.number, id, seq as usize);
         model.receipt(id, epoch, seq);
         let (last_epoch, last_seq) = std::mem::replace(&mut self.last_receipt[topic], (epoch, seq));
         assert!(
-            epoch == 0 || epoch != last_epoch || seq > last_seq,
+            epoch == Epoch::NONE || epoch != last_epoch || seq > last_seq,
             "client {}: receipt {seq} came after {last_seq}: the client's messages were not taken in order",
             self.line.number
         );

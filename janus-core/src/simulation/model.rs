@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::PublishError;
 use crate::ground::simulated::since_unix_epoch;
+use crate::{Epoch, PublishError};
 
 pub(super) const TOPICS: usize = 8;
 
@@ -44,7 +44,7 @@ pub(super) struct Message {
     answered: u64,
     pub(super) published: Instant,
     /// The epoch and the last number of the topic known at the time of publishing.
-    after: (u64, u64),
+    after: (Epoch, u64),
     /// The first bytes of the frame in each form, the same for all subscribers.
     heads: [Vec<u8>; 2],
     previous: Option<Id>,
@@ -101,9 +101,9 @@ pub(super) struct Model {
     /// The messages of each topic, in the order of publishing.
     pub(super) by_topic: [Vec<Id>; TOPICS],
     /// Messages by epoch and number.
-    numbers: HashMap<(u64, u64), Id>,
+    numbers: HashMap<(Epoch, u64), Id>,
     /// The epoch and the highest known number of each topic.
-    last: [(u64, u64); TOPICS],
+    last: [(Epoch, u64); TOPICS],
     /// A logical clock, which rises with every answer to a publisher.
     pub(super) now: u64,
 }
@@ -135,7 +135,7 @@ impl Model {
     }
 
     /// A publisher got a receipt.
-    pub(super) fn receipt(&mut self, id: Id, epoch: u64, seq: u64) {
+    pub(super) fn receipt(&mut self, id: Id, epoch: Epoch, seq: u64) {
         let message = self.answered(id);
         if seq == 0 {
             assert!(
@@ -157,14 +157,14 @@ impl Model {
     }
 
     /// A publisher or a subscriber was told the number of a message.
-    fn has_number(&mut self, id: Id, epoch: u64, seq: u64) {
+    fn has_number(&mut self, id: Id, epoch: Epoch, seq: u64) {
         let other = *self.numbers.entry((epoch, seq)).or_insert(id);
         assert!(other == id, "messages {other} and {id} have the same number {seq}");
         self.number(id, seq);
     }
 
     /// The epoch and the highest known number of a topic.
-    pub(super) fn last(&self, topic: usize) -> (u64, u64) {
+    pub(super) fn last(&self, topic: usize) -> (Epoch, u64) {
         self.last[topic]
     }
 
@@ -202,7 +202,7 @@ impl Model {
     }
 
     /// A subscriber received a message with its number and the time at which the message got the number.
-    pub(super) fn received_with_number(&mut self, id: Id, epoch: u64, seq: u64, time: Duration) {
+    pub(super) fn received_with_number(&mut self, id: Id, epoch: Epoch, seq: u64, time: Duration) {
         let now = since_unix_epoch().expect("it is a simulation");
         let published = now - self.messages[id].published.elapsed();
         let milliseconds = published.as_millis()..=now.as_millis();

@@ -13,7 +13,7 @@ use crate::delivery::memory::Read;
 use crate::wire::ErrorCode;
 use crate::wire::v1::client::{self as v1, ServerFrame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder};
-use crate::{Position, PublishError};
+use crate::{Epoch, Position, PublishError};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -44,7 +44,7 @@ pub(super) struct Modern {
     closes: bool,
     /// The client has got a close frame.
     is_closed: bool,
-    last_receipt: [(u64, u64); TOPICS],
+    last_receipt: [(Epoch, u64); TOPICS],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ struct Asked {
     /// The time of the subscribe, on the model's clock.
     at: u64,
     /// The epoch and the highest known number at the time of the subscribe.
-    last: (u64, u64),
+    last: (Epoch, u64),
 }
 
 /// A place in a topic.
@@ -135,7 +135,7 @@ impl Modern {
             bye: None,
             closes: false,
             is_closed: false,
-            last_receipt: [(0, 0); TOPICS],
+            last_receipt: [(Epoch::NONE, 0); TOPICS],
         };
         let Some(mut session) = earlier else {
             client.write(&v1::hello(None, None));
@@ -178,7 +178,7 @@ impl Modern {
         let is_wrong = since.is_some() && chance.one_in(20);
         let position = since.map(|Place { position, .. }| match (is_wrong, chance.one_in(2)) {
             (false, _) => position,
-            (true, false) => Position { epoch: !position.epoch, ..position },
+            (true, false) => Position { epoch: Epoch::new(!position.epoch.number()), ..position },
             (true, true) => Position { seq: position.seq + 1_000_000, ..position },
         });
         let asked = Asked { topic, since, is_wrong, at: model.now, last: model.last(topic) };
@@ -393,7 +393,7 @@ impl Modern {
         subscription.place = Place { position, last_id: Some(id), at: Instant::now(), ..subscription.place };
     }
 
-    fn skipped(&mut self, topic: &str, epoch: u64, from: u64, to: u64, limits: &Limits) {
+    fn skipped(&mut self, topic: &str, epoch: Epoch, from: u64, to: u64, limits: &Limits) {
         let number = self.line.number;
         let topic = (0..TOPICS).find(|known| topic_name(*known) == topic).expect("a topic that exists");
         let was_full = self.was_full;
@@ -422,7 +422,7 @@ impl Modern {
         model.receipt(id, epoch, seq);
         let (last_epoch, last_seq) = std::mem::replace(&mut self.last_receipt[published], (epoch, seq));
         assert!(
-            epoch == 0 || epoch != last_epoch || seq > last_seq,
+            epoch == Epoch::NONE || epoch != last_epoch || seq > last_seq,
             "client {}: receipt {seq} came after {last_seq}: the client's messages were not taken in order",
             self.line.number
         );

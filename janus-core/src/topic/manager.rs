@@ -1,9 +1,9 @@
-//! From names to topics: the original's `topman`.
+//! TopicManager, from names to topics: the original's `topman`.
 //!
-//! The actor makes topics, ends unused ones, and has the others forget what is too old. It holds no truth of its own: topics
-//! are listed in the [`TopicTable`](crate::instance::shared::TopicTable), where subscribers and publishers find those that exist without
-//! asking, and they are children of the topic supervisor. Its crash is noticed by nobody: whoever waits for a topic to be made asks the
-//! successor again.
+//! The actor makes topics, ends unused topics, and lets topics forget old messages. The actor holds no state: topics
+//! are listed in the [`TopicTable`](crate::topic::table::TopicTable), where subscribers and publishers find existing
+//! topics without the actor, and topics are children of the topic supervisor. A crash of the actor goes unnoticed: a
+//! subscriber that waits for a new topic asks the successor again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,19 +23,20 @@ use crate::supervision::{ChildSpec, Restart, RestartIntensity, RestartWindow, St
 use crate::topic::{Topic, TopicError, TopicState, Topics};
 use crate::wire::TopicName;
 
-/// Asks for the topic of this name, which is made if there is none. Idempotent.
+/// Finds or makes the topic of this name. Idempotent.
 #[derive(Message)]
 #[rtype(result = "Result<Arc<TopicState>, TopicError>")]
 pub(crate) struct Create {
     pub(crate) name: TopicName,
-    /// What the clients of the asking address hold.
+    /// The account of the asking address.
     pub(crate) by: Option<Arc<Account>>,
 }
 
-/// Topics that are listed and have to be started: those that a program in this process has made.
+/// Listed topics to be started, made by the program in this process.
 ///
-/// Not messages to the actor: it would take in all of them before it did anything else, and a program on another thread
-/// that goes on making topics would have the arbiter for itself. Its limit is `max_topics`: a topic comes in when it is made.
+/// A message to the actor for each topic would not do. The actor would read all of these messages before doing anything
+/// else, so a program on another thread that keeps making topics would have the arbiter for itself. The limit is
+/// `max_topics`: a topic comes in when it is made.
 #[derive(Debug, Default)]
 pub(crate) struct Unstarted {
     topics: Mutex<VecDeque<Arc<TopicState>>>,
@@ -58,7 +59,7 @@ impl Unstarted {
     }
 }
 
-/// Topics that are started at once.
+/// Topics started at the same time.
 const STARTING: usize = 16;
 
 #[derive(Debug)]
@@ -76,7 +77,7 @@ impl Actor for TopicManager {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        // A predecessor that crashed between listing a topic and starting it left one that nobody runs.
+        // A predecessor that crashed between listing and starting a topic left the topic without an actor.
         for topic in self.shared.table.all() {
             if !topic.actor.is_running() {
                 self.shared.unstarted.add(topic);
@@ -89,11 +90,11 @@ impl Actor for TopicManager {
     }
 }
 
-/// Starts the topics that are listed, for ever.
+/// Starts listed topics, for ever.
 async fn start_listed(shared: Arc<Topics>) {
     let listed = stream::unfold(&shared.unstarted, async |unstarted| Some((unstarted.next().await, unstarted)));
     let start = async |topic: Arc<TopicState>| {
-        // It has been waiting for so long that nobody wants it any more.
+        // The topic may have been unused for so long that it has ended before its start.
         if !topic.has_ended() {
             drop(start(&shared, topic).await);
         }
@@ -101,10 +102,11 @@ async fn start_listed(shared: Arc<Topics>) {
     listed.for_each_concurrent(STARTING, start).await;
 }
 
-/// All topics are gone through no more often than this, however short their times are: 95,000 of them take 15 to 25 ms.
+/// The shortest interval between two rounds through all topics, however short their times are: a round through 95,000
+/// topics takes 15 to 25 ms.
 const MIN_ROUND: Duration = Duration::from_millis(250);
 
-/// A quarter of the idle time, which is as exact as anyone needs it.
+/// A quarter of the idle time, which is exact enough.
 fn end_interval(config: &Config) -> Duration {
     (config.topic_idle / 4).max(MIN_ROUND)
 }
@@ -114,19 +116,19 @@ async fn terminate_ended(shared: Arc<Topics>) {
     loop {
         let (topic, place) = shared.table.ending.next().await;
         let supervisor = shared.topic_supervisor.clone();
-        // Not in the context of the manager: its crash would leave an actor behind that nobody knows.
+        // Not in the context of the manager, whose crash would leave an unknown actor behind.
         tokio::task::spawn_local(async move {
-            // It may never have started.
+            // The actor may never have started.
             let _ = supervisor.terminate_child(topic.actor.name().clone()).await;
             drop(place);
         });
     }
 }
 
-/// Topics that are looked at before others get their turn.
+/// Topics looked at before other tasks get their turn.
 const PORTION: usize = 64;
 
-/// Ends the topics that nobody has used for `topic_idle`, for ever.
+/// Ends topics that have been unused for `topic_idle`, for ever.
 async fn end_unused(shared: Arc<Topics>) {
     let mut rounds = tokio::time::interval(end_interval(&shared.config));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,10 +159,10 @@ async fn end_unused(shared: Arc<Topics>) {
     }
 }
 
-/// A message of a topic that is not used is kept longer than its age by no more than this, and two ticks.
+/// A message of an unused topic is kept longer than its age by at most this time and two ticks.
 const MAX_FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Has topics let go of messages that are too old, for ever. A topic itself looks only when it is used.
+/// Lets topics forget old messages, for ever. A topic itself looks only when it is used.
 async fn forget_old(shared: Arc<Topics>) {
     let mut rounds = tokio::time::interval(forget_interval(&shared.config));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -170,10 +172,10 @@ async fn forget_old(shared: Arc<Topics>) {
     }
 }
 
-/// Topics whose rings are trimmed before others get their turn.
+/// Topics trimmed before other tasks get their turn.
 pub(crate) const TRIM_PORTION: usize = 64;
 
-/// Has all topics let go of what is too old, and of what is more than `pressure` allows.
+/// Lets all topics forget old messages, and messages beyond the limits under `pressure`.
 pub(crate) async fn trim_topics(shared: &Topics, pressure: u32) {
     let mut last = 0;
     loop {
@@ -183,13 +185,13 @@ pub(crate) async fn trim_topics(shared: &Topics, pressure: u32) {
         let tick = shared.clock.tick();
         let trimmed: usize = portion.iter().map(|topic| topic.trim(tick, pressure)).sum();
         shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
-        // Not kept from ending meanwhile.
+        // Topics may end while the next portion waits.
         drop(portion);
         tokio::task::yield_now().await;
     }
 }
 
-/// A quarter of the shortest age, but not so often that going through 100,000 topics would be noticed.
+/// A quarter of the shortest age, but not so short that rounds through 100,000 topics would be noticed.
 fn forget_interval(config: &Config) -> Duration {
     let namespaces = config.namespaces.values().chain([&config.default_namespace]);
     let ages = namespaces.filter(|namespace| namespace.history).map(|namespace| namespace.history_age);
@@ -207,9 +209,9 @@ impl Handler<Create> for TopicManager {
 }
 
 async fn make(shared: &Arc<Topics>, Create { name, by }: Create) -> Result<Arc<TopicState>, TopicError> {
-    // Also where there is room: whoever leaves topics faster than they end has to wait for it.
+    // Even while there is room for topics: a client must not leave topics faster than they end.
     let place = shared.table.ending.place().await;
-    // Listed before it runs: a second request finds this one, and what it sends waits in the inbox.
+    // Listed before the start: a second request finds this topic, and messages wait in the inbox.
     let (topic, is_new) = shared.table.find_or_insert(&name, by.as_ref(), Some(place), shared)?;
     if !is_new {
         return Ok(topic);
@@ -218,11 +220,11 @@ async fn make(shared: &Arc<Topics>, Create { name, by }: Create) -> Result<Arc<T
     start(shared, topic).await
 }
 
-/// Restarts that one topic is allowed; with one more it is out of service for `topic_quarantine`.
+/// The restarts that a topic is allowed. One more puts the topic out of service for `topic_quarantine`.
 pub(crate) const TOPIC_INTENSITY: RestartIntensity =
     RestartIntensity { max_restarts: 5, period: Duration::from_secs(60) };
 
-/// Starts the actor of a listed topic. A first start that fails is tried again as often as a later one would be: the
+/// Starts the actor of a listed topic. A failed first start is tried again as often as a failed restart would be. The
 /// supervisor keeps no child whose first start failed, so the retries happen here.
 async fn start(shared: &Arc<Topics>, topic: Arc<TopicState>) -> Result<Arc<TopicState>, TopicError> {
     shared.tracer.tell(TraceKind::Create, || Said {
@@ -240,7 +242,7 @@ async fn start(shared: &Arc<Topics>, topic: Arc<TopicState>) -> Result<Arc<Topic
                 .place(home)
         };
         match shared.topic_supervisor.start_child(spec).await {
-            // Its name is its own, so one that is there already is this very topic, restarting or in quarantine.
+            // No two topics share an actor name, so a present child is this very topic, restarting or in quarantine.
             Ok(()) | Err(StartError::AlreadyPresent(_) | StartError::AlreadyStarted(_)) => return Ok(topic),
             Err(error @ StartError::Failed { .. }) if failures.add(Instant::now()) => {
                 log::warn!("topic {}: could not be started, trying again: {error}", topic.name);
@@ -270,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_short_a_time_topics_are_gone_through_every_250_ms() {
+    fn rounds_through_all_topics_are_at_least_250_ms_apart() {
         let short = Duration::from_millis(10);
         let config = Config { topic_idle: short, resume_age: short, ..Config::default() };
         assert_eq!(config.validate(), Ok(()));

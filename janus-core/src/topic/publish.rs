@@ -1,8 +1,8 @@
-//! What becomes of a published message, and how its publisher learns it.
+//! The way of a published message to its topic, and the answer to its publisher.
 //!
 //! A message on its way to a topic is a [`Pending`]: the publication and a [`Reply`]. The reply is answered exactly
-//! once. If whoever holds it drops it (a topic that panics with the message in hand, an instance that is torn down), the
-//! drop itself answers with an error, so that no publisher waits for ever and none is left believing.
+//! once. A dropped reply (a topic panics with the message in hand, an instance is torn down) answers with an error
+//! itself, so no publisher waits for ever, and no publisher believes in a lost message.
 
 use std::sync::Arc;
 
@@ -13,82 +13,82 @@ use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::topic::{Offer, TopicError, TopicState, Topics, Waiter};
-use crate::wire::{ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
+use crate::topic::{Enqueued, TopicError, TopicState, Topics, Waiter};
+use crate::wire::{Epoch, ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
 
-/// The longest name a topic may have under any setting.
+/// The longest name of a topic under any setting.
 const MAX_TOPIC_BYTES: usize = 4_096;
 
-/// What a publisher learns of an accepted message.
+/// The answer to the publisher of an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// Identifies the life of the topic in which the message was numbered; random, changes when a topic starts afresh.
-    pub epoch: u64,
-    /// The message's number in its topic, without holes within an epoch; the first is 1. 0 if the topic does not exist:
-    /// nobody was subscribed and it keeps no history, so there was nobody to number it for.
+    /// Names the life of the topic in which the message was numbered. Random; changes when a topic starts afresh.
+    pub epoch: Epoch,
+    /// The message's number in its topic, without holes within an epoch. The first number is 1. 0 if the topic does not
+    /// exist, because it has no subscriber and keeps no history.
     pub seq: u64,
-    /// Subscribers of the topic when the message was numbered; each of them gets it, unless its connection ends first.
+    /// Subscribers of the topic when the message was numbered. Each gets the message, unless its connection ends first.
     pub subscribers: usize,
 }
 
 impl Receipt {
-    /// For a message to a topic that does not exist.
-    pub(crate) const UNNUMBERED: Self = Self { epoch: 0, seq: 0, subscribers: 0 };
+    /// For a message without a topic.
+    pub(crate) const UNNUMBERED: Self = Self { epoch: Epoch::NONE, seq: 0, subscribers: 0 };
 }
 
-/// Why a message was not published. No subscriber gets a message that was refused, except where a variant says so.
+/// Why a message was not published. No subscriber gets a refused message, unless a variant says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// As many messages of this topic are under way as `max_inflight_frames` and `max_inflight_bytes` allow; try again,
-    /// or use [`Janus::publish`](crate::Janus::publish), which waits.
+    /// The messages under way in this topic have reached `max_inflight_frames` or `max_inflight_bytes`. Try again, or
+    /// use [`Janus::publish`](crate::Janus::publish), which waits.
     #[error("the topic's inflight limit is reached; try again later")]
     Full,
-    /// The topic crashed with the message in hand, before it had a number: nobody gets it.
+    /// The topic crashed with the message in hand, before the message had a number. No subscriber gets the message.
     #[error("the topic crashed with the message in hand; publish it again")]
     TopicCrashed,
     /// The topic keeps crashing and is out of service for `topic_quarantine`.
     #[error("the topic keeps failing and is out of service for now; try again in a minute")]
     TopicUnavailable,
-    /// The topic would have to be made, because its namespace keeps history, and there are as many as `max_topics` allows.
-    #[error("there are as many topics as max_topics allows")]
+    /// The topic would have to be made, because its namespace keeps history, and there are `max_topics` topics already.
+    #[error("the topic limit (max_topics) is reached")]
     TooManyTopics,
     /// The instance is shutting down, or has ended.
     #[error("this Janus is shutting down")]
     ShuttingDown,
-    /// The publisher's connection was closed while the message waited, for room or for a hook. No publisher in this
-    /// process is told so.
-    #[error("the connection was closed before the message was published; publish it again on another one")]
+    /// The publisher's connection was closed while the message waited, for room or for a hook. A publisher in this
+    /// process never gets this error.
+    #[error("the connection was closed before the message was published; publish it again on another connection")]
     ConnectionClosed,
-    /// The client is not known to be on the server's own machine, and others may not publish.
+    /// The client is not known to be on the server's own machine, and remote clients may not publish.
     #[error(
         "only clients on the server's own machine may publish; the server's operator can allow it with allow_publish"
     )]
     NotAllowed,
-    /// The embedder's [hook](crate::hooks::Hooks::authorize_publish) has refused it, or has not answered. No publisher in
-    /// this process is asked.
+    /// The embedder's [hook](crate::hooks::Hooks::authorize_publish) has refused the message, or has not answered.
+    /// Messages of publishers in this process are not subject to the hook.
     #[error("{reason}")]
     Denied {
-        /// `forbidden`, or `authorization_failed` if it may try again.
+        /// `forbidden`, or `authorization_failed` if the client may try again.
         code: ErrorCode,
-        /// What the publisher is told, for a person to read.
+        /// The reason for the publisher, for a person to read.
         reason: String,
     },
-    /// The topic's name, or the message itself, cannot be published, or is larger than `max_frame_bytes`: the caller's
+    /// The topic's name or the message is invalid, or the message is larger than `max_frame_bytes`: the caller's
     /// mistake.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl PublishError {
-    /// The same as a client is told.
+    /// The code that a client is told.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotAllowed => ErrorCode::PublishNotAllowed,
             Self::Denied { code, .. } => *code,
-            // Connections wait for room; only a publisher in this process is told.
+            // Connections wait for room. Only a publisher in this process gets this error.
             Self::Full => ErrorCode::Internal,
             Self::TopicCrashed => ErrorCode::TopicCrashed,
             Self::TopicUnavailable => ErrorCode::TopicUnavailable,
@@ -100,7 +100,7 @@ impl PublishError {
     }
 }
 
-/// A message as a publisher in this process hands it over. A clone shares its text.
+/// A message of a publisher in this process. A clone shares the text.
 ///
 /// ```
 /// use janus_core::Message;
@@ -115,7 +115,7 @@ pub struct Message {
     text: Arc<Text>,
 }
 
-/// The parts of a message besides its topic, each one JSON value.
+/// The parts of a message besides its topic, each a JSON value.
 #[derive(Clone, Debug)]
 struct Text {
     event: String,
@@ -124,16 +124,16 @@ struct Text {
 }
 
 impl Message {
-    /// A message with this data, which is serialized as JSON, and with an empty event and message id.
+    /// A message with this data, serialized as JSON, and with an empty event and message id.
     ///
     /// # Errors
     ///
-    /// [`PublishError::Invalid`] if the topic's name is empty, longer than 4,096 bytes or holds control characters, or if
-    /// the data cannot be serialized.
+    /// [`PublishError::Invalid`] if the topic's name is empty, longer than 4,096 bytes or holds control characters, or
+    /// if the data cannot be serialized.
     pub fn new(topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, PublishError> {
         let topic = topic_name(topic)?;
         let mut data = serde_json::to_string(data).map_err(|error| invalid(&error))?;
-        // A type may write something of its own where a value belongs.
+        // A type may write any text in place of a value.
         let value = Publication::check_data(&data).map_err(|error| invalid(&error))?;
         if value.len() < data.len() {
             data = value.to_owned();
@@ -156,8 +156,8 @@ impl Message {
         self
     }
 
-    /// The same message for another topic, which shares its text: a large one for many topics is held, and checked, once
-    /// until it is published.
+    /// The same message for another topic, with the same text: a large message for many topics is held and checked
+    /// once, until it is published.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -183,7 +183,7 @@ impl Message {
         Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text) })
     }
 
-    /// The topic that the message goes to.
+    /// The message's topic.
     #[must_use]
     pub fn topic(&self) -> &str {
         self.topic.as_str()
@@ -198,7 +198,7 @@ impl Message {
     }
 
     pub(crate) fn into_parts(self, config: &Config) -> Result<(TopicName, Publication), PublishError> {
-        // The instance may allow less than a name may have at all, or more.
+        // The limit of the instance differs from the limit of `new`.
         let topic = TopicName::new(self.topic.as_str(), config.max_topic_bytes).map_err(|error| invalid(&error))?;
         let Text { event, message_id, data } = &*self.text;
         let publication = Publication::of_checked(&topic, event, message_id, data);
@@ -220,11 +220,12 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
     PublishError::Invalid(error.to_string())
 }
 
-/// Hands a message to its topic, or back if that has no room; then `waiter` is woken when it has, in its turn.
+/// Finds the topic of a message and puts the message into the inbox. If the topic has no room the message comes back, and
+/// `waiter` is woken in its turn when there is room.
 ///
-/// `last` is where the publisher's last message went: most go on with the same topic. `by` is the account of the publisher's
-/// address, if it has one.
-pub(crate) fn hand_over(
+/// `last` is the topic of the publisher's last message, which mostly is the topic of the next message, too. `by` is the
+/// account of the publisher's address; a publisher in this process has no account.
+pub(crate) fn route(
     shared: &Topics,
     last: &mut Option<Arc<TopicState>>,
     name: &TopicName,
@@ -247,7 +248,7 @@ pub(crate) fn hand_over(
         let cached = last.take().filter(|topic| topic.name == *name);
         let topic = match cached.or_else(|| shared.table.find(name.as_str())) {
             Some(topic) => topic,
-            // Whoever comes later may ask for its history.
+            // A later reader may ask for the history.
             None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name, by) {
                 Ok(topic) => topic,
                 Err(error) => {
@@ -260,7 +261,7 @@ pub(crate) fn hand_over(
                 }
             },
             None => match shared.table.is_asleep(name).then(|| shared.open_topic(name, by)) {
-                // Sessions without a connection count on it.
+                // Sessions without a connection rely on the topic.
                 Some(Ok(topic)) => topic,
                 found => {
                     if found.is_some() {
@@ -272,17 +273,17 @@ pub(crate) fn hand_over(
                 }
             },
         };
-        match topic.offer(pending, waiter.as_mut()) {
-            Offer::Accepted => {
+        match topic.enqueue(pending, waiter.as_mut()) {
+            Enqueued::Accepted => {
                 *last = Some(topic);
                 tell("accepted");
                 return Ok(());
             }
-            Offer::Full(refused) => {
+            Enqueued::Full(refused) => {
                 *last = Some(topic);
                 return Err(refused);
             }
-            Offer::Ended(refused) => {
+            Enqueued::Ended(refused) => {
                 shared.table.remove(&topic);
                 pending = refused;
             }
@@ -290,7 +291,7 @@ pub(crate) fn hand_over(
     }
 }
 
-/// A message that has no number yet.
+/// A message without a number.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) publication: Publication,
@@ -307,15 +308,15 @@ impl Pending {
     }
 }
 
-/// The publisher, waiting for the outcome.
+/// The way back to the publisher, who waits for the outcome.
 #[derive(Debug)]
 pub(crate) struct Reply(Option<ReplyTo>);
 
 #[derive(Debug)]
 enum ReplyTo {
-    /// Somebody in this process, or a connection that closes after its message.
+    /// A publisher in this process, or a connection that closes after its message.
     Promise(oneshot::Sender<Result<Receipt, PublishError>>),
-    /// A connection: an error frame if it fails, a receipt if it asked for one.
+    /// A connection: gets an error frame for a failure, and a receipt on request.
     Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId },
 }
 
@@ -330,7 +331,7 @@ impl Reply {
         Self(Some(ReplyTo::Connection { slot, topic, ack, id }))
     }
 
-    /// What the publisher is called in a trace.
+    /// The publisher's name in a trace.
     fn publisher(&self) -> String {
         match &self.0 {
             Some(ReplyTo::Connection { slot, .. }) => trace::client(slot.id),
@@ -338,15 +339,15 @@ impl Reply {
         }
     }
 
-    /// Whether the publisher wants to know of success, too.
+    /// Whether the publisher wants to hear of success, too.
     pub(crate) fn wants_receipt(&self) -> bool {
         !matches!(self.0, Some(ReplyTo::Connection { ack: false, .. }))
     }
 
-    /// The message was numbered. Whoever did not ask to hear of it does not.
+    /// The message was numbered. The publisher hears of success only on request.
     pub(crate) fn accept(mut self, topic: &TopicName, receipt: Receipt) {
         match self.0.take() {
-            // A publisher that went away does not want to know.
+            // The publisher may have gone away.
             Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
             Some(ReplyTo::Connection { slot, ack, id, .. }) => {
                 if ack {
@@ -378,7 +379,8 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // A topic has it in hand only while it runs; in peace it is dropped by what ends with the message still waiting.
+        // A topic drops a message in hand only when it panics. Without a panic the message still waited, and the
+        // instance or the connection has ended.
         self.answer_error(match self.0 {
             _ if std::thread::panicking() => PublishError::TopicCrashed,
             Some(ReplyTo::Connection { .. }) => PublishError::ConnectionClosed,
@@ -392,19 +394,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_for_many_topics_has_its_text_once() {
+    fn a_message_for_many_topics_holds_its_text_once() {
         let message = Message::new("one", &"x".repeat(1_000)).unwrap().event("e");
         let other = message.for_topic("two").unwrap();
         assert!(Arc::ptr_eq(&message.text, &other.text));
         assert_eq!((message.topic(), other.topic()), ("one", "two"));
-        // Until it is not the same any more.
+        // A change copies the text.
         let other = other.message_id("2");
         assert_eq!((&*message.text.message_id, &*other.text.message_id), ("\"\"", "\"2\""));
         assert!(matches!(message.for_topic("a\nb"), Err(PublishError::Invalid(_))));
     }
 
     #[test]
-    fn what_a_type_writes_of_its_own_accord_must_be_json() {
+    fn raw_text_of_a_type_is_kept_as_one_json_value() {
         let raw = serde_json::value::RawValue::from_string(" [1.50] ".to_owned()).unwrap();
         assert_eq!(Message::new("news", &raw).unwrap().text.data, "[1.50]");
     }

@@ -1,8 +1,8 @@
-//! What a topic keeps of its latest messages: for clients that resume, and as the history of its namespace.
+//! The latest messages of a topic, kept for clients that resume and as the history of the namespace.
 //!
-//! The ring refers to the same batches that were handed out; keeping a message costs no copy. It is limited by messages,
-//! bytes and age, exactly for who reads it; its memory goes batch by batch. The limits are those of resuming, or those of
-//! the namespace's history where that is on and larger.
+//! The ring refers to the batches that were handed out, so keeping a message costs no copy. The ring has limits in
+//! messages, bytes and age. For readers the limits are exact; memory is freed batch by batch. The limits are those of
+//! resuming, or those of the namespace's history if the history is on and larger.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::ground::clock::Tick;
 pub(crate) struct Keep {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
-    /// Ticks since a message was numbered.
+    /// In ticks since the message was numbered.
     pub(crate) age: u32,
 }
 
@@ -30,37 +30,39 @@ impl Keep {
         }
     }
 
-    /// What is left of it while memory is short.
+    /// The limits while memory is short.
     pub(crate) fn under_pressure(self, pressure: u32) -> Self {
         Self { messages: self.messages >> pressure, bytes: self.bytes >> pressure, age: self.age }
     }
 }
 
-/// Invariant: `batches` hold the numbers `first_seq..end` without a hole, and perhaps some before `first_seq`, which count
-/// as gone; `bytes` is the sum over the frames from `first_seq` on.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Ring {
+    /// The numbers `first_seq..end` without a hole, and perhaps some numbers before `first_seq`, which count as gone.
     batches: VecDeque<Arc<Batch>>,
+    /// At most `end`.
     first_seq: u64,
     end: u64,
+    /// The sum over the frames from `first_seq` on.
     bytes: usize,
-    /// The pass of the last batch that was let go; `None` if that had not been handed out.
+    /// The pass of the last batch that was let go; `None` if that batch had not been handed out.
     gone: Option<u64>,
 }
 
 impl Ring {
-    /// An empty ring whose first message will have this number. Those before may have been handed out up to the
+    /// An empty ring whose first message will have this number. Earlier messages may have been handed out up to the
     /// pass `gone`.
     pub(crate) fn new(next_seq: u64, gone: u64) -> Self {
         Self { batches: VecDeque::new(), first_seq: next_seq, end: next_seq, bytes: 0, gone: Some(gone) }
     }
 
-    /// The first number that is kept; that of the next message if none is.
+    /// The first kept number; the number of the next message if the ring is empty.
     pub(crate) fn first_seq(&self) -> u64 {
         self.first_seq
     }
 
-    /// The number after the last that was put in.
+    /// The number after the last message.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -70,7 +72,7 @@ impl Ring {
         (self.end - self.first_seq) as usize
     }
 
-    /// What the ledger has of the batches that are kept.
+    /// Bytes of the kept batches in the ledger's account.
     pub(crate) fn accounted_bytes(&self) -> usize {
         self.batches.iter().map(|batch| batch.accounted_bytes()).sum()
     }
@@ -83,7 +85,7 @@ impl Ring {
         self.trim(keep, batch.tick);
     }
 
-    /// Lets go of what is over a limit; how many messages that were.
+    /// Lets go of all messages over a limit. Returns how many messages.
     pub(crate) fn trim(&mut self, keep: &Keep, tick: Tick) -> usize {
         let before = self.first_seq;
         while let Some(front) = self.batches.front() {
@@ -97,7 +99,7 @@ impl Ring {
                 self.pop_front();
                 continue;
             }
-            // The limit falls into this batch, most of the time.
+            // Most of the time the limit falls into this batch.
             let mut first_seq = self.first_seq + over;
             let excess = |seq| self.bytes - (front.start_of(seq) - front.start_of(self.first_seq)) > keep.bytes;
             while excess(first_seq) {
@@ -148,12 +150,12 @@ impl Ring {
         first
     }
 
-    /// Forgets everything, as [`new`](Self::new).
+    /// Forgets everything, and is as [`new`](Self::new).
     pub(crate) fn clear(&mut self, next_seq: u64, gone: u64) {
         *self = Self::new(next_seq, gone);
     }
 
-    /// The first number whose pass is, or will be, a later one than `pass`; `None` if it is not kept.
+    /// The first number of a pass later than `pass`, or of a pass to come; `None` if that message is no longer kept.
     /// `latest` is the pass of the last batch that was handed out.
     pub(crate) fn first_after(&self, pass: u64, latest: u64) -> Option<u64> {
         if self.gone.unwrap_or(latest) > pass {
@@ -161,11 +163,11 @@ impl Ring {
         }
         let at = self.batches.partition_point(|batch| !batch.is_after(pass));
         let first = self.batches.get(at).map_or(self.end, |batch| batch.first_seq());
-        // Of the first batch only a part may be left.
+        // Only a part of the first batch may be left.
         (at > 0 || first >= self.first_seq).then_some(first)
     }
 
-    /// The first number of those kept whose pass began, or will begin, after all up to `pass` had ended.
+    /// The first kept number whose pass began, or will begin, after all passes up to `pass` had ended.
     pub(crate) fn first_following(&self, pass: u64) -> u64 {
         let at = self.batches.partition_point(|batch| !batch.follows(pass));
         self.batches.get(at).map_or(self.end, |batch| batch.first_seq().max(self.first_seq))
@@ -177,7 +179,7 @@ impl Ring {
         self.batches.get(at).filter(|batch| batch.first_seq() <= seq && self.first_seq <= seq)
     }
 
-    /// What is kept of these numbers, in pieces of one batch each, up to so many bytes but at least one message.
+    /// The kept messages of these numbers, batch by batch, up to `max_bytes` but at least one message.
     pub(crate) fn portion(&self, seqs: Range<u64>, max_bytes: usize) -> Vec<(Arc<Batch>, Range<u64>)> {
         let mut portion = Vec::new();
         let mut room = max_bytes;
@@ -205,7 +207,7 @@ impl Ring {
         portion
     }
 
-    /// Whether the ring is what it says it is: what a successor asks of what a crashed topic left behind.
+    /// Whether the batches agree with the limits of the ring, for the successor of a crashed topic.
     pub(crate) fn is_consistent(&self) -> bool {
         let mut next = self.batches.front().map_or(self.end, |batch| batch.first_seq());
         for batch in &self.batches {
@@ -218,7 +220,7 @@ impl Ring {
     }
 }
 
-/// As a distance: whoever asks may have read the clock before the batch was sealed, and that is not old.
+/// Compares by distance: the caller may have read the clock before the batch was sealed, and such a batch is not old.
 fn is_older(batch: &Batch, age: u32, tick: Tick) -> bool {
     i64::from(tick.distance(batch.tick)) > i64::from(age)
 }
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_is_gone_and_the_position_after_it_is_known() {
+    fn old_messages_are_gone_and_the_position_after_them_is_known() {
         let mut ring = ring_of(&[3], &PLENTY);
         assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, Tick::new(11)), 0);
         assert_eq!(ring.trim(&Keep { age: 10, ..PLENTY }, Tick::new(12)), 3);
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_whose_clock_is_behind_finds_what_is_new() {
+    fn a_reader_whose_clock_is_behind_finds_new_messages() {
         let mut ring = ring_of(&[3], &PLENTY);
         let keep = Keep { age: 10, ..PLENTY };
         // The batches are of tick 1.
@@ -278,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_may_keep_nothing_knows_its_place_all_the_same() {
+    fn a_ring_that_keeps_nothing_still_knows_its_place() {
         let ring = ring_of(&[3, 2], &Keep { messages: 0, bytes: 0, age: 0 });
         assert_eq!((ring.first_seq(), ring.end()), (6, 6));
     }
 
     #[test]
-    fn what_was_handed_out_after_a_pass_is_known_as_long_as_all_of_it_is_kept() {
+    fn messages_after_a_pass_are_known_while_all_of_them_are_kept() {
         let pass_numbers = Arc::default();
         let mut ring = Ring::new(1, 1);
         let mut passes = Vec::new();
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_portion_is_as_long_as_it_may_be_and_at_least_one_message() {
+    fn a_portion_is_as_long_as_allowed_and_at_least_one_message() {
         let ring = ring_of(&[3, 4], &PLENTY);
         assert_eq!(numbers(&ring.portion(2..7, 30)), [2, 3, 4]);
         assert_eq!(numbers(&ring.portion(2..7, 5)), [2]);

@@ -18,14 +18,14 @@ use crate::wire::TopicName;
 
 /// See the module's documentation. Dereferences to the [`Engine`] below.
 ///
-/// No actor owns a table. Each table plays the part of an ETS table with an heir: after a crash the successor of an actor
-/// finds the table as it was.
+/// No actor owns a table. Each table plays the part of an ETS table with an heir: after a crash the successor of an
+/// actor finds the table as it was.
 #[derive(Debug)]
 pub(crate) struct Topics {
     engine: Engine,
     pub(crate) table: TopicTable,
     pub(crate) unstarted: Unstarted,
-    /// The slots of subscribers in this process, by their number; as many as the program has made.
+    /// The slots of the subscribers in this process, by their number. The program decides how many there are.
     pub(crate) locals: Mutex<HashMap<u64, Arc<Slot>>>,
     /// See [`pressure`](Self::pressure); set by the memory keeper.
     pub(crate) pressure: AtomicU32,
@@ -54,8 +54,8 @@ impl Topics {
         })
     }
 
-    /// The topic of this name, which is made if there is none, for a client of the address that has this account. Its actor may
-    /// still be on its way up: what it is given waits.
+    /// Finds or makes the topic of this name, for a client of the address with this account. The topic's actor may
+    /// still be on its way up; messages and requests wait for the actor.
     pub(crate) fn open_topic(
         &self,
         name: &TopicName,
@@ -68,7 +68,7 @@ impl Topics {
         Ok(topic)
     }
 
-    /// The topic of this name, if there is one, which may have to be woken.
+    /// Finds the topic of this name, and wakes the topic if it is asleep.
     pub(crate) fn find_or_wake(&self, name: &TopicName, by: Option<&Arc<Account>>) -> Option<Arc<TopicState>> {
         let found = self.table.find(name.as_str());
         found.or_else(|| self.table.is_asleep(name).then(|| self.open_topic(name, by).ok())?)
@@ -78,12 +78,12 @@ impl Topics {
         self.locals.lock().values().cloned().collect()
     }
 
-    /// By how much topics must keep less than they may, in powers of two.
+    /// By how much topics must keep less than their limits allow, in powers of two.
     pub(crate) fn pressure(&self) -> u32 {
         self.pressure.load(Ordering::Relaxed)
     }
 
-    /// Takes the topic whose actor has this name out of service, and puts it back when its quarantine is over.
+    /// Takes the topic whose actor has this name out of service until its quarantine is over.
     fn quarantine(&self, actor: &str) {
         if let Some(topic) = trace::topic_of(actor).and_then(|name| self.table.find(name)) {
             log::error!("topic {}: keeps crashing, out of service for {:?}", topic.name, self.config.topic_quarantine);
@@ -91,7 +91,7 @@ impl Topics {
         }
     }
 
-    /// Tells the traces, if there are any, that a subscriber has joined a topic.
+    /// Writes to the traces, if there are any: a subscriber has joined a topic.
     pub(crate) fn trace_joined(&self, subscription: &Subscription, topic: &TopicName, after: u64) {
         self.tracer.tell(TraceKind::Subscribe, || Said {
             from: subscription.trace_name(),
@@ -106,5 +106,15 @@ impl Deref for Topics {
 
     fn deref(&self) -> &Engine {
         &self.engine
+    }
+}
+
+#[cfg(test)]
+impl Topics {
+    /// Topics whose actors are never started. Must be called in a `LocalSet`.
+    pub(super) fn for_test(config: crate::config::Config) -> Arc<Self> {
+        let ground = crate::ground::Ground::new(config, crate::supervision::Place::here());
+        let engine = Engine::new(ground, Arc::default(), false);
+        Self::new(engine, DynamicSupervisor::new("topic_supervisor"))
     }
 }

@@ -1,7 +1,8 @@
 //! Subscribers in this process: a program takes messages as a client does, without a socket.
 //!
-//! A [`Subscriber`] is a slot without a link. Messages wait in its queue, which refers to the same frames that sockets get,
-//! until they are taken. It is told what a client of the classic protocol cannot be told: every number, and every gap.
+//! A [`Subscriber`] is a slot without a link. Messages wait in the slot's queue until the program takes them. The queue
+//! refers to the same frames as the sockets' queues. Unlike a client of the classic protocol, a subscriber is told
+//! every number and every gap.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -16,20 +17,21 @@ use serde::de::DeserializeOwned;
 use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription, Terms};
-use crate::topic::{CatchUp, Excerpt, Hold, TopicError, TopicState, Topics, leave};
+use crate::topic::{CatchUp, Entry, Excerpt, Hold, Since, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
-use crate::wire::{Position, Timestamp, TopicName};
+use crate::wire::{Epoch, Position, Timestamp, TopicName};
 
 /// How a subscriber in this process wants its messages.
 ///
 /// ```
-/// use janus_core::{Position, SlowConsumer, SubscribeOptions};
+/// use janus_core::{SlowConsumer, SubscribeOptions};
 ///
 /// let options = SubscribeOptions::default()
-///     .since(Position { epoch: 7, seq: 41 })
+///     .since("9f86d081884c7d65.41".parse()?)
 ///     .slow_consumer(SlowConsumer::DropOldest)
 ///     .max_queue_frames(16);
 /// # let _ = options;
+/// # Ok::<_, janus_core::wire::PositionError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SubscribeOptions {
@@ -40,22 +42,23 @@ pub struct SubscribeOptions {
 }
 
 impl SubscribeOptions {
-    /// Goes on after this position instead of with the next message, if the topic still has what comes after it; see
-    /// [`Subscriber::resumption`]. A program is trusted: [`Namespace::resume`](crate::Namespace::resume) is for clients.
+    /// Continues after this position instead of with the next message, if the topic still has the messages after it;
+    /// see [`Subscriber::resumption`]. A program is trusted: [`Namespace::resume`](crate::Namespace::resume) is for
+    /// clients.
     #[must_use]
     pub fn since(mut self, position: Position) -> Self {
         self.since = Some(position);
         self
     }
 
-    /// What happens when the queue is full; by default what the topic's namespace says.
+    /// The policy for a full queue; by default the policy of the topic's namespace.
     #[must_use]
     pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {
         self.slow_consumer = Some(policy);
         self
     }
 
-    /// Messages that may wait to be taken; 0 for no limit but that in bytes. By default
+    /// Messages that may wait to be taken; 0 for no limit except the limit in bytes. By default
     /// [`Config::max_queue_frames`](crate::Config).
     #[must_use]
     pub fn max_queue_frames(mut self, frames: usize) -> Self {
@@ -82,34 +85,36 @@ pub enum SubscribeError {
     /// The topic keeps crashing and is out of service for `topic_quarantine`.
     #[error("the topic keeps failing and is out of service for now; try again in a minute")]
     TopicUnavailable,
-    /// There are as many topics as `max_topics` allows.
-    #[error("there are as many topics as max_topics allows")]
+    /// There are `max_topics` topics already.
+    #[error("the topic limit (max_topics) is reached")]
     TooManyTopics,
     /// The instance is shutting down, or has ended.
     #[error("this Janus is shutting down")]
     ShuttingDown,
 }
 
-/// Whether a subscriber goes on where it was.
+/// Whether a subscriber continues where it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumption {
-    /// True if everything after the position that was asked for comes, without a hole. False also if none was asked for.
+    /// True if the subscriber gets all messages after the requested position, without a hole. False if no position was
+    /// requested.
     pub resumed: bool,
-    /// How many messages come that were published before; 0 unless resumed.
+    /// How many of the messages to come were published before; 0 unless resumed.
     pub missed: u64,
-    /// The first message that could have been asked for, in the topic's life of now: with `first_available.seq - 1` as
-    /// its number a position can be resumed from. What comes is what is published from now on, unless resumed.
+    /// The first message that the subscriber could have begun with, in the topic's present life: a position with the
+    /// number `first_available.seq - 1` can be resumed from. Unless resumed, the subscriber gets the messages published
+    /// from now on.
     pub first_available: Position,
 }
 
-/// A message as its subscriber gets it.
+/// A message, delivered to a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Its topic.
     pub topic: TopicName,
     /// Its place in the topic's order, to resume from.
     pub position: Position,
-    /// When it was numbered; the same for every subscriber.
+    /// The time of its numbering; the same for every subscriber.
     pub timestamp: Timestamp,
     event: Bytes,
     message_id: Bytes,
@@ -157,7 +162,7 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// The data is not such a value; its publisher, or the subscriber's idea of it, is to blame.
+    /// The data is not a value of this type: a mistake of the publisher, or of the subscriber about the type.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_slice(&self.data)
     }
@@ -167,30 +172,30 @@ fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).expect("a publication is text")
 }
 
-/// What a subscriber finds next.
+/// The next event of a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A message.
     Message(Delivery),
-    /// These messages do not come: they were dropped under the policy for slow consumers, were pushed out of what the
-    /// topic keeps before they could be taken, or were lost when the topic had to start afresh.
+    /// These messages do not come: they were dropped under the policy for slow consumers, were no longer kept by the
+    /// topic when the subscriber could take them, or were lost when the topic started afresh.
     Gap {
-        /// The number of the first.
+        /// The number of the first message.
         from: u64,
-        /// The number of the last.
+        /// The number of the last message.
         to: u64,
     },
-    /// Nothing comes any more.
+    /// The end: no further event comes.
     Closed(Closed),
 }
 
-/// Why nothing comes any more.
+/// Why a subscriber was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Closed {
-    /// The queue was full under the policy `disconnect`; what was in it is lost. Subscribe again, since
-    /// [`Subscriber::position`], which tells what can still be had.
+    /// The queue was full under the policy `disconnect`, and its messages are lost. Subscribe again, since
+    /// [`Subscriber::position`]: [`Resumption`] tells which messages can still be had.
     SlowConsumer,
     /// The topic keeps crashing and is out of service.
     TopicUnavailable,
@@ -198,7 +203,7 @@ pub enum Closed {
     ShutDown,
 }
 
-/// A subscription of this process to one topic. Dropping it ends it.
+/// A subscription of this process to one topic. A dropped subscriber has unsubscribed.
 ///
 /// ```
 /// use janus_core::{Config, Event, Janus};
@@ -216,15 +221,16 @@ pub enum Closed {
 /// # }
 /// ```
 ///
-/// Messages wait in a queue until they are taken, limited as that of a client; what happens when it is full is the
-/// [policy](SlowConsumer)'s choice. Under each of them but `disconnect` it is told what it did not get, as an
-/// [`Event::Gap`] in its place. Nobody else waits for it.
+/// Messages wait in a queue until they are taken. The queue has the limits of a client's queue, and a
+/// [policy](SlowConsumer) for the case that it is full. Under each policy except `disconnect` the subscriber is told
+/// which messages it did not get, with an [`Event::Gap`] in their place. No other subscriber waits for a slow
+/// subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
     shared: Arc<Topics>,
     topic: Arc<TopicState>,
     subscription: Arc<Subscription>,
-    /// What keeps the topic from ending as unused, and the next number to be asked for, while it catches up.
+    /// While the subscriber catches up: keeps the topic from ending as unused, and has the next number.
     catching_up: Option<(Hold, u64)>,
     resumption: Resumption,
     position: Position,
@@ -249,7 +255,6 @@ impl Subscriber {
             if shared.is_draining() {
                 return Err(SubscribeError::ShuttingDown);
             }
-            let tick = shared.clock.tick();
             let topic = match shared.open_topic(&name, None) {
                 // The table is closed, and this look at it came too early.
                 Err(TopicError::Ended) => return Err(SubscribeError::ShuttingDown),
@@ -258,29 +263,20 @@ impl Subscriber {
             let slot = Arc::new(Slot::local(shared.slot_ids.next(), terms));
             let subscription = Arc::new(Subscription::local(Arc::clone(&slot), policy));
             let hold = Hold::new(&topic);
-            let first_available = topic.first_available(tick);
-            let resumed = match options.since {
-                Some(since) => topic.resumable(since, tick).map(|missed| missed.map(|missed| (since, missed))),
-                None => Ok(None),
-            };
-            let joined = match resumed {
-                Ok(Some((since, missed))) => Ok((since, Some(missed))),
-                Ok(None) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
-                Err(error) => Err(error),
-            };
-            let (position, missed) = match joined {
-                Ok(joined) => joined,
+            let entry = match topic.join(&subscription, Since::after(options.since), shared.clock.tick()) {
+                Ok(entry) => entry,
                 Err(TopicError::Ended) => {
                     shared.table.remove(&topic);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
+            let Entry { position, missed, first_available } = entry;
             shared.trace_joined(&subscription, &name, position.seq);
             shared.locals.lock().insert(slot.id, slot);
             return Ok(Self {
                 shared: Arc::clone(shared),
-                catching_up: missed.map(|_| (hold, position.seq + 1)),
+                catching_up: missed.map(|_| (hold, entry.first_seq())),
                 topic,
                 subscription,
                 resumption: Resumption { resumed: missed.is_some(), missed: missed.unwrap_or(0), first_available },
@@ -290,19 +286,19 @@ impl Subscriber {
         }
     }
 
-    /// Whether it goes on where it was asked to, and from where it could have.
+    /// Whether the subscriber continues after the requested position, and the first position it could have requested.
     #[must_use]
     pub fn resumption(&self) -> Resumption {
         self.resumption
     }
 
-    /// The place after which it goes on: that of the last message or gap it has been given, or where it began.
+    /// The position after which the subscriber continues: of the last message or gap, or of its beginning.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The topic that it is subscribed to.
+    /// The subscriber's topic.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         &self.topic.name
@@ -310,7 +306,7 @@ impl Subscriber {
 
     /// Waits for the next message or gap. `None` after [`Event::Closed`].
     ///
-    /// Cancel safe: what has not been returned is returned by the next call.
+    /// Cancel safe: an event not returned by this call is returned by the next call.
     pub async fn next(&mut self) -> Option<Event> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
@@ -351,7 +347,7 @@ impl Subscriber {
     }
 
     fn gap(&mut self, seqs: Range<u64>) -> Event {
-        // The topic may have started afresh; a position of its earlier life would lead nowhere.
+        // The topic may have started afresh, and a position of its earlier life would lead nowhere.
         self.position = Position { epoch: self.topic.epoch(), seq: seqs.end - 1 };
         Event::Gap { from: seqs.start, to: seqs.end - 1 }
     }
@@ -375,7 +371,7 @@ impl Drop for Subscriber {
         leave(&self.topic, Arc::clone(&self.subscription));
         let slot = &self.subscription.slot;
         self.shared.locals.lock().remove(&slot.id);
-        // What waits in its queue refers to the subscription, and would keep both alive.
+        // Entries of the queue refer to the subscription, and would keep both alive.
         slot.close();
     }
 }
@@ -392,23 +388,23 @@ impl From<TopicError> for SubscribeError {
 /// Messages of a topic whose namespace keeps history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// Where these messages end: asking again, or subscribing, since this position goes on right after them. Of a topic that
-    /// does not exist, both numbers are 0.
+    /// The end of these messages: a request or a subscription since this position continues right after them. The epoch is
+    /// [`Epoch::NONE`] and the number 0 if the topic does not exist.
     pub position: Position,
-    /// False if messages after the position that was asked for are no longer there, or if that position is not of this
-    /// life of the topic; then the first of `messages` is the first there is. A limit makes no difference to it.
+    /// False if messages after the requested position are no longer there, or if this position belongs to another life
+    /// of the topic; then `messages` begin with the first kept message. Independent of the limit.
     pub complete: bool,
-    /// Whether messages follow after these: the limit has cut them off.
+    /// Whether the limit has cut further messages off.
     pub more: bool,
     /// In the order of their numbers.
     pub messages: Vec<Delivery>,
 }
 
-/// Why there is no history.
+/// Why a request for history failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
-    /// The topic's namespace keeps none; set `history` for it.
+    /// The topic's namespace keeps no history; set `history` for the namespace.
     #[error("the namespace of this topic keeps no history")]
     NotKept,
     /// The topic's name is not allowed: the caller's mistake.
@@ -429,11 +425,206 @@ pub(crate) fn history(
         return Err(HistoryError::NotKept);
     }
     let Some(excerpt) = shared.find_or_wake(&name, None).and_then(|topic| topic.history(since, limit, shared)) else {
-        let position = Position { epoch: 0, seq: 0 };
+        let position = Position { epoch: Epoch::NONE, seq: 0 };
         let complete = since.is_none_or(|since| since == position);
         return Ok(History { position, complete, more: false, messages: Vec::new() });
     };
-    let Excerpt { position, complete, more, kept } = excerpt;
-    let messages = kept.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq)));
+    let Excerpt { position, complete, more, messages } = excerpt;
+    let messages = messages.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq)));
     Ok(History { position, complete, more, messages: messages.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::config::{Config, Namespace};
+    use crate::delivery::SenderPool;
+    use crate::delivery::pass::Server;
+    use crate::topic::publish::{Pending, Reply, route};
+    use crate::topic::work::Next;
+    use crate::wire::Publication;
+
+    /// Calls `test` with topics whose actors are never started.
+    fn with_topics(config: Config, test: impl FnOnce(&Arc<Topics>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        LocalSet::new().block_on(&runtime, async { test(&Topics::for_test(config)) });
+    }
+
+    fn news(topics: &Topics) -> Arc<TopicState> {
+        topics.table.find("news").expect("the topic has a subscriber, or history")
+    }
+
+    /// Publishes this many messages, their numbers as data, and hands them out in place of the topic's actor.
+    fn publish(topics: &Topics, messages: usize) {
+        let name = TopicName::new("news", 255).unwrap();
+        for _ in 0..messages {
+            let publication = Publication::of_checked(&name, "\"greeting\"", "42", "[1, 2]");
+            assert!(
+                route(topics, &mut None, &name, None, Pending { publication, reply: Reply::promise().0 }, None).is_ok()
+            );
+        }
+        let topic = news(topics);
+        topic.number_inbox(topics);
+        while let Next::Serve(pass) = topic.next(topics) {
+            while pass.serve_piece(Server::Topic).is_some() {}
+            topic.end_pass(pass, topics);
+        }
+    }
+
+    fn subscribe(topics: &Arc<Topics>, options: SubscribeOptions) -> Subscriber {
+        Subscriber::new(topics, "news", options).unwrap()
+    }
+
+    /// The events at hand: numbers of messages, bounds of gaps, and the end.
+    fn events(subscriber: &mut Subscriber) -> Vec<String> {
+        let next = || match subscriber.next().now_or_never()?? {
+            Event::Message(message) => Some(message.seq().to_string()),
+            Event::Gap { from, to } => Some(format!("gap {from} to {to}")),
+            Event::Closed(reason) => Some(format!("{reason:?}")),
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn a_delivery_has_the_parts_that_were_published() {
+        with_topics(Config::default(), |topics| {
+            let mut subscriber = subscribe(topics, SubscribeOptions::default());
+            publish(topics, 1);
+            let Some(Some(Event::Message(message))) = subscriber.next().now_or_never() else { panic!("a message") };
+            assert_eq!((message.event(), message.message_id(), message.data()), ("\"greeting\"", "42", "[1, 2]"));
+            assert_eq!(message.parse::<(u8, u8)>().unwrap(), (1, 2));
+            assert!(message.parse::<String>().is_err());
+            assert_eq!((message.position, message.seq()), (subscriber.position(), 1));
+        });
+    }
+
+    #[test]
+    fn a_subscriber_resumes_after_a_position_and_then_gets_new_messages() {
+        with_topics(Config::default(), |topics| {
+            let first = subscribe(topics, SubscribeOptions::default());
+            publish(topics, 4);
+            let since = Position { seq: 2, ..first.position() };
+            let mut second = subscribe(topics, SubscribeOptions::default().since(since));
+            let Resumption { resumed, missed, first_available } = second.resumption();
+            assert_eq!((resumed, missed, first_available.seq, second.position()), (true, 2, 1, since));
+            assert_eq!(events(&mut second), ["3", "4"]);
+            publish(topics, 1);
+            assert_eq!(events(&mut second), ["5"]);
+        });
+    }
+
+    #[test]
+    fn a_position_of_another_life_begins_with_the_next_message() {
+        with_topics(Config::default(), |topics| {
+            let first = subscribe(topics, SubscribeOptions::default());
+            publish(topics, 2);
+            let since = Position { epoch: Epoch::new(first.position().epoch.number() ^ 1), seq: 1 };
+            let mut second = subscribe(topics, SubscribeOptions::default().since(since));
+            assert_eq!((second.resumption().resumed, second.position().seq), (false, 2));
+            publish(topics, 1);
+            assert_eq!(events(&mut second), ["3"]);
+        });
+    }
+
+    #[test]
+    fn dropped_messages_are_told_as_a_gap_in_their_place() {
+        with_topics(Config::default(), |topics| {
+            let options = SubscribeOptions::default().max_queue_frames(2);
+            let mut oldest = subscribe(topics, options.slow_consumer(SlowConsumer::DropOldest));
+            let mut newest = subscribe(topics, options.slow_consumer(SlowConsumer::DropNewest));
+            publish(topics, 5);
+            assert_eq!(events(&mut oldest), ["gap 1 to 3", "4", "5"]);
+            assert_eq!(events(&mut newest), ["1", "2", "gap 3 to 5"]);
+        });
+    }
+
+    #[test]
+    fn a_slow_subscriber_is_closed_where_it_was() {
+        with_topics(Config::default(), |topics| {
+            let options = SubscribeOptions::default().max_queue_frames(2).slow_consumer(SlowConsumer::Disconnect);
+            let mut subscriber = subscribe(topics, options);
+            publish(topics, 1);
+            assert_eq!(events(&mut subscriber), ["1"]);
+            (0..3).for_each(|_| publish(topics, 1));
+            assert_eq!(events(&mut subscriber), ["SlowConsumer"]);
+            assert_eq!(subscriber.next().now_or_never(), Some(None));
+            assert_eq!(subscriber.position().seq, 1, "the place to continue from");
+        });
+    }
+
+    #[test]
+    fn a_topic_that_starts_afresh_leaves_a_gap_and_a_new_epoch() {
+        with_topics(Config::default(), |topics| {
+            let mut subscriber = subscribe(topics, SubscribeOptions::default());
+            let before = subscriber.position();
+            let topic = news(topics);
+            crate::topic::sequence::tests::number(&mut topic.core.lock().sequence, 2);
+            topic.restart_cold(&SenderPool::default());
+            assert_eq!(events(&mut subscriber), ["gap 1 to 2"]);
+            assert_eq!(subscriber.position(), Position { epoch: topic.epoch(), seq: 2 });
+            assert_ne!(subscriber.position().epoch, before.epoch);
+        });
+    }
+
+    #[test]
+    fn the_end_of_the_instance_closes_subscribers() {
+        with_topics(Config::default(), |topics| {
+            let mut subscriber = subscribe(topics, SubscribeOptions::default());
+            topics.table.close().iter().for_each(|topic| topic.shut_down(&topics.senders));
+            assert_eq!(events(&mut subscriber), ["ShutDown"]);
+            let refused = Subscriber::new(topics, "other", SubscribeOptions::default());
+            assert_eq!(refused.map(drop), Err(SubscribeError::ShuttingDown));
+        });
+    }
+
+    #[test]
+    fn a_dropped_subscriber_has_unsubscribed() {
+        with_topics(Config::default(), |topics| {
+            let subscriber = subscribe(topics, SubscribeOptions::default());
+            let subscription = Arc::clone(&subscriber.subscription);
+            assert_eq!((topics.local_slots().len(), subscription.has_ended()), (1, false));
+            drop(subscriber);
+            assert_eq!((topics.local_slots().len(), subscription.has_ended()), (0, true));
+            news(topics).sweep();
+            assert_eq!(news(topics).info().subscribers, 0);
+        });
+    }
+
+    #[test]
+    fn a_name_that_no_topic_can_have_is_refused() {
+        with_topics(Config::default(), |topics| {
+            for name in ["", "a\nb"] {
+                let refused = Subscriber::new(topics, name, SubscribeOptions::default()).map(drop);
+                assert!(matches!(refused, Err(SubscribeError::Invalid(_))), "{name:?}: {refused:?}");
+                assert!(matches!(history(topics, name, None, 1), Err(HistoryError::Invalid(_))), "{name:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn history_is_read_a_portion_at_a_time() {
+        let default_namespace = Namespace { history: true, ..Namespace::default() };
+        with_topics(Config { default_namespace, ..Config::default() }, |topics| {
+            let nothing = history(topics, "news", None, 10).unwrap();
+            assert_eq!((nothing.position.seq, nothing.complete, nothing.messages.len()), (0, true, 0));
+            publish(topics, 5);
+            let read = |since, limit| history(topics, "news", since, limit).unwrap();
+            let seqs = |history: &History| history.messages.iter().map(Delivery::seq).collect::<Vec<_>>();
+            let latest = read(None, 2);
+            assert_eq!((seqs(&latest), latest.complete, latest.more), (vec![4, 5], true, false));
+            let first = read(Some(Position { seq: 0, ..latest.position }), 3);
+            assert_eq!((seqs(&first), first.complete, first.more), (vec![1, 2, 3], true, true));
+            assert_eq!(seqs(&read(Some(first.position), 3)), [4, 5]);
+        });
+    }
+
+    #[test]
+    fn a_namespace_without_history_says_so() {
+        with_topics(Config::default(), |topics| {
+            assert_eq!(history(topics, "news", None, 1), Err(HistoryError::NotKept));
+        });
+    }
 }

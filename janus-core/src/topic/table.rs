@@ -1,14 +1,15 @@
-//! Listed by name: the truth that the TopicManager works on, and who makes room when there are as many as there may be.
+//! Topics by name, and the rules by which topics make room for new topics.
 //!
-//! Each topic counts for the address whose client asked for it first. One topic more than `max_topics` takes the place of
-//! an unused one ([`TopicTable::note_unused`]): of the oldest one of the address that holds most, or of the asking address
-//! itself if that holds more than its share. Unused topics are kept in that order, so nobody goes through 100,000 topics
-//! to find one. An address within its share keeps the topics whose messages somebody may come back for.
+//! Each topic counts for the address whose client asked for the topic first. One topic more than `max_topics` takes the
+//! place of an unused topic ([`TopicTable::note_unused`]): of the oldest unused topic of the address with most topics,
+//! or of the asking address itself if this address holds more than its share. Unused topics are kept in this order, so
+//! the search does not go through 100,000 topics. An address within its share keeps the topics whose messages a client
+//! may come back for.
 //!
-//! A topic that ends while detached sessions refer to it falls asleep: it keeps no actor and no place, but its numbers go
-//! on where they were as soon as anybody wants it, so none of those sessions misses anything. As many may be asleep as may
-//! exist; beyond it the one that has been asleep longest is forgotten, of the address that holds most, and the sessions are
-//! told so when they come back.
+//! A topic falls asleep if detached sessions refer to it at its end. A sleeping topic has no actor and no place, but
+//! the numbers continue on the next request, so these sessions miss nothing. At most `max_topics` topics may be asleep.
+//! Beyond this limit the address with most sleeping topics loses its oldest sleeping topic, and the topic's sessions
+//! are told when they come back.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
@@ -33,22 +34,23 @@ pub(crate) struct TopicTable {
     pub(crate) ending: Ending,
 }
 
-/// Invariant: the first three hold the same topics.
+/// Invariant: the first three fields hold the same topics.
 #[derive(Debug, Default)]
 struct Listed {
     by_name: HashMap<TopicName, Arc<TopicState>>,
-    /// For lists, whose pages must cost no more than what is on them; too slow for every message.
+    /// For lists, whose pages must cost no more than their entries. Too slow for every message.
     in_order: BTreeMap<TopicName, Arc<TopicState>>,
-    /// An order in which they can be gone through a portion at a time, while others come and go.
+    /// An order for going through all topics a portion at a time, while topics come and go.
     by_number: BTreeMap<u64, Arc<TopicState>>,
-    /// How many of them each address has asked for, and the unused ones of each by their place; some may be used again.
+    /// The number of topics of each address, and the unused topics of each address by their place. An unused topic may
+    /// be in use again.
     shares: Shares<u64, Arc<TopicState>>,
     asleep: BTreeMap<TopicName, Sleeper>,
-    /// Of the topics that are asleep, each address's in the order in which they fell asleep.
+    /// The sleeping topics of each address, in the order of falling asleep.
     sleepers: Shares<u64, TopicName>,
-    /// The last number in those two orders.
+    /// The last number in the orders of unused and of sleeping topics.
     left: u64,
-    /// Whether the instance has ended, and no topic is made any more: nobody would end it.
+    /// Whether the instance has ended. Then no topic is made any more, because no actor would end it.
     closed: bool,
 }
 
@@ -57,13 +59,13 @@ struct Sleeper {
     asleep: Asleep,
     address: Address,
     number: u64,
-    /// The tick at which it was seen that no session refers to it any more.
+    /// The tick of the first look that found no session with a cursor in the topic.
     forsaken: Option<Tick>,
 }
 
-/// Listed that have ended and whose actors have not: a place for each, which comes back when its actor is gone.
+/// Ended topics whose actors have not ended yet. Each has a place, which is free again when the actor is gone.
 ///
-/// Without a limit a client that goes from topic to topic would leave actors behind faster than they end.
+/// Without this limit a client going from topic to topic would leave actors behind faster than they end.
 #[derive(Debug)]
 pub(crate) struct Ending {
     places: Arc<Semaphore>,
@@ -71,7 +73,7 @@ pub(crate) struct Ending {
     added: Notify,
 }
 
-/// A place among those that end; more at once would take a turn too long.
+/// A place among the ending topics. More of these at once would make turns too long.
 pub(crate) type EndingPlace = OwnedSemaphorePermit;
 
 impl Default for Ending {
@@ -83,7 +85,7 @@ impl Default for Ending {
 impl Ending {
     const PLACES: usize = 64;
 
-    /// Waits for a place, in the order of coming.
+    /// Waits for a place, first come, first served.
     pub(crate) async fn place(&self) -> EndingPlace {
         Arc::clone(&self.places).acquire_owned().await.expect("it is never closed")
     }
@@ -97,7 +99,7 @@ impl Ending {
         self.added.notify_one();
     }
 
-    /// The next topic whose actor is to be ended; its place is to be kept until that is done.
+    /// The next topic whose actor is to be ended. The caller keeps the place until the actor is gone.
     pub(crate) async fn next(&self) -> (Arc<TopicState>, EndingPlace) {
         loop {
             if let Some(next) = self.topics.lock().pop_front() {
@@ -113,13 +115,13 @@ impl TopicTable {
         self.topics.lock().by_name.get(name).cloned()
     }
 
-    /// Whether there is no topic of this name now, but sessions may count on its numbers.
+    /// Whether the topic of this name is asleep: there is no topic, but sessions may rely on its numbers.
     pub(crate) fn is_asleep(&self, name: &TopicName) -> bool {
         self.topics.lock().asleep.contains_key(name)
     }
 
-    /// Finds a topic, or lists a new one; whether it is new, and must be started. Where there are `max_topics` already an
-    /// unused one makes room, which needs a place among those that end.
+    /// Finds a topic, or lists a new topic. Returns whether the topic is new, and must be started. If there are
+    /// `max_topics` already, an unused topic makes room, which needs a place among the ending topics.
     pub(crate) fn find_or_insert(
         &self,
         name: &TopicName,
@@ -153,17 +155,17 @@ impl TopicTable {
         Ok((topic, true))
     }
 
-    /// Removes this very topic; one that has taken its name since stays.
+    /// Removes this very topic, and not a later topic of the same name.
     pub(crate) fn remove(&self, topic: &Arc<TopicState>) {
         self.topics.lock().unlist(topic);
     }
 
-    /// Forgets where a topic that is asleep would go on: a message has passed by it.
+    /// Forgets a sleeping topic, because a message to it has been dropped.
     pub(crate) fn forget(&self, name: &TopicName) {
         self.topics.lock().wake(name);
     }
 
-    /// Notes that the last subscriber of a topic has left.
+    /// The last subscriber of a topic has left.
     pub(crate) fn note_unused(&self, topic: &Arc<TopicState>) {
         let keeps_messages = topic.keeps_messages();
         let mut topics = self.topics.lock();
@@ -174,8 +176,9 @@ impl TopicTable {
         }
     }
 
-    /// Ends a topic if nobody has used it for `idle` ticks, and notes what else has become of it: a message has got too old,
-    /// or nobody has told that nobody uses it. Hands the place back if it was not needed.
+    /// Ends a topic that has been unused for `idle` ticks. Brings the list of unused topics up to date for other
+    /// topics: kept messages may have become too old, and a topic may have become unused without notice. Returns the
+    /// place if it was not needed.
     pub(crate) fn look_after(
         &self,
         topic: &Arc<TopicState>,
@@ -186,12 +189,12 @@ impl TopicTable {
         let tick = shared.clock.tick();
         let mut place = Some(place);
         if topic.is_idle_for(idle, tick) {
-            // What a session has missed is kept for it, but not longer than messages are in any case.
+            // Messages that a session has missed are kept for the session, but no longer than all messages.
             place = self.end(topic, !topic.anchor.has_cursors(), shared, place?);
             place.as_ref()?;
         }
         let place_now = topic.spare.get();
-        // Not one that has just been made: its subscriber is on the way.
+        // Not a new topic, whose subscriber is on the way.
         let is_spare = topic.is_unused() && (place_now != 0 || topic.is_idle_for(idle / 4, tick));
         if is_spare && (place_now == 0 || Spare::keeps_messages(place_now) && !topic.keeps_messages()) {
             self.note_unused(topic);
@@ -201,7 +204,7 @@ impl TopicTable {
         place
     }
 
-    /// Ends the topic of this number if nobody uses it and it keeps no messages.
+    /// Ends the topic of this number if it is unused and keeps no messages.
     pub(crate) fn end_if_unused(&self, number: u64, shared: &Topics, place: EndingPlace) {
         let topic = self.topics.lock().by_number.get(&number).cloned();
         if let Some(topic) = topic {
@@ -232,8 +235,8 @@ impl TopicTable {
         None
     }
 
-    /// Forgets topics that are asleep and that no session has referred to for `idle` ticks. Looks at `count` of them, those
-    /// that come after `after`; the last of those, if there are more.
+    /// Forgets sleeping topics without a session for `idle` ticks. Looks at the first `count` names after `after`.
+    /// Returns the last of these names, or `None` at the end of the list.
     pub(crate) fn forget_forsaken(&self, after: &str, count: usize, idle: u32, tick: Tick) -> Option<TopicName> {
         let mut topics = self.topics.lock();
         let mut forgotten = Vec::new();
@@ -257,12 +260,12 @@ impl TopicTable {
         self.topics.lock().by_name.len()
     }
 
-    /// How many topics have ever been made.
+    /// The number of topics made so far.
     pub(crate) fn made(&self) -> u64 {
         self.last_number.load(Ordering::Relaxed)
     }
 
-    /// How many topics there are, and how many are asleep.
+    /// The number of topics, and the number of sleeping topics.
     pub(crate) fn count(&self) -> (usize, usize) {
         let topics = self.topics.lock();
         (topics.by_name.len(), topics.asleep.len())
@@ -272,21 +275,21 @@ impl TopicTable {
         self.topics.lock().by_number.values().cloned().collect()
     }
 
-    /// At most `count` topics, in the order of their names, those that come after `after`.
+    /// The first `count` topics after the name `after`, in the order of names.
     pub(crate) fn page(&self, after: &str, count: usize) -> Vec<Arc<TopicState>> {
         let topics = self.topics.lock();
         let rest = topics.in_order.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
         rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 
-    /// Takes in no topic from now on; all there are.
+    /// Takes in no topic from now on. Returns all topics.
     pub(crate) fn close(&self) -> Vec<Arc<TopicState>> {
         let mut topics = self.topics.lock();
         topics.closed = true;
         topics.by_number.values().cloned().collect()
     }
 
-    /// At most `count` topics, those with the lowest numbers above `after`.
+    /// The `count` topics with the lowest numbers above `after`.
     pub(crate) fn portion(&self, after: u64, count: usize) -> Vec<Arc<TopicState>> {
         let topics = self.topics.lock();
         let rest = topics.by_number.range((Bound::Excluded(after), Bound::Unbounded));
@@ -295,10 +298,10 @@ impl TopicTable {
 }
 
 impl Listed {
-    /// Addresses that are asked to make room, the largest holders first.
+    /// The number of addresses asked to make room, the largest holders first.
     const ASKED: usize = 16;
 
-    /// Listed that are looked at for that, of all of them: most of those that are unused still are.
+    /// The number of unused topics looked at to make room, over all addresses. Most of them are still unused.
     const LOOKS: usize = 512;
 
     fn list(&mut self, topic: &Arc<TopicState>) {
@@ -339,7 +342,7 @@ impl Listed {
         }
     }
 
-    /// Ends an unused topic, so that there is room for one that an address asks for.
+    /// Ends an unused topic to make room for a topic that an address asks for.
     fn make_room(&mut self, by: Option<&Arc<Account>>, shared: &Topics) -> Option<Arc<TopicState>> {
         let share = share(shared.config.max_topics, shared.config.address_share);
         let own = by.map(|account| account.address).filter(|address| self.shares.held(*address) >= share);
@@ -347,7 +350,7 @@ impl Listed {
         if let Some(ended) = own.and_then(|address| self.end_one_of(address, true, &mut looks, shared)) {
             return Some(ended);
         }
-        // Whoever has more than its share takes nothing from those that hold less.
+        // An address with more than its share takes nothing from addresses with less.
         let least = own.map_or(0, |address| self.shares.held(address));
         let givers: Vec<_> = self.shares.givers().take(Self::ASKED).filter(|(held, _)| *held >= least).collect();
         givers.into_iter().find_map(|(held, address)| self.end_one_of(address, held >= share, &mut looks, shared))
@@ -374,16 +377,16 @@ impl Listed {
                     self.ended(&topic, asleep, shared);
                     return Some(topic);
                 }
-                // It has got one since it was left.
+                // The topic has got a message since it was left.
                 Fate::Keeps if !gives_up_messages => self.offer(&topic, Spare::place(place, true)),
-                // It is noted again when its history is over, or when it is left again.
+                // The topic is noted again at the end of its history, or when the next subscriber leaves.
                 Fate::Keeps | Fate::Used => {}
             }
         }
         None
     }
 
-    /// Takes a topic that has ended off the lists, and remembers where it would go on if a session counts on that.
+    /// Takes an ended topic off the lists. If a session relies on the topic, remembers where the numbers continue.
     fn ended(&mut self, topic: &Arc<TopicState>, asleep: Asleep, shared: &Topics) {
         self.unlist(topic);
         if !asleep.anchor.has_cursors() {
@@ -404,7 +407,7 @@ impl Listed {
         self.asleep.insert(topic.name.clone(), Sleeper { asleep, address, number, forsaken: None });
     }
 
-    /// Takes a topic that is asleep off its list.
+    /// Takes a sleeping topic off its list.
     fn wake(&mut self, name: &TopicName) -> Option<Asleep> {
         let Sleeper { asleep, address, number, .. } = self.asleep.remove(name)?;
         self.sleepers.withdraw(address, number);
@@ -413,7 +416,7 @@ impl Listed {
     }
 }
 
-/// The address that a topic counts for.
+/// The address for which a topic counts.
 fn address_of(topic: &TopicState) -> Address {
     topic.account.as_ref().map_or(Address::Local, |account| account.address)
 }

@@ -1,19 +1,20 @@
-//! A topic that nobody is subscribed to: when it may end, and what is remembered of it.
+//! Topics without subscribers: when a topic may end, and what remains of an ended topic.
 //!
-//! An unused topic lives on for `topic_idle`, so that whoever comes back finds its numbers. When topics have reached
-//! their limit it ends before its time ([`TopicTable`](crate::topic::table::TopicTable) says which one). Detached sessions
-//! do not keep it: what they need is that its numbers go on where they were, and for that its [`Asleep`] is enough.
+//! An unused topic lives on for `topic_idle`, for returning clients. At the limit `max_topics` an unused topic ends
+//! before its time; the [`TopicTable`](crate::topic::table::TopicTable) chooses the topic. Detached sessions do not
+//! keep a topic. Their numbers must continue in the next life of the topic, and [`Asleep`] is enough for this.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{Core, Life, TopicState, random_epoch};
+use super::sequence::Start;
+use super::state::{Core, Life, TopicState};
 use crate::delivery::{Ledger, PassNumbers};
 use crate::ground::clock::Tick;
-use crate::wire::{Position, TopicName};
+use crate::wire::TopicName;
 
-/// What the cursors of detached sessions refer to: a topic, whether it runs or has fallen asleep. A topic that begins afresh
-/// under the same name has another.
+/// What the cursors of detached sessions refer to: a topic, running or asleep. A topic that begins afresh under the
+/// same name has a new anchor.
 #[derive(Debug)]
 pub(crate) struct Anchor {
     pub(crate) name: TopicName,
@@ -32,45 +33,35 @@ impl Anchor {
         self.ledger.remove_cursor();
     }
 
-    /// Whether the session of somebody who may come back refers to it.
+    /// Whether the session of a client that may come back refers to the topic.
     pub(crate) fn has_cursors(&self) -> bool {
         self.cursors.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Where a topic without an actor goes on once it is wanted again.
+/// Where a topic without an actor continues on the next request.
 #[derive(Debug)]
 pub(crate) struct Asleep {
     pub(crate) anchor: Arc<Anchor>,
-    pub(super) epoch: u64,
-    pub(super) earlier: Option<Position>,
-    pub(super) next_seq: u64,
-    /// The number of its last pass.
-    pub(super) latest: u64,
+    pub(super) start: Start,
 }
 
 impl Asleep {
-    /// The beginning of a topic that nobody remembers.
+    /// The beginning of a topic without a past.
     ///
-    /// One of the same name may have been handed out up to this moment.
+    /// A topic of the same name may have been handed out up to this moment.
     pub(super) fn afresh(name: &TopicName, ledger: &Arc<Ledger>, pass_numbers: &PassNumbers) -> Self {
         let anchor = Anchor { name: name.clone(), cursors: AtomicUsize::new(0), ledger: Arc::clone(ledger) };
-        Self {
-            anchor: Arc::new(anchor),
-            epoch: random_epoch(),
-            earlier: None,
-            next_seq: 1,
-            latest: pass_numbers.last(),
-        }
+        Self { anchor: Arc::new(anchor), start: Start::afresh(pass_numbers.last()) }
     }
 }
 
-/// Keeps a topic from ending while somebody is about to get on its list.
+/// Keeps a topic from ending while a subscriber is about to join its list.
 #[derive(Debug)]
 pub(crate) struct Hold(Arc<TopicState>);
 
 impl Hold {
-    /// Taken before the topic is asked for anything that the holder counts on.
+    /// Must be taken before the topic gives any answer that the holder relies on.
     pub(crate) fn new(topic: &Arc<TopicState>) -> Self {
         topic.holds.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(topic))
@@ -87,20 +78,20 @@ impl Drop for Hold {
     }
 }
 
-/// The place of a topic among the unused ones of its address: those without messages come first, then the one that has been
-/// left longest. 0 where it has none.
+/// The place of a topic among the unused topics of its address: topics without messages come first, then the topic left
+/// first. 0 for a topic without a place.
 #[derive(Debug, Default)]
 pub(crate) struct Spare(AtomicU64);
 
 impl Spare {
     const KEEPS: u64 = 1 << 63;
 
-    /// The place of a topic that was left after so many others.
+    /// The place of a topic that was left after `left` other topics.
     pub(crate) fn place(left: u64, keeps_messages: bool) -> u64 {
         left | if keeps_messages { Self::KEEPS } else { 0 }
     }
 
-    /// Whether the topic of this place keeps messages.
+    /// Whether the topic with this place keeps messages.
     pub(crate) fn keeps_messages(place: u64) -> bool {
         place & Self::KEEPS != 0
     }
@@ -114,65 +105,65 @@ impl Spare {
     }
 }
 
-/// What becomes of a topic that is asked to end.
+/// The outcome for a topic that is asked to end.
 #[derive(Debug)]
 pub(crate) enum Fate {
-    /// It has ended, and would go on from here.
+    /// The topic has ended, and would continue from here.
     Ended(Asleep),
-    /// It stays for the sake of the messages that it keeps.
+    /// The topic stays for the sake of its kept messages.
     Keeps,
-    /// Somebody uses it.
+    /// The topic is in use.
     Used,
 }
 
 impl TopicState {
-    /// Whether nobody has used the topic for `idle` ticks, so that it may [end](Self::end).
+    /// Whether the topic has been unused for `idle` ticks, and may [end](Self::end).
     pub(crate) fn is_idle_for(&self, idle: u32, tick: Tick) -> bool {
         let mut core = self.core.lock();
         if self.is_used(&core) {
             core.last_used = tick;
         }
-        core.ring.trim(&self.keep, tick);
-        // A topic with history is used for as long as it has any.
-        if core.ring.len() > 0 && self.history.is_some() {
+        core.sequence.trim(tick);
+        // A topic counts as used for as long as it has any history.
+        if core.sequence.keeps_messages() && core.sequence.has_history() {
             core.last_used = tick;
         }
         tick.since(core.last_used) >= idle
     }
 
-    /// Whether anybody could miss the topic's messages: a client that comes back, or whoever asks for its history.
+    /// Whether the topic keeps messages that a client could miss: a returning client, or a reader of the history.
     pub(crate) fn keeps_messages(&self) -> bool {
-        self.core.lock().ring.len() > 0
+        self.core.lock().sequence.keeps_messages()
     }
 
     pub(crate) fn is_unused(&self) -> bool {
         !self.is_used(&self.core.lock())
     }
 
-    /// Ends the topic if nobody uses it; from then on every request gets [`TopicError::Ended`](super::TopicError). One that
-    /// keeps messages ends only if they may be given up, and never one with history.
+    /// Ends an unused topic. From then on every request gets [`TopicError::Ended`](super::TopicError). A topic with
+    /// kept messages ends only if the caller gives these messages up, and a topic with history never.
     pub(crate) fn end(&self, give_up_messages: bool, tick: Tick) -> Fate {
         let mut core = self.core.lock();
         if self.is_used(&core) {
             return Fate::Used;
         }
-        core.ring.trim(&self.keep, tick);
-        if core.ring.len() > 0 && (self.history.is_some() || !give_up_messages) {
+        core.sequence.trim(tick);
+        if core.sequence.keeps_messages() && (core.sequence.has_history() || !give_up_messages) {
             return Fate::Keeps;
         }
         core.life = Life::Ended;
-        let Core { epoch, earlier, next_seq, latest, .. } = *core;
+        let start = core.sequence.start();
         drop(core);
         self.given_up.notify_waiters();
-        Fate::Ended(Asleep { anchor: Arc::clone(&self.anchor), epoch, earlier, next_seq, latest })
+        Fate::Ended(Asleep { anchor: Arc::clone(&self.anchor), start })
     }
 
     fn is_used(&self, core: &Core) -> bool {
         core.life != Life::Live
-            || core.subscriber_count() > 0
-            || core.inflight_frames > 0
+            || core.roster.len() > 0
+            || core.inbox.frames_in_flight() > 0
             || self.holds.load(Ordering::Relaxed) > 0
-            // It is on its way up; those that have to be started are limited by what may exist.
+            // The actor is on its way up. The number of topics to be started is limited by `max_topics`.
             || !self.actor.is_running()
     }
 }

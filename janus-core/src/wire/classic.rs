@@ -17,7 +17,7 @@ use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
 };
-use super::{Position, Publication, Timestamp, TopicName};
+use super::{Epoch, Position, Publication, Timestamp, TopicName};
 
 pub use super::codec::Limits;
 pub use super::command::Command;
@@ -676,22 +676,20 @@ pub fn encode_error(out: &mut impl BufMut, timestamp: &Timestamp, code: ErrorCod
     out.put_slice(b"}}\x01");
 }
 
-/// Appends the receipt of a publication: the epoch (16 hexadecimal digits), the message's place in the topic's order,
+/// Appends the receipt of a publication: the epoch, the message's place in the topic's order,
 /// and the topic's number of subscribers at that moment.
 pub fn encode_published(
     out: &mut impl BufMut,
     timestamp: &Timestamp,
     topic: &TopicName,
-    epoch: u64,
+    epoch: Epoch,
     seq: u64,
     subscribers: usize,
 ) {
     put_timestamp(out, timestamp);
     out.put_slice(b"\"published\":{\"topic\":");
     put_json_string(out, topic.as_str());
-    out.put_slice(
-        format!(",\"epoch\":\"{epoch:016x}\",\"seq\":{seq},\"subscribers\":{subscribers}}}}}\x01").as_bytes(),
-    );
+    out.put_slice(format!(",\"epoch\":\"{epoch}\",\"seq\":{seq},\"subscribers\":{subscribers}}}}}\x01").as_bytes());
 }
 
 /// Appends the answer to an attach: for each topic, how many messages the client has missed, all of which follow, or

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{ErrorCode, Limits, Position, RequestId, Timestamp, TopicName};
+use super::{Epoch, ErrorCode, Limits, Position, RequestId, Timestamp, TopicName};
 
 /// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ pub enum ServerEvent<'a> {
         /// The topic.
         topic: &'a TopicName,
         /// The topic's current epoch.
-        epoch: u64,
+        epoch: Epoch,
         /// The number of the first lost message.
         from: u64,
         /// The number of the last lost message.

@@ -19,7 +19,7 @@
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
-//! | `position.rs` | pure: a value | [`Position`], a place in a topic's order |
+//! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
 //! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
 //! | `peer.rs` | pure: a value | [`Peer`], a client's address |
@@ -62,7 +62,7 @@ pub use http_request::HttpRequest;
 pub use json::JsonError;
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
-pub use position::{Position, PositionError};
+pub use position::{Epoch, EpochError, Position, PositionError};
 pub use publication::{Publication, PublicationError};
 pub use sse::Sse;
 pub use timestamp::Timestamp;

@@ -3,7 +3,7 @@
 use bytes::BufMut;
 
 use super::publication::{put_decimal, put_json_string};
-use super::{ErrorCode, Position, RequestId};
+use super::{Epoch, ErrorCode, Position, RequestId};
 
 /// An unfinished JSON object.
 pub(super) struct Object<'o, B> {
@@ -51,9 +51,8 @@ impl<'o, B: BufMut> Object<'o, B> {
         }
     }
 
-    /// As text, because JSON numbers are too small for an epoch.
-    pub(super) fn epoch(self, epoch: u64) -> Self {
-        self.raw("epoch", &format!("\"{epoch:016x}\""))
+    pub(super) fn epoch(self, epoch: Epoch) -> Self {
+        self.raw("epoch", &format!("\"{epoch}\""))
     }
 
     pub(super) fn position(self, position: Position) -> Self {

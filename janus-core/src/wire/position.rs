@@ -3,13 +3,83 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The name of one life of a topic. The numbers of an epoch have no hole; a topic that starts afresh takes a new epoch, at
+/// random.
+///
+/// The text of an epoch is 16 hexadecimal digits everywhere, even in JSON, whose numbers are too small.
+///
+/// ```
+/// use janus_core::wire::Epoch;
+///
+/// let epoch: Epoch = "9f86d081884c7d65".parse()?;
+/// assert_eq!((epoch, &*epoch.to_string()), (Epoch::new(0x9f86_d081_884c_7d65), "9f86d081884c7d65"));
+/// # Ok::<_, janus_core::wire::EpochError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// The epoch of a topic that does not exist. No topic has this epoch.
+    pub const NONE: Self = Self(0);
+
+    /// The epoch with this number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number of the epoch.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = EpochError;
+
+    fn from_str(text: &str) -> Result<Self, EpochError> {
+        // `from_str_radix` alone would also accept a sign, and fewer digits.
+        let has_digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        has_digits.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self).ok_or(EpochError)
+    }
+}
+
+/// As text.
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// From text.
+impl<'de> Deserialize<'de> for Epoch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The text is not an [`Epoch`]: a mistake of its author.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an epoch: expected 16 hexadecimal digits, as in 9f86d081884c7d65")]
+pub struct EpochError;
+
 /// A place in a topic's order, where a subscriber resumes after a lost connection.
 ///
 /// A number means nothing without the epoch: a topic that starts afresh takes a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The life of the topic, as in [`Receipt::epoch`](crate::Receipt::epoch).
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The number of the last message received; 0 before the first.
     pub seq: u64,
 }
@@ -18,7 +88,7 @@ pub struct Position {
 /// back to the same position.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}.{}", self.epoch, self.seq)
+        write!(f, "{}.{}", self.epoch, self.seq)
     }
 }
 
@@ -34,13 +104,10 @@ impl FromStr for Position {
     /// ```
     fn from_str(text: &str) -> Result<Self, PositionError> {
         let (epoch, seq) = text.split_once('.').ok_or(PositionError)?;
-        if epoch.len() != 16
-            || !epoch.bytes().all(|byte| byte.is_ascii_hexdigit())
-            || !seq.bytes().all(|byte| byte.is_ascii_digit())
-        {
+        if !seq.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(PositionError);
         }
-        let epoch = u64::from_str_radix(epoch, 16).map_err(|_| PositionError)?;
+        let epoch = epoch.parse().map_err(|_| PositionError)?;
         Ok(Self { epoch, seq: seq.parse().map_err(|_| PositionError)? })
     }
 }
@@ -55,11 +122,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_epoch_has_one_text_in_json_and_elsewhere() {
+        for (epoch, text) in [(Epoch::NONE, "0000000000000000"), (Epoch::new(0xab), "00000000000000ab")] {
+            assert_eq!((&*epoch.to_string(), text.parse()), (text, Ok(epoch)));
+            let json = format!("\"{text}\"");
+            assert_eq!(serde_json::to_string(&epoch).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Epoch>(&json).unwrap(), epoch);
+        }
+        for text in ["", "ab", "+0000000000000ab", "000000000000000ab", "00000000000000 b", "0x000000000000ab"] {
+            assert_eq!(text.parse::<Epoch>(), Err(EpochError), "{text}");
+            assert!(serde_json::from_value::<Epoch>(text.into()).is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<Epoch>("171").is_err());
+    }
+
+    #[test]
     fn a_position_reads_back_from_its_text_and_from_no_other_text() {
-        for position in [Position { epoch: 0, seq: 0 }, Position { epoch: 0xab, seq: 7 }] {
+        for position in [Position { epoch: Epoch::NONE, seq: 0 }, Position { epoch: Epoch::new(0xab), seq: 7 }] {
             assert_eq!(position.to_string().parse(), Ok(position));
         }
-        let longest = Position { epoch: u64::MAX, seq: u64::MAX };
+        let longest = Position { epoch: Epoch::new(u64::MAX), seq: u64::MAX };
         assert_eq!(longest.to_string().parse(), Ok(longest));
         let bad = [
             "",

@@ -20,8 +20,8 @@ use super::object::Object;
 use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, NumberedMessage, Open,
-    Opens, Position, Refusal, Refusing, ServerEvent, Timestamp, TopicName,
+    Codec, Command, Decoder, Epoch, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, NumberedMessage,
+    Open, Opens, Position, Refusal, Refusing, ServerEvent, Timestamp, TopicName,
 };
 
 /// The `retry` of a browser that should stay away: a day. Once a stream has begun, nothing else can keep a browser
@@ -340,7 +340,7 @@ fn position(id: &str) -> (Position, Option<u64>) {
         Some((at, _)) => Some((id[..at].parse().ok()?, Some(number(&id[at + 1..])?))),
         None => Some((id.parse().ok()?, None)),
     };
-    read().unwrap_or((Position { epoch: 0, seq: 0 }, None))
+    read().unwrap_or((Position { epoch: Epoch::NONE, seq: 0 }, None))
 }
 
 impl Codec for Sse {
@@ -390,7 +390,7 @@ fn put_bye(out: &mut BytesMut, refusal: &Refusal<'_>) {
 }
 
 fn put_id(out: &mut BytesMut, position: Position, horizon: Option<u64>) {
-    let _ = write!(out, "id: {:016x}.", position.epoch);
+    let _ = write!(out, "id: {}.", position.epoch);
     put_decimal(out, position.seq);
     if let Some(horizon) = horizon {
         out.put_u8(b'.');

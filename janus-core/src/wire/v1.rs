@@ -212,7 +212,7 @@ impl<'a> Fields<'a> {
         if let Some(key) = first_of(twice, KEYS) {
             return Err(duplicate_key(key));
         }
-        let epoch = epoch.and_then(json::string).and_then(|text| parse_epoch(&text)).ok_or_else(bad_since)?;
+        let epoch = epoch.and_then(json::string).and_then(|text| text.parse().ok()).ok_or_else(bad_since)?;
         let seq = seq.and_then(|raw| raw.parse().ok()).ok_or_else(bad_since)?;
         Ok(Some(Position { epoch, seq }))
     }
@@ -221,12 +221,6 @@ impl<'a> Fields<'a> {
 /// The first duplicate among these keys.
 fn first_of<const N: usize>(twice: [bool; N], keys: [&'static str; N]) -> Option<&'static str> {
     twice.iter().position(|&twice| twice).map(|index| keys[index])
-}
-
-/// 16 hexadecimal digits; `from_str_radix` alone would also accept a sign.
-fn parse_epoch(text: &str) -> Option<u64> {
-    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
 fn unknown_type() -> FrameError {

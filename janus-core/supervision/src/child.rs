@@ -15,7 +15,7 @@ use crate::exit::{ActorId, ExitReason};
 use crate::place::Place;
 use crate::run::Birth;
 use crate::spec::{ChildSpec, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
-use crate::tree::{Event, EventKind, NodeKind, State, Tree};
+use crate::tree::{EventKind, NodeKind, State, Tree, TreeEvent};
 use crate::window::{RestartIntensity, RestartWindow};
 
 /// How long a killed child has for its thread to return before the child is declared dead without the thread.
@@ -143,7 +143,7 @@ pub(crate) struct Surroundings {
 
 impl Surroundings {
     pub(crate) fn emit(&self, child: &Arc<str>, id: Option<ActorId>, what: EventKind) {
-        self.tree.emit(|| Event { supervisor: self.supervisor.clone(), child: child.clone(), id, what });
+        self.tree.emit(|| TreeEvent { supervisor: self.supervisor.clone(), child: child.clone(), id, what });
     }
 
     /// Starts a child and waits until the child is up. After an error nothing of the child runs any more.

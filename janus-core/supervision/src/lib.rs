@@ -55,7 +55,7 @@
 //! | children that come and go, in thousands | [`DynamicSupervisor`] |
 //! | threads | [`Arbiter`], [`Place`] |
 //! | ends, reasons, ties between actors | [`ExitReason`], [`Down`], [`Monitor`], [`link`] |
-//! | a look at the tree: as data, as text, as events | [`Tree`], [`Event`] |
+//! | a look at the tree: as data, as text, as events | [`Tree`], [`TreeEvent`] |
 //! | actors that hang | [`Watchdog`] |
 //!
 //! Actors need a tokio `LocalRuntime` or `LocalSet`, not an actix `System`. An [`Arbiter`] is a thread with a runtime of
@@ -242,7 +242,7 @@ pub use refs::{ActorRef, CallError, Link, NotRunning, link};
 pub use run::BoxError;
 pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, StartInfo, Strategy};
 pub use supervisor::{Supervisor, SupervisorRef, WeakSupervisorRef};
-pub use tree::{Event, EventKind, NodeKind, State, Tree};
+pub use tree::{EventKind, NodeKind, State, Tree, TreeEvent};
 pub use watchdog::{Hang, Watchdog};
 pub use window::{RestartIntensity, RestartWindow};
 

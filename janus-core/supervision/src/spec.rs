@@ -20,7 +20,7 @@ use crate::place::Place;
 use crate::refs::ActorRef;
 use crate::run::{ActorBody, Begun, Birth, BoxError, Incarnation, TaskBody};
 use crate::supervisor::Supervisor;
-use crate::tree::{Event, Tree};
+use crate::tree::{Tree, TreeEvent};
 
 /// OTP's default for workers.
 const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
@@ -349,7 +349,7 @@ pub(crate) struct Start {
 pub(crate) struct TreeShared {
     number: u16,
     ids: AtomicU64,
-    events: Mutex<Option<broadcast::Sender<Event>>>,
+    events: Mutex<Option<broadcast::Sender<TreeEvent>>>,
 }
 
 impl TreeShared {
@@ -364,11 +364,11 @@ impl TreeShared {
         ActorId::new(self.number, self.ids.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<TreeEvent> {
         self.events.lock().get_or_insert_with(|| broadcast::Sender::new(EVENTS_MAX)).subscribe()
     }
 
-    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> TreeEvent) {
         if let Some(events) = &*self.events.lock()
             && events.receiver_count() > 0
         {

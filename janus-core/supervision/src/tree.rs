@@ -1,6 +1,6 @@
 //! The live tree as data.
 //!
-//! Owns [`Tree`], the answer of [`SupervisorRef::tree`](crate::SupervisorRef::tree), and [`Event`], the message to
+//! Owns [`Tree`], the answer of [`SupervisorRef::tree`](crate::SupervisorRef::tree), and [`TreeEvent`], the message to
 //! subscribers. Both are copies: a reader cannot hold up the tree.
 
 use std::fmt;
@@ -200,7 +200,7 @@ impl fmt::Display for State {
 /// An event in a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Event {
+pub struct TreeEvent {
     /// The supervisor that reports the event.
     #[serde(serialize_with = "as_text")]
     pub supervisor: Arc<str>,
@@ -213,7 +213,7 @@ pub struct Event {
     pub what: EventKind,
 }
 
-impl Event {
+impl TreeEvent {
     /// An event of this supervisor about this child, without an id. Trees make their own events; this constructor is
     /// for tests of code that reads events.
     pub fn new(supervisor: impl Into<Arc<str>>, child: impl Into<Arc<str>>, what: EventKind) -> Self {

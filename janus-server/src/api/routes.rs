@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, Version, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
-use janus_core::{Delivery, HistoryError, Janus, Message, Position, PublishError, Receipt};
+use janus_core::{Delivery, Epoch, HistoryError, Janus, Message, Position, PublishError, Receipt};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -187,7 +187,7 @@ impl Api {
         self.check_room(part.iter().map(text_bytes).sum())?;
         self.large(to_json(&HistoryJson {
             topic: &request.topic,
-            epoch: hex(position.epoch),
+            epoch: position.epoch,
             seq: position.seq,
             complete: history.complete,
             more,
@@ -480,11 +480,6 @@ fn to_json(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).expect("answers have only strings as keys of maps")
 }
 
-/// An epoch as hexadecimal text: JSON numbers cannot hold 64 bits.
-fn hex(epoch: u64) -> String {
-    format!("{epoch:016x}")
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Publish {
@@ -520,16 +515,8 @@ struct History {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Since {
-    #[serde(deserialize_with = "epoch")]
-    epoch: u64,
+    epoch: Epoch,
     seq: Whole,
-}
-
-fn epoch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let epoch = digits.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
-    epoch.ok_or_else(|| D::Error::custom("epoch: expected 16 hexadecimal digits, as in a receipt"))
 }
 
 /// A whole number in JSON, from 0 to 2^53 − 1; 5.0 is a whole number.
@@ -560,14 +547,14 @@ struct Disconnect {
 
 #[derive(Debug, Serialize)]
 struct ReceiptJson {
-    epoch: String,
+    epoch: Epoch,
     seq: u64,
     subscribers: usize,
 }
 
 impl From<Receipt> for ReceiptJson {
     fn from(receipt: Receipt) -> Self {
-        Self { epoch: hex(receipt.epoch), seq: receipt.seq, subscribers: receipt.subscribers }
+        Self { epoch: receipt.epoch, seq: receipt.seq, subscribers: receipt.subscribers }
     }
 }
 
@@ -599,7 +586,7 @@ struct ErrorJson {
 #[derive(Debug, Serialize)]
 struct HistoryJson<'a> {
     topic: &'a str,
-    epoch: String,
+    epoch: Epoch,
     seq: u64,
     complete: bool,
     more: bool,

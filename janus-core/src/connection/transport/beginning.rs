@@ -22,7 +22,7 @@ use crate::config::{Resume, SlowConsumer};
 use crate::delivery::End;
 use crate::ground::clock::Tick;
 use crate::ground::tasks::yield_now;
-use crate::topic::{CatchUp, Hold, TopicError, TopicState};
+use crate::topic::{CatchUp, Entry, Hold, Since, TopicError, TopicState};
 use crate::wire::{ErrorClass, FrameError, Position, Refusal, ServerEvent};
 
 /// Portions for one client in one turn. A portion may be a single message.
@@ -180,23 +180,22 @@ impl Transport {
     /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the
     /// current position where messages are no longer kept.
     fn place(&self, topic: &TopicState, since: Option<Position>, seen: Option<Seen>) -> Result<Place, TopicError> {
-        let tick = self.shared.clock.tick();
-        let now = topic.position()?;
         let resumes = self.shared.config.namespace(topic.name.as_str()).resume == Resume::Position;
-        let anew = || topic.check_available().map(|()| Place { position: now, missed: None, repeated: 0 });
-        let Some(since) = since.filter(|_| resumes) else { return anew() };
-        if topic.knows(since) {
-            let missed = topic.resumable(since, tick)?;
-            return missed.map_or_else(anew, |missed| Ok(Place { position: since, missed: Some(missed), repeated: 0 }));
-        }
-        let Some(Seen { horizon, pass, .. }) = seen else { return anew() };
-        let Some(from) = topic.first_after(horizon, tick)? else { return anew() };
-        let unseen = pass.map_or(now.seq + 1, |pass| topic.first_following(pass));
-        Ok(Place {
-            position: Position { epoch: now.epoch, seq: from - 1 },
-            missed: Some(now.seq + 1 - from),
-            repeated: unseen.saturating_sub(from),
-        })
+        let since = match (since.filter(|_| resumes), seen) {
+            (Some(since), Some(Seen { horizon, .. })) if !topic.knows(since) => Since::Pass(horizon),
+            (since, _) => Since::after(since),
+        };
+        let entry = topic.entry(since, self.shared.clock.tick())?;
+        let Entry { position, missed, .. } = entry;
+        let repeated = match (since, missed, seen) {
+            (Since::Pass(_), Some(missed), Some(Seen { pass, .. })) => {
+                let next = entry.first_seq() + missed;
+                let unseen = pass.map_or(next, |pass| topic.first_following(pass));
+                unseen.saturating_sub(entry.first_seq())
+            }
+            _ => 0,
+        };
+        Ok(Place { position, missed, repeated })
     }
 
     /// Sends the missed messages in the order of their passes, and then joins all topics at once.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
 use crate::hooks::Refused;
-use crate::topic::publish::{Pending, PublishError, Receipt, hand_over};
+use crate::topic::publish::{Pending, PublishError, Receipt, route};
 use crate::topic::{Place, Waiter};
 use crate::wire::TopicName;
 
@@ -84,13 +84,13 @@ impl Transport {
         let made = self.shared.topics.table.made();
         let answers = pending.reply.wants_receipt();
         let by = self.slot.account.as_ref();
-        let handed_over = hand_over(&self.shared, &mut self.published, &topic, by, pending, None);
+        let routed = route(&self.shared, &mut self.published, &topic, by, pending, None);
         self.add_topics((self.shared.topics.table.made() - made) as usize);
         if self.published.is_none() && answers {
             // No topic sends the receipt in a turn of its own.
             self.portion.add(price::ANSWER);
         }
-        if let Err(pending) = handed_over {
+        if let Err(pending) = routed {
             // Room would wake no task yet: `run` comes to this step next, and offers again with a task to wake.
             self.step = Step::Offering(Box::new(Offering { topic, pending: Some(pending), place: None, outcome }));
             return;
@@ -106,7 +106,7 @@ impl Transport {
         let pending = offering.pending.take().expect("an offering ends with its message");
         let by = self.slot.account.as_ref();
         let waiter = Waiter { waker: cx.waker(), place: &mut offering.place };
-        match hand_over(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
+        match route(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
             Ok(()) => {
                 self.await_outcome(offering.outcome);
                 Poll::Ready(())

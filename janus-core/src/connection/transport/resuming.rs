@@ -14,7 +14,7 @@ use crate::ground::tasks::yield_now;
 use crate::hooks::Refused;
 use crate::session::{Joined, SessionToken, Unclaimed};
 use crate::topic::leave;
-use crate::topic::{Anchor, CatchUp, Hold, TopicError, TopicState};
+use crate::topic::{Anchor, CatchUp, Hold, Since, TopicError, TopicState};
 use crate::wire::{ErrorCode, FrameError, Position, ServerEvent, TopicName};
 
 /// The attach of a returning client, once its topics exist.
@@ -145,32 +145,27 @@ impl Transport {
             };
             let subscription = Arc::new(self.subscription(&name));
             let hold = Hold::new(&topic);
-            let resumes = from
+            let counted = from
                 .filter(|(anchor, ..)| Arc::ptr_eq(anchor, &topic.anchor) && self.keeps_places(&name))
-                .and_then(|(_, first_seq, count)| {
-                    let from = first_seq.checked_add(count)?;
-                    Some((first_seq, from, topic.missed_since(from, tick).ok()??))
-                });
-            let missed = if let Some((first_seq, from, missed)) = resumes {
+                .and_then(|(_, first_seq, count)| Some((first_seq, first_seq.checked_add(count)?)));
+            let since = if kept { Since::Session(counted.map(|(_, from)| from)) } else { Since::Now };
+            let entry = match topic.join(&subscription, since, tick) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    errors.push((name, error.code(), error.to_string()));
+                    continue;
+                }
+            };
+            self.shared.trace_joined(&subscription, &name, entry.position.seq);
+            if let (Some(missed), Some((first_seq, from))) = (entry.missed, counted) {
                 subscription.count_from(first_seq);
                 self.note_resumed(&name, missed);
-                self.shared.trace_joined(&subscription, &name, from - 1);
                 replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
-                Some(missed)
             } else {
-                let entry = Arc::clone(&subscription);
-                match if kept { topic.rejoin(entry, tick) } else { topic.subscribe(entry, tick) } {
-                    Ok(position) => self.shared.trace_joined(&subscription, &name, position.seq),
-                    Err(error) => {
-                        errors.push((name, error.code(), error.to_string()));
-                        continue;
-                    }
-                }
                 self.note_joined(&name);
-                None
-            };
+            }
             joined.push((topic, subscription));
-            answers.push((name, missed));
+            answers.push((name, entry.missed));
         }
         self.answer_attach(own, joined, &answers, errors);
         // Topics without a replay are joined already.

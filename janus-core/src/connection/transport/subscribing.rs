@@ -15,7 +15,7 @@ use crate::delivery::Subscription;
 use crate::hooks::Refused;
 use crate::session::Joined;
 use crate::topic::manager::Create;
-use crate::topic::{Hold, Subscribe, Topic, TopicError, TopicState, leave};
+use crate::topic::{Hold, Since, Subscribe, Topic, TopicError, TopicState, leave};
 use crate::wire::{ErrorCode, FrameError, Position, RequestId, ServerEvent, TopicName};
 
 /// The subscribe command of a client.
@@ -124,14 +124,8 @@ impl Transport {
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
         let leads_on = since.filter(|since| self.may_resume(topic, *since));
-        let missed = leads_on.map_or(Ok(None), |since| topic.resumable(since, tick));
-        let joined = match (missed, since) {
-            (Ok(Some(missed)), Some(since)) => Ok((*since, Some(missed))),
-            (Ok(_), _) => topic.subscribe(Arc::clone(&subscription), tick).map(|position| (position, None)),
-            (Err(error), _) => Err(error),
-        };
-        let (position, missed) = match joined {
-            Ok(joined) => joined,
+        let entry = match topic.join(&subscription, Since::after(leads_on), tick) {
+            Ok(entry) => entry,
             Err(TopicError::Ended) if !self.shared.is_draining() => {
                 self.shared.topics.table.remove(topic);
                 return self.find(asking);
@@ -141,21 +135,21 @@ impl Transport {
         let event = ServerEvent::Subscribed {
             id: *id,
             topic: name,
-            position,
+            position: entry.position,
             last: None,
             // A client that asks for topic after topic knows a position in each.
             horizon: None,
             since: *since,
-            missed,
+            missed: entry.missed,
             repeated: 0,
         };
         self.slot.tell(&event);
-        self.shared.trace_joined(&subscription, name, position.seq);
-        if let Some(missed) = missed {
+        self.shared.trace_joined(&subscription, name, entry.position.seq);
+        if let Some(missed) = entry.missed {
             self.note_resumed(name, missed);
             // A connection may be lost in the middle of the replay.
-            subscription.count_from(position.seq + 1);
-            let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: position.seq + 1 };
+            subscription.count_from(entry.first_seq());
+            let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: entry.first_seq() };
             self.step = Step::Replaying(Box::new(Replaying::one_by_one(vec![replay])));
         }
         self.joined((Arc::clone(topic), subscription));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::delivery::batch::View;
 use crate::delivery::{Batch, Subscription};
-use crate::wire::TopicName;
+use crate::wire::{Epoch, TopicName};
 
 #[derive(Debug)]
 pub(crate) enum Entry {
@@ -24,7 +24,7 @@ pub(crate) enum Entry {
 pub(crate) struct Gap {
     pub(super) subscription: Arc<Subscription>,
     pub(super) topic: TopicName,
-    pub(super) epoch: u64,
+    pub(super) epoch: Epoch,
     pub(super) seqs: Range<u64>,
 }
 
@@ -137,7 +137,7 @@ pub(crate) enum Taken {
 }
 
 impl Entry {
-    pub(super) fn gap(subscription: &Arc<Subscription>, topic: &TopicName, epoch: u64, seqs: Range<u64>) -> Self {
+    pub(super) fn gap(subscription: &Arc<Subscription>, topic: &TopicName, epoch: Epoch, seqs: Range<u64>) -> Self {
         Self::Gap(Box::new(Gap { subscription: Arc::clone(subscription), topic: topic.clone(), epoch, seqs }))
     }
 

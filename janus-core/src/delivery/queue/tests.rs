@@ -83,7 +83,7 @@ fn conflation_leaves_the_latest_behind_every_gap_of_its_topic() {
     let quotes = subscription(&terms, SlowConsumer::Conflate, true);
     let mut queue = Queue::new(&terms);
     queue.admit(messages(&quotes, 1..5)).unwrap();
-    queue.push_gap(&quotes, &topic(), 7, 5..7);
+    queue.push_gap(&quotes, &topic(), Epoch::new(7), 5..7);
     queue.admit(messages(&quotes, 7..11)).unwrap();
     assert_eq!(waiting(&queue), [Some((1..5, false)), Some((5..10, false)), Some((10..11, true))]);
     check_sums(&queue);
@@ -138,7 +138,7 @@ fn a_message_never_stands_before_a_gap_that_comes_before_it() {
     let subscription = subscription(&terms, SlowConsumer::Conflate, true);
     let mut queue = Queue::new(&terms);
     queue.admit(messages(&subscription, 1..2)).unwrap();
-    queue.push_gap(&subscription, &topic(), 7, 2..5);
+    queue.push_gap(&subscription, &topic(), Epoch::new(7), 2..5);
     queue.admit(messages(&subscription, 5..6)).unwrap();
     queue.admit(messages(&subscription, 6..7)).unwrap();
     assert_eq!(waiting(&queue), [Some((1..2, false)), Some((2..6, false)), Some((6..7, true))]);

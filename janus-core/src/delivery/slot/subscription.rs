@@ -175,7 +175,7 @@ mod tests {
     use crate::delivery::stream::Stream;
     use crate::delivery::{End, SlowReason, Terms};
     use crate::ground::clock::Tick;
-    use crate::wire::Peer;
+    use crate::wire::{Epoch, Peer};
 
     fn connection() -> Arc<Slot> {
         slot(Stream::new(Box::pin(tokio::io::duplex(64).1), Peer::Local)).0
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!((conflated.policy(), conflated.codec()), (SlowConsumer::Conflate, CLASSIC));
 
         let slot = connection();
-        slot.skip_to(&subscribed(&slot, SlowConsumer::Disconnect), &topic(), 7, 5);
+        slot.skip_to(&subscribed(&slot, SlowConsumer::Disconnect), &topic(), Epoch::new(7), 5);
         assert_eq!(slot.take_end(), Some(End::MessagesLost));
     }
 

@@ -15,7 +15,7 @@ use crate::delivery::codecs::CLASSIC;
 use crate::delivery::stream::Stream;
 use crate::delivery::{Batch, End, Link, SlowReason, Terms};
 use crate::ground::clock::Tick;
-use crate::wire::Peer;
+use crate::wire::{Epoch, Peer};
 
 fn tick(number: u32) -> Tick {
     Tick::new(number)
@@ -221,7 +221,7 @@ fn a_local_subscriber_takes_messages_gaps_and_then_its_end() {
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(slot.poll_take(cx).is_pending());
     slot.deliver(&subscription, &batch(&["message"], 1), tick(1));
-    slot.skip_to(&subscription, &topic(), 7, 5);
+    slot.skip_to(&subscription, &topic(), Epoch::new(7), 5);
     slot.end(End::ShutDown);
     assert!(matches!(slot.poll_take(cx), Poll::Ready(Ok(Taken::Message { seq: 1, .. }))));
     let Poll::Ready(Ok(Taken::Gap(gap))) = slot.poll_take(cx) else { panic!("2 to 4 are left out") };

@@ -124,7 +124,7 @@ fn what_supervisors_tell_is_part_of_a_trace() {
     let (events, receiver) = broadcast::channel(4);
     let options = TraceOptions::default().kinds([TraceKind::Start, TraceKind::Exit]);
     let mut trace = tracer.start(options, Some(receiver)).unwrap();
-    let event = |child: &str, what| Event::new("topic_supervisor", child, what);
+    let event = |child: &str, what| TreeEvent::new("topic_supervisor", child, what);
     events.send(event("topic news #7", EventKind::Started)).unwrap();
     events.send(event("topic news #7", EventKind::Restarting(std::time::Duration::ZERO))).unwrap();
     events.send(event("heartbeat", EventKind::Abandoned)).unwrap();

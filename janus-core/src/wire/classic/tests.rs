@@ -657,7 +657,7 @@ mod encoding {
             r#"{"timestamp":[1258,0,4294967295],"error":{"code":"bad_topic","message":"say \"t\"\n"}}|"#
         );
         assert_eq!(
-            text(|out| encode_published(out, &TIMESTAMP, &topic("a\\b"), 255, 7, 2)),
+            text(|out| encode_published(out, &TIMESTAMP, &topic("a\\b"), Epoch::new(255), 7, 2)),
             r#"{"timestamp":[1258,0,4294967295],"published":{"topic":"a\\b","epoch":"00000000000000ff","seq":7,"subscribers":2}}|"#
         );
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::wire::Publication;
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
-const POSITION: Position = Position { epoch: 0x9f86_d081_884c_7d65, seq: 42 };
+const POSITION: Position = Position { epoch: Epoch::new(0x9f86_d081_884c_7d65), seq: 42 };
 
 fn sse() -> Sse {
     Sse::new(Duration::from_secs(2), AllowedOrigins::new(["https://app.example"]))
@@ -158,12 +158,12 @@ fn the_newer_header_wins_over_the_query() {
     };
     for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID"] {
         let asked = since(&format!("topic=a&{name}=0000000000000001.7"), &[]);
-        assert_eq!(asked, Some(Position { epoch: 1, seq: 7 }), "{name}");
+        assert_eq!(asked, Some(Position { epoch: Epoch::new(1), seq: 7 }), "{name}");
     }
     let (old, new) = ("topic=a&last_event_id=0000000000000001.7", ("last-event-id", "9f86d081884c7d65.42"));
-    assert_eq!(since(old, &[]), Some(Position { epoch: 1, seq: 7 }));
+    assert_eq!(since(old, &[]), Some(Position { epoch: Epoch::new(1), seq: 7 }));
     assert_eq!(since(old, &[new]), Some(POSITION));
-    assert_eq!(since(old, &[("last-event-id", "")]), Some(Position { epoch: 1, seq: 7 }));
+    assert_eq!(since(old, &[("last-event-id", "")]), Some(Position { epoch: Epoch::new(1), seq: 7 }));
     assert_eq!(since("topic=a&last_event_id=", &[]), None);
 }
 
@@ -181,7 +181,7 @@ fn an_id_has_the_horizon_of_its_message_behind_the_position() {
     };
     assert_eq!(asked("9f86d081884c7d65.42.40"), [(Some(POSITION), Some(40)); 2]);
     assert_eq!(asked("9f86d081884c7d65.42"), [(Some(POSITION), None); 2]);
-    let strange = [(Some(Position { epoch: 0, seq: 0 }), None); 2];
+    let strange = [(Some(Position { epoch: Epoch::NONE, seq: 0 }), None); 2];
     for id in ["9f86d081884c7d65.42.", "9f86d081884c7d65.42.x", "9f86d081884c7d65.42.1.2", "9f86d081884c7d65.42.-1"] {
         assert_eq!(asked(id), strange, "{id}");
     }
@@ -201,7 +201,7 @@ fn an_unknown_id_counts_as_too_old() {
         "9f86d081884c7d65.1.2.3",
         "é86d081884c7d65.1",
     ] {
-        assert_eq!(position(id), (Position { epoch: 0, seq: 0 }, None), "{id}");
+        assert_eq!(position(id), (Position { epoch: Epoch::NONE, seq: 0 }, None), "{id}");
     }
 }
 
@@ -277,7 +277,7 @@ fn the_first_block_of_a_topic_has_its_position_and_data() {
     };
     assert_eq!(encode(&sse(), subscribed(None, None)), block("\"resumed\":false"));
     assert_eq!(encode(&sse(), subscribed(Some(POSITION), Some(3))), block("\"resumed\":true,\"missed\":3"));
-    let gap = encode(&sse(), subscribed(Some(Position { epoch: 1, seq: 1 }), None));
+    let gap = encode(&sse(), subscribed(Some(Position { epoch: Epoch::new(1), seq: 1 }), None));
     let expected = "event: gap\nid: 9f86d081884c7d65.42\n\
                     data: {\"topic\":\"news\",\"epoch\":\"9f86d081884c7d65\",\"resumed\":false}\n\n";
     assert_eq!(gap, format!("{expected}{}", block("\"resumed\":false")));
@@ -395,6 +395,7 @@ proptest! {
     #[test]
     fn the_id_of_a_message_reads_back_as_its_position(epoch in any::<u64>(), seq in any::<u64>(), horizon in any::<Option<u64>>()) {
         let mut id = BytesMut::new();
+        let epoch = Epoch::new(epoch);
         put_id(&mut id, Position { epoch, seq }, horizon);
         let id = str::from_utf8(&id).unwrap().strip_prefix("id: ").unwrap().trim_end();
         prop_assert_eq!(position(id), (Position { epoch, seq }, horizon));

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::super::json::{self, Members};
 use super::super::object::Object;
-use super::{frame, parse_epoch};
-use crate::wire::{Limits, Position, RequestId};
+use super::frame;
+use crate::wire::{Epoch, Limits, Position, RequestId};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -33,9 +33,7 @@ pub fn subscribe(id: RequestId, topic: &str, since: Option<Position>) -> String 
     build("subscribe", |frame| {
         let frame = frame.id(id).text("topic", topic);
         match since {
-            Some(Position { epoch, seq }) => {
-                frame.raw("since", &format!("{{\"epoch\":\"{epoch:016x}\",\"seq\":{seq}}}"))
-            }
+            Some(Position { epoch, seq }) => frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}")),
             None => frame,
         }
     })
@@ -125,7 +123,7 @@ pub enum ServerFrame<'a> {
         /// The topic.
         topic: Cow<'a, str>,
         /// The epoch of the two numbers.
-        epoch: u64,
+        epoch: Epoch,
         /// The number of the first lost message.
         from: u64,
         /// The number of the last lost message.
@@ -196,7 +194,7 @@ impl<'a> ServerFrame<'a> {
             Some(id) => Some(id.parse().ok()?),
             None => None,
         };
-        let epoch = epoch.and_then(json::string).and_then(|text| parse_epoch(&text));
+        let epoch: Option<Epoch> = epoch.and_then(json::string).and_then(|text| text.parse().ok());
         let position = || Some(Position { epoch: epoch?, seq: seq?.parse().ok()? });
         let resumed = resumed.map(|raw| raw == "true");
         Some(match &*kind {

@@ -4,11 +4,10 @@ use proptest::prelude::*;
 
 use super::client::{self, ServerFrame};
 use super::*;
-use crate::wire::Publication;
-use crate::wire::Timestamp;
+use crate::wire::{Epoch, Publication, Timestamp};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
-const EPOCH: u64 = 0x9f86_d081_884c_7d65;
+const EPOCH: Epoch = Epoch::new(0x9f86_d081_884c_7d65);
 
 fn topic(name: &str) -> TopicName {
     TopicName::new(name, LIMITS.max_topic_bytes).unwrap()
@@ -350,7 +349,7 @@ mod events {
             ),
             ServerFrame::Unsubscribed { id: Some(2), topic: "news".into() }
         );
-        let nowhere = Position { epoch: 0, seq: 0 };
+        let nowhere = Position { epoch: Epoch::NONE, seq: 0 };
         assert_eq!(
             encoded(
                 ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
@@ -360,10 +359,10 @@ mod events {
         );
         assert_eq!(
             encoded(
-                ServerEvent::Gap { topic, epoch: 1, from: 43, to: 50 },
+                ServerEvent::Gap { topic, epoch: Epoch::new(1), from: 43, to: 50 },
                 r#"{"type":"gap","topic":"news","epoch":"0000000000000001","from":43,"to":50}"#,
             ),
-            ServerFrame::Gap { topic: "news".into(), epoch: 1, from: 43, to: 50 }
+            ServerFrame::Gap { topic: "news".into(), epoch: Epoch::new(1), from: 43, to: 50 }
         );
         let frame = encoded(
             ServerEvent::AlreadySubscribed { id: Some(9), topic },
@@ -479,7 +478,7 @@ proptest! {
             Ok(Request::Command(Command::Open(Box::new(open))))
         );
         let Ok(topic) = TopicName::new(&name, LIMITS.max_topic_bytes) else { return Ok(()) };
-        let since = since.map(|(epoch, seq)| Position { epoch, seq });
+        let since = since.map(|(epoch, seq)| Position { epoch: Epoch::new(epoch), seq });
         prop_assert_eq!(
             decoded(&client::subscribe(id, &name, since)),
             Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, id })

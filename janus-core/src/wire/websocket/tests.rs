@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::client::{self, ServerDecoder, ServerFrame};
 use super::*;
-use crate::wire::{NumberedMessage, Open, Position, Publication, TopicName};
+use crate::wire::{Epoch, NumberedMessage, Open, Position, Publication, TopicName};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -615,7 +615,7 @@ mod protocol {
         let message = NumberedMessage {
             topic,
             topic_json: publication.topic_json(),
-            position: Position { epoch: 1, seq: 2 },
+            position: Position { epoch: Epoch::new(1), seq: 2 },
             horizon: None,
             timestamp: AT,
             event: publication.event(),
@@ -967,7 +967,7 @@ proptest! {
 fn a_gap_and_a_bye_are_whole_frames() {
     let topic = TopicName::new("t", 255).unwrap();
     let mut out = BytesMut::new();
-    WebSocket.encode(&ServerEvent::Gap { topic: &topic, epoch: 1, from: 2, to: 3 }, &AT, &mut out);
+    WebSocket.encode(&ServerEvent::Gap { topic: &topic, epoch: Epoch::new(1), from: 2, to: 3 }, &AT, &mut out);
     let refusal = Refusal {
         id: None,
         code: ErrorCode::ServerDraining,

@@ -35,7 +35,7 @@ use crate::error::{ChildError, StartError};
 use crate::exit::{ActorId, Down, ExitReason, guarded};
 use crate::run::{ActorBody, Begun, Birth, Incarnation, TaskBody};
 use crate::spec::{ChildSpec, Kind, Launch, Restart, Shutdown, Start};
-use crate::tree::{Event, NodeKind, State, Tree};
+use crate::tree::{NodeKind, State, Tree, TreeEvent};
 use crate::window::RestartIntensity;
 
 /// How long a quarantine lasts by default.
@@ -323,7 +323,7 @@ impl DynamicSupervisor {
     /// # Errors
     ///
     /// [`NotRunning`](ChildError::NotRunning).
-    pub fn subscribe(&self) -> Result<broadcast::Receiver<Event>, ChildError> {
+    pub fn subscribe(&self) -> Result<broadcast::Receiver<TreeEvent>, ChildError> {
         self.running().map(|live| live.around.tree.subscribe()).ok_or(ChildError::NotRunning)
     }
 

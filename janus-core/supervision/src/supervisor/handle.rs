@@ -14,7 +14,7 @@ use crate::cell::Monitor;
 use crate::error::{ChildError, StartError};
 use crate::exit::{ActorId, Down, ExitReason};
 use crate::spec::ChildSpec;
-use crate::tree::{Event, NodeKind, Tree};
+use crate::tree::{NodeKind, Tree, TreeEvent};
 
 /// A handle to a supervisor, for any thread. Cheap to clone.
 #[derive(Clone)]
@@ -189,7 +189,7 @@ impl SupervisorRef {
     /// # Errors
     ///
     /// [`NotRunning`](ChildError::NotRunning).
-    pub fn subscribe(&self) -> Result<broadcast::Receiver<Event>, ChildError> {
+    pub fn subscribe(&self) -> Result<broadcast::Receiver<TreeEvent>, ChildError> {
         self.running().map(|live| live.around.tree.subscribe()).ok_or(ChildError::NotRunning)
     }
 

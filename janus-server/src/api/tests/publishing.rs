@@ -22,7 +22,7 @@ async fn a_message_is_delivered_verbatim_and_its_publisher_gets_a_receipt() {
     let message = next(&mut subscriber).await;
     assert_eq!((message.event(), message.message_id()), ("\"greeting\"", "\"1\""));
     assert_eq!(message.data(), r#"{"price": 1.50, "n": 1e400}"#);
-    let receipt = json!({"epoch": format!("{:016x}", message.position.epoch), "seq": 1, "subscribers": 1});
+    let receipt = json!({"epoch": message.position.epoch, "seq": 1, "subscribers": 1});
     assert_eq!(answer.json(), receipt);
     let nobody = server.post("/api/publish", r#"{"topic":"plain:nobody","data":null}"#).await;
     assert_eq!(nobody.json(), json!({"epoch": "0000000000000000", "seq": 0, "subscribers": 0}));

@@ -1,0 +1,332 @@
+//! The state of a topic, which outlives the actor.
+//!
+//! [`TopicState`] holds one short lock over the three parts of a topic: the [`Inbox`], the [`Sequence`] and the
+//! [`Roster`]. This file has what publishers, the table and the API call. Joining is in `join.rs`, the steps of the
+//! actor are in `work.rs`, and what happens after crashes is in `heir.rs`. Wakers are woken, promises kept and actors
+//! told without the lock, because these may run any code.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+
+use futures_util::future::{Either, select};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::actor::{Topic, Wake};
+use super::inbox::Inbox;
+use super::publish::{Pending, PublishError};
+use super::room::{Caller, Room, Waiter};
+use super::roster::Roster;
+use super::sequence::{Excerpt, Kept, Sequence};
+use super::shared::Topics;
+use super::unused::{Anchor, Asleep, Spare};
+use crate::accounts::Account;
+use crate::config::Config;
+use crate::delivery::{Ledger, PassNumbers, Subscription};
+use crate::ground::clock::{Clock, Tick};
+use crate::ground::line::Ticket;
+use crate::ground::trace;
+use crate::supervision::ActorRef;
+use crate::wire::classic::ErrorCode;
+use crate::wire::{Epoch, Position, TopicName};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    pub(crate) name: TopicName,
+    pub(crate) actor: ActorRef<Topic>,
+    /// Rises with each topic of an instance.
+    pub(crate) number: u64,
+    /// Cursors of detached sessions refer to this anchor.
+    pub(crate) anchor: Arc<Anchor>,
+    /// The [holds](super::Hold) of subscribers that are about to join.
+    pub(super) holds: AtomicUsize,
+    /// The account of the address whose client asked for the topic first; `None` for topics of the program.
+    pub(crate) account: Option<Arc<Account>>,
+    /// The topic's place among the unused topics, changed by the table of topics only.
+    pub(crate) spare: Spare,
+    pub(super) pass_numbers: Arc<PassNumbers>,
+    pub(super) core: Mutex<Core>,
+    /// Tells tasks waiting for the actor that the actor will not come back, or not for long.
+    pub(super) given_up: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) life: Life,
+    pub(super) last_used: Tick,
+    pub(super) inbox: Inbox,
+    pub(super) sequence: Sequence,
+    pub(super) roster: Roster,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Live,
+    Quarantined,
+    /// For good: the topic is no longer listed, and no actor would ever look into its inbox.
+    Ended,
+}
+
+/// Why a topic refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TopicError {
+    /// The topic crashed too often and is refused for a while.
+    #[error("the topic keeps failing and is not available for now")]
+    Unavailable,
+    /// The topic was unused and has been removed. The next request makes a new topic.
+    #[error("the topic has ended")]
+    Ended,
+    /// The server has `max_topics` topics.
+    #[error("the server's topic limit (max_topics) is reached")]
+    TooMany,
+}
+
+impl TopicError {
+    pub(crate) fn code(self) -> ErrorCode {
+        match self {
+            Self::Unavailable | Self::Ended => ErrorCode::TopicUnavailable,
+            Self::TooMany => ErrorCode::TooManyTopicsOnServer,
+        }
+    }
+}
+
+/// The outcome of [`TopicState::enqueue`].
+pub(crate) enum Enqueued {
+    Accepted,
+    /// No room for now. The caller's task is woken when there is room.
+    Full(Pending),
+    /// The topic has ended: look the name up again.
+    Ended(Pending),
+}
+
+/// The present state of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// How many clients are subscribed.
+    pub subscribers: usize,
+    /// Accepted messages that have not been handed to every subscriber yet; at most `max_inflight_frames`.
+    pub in_flight: usize,
+    /// False while the topic is refused because it keeps crashing.
+    pub available: bool,
+}
+
+impl TopicState {
+    /// A topic that begins afresh, or continues after `asleep`.
+    pub(crate) fn new(
+        name: TopicName,
+        number: u64,
+        account: Option<Arc<Account>>,
+        asleep: Option<Asleep>,
+        shared: &Topics,
+    ) -> Self {
+        let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
+        let books = (shared.ledger(), &shared.pass_numbers);
+        Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, books)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(name: TopicName) -> Self {
+        Self::with_config_for_test(name, &Config::default())
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_config_for_test(name: TopicName, config: &Config) -> Self {
+        let (clock, ledger, pass_numbers) = (Clock::for_config(config), Arc::default(), Arc::default());
+        let asleep = Asleep::afresh(&name, &ledger, &pass_numbers);
+        Self::with_config(name, 1, None, asleep, config, &clock, (&ledger, &pass_numbers))
+    }
+
+    /// Calls `then` while no other thread can look at this topic.
+    #[cfg(test)]
+    pub(crate) fn while_locked<T>(&self, then: impl FnOnce() -> T) -> T {
+        let _core = self.core.lock();
+        then()
+    }
+
+    fn with_config(
+        name: TopicName,
+        number: u64,
+        account: Option<Arc<Account>>,
+        Asleep { anchor, start }: Asleep,
+        config: &Config,
+        clock: &Clock,
+        (ledger, pass_numbers): (&Arc<Ledger>, &Arc<PassNumbers>),
+    ) -> Self {
+        Self {
+            actor: ActorRef::new(trace::topic_actor(&name, number)),
+            number,
+            anchor,
+            holds: AtomicUsize::new(0),
+            account,
+            spare: Spare::default(),
+            pass_numbers: Arc::clone(pass_numbers),
+            given_up: Notify::new(),
+            core: Mutex::new(Core {
+                life: Life::Live,
+                last_used: clock.tick(),
+                inbox: Inbox::new(Room::of(config), Arc::clone(ledger)),
+                sequence: Sequence::new(start, Kept::of(&name, config, clock)),
+                roster: Roster::default(),
+            }),
+            name,
+        }
+    }
+
+    /// Puts a message into the inbox and wakes the actor.
+    ///
+    /// The answer comes with the message's number, or with an error if the message will never have a number.
+    pub(crate) fn enqueue(self: &Arc<Self>, pending: Pending, mut waiter: Option<&mut Waiter<'_>>) -> Enqueued {
+        if let Some(waiter) = &mut waiter {
+            waiter.leave_others(self);
+        }
+        let mut core = self.core.lock();
+        match core.life {
+            Life::Live => {}
+            Life::Quarantined => {
+                drop(core);
+                pending.refuse(PublishError::TopicUnavailable);
+                return Enqueued::Accepted;
+            }
+            Life::Ended => return Enqueued::Ended(pending),
+        }
+        let mut ticket = waiter.as_ref().and_then(|waiter| waiter.ticket());
+        let caller = waiter.as_ref().map(|waiter| Caller { waker: waiter.waker, ticket: &mut ticket });
+        let wakes = match core.inbox.admit(pending, caller) {
+            Ok(wakes) => wakes,
+            Err(pending) => {
+                if let Some(waiter) = waiter {
+                    waiter.take_place(self, ticket);
+                }
+                return Enqueued::Full(pending);
+            }
+        };
+        drop(core);
+        if let Some(waiter) = waiter {
+            waiter.forget_place();
+        }
+        if wakes {
+            // A topic without an actor looks into the inbox at its start.
+            let _ = self.actor.cast(Wake);
+        }
+        Enqueued::Accepted
+    }
+
+    /// Hands the room of a publisher on that waits no longer, if the publisher had been called.
+    pub(super) fn give_up_room(&self, ticket: Ticket) {
+        let called = self.core.lock().inbox.leave_line(ticket);
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until the actor is up. Fails once waiting is known to be of no use.
+    pub(crate) async fn when_up(&self) -> Result<(), TopicError> {
+        let given_up = pin!(self.given_up.notified());
+        // Listened to before the look, or an end between the two would be missed.
+        self.check_available()?;
+        match select(pin!(self.actor.when_up(None)), given_up).await {
+            Either::Left(_) => Ok(()),
+            Either::Right(_) => self.check_available(),
+        }
+    }
+
+    /// An error for a topic that has ended, or is out of service.
+    fn check_available(&self) -> Result<(), TopicError> {
+        self.core.lock().check_life()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.core.lock().life == Life::Ended
+    }
+
+    /// Whether the topic has nothing to hand out, or no actor that could.
+    pub(crate) fn is_idle(&self) -> bool {
+        let core = self.core.lock();
+        core.inbox.frames_in_flight() == 0 || core.life != Life::Live
+    }
+
+    pub(crate) fn info(&self) -> TopicInfo {
+        let core = self.core.lock();
+        TopicInfo {
+            name: self.name.clone(),
+            subscribers: core.roster.len(),
+            in_flight: core.inbox.frames_in_flight(),
+            available: core.life == Life::Live,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.core.lock().sequence.epoch()
+    }
+
+    /// Whether a position belongs to this life of the topic, or to an earlier life that ended without a loss.
+    pub(crate) fn knows(&self, position: Position) -> bool {
+        self.core.lock().sequence.leads_here(position)
+    }
+
+    /// Lets go of messages that are too old, and of messages beyond the limits under `pressure`. Returns how many the
+    /// latter were.
+    pub(crate) fn trim(&self, tick: Tick, pressure: u32) -> usize {
+        self.core.lock().sequence.trim_under_pressure(tick, pressure)
+    }
+
+    /// Bytes of the kept messages in the ledger's account.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.core.lock().sequence.kept_bytes()
+    }
+
+    /// See [`Sequence::excerpt`].
+    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Topics) -> Option<Excerpt> {
+        let mut core = self.core.lock();
+        if !core.sequence.has_history() {
+            return None;
+        }
+        // Every message with a number is history, whether handed out or not.
+        self.seal(&mut core, shared);
+        core.sequence.excerpt(since, limit as u64, shared.clock.tick())
+    }
+
+    /// Takes a subscriber off the list. Returns whether no subscriber is left.
+    pub(super) fn unsubscribe(&self, subscription: Arc<Subscription>, tick: Tick) -> bool {
+        let mut core = self.core.lock();
+        core.last_used = tick;
+        let in_pass = core.sequence.is_in_pass();
+        core.roster.remove(subscription, in_pass);
+        core.roster.len() == 0
+    }
+
+    /// Ends the open batch, if it holds any message.
+    pub(super) fn seal(&self, core: &mut Core, shared: &Topics) {
+        if core.sequence.has_open() {
+            let trimmed = core.sequence.seal(&self.name, shared.clock.tick(), shared.ledger(), shared.pressure());
+            if trimmed > 0 {
+                shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
+            }
+            core.inbox.note_sealed();
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn change_life(&mut self, life: Life) {
+        if self.life != Life::Ended {
+            self.life = life;
+        }
+    }
+
+    pub(super) fn check_life(&self) -> Result<(), TopicError> {
+        match self.life {
+            Life::Live => Ok(()),
+            Life::Quarantined => Err(TopicError::Unavailable),
+            Life::Ended => Err(TopicError::Ended),
+        }
+    }
+
+    pub(super) fn check_exists(&self) -> Result<(), TopicError> {
+        if self.life == Life::Ended { Err(TopicError::Ended) } else { Ok(()) }
+    }
+}
