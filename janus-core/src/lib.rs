@@ -151,7 +151,8 @@ pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, U
 pub use hooks::SlowClient;
 pub use instance::builder::{Builder, StartError};
 pub use instance::drain::DrainReport;
-pub use instance::janus::{Janus, ServeError, WeakJanus};
+pub use instance::janus::{Janus, WeakJanus};
+pub use instance::serve::ServeError;
 #[doc(inline)]
 pub use janus_supervision as supervision;
 pub use session::{SessionInfo, SessionToken};

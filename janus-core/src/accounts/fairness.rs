@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_does_less_at_once_the_more_has_been_done() {
+    fn a_connection_does_less_at_once_in_a_busy_turn() {
         let (fairness, [account]) = (Fairness::default(), accounts());
         assert_eq!(fairness.admit(&account, Want::More, 0), Some(FULL));
         fairness.charge(&account, TURN / 4);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn one_busy_connection_of_each_address_goes_on_in_a_turn() {
+    fn one_busy_connection_of_each_address_continues_in_a_turn() {
         let (fairness, [crowd, single]) = (Fairness::default(), accounts());
         let many = wait(&fairness, &crowd, Want::More, 100);
         let one = wait(&fairness, &single, Want::More, 1);

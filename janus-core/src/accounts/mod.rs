@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_that_holds_most_is_found_and_an_unused_account_is_forgotten() {
+    fn the_largest_account_is_found_and_an_unused_account_is_forgotten() {
         let accounts = Accounts::default();
         let (small, large) = (accounts.of(peer("192.0.2.1:1")), accounts.of(peer("192.0.2.2:1")));
         assert!(accounts.largest(|account| account.received.get()).is_none());

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_holds_most_gives_first_and_its_first_thing() {
+    fn the_largest_holder_gives_its_first_item_first() {
         let mut shares = shares(&[(1, 1), (2, 4), (2, 3), (2, 2), (1, 5)]);
         assert_eq!(shares.givers().collect::<Vec<_>>(), [(3, address(2)), (2, address(1))]);
         assert_eq!(shares.first(address(2)), Some(2));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_can_give_nothing_back_is_not_asked_however_much_it_holds() {
+    fn an_address_with_nothing_to_give_back_is_passed_over() {
         let mut shares = shares(&[(1, 1)]);
         (0..10).for_each(|_| shares.hold(address(2)));
         assert_eq!(shares.givers().collect::<Vec<_>>(), [(1, address(1))]);

@@ -1,4 +1,4 @@
-//! How tasks of one arbiter take turns.
+//! The turns in which connections do lengthy work, such as to subscribe.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -10,29 +10,30 @@ use parking_lot::Mutex;
 pub(crate) use crate::ground::line::Ticket;
 use crate::ground::line::{Line, Tickets};
 
-/// Lets a few connections of each turn do what takes long, and the others wait in the order they came.
+/// Lets a few connections of each turn do their lengthy work, and queues the others in the order of their arrival.
 ///
-/// To subscribe and to leave cost ten times what it costs to learn from the socket that a client wants to. When thousands
-/// want to at once, this keeps the arbiter at learning: among what it has not read yet is the next message of a publisher,
-/// and the kernel tells of sockets in the order in which something happened to them. A topic that hands out waits for a
-/// turn after each piece, so a turn has to be short.
+/// To subscribe and to leave cost ten times as much as to learn from the socket that a client wants to. When thousands
+/// want to at once, the turns keep the arbiter at learning: the next message of a publisher is among the unread input,
+/// and the kernel reports sockets in the order of their events. A topic with a fan-out waits for a turn after each
+/// piece, so a turn has to be short.
 ///
-/// Who waits is a connection each, so `max_connections` is the limit.
+/// A waiting task is a connection, so `max_connections` is the limit.
 #[derive(Default)]
 pub(crate) struct Turns {
     state: Mutex<State>,
-    /// The task of [`keep`](Self::keep), woken when somebody has to wait.
+    /// The task of [`keep`](Self::keep), woken when a connection has to wait.
     keeper: AtomicWaker,
 }
 
 #[derive(Default)]
 struct State {
-    /// The arbiter's pause with which this turn began: the next pause ends the turn, and comes after every task that was woken.
+    /// The arbiter's pause at the beginning of this turn: the next pause ends the turn, and comes after every woken
+    /// task.
     pause: u64,
-    /// Places of this turn that are taken.
+    /// Taken places of this turn.
     taken: usize,
-    /// Connections that were called in this turn and have not run yet. A connection that closed instead is counted until the
-    /// turn ends: newcomers have to queue for so long, and the next call frees them.
+    /// Connections called in this turn that have not run yet. A connection that closed instead is counted until the
+    /// turn ends: newcomers queue until then, and the next call frees them.
     called: usize,
     waiting: Line,
     tickets: Tickets,
@@ -42,8 +43,8 @@ impl Turns {
     /// Places in a turn. Each is some 10 µs of the arbiter's time, and a fan-out to 200 subscribers takes seven turns.
     const PLACES: usize = 8;
 
-    /// Takes a place of this turn, if one is free and no connection that came earlier waits, or was called and has still to run;
-    /// `pause` is the number of the arbiter's last pause.
+    /// Takes a place of this turn, if there is a free place and no earlier connection waits, or was called and has
+    /// still to run; `pause` is the number of the arbiter's last pause.
     pub(crate) fn take(&self, pause: u64) -> bool {
         let mut state = self.state.lock();
         if state.pause != pause && state.waiting.is_empty() {
@@ -54,7 +55,7 @@ impl Turns {
         free
     }
 
-    /// Waits for a place behind all others that wait. Whoever is dropped meanwhile leaves its place unused.
+    /// Waits for a place behind all waiting connections. A connection dropped in the queue leaves its place unused.
     pub(crate) fn poll_place(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> Poll<()> {
         let mut state = self.state.lock();
         match *ticket {
@@ -75,7 +76,7 @@ impl Turns {
         Poll::Pending
     }
 
-    /// Gives out places, a turn's at a time, for ever; `pauses` counts those of the arbiter.
+    /// Gives out places, a turn's at a time, for ever; `pauses` counts the pauses of the arbiter.
     pub(crate) async fn keep(&self, pauses: impl Fn() -> u64) {
         loop {
             poll_fn(|cx| {
@@ -83,14 +84,14 @@ impl Turns {
                 if self.state.lock().waiting.is_empty() { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
-            // The places of the current turn are taken, or connections that were called have still to run.
+            // The places of the current turn are taken, or called connections have still to run.
             tokio::task::yield_now().await;
             self.call(pauses());
         }
     }
 
-    /// Begins a turn with those that have waited longest. All that were called before have run by now: they were woken in an
-    /// earlier turn, and tasks run in the order in which they are woken.
+    /// Begins a turn with the connections at the head of the queue. All earlier ones have run by now: they were woken
+    /// in an earlier turn, and tasks run in the order of their wake-ups.
     fn call(&self, pause: u64) {
         let called: Vec<Waker> = {
             let mut state = self.state.lock();
@@ -118,14 +119,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_has_so_many_places_and_a_pause_ends_it() {
+    fn a_turn_has_a_few_places_and_ends_with_a_pause() {
         let turns = Turns::default();
         assert_eq!((0..100).filter(|_| turns.take(1)).count(), Turns::PLACES);
         assert!(turns.take(2));
     }
 
     #[test]
-    fn who_waits_is_called_in_the_order_of_coming_and_nobody_overtakes() {
+    fn waiters_are_called_first_come_first_served() {
         let turns = Turns::default();
         let mut tickets = vec![None; 2 * Turns::PLACES + 1];
         let waiting = |tickets: &mut Vec<Option<Ticket>>| {
@@ -141,7 +142,7 @@ mod tests {
         assert!(turns.take(u64::MAX));
     }
 
-    /// Turns in which so many connections wait, with the tickets of these.
+    /// Turns with this many waiting connections, and their tickets.
     fn waiting(count: usize) -> (Turns, Vec<Option<Ticket>>) {
         let turns = Turns::default();
         let mut tickets = vec![None; count];
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_overtakes_connections_that_were_called_and_have_not_run() {
+    fn newcomers_wait_for_called_connections_that_have_not_run() {
         let (turns, mut tickets) = waiting(2);
         turns.call(7);
         for ticket in &mut tickets {
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_ends_when_it_is_called_holds_up_nobody_for_long() {
+    fn a_connection_that_ends_when_called_delays_newcomers_for_a_turn() {
         let (turns, tickets) = waiting(2);
         turns.call(7);
         drop(tickets);
@@ -172,7 +173,7 @@ mod tests {
         let (turns, tickets) = waiting(2);
         turns.call(7);
         drop(tickets);
-        // An arbiter that never pauses: a newcomer queues, and is called with the next.
+        // An arbiter without pauses: a newcomer queues, and is called with the next.
         assert!(!turns.take(7));
         let mut newcomer = None;
         assert!(turns.poll_place(&mut newcomer, Waker::noop()).is_pending());

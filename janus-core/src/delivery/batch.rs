@@ -380,7 +380,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_was_not_committed_is_never_sent() {
+    fn an_uncommitted_frame_is_never_sent() {
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(b"whole");
         open.commit();

@@ -279,7 +279,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn whoever_delivers_writes_to_the_socket_of_either_kind() {
+    async fn a_delivery_writes_to_a_socket_of_either_kind() {
         let (unix, mut unix_client) = UnixStream::pair().unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (tcp_client, tcp) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());

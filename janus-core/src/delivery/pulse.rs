@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_heartbeat_without_an_answer_is_the_one_that_counts() {
+    fn the_first_heartbeat_without_an_answer_counts() {
         let pulse = Pulse::default();
         pulse.expect(Tick::new(10));
         assert_eq!((pulse.silent_for(Tick::new(15)), pulse.unanswered_for(Tick::new(15))), (Some(5), None));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_client_that_has_not_answered_in_time_nothing_is_expected() {
+    fn a_client_that_has_not_answered_in_time_owes_no_answer() {
         let pulse = Pulse::default();
         pulse.ask(Tick::new(10));
         assert_eq!(pulse.unanswered_for(Tick::new(1_000)), None);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_wraps_around_ages_nobody() {
+    fn a_clock_that_wraps_around_ages_no_connection() {
         let pulse = Pulse::default();
         for before in [TICK - 1, ASKED, ANSWERS, u32::MAX - 1] {
             pulse.expect(Tick::new(before));

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_compared_by_distance_and_so_the_wrap_of_ticks_does_not_matter() {
+    fn a_wrap_of_the_ticks_keeps_the_order_of_moments() {
         let late = Tick::new(u32::MAX - 1);
         let later = late.after(3);
         assert_eq!((later.since(late), late.distance(later)), (3, -3));

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_are_called_in_the_order_of_their_tickets_and_who_left_is_not() {
+    fn tasks_are_called_by_ticket_and_tasks_that_left_are_not() {
         let (mut tickets, mut line) = (Tickets::default(), Line::default());
         let [first, second, third] = [(); 3].map(|()| tickets.take());
         [third, first, second].into_iter().for_each(|ticket| line.enter(ticket, Waker::noop()));

@@ -12,7 +12,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// The sends of a millisecond or two. An arbiter that makes no pause for this long has too much work.
+    /// The sends of a millisecond or two. An arbiter busy for this long has too much work.
     const BEHIND: usize = 256;
 
     pub(crate) fn add(&self, sends: usize) {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_arbiter_is_behind_when_it_sends_and_sends_without_a_pause() {
+    fn an_arbiter_that_sends_without_a_pause_is_behind() {
         let load = Load::default();
         assert!(!load.is_behind(7));
         load.add(Load::BEHIND - 1);

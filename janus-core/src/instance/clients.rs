@@ -1,10 +1,15 @@
-//! The connected clients from an operator's view: a list in pages, and the means to close a connection.
+//! The clients from an operator's view: connections in pages, sessions, slow clients, and the means to close a connection.
 
 use std::sync::Arc;
 
-use super::janus::Janus;
+use super::janus::{Janus, on};
 use crate::connection::list::{self, ConnectionInfo};
+use crate::connection::slow_clients::slow_clients;
+use crate::connection::transport::CONTROL_TIMEOUT;
 use crate::delivery::End;
+use crate::hooks::SlowClient;
+use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
+use crate::session::{SessionInfo, SessionToken};
 
 impl Janus {
     /// The connected clients in the order of their numbers: the first `limit` above `after`.
@@ -68,5 +73,44 @@ impl Janus {
         });
         found.iter().for_each(|slot| slot.end(End::Disconnected { reconnect }));
         found.len()
+    }
+
+    /// The listed sessions, with and without a connection. Empty once the instance has ended.
+    pub async fn sessions(&self) -> Vec<SessionInfo> {
+        self.ask_proxy_mapper(|| ListSessions).await.unwrap_or_default()
+    }
+
+    /// The session of a token, which its client got in the greeting; `None` if no such session is listed, or once the
+    /// instance has ended.
+    pub async fn session(&self, token: SessionToken) -> Option<SessionInfo> {
+        self.ask_proxy_mapper(move || Locate(token)).await.flatten()
+    }
+
+    /// Calls the ProxyMapper, or the successor after a crash; `None` if neither answers in time.
+    async fn ask_proxy_mapper<M>(&self, request: impl Fn() -> M + Send + 'static) -> Option<M::Result>
+    where
+        ProxyMapper: actix::Handler<M>,
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+    {
+        let mapper = self.inner.shared.proxy_mapper.clone();
+        let ask = async move {
+            loop {
+                match mapper.call(request()).await {
+                    Ok(answer) => return answer,
+                    Err(_) => mapper.when_up(None).await,
+                };
+            }
+        };
+        on(&self.inner.control, async move { tokio::time::timeout(CONTROL_TIMEOUT, ask).await.ok() }).await.flatten()
+    }
+
+    /// The clients that lag the most, largest queue first, at most `count` of them.
+    ///
+    /// Empty while all clients keep up. The call looks at every connection; call it every few seconds, not for every
+    /// message.
+    #[must_use]
+    pub fn slow_clients(&self, count: usize) -> Vec<SlowClient> {
+        slow_clients(&self.inner.shared, count)
     }
 }

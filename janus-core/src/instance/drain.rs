@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_are_closed_in_small_batches_over_the_whole_period_and_in_no_order() {
+    async fn a_drain_closes_small_batches_in_no_order_over_its_period() {
         let closes = closes(19_000, 1).await;
         let batches = closes.chunk_by(|a, b| a.1 == b.1).collect::<Vec<_>>();
         assert!((150..=300).contains(&batches.len()), "{} batches", batches.len());

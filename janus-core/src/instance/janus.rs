@@ -2,9 +2,8 @@
 //!
 //! An instance runs on threads of its own: a control thread for supervisors, a home arbiter for the actors, and the
 //! senders. Nothing here is global, nothing touches signals, the logger, the panic hook or the process. Other parts of
-//! the handle are in `clients.rs`, `stats.rs` and `typed.rs`.
+//! the handle are in `clients.rs`, `topics.rs`, `serve.rs`, `stats.rs` and `typed.rs`.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
@@ -16,26 +15,13 @@ use super::builder::Builder;
 use super::drain::{DrainReport, drain};
 use super::shared::Shared;
 use crate::connection::Connections;
-use crate::connection::acceptor::{admit, count_refusal, prepare, serve_with};
-use crate::connection::listener::{Incoming, Origin};
-use crate::connection::slow_clients::slow_clients;
-use crate::connection::transport::{CONTROL_TIMEOUT, refusal};
-use crate::delivery::Link;
-use crate::delivery::codecs::TooManyCodecs;
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
-use crate::hooks::{HookThread, SlowClient};
-use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
-use crate::session::{SessionInfo, SessionToken};
+use crate::hooks::HookThread;
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
+use crate::topic::Waiter;
 use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
-use crate::topic::{TopicInfo, Waiter};
-use crate::wire::{Codec, Decoder, ErrorCode, Limits, Position, Refusal};
-
-/// Topics looked up before the table is free for other callers.
-const TOPICS_PORTION: usize = 1_024;
-
-const HOME_BEHIND: &str = "the server is overloaded; try again later";
+use crate::wire::Position;
 
 /// A running Janus. Clones are handles to the same instance; after the last handle is dropped the instance stops at
 /// once, without the drain of [`shutdown`](Self::shutdown).
@@ -93,46 +79,6 @@ pub(crate) struct Threads {
     pub(super) application: Option<Arbiter>,
     /// For the embedder's hooks, if there are any without a runtime.
     pub(super) hooks: Option<HookThread>,
-}
-
-/// Why a stream is not served. The stream has been dropped.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// There is no room for another client: `max_connections` are open or on their way, memory is nearly used up, or the home
-    /// arbiter is far behind. Try again later.
-    #[error("{message}")]
-    Full {
-        /// The code that a client of a listener would have been told.
-        code: ErrorCode,
-        /// The same for people.
-        message: &'static str,
-    },
-    /// The instance is shutting down, or has ended.
-    #[error("the instance is shutting down")]
-    ShuttingDown,
-    /// The streams speak too many wire formats.
-    #[error("too many codecs")]
-    Codecs(#[from] TooManyCodecs),
-    /// The socket cannot be taken from its runtime.
-    #[error("the socket cannot be moved to another runtime")]
-    Stream(#[source] io::Error),
-}
-
-impl ServeError {
-    /// The refusal that a client of a listener would have been told. An HTTP server answers with
-    /// [`HttpError::from`](crate::wire::HttpError) the refusal or, to a browser that reads events, with
-    /// [`Sse::farewell`](crate::wire::Sse::farewell).
-    #[must_use]
-    pub fn refusal(&self) -> Refusal<'_> {
-        match self {
-            Self::Full { code, message } => refusal(*code, message),
-            Self::ShuttingDown => refusal(ErrorCode::ServerDraining, "the server is shutting down"),
-            Self::Codecs(_) | Self::Stream(_) => {
-                refusal(ErrorCode::Internal, "internal error; the log of the server has the cause")
-            }
-        }
-    }
 }
 
 /// Runs a future on an arbiter and waits for its result without a runtime here; `None` if the arbiter ended.
@@ -314,156 +260,6 @@ impl Janus {
         history(&self.inner.shared, topic, since, limit)
     }
 
-    /// Serves a byte stream whose client speaks `codec`. Make the codec once and share it between all streams.
-    ///
-    /// This is how a connection of another server becomes a client: a connection upgraded by a web framework, TLS, a
-    /// pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or a decoder that knows the beginning of the
-    /// stream. The connection counts against `max_connections` from this call on. Its client may publish if the stream
-    /// comes from this machine and shows no sign of a proxy
-    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or if `allow_publish` says so.
-    ///
-    /// Give a [`tokio::net::TcpStream`] as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
-    /// writes to the socket itself. The stream is moved to Janus's own threads. If the stream needs a runtime to make
-    /// progress, the runtime must stay alive.
-    ///
-    /// # Errors
-    ///
-    /// See [`ServeError`].
-    pub fn serve(
-        &self,
-        incoming: Incoming,
-        codec: &Arc<dyn Codec>,
-        decoder: Option<Box<dyn Decoder>>,
-    ) -> Result<(), ServeError> {
-        let shared = self.tables();
-        if shared.is_draining() {
-            return Err(ServeError::ShuttingDown);
-        }
-        // Before anything is queued: connections on their way to the home arbiter, which may be busy, have a limit,
-        // too.
-        let place = admit(shared).map_err(|(code, message)| {
-            count_refusal(shared, incoming.peer, code);
-            ServeError::Full { code, message }
-        })?;
-        let is_local = incoming.peer.is_local();
-        let codec_id = shared.codecs().register(codec)?;
-        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None });
-        let decoder = decoder.unwrap_or_else(|| codec.decoder());
-        prepare(&incoming, &shared.config);
-        // A socket belongs to the reactor of its origin.
-        let Incoming { link, peer, .. } = incoming;
-        let stream = link.leave_reactor().map_err(ServeError::Stream)?;
-        let connections = Arc::clone(shared);
-        // The place goes along, and comes back with a job that is not run.
-        let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
-            Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder),
-            Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
-        });
-        served.map_err(|_| match shared.is_draining() {
-            true => ServeError::ShuttingDown,
-            // The home arbiter is behind with more jobs than its limit, or about to be found dead.
-            false => ServeError::Full { code: ErrorCode::ServerOverloaded, message: HOME_BEHIND },
-        })
-    }
-
-    /// The limits of frames and names, as decoders enforce them.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        self.inner.shared.wire_limits()
-    }
-
-    /// The listed sessions, with and without a connection. Empty once the instance has ended.
-    pub async fn sessions(&self) -> Vec<SessionInfo> {
-        self.ask_proxy_mapper(|| ListSessions).await.unwrap_or_default()
-    }
-
-    /// The session of a token, which its client got in the greeting; `None` if no such session is listed, or once the
-    /// instance has ended.
-    pub async fn session(&self, token: SessionToken) -> Option<SessionInfo> {
-        self.ask_proxy_mapper(move || Locate(token)).await.flatten()
-    }
-
-    /// Calls the ProxyMapper, or the successor after a crash; `None` if neither answers in time.
-    async fn ask_proxy_mapper<M>(&self, request: impl Fn() -> M + Send + 'static) -> Option<M::Result>
-    where
-        ProxyMapper: actix::Handler<M>,
-        M: actix::Message + Send + 'static,
-        M::Result: Send,
-    {
-        let mapper = self.inner.shared.proxy_mapper.clone();
-        let ask = async move {
-            loop {
-                match mapper.call(request()).await {
-                    Ok(answer) => return answer,
-                    Err(_) => mapper.when_up(None).await,
-                };
-            }
-        };
-        on(&self.inner.control, async move { tokio::time::timeout(CONTROL_TIMEOUT, ask).await.ok() }).await.flatten()
-    }
-
-    /// The clients that lag the most, largest queue first, at most `count` of them.
-    ///
-    /// Empty while all clients keep up. The call looks at every connection; call it every few seconds, not for every
-    /// message.
-    #[must_use]
-    pub fn slow_clients(&self, count: usize) -> Vec<SlowClient> {
-        slow_clients(&self.inner.shared, count)
-    }
-
-    /// The existing topics in the order of their names: the first `limit` after `after`.
-    ///
-    /// To see all, begin with an empty name and continue after the last name of each page until a page is empty. A
-    /// topic made or ended in between may be listed or not, and no topic is listed twice. The cost of a call depends on
-    /// the length of its page, not on the number of topics.
-    ///
-    /// ```
-    /// # use janus_core::{Config, Janus};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
-    /// # let janus = Janus::builder().config(config).start().await?;
-    /// let _subscribers = ["news", "quotes:ACME", "quotes:INITECH"].map(|topic| janus.subscribe(topic));
-    /// let mut names = Vec::new();
-    /// let mut page = janus.topics_after("", 2);
-    /// while let Some(last) = page.last() {
-    ///     let after = last.name.clone();
-    ///     names.extend(page.iter().map(|topic| topic.name.to_string()));
-    ///     page = janus.topics_after(after.as_str(), 2);
-    /// }
-    /// assert_eq!(names, ["news", "quotes:ACME", "quotes:INITECH"]);
-    /// # janus.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn topics_after(&self, after: &str, limit: usize) -> Vec<TopicInfo> {
-        let table = &self.inner.shared.topics.table;
-        let mut page: Vec<TopicInfo> = Vec::new();
-        loop {
-            let count = (limit - page.len()).min(TOPICS_PORTION);
-            let last = page.last().map_or(after, |topic| topic.name.as_str());
-            let portion = table.page(last, count);
-            // Their state without the table's lock, or no publisher could reach another topic in the meantime.
-            page.extend(portion.iter().map(|topic| topic.info()));
-            if count == 0 || portion.len() < count {
-                return page;
-            }
-        }
-    }
-
-    /// The existing topics, in no order. For thousands of topics, [`topics_after`](Self::topics_after) has pages.
-    #[must_use]
-    pub fn topics(&self) -> Vec<TopicInfo> {
-        self.inner.shared.topics.table.all().iter().map(|topic| topic.info()).collect()
-    }
-
-    /// The state of one topic; `None` if it does not exist. To publish and subscribe, see [`topic`](Self::topic).
-    #[must_use]
-    pub fn topic_info(&self, name: &str) -> Option<TopicInfo> {
-        self.inner.shared.topics.table.find(name).map(|topic| topic.info())
-    }
-
     /// The supervision tree as it is now: as data, and with `{}` as a picture for a log or a terminal.
     #[must_use]
     pub fn tree(&self) -> Tree {
@@ -554,43 +350,6 @@ impl Janus {
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl Janus {
-    /// Makes a part of the tree fail, now or at its next chance.
-    pub fn inject(&self, fault: crate::ground::fault::Fault) {
-        use crate::ground::fault::{Crash, Fault};
-        use crate::wire::Peer;
-        let shared = &self.inner.shared;
-        shared.faults.arm(&fault);
-        let crash = Crash { hang: None };
-        // An actor that is not running has crashed already.
-        let _ = match fault {
-            Fault::TopicManager => shared.topic_manager.cast(crash),
-            Fault::Hang(time) => shared.topic_manager.cast(Crash { hang: Some(time) }),
-            Fault::ProxyMapper => shared.proxy_mapper.cast(crash),
-            Fault::Acceptor => {
-                shared.endpoints.iter().try_for_each(|endpoint| endpoint.acceptor.cast(Crash { hang: None }))
-            }
-            Fault::Topic(name) => shared.topics.table.find(&name).map_or(Ok(()), |topic| topic.actor.cast(crash)),
-            Fault::Transport(peer) => {
-                shared.connections.table.visit(0..usize::MAX, |slot| {
-                    if slot.peer == Some(Peer::Addr(peer)) {
-                        slot.crash_transport();
-                    }
-                });
-                Ok(())
-            }
-            Fault::TopicSend(_)
-            | Fault::TopicCommit(_)
-            | Fault::TopicStarts(_)
-            | Fault::TopicListed
-            | Fault::MemoryTaken(_)
-            | Fault::TopicHang(_)
-            | Fault::SenderSend(_) => Ok(()),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -601,68 +360,6 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-
-    #[tokio::test]
-    async fn a_stream_on_its_way_has_a_place_and_gives_it_back_if_it_never_arrives() {
-        let config = Config { listen: Vec::new(), max_connections: 1, ..Config::default() };
-        let janus = Janus::builder().config(config).start().await.unwrap();
-        let codec: Arc<dyn Codec> = Arc::new(crate::wire::classic::Classic);
-        let serve = || janus.serve(Incoming::stream(tokio::io::duplex(64).0), &codec, None);
-        let shared = &janus.inner.shared;
-        // The home arbiter is busy until it is told to end.
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        let busy = move || {
-            let _ = released.recv();
-        };
-        shared.home.run(busy).unwrap();
-        // The arbiter looks for its end between some jobs and the next.
-        for _ in 0..100 {
-            shared.home.run(|| ()).unwrap();
-        }
-        serve().unwrap();
-        assert_eq!((shared.connections.table.len(), shared.connections.table.all()), (0, 1));
-        let refused = serve().unwrap_err();
-        assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
-
-        let threads = janus.inner.threads.lock().await.take().unwrap();
-        drop(threads.home);
-        drop(release);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while shared.connections.table.all() > 0 && Instant::now() < deadline {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(shared.connections.table.all(), 0);
-        // And with no arbiter to take it.
-        let _ = serve().unwrap_err();
-        assert_eq!(shared.connections.table.all(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_page_of_topics_has_to_do_with_no_topic_beyond_it() {
-        let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
-        let janus = Janus::builder().config(config).start().await.unwrap();
-        let names: Vec<String> = (0..TOPICS_PORTION * 2 + 10).map(|number| format!("{number:05}")).collect();
-        let subscribers: Vec<_> = names.iter().rev().map(|name| janus.subscribe(name).unwrap()).collect();
-        let page = |after: &str, limit| -> Vec<String> {
-            janus.topics_after(after, limit).iter().map(|topic| topic.name.to_string()).collect()
-        };
-        assert_eq!(page("", usize::MAX), names);
-        assert_eq!(page("", TOPICS_PORTION + 1), names[..=TOPICS_PORTION]);
-        assert_eq!(page("00002", 2), names[3..5]);
-        assert_eq!(page("00002x", 1), names[3..4]);
-        assert_eq!((page("", 0), page("9", 5)), (vec![], vec![]));
-
-        let beyond = janus.inner.shared.topics.table.find("00002").unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let looked_at = beyond.while_locked(|| {
-            let janus = janus.clone();
-            std::thread::spawn(move || sender.send(janus.topics_after("", 2).len()));
-            receiver.recv_timeout(Duration::from_secs(4))
-        });
-        assert_eq!(looked_at, Ok(2));
-        drop(subscribers);
-        janus.shutdown().await;
-    }
 
     #[tokio::test]
     async fn an_instance_that_has_ended_leaves_no_memory_behind() {

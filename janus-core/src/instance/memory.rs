@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_is_told_once_when_it_begins_and_once_when_it_is_over_for_good() {
+    fn an_alarm_is_logged_once_at_its_begin_and_once_at_its_end() {
         let mut alarm = Alarm::new(TRIM);
         assert_eq!(alarm.note_over(false), None);
         assert_eq!(alarm.note_over(true), Some(Change::Raised));

@@ -4,20 +4,27 @@
 //! |---|---|---|
 //! | `application.rs` | supervisor | the embedder's own actors and their thread |
 //! | `builder.rs` | API | settings and listeners until the instance starts |
-//! | `clients.rs` | API | the list of connections, and closing one of them |
+//! | `clients.rs` | API | connections, sessions and slow clients; closing a connection |
 //! | `drain.rs` | task | the end of an instance, spread over time |
+//! | `inject.rs` | tests | faults put into a running instance |
 //! | `janus.rs` | API | the handle of a running instance |
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
+//! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
 //! | `stats.rs` | API | the figures of an instance |
+//! | `topics.rs` | API | the topics in pages, and one by name |
 //! | `tree.rs` | pure | the supervision tree |
 
 pub(crate) mod application;
 pub(crate) mod builder;
 pub(crate) mod clients;
 pub(crate) mod drain;
+#[cfg(feature = "fault-injection")]
+mod inject;
 pub(crate) mod janus;
 pub(crate) mod memory;
+pub(crate) mod serve;
 pub(crate) mod shared;
 pub(crate) mod stats;
+mod topics;
 mod tree;

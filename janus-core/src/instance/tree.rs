@@ -10,7 +10,7 @@ use futures_util::future::join;
 use super::memory;
 use super::shared::Shared;
 use crate::config::Config;
-use crate::connection::acceptor::Acceptor;
+use crate::connection::acceptor::{Acceptor, Endpoint};
 use crate::connection::{Connections, heartbeat};
 use crate::hooks;
 use crate::session::proxy_mapper::ProxyMapper;
@@ -45,13 +45,8 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
         Some(ChildSpec::dynamic(&shared.transport_supervisor)),
         application.map(|(application, _)| application),
     ];
-    let root = children.into_iter().flatten().fold(root, Supervisor::child);
-    shared.endpoints.iter().fold(root, |root, endpoint| {
-        let (connections, endpoint) = (Arc::clone(connections), Arc::clone(endpoint));
-        let acceptor = endpoint.acceptor.clone();
-        let make = move |_: &mut _| Ok(Acceptor::new(Arc::clone(&connections), &endpoint)?);
-        root.child(ChildSpec::actor(&acceptor, make).place(home.clone()))
-    })
+    let acceptors = shared.endpoints.iter().map(|endpoint| Some(acceptor(endpoint, home, connections)));
+    children.into_iter().chain(acceptors).flatten().fold(root, Supervisor::child)
 }
 
 /// A child for each topic. Topics never use up the restart intensity of the root, however many of them crash.
@@ -95,6 +90,13 @@ where
         }
     };
     ChildSpec::task(name, run).shutdown(Shutdown::BrutalKill).place(home.clone())
+}
+
+/// The actor of a listener.
+fn acceptor(endpoint: &Arc<Endpoint>, home: &Place, connections: &Arc<Connections>) -> ChildSpec {
+    let (address, endpoint, connections) = (&endpoint.acceptor, Arc::clone(endpoint), Arc::clone(connections));
+    let make = move |_: &mut _| Ok(Acceptor::new(Arc::clone(&connections), &endpoint)?);
+    ChildSpec::actor(address, make).place(home.clone())
 }
 
 /// Divides the home arbiter's time between connections.

@@ -1,6 +1,5 @@
 //! The policies for a full queue, and its accounts.
 
-use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -45,7 +44,7 @@ fn check_sums(queue: &Queue) {
 }
 
 #[test]
-fn what_was_written_in_part_stays_the_head_and_whole() {
+fn a_message_written_in_part_stays_the_head_and_whole() {
     let terms = Terms::in_tests(4, 1_000);
     let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
     let mut queue = Queue::new(&terms);
@@ -90,7 +89,7 @@ fn conflation_leaves_the_latest_behind_every_gap_of_its_topic() {
 }
 
 #[test]
-fn a_conflated_topic_has_its_latest_message_in_the_queue_however_full_others_have_made_it() {
+fn conflation_keeps_the_latest_message_however_full_the_queue_is() {
     let terms = Terms::in_tests(4, 1_000);
     let (busy, rare) =
         (subscription(&terms, SlowConsumer::Conflate, false), subscription(&terms, SlowConsumer::Conflate, false));
@@ -106,7 +105,7 @@ fn a_conflated_topic_has_its_latest_message_in_the_queue_however_full_others_hav
 }
 
 #[test]
-fn of_a_batch_that_was_sent_in_part_only_the_message_that_was_begun_is_beyond_the_policy() {
+fn only_the_message_under_way_is_exempt_from_the_policy() {
     let terms = Terms::in_tests(3, 1_000);
     let subscription = subscription(&terms, SlowConsumer::Conflate, false);
     let mut queue = Queue::new(&terms);
@@ -121,7 +120,7 @@ fn of_a_batch_that_was_sent_in_part_only_the_message_that_was_begun_is_beyond_th
 }
 
 #[test]
-fn what_has_been_written_does_not_count() {
+fn written_messages_do_not_count() {
     let terms = Terms::in_tests(8, 1_000);
     let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
     let mut queue = Queue::new(&terms);
@@ -190,7 +189,7 @@ fn one_message_that_is_larger_than_the_queue_may_wait_alone() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_has_the_newest_behind_one_gap_however_often_it_is_looked_after() {
+fn a_stalled_client_has_its_newest_messages_behind_a_single_gap() {
     let terms = Terms::in_tests(4, 1_000);
     let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
     let mut queue = Queue::new(&terms);
@@ -238,113 +237,139 @@ fn policy() -> impl Strategy<Value = SlowConsumer> {
     prop::sample::select(vec![Disconnect, DropOldest, DropNewest, Conflate])
 }
 
+/// A queue of three subscriptions, and the numbers that must come out.
+struct Model {
+    policies: [SlowConsumer; 3],
+    subscriptions: [Arc<Subscription>; 3],
+    queue: Queue,
+    /// The next number of each subscription to come out.
+    out: [u64; 3],
+    /// The next number of each subscription to go in.
+    next: [u64; 3],
+    acks: i32,
+}
+
+impl Model {
+    fn new(policies: [SlowConsumer; 3], terms: &Arc<Terms>) -> Self {
+        let subscriptions = policies.map(|policy| subscription(terms, policy, true));
+        Self { policies, subscriptions, queue: Queue::new(terms), out: [1; 3], next: [1; 3], acks: 0 }
+    }
+
+    /// Whether the queue took the messages; a subscription under `disconnect` ends its client instead.
+    fn admit(&mut self, whose: usize, frames: u64, sent: usize) -> bool {
+        let seqs = self.next[whose]..self.next[whose] + frames;
+        self.next[whose] = seqs.end;
+        let (is_empty, had_messages) = (self.queue.is_empty(), self.queue.messages.frames > 0);
+        let admitted = match messages(&self.subscriptions[whose], seqs) {
+            // A part of the frames has been sent at once.
+            Entry::Messages(mut entry) if is_empty && sent > 0 => {
+                entry.advance(sent.min(entry.end() - 1));
+                self.out[whose] = entry.seqs.start;
+                self.queue.admit_started(Entry::Messages(entry))
+            }
+            entry => self.queue.admit(entry),
+        };
+        let Err(end) = admitted else { return true };
+        assert!(matches!(end, End::SlowConsumer { .. }), "{end:?}");
+        assert!(!is_empty && had_messages, "without messages a queue takes anything");
+        assert_eq!(self.policies[whose], SlowConsumer::Disconnect, "no other policy ends a client");
+        false
+    }
+
+    fn acknowledge(&mut self) {
+        self.queue.admit(Entry::Frame(Bytes::from_static(b"ACK\x01"))).expect("an answer is always let in");
+        self.acks += 1;
+    }
+
+    /// Writes at most this many bytes, and takes what is written completely.
+    fn write(&mut self, bytes: usize) {
+        if let Some(Entry::Gap(_)) = self.queue.entries.front() {
+            let gap = self.queue.remove(0);
+            self.take(&gap);
+        }
+        let told = self.queue.entries.iter().take_while(|entry| !matches!(entry, Entry::Gap(_)));
+        let bytes = bytes.min(told.map(|entry| entry.unwritten().len()).sum());
+        let before: Vec<Entry> = self.queue.entries.iter().map(copy).collect();
+        self.queue.advance(bytes);
+        let popped = before.len() - self.queue.entries.len();
+        before[..popped].iter().for_each(|entry| self.take(entry));
+        // Some bytes of the present head may have been written.
+        if let (Some(Entry::Messages(head)), Some(Entry::Messages(was))) =
+            (self.queue.entries.front(), before.get(popped))
+        {
+            let whose = self.whose(&head.subscription);
+            assert_eq!(was.seqs.start, self.out[whose]);
+            self.out[whose] = head.seqs.start;
+        }
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        let (subscription, seqs) = match entry {
+            Entry::Frame(_) => {
+                self.acks -= 1;
+                return;
+            }
+            Entry::Messages(Messages { subscription, seqs, .. }) => (subscription, seqs),
+            Entry::Gap(gap) => (&gap.subscription, &gap.seqs),
+        };
+        let whose = self.whose(subscription);
+        assert_eq!(seqs.start, self.out[whose], "no number is left out or comes twice");
+        self.out[whose] = seqs.end;
+    }
+
+    fn whose(&self, subscription: &Arc<Subscription>) -> usize {
+        self.subscriptions.iter().position(|other| Arc::ptr_eq(other, subscription)).unwrap()
+    }
+
+    fn check(&self, max_frames: usize, max_bytes: usize) {
+        check_sums(&self.queue);
+        let first = self.queue.entries.iter().find(|entry| matches!(entry, Entry::Messages(_)));
+        let first = first.map_or_else(Load::default, Entry::load);
+        // A message of each conflated subscription is let in beyond the limits, and behind a first entry of any size.
+        let conflated = self.policies.iter().filter(|policy| **policy == SlowConsumer::Conflate).count();
+        let within = self.queue.messages.frames - first.frames <= max_frames + conflated
+            && self.queue.messages.bytes - first.bytes <= max_bytes + (10 + PRICE) * conflated;
+        assert!(within, "{:?}", self.queue.messages);
+        // Gaps are joined, or a client that never reads would have a gap for each lost message.
+        assert!(self.queue.entries.len() <= 2 * self.queue.size().0 + self.subscriptions.len());
+    }
+}
+
+fn copy(entry: &Entry) -> Entry {
+    match entry {
+        Entry::Frame(frame) => Entry::Frame(frame.clone()),
+        Entry::Messages(messages) => Entry::Messages(messages.clone()),
+        Entry::Gap(gap) => Entry::gap(&gap.subscription, &gap.topic, gap.epoch, gap.seqs.clone()),
+    }
+}
+
 proptest! {
     /// Three subscriptions of any policies share a queue, written out in pieces of any size.
     #[test]
-    fn every_number_comes_out_once_and_in_order_as_a_message_or_in_a_gap(
+    fn each_number_comes_out_once_and_in_order_as_message_or_gap(
         policies in prop::array::uniform3(policy()),
         max_frames in 1_usize..12,
         max_bytes in 10 + PRICE..600,
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let terms = Terms::in_tests(max_frames, max_bytes);
-        let subscriptions = policies.map(|policy| subscription(&terms, policy, true));
-        let mut queue = Queue::new(&terms);
-        // The next number to come out, and the next to go in.
-        let out = RefCell::new([1_u64; 3]);
-        let mut next = [1_u64; 3];
-        let mut acks = 0_i32;
-        let whose = |subscription: &Arc<Subscription>| {
-            subscriptions.iter().position(|other| Arc::ptr_eq(other, subscription)).unwrap()
-        };
-        let settle = |subscription: &Arc<Subscription>, seqs: &Range<u64>| {
-            let whose = whose(subscription);
-            let mut out = out.borrow_mut();
-            assert_eq!(seqs.start, out[whose]);
-            out[whose] = seqs.end;
-        };
-        let take = |entry: &Entry, acks: &mut i32| match entry {
-            Entry::Frame(_) => *acks -= 1,
-            Entry::Messages(Messages { subscription, seqs, .. }) => settle(subscription, seqs),
-            Entry::Gap(gap) => settle(&gap.subscription, &gap.seqs),
-        };
+        let mut model = Model::new(policies, &terms);
         for step in steps {
             match step {
                 Step::Admit { whose, frames, sent } => {
-                    let seqs = next[whose]..next[whose] + frames;
-                    next[whose] = seqs.end;
-                    let (is_empty, had_messages) = (queue.is_empty(), queue.messages.frames > 0);
-                    let entry = messages(&subscriptions[whose], seqs);
-                    let admitted = match entry {
-                        // A part of the frame has been sent at once.
-                        Entry::Messages(mut entry) if is_empty && sent > 0 => {
-                            let sent = sent.min(entry.end() - 1);
-                            entry.advance(sent);
-                            let first = entry.seqs.start;
-                            out.borrow_mut()[whose] = first;
-                            queue.admit_started(Entry::Messages(entry))
-                        }
-                        entry => queue.admit(entry),
-                    };
-                    if let Err(end) = admitted {
-                        prop_assert!(matches!(end, End::SlowConsumer { .. }), "{:?}", end);
-                        prop_assert!(!is_empty && had_messages, "without messages a queue takes anything");
-                        prop_assert_eq!(policies[whose], SlowConsumer::Disconnect, "no other ends a client");
+                    if !model.admit(whose, frames, sent) {
                         return Ok(());
                     }
                 }
-                Step::Ack => {
-                    prop_assert!(queue.admit(Entry::Frame(Bytes::from_static(b"ACK\x01"))).is_ok());
-                    acks += 1;
-                }
-                Step::Write(bytes) => {
-                    if let Some(Entry::Gap(_)) = queue.entries.front() {
-                        take(&queue.remove(0), &mut acks);
-                    }
-                    let told = queue.entries.iter().take_while(|entry| !matches!(entry, Entry::Gap(_)));
-                    let bytes = bytes.min(told.map(|entry| entry.unwritten().len()).sum());
-                    let before: Vec<Entry> = queue
-                        .entries
-                        .iter()
-                        .map(|entry| match entry {
-                            Entry::Frame(frame) => Entry::Frame(frame.clone()),
-                            Entry::Messages(messages) => Entry::Messages(messages.clone()),
-                            Entry::Gap(gap) => {
-                                Entry::gap(&gap.subscription, &gap.topic, gap.epoch, gap.seqs.clone())
-                            }
-                        })
-                        .collect();
-                    queue.advance(bytes);
-                    let popped = before.len() - queue.entries.len();
-                    before[..popped].iter().for_each(|entry| take(entry, &mut acks));
-                    // Some bytes of the present head may have been written.
-                    if let (Some(Entry::Messages(head)), Entry::Messages(was)) =
-                        (queue.entries.front(), before.get(popped).unwrap_or(&Entry::Frame(Bytes::new())))
-                    {
-                        let mut out = out.borrow_mut();
-                        assert_eq!(was.seqs.start, out[whose(&head.subscription)]);
-                        out[whose(&head.subscription)] = head.seqs.start;
-                    }
-                }
+                Step::Ack => model.acknowledge(),
+                Step::Write(bytes) => model.write(bytes),
             }
-            check_sums(&queue);
-            let first = queue.entries.iter().find(|entry| matches!(entry, Entry::Messages(_)));
-            let first = first.map_or_else(Load::default, Entry::load);
-            // A message of each conflated subscription is let in beyond the limits, and behind a first entry of any
-            // size.
-            let conflated = policies.iter().filter(|policy| **policy == SlowConsumer::Conflate).count();
-            let within = queue.messages.frames - first.frames <= max_frames + conflated
-                && queue.messages.bytes - first.bytes <= max_bytes + (10 + PRICE) * conflated;
-            prop_assert!(within, "{:?}", queue.messages);
-            // Gaps are joined, or a client that never reads would have a gap for each lost message.
-            prop_assert!(queue.entries.len() <= 2 * queue.size().0 + subscriptions.len());
+            model.check(max_frames, max_bytes);
         }
-        for entry in &queue.entries {
-            take(entry, &mut acks);
-        }
-        prop_assert_eq!((out.into_inner(), acks), (next, 0));
-        drop(queue);
-        drop(subscriptions);
+        let left: Vec<Entry> = model.queue.entries.iter().map(copy).collect();
+        left.iter().for_each(|entry| model.take(entry));
+        prop_assert_eq!((model.out, model.acks), (model.next, 0));
+        drop((model, left));
         prop_assert_eq!(terms.ledger.bytes(), 0);
     }
 }

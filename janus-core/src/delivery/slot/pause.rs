@@ -92,7 +92,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn before_a_client_is_cut_off_its_socket_is_offered_what_waits() {
+    async fn before_a_client_is_cut_off_its_socket_is_offered_the_queue() {
         let (server, client) = tokio::net::UnixStream::pair().unwrap();
         socket2::SockRef::from(&server).set_send_buffer_size(4 * 1024).unwrap();
         let slot = slot(server);

@@ -97,7 +97,7 @@ async fn a_subscriber_from_the_middle_of_a_batch_gets_the_rest() {
 }
 
 #[tokio::test]
-async fn nothing_overtakes_what_waits() {
+async fn no_frame_overtakes_the_queue() {
     let (slot, mut client) = queued();
     let subscription = subscribed(&slot, SlowConsumer::Disconnect);
     slot.send(Bytes::from_static(b"first "));

@@ -33,7 +33,7 @@ fn without_a_trace_nothing_is_put_into_words() {
 }
 
 #[test]
-fn a_trace_has_the_kinds_and_the_names_that_it_asks_for() {
+fn a_trace_has_the_requested_kinds_and_names() {
     let tracer = Arc::new(Tracer::default());
     let start = |options: TraceOptions| tracer.start(options, None).unwrap();
     let mut all = start(TraceOptions::default());
@@ -67,7 +67,7 @@ fn a_trace_ends_with_its_last_line_and_lets_go_of_its_place() {
 }
 
 #[test]
-fn lines_that_find_no_room_are_counted_where_they_are_missing() {
+fn lines_without_room_are_counted_in_their_place() {
     let tracer = Arc::new(Tracer::default());
     let mut slow = tracer.start(TraceOptions::default(), None).unwrap();
     let mut other = tracer.start(TraceOptions::default(), None).unwrap();
@@ -119,7 +119,7 @@ fn patterns_have_a_limit_in_number_and_in_length() {
 }
 
 #[test]
-fn what_supervisors_tell_is_part_of_a_trace() {
+fn events_of_supervisors_are_part_of_a_trace() {
     let tracer = Arc::new(Tracer::default());
     let (events, receiver) = broadcast::channel(4);
     let options = TraceOptions::default().kinds([TraceKind::Start, TraceKind::Exit]);

@@ -1,0 +1,159 @@
+//! Byte streams of another server become clients: [`Janus::serve`].
+
+use std::io;
+use std::sync::Arc;
+
+use super::janus::Janus;
+use crate::connection::acceptor::{admit, count_refusal, prepare, serve_with};
+use crate::connection::listener::{Incoming, Origin};
+use crate::connection::transport::refusal;
+use crate::delivery::Link;
+use crate::delivery::codecs::TooManyCodecs;
+use crate::wire::{Codec, Decoder, ErrorCode, Limits, Refusal};
+
+const HOME_BEHIND: &str = "the server is overloaded; try again later";
+
+/// Why a stream is not served. The stream has been dropped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// There is no room for another client: `max_connections` are open or on their way, memory is nearly used up, or the home
+    /// arbiter is far behind. Try again later.
+    #[error("{message}")]
+    Full {
+        /// The code for a client of a listener in the same case.
+        code: ErrorCode,
+        /// The same for people.
+        message: &'static str,
+    },
+    /// The instance is shutting down, or has ended.
+    #[error("the instance is shutting down")]
+    ShuttingDown,
+    /// The streams speak too many wire formats.
+    #[error("too many codecs")]
+    Codecs(#[from] TooManyCodecs),
+    /// The socket cannot be taken from its runtime.
+    #[error("the socket cannot be moved to another runtime")]
+    Stream(#[source] io::Error),
+}
+
+impl ServeError {
+    /// The refusal for a client of a listener in the same case. An HTTP server answers with
+    /// [`HttpError::from`](crate::wire::HttpError) the refusal or, to a browser that reads events, with
+    /// [`Sse::farewell`](crate::wire::Sse::farewell).
+    #[must_use]
+    pub fn refusal(&self) -> Refusal<'_> {
+        match self {
+            Self::Full { code, message } => refusal(*code, message),
+            Self::ShuttingDown => refusal(ErrorCode::ServerDraining, "the server is shutting down"),
+            Self::Codecs(_) | Self::Stream(_) => {
+                refusal(ErrorCode::Internal, "internal error; the log of the server has the cause")
+            }
+        }
+    }
+}
+
+impl Janus {
+    /// Serves a byte stream whose client speaks `codec`. Make the codec once and share it between all streams.
+    ///
+    /// This is how a connection of another server becomes a client: a connection upgraded by a web framework, TLS, a
+    /// pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or a decoder that knows the beginning of the
+    /// stream. The connection counts against `max_connections` from this call on. Its client may publish if the stream
+    /// comes from this machine and shows no sign of a proxy
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or if `allow_publish` says so.
+    ///
+    /// Give a [`tokio::net::TcpStream`] as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
+    /// writes to the socket itself. The stream is moved to Janus's own threads. If the stream needs a runtime to make
+    /// progress, the runtime must stay alive.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServeError`].
+    pub fn serve(
+        &self,
+        incoming: Incoming,
+        codec: &Arc<dyn Codec>,
+        decoder: Option<Box<dyn Decoder>>,
+    ) -> Result<(), ServeError> {
+        let shared = self.tables();
+        if shared.is_draining() {
+            return Err(ServeError::ShuttingDown);
+        }
+        // Before anything is queued: connections on their way to the home arbiter, which may be busy, have a limit,
+        // too.
+        let place = admit(shared).map_err(|(code, message)| {
+            count_refusal(shared, incoming.peer, code);
+            ServeError::Full { code, message }
+        })?;
+        let is_local = incoming.peer.is_local();
+        let codec_id = shared.codecs().register(codec)?;
+        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None });
+        let decoder = decoder.unwrap_or_else(|| codec.decoder());
+        prepare(&incoming, &shared.config);
+        // A socket belongs to the reactor of its origin.
+        let Incoming { link, peer, .. } = incoming;
+        let stream = link.leave_reactor().map_err(ServeError::Stream)?;
+        let connections = Arc::clone(shared);
+        // The place goes along, and comes back with a job that is not run.
+        let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
+            Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder),
+            Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
+        });
+        served.map_err(|_| match shared.is_draining() {
+            true => ServeError::ShuttingDown,
+            // The home arbiter is behind with more jobs than its limit, or about to be found dead.
+            false => ServeError::Full { code: ErrorCode::ServerOverloaded, message: HOME_BEHIND },
+        })
+    }
+
+    /// The limits of frames and names, as decoders enforce them.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.inner.shared.wire_limits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_stream_on_its_way_holds_a_place_until_it_is_lost() {
+        let config = Config { listen: Vec::new(), max_connections: 1, ..Config::default() };
+        let janus = Janus::builder().config(config).start().await.unwrap();
+        let codec: Arc<dyn Codec> = Arc::new(crate::wire::classic::Classic);
+        let serve = || janus.serve(Incoming::stream(tokio::io::duplex(64).0), &codec, None);
+        let shared = &janus.inner.shared;
+        // The home arbiter is busy until it is told to end.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = move || {
+            let _ = released.recv();
+        };
+        shared.home.run(busy).unwrap();
+        // The arbiter looks for its end between some jobs and the next.
+        for _ in 0..100 {
+            shared.home.run(|| ()).unwrap();
+        }
+        serve().unwrap();
+        assert_eq!((shared.connections.table.len(), shared.connections.table.all()), (0, 1));
+        let refused = serve().unwrap_err();
+        assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
+
+        let threads = janus.inner.threads.lock().await.take().unwrap();
+        drop(threads.home);
+        drop(release);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while shared.connections.table.all() > 0 && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(shared.connections.table.all(), 0);
+        // And with no arbiter to take it.
+        let _ = serve().unwrap_err();
+        assert_eq!(shared.connections.table.all(), 0);
+    }
+}
