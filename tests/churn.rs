@@ -230,7 +230,7 @@ async fn a_reached_limit_is_logged_with_the_largest_holder() {
     stranger.send(subscribe_frame("b")).await;
     assert_eq!(stranger.error_code().await, "too_many_topics_on_server");
     let line = server.error_line("max_topics (1) is reached");
-    assert!(line.contains("1 were refused") && line.ends_with("127.0.0.3 holds most, 1"), "{line}");
+    assert!(line.contains(", 1 refused,") && line.ends_with("127.0.0.3 holds the most: 1"), "{line}");
     let bystander = Client::connect_from(BYSTANDER, addr).await;
     let mut refused = Client::connect(addr).await;
     refused.send(subscribe_frame("a")).await;

@@ -1,4 +1,4 @@
-//! The delivery path without its actors, for the benches. Not part of the public API: what is here may change or go at
+//! The delivery path without its actors, for the benches. Not part of the public API: anything here may change or go at
 //! any time.
 
 use std::future::poll_fn;
@@ -22,7 +22,7 @@ use crate::wire::{self, Epoch, TopicName};
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
 ///
-/// Without Transports nobody writes out what a socket does not take at once; whoever uses this keeps the sockets drained.
+/// Without Transports, bytes refused by a socket stay queued; the caller keeps the sockets drained.
 #[derive(Debug)]
 pub struct FanOut {
     subscribers: Arc<Vec<Arc<Subscription>>>,
@@ -32,7 +32,7 @@ pub struct FanOut {
     topic: TopicName,
     senders: Arc<SenderPool>,
     stop: Arc<StopSender>,
-    /// Registers the sockets, and waits for the pieces that a sender is serving, as a home arbiter does.
+    /// Registers the sockets, and waits for the pieces in the hands of a sender, as a home arbiter does.
     runtime: Runtime,
 }
 
@@ -91,7 +91,7 @@ impl FanOut {
         let pass = Arc::new(self.pass(frame));
         self.senders.offer(Arc::clone(&pass));
         self.runtime.block_on(poll_fn(|cx| {
-            // Registered before the last piece is looked for, so that one that is given back is not missed.
+            // Registered before the search for the last piece, so that a piece given back is not missed.
             pass.poll_complete(cx.waker());
             while pass.serve_piece(Server::Topic).is_some() {}
             if pass.is_complete() { Poll::Ready(()) } else { Poll::Pending }

@@ -1,5 +1,11 @@
-//! Janus pushes messages that are published to topics to tens of thousands of connected clients, with the lowest possible
-//! latency to the last of them, under a supervision tree in which any part may crash.
+//! Push messages to tens of thousands of connected clients, with the lowest possible latency to the last of them, under a
+//! supervision tree in which any part may crash.
+//!
+//! Programs publish messages to topics. Clients subscribe to topics over WebSocket, server-sent events, or plain TCP, and so
+//! does the program itself. Every topic has one order for all its subscribers. A client that lost its connection resumes
+//! without a hole and without a repeat, or is told of a gap. A slow client never delays the others.
+//!
+//! This crate is the library. The binary `janus-server` is the same server with a command line and an HTTP API.
 //!
 //! ```
 //! use janus_core::{Config, Janus, TypedEvent};
@@ -13,45 +19,45 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // Clients connect to this address; port 0 lets the system choose.
+//!     // Clients connect to this address; the system chooses a port in place of 0.
 //!     let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
 //!     let janus = Janus::builder().config(config).start().await?;
 //!
-//!     // Subscribe in this process: a queue with limits, from which nothing is lost unseen.
+//!     // Subscribe in this process: a queue with limits, in which every loss is visible as a gap.
 //!     let eur = janus.topic::<Quote>("quotes:eur")?;
 //!     let mut quotes = eur.subscribe()?;
 //!
-//!     // Publish to it and to all clients, and learn what became of it.
+//!     // Publish to this subscriber and to all clients. The receipt has the message's number.
 //!     let receipt = eur.publish(&Quote { bid: 1.07, ask: 1.08 }).await?;
-//!     println!("number {} has gone to {} subscribers", receipt.seq, receipt.subscribers);
+//!     println!("message {} goes to {} subscribers", receipt.seq, receipt.subscribers);
 //!
 //!     if let Some(TypedEvent::Message(quote)) = quotes.next().await {
 //!         println!("ask {}", quote.value.ask);
 //!     }
 //!
-//!     janus.shutdown().await; // closes clients gently and leaves nothing behind
+//!     janus.shutdown().await; // closes clients gently and ends all threads
 //!     Ok(())
 //! }
 //! ```
 //!
-//! # What a program does with it
+//! # Using an instance
 //!
-//! | | |
+//! | to | use |
 //! |---|---|
-//! | start | [`Janus::builder`], with every setting there is in [`Config`]; from any runtime or none |
+//! | start | [`Janus::builder`], with the settings in [`Config`] |
 //! | publish | [`Janus::publish`], [`Janus::try_publish`], [`Janus::topic`] for values of one type |
-//! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to go on after a position, [`Janus::history`] |
-//! | decide who may do what, and hear of clients | [`hooks`] and [`Builder::hooks`] |
-//! | run actors of its own in the tree | [`Builder::child`], [`supervision`] |
-//! | serve another protocol, or come by another way | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; `conformance`, a feature, checks them |
-//! | look | [`Janus::trace`], [`Janus::stats`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::tree`] |
+//! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to resume after a position, [`Janus::history`] |
+//! | decide about clients, and hear of them | [`hooks`] and [`Builder::hooks`] |
+//! | run actors in the same tree | [`Builder::child`], [`supervision`] |
+//! | serve another protocol, or streams of another server | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; the feature `conformance` checks them |
+//! | watch | [`Janus::stats`] and [`Stats::metrics`], [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::trace`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
-//! | end | [`Janus::shutdown`], and [`Janus::wait`] for the case that the tree gives up |
+//! | end | [`Janus::shutdown`]; [`Janus::wait`] returns when the tree has ended, for any reason |
 //!
-//! The handle is `Clone`, `Send` and `Sync`. An instance has threads of its own and needs no runtime of the caller's:
+//! [`Janus`] is a handle: `Clone`, `Send` and `Sync`. An instance has threads of its own, so the caller needs no runtime:
 //!
 //! ```
-//! use futures_executor::block_on; // or any other; nothing here waits for tokio's reactor
+//! use futures_executor::block_on; // any executor will do: nothing here waits for tokio's reactor
 //! use janus_core::{Config, Janus};
 //!
 //! let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
@@ -61,45 +67,55 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # The path of a message
+//! # Limits
 //!
-//! Four files, in this order:
+//! Every queue, table and wait has a limit in [`Config`], and a documented behaviour at the limit:
 //!
-//! 1. `transport.rs` reads a socket and has a codec decode what the publisher sent (`wire/codec.rs` says what that is);
-//! 2. `topic/work.rs` numbers the message, has it encoded once for each codec among its subscribers, and starts a pass;
-//! 3. `delivery/pass.rs` is that pass: the home arbiter and the sender threads claim pieces of the subscriber list;
-//! 4. `delivery/slot.rs` sends to one subscriber's socket, or queues for one that does not keep up.
+//! - **Publishers** wait for room in their topic ([`Janus::publish`]), or get [`PublishError::Full`] ([`Janus::try_publish`]).
+//! - **Slow clients** meet the policy of their topic, [`SlowConsumer`]: to be closed, or to miss some of the messages.
+//! - **Connections, topics, sessions and memory** have limits for the whole instance. Beyond a limit, the network address
+//!   with the largest holding makes room first.
 //!
-//! # What is where
+//! An instance keeps messages in memory alone. Messages do not survive the end of the process, and instances do not share
+//! topics.
+//!
+//! # Left to the program
+//!
+//! The library installs no signal handler, logger, panic hook or allocator, never ends the process, and has no global
+//! state; two instances in one process do not see each other.
+//!
+//! It logs through the `log` crate, on the home arbiter as well: a logger that blocks holds up every client.
+//!
+//! # Inside: the path of a message
+//!
+//! 1. `connection/transport.rs` reads a socket, and a codec (`wire/codec.rs`) decodes the publisher's frame;
+//! 2. `topic/` numbers the message, encodes it once for each codec of its subscribers, and starts a pass;
+//! 3. `delivery/pass.rs` is the pass: the home arbiter and the sender threads claim pieces of the subscriber list;
+//! 4. `delivery/slot.rs` sends to one subscriber's socket, or queues for a subscriber that lags.
+//!
+//! # Inside: the files
 //!
 //! The crate is a house with floors: a folder knows only the folders below. From the ground up:
 //!
-//! | | |
+//! | file | what it owns |
 //! |---|---|
 //! | [`supervision`] | OTP supervision for actix actors: the crate `janus-supervision` |
 //! | `wire/` | the wire formats, as pure functions |
 //! | `config/` | the settings, each a row of a table |
-//! | `ground/` | what an instance has once: clock, counters, faults, traces |
-//! | `accounts/` | what the clients of one network address hold and take of what all clients share |
+//! | `ground/` | the parts that an instance has once: clock, counters, faults, traces |
+//! | `accounts/` | the holdings of each network address, and its share of the home arbiter's time |
 //! | `delivery/` | the hot path: slots, queues, batches, passes, sender threads |
-//! | `hooks/` | the embedder decides about clients and observes them |
+//! | `hooks/` | questions to the embedder, and news of clients |
 //! | `topic/` | the sequencer of messages, the list of subscribers, TopicManager |
 //! | `session/` | sessions, which outlive their connections, and ProxyMapper |
 //! | `connection/` | Acceptor, Transport, heartbeat |
 //! | `instance/` | the handle, the supervision tree, the memory keeper, the drain |
-//! | `typed.rs` | topics whose messages are values of one type |
+//! | `typed.rs` | topics for values of one type |
 //! | `conformance/` | the contract of a transport as checks (a feature) |
 //! | `simulation/` | the whole tree on one thread under virtual time (tests) |
 //! | `internals.rs` | the delivery path without its actors, for benches (a feature) |
 //!
-//! `docs/ARCHITECTURE.md` tells the reasons.
-//!
-//! # What it leaves alone
-//!
-//! The library logs through the `log` crate, from the home arbiter, too: a logger must not block, or everything waits with it.
-//!
-//! The library installs no signal handler, logger, panic hook or allocator, never ends the process, and has no global
-//! state; two instances in one process do not see each other.
+//! `docs/ARCHITECTURE.md` in the repository gives the reasons.
 
 #![deny(missing_docs)]
 
@@ -128,6 +144,7 @@ pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 pub use delivery::codecs::TooManyCodecs;
+pub use ground::counters::{Metric, MetricKind, Stats};
 #[cfg(feature = "fault-injection")]
 pub use ground::fault::Fault;
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
@@ -135,7 +152,6 @@ pub use hooks::SlowClient;
 pub use instance::builder::{Builder, StartError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, ServeError, WeakJanus};
-pub use instance::stats::Stats;
 #[doc(inline)]
 pub use janus_supervision as supervision;
 pub use session::{SessionInfo, SessionToken};

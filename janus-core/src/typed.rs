@@ -1,7 +1,7 @@
 //! Topics whose messages are values of one type: [`TypedTopic`] publishes them, [`TypedSubscriber`] receives them.
 //!
-//! The type is an agreement of this program with itself. On the wire there is JSON as ever, clients of any protocol take
-//! part, and what is not such a value is handed on as it came.
+//! The type is an agreement of this program with itself. On the wire there is JSON as ever, and clients of any protocol
+//! take part. Other messages are handed on unchanged.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -21,8 +21,8 @@ use crate::wire::{Position, TopicName, TopicNameError};
 impl Janus {
     /// A topic whose messages are values of the type `T`, to publish and to subscribe to.
     ///
-    /// Nothing is made or sent by this; a topic exists from its first subscriber, or its first message if its namespace keeps
-    /// history. The result holds a clone of this handle.
+    /// The call itself makes and sends nothing; a topic exists from the first subscriber, or from the first message if
+    /// the namespace keeps history. The result holds a clone of this handle.
     ///
     /// ```
     /// use janus_core::{Config, Janus, TypedEvent};
@@ -59,11 +59,11 @@ impl Janus {
 
 /// A topic whose messages are values of one type; made by [`Janus::topic`], which has an example.
 ///
-/// It is a handle to the instance, as [`Janus`] is: the instance runs on while one is left.
+/// A typed topic is a handle to the instance, like [`Janus`]: the instance runs while one is left.
 pub struct TypedTopic<T> {
     janus: Janus,
     name: TopicName,
-    // It holds no value, and can go to other threads whatever the type.
+    // A typed topic holds no value, and can go to other threads whatever the type.
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -76,11 +76,11 @@ impl<T> TypedTopic<T> {
 }
 
 impl<T: Serialize> TypedTopic<T> {
-    /// Publishes a value and waits until it has its place in the topic's order, as [`Janus::publish`] does.
+    /// Publishes a value and waits for the place in the topic's order, like [`Janus::publish`].
     ///
     /// # Errors
     ///
-    /// Why it was not published; [`PublishError::Invalid`] also if the value cannot be serialized.
+    /// Why the value was not published. A value that cannot be serialized gives [`PublishError::Invalid`].
     pub async fn publish(&self, value: &T) -> Result<Receipt, PublishError> {
         self.janus.publish_message(self.message(value)?).await
     }
@@ -97,7 +97,7 @@ impl<T: Serialize> TypedTopic<T> {
         self.janus.try_publish(self.message(value)?)
     }
 
-    /// The message that [`publish`](Self::publish) would publish, to give it an event or a message id first:
+    /// Turns a value into the message of [`publish`](Self::publish), to give it an event or a message id first:
     /// `janus.publish_message(topic.message(&value)?.event("tick"))`.
     ///
     /// # Errors
@@ -118,7 +118,8 @@ impl<T: DeserializeOwned> TypedTopic<T> {
         self.subscribe_with(SubscribeOptions::default())
     }
 
-    /// The same as [`subscribe`](Self::subscribe), with a position to resume from, or with limits and a policy of its own.
+    /// Subscribes with a position to resume from, or with own limits and an own policy; otherwise like
+    /// [`subscribe`](Self::subscribe).
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl<T: DeserializeOwned> TypedTopic<T> {
     }
 }
 
-// Not derived, which would ask the same of the type.
+// Not derived: a derived `Clone` or `Debug` would demand the same of `T`.
 impl<T> Clone for TypedTopic<T> {
     fn clone(&self) -> Self {
         Self { janus: self.janus.clone(), name: self.name.clone(), values: PhantomData }
@@ -142,26 +143,26 @@ impl<T> fmt::Debug for TypedTopic<T> {
     }
 }
 
-/// A message with the value that it carries.
+/// A message with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypedMessage<T> {
     /// The data, as a value.
     pub value: T,
-    /// Its position, time, event and message id, and the data as text. It refers to the frame that all subscribers
-    /// share; a program that collects values does well to keep only those.
+    /// The message's position, time, event, message id, and data as text. The delivery refers to the frame shared by
+    /// all subscribers; a program that collects values should keep only the values.
     pub delivery: Delivery,
 }
 
-/// What a subscriber to a typed topic finds next.
+/// The next item for a subscriber to a typed topic.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TypedEvent<T> {
     /// A message.
     Message(TypedMessage<T>),
-    /// A message whose data is no such value: somebody else published it, or the type has changed. What comes after it
-    /// comes all the same.
+    /// A message whose data is no such value: another program published it, or the type has changed. Later messages
+    /// arrive all the same.
     Undecodable {
-        /// What is wrong with the data.
+        /// The error of the data.
         error: serde_json::Error,
         /// The message as it came.
         delivery: Delivery,
@@ -177,29 +178,29 @@ pub enum TypedEvent<T> {
     Closed(Closed),
 }
 
-/// A subscription of this process to a typed topic. Dropping it ends it.
+/// A subscription of this process to a typed topic. Dropping it ends the subscription.
 ///
-/// It is a [`Subscriber`], with the same queue, limits and policies, that reads what it gets; [`Janus::topic`] has an
-/// example. As a [`Stream`] it is the same as by [`next`](Self::next).
+/// A typed subscriber is a [`Subscriber`], with the same queue, limits and policies, and also reads the values;
+/// [`Janus::topic`] has an example. The [`Stream`] yields the same items as [`next`](Self::next).
 pub struct TypedSubscriber<T> {
     subscriber: Subscriber,
     values: PhantomData<fn() -> T>,
 }
 
 impl<T> TypedSubscriber<T> {
-    /// Whether it goes on where it was asked to, and from where it could have.
+    /// Whether the subscription continues after the requested position, and from where it could have.
     #[must_use]
     pub fn resumption(&self) -> Resumption {
         self.subscriber.resumption()
     }
 
-    /// The place after which it goes on: that of the last message or gap it has been given, or where it began.
+    /// The position of the last message or gap returned, or of the beginning: subscribe with it to continue from here.
     #[must_use]
     pub fn position(&self) -> Position {
         self.subscriber.position()
     }
 
-    /// The topic that it is subscribed to.
+    /// The topic of the subscription.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         self.subscriber.topic()
@@ -209,7 +210,7 @@ impl<T> TypedSubscriber<T> {
 impl<T: DeserializeOwned> TypedSubscriber<T> {
     /// Waits for the next message or gap. `None` after [`TypedEvent::Closed`].
     ///
-    /// Cancel safe: what has not been returned is returned by the next call.
+    /// Cancel safe: the next call returns the item that a dropped call did not.
     pub async fn next(&mut self) -> Option<TypedEvent<T>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }

@@ -1,24 +1,24 @@
-//! What one connection, and one address, may take of the home arbiter's time before others have theirs.
+//! The share of the home arbiter's time for a connection, and for an address, before other connections have their turn.
 //!
-//! A connection that has a lot to say (a ping flood, a frame without an end, thousands of messages) would keep the
-//! arbiter to itself for as long as there are bytes in its socket, and a hundred such connections a hundred times as long.
-//! So work has a price, and is given out in small portions:
+//! A connection with a lot of input (a ping flood, a frame without an end, thousands of messages) would keep the
+//! arbiter to itself for as long as there are bytes in its socket, and a hundred such connections a hundred times as
+//! long. So work has a price, and is given out in small portions:
 //!
-//! - a connection carries out [`FULL`] units of work at once, and less while the arbiter has much to do. One that has
-//!   more waits behind the other busy connections, and a few of those go on in each turn of the arbiter. A connection
-//!   that says little never comes to wait: it overtakes all of them;
-//! - while several addresses are active, the connections of an address that has had its [`SHARE`] of the turn wait, also
-//!   those that say little: 8,000 connections with a message each are as much work as one with 8,000.
+//! - a connection carries out [`FULL`] units of work at once, and less while the arbiter has much to do. A connection
+//!   with more work waits behind the other busy connections, and a few of these continue in each turn of the arbiter. A
+//!   connection with little input never comes to wait: it overtakes the busy ones;
+//! - while several addresses are active, the connections of an address wait after its [`SHARE`] of the turn, even
+//!   connections with little input: 8,000 connections with a message each are as much work as a connection with 8,000.
 //!
-//! Addresses take turns, however many connections each of them has. Where one address alone is active, a proxy or a load
-//! test, it has all of the arbiter, in turns of a few milliseconds. Nothing is refused, and nobody loses anything: what is not read yet stays in the
-//! socket, and a client that sends faster than it is read waits in TCP.
+//! Addresses take turns, however many connections each of them has. A single active address, a proxy or a load test,
+//! has all of the arbiter, in turns of a few milliseconds. Nothing is refused, and nothing is lost: unread bytes stay
+//! in the socket, and a client that sends too fast waits in TCP.
 //!
-//! A turn ends when the arbiter runs out of tasks, and otherwise when it has run those that were ready and has looked at
-//! the sockets. Prices are counted and not measured, because a clock would cost as much as a small frame, and would make a
+//! A turn ends when the arbiter runs out of tasks, and otherwise when it has run the ready tasks and has looked at the
+//! sockets. Prices are counted and not measured, because a clock would cost as much as a small frame, and would make a
 //! simulation depend on the machine.
 //!
-//! Who waits is a connection each, so `max_connections` is the limit.
+//! A waiting task is a connection, so `max_connections` is the limit.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -33,67 +33,68 @@ use parking_lot::Mutex;
 use super::{Account, Address};
 use crate::ground::line::{Line, Ticket, Tickets};
 
-/// Units of work that a connection carries out at once. A unit is about half a microsecond.
+/// Units of work for a connection at once. A unit is about half a microsecond.
 ///
-/// A publisher that sends as fast as it can fills the inbox of its topic with so many frames: with less at once, batches
-/// would be smaller, and throughput with them.
+/// A publisher at full speed fills the inbox of a topic with this many frames: with less at once, batches would be
+/// smaller, and throughput with them.
 const FULL: u16 = if cfg!(test) { 8 } else { 256 };
 
-/// The same while others have taken much of the turn.
+/// The units at once after other connections have taken much of the turn.
 const SMALL: u16 = FULL / 4;
 
-/// Work after which a connection that is not done waits for the next turn: half a millisecond. What topics do with the
-/// messages comes to it, and a message of a bystander is on its way for two or three turns.
+/// Work after which an unfinished connection waits for the next turn: half a millisecond. The work of the topics comes
+/// on top, and a message of a bystander is on its way for two or three turns.
 const TURN: u32 = 4 * FULL as u32;
 
-/// Turns for which an address counts as active that has had something done for it: a client that says something now and then
-/// must not find each time that another address has taken all of the turn.
+/// Turns for which an address counts as active after any work for it: a client with an occasional message must not find
+/// the turn taken by another address each time.
 const ACTIVE: u32 = 256;
 
 /// Work of one address in a turn while several addresses are active.
 const SHARE: u32 = TURN / 4;
 
-/// The same while no other is: a few milliseconds. Another one may become active at any moment, and what it says first waits
-/// until the turn is over: 8,000 publishers with a message each take half a second.
+/// Work of an address in a turn while no other is active: a few milliseconds. Another address may become active at any
+/// moment, and its first input waits until the turn is over: 8,000 publishers with a message each take half a second.
 const ALONE: u32 = 4 * TURN;
 
-/// Addresses that are called upon in one turn; of each one busy connection and some others go on.
+/// Addresses called in a turn; of each, a busy connection and some others continue.
 const ADDRESSES: usize = 4;
 
-/// Connections that say little and wait because of what their address has taken, called with one busy connection. Each
-/// is a fraction of its work.
+/// Connections with little input, waiting because of their address, called with each busy connection. Each is a
+/// fraction of the busy connection's work.
 const FRESH: usize = 8;
 
-/// Prices of what clients can ask for.
+/// Prices of the requests of clients.
 pub(crate) mod price {
     /// To look at a socket and to read.
     pub(crate) const READ: u16 = 4;
-    /// So many bytes that are read cost a unit more.
+    /// This many bytes of input cost a unit more.
     pub(crate) const BYTES: usize = 512;
     pub(crate) const FRAME: u16 = 1;
-    /// An answer that a Transport gives itself: a system call, and often the wake-up of its reader.
+    /// An answer of a Transport itself: a system call, and often the wake-up of the reader.
     pub(crate) const ANSWER: u16 = 24;
-    /// A message whose receipt the topic will send, in its own turn and for at most an inbox of messages.
+    /// A message with a receipt; the topic will send the receipt in a turn of its own, for at most an inbox of
+    /// messages.
     pub(crate) const RECEIPT: u16 = 4;
     /// To subscribe, to leave, to attach.
     pub(crate) const LENGTHY: u16 = 20;
-    /// A topic that has to be made.
+    /// A new topic.
     pub(crate) const TOPIC: u16 = 100;
 }
 
 /// Why a connection wants a part of the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// Something may have come from its client.
+    /// Something may have come from the client.
     Fresh,
-    /// It was not done with what had come before.
+    /// Earlier input is not finished.
     More,
 }
 
-/// What an address has taken of a turn; part of its [`Account`].
+/// The part of a turn taken by an address; a field of the [`Account`].
 #[derive(Debug, Default)]
 pub(crate) struct Share {
-    /// The turn that `spent` is of.
+    /// The turn of `spent`.
     turn: AtomicU32,
     spent: AtomicU32,
     /// Whether connections wait with [`Want::Fresh`].
@@ -103,22 +104,23 @@ pub(crate) struct Share {
 /// See the module's documentation. The figures are the home arbiter's alone: no other thread reads or writes them.
 #[derive(Default)]
 pub(crate) struct Fairness {
-    /// The arbiter's last pause that was seen: it ends a turn.
+    /// The last pause of the arbiter seen here: it ends a turn.
     pause: AtomicU64,
-    /// Turns that are over.
+    /// Turns so far.
     over: AtomicU32,
     /// Work done in this turn.
     spent: AtomicU32,
-    /// The account for which something was done last, as a number.
+    /// The account of the last work, as a number.
     last: AtomicUsize,
-    /// The turn from which on that address counts as the only active one.
+    /// From this turn on, the address of `last` counts as the only active one.
     alone_from: AtomicU32,
     waiting: Mutex<Waiting>,
     /// The task of [`keep`](Self::keep), woken when a connection has to wait.
     keeper: AtomicWaker,
 }
 
-/// Invariant: `order` has the addresses in `lines`, each once; one whose last connection has left comes out in its turn.
+/// Invariant: `order` has the addresses in `lines`, each once; an address whose last connection has left comes out in
+/// its turn.
 #[derive(Default)]
 struct Waiting {
     order: VecDeque<Address>,
@@ -126,7 +128,7 @@ struct Waiting {
     tickets: Tickets,
 }
 
-/// The connections of one address that wait.
+/// The waiting connections of an address.
 struct Lines {
     account: Arc<Account>,
     fresh: Line,
@@ -134,15 +136,15 @@ struct Lines {
 }
 
 impl Lines {
-    /// Has the account know whether connections wait that say little.
+    /// Tells the account whether connections with little input wait.
     fn mirror(&self) {
         self.account.share.waits.store(!self.fresh.is_empty(), Ordering::Relaxed);
     }
 }
 
 impl Fairness {
-    /// How much a connection may do now; `None` if it has to [wait](Self::wait) for others. `pause` is the number of the
-    /// arbiter's last pause.
+    /// The units of work for a connection now; `None` if the connection has to [wait](Self::wait) for others. `pause`
+    /// is the number of the arbiter's last pause.
     pub(crate) fn admit(&self, account: &Account, want: Want, pause: u64) -> Option<u16> {
         if self.pause.load(Ordering::Relaxed) != pause {
             self.pause.store(pause, Ordering::Relaxed);
@@ -170,7 +172,7 @@ impl Fairness {
         if self.spent.load(Ordering::Relaxed) < TURN / 4 { FULL } else { SMALL }
     }
 
-    /// Notes work that was done for a client.
+    /// Notes work done for a client.
     pub(crate) fn charge(&self, account: &Account, work: u32) {
         let (share, turn) = (&account.share, self.turn());
         if share.turn.load(Ordering::Relaxed) != turn {
@@ -184,7 +186,8 @@ impl Fairness {
     }
 
     fn note_active(&self, account: &Account, turn: u32) {
-        // Where the account lies tells it from others; a new one in the place of an old one is the same for this purpose.
+        // The address in memory tells an account from others; a new account in the place of an old one is the same for
+        // this purpose.
         let account = std::ptr::from_ref(account).addr();
         let last = self.last.load(Ordering::Relaxed);
         if last != account {
@@ -195,7 +198,7 @@ impl Fairness {
         }
     }
 
-    /// The number of the turn; not 0 at first, which is the turn of an account that is new.
+    /// The number of the turn. The count begins with 1, because a new account has turn 0.
     fn turn(&self) -> u32 {
         self.over.load(Ordering::Relaxed).wrapping_add(1)
     }
@@ -205,7 +208,7 @@ impl Fairness {
         self.spent.store(0, Ordering::Relaxed);
     }
 
-    /// Has a connection wait behind the others of its address that want the same.
+    /// Queues a connection behind the others of the address with the same want.
     pub(crate) fn wait(&self, account: &Arc<Account>, want: Want, waker: &Waker) -> Ticket {
         let mut waiting = self.waiting.lock();
         let Waiting { order, lines, tickets } = &mut *waiting;
@@ -224,7 +227,7 @@ impl Fairness {
         ticket
     }
 
-    /// How much a connection that waits may do, once it has been called.
+    /// The units of work of a waiting connection, once it has been called.
     pub(crate) fn poll_called(&self, account: &Account, ticket: Ticket, waker: &Waker) -> Poll<u16> {
         let mut waiting = self.waiting.lock();
         let lines = waiting.lines.get_mut(&account.address);
@@ -251,7 +254,7 @@ impl Fairness {
                 if self.waiting.lock().order.is_empty() { Poll::Pending } else { Poll::Ready(()) }
             })
             .await;
-            // What is ready, and what the sockets tell of, goes first.
+            // Ready tasks go first, and the tasks woken by sockets.
             tokio::task::yield_now().await;
             self.begin_turn();
             self.call();
@@ -275,7 +278,7 @@ impl Fairness {
             }
         }
         if order.is_empty() {
-            // A storm must not be paid for until the next one.
+            // The memory of a storm must not be kept until the next storm.
             order.shrink_to(ADDRESSES);
             lines.shrink_to(ADDRESSES);
         }
@@ -307,7 +310,7 @@ mod tests {
         (0..count).map(|_| fairness.wait(account, want, Waker::noop())).collect()
     }
 
-    /// How many of them have been called.
+    /// The number of called connections among these.
     fn called(fairness: &Fairness, account: &Account, tickets: &[Ticket]) -> usize {
         let is_called = |ticket: &&Ticket| fairness.poll_called(account, **ticket, Waker::noop()).is_ready();
         tickets.iter().filter(is_called).count()

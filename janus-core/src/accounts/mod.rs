@@ -1,14 +1,14 @@
-//! What the clients of one network address hold of the things that all clients share.
+//! The holdings of the clients of a network address, in resources shared by all clients.
 //!
-//! Limits per client do not bound a stranger that opens many connections. When something is short (memory, places for
-//! topics, places for detached sessions) the address that holds most of it gives back first, so an attacker crowds out
-//! its own connections before anybody else's. Behind a proxy all clients share the proxy's address, and the order is the
-//! one that holds within an address.
+//! Limits per client do not bound a stranger with many connections. When something is short (memory, places for topics,
+//! places for detached sessions) the address with the largest holding gives back first, so an attacker crowds out its
+//! own connections first. Behind a proxy all clients share the proxy's address, and the order within an address
+//! applies.
 //!
-//! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets it at
-//! the next tick of the heartbeat after that. So the table is bounded by the limits of those three.
+//! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets the
+//! account at the next tick of the heartbeat. So the limits of connections, sessions and topics bound the table.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `mod.rs` | table | an account for each network address |
 //! | `fairness.rs` | table | how much of the home arbiter's time a connection and an address may take |
@@ -35,7 +35,7 @@ use reached::Reached;
 use received::Holders;
 
 /// The part of a peer's address that one party is taken to own: an IPv4 address, or the /64 network of an IPv6 address,
-/// which is the smallest network that a host is given.
+/// the smallest network given to a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Address {
     /// A connection of this machine without an address (a Unix socket, memory), or this process.
@@ -64,23 +64,23 @@ impl fmt::Display for Address {
     }
 }
 
-/// What the clients of one address hold.
+/// The holdings of the clients of an address.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     pub(crate) address: Address,
     /// Open connections.
     pub(crate) connections: Count,
-    /// Bytes that clients have sent and their Transports keep: frames and heads without an end.
+    /// Bytes from clients kept by their Transports: frames and heads without an end.
     pub(crate) received: Count,
-    /// Whose they are.
+    /// The connections with these bytes.
     pub(crate) holders: Holders,
-    /// Connections closed for memory that no line in the log has told of.
+    /// Connections closed for memory and not yet counted in a line of the log.
     pub(crate) given_up: Count,
     /// Sessions without a connection.
     pub(crate) detached: Count,
-    /// Topics that exist because a client of this address asked for them first.
+    /// Topics made for a client of this address.
     pub(crate) topics: Count,
-    /// What they have taken of the home arbiter's turn.
+    /// The part of the home arbiter's turn that the address has taken.
     pub(crate) share: Share,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    /// The account of a peer's address, which is opened if there is none.
+    /// The account of a peer's address; opened if there is none.
     pub(crate) fn of(&self, peer: Peer) -> Arc<Account> {
         let address = Address::of(peer);
         let mut accounts = self.table.lock();
@@ -118,7 +118,7 @@ impl Accounts {
         Arc::clone(account)
     }
 
-    /// Forgets the accounts that nothing refers to.
+    /// Forgets the accounts without references.
     pub(crate) fn sweep(&self) {
         let mut accounts = self.table.lock();
         accounts.retain(|_, account| Arc::strong_count(account) > 1);

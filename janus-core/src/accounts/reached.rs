@@ -1,7 +1,7 @@
-//! Lines in the log about limits of the server that are reached.
+//! Lines in the log about reached limits of the server.
 //!
-//! Whoever runs a server must learn that its limits bite, and whom to ask about it. One line in ten seconds for each
-//! limit sums up what has happened, so that a flood of clients makes no flood of lines. The heartbeat says what is left.
+//! An operator must learn of limits that bite, and of the address to blame. One line in ten seconds for each limit sums
+//! up the events, so a flood of clients makes no flood of lines. The heartbeat logs the rest.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::{Account, Accounts};
 use crate::ground::Ground;
 use crate::ground::clock::AtomicTick;
 
-/// A limit on what all clients have together.
+/// A limit for all clients together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     Connections,
@@ -19,7 +19,7 @@ pub(crate) enum Limit {
     DetachedSessions,
 }
 
-/// What happened at each limit since the last line about it.
+/// The events at each limit since the last line about it.
 #[derive(Debug, Default)]
 pub(super) struct Reached([Since; 3]);
 
@@ -34,7 +34,7 @@ struct Since {
 const BETWEEN: Duration = Duration::from_secs(10);
 
 impl Accounts {
-    /// Notes that so many of what exists have ended to make room.
+    /// Notes how many items have ended to make room.
     pub(crate) fn note_ended(&self, limit: Limit, count: usize, ground: &Ground) {
         if count > 0 {
             let since = &self.reached.0[limit as usize];
@@ -43,14 +43,14 @@ impl Accounts {
         }
     }
 
-    /// Notes that a request was refused.
+    /// Notes a refused request.
     pub(crate) fn note_refused(&self, limit: Limit, ground: &Ground) {
         let since = &self.reached.0[limit as usize];
         since.refused.fetch_add(1, Ordering::Relaxed);
         since.tell(limit, self, ground);
     }
 
-    /// Says what has happened since the last lines and is not in them.
+    /// Logs the events since the last lines.
     pub(crate) fn tell_rest_of_reached(&self, ground: &Ground) {
         for limit in [Limit::Connections, Limit::Topics, Limit::DetachedSessions] {
             let since = &self.reached.0[limit as usize];
@@ -62,7 +62,7 @@ impl Accounts {
 }
 
 impl Since {
-    /// Writes a line, unless the last one was a moment ago.
+    /// Writes a line, unless the last line was a moment ago.
     fn tell(&self, limit: Limit, accounts: &Accounts, ground: &Ground) {
         let (last, tick) = (self.last.get(), ground.clock.tick());
         if last.is_some_and(|last| tick.since(last) < ground.clock.ticks(BETWEEN)) || !self.last.advance(last, tick) {
@@ -71,10 +71,10 @@ impl Since {
         let (ended, refused) = (self.ended.swap(0, Ordering::Relaxed), self.refused.swap(0, Ordering::Relaxed));
         let (setting, value) = limit.setting(ground);
         let largest = accounts.largest(|account| limit.held_by(account));
-        let holder = largest.map(|(account, most)| format!("; {} holds most, {most}", account.address));
+        let holder = largest.map(|(account, most)| format!("; {} holds the most: {most}", account.address));
         log::warn!(
-            "{setting} ({value}) is reached: {ended} {limit} ended early to make room and {refused} were refused since \
-             the last such line{}",
+            "{setting} ({value}) is reached: {ended} {limit} ended early to make room, {refused} refused, since the last \
+             such line{}",
             holder.unwrap_or_default()
         );
     }

@@ -1,9 +1,9 @@
-//! What clients have sent and their Transports keep, because it has led to nothing yet: frames and heads without an end,
-//! requests of clients that have not opened their connection, and messages that wait for room.
+//! Input without a result yet, kept by Transports: frames and heads without an end, requests before a connection is
+//! opened, and messages in wait for room.
 //!
-//! All of it together is bounded by `input_share`, at the moment at which it grows: thousands of clients can send a frame
-//! each between two looks of the memory keeper. Beyond the bound the address that holds most gives back first, and of
-//! its connections the one that holds most, then the one that has held it longest. Their connections are closed.
+//! All of it together is bounded by `input_share`, at the moment of growth: thousands of clients can send a frame each
+//! between two looks of the memory keeper. Beyond the bound the address with the largest holding gives back first, and
+//! among its connections the largest, then the oldest. Their connections are closed.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,28 +16,28 @@ use parking_lot::Mutex;
 use super::Account;
 use crate::ground::clock::{AtomicTick, Tick};
 
-/// What is kept of one connection's input. Written by the home arbiter alone.
+/// The kept input of a connection. Written by the home arbiter alone.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     bytes: AtomicU32,
-    /// The tick since which there is something.
+    /// The tick of the first kept byte.
     since: AtomicTick,
 }
 
 impl Kept {
-    /// In place of the bytes, once the connection is to be closed for them: they are accounted for no longer, and what its
-    /// Transport says of them means nothing.
+    /// In place of the bytes, once the connection is to be closed for them: the bytes are accounted for no longer, and
+    /// later figures of the Transport mean nothing.
     const GIVEN_UP: u32 = u32::MAX;
 
-    /// Whether the connection is to be closed for what it kept.
+    /// Whether the connection is to be closed for its input.
     pub(crate) fn is_given_up(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) == Self::GIVEN_UP
     }
 
-    /// Notes that `bytes` are kept for a connection of `account`, unfinished for `unfinished` ticks if a frame or a head of
-    /// its client is incomplete. Returns the bytes that were kept before; `None` if nothing has changed.
+    /// Notes `bytes` of kept input for a connection of `account`, unfinished for `unfinished` ticks if a frame or a
+    /// head is incomplete. Returns the number of bytes kept before; `None` if nothing has changed.
     ///
-    /// `holder` gives the connection with its number; it is called only when the connection changes its place.
+    /// `holder` gives the connection with its number; it is called only for a change of place.
     pub(crate) fn note(
         &self,
         account: &Account,
@@ -68,13 +68,13 @@ impl Kept {
         Some(before)
     }
 
-    /// Gives up the bytes: from now on they are accounted for no longer. Returns how many there were.
+    /// Gives up the bytes: from now on they are accounted for no longer. Returns their number.
     pub(crate) fn give_up(&self) -> usize {
         self.bytes.swap(Self::GIVEN_UP, Ordering::Relaxed) as usize
     }
 }
 
-/// A connection for which input is kept.
+/// A connection with kept input.
 pub(crate) trait Holder: Debug + Send + Sync {
     fn kept(&self) -> &Kept;
 
@@ -82,7 +82,7 @@ pub(crate) trait Holder: Debug + Send + Sync {
     fn close(&self);
 }
 
-/// The connections of one address for which something is kept, in the order in which they are closed.
+/// The connections of an address with kept input, in the order of being closed.
 #[derive(Debug, Default)]
 pub(crate) struct Holders(Mutex<BTreeMap<Rank, Arc<dyn Holder>>>);
 
@@ -100,7 +100,7 @@ impl Holders {
         }
     }
 
-    /// Takes out the first of those for which something has been kept since `tick` or longer.
+    /// Takes out the first connection whose input is as old as `tick`, or older.
     pub(crate) fn take(&self, tick: Tick) -> Option<Arc<dyn Holder>> {
         let mut slots = self.0.lock();
         let mut from = Rank::FIRST;
@@ -110,7 +110,7 @@ impl Holders {
             if tick.has_reached(Tick::new(rank.since)) {
                 return slots.remove(&rank);
             }
-            // The others of this size are younger.
+            // The rest of this size is younger.
             from = Rank { size: Reverse(rank.size.0.checked_sub(1)?), ..Rank::FIRST };
         }
     }
@@ -119,7 +119,7 @@ impl Holders {
 /// Largest first, then oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// How often the size can be halved; a frame that grows changes its place a few times and not with each read.
+    /// The number of times that the size can be halved; a growing frame moves a few times and not with each read.
     size: Reverse<u32>,
     since: u32,
     id: u64,
@@ -128,7 +128,7 @@ struct Rank {
 impl Rank {
     const FIRST: Self = Self { size: Reverse(u32::BITS), since: 0, id: 0 };
 
-    /// Bytes below which sizes make no difference.
+    /// Sizes up to this number of bytes make no difference.
     const SMALL: u32 = 1_023;
 
     fn of(bytes: u32, since: Tick, id: u64) -> Option<Self> {

@@ -1,24 +1,24 @@
-//! Who holds how much of something that all clients share and that has a limit.
+//! The holders of a limited resource shared by all clients.
 //!
-//! When such a thing runs short, the address that holds most of it gives back first, its oldest first; an address that
-//! holds more than its share of it makes room for itself. So what a stranger holds never crowds out anybody else's.
-//! Finding the largest holder and its oldest costs the logarithm of what there is, because it happens under the lock of
-//! a table, and most often when much is going on.
+//! When the resource runs short, the address with the largest holding gives back first, beginning with the oldest item;
+//! an address beyond its share makes room for itself. So a stranger never crowds out other clients. Finding the largest
+//! holder and its oldest item costs the logarithm of their number, because the search happens under the lock of a
+//! table, and most often in a rush.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Address;
 
-/// What one address may hold of a limit while there is no room for others, of so many per cent.
+/// The items allowed to an address while there is no room for others: this percentage of the limit.
 pub(crate) fn share(limit: usize, percent: usize) -> usize {
     (limit.saturating_mul(percent) / 100).max(1)
 }
 
-/// What each address holds, and what of it can be given back, in the order of the keys `K`.
+/// The holdings of each address, and the items to give back, in the order of the keys `K`.
 #[derive(Debug)]
 pub(crate) struct Shares<K, T> {
     holders: BTreeMap<Address, Holder<K, T>>,
-    /// The addresses that have something to give back, by how much they hold.
+    /// The addresses with something to give back, by the size of their holdings.
     givers: BTreeSet<(usize, Address)>,
 }
 
@@ -35,22 +35,22 @@ impl<K, T> Default for Shares<K, T> {
 }
 
 impl<K: Ord + Copy, T> Shares<K, T> {
-    /// Notes that an address holds one more.
+    /// Notes another item of an address.
     pub(crate) fn hold(&mut self, address: Address) {
         self.change(address, |holder| holder.held += 1);
     }
 
-    /// Notes that an address holds one fewer.
+    /// Notes the end of an item of an address.
     pub(crate) fn release(&mut self, address: Address) {
         self.change(address, |holder| holder.held = holder.held.saturating_sub(1));
     }
 
-    /// Notes that an address, which holds this already, could give it back.
+    /// Notes an item for an address to give back. The address must hold the item already.
     pub(crate) fn offer(&mut self, address: Address, key: K, item: T) {
         self.change(address, |holder| holder.spare.insert(key, item));
     }
 
-    /// Notes that an address cannot give this back, or not any more.
+    /// Notes an item that cannot be given back, or not any more.
     pub(crate) fn withdraw(&mut self, address: Address, key: K) -> Option<T> {
         self.change(address, |holder| holder.spare.remove(&key))
     }
@@ -60,17 +60,17 @@ impl<K: Ord + Copy, T> Shares<K, T> {
         self.holders.get(&address).map_or(0, |holder| holder.held)
     }
 
-    /// The first thing that an address could give back.
+    /// The first item for an address to give back.
     pub(crate) fn first(&self, address: Address) -> Option<K> {
         self.holders.get(&address)?.spare.keys().next().copied()
     }
 
-    /// The addresses that have something to give back, with how much they hold, the largest holder first.
+    /// The addresses with something to give back, with the size of their holdings, the largest first.
     pub(crate) fn givers(&self) -> impl Iterator<Item = (usize, Address)> {
         self.givers.iter().rev().copied()
     }
 
-    /// The address that holds most, of those that have something to give back.
+    /// The address with the largest holding, among the addresses with something to give back.
     pub(crate) fn largest(&self) -> Option<Address> {
         self.givers().next().map(|(_, address)| address)
     }

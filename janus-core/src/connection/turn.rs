@@ -1,12 +1,14 @@
 //! How tasks of one arbiter take turns.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+
+pub(crate) use crate::ground::line::Ticket;
+use crate::ground::line::{Line, Tickets};
 
 /// Lets a few connections of each turn do what takes long, and the others wait in the order they came.
 ///
@@ -32,14 +34,9 @@ struct State {
     /// Connections that were called in this turn and have not run yet. A connection that closed instead is counted until the
     /// turn ends: newcomers have to queue for so long, and the next call frees them.
     called: usize,
-    waiting: VecDeque<Waker>,
-    /// The ticket of the first who waits; tickets below it have been called.
-    first: u64,
+    waiting: Line,
+    tickets: Tickets,
 }
-
-/// A place in the queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ticket(u64);
 
 impl Turns {
     /// Places in a turn. Each is some 10 µs of the arbiter's time, and a fan-out to 200 subscribers takes seven turns.
@@ -60,21 +57,19 @@ impl Turns {
     /// Waits for a place behind all others that wait. Whoever is dropped meanwhile leaves its place unused.
     pub(crate) fn poll_place(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> Poll<()> {
         let mut state = self.state.lock();
-        match ticket {
-            Some(Ticket(number)) if *number < state.first => {
+        match *ticket {
+            Some(ticket) if state.waiting.still_waits(ticket, waker) => {}
+            Some(_) => {
                 state.called = state.called.saturating_sub(1);
                 return Poll::Ready(());
             }
-            Some(Ticket(number)) => {
-                let index = (*number - state.first) as usize;
-                state.waiting[index].clone_from(waker);
-            }
             None => {
-                *ticket = Some(Ticket(state.first + state.waiting.len() as u64));
-                state.waiting.push_back(waker.clone());
-                if state.waiting.len() == 1 {
+                let last = state.tickets.take();
+                *ticket = Some(last);
+                if state.waiting.is_empty() {
                     self.keeper.wake();
                 }
+                state.waiting.enter(last, waker);
             }
         }
         Poll::Pending
@@ -99,14 +94,8 @@ impl Turns {
     fn call(&self, pause: u64) {
         let called: Vec<Waker> = {
             let mut state = self.state.lock();
-            let count = state.waiting.len().min(Self::PLACES);
-            (state.pause, state.taken, state.called) = (pause, count, count);
-            state.first += count as u64;
-            let called = state.waiting.drain(..count).collect();
-            if state.waiting.is_empty() {
-                // A storm must not be paid for until the next one.
-                state.waiting.shrink_to(Self::PLACES);
-            }
+            let called: Vec<_> = std::iter::from_fn(|| state.waiting.call()).take(Self::PLACES).collect();
+            (state.pause, state.taken, state.called) = (pause, called.len(), called.len());
             called
         };
         called.into_iter().for_each(Waker::wake);

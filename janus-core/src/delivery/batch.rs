@@ -1,12 +1,13 @@
-//! Frames of one topic that travel together: encoded once for each wire format, sent to each subscriber in one system call.
+//! Frames of one topic on their way together: encoded once for each wire format, sent to each subscriber in a single
+//! system call.
 //!
 //! Coalescing is nearly all of the throughput to small topics: the price of a delivery is the system call, not the
-//! bytes. A batch therefore takes in what is published until it is sealed, which happens when a pass takes it or when
-//! it is large enough. A sealed batch lives on in the topic's ring and in the queues of clients that lag.
+//! bytes. A batch therefore takes in messages until a pass takes the batch, or until the batch is large enough; then it
+//! is sealed. A sealed batch lives on in the topic's ring and in the queues of clients that lag.
 //!
-//! Messages are kept as the classic protocol writes them. What another codec makes of them is added when the first
-//! subscriber needs it: by the topic for its pass, by a Transport for a replay, and never by a sender, because a codec
-//! may be anybody's.
+//! Messages are kept in the classic protocol. The bytes of another codec are added for the first subscriber with this
+//! codec: by the topic for its pass, by a Transport for a replay, and never by a sender, because a codec may be an
+//! embedder's code.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +33,8 @@ pub(crate) struct Batch {
     pub(crate) epoch: Epoch,
     /// When the batch was sealed.
     pub(crate) tick: Tick,
-    /// The number of the pass that hands it out, and what its messages tell of those before; 0 before that. Both belong
-    /// to the topic, under whose lock they are looked at; see [`horizon`](super::horizon).
+    /// The number of the batch's pass, and the horizon in its messages; 0 before the pass. Both belong to the topic,
+    /// and are read under its lock; see [`horizon`](super::horizon).
     pass: AtomicU64,
     horizon: AtomicU64,
     ledger: Arc<Ledger>,
@@ -43,11 +44,11 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 struct Frames {
     bytes: Bytes,
-    /// Where each frame ends in `bytes`; never empty, and the last one is `bytes.len()`.
+    /// The end of each frame in `bytes`; never empty, and the last end is `bytes.len()`.
     ends: Vec<u32>,
 }
 
-/// A list that grows at its end and is read without a lock.
+/// A list for growth at the end and reads without a lock.
 type Others = OnceLock<Box<Other>>;
 
 #[derive(Debug)]
@@ -57,7 +58,7 @@ struct Other {
     next: Others,
 }
 
-/// A batch as the subscribers of one wire format get it.
+/// A batch in the wire format of some subscribers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     first_seq: u64,
@@ -66,8 +67,9 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Where the frame with this number begins in [`bytes`](Self::bytes): at the beginning for one before the batch, at the
-    /// end for one after it. A subscriber that joined in the middle of the batch gets what begins there.
+    /// The start of the frame with this number in [`bytes`](Self::bytes): 0 for a number before the batch, the end of
+    /// the bytes for a number after it. A subscriber that joined in the middle of the batch gets the bytes from here
+    /// on.
     #[inline]
     pub(crate) fn start_of(&self, seq: u64) -> usize {
         match seq.saturating_sub(self.first_seq) {
@@ -94,7 +96,7 @@ impl Frames {
 }
 
 impl Batch {
-    /// What a batch takes beside its frames and their ends.
+    /// The price of a batch, in addition to its frames and their ends.
     const OVERHEAD_BYTES: usize = 224;
 
     pub(crate) fn first_seq(&self) -> u64 {
@@ -110,24 +112,24 @@ impl Batch {
     }
 
     /// Notes that the batch is handed out from now on. A second time, after a crash in between, only the later pass
-    /// counts; the earlier horizon, which may have been encoded, says less and stays true.
+    /// counts; the earlier horizon, which may be encoded already, claims less and stays true.
     pub(crate) fn begin(&self, pass: &UnderWay) {
         if self.pass.swap(pass.number, Ordering::Relaxed) == 0 {
             self.horizon.store(pass.horizon, Ordering::Relaxed);
         }
     }
 
-    /// The number of the pass that has handed it out, or is about to.
+    /// The number of the pass that has handed the batch out, or is about to.
     pub(crate) fn pass(&self) -> Option<u64> {
         Some(self.pass.load(Ordering::Relaxed)).filter(|pass| *pass > 0)
     }
 
-    /// Whether its pass began, or will begin, after all passes up to this number had ended.
+    /// Whether the pass began, or will begin, after all passes up to this number had ended.
     pub(crate) fn follows(&self, pass: u64) -> bool {
         self.pass().is_none() || self.horizon.load(Ordering::Relaxed) >= pass
     }
 
-    /// Whether its pass has a greater number than this, or none yet.
+    /// Whether the pass has a greater number than this, or no number yet.
     pub(crate) fn is_after(&self, pass: u64) -> bool {
         self.pass().is_none_or(|own| own > pass)
     }
@@ -136,7 +138,7 @@ impl Batch {
         self.classic.bytes.len()
     }
 
-    /// What the ledger has of the batch, in all its codecs.
+    /// The bytes of the batch in the ledger, in all its codecs.
     pub(crate) fn accounted_bytes(&self) -> usize {
         let mut accounted = self.classic.accounted_bytes() + Self::OVERHEAD_BYTES;
         let mut place = &self.others;
@@ -147,22 +149,22 @@ impl Batch {
         accounted
     }
 
-    /// Where the frame with this number begins in the classic protocol's bytes, by which limits are counted.
+    /// The start of the frame with this number in the classic protocol's bytes; limits count these bytes.
     pub(crate) fn start_of(&self, seq: u64) -> usize {
         self.classic().start_of(seq)
     }
 
-    /// Where the frames with these numbers lie in them.
+    /// The range of the frames with these numbers in the same bytes.
     pub(crate) fn range(&self, seqs: Range<u64>) -> Range<usize> {
         self.classic().range(seqs)
     }
 
-    /// As the classic protocol has it.
+    /// The batch in the classic protocol.
     pub(crate) fn classic(&self) -> View<'_> {
         self.view_of(&self.classic)
     }
 
-    /// As this codec has it, which encodes the batch if nobody has needed that before.
+    /// The batch in this codec. The first call for a codec encodes the batch.
     #[inline]
     pub(crate) fn view(&self, codec: CodecId, codecs: &Codecs) -> View<'_> {
         if codec == CLASSIC { self.classic() } else { self.view_of(self.other(codec, codecs)) }
@@ -191,7 +193,7 @@ impl Batch {
         let codec = codecs.codec(codec);
         let mut bytes = BytesMut::with_capacity(self.byte_len());
         let mut ends = Vec::with_capacity(self.frames());
-        // Of the frames as they are: to keep where their parts lie would cost memory for each message, of any codec.
+        // Parsed from the frames: to keep the place of each part would cost memory for every message in every codec.
         let mut topic_json = BytesMut::new();
         wire::put_json_string(&mut topic_json, self.topic.as_str());
         let topic_json = str::from_utf8(&topic_json).expect("JSON is text");
@@ -214,13 +216,13 @@ impl Batch {
         Frames { bytes: bytes.freeze(), ends }
     }
 
-    /// The message with this number, which is of the batch.
+    /// The message with this number of the batch.
     pub(crate) fn parts(&self, seq: u64) -> MessageParts<'_> {
         let range = self.classic().range(seq..seq + 1);
         MessageParts::of(&self.classic.bytes[range]).expect("a topic numbers nothing but messages, which it encoded")
     }
 
-    /// The part of the batch's memory that holds this text of [`parts`](Self::parts).
+    /// The part of the batch's memory with this text of [`parts`](Self::parts).
     pub(crate) fn keep(&self, part: &str) -> Bytes {
         self.classic.bytes.slice_ref(part.as_bytes())
     }
@@ -232,10 +234,10 @@ impl Drop for Batch {
     }
 }
 
-/// A batch that still takes frames.
+/// A batch open for more frames.
 ///
-/// Its commit point is [`commit`](Self::commit): what was encoded but not committed when a topic crashed is cut off
-/// by [`truncate_uncommitted`](Self::truncate_uncommitted) and never sent.
+/// Its commit point is [`commit`](Self::commit): [`truncate_uncommitted`](Self::truncate_uncommitted) cuts off frames
+/// encoded but not committed when a topic crashed, so they are never sent.
 #[derive(Debug, Default)]
 pub(crate) struct OpenBatch {
     bytes: BytesMut,
@@ -248,7 +250,7 @@ impl OpenBatch {
         &mut self.bytes
     }
 
-    /// Makes what was encoded since the last commit a frame of this batch; returns its length.
+    /// Makes a frame of the bytes encoded since the last commit; returns its length.
     pub(crate) fn commit(&mut self) -> usize {
         let start = self.committed_len();
         self.ends.push(u32::try_from(self.bytes.len()).expect("a batch is sealed long before 4 GiB"));
@@ -279,8 +281,8 @@ impl OpenBatch {
         let ends = std::mem::take(&mut self.ends);
         let first_seq = next_seq - ends.len() as u64;
         let sealed = self.bytes.split();
-        // What is left is memory of the same allocation, all of which it would keep beyond the batch. That is worth it for
-        // the next batches, if there is room for one.
+        // The rest is memory of the same allocation, and would keep the whole allocation beyond the life of the batch.
+        // Keep it for the next batches only if there is room for another batch.
         if self.bytes.capacity() < sealed.len() {
             self.bytes = BytesMut::new();
         }

@@ -12,23 +12,23 @@ use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
 use crate::wire::{Answers, Codec, Heartbeat, Opens, ServerEvent};
 
-/// A codec's number in its instance.
+/// The number of a codec in an instance.
 pub(crate) type CodecId = u8;
 
-/// The classic protocol's number, in which a topic's messages are kept.
+/// The number of the classic protocol, in which a topic's messages are kept.
 pub(crate) const CLASSIC: CodecId = 0;
 
-/// Codecs of one instance. A number must fit beside a flag into a byte, and nobody speaks so many.
+/// The limit of codecs in one instance. A number must fit into a byte next to a flag, and no program speaks this many.
 pub(crate) const MAX_CODECS: usize = 64;
 
 /// See the module's documentation. Codecs are added and never removed.
 pub(crate) struct Codecs {
     codecs: [OnceLock<Registered>; MAX_CODECS],
-    /// How many there are; held while one is added.
+    /// The number of codecs; locked while a codec is added.
     count: Mutex<usize>,
 }
 
-/// A codec with its answers to what is asked often.
+/// A codec, with the answers to frequent questions.
 struct Registered {
     codec: Arc<dyn Codec>,
     name: &'static str,
@@ -39,12 +39,12 @@ struct Registered {
     successors: Vec<CodecId>,
 }
 
-/// More codecs than one instance can tell apart.
+/// More codecs than an instance can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an instance knows at most {MAX_CODECS} codecs; make each one once, and share it between connections")]
+#[error("an instance knows at most {MAX_CODECS} codecs: make each codec once, and share it between connections")]
 pub struct TooManyCodecs;
 
-/// A codec has panicked, and a client does not get what it would have made of an event.
+/// A codec has panicked, and a client does not get the bytes of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the codec has panicked")]
 pub(crate) struct CodecPanicked;
@@ -57,12 +57,13 @@ impl Codecs {
         codecs
     }
 
-    /// The number of this very codec, which is added if it is not known, as are those that it may become.
+    /// The number of this very codec. An unknown codec is added, together with its successors.
     pub(crate) fn register(&self, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
         self.register_after(0, codec)
     }
 
-    /// The same for one that so many lead to: where they lead in a circle there would be no end, and no stack for it.
+    /// Adds a codec behind this many others. Where successors lead in a circle there would be no end, and no stack for
+    /// it.
     fn register_after(&self, earlier: usize, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
         if let Some(known) = self.find(codec) {
             return Ok(known);
@@ -70,7 +71,7 @@ impl Codecs {
         if earlier >= MAX_CODECS {
             return Err(TooManyCodecs);
         }
-        // Asked without the lock, because they are anybody's code, and before this one has its number.
+        // Called without the lock, because a codec may be an embedder's code, and before this codec has its number.
         let successors = codec.successors();
         let successors = successors.iter().map(|successor| self.register_after(earlier + 1, successor));
         let successors = successors.collect::<Result<_, _>>()?;
@@ -84,7 +85,7 @@ impl Codecs {
             codec: Arc::clone(codec),
         };
         let mut count = self.count.lock();
-        // Somebody else may have added it meanwhile.
+        // Another thread may have added the codec in the meantime.
         if let Some(known) = self.find(codec) {
             return Ok(known);
         }
@@ -122,12 +123,12 @@ impl Codecs {
         self.get(id).opens
     }
 
-    /// The codec that a connection of this one becomes; `None` if it has no such successor.
+    /// The codec that a connection of this codec becomes; `None` if there is no successor.
     pub(crate) fn successor(&self, id: CodecId, place: usize) -> Option<CodecId> {
         self.get(id).successors.get(place).copied()
     }
 
-    /// What is sent into silence.
+    /// The bytes of a heartbeat.
     pub(crate) fn heartbeat(&self, id: CodecId) -> Option<Bytes> {
         match &self.get(id).heartbeat {
             Heartbeat::Never => None,
@@ -135,20 +136,20 @@ impl Codecs {
         }
     }
 
-    /// Whether that is sent also to clients that have had no message.
+    /// Whether clients get heartbeats before their first message, too.
     pub(crate) fn beats_from_the_start(&self, id: CodecId) -> bool {
         matches!(self.get(id).heartbeat, Heartbeat::Always(_))
     }
 
-    /// Whose answers to that are counted on.
+    /// Whether a client must answer heartbeats.
     pub(crate) fn answers(&self, id: CodecId) -> Answers {
         self.get(id).answers
     }
 
-    /// What the event looks like; nothing where the codec has no words for it.
+    /// The bytes of an event; empty if the codec has no words for the event.
     ///
-    /// Whoever tells a client something may be a topic, the heartbeat, or code that cleans up after a panic. A codec that
-    /// panics must not take those along.
+    /// The caller may be a topic, the heartbeat, or code that cleans up after a panic. A codec that panics must not
+    /// take the caller along.
     pub(crate) fn encode(&self, id: CodecId, event: &ServerEvent<'_>) -> Result<Bytes, CodecPanicked> {
         let Registered { codec, name, .. } = self.get(id);
         let encoded = catch_unwind(AssertUnwindSafe(|| {
@@ -210,7 +211,7 @@ mod tests {
         assert_ne!(codecs.register(&(Arc::new(Classic) as Arc<dyn Codec>)), Ok(id));
     }
 
-    /// Becomes another of its kind, and that another.
+    /// Becomes another codec of this kind, and so does the other.
     #[derive(Debug)]
     struct Endless;
 

@@ -1,4 +1,5 @@
-//! What the delivery floor shares: the terms of all queues, the senders, and the numbers of slots and passes.
+//! The part of an instance that belongs to delivery: the terms of all queues, the senders, and the numbers of slots and
+//! passes.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,15 +22,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// `ledger` accounts for what slots and topics hold.
-    pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, ledger: Ledger) -> Self {
+    /// With `drops_by_topic`, dropped messages are counted for each topic, too.
+    pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, drops_by_topic: bool) -> Self {
         let config = &ground.config;
         let terms = Terms {
             max_frames: Terms::frame_limit(config.max_queue_frames),
             max_bytes: config.max_queue_bytes,
             // The heartbeat is to come first: its line in the log tells the reason.
             patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
-            ledger: Arc::new(ledger),
+            ledger: Arc::new(Ledger::new(&ground.counters, drops_by_topic)),
             codecs,
         };
         Self {

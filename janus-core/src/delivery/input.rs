@@ -1,6 +1,6 @@
-//! The bound on the input of all clients that has led to nothing yet, held at the moment at which more of it is kept.
+//! The bound on all clients' input without a result so far, enforced at the moment at which more input is kept.
 //!
-//! [`accounts::received`](crate::accounts::received) says which connection gives back first.
+//! [`accounts::received`](crate::accounts::received) decides which connection gives back first.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use crate::accounts::Account;
 use crate::accounts::received::{Holder, Kept};
 use crate::ground::clock::Tick;
 
-/// Connections that are closed in one go; each takes the home arbiter some 30 µs.
+/// Connections closed in one go; each takes the home arbiter some 30 µs.
 const AT_ONCE: usize = 32;
 
 impl Slot {
-    /// Notes how many bytes of its client's input are kept for this connection; whether they are more than before.
+    /// Notes the bytes of input kept for this connection; returns whether there are more than before.
     pub(crate) fn note_kept(self: &Arc<Self>, bytes: usize, tick: Tick, engine: &Engine) -> bool {
         let Some(account) = &self.account else { return false };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -38,21 +38,21 @@ impl Holder for Slot {
 }
 
 impl Engine {
-    /// Bytes that all clients' input may take together; `None` without a budget.
+    /// The limit in bytes for all clients' input together; `None` without a budget.
     pub(crate) fn input_bound(&self) -> Option<usize> {
         let budget = self.config.memory_budget_bytes;
         (budget > 0).then(|| budget / 100 * self.config.input_share)
     }
 
-    /// Holds what clients have sent against its bound. Called when more of it is kept.
+    /// Enforces the bound on clients' input. Called when more input is kept.
     pub(crate) fn bound_input(&self) {
         let Some(bound) = self.input_bound().filter(|bound| self.ledger().received() > *bound) else { return };
-        // By an eighth less, so that not each further read has to look for an address.
+        // By an eighth less, so that not every further read has to look for an address.
         self.give_up_input(self.clock.tick(), |_| self.ledger().received() <= bound - bound / 8);
     }
 
-    /// Closes connections for what they hold of their clients' input since `tick` or longer, each of the address that holds
-    /// most by then, until that is enough. How many; at most [`AT_ONCE`].
+    /// Closes connections for input held since `tick` or longer, each time of the address that holds most by then,
+    /// until enough is given back. Returns the number of closed connections, at most [`AT_ONCE`].
     pub(crate) fn give_up_input(&self, tick: Tick, enough: impl Fn(usize) -> bool) -> usize {
         let mut accounts: Vec<Arc<Account>> = Vec::new();
         self.accounts.visit(|account| {
@@ -69,7 +69,8 @@ impl Engine {
         {
             let account = &accounts[index];
             let Some(holder) = account.holders.take(tick) else { continue };
-            // Now, and not when its Transport has carried it out, or others would be closed for the same bytes.
+            // Now, and not when the Transport has carried the end out, or further connections would be closed for the
+            // same bytes.
             let bytes = holder.kept().give_up();
             self.ledger().remove_received(bytes);
             account.received.remove(bytes);

@@ -1,44 +1,42 @@
-//! What the messages of an instance take in memory, and what became of those that nobody got.
+//! The account of the memory that the messages of an instance take, and of messages and clients given up.
 //!
-//! A frame is counted once, whoever holds it (a topic's ring, a pass, a thousand queues), from when its batch is sealed
-//! until the last of them lets go; before that as the publication that it comes from. The figures are what the memory
-//! budget is held against (with the tables, see `Shared::memory_used`); they are sums of lengths and fixed prices, not
-//! what an allocator makes of them.
+//! A frame is counted once, however many holders it has (a topic's ring, a pass, a thousand queues), from the sealing
+//! of the batch until the last holder lets go; before the sealing as a publication. The memory budget is held against
+//! these figures (with the tables, see `Shared::memory_used`). They are sums of lengths and fixed prices, not the
+//! figures of an allocator.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::slot::SlowReason;
+use super::SlowReason;
+use crate::ground::counters::Counters;
 use crate::wire::TopicName;
 
-/// One for each instance; see the module's documentation.
+/// The ledger of an instance; see the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Bytes of batches, with what a batch takes beside them.
+    /// Bytes of batches, with the price of each batch.
     frames: AtomicUsize,
-    /// Bytes that the queues of lagging clients take beside the batches they refer to.
+    /// Bytes of the queues of lagging clients, without the batches they refer to.
     queues: AtomicUsize,
-    /// Bytes of publications that topics have accepted and not yet sealed into a batch.
+    /// Bytes of publications accepted by topics and not yet sealed into a batch.
     waiting: AtomicUsize,
-    /// Bytes from clients that their Transports keep: frames without an end, and what waits behind a command under way.
+    /// Bytes from clients kept by their Transports: frames without an end, and input behind a command under way.
     received: AtomicUsize,
-    /// Subscriptions there are, each of which has a fixed price.
+    /// The number of subscriptions, each with a fixed price.
     subscriptions: AtomicUsize,
-    /// Places in topics that sessions without a connection refer to; with a fixed price as well.
+    /// The number of cursors of sessions without a connection, each with a fixed price.
     cursors: AtomicUsize,
-    dropped_oldest: AtomicU64,
-    dropped_newest: AtomicU64,
-    conflated: AtomicU64,
-    queue_full: AtomicU64,
-    stalled: AtomicU64,
-    out_of_memory: AtomicU64,
-    /// What was dropped since it was last asked for, if somebody asks: at most one entry for each topic and reason.
+    counters: Arc<Counters>,
+    /// Messages dropped since the last [`take_dropped`](Self::take_dropped), if there are hooks to tell: at most one
+    /// entry for each topic and reason.
     by_topic: Option<Mutex<HashMap<(TopicName, Dropped), u64>>>,
 }
 
-/// Why messages were taken out of a client's queue, or never came into it.
+/// Why messages were taken out of a client's queue, or never entered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Dropped {
     Oldest,
@@ -46,27 +44,16 @@ pub(crate) enum Dropped {
     Conflated,
 }
 
-/// A copy of the counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) dropped_oldest: u64,
-    pub(crate) dropped_newest: u64,
-    pub(crate) conflated: u64,
-    pub(crate) queue_full: u64,
-    pub(crate) stalled: u64,
-    pub(crate) out_of_memory: u64,
-}
-
-/// A subscription with its place in the topic's list and in its session's.
+/// The price of a subscription, with the places in the list of the topic and of the session.
 const SUBSCRIPTION_BYTES: usize = 96;
 
-/// A cursor in the list of its session.
+/// The price of a cursor in the list of its session.
 const CURSOR_BYTES: usize = 16;
 
 impl Ledger {
-    /// One that counts dropped messages for each topic, too.
-    pub(crate) fn by_topic() -> Self {
-        Self { by_topic: Some(Mutex::default()), ..Self::default() }
+    /// The ledger of an instance with these counters. `by_topic` also counts dropped messages for each topic.
+    pub(crate) fn new(counters: &Arc<Counters>, by_topic: bool) -> Self {
+        Self { counters: Arc::clone(counters), by_topic: by_topic.then(Mutex::default), ..Self::default() }
     }
 
     pub(crate) fn add_frames(&self, bytes: usize) {
@@ -101,12 +88,12 @@ impl Ledger {
         self.received.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of batches, and of the queues that refer to them.
+    /// Bytes of batches and queues.
     pub(crate) fn sent(&self) -> usize {
         self.frames.load(Ordering::Relaxed) + self.queues.load(Ordering::Relaxed)
     }
 
-    /// Bytes from clients that their Transports keep.
+    /// Bytes from clients kept by their Transports.
     pub(crate) fn received(&self) -> usize {
         self.received.load(Ordering::Relaxed)
     }
@@ -132,40 +119,33 @@ impl Ledger {
             *by_topic.lock().entry((topic.clone(), why)).or_default() += messages;
         }
         let count = match why {
-            Dropped::Oldest => &self.dropped_oldest,
-            Dropped::Newest => &self.dropped_newest,
-            Dropped::Conflated => &self.conflated,
+            Dropped::Oldest => &self.counters.messages_dropped_oldest,
+            Dropped::Newest => &self.counters.messages_dropped_newest,
+            Dropped::Conflated => &self.counters.messages_conflated,
         };
         count.fetch_add(messages, Ordering::Relaxed);
     }
 
-    /// What was dropped since this was asked the last time.
+    /// The messages dropped since the last call, by topic.
     pub(crate) fn take_dropped(&self) -> HashMap<(TopicName, Dropped), u64> {
         self.by_topic.as_ref().map(|by_topic| std::mem::take(&mut *by_topic.lock())).unwrap_or_default()
     }
 
     pub(crate) fn cut_off(&self, why: SlowReason) {
         let count = match why {
-            SlowReason::QueueFull => &self.queue_full,
-            SlowReason::Stalled => &self.stalled,
-            SlowReason::Memory => &self.out_of_memory,
+            SlowReason::QueueFull => &self.counters.slow_consumers_queue_full,
+            SlowReason::Stalled => &self.counters.slow_consumers_stalled,
+            SlowReason::Memory => &self.counters.slow_consumers_out_of_memory,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counts {
-            dropped_oldest: count(&self.dropped_oldest),
-            dropped_newest: count(&self.dropped_newest),
-            conflated: count(&self.conflated),
-            queue_full: count(&self.queue_full),
-            stalled: count(&self.stalled),
-            out_of_memory: count(&self.out_of_memory),
-        }
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
-    /// Accounted bytes of all of it.
+    /// The accounted bytes of everything.
     pub(crate) fn bytes(&self) -> usize {
         let load = |figure: &AtomicUsize| figure.load(Ordering::Relaxed);
         load(&self.frames)

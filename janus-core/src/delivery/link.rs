@@ -1,8 +1,9 @@
-//! What a slot writes to and its Transport reads from: a socket of the kernel, or another [`Stream`] of bytes.
+//! The two directions of a connection: a slot writes here and its Transport reads, from a socket of the kernel or
+//! another [`Stream`] of bytes.
 //!
 //! Writing never waits. A socket is written with `send`, past tokio's readiness, which on 19,000 subscribers is a tenth
-//! of the CPU. It is rustix's `send`, which makes the system call itself: the C library's is a cancellation point, and
-//! prepares for that with two locked instructions.
+//! of the CPU. rustix's `send` makes the system call itself: the C library's is a cancellation point, and prepares for
+//! that with two locked instructions.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -23,22 +24,23 @@ use super::memory::Memory;
 use super::stream::{PassedStream, Stream};
 use crate::wire::Peer;
 
-/// One byte stream to a client.
+/// A byte stream to a client.
 #[derive(Debug)]
 pub(crate) enum Link {
     Tcp(TcpStream),
-    /// Boxed, as the others, because nearly all connections are TCP: a second socket in place would make each of those larger.
+    /// Boxed, as the other streams, because nearly all connections are TCP: a second socket in place would make each
+    /// link larger.
     #[cfg(unix)]
     Unix(Box<UnixStream>),
-    /// Written by its Transport alone.
+    /// Written by the Transport alone.
     Stream(Box<Stream>),
-    /// In tests that have no kernel.
+    /// For tests without a kernel.
     #[cfg(all(test, feature = "fault-injection"))]
     Memory(Box<Memory>),
 }
 
 impl Link {
-    /// Hands bytes over; fewer than all of them, or [`WouldBlock`](io::ErrorKind::WouldBlock), if there is no room.
+    /// Sends bytes; fewer than all of them, or [`WouldBlock`](io::ErrorKind::WouldBlock), if there is no room.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
@@ -67,7 +69,7 @@ impl Link {
         }
     }
 
-    /// Calls `write`, which sends, once there is room.
+    /// Calls `write`, a closure with a send, once there is room.
     pub(crate) fn poll_write<T>(
         &self,
         cx: &mut task::Context<'_>,
@@ -88,10 +90,10 @@ impl Link {
                 #[cfg(all(test, feature = "fault-injection"))]
                 Self::Memory(stream) => stream.poll_writable(cx).map(Ok),
             };
-            // An error comes from a reactor that has ended, and its task with it.
+            // An error means the end of the reactor, and of the task.
             let Poll::Ready(Ok(())) = ready else { return Poll::Pending };
             let written = match self {
-                // Sends go past tokio, so only a refused one tells it that the socket is not ready.
+                // Sends go past tokio, so only a refused send tells tokio that the socket is not ready.
                 Self::Tcp(socket) => socket.try_io(Interest::WRITABLE, || write(self)),
                 #[cfg(unix)]
                 Self::Unix(socket) => socket.try_io(Interest::WRITABLE, || write(self)),
@@ -104,7 +106,7 @@ impl Link {
         }
     }
 
-    /// Reads what the client sent; nothing means that it will send no more.
+    /// Reads bytes of the client; 0 bytes mean that the client will send no more.
     pub(crate) fn poll_read(&mut self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(socket) => poll_read(socket, cx, buffer),
@@ -120,7 +122,7 @@ impl Link {
     pub(crate) fn reads_end_with_writes(&self) -> bool {
         match self {
             Self::Tcp(_) => true,
-            // Its client may have said that it reads no more, and may speak all the same.
+            // The client may have stopped reading, and may send all the same.
             #[cfg(unix)]
             Self::Unix(_) => false,
             Self::Stream(_) => false,
@@ -129,12 +131,12 @@ impl Link {
         }
     }
 
-    /// Whether something that was sent may not be on its way.
+    /// Whether sent bytes may not be on their way yet.
     pub(crate) fn is_unflushed(&self) -> bool {
         matches!(self, Self::Stream(stream) if stream.is_unflushed())
     }
 
-    /// Sends on its way what was held back.
+    /// Sends bytes that were held back on their way.
     pub(crate) fn poll_flush(&self, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Stream(stream) => stream.poll_flush(cx),
@@ -142,10 +144,10 @@ impl Link {
         }
     }
 
-    /// Ends the stream to the client, who sees a FIN after what has been sent.
+    /// Ends the stream to the client: a FIN after all sent bytes.
     pub(crate) fn shut_down(&self) {
         match self {
-            // Fails only if the peer has reset the connection, and then there is nobody to tell.
+            // Fails only if the peer has reset the connection, and then no peer is there to be told.
             Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Write)),
             #[cfg(unix)]
             Self::Unix(socket) => drop(SockRef::from(&**socket).shutdown(Shutdown::Write)),
@@ -158,29 +160,30 @@ impl Link {
     /// Makes the close a reset.
     pub(crate) fn reset_on_close(&self) {
         match self {
-            // Without it the kernel would go on offering a full send buffer to a client that does not read.
+            // Otherwise the kernel would continue to offer a full send buffer to a client that does not read.
             Self::Tcp(socket) => drop(SockRef::from(socket).set_linger(Some(Duration::ZERO))),
-            // What was sent is the peer's already, and it sees an end behind it: the kernel knows no reset here.
+            // Sent bytes are the peer's already, and an end follows them: the kernel has no reset here.
             #[cfg(unix)]
             Self::Unix(_) => {}
-            // Its owner decides what a drop looks like.
+            // The owner decides about the effect of a drop.
             Self::Stream(_) => {}
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.reset_on_close(),
         }
     }
 
-    /// Has the kernel wait for so long until what it has sent is taken, before it ends the connection; only TCP ends one by itself.
+    /// Sets for how long the kernel waits until sent bytes are taken, before it ends the connection; only TCP ends
+    /// connections by itself.
     #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has the option"))]
     pub(crate) fn set_user_timeout(&self, time: Duration) {
         #[cfg(target_os = "linux")]
         if let Self::Tcp(socket) = self {
-            // A socket that is gone needs no time.
+            // A closed socket needs no time limit.
             drop(SockRef::from(socket).set_tcp_user_timeout(Some(time)));
         }
     }
 
-    /// The stream itself, without the runtime that a socket is registered with, so that another thread can go on with it.
+    /// The stream itself, without the runtime of a socket, so another thread can continue with the stream.
     pub(crate) fn leave_reactor(self) -> io::Result<PassedStream> {
         match self {
             Self::Tcp(socket) => Ok(PassedStream::Tcp(socket.into_std()?)),
@@ -192,7 +195,7 @@ impl Link {
         }
     }
 
-    /// Registers the socket, if it is one, with the runtime of this thread.
+    /// Registers a socket with the runtime of this thread.
     pub(crate) fn enter_reactor(stream: PassedStream, peer: Peer) -> io::Result<Self> {
         match stream {
             PassedStream::Tcp(socket) => Ok(TcpStream::from_std(socket)?.into()),
@@ -243,7 +246,7 @@ impl From<Memory> for Link {
 
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
-/// Elsewhere the standard library sets `SO_NOSIGPIPE` on every socket it makes.
+/// On these systems the standard library sets `SO_NOSIGPIPE` on every socket it makes.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 const SEND_FLAGS: SendFlags = SendFlags::empty();
 
@@ -283,7 +286,7 @@ mod tests {
         let mut tcp_client = tcp_client.unwrap();
         let clients: [&mut (dyn AsyncRead + Unpin); 2] = [&mut unix_client, &mut tcp_client];
         for (link, client) in [Link::from(unix), Link::from(tcp.unwrap().0)].into_iter().zip(clients) {
-            // No task has waited for it, as one has to for another stream.
+            // No task has waited for the socket, as one has to for another stream.
             assert_eq!(link.send(b"one ").unwrap(), 4);
             assert_eq!(link.send_vectored(&[IoSlice::new(b"two "), IoSlice::new(b"three")]).unwrap(), 9);
             link.shut_down();

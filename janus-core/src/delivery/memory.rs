@@ -1,4 +1,4 @@
-//! A byte stream in memory that behaves towards a slot as a non-blocking socket does.
+//! A byte stream in memory that behaves towards a slot like a non-blocking socket.
 //!
 //! The stream takes as many bytes as there is room for, and sometimes fewer. A full stream refuses bytes until a third of
 //! the capacity is free, as Linux does. A FIN follows the bytes sent. A reset may overtake unread bytes. The last bytes
@@ -50,7 +50,7 @@ struct Pipe {
     chance: Chance,
 }
 
-/// How far one side has ended its stream.
+/// How far a side has ended its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Open,
@@ -87,7 +87,7 @@ impl Memory {
         let mut pipe = self.pipe.lock();
         match pipe.client {
             Side::Open | Side::Finished => {}
-            // The kernel takes the bytes, and learns from the answer that the peer is gone.
+            // The kernel takes the bytes, and learns from the answer of the peer's end.
             Side::Closed => {
                 pipe.client = Side::Reset;
                 pipe.wake_server();
@@ -220,7 +220,7 @@ impl Peer {
         self.end(Side::Reset);
     }
 
-    /// Whether the server has not ended its side.
+    /// Whether the server's side is still open.
     pub(crate) fn is_served(&self) -> bool {
         self.0.lock().server == Side::Open
     }

@@ -1,29 +1,37 @@
 //! The hot path: how committed frames reach the sockets of a topic's subscribers.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
-//! | `batch.rs` | pure | frames of one topic sent together, encoded once for each codec |
+//! | `batch.rs` | pure | frames of a topic sent together, encoded once for each codec |
 //! | `codecs.rs` | table | the wire formats of the instance, by number |
-//! | `engine.rs` | table | what this floor shares |
-//! | `horizon.rs` | table | the numbers of passes, and which of them are under way |
-//! | `input.rs` | pure | the bound on input that has led to nothing yet |
-//! | `ledger.rs` | table | what frames and queues take in memory, and what was dropped |
-//! | `link.rs` | pure | what a slot writes to: a socket, or what stands in for one |
+//! | `end.rs` | pure | the reasons for the end of a connection, and whether the socket is reset |
+//! | `engine.rs` | table | the state shared by this floor |
+//! | `horizon.rs` | table | the numbers of passes, and of the passes under way |
+//! | `input.rs` | pure | the bound on input without a result yet |
+//! | `ledger.rs` | table | the memory of frames and queues, and the count of dropped messages |
+//! | `link.rs` | pure | the bytes to and from a client: a socket, or a stream in its place |
 //! | `memory.rs` | tests | a byte stream in memory, for the simulation |
-//! | `pass.rs` | table | one batch on its way to all subscribers of a topic, claimed in pieces |
+//! | `pass.rs` | table | a batch on its way to all subscribers of a topic, claimed in pieces |
 //! | `pulse.rs` | pure | whether a client answers the heartbeat |
-//! | `queue.rs` | table | what waits for one client, and what happens when it is too much |
+//! | `queue.rs` | table | the queue of a lagging client, and the policies when it is full |
+//! | `queue/entry.rs` | pure | the entries of a queue, and their sizes |
 //! | `sender_threads.rs` | task | the sender threads as children of the tree |
-//! | `senders.rs` | table | the passes that wait for sender threads |
-//! | `slot.rs`, `slot/pause.rs` | table | one connection: its socket, and the queue of a client that does not keep up |
-//! | `stream.rs` | table | a byte stream that is no socket, written by its Transport alone |
+//! | `senders.rs` | table | the passes in wait for sender threads |
+//! | `slot.rs` | table | a connection: its socket, and the queue of a lagging client |
+//! | `slot/heartbeat.rs` | table | the time for a heartbeat, and for the answer |
+//! | `slot/lag.rs` | table | the lag of a client, and the end of a stalled client |
+//! | `slot/pause.rs` | table | the pause of a client with many untaken answers |
+//! | `slot/subscription.rs` | table | a client's place in a topic |
+//! | `stream.rs` | table | a byte stream other than a socket, written by its Transport alone |
+//! | `terms.rs` | table | the limits of each client's queue |
 //!
-//! Who may run here: the home arbiter and the senders. No user code, no codec, no actor message.
+//! Only the home arbiter and the senders run here. No user code, no codec, no actor message.
 //!
-//! Lock order: a topic's core, then a slot. Nothing takes a topic's lock while it holds a slot's.
+//! Lock order: a topic's core, then a slot. No code takes a topic's lock while it holds a slot's.
 
 pub(crate) mod batch;
 pub(crate) mod codecs;
+pub(crate) mod end;
 pub(crate) mod engine;
 pub(crate) mod horizon;
 pub(crate) mod input;
@@ -38,13 +46,16 @@ pub(crate) mod sender_threads;
 pub(crate) mod senders;
 pub(crate) mod slot;
 pub(crate) mod stream;
+pub(crate) mod terms;
 
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use codecs::Codecs;
+pub(crate) use end::{End, SlowReason};
 pub(crate) use engine::{Engine, SlotIds};
 pub(crate) use horizon::{PassNumbers, UnderWay};
 pub(crate) use ledger::Ledger;
 pub(crate) use link::Link;
 pub(crate) use pass::Pass;
 pub(crate) use senders::SenderPool;
-pub(crate) use slot::{End, Slot, SlowReason, Subscription, Terms};
+pub(crate) use slot::{Slot, Subscription};
+pub(crate) use terms::Terms;

@@ -1,8 +1,8 @@
-//! One batch on its way to all subscribers of a topic.
+//! A batch on its way to all subscribers of a topic.
 //!
-//! The list of subscribers is a snapshot; a cursor says how far it has been claimed. The home arbiter and the senders
-//! claim pieces and serve them. Whoever dies with a piece in hand gives it back on the way out, and somebody else
-//! finishes it; those already served are recognised by their `next_seq` and not served again.
+//! The list of subscribers is a snapshot; a cursor tells how much of it has been claimed. The home arbiter and the
+//! senders claim pieces and serve them. A thread that dies with a piece in hand gives the piece back on the way out,
+//! and another thread finishes it. Subscribers served already are recognised by their `next_seq` and not served again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
 pub(crate) use crate::ground::fault::Server;
 
-/// Subscribers claimed at once: few enough that a small topic waits a quarter of a millisecond behind a large one,
-/// enough that claiming costs nothing beside the sends.
+/// Subscribers claimed at once: few enough to let a small topic wait a quarter of a millisecond behind a large topic,
+/// enough to make claiming cheap compared to the sends.
 ///
-/// Tests of this crate have few subscribers, and still want several pieces of them.
+/// Tests of this crate have few subscribers, and still want several pieces.
 pub(crate) const PIECE: usize = if cfg!(test) { 4 } else { 32 };
 
 /// See the module's documentation.
@@ -30,13 +30,13 @@ pub(crate) struct Pass {
     subscribers: Arc<Vec<Arc<Subscription>>>,
     tick: Tick,
     help: Help,
-    /// The first subscriber nobody has claimed yet; may run past the end.
+    /// The first unclaimed subscriber; may run past the end.
     cursor: AtomicUsize,
-    /// Subscribers that are done with. The pass is complete when all are.
+    /// Subscribers done with. The pass is complete when all are.
     served: AtomicUsize,
     /// Pieces whose claimant died.
     abandoned: Mutex<Vec<Range<usize>>>,
-    /// The Topic, which waits for pieces that others are serving.
+    /// The Topic, which waits for pieces in other threads' hands.
     topic: AtomicWaker,
     faults: Arc<Faults>,
 }
@@ -66,7 +66,7 @@ impl Pass {
         &self.batch
     }
 
-    /// How many subscribers it goes to.
+    /// The number of subscribers.
     pub(crate) fn subscribers(&self) -> usize {
         self.subscribers.len()
     }
@@ -75,7 +75,7 @@ impl Pass {
         self.help
     }
 
-    /// Whether there is work for one thread only.
+    /// Whether there is work for a single thread only.
     pub(crate) fn is_one_piece(&self) -> bool {
         self.subscribers.len() <= PIECE
     }
@@ -85,14 +85,14 @@ impl Pass {
         self.cursor.load(Ordering::Relaxed) >= self.subscribers.len() && self.abandoned.lock().is_empty()
     }
 
-    /// Serves one piece; `None` if there is nothing left to claim.
+    /// Serves one piece; `None` if no piece is left to claim.
     pub(crate) fn serve_piece(&self, by: Server) -> Option<usize> {
         let claim = self.claim()?;
         let piece = claim.piece.clone();
         let length = piece.len();
         let piece = &self.subscribers[piece];
-        // The misses of a whole piece are taken together, so that the CPU waits for them once; between two system calls it
-        // would wait for each.
+        // The cache misses of a whole piece are taken together, so the CPU waits once; between two system calls it
+        // would wait for each miss.
         piece.iter().for_each(|subscription| subscription.prefetch());
         for subscription in piece {
             self.faults.before_send(by);
@@ -102,8 +102,8 @@ impl Pass {
         Some(length)
     }
 
-    /// The same with a pause before each send and after the last: what another thread does meanwhile can be done by another
-    /// task.
+    /// Serves one piece with a pause before each send and after the last: another task then plays the part of another
+    /// thread.
     #[cfg(all(test, feature = "fault-injection"))]
     pub(crate) async fn serve_piece_slowly<P: Future>(&self, by: Server, pause: impl Fn() -> P) {
         let Some(claim) = self.claim() else { return };
@@ -116,12 +116,13 @@ impl Pass {
         claim.complete();
     }
 
-    /// Whether everybody has been served.
+    /// Whether all subscribers have been served.
     pub(crate) fn is_complete(&self) -> bool {
         self.served.load(Ordering::Acquire) == self.subscribers.len()
     }
 
-    /// Whether everybody has been served; if not, `waker` is woken when that is so, or when a piece was given back.
+    /// Whether all subscribers have been served; if not, `waker` is woken after the last one, or when a piece was given
+    /// back.
     pub(crate) fn poll_complete(&self, waker: &Waker) -> bool {
         self.topic.register(waker);
         self.is_complete()
@@ -167,13 +168,13 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// What the senders have to do with a pass.
+/// The part of the senders in a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Help {
     /// Nothing: the topic's actor delivers alone.
     None,
-    /// They deliver together with the topic's actor.
+    /// The senders deliver together with the topic's actor.
     Together,
-    /// They go first, and the topic's actor does what is left when it is its turn again.
+    /// The senders go first, and the topic's actor serves the rest in its next turn.
     First,
 }

@@ -1,21 +1,21 @@
-//! Whether the program of a client is alive: what the client owes since a heartbeat that asks for an answer.
+//! Whether the program of a client is alive: the answer owed since a heartbeat.
 //!
-//! The kernel of a peer acknowledges what is sent to a program that has hung, so TCP never finds such a client. Only an
+//! The kernel of a peer acknowledges bytes for a program that has hung, so TCP never finds such a client. Only an
 //! answer of the program does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::ground::clock::Tick;
 
-/// The client answers heartbeats, so that a missing answer means something.
+/// The client answers heartbeats, so a missing answer means something.
 const ANSWERS: u32 = 1 << 31;
 /// A heartbeat was sent, and nothing has come from the client since.
 const ASKED: u32 = 1 << 30;
-/// The tick of that heartbeat; of the last sign of life where none was sent.
+/// The tick of that heartbeat; without a heartbeat, the tick of the last sign of life.
 const TICK: u32 = ASKED - 1;
 
-/// One word for each connection, of which there are tens of thousands. Only the home arbiter changes it, and no delivery
-/// looks at it.
+/// One word for each of tens of thousands of connections. Only the home arbiter changes the word, and no delivery looks
+/// at it.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse(AtomicU32);
 
@@ -34,7 +34,7 @@ impl Pulse {
         }
     }
 
-    /// Notes that a heartbeat is on its way. The first one without an answer is what counts.
+    /// Notes a heartbeat on its way. The first heartbeat without an answer counts.
     pub(crate) fn ask(&self, tick: Tick) {
         if self.unanswered_for(tick).is_none() {
             self.set(self.word() & ANSWERS | ASKED | tick.number() & TICK);
@@ -48,7 +48,7 @@ impl Pulse {
         }
     }
 
-    /// Counts on answers if this one has come within `patience` ticks.
+    /// Counts on answers if this answer has come within `patience` ticks.
     pub(crate) fn answer(&self, tick: Tick, patience: u32) {
         let word = self.word();
         if word & ASKED != 0 && age(word, tick) <= patience {
@@ -56,7 +56,7 @@ impl Pulse {
         }
     }
 
-    /// Ticks since something has come from a client that answers, and owes no answer.
+    /// Ticks since the last sign of life of a client that answers, and owes no answer.
     pub(crate) fn silent_for(&self, tick: Tick) -> Option<u32> {
         let word = self.word();
         (word & (ANSWERS | ASKED) == ANSWERS).then(|| age(word, tick))

@@ -1,44 +1,47 @@
-//! What waits for one client that does not keep up, and what happens when it is too much.
+//! The queue of a lagging client, and the policies for a full queue.
 //!
-//! A queue exists only while something waits. It holds references to the frames, which all subscribers share. When it is
-//! full, the policy of the subscription whose messages arrive decides: the client is closed, or some of that
-//! subscription's own messages are dropped. What has been written in part is never dropped, or the stream would break in
-//! the middle of a frame.
+//! A queue exists only while something waits. It refers to frames shared by all subscribers. When the queue is full,
+//! the policy of the subscription with the new messages decides: the client is closed, or some of that subscription's
+//! own messages are dropped. A message written in part is never dropped, or the stream would break in the middle of a
+//! frame.
 //!
-//! Frames that belong to no topic (an ACK, an error, a receipt) are answers to what the client asks, and their number is
-//! the client's choice. They take no room from messages, are always let in and never dropped: while many of them wait,
-//! the client is not read (see [`Slot::is_paused`](super::Slot::is_paused)), and asks for no more.
+//! Frames without a topic (an ACK, an error, a receipt) are answers to requests, and their number is the client's
+//! choice. They take no room from messages, are always let in and never dropped. While many answers wait, the client is
+//! not read (see [`Slot::is_paused`](super::Slot::is_paused)), so no further answers arise.
 //!
-//! The limit in bytes counts what an entry really takes: its bytes, and a price for the entry itself. Successive messages
-//! of one batch share an entry, so that a burst of tiny messages costs about what its bytes do.
+//! The limit in bytes counts the real size of an entry: its bytes, and a price for the entry itself. Successive
+//! messages of a batch share an entry, so a burst of tiny messages costs little more than the bytes.
 //!
-//! What is dropped from a subscription that can be told leaves a gap in its place: the client learns which numbers it
-//! will not see, where it would have seen them.
+//! A dropped message leaves a gap in its place if the client can be told: the client learns the missing numbers where
+//! their messages would have been.
+
+mod entry;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::ops::{AddAssign, Range, SubAssign};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::batch::View;
+use entry::Load;
+pub(crate) use entry::{Entry, Messages, Taken};
+
 use super::codecs::CodecPanicked;
 use super::ledger::Dropped;
-use super::slot::{End, SlowReason, Subscription};
-use super::{Batch, Ledger, Link, Terms};
+use super::{Batch, End, Ledger, Link, SlowReason, Subscription, Terms};
 use crate::config::SlowConsumer;
 use crate::ground::clock::Tick;
 use crate::wire::{Epoch, ServerEvent, TopicName};
 
-/// Frames handed to one `writev`: as many as one 64 KiB send buffer takes of common message sizes.
+/// Frames handed to one `writev`: as many as a 64 KiB send buffer takes of common message sizes.
 const WRITEV_FRAMES: usize = 64;
 
-/// Bytes one flush writes before others get their turn.
+/// Bytes of one flush before other connections get their turn.
 const FLUSH_TURN_BYTES: usize = 256 * 1024;
 
-/// Answers may take one part in so many of what messages may, before the client that asks is paused: enough for a thousand
-/// receipts by default, and little beside the messages.
+/// The answers of a client may take this fraction of the room for messages, as a divisor, before the client is paused:
+/// enough for a thousand receipts by default, and little compared to the messages.
 const ANSWERS_SHARE: usize = 4;
 
 /// How far a flush got.
@@ -46,7 +49,7 @@ const ANSWERS_SHARE: usize = 4;
 pub(crate) enum Flushed {
     /// Nothing waits any more.
     All,
-    /// More could be written, but it is somebody else's turn.
+    /// More could be written, but another connection has its turn.
     Turn,
 }
 
@@ -61,176 +64,8 @@ pub(crate) struct Queue {
     terms: Arc<Terms>,
     /// Whether something has been written since the last look of [`watch`](Self::watch).
     progressed: bool,
-    /// The tick at which the queue was first seen, and the last at which it had got on.
+    /// The tick of the first look at the queue, and the tick of the last progress.
     since: Option<(Tick, Tick)>,
-}
-
-#[derive(Debug)]
-pub(crate) enum Entry {
-    /// Belongs to no topic, or was asked for: never dropped.
-    Frame(Bytes),
-    Messages(Messages),
-    /// These numbers of this subscription were dropped here.
-    Gap(Box<Gap>),
-}
-
-#[derive(Debug)]
-pub(crate) struct Gap {
-    subscription: Arc<Subscription>,
-    topic: TopicName,
-    epoch: Epoch,
-    seqs: Range<u64>,
-}
-
-/// Successive messages of one batch.
-#[derive(Clone, Debug)]
-pub(crate) struct Messages {
-    pub(crate) subscription: Arc<Subscription>,
-    pub(crate) batch: Arc<Batch>,
-    /// Not empty, and within the batch.
-    pub(crate) seqs: Range<u64>,
-    /// Where what has not been written begins in the batch's bytes.
-    pub(crate) start: usize,
-}
-
-impl Messages {
-    pub(crate) fn new(subscription: &Arc<Subscription>, batch: &Arc<Batch>, seqs: Range<u64>) -> Self {
-        let start = batch.view(subscription.codec(), subscription.slot.codecs()).start_of(seqs.start);
-        Self { subscription: Arc::clone(subscription), batch: Arc::clone(batch), seqs, start }
-    }
-
-    /// The batch as this client gets it.
-    pub(crate) fn view(&self) -> View<'_> {
-        self.batch.view(self.subscription.codec(), self.subscription.slot.codecs())
-    }
-
-    fn frames(&self) -> usize {
-        (self.seqs.end - self.seqs.start) as usize
-    }
-
-    fn end(&self) -> usize {
-        self.view().start_of(self.seqs.end)
-    }
-
-    fn load(&self) -> Load {
-        Load { frames: self.frames(), bytes: Entry::OVERHEAD_BYTES + self.end() - self.start }
-    }
-
-    /// Whether a part of the first message has been written.
-    fn is_started(&self) -> bool {
-        self.start > self.view().start_of(self.seqs.start)
-    }
-
-    /// Notes that so many bytes have been written, and lets go of the messages that are whole among them; how many those
-    /// are. The last message stays, also without a byte left.
-    pub(crate) fn advance(&mut self, written: usize) -> usize {
-        self.start += written;
-        let before = self.seqs.start;
-        while self.seqs.start + 1 < self.seqs.end && self.view().start_of(self.seqs.start + 1) <= self.start {
-            self.seqs.start += 1;
-        }
-        (self.seqs.start - before) as usize
-    }
-
-    /// Cuts off the first `count` messages; their numbers.
-    fn drop_first(&mut self, count: usize) -> Range<u64> {
-        let dropped = self.seqs.start..self.seqs.start + count as u64;
-        self.seqs.start = dropped.end;
-        self.start = self.view().start_of(dropped.end);
-        dropped
-    }
-
-    /// What the messages from the number `from` on would take in a queue.
-    fn load_from(&self, from: u64) -> Load {
-        let bytes = self.end() - self.view().start_of(from);
-        Load { frames: (self.seqs.end - from) as usize, bytes: Entry::OVERHEAD_BYTES + bytes }
-    }
-
-    /// How many of the messages fit into so much room, counted from the first.
-    fn fitting(&self, room: Load) -> usize {
-        let load_to = |seq: u64| {
-            let bytes = self.view().start_of(seq) - self.view().start_of(self.seqs.start);
-            Load { frames: (seq - self.seqs.start) as usize, bytes: Entry::OVERHEAD_BYTES + bytes }
-        };
-        (self.seqs.start + 1..=self.seqs.end).take_while(|&seq| load_to(seq).fits(room)).count()
-    }
-}
-
-/// Frames, and bytes with the price of their entries: what waits, or what there is room for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Load {
-    frames: usize,
-    bytes: usize,
-}
-
-impl Load {
-    fn fits(self, room: Self) -> bool {
-        self.frames <= room.frames && self.bytes <= room.bytes
-    }
-}
-
-impl AddAssign for Load {
-    fn add_assign(&mut self, other: Self) {
-        self.frames += other.frames;
-        self.bytes += other.bytes;
-    }
-}
-
-impl SubAssign for Load {
-    fn sub_assign(&mut self, other: Self) {
-        self.frames -= other.frames;
-        self.bytes -= other.bytes;
-    }
-}
-
-/// What the consumer of a queue in this process gets.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    Message { batch: Arc<Batch>, seq: u64 },
-    Gap(Range<u64>),
-}
-
-impl Entry {
-    fn gap(subscription: &Arc<Subscription>, topic: &TopicName, epoch: Epoch, seqs: Range<u64>) -> Self {
-        Self::Gap(Box::new(Gap { subscription: Arc::clone(subscription), topic: topic.clone(), epoch, seqs }))
-    }
-
-    /// What an entry takes beside the frames it refers to.
-    const OVERHEAD_BYTES: usize = size_of::<Self>() + 16;
-
-    /// What the entry takes of the queue. A gap takes nothing: it stands for messages that made room, and the gaps of a
-    /// subscription between two of its messages are one.
-    fn load(&self) -> Load {
-        match self {
-            Self::Frame(frame) => Load { frames: 1, bytes: Self::OVERHEAD_BYTES + frame.len() },
-            Self::Messages(messages) => messages.load(),
-            Self::Gap(_) => Load::default(),
-        }
-    }
-
-    fn unwritten(&self) -> &[u8] {
-        match self {
-            Self::Frame(frame) => frame,
-            Self::Messages(messages) => &messages.view().bytes()[messages.start..messages.end()],
-            Self::Gap(_) => &[],
-        }
-    }
-
-    fn accounted_bytes(&self) -> usize {
-        match self {
-            Self::Frame(frame) => Self::OVERHEAD_BYTES + frame.len(),
-            Self::Messages(_) => Self::OVERHEAD_BYTES,
-            Self::Gap(_) => Self::OVERHEAD_BYTES + size_of::<Gap>(),
-        }
-    }
-
-    fn is_of(&self, subscription: &Arc<Subscription>) -> bool {
-        match self {
-            Self::Frame(_) => false,
-            Self::Messages(messages) => Arc::ptr_eq(subscription, &messages.subscription),
-            Self::Gap(gap) => Arc::ptr_eq(subscription, &gap.subscription),
-        }
-    }
 }
 
 impl Queue {
@@ -250,8 +85,8 @@ impl Queue {
         &self.terms.ledger
     }
 
-    /// Takes in what is left of something that has been sent in part. Where messages may be dropped, only the one that was
-    /// begun is the head that nobody touches.
+    /// Queues the rest of an entry sent in part. Where messages may be dropped, only the message under way becomes the
+    /// untouchable head.
     pub(crate) fn admit_started(&mut self, entry: Entry) -> Result<(), End> {
         debug_assert!(self.entries.is_empty());
         let Entry::Messages(mut head) = entry else {
@@ -270,10 +105,10 @@ impl Queue {
         self.admit(Entry::Messages(rest))
     }
 
-    /// Takes an entry in, by its policy if there is no room.
+    /// Queues an entry, by the policy of its subscription if there is no room.
     ///
     /// A queue without messages takes any batch from a subscription whose client would be closed otherwise: a message
-    /// larger than the limit would cut off everybody it is for.
+    /// larger than the limit would cut off every subscriber.
     pub(crate) fn admit(&mut self, entry: Entry) -> Result<(), End> {
         match entry {
             Entry::Messages(messages) if !self.has_room_for(&messages) => return self.admit_by_policy(messages),
@@ -289,7 +124,7 @@ impl Queue {
             SlowConsumer::Conflate => self.admit_latest(messages),
             SlowConsumer::Disconnect => {
                 if self.messages.frames > 0 {
-                    // What can do with less makes room for what cannot.
+                    // Conflated subscriptions can do with less, and make room for this one.
                     self.conflate_all();
                     if !self.has_room_for(&messages) {
                         return Err(self.overflow(SlowReason::QueueFull));
@@ -312,18 +147,18 @@ impl Queue {
             && !self.has_room_for(messages)
     }
 
-    /// Whether so many answers wait that the client is to take some before it asks for more.
+    /// Whether the client has to take some answers before it may send more requests.
     pub(crate) fn holds_many_answers(&self) -> bool {
         self.answers.bytes > self.terms.max_bytes / ANSWERS_SHARE
     }
 
-    /// Puts bytes before everything else. Nothing must have been written of what waits.
+    /// Puts bytes before everything else. No byte of the queue may have been written.
     pub(crate) fn push_first(&mut self, frame: Bytes) {
         debug_assert!(!self.started);
         self.insert(0, Entry::Frame(frame));
     }
 
-    /// Takes an entry in without looking at the limits: for what its taker has asked for a portion of.
+    /// Queues an entry without a look at the limits: for a portion requested by its taker.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.insert(self.entries.len(), entry);
     }
@@ -335,7 +170,7 @@ impl Queue {
         }
     }
 
-    /// The account that an entry is on.
+    /// The account of an entry.
     fn account_of(&mut self, entry: &Entry) -> &mut Load {
         if matches!(entry, Entry::Frame(_)) { &mut self.answers } else { &mut self.messages }
     }
@@ -356,8 +191,8 @@ impl Queue {
         self.note_dropped(self.entries.len(), &batch, &subscription, kept_to..end, Dropped::Newest);
     }
 
-    /// Drops waiting messages of the same subscription, oldest first, until there is room for the new ones; if that is
-    /// not enough, the oldest of the new ones as well.
+    /// Drops waiting messages of the same subscription, oldest first, until there is room for the new messages; if that
+    /// is not enough, also the oldest of the new messages.
     fn admit_newest(&mut self, mut messages: Messages) {
         let subscription = Arc::clone(&messages.subscription);
         loop {
@@ -370,7 +205,8 @@ impl Queue {
             let (batch, dropped) = self.drop_first_at(at);
             self.note_dropped(at, &batch, &subscription, dropped, Dropped::Oldest);
         }
-        // None of its own is left. Of the new ones at least the last is kept if nothing else waits.
+        // No older message of the subscription is left. At least the last of the new messages is kept if nothing else
+        // waits.
         let room = self.room();
         let fits = |&skip: &usize| messages.load_from(messages.seqs.start + skip as u64).fits(room);
         let mut skip = (0..messages.frames()).find(fits).unwrap_or_else(|| messages.frames());
@@ -386,8 +222,9 @@ impl Queue {
         }
     }
 
-    /// Keeps the last message of the subscription, in the place of those that waited. It is let in also if there is no
-    /// room: one message of each topic is the least that this policy promises, and `max_topics_per_client` limits them.
+    /// Keeps the last message of the subscription, in the place of the waiting ones. The message is let in even if
+    /// there is no room: one message of each topic is the least this policy promises, and `max_topics_per_client`
+    /// limits their number.
     fn admit_latest(&mut self, mut messages: Messages) {
         let subscription = Arc::clone(&messages.subscription);
         let place = self.remove_all(&subscription);
@@ -400,7 +237,7 @@ impl Queue {
         self.insert(at, Entry::Messages(messages));
     }
 
-    /// Keeps of every subscription with this policy nothing but its last message.
+    /// Keeps nothing but the last message of every subscription with this policy.
     fn conflate_all(&mut self) {
         let mut at = usize::from(self.started);
         while at < self.entries.len() {
@@ -422,7 +259,7 @@ impl Queue {
                 at += 1;
                 continue;
             }
-            // Taken out with the others, and told of only as far as it is not kept.
+            // Taken out with the others; the gap covers only the dropped numbers.
             let last_at = self.entries.iter().rposition(|entry| is_last(&entry)).expect("just found");
             let Entry::Messages(mut last) = self.remove(last_at) else { unreachable!("just found") };
             if last.frames() > 1 {
@@ -433,7 +270,8 @@ impl Queue {
         }
     }
 
-    /// Drops all that waits of a subscription; the place for what is to come instead, behind the gaps that tell of it.
+    /// Drops all waiting messages of a subscription. Returns the place for their replacement, behind the gaps in their
+    /// place.
     fn remove_all(&mut self, subscription: &Arc<Subscription>) -> Option<usize> {
         let mut place = None;
         let mut at = usize::from(self.started);
@@ -444,7 +282,7 @@ impl Queue {
             }
             if let Entry::Gap(_) = self.entries[at] {
                 at += 1;
-                // Numbers must not come behind a gap that follows on them.
+                // Numbers must not come behind a gap of later numbers.
                 place = place.map(|_| at);
                 continue;
             }
@@ -461,7 +299,8 @@ impl Queue {
         self.entries.insert(at, entry);
     }
 
-    /// Drops the first message of the entry at `at`, and the entry with its last; the message's batch and number.
+    /// Drops the first message of the entry at `at`, and the entry with its last message. Returns the message's batch
+    /// and number.
     fn drop_first_at(&mut self, at: usize) -> (Arc<Batch>, Range<u64>) {
         let Entry::Messages(old) = &mut self.entries[at] else { unreachable!("only messages are dropped") };
         if old.frames() == 1 {
@@ -483,8 +322,8 @@ impl Queue {
         entry
     }
 
-    /// Counts dropped messages and, if the client can be told, leaves a gap before place `at`; how many entries that
-    /// added before it.
+    /// Counts dropped messages and, if the client can be told, leaves a gap before place `at`. Returns the number of
+    /// entries added there.
     fn note_dropped(
         &mut self,
         at: usize,
@@ -501,7 +340,7 @@ impl Queue {
         if !subscription.tells() {
             return 0;
         }
-        // Joined to the gap before, if no message of the subscription stands between them.
+        // Joined to the gap before, if no message of the subscription stands between the two.
         let before = self.entries.range_mut(..at).rev().find(|entry| entry.is_of(subscription));
         if let Some(Entry::Gap(gap)) = before
             && gap.seqs.end == seqs.start
@@ -515,7 +354,7 @@ impl Queue {
         1
     }
 
-    /// Leaves a gap behind everything that waits.
+    /// Leaves a gap behind all entries.
     pub(crate) fn push_gap(
         &mut self,
         subscription: &Arc<Subscription>,
@@ -526,8 +365,8 @@ impl Queue {
         self.push(Entry::gap(subscription, topic, epoch, seqs));
     }
 
-    /// Puts a gap into words that is the head; from then on it is a frame, which grows no more and is never dropped. Those
-    /// behind it go on taking in what is dropped, or a client that takes nothing would have one for each look at it.
+    /// Encodes a gap at the head. From then on the gap is a frame: it grows no more and is never dropped. Gaps behind
+    /// the head still grow with dropped messages, or a stalled client would get a new gap for each look at the queue.
     fn tell_gap(&mut self) -> io::Result<()> {
         if let Some(Entry::Gap(gap)) = self.entries.front() {
             let (codec, Range { start, end }) = (gap.subscription.codec(), gap.seqs.clone());
@@ -539,7 +378,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Writes for at most one turn.
+    /// Writes for at most a turn.
     pub(crate) fn write_to(&mut self, link: &Link) -> io::Result<Flushed> {
         let mut turn = 0;
         while !self.entries.is_empty() {
@@ -568,7 +407,7 @@ impl Queue {
         self.progressed |= written > 0;
         while let Some(head) = self.entries.front_mut() {
             if let Entry::Gap(_) = head {
-                // It has not been told.
+                // The gap has not been encoded.
                 return;
             }
             let length = head.unwritten().len();
@@ -626,12 +465,12 @@ impl Queue {
         (self.messages.frames + self.answers.frames, self.messages.bytes + self.answers.bytes)
     }
 
-    /// The tick since which something waits, if it was seen by [`watch`](Self::watch).
+    /// The tick since which the queue exists, if [`watch`](Self::watch) has seen the queue.
     pub(crate) fn since(&self) -> Option<Tick> {
         self.since.map(|(since, _)| since)
     }
 
-    /// Looks after the queue once a tick: for how many ticks nothing of it could be written.
+    /// Looks after the queue once a tick. Returns the ticks for which nothing could be written.
     pub(crate) fn watch(&mut self, tick: Tick) -> u32 {
         let (_, progress) = self.since.get_or_insert((tick, tick));
         if std::mem::take(&mut self.progressed) {
@@ -647,7 +486,7 @@ impl Queue {
         End::SlowConsumer { why, frames: fit(frames), bytes: fit(bytes) }
     }
 
-    /// Why a connection ends that could not be written.
+    /// The end of a connection after a failed write.
     pub(crate) fn end_for_error(&self, error: &io::Error) -> End {
         if error.get_ref().is_some_and(|inner| inner.is::<CodecPanicked>()) {
             return End::CodecPanicked;
@@ -655,8 +494,8 @@ impl Queue {
         self.end_for(error.kind())
     }
 
-    /// Why a connection ends that failed while something waited. The kernel's time-out means that the client has taken
-    /// nothing for `tcp_user_timeout`: it is slow, whether or not its host still answers.
+    /// The end of a connection that failed while its queue waited. The kernel's time-out means that the client has
+    /// taken nothing for `tcp_user_timeout`: the client is slow, whether or not its host still answers.
     pub(crate) fn end_for(&self, kind: io::ErrorKind) -> End {
         if kind == io::ErrorKind::TimedOut { self.overflow(SlowReason::Stalled) } else { End::Broken(kind) }
     }
@@ -670,364 +509,4 @@ impl Drop for Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::super::Slot;
-    use super::super::batch::tests::{batch_of, topic};
-    use super::super::stream::Stream;
-    use super::*;
-    use crate::wire::Peer;
-
-    /// Every frame has ten bytes.
-    const FRAME: &str = "0123456789";
-    /// What an entry costs beside its bytes.
-    const PRICE: usize = Entry::OVERHEAD_BYTES;
-
-    fn terms(max_frames: usize, max_bytes: usize) -> Arc<Terms> {
-        Arc::new(Terms {
-            max_frames,
-            max_bytes,
-            patience: Duration::ZERO,
-            ledger: Arc::default(),
-            codecs: Arc::default(),
-        })
-    }
-
-    fn subscription(terms: &Arc<Terms>, policy: SlowConsumer, tells: bool) -> Arc<Subscription> {
-        let slot = Arc::new(Slot::local(1, terms));
-        Arc::new(if tells { Subscription::local(slot, policy) } else { Subscription::of_connection(slot, policy) })
-    }
-
-    fn messages(subscription: &Arc<Subscription>, seqs: Range<u64>) -> Entry {
-        let frames = vec![FRAME; (seqs.end - seqs.start) as usize];
-        Entry::Messages(Messages::new(subscription, &Arc::new(batch_of(&frames, seqs.end)), seqs))
-    }
-
-    /// What waits, as numbers of messages, ranges of gaps and `None` for a frame of no topic.
-    fn waiting(queue: &Queue) -> Vec<Option<(Range<u64>, bool)>> {
-        let show = |entry: &Entry| match entry {
-            Entry::Frame(_) => None,
-            Entry::Messages(messages) => Some((messages.seqs.clone(), true)),
-            Entry::Gap(gap) => Some((gap.seqs.clone(), false)),
-        };
-        queue.entries.iter().map(show).collect()
-    }
-
-    fn check_sums(queue: &Queue) {
-        let (mut messages, mut answers) = (Load::default(), Load::default());
-        for entry in &queue.entries {
-            *if matches!(entry, Entry::Frame(_)) { &mut answers } else { &mut messages } += entry.load();
-        }
-        assert_eq!((queue.messages, queue.answers), (messages, answers));
-    }
-
-    #[test]
-    fn what_was_written_in_part_stays_the_head_and_whole() {
-        let terms = terms(4, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&subscription, 1..3)).unwrap();
-        queue.admit(messages(&subscription, 3..5)).unwrap();
-        queue.advance(3);
-        assert_eq!(queue.size(), (4, 37 + 2 * PRICE));
-        queue.admit(messages(&subscription, 5..6)).unwrap();
-        assert_eq!(waiting(&queue), [Some((1..3, true)), Some((3..4, false)), Some((4..5, true)), Some((5..6, true))]);
-        queue.advance(17);
-        let gap_and_rest = [Some((3..4, false)), Some((4..5, true)), Some((5..6, true))];
-        assert_eq!(waiting(&queue), gap_and_rest, "a gap waits until it is told");
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn conflation_puts_the_latest_in_the_place_of_the_first_that_waited() {
-        let terms = terms(4, 1_000);
-        let quotes = subscription(&terms, SlowConsumer::Conflate, false);
-        let other = subscription(&terms, SlowConsumer::Disconnect, false);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&quotes, 1..3)).unwrap();
-        queue.admit(messages(&other, 1..2)).unwrap();
-        queue.admit(messages(&quotes, 3..4)).unwrap();
-        queue.admit(messages(&quotes, 4..6)).unwrap();
-        assert_eq!(waiting(&queue), [Some((5..6, true)), Some((1..2, true))]);
-        assert_eq!(terms.ledger.counts().conflated, 4);
-        assert!(quotes.is_lossy(), "its client's count leads nowhere");
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn conflation_leaves_the_latest_behind_every_gap_of_its_topic() {
-        let terms = terms(4, 1_000);
-        let quotes = subscription(&terms, SlowConsumer::Conflate, true);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&quotes, 1..5)).unwrap();
-        queue.push_gap(&quotes, &topic(), Epoch::new(7), 5..7);
-        queue.admit(messages(&quotes, 7..11)).unwrap();
-        assert_eq!(waiting(&queue), [Some((1..5, false)), Some((5..10, false)), Some((10..11, true))]);
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn a_conflated_topic_has_its_latest_message_in_the_queue_however_full_others_have_made_it() {
-        let terms = terms(4, 1_000);
-        let (busy, rare) =
-            (subscription(&terms, SlowConsumer::Conflate, false), subscription(&terms, SlowConsumer::Conflate, false));
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&busy, 1..5)).unwrap();
-        queue.admit(messages(&rare, 1..2)).unwrap();
-        assert_eq!(waiting(&queue), [Some((1..5, true)), Some((1..2, true))]);
-        // What cannot be conflated finds the room that can be made.
-        let other = subscription(&terms, SlowConsumer::Disconnect, false);
-        queue.admit(messages(&other, 1..3)).unwrap();
-        assert_eq!(waiting(&queue), [Some((4..5, true)), Some((1..2, true)), Some((1..3, true))]);
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn of_a_batch_that_was_sent_in_part_only_the_message_that_was_begun_is_beyond_the_policy() {
-        let terms = terms(3, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::Conflate, false);
-        let mut queue = Queue::new(&terms);
-        let Entry::Messages(mut rest) = messages(&subscription, 1..20) else { unreachable!("made of messages") };
-        // Four are sent and half of the fifth.
-        rest.advance(45);
-        queue.admit_started(Entry::Messages(rest)).unwrap();
-        assert_eq!(waiting(&queue), [Some((5..6, true)), Some((19..20, true))]);
-        queue.admit(messages(&subscription, 20..22)).unwrap();
-        assert_eq!(waiting(&queue), [Some((5..6, true)), Some((21..22, true))]);
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn what_has_been_written_does_not_count() {
-        let terms = terms(8, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&subscription, 1..21)).unwrap();
-        queue.advance(199);
-        assert_eq!(queue.size(), (1, 1 + PRICE));
-        queue.admit(messages(&subscription, 21..28)).unwrap();
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn a_message_never_stands_before_a_gap_that_comes_before_it() {
-        let terms = terms(2, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::Conflate, true);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&subscription, 1..2)).unwrap();
-        queue.push_gap(&subscription, &topic(), Epoch::new(7), 2..5);
-        queue.admit(messages(&subscription, 5..6)).unwrap();
-        queue.admit(messages(&subscription, 6..7)).unwrap();
-        assert_eq!(waiting(&queue), [Some((1..2, false)), Some((2..6, false)), Some((6..7, true))]);
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn answers_are_let_in_always_and_take_no_room_from_messages() {
-        let terms = terms(2, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::Disconnect, true);
-        let mut queue = Queue::new(&terms);
-        let mut answers = 0;
-        while !queue.holds_many_answers() {
-            queue.admit(Entry::Frame(Bytes::from_static(b"ACK\x01"))).unwrap();
-            answers += 1;
-        }
-        assert_eq!(answers, 1_000 / ANSWERS_SHARE / (4 + PRICE) + 1);
-        queue.admit(messages(&subscription, 1..3)).unwrap();
-        queue.admit(Entry::Frame(Bytes::from_static(b"ACK\x01"))).unwrap();
-        check_sums(&queue);
-        assert!(matches!(queue.admit(messages(&subscription, 3..4)), Err(End::SlowConsumer { .. })));
-        // The client has taken two.
-        queue.advance(8);
-        assert!(!queue.holds_many_answers());
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn a_batch_of_many_tiny_messages_takes_the_room_of_one_entry() {
-        let terms = terms(usize::MAX, 10_000 + 2 * PRICE);
-        let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&subscription, 1..1_000)).unwrap();
-        queue.admit(messages(&subscription, 1_000..1_001)).unwrap();
-        assert_eq!(queue.size(), (1_000, 10_000 + 2 * PRICE));
-        assert!(queue.admit(messages(&subscription, 1_001..1_002)).is_err(), "each entry has its price");
-    }
-
-    #[test]
-    fn one_message_that_is_larger_than_the_queue_may_wait_alone() {
-        for policy in
-            [SlowConsumer::Disconnect, SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate]
-        {
-            let terms = terms(4, 5);
-            let subscription = subscription(&terms, policy, true);
-            let mut queue = Queue::new(&terms);
-            queue.admit(messages(&subscription, 1..2)).unwrap();
-            assert_eq!(waiting(&queue), [Some((1..2, true))], "{policy}");
-        }
-    }
-
-    #[test]
-    fn a_client_that_takes_nothing_has_the_newest_behind_one_gap_however_often_it_is_looked_after() {
-        let terms = terms(4, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::DropOldest, true);
-        let mut queue = Queue::new(&terms);
-        // Written by its task alone, which is not here.
-        let link = Link::from(Stream::new(Box::pin(tokio::io::empty()), Peer::Local));
-        for number in 1..=100 {
-            queue.admit(messages(&subscription, number..number + 1)).unwrap();
-            assert_eq!(queue.write_to(&link).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        }
-        let newest = [97, 98, 99, 100].map(|number| Some((number..number + 1, true)));
-        // The first gap was the head, and put into words.
-        assert_eq!(waiting(&queue), [&[None, Some((2..97, false))][..], &newest].concat());
-        check_sums(&queue);
-    }
-
-    #[test]
-    fn a_stall_is_counted_from_the_last_progress() {
-        let terms = terms(4, 1_000);
-        let subscription = subscription(&terms, SlowConsumer::Disconnect, false);
-        let mut queue = Queue::new(&terms);
-        queue.admit(messages(&subscription, 1..3)).unwrap();
-        assert_eq!((queue.watch(Tick::new(10)), queue.watch(Tick::new(12))), (0, 2));
-        queue.advance(1);
-        assert_eq!((queue.watch(Tick::new(13)), queue.watch(Tick::new(15))), (0, 2));
-        assert_eq!(queue.since(), Some(Tick::new(10)));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Admit { whose: usize, frames: u64, sent: usize },
-        Ack,
-        Write(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0..3_usize, 1..6_u64, 0..60_usize).prop_map(|(whose, frames, sent)| Step::Admit { whose, frames, sent }),
-            1 => Just(Step::Ack),
-            3 => (0..60_usize).prop_map(Step::Write),
-        ]
-    }
-
-    fn policy() -> impl Strategy<Value = SlowConsumer> {
-        use SlowConsumer::{Conflate, Disconnect, DropNewest, DropOldest};
-        prop::sample::select(vec![Disconnect, DropOldest, DropNewest, Conflate])
-    }
-
-    proptest! {
-        /// Three subscriptions of any policies share a queue that is written out in pieces of any size.
-        #[test]
-        fn every_number_comes_out_once_and_in_order_as_a_message_or_in_a_gap(
-            policies in prop::array::uniform3(policy()),
-            max_frames in 1_usize..12,
-            max_bytes in 10 + PRICE..600,
-            steps in prop::collection::vec(step(), 1..60),
-        ) {
-            let terms = terms(max_frames, max_bytes);
-            let subscriptions = policies.map(|policy| subscription(&terms, policy, true));
-            let mut queue = Queue::new(&terms);
-            // The number that must come out next, and the next to go in.
-            let out = RefCell::new([1_u64; 3]);
-            let mut next = [1_u64; 3];
-            let mut acks = 0_i32;
-            let whose = |subscription: &Arc<Subscription>| {
-                subscriptions.iter().position(|other| Arc::ptr_eq(other, subscription)).unwrap()
-            };
-            let settle = |subscription: &Arc<Subscription>, seqs: &Range<u64>| {
-                let whose = whose(subscription);
-                let mut out = out.borrow_mut();
-                assert_eq!(seqs.start, out[whose]);
-                out[whose] = seqs.end;
-            };
-            let take = |entry: &Entry, acks: &mut i32| match entry {
-                Entry::Frame(_) => *acks -= 1,
-                Entry::Messages(Messages { subscription, seqs, .. }) => settle(subscription, seqs),
-                Entry::Gap(gap) => settle(&gap.subscription, &gap.seqs),
-            };
-            for step in steps {
-                match step {
-                    Step::Admit { whose, frames, sent } => {
-                        let seqs = next[whose]..next[whose] + frames;
-                        next[whose] = seqs.end;
-                        let (is_empty, had_messages) = (queue.is_empty(), queue.messages.frames > 0);
-                        let entry = messages(&subscriptions[whose], seqs);
-                        let admitted = match entry {
-                            // A part of it has been sent at once.
-                            Entry::Messages(mut entry) if is_empty && sent > 0 => {
-                                let sent = sent.min(entry.end() - 1);
-                                entry.advance(sent);
-                                let first = entry.seqs.start;
-                                out.borrow_mut()[whose] = first;
-                                queue.admit_started(Entry::Messages(entry))
-                            }
-                            entry => queue.admit(entry),
-                        };
-                        if let Err(end) = admitted {
-                            prop_assert!(matches!(end, End::SlowConsumer { .. }), "{:?}", end);
-                            prop_assert!(!is_empty && had_messages, "without messages a queue takes anything");
-                            prop_assert_eq!(policies[whose], SlowConsumer::Disconnect, "no other ends a client");
-                            return Ok(());
-                        }
-                    }
-                    Step::Ack => {
-                        prop_assert!(queue.admit(Entry::Frame(Bytes::from_static(b"ACK\x01"))).is_ok());
-                        acks += 1;
-                    }
-                    Step::Write(bytes) => {
-                        if let Some(Entry::Gap(_)) = queue.entries.front() {
-                            take(&queue.remove(0), &mut acks);
-                        }
-                        let told = queue.entries.iter().take_while(|entry| !matches!(entry, Entry::Gap(_)));
-                        let bytes = bytes.min(told.map(|entry| entry.unwritten().len()).sum());
-                        let before: Vec<Entry> = queue
-                            .entries
-                            .iter()
-                            .map(|entry| match entry {
-                                Entry::Frame(frame) => Entry::Frame(frame.clone()),
-                                Entry::Messages(messages) => Entry::Messages(messages.clone()),
-                                Entry::Gap(gap) => {
-                                    Entry::gap(&gap.subscription, &gap.topic, gap.epoch, gap.seqs.clone())
-                                }
-                            })
-                            .collect();
-                        queue.advance(bytes);
-                        let popped = before.len() - queue.entries.len();
-                        before[..popped].iter().for_each(|entry| take(entry, &mut acks));
-                        // Of the entry that is the head now, some may have been written.
-                        if let (Some(Entry::Messages(head)), Entry::Messages(was)) =
-                            (queue.entries.front(), before.get(popped).unwrap_or(&Entry::Frame(Bytes::new())))
-                        {
-                            let mut out = out.borrow_mut();
-                            assert_eq!(was.seqs.start, out[whose(&head.subscription)]);
-                            out[whose(&head.subscription)] = head.seqs.start;
-                        }
-                    }
-                }
-                check_sums(&queue);
-                let first = queue.entries.iter().find(|entry| matches!(entry, Entry::Messages(_)));
-                let first = first.map_or_else(Load::default, Entry::load);
-                // One message of each conflated subscription is let in beyond the limits, and behind a first entry of any
-                // size.
-                let conflated = policies.iter().filter(|policy| **policy == SlowConsumer::Conflate).count();
-                let within = queue.messages.frames - first.frames <= max_frames + conflated
-                    && queue.messages.bytes - first.bytes <= max_bytes + (10 + PRICE) * conflated;
-                prop_assert!(within, "{:?}", queue.messages);
-                // Gaps are joined, or a client that never reads would have one for each message it lost.
-                prop_assert!(queue.entries.len() <= 2 * queue.size().0 + subscriptions.len());
-            }
-            for entry in &queue.entries {
-                take(entry, &mut acks);
-            }
-            prop_assert_eq!((out.into_inner(), acks), (next, 0));
-            drop(queue);
-            drop(subscriptions);
-            prop_assert_eq!(terms.ledger.bytes(), 0);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The sender threads as children of the tree: one task each, which starts a thread and lives and dies with it.
+//! The sender threads as children of the tree: a task for each starts the thread and ends with it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use super::SenderPool;
 use super::senders::StopSender;
 use crate::supervision::{BoxError, ChildSpec, Shutdown, Strategy, Supervisor};
 
-/// One sender per thread beyond the home arbiter.
+/// A sender for each thread beyond the home arbiter.
 ///
-/// A sender that crashes has lost nothing, so the budget is generous: what it was doing is finished by the others.
+/// A crashed sender has lost nothing, because other threads finish the piece, so the budget is generous.
 pub(crate) fn supervisor(pool: &Arc<SenderPool>, threads: usize) -> Supervisor {
     (1..threads).fold(
         Supervisor::new("senders", Strategy::OneForOne).intensity(20, Duration::from_secs(60)),
@@ -29,7 +29,7 @@ pub(crate) fn supervisor(pool: &Arc<SenderPool>, threads: usize) -> Supervisor {
 
 async fn run(pool: Arc<SenderPool>, name: String) -> Result<(), BoxError> {
     let stop = Arc::new(StopSender::default());
-    // Also when this task is killed: the thread must not outlive its supervisor's knowledge of it.
+    // Even if this task is killed: the thread must not run on without the supervisor's knowledge.
     let _stop_at_the_end = StopAtTheEnd { pool: Arc::clone(&pool), stop: Arc::clone(&stop) };
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name(format!("janus-{}", name.replace(' ', "-"))).spawn({
@@ -41,7 +41,7 @@ async fn run(pool: Arc<SenderPool>, name: String) -> Result<(), BoxError> {
     pool.keep(thread);
     match end.await {
         Ok(Ok(())) => Ok(()),
-        // The supervisor is to see the thread's panic as that of its child.
+        // The supervisor is to see the thread's panic as the panic of a child.
         Ok(Err(panic)) => resume_unwind(panic),
         Err(_) => Err("the thread vanished".into()),
     }

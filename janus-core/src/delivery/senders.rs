@@ -1,8 +1,8 @@
 //! The helper threads of large fan-outs, and of small ones while the home arbiter is behind.
 //!
-//! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so that
-//! a second topic does not wait for the first to end. Senders hold no state and run no user code: what one was doing
-//! when it died is given back to its pass. The home arbiter serves the same passes, so a pass needs no sender to end.
+//! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so a
+//! second topic does not wait for the first to end. Senders hold no state and run no user code: a dying sender gives
+//! its piece back to the pass. The home arbiter serves the same passes, so a pass needs no sender to end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use parking_lot::{Condvar, Mutex};
 use super::Pass;
 use super::pass::Server;
 
-/// Passes of small topics that wait for the senders while the home arbiter is behind: enough that a sender does not run
-/// out between two turns of the arbiter, few enough that what is left to them does not wait long.
+/// Passes of small topics left to the senders while the home arbiter is behind: enough to keep a sender busy between
+/// two turns of the arbiter, few enough for short waits.
 const LEFT: usize = 8;
 
-/// What the senders share.
+/// The shared state of the senders.
 ///
-/// The queue holds at most one pass per topic with many subscribers, because a topic offers its next pass when the last
-/// one is complete, and [`LEFT`] passes of other topics.
+/// The queue holds at most one pass for each topic with many subscribers, because a topic offers the next pass when the
+/// last is complete, and [`LEFT`] passes of other topics.
 #[derive(Debug, Default)]
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
     offered: Condvar,
     #[cfg(all(test, feature = "fault-injection"))]
     offered_to_tasks: tokio::sync::Notify,
-    /// The threads that have not been joined; at most one per sender, and those that have died since the last start.
+    /// The threads not joined yet: at most one per sender, and the threads that died since the last start.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -51,7 +51,7 @@ impl SenderPool {
         self.passes.lock().len() < LEFT
     }
 
-    /// Takes back a pass that is complete.
+    /// Takes back a complete pass.
     pub(crate) fn withdraw(&self, pass: &Arc<Pass>) {
         self.passes.lock().retain(|other| !Arc::ptr_eq(other, pass));
     }
@@ -63,7 +63,7 @@ impl SenderPool {
         }
     }
 
-    /// Waits for a pass and moves it to the back, so that passes take turns.
+    /// Waits for a pass and moves it to the back, so passes take turns.
     fn next(&self, stop: &StopSender) -> Option<Arc<Pass>> {
         let mut passes = self.passes.lock();
         loop {
@@ -77,7 +77,7 @@ impl SenderPool {
         }
     }
 
-    /// The same for a sender that is a task and no thread, and never ends by itself.
+    /// Waits the same way for a sender in a task instead of a thread; never ends by itself.
     #[cfg(all(test, feature = "fault-injection"))]
     pub(crate) async fn next_for_task(&self) -> Arc<Pass> {
         loop {
@@ -89,19 +89,19 @@ impl SenderPool {
         }
     }
 
-    /// Makes the sender that was given `stop` return after the piece it is serving.
+    /// Tells the sender with this `stop` to return after its current piece.
     pub(crate) fn stop(&self, stop: &StopSender) {
-        // Under the lock, so that it cannot fall between a sender's look at the flag and its wait.
+        // Under the lock, so the stop cannot fall between a sender's look at the flag and its wait.
         let _passes = self.passes.lock();
         stop.0.store(true, Ordering::Release);
         self.offered.notify_all();
     }
 }
 
-/// The next pass that needs help, which moves to the back.
+/// The next pass in need of help; the pass moves to the back.
 fn take_turns(passes: &mut VecDeque<Arc<Pass>>) -> Option<Arc<Pass>> {
     while let Some(pass) = passes.pop_front() {
-        // Of others, somebody is at work on what is left.
+        // Other threads are at work on the rest of the other passes.
         if !pass.is_claimed() {
             passes.push_back(Arc::clone(&pass));
             return Some(pass);
@@ -118,15 +118,15 @@ impl SenderPool {
         threads.push(thread);
     }
 
-    /// Waits until all threads, which have been told to stop, have ended.
+    /// Waits for the end of all threads. They must have been told to stop.
     pub(crate) fn join(&self) {
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            // Its panic has been told to its supervisor.
+            // The supervisor has been told of the panic.
             let _ = thread.join();
         }
     }
 }
 
-/// Tells one sender to end.
+/// Tells a sender to end.
 #[derive(Debug, Default)]
 pub(crate) struct StopSender(AtomicBool);

@@ -1,7 +1,7 @@
-//! A byte stream that is no plain socket: TLS, memory, an upgraded connection of somebody else's HTTP server.
+//! A byte stream other than a plain socket: TLS, memory, an upgraded connection of another HTTP server.
 //!
-//! Such a stream can only be written by a task that waits for it. So whoever delivers to it has everything queued, and the
-//! connection's Transport writes it out: the queued path.
+//! Only a waiting task can write such a stream. So a delivery queues everything, and the connection's Transport writes
+//! the queue out: the queued path.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -18,7 +18,7 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 
-/// What a stream that was passed on is.
+/// The kind of a stream that was passed on.
 pub enum PassedStream {
     /// A socket, which belongs to no runtime any more.
     Tcp(std::net::TcpStream),
@@ -40,15 +40,15 @@ impl fmt::Debug for PassedStream {
     }
 }
 
-/// See the module's documentation. It lies under its slot's lock, so its cells are used by one thread at a time.
+/// See the module's documentation. The stream lies under the slot's lock, so a single thread at a time uses the cells.
 pub(crate) struct Stream {
     io: RefCell<Pin<Box<dyn ByteStream>>>,
     pub(crate) peer: Peer,
-    /// The Transport's task while it writes; nobody else may.
+    /// The Transport's task during a write; no other task may write.
     writer: RefCell<Option<Waker>>,
-    /// Whether the stream may hold back what it has taken.
+    /// Whether the stream may hold back some of the bytes it has taken.
     unflushed: Cell<bool>,
-    /// Whether it is to be ended, and has not been.
+    /// Whether the stream is to be ended, and has not been.
     shuts_down: Cell<bool>,
 }
 
@@ -63,7 +63,7 @@ impl Stream {
         }
     }
 
-    /// Hands bytes over, if it is called by [`write_with`](Self::write_with).
+    /// Sends bytes, if called by [`write_with`](Self::write_with).
     pub(crate) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let writer = self.writer.borrow();
         let Some(waker) = &*writer else { return Err(io::ErrorKind::WouldBlock.into()) };
@@ -75,7 +75,7 @@ impl Stream {
         };
         match written {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            // It takes no more and will not say when it does: as good as gone.
+            // The stream takes no more bytes and will not say when it does: as good as gone.
             Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(written) => {
                 self.unflushed.set(true);
@@ -84,7 +84,7 @@ impl Stream {
         }
     }
 
-    /// Calls `write`, which sends, with the task to wake when there is room.
+    /// Calls `write`, a closure with a send, with the task to wake when there is room.
     pub(crate) fn write_with<T>(&self, cx: &task::Context<'_>, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         *self.writer.borrow_mut() = Some(cx.waker().clone());
         let written = write();
@@ -96,7 +96,7 @@ impl Stream {
         self.unflushed.get()
     }
 
-    /// Has the stream hand on what it holds back.
+    /// Makes the stream hand on the bytes it holds back.
     pub(crate) fn poll_flush(&self, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.io.borrow_mut().as_mut().poll_flush(cx);
         if flushed.is_ready() {
@@ -108,12 +108,13 @@ impl Stream {
     pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut io = self.io.borrow_mut();
         if self.shuts_down.get() {
-            // Nobody else waits for the stream any more. If it fails, whoever reads will not do so for long.
+            // No other task waits for the stream any more. If the shutdown fails, the reads will not go on for long
+            // either.
             self.shuts_down.set(io.as_mut().poll_shutdown(cx).is_pending());
         }
         let mut buffer = ReadBuf::new(buffer);
         match io.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len()) {
-            // Whoever sees the end of both sides drops the stream, and this one's is not there yet.
+            // The Transport drops a stream after the end of both sides, and this side's end is not there yet.
             Poll::Ready(Ok(0)) if self.shuts_down.get() => Poll::Pending,
             read => read,
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::config::Config;
 use crate::wire::Timestamp;
 
-/// The time of a frame, as the classic protocol writes it.
+/// The time of a frame in the form of the classic protocol.
 pub(crate) fn timestamp() -> Timestamp {
     #[cfg(all(test, feature = "fault-injection"))]
     if let Some(virtual_time) = super::simulated::since_unix_epoch() {
@@ -18,7 +18,7 @@ pub(crate) fn timestamp() -> Timestamp {
 
 /// A moment of the coarse clock.
 ///
-/// Ticks wrap around (after 136 years of one a second), so moments are compared by their distance.
+/// Ticks wrap around (after 136 years with one tick a second), so moments are compared by their distance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tick(u32);
 
@@ -37,7 +37,7 @@ impl Tick {
         self.since(other) as i32
     }
 
-    /// Whether this moment is `other` or a later one.
+    /// Whether this moment is `other` or later.
     pub(crate) fn has_reached(self, other: Self) -> bool {
         self.distance(other) >= 0
     }
@@ -81,29 +81,29 @@ impl AtomicTick {
         self.0.store(Self::NEVER, Ordering::Relaxed);
     }
 
-    /// Sets the moment if it is still `earlier`; whether it was.
+    /// Sets the moment if it is still `earlier`; returns whether it was.
     pub(crate) fn advance(&self, earlier: Option<Tick>, tick: Tick) -> bool {
         let earlier = earlier.map_or(Self::NEVER, Tick::number);
         self.0.compare_exchange(earlier, tick.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
-/// At each tick all connections are looked at, which with tens of thousands takes milliseconds.
+/// At each tick all connections are looked at, and with tens of thousands of them a tick takes milliseconds.
 const MIN_TICK: Duration = Duration::from_millis(50);
 
 /// Coarse time: one tick a second (less where a timeout is shorter), kept by the heartbeat.
 ///
-/// Thousands of connections note when they were last served; reading a real clock each time, or a timer each, would
-/// cost more than what it times.
+/// Thousands of connections note when they were last served; to read a real clock each time, or to set a timer for
+/// each, would cost more than the service.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    /// Starts at 1 and skips 0, which an [`AtomicTick`] takes for "never".
+    /// Starts at 1 and skips 0, the "never" of an [`AtomicTick`].
     tick: AtomicU32,
     pub(crate) period: Duration,
 }
 
 impl Clock {
-    /// A clock fine enough for the shortest timeout that is measured in ticks.
+    /// A clock fine enough for the shortest timeout measured in ticks.
     pub(crate) fn for_config(config: &Config) -> Self {
         let shortest = config
             .heartbeat_interval
@@ -125,7 +125,7 @@ impl Clock {
         Tick(tick)
     }
 
-    /// How many ticks `time` is, rounded up, and one more because the current tick is already running.
+    /// The number of ticks in `time`, rounded up, and one more because the current tick is already running.
     pub(crate) fn ticks(&self, time: Duration) -> u32 {
         let ticks = time.as_nanos().div_ceil(self.period.as_nanos());
         u32::try_from(ticks).unwrap_or(u32::MAX - 1) + 1

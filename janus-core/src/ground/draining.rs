@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Written by the drain, read by everything that must not begin any more or must end in time.
+/// Written by the drain, read by all code that must begin nothing new or must end in time.
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
     /// From then on nothing is published.

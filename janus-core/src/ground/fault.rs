@@ -1,11 +1,11 @@
-//! Faults that tests put into a running tree, to show what clients notice of them.
+//! Faults for tests of a running tree, to show their effect on clients.
 //!
 //! Without the feature `fault-injection` every check here is empty and costs nothing.
 
 #[cfg(feature = "fault-injection")]
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-/// Who serves a piece.
+/// The server of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     /// The topic's own actor, on the home arbiter.
@@ -14,7 +14,7 @@ pub(crate) enum Server {
     Sender,
 }
 
-/// What is to go wrong, and when.
+/// The armed faults, each with a moment.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     #[cfg(feature = "fault-injection")]
@@ -45,7 +45,7 @@ impl Faults {
         }
     }
 
-    /// Called after a message got its sequence number and before anybody has it.
+    /// Called between the numbering of a message and the first send.
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
     #[inline]
     pub(crate) fn after_commit(&self) {
@@ -53,7 +53,7 @@ impl Faults {
         self.topic_publications.hit("a topic, after committing a message");
     }
 
-    /// Called before a topic numbers what it was given.
+    /// Called before a topic numbers messages.
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
     #[inline]
     pub(crate) fn before_numbering(&self) {
@@ -63,7 +63,7 @@ impl Faults {
         }
     }
 
-    /// Bytes that count as used, beside what is accounted for.
+    /// Bytes that count as used, in addition to the accounted bytes.
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
     #[inline]
     pub(crate) fn memory_taken(&self) -> usize {
@@ -94,13 +94,13 @@ impl Faults {
 #[cfg(feature = "fault-injection")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The TopicManager panics in its next message.
+    /// The TopicManager panics in the next message.
     TopicManager,
-    /// The ProxyMapper panics in its next message.
+    /// The ProxyMapper panics in the next message.
     ProxyMapper,
-    /// Every Acceptor panics in its next message.
+    /// Every Acceptor panics in the next message.
     Acceptor,
-    /// The Topic of this name panics in its next message.
+    /// The named Topic panics in the next message.
     Topic(String),
     /// A Topic panics before its n-th send from now.
     TopicSend(u32),
@@ -108,15 +108,15 @@ pub enum Fault {
     TopicCommit(u32),
     /// The next n starts of a Topic panic.
     TopicStarts(u32),
-    /// The TopicManager panics when it has listed the next topic and not yet started it.
+    /// The TopicManager panics after listing the next topic, before the start.
     TopicListed,
     /// A sender panics before its n-th send from now.
     SenderSend(u32),
     /// The Transport of the client with this address panics.
     Transport(std::net::SocketAddr),
-    /// A Topic hangs for this long before it numbers its next message.
+    /// A Topic hangs for this long before it numbers the next message.
     TopicHang(std::time::Duration),
-    /// So many bytes count as used from now on, and nothing gives them back.
+    /// This many bytes count as used from now on, and nothing gives them back.
     MemoryTaken(usize),
     /// The home arbiter hangs in a handler for this long.
     Hang(std::time::Duration),
@@ -138,7 +138,7 @@ impl Faults {
     }
 }
 
-/// Panics on the n-th hit, and on so many after it.
+/// Panics on the n-th hit, and on this many hits after it.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Default)]
 struct Countdown {
@@ -164,7 +164,7 @@ impl Countdown {
     }
 }
 
-/// Makes the actor that receives it panic, or hang first.
+/// Makes the receiving actor panic, or hang first.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, actix::Message)]
 #[rtype(result = "()")]

@@ -1,7 +1,7 @@
-//! Tasks that wait in the order in which they came.
+//! Waiting tasks in the order of their arrival.
 //!
-//! A [`Line`] holds a waker for each task that waits, and nothing for a task that has been called or has left, so its
-//! length is the number of those that wait at this moment.
+//! A [`Line`] holds a waker for each waiting task, and nothing for a called task or a task that has left, so the length
+//! is the number of waiting tasks.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -11,8 +11,8 @@ use std::task::Waker;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(NonZeroU64);
 
-/// Gives out tickets, each once. Lines that come and go share one, or a ticket of an earlier line could be taken for a
-/// ticket of a later line.
+/// Gives out tickets, each once. Lines that come and go share a source of tickets, or a ticket of an earlier line could
+/// be taken for a ticket of a later line.
 #[derive(Debug)]
 pub(crate) struct Tickets(NonZeroU64);
 
@@ -34,12 +34,12 @@ impl Tickets {
 pub(crate) struct Line(BTreeMap<Ticket, Waker>);
 
 impl Line {
-    /// Has a task wait in its place; with an old ticket that is the place of before.
+    /// Queues a task in the place of its ticket; an old ticket means the earlier place.
     pub(crate) fn enter(&mut self, ticket: Ticket, waker: &Waker) {
         self.0.insert(ticket, waker.clone());
     }
 
-    /// Whether the task with this ticket still waits; `waker` is what its call wakes then.
+    /// Whether the task with this ticket still waits. If so, the call will wake `waker`.
     pub(crate) fn still_waits(&mut self, ticket: Ticket, waker: &Waker) -> bool {
         let waiting = self.0.get_mut(&ticket);
         waiting.map(|waiting| waiting.clone_from(waker)).is_some()
@@ -50,9 +50,14 @@ impl Line {
         self.0.remove(&ticket).is_some()
     }
 
-    /// Calls the first task: takes it out of the line, to be woken.
+    /// Calls the first task: takes its waker out of the line, for the caller to wake.
     pub(crate) fn call(&mut self) -> Option<Waker> {
         self.0.pop_first().map(|(_, waker)| waker)
+    }
+
+    /// The number of waiting tasks.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -72,7 +77,7 @@ mod tests {
         assert!(line.leave(second) && !line.leave(second));
         assert!(line.call().is_some());
         assert!(!line.still_waits(first, Waker::noop()) && line.still_waits(third, Waker::noop()));
-        // Back in its place.
+        // Back in the earlier place.
         line.enter(first, Waker::noop());
         assert!(line.call().is_some() && line.still_waits(third, Waker::noop()));
         assert!(line.call().is_some() && line.call().is_none() && line.is_empty());

@@ -2,24 +2,24 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// How busy the home arbiter is; written by its thread alone.
+/// The load of the home arbiter; written by the arbiter's thread alone.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    /// The arbiter's last pause that was seen.
+    /// The last pause of the arbiter seen here.
     pause: AtomicU64,
-    /// How often it has sent something since then.
+    /// The number of sends since then.
     sends: AtomicUsize,
 }
 
 impl Load {
-    /// Sends of a millisecond or two. An arbiter that has had no pause for so long has more to do than it can.
+    /// The sends of a millisecond or two. An arbiter that makes no pause for this long has too much work.
     const BEHIND: usize = 256;
 
     pub(crate) fn add(&self, sends: usize) {
         self.sends.store(self.sends.load(Ordering::Relaxed).saturating_add(sends), Ordering::Relaxed);
     }
 
-    /// Whether the arbiter has more to do than it can; `pause` is the number of its last pause.
+    /// Whether the arbiter has too much work; `pause` is the number of its last pause.
     pub(crate) fn is_behind(&self, pause: u64) -> bool {
         if self.pause.swap(pause, Ordering::Relaxed) != pause {
             self.sends.store(0, Ordering::Relaxed);

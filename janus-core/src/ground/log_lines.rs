@@ -10,7 +10,7 @@ pub(crate) struct LogLines {
 }
 
 impl LogLines {
-    /// Lines in one period.
+    /// Lines in a period.
     const MAX: u32 = 32;
 
     /// Whether there may be another line in this period.

@@ -1,6 +1,6 @@
-//! The ground: what an instance has once, and every floor above stands on.
+//! The ground: the parts of an instance for every floor above.
 //!
-//! | file | what it is | what it holds |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `clock.rs` | table | coarse time in ticks; the time of day |
 //! | `counters.rs` | table | counts of what has happened |
@@ -40,7 +40,7 @@ use fault::Faults;
 use load::Load;
 use trace::Tracer;
 
-/// What every floor shares.
+/// The state shared by all floors.
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) config: Config,
@@ -48,7 +48,7 @@ pub(crate) struct Ground {
     /// The arbiter on which the actors live.
     pub(crate) home: Place,
     pub(crate) load: Load,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) draining: Draining,
     pub(crate) faults: Arc<Faults>,
     pub(crate) tracer: Arc<Tracer>,
@@ -60,7 +60,7 @@ impl Ground {
             clock: Clock::for_config(&config),
             home,
             load: Load::default(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             draining: Draining::default(),
             faults: Arc::default(),
             tracer: Arc::default(),
@@ -78,7 +78,7 @@ impl Ground {
         self.draining.has_begun()
     }
 
-    /// The deadline of a close that begins now and may take `time`: a drain ends earlier than that.
+    /// The deadline of a close that begins now and may take `time`: a drain ends earlier.
     pub(crate) fn close_deadline(&self, time: Duration) -> Instant {
         self.draining.limit(Instant::now() + time)
     }

@@ -1,4 +1,4 @@
-//! Time and randomness of a simulation, for the code that would otherwise ask the system for them.
+//! Time and randomness of a simulation, for code that would otherwise ask the system for them.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -135,7 +135,7 @@ impl fmt::Display for TraceKind {
 
 /// Not the name of a [`TraceKind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a kind of message")]
+#[error("unknown kind of message")]
 pub struct UnknownKind;
 
 impl FromStr for TraceKind {
@@ -192,13 +192,13 @@ impl TraceOptions {
 #[non_exhaustive]
 pub enum TraceError {
     /// Four traces run already. Drop a trace, or try again later.
-    #[error("as many traces run as may, which is {MAX_TRACES}")]
+    #[error("the limit of {MAX_TRACES} traces is reached; try again when a trace has ended")]
     TooMany,
     /// More than 16 patterns, or a pattern of more than 256 bytes: the caller's mistake.
-    #[error("a trace has at most {MAX_PATTERNS} patterns of names, of at most {MAX_PATTERN_BYTES} bytes each")]
+    #[error("a trace accepts at most {MAX_PATTERNS} patterns of names, of at most {MAX_PATTERN_BYTES} bytes each")]
     Patterns,
     /// The instance has ended.
-    #[error("this Janus has ended")]
+    #[error("the instance has ended")]
     ShuttingDown,
 }
 

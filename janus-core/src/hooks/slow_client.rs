@@ -8,6 +8,7 @@ use crate::wire::Peer;
 
 /// A client that has not taken what was sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SlowClient {
     /// The number of its connection, by which the log names it, too.
     pub client: u64,

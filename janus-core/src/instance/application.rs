@@ -1,7 +1,7 @@
 //! The embedder's own actors in the tree: supervised like ours, on a thread of their own.
 //!
-//! They are children of the supervisor `application`, which starts before the acceptors and stops after them, while
-//! publishing is still possible. Their thread is not the home arbiter's, because code that is not ours may block.
+//! They are children of the supervisor `application`. It starts before the acceptors and stops after the acceptors,
+//! while publishing is still possible. Their thread is not the home arbiter's, because an embedder's code may block.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::supervision::{Arbiter, ChildSpec, Place, Shutdown, Strategy, Supervis
 /// The name of the supervisor in the tree.
 pub(crate) const NAME: &str = "application";
 
-/// How long its thread may take to show that it is not stuck, once everything on it has been stopped.
+/// How long the thread may take to show a sign of life, once everything on it has been stopped.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 impl Builder {
     /// Adds a child to the instance's tree: an actor, a task or a supervisor of the embedder's own.
     ///
-    /// Children start in the order in which they were added, before anything is listened on, and stop in the reverse order
-    /// after the listeners were closed and before a drain refuses messages: a child that is stopped can still publish. They
-    /// stand in [`Janus::tree`](crate::Janus::tree) below `application`.
+    /// Children start in the order of these calls, before the listeners, and stop in the reverse order after the
+    /// listeners were closed and before a drain refuses messages: a stopping child can still publish.
+    /// [`Janus::tree`](crate::Janus::tree) has all children below `application`.
     ///
     /// ```
     /// use actix::prelude::*;
@@ -48,30 +48,30 @@ impl Builder {
     ///
     /// # Limits
     ///
-    /// - **Restarts**: `application` allows 5 in 60 s for all its children together. One more and it is restarted itself with
-    ///   all of them, at most 5 times in 60 s with whatever else of the tree is restarted; after that the instance ends, and
-    ///   [`Janus::wait`](crate::Janus::wait) tells why. A child that may fail for longer, because what it needs is away,
-    ///   wants a [`backoff`](ChildSpec::backoff), or a supervisor of its own.
-    /// - **The thread**: children that name no [`place`](ChildSpec::place) share one thread, `janus-application`, which runs
-    ///   nothing else. One that blocks holds up the others on it, is named in the log after 1 s and again after 5 s, and does
-    ///   not hurt the instance. It is killed at the shutdown; its thread ends when the code returns.
-    /// - **The stop**: each child has its [`shutdown`](ChildSpec::shutdown), and all together half of
-    ///   [`drain_timeout`](crate::Config::drain_timeout); then they are killed.
+    /// - **Restarts**: `application` allows 5 in 60 s for all its children together. With the next, `application`
+    ///   restarts itself and all children, at most 5 times in 60 s together with other restarts of the tree; after that
+    ///   the instance ends, and [`Janus::wait`](crate::Janus::wait) tells why. A child that may fail for longer,
+    ///   because a service is away, wants a [`backoff`](ChildSpec::backoff), or a supervisor of its own.
+    /// - **The thread**: children without a [`place`](ChildSpec::place) share the thread `janus-application` with
+    ///   nothing else. A blocking child holds up the others, is named in the log after 1 s and again after 5 s, and
+    ///   does not hurt the instance. The child is killed at the shutdown; its thread ends when the code returns.
+    /// - **The stop**: each child has a [`shutdown`](ChildSpec::shutdown), and all together half of
+    ///   [`drain_timeout`](crate::Config::drain_timeout); then the rest is killed.
     ///
     /// # Errors
     ///
-    /// None here; [`start`](Self::start) fails with [`StartError::Tree`](crate::StartError::Tree) if two children have the
-    /// same name, or if one does not start.
+    /// None here; [`start`](Self::start) fails with [`StartError::Tree`](crate::StartError::Tree) if two children have
+    /// the same name, or if a child does not start.
     #[must_use]
     pub fn child(self, spec: ChildSpec) -> Self {
         self.child_with(move |_| spec.clone())
     }
 
-    /// The same as [`child`](Self::child), for one that wants to use the instance that it is part of.
+    /// Adds a child that uses the instance; otherwise like [`child`](Self::child).
     ///
-    /// It gets a [`WeakJanus`], because a handle in the tree would keep the instance running after everybody else has dropped
-    /// theirs. The closure is called once for each start of an instance, before anything runs; what the spec's factory does
-    /// happens later, and can upgrade.
+    /// The closure gets a [`WeakJanus`], because a handle in the tree would keep the instance running after the program
+    /// has dropped its own. It is called once for each start of an instance, before anything runs; the spec's factory
+    /// runs later, and can upgrade.
     ///
     /// ```
     /// use std::time::Duration;
@@ -108,7 +108,7 @@ impl Builder {
 
 type MakeChild = dyn Fn(WeakJanus) -> ChildSpec + Send + Sync;
 
-/// The embedder's children, of which each instance makes its own.
+/// The embedder's children; each instance makes its own.
 #[derive(Clone, Default)]
 pub(crate) struct Children(Vec<Arc<MakeChild>>);
 
@@ -117,14 +117,15 @@ impl Children {
         self.0.is_empty()
     }
 
-    /// Their supervisor, as a child of the root. Its own loop runs where the root's does, so that none of them holds it up.
+    /// The supervisor of the children, as a child of the root. The supervisor's loop runs on the root's thread, so no
+    /// child holds the loop up.
     pub(crate) fn spec(&self, janus: &WeakJanus, place: &Place, drain_timeout: Duration) -> ChildSpec {
         let supervisor = Supervisor::new(NAME, Strategy::OneForOne).intensity(5, Duration::from_secs(60));
         let supervisor = self
             .0
             .iter()
             .fold(supervisor, |supervisor, make| supervisor.child(make(janus.clone()).default_place(place.clone())));
-        // Not for ever, as other supervisors: a drain has a limit, and clients are to have their part of it.
+        // With a limit, unlike other supervisors: a drain has a limit, and clients are to have a part of the time.
         ChildSpec::supervisor(supervisor).shutdown(Shutdown::Timeout(drain_timeout / 2))
     }
 }
@@ -135,16 +136,19 @@ impl fmt::Debug for Children {
     }
 }
 
-/// Ends the thread of the embedder's children, and waits for that unless one of them holds it up. Blocks.
+/// Ends the thread of the embedder's children and waits for the end, unless a child blocks. Blocks.
 pub(crate) fn stop(arbiter: Arbiter) {
     let (alive, sign) = mpsc::sync_channel(1);
-    // A place that is down ends by itself.
+    // A thread whose place is down ends by itself.
     let asked = arbiter.place().run(move || {
         let _ = alive.send(());
     });
     if asked.is_err() || sign.recv_timeout(SIGN_OF_LIFE).is_ok() {
         return arbiter.stop();
     }
-    log::error!("{}: an actor has not returned; the thread ends when it does", arbiter.place().name());
+    log::error!(
+        "{}: an actor still runs after its stop; the thread ends when the actor returns",
+        arbiter.place().name()
+    );
     drop(arbiter);
 }

@@ -1,4 +1,4 @@
-//! How an instance starts: its settings, its listeners, its threads, its tree.
+//! The start of an instance: settings, listeners, threads, tree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::hooks::{HookSettings, Hooks};
 use crate::supervision::{Arbiter, Place, Supervisor};
 use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer};
 
-/// Collects what an instance needs to start.
+/// Collects the settings and parts of an instance, and starts it.
 #[derive(Default)]
 pub struct Builder {
     config: Config,
@@ -46,19 +46,19 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Why an instance did not start. Nothing of it is left running.
+/// Why an instance did not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting cannot work; whoever wrote the configuration is to blame.
+    /// A setting cannot work; the author of the configuration is to blame.
     #[error("bad setting")]
     Config(#[from] ConfigError),
-    /// An address cannot be listened on: it is in use, not this machine's, or needs privileges.
+    /// An address cannot be listened on: the port is in use, or the address is not this machine's, or needs privileges.
     #[error("cannot listen on {addr}")]
     Bind {
         /// The address, as configured.
         addr: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The system gives no more threads.
@@ -80,43 +80,45 @@ impl Builder {
         self
     }
 
-    /// Listens on one more TCP port, whose clients speak this codec.
+    /// Listens on another TCP port, for clients that speak this codec.
     ///
-    /// Connections take the direct path: delivery writes to their sockets, as it does for the classic protocol. The codec
-    /// is made once; several ports may share it.
+    /// Connections take the direct path: delivery writes to their sockets, as with the classic protocol. The codec is
+    /// made once; several ports may share it.
     #[must_use]
     pub fn listen(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
         self.ports.push((addr, codec));
         self
     }
 
-    /// Serves the byte streams of a listener of one's own, whose clients speak this codec.
+    /// Serves the byte streams of an own listener, for clients that speak this codec.
     ///
-    /// They count as local: they may publish, unless their HTTP request shows that a proxy has passed it on
-    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single streams.
+    /// The streams count as local: their clients may publish, unless the HTTP request shows the signs of a proxy
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single
+    /// streams.
     #[must_use]
     pub fn listener(mut self, listener: impl Listener, codec: Arc<dyn Codec>) -> Self {
         self.listeners.push((Box::new(listener), codec));
         self
     }
 
-    /// Takes the streams that a codec does not want, such as requests on the HTTP port that are neither WebSocket nor
-    /// server-sent events. It is called on the home arbiter and must not block. Without it they are refused.
+    /// Takes the streams that a codec does not want, such as requests on the HTTP port for neither WebSocket nor
+    /// server-sent events. The function is called on the home arbiter and must not block. Without a function such
+    /// streams are refused.
     #[must_use]
     pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
         self.pass_on = Some(Arc::new(take));
         self
     }
 
-    /// Sets what decides about clients and observes them; the [module](crate::hooks) has an example.
+    /// Sets the hooks to decide about clients and to observe clients; the [module](crate::hooks) has an example.
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks.set(hooks);
         self
     }
 
-    /// Sets the runtime that hooks run on: for one other than that in which [`start`](Self::start) is called, or for a
-    /// program that calls it outside of a runtime and has one. It must be running for as long as the instance does.
+    /// Sets the runtime of the hooks: for a runtime other than the caller's of [`start`](Self::start), or for a caller
+    /// outside of any runtime. The runtime must live for as long as the instance.
     #[must_use]
     pub fn hook_runtime(mut self, runtime: Handle) -> Self {
         self.hooks.runtime = Some(runtime);
@@ -132,40 +134,7 @@ impl Builder {
         let config = self.config;
         config.validate()?;
         let codecs = Arc::new(Codecs::new());
-        let told = Told::default();
-        let bind = |addr| match TcpPort::bind(addr, &config, &told) {
-            Ok(port) => Ok(Box::new(port)),
-            Err(source) => Err(StartError::Bind { addr, source }),
-        };
-        let mut endpoints = Vec::new();
-        let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
-        for &addr in &config.listen {
-            let origin = Origin::classic(&codecs, is_local(addr));
-            endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
-        }
-        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-        let mut http = HttpPort::new(origins, config.sse_retry);
-        let mut ports = Vec::new();
-        for &addr in &config.http_listen {
-            ports.push((addr, bind(addr)?));
-        }
-        http = http.for_this_machine(ports_of_loopback_alone(ports.iter().filter_map(|(_, port)| port.local_addr())));
-        let http: Arc<dyn Codec> = Arc::new(http);
-        let mut ports: Vec<_> = ports.into_iter().map(|(addr, port)| (addr, port, Arc::clone(&http))).collect();
-        for (addr, codec) in self.ports {
-            ports.push((addr, bind(addr)?, codec));
-        }
-        for (addr, port, codec) in ports {
-            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let origin = Arc::new(Origin { codec, codec_id, is_local: is_local(addr), pass_on });
-            endpoints.push(Arc::new(Endpoint::new(port, origin, endpoints.len())));
-        }
-        for (listener, codec) in self.listeners {
-            let (codec_id, pass_on) = (codecs.register(&codec)?, self.pass_on.clone());
-            let is_local = listener.local_addr().is_none_or(is_local);
-            let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
-            endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
-        }
+        let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, self.pass_on)?;
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
@@ -183,7 +152,49 @@ impl Builder {
     }
 }
 
-/// The ports on which none but programs of this machine can connect.
+/// Binds all listeners of the instance: the ports of `listen` and of `http_listen`, then the embedder's ports, then the
+/// embedder's listeners.
+fn endpoints(
+    config: &Config,
+    codecs: &Arc<Codecs>,
+    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
+    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
+    pass_on: Option<PassOn>,
+) -> Result<Vec<Arc<Endpoint>>, StartError> {
+    let told = Told::default();
+    let bind = |addr| match TcpPort::bind(addr, config, &told) {
+        Ok(port) => Ok(Box::new(port)),
+        Err(source) => Err(StartError::Bind { addr, source }),
+    };
+    let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
+    let mut endpoints = Vec::new();
+    for &addr in &config.listen {
+        let origin = Origin::classic(codecs, is_local(addr));
+        endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+    }
+    let http_ports = config.http_listen.iter().map(|&addr| Ok((addr, bind(addr)?)));
+    let http_ports = http_ports.collect::<Result<Vec<_>, StartError>>()?;
+    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port)| port.local_addr()));
+    let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
+    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
+
+    let mut bound: Vec<(Box<dyn Listener>, Arc<dyn Codec>)> = Vec::new();
+    for (_, port) in http_ports {
+        bound.push((port, Arc::clone(&http)));
+    }
+    for (addr, codec) in ports {
+        bound.push((bind(addr)?, codec));
+    }
+    for (listener, codec) in bound.into_iter().chain(listeners) {
+        let (codec_id, pass_on) = (codecs.register(&codec)?, pass_on.clone());
+        let is_local = listener.local_addr().is_none_or(is_local);
+        let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
+        endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+    }
+    Ok(endpoints)
+}
+
+/// The ports that only programs of this machine can reach.
 fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = u16> {
     let mut ports = BTreeMap::new();
     for addr in addrs {
@@ -192,7 +203,7 @@ fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iter
     ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
-/// Starts the tree, its supervisors on `control` and its actors on the home that `shared` knows.
+/// Starts the tree: supervisors on `control`, actors on the home of `shared`.
 pub(crate) async fn start(
     shared: Arc<Shared>,
     senders: Supervisor,

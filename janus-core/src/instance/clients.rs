@@ -1,4 +1,4 @@
-//! The clients that are connected, as the operator sees them: a list in pages, and the means to close a connection.
+//! The connected clients from an operator's view: a list in pages, and the means to close a connection.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use crate::connection::list::{self, ConnectionInfo};
 use crate::delivery::End;
 
 impl Janus {
-    /// The clients that are served, in the order of their numbers: the first `limit` of those above `after`.
+    /// The connected clients in the order of their numbers: the first `limit` above `after`.
     ///
-    /// To see all, begin with 0 and go on after the last number of each page until one is empty. Who comes or goes meanwhile
-    /// may be on it or not; nobody is on it twice. Each call looks at every connection, a portion at a time.
+    /// To see all, begin with 0 and continue after the last number of each page until a page is empty. A client that
+    /// comes or goes in between may be listed or not, and no client is listed twice. Each call looks at every
+    /// connection, a portion at a time.
     ///
     /// ```
     /// # use janus_core::{Config, Janus};
@@ -38,9 +39,9 @@ impl Janus {
 
     /// Closes a connection; false if there is none of this number any more.
     ///
-    /// The client gets what is queued for it and is told `disconnected` if it may come back, or `banned`, and then its
-    /// session ends with it. Nothing keeps it from connecting again all the same but
-    /// [`authenticate`](crate::hooks::Hooks::authenticate).
+    /// The client gets its queued messages and then the code `disconnected`, if it may come back, or `banned`, and then
+    /// its session ends as well. Only [`authenticate`](crate::hooks::Hooks::authenticate) can keep the client from
+    /// connecting again all the same.
     pub fn disconnect(&self, connection: u64, reconnect: bool) -> bool {
         let mut found = None;
         list::for_all(self.tables(), |slot, _| {
@@ -57,7 +58,7 @@ impl Janus {
 
     /// Closes all connections of a user, as [`disconnect`](Self::disconnect) does; how many there were.
     ///
-    /// An empty name is nobody's, and closes none.
+    /// An empty name belongs to no user, and closes no connection.
     pub fn disconnect_user(&self, user: &str, reconnect: bool) -> usize {
         let mut found = Vec::new();
         list::for_all(self.tables(), |slot, session| {

@@ -1,10 +1,9 @@
-//! How an instance ends on purpose: who comes is refused first, then those who are there are closed over a time.
+//! The orderly end of an instance: new clients are refused first, then the connected clients are closed over a time.
 //!
-//! A client that is closed connects again, here to the next instance behind the same address. If all were closed at once,
-//! so would they connect; so they are closed a few at a time, in no order, at no regular times.
+//! A closed client connects again, here to the next instance behind the same address. If all were closed at once, all
+//! would connect at once; so they are closed a few at a time, in no order, at no regular times.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -14,49 +13,46 @@ use tokio::time::{Instant, timeout_at};
 use super::application;
 use super::shared::Shared;
 use crate::delivery::{End, Slot};
-
 use crate::supervision::SupervisorRef;
 
 /// From one batch to the next, give or take a half: 19,000 connections in 5 s are batches of about a hundred.
 const BEAT: Duration = Duration::from_millis(25);
 
-/// Connections looked at before others may enter or leave their table.
+/// Connections looked at before the table is free for other connections.
 const PORTION: usize = 256;
 
 /// How a drain went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DrainReport {
-    /// Connections that were open when the drain began.
+    /// Connections open at the beginning of the drain.
     pub connections: usize,
-    /// Connections that ended with something still queued for them: slow consumers, or those that `drain_timeout` was not
-    /// long enough for.
+    /// Connections that ended with something still queued for them: slow consumers, or clients for whom `drain_timeout`
+    /// was too short.
     pub cut_off: usize,
 }
 
 pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport {
-    // One deadline for all that follows, however it divides the time.
+    // One deadline for everything below, however the steps divide the time.
     let deadline = shared.close_deadline(shared.config.drain_timeout);
     shared.draining.set_deadline(deadline);
     let connections = shared.connections.table.len();
-    // A stalled client is cut off before the time of a drain is over, and what waited for it is as lost.
-    let cut_off = |shared: &Shared| {
-        let slow = shared.ledger().counts();
-        shared.counters.cut_off.load(Ordering::Relaxed) + slow.queue_full + slow.stalled + slow.out_of_memory
-    };
-    let cut_off_before = cut_off(shared);
+    // A stalled client is cut off before the time of a drain is over, and its queue is lost as well.
+    let cut_off_before = shared.counters.all_cut_off();
     for endpoint in &shared.endpoints {
-        // It may have ended with the tree already.
+        // The acceptor may have ended with the tree already.
         let _ = root.terminate_child(endpoint.acceptor.name()).await;
         endpoint.close();
     }
-    // The embedder's actors may publish to the last; there may be none, and they may take longer than there is time.
+    // The embedder's actors may publish to the last; there may be no actor, and the actors may take longer than there
+    // is time.
     let _ = timeout_at(deadline, root.terminate_child(application::NAME)).await;
     shared.draining.begin();
-    // What has been accepted from publishers reaches the subscribers' sockets or queues first.
+    // Messages accepted from publishers reach the subscribers' sockets or queues first.
     while Instant::now() < deadline && shared.topics.table.all().iter().any(|topic| !topic.is_idle()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // The last to be closed need time, too, to take what is queued for them.
+    // The last clients to be closed need time, too, to take their queued messages.
     let left = deadline.saturating_duration_since(Instant::now());
     let period = shared.config.drain_period.min(left / 2);
     shared.draining.set_end(Instant::now() + period);
@@ -68,10 +64,10 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
         let anybody_left = || shared.connections.table.len() > 0;
         spread(connected(shared).await, period, seed, anybody_left, |slot| slot.end(End::Draining)).await;
     }
-    // Those that are still there: they have much to read yet, or were being refused.
+    // The remaining connections have much to read yet, or were being refused.
     shared.transport_supervisor.stop_all().await;
     root.stop().await;
-    DrainReport { connections, cut_off: (cut_off(shared) - cut_off_before) as usize }
+    DrainReport { connections, cut_off: (shared.counters.all_cut_off() - cut_off_before) as usize }
 }
 
 async fn connected(shared: &Shared) -> Vec<Arc<Slot>> {
@@ -84,8 +80,8 @@ async fn connected(shared: &Shared) -> Vec<Arc<Slot>> {
     slots
 }
 
-/// Closes `connections` in batches over `period`; returns earlier if `anybody_left` says that nobody is. The seed decides
-/// who is closed when.
+/// Closes `connections` in batches over `period`; returns earlier if `anybody_left` says that no connection is left.
+/// The seed decides the time of each close.
 async fn spread<T>(
     mut connections: Vec<T>,
     period: Duration,
@@ -99,7 +95,7 @@ async fn spread<T>(
     while !connections.is_empty() && anybody_left() {
         let pause = BEAT.mul_f64(0.5 + random.f64());
         tokio::time::sleep(pause.min(period.saturating_sub(begun.elapsed()))).await;
-        // By the time that has passed and not by batches, so that a late timer does not make the period longer.
+        // By the time passed and not by batches, so a late timer does not make the period longer.
         let part = begun.elapsed().as_secs_f64() / period.as_secs_f64();
         let left = total - ((total as f64 * part).ceil() as usize).min(total);
         connections.drain(left..).for_each(&mut close);

@@ -1,8 +1,8 @@
-//! One Janus instance: how it starts, what it can be asked, how it ends.
+//! The handle of a running instance: publish, subscribe, look, and end.
 //!
-//! [`tree`] is the one function that shows the whole supervision tree. An instance runs on threads of its own: a
-//! control thread for supervisors, a home arbiter for the actors, and the senders. Nothing here is global, nothing
-//! touches signals, the logger, the panic hook or the process.
+//! An instance runs on threads of its own: a control thread for supervisors, a home arbiter for the actors, and the
+//! senders. Nothing here is global, nothing touches signals, the logger, the panic hook or the process. Other parts of
+//! the handle are in `clients.rs`, `stats.rs` and `typed.rs`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,13 +32,13 @@ use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeO
 use crate::topic::{TopicInfo, Waiter};
 use crate::wire::{Codec, Decoder, ErrorCode, Limits, Position, Refusal};
 
-/// Topics that are looked up before others may use their table.
+/// Topics looked up before the table is free for other callers.
 const TOPICS_PORTION: usize = 1_024;
 
-const HOME_BEHIND: &str = "the server has too much to do; try again later";
+const HOME_BEHIND: &str = "the server is overloaded; try again later";
 
-/// A running Janus. Clones are handles to the same instance; when the last one is dropped it is stopped at once,
-/// without the drain of [`shutdown`](Self::shutdown).
+/// A running Janus. Clones are handles to the same instance; after the last handle is dropped the instance stops at
+/// once, without the drain of [`shutdown`](Self::shutdown).
 ///
 /// ```
 /// use janus_core::{Config, Janus};
@@ -63,21 +63,22 @@ pub(super) struct Inner {
     pub(super) shared: Arc<Shared>,
     pub(super) root: SupervisorRef,
     pub(super) control: Place,
-    /// Whoever asks second waits for the drain under way.
+    /// A second caller of `shutdown` waits for the drain under way.
     pub(super) drained: Arc<tokio::sync::OnceCell<DrainReport>>,
-    /// `None` once they have been joined, or if the instance has none of its own. Behind an async lock, so that whoever
-    /// shuts down second returns when the first is done, and not before.
+    /// `None` once the threads have been joined, or if the instance has no own threads. Behind an async lock, so that a
+    /// second caller of `shutdown` returns when the first is done, and not before.
     pub(super) threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
-/// A handle that does not keep an instance running, for whatever is part of it: the embedder's own actors.
+/// A handle that does not keep an instance running, for parts of the instance: the embedder's own actors.
 #[derive(Clone, Debug)]
 pub struct WeakJanus {
     pub(super) inner: Weak<Inner>,
 }
 
 impl WeakJanus {
-    /// The instance, unless its last handle is gone. While the result lives it is a handle as any other.
+    /// The instance, unless its last handle is gone. While the result lives it keeps the instance running like any
+    /// other handle.
     #[must_use]
     pub fn upgrade(&self) -> Option<Janus> {
         Some(Janus { inner: self.inner.upgrade()? })
@@ -90,11 +91,11 @@ pub(crate) struct Threads {
     pub(super) home: Arbiter,
     /// For the embedder's children, if there are any.
     pub(super) application: Option<Arbiter>,
-    /// For the embedder's hooks, if there are any and they have no runtime.
+    /// For the embedder's hooks, if there are any without a runtime.
     pub(super) hooks: Option<HookThread>,
 }
 
-/// Why a stream is not served; it has been dropped.
+/// Why a stream is not served. The stream has been dropped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -102,13 +103,13 @@ pub enum ServeError {
     /// arbiter is far behind. Try again later.
     #[error("{message}")]
     Full {
-        /// What a client of a listener would have been told.
+        /// The code that a client of a listener would have been told.
         code: ErrorCode,
         /// The same for people.
         message: &'static str,
     },
     /// The instance is shutting down, or has ended.
-    #[error("this Janus is shutting down")]
+    #[error("the instance is shutting down")]
     ShuttingDown,
     /// The streams speak too many wire formats.
     #[error("too many codecs")]
@@ -119,8 +120,8 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// The same as a client of a listener would have been told: what an HTTP server answers instead, as
-    /// [`HttpError::from`](crate::wire::HttpError) has it or, to a browser that reads events, as
+    /// The refusal that a client of a listener would have been told. An HTTP server answers with
+    /// [`HttpError::from`](crate::wire::HttpError) the refusal or, to a browser that reads events, with
     /// [`Sse::farewell`](crate::wire::Sse::farewell).
     #[must_use]
     pub fn refusal(&self) -> Refusal<'_> {
@@ -128,15 +129,15 @@ impl ServeError {
             Self::Full { code, message } => refusal(*code, message),
             Self::ShuttingDown => refusal(ErrorCode::ServerDraining, "the server is shutting down"),
             Self::Codecs(_) | Self::Stream(_) => {
-                refusal(ErrorCode::Internal, "a fault of the server; its log says more")
+                refusal(ErrorCode::Internal, "internal error; the log of the server has the cause")
             }
         }
     }
 }
 
-/// Runs a future on an arbiter and waits for its result without needing a runtime here; `None` if the arbiter ended.
+/// Runs a future on an arbiter and waits for its result without a runtime here; `None` if the arbiter ended.
 ///
-/// Dropping the returned future does not stop what runs on the arbiter.
+/// The work on the arbiter continues if the returned future is dropped.
 pub(super) async fn on<T: Send + 'static>(
     place: &Place,
     future: impl Future<Output = T> + Send + 'static,
@@ -165,22 +166,22 @@ impl Janus {
         WeakJanus { inner: Arc::downgrade(&self.inner) }
     }
 
-    /// What the actors share, for the parts of the handle that stand in other files.
+    /// The state that the actors share, for the parts of the handle in other files.
     pub(crate) fn tables(&self) -> &Arc<Connections> {
         &self.inner.shared.connections
     }
 
-    /// The addresses that are listened on, with the real ports: those of `listen`, of `http_listen`, and of the
+    /// The addresses of all listeners, with the real ports: those of `listen`, of `http_listen`, and of the
     /// [`Builder`], each in their order.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()
     }
 
-    /// Publishes a message and waits until it has its place in the topic's order; waits for room before, if the topic
-    /// has as many messages under way as it may.
+    /// Publishes a message and waits for the place in the topic's order. While the topic's inflight limit is reached,
+    /// the call first waits for room.
     ///
-    /// Cancel safety: a future that is dropped while it waits for room publishes nothing; dropped later, the message is
+    /// Cancel safety: a future dropped while it waits for room publishes nothing; dropped later, the message is
     /// published and its receipt is lost.
     ///
     /// # Errors
@@ -244,7 +245,8 @@ impl Janus {
         self.subscribe_with(topic, SubscribeOptions::default())
     }
 
-    /// The same as [`subscribe`](Self::subscribe), with a position to resume from, or with limits and a policy of its own.
+    /// Subscribes with a position to resume from, or with own limits and an own policy; otherwise like
+    /// [`subscribe`](Self::subscribe).
     ///
     /// ```
     /// use janus_core::{Config, Event, Janus, SubscribeOptions};
@@ -274,9 +276,10 @@ impl Janus {
         Subscriber::new(&self.inner.shared.topics, topic, options)
     }
 
-    /// Messages of a topic whose namespace keeps history: the first `limit` after `since`, or, without it, the last `limit`.
+    /// Messages of a topic whose namespace keeps history: the first `limit` after `since`, or the last `limit` without
+    /// a position.
     ///
-    /// A history that is longer than the limit is read in parts:
+    /// A history longer than the limit is read in parts:
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -311,18 +314,17 @@ impl Janus {
         history(&self.inner.shared, topic, since, limit)
     }
 
-    /// Serves a byte stream whose client speaks `codec`, which is made once and shared by all streams.
+    /// Serves a byte stream whose client speaks `codec`. Make the codec once and share it between all streams.
     ///
-    /// This is how a connection of somebody else's server becomes a client: one that a web framework has upgraded, TLS,
-    /// a pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or one that knows what has been said on the
-    /// stream before. It counts against `max_connections` from this call on, and may publish if it comes from this machine and
-    /// shows no sign of a proxy ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or `allow_publish` says
-    /// so.
+    /// This is how a connection of another server becomes a client: a connection upgraded by a web framework, TLS, a
+    /// pipe. `decoder` is the codec's own by default ([`Codec::decoder`]), or a decoder that knows the beginning of the
+    /// stream. The connection counts against `max_connections` from this call on. Its client may publish if the stream
+    /// comes from this machine and shows no sign of a proxy
+    /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or if `allow_publish` says so.
     ///
-    /// A [`tokio::net::TcpStream`] is better given as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
-    /// writes to the socket itself.
-    /// The stream is moved to Janus's own threads; it must not need the runtime it was made on to make progress, or that
-    /// must go on running.
+    /// Give a [`tokio::net::TcpStream`] as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
+    /// writes to the socket itself. The stream is moved to Janus's own threads. If the stream needs a runtime to make
+    /// progress, the runtime must stay alive.
     ///
     /// # Errors
     ///
@@ -337,7 +339,8 @@ impl Janus {
         if shared.is_draining() {
             return Err(ServeError::ShuttingDown);
         }
-        // Before anything is queued: what is on its way to the home arbiter, which may be busy, has a limit, too.
+        // Before anything is queued: connections on their way to the home arbiter, which may be busy, have a limit,
+        // too.
         let place = admit(shared).map_err(|(code, message)| {
             count_refusal(shared, incoming.peer, code);
             ServeError::Full { code, message }
@@ -347,40 +350,40 @@ impl Janus {
         let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
         prepare(&incoming, &shared.config);
-        // A socket belongs to the reactor that made it.
+        // A socket belongs to the reactor of its origin.
         let Incoming { link, peer, .. } = incoming;
         let stream = link.leave_reactor().map_err(ServeError::Stream)?;
         let connections = Arc::clone(shared);
         // The place goes along, and comes back with a job that is not run.
         let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
             Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder),
-            Err(error) => log::error!("{peer}: closed, its socket cannot be registered: {error}"),
+            Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
         });
         served.map_err(|_| match shared.is_draining() {
             true => ServeError::ShuttingDown,
-            // The home arbiter is behind with more jobs than it may be, or about to be found dead.
+            // The home arbiter is behind with more jobs than its limit, or about to be found dead.
             false => ServeError::Full { code: ErrorCode::ServerOverloaded, message: HOME_BEHIND },
         })
     }
 
-    /// What clients may send, as decoders enforce it.
+    /// The limits of frames and names, as decoders enforce them.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.inner.shared.wire_limits()
     }
 
-    /// The sessions that are listed, with and without a connection. Empty once the instance has ended.
+    /// The listed sessions, with and without a connection. Empty once the instance has ended.
     pub async fn sessions(&self) -> Vec<SessionInfo> {
         self.ask_proxy_mapper(|| ListSessions).await.unwrap_or_default()
     }
 
-    /// The session of a token, as its client got it in the greeting; `None` if no such session is listed, or once the
+    /// The session of a token, which its client got in the greeting; `None` if no such session is listed, or once the
     /// instance has ended.
     pub async fn session(&self, token: SessionToken) -> Option<SessionInfo> {
         self.ask_proxy_mapper(move || Locate(token)).await.flatten()
     }
 
-    /// Asks the ProxyMapper, and its successor if it crashes meanwhile; `None` if neither answers in time.
+    /// Calls the ProxyMapper, or the successor after a crash; `None` if neither answers in time.
     async fn ask_proxy_mapper<M>(&self, request: impl Fn() -> M + Send + 'static) -> Option<M::Result>
     where
         ProxyMapper: actix::Handler<M>,
@@ -401,17 +404,18 @@ impl Janus {
 
     /// The clients that lag the most, largest queue first, at most `count` of them.
     ///
-    /// Empty while everybody keeps up. It looks at every connection; ask for it every few seconds, not for every message.
+    /// Empty while all clients keep up. The call looks at every connection; call it every few seconds, not for every
+    /// message.
     #[must_use]
     pub fn slow_clients(&self, count: usize) -> Vec<SlowClient> {
         slow_clients(&self.inner.shared, count)
     }
 
-    /// The topics that exist now, by name: the first `limit` of those after `after`.
+    /// The existing topics in the order of their names: the first `limit` after `after`.
     ///
-    /// To see all, begin with an empty name and go on after the last name of each page until one is empty. What is made or
-    /// ends meanwhile may be on it or not; nothing is on it twice. A call costs as much as its page is long, however many
-    /// topics there are.
+    /// To see all, begin with an empty name and continue after the last name of each page until a page is empty. A
+    /// topic made or ended in between may be listed or not, and no topic is listed twice. The cost of a call depends on
+    /// the length of its page, not on the number of topics.
     ///
     /// ```
     /// # use janus_core::{Config, Janus};
@@ -440,7 +444,7 @@ impl Janus {
             let count = (limit - page.len()).min(TOPICS_PORTION);
             let last = page.last().map_or(after, |topic| topic.name.as_str());
             let portion = table.page(last, count);
-            // Their state without the table's lock, under which nobody could publish to another topic.
+            // Their state without the table's lock, or no publisher could reach another topic in the meantime.
             page.extend(portion.iter().map(|topic| topic.info()));
             if count == 0 || portion.len() < count {
                 return page;
@@ -448,14 +452,13 @@ impl Janus {
         }
     }
 
-    /// The topics that exist now, in no order. Where there may be thousands, [`topics_after`](Self::topics_after) has them in
-    /// pages.
+    /// The existing topics, in no order. For thousands of topics, [`topics_after`](Self::topics_after) has pages.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicInfo> {
         self.inner.shared.topics.table.all().iter().map(|topic| topic.info()).collect()
     }
 
-    /// What one topic is doing; `None` if it does not exist. [`topic`](Self::topic) is for publishing and subscribing.
+    /// The state of one topic; `None` if it does not exist. To publish and subscribe, see [`topic`](Self::topic).
     #[must_use]
     pub fn topic_info(&self, name: &str) -> Option<TopicInfo> {
         self.inner.shared.topics.table.find(name).map(|topic| topic.info())
@@ -467,9 +470,9 @@ impl Janus {
         self.inner.root.tree()
     }
 
-    /// Messages between the actors of the tree from now on, for readers who want to see what the instance is doing. While there is
-    /// no trace, a message costs a look at a flag; with one, it takes some microseconds to put into words. Four traces may run
-    /// at a time, and nothing waits for their readers.
+    /// Traces the messages between the actors of the tree from now on, for a reader who wants to watch the instance at
+    /// work. Without a trace, a message costs a look at a flag; with one, it takes some microseconds to put into words.
+    /// Four traces may run at a time, and no actor waits for their readers.
     ///
     /// ```
     /// use janus_core::{Config, Janus, TraceKind, TraceOptions};
@@ -496,27 +499,31 @@ impl Janus {
         self.inner.shared.tracer.start(options, self.inner.root.subscribe().ok())
     }
 
-    /// Waits until the tree has ended, by [`shutdown`](Self::shutdown) or because it gave up, and tells why.
+    /// Waits until the tree has ended, by [`shutdown`](Self::shutdown) or because the tree gave up, and returns the
+    /// reason.
     ///
     /// Cancel safe; any number of callers may wait.
     pub async fn wait(&self) -> ExitReason {
         let reason = self.inner.root.wait().await;
-        // The thread on which the tree ended may be about to; nobody is to find it open who knows that it is over.
+        // The thread of the tree's end may be about to close the instance; a caller that knows of the end must not find
+        // it open.
         self.inner.shared.close();
         self.inner.shared.verdict.lock().clone().unwrap_or(reason)
     }
 
     /// Drains and ends the instance: no new connections, no new messages; then connections are closed over
-    /// `drain_period`, a few at a time, each with a FIN after what is queued for it; then the tree stops. It takes at most
-    /// `drain_timeout`, and no longer than there are connections; observers among the [hooks](crate::hooks) then hear what is
-    /// left for them, within `hook_timeout`. Afterwards no thread is left, but one that the embedder's own code blocks.
+    /// `drain_period`, a few at a time, each with a FIN after its queued messages; then the tree stops. The call takes
+    /// at most `drain_timeout`, and no longer than there are connections; observers among the [hooks](crate::hooks)
+    /// then hear the remaining news, within `hook_timeout`. Afterwards no thread is left, except a thread blocked by
+    /// the embedder's own code.
     ///
-    /// Any number of callers may wait for it, and all get the same report. A caller that goes away does not stop it.
+    /// Any number of callers may wait for the drain, and all get the same report. A caller that goes away does not stop
+    /// it.
     pub async fn shutdown(&self) -> DrainReport {
         let (shared, root) = (Arc::clone(&self.inner.shared), self.inner.root.clone());
         let drained = Arc::clone(&self.inner.drained);
         let drained = async move { *drained.get_or_init(|| drain(&shared, &root)).await };
-        // The control thread ends while somebody waits if another has waited for the same drain.
+        // The control thread may end while this caller waits, if another caller has waited for the same drain.
         let report = match on(&self.inner.control, drained).await {
             Some(report) => report,
             None => self.inner.drained.get().copied().unwrap_or_default(),
@@ -608,7 +615,7 @@ mod tests {
             let _ = released.recv();
         };
         shared.home.run(busy).unwrap();
-        // It looks whether it is to end between some jobs and the next.
+        // The arbiter looks for its end between some jobs and the next.
         for _ in 0..100 {
             shared.home.run(|| ()).unwrap();
         }
@@ -625,7 +632,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(shared.connections.table.all(), 0);
-        // And with nobody there to take it.
+        // And with no arbiter to take it.
         let _ = serve().unwrap_err();
         assert_eq!(shared.connections.table.all(), 0);
     }
@@ -672,7 +679,7 @@ mod tests {
         drop(client);
         janus.shutdown().await;
         drop(janus);
-        // What ran on threads of the instance may be about to let go.
+        // Threads of the instance may be about to let go.
         let deadline = Instant::now() + Duration::from_secs(10);
         while shared.strong_count() > 0 && Instant::now() < deadline {
             tokio::task::yield_now().await;

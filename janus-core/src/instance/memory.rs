@@ -1,13 +1,13 @@
-//! Keeps an instance within its memory budget, by giving up what is least important first.
+//! Keeps an instance within its memory budget, by giving up the least important things first.
 //!
-//! The keeper compares what the instance accounts for ([`Shared::memory_used`]) with `memory_budget_bytes`, ten times a
-//! second, and acts at four thresholds: history is trimmed, then detached sessions end, then the clients with the largest
-//! queues are closed. At the last one new connections are refused, which the Acceptor finds out by itself. A harsher
-//! measure comes only when the milder ones are used up; each stops as soon as there is less than its threshold. Before all
-//! of them, at the first threshold, strangers give back what they hold (see [`strangers`]).
+//! Ten times a second, the keeper compares the accounted bytes ([`Shared::memory_used`]) with `memory_budget_bytes`,
+//! and acts at four thresholds: history is trimmed, then detached sessions end, then the clients with the largest
+//! queues are closed. At the last threshold the Acceptor refuses new connections by itself. A harsher measure comes
+//! only when the milder ones are used up; each stops as soon as usage is below the threshold. Before all measures, at
+//! the first threshold, strangers give back their holdings (see [`strangers`]).
 //!
-//! It owns nothing: pressure and counters are with the tables, so that its successor goes on where it crashed. Without a
-//! budget there is no keeper. What it gives up is given up in portions, so that the arbiter serves others in between.
+//! The keeper owns nothing: pressure and counters are with the tables, so its successor continues after a crash.
+//! Without a budget there is no keeper. It works in portions, so the arbiter serves clients in between.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,38 +23,38 @@ use strangers::{Strangers, largest_queues};
 
 mod strangers;
 
-/// Per cent of the budget from which on topics keep less of their messages than they may.
+/// Per cent of the budget from which on topics keep fewer messages than they may.
 const TRIM: usize = 80;
 
-/// From which on detached sessions end, the oldest of the address that has most first.
+/// From this on detached sessions end, first the oldest of the address with the most.
 const END_SESSIONS: usize = 90;
 
-/// From which on the clients with the largest queues are closed.
+/// From this on the clients with the largest queues are closed.
 const CLOSE_CLIENTS: usize = 92;
 
-/// How far usage must have fallen below a threshold, in per cent of the budget, and for how many looks, until its alarm is
-/// over. Without it, what is given up at a threshold would raise the alarm and end it many times a second.
+/// How far usage must have fallen below a threshold, in per cent of the budget, and for how many looks, until the alarm
+/// is over. Otherwise the memory given back at a threshold would raise the alarm and end it many times a second.
 const MARGIN: usize = 5;
 const CALM_LOOKS: u32 = 10;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The pressure at which topics keep nothing: a shift by it leaves nothing of the largest limits that can be set.
+/// The pressure at which topics keep nothing: a shift by this number leaves nothing of the largest possible limits.
 const KEEP_NOTHING: u32 = 31;
 
-/// Detached sessions that end before others get their turn, and before usage is looked at again.
+/// Detached sessions ended before clients get their turn, and before usage is looked at again.
 const SESSIONS: usize = 16;
 
-/// The part of the detached sessions that ends in one look, while no client need be closed: one in so many.
+/// The part of the detached sessions ended in one look while no client need be closed, as a divisor.
 const SHARE: usize = 8;
 
-/// Clients that are closed in one look.
+/// Clients closed in a look.
 const CLIENTS: usize = 32;
 
-/// A client with less in its queue is only a moment behind; closing it gives back next to nothing.
+/// A client with less in the queue is only a moment behind; to close this client gives back next to nothing.
 const WORTH_CLOSING: usize = 16 * 1024;
 
-/// Connections that are looked at before others may change the table.
+/// Connections looked at before the table is free for changes.
 const CONNECTIONS: usize = 1_024;
 
 /// Looks after the budget, for ever.
@@ -74,14 +74,14 @@ struct Keeper {
     ending_sessions: Alarm,
     closing_clients: Alarm,
     refusing: Alarm,
-    /// Whether topics keep nothing any more, so that there is nothing to trim.
+    /// Whether topics keep nothing any more, so nothing is left to trim.
     trimmed_all: bool,
     strangers: Strangers,
 }
 
 impl Keeper {
     fn new(shared: Arc<Shared>) -> Self {
-        // A predecessor that crashed may have left pressure behind, which only the end of an alarm takes away.
+        // A predecessor that crashed may have left pressure behind, and only the end of an alarm takes pressure away.
         let trimming = Alarm { raised: shared.pressure() > 0, ..Alarm::new(TRIM) };
         Self {
             shared,
@@ -102,18 +102,18 @@ impl Keeper {
         }
         match self.refusing.note(&self.shared) {
             Some(Change::Raised) => log::error!("memory: {}; refusing new connections", self.figures()),
-            Some(Change::Over) => log::info!("memory: {}; new connections are welcome again", self.figures()),
+            Some(Change::Over) => log::info!("memory: {}; accepting new connections again", self.figures()),
             None => {}
         }
     }
 
     async fn trim(&mut self) {
         match self.trimming.note(&self.shared) {
-            Some(Change::Raised) => log::warn!("memory: {}; topics keep less of their messages", self.figures()),
+            Some(Change::Raised) => log::warn!("memory: {}; topics keep fewer messages", self.figures()),
             Some(Change::Over) => {
                 self.shared.pressure.store(0, Ordering::Relaxed);
                 self.trimmed_all = false;
-                log::info!("memory: {}; topics keep their messages again", self.figures());
+                log::info!("memory: {}; topics keep as many messages as configured again", self.figures());
             }
             None => {}
         }
@@ -132,7 +132,7 @@ impl Keeper {
         let shared = &self.shared;
         match self.ending_sessions.note(shared) {
             Some(Change::Raised) => log::warn!("memory: {}; ending sessions without a connection", self.figures()),
-            Some(Change::Over) => log::info!("memory: {}; sessions live their time again", self.figures()),
+            Some(Change::Over) => log::info!("memory: {}; sessions are kept for their full TTL again", self.figures()),
             None => {}
         }
         let (_, detached) = shared.sessions.table.count();
@@ -149,24 +149,25 @@ impl Keeper {
         }
     }
 
-    /// Each client is named in the log when its connection ends, as any slow consumer.
+    /// Each client is named in the log at the end of its connection, like any slow consumer.
     async fn close_clients(&mut self) {
         match self.closing_clients.note(&self.shared) {
             Some(Change::Raised) => {
                 log::error!("memory: {}; closing the clients with the largest queues", self.figures());
             }
-            Some(Change::Over) => log::info!("memory: {}; no client need be closed any more", self.figures()),
+            Some(Change::Over) => log::info!("memory: {}; no longer closing clients", self.figures()),
             None => {}
         }
         if !self.shared.memory_is_at(CLOSE_CLIENTS) {
             return;
         }
         for slot in largest_queues(&self.shared, CLIENTS).await {
-            // A message may wait in many queues, so what closing one of them gives back is known only afterwards.
+            // A message may wait in many queues, so the memory given back by closing one queue is known only
+            // afterwards.
             if !self.shared.memory_is_at(CLOSE_CLIENTS) {
                 return;
             }
-            // It may have caught up since.
+            // The client may have caught up since.
             if slot.queued().map_or(0, |(bytes, _)| bytes) >= WORTH_CLOSING {
                 slot.end_for_memory();
             }
@@ -185,12 +186,12 @@ fn figures(shared: &Shared) -> String {
     format!("{:.1} MiB of {:.1} MiB used ({} %)", mib(used), mib(budget), used / (budget / 100))
 }
 
-/// The next step after this pressure: a quarter, a 16th, a 256th of what topics may keep, and so on to nothing.
+/// The next step after this pressure: a quarter, a 16th, a 256th of the limits of topics, and so on to nothing.
 fn harder(pressure: u32) -> u32 {
     (pressure * 2).clamp(2, KEEP_NOTHING)
 }
 
-/// Whether usage is over a threshold, for one line in the log when that begins and one when it ends.
+/// Whether usage is over a threshold, for a line in the log at the beginning and at the end of that time.
 struct Alarm {
     threshold: usize,
     raised: bool,

@@ -1,6 +1,6 @@
-//! One instance: how it starts, what a program can ask of it, how it ends.
+//! An instance: start, handle, end.
 //!
-//! | file | what it is | what it owns |
+//! | file | kind | owns |
 //! |---|---|---|
 //! | `application.rs` | supervisor | the embedder's own actors and their thread |
 //! | `builder.rs` | API | settings and listeners until the instance starts |

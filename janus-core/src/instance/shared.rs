@@ -1,8 +1,8 @@
-//! Everything that the actors of one instance share: the sum of what its floors share.
+//! The shared state of the actors of an instance: the sum of the parts of all floors.
 //!
-//! Each floor has a part of its own and is given nothing of the floors above: [`Ground`], [`Engine`] (delivery), [`Topics`],
-//! [`Sessions`], [`Connections`]. A part dereferences to the part below, so a field of a lower floor is named the same way on
-//! every floor. Nothing here is global; two instances in one process do not see each other.
+//! Each floor has a part of its own and knows nothing of the floors above: [`Ground`], [`Engine`] (delivery),
+//! [`Topics`], [`Sessions`], [`Connections`]. A part dereferences to the part below, so a field of a lower floor has
+//! the same name on every floor. Nothing here is global; two instances in one process do not see each other.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::tree;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::connection::acceptor::Endpoint;
-use crate::delivery::{Codecs, Engine, Ledger};
+use crate::delivery::{Codecs, Engine};
 use crate::ground::Ground;
 use crate::hooks::HookRunner;
 use crate::session::Sessions;
@@ -36,17 +36,16 @@ impl Shared {
         endpoints: Vec<Arc<Endpoint>>,
         hooks: Option<Arc<HookRunner>>,
     ) -> Arc<Self> {
-        // Only hooks ask for what was dropped by topic.
-        let ledger = if hooks.is_some() { Ledger::by_topic() } else { Ledger::default() };
         let (topic_supervisor, transport_supervisor) =
             (tree::topic_supervisor(&config), tree::transport_supervisor(&config));
-        let engine = Engine::new(Ground::new(config, home), codecs, ledger);
+        // Only hooks ask for dropped messages by topic.
+        let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
         let sessions = Sessions::new(Topics::new(engine, topic_supervisor));
         let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks);
         Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default() })
     }
 
-    /// What is left to do when the tree has ended, in whatever way: nothing must wait for the instance any more.
+    /// The work left when the tree has ended, in whatever way: nothing may wait for the instance any more.
     pub(crate) fn close(&self) {
         self.draining.begin();
         self.endpoints.iter().for_each(|endpoint| endpoint.close());

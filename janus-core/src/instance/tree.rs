@@ -1,5 +1,5 @@
-//! The supervision tree: [`tree`] is its picture as code. `docs/ARCHITECTURE.md` has the same picture in text, held against the
-//! running tree by a test.
+//! The supervision tree: [`tree`] is its picture as code. `docs/ARCHITECTURE.md` has the same picture in text; a test
+//! compares the text with a running tree.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::topic::manager::{TOPIC_INTENSITY, TopicManager};
 /// A handler that has run for this long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
 
-/// A handler that has run for this long ends the instance: no other actor of its thread can run any more.
+/// A handler that has run for this long ends the instance: no other actor of the thread can run any more.
 const HANG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The whole tree, in the order of its start. The tree stops in the reverse order, except that a drain first stops the
@@ -54,7 +54,7 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
     })
 }
 
-/// One child per topic. Topics never use up the restart intensity of the root, however many of them crash.
+/// A child for each topic. Topics never use up the restart intensity of the root, however many of them crash.
 pub(super) fn topic_supervisor(config: &Config) -> DynamicSupervisor {
     DynamicSupervisor::new("topic_supervisor")
         .restart(Restart::Permanent)
@@ -63,14 +63,14 @@ pub(super) fn topic_supervisor(config: &Config) -> DynamicSupervisor {
         .quarantine(config.topic_quarantine)
 }
 
-/// One child per connection. A Transport that crashes ends its connection; the client comes back with its session.
+/// A child for each connection. The crash of a Transport ends the connection; the client comes back with the session.
 pub(super) fn transport_supervisor(config: &Config) -> DynamicSupervisor {
     DynamicSupervisor::new("transport_supervisor")
         .restart(Restart::Temporary)
         .shutdown(Shutdown::Timeout(config.drain_timeout))
 }
 
-/// An actor on the home arbiter, made from a part of what the tree shares.
+/// An actor on the home arbiter, made from a part of the shared state.
 fn actor<A, P>(address: &ActorRef<A>, home: &Place, part: &Arc<P>, make: fn(Arc<P>) -> A) -> ChildSpec
 where
     A: Actor<Context = Context<A>>,
@@ -80,7 +80,7 @@ where
     ChildSpec::actor(address, move |_| Ok(make(Arc::clone(&part)))).place(home.clone())
 }
 
-/// A task on the home arbiter that runs until it is killed, made from a part of what the tree shares.
+/// A task on the home arbiter, made from a part of the shared state; runs until killed.
 fn task<P, F>(name: &'static str, home: &Place, part: &Arc<P>, run: fn(Arc<P>) -> F) -> ChildSpec
 where
     P: Send + Sync + 'static,
@@ -102,7 +102,7 @@ async fn take_turns(connections: Arc<Connections>) {
     join(connections.turns.keep(|| connections.home.pauses()), connections.fairness.keep()).await;
 }
 
-/// Tells the embedder's hooks what happened, if there are any.
+/// Tells the embedder's hooks of events, if there are hooks.
 fn observer(shared: &Shared) -> Option<ChildSpec> {
     let runner = Arc::clone(shared.hooks.as_ref()?);
     // The last news, after everything else has stopped, must take no longer than one hook may.
@@ -111,8 +111,8 @@ fn observer(shared: &Shared) -> Option<ChildSpec> {
     Some(observer.shutdown(limit).place(shared.home.clone()))
 }
 
-/// Names an actor that hangs, and gives up when one of ours hangs for good: nothing else on its thread can run. One of the
-/// embedder's hurts only the others of its kind.
+/// Names an actor that hangs, and ends the instance when an actor of the home arbiter hangs for good: nothing else on
+/// the thread can run. A hanging child of the embedder hurts only its siblings.
 fn watchdog(shared: &Arc<Shared>, root: &SupervisorRef, application: Option<&Place>) -> Watchdog {
     let home = &shared.home;
     // Weak, because this becomes part of a spec of the root's.
@@ -128,7 +128,7 @@ fn watchdog(shared: &Arc<Shared>, root: &SupervisorRef, application: Option<&Pla
         if let Some(root) = root_to_end.upgrade() {
             root.kill();
         }
-        // Last: an embedder's logger may be what hangs.
-        log::error!("{hang}; giving up, because nothing else on its thread can run");
+        // Last: the hanging code may be an embedder's logger.
+        log::error!("{hang}; ending the instance, because no other actor of this thread can run");
     })
 }

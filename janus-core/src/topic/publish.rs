@@ -21,6 +21,7 @@ const MAX_TOPIC_BYTES: usize = 4_096;
 
 /// The answer to the publisher of an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// Names the life of the topic in which the message was numbered. Random; changes when a topic starts afresh.
     pub epoch: Epoch,

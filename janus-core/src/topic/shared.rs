@@ -114,7 +114,7 @@ impl Topics {
     /// Topics whose actors are never started. Must be called in a `LocalSet`.
     pub(super) fn for_test(config: crate::config::Config) -> Arc<Self> {
         let ground = crate::ground::Ground::new(config, crate::supervision::Place::here());
-        let engine = Engine::new(ground, Arc::default(), crate::delivery::Ledger::default());
+        let engine = Engine::new(ground, Arc::default(), false);
         Self::new(engine, DynamicSupervisor::new("topic_supervisor"))
     }
 }

@@ -1,8 +1,8 @@
-//! When a client that asks faster than it takes the answers is not read, and when a client that is behind has caught up.
+//! When a client is not read because of too many answers to take, and when a lagging client has caught up.
 //!
-//! A program may publish thousands of messages before it reads the first receipt. Its answers wait in its queue, and from a
-//! limit on its Transport reads no further: TCP slows the client down, and nothing is lost. A client that never takes its
-//! answers is ended as any other client that takes nothing.
+//! A program may publish thousands of messages before reading the first receipt. The answers wait in the queue, and
+//! from a limit on the Transport stops reading: TCP slows the client down, and nothing is lost. A client that never
+//! takes its answers is ended like any stalled client.
 
 use std::sync::atomic::Ordering;
 
@@ -10,13 +10,14 @@ use super::{Messages, Out, Slot};
 use crate::delivery::queue::{Entry, Flushed};
 
 impl Slot {
-    /// Whether so many answers wait for the client that nothing further of it is read. The Transport is woken when that is
+    /// Whether the client is not read because too many answers wait for it. The Transport is woken when the pause is
     /// over.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire)
     }
 
-    /// Brings [`is_paused`](Self::is_paused) up to the answers that wait. To be called when their number has changed.
+    /// Brings [`is_paused`](Self::is_paused) up to date with the queued answers. Called after each change of their
+    /// number.
     pub(super) fn mirror_pause(&self, out: &Out) {
         let paused = out.queue.as_ref().is_some_and(|queue| queue.holds_many_answers());
         if self.paused.swap(paused, Ordering::AcqRel) && !paused {
@@ -24,8 +25,8 @@ impl Slot {
         }
     }
 
-    /// Has messages wait behind others. Before a client is cut off because of them, its socket is offered what waits: a
-    /// client that reads all the time has made room since the Transport last had its turn.
+    /// Queues messages behind others. Before a full queue cuts the client off, the socket is offered the queue: a
+    /// client that reads all the time has made room since the Transport's last turn.
     pub(super) fn queue_messages(&self, out: &mut Out, messages: Messages) {
         if let Out { link: Some(link), queue: Some(queue), .. } = &mut *out
             && queue.overflows_with(&messages)
@@ -48,7 +49,6 @@ impl Slot {
 mod tests {
     use std::sync::Arc;
     use std::task::Poll;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use tokio::io::AsyncReadExt;
@@ -64,14 +64,8 @@ mod tests {
     const MAX_BYTES: usize = 4 * 1024;
 
     fn slot(link: impl Into<Link>) -> Arc<Slot> {
-        let terms = Terms {
-            max_frames: usize::MAX,
-            max_bytes: MAX_BYTES,
-            patience: Duration::ZERO,
-            ledger: Arc::default(),
-            codecs: Arc::default(),
-        };
-        Arc::new(Slot::new(1, None, link, CLASSIC, Arc::default(), &Arc::new(terms)))
+        let terms = Terms::in_tests(usize::MAX, MAX_BYTES);
+        Arc::new(Slot::new(1, None, link, CLASSIC, Arc::default(), &terms))
     }
 
     #[tokio::test]
@@ -111,7 +105,7 @@ mod tests {
             slot.deliver(&subscription, &Arc::new(batch_of(&[&message], seq + 1)), Tick::new(1));
         };
         let waits = || slot.queued().map_or(0, |(bytes, _)| bytes);
-        // No Transport writes it out.
+        // No Transport writes the queue out.
         while waits() + 2 * message.len() <= MAX_BYTES {
             deliver();
         }
@@ -122,7 +116,7 @@ mod tests {
         deliver();
         assert!(waits() < full, "{} bytes wait", waits());
         assert_eq!(slot.take_end(), None);
-        // Unless it reads no more.
+        // Unless the client reads no more.
         while waits() > 0 {
             deliver();
         }

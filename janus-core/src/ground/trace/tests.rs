@@ -6,7 +6,7 @@ fn tell(tracer: &Tracer, kind: TraceKind, from: &str, to: &str) {
     tracer.tell(kind, || Said { from: from.into(), to: to.into(), about: String::new() });
 }
 
-/// The lines that wait, and whether the trace is over after them.
+/// The waiting lines, and whether the trace then is over.
 fn taken(trace: &mut Trace) -> (Vec<TraceLine>, bool) {
     let mut lines = Vec::new();
     loop {

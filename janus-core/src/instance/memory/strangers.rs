@@ -1,10 +1,10 @@
-//! Takes back what strangers hold, before anything is given up that somebody counts on.
+//! Takes back the memory of strangers, before regular clients have to give anything up.
 //!
-//! In this order, for as long as usage is at the first threshold: what clients have sent and what has led to nothing for
-//! two ticks, or is more than a quarter of `input_share`; connections that never opened, or have never asked for
-//! anything, for a second; queues of clients that do not keep up, where these hold more than topics keep in any case.
-//! A small part of the budget is left to each kind: with it nobody crowds out anybody, and a server whose history
-//! fills the budget day and night does not close slow newcomers all the time.
+//! In this order, for as long as usage is at the first threshold: input that has led to nothing for two ticks, or is
+//! more than a quarter of `input_share`; connections that never opened, or have never asked for anything, for a second;
+//! queues of clients that do not keep up, where the queues hold more than topics keep in any case. A small part of the
+//! budget is left to each kind. With this part no client crowds out another, and a server with a budget always full of
+//! history does not close slow newcomers all the time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,54 +17,54 @@ use crate::connection::CONNECTION_BYTES;
 use crate::delivery::{End, Slot};
 use crate::instance::shared::Shared;
 
-/// Looks in a second: the time after which a connection that has asked for nothing is a stranger's, and the least time
-/// between two walks over all connections that found nobody, and between two lines in the log.
+/// Looks in a second: the age at which a connection without a request is a stranger's, and the least time between two
+/// walks over all connections without a result, and between two lines in the log.
 const SECOND: u32 = (1_000 / LOOK_INTERVAL.as_millis()) as u32;
 
-/// Ticks after which input that has led to nothing is old.
+/// Ticks after which input without a result is old.
 const OLD: u32 = 2;
 
-/// The part of the budget that strangers may hold at the first threshold: one in so many, for their input and for their
+/// The part of the budget left to strangers at the first threshold, as a divisor, for their input and for their
 /// connections each.
 const LEFT: usize = 64;
 
-/// The part of `input_share` that younger input may take then.
+/// The part of `input_share` left to younger input then, as a divisor.
 const YOUNG: usize = 4;
 
-/// Looks for which nobody else gives anything up while strangers hold what they will soon be closed for.
+/// Looks for which regular clients are spared while strangers hold memory and will soon be closed.
 const PATIENCE: u32 = 5 * SECOND;
 
 /// Per cent of the budget from which on there is no such patience.
 const FULL: usize = 100;
 
-/// The part of the budget that queues may hold then, beside what topics keep.
+/// The part of the budget left to queues then, in addition to the messages kept by topics.
 const QUEUES: usize = 8;
 
-/// Connections that are closed before others get their turn; each takes some 30 µs.
+/// Connections closed before clients get their turn; each takes some 30 µs.
 const CLOSES: usize = 16;
 
-/// Clients that are closed for their queues in one look.
+/// Clients closed for their queues in one look.
 const CLIENTS: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     /// Looks so far.
     looks: u32,
-    /// The connections up to this number are at least a second old; and those up to that one will be next.
+    /// The connections up to this number are at least a second old; and those up to `newest` will be next.
     elder: u64,
     newest: u64,
-    /// The look of the last walk over all connections, and whether it found somebody to close.
+    /// The look of the last walk over all connections, and whether the walk closed a connection.
     walked: Option<u32>,
     found: bool,
-    /// For how many looks others have been spared since usage was below the first threshold.
+    /// For how many looks regular clients have been spared since usage was below the first threshold.
     spared: u32,
     /// The look of the last line in the log.
     told: u32,
 }
 
 impl Strangers {
-    /// Called ten times a second; whether strangers still hold what they will be closed for in a moment, so that nobody else
-    /// need give up anything meanwhile.
+    /// Called ten times a second. Returns whether strangers still hold memory and will be closed in a moment, so no
+    /// regular client need give anything up yet.
     pub(super) async fn look(&mut self, shared: &Shared) -> bool {
         self.looks = self.looks.wrapping_add(1);
         if self.looks.is_multiple_of(SECOND) {
@@ -88,7 +88,7 @@ impl Strangers {
         spares
     }
 
-    /// Says once a second at most how many connections were closed for what they held.
+    /// Logs the number of connections closed for their memory, once a second at most.
     fn tell(&mut self, shared: &Shared) {
         if self.looks.wrapping_sub(self.told) < SECOND {
             return;
@@ -106,15 +106,14 @@ impl Strangers {
             self.told = self.looks;
             let (most, address) = most;
             log::warn!(
-                "memory: {}; {all} connections closed for what they held without having asked for anything, {most} of \
-                 them from {address}",
+                "memory: {}; closed {all} connections that held memory without a request, {most} of them from {address}",
                 figures(shared)
             );
         }
     }
 }
 
-/// Closes connections for what they have sent.
+/// Closes connections for the memory of their input.
 async fn take_back_input(shared: &Shared) {
     let Some(bound) = shared.input_bound() else { return };
     let left = shared.config.memory_budget_bytes / LEFT;
@@ -129,8 +128,9 @@ async fn take_back_input(shared: &Shared) {
     }
 }
 
-/// Closes connections that never opened, and those up to the number `elder` that have never asked for anything, of the
-/// address that has most of them first, the oldest first; whether there are too many, younger ones among them.
+/// Closes connections that never opened, and connections up to the number `elder` that have never asked for anything:
+/// first those of the address with the most, the oldest first. Returns whether there are too many, younger ones among
+/// them.
 async fn close_strangers(shared: &Shared, elder: u64) -> bool {
     let tick = shared.clock.tick();
     let (mut strangers, mut young) = (Vec::new(), 0);
@@ -153,7 +153,7 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
     let excess = strangers.len().saturating_sub(left);
     let held = by_address(&strangers);
     strangers.sort_by_cached_key(|(_, slot)| (std::cmp::Reverse(held[&address(slot)]), address(slot), slot.id));
-    // What a connection takes is given back only when it has ended, in a turn of its own.
+    // The memory of a connection is given back only after its end, in a turn of its own.
     let needed = shared.memory_over(TRIM).div_ceil(CONNECTION_BYTES);
     let closing = &strangers[..excess.min(needed)];
     for some in closing.chunks(CLOSES) {
@@ -167,7 +167,8 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
     strangers.len() + young > left
 }
 
-/// Closes the clients with the largest queues, as far as queues hold more than topics keep in any case; whether they did.
+/// Closes the clients with the largest queues, as far as queues hold more than topics keep in any case. Returns whether
+/// that was so.
 async fn close_hoarders(shared: &Shared) -> bool {
     let allowed = shared.config.memory_budget_bytes / QUEUES;
     if shared.ledger().sent() <= allowed {
@@ -184,7 +185,7 @@ async fn close_hoarders(shared: &Shared) -> bool {
         if !is_over() {
             break;
         }
-        // It may have caught up since.
+        // The client may have caught up since.
         if slot.queued().is_some_and(|(bytes, _)| bytes >= WORTH_CLOSING) {
             slot.end_for_memory();
         }
@@ -206,13 +207,13 @@ async fn kept_by_topics(shared: &Shared) -> usize {
     }
 }
 
-/// The clients with the largest queues, `count` at most: largest first, and among those of about one size first those of
-/// the address whose queues hold most.
+/// The clients with the largest queues, `count` at most: largest first, and among queues of about one size first the
+/// clients of the address with the most.
 pub(super) async fn largest_queues(shared: &Shared, count: usize) -> Vec<Arc<Slot>> {
     let mut lagging = Vec::new();
     let mut portion = 0..CONNECTIONS;
     while shared.connections.table.visit(portion.clone(), |slot| {
-        // Mostly there is nothing, and its lock need not be taken.
+        // Most clients have no queue, and their locks need not be taken.
         let queued = if slot.needs_attention() { slot.queued().map_or(0, |(bytes, _)| bytes) } else { 0 };
         if queued >= WORTH_CLOSING {
             lagging.push((queued, Arc::clone(slot)));

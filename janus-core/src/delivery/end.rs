@@ -1,0 +1,55 @@
+//! The reasons for which the server ends a connection.
+
+use std::io;
+
+/// Why a connection ends before its client asks for the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client did not take its queue, which was this large.
+    SlowConsumer { why: SlowReason, frames: u32, bytes: u32 },
+    /// The peer is gone: a send was refused by the kernel.
+    Broken(io::ErrorKind),
+    /// Nothing can be sent, and for a while nothing has come that would tell whether the peer is gone.
+    GivenUp,
+    /// The codec has panicked, so the client would miss a message without a word.
+    CodecPanicked,
+    /// The client left a frame unfinished for too long, or did not say what the connection is for.
+    FrameTimeout,
+    /// The connection has no place of `max_connections`, and another connection needs the room.
+    Crowded,
+    /// The client did not answer a heartbeat in time, unless the answer has arrived and is not read yet.
+    PingTimeout,
+    /// The client would have missed messages of a topic that had to start afresh, without being told.
+    MessagesLost,
+    /// Another connection has taken over the session.
+    SessionTaken,
+    /// Memory is short, and the client holds some without having asked for anything.
+    Overloaded,
+    /// The operator wants the client to go.
+    Disconnected {
+        /// Whether the client may come back.
+        reconnect: bool,
+    },
+    /// The instance drains, and this connection's turn to be closed has come.
+    Draining,
+    /// The instance has ended; for a subscriber in this process, which no Transport could tell.
+    ShutDown,
+}
+
+/// How a client was too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlowReason {
+    /// Its queue was full.
+    QueueFull,
+    /// The client has taken nothing for too long.
+    Stalled,
+    /// The memory of the instance was nearly used up, and this client's queue was among the largest.
+    Memory,
+}
+
+impl End {
+    /// Whether nothing more can be sent, and the close of the socket is a reset.
+    pub(crate) fn resets(self) -> bool {
+        matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::GivenUp | Self::CodecPanicked)
+    }
+}

@@ -1,0 +1,52 @@
+//! When a heartbeat is due on a connection, and when its answer is overdue.
+
+use super::Slot;
+use crate::ground::clock::Tick;
+
+impl Slot {
+    /// Sends the heartbeat, unless the client was sent its last words after the heartbeat became due, or is paused with
+    /// enough to take.
+    pub(crate) fn beat(&self, tick: Tick) {
+        if self.quiet_since.get().is_none() || self.is_paused() {
+            return;
+        }
+        if let Some(frame) = self.codecs().heartbeat(self.codec()) {
+            self.pulse.ask(tick);
+            self.send(frame);
+        }
+    }
+
+    /// Has silence count from now on, and not only from the first message.
+    pub(crate) fn expect_silence(&self, tick: Tick) {
+        self.quiet_since.set(tick);
+    }
+
+    /// Sends no heartbeat from now on. The client must have left its topics, or the next message would start the
+    /// heartbeat again.
+    pub(crate) fn fall_silent(&self) {
+        self.quiet_since.clear();
+    }
+
+    /// Whether a PING is due: `interval` ticks have passed since the last message or PING. For a client that answers
+    /// PINGs, the time since the last sign of life counts as well, because messages may flow to such a client all the
+    /// time. Marks the PING as sent.
+    pub(crate) fn take_ping_due(&self, tick: Tick, interval: u32) -> bool {
+        let Some(since) = self.quiet_since.get() else { return false };
+        let silent = self.pulse.silent_for(tick).is_some_and(|silence| silence >= interval);
+        if tick.since(since) < interval && !silent {
+            return false;
+        }
+        self.quiet_since.set(tick);
+        true
+    }
+
+    /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While a queue waits for the client,
+    /// the queue's own time limits apply instead: the client may read as fast as its link allows, and not have come to
+    /// the heartbeat yet.
+    pub(crate) fn is_overdue(&self, tick: Tick, patience: u32) -> bool {
+        if self.needs_attention() {
+            self.pulse.defer(tick);
+        }
+        self.pulse.unanswered_for(tick).is_some_and(|time| time >= patience)
+    }
+}
