@@ -104,6 +104,7 @@ pub(crate) enum Enqueued {
 
 /// The present state of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicInfo {
     /// Its name.
     pub name: TopicName,
