@@ -44,3 +44,4 @@ mod support;
 mod trace;
 mod typed;
 mod websocket;
+mod words;

@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# The files of incremental compilation are of no use to a build from nothing.
+export CARGO_INCREMENTAL=0
+
 # With the seconds since the start, so that a log tells where the time goes.
 step() { printf '\n== %4d s: %s\n' "$SECONDS" "$*"; }
 

@@ -83,7 +83,7 @@ impl FanOut {
     pub fn send(&self, frame: &[u8]) {
         let pass = self.pass(frame);
         while pass.serve_piece(Server::Topic).is_some() {}
-        assert!(pass.is_complete(), "nobody else has claimed a piece");
+        assert!(pass.is_complete(), "no other thread has claimed a piece");
     }
 
     /// Sends a frame to every subscriber on this thread and on the senders.

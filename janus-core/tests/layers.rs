@@ -1,4 +1,5 @@
-//! Holds the layout of the crate: each folder knows only the folders on the floors below.
+//! Holds the layout of the crate: each folder knows only the folders on the floors below, each file has a place in a map,
+//! and no file grows beyond what a reader takes in.
 //!
 //! The test reads the sources as text: every path that begins with `crate::`, in `use` lines and in code, but not in
 //! comments and strings.
@@ -30,6 +31,9 @@ const FLOORS: &[&[&str]] = &[
 /// Folders whose code may use the exported names as any user of the crate: the conformance suite, the simulation.
 const USERS: &[&str] = &["conformance", "simulation", "internals"];
 
+/// Lines of a file without its tests.
+const MAX_LINES: usize = 800;
+
 struct Source {
     /// Relative to `src`, with `/`.
     path: String,
@@ -60,10 +64,15 @@ fn read(folder: &Path, prefix: &str, sources: &mut Vec<Source>) {
     }
 }
 
-fn sources() -> Vec<Source> {
+fn sources_of(folder: &str) -> Vec<Source> {
     let mut sources = Vec::new();
-    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut sources);
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), "", &mut sources);
+    assert!(sources.len() > 10, "the sources are found");
     sources
+}
+
+fn sources() -> Vec<Source> {
+    sources_of("src")
 }
 
 /// The code of a line: without a comment, and without what stands in a string.
@@ -145,10 +154,74 @@ fn upward_imports(sources: &[Source]) -> String {
     wrong
 }
 
+/// A line for each file that no map names. The map of a file is the header of `lib.rs`, of the `mod.rs` of its folder,
+/// or of the file of its parent module.
+fn unmapped_files(sources: &[Source]) -> String {
+    let header = |path: &str| -> String {
+        let source = sources.iter().find(|source| source.path == path);
+        let lines = source.map(|source| source.text.lines()).into_iter().flatten();
+        lines.take_while(|line| line.starts_with("//")).collect::<Vec<_>>().join("\n")
+    };
+    let mut wrong = String::new();
+    for Source { path, .. } in sources {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if path == "lib.rs" || name == "tests.rs" {
+            continue;
+        }
+        let named = |map: String, name: &str| map.contains(&format!("`{name}`"));
+        let is_named = match (folder, name) {
+            ("", name) => named(header("lib.rs"), name),
+            (folder, "mod.rs") => {
+                let (map, inner) = match folder.rsplit_once('/') {
+                    Some((parent, inner)) => (format!("{parent}/mod.rs"), inner),
+                    None => ("lib.rs".to_owned(), folder),
+                };
+                named(header(&map), &format!("{inner}/"))
+            }
+            (folder, name) => {
+                let (parent, inner) = folder.rsplit_once('/').unwrap_or(("", folder));
+                named(header(&format!("{folder}/mod.rs")), name)
+                    || named(header(&format!("{folder}.rs")), name)
+                    || named(header(&format!("{parent}/mod.rs")), &format!("{inner}/{name}"))
+            }
+        };
+        if !is_named {
+            let _ = writeln!(wrong, "src/{path}: name the file in the map of its folder (the header of `mod.rs`)");
+        }
+    }
+    wrong
+}
+
+/// A line for each file that is too long without its tests.
+fn long_files(sources: &[Source]) -> String {
+    let mut wrong = String::new();
+    for Source { path, text } in sources {
+        let tests = text.lines().position(|line| line == "mod tests {" || line.starts_with("pub(crate) mod tests {"));
+        let lines = tests.unwrap_or_else(|| text.lines().count());
+        if lines > MAX_LINES && !path.ends_with("tests.rs") {
+            let _ =
+                writeln!(wrong, "src/{path}: {lines} lines without tests, more than {MAX_LINES}; split it by meaning");
+        }
+    }
+    wrong
+}
+
 #[test]
 fn a_folder_knows_only_the_floors_below() {
     let wrong = upward_imports(&sources());
     assert!(wrong.is_empty(), "imports that run up or sideways:\n{wrong}");
+}
+
+#[test]
+fn every_file_is_named_in_a_map() {
+    let wrong = unmapped_files(&sources()) + &unmapped_files(&sources_of("supervision/src"));
+    assert!(wrong.is_empty(), "files without a place in a map:\n{wrong}");
+}
+
+#[test]
+fn no_file_is_longer_than_a_reader_takes_in() {
+    let wrong = long_files(&sources()) + &long_files(&sources_of("supervision/src"));
+    assert!(wrong.is_empty(), "files that are too long:\n{wrong}");
 }
 
 /// The checks themselves, on layouts that are wrong on purpose.
@@ -192,5 +265,25 @@ mod checks {
         for (path, text) in down {
             assert_eq!(upward_imports(&[source(path, text)]), "", "{path}: {text}");
         }
+    }
+
+    #[test]
+    fn a_file_without_a_place_in_a_map_is_found() {
+        let lib = source("lib.rs", "//! - `topic/`: topics\n//! - `typed.rs`: types\n");
+        let folder = source("topic/mod.rs", "//! | `actor.rs` | `parts/one.rs` |\nmod tests {}");
+        let named =
+            [lib, folder, source("typed.rs", ""), source("topic/actor.rs", ""), source("topic/parts/one.rs", "")];
+        assert_eq!(unmapped_files(&named), "");
+        let mut more = Vec::from(named);
+        more.extend([source("other.rs", ""), source("topic/lost.rs", ""), source("cellar/mod.rs", "")]);
+        assert_eq!(unmapped_files(&more).lines().count(), 3, "{}", unmapped_files(&more));
+    }
+
+    #[test]
+    fn the_lines_of_tests_do_not_count() {
+        let code = "fn f() {}\n".repeat(MAX_LINES);
+        assert_eq!(long_files(&[source("a.rs", &code)]), "");
+        assert_eq!(long_files(&[source("a.rs", &(code.clone() + "mod tests {\n" + &code))]), "");
+        assert_eq!(long_files(&[source("a.rs", &(code + "fn one_more() {}\n"))]).lines().count(), 1);
     }
 }

@@ -481,7 +481,7 @@ impl Suite {
 
 /// The results of all checks. `Display` writes a table.
 #[derive(Clone, Debug)]
-#[must_use = "a report that nobody looks at has found nothing"]
+#[must_use = "a report that is not looked at has found nothing"]
 pub struct Report {
     /// The codec's name.
     pub codec: &'static str,

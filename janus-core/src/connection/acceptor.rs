@@ -348,7 +348,7 @@ fn start(
     });
     if let Err(error) = started {
         shared.table.remove(&slot);
-        log::error!("{peer}: closed, its Transport could not be started: {error}");
+        log::error!("{peer}: closed, the Transport failed to start: {error}");
     }
 }
 
@@ -512,7 +512,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenth_of_a_second_s_connections_may_come_at_once_and_then_the_rate_holds() {
+    fn a_tenth_of_a_second_may_come_at_once_and_then_the_rate_holds() {
         for (rate, burst) in [(1, 1), (20, 2), (100_000, 10_000)] {
             let begun = Instant::now();
             let mut pace = Pace::new(rate, begun);

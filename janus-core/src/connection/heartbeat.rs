@@ -29,59 +29,91 @@ pub(crate) async fn run(shared: Arc<Connections>) {
     let mut slow_log = SlowLog::default();
     loop {
         interval.tick().await;
-        let tick = shared.clock.advance();
-        let (quiet, unfinished) =
-            (shared.clock.ticks(shared.config.heartbeat_interval), shared.clock.ticks(shared.config.frame_timeout));
-        let answer_within = shared.clock.ticks(shared.config.pong_timeout);
-        let (timeout, patience) =
-            (shared.clock.ticks(shared.config.write_timeout), shared.clock.ticks(shared.config.stall_timeout));
+        let round = Round::begin(&shared);
+        round.visit_all(&shared, &mut slow_log).await;
+        for slot in shared.local_slots() {
+            // A subscriber in this process may take its time; only its policy limits the queue.
+            slot.end_if_stalled(round.tick, u32::MAX, u32::MAX);
+            slow_log.see(&slot, round.tick);
+        }
+        slow_log.note(&shared, round.tick);
+        shared.accounts.sweep();
+        shared.accounts.tell_rest_of_reached(&shared);
+        tell_of_drops(&shared);
+    }
+}
+
+/// A tick, with the settings in ticks.
+struct Round {
+    tick: Tick,
+    heartbeat_interval: u32,
+    frame_timeout: u32,
+    pong_timeout: u32,
+    write_timeout: u32,
+    stall_timeout: u32,
+}
+
+impl Round {
+    /// Advances the clock by a tick.
+    fn begin(shared: &Connections) -> Self {
+        let (clock, config) = (&shared.clock, &shared.config);
+        Self {
+            tick: clock.advance(),
+            heartbeat_interval: clock.ticks(config.heartbeat_interval),
+            frame_timeout: clock.ticks(config.frame_timeout),
+            pong_timeout: clock.ticks(config.pong_timeout),
+            write_timeout: clock.ticks(config.write_timeout),
+            stall_timeout: clock.ticks(config.stall_timeout),
+        }
+    }
+
+    /// Looks at all connections, a portion at a time.
+    async fn visit_all(&self, shared: &Connections, slow_log: &mut SlowLog) {
+        let (mut lagging, mut due) = (Vec::new(), Vec::new());
         let mut portion = 0..PORTION;
-        let mut lagging = Vec::new();
-        let mut due = Vec::new();
         loop {
             let more = shared.table.visit(portion.clone(), |slot| {
                 if slot.needs_attention() {
                     lagging.push(Arc::clone(slot));
                 }
-                if slot.unfinished_for(tick).is_some_and(|since| since >= unfinished) {
-                    slot.end(End::FrameTimeout);
-                } else if slot.is_overdue(tick, answer_within) {
-                    slot.end(End::PingTimeout);
-                } else if slot.take_ping_due(tick, quiet) {
+                if self.check(slot) {
                     due.push(Arc::clone(slot));
                 }
             });
             for some in lagging.chunks(SENDS) {
                 for slot in some {
-                    slot.end_if_stalled(tick, timeout, patience);
-                    slow_log.see(slot, tick);
-                    tell_of_lag(&shared, slot, tick);
+                    slot.end_if_stalled(self.tick, self.write_timeout, self.stall_timeout);
+                    slow_log.see(slot, self.tick);
+                    tell_of_lag(shared, slot, self.tick);
                 }
                 tokio::task::yield_now().await;
             }
             lagging.clear();
             for pings in due.chunks(SENDS) {
                 for slot in pings {
-                    slot.beat(tick);
+                    slot.beat(self.tick);
                 }
                 tokio::task::yield_now().await;
             }
             due.clear();
             if !more {
-                break;
+                return;
             }
             portion = portion.end..portion.end + PORTION;
             tokio::task::yield_now().await;
         }
-        for slot in shared.local_slots() {
-            // A subscriber in this process may take its time; only its policy limits the queue.
-            slot.end_if_stalled(tick, u32::MAX, u32::MAX);
-            slow_log.see(&slot, tick);
+    }
+
+    /// Ends a connection that is late with a frame or with the answer to a PING; true if a PING is due.
+    fn check(&self, slot: &Slot) -> bool {
+        if slot.unfinished_for(self.tick).is_some_and(|ticks| ticks >= self.frame_timeout) {
+            slot.end(End::FrameTimeout);
+        } else if slot.is_overdue(self.tick, self.pong_timeout) {
+            slot.end(End::PingTimeout);
+        } else {
+            return slot.take_ping_due(self.tick, self.heartbeat_interval);
         }
-        slow_log.note(&shared, tick);
-        shared.accounts.sweep();
-        shared.accounts.tell_rest_of_reached(&shared);
-        tell_of_drops(&shared);
+        false
     }
 }
 

@@ -3,6 +3,7 @@
 // | `mod.rs` | API | `Hooks`, and the types of its questions and events |
 // | `runner.rs` | shared object | the embedder's hooks with their runtime, their deadlines and the limit of questions |
 // | `observer.rs` | queue and task | the events for observers, and the task that calls the observers |
+// | `slow_client.rs` | value | a client that does not keep up, as observers and operators see it |
 // | `thread.rs` | thread | a runtime for hooks, if the embedder has none |
 // | `tests.rs` | tests | scripted hooks |
 

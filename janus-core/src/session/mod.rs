@@ -1,9 +1,9 @@
 //! The session of a client, the original's `client_proxy`: the state that outlives a connection.
 //!
-//! A session is state with an owner and a life of its own, not an actor: 19,000 sessions must fit in addition to 19,000
-//! Transports in 2 KiB each. The [`SessionTable`] lists sessions by token, and outlives the ProxyMapper that works on
-//! the table. A session whose connection has ended stays listed for `session_ttl`; a session without a subscription
-//! ends with its connection.
+//! A session is state with an owner and a life of its own, not an actor: each of 19,000 clients must fit in 2 KiB, with
+//! session and Transport. The [`SessionTable`] lists sessions by token, and outlives the ProxyMapper that works on the
+//! table. A session whose connection has ended stays listed for `session_ttl`; a session without a subscription ends
+//! with its connection.
 //!
 //! A detached session holds a cursor for each of its topics and nothing else. Messages missed by the client are in the
 //! topics' rings, once for all clients, and a topic that ends and starts again continues its numbers. A new connection
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_session_keeps_a_cursor_for_each_topic_and_returns_its_subscriptions() {
+    fn a_detached_session_keeps_cursors_and_returns_its_subscriptions() {
         let session = attached(&["a", "b"]);
         assert_eq!(session.with_subscriptions(|joined| joined.len()), Some(2));
         assert_eq!(session.detach(7).len(), 2);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_completed_without_topics_keeps_the_selected_cursors_until_they_are_forgotten() {
+    fn a_claim_without_topics_keeps_the_selected_cursors() {
         let session = claimed(&["a", "b", "c"]);
         session.complete_claim_without_topics(|name| name.as_str() != "b");
         assert!(names(&session).is_empty(), "it is subscribed to nothing");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_another_connection_has_overtaken_returns_the_subscriptions() {
+    fn an_overtaken_claim_returns_its_subscriptions() {
         let session = claimed(&["a"]);
         *session.state.lock() = State::Over;
         assert_eq!(session.complete_claim(vec![joined("a")]).len(), 1);

@@ -69,7 +69,7 @@ async fn expire(shared: Arc<Sessions>) {
             tokio::task::yield_now().await;
         }
         if ended > 0 {
-            log::debug!("{ended} detached sessions have ended");
+            log::debug!("{ended} detached sessions have expired");
         }
     }
 }

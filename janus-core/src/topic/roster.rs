@@ -213,9 +213,6 @@ pub(super) mod tests {
         assert!(!roster.check());
     }
 
-    /// The list of a pass, and its subscribers at the beginning of the pass.
-    type Lent = (Arc<Vec<Arc<Subscription>>>, Vec<*const Subscription>);
-
     #[derive(Clone, Debug)]
     enum Step {
         Join,
@@ -241,7 +238,7 @@ pub(super) mod tests {
         fn each_subscriber_is_listed_once(steps in prop::collection::vec(step(), 0..120)) {
             let mut roster = Roster::default();
             let (mut present, mut lost): (Vec<Arc<Subscription>>, usize) = Default::default();
-            let mut pass: Option<Lent> = None;
+            let mut pass: Option<(Arc<Vec<Arc<Subscription>>>, Vec<_>)> = None;
             for step in steps.into_iter().chain([Step::EndPass, Step::Crash]) {
                 match step {
                     Step::Join => {

@@ -121,7 +121,7 @@ impl Transport {
             .and_then(|(place, decoder)| Some((self.shared.codecs().successor(self.slot.codec(), place)?, decoder)))
         else {
             log::error!("{}: a decoder has named no successor", self.origin.codec.name());
-            return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server"));
+            return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server; its log says more"));
         };
         self.slot.send(bytes);
         self.slot.set_codec(codec);

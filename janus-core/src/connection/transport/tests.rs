@@ -287,7 +287,7 @@ fn a_client_that_takes_nothing_cannot_keep_its_closing_connection() {
 }
 
 #[test]
-fn a_late_guest_gets_a_place_if_there_is_one_and_is_turned_away_otherwise() {
+fn a_late_guest_gets_a_free_place_or_is_turned_away() {
     test(async || {
         let config = Config { max_connections: 1, ..Config::default() };
         let shared = connections(config);
