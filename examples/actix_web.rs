@@ -164,7 +164,7 @@ fn refused(error: &HttpError) -> HttpResponse {
 }
 
 /// Starts an instance without ports.
-pub async fn start() -> Result<Janus, janus_core::StartError> {
+pub async fn start() -> Result<Janus, janus_core::StartupError> {
     Janus::builder().config(Config { listen: Vec::new(), ..Config::default() }).start().await
 }
 

@@ -147,7 +147,7 @@ fn refused(error: &HttpError) -> Response<Body> {
 }
 
 /// Starts an instance without ports.
-pub async fn start() -> Result<Janus, janus_core::StartError> {
+pub async fn start() -> Result<Janus, janus_core::StartupError> {
     Janus::builder().config(Config { listen: Vec::new(), ..Config::default() }).start().await
 }
 

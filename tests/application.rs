@@ -9,7 +9,7 @@ use actix::prelude::*;
 use janus_core::supervision::{
     ActorRef, BoxError, ChildSpec, ExitReason, Shutdown, State, Strategy, Supervisor, stop_requested,
 };
-use janus_core::{Builder, Config, Janus, PublishError, StartError, WeakJanus};
+use janus_core::{Builder, Config, Janus, PublishError, StartupError, WeakJanus};
 use tokio::time::timeout;
 
 use crate::support::{Client, Close, DEADLINE, own_address, until};
@@ -205,12 +205,12 @@ async fn an_instance_whose_child_fails_to_start_fails_and_names_the_child() {
     let broken = ChildSpec::task("broken", || async { Err("on purpose: no database".into()) });
     let error = builder().child(broken).start().await.unwrap_err();
     assert!(
-        matches!(&error, StartError::Tree(why) if why.contains("broken") && why.contains("no database")),
+        matches!(&error, StartupError::Tree(why) if why.contains("broken") && why.contains("no database")),
         "{error}"
     );
     let (one, two) = (ChildSpec::task("twin", std::future::pending), ChildSpec::task("twin", std::future::pending));
     let error = builder().child(one).child(two).start().await.unwrap_err();
-    assert!(matches!(&error, StartError::Tree(why) if why.contains("twin")), "{error}");
+    assert!(matches!(&error, StartupError::Tree(why) if why.contains("twin")), "{error}");
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ pub use ground::counters::{Metric, MetricKind, Stats};
 pub use ground::fault::Fault;
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use hooks::SlowClient;
-pub use instance::builder::{Builder, StartError};
+pub use instance::builder::{Builder, StartupError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::serve::ServeError;

@@ -66,8 +66,8 @@ fn picture(tree: &Tree) -> Vec<String> {
 
 /// The same lines from the page, without the annotation behind two spaces.
 fn documented() -> Vec<String> {
-    let page =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ARCHITECTURE.md")).expect("the page");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ARCHITECTURE.md");
+    let page = fs::read_to_string(page).expect("the page exists");
     let (_, section) = page.split_once("\n## The tree\n").expect("the page has the section");
     let block = section.lines().skip_while(|line| !line.starts_with("    ")).take_while(|line| !line.is_empty());
     let name = |line: &str| {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use janus_core::{Janus, StartError};
+use janus_core::{Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::api::Api;
@@ -28,7 +28,7 @@ pub(crate) enum ServeError {
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
-    Start(StartError),
+    Start(StartupError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
     #[error("ended by a second signal; messages still queued are lost")]
@@ -37,7 +37,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Start(StartError::Config(_)))
+        matches!(self, Self::Start(StartupError::Config(_)))
     }
 }
 
@@ -59,7 +59,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     };
     let starting = Janus::builder().config(config.clone()).pass_on(pass_on).start();
     let janus = starting.await.map_err(|error| match error {
-        StartError::Bind { addr, source } => ServeError::Bind { addr, source },
+        StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
     let api = Arc::new(Api::new(janus.clone(), settings));

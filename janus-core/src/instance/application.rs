@@ -60,7 +60,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// None here; [`start`](Self::start) fails with [`StartError::Tree`](crate::StartError::Tree) if two children have
+    /// None here; [`start`](Self::start) fails with [`StartupError::Tree`](crate::StartupError::Tree) if two children have
     /// the same name, or if a child does not start.
     #[must_use]
     pub fn child(self, spec: ChildSpec) -> Self {

@@ -49,7 +49,7 @@ impl fmt::Debug for Builder {
 /// Why an instance did not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StartError {
+pub enum StartupError {
     /// A setting cannot work; the author of the configuration is to blame.
     #[error("bad setting")]
     Config(#[from] ConfigError),
@@ -129,19 +129,19 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// See [`StartError`].
-    pub async fn start(self) -> Result<Janus, StartError> {
+    /// See [`StartupError`].
+    pub async fn start(self) -> Result<Janus, StartupError> {
         let config = self.config;
         config.validate()?;
         let codecs = Arc::new(Codecs::new());
         let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, self.pass_on)?;
-        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartError::Thread)?;
+        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartupError::Thread)?;
         let threads = Threads {
-            control: Arbiter::start("janus-control").map_err(StartError::Thread)?,
-            home: Arbiter::start("janus-home").map_err(StartError::Thread)?,
+            control: Arbiter::start("janus-control").map_err(StartupError::Thread)?,
+            home: Arbiter::start("janus-home").map_err(StartupError::Thread)?,
             application: match self.children.is_empty() {
                 true => None,
-                false => Some(Arbiter::start("janus-application").map_err(StartError::Thread)?),
+                false => Some(Arbiter::start("janus-application").map_err(StartupError::Thread)?),
             },
             hooks: hook_thread,
         };
@@ -160,11 +160,11 @@ fn endpoints(
     ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
-) -> Result<Vec<Arc<Endpoint>>, StartError> {
+) -> Result<Vec<Arc<Endpoint>>, StartupError> {
     let told = Told::default();
     let bind = |addr| match TcpPort::bind(addr, config, &told) {
         Ok(port) => Ok(Box::new(port)),
-        Err(source) => Err(StartError::Bind { addr, source }),
+        Err(source) => Err(StartupError::Bind { addr, source }),
     };
     let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
     let mut endpoints = Vec::new();
@@ -173,7 +173,7 @@ fn endpoints(
         endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
     }
     let http_ports = config.http_listen.iter().map(|&addr| Ok((addr, bind(addr)?)));
-    let http_ports = http_ports.collect::<Result<Vec<_>, StartError>>()?;
+    let http_ports = http_ports.collect::<Result<Vec<_>, StartupError>>()?;
     let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
     let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
@@ -210,7 +210,7 @@ pub(crate) async fn start(
     control: Place,
     threads: Option<Threads>,
     children: &Children,
-) -> Result<Janus, StartError> {
+) -> Result<Janus, StartupError> {
     let mut root = None;
     // The handle comes before the tree, because the embedder's children are given one.
     let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
@@ -237,8 +237,8 @@ pub(crate) async fn start(
     });
     let root = match started.await {
         Some(Ok(root)) => root,
-        Some(Err(error)) => return Err(StartError::Tree(error.to_string())),
-        None => return Err(StartError::Tree("the control thread ended".to_owned())),
+        Some(Err(error)) => return Err(StartupError::Tree(error.to_string())),
+        None => return Err(StartupError::Tree("the control thread ended".to_owned())),
     };
     let ended = Arc::clone(&inner.shared);
     root.monitor(move |_| ended.close()).detach();

@@ -220,8 +220,8 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
     PublishError::Invalid(error.to_string())
 }
 
-/// Finds the topic of a message and puts the message into the inbox. If the topic has no room the message comes back, and
-/// `waiter` is woken in its turn when there is room.
+/// Finds the topic of a message and puts the message into the inbox. If the topic has no room the message comes back,
+/// and `waiter` is woken in its turn when there is room.
 ///
 /// `last` is the topic of the publisher's last message, which mostly is the topic of the next message, too. `by` is the
 /// account of the publisher's address; a publisher in this process has no account.
@@ -246,32 +246,17 @@ pub(crate) fn route(
             return Ok(());
         }
         let cached = last.take().filter(|topic| topic.name == *name);
-        let topic = match cached.or_else(|| shared.table.find(name.as_str())) {
-            Some(topic) => topic,
-            // A later reader may ask for the history.
-            None if shared.config.namespace(name.as_str()).history => match shared.open_topic(name, by) {
-                Ok(topic) => topic,
-                Err(error) => {
-                    pending.refuse(match error {
-                        TopicError::TooMany => PublishError::TooManyTopics,
-                        TopicError::Unavailable => PublishError::TopicUnavailable,
-                        TopicError::Ended => PublishError::ShuttingDown,
-                    });
-                    return Ok(());
-                }
-            },
-            None => match shared.table.is_asleep(name).then(|| shared.open_topic(name, by)) {
-                // Sessions without a connection rely on the topic.
-                Some(Ok(topic)) => topic,
-                found => {
-                    if found.is_some() {
-                        shared.table.forget(name);
-                    }
-                    pending.reply.accept(name, Receipt::UNNUMBERED);
-                    tell("there is no such topic");
-                    return Ok(());
-                }
-            },
+        let topic = match cached.map_or_else(|| topic_for(shared, name, by), |topic| Ok(Some(topic))) {
+            Ok(Some(topic)) => topic,
+            Ok(None) => {
+                pending.reply.accept(name, Receipt::UNNUMBERED);
+                tell("there is no such topic");
+                return Ok(());
+            }
+            Err(error) => {
+                pending.refuse(error);
+                return Ok(());
+            }
         };
         match topic.enqueue(pending, waiter.as_mut()) {
             Enqueued::Accepted => {
@@ -287,6 +272,42 @@ pub(crate) fn route(
                 shared.table.remove(&topic);
                 pending = refused;
             }
+        }
+    }
+}
+
+/// Finds the topic of a message, or makes it for a later reader. `None` if no subscriber, session or reader can want
+/// the message.
+fn topic_for(
+    shared: &Topics,
+    name: &TopicName,
+    by: Option<&Arc<Account>>,
+) -> Result<Option<Arc<TopicState>>, PublishError> {
+    if let Some(topic) = shared.table.find(name.as_str()) {
+        return Ok(Some(topic));
+    }
+    if shared.config.namespace(name.as_str()).history {
+        // A later reader may ask for the history.
+        return Ok(Some(shared.open_topic(name, by)?));
+    }
+    if !shared.table.is_asleep(name) {
+        return Ok(None);
+    }
+    // Sessions without a connection rely on the topic.
+    let opened = shared.open_topic(name, by).ok();
+    if opened.is_none() {
+        shared.table.forget(name);
+    }
+    Ok(opened)
+}
+
+impl From<TopicError> for PublishError {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::TooMany => Self::TooManyTopics,
+            TopicError::Unavailable => Self::TopicUnavailable,
+            // Only a closed table answers so: the instance is shutting down.
+            TopicError::Ended => Self::ShuttingDown,
         }
     }
 }

@@ -388,8 +388,8 @@ impl From<TopicError> for SubscribeError {
 /// Messages of a topic whose namespace keeps history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// The end of these messages: a request or a subscription since this position continues right after them. The epoch is
-    /// [`Epoch::NONE`] and the number 0 if the topic does not exist.
+    /// The end of these messages: a request or a subscription since this position continues right after them. The epoch
+    /// is [`Epoch::NONE`] and the number 0 if the topic does not exist.
     pub position: Position,
     /// False if messages after the requested position are no longer there, or if this position belongs to another life
     /// of the topic; then `messages` begin with the first kept message. Independent of the limit.

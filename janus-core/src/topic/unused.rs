@@ -33,7 +33,7 @@ impl Anchor {
         self.ledger.remove_cursor();
     }
 
-    /// Whether the session of a client that may come back refers to the topic.
+    /// Whether a detached session refers to the topic.
     pub(crate) fn has_cursors(&self) -> bool {
         self.cursors.load(Ordering::Relaxed) > 0
     }
