@@ -62,16 +62,3 @@ pub(crate) use shared::Topics;
 pub use state::TopicInfo;
 pub(crate) use state::{Enqueued, TopicError, TopicState};
 pub(crate) use unused::{Anchor, Asleep, Fate, Hold, Spare};
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_table_above_names_every_file_of_the_folder() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/topic");
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let row = format!("//! | `{name}` | ");
-            assert!(name == "mod.rs" || include_str!("mod.rs").contains(&row), "{name}");
-        }
-    }
-}

@@ -110,11 +110,20 @@ impl Deref for Topics {
 }
 
 #[cfg(test)]
-impl Topics {
-    /// Topics whose actors are never started. Must be called in a `LocalSet`.
-    pub(super) fn for_test(config: crate::config::Config) -> Arc<Self> {
-        let ground = crate::ground::Ground::new(config, crate::supervision::Place::here());
-        let engine = Engine::new(ground, Arc::default(), false);
-        Self::new(engine, DynamicSupervisor::new("topic_supervisor"))
+pub(super) mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::ground::Ground;
+    use crate::supervision::Place;
+
+    /// Calls `test` with topics whose actors are never started.
+    pub(in crate::topic) fn with_topics(config: Config, test: impl FnOnce(&Arc<Topics>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let engine = Engine::new(Ground::new(config, Place::here()), Arc::default(), false);
+            test(&Topics::new(engine, DynamicSupervisor::new("topic_supervisor")));
+        });
     }
 }

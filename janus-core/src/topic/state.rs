@@ -330,3 +330,58 @@ impl Core {
         if self.life == Life::Ended { Err(TopicError::Ended) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::delivery::SenderPool;
+    use crate::topic::Since;
+    use crate::topic::publish::Reply;
+    use crate::topic::roster::tests::subscription;
+    use crate::topic::sequence::tests::name;
+    use crate::wire::Publication;
+
+    fn pending() -> Pending {
+        Pending { publication: Publication::of_checked(&name(), "1", "2", "3"), reply: Reply::promise().0 }
+    }
+
+    #[test]
+    fn an_ended_topic_gives_the_message_back() {
+        let topic = Arc::new(TopicState::for_test(name()));
+        assert!(matches!(topic.enqueue(pending(), None), Enqueued::Accepted));
+        assert_eq!((topic.info().in_flight, topic.is_idle()), (1, false));
+        topic.shut_down(&SenderPool::default());
+        assert!(matches!(topic.enqueue(pending(), None), Enqueued::Ended(_)));
+        assert_eq!((topic.info().in_flight, topic.info().available), (0, false));
+    }
+
+    #[test]
+    fn a_full_topic_gives_the_message_back() {
+        let config = Config { max_inflight_frames: 2, ..Config::default() };
+        let topic = Arc::new(TopicState::with_config_for_test(name(), &config));
+        let accepted = [(); 3].map(|()| matches!(topic.enqueue(pending(), None), Enqueued::Accepted));
+        assert_eq!(accepted, [true, true, false]);
+    }
+
+    #[test]
+    fn a_task_waiting_for_the_actor_hears_of_its_end() {
+        let topic = Arc::new(TopicState::for_test(name()));
+        let mut waiting = Box::pin(topic.when_up());
+        assert_eq!(waiting.as_mut().now_or_never(), None, "the actor has not been started");
+        topic.quarantine(&SenderPool::default());
+        assert_eq!(waiting.now_or_never(), Some(Err(TopicError::Unavailable)));
+    }
+
+    #[test]
+    fn the_last_unsubscribe_leaves_the_topic_unused() {
+        let topic = TopicState::for_test(name());
+        let tick = Tick::new(1);
+        let subscriptions = [(); 2].map(|()| subscription());
+        for subscription in &subscriptions {
+            topic.join(subscription, Since::Now, tick).unwrap();
+        }
+        assert_eq!(subscriptions.map(|subscription| topic.unsubscribe(subscription, tick)), [false, true]);
+    }
+}

@@ -437,21 +437,15 @@ pub(crate) fn history(
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use tokio::task::LocalSet;
 
     use super::*;
     use crate::config::{Config, Namespace};
     use crate::delivery::SenderPool;
     use crate::delivery::pass::Server;
     use crate::topic::publish::{Pending, Reply, route};
+    use crate::topic::shared::tests::with_topics;
     use crate::topic::work::Next;
     use crate::wire::Publication;
-
-    /// Calls `test` with topics whose actors are never started.
-    fn with_topics(config: Config, test: impl FnOnce(&Arc<Topics>)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        LocalSet::new().block_on(&runtime, async { test(&Topics::for_test(config)) });
-    }
 
     fn news(topics: &Topics) -> Arc<TopicState> {
         topics.table.find("news").expect("the topic has a subscriber, or history")

@@ -420,3 +420,96 @@ impl Listed {
 fn address_of(topic: &TopicState) -> Address {
     topic.account.as_ref().map_or(Address::Local, |account| account.address)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::topic::shared::tests::with_topics;
+
+    fn name(name: &str) -> TopicName {
+        TopicName::new(name, 255).unwrap()
+    }
+
+    fn names(topics: &[Arc<TopicState>]) -> Vec<&str> {
+        topics.iter().map(|topic| topic.name.as_str()).collect()
+    }
+
+    #[test]
+    fn topics_are_listed_by_name_and_by_number() {
+        with_topics(Config::default(), |topics| {
+            let table = &topics.table;
+            for topic in ["b", "c", "a"] {
+                topics.open_topic(&name(topic), None).unwrap();
+            }
+            assert_eq!((table.len(), table.made(), table.count()), (3, 3, (3, 0)));
+            assert_eq!(names(&table.page("", 2)), ["a", "b"]);
+            assert_eq!(names(&table.page("b", 2)), ["c"]);
+            assert_eq!(names(&table.portion(0, 2)), ["b", "c"]);
+            assert_eq!(names(&table.portion(2, 2)), ["a"]);
+            assert!(Arc::ptr_eq(&topics.open_topic(&name("a"), None).unwrap(), &table.find("a").unwrap()));
+            assert_eq!(table.made(), 3, "found, not made again");
+        });
+    }
+
+    #[test]
+    fn a_removed_topic_leaves_a_later_topic_of_its_name() {
+        with_topics(Config::default(), |topics| {
+            let first = topics.open_topic(&name("news"), None).unwrap();
+            topics.table.remove(&first);
+            assert!(topics.table.find("news").is_none());
+            let second = topics.open_topic(&name("news"), None).unwrap();
+            assert_ne!(first.epoch(), second.epoch());
+            topics.table.remove(&first);
+            assert!(topics.table.find("news").is_some_and(|listed| Arc::ptr_eq(&listed, &second)));
+        });
+    }
+
+    #[test]
+    fn a_full_table_without_an_unused_topic_refuses_a_new_topic() {
+        with_topics(Config { max_topics: 2, ..Config::default() }, |topics| {
+            let opened = ["a", "b", "c"].map(|topic| topics.open_topic(&name(topic), None).err());
+            assert_eq!(opened, [None, None, Some(TopicError::TooMany)]);
+            // Noted as unused, but on its way up.
+            topics.table.note_unused(&topics.table.find("a").unwrap());
+            assert_eq!(topics.open_topic(&name("c"), None).err(), Some(TopicError::TooMany));
+            assert!(topics.open_topic(&name("b"), None).is_ok(), "an existing topic is found");
+        });
+    }
+
+    #[test]
+    fn a_closed_table_makes_no_topic() {
+        with_topics(Config::default(), |topics| {
+            topics.open_topic(&name("a"), None).unwrap();
+            assert_eq!(names(&topics.table.close()), ["a"]);
+            assert_eq!(topics.open_topic(&name("b"), None).err(), Some(TopicError::Ended));
+        });
+    }
+
+    #[test]
+    fn a_sleeping_topic_continues_its_numbers_until_it_is_forgotten() {
+        with_topics(Config::default(), |topics| {
+            let topic = topics.open_topic(&name("news"), None).unwrap();
+            let (anchor, epoch) = (Arc::clone(&topic.anchor), topic.epoch());
+            anchor.add_cursor();
+            let start = topic.core.lock().sequence.start();
+            let asleep = Asleep { anchor: Arc::clone(&anchor), start };
+            topics.table.topics.lock().ended(&topic, asleep, topics);
+            assert_eq!((topics.table.count(), topics.table.is_asleep(&name("news"))), ((0, 1), true));
+            let idle = 10;
+            let forget = |tick| topics.table.forget_forsaken("", 8, idle, Tick::new(tick));
+            forget(100);
+            assert!(topics.table.is_asleep(&name("news")), "a session refers to the topic");
+            let woken = topics.find_or_wake(&name("news"), None).unwrap();
+            assert_eq!((woken.epoch(), Arc::ptr_eq(&woken.anchor, &anchor)), (epoch, true));
+            let asleep = Asleep { anchor: Arc::clone(&anchor), start };
+            topics.table.topics.lock().ended(&woken, asleep, topics);
+            anchor.remove_cursor();
+            for (tick, is_asleep) in [(200, true), (209, true), (210, false)] {
+                forget(tick);
+                assert_eq!(topics.table.is_asleep(&name("news")), is_asleep, "tick {tick}");
+            }
+            assert_eq!(topics.table.count(), (0, 0));
+        });
+    }
+}

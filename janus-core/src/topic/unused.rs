@@ -167,3 +167,41 @@ impl TopicState {
             || !self.actor.is_running()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::sequence::tests::name;
+
+    #[test]
+    fn topics_without_messages_end_before_topics_left_earlier() {
+        let places = [Spare::place(1, true), Spare::place(2, false), Spare::place(3, false), Spare::place(4, true)];
+        let mut in_order = places;
+        in_order.sort_unstable();
+        assert_eq!(in_order, [places[1], places[2], places[0], places[3]]);
+        assert_eq!(places.map(Spare::keeps_messages), [true, false, false, true]);
+    }
+
+    #[test]
+    fn a_held_topic_is_in_use() {
+        let topic = Arc::new(TopicState::for_test(name()));
+        let holds = [(); 2].map(|()| Hold::new(&topic));
+        assert_eq!(topic.holds.load(Ordering::Relaxed), 2);
+        assert!(matches!(topic.end(true, Tick::new(9)), Fate::Used));
+        drop(holds);
+        assert_eq!(topic.holds.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_anchor_counts_the_cursors_of_all_sessions() {
+        let ledger = Arc::new(Ledger::default());
+        let Asleep { anchor, start } = Asleep::afresh(&name(), &ledger, &PassNumbers::default());
+        assert_eq!((anchor.has_cursors(), start.next_seq), (false, 1));
+        anchor.add_cursor();
+        anchor.add_cursor();
+        anchor.remove_cursor();
+        assert!(anchor.has_cursors() && ledger.bytes() > 0);
+        anchor.remove_cursor();
+        assert_eq!((anchor.has_cursors(), ledger.bytes()), (false, 0));
+    }
+}

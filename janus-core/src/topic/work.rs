@@ -153,3 +153,122 @@ impl Drop for Answers<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::delivery::pass::Server;
+    use crate::ground::clock::Tick;
+    use crate::topic::Since;
+    use crate::topic::publish::{PublishError, route};
+    use crate::topic::roster::tests::subscription;
+    use crate::topic::sequence::tests::name;
+    use crate::topic::shared::tests::with_topics;
+    use crate::wire::Publication;
+
+    const TICK: Tick = Tick::new(1);
+
+    type Outcome = oneshot::Receiver<Result<Receipt, PublishError>>;
+
+    fn publish(topics: &Topics) -> Outcome {
+        let (reply, outcome) = Reply::promise();
+        let publication = Publication::of_checked(&name(), "1", "2", "3");
+        assert!(route(topics, &mut None, &name(), None, Pending { publication, reply }, None).is_ok());
+        outcome
+    }
+
+    fn receipt(outcome: Outcome) -> Receipt {
+        outcome.now_or_never().expect("the message has been answered").unwrap().unwrap()
+    }
+
+    fn begin(topic: &TopicState, topics: &Topics) -> Arc<Pass> {
+        let Next::Serve(pass) = topic.next(topics) else { panic!("a batch waits") };
+        pass
+    }
+
+    fn end(topic: &TopicState, topics: &Topics, pass: Arc<Pass>) {
+        while pass.serve_piece(Server::Topic).is_some() {}
+        topic.end_pass(pass, topics);
+    }
+
+    #[test]
+    fn receipts_have_the_numbers_in_the_order_of_publishing() {
+        with_topics(Config::default(), |topics| {
+            let topic = topics.open_topic(&name(), None).unwrap();
+            topic.join(&subscription(), Since::Now, TICK).unwrap();
+            let outcomes = [(); 3].map(|()| publish(topics));
+            topic.number_inbox(topics);
+            let receipts = outcomes.map(receipt);
+            assert_eq!(receipts.map(|receipt| receipt.seq), [1, 2, 3]);
+            assert!(receipts.iter().all(|receipt| (receipt.epoch, receipt.subscribers) == (topic.epoch(), 1)));
+        });
+    }
+
+    #[test]
+    fn messages_numbered_during_a_pass_go_out_together_after_it() {
+        with_topics(Config::default(), |topics| {
+            let topic = topics.open_topic(&name(), None).unwrap();
+            let outcomes = [publish(topics)];
+            topic.number_inbox(topics);
+            let pass = begin(&topic, topics);
+            let later = [(); 2].map(|()| publish(topics));
+            topic.number_inbox(topics);
+            assert!(Arc::ptr_eq(&begin(&topic, topics), &pass), "the pass is still under way");
+            end(&topic, topics, pass);
+            let next = begin(&topic, topics);
+            assert_eq!((next.batch().first_seq(), next.batch().last_seq()), (2, 3));
+            end(&topic, topics, next);
+            assert!(matches!(topic.next(topics), Next::Rest) && topic.is_idle());
+            assert_eq!(outcomes.into_iter().chain(later).map(|outcome| receipt(outcome).seq).max(), Some(3));
+        });
+    }
+
+    #[test]
+    fn a_batch_of_the_largest_size_is_sealed_while_a_pass_is_under_way() {
+        with_topics(Config { coalesce_bytes: 1, ..Config::default() }, |topics| {
+            let topic = topics.open_topic(&name(), None).unwrap();
+            let _outcomes = [(); 3].map(|()| publish(topics));
+            topic.number_inbox(topics);
+            for seq in 1..=3 {
+                let pass = begin(&topic, topics);
+                assert_eq!((pass.batch().first_seq(), pass.batch().frames()), (seq, 1));
+                end(&topic, topics, pass);
+            }
+        });
+    }
+
+    #[test]
+    fn a_subscriber_that_joins_during_a_pass_begins_after_it() {
+        with_topics(Config::default(), |topics| {
+            let topic = topics.open_topic(&name(), None).unwrap();
+            let _outcome = publish(topics);
+            topic.number_inbox(topics);
+            let pass = begin(&topic, topics);
+            let subscription = subscription();
+            topic.join(&subscription, Since::Now, TICK).unwrap();
+            assert_eq!((pass.subscribers(), topic.info().subscribers, subscription.next_seq()), (0, 1, 2));
+            end(&topic, topics, pass);
+            let _outcome = publish(topics);
+            topic.number_inbox(topics);
+            let pass = begin(&topic, topics);
+            assert_eq!(pass.subscribers(), 1);
+            end(&topic, topics, pass);
+            assert_eq!(subscription.next_seq(), 3);
+        });
+    }
+
+    #[test]
+    fn a_message_during_the_rest_keeps_the_actor_from_resting() {
+        with_topics(Config::default(), |topics| {
+            let topic = topics.open_topic(&name(), None).unwrap();
+            assert!(topic.rest_in_pass());
+            let _outcome = publish(topics);
+            assert!(!topic.rest_in_pass());
+            assert!(matches!(topic.next(topics), Next::Number));
+        });
+    }
+}
