@@ -89,7 +89,7 @@ impl<T: Serialize> TypedTopic<T> {
     ///
     /// # Errors
     ///
-    /// [`PublishError::Full`] if there is no room; otherwise as [`publish`](Self::publish).
+    /// [`PublishError::Full`] if there is no room; otherwise like [`publish`](Self::publish).
     pub fn try_publish(
         &self,
         value: &T,
@@ -118,7 +118,7 @@ impl<T: DeserializeOwned> TypedTopic<T> {
         self.subscribe_with(SubscribeOptions::default())
     }
 
-    /// Subscribes with a position to resume from, or with own limits and an own policy; otherwise like
+    /// Subscribes with options: a position to resume from, limits, a policy. Otherwise like
     /// [`subscribe`](Self::subscribe).
     ///
     /// # Errors
@@ -162,19 +162,19 @@ pub enum TypedEvent<T> {
     /// A message whose data is no such value: another program published it, or the type has changed. Later messages
     /// arrive all the same.
     Undecodable {
-        /// The error of the data.
+        /// Why the data is no such value.
         error: serde_json::Error,
         /// The message as it came.
         delivery: Delivery,
     },
-    /// These messages do not come; see [`Event::Gap`].
+    /// Messages were left out; see [`Event::Gap`].
     Gap {
-        /// The number of the first.
+        /// The number of the first message left out.
         from: u64,
-        /// The number of the last.
+        /// The number of the last message left out.
         to: u64,
     },
-    /// Nothing comes any more.
+    /// The subscription has ended, and nothing more arrives.
     Closed(Closed),
 }
 

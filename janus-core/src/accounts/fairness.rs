@@ -305,7 +305,7 @@ mod tests {
         std::array::from_fn(|index| accounts.of(Peer::Addr(([192, 0, 2, index as u8 + 1], 1).into())))
     }
 
-    /// Has so many connections of an address wait.
+    /// Queues `count` connections of an address.
     fn wait(fairness: &Fairness, account: &Arc<Account>, want: Want, count: usize) -> Vec<Ticket> {
         (0..count).map(|_| fairness.wait(account, want, Waker::noop())).collect()
     }
@@ -362,7 +362,7 @@ mod tests {
         fairness.call();
         assert_eq!(called(&fairness, &crowd, &waiting), waiting.len());
         assert!(fairness.admit(&crowd, Want::Fresh, 0).is_some());
-        // The other was active a few turns before.
+        // The other address was active a few turns before.
         fairness.charge(&crowd, SHARE);
         assert_eq!(fairness.admit(&crowd, Want::Fresh, 0), None);
         (0..ACTIVE).for_each(|_| fairness.begin_turn());

@@ -1,7 +1,7 @@
 //! Lines in the log about reached limits of the server.
 //!
-//! An operator must learn of limits that bite, and of the address to blame. One line in ten seconds for each limit sums
-//! up the events, so a flood of clients makes no flood of lines. The heartbeat logs the rest.
+//! An operator must learn about limits that bite, and about the address to blame. One line in ten seconds for each
+//! limit sums up the events, so a flood of clients makes no flood of lines. The heartbeat logs the rest.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
 //! Input without a result yet, kept by Transports: frames and heads without an end, requests before a connection is
-//! opened, and messages in wait for room.
+//! opened, and messages waiting for room.
 //!
 //! All of it together is bounded by `input_share`, at the moment of growth: thousands of clients can send a frame each
 //! between two looks of the memory keeper. Beyond the bound the address with the largest holding gives back first, and

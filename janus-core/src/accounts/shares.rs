@@ -35,27 +35,27 @@ impl<K, T> Default for Shares<K, T> {
 }
 
 impl<K: Ord + Copy, T> Shares<K, T> {
-    /// Notes another item of an address.
+    /// Adds an item to the holding of an address.
     pub(crate) fn hold(&mut self, address: Address) {
         self.change(address, |holder| holder.held += 1);
     }
 
-    /// Notes the end of an item of an address.
+    /// Removes an item from the holding of an address.
     pub(crate) fn release(&mut self, address: Address) {
         self.change(address, |holder| holder.held = holder.held.saturating_sub(1));
     }
 
-    /// Notes an item for an address to give back. The address must hold the item already.
+    /// Offers an item to be given back by its address, which must hold the item already.
     pub(crate) fn offer(&mut self, address: Address, key: K, item: T) {
         self.change(address, |holder| holder.spare.insert(key, item));
     }
 
-    /// Notes an item that cannot be given back, or not any more.
+    /// Withdraws an item: the address cannot give it back, or not any more.
     pub(crate) fn withdraw(&mut self, address: Address, key: K) -> Option<T> {
         self.change(address, |holder| holder.spare.remove(&key))
     }
 
-    /// How much an address holds.
+    /// The number of items that an address holds.
     pub(crate) fn held(&self, address: Address) -> usize {
         self.holders.get(&address).map_or(0, |holder| holder.held)
     }

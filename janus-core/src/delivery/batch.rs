@@ -27,9 +27,9 @@ pub(crate) struct Batch {
     pub(crate) topic: TopicName,
     first_seq: u64,
     classic: Frames,
-    /// The same in other wire formats.
+    /// The same frames in other wire formats.
     others: Others,
-    /// Of the topic when the frames were numbered.
+    /// The topic's epoch when the frames were numbered.
     pub(crate) epoch: Epoch,
     /// When the batch was sealed.
     pub(crate) tick: Tick,
@@ -78,7 +78,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Where the frames with these numbers lie in [`bytes`](Self::bytes).
+    /// The range of the frames with these numbers in [`bytes`](Self::bytes).
     pub(crate) fn range(&self, seqs: Range<u64>) -> Range<usize> {
         self.start_of(seqs.start)..self.start_of(seqs.end)
     }

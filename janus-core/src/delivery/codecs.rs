@@ -62,8 +62,8 @@ impl Codecs {
         self.register_after(0, codec)
     }
 
-    /// Adds a codec behind this many others. Where successors lead in a circle there would be no end, and no stack for
-    /// it.
+    /// Registers a codec, reached through `earlier` others. Where successors lead in a circle there would be no end,
+    /// and no stack for it.
     fn register_after(&self, earlier: usize, codec: &Arc<dyn Codec>) -> Result<CodecId, TooManyCodecs> {
         if let Some(known) = self.find(codec) {
             return Ok(known);

@@ -1,10 +1,10 @@
 //! The progress of delivery over all topics, as one number.
 //!
 //! A message is encoded once for all subscribers, so the bytes cannot hold each client's positions in other topics. All
-//! clients can share this instead: passes are numbered, and each pass knows its *horizon*, the number up to which all passes
-//! had ended when the pass began. On every connection, the messages of passes up to the horizon stand before the messages of
-//! the pass. A client with one of these messages goes on after the horizon in all other topics, without a hole. Messages of
-//! overlapping passes may come twice.
+//! clients can share this instead: passes are numbered, and each pass knows its *horizon*, the number up to which all
+//! passes had ended when the pass began. On every connection, the messages of passes up to the horizon stand before the
+//! messages of the pass. A client with one of these messages continues after the horizon in all other topics, without a
+//! hole. Messages of overlapping passes may come twice.
 //!
 //! A topic has at most one pass under way, so the set of numbers is at most as large as the set of topics.
 

@@ -53,7 +53,7 @@ impl Link {
         }
     }
 
-    /// The same for bytes in several places.
+    /// Sends bytes from several buffers at once; otherwise like [`send`](Self::send).
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => {

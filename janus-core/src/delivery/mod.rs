@@ -16,7 +16,7 @@
 //! | `queue.rs` | table | the queue of a lagging client, and the policies when it is full |
 //! | `queue/entry.rs` | pure | the entries of a queue, and their sizes |
 //! | `sender_threads.rs` | task | the sender threads as children of the tree |
-//! | `senders.rs` | table | the passes in wait for sender threads |
+//! | `senders.rs` | table | the passes waiting for sender threads |
 //! | `slot.rs` | table | a connection: its socket, and the queue of a lagging client |
 //! | `slot/heartbeat.rs` | table | the time for a heartbeat, and for the answer |
 //! | `slot/lag.rs` | table | the lag of a client, and the end of a stalled client |

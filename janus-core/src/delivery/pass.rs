@@ -32,7 +32,7 @@ pub(crate) struct Pass {
     help: Help,
     /// The first unclaimed subscriber; may run past the end.
     cursor: AtomicUsize,
-    /// Subscribers done with. The pass is complete when all are.
+    /// Finished subscribers. The pass is complete when all are finished.
     served: AtomicUsize,
     /// Pieces whose claimant died.
     abandoned: Mutex<Vec<Range<usize>>>,

@@ -40,8 +40,8 @@ const WRITEV_FRAMES: usize = 64;
 /// Bytes of one flush before other connections get their turn.
 const FLUSH_TURN_BYTES: usize = 256 * 1024;
 
-/// The answers of a client may take this fraction of the room for messages, as a divisor, before the client is paused:
-/// enough for a thousand receipts by default, and little compared to the messages.
+/// Answers may take one part in this many of the room for messages before the client is paused: enough for a thousand
+/// receipts by default, and little compared to the messages.
 const ANSWERS_SHARE: usize = 4;
 
 /// How far a flush got.
@@ -105,7 +105,7 @@ impl Queue {
         self.admit(Entry::Messages(rest))
     }
 
-    /// Queues an entry, by the policy of its subscription if there is no room.
+    /// Queues an entry; without room, by the policy of its subscription.
     ///
     /// A queue without messages takes any batch from a subscription whose client would be closed otherwise: a message
     /// larger than the limit would cut off every subscriber.
@@ -460,7 +460,7 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Frames and bytes that wait, the price of their entries among the bytes.
+    /// The frames and bytes of the queue, with the price of its entries.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.messages.frames + self.answers.frames, self.messages.bytes + self.answers.bytes)
     }
@@ -479,7 +479,7 @@ impl Queue {
         tick.since(*progress)
     }
 
-    /// Why a connection ends whose queue takes no more, or does not move.
+    /// The end of a connection with a full queue, or with a queue that does not move.
     pub(crate) fn overflow(&self, why: SlowReason) -> End {
         let fit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let (frames, bytes) = self.size();

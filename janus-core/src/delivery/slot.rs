@@ -112,7 +112,7 @@ enum Reads {
     Unknown,
     /// The link has to come to its end, because sending has failed.
     Ending,
-    /// The same, and nothing has been read since the heartbeat looked the last time.
+    /// Ending, and nothing has been read since the heartbeat's last look.
     Idle,
 }
 
@@ -335,7 +335,7 @@ impl Slot {
         }
     }
 
-    /// Has something wait.
+    /// Queues an entry, and wakes the Transport if the queue was empty.
     fn wait(&self, out: &mut Out, enter: impl FnOnce(&mut Queue) -> Result<(), End>) {
         let first = out.queue.is_none();
         let queue = out.queue.get_or_insert_with(|| Box::new(Queue::new(&self.terms)));
@@ -425,7 +425,7 @@ impl Slot {
     }
 
     fn end_locked(&self, out: &mut Out, end: End) {
-        // An end that resets takes precedence over an orderly end, which may never be over. A client that cannot be
+        // An end that resets takes precedence over an orderly end, which may take for ever. A client that cannot be
         // sent anything continues to send, and may be closed for its input.
         if !out.sends && end != End::Overloaded || out.end.is_some() && !end.resets() {
             return;
@@ -477,7 +477,7 @@ impl Slot {
         out.link.take()
     }
 
-    /// Closes the socket; as [`shut_down`](Self::shut_down) otherwise.
+    /// Closes the socket; otherwise like [`shut_down`](Self::shut_down).
     pub(crate) fn close(&self) -> bool {
         let complete = self.shut_down();
         let link = self.out.lock().link.take();
@@ -503,7 +503,7 @@ impl Slot {
         self.transport.wake();
     }
 
-    /// Why the connection is to end, once.
+    /// Takes the reason for the end of the connection, if there is one.
     pub(crate) fn take_end(&self) -> Option<End> {
         let mut out = self.out.lock();
         let end = out.end.take();
@@ -525,7 +525,7 @@ impl Slot {
 
     /// A message from this client has been answered, or needs no answer.
     pub(crate) fn answered(&self) {
-        // Sequentially consistent with `is_settled`, or both could see the other's value of before.
+        // Sequentially consistent with `is_settled`, or each could see the other's earlier value.
         if self.unanswered.fetch_sub(1, Ordering::SeqCst) == 1 && self.awaited.load(Ordering::SeqCst) {
             self.transport.wake();
         }

@@ -22,7 +22,7 @@ impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 pub enum PassedStream {
     /// A socket, which belongs to no runtime any more.
     Tcp(std::net::TcpStream),
-    /// The same for a Unix socket.
+    /// A Unix socket, which belongs to no runtime any more.
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixStream),
     /// A stream of another kind.

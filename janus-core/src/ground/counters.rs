@@ -117,8 +117,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Connections open now, including connections without a place of `max_connections`, without connections that are being
-    /// refused.
+    /// Connections open now, with or without a place of `max_connections`; connections being refused are not counted.
     connections: gauge,
     /// Sessions listed now, with and without a connection.
     sessions: gauge,
@@ -159,7 +158,7 @@ counters! {
     /// Connections closed because memory was short and the client held some without having asked for anything: frames, heads
     /// and messages under way beyond `input_share`, and clients that connected and did no more.
     connections_closed_for_memory: counter,
-    /// Frames of clients answered with an error for their content; without messages refused by their topic.
+    /// Frames of clients answered with an error for their content; messages refused by their topic are not counted.
     frames_refused: counter,
     /// Clients closed because a frame stayed unfinished for `frame_timeout`.
     frames_timed_out: counter,
@@ -169,7 +168,7 @@ counters! {
     accept_pauses: counter,
     /// Events that observers among the hooks were not told of, because their queue was full (`hook_queue`).
     hook_news_lost: reading,
-    /// Connections that ended with something still queued for them, without slow consumers.
+    /// Connections that ended with something still queued for them, except slow consumers.
     cut_off: internal,
 }
 

@@ -52,9 +52,9 @@ impl Builder {
     ///   restarts itself and all children, at most 5 times in 60 s together with other restarts of the tree; after that
     ///   the instance ends, and [`Janus::wait`](crate::Janus::wait) tells why. A child that may fail for longer,
     ///   because a service is away, wants a [`backoff`](ChildSpec::backoff), or a supervisor of its own.
-    /// - **The thread**: children without a [`place`](ChildSpec::place) share the thread `janus-application` with
-    ///   nothing else. A blocking child holds up the others, is named in the log after 1 s and again after 5 s, and
-    ///   does not hurt the instance. The child is killed at the shutdown; its thread ends when the code returns.
+    /// - **The thread**: children without a [`place`](ChildSpec::place) share one thread, `janus-application`, and
+    ///   nothing else runs there. A blocking child holds up the others, is named in the log after 1 s and again after 5
+    ///   s, and does not hurt the instance. The child is killed at the shutdown; its thread ends when the code returns.
     /// - **The stop**: each child has a [`shutdown`](ChildSpec::shutdown), and all together half of
     ///   [`drain_timeout`](crate::Config::drain_timeout); then the rest is killed.
     ///
@@ -125,7 +125,7 @@ impl Children {
             .0
             .iter()
             .fold(supervisor, |supervisor, make| supervisor.child(make(janus.clone()).default_place(place.clone())));
-        // With a limit, unlike other supervisors: a drain has a limit, and clients are to have a part of the time.
+        // Unlike other supervisors, with a limit: the time of a drain is limited, and clients are to have a part of it.
         ChildSpec::supervisor(supervisor).shutdown(Shutdown::Timeout(drain_timeout / 2))
     }
 }
@@ -136,7 +136,7 @@ impl fmt::Debug for Children {
     }
 }
 
-/// Ends the thread of the embedder's children and waits for the end, unless a child blocks. Blocks.
+/// Ends the thread of the embedder's children, and waits for the end unless a child hangs. The call blocks.
 pub(crate) fn stop(arbiter: Arbiter) {
     let (alive, sign) = mpsc::sync_channel(1);
     // A thread whose place is down ends by itself.

@@ -90,7 +90,7 @@ impl Builder {
         self
     }
 
-    /// Serves the byte streams of an own listener, for clients that speak this codec.
+    /// Serves the byte streams of the embedder's own listener, for clients that speak this codec.
     ///
     /// The streams count as local: their clients may publish, unless the HTTP request shows the signs of a proxy
     /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)). See [`Janus::serve`] for single
@@ -117,8 +117,8 @@ impl Builder {
         self
     }
 
-    /// Sets the runtime of the hooks: for a runtime other than the caller's of [`start`](Self::start), or for a caller
-    /// outside of any runtime. The runtime must live for as long as the instance.
+    /// Sets the runtime of the hooks. By default hooks run on the runtime in which [`start`](Self::start) is called, or
+    /// on a thread of their own if there is none. The runtime must live for as long as the instance.
     #[must_use]
     pub fn hook_runtime(mut self, runtime: Handle) -> Self {
         self.hooks.runtime = Some(runtime);

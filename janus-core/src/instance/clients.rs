@@ -42,7 +42,7 @@ impl Janus {
         list::page(self.tables(), after, limit)
     }
 
-    /// Closes a connection; false if there is none of this number any more.
+    /// Closes a connection; returns false if the connection has closed already.
     ///
     /// The client gets its queued messages and then the code `disconnected`, if it may come back, or `banned`, and then
     /// its session ends as well. Only [`authenticate`](crate::hooks::Hooks::authenticate) can keep the client from
@@ -61,7 +61,7 @@ impl Janus {
         found.is_some()
     }
 
-    /// Closes all connections of a user, as [`disconnect`](Self::disconnect) does; how many there were.
+    /// Closes all connections of a user like [`disconnect`](Self::disconnect). Returns their number.
     ///
     /// An empty name belongs to no user, and closes no connection.
     pub fn disconnect_user(&self, user: &str, reconnect: bool) -> usize {

@@ -110,7 +110,7 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_secs(5);
 
-    /// When each of so many connections was closed, in the order of closing.
+    /// The time of each connection's close, in the order of closing.
     async fn closes(count: usize, seed: u64) -> Vec<(usize, Duration)> {
         let (begun, closes) = (Instant::now(), RefCell::default());
         let close = |number| RefCell::<Vec<_>>::borrow_mut(&closes).push((number, begun.elapsed()));

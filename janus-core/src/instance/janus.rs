@@ -51,8 +51,8 @@ pub(super) struct Inner {
     pub(super) control: Place,
     /// A second caller of `shutdown` waits for the drain under way.
     pub(super) drained: Arc<tokio::sync::OnceCell<DrainReport>>,
-    /// `None` once the threads have been joined, or if the instance has no own threads. Behind an async lock, so that a
-    /// second caller of `shutdown` returns when the first is done, and not before.
+    /// `None` once the threads have been joined, or if the instance has no threads of its own. Behind an async lock, so
+    /// that a second caller of `shutdown` returns when the first is done, and not before.
     pub(super) threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
@@ -137,7 +137,7 @@ impl Janus {
         self.publish_message(Message::new(topic, data)?).await
     }
 
-    /// The same as [`publish`](Self::publish), for a message with an event or a message id.
+    /// Publishes a message with an event or a message id; otherwise like [`publish`](Self::publish).
     ///
     /// # Errors
     ///
@@ -167,7 +167,7 @@ impl Janus {
     ///
     /// # Errors
     ///
-    /// [`PublishError::Full`] if there is no room; otherwise as [`publish`](Self::publish).
+    /// [`PublishError::Full`] if there is no room; otherwise like [`publish`](Self::publish).
     pub fn try_publish(
         &self,
         message: Message,
@@ -191,7 +191,7 @@ impl Janus {
         self.subscribe_with(topic, SubscribeOptions::default())
     }
 
-    /// Subscribes with a position to resume from, or with own limits and an own policy; otherwise like
+    /// Subscribes with options: a position to resume from, limits, a policy. Otherwise like
     /// [`subscribe`](Self::subscribe).
     ///
     /// ```

@@ -23,7 +23,7 @@ pub enum ServeError {
     Full {
         /// The code for a client of a listener in the same case.
         code: ErrorCode,
-        /// The same for people.
+        /// The text for people.
         message: &'static str,
     },
     /// The instance is shutting down, or has ended.
@@ -152,7 +152,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(shared.connections.table.all(), 0);
-        // And with no arbiter to take it.
+        // The arbiter is gone, and nothing takes the stream.
         let _ = serve().unwrap_err();
         assert_eq!(shared.connections.table.all(), 0);
     }

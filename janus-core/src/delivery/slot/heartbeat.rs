@@ -16,7 +16,7 @@ impl Slot {
         }
     }
 
-    /// Has silence count from now on, and not only from the first message.
+    /// Counts silence from now on, and not only from the first message.
     pub(crate) fn expect_silence(&self, tick: Tick) {
         self.quiet_since.set(tick);
     }

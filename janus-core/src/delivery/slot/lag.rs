@@ -62,7 +62,7 @@ impl Slot {
         }
     }
 
-    /// Bytes queued for this client, and the tick of the first sight of the lag.
+    /// Bytes queued for this client, and the tick at which the lag was first seen.
     pub(crate) fn queued(&self) -> Option<(usize, Option<Tick>)> {
         let out = self.out.lock();
         out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
@@ -82,7 +82,7 @@ impl Slot {
 pub(crate) struct Lag {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
-    /// The tick of the first sight of the lag.
+    /// The tick at which the lag was first seen.
     pub(crate) since: Option<Tick>,
     pub(crate) peer: Option<Peer>,
 }

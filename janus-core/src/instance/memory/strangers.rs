@@ -17,8 +17,8 @@ use crate::connection::CONNECTION_BYTES;
 use crate::delivery::{End, Slot};
 use crate::instance::shared::Shared;
 
-/// Looks in a second: the age at which a connection without a request is a stranger's, and the least time between two
-/// walks over all connections without a result, and between two lines in the log.
+/// Looks in a second: the age at which a connection without a request is a stranger's, the least time from a walk over
+/// all connections with nothing to close to the next walk, and the least time between two lines in the log.
 const SECOND: u32 = (1_000 / LOOK_INTERVAL.as_millis()) as u32;
 
 /// Ticks after which input without a result is old.
@@ -53,7 +53,7 @@ pub(super) struct Strangers {
     /// The connections up to this number are at least a second old; and those up to `newest` will be next.
     elder: u64,
     newest: u64,
-    /// The look of the last walk over all connections, and whether the walk closed a connection.
+    /// The look of the last walk over all connections, and whether the walk found connections to close.
     walked: Option<u32>,
     found: bool,
     /// For how many looks regular clients have been spared since usage was below the first threshold.
@@ -168,7 +168,7 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
 }
 
 /// Closes the clients with the largest queues, as far as queues hold more than topics keep in any case. Returns whether
-/// that was so.
+/// queues held more.
 async fn close_hoarders(shared: &Shared) -> bool {
     let allowed = shared.config.memory_budget_bytes / QUEUES;
     if shared.ledger().sent() <= allowed {
@@ -201,7 +201,7 @@ async fn kept_by_topics(shared: &Shared) -> usize {
         let Some(topic) = portion.last() else { return kept };
         last = topic.number;
         kept += portion.iter().map(|topic| topic.kept_bytes()).sum::<usize>();
-        // Not kept from ending meanwhile.
+        // The topics may end in the meantime.
         drop(portion);
         yield_now().await;
     }
