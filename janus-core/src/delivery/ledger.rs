@@ -2,7 +2,7 @@
 //!
 //! A frame is counted once, however many holders it has (a topic's ring, a pass, a thousand queues), from the sealing
 //! of the batch until the last holder lets go; before the sealing as a publication. The memory budget is held against
-//! these figures (with the tables, see `Shared::memory_used`). They are sums of lengths and fixed prices, not the
+//! these figures (with the tables, see `Connections::memory_used`). They are sums of lengths and fixed prices, not the
 //! figures of an allocator.
 
 use std::collections::HashMap;

@@ -1,10 +1,11 @@
 //! Keeps an instance within its memory budget, by giving up the least important things first.
 //!
-//! Ten times a second, the keeper compares the accounted bytes ([`Shared::memory_used`]) with `memory_budget_bytes`,
-//! and acts at four thresholds: history is trimmed, then detached sessions end, then the clients with the largest
-//! queues are closed. At the last threshold the Acceptor refuses new connections by itself. A harsher measure comes
-//! only when the milder ones are used up; each stops as soon as usage is below the threshold. Before all measures, at
-//! the first threshold, strangers give back their holdings (see [`strangers`]).
+//! Ten times a second, the keeper compares the accounted bytes
+//! ([`Connections::memory_used`](crate::connection::Connections::memory_used)) with `memory_budget_bytes`, and acts at
+//! four thresholds: history is trimmed, then detached sessions end, then the clients with the largest queues are
+//! closed. At the last threshold the Acceptor refuses new connections by itself. A harsher measure comes only when the
+//! milder ones are used up; each stops as soon as usage is below the threshold. Before all measures, at the first
+//! threshold, strangers give back their holdings (see [`strangers`]).
 //!
 //! The keeper owns nothing: pressure and counters are with the tables, so its successor continues after a crash.
 //! Without a budget there is no keeper. It works in portions, so the arbiter serves clients in between.

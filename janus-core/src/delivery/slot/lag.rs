@@ -1,5 +1,4 @@
-//! How far a client lags, and for how long: the end of a client that takes nothing, and of a client with too large a
-//! queue.
+//! How far a client lags, and for how long: the end of a stalled client, and of a client with too large a queue.
 
 use std::io;
 use std::sync::atomic::Ordering;
