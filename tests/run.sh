@@ -25,6 +25,8 @@ for program in python3 chromium nginx openssl npm; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 command -v node >/dev/null || missing+=(nodejs)
+# libFuzzer is C++.
+command -v c++ >/dev/null || missing+=(g++)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
     root=()
@@ -43,6 +45,9 @@ cargo clippy --workspace --all-targets --all-features --locked -- --deny warning
 
 step "tests and doctests"
 cargo test --workspace --all-features --locked
+
+step "fuzzing, 20 seconds a target"
+janus-core/fuzz/run.sh 20
 
 step "client libraries"
 tests/clients/run.sh target/debug/janus-server

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
-use janus_core::wire::classic::{Command, Decoder, FrameError, Limits, MessageHead, client};
+use janus_core::wire::classic::{ClassicDecoder, Command, FrameError, Limits, MessageHead, client};
 use janus_core::wire::{self, Codec, Publication, ServerEvent, Timestamp, TopicName, WebSocket, v1, websocket};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 64 * 1024, max_topic_bytes: 255, max_topics: 128 };
@@ -43,22 +43,22 @@ fn decode(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("decode");
     for (name, frames, input) in inputs {
-        let mut decoder = Decoder::new();
+        let mut decoder = ClassicDecoder::new();
         assert_eq!(decode_all(&mut decoder, &input), frames, "{name}: every frame is a command");
         group.throughput(Throughput::ElementsAndBytes { elements: frames as u64, bytes: input.len() as u64 });
         group.bench_function(name, |bencher| bencher.iter(|| decode_all(&mut decoder, black_box(&input))));
     }
 
-    assert!(first(&mut Decoder::new(), &cut_short).is_err(), "the last bracket is missing");
+    assert!(first(&mut ClassicDecoder::new(), &cut_short).is_err(), "the last bracket is missing");
     group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: cut_short.len() as u64 });
     // A decoder is over after malformed JSON, so each frame gets a new decoder, like each connection.
     group.bench_function("publish, 100 B, malformed", |bencher| {
-        bencher.iter(|| first(&mut Decoder::new(), black_box(&cut_short)));
+        bencher.iter(|| first(&mut ClassicDecoder::new(), black_box(&cut_short)));
     });
     group.finish();
 }
 
-fn decode_all(decoder: &mut Decoder, mut input: &[u8]) -> usize {
+fn decode_all(decoder: &mut ClassicDecoder, mut input: &[u8]) -> usize {
     let mut commands = 0;
     while let Some(command) = decoder.decode(&mut input, &LIMITS) {
         black_box(command.expect("the frames are good"));
@@ -67,7 +67,7 @@ fn decode_all(decoder: &mut Decoder, mut input: &[u8]) -> usize {
     commands
 }
 
-fn first(decoder: &mut Decoder, mut input: &[u8]) -> Result<Command, FrameError> {
+fn first(decoder: &mut ClassicDecoder, mut input: &[u8]) -> Result<Command, FrameError> {
     decoder.decode(&mut input, &LIMITS).expect("the frame is whole")
 }
 

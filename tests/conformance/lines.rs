@@ -1,6 +1,6 @@
 //! The transport of `examples/lines.rs`, whose promised length is tested here.
 
-use janus_core::conformance::{self, Check, Client, Place, Reader, Seen};
+use janus_core::conformance::{self, Check, ClientFormat, Reader, ResumePoint, Seen};
 use janus_core::wire::Delimited;
 
 use super::assert_skips_only;
@@ -13,7 +13,7 @@ pub(super) use example::Lines;
 
 pub(super) struct LinesClient;
 
-impl Client for LinesClient {
+impl ClientFormat for LinesClient {
     fn subscribe(&self, topic: &str) -> Vec<u8> {
         format!("sub {topic}\n").into()
     }
@@ -26,7 +26,7 @@ impl Client for LinesClient {
         Some(format!("pub {topic} {data}\n").into())
     }
 
-    fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+    fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
         Some(format!("sub {} {}\n", place.topic, place.position?).into())
     }
 

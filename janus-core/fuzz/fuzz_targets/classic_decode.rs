@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use arbitrary::Arbitrary;
 use janus_core::wire::FrameError;
-use janus_core::wire::classic::{Command, Decoder, Limits};
+use janus_core::wire::classic::{ClassicDecoder, Command, Limits};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -52,7 +52,7 @@ const ATTACH_WORDS: [&str; 7] = [
 ];
 
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Result<Command, FrameError>> {
-    let mut decoder = Decoder::new();
+    let mut decoder = ClassicDecoder::new();
     let mut decoded = Vec::new();
     for mut piece in pieces {
         while let Some(command) = decoder.decode(&mut piece, limits) {
@@ -78,7 +78,8 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Re
 }
 
 fuzz_target!(|input: Input<'_>| {
-    let limits = Limits { max_frame_bytes: if input.small_limit { 48 } else { 4_096 }, max_topic_bytes: 32, max_topics: 128 };
+    let limits =
+        Limits { max_frame_bytes: if input.small_limit { 48 } else { 4_096 }, max_topic_bytes: 32, max_topics: 128 };
     let bytes: Vec<u8> = input
         .bytes
         .iter()

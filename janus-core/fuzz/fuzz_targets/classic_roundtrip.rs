@@ -4,7 +4,7 @@
 #![no_main]
 
 use janus_core::wire::classic::client::{self, ServerDecoder, ServerFrame};
-use janus_core::wire::classic::{Command, Decoder, Limits, encode_attached, encode_message};
+use janus_core::wire::classic::{ClassicDecoder, Command, Limits, encode_attached, encode_message};
 use janus_core::wire::{FrameError, Publication, Timestamp, TopicName};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 const TIMESTAMP: Timestamp = Timestamp { mega: 1, sec: 2, micro: 3 };
 
 fn decode(sent: &[u8], size: u8, limits: &Limits) -> Vec<Result<Command, FrameError>> {
-    let mut decoder = Decoder::new();
+    let mut decoder = ClassicDecoder::new();
     let mut decoded = Vec::new();
     for mut piece in sent.chunks(usize::from(size).max(1)) {
         while let Some(command) = decoder.decode(&mut piece, limits) {

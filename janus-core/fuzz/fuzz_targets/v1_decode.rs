@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use janus_core::wire::v1::client::{self, ServerFrame};
-use janus_core::wire::v1::{Decoder, MAX_REQUEST_ID, Request};
+use janus_core::wire::v1::{MAX_REQUEST_ID, Request, RequestDecoder};
 use janus_core::wire::{Command, Epoch, ErrorCode, Limits, Position, TopicName};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
@@ -54,7 +54,7 @@ fuzz_target!(|input: Input<'_>| {
             _ => character.to_string(),
         })
         .collect();
-    let mut decoder = Decoder::new();
+    let mut decoder = RequestDecoder::new();
     if input.opened {
         decoder.decode(&client::hello(None, None), 0, &LIMITS).expect("a hello opens");
     }
@@ -77,7 +77,7 @@ fuzz_target!(|input: Input<'_>| {
     let _ = ServerFrame::parse(&text);
 
     let Ok(topic) = TopicName::new(input.topic, LIMITS.max_topic_bytes) else { return };
-    let mut decoder = Decoder::new();
+    let mut decoder = RequestDecoder::new();
     decoder.decode(&client::hello(Some(&text), Some(input.topic)), 0, &LIMITS).expect("a hello opens");
     let id = input.id.map(|id| id % (MAX_REQUEST_ID + 1));
     let since = input.since.map(|(epoch, seq)| Position { epoch: Epoch::new(epoch), seq });

@@ -29,12 +29,15 @@ impl Kept {
     /// later figures of the Transport mean nothing.
     const GIVEN_UP: u32 = u32::MAX;
 
+    /// The largest number of bytes that is noted.
+    pub(crate) const MAX_BYTES: u32 = Self::GIVEN_UP - 1;
+
     /// Whether the connection is to be closed for its input.
     pub(crate) fn is_given_up(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) == Self::GIVEN_UP
     }
 
-    /// Notes `bytes` of kept input for a connection of `account`, unfinished for `unfinished` ticks if a frame or a
+    /// Notes `bytes` (at most [`MAX_BYTES`](Self::MAX_BYTES)) of kept input for a connection of `account`, unfinished for `unfinished` ticks if a frame or a
     /// head is incomplete. Returns the number of bytes kept before; `None` if nothing has changed.
     ///
     /// `holder` gives the connection with its number; it is called only for a change of place.
@@ -46,7 +49,6 @@ impl Kept {
         tick: Tick,
         (id, holder): (u64, impl FnOnce() -> Arc<dyn Holder>),
     ) -> Option<u32> {
-        let bytes = bytes.min(Self::GIVEN_UP - 1);
         let before = self.bytes.load(Ordering::Relaxed);
         if before == bytes || before == Self::GIVEN_UP {
             return None;

@@ -10,7 +10,7 @@ use futures_util::future::{join, join_all, try_join_all};
 
 use super::connection::{Connection, End};
 use super::stage::{Server, Stage, Stop, both, failed, skipped};
-use super::{Place, Seen};
+use super::{ResumePoint, Seen};
 use crate::config::{Config, Namespace, SlowConsumer};
 
 use crate::topic::publish::Receipt;
@@ -524,7 +524,7 @@ fn expect_number(receipt: &Receipt, number: u64) -> Result<(), Stop> {
 }
 
 /// The bytes with which a new connection resumes at `place`.
-fn resuming(stage: &Stage<'_>, place: &Place) -> Result<Vec<u8>, Stop> {
+fn resuming(stage: &Stage<'_>, place: &ResumePoint) -> Result<Vec<u8>, Stop> {
     let bytes = stage.client.resume(place);
     bytes.ok_or_else(|| skipped("clients of this format cannot resume"))
 }
@@ -573,7 +573,7 @@ pub(super) async fn resume_too_late(stage: &Stage<'_>) -> Result<(), Stop> {
     for number in 2..=12 {
         server.publish("late", &numbered(number, 0)).await?;
     }
-    let never = Place {
+    let never = ResumePoint {
         session: place.session.as_ref().map(|token| "0".repeat(token.len())),
         position: place.position.map(|Position { epoch, seq }| Position { epoch: Epoch::new(epoch.number() ^ 1), seq }),
         ..place.clone()

@@ -15,7 +15,7 @@ use tokio::io::ReadBuf;
 use tokio::time::{Instant, timeout_at};
 
 use super::stage::Stop;
-use super::{Place, Reader, Seen};
+use super::{Reader, ResumePoint, Seen};
 use crate::connection::listener::ByteStream;
 use crate::wire::Position;
 
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     minds_unknown: bool,
     deadline: Duration,
     /// The place from which a later connection of the same client resumes.
-    place: Place,
+    place: ResumePoint,
 }
 
 impl Connection {
@@ -52,7 +52,7 @@ impl Connection {
         reader: Box<dyn Reader>,
         deadline: Duration,
     ) -> Self {
-        let place = Place { session: None, topic: String::new(), position: None, received: 0 };
+        let place = ResumePoint { session: None, topic: String::new(), position: None, received: 0 };
         Self {
             stream,
             addr,
@@ -78,8 +78,8 @@ impl Connection {
     }
 
     /// The client's place in the topic.
-    pub(super) fn place(&self, topic: &str) -> Place {
-        Place { topic: topic.to_owned(), ..self.place.clone() }
+    pub(super) fn place(&self, topic: &str) -> ResumePoint {
+        ResumePoint { topic: topic.to_owned(), ..self.place.clone() }
     }
 
     /// Sends `bytes`, and reads at the same time: a server with unread output may stop reading. Returns whether the

@@ -18,7 +18,7 @@ const FIXED_SEED: u64 = 0x6a61_6e75_7331_3030;
 pub(super) async fn garbage(stage: &Stage<'_>) -> Result<(), Stop> {
     let garbage = stage.client.garbage();
     if garbage.is_empty() {
-        return Err(skipped("Client::garbage returns no input"));
+        return Err(skipped("ClientFormat::garbage returns no input"));
     }
     let server = stage.start(Config::default()).await?;
     let mut bystander = server.bystander().await?;

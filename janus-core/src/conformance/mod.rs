@@ -1,6 +1,6 @@
 // | file | kind | owns |
 // |---|---|---|
-// | `mod.rs` | API | `Client` and `Reader` for authors, the list of checks, `Suite` and `Report` |
+// | `mod.rs` | API | `ClientFormat` and `Reader` for authors, the list of checks, `Suite` and `Report` |
 // | `stage.rs` | setting of a check | one watched codec, one instance, its subscribers and a bystander |
 // | `checks.rs` | checks | well-behaved, slow and returning clients |
 // | `hostile.rs` | checks | misbehaving clients, and crashes of parts of the server |
@@ -12,7 +12,7 @@
 //! The contract of a transport, as checks that run on any transport: a listener or a wire format from outside this
 //! crate, or both.
 //!
-//! The author of a [`Codec`] also writes the other end, a [`Client`]. Both are pure: bytes out, and [`Seen`] values for
+//! The author of a [`Codec`] also writes the other end, a [`ClientFormat`]. Both are pure: bytes out, and [`Seen`] values for
 //! bytes in. [`run`] then starts real instances with the codec, connects clients over TCP and over pipes, and returns a
 //! [`Report`] with one result for each [`Check`]. The variants of [`Check`] state the demands.
 //!
@@ -33,12 +33,12 @@
 //! # use lines::Lines;
 //! use std::sync::Arc;
 //!
-//! use janus_core::conformance::{Check, Client, Place, Reader, Seen, Suite};
+//! use janus_core::conformance::{Check, ClientFormat, ResumePoint, Reader, Seen, Suite};
 //! use janus_core::wire::Delimited;
 //!
 //! struct LinesClient;
 //!
-//! impl Client for LinesClient {
+//! impl ClientFormat for LinesClient {
 //!     fn subscribe(&self, topic: &str) -> Vec<u8> {
 //!         format!("sub {topic}\n").into()
 //!     }
@@ -47,7 +47,7 @@
 //!         Some(format!("pub {topic} {data}\n").into())
 //!     }
 //!
-//!     fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+//!     fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
 //!         Some(format!("sub {} {}\n", place.topic, place.position?).into())
 //!     }
 //!
@@ -123,7 +123,7 @@ use stage::{Stage, Stop};
 ///
 /// Like the codec, the client is pure. A method that returns `None` says that the format has no such frame: the checks
 /// that need the frame are skipped, and the report names them.
-pub trait Client: Send + Sync + 'static {
+pub trait ClientFormat: Send + Sync + 'static {
     /// The opening of a connection, if the format wants any. Other frames follow at once, in the same piece.
     fn open(&self) -> Vec<u8> {
         Vec::new()
@@ -145,7 +145,7 @@ pub trait Client: Send + Sync + 'static {
     }
 
     /// All bytes with which a new connection resumes a topic at a place of an earlier connection, the opening included.
-    fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+    fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
         let _ = place;
         None
     }
@@ -269,7 +269,7 @@ impl Seen {
 
 /// How far a client had come in a topic when the connection was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ResumePoint {
     /// The name of the session, if the client was told the name.
     pub session: Option<String>,
     /// The topic.
@@ -348,7 +348,7 @@ checks! {
     /// A drain ends every connection after the messages that were queued for the client, without a reset: nothing is
     /// lost.
     Drain = "drain", checks::drain;
-    /// Input that the author of the client knows to be [wrong](Client::garbage) is refused while the client waits for
+    /// Input that the author of the client knows to be [wrong](ClientFormat::garbage) is refused while the client waits for
     /// an answer.
     Garbage = "hostile.garbage", hostile::garbage;
     /// Random bytes, and conversations with random damage: nothing panics, each connection ends, and another client
@@ -382,14 +382,14 @@ impl fmt::Display for Check {
 /// ```
 ///
 /// Must be called from a tokio runtime with I/O and time, such as the runtime of `#[tokio::test]`.
-pub async fn run(codec: impl Codec, client: impl Client) -> Report {
+pub async fn run(codec: impl Codec, client: impl ClientFormat) -> Report {
     Suite::new(codec, client).run().await
 }
 
 /// A choice of checks and of carriers for one codec.
 pub struct Suite {
     codec: Arc<dyn Codec>,
-    client: Box<dyn Client>,
+    client: Box<dyn ClientFormat>,
     carriers: Vec<Carrier>,
     checks: Vec<Check>,
     deadline: Duration,
@@ -412,7 +412,7 @@ impl fmt::Debug for Suite {
 impl Suite {
     /// All checks, over TCP and over pipes.
     #[must_use]
-    pub fn new(codec: impl Codec, client: impl Client) -> Self {
+    pub fn new(codec: impl Codec, client: impl ClientFormat) -> Self {
         Self {
             codec: Arc::new(codec),
             client: Box::new(client),

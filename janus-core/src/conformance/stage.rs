@@ -12,7 +12,7 @@ use futures_util::future::join;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::Client;
+use super::ClientFormat;
 use super::carrier::{Carrier, Connector, ROOMY};
 use super::connection::Connection;
 use super::watched::{Notes, Watched};
@@ -71,7 +71,7 @@ pub(super) async fn both<A, B>(
 pub(super) struct Stage<'a> {
     carrier: &'a Carrier,
     pub(super) codec: Arc<dyn Codec>,
-    pub(super) client: &'a dyn Client,
+    pub(super) client: &'a dyn ClientFormat,
     deadline: Duration,
     pub(super) seed: u64,
     notes: Notes,
@@ -81,7 +81,7 @@ impl<'a> Stage<'a> {
     pub(super) fn new(
         carrier: &'a Carrier,
         codec: &Arc<dyn Codec>,
-        client: &'a dyn Client,
+        client: &'a dyn ClientFormat,
         deadline: Duration,
         seed: u64,
     ) -> Self {

@@ -92,13 +92,14 @@ impl TopicState {
         if let Some(pass) = core.sequence.restart(random_epoch(), self.pass_numbers.last()) {
             senders.withdraw(&pass);
         }
-        let waiting = core.inbox.recount(core.sequence.in_flight(), core.sequence.open_bytes());
         core.roster.sweep(false);
         for subscription in core.roster.list().iter() {
             // Numbers continue under the new epoch: a sender may still be at work on the old pass, and must find that
             // all subscribers have been served.
             subscription.slot.skip_to(subscription, &self.name, core.sequence.epoch(), core.sequence.next_seq());
         }
+        // Last, because a panic before the wakers are woken would leave their publishers waiting.
+        let waiting = core.inbox.recount(core.sequence.in_flight(), core.sequence.open_bytes());
         drop(guard);
         waiting.into_iter().for_each(Waker::wake);
     }

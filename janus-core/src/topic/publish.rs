@@ -55,7 +55,7 @@ pub enum PublishError {
     #[error("the topic limit (max_topics) is reached")]
     TooManyTopics,
     /// The instance is shutting down, or has ended.
-    #[error("this Janus is shutting down")]
+    #[error("the instance is shutting down")]
     ShuttingDown,
     /// The publisher's connection was closed while the message waited, for room or for a hook. A publisher in this
     /// process never gets this error.
@@ -262,6 +262,11 @@ pub(crate) fn route(
             Enqueued::Accepted => {
                 *last = Some(topic);
                 tell("accepted");
+                return Ok(());
+            }
+            Enqueued::Refused => {
+                *last = Some(topic);
+                tell("refused");
                 return Ok(());
             }
             Enqueued::Full(refused) => {

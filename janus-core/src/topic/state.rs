@@ -96,6 +96,8 @@ impl TopicError {
 /// The outcome of [`TopicState::enqueue`].
 pub(crate) enum Enqueued {
     Accepted,
+    /// The topic is quarantined; the publisher has been told.
+    Refused,
     /// No room for now. The caller's task is woken when there is room.
     Full(Pending),
     /// The topic has ended: look the name up again.
@@ -191,7 +193,7 @@ impl TopicState {
             Life::Quarantined => {
                 drop(core);
                 pending.refuse(PublishError::TopicUnavailable);
-                return Enqueued::Accepted;
+                return Enqueued::Refused;
             }
             Life::Ended => return Enqueued::Ended(pending),
         }
@@ -354,6 +356,14 @@ mod tests {
         assert_eq!((topic.info().in_flight, topic.is_idle()), (1, false));
         topic.shut_down(&SenderPool::default());
         assert!(matches!(topic.enqueue(pending(), None), Enqueued::Ended(_)));
+        assert_eq!((topic.info().in_flight, topic.info().available), (0, false));
+    }
+
+    #[test]
+    fn a_quarantined_topic_refuses_the_message() {
+        let topic = Arc::new(TopicState::for_test(name()));
+        topic.quarantine(&SenderPool::default());
+        assert!(matches!(topic.enqueue(pending(), None), Enqueued::Refused));
         assert_eq!((topic.info().in_flight, topic.info().available), (0, false));
     }
 

@@ -89,7 +89,7 @@ pub enum SubscribeError {
     #[error("the topic limit (max_topics) is reached")]
     TooManyTopics,
     /// The instance is shutting down, or has ended.
-    #[error("this Janus is shutting down")]
+    #[error("the instance is shutting down")]
     ShuttingDown,
 }
 

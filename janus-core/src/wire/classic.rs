@@ -1,6 +1,6 @@
 //! The classic protocol: NUL-framed commands from clients, SOH-framed JSON to clients.
 //!
-//! The [`Decoder`] turns the bytes of a connection into [`Command`]s, however the bytes are split between reads; each
+//! The [`ClassicDecoder`] turns the bytes of a connection into [`Command`]s, however the bytes are split between reads; each
 //! `encode_*` function appends a frame. `docs/CLASSIC.md` has the meaning of the frames, byte by byte; [`client`]
 //! (`classic/client.rs`) is the client's end, `classic/tests.rs` the rules.
 
@@ -38,7 +38,7 @@ impl Codec for Classic {
     }
 
     fn decoder(&self) -> Box<dyn codec::Decoder> {
-        Box::new(Decoder::new())
+        Box::new(ClassicDecoder::new())
     }
 
     fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
@@ -86,17 +86,17 @@ impl Codec for Classic {
 /// frame.
 ///
 /// ```
-/// use janus_core::wire::classic::{Command, Decoder, Limits};
+/// use janus_core::wire::classic::{Command, ClassicDecoder, Limits};
 ///
 /// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
-/// let mut decoder = Decoder::new();
+/// let mut decoder = ClassicDecoder::new();
 /// let mut input: &[u8] = b"<regular-socket/>\0PING\0{\"action\":\"sub";
 /// assert_eq!(decoder.decode(&mut input, &limits), Some(Ok(Command::Ping)));
 /// assert_eq!(decoder.decode(&mut input, &limits), None);
 /// assert!(decoder.is_mid_frame());
 /// ```
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct ClassicDecoder {
     /// The beginning of an unfinished frame. Contains no terminator, and owns no heap memory while empty.
     unfinished: Vec<u8>,
     /// Memory shared by the publications of a read; `None` once the read is consumed.
@@ -117,7 +117,7 @@ enum Phase {
     Over,
 }
 
-impl Decoder {
+impl ClassicDecoder {
     /// A decoder at the start of a connection.
     #[must_use]
     pub fn new() -> Self {
@@ -284,7 +284,7 @@ impl Decoder {
     }
 }
 
-impl codec::Decoder for Decoder {
+impl codec::Decoder for ClassicDecoder {
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
         Self::decode(self, input, limits)
     }

@@ -1,6 +1,6 @@
 //! The modern protocol, `janus.v1.json`: one JSON object in each frame, whatever carries the frames.
 //!
-//! The [`Decoder`] turns the text of a frame into a [`Request`]; [`encode`] appends a [`ServerEvent`] as text. The
+//! The [`RequestDecoder`] turns the text of a frame into a [`Request`]; [`encode`] appends a [`ServerEvent`] as text. The
 //! first frame must be a `hello`. `docs/PROTOCOL.md` has the meaning of the frames; [`client`] (`v1/client.rs`) is the
 //! client's end, `v1/tests.rs` the rules.
 
@@ -38,11 +38,11 @@ pub enum Request {
 /// It remembers only whether the `hello` has come, and the memory shared by publications of the same read.
 ///
 /// ```
-/// use janus_core::wire::v1::{Decoder, Request};
+/// use janus_core::wire::v1::{RequestDecoder, Request};
 /// use janus_core::wire::{Command, ErrorCode, Limits, Open};
 ///
 /// let limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
-/// let mut decoder = Decoder::new();
+/// let mut decoder = RequestDecoder::new();
 /// let hello = decoder.decode(r#"{"type":"hello"}"#, 0, &limits)?;
 /// assert_eq!(hello, Request::Command(Command::Open(Box::new(Open::default()))));
 /// assert_eq!(decoder.decode(r#"{"type":"ping"}"#, 0, &limits)?, Request::Ping);
@@ -52,12 +52,12 @@ pub enum Request {
 /// # Ok::<_, janus_core::wire::FrameError>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct RequestDecoder {
     opened: bool,
     batch: Option<Box<Batch>>,
 }
 
-impl Decoder {
+impl RequestDecoder {
     /// A decoder at the start of a connection.
     #[must_use]
     pub fn new() -> Self {

@@ -273,7 +273,7 @@ fn put_header(out: &mut impl std::io::Write, opcode: OpCode, length: usize) {
 #[derive(Default)]
 struct FrameDecoder {
     /// The protocol in the messages.
-    requests: v1::Decoder,
+    requests: v1::RequestDecoder,
     /// The request that began the connection, until the `hello`.
     request: Option<Box<HttpRequest>>,
     /// The unmasked payload of the unfinished text message. Within a read its memory is reused.

@@ -1,13 +1,13 @@
 //! A client of the classic protocol, for other listeners of this protocol.
 
-use super::super::{Client, Place, Reader, Seen};
+use super::super::{ClientFormat, Reader, ResumePoint, Seen};
 use crate::wire::classic::client::{self, ServerDecoder, ServerFrame};
 
 /// A client of the classic protocol ([`Classic`](crate::wire::classic::Classic)).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClassicClient;
 
-impl Client for ClassicClient {
+impl ClientFormat for ClassicClient {
     fn subscribe(&self, topic: &str) -> Vec<u8> {
         client::subscribe(topic)
     }
@@ -20,7 +20,7 @@ impl Client for ClassicClient {
         Some(client::publish_with_ack(topic, "\"\"", "\"\"", data))
     }
 
-    fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+    fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
         Some(client::attach(place.session.as_deref()?, [(&*place.topic, place.received)]))
     }
 

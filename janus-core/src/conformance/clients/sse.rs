@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::{Client, Place, Reader, Seen};
+use super::super::{ClientFormat, Reader, ResumePoint, Seen};
 use super::{Begun, ResponseHead};
 use crate::wire::Position;
 
@@ -28,12 +28,12 @@ fn target(topic: &str) -> String {
     target
 }
 
-impl Client for SseClient {
+impl ClientFormat for SseClient {
     fn subscribe(&self, topic: &str) -> Vec<u8> {
         request(&target(topic), "")
     }
 
-    fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+    fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
         Some(request(&target(&place.topic), &format!("last-event-id: {}\r\n", place.position?)))
     }
 

@@ -1,6 +1,6 @@
 //! A client of `janus.v1.json` over WebSocket.
 
-use super::super::{Client, Place, Reader, Seen};
+use super::super::{ClientFormat, Reader, ResumePoint, Seen};
 use super::{Begun, ResponseHead};
 use crate::wire::v1::client::{self as v1, ServerFrame as Frame};
 use crate::wire::websocket::client::{self, ServerDecoder, ServerFrame};
@@ -22,7 +22,7 @@ fn upgraded(frames: &[u8]) -> Vec<u8> {
     [&client::upgrade("localhost", "/ws", KEY), frames].concat()
 }
 
-impl Client for WebSocketClient {
+impl ClientFormat for WebSocketClient {
     fn open(&self) -> Vec<u8> {
         upgraded(&frame(&v1::hello(None, None)))
     }
@@ -39,7 +39,7 @@ impl Client for WebSocketClient {
         Some(frame(&v1::publish(Some(3), topic, "\"\"", "\"\"", data)))
     }
 
-    fn resume(&self, place: &Place) -> Option<Vec<u8>> {
+    fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
         let hello = frame(&v1::hello(place.session.as_deref(), None));
         let subscribe = frame(&v1::subscribe(Some(1), &place.topic, Some(place.position?)));
         Some(upgraded(&[hello, subscribe].concat()))

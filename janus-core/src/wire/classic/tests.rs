@@ -13,7 +13,7 @@ type Decoded = Vec<Result<Command, FrameError>>;
 /// The commands in these pieces, followed by the end of the stream.
 #[track_caller]
 fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> Decoded {
-    let mut decoder = Decoder::new();
+    let mut decoder = ClassicDecoder::new();
     let mut decoded = Vec::new();
     for mut piece in pieces {
         while let Some(command) = decoder.decode(&mut piece, limits) {
@@ -125,7 +125,7 @@ mod framing {
     fn a_frame_over_its_limit_is_refused_before_it_ends() {
         for start in [&b""[..], b"PUBLISH\0{\"", b"PUBLISH\0 ", b"PUBLISH\0<"] {
             let bytes = [start, &b" ".repeat(LIMITS.max_frame_bytes + 1)].concat();
-            let mut decoder = Decoder::new();
+            let mut decoder = ClassicDecoder::new();
             let mut input = &bytes[..];
             let decoded = decoder.decode(&mut input, &LIMITS);
             assert!(matches!(decoded, Some(Err(FrameError { code: ErrorCode::FrameTooLarge, .. }))), "{decoded:?}");
@@ -145,8 +145,8 @@ mod framing {
 
     #[test]
     fn a_decoder_between_frames_is_small_and_owns_nothing() {
-        assert!(size_of::<Decoder>() <= 48, "{}", size_of::<Decoder>());
-        let mut decoder = Decoder::new();
+        assert!(size_of::<ClassicDecoder>() <= 48, "{}", size_of::<ClassicDecoder>());
+        let mut decoder = ClassicDecoder::new();
         let mut input: &[u8] = b"{\"action\":\"subscr";
         assert_eq!(decoder.decode(&mut input, &LIMITS), None);
         assert!(decoder.is_mid_frame());
@@ -161,7 +161,7 @@ mod framing {
 
     #[test]
     fn a_frame_in_one_piece_is_not_copied() {
-        let mut decoder = Decoder::new();
+        let mut decoder = ClassicDecoder::new();
         let mut input: &[u8] = b"{\"action\":\"subscribe\",\"data\":\"t\"}\0PING\0";
         while decoder.decode(&mut input, &LIMITS).is_some() {
             assert_eq!(decoder.unfinished.capacity(), 0);
@@ -202,7 +202,7 @@ mod endings {
 
     #[test]
     fn a_publish_waits_for_its_body() {
-        let mut decoder = Decoder::new();
+        let mut decoder = ClassicDecoder::new();
         let mut input: &[u8] = b"PUBLISH\0";
         assert_eq!(decoder.decode(&mut input, &LIMITS), None);
         assert!(decoder.is_mid_frame());
@@ -356,7 +356,7 @@ mod publishing {
     fn a_body_is_complete_before_anything_follows_it() {
         let bytes = format!("PUBLISH\0{BODY}");
         let (last, start) = bytes.as_bytes().split_last().unwrap();
-        let mut decoder = Decoder::new();
+        let mut decoder = ClassicDecoder::new();
         assert_eq!(decoder.decode(&mut &start[..], &LIMITS), None);
         assert!(matches!(decoder.decode(&mut &[*last][..], &LIMITS), Some(Ok(Command::PublishAndClose { .. }))));
     }

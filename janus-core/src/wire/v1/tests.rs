@@ -13,15 +13,15 @@ fn topic(name: &str) -> TopicName {
     TopicName::new(name, LIMITS.max_topic_bytes).unwrap()
 }
 
-fn opened() -> Decoder {
-    let mut decoder = Decoder::new();
+fn opened() -> RequestDecoder {
+    let mut decoder = RequestDecoder::new();
     decoder.decode(&client::hello(None, None), 0, &LIMITS).unwrap();
     decoder
 }
 
 /// The request in the first frame of a connection.
 fn first(text: &str) -> Result<Request, FrameError> {
-    Decoder::new().decode(text, 0, &LIMITS)
+    RequestDecoder::new().decode(text, 0, &LIMITS)
 }
 
 /// The command in a frame after the hello.
@@ -48,7 +48,7 @@ mod opening {
 
     #[track_caller]
     fn not_opened(text: &str) -> ErrorCode {
-        let mut decoder = Decoder::new();
+        let mut decoder = RequestDecoder::new();
         let error = decoder.decode(text, 0, &LIMITS).unwrap_err();
         assert!(error.is_fatal() && !decoder.is_opened(), "{error}");
         error.code
@@ -445,11 +445,11 @@ mod events {
         let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md")).unwrap();
         let conversation = document.split("```").nth(1).unwrap();
         let (mut sent, mut read) = (0, 0);
-        let mut decoder = Decoder::new();
+        let mut decoder = RequestDecoder::new();
         for line in conversation.lines().filter(|line| !line.contains("{…}") && !line.contains('…')) {
             if let Some(text) = line.strip_prefix("client  ") {
                 if text.contains("\"hello\"") {
-                    decoder = Decoder::new();
+                    decoder = RequestDecoder::new();
                 }
                 decoder.decode(text, 0, &LIMITS).unwrap();
                 sent += 1;
