@@ -144,6 +144,8 @@ pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 pub use delivery::codecs::TooManyCodecs;
+#[cfg(feature = "tls")]
+pub use delivery::tls::PassedTls;
 pub use ground::counters::{Metric, MetricKind, Stats};
 #[cfg(feature = "fault-injection")]
 pub use ground::fault::Fault;

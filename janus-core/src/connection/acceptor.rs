@@ -217,7 +217,7 @@ pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
         }
         _ => {}
     }
-    if let (Link::Tcp(stream), Peer::Addr(addr)) = (link, peer) {
+    if let (Some(stream), Peer::Addr(addr)) = (link.tcp(), peer) {
         spread_probes(stream, *addr, config.tcp_keepalive);
     }
 }

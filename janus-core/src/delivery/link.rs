@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{self, Poll};
 use std::time::Duration;
 
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
@@ -22,6 +23,8 @@ use tokio::net::UnixStream;
 #[cfg(all(test, feature = "fault-injection"))]
 use super::memory::Memory;
 use super::stream::{PassedStream, Stream};
+#[cfg(feature = "tls")]
+use super::tls::{PassedTls, Tls};
 use crate::wire::Peer;
 
 /// A byte stream to a client.
@@ -32,6 +35,9 @@ pub(crate) enum Link {
     /// link larger.
     #[cfg(unix)]
     Unix(Box<UnixStream>),
+    /// Encrypted by the thread that sends.
+    #[cfg(feature = "tls")]
+    Tls(Box<Tls>),
     /// Written by the Transport alone.
     Stream(Box<Stream>),
     /// For tests without a kernel.
@@ -44,9 +50,11 @@ impl Link {
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
+            Self::Tcp(socket) => send(socket, bytes),
             #[cfg(unix)]
-            Self::Unix(socket) => uninterrupted(|| rustix::net::send(socket, bytes, SEND_FLAGS)),
+            Self::Unix(socket) => send(&**socket, bytes),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.send(bytes),
             Self::Stream(stream) => stream.send(&[IoSlice::new(bytes)]),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.send(&[IoSlice::new(bytes)]),
@@ -63,6 +71,8 @@ impl Link {
             Self::Unix(socket) => {
                 uninterrupted(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.send_vectored(slices),
             Self::Stream(stream) => stream.send(slices),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.send(slices),
@@ -80,6 +90,8 @@ impl Link {
                 Self::Tcp(socket) => socket.poll_write_ready(cx),
                 #[cfg(unix)]
                 Self::Unix(socket) => socket.poll_write_ready(cx),
+                #[cfg(feature = "tls")]
+                Self::Tls(tls) => tls.socket().poll_write_ready(cx),
                 Self::Stream(stream) => {
                     return match stream.write_with(cx, || write(self)) {
                         // The stream has the task.
@@ -97,6 +109,8 @@ impl Link {
                 Self::Tcp(socket) => socket.try_io(Interest::WRITABLE, || write(self)),
                 #[cfg(unix)]
                 Self::Unix(socket) => socket.try_io(Interest::WRITABLE, || write(self)),
+                #[cfg(feature = "tls")]
+                Self::Tls(tls) => tls.socket().try_io(Interest::WRITABLE, || write(self)),
                 _ => write(self),
             };
             match written {
@@ -112,6 +126,8 @@ impl Link {
             Self::Tcp(socket) => poll_read(socket, cx, buffer),
             #[cfg(unix)]
             Self::Unix(socket) => poll_read(&mut **socket, cx, buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.poll_read(cx, buffer),
             Self::Stream(stream) => stream.poll_read(cx, buffer),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.poll_read(cx, buffer),
@@ -125,6 +141,8 @@ impl Link {
             // The client may have stopped reading, and may send all the same.
             #[cfg(unix)]
             Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
             Self::Stream(_) => false,
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(_) => true,
@@ -132,13 +150,21 @@ impl Link {
     }
 
     /// Whether sent bytes may not be on their way yet.
+    #[inline]
     pub(crate) fn is_unflushed(&self) -> bool {
-        matches!(self, Self::Stream(stream) if stream.is_unflushed())
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_unflushed(),
+            Self::Stream(stream) => stream.is_unflushed(),
+            _ => false,
+        }
     }
 
     /// Sends bytes that were held back on their way.
     pub(crate) fn poll_flush(&self, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
         match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.poll_flush(cx),
             Self::Stream(stream) => stream.poll_flush(cx),
             _ => Poll::Ready(Ok(())),
         }
@@ -151,6 +177,8 @@ impl Link {
             Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Write)),
             #[cfg(unix)]
             Self::Unix(socket) => drop(SockRef::from(&**socket).shutdown(Shutdown::Write)),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.shut_down(),
             Self::Stream(stream) => stream.shut_down(),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.shut_down(),
@@ -160,11 +188,12 @@ impl Link {
     /// Makes the close a reset.
     pub(crate) fn reset_on_close(&self) {
         match self {
-            // Otherwise the kernel would continue to offer a full send buffer to a client that does not read.
-            Self::Tcp(socket) => drop(SockRef::from(socket).set_linger(Some(Duration::ZERO))),
+            Self::Tcp(socket) => reset_on_close(socket),
             // Sent bytes are the peer's already, and an end follows them: the kernel has no reset here.
             #[cfg(unix)]
             Self::Unix(_) => {}
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.reset_on_close(),
             // The owner decides about the effect of a drop.
             Self::Stream(_) => {}
             #[cfg(all(test, feature = "fault-injection"))]
@@ -177,9 +206,19 @@ impl Link {
     #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has the option"))]
     pub(crate) fn set_user_timeout(&self, time: Duration) {
         #[cfg(target_os = "linux")]
-        if let Self::Tcp(socket) = self {
+        if let Some(socket) = self.tcp() {
             // A closed socket needs no time limit.
             drop(SockRef::from(socket).set_tcp_user_timeout(Some(time)));
+        }
+    }
+
+    /// The socket of a connection over TCP.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(socket) => Some(socket),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Some(tls.socket()),
+            _ => None,
         }
     }
 
@@ -189,6 +228,8 @@ impl Link {
             Self::Tcp(socket) => Ok(PassedStream::Tcp(socket.into_std()?)),
             #[cfg(unix)]
             Self::Unix(socket) => Ok(PassedStream::Unix(socket.into_std()?)),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Ok(PassedStream::Tls(PassedTls::leave_reactor(*tls)?)),
             Self::Stream(stream) => Ok(PassedStream::Other(stream.into_io())),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
@@ -201,6 +242,8 @@ impl Link {
             PassedStream::Tcp(socket) => Ok(TcpStream::from_std(socket)?.into()),
             #[cfg(unix)]
             PassedStream::Unix(socket) => Ok(UnixStream::from_std(socket)?.into()),
+            #[cfg(feature = "tls")]
+            PassedStream::Tls(passed) => Ok(passed.enter_reactor()?.into()),
             PassedStream::Other(io) => Ok(Stream::new(io, peer).into()),
         }
     }
@@ -211,6 +254,8 @@ impl Link {
             Self::Tcp(socket) => socket.peer_addr().ok().map(Peer::Addr),
             #[cfg(unix)]
             Self::Unix(_) => Some(Peer::Local),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.socket().peer_addr().ok().map(Peer::Addr),
             Self::Stream(stream) => Some(stream.peer),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => Some(Peer::Addr(stream.peer())),
@@ -228,6 +273,13 @@ impl From<TcpStream> for Link {
 impl From<UnixStream> for Link {
     fn from(socket: UnixStream) -> Self {
         Self::Unix(Box::new(socket))
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<Tls> for Link {
+    fn from(tls: Tls) -> Self {
+        Self::Tls(Box::new(tls))
     }
 }
 
@@ -249,6 +301,18 @@ const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
 /// On these systems the standard library sets `SO_NOSIGPIPE` on every socket it makes.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 const SEND_FLAGS: SendFlags = SendFlags::empty();
+
+/// Sends bytes on a socket, past tokio.
+#[inline]
+pub(super) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    uninterrupted(|| rustix::net::send(&socket, bytes, SEND_FLAGS))
+}
+
+/// Makes the close of a TCP socket a reset.
+pub(super) fn reset_on_close(socket: &TcpStream) {
+    // Otherwise the kernel would continue to offer a full send buffer to a client that does not read.
+    drop(SockRef::from(socket).set_linger(Some(Duration::ZERO)));
+}
 
 fn poll_read(
     stream: &mut (impl AsyncRead + Unpin),

@@ -24,6 +24,7 @@
 //! | `slot/subscription.rs` | table | a client's place in a topic |
 //! | `stream.rs` | table | a byte stream other than a socket, written by its Transport alone |
 //! | `terms.rs` | table | the limits of each client's queue |
+//! | `tls/` | pure | a socket with TLS, encrypted by the thread that delivers |
 //!
 //! Only the home arbiter and the senders run here. No user code, no codec, no actor message.
 //!
@@ -47,6 +48,9 @@ pub(crate) mod senders;
 pub(crate) mod slot;
 pub(crate) mod stream;
 pub(crate) mod terms;
+#[cfg(feature = "tls")]
+#[cfg_attr(not(test), expect(dead_code, reason = "the listeners that serve handshakes come next"))]
+pub(crate) mod tls;
 
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use codecs::Codecs;

@@ -326,7 +326,14 @@ impl Slot {
             return out.sends.then_some(0);
         };
         match link.send(bytes) {
-            Ok(sent) => Some(sent),
+            Ok(sent) => {
+                if link.is_unflushed() {
+                    // The link has taken bytes that the kernel has not.
+                    self.attention.store(true, Ordering::Release);
+                    self.transport.wake();
+                }
+                Some(sent)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
             Err(error) => {
                 self.end_locked(out, End::Broken(error.kind()));

@@ -1,4 +1,4 @@
-//! A byte stream other than a plain socket: TLS, memory, an upgraded connection of another HTTP server.
+//! A byte stream other than a socket: TLS of an embedder, memory, an upgraded connection of another HTTP server.
 //!
 //! Only a waiting task can write such a stream. So a delivery queues everything, and the connection's Transport writes
 //! the queue out: the queued path.
@@ -11,6 +11,8 @@ use std::task::{self, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(feature = "tls")]
+use super::tls::PassedTls;
 use crate::wire::Peer;
 
 /// A stream of bytes in both directions.
@@ -19,12 +21,16 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 
 /// The kind of a stream that was passed on.
+#[non_exhaustive]
 pub enum PassedStream {
     /// A socket, which belongs to no runtime any more.
     Tcp(std::net::TcpStream),
     /// A Unix socket, which belongs to no runtime any more.
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixStream),
+    /// A connection over TLS, which belongs to no runtime any more.
+    #[cfg(feature = "tls")]
+    Tls(PassedTls),
     /// A stream of another kind.
     Other(Pin<Box<dyn ByteStream>>),
 }
@@ -35,6 +41,8 @@ impl fmt::Debug for PassedStream {
             Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
             #[cfg(unix)]
             Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => f.debug_tuple("Tls").field(stream).finish(),
             Self::Other(_) => f.write_str("Other(…)"),
         }
     }

@@ -164,10 +164,15 @@ impl Api {
                 let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
                 self.converse(reader, writer, received, lasts).await
             }
+            PassedStream::Tls(stream) => {
+                let (reader, writer) = tokio::io::split(stream.register()?);
+                self.converse(reader, writer, received, lasts).await
+            }
             PassedStream::Other(stream) => {
                 let (reader, writer) = tokio::io::split(stream);
                 self.converse(reader, writer, received, lasts).await
             }
+            other => Err(format!("{other:?} is no stream that the API can serve").into()),
         }
     }
 

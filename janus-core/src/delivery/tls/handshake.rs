@@ -1,0 +1,155 @@
+//! The server's side of a handshake, on the caller's runtime.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use super::session::{Progress, Session, advance};
+
+/// Bytes read at once: a ClientHello is mostly under 2 KiB.
+const READ_BYTES: usize = 4 * 1024;
+/// Input without a result so far. The largest is the chain of certificates of a client.
+const MAX_INPUT: usize = 64 * 1024;
+/// The content type of a record with which each client begins.
+const HANDSHAKE: u8 = 22;
+/// An alert without encryption, TLS 1.2: fatal, unexpected_message.
+const UNEXPECTED_MESSAGE: &[u8] = &[21, 3, 3, 0, 2, 2, 10];
+
+/// The result of a handshake.
+pub(crate) struct Established {
+    pub(crate) session: Session,
+    /// The protocol agreed on.
+    pub(crate) alpn: Option<Vec<u8>>,
+    /// The name by which the client has asked for the server, if the configuration was [prepared](prepare).
+    pub(crate) server_name: Option<String>,
+    /// The client's verified certificate, as DER.
+    pub(crate) client_certificate: Option<Vec<u8>>,
+}
+
+/// Why a handshake has failed. The client has been sent an alert where TLS has one.
+#[derive(Debug, Error)]
+pub(crate) enum HandshakeError {
+    #[error("the client speaks no TLS")]
+    Plaintext,
+    #[error("the client left during the handshake")]
+    Eof,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+/// Sets a configuration up for [`accept`]: one ticket for each handshake, no early data, and the server name noted.
+pub(crate) fn prepare(config: &mut ServerConfig) {
+    // Each ticket costs some microseconds and 300 bytes on the wire, and a client uses only one.
+    config.send_tls13_tickets = 1;
+    // A command in early data could be replayed by a third party.
+    config.max_early_data_size = 0;
+    config.cert_resolver = Arc::new(NotesName(Arc::clone(&config.cert_resolver)));
+}
+
+/// Serves the handshake of a client. To give up, for example after a time limit, drop the future.
+///
+/// # Errors
+///
+/// See [`HandshakeError`]. The socket is good for nothing then but to be closed.
+pub(crate) async fn accept(socket: &TcpStream, config: Arc<ServerConfig>) -> Result<Established, HandshakeError> {
+    let mut connection = UnbufferedServerConnection::new(config)?;
+    let (mut input, mut output, mut plaintext) = (Vec::new(), Vec::new(), Vec::new());
+    let mut server_name = None;
+    let mut has_begun = false;
+    let has_ended = loop {
+        read(socket, &mut input).await?;
+        if !has_begun && input[0] != HANDSHAKE {
+            tell(socket, UNEXPECTED_MESSAGE);
+            return Err(HandshakeError::Plaintext);
+        }
+        has_begun = true;
+        let advanced = advance(&mut connection, &mut input, |bytes| plaintext.extend_from_slice(bytes), &mut output);
+        server_name = NAME.take().or(server_name);
+        let Progress { consumed, has_ended } = match advanced {
+            Ok(progress) => progress,
+            Err(error) => {
+                tell(socket, &output);
+                return Err(error.into());
+            }
+        };
+        input.drain(..consumed);
+        write(socket, &output).await?;
+        output.clear();
+        if !connection.is_handshaking() {
+            break has_ended;
+        }
+        if input.len() > MAX_INPUT {
+            return Err(rustls::Error::General("a message of the handshake is too large".into()).into());
+        }
+    };
+    let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
+    let client_certificate = connection.peer_certificates().and_then(|chain| chain.first()).map(|first| first.to_vec());
+    input.shrink_to_fit();
+    plaintext.shrink_to_fit();
+    let session = Session::new(connection, input, plaintext, has_ended);
+    Ok(Established { session, alpn, server_name, client_certificate })
+}
+
+/// Appends bytes of the client, at least one.
+async fn read(socket: &TcpStream, input: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    let start = input.len();
+    input.resize(start + READ_BYTES, 0);
+    loop {
+        socket.readable().await?;
+        match socket.try_read(&mut input[start..]) {
+            Ok(0) => return Err(HandshakeError::Eof),
+            Ok(length) => {
+                input.truncate(start + length);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn write(socket: &TcpStream, mut output: &[u8]) -> io::Result<()> {
+    while !output.is_empty() {
+        socket.writable().await?;
+        match socket.try_write(output) {
+            Ok(length) => output = &output[length..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Sends an alert, if the kernel takes it at once.
+fn tell(socket: &TcpStream, alert: &[u8]) {
+    let _ = socket.try_write(alert);
+}
+
+thread_local! {
+    /// The server name in the ClientHello of the handshake in progress on this thread. rustls' unbuffered connection
+    /// does not tell the name later.
+    static NAME: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes the server name for [`accept`] before another resolver chooses the certificate.
+#[derive(Debug)]
+struct NotesName(Arc<dyn ResolvesServerCert>);
+
+impl ResolvesServerCert for NotesName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        NAME.set(hello.server_name().map(str::to_owned));
+        self.0.resolve(hello)
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.0.only_raw_public_keys()
+    }
+}

@@ -1,0 +1,302 @@
+//! A TLS session without I/O: bytes in, bytes out, and the bytes kept between two calls.
+//!
+//! rustls' unbuffered connection holds no bytes of its own: a third of the memory of its buffered connection. The bytes
+//! kept here are on the heap while there are any:
+//!
+//! | kept | at most |
+//! |---|---|
+//! | input, an incomplete record, or plaintext beyond the caller's buffer | together one record on the wire, 18 KiB |
+//! | output that the kernel has refused | one record of 16 KiB, and a few alerts of 24 bytes |
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use janus_supervision::ExitReason;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
+};
+
+/// Plaintext of a record.
+pub(super) const MAX_PLAINTEXT: usize = 16 * 1024;
+/// A record that a client may send: the header, and what RFC 8446 (5.2) and RFC 5246 (6.2.3) allow at most.
+pub(super) const MAX_RECORD_IN: usize = 5 + MAX_PLAINTEXT + 2_048;
+/// A record of this side: header, nonce and tag are at most 29 bytes; and the KeyUpdates that rustls may put in front.
+pub(super) const MAX_RECORD_OUT: usize = MAX_PLAINTEXT + 256;
+/// `close_notify`, encrypted: 24 bytes under TLS 1.3, 31 under TLS 1.2, and KeyUpdates in front.
+const MAX_ALERT: usize = 256;
+
+/// An established TLS connection without its socket.
+pub(crate) struct Session {
+    connection: UnbufferedServerConnection,
+    /// The beginning of a record; never a complete record.
+    input: Vec<u8>,
+    /// Decrypted, and not given to the caller for lack of room.
+    plaintext: Vec<u8>,
+    /// Encrypted, and refused by the kernel.
+    rest: Vec<u8>,
+    /// The error that ends the input, until the caller has it.
+    failure: Option<io::Error>,
+    reads: Reads,
+    writes: Writes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Open,
+    /// The client has said or shown that it sends no more.
+    Ended,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writes {
+    Open,
+    /// `close_notify` is on its way; a FIN is due after the rest.
+    ShutsDown,
+    Closed,
+}
+
+/// How far a call of [`advance`] has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes of input that are done with.
+    pub(super) consumed: usize,
+    /// Whether the client has sent `close_notify`.
+    pub(super) has_ended: bool,
+}
+
+impl Session {
+    /// `input` and `plaintext` came with the end of the handshake.
+    pub(super) fn new(
+        connection: UnbufferedServerConnection,
+        input: Vec<u8>,
+        plaintext: Vec<u8>,
+        has_ended: bool,
+    ) -> Self {
+        let reads = if has_ended { Reads::Ended } else { Reads::Open };
+        let rest = Vec::new();
+        Self { connection, input, plaintext, rest, failure: None, reads, writes: Writes::Open }
+    }
+
+    /// Encrypts at most [`MAX_PLAINTEXT`] bytes into `record`, a buffer of [`MAX_RECORD_OUT`] bytes; returns the length
+    /// of the record.
+    pub(super) fn encrypt(&mut self, plaintext: &[u8], record: &mut [u8]) -> io::Result<usize> {
+        if self.writes != Writes::Open {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.write(|traffic| traffic.encrypt(plaintext, record))
+    }
+
+    /// Calls `write` when rustls is ready for it.
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<usize, EncryptError>,
+    ) -> io::Result<usize> {
+        let written = caught(|| {
+            loop {
+                let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.input);
+                match state? {
+                    ConnectionState::WriteTraffic(mut traffic) => {
+                        return write(&mut traffic).map_err(|error| rustls::Error::General(error.to_string()));
+                    }
+                    ConnectionState::EncodeTlsData(mut data) => encode(&mut data, &mut self.rest),
+                    ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+                    ConnectionState::PeerClosed => self.reads = Reads::Ended,
+                    _ => return Err(rustls::Error::General("nothing can be sent".into())),
+                }
+                self.input.drain(..discard);
+            }
+        });
+        written.map_err(|error| {
+            self.writes = Writes::Closed;
+            io::Error::other(error)
+        })
+    }
+
+    /// The result of a read as far as known without further input; `None` if the client has to send first.
+    pub(super) fn read_kept(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        if !self.plaintext.is_empty() {
+            let length = self.plaintext.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&self.plaintext[..length]);
+            remove_first(&mut self.plaintext, length);
+            return Some(Ok(length));
+        }
+        match self.reads {
+            Reads::Open => None,
+            Reads::Ended => Some(Ok(0)),
+            Reads::Failed => Some(Err(self.failure.take().unwrap_or_else(|| io::ErrorKind::NotConnected.into()))),
+        }
+    }
+
+    /// The kept input, with which the next call of [`decrypt`](Self::decrypt) has to begin.
+    pub(super) fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// Decrypts `input` into `buffer`, and returns the length of the plaintext. Plaintext without room, an incomplete
+    /// record, and an error, are kept.
+    pub(super) fn decrypt(&mut self, input: &mut [u8], buffer: &mut [u8]) -> usize {
+        let mut length = 0;
+        let Self { connection, plaintext: kept, rest, .. } = self;
+        let take = |plaintext: &[u8]| {
+            let (fits, others) = plaintext.split_at(plaintext.len().min(buffer.len() - length));
+            buffer[length..length + fits.len()].copy_from_slice(fits);
+            length += fits.len();
+            kept.extend_from_slice(others);
+        };
+        match advance(connection, input, take, rest) {
+            Ok(Progress { has_ended: true, .. }) => self.end_input(),
+            Ok(Progress { consumed, .. }) => self.input = input[consumed..].to_vec(),
+            Err(error) => self.fail(error),
+        }
+        length
+    }
+
+    /// Refuses input that rustls wants to see whole and that is larger than any record.
+    pub(super) fn refuse_input(&mut self) {
+        self.fail(rustls::Error::General("the client sent a handshake message that is too large".into()));
+    }
+
+    fn fail(&mut self, error: rustls::Error) {
+        self.input = Vec::new();
+        self.reads = Reads::Failed;
+        // Nothing may follow a fatal alert.
+        self.writes = Writes::Closed;
+        self.failure = Some(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+
+    /// The client has ended the stream below TLS.
+    pub(super) fn end_input(&mut self) {
+        self.reads = Reads::Ended;
+        self.input = Vec::new();
+    }
+
+    /// The encrypted bytes that wait for the kernel.
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.rest
+    }
+
+    pub(super) fn keep_rest(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+    }
+
+    pub(super) fn rest_sent(&mut self, length: usize) {
+        remove_first(&mut self.rest, length);
+    }
+
+    /// Gives up sending.
+    pub(super) fn abandon_rest(&mut self) {
+        self.rest = Vec::new();
+        self.writes = Writes::Closed;
+    }
+
+    /// Puts `close_notify` behind the rest.
+    pub(super) fn shut_down(&mut self) {
+        match self.writes {
+            Writes::Open => {
+                let mut alert = [0; MAX_ALERT];
+                if let Ok(length) = self.write(|traffic| traffic.queue_close_notify(&mut alert)) {
+                    self.rest.extend_from_slice(&alert[..length]);
+                }
+                self.writes = Writes::ShutsDown;
+            }
+            // The FIN is due all the same.
+            Writes::Closed => self.writes = Writes::ShutsDown,
+            Writes::ShutsDown => {}
+        }
+    }
+
+    /// Whether the end of the output is not there yet.
+    pub(super) fn shuts_down(&self) -> bool {
+        self.writes == Writes::ShutsDown
+    }
+
+    /// Whether a FIN is due now.
+    pub(super) fn take_shutdown(&mut self) -> bool {
+        let due = self.shuts_down() && self.rest.is_empty();
+        if due {
+            self.writes = Writes::Closed;
+        }
+        due
+    }
+}
+
+/// Works through `input`, which begins with the bytes not consumed by the last call. Gives plaintext to `take`, and
+/// collects the bytes for the client in `output`: in the case of an error, the alert.
+pub(super) fn advance(
+    connection: &mut UnbufferedServerConnection,
+    input: &mut [u8],
+    mut take: impl FnMut(&[u8]),
+    output: &mut Vec<u8>,
+) -> Result<Progress, rustls::Error> {
+    caught(|| {
+        let mut progress = Progress::default();
+        loop {
+            let status = connection.process_tls_records(&mut input[progress.consumed..]);
+            let mut discard = status.discard;
+            match status.state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        take(record.payload);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, output),
+                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+                Ok(ConnectionState::PeerClosed) => progress.has_ended = true,
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => {
+                    progress.consumed += discard;
+                    return Ok(progress);
+                }
+                // Early data is never accepted.
+                Ok(_) => return Err(rustls::Error::General("unexpected state of the connection".into())),
+                Err(error) => {
+                    encode_alerts(connection, output);
+                    return Err(error);
+                }
+            }
+            progress.consumed += discard;
+        }
+    })
+}
+
+/// After an error, rustls has nothing but alerts to say.
+fn encode_alerts(connection: &mut UnbufferedServerConnection, output: &mut Vec<u8>) {
+    while connection.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process_tls_records(&mut []).state else {
+            return;
+        };
+        encode(&mut data, output);
+    }
+}
+
+fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Vec<u8>) {
+    let start = output.len();
+    let mut size = 0;
+    loop {
+        output.resize(start + size, 0);
+        match data.encode(&mut output[start..]) {
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => size = required_size,
+            Err(EncodeError::AlreadyEncoded) | Ok(_) => return,
+        }
+    }
+}
+
+/// A panic in rustls ends one connection, and not the topic or the sender thread that delivers.
+fn caught<T>(work: impl FnOnce() -> Result<T, rustls::Error>) -> Result<T, rustls::Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        log::error!("TLS: {}", ExitReason::from_unwind(panic));
+        Err(rustls::Error::General("a panic in the TLS library".into()))
+    })
+}
+
+/// Removes bytes from the front; gives the memory back with the last byte.
+fn remove_first(bytes: &mut Vec<u8>, length: usize) {
+    if length == bytes.len() {
+        *bytes = Vec::new();
+    } else {
+        bytes.drain(..length);
+    }
+}

@@ -1,0 +1,1 @@
+//! Connections over TLS between real sockets and a rustls client.
