@@ -1,4 +1,4 @@
-//! A connection over TLS that leaves its slot: on its way to another runtime, and as a stream of bytes there.
+//! A connection over TLS outside of a slot: on the way to another runtime, and as a stream of bytes in that runtime.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::{Session, Tls};
 use crate::delivery::stream::ByteStream;
 
-/// A connection over TLS, which belongs to no runtime any more.
+/// An established connection over TLS, without a runtime.
 pub struct PassedTls {
     socket: std::net::TcpStream,
     session: Session,
@@ -27,8 +27,8 @@ impl PassedTls {
         Ok(Tls::new(TcpStream::from_std(self.socket)?, self.session))
     }
 
-    /// Registers the socket with the runtime of the caller. Reads and writes of the stream are decrypted and encrypted;
-    /// its shutdown is `close_notify` and a FIN.
+    /// Registers the socket with the runtime of the caller, and returns a stream of plaintext. A shutdown of the stream
+    /// sends `close_notify` and a FIN.
     ///
     /// # Errors
     ///

@@ -1,12 +1,12 @@
 //! A TLS session without I/O: bytes in, bytes out, and the bytes kept between two calls.
 //!
-//! rustls' unbuffered connection holds no bytes of its own: a third of the memory of its buffered connection. The bytes
-//! kept here are on the heap while there are any:
+//! The unbuffered connection of rustls has no buffers, and takes a third of the memory of the buffered connection. The
+//! session keeps bytes on the heap, and gives the memory back with the last byte:
 //!
-//! | kept | at most |
+//! | kept | limit |
 //! |---|---|
-//! | input, an incomplete record, or plaintext beyond the caller's buffer | together one record on the wire, 18 KiB |
-//! | output that the kernel has refused | one record of 16 KiB, and a few alerts of 24 bytes |
+//! | input: an incomplete record, and plaintext beyond the caller's buffer | one record of a client, 18 KiB together |
+//! | output refused by the kernel | one record of 16 KiB, and a few alerts of 24 bytes |
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,9 +19,9 @@ use rustls::unbuffered::{
 
 /// Plaintext of a record.
 pub(super) const MAX_PLAINTEXT: usize = 16 * 1024;
-/// A record that a client may send: the header, and what RFC 8446 (5.2) and RFC 5246 (6.2.3) allow at most.
+/// A record of a client: the header, and the limit of RFC 5246 (6.2.3), which is above the limit of RFC 8446 (5.2).
 pub(super) const MAX_RECORD_IN: usize = 5 + MAX_PLAINTEXT + 2_048;
-/// A record of this side: header, nonce and tag are at most 29 bytes; and the KeyUpdates that rustls may put in front.
+/// A record of the server: header, nonce and tag take at most 29 bytes. KeyUpdates of rustls may go in front.
 pub(super) const MAX_RECORD_OUT: usize = MAX_PLAINTEXT + 256;
 /// `close_notify`, encrypted: 24 bytes under TLS 1.3, 31 under TLS 1.2, and KeyUpdates in front.
 const MAX_ALERT: usize = 256;
@@ -35,7 +35,7 @@ pub(crate) struct Session {
     plaintext: Vec<u8>,
     /// Encrypted, and refused by the kernel.
     rest: Vec<u8>,
-    /// The error that ends the input, until the caller has it.
+    /// The reason for the end of the input, until the next read.
     failure: Option<io::Error>,
     reads: Reads,
     writes: Writes,
@@ -44,7 +44,7 @@ pub(crate) struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     Open,
-    /// The client has said or shown that it sends no more.
+    /// After `close_notify` or a FIN of the client.
     Ended,
     Failed,
 }
@@ -60,7 +60,7 @@ enum Writes {
 /// How far a call of [`advance`] has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Bytes of input that are done with.
+    /// The number of bytes to remove from the front of the input.
     pub(super) consumed: usize,
     /// Whether the client has sent `close_notify`.
     pub(super) has_ended: bool,
@@ -88,7 +88,7 @@ impl Session {
         self.write(|traffic| traffic.encrypt(plaintext, record))
     }
 
-    /// Calls `write` when rustls is ready for it.
+    /// Calls `write` with access to the keys.
     fn write(
         &mut self,
         write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<usize, EncryptError>,
@@ -129,7 +129,7 @@ impl Session {
         }
     }
 
-    /// The kept input, with which the next call of [`decrypt`](Self::decrypt) has to begin.
+    /// The kept input: the first bytes for the next call of [`decrypt`](Self::decrypt).
     pub(super) fn input(&self) -> &[u8] {
         &self.input
     }
@@ -153,7 +153,7 @@ impl Session {
         length
     }
 
-    /// Refuses input that rustls wants to see whole and that is larger than any record.
+    /// Refuses a handshake message larger than any record: rustls wants to see such messages whole.
     pub(super) fn refuse_input(&mut self) {
         self.fail(rustls::Error::General("the client sent a handshake message that is too large".into()));
     }
@@ -172,9 +172,15 @@ impl Session {
         self.input = Vec::new();
     }
 
-    /// The encrypted bytes that wait for the kernel.
+    /// The encrypted bytes refused by the kernel.
     pub(super) fn rest(&self) -> &[u8] {
         &self.rest
+    }
+
+    /// The bytes kept of the input, and whether they have memory on the heap.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, bool) {
+        (self.input.len() + self.plaintext.len(), self.input.capacity() + self.plaintext.capacity() > 0)
     }
 
     pub(super) fn keep_rest(&mut self, bytes: &[u8]) {
@@ -284,8 +290,8 @@ fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Vec<u
     }
 }
 
-/// A panic in rustls ends one connection, and not the topic or the sender thread that delivers.
-fn caught<T>(work: impl FnOnce() -> Result<T, rustls::Error>) -> Result<T, rustls::Error> {
+/// Turns a panic in rustls into an error: a panic must end one connection, and not the delivery to all clients.
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, rustls::Error>) -> Result<T, rustls::Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         log::error!("TLS: {}", ExitReason::from_unwind(panic));
         Err(rustls::Error::General("a panic in the TLS library".into()))

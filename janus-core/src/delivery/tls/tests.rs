@@ -1,1 +1,574 @@
-//! Connections over TLS between real sockets and a rustls client.
+//! Connections over TLS, between real sockets and a client of rustls.
+
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::*;
+use crate::delivery::codecs::CLASSIC;
+use crate::delivery::stream::PassedStream;
+use crate::delivery::{Link, Slot, Terms};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+/// Kernel buffers that hold less than a record.
+const TINY: usize = 4 * 1024;
+
+type Client = StreamOwned<ClientConnection, std::net::TcpStream>;
+
+/// A certificate for `localhost`, which the clients trust, and its key.
+static CERTIFICATE: LazyLock<(CertificateDer<'static>, Vec<u8>)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (made.cert.der().clone(), made.signing_key.serialize_der())
+});
+
+fn identity() -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let (certificate, key) = &*CERTIFICATE;
+    (vec![certificate.clone()], PrivateKeyDer::try_from(key.clone()).unwrap())
+}
+
+fn roots() -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CERTIFICATE.0.clone()).unwrap();
+    Arc::new(roots)
+}
+
+fn server_config(versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+    let (chain, key) = identity();
+    let builder = ServerConfig::builder_with_protocol_versions(versions);
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    prepare(&mut config);
+    config
+}
+
+fn client_config(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots()).with_no_client_auth()
+}
+
+/// A connection between two sockets, the client's without a handshake so far.
+async fn sockets(buffers: Option<usize>) -> (TcpStream, std::net::TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    if let Some(bytes) = buffers {
+        SockRef::from(&listener).set_send_buffer_size(bytes).unwrap();
+    }
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    if let Some(bytes) = buffers {
+        SockRef::from(&client).set_recv_buffer_size(bytes).unwrap();
+    }
+    let (server, _) = listener.accept().await.unwrap();
+    let client = client.into_std().unwrap();
+    client.set_nonblocking(false).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    (server, client)
+}
+
+/// The results of a handshake on both sides.
+async fn shake_hands(
+    server: &TcpStream,
+    client: std::net::TcpStream,
+    server_config: ServerConfig,
+    client_config: ClientConfig,
+) -> (Result<Established, HandshakeError>, io::Result<Client>) {
+    let client = spawn_blocking(move || {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = StreamOwned::new(ClientConnection::new(Arc::new(client_config), name).unwrap(), client);
+        client.conn.complete_io(&mut client.sock)?;
+        Ok(client)
+    });
+    let accepted = timeout(DEADLINE, accept(server, Arc::new(server_config))).await.expect("a handshake in time");
+    (accepted, client.await.unwrap())
+}
+
+async fn connect_with(version: &'static SupportedProtocolVersion, buffers: Option<usize>) -> (Tls, Client) {
+    let (socket, client) = sockets(buffers).await;
+    let (server, client) = shake_hands(&socket, client, server_config(&[version]), client_config(&[version])).await;
+    (Tls::new(socket, server.unwrap().session), client.unwrap())
+}
+
+async fn connect(version: &'static SupportedProtocolVersion) -> (Tls, Client) {
+    connect_with(version, None).await
+}
+
+/// Bytes that differ at each position.
+fn message(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index.wrapping_mul(31) ^ (index >> 8)) as u8).collect()
+}
+
+async fn send_all(link: &Link, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let sent = timeout(DEADLINE, poll_fn(|cx| link.poll_write(cx, |link| link.send(bytes)))).await.unwrap();
+        bytes = &bytes[sent.unwrap()..];
+    }
+}
+
+async fn flush(link: &Link) {
+    timeout(DEADLINE, poll_fn(|cx| link.poll_flush(cx))).await.unwrap().unwrap();
+    assert!(!link.is_unflushed());
+}
+
+async fn read(tls: &mut Tls, buffer: &mut [u8]) -> io::Result<usize> {
+    timeout(DEADLINE, poll_fn(|cx| tls.poll_read(cx, buffer))).await.expect("a read in time")
+}
+
+/// Reads with a buffer of this size until the client's end.
+async fn read_to_end(tls: &mut Tls, size: usize) -> io::Result<Vec<u8>> {
+    let (mut all, mut buffer) = (Vec::new(), vec![0; size]);
+    loop {
+        match read(tls, &mut buffer).await? {
+            0 => return Ok(all),
+            length => all.extend_from_slice(&buffer[..length]),
+        }
+    }
+}
+
+async fn received(mut client: Client) -> (io::Result<usize>, Vec<u8>, Client) {
+    spawn_blocking(move || {
+        let mut all = Vec::new();
+        (client.read_to_end(&mut all), all, client)
+    })
+    .await
+    .unwrap()
+}
+
+/// Sends until the kernel takes no more; returns the bytes sent.
+fn fill(link: &Link) -> Vec<u8> {
+    let mut sent = Vec::new();
+    loop {
+        let next = message(7_001);
+        match link.send(&next) {
+            Ok(length) => sent.extend_from_slice(&next[..length]),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                assert!(link.is_unflushed(), "only a waiting record refuses a send");
+                return sent;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_of_any_length_arrive_whole_through_tiny_buffers() {
+    for version in VERSIONS {
+        let (tls, client) = connect_with(version, Some(TINY)).await;
+        let link = Link::from(tls);
+        let reading = tokio::spawn(received(client));
+        let mut expected = Vec::new();
+        for length in [0, 1, 2, 100, 16_383, 16_384, 16_385, 32_768, 100_000] {
+            let message = message(length);
+            send_all(&link, &message).await;
+            expected.extend_from_slice(&message);
+        }
+        flush(&link).await;
+        link.shut_down();
+        flush(&link).await;
+        let (end, all, _) = reading.await.unwrap();
+        end.expect("close_notify in front of the FIN");
+        assert!(all == expected, "{version:?}: {} of {} bytes", all.len(), expected.len());
+    }
+}
+
+#[tokio::test]
+async fn frames_sent_together_share_a_record() {
+    let (tls, mut client) = connect(&TLS13).await;
+    let link = Link::from(tls);
+    let frames: Vec<Vec<u8>> = [100, 0, 200, 16_000, 1_000].map(message).into();
+    let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
+    assert_eq!(link.send_vectored(&slices).unwrap(), 16 * 1024, "one record of the largest size");
+    let mut first = vec![0; 16 * 1024];
+    let read = spawn_blocking(move || {
+        client.conn.read_tls(&mut client.sock).unwrap();
+        while !client.conn.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0) {
+            client.conn.read_tls(&mut client.sock).unwrap();
+        }
+        let length = client.conn.reader().read(&mut first).unwrap();
+        first.truncate(length);
+        first
+    });
+    assert!(read.await.unwrap() == frames.concat()[..16 * 1024]);
+}
+
+#[tokio::test]
+async fn a_refused_record_waits_and_is_flushed() {
+    for version in VERSIONS {
+        let (tls, client) = connect_with(version, Some(TINY)).await;
+        let link = Link::from(tls);
+        let expected = fill(&link);
+        let pending = poll_fn(|cx| Poll::Ready(link.poll_flush(cx).is_pending())).await;
+        assert!(pending && link.is_unflushed());
+        let Link::Tls(tls) = &link else { unreachable!() };
+        assert!(tls.session.borrow().rest().len() <= MAX_RECORD_OUT + 256);
+        let reading = tokio::spawn(received(client));
+        flush(&link).await;
+        link.shut_down();
+        flush(&link).await;
+        let (end, all, _) = reading.await.unwrap();
+        end.unwrap();
+        assert!(all == expected, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_that_meets_a_full_socket_wakes_the_transport() {
+    let (tls, client) = connect_with(&TLS13, Some(TINY)).await;
+    let slot = Slot::new(1, None, tls, CLASSIC, Arc::default(), &Terms::in_tests(1_000, 1 << 20));
+    let frame = Bytes::from(message(1_000));
+    let mut sent = 0;
+    while slot.is_flushed() {
+        assert!(!slot.needs_attention());
+        slot.send(frame.clone());
+        sent += 1;
+    }
+    assert!(slot.needs_attention(), "nothing is queued, and yet bytes wait");
+    for _ in 0..50 {
+        slot.send(frame.clone());
+        sent += 1;
+    }
+    let reading = tokio::spawn(received(client));
+    let flushed = poll_fn(|cx| {
+        slot.poll_attention(cx.waker());
+        slot.flush(cx);
+        if slot.is_flushed() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    timeout(DEADLINE, flushed).await.unwrap();
+    assert!(!slot.needs_attention());
+    assert!(slot.close(), "all is on its way");
+    let (end, all, _) = reading.await.unwrap();
+    end.unwrap();
+    assert!(all == frame.repeat(sent));
+}
+
+#[tokio::test]
+async fn the_end_follows_a_record_that_waits() {
+    for version in VERSIONS {
+        let (tls, client) = connect_with(version, Some(TINY)).await;
+        let link = Link::from(tls);
+        let expected = fill(&link);
+        link.shut_down();
+        link.shut_down();
+        assert_eq!(link.send(b"too late").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let Link::Tls(mut tls) = link else { unreachable!() };
+        let reading = tokio::spawn(received(client));
+        // The Transport reads on after the end of its own side, and thereby flushes.
+        let mut buffer = [0; 100];
+        let end = poll_fn(|cx| {
+            assert!(tls.poll_read(cx, &mut buffer).is_pending(), "the client has not ended its side");
+            if tls.session.borrow().shuts_down() { Poll::Pending } else { Poll::Ready(()) }
+        });
+        timeout(DEADLINE, end).await.unwrap();
+        let (end, all, client) = reading.await.unwrap();
+        end.expect("close_notify in front of the FIN");
+        assert!(all == expected, "{version:?}");
+        assert_eq!(tls.send(b"too late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        drop(client);
+        assert_eq!(read(&mut tls, &mut buffer).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_close_notify_of_a_client_ends_the_input_alone() {
+    for version in VERSIONS {
+        let (mut tls, mut client) = connect(version).await;
+        client.write_all(b"last words").unwrap();
+        client.conn.send_close_notify();
+        client.conn.complete_io(&mut client.sock).unwrap();
+        assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"last words");
+        assert_eq!(read(&mut tls, &mut [0; 8]).await.unwrap(), 0, "the end stays the end");
+        assert_eq!(tls.send(b"an answer").unwrap(), 9);
+        tls.shut_down();
+        let (end, all, _) = received(client).await;
+        end.unwrap();
+        assert_eq!(all, b"an answer");
+    }
+}
+
+#[tokio::test]
+async fn a_fin_without_close_notify_ends_the_input() {
+    let (mut tls, mut client) = connect(&TLS13).await;
+    client.write_all(b"last words").unwrap();
+    // The beginning of a record is no message.
+    client.sock.write_all(&[23, 3, 3, 0, 100, 1, 2, 3]).unwrap();
+    client.sock.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"last words");
+    assert!(tls.session.borrow().input().is_empty(), "what can never be complete is dropped");
+    assert_eq!(tls.send(b"an answer").unwrap(), 9);
+    tls.shut_down();
+    let (end, all, _) = received(client).await;
+    end.unwrap();
+    assert_eq!(all, b"an answer");
+}
+
+#[tokio::test]
+async fn garbage_is_answered_with_an_alert_and_ends_both_directions() {
+    for version in VERSIONS {
+        let (mut tls, mut client) = connect(version).await;
+        client.write_all(b"valid").unwrap();
+        client.sock.write_all(&[23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]).unwrap();
+        let mut buffer = [0; 100];
+        assert_eq!(read(&mut tls, &mut buffer).await.unwrap(), 5, "bytes in front of the error count");
+        for _ in 0..2 {
+            read(&mut tls, &mut buffer).await.unwrap_err();
+        }
+        assert_eq!(tls.send(b"more").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        tls.shut_down();
+        let (end, all, _) = received(client).await;
+        let error = end.unwrap_err().to_string();
+        assert!(error.contains("BadRecordMac"), "{version:?}: {error}");
+        assert_eq!(all, b"");
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_change_its_keys_at_any_time() {
+    let (mut tls, mut client) = connect(&TLS13).await;
+    let mut buffer = [0; 100];
+    for round in 0..100 {
+        client.conn.refresh_traffic_keys().unwrap();
+        client.write_all(b"question").unwrap();
+        assert_eq!(read(&mut tls, &mut buffer).await.unwrap(), 8, "round {round}");
+        // The answer of rustls to the KeyUpdate goes ahead of the next record.
+        assert_eq!(tls.send(b"answer").unwrap(), 6);
+        client.read_exact(&mut buffer[..6]).unwrap();
+        assert_eq!(&buffer[..6], b"answer");
+    }
+    // Without end, and without any other word, they are an attack.
+    for _ in 0..40 {
+        client.conn.refresh_traffic_keys().unwrap();
+        client.conn.complete_io(&mut client.sock).unwrap();
+    }
+    read(&mut tls, &mut buffer).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn input_larger_than_any_record_is_refused() {
+    let (mut tls, _client) = connect(&TLS13).await;
+    let session = tls.session.get_mut();
+    session.refuse_input();
+    assert_eq!(session.kept(), (0, false));
+    let error = read(&mut tls, &mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn a_caller_with_a_small_buffer_gets_all_bytes() {
+    for size in [1, 7, 1_000, 16_384] {
+        let (mut tls, mut client) = connect(&TLS13).await;
+        let expected = message(if size < 10 { 5_000 } else { 100_000 });
+        let sent = expected.clone();
+        let writing = spawn_blocking(move || {
+            client.write_all(&sent).unwrap();
+            client.conn.send_close_notify();
+            client.conn.complete_io(&mut client.sock).unwrap();
+            // A close with an unread ticket would be a reset.
+            client
+        });
+        assert!(read_to_end(&mut tls, size).await.unwrap() == expected, "{size}");
+        writing.await.unwrap();
+        assert_eq!(tls.session.get_mut().kept(), (0, false), "all memory is given back");
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_tls_is_told_so_and_left() {
+    for (words, told) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], true), (b"{", true), (b"", false)] {
+        let (server, mut client) = sockets(None).await;
+        client.write_all(words).unwrap();
+        if !told {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        let config = Arc::new(server_config(&VERSIONS));
+        let error = timeout(DEADLINE, accept(&server, config)).await.unwrap().err().unwrap();
+        drop(server);
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        match told {
+            true => assert!(matches!(error, HandshakeError::Plaintext), "{error}"),
+            false => assert!(matches!(error, HandshakeError::Eof), "{error}"),
+        }
+        assert!(answer.len() == if told { 7 } else { 0 } || answer.is_empty(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_with_nothing_in_common_fails_with_an_alert() {
+    let (socket, client) = sockets(None).await;
+    let (server, client) = shake_hands(&socket, client, server_config(&[&TLS13]), client_config(&[&TLS12])).await;
+    let error = server.err().unwrap();
+    assert!(matches!(&error, HandshakeError::Tls(_)), "{error}");
+    let told = client.unwrap_err().to_string();
+    assert!(told.contains("ProtocolVersion"), "{told}");
+}
+
+#[tokio::test]
+async fn a_handshake_tells_protocol_name_and_certificate() {
+    for version in VERSIONS {
+        let (chain, key) = identity();
+        let verifier = WebPkiClientVerifier::builder(roots()).build().unwrap();
+        let builder = ServerConfig::builder_with_protocol_versions(&[version]).with_client_cert_verifier(verifier);
+        let mut server = builder.with_single_cert(chain.clone(), key.clone_key()).unwrap();
+        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        prepare(&mut server);
+        let builder = ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(roots());
+        let mut client = builder.with_client_auth_cert(chain, key).unwrap();
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let (socket, socket_of_client) = sockets(None).await;
+        let (established, connected) = shake_hands(&socket, socket_of_client, server, client).await;
+        connected.unwrap();
+        let established = established.unwrap();
+        assert_eq!(established.alpn.as_deref(), Some(&b"http/1.1"[..]));
+        assert_eq!(established.server_name.as_deref(), Some("localhost"));
+        assert_eq!(established.client_certificate.as_deref(), Some(&*CERTIFICATE.0));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_with_the_end_of_its_handshake_is_heard() {
+    let (server, client) = sockets(None).await;
+    let writing = spawn_blocking(move || {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client =
+            StreamOwned::new(ClientConnection::new(Arc::new(client_config(&[&TLS13])), name).unwrap(), client);
+        // Goes out with the Finished.
+        client.conn.writer().write_all(&message(10_000)).unwrap();
+        client.conn.complete_io(&mut client.sock).unwrap();
+        client.conn.send_close_notify();
+        client.conn.complete_io(&mut client.sock).unwrap();
+        client
+    });
+    let established = accept(&server, Arc::new(server_config(&[&TLS13]))).await.unwrap();
+    let mut tls = Tls::new(server, established.session);
+    assert!(read_to_end(&mut tls, 16 * 1024).await.unwrap() == message(10_000));
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_continues_as_a_stream_on_another_runtime() {
+    let (tls, client) = connect_with(&TLS13, Some(TINY)).await;
+    let link = Link::from(tls);
+    let mut expected = fill(&link);
+    let PassedStream::Tls(passed) = link.leave_reactor().unwrap() else { unreachable!() };
+    let mut stream = passed.register().unwrap();
+    let reading = tokio::spawn(received(client));
+    let more = message(50_000);
+    timeout(DEADLINE, stream.write_all(&more)).await.unwrap().unwrap();
+    timeout(DEADLINE, stream.flush()).await.unwrap().unwrap();
+    timeout(DEADLINE, stream.shutdown()).await.unwrap().unwrap();
+    expected.extend_from_slice(&more);
+    let (end, all, mut client) = reading.await.unwrap();
+    end.unwrap();
+    assert!(all == expected);
+    client.write_all(b"question").unwrap();
+    let mut question = [0; 8];
+    timeout(DEADLINE, stream.read_exact(&mut question)).await.unwrap().unwrap();
+    assert_eq!(&question, b"question");
+}
+
+#[tokio::test]
+async fn a_reset_follows_a_record_that_waits_nowhere() {
+    let (tls, client) = connect_with(&TLS13, Some(TINY)).await;
+    let link = Link::from(tls);
+    fill(&link);
+    link.reset_on_close();
+    assert!(!link.is_unflushed());
+    drop(link);
+    let (end, ..) = received(client).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_panic_in_the_library_is_an_error_of_one_connection() {
+    let caught: Result<(), _> = session::caught(|| panic!("a bug"));
+    assert!(caught.unwrap_err().to_string().contains("panic"));
+}
+
+/// The encrypted bytes of these messages, each a write of the client.
+fn encrypted(client: &mut ClientConnection, messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for message in messages {
+        let mut message = &message[..];
+        while !message.is_empty() {
+            let length = client.writer().write(message).unwrap();
+            message = &message[length..];
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+        }
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_split_of_the_input_gives_the_same_bytes_within_bounds(
+        lengths in proptest::collection::vec(prop_oneof![0..300_usize, 0..40_000_usize], 1..8),
+        chunks in proptest::collection::vec(prop_oneof![1..40_usize, 1..MAX_RECORD_IN], 1..20),
+        buffers in proptest::collection::vec(prop_oneof![1..40_usize, 1..20_000_usize], 1..10),
+        is_new in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (tls, mut client) = runtime.block_on(connect(VERSIONS[usize::from(is_new)]));
+        let (_, mut session) = tls.into_parts();
+        let messages: Vec<Vec<u8>> = lengths.into_iter().map(message).collect();
+        let bytes = encrypted(&mut client.conn, &messages);
+        let (mut chunks, mut buffers) = (chunks.iter().cycle(), buffers.iter().cycle());
+        let (mut rest, mut all) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            let mut buffer = vec![0; *buffers.next().unwrap()];
+            if let Some(read) = session.read_kept(&mut buffer) {
+                all.extend_from_slice(&buffer[..read.unwrap()]);
+                continue;
+            }
+            let mut input = session.input().to_vec();
+            prop_assert!(input.len() < MAX_RECORD_IN, "there is room for more");
+            let room = MAX_RECORD_IN - input.len();
+            let (chunk, others) = rest.split_at((*chunks.next().unwrap()).min(room).min(rest.len()));
+            rest = others;
+            input.extend_from_slice(chunk);
+            let length = session.decrypt(&mut input, &mut buffer);
+            all.extend_from_slice(&buffer[..length]);
+            prop_assert!(session.kept().0 <= MAX_RECORD_IN, "{} bytes kept", session.kept().0);
+        }
+        let mut buffer = [0; MAX_RECORD_IN];
+        while let Some(read) = session.read_kept(&mut buffer) {
+            all.extend_from_slice(&buffer[..read.unwrap()]);
+        }
+        prop_assert!(all == messages.concat());
+        prop_assert_eq!(session.kept(), (0, false));
+    }
+
+    #[test]
+    fn any_bytes_in_place_of_a_record_end_in_an_error_or_in_a_wait(
+        bytes in proptest::collection::vec(any::<u8>(), 1..2_000),
+        content in prop_oneof![Just(20_u8), Just(21), Just(22), Just(23), any::<u8>()],
+        is_new in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (tls, _client) = runtime.block_on(connect(VERSIONS[usize::from(is_new)]));
+        let (_, mut session) = tls.into_parts();
+        let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        let mut input = [&[content, 3, 3, length[0], length[1]], &bytes[..]].concat();
+        let mut buffer = [0; 100];
+        prop_assert_eq!(session.decrypt(&mut input, &mut buffer), 0);
+        // A server may be told anything, and delivers in the same moment.
+        let mut record = [0; MAX_RECORD_OUT];
+        let sent = session.encrypt(b"a frame", &mut record);
+        match session.read_kept(&mut buffer) {
+            Some(Err(error)) => prop_assert!(error.to_string().len() > 3 && sent.is_err()),
+            Some(Ok(read)) => prop_assert_eq!(read, 0),
+            None => prop_assert!(sent.is_ok()),
+        }
+    }
+}
