@@ -63,27 +63,41 @@ impl Tls {
         (self.socket, self.session.into_inner())
     }
 
-    /// Sends bytes as one record, of at most 16 KiB; [`WouldBlock`](io::ErrorKind::WouldBlock) while a part of an
-    /// earlier record waits.
+    /// Sends bytes in records of at most 16 KiB, until the kernel refuses a part of a record. That record counts as
+    /// sent. [`WouldBlock`](io::ErrorKind::WouldBlock) while a part of an earlier record waits.
     pub(crate) fn send(&self, plaintext: &[u8]) -> io::Result<usize> {
         let session = &mut *self.session.borrow_mut();
         self.send_rest(session)?;
-        let plaintext = &plaintext[..plaintext.len().min(MAX_PLAINTEXT)];
         RECORD.with_borrow_mut(|record| {
-            let length = session.encrypt(plaintext, record)?;
-            let record = &record[..length];
-            // rustls may have had words of its own for the client, and those come first.
-            let sent = if session.rest().is_empty() {
-                match link::send(&self.socket, record) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                    sent => sent?,
+            let mut sent = 0;
+            for plaintext in plaintext.chunks(MAX_PLAINTEXT) {
+                match self.send_record(session, plaintext, record) {
+                    Ok(()) => sent += plaintext.len(),
+                    // The next send meets the error again.
+                    Err(_) if sent > 0 => break,
+                    Err(error) => return Err(error),
                 }
-            } else {
-                0
-            };
-            session.keep_rest(&record[sent..]);
-            Ok(plaintext.len())
+                if !session.rest().is_empty() {
+                    break;
+                }
+            }
+            Ok(sent)
         })
+    }
+
+    fn send_record(&self, session: &mut Session, plaintext: &[u8], record: &mut [u8]) -> io::Result<()> {
+        let length = session.encrypt(plaintext, record)?;
+        let record = &record[..length];
+        let mut sent = 0;
+        // Bytes of rustls itself, if there are any, come first.
+        if session.rest().is_empty() {
+            sent = match link::send(&self.socket, record) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                sent => sent?,
+            };
+        }
+        session.keep_rest(&record[sent..]);
+        Ok(())
     }
 
     /// Sends bytes from several buffers in one record; otherwise like [`send`](Self::send).

@@ -14,17 +14,18 @@ use crate::delivery::stream::ByteStream;
 /// An established connection over TLS, without a runtime.
 pub struct PassedTls {
     socket: std::net::TcpStream,
-    session: Session,
+    /// Boxed, because other passed-on streams are a few bytes.
+    session: Box<Session>,
 }
 
 impl PassedTls {
     pub(crate) fn leave_reactor(tls: Tls) -> io::Result<Self> {
         let (socket, session) = tls.into_parts();
-        Ok(Self { socket: socket.into_std()?, session })
+        Ok(Self { socket: socket.into_std()?, session: Box::new(session) })
     }
 
     pub(crate) fn enter_reactor(self) -> io::Result<Tls> {
-        Ok(Tls::new(TcpStream::from_std(self.socket)?, self.session))
+        Ok(Tls::new(TcpStream::from_std(self.socket)?, *self.session))
     }
 
     /// Registers the socket with the runtime of the caller, and returns a stream of plaintext. A shutdown of the stream

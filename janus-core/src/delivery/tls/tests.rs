@@ -5,12 +5,16 @@ use std::io::{Read, Write};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use bytes::Bytes;
 use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionTrafficSecrets, RootCertStore, ServerConfig, StreamOwned,
+    SupportedProtocolVersion,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
@@ -350,14 +354,93 @@ async fn a_client_may_change_its_keys_at_any_time() {
     read(&mut tls, &mut buffer).await.unwrap_err();
 }
 
+/// Seals records of any content with the keys of a client under TLS 1.3, as no library would.
+struct Forger {
+    key: LessSafeKey,
+    iv: [u8; 12],
+    seq: u64,
+}
+
+impl Forger {
+    async fn connect() -> (Tls, std::net::TcpStream, Self) {
+        let (socket, client) = sockets(None).await;
+        let mut config = client_config(&[&TLS13]);
+        config.enable_secret_extraction = true;
+        let (server, client) = shake_hands(&socket, client, server_config(&[&TLS13]), config).await;
+        let Client { conn, sock } = client.unwrap();
+        let (seq, ConnectionTrafficSecrets::Aes256Gcm { key, iv }) = conn.dangerous_extract_secrets().unwrap().tx
+        else {
+            panic!("another cipher")
+        };
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap());
+        let forger = Self { key, iv: iv.as_ref().try_into().unwrap(), seq };
+        (Tls::new(socket, server.unwrap().session), sock, forger)
+    }
+
+    fn record(&mut self, content: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut inner = [bytes, &[content]].concat();
+        let length = u16::try_from(inner.len() + 16).unwrap().to_be_bytes();
+        let head = [23, 3, 3, length[0], length[1]];
+        let mut nonce = self.iv;
+        nonce[4..].iter_mut().zip(self.seq.to_be_bytes()).for_each(|(byte, part)| *byte ^= part);
+        self.seq += 1;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.key.seal_in_place_append_tag(nonce, Aad::from(head), &mut inner).unwrap();
+        [&head[..], &inner].concat()
+    }
+}
+
+const HANDSHAKE: u8 = 22;
+const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+
 #[tokio::test]
-async fn input_larger_than_any_record_is_refused() {
-    let (mut tls, _client) = connect(&TLS13).await;
-    let session = tls.session.get_mut();
-    session.refuse_input();
+async fn a_delivery_in_the_middle_of_a_message_of_the_handshake_is_sent() {
+    let (tls, _client, mut forger) = Forger::connect().await;
+    let (_, mut session) = tls.into_parts();
+    let (mut buffer, mut record) = ([0; 100], [0; MAX_RECORD_OUT]);
+    for part in KEY_UPDATE.chunks(2) {
+        let mut input = [session.input(), &forger.record(HANDSHAKE, part)].concat();
+        assert_eq!(session.decrypt(&mut input, &mut buffer), 0);
+        session.encrypt(b"frame", &mut record).unwrap();
+    }
+    assert!(session.read_kept(&mut buffer).is_none(), "no error, no end");
     assert_eq!(session.kept(), (0, false));
-    let error = read(&mut tls, &mut [0; 8]).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_message_of_the_handshake_without_an_end_is_refused() {
+    let (mut tls, mut client, mut forger) = Forger::connect().await;
+    let writing = spawn_blocking(move || {
+        // Begins a message of 60,000 bytes.
+        let mut part = vec![24, 0, 0xea, 0x60];
+        for _ in 0..10 {
+            part.resize(4_000, 0);
+            if client.write_all(&forger.record(HANDSHAKE, &part)).is_err() {
+                break;
+            }
+            part.clear();
+        }
+        client
+    });
+    let error = read(&mut tls, &mut [0; 100]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(tls.session.get_mut().kept(), (0, false));
+    drop(tls);
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_keeps_nothing_but_its_keys() {
+    for version in VERSIONS {
+        let (mut tls, mut client) = connect(version).await;
+        client.write_all(b"question").unwrap();
+        assert_eq!(read(&mut tls, &mut [0; 100]).await.unwrap(), 8);
+        assert_eq!(tls.send(b"answer").unwrap(), 6);
+        let session = tls.session.get_mut();
+        assert_eq!((session.kept(), session.rest().len()), ((0, false), 0));
+        // Measured with rustls 0.23: 1,224 bytes. The keys themselves are on the heap.
+        assert!(size_of::<Tls>() <= 1_280, "{} bytes", size_of::<Tls>());
+    }
 }
 
 #[tokio::test]
