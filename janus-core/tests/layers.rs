@@ -1,5 +1,5 @@
-//! Holds the layout of the crate: each folder knows only the folders on the floors below, each file has a place in a map,
-//! and no file grows beyond what a reader takes in.
+//! Holds the layout of the crate: each folder knows only the folders on the floors below, each file has a place in a
+//! map, and no file grows beyond what a reader takes in.
 //!
 //! The test reads the sources as text: every path that begins with `crate::`, in `use` lines and in code, but not in
 //! comments and strings.
@@ -91,7 +91,8 @@ fn code(line: &str) -> String {
     code
 }
 
-/// The first segment of each path that begins with `crate::`, with its line; of a group, the first segment of each member.
+/// The first segment of each path that begins with `crate::`, with its line; of a group, the first segment of each
+/// member.
 fn crate_paths(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let code: String = text.lines().map(|line| code(line) + "\n").collect();
