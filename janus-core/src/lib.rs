@@ -1,9 +1,10 @@
 //! Push messages to tens of thousands of connected clients, with the lowest possible latency to the last of them, under
 //! a supervision tree in which any part may crash.
 //!
-//! Programs publish messages to topics. Clients subscribe to topics over WebSocket, server-sent events, or plain TCP,
-//! and so does the program itself. Every topic has one order for all its subscribers. A client that lost its connection
-//! resumes without a hole and without a repeat, or is told of a gap. A slow client never delays the others.
+//! Programs publish messages to topics. Clients subscribe to topics over WebSocket, server-sent events, or plain TCP;
+//! the program itself subscribes in process. Every topic has one order for all its subscribers. A client that lost its
+//! connection resumes without a hole, or is told of a gap. No message comes twice, except on an event stream of several
+//! topics, where the numbers show the repeats. A slow client never delays the others.
 //!
 //! This crate is the library. The binary `janus-server` is the same server with a command line and an HTTP API.
 //!
@@ -70,7 +71,8 @@
 //!
 //! # Limits
 //!
-//! Every queue, table and wait has a limit in [`Config`], and a documented behaviour at the limit:
+//! Every queue, table and wait has a limit, most of them settings of [`Config`], and a documented behaviour at the
+//! limit:
 //!
 //! - **Publishers** wait for room in their topic ([`Janus::publish`]), or get [`PublishError::Full`]
 //!   ([`Janus::try_publish`]).
