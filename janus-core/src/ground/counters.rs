@@ -56,7 +56,7 @@ macro_rules! counters {
             $(pub(crate) $reading: $reading_type,)*
         }
 
-        /// The figures of an instance: the present state (the first six), and the events since the start.
+        /// The figures of an instance: first the present state, then the events since the start.
         ///
         /// [`metrics`](Self::metrics) gives the same figures as data, for a program that exports all figures.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

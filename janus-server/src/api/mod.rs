@@ -8,8 +8,8 @@
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
-//! hyper reads and writes HTTP. A framework on top would be larger than these eight routes, and the routes are a table
-//! that the test of `openapi.json` reads.
+//! hyper reads and writes HTTP. A framework on top would be larger than the routes themselves, and the routes are a
+//! table that the test of `openapi.json` reads.
 //!
 //! A connection serves one request and announces this with `connection: close`. Otherwise a browser would reuse a kept
 //! connection to request `/events`, and a connection cannot be handed back to Janus.
