@@ -1,8 +1,8 @@
 //! The helper threads of large fan-outs, and of small ones while the home arbiter is behind.
 //!
 //! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so a
-//! second topic does not wait for the first to end. Senders hold no state and run no user code: a dying sender gives
-//! its piece back to the pass. The home arbiter serves the same passes, so a pass needs no sender to end.
+//! second topic does not wait for the first to end. Senders hold no state: a dying sender gives its piece back to the
+//! pass. The home arbiter serves the same passes, so a pass needs no sender to end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
