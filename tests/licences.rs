@@ -1,4 +1,5 @@
-//! Licences: every dependency allows the use of Janus under MIT or Apache-2.0, and every package holds its licence texts.
+//! Licences: every dependency allows the use of Janus under MIT or Apache-2.0, and every package holds its licence
+//! texts.
 
 use std::collections::BTreeMap;
 use std::path::Path;

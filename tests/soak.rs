@@ -1,6 +1,6 @@
 //! The soak: a server under load for minutes, while clients come, go, stall, lose their connections and come back, and
-//! parts of the tree crash. No subscriber may miss a message without being told, or get a message twice or out of order,
-//! and memory and descriptors must not grow.
+//! parts of the tree crash. No subscriber may miss a message without being told, or get a message twice or out of
+//! order, and memory and descriptors must not grow.
 //!
 //! | file | kind | owns |
 //! |---|---|---|
@@ -15,8 +15,8 @@
 //!
 //!     cargo test --release --all-features --test soak -- --ignored --nocapture
 //!
-//! The run ends after `SOAK_MINUTES` (20), or earlier after `SOAK_DELIVERIES`. `SOAK_SUBSCRIBERS` (2,000) is the number of
-//! subscribers of the large topic; `SOAK_SEED` repeats the choices of another run, if not its timing.
+//! The run ends after `SOAK_MINUTES` (20), or earlier after `SOAK_DELIVERIES`. `SOAK_SUBSCRIBERS` (2,000) is the number
+//! of subscribers of the large topic; `SOAK_SEED` repeats the choices of another run, if not its timing.
 //!
 //! Everything but the server runs on one thread: the clients share one buffer and look only for a message's number, so
 //! that the server, and not the checking, has the cores.
@@ -124,7 +124,8 @@ struct World {
     injected: RefCell<BTreeMap<&'static str, u64>>,
     deliveries: Cell<u64>,
     visits: Cell<u64>,
-    /// Connections that ended because of an injected crash of their Transport, or of the Acceptor before it served them.
+    /// Connections that ended because of an injected crash of their Transport, or of the Acceptor before it served
+    /// them.
     crashed: Cell<u64>,
     /// Stalled clients that were cut off.
     cut_off: Cell<u64>,

@@ -1,4 +1,5 @@
-//! Words: what clients, operators and callers read names the client, the topic and the setting, and does not say "somebody".
+//! Words: what clients, operators and callers read names the client, the topic and the setting, and does not say
+//! "somebody".
 //!
 //! The test reads the string literals of the sources that are released: no comments, no tests.
 

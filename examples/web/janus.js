@@ -1,25 +1,25 @@
 /**
- * A client of Janus (docs/PROTOCOL.md) for whatever has `WebSocket`.
+ * A client of Janus (docs/PROTOCOL.md) for any environment with `WebSocket`.
  *
  *     const janus = new Janus("ws://localhost:8080/ws");
  *     janus.subscribe("news", { message: (m) => show(m.data), gap: () => loadAllAnew() });
  *     await janus.publish("news", { headline: "It works" });
  *
- * After a lost connection it goes on where it was: each message comes once and in order, or a gap in its place.
+ * After a lost connection, the client resumes: each message comes once and in order, or a gap comes in its place.
  */
 
-// It waits for a random part of this, doubled until a connection is stable.
+// The client waits for a random part of this time, doubled until a connection is stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
-/** Requests without an answer. */
+/** Limit of requests without an answer. */
 const PENDING_MAX = 256;
-/** Codes from here on are final. */
+/** From this code on, an error is final. */
 const FINAL = 4400;
 
 /**
  * `reason` is the server's name of an error, with its `code`, or `not_connected`, `too_many_pending`, `connection_lost`
- * (nobody knows whether it was published), `already_subscribed`, `closed`.
+ * (the message may have been published), `already_subscribed`, `closed`.
  */
 export class JanusError extends Error {
   constructor(reason, message, code) {
@@ -29,39 +29,39 @@ export class JanusError extends Error {
 }
 
 /**
- * What handlers throw is reported, and stops nothing.
+ * An exception of a handler is reported, and stops nothing.
  *
  * @typedef {object} Handlers of a topic
  * @property {({topic, seq, time, event, messageId, data}) => void} [message]
- * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` do not come; both are null if `unknown`
+ * @property {({topic, from, to, unknown}) => void} [gap] the messages `from` to `to` are missing; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
- * @property {(error: JanusError) => void} [error] over from code 4400 on, else tried again
+ * @property {(error: JanusError) => void} [error] final from code 4400 on; otherwise the client tries again
  *
  * @typedef {object} Options
- * @property {string | function} [auth] for the server's hook; a function, also async, is asked each time
- * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed` for
- *   good: by `close()` or a code from 4400 on; `error.cause` is what `auth` threw
- * @property {(error: JanusError) => void} [error] of the server, about nothing else
- * @property {number} [heartbeatMs] silence before the server is asked for a sign of life (20 s)
- * @property {number} [timeoutMs] for that, for `auth`, and for connecting (10 s)
+ * @property {string | function} [auth] for the server's hook; a function, even async, is called for each connection
+ * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed`,
+ *   after `close()` or a code from 4400 on; `error.cause` is the exception of `auth`
+ * @property {(error: JanusError) => void} [error] errors of the server about no request
+ * @property {number} [heartbeatMs] silence before the client pings the server (20 s)
+ * @property {number} [timeoutMs] limit for the answer to a ping, for `auth`, and for connecting (10 s)
  */
 
 export class Janus {
   #options;
   #state = "connecting";
   #attempt;
-  /** Once it is open. */
+  /** Set once the connection is open. */
   #socket;
   #stableAt = Infinity;
   #session;
-  /** Until the server tells: enough for any topic. */
+  /** Until the server names its limit: enough for any topic. */
   #frameMax = 25_000;
   #feeds = new Map();
-  /** By id. */
+  /** Requests without an answer, by id. */
   #requests = new Map();
   #lastId = 0;
   #attempts = 0;
-  /** By the server, for a while. */
+  /** The server has asked for a pause. */
   #sentAway;
   #timer;
 
@@ -82,7 +82,7 @@ export class Janus {
     return { unsubscribe: () => this.#drop(feed) && this.#socket && this.#send({ type: "unsubscribe", topic }) };
   }
 
-  /** Rejected without a connection, not queued. @returns {Promise<{topic, epoch, seq, subscribers}>} */
+  /** Rejects without a connection: nothing is queued. @returns {Promise<{topic, epoch, seq, subscribers}>} */
   async publish(topic, data, { event, messageId } = {}) {
     if (this.#state !== "connected") throw new JanusError("not_connected");
     if (this.#requests.size >= PENDING_MAX) throw new JanusError("too_many_pending");
@@ -90,14 +90,14 @@ export class Janus {
     return new Promise((done, failed) => this.#request(frame, done, failed));
   }
 
-  /** Ends it for good. */
+  /** Closes the client for good. */
   close() {
     this.#end();
   }
 
   #connect() {
     const attempt = (this.#attempt = {});
-    // One given up may say more.
+    // A socket that was given up may still deliver events.
     const ifCurrent = (act) => (value) => attempt === this.#attempt && act(value);
     const open = ifCurrent((auth) => {
       const socket = new WebSocket(this.#options.url, "janus.v1.json");
@@ -113,7 +113,7 @@ export class Janus {
     });
     const { auth } = this.#options;
     if (typeof auth === "function") {
-      // Asked first: no server waits long for a hello.
+      // Before the connection: no server waits long for a hello.
       this.#expectAnswer();
       const failed = (cause) => this.#lost(Object.assign(lost(String(cause)), { cause }));
       Promise.resolve().then(auth).then(open).catch(ifCurrent(failed));
@@ -148,8 +148,8 @@ export class Janus {
     clearTimeout(feed.timer);
     if (!this.#socket) return;
     const failed = (error) => {
-      if (!error.code || feed.ended) return; // Lost: the next connection is asked.
-      // Before its handler, which may subscribe anew.
+      if (!error.code || feed.ended) return; // Lost: the next connection repeats the request.
+      // Before the handler, which may subscribe anew.
       if (error.code >= FINAL) this.#drop(feed);
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
@@ -230,9 +230,9 @@ export class Janus {
   }
 }
 
-/** A topic as it arrives. */
+/** One subscribed topic: its place, and its handlers. */
 class Feed {
-  /** Of the last message or gap. */
+  /** The place of the last message or gap. */
   position;
   ended;
 
@@ -257,7 +257,7 @@ class Feed {
   message({ topic, seq, time, event, message_id: messageId, data }) {
     const { epoch, seq: last } = this.position;
     if (seq <= last) return;
-    if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // Nobody told of this hole.
+    if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // A hole without a gap from the server.
     this.position.seq = seq;
     this.tell("message", { topic, seq, time, event, messageId, data });
   }

@@ -1,9 +1,10 @@
-//! Push messages to tens of thousands of connected clients, with the lowest possible latency to the last of them, under a
-//! supervision tree in which any part may crash.
+//! Push messages to tens of thousands of connected clients, with the lowest possible latency to the last of them, under
+//! a supervision tree in which any part may crash.
 //!
-//! Programs publish messages to topics. Clients subscribe to topics over WebSocket, server-sent events, or plain TCP, and so
-//! does the program itself. Every topic has one order for all its subscribers. A client that lost its connection resumes
-//! without a hole and without a repeat, or is told of a gap. A slow client never delays the others.
+//! Programs publish messages to topics. Clients subscribe to topics over WebSocket, server-sent events, or plain TCP;
+//! the program itself subscribes in process. Every topic has one order for all its subscribers. A client that lost its
+//! connection resumes without a hole, or is told of a gap. No message comes twice, except on an event stream of several
+//! topics, where the numbers show the repeats. A slow client never delays the others.
 //!
 //! This crate is the library. The binary `janus-server` is the same server with a command line and an HTTP API.
 //!
@@ -54,7 +55,8 @@
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | end | [`Janus::shutdown`]; [`Janus::wait`] returns when the tree has ended, for any reason |
 //!
-//! [`Janus`] is a handle: `Clone`, `Send` and `Sync`. An instance has threads of its own, so the caller needs no runtime:
+//! [`Janus`] is a handle: `Clone`, `Send` and `Sync`. An instance has threads of its own, so the caller needs no
+//! runtime:
 //!
 //! ```
 //! use futures_executor::block_on; // any executor will do: nothing here waits for tokio's reactor
@@ -69,15 +71,17 @@
 //!
 //! # Limits
 //!
-//! Every queue, table and wait has a limit in [`Config`], and a documented behaviour at the limit:
+//! Every queue, table and wait has a limit, most of them settings of [`Config`], and a documented behaviour at the
+//! limit:
 //!
-//! - **Publishers** wait for room in their topic ([`Janus::publish`]), or get [`PublishError::Full`] ([`Janus::try_publish`]).
+//! - **Publishers** wait for room in their topic ([`Janus::publish`]), or get [`PublishError::Full`]
+//!   ([`Janus::try_publish`]).
 //! - **Slow clients** meet the policy of their topic, [`SlowConsumer`]: to be closed, or to miss some of the messages.
-//! - **Connections, topics, sessions and memory** have limits for the whole instance. Beyond a limit, the network address
-//!   with the largest holding makes room first.
+//! - **Connections, topics, sessions and memory** have limits for the whole instance. Beyond a limit, the network
+//!   address with the largest holding makes room first.
 //!
-//! An instance keeps messages in memory alone. Messages do not survive the end of the process, and instances do not share
-//! topics.
+//! An instance keeps messages in memory alone. Messages do not survive the end of the process, and instances do not
+//! share topics.
 //!
 //! # Left to the program
 //!

@@ -1,5 +1,5 @@
-//! Holds the layout of the crate: each folder knows only the folders on the floors below, each file has a place in a map,
-//! and no file grows beyond what a reader takes in.
+//! Holds the layout of the crate: each folder knows only the folders on the floors below, each file has a place in a
+//! map, and no file grows beyond what a reader takes in.
 //!
 //! The test reads the sources as text: every path that begins with `crate::`, in `use` lines and in code, but not in
 //! comments and strings.
@@ -10,9 +10,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// The floors from the ground up. A folder or file of one floor knows those of the floors below, and nothing beside it.
+/// The floors from the ground up. A folder or file knows the folders and files of the floors below, and no other on its
+/// own floor.
 const FLOORS: &[&[&str]] = &[
-    // `supervision` is the crate janus-supervision, under the name by which this crate exports it.
+    // `supervision` is the crate janus-supervision, under its name in this crate.
     &["supervision", "wire"],
     &["config"],
     &["ground"],
@@ -24,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
     &["instance"],
     &["typed"],
     &["conformance", "simulation", "internals"],
-    // The root: the names that the crate exports, by which the floors themselves do not call each other.
+    // The root: the exported names of the crate, which the floors themselves do not use.
     &["lib"],
 ];
 
@@ -75,7 +76,7 @@ fn sources() -> Vec<Source> {
     sources_of("src")
 }
 
-/// The code of a line: without a comment, and without what stands in a string.
+/// The code of a line, without comments and without the contents of strings.
 fn code(line: &str) -> String {
     let mut code = String::new();
     let (mut in_string, mut characters) = (false, line.chars().peekable());
@@ -91,7 +92,8 @@ fn code(line: &str) -> String {
     code
 }
 
-/// The first segment of each path that begins with `crate::`, with its line; of a group, the first segment of each member.
+/// The first segment of each path that begins with `crate::`, with its line; of a group, the first segment of each
+/// member.
 fn crate_paths(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let code: String = text.lines().map(|line| code(line) + "\n").collect();
@@ -142,7 +144,7 @@ fn upward_imports(sources: &[Source]) -> String {
             continue;
         };
         for (line, target) in crate_paths(&source.text) {
-            // A name that is no folder or file is one that lib.rs exports.
+            // A name without a folder or file is exported by lib.rs.
             let target_floor = floor_of(&target).unwrap_or(FLOORS.len() - 1);
             let exported = floor_of(&target).is_none();
             if target == room || target_floor < floor || exported && (USERS.contains(&room) || room == "lib") {
@@ -154,8 +156,8 @@ fn upward_imports(sources: &[Source]) -> String {
     wrong
 }
 
-/// A line for each file that no map names. The map of a file is the header of `lib.rs`, of the `mod.rs` of its folder,
-/// or of the file of its parent module.
+/// A line for each file missing from its map. The map of a file is the header of `lib.rs`, of the folder's `mod.rs`, or
+/// of the parent module's file.
 fn unmapped_files(sources: &[Source]) -> String {
     let header = |path: &str| -> String {
         let source = sources.iter().find(|source| source.path == path);
@@ -192,7 +194,7 @@ fn unmapped_files(sources: &[Source]) -> String {
     wrong
 }
 
-/// A line for each file that is too long without its tests.
+/// A line for each file with too many lines, tests not counted.
 fn long_files(sources: &[Source]) -> String {
     let mut wrong = String::new();
     for Source { path, text } in sources {

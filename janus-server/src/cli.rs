@@ -63,16 +63,16 @@ pub(crate) enum Command {
     /// Publish one message, or each line of standard input, and print the server's receipts.
     ///
     /// A receipt has the message's place in the topic's order (`seq`, counted from 1) and the number of the topic's
-    /// subscribers. A receipt with `seq` 0 and `subscribers` 0 means that the topic does not exist: no client was subscribed,
-    /// and the message was not delivered.
+    /// subscribers. A receipt with `seq` 0 and `subscribers` 0 means that the topic does not exist: no client was
+    /// subscribed, and the message was not delivered.
     Publish(Publish),
     /// Print the messages of topics, each as one line of JSON.
     Subscribe(Subscribe),
     /// Print messages between the actors of a running server, each as one line of JSON.
     ///
-    /// The command uses the server's HTTP API. If the server has an `api_key`, set the variable JANUS_API_KEY to the same key.
-    /// The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe, publish, pass, end,
-    /// locate, start, exit, restart and quarantine.
+    /// The command uses the server's HTTP API. If the server has an `api_key`, set the variable JANUS_API_KEY to the
+    /// same key. The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe,
+    /// publish, pass, end, locate, start, exit, restart and quarantine.
     Trace(Trace),
     /// Load a server with many clients: measure the latency, and find out whether messages were lost.
     Bench(Bench),
@@ -141,8 +141,8 @@ pub(crate) struct Trace {
     /// Only messages of this kind; may be repeated.
     #[arg(long = "kind", value_name = "KIND", value_parser = kind)]
     pub(crate) kinds: Vec<TraceKind>,
-    /// Only messages from or to names that match the pattern, such as "client 7" or "topic quotes:*", where `*` stands for
-    /// any text; may be repeated.
+    /// Only messages from or to names that match the pattern, such as "client 7" or "topic quotes:*", where `*` stands
+    /// for any text; may be repeated.
     #[arg(long = "name", value_name = "PATTERN")]
     pub(crate) names: Vec<String>,
     /// End after this many seconds.
@@ -167,8 +167,8 @@ pub(crate) struct Bench {
     /// The server's protocol. Load, checks and clocks are the same for all protocols.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Protocol::Janus)]
     pub(crate) protocol: Protocol,
-    /// The transport of the subscribers of a Janus server. Publishing always uses the classic protocol on `--to`, so results
-    /// differ only by the subscribers' transport.
+    /// The transport of the subscribers of a Janus server. Publishing always uses the classic protocol on `--to`, so
+    /// results differ only by the subscribers' transport.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Transport::Tcp)]
     pub(crate) transport: Transport,
     /// The address for subscribers with `--transport ws` or `sse`: the same server's setting `http_listen`.
@@ -183,8 +183,8 @@ pub(crate) struct Bench {
     /// Messages to publish.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub(crate) messages: u32,
-    /// Publish at this rate, however slow the server is, and measure from the time at which each message was due. Without a
-    /// rate, a message is published when an earlier message has arrived everywhere.
+    /// Publish at this rate, however slow the server is, and measure from the time at which each message was due.
+    /// Without a rate, a message is published when an earlier message has arrived everywhere.
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// Without a rate: messages under way at the same time.
@@ -199,8 +199,8 @@ pub(crate) struct Bench {
     /// Number of processes for the clients. By default, as few as the descriptor limit allows.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=256))]
     pub(crate) workers: Option<u32>,
-    /// Clients per process that connect at the same time. If they overflow the server's listen queue in the kernel, clients
-    /// wait for retransmissions, and the result measures the kernel.
+    /// Clients per process that connect at the same time. If they overflow the server's listen queue in the kernel,
+    /// clients wait for retransmissions, and the result measures the kernel.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..=2_000_000))]
     pub(crate) connecting: u32,
     /// The server's process on this machine: reports its CPU time per delivery and its memory per connection.
@@ -209,7 +209,8 @@ pub(crate) struct Bench {
     /// Longest time for each phase: connecting, publishing without progress, the last deliveries.
     #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Write the result to this file as JSON, with the full distribution of the latencies. docs/BENCH.md describes the fields.
+    /// Write the result to this file as JSON, with the full distribution of the latencies. docs/BENCH.md describes the
+    /// fields.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! The limits set by the system on this process: descriptors and memory.
 //!
-//! Raises the descriptor limit as far as allowed and divides the descriptors between clients and other uses. Finds out how
-//! much memory the process may use, from which the default of `memory_budget_bytes` follows.
+//! Raises the descriptor limit as far as allowed and divides the descriptors between clients and other uses. Finds out
+//! how much memory the process may use, from which the default of `memory_budget_bytes` follows.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -12,8 +12,8 @@ use crate::settings::Settings;
 /// Descriptors for uses other than connections: listeners, the runtime, the log, and some to spare.
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 64;
 
-/// Raises the soft limit to the hard limit, and returns the limit in force. A process that may not raise the limit keeps
-/// its own.
+/// Raises the soft limit to the hard limit, and returns the limit in force. A process that may not raise the limit
+/// keeps its own.
 pub(crate) fn raise_descriptors() -> u64 {
     rlimit::increase_nofile_limit(u64::MAX)
         .or_else(|_| rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _)| soft))
@@ -21,8 +21,8 @@ pub(crate) fn raise_descriptors() -> u64 {
 }
 
 /// Raises the limit, and lowers the limits in the settings to fit: a server that accepts more connections than its
-/// descriptors allow can neither tell a client why the connection is refused nor serve its API. Only an operator who set
-/// `max_connections` (`asked_for`) is warned, because the default is more than most machines allow.
+/// descriptors allow can neither tell a client why the connection is refused nor serve its API. Only an operator who
+/// set `max_connections` (`asked_for`) is warned, because the default is more than most machines allow.
 pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
     let limit = raise_descriptors();
     let config = &mut settings.core;
@@ -70,7 +70,8 @@ impl Shares {
     fn of(limit: u64, requests: usize, reserved: usize, refusals: usize, max_connections: usize) -> Self {
         let free = usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
         let requests = requests.min(free / 16);
-        // At least this many connections are accepted in a turn, and must not crowd each other out before they are read.
+        // At least this many connections are accepted in a turn, and must not crowd each other out before they are
+        // read.
         const FEWEST: usize = 16;
         let (reserved_of_few, refusals_of_few) = (reserved.min((free / 128).max(FEWEST)), refusals.min(free / 128));
         let fewer = Self { clients: 0, requests, reserved: reserved_of_few, refusals: refusals_of_few };
@@ -85,8 +86,8 @@ impl Shares {
 
 /// Makes the kernel grow this process's descriptor table to its final size, while the process has a single thread.
 ///
-/// The kernel doubles a full table. In a process with several threads, the thread that needs the room is stopped until no
-/// other thread reads the old table: for 15 ms, in the middle of every crowd larger than all before.
+/// The kernel doubles a full table. In a process with several threads, the thread that needs the room is stopped until
+/// no other thread reads the old table: for 15 ms, in the middle of every crowd larger than all before.
 fn make_room(descriptors: u64) {
     let last =
         descriptors.min(rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(0, |(soft, _)| soft)).saturating_sub(1);
@@ -116,8 +117,8 @@ impl Memory {
         machine.into_iter().chain(limits).min_by_key(|memory| memory.bytes)
     }
 
-    /// Half of the memory, in whole MiB, but at least the smallest valid budget. The other half is for memory that is not
-    /// accounted, such as the buffers of the kernel and the reserves of the allocator.
+    /// Half of the memory, in whole MiB, but at least the smallest valid budget. The other half is for memory that is
+    /// not accounted, such as the buffers of the kernel and the reserves of the allocator.
     pub(crate) fn budget(&self) -> usize {
         let half = (self.bytes / 2) >> 20 << 20;
         usize::try_from(half).unwrap_or(isize::MAX.unsigned_abs()).max(LEAST_BUDGET)
@@ -160,7 +161,8 @@ fn limit_files(cgroup: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The bytes in a limit file; `None` without a limit, which version 2 writes as `max` and version 1 as a number near 2^63.
+/// The bytes in a limit file; `None` without a limit, which version 2 writes as `max` and version 1 as a number near
+/// 2^63.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|&bytes| bytes < 1 << 60)
 }

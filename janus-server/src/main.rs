@@ -38,8 +38,8 @@ use limits::Memory;
 use serve::ServeError;
 use settings::Loaded;
 
-// A cast between two actors costs two allocations, and mimalloc halves their price. Only the binary chooses an allocator;
-// embedders of janus-core keep their own.
+// A cast between two actors costs two allocations, and mimalloc halves their price. Only the binary chooses an
+// allocator; embedders of janus-core keep their own.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,8 +1,8 @@
 //! `janus-server serve`: starts the tree, waits for a signal or for the tree to end, and drains.
 //!
 //! The first SIGTERM, SIGINT or SIGQUIT starts a drain, after which the exit code is 0. Another stop signal, at least
-//! [`SAME_STOP`] later, ends the server at once with exit code 1, because queued messages are lost. When the tree gives up,
-//! the server reports the reason and ends with exit code 1.
+//! [`SAME_STOP`] later, ends the server at once with exit code 1, because queued messages are lost. When the tree gives
+//! up, the server reports the reason and ends with exit code 1.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The meaning of signals to the server.
 //!
-//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. Operators send SIGHUP, SIGUSR1
-//! and SIGUSR2 by habit, to reload settings or reopen a log. The server does neither. These signals are ignored rather
-//! than left to their default, which would end the process and cut off every client.
+//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. Operators send SIGHUP,
+//! SIGUSR1 and SIGUSR2 by habit, to reload settings or reopen a log. The server does neither. These signals are ignored
+//! rather than left to their default, which would end the process and cut off every client.
 
 use std::future::poll_fn;
 use std::io;

@@ -53,8 +53,8 @@ impl Carrier {
         Self { name: "pipe".to_owned(), kind: Kind::Pipe }
     }
 
-    /// A way of the author. The suite calls `accept` once per instance. `accept` makes the builder listen for clients of
-    /// the codec, and returns the function by which clients connect.
+    /// A way of the author. The suite calls `accept` once per instance. `accept` makes the builder listen for clients
+    /// of the codec, and returns the function by which clients connect.
     ///
     /// ```
     /// use std::sync::Arc;

@@ -399,7 +399,8 @@ fn tight_queues() -> Config {
     }
 }
 
-/// The size of a message to a client that does not read, and a number of such messages beyond the buffers of any system.
+/// The size of a message to a client that does not read, and a number of such messages beyond the buffers of any
+/// system.
 const FLOOD_BYTES: usize = 8 * 1024;
 const FLOOD: u64 = 4_096;
 

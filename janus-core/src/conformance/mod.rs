@@ -89,6 +89,12 @@
 //! # }
 //! ```
 //!
+//! # Decoders
+//!
+//! Every check also watches the codec. A decoder must not panic, and must have taken all of its input when it returns
+//! `None`. An error refuses one frame, whose bytes must have been taken by then: a second error in a row without a byte
+//! taken fails the check. Several refusals of one frame are [`Command::Refused`](crate::wire::Command::Refused).
+//!
 //! # Other listeners
 //!
 //! By default clients come over TCP and over pipes in memory. [`Suite::carrier`] adds any other way, such as Unix

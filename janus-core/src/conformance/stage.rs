@@ -1,8 +1,8 @@
 //! The setting of a check: a carrier, a watched codec, and the instances started by the check.
 //!
-//! [`Stage`] lasts for one check over one carrier. [`Server`] is an instance on this stage, [`Bystander`] a client of the
-//! instance that must not notice the checked clients, and [`Stop`] the reason why a check has not passed. The checks
-//! themselves are in [`checks`](super::checks) and [`hostile`](super::hostile).
+//! [`Stage`] lasts for one check over one carrier. [`Server`] is an instance on this stage, [`Bystander`] a client of
+//! the instance that must not notice the checked clients, and [`Stop`] the reason why a check has not passed. The
+//! checks themselves are in [`checks`](super::checks) and [`hostile`](super::hostile).
 
 use std::fmt;
 use std::sync::Arc;

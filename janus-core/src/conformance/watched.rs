@@ -98,8 +98,8 @@ impl Codec for Watched {
 /// several commands, but not so many.
 const MAX_IDLE: u32 = 10_000;
 
-/// The number of errors in a row, without a byte taken, at which a decoder is still considered sound. An `Err` refuses a
-/// frame, and a refused frame is taken. Only the first such error may concern a frame from an earlier call; several
+/// The number of errors in a row, without a byte taken, at which a decoder is still considered sound. An `Err` refuses
+/// a frame, and a refused frame is taken. Only the first such error may concern a frame from an earlier call; several
 /// refusals of one frame are [`Command::Refused`]. Without this limit a server answers the same bytes with errors until
 /// the queue of the client is full, and the check sees a refused client.
 const MAX_IDLE_ERRORS: u32 = 1;

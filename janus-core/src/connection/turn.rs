@@ -12,10 +12,10 @@ use crate::ground::line::{Line, Tickets};
 
 /// Lets a few connections of each turn do their lengthy work, and queues the others in the order of their arrival.
 ///
-/// To subscribe and to leave cost ten times as much as to learn from the socket that a client wants to. When thousands
-/// want to at once, the turns keep the arbiter at learning: the next message of a publisher is among the unread input,
-/// and the kernel reports sockets in the order of their events. A topic with a fan-out waits for a turn after each
-/// piece, so a turn has to be short.
+/// Subscribing or leaving costs ten times as much as learning that a client wants to. When thousands of clients want to
+/// at once, turns keep the arbiter reading sockets: the next message of a publisher is among the unread input, and the
+/// kernel reports sockets in the order of their events. A topic with a fan-out waits for a turn after each piece, so a
+/// turn has to be short.
 ///
 /// A waiting task is a connection, so `max_connections` is the limit.
 #[derive(Default)]
@@ -33,7 +33,7 @@ struct State {
     /// Taken places of this turn.
     taken: usize,
     /// Connections called in this turn that have not run yet. A connection that closed instead is counted until the
-    /// turn ends: newcomers queue until then, and the next call frees them.
+    /// turn ends: newcomers queue until then, and the next call lets them in.
     called: usize,
     waiting: Line,
     tickets: Tickets,
@@ -90,8 +90,8 @@ impl Turns {
         }
     }
 
-    /// Begins a turn with the connections at the head of the queue. All earlier ones have run by now: they were woken
-    /// in an earlier turn, and tasks run in the order of their wake-ups.
+    /// Begins a turn with the connections at the head of the queue. All connections called earlier have run by now:
+    /// their wake-ups came in an earlier turn, and tasks run in the order of their wake-ups.
     fn call(&self, pause: u64) {
         let called: Vec<Waker> = {
             let mut state = self.state.lock();

@@ -1,8 +1,8 @@
 //! A byte stream in memory that behaves towards a slot like a non-blocking socket.
 //!
-//! The stream takes as many bytes as there is room for, and sometimes fewer. A full stream refuses bytes until a third of
-//! the capacity is free, as Linux does. A FIN follows the bytes sent. A reset may overtake unread bytes. The last bytes
-//! of a peer that went away can still be read, and only then comes the error.
+//! The stream takes as many bytes as there is room for, and sometimes fewer. A full stream refuses bytes until a third
+//! of the capacity is free, as Linux does. A FIN follows the bytes sent. A reset may overtake unread bytes. The last
+//! bytes of a peer that went away can still be read, and only then comes the error.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

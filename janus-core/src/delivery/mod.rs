@@ -20,13 +20,19 @@
 //! | `slot.rs` | table | a connection: its socket, and the queue of a lagging client |
 //! | `slot/heartbeat.rs` | table | the time for a heartbeat, and for the answer |
 //! | `slot/lag.rs` | table | the lag of a client, and the end of a stalled client |
-//! | `slot/pause.rs` | table | the pause of a client with many untaken answers |
+//! | `slot/pause.rs` | table | the pause of a client with many untaken answers; the last write before a cut-off |
 //! | `slot/subscription.rs` | table | a client's place in a topic |
 //! | `stream.rs` | table | a byte stream other than a socket, written by its Transport alone |
 //! | `terms.rs` | table | the limits of each client's queue |
 //! | `tls/` | pure | a socket with TLS, encrypted by the thread that delivers |
 //!
-//! Only the home arbiter and the senders run here. No user code, no codec, no actor message.
+//! Nearly all of this code runs on the home arbiter and the senders. A subscriber in this process takes its messages on
+//! a thread of the program (`Slot::poll_take`). No actor message is sent here, and user code runs in two places only:
+//!
+//! - Codecs, which may be an embedder's: a batch is encoded for other codecs before its pass or replay begins, never by
+//!   a sender. An answer (`Slot::tell`), and a gap just before the write (`Queue::tell_gap`), are encoded by the thread
+//!   that tells or writes: the Transport, the heartbeat, or a delivery that finds the queue full.
+//! - The waker of a program's task, woken by `Slot::wait` and at the end of the slot.
 //!
 //! Lock order: a topic's core, then a slot. No code takes a topic's lock while it holds a slot's.
 

@@ -41,7 +41,8 @@ impl Pulse {
         }
     }
 
-    /// Has the time for an answer begin anew: the heartbeat has not reached the client yet, or the answer is not read yet.
+    /// Has the time for an answer begin anew: the heartbeat has not reached the client yet, or the answer is not read
+    /// yet.
     pub(crate) fn defer(&self, tick: Tick) {
         if self.word() & ASKED != 0 {
             self.set(self.word() & !TICK | tick.number() & TICK);

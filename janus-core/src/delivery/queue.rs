@@ -53,7 +53,8 @@ pub(crate) enum Flushed {
     Turn,
 }
 
-/// Invariants: `messages` and `answers` are the sums over `entries`; the head may be written in part and then stays the head.
+/// Invariants: `messages` and `answers` are the sums over `entries`; the head may be written in part and then stays the
+/// head.
 #[derive(Debug)]
 pub(crate) struct Queue {
     entries: VecDeque<Entry>,

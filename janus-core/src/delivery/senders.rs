@@ -1,8 +1,8 @@
 //! The helper threads of large fan-outs, and of small ones while the home arbiter is behind.
 //!
 //! Each sender waits until a pass is offered, then claims and serves pieces, one pass after the other in turn, so a
-//! second topic does not wait for the first to end. Senders hold no state and run no user code: a dying sender gives
-//! its piece back to the pass. The home arbiter serves the same passes, so a pass needs no sender to end.
+//! second topic does not wait for the first to end. Senders hold no state: a dying sender gives its piece back to the
+//! pass. The home arbiter serves the same passes, so a pass needs no sender to end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use parking_lot::{Condvar, Mutex};
 use super::Pass;
 use super::pass::Server;
 
-/// Passes of small topics left to the senders while the home arbiter is behind: enough to keep a sender busy between
-/// two turns of the arbiter, few enough for short waits.
+/// Passes in the queue, of large and small topics together, from which on no small topic leaves another pass to the
+/// senders: enough to keep a sender busy between two turns of the arbiter, few enough for short waits.
 const LEFT: usize = 8;
 
 /// The shared state of the senders.
 ///
-/// The queue holds at most one pass for each topic with many subscribers, because a topic offers the next pass when the
-/// last is complete, and [`LEFT`] passes of other topics.
+/// The queue holds at most one pass of each topic, because a topic offers the next pass when the last is complete. A
+/// topic with few subscribers adds a pass only while the queue holds fewer than [`LEFT`].
 #[derive(Debug, Default)]
 pub(crate) struct SenderPool {
     passes: Mutex<VecDeque<Arc<Pass>>>,
@@ -46,7 +46,7 @@ impl SenderPool {
         self.offered_to_tasks.notify_waiters();
     }
 
-    /// Whether the senders could do with another small pass.
+    /// Whether a small topic may leave another pass to the senders.
     pub(crate) fn has_room(&self) -> bool {
         self.passes.lock().len() < LEFT
     }
@@ -101,7 +101,7 @@ impl SenderPool {
 /// The next pass in need of help; the pass moves to the back.
 fn take_turns(passes: &mut VecDeque<Arc<Pass>>) -> Option<Arc<Pass>> {
     while let Some(pass) = passes.pop_front() {
-        // Other threads are at work on the rest of the other passes.
+        // A fully claimed pass needs no help, and leaves the queue.
         if !pass.is_claimed() {
             passes.push_back(Arc::clone(&pass));
             return Some(pass);

@@ -569,7 +569,7 @@ impl Slot {
         }
     }
 
-    /// Ticks since a frame is unfinished. Looked at once a tick.
+    /// For how many ticks a frame has been unfinished; `None` without such a frame. Called once a tick.
     pub(crate) fn unfinished_for(&self, tick: Tick) -> Option<u32> {
         let since = self.frame_since.get()?;
         if self.is_paused() {

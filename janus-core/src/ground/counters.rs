@@ -56,7 +56,7 @@ macro_rules! counters {
             $(pub(crate) $reading: $reading_type,)*
         }
 
-        /// The figures of an instance: the present state (the first six), and the events since the start.
+        /// The figures of an instance: first the present state, then the events since the start.
         ///
         /// [`metrics`](Self::metrics) gives the same figures as data, for a program that exports all figures.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -129,8 +129,8 @@ counters! {
     memory_used: gauge,
     /// The setting `memory_budget_bytes`, the limit of `memory_used`; 0 without a budget.
     memory_budget: gauge,
-    /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a publisher
-    /// that found the server full.
+    /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a
+    /// publisher that found the server full.
     connections_accepted: counter,
     /// Clients refused because `max_connections` were connected, or because memory was nearly used up; refusals by
     /// `Janus::serve` included.
@@ -155,8 +155,8 @@ counters! {
     messages_trimmed: counter,
     /// Sessions without a connection that ended before their time, because memory was short.
     sessions_ended_for_memory: counter,
-    /// Connections closed because memory was short and the client held some without having asked for anything: frames, heads
-    /// and messages under way beyond `input_share`, and clients that connected and did no more.
+    /// Connections closed because memory was short and the client held some without having asked for anything: frames,
+    /// heads and messages under way beyond `input_share`, and clients that connected and did no more.
     connections_closed_for_memory: counter,
     /// Frames of clients answered with an error for their content; messages refused by their topic are not counted.
     frames_refused: counter,

@@ -1,9 +1,9 @@
 //! Traces: messages between the actors of the tree, for a reader and for a while.
 //!
-//! Where a message is handled, [`Tracer`] is asked whether there is a trace. Without a trace the answer costs the load of one
-//! flag. With a trace, the message becomes a [`TraceLine`] in the queue of the trace. The queue has a limit; lines without room
-//! are counted, and no actor waits for a reader. Starts and ends of actors come from the supervisors, which queue events for
-//! subscribers in any case.
+//! Where a message is handled, [`Tracer`] is asked whether there is a trace. Without a trace the answer costs the load
+//! of one flag. With a trace, the message becomes a [`TraceLine`] in the queue of the trace. The queue has a limit;
+//! lines without room are counted, and no actor waits for a reader. Starts and ends of actors come from the
+//! supervisors, which queue events for subscribers in any case.
 //!
 //! No line has a message's data or a session's token.
 
@@ -151,7 +151,8 @@ impl FromStr for TraceKind {
 /// ```
 /// use janus_core::{TraceKind, TraceOptions};
 ///
-/// let options = TraceOptions::default().kinds([TraceKind::Subscribe]).names(["client 7", "topic quotes:*"]).count(100);
+/// let options = TraceOptions::default();
+/// let options = options.kinds([TraceKind::Subscribe]).names(["client 7", "topic quotes:*"]).count(100);
 /// ```
 #[derive(Clone, Debug)]
 pub struct TraceOptions {
@@ -173,8 +174,8 @@ impl TraceOptions {
         Self { kinds: kinds.into_iter().fold(0, |kinds, kind| kinds | kind.bit()), ..self }
     }
 
-    /// Only messages from or to a name under one of these patterns; without patterns, all. In a pattern `*` stands for any text.
-    /// At most 16 patterns, of at most 256 bytes each.
+    /// Only messages from or to a name under one of these patterns; without patterns, all. In a pattern `*` stands for
+    /// any text. At most 16 patterns, of at most 256 bytes each.
     #[must_use]
     pub fn names<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Self {
         Self { names: names.into_iter().map(Into::into).collect(), ..self }
@@ -210,8 +211,8 @@ pub struct TraceLine {
     pub time: u64,
     /// The kind of the message.
     pub kind: TraceKind,
-    /// The name of the sender, such as `client 7`, `acceptor 127.0.0.1:8081`, `topic news`, `topic_manager`; `program` for the
-    /// program around the instance.
+    /// The name of the sender, such as `client 7`, `acceptor 127.0.0.1:8081`, `topic news`, `topic_manager`; `program`
+    /// for the program around the instance.
     pub from: String,
     /// The name of the receiver.
     pub to: String,
@@ -280,7 +281,8 @@ impl Tracer {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// Tells all traces of a message. The caller must hold no lock: the reader that wakes up may be a task of any program.
+    /// Tells all traces of a message. The caller must hold no lock: the reader that wakes up may be a task of any
+    /// program.
     #[inline]
     pub(crate) fn tell(&self, kind: TraceKind, said: impl FnOnce() -> Said) {
         if self.is_on() {
@@ -417,8 +419,8 @@ impl Waiting {
     }
 }
 
-/// Messages between the actors of an instance, from the start of the trace on; see [`Janus::trace`](crate::Janus::trace). Drop
-/// a trace to end the trace.
+/// Messages between the actors of an instance, from the start of the trace on; see
+/// [`Janus::trace`](crate::Janus::trace). Drop a trace to end the trace.
 ///
 /// No actor waits for a reader: up to 1,024 lines, or 1 MiB, are queued, and further lines are lost and counted.
 #[derive(Debug)]
@@ -501,8 +503,8 @@ impl Drop for Trace {
     }
 }
 
-/// The line of an event of supervision, with the time of reading as its time. An event of a kind which is newer than this
-/// code has none.
+/// The line of an event of supervision, with the time of reading as its time. An event of a kind which is newer than
+/// this code has none.
 fn line_of(TreeEvent { supervisor, child, what, .. }: &TreeEvent) -> Option<TraceLine> {
     let (kind, about) = match what {
         EventKind::Started => (TraceKind::Start, String::new()),

@@ -1,4 +1,4 @@
-//! A client that does not keep up, as the embedder and the operator see it.
+//! The description of a slow client, for the embedder and the operator.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use serde::Serialize;
 
 use crate::wire::Peer;
 
-/// A client that has not taken what was sent to it.
+/// A client for which frames wait in the server, because the client takes them too slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SlowClient {
-    /// The number of its connection, by which the log names it, too.
+    /// The number of the client's connection, also used in the log.
     pub client: u64,
-    /// Where it is connected from; `None` for a subscriber in this process, or if the system no longer knows.
+    /// The client's address; `None` for a subscriber in this process, or if the system no longer knows the address.
     pub peer: Option<Peer>,
-    /// The name of the codec that it speaks; that of the classic protocol for a subscriber in this process.
+    /// The name of the connection's codec; for a subscriber in this process, the name of the classic protocol.
     pub transport: &'static str,
-    /// Frames that wait for it.
+    /// Frames in the client's queue.
     pub queued_frames: usize,
-    /// Bytes that wait for it, with 64 for each entry of its queue, beside what the kernel's send buffer holds.
+    /// Bytes in the client's queue, with 64 more for each entry. The contents of the kernel's send buffer are not
+    /// counted.
     pub queued_bytes: usize,
-    /// For how long something has waited for it without a break, to within two ticks (of a second by default).
+    /// For how long the queue has not been empty, to within two ticks (of a second by default).
     pub lagging_for: Duration,
 }

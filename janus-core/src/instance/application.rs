@@ -60,8 +60,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// None here; [`start`](Self::start) fails with [`StartupError::Tree`](crate::StartupError::Tree) if two children have
-    /// the same name, or if a child does not start.
+    /// None here; [`start`](Self::start) fails with [`StartupError::Tree`](crate::StartupError::Tree) if two children
+    /// have the same name, or if a child does not start.
     #[must_use]
     pub fn child(self, spec: ChildSpec) -> Self {
         self.child_with(move |_| spec.clone())

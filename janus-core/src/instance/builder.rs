@@ -178,24 +178,32 @@ fn endpoints(
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
     let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
 
-    let mut bound: Vec<(Box<dyn Listener>, Arc<dyn Codec>, bool)> = Vec::new();
+    let mut bound: Vec<Bound> = Vec::new();
     for (addr, port) in http_ports {
-        bound.push((port, Arc::clone(&http), is_local(addr)));
+        bound.push(Bound { listener: port, codec: Arc::clone(&http), is_local: is_local(addr) });
     }
     for (addr, codec) in ports {
-        bound.push((bind(addr)?, codec, is_local(addr)));
+        bound.push(Bound { listener: bind(addr)?, codec, is_local: is_local(addr) });
     }
     for (listener, codec) in listeners {
         // A listener of the embedder without an address is no port of a network.
         let is_local = listener.local_addr().is_none_or(is_local);
-        bound.push((listener, codec, is_local));
+        bound.push(Bound { listener, codec, is_local });
     }
-    for (listener, codec, is_local) in bound {
+    for Bound { listener, codec, is_local } in bound {
         let (codec_id, pass_on) = (codecs.register(&codec)?, pass_on.clone());
         let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
         endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
     }
     Ok(endpoints)
+}
+
+/// A listener with its codec.
+struct Bound {
+    listener: Box<dyn Listener>,
+    codec: Arc<dyn Codec>,
+    /// Whether only clients of this machine can connect.
+    is_local: bool,
 }
 
 /// The ports that only programs of this machine can reach.

@@ -1,4 +1,5 @@
-//! The clients from an operator's view: connections in pages, sessions, slow clients, and the means to close a connection.
+//! The clients from an operator's view: connections in pages, sessions, slow clients, and the means to close a
+//! connection.
 
 use std::sync::Arc;
 

@@ -17,8 +17,8 @@ const HOME_BEHIND: &str = "the server is overloaded; try again later";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// There is no room for another client: `max_connections` are open or on their way, memory is nearly used up, or the home
-    /// arbiter is far behind. Try again later.
+    /// There is no room for another client: `max_connections` are open or on their way, memory is nearly used up, or
+    /// the home arbiter is far behind. Try again later.
     #[error("{message}")]
     Full {
         /// The code for a client of a listener in the same case.

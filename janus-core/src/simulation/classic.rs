@@ -365,7 +365,8 @@ impl Classic {
             "topic_unavailable" | "topic_crashed" | "connection_closed" | "server_draining" => {}
             _ => panic!("client {}: unexpected: {error}", self.line.number),
         }
-        // Commands are answered in order, but the answer to a publish may come later than the answers to later commands.
+        // Commands are answered in order, but the answer to a publish may come later than the answers to later
+        // commands.
         let place = self.commands.iter().position(|command| !matches!(command, Command::Unsubscribe(_)));
         match place.and_then(|place| self.commands.remove(place)) {
             Some(Command::Publish(id) | Command::ClassicPublish(id)) => {

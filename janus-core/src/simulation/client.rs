@@ -228,7 +228,8 @@ impl Limits {
         missed <= self.resume_messages && bytes <= self.resume_bytes && oldest + MARGIN < self.resume_age
     }
 
-    /// Whether the server has to know a session of `instance`, whose connection ended at the time `detached`, if at all.
+    /// Whether the server has to know a session of `instance`, whose connection ended at the time `detached`, if at
+    /// all.
     pub(super) fn must_know(&self, instance: usize, detached: Option<Instant>) -> bool {
         self.keeps_sessions
             && instance == self.instance

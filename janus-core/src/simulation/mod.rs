@@ -15,16 +15,16 @@
 //! `delivery/memory.rs` is the socket without a kernel; `ground/simulated.rs` has the virtual time and the generator of
 //! decisions.
 //!
-//! Every decision comes from one seeded generator: the next step, the bytes that a stream takes, the next task to run. A
-//! failure prints its seed, and the seed repeats the failure:
+//! Every decision comes from one seeded generator: the next step, the bytes that a stream takes, the next task to run.
+//! A failure prints its seed, and the seed repeats the failure:
 //!
 //! ```text
 //! JANUS_SIM_SEED=17 JANUS_SIM_STEPS=20000 cargo test -p janus-core --all-features simulation
 //! ```
 //!
-//! The home arbiter, the supervisors and two senders are tasks of this thread. A sender pauses between any two sends, so
-//! any event that could happen during an interruption of a thread can happen there. Only the seed may decide anything:
-//! hash tables have fixed hashers in tests, and code with random numbers for more than a name calls
+//! The home arbiter, the supervisors and two senders are tasks of this thread. A sender pauses between any two sends,
+//! so any event that could happen during an interruption of a thread can happen there. Only the seed may decide
+//! anything: hash tables have fixed hashers in tests, and code with random numbers for more than a name calls
 //! [`simulated::seed`] instead of the system.
 //!
 //! # Does the simulation find faults?

@@ -92,8 +92,8 @@ struct Kept {
 #[derive(Clone, Copy, Debug)]
 struct Subscription {
     place: Place,
-    /// The time of the subscribe. A message must not come if its publisher had an answer by then, unless the message was
-    /// missed.
+    /// The time of the subscribe. A message must not come if its publisher had an answer by then, unless the message
+    /// was missed.
     asked: u64,
     /// The first message published after the client had read the answer: this message must come, or be in a gap.
     since: Id,
@@ -302,8 +302,8 @@ impl Modern {
         assert!(resumed || !must, "client {number}: the server has forgotten {session:?}");
     }
 
-    /// The command to which the answer `id` belongs. Commands are answered in order, but the answer to a publish may come
-    /// later than the answers to later commands.
+    /// The command to which the answer `id` belongs. Commands are answered in order, but the answer to a publish may
+    /// come later than the answers to later commands.
     fn answered(&mut self, id: Option<u64>, text: &str, model: &Model) -> Command {
         let number = self.line.number;
         let place = self.commands.iter().position(|(request, _)| Some(*request) == id);

@@ -21,7 +21,7 @@ impl TopicState {
         self.refuse_all(Life::Ended, &PublishError::ShuttingDown, senders);
     }
 
-    /// Makes a topic whose actor could not be started unfit for use.
+    /// Retires a topic whose actor could not be started.
     pub(crate) fn abandon(&self, senders: &SenderPool) {
         // Subscribers may have joined before the start. Without an actor they would wait for ever.
         let subscribers = self.core.lock().roster.take();

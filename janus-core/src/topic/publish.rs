@@ -223,7 +223,7 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
 /// Finds the topic of a message and puts the message into the inbox. If the topic has no room the message comes back,
 /// and `waiter` is woken in its turn when there is room.
 ///
-/// `last` is the topic of the publisher's last message, which mostly is the topic of the next message, too. `by` is the
+/// `last` is the topic of the publisher's last message, which is usually that of the next message as well. `by` is the
 /// account of the publisher's address; a publisher in this process has no account.
 pub(crate) fn route(
     shared: &Topics,

@@ -1,7 +1,8 @@
 //! The subscribers of a topic.
 //!
-//! A pass shares the list and must not see it change. So the list changes only between passes and is never copied: a
-//! subscriber that joins or leaves during a pass is noted, and the note is applied after the pass. An unsubscribe stops
+//! A pass shares the list, which must not change under the pass. So the list changes only between passes, and is copied
+//! only if a sender still holds the list of the last pass: a subscriber that joins or leaves during a pass is noted, and
+//! the note is applied after the pass. An unsubscribe stops
 //! delivery at once all the same (see [`Subscription::end`]). The roster has no lock, and sends nothing.
 
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl Roster {
     }
 
     fn add_now(&mut self, subscription: Arc<Subscription>) {
-        // The last pass is over. A sender may still hold its list for a moment, and then this is the only copy.
+        // The last pass is over. A sender may still hold the list for a moment; only then is the list copied.
         let subscribers = Arc::make_mut(&mut self.subscribers);
         set_place(&subscription, subscribers.len());
         self.codecs.insert(subscription.codec());

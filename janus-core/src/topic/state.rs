@@ -219,7 +219,7 @@ impl TopicState {
         Enqueued::Accepted
     }
 
-    /// Hands the room of a publisher on that waits no longer, if the publisher had been called.
+    /// Passes on the room of a publisher that no longer waits, if the publisher had been called.
     pub(super) fn give_up_room(&self, ticket: Ticket) {
         let called = self.core.lock().inbox.leave_line(ticket);
         called.into_iter().for_each(Waker::wake);

@@ -118,9 +118,9 @@ pub trait Decoder: Send {
     /// Takes bytes from `input` up to the end of the next command. The caller repeats this until `None`: by then the
     /// decoder must have taken all of the input and kept the beginning of an unfinished frame.
     ///
-    /// An `Err` refuses a frame. If the error [is fatal](FrameError::is_fatal), the client is told with
-    /// [`ServerEvent::Bye`], or with [`ServerEvent::Refused`] before the connection was opened; the connection closes,
-    /// and the decoder is not called again.
+    /// An `Err` refuses a frame, and the next call must not refuse the same frame again. If the error [is
+    /// fatal](FrameError::is_fatal), the client is told with [`ServerEvent::Bye`], or with [`ServerEvent::Refused`]
+    /// before the connection was opened; the connection closes, and the decoder is not called again.
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>>;
 
     /// The client has ended its side of the stream: decides what the last, unfinished frame means.

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The name of one life of a topic. The numbers of an epoch have no hole; a topic that starts afresh takes a new epoch, at
-/// random.
+/// The name of one life of a topic. The numbers of an epoch have no hole; a topic that starts afresh takes a new epoch,
+/// at random.
 ///
 /// The text of an epoch is 16 hexadecimal digits everywhere, even in JSON, whose numbers are too small.
 ///

@@ -66,8 +66,8 @@ struct Waiter {
 
 type Tell = Box<dyn FnOnce(Down) + Send>;
 
-/// The monitors of an incarnation, added and removed in constant time: a popular topic has a monitor from every
-/// subscriber, and all subscribers may leave at once.
+/// The monitors of an incarnation, added and removed in constant time: a popular actor may have thousands of monitors,
+/// all of which may be dropped at the same moment.
 #[derive(Default)]
 struct Monitors {
     entries: Vec<Entry>,

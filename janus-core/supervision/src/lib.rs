@@ -1,7 +1,8 @@
 //! Erlang/OTP supervision for [actix] actors.
 //!
-//! Every actor crashes some day. Supervision decides the consequences: a supervisor starts its children in order, learns
-//! of every end and the reason, restarts children by rule, and gives up to its own supervisor when restarts do not help.
+//! Every actor crashes some day. Supervision decides the consequences: a supervisor starts its children in order,
+//! learns of every end and the reason, restarts children by rule, and gives up to its own supervisor when restarts do
+//! not help.
 //!
 //! ```
 //! use std::time::Duration;
@@ -58,8 +59,8 @@
 //! | a look at the tree: as data, as text, as events | [`Tree`], [`TreeEvent`] |
 //! | actors that hang | [`Watchdog`] |
 //!
-//! Actors need a tokio `LocalRuntime` or `LocalSet`, not an actix `System`. An [`Arbiter`] is a thread with a runtime of
-//! its own and can be started from anywhere; [`Place::here`] uses the runtime of the caller.
+//! Actors need a tokio `LocalRuntime` or `LocalSet`, not an actix `System`. An [`Arbiter`] is a thread with a runtime
+//! of its own and can be started from anywhere; [`Place::here`] uses the runtime of the caller.
 //!
 //! # Rules of restarts
 //!
@@ -82,16 +83,16 @@
 //!
 //! **Restart intensity.** A supervisor allows a number of restarts within a period, 1 in 5 seconds by default
 //! ([`Supervisor::intensity`]). A failed restart counts as well. After another restart the supervisor stops all
-//! children and ends with [`MaxRestarts`](ExitReason::MaxRestarts). Its own supervisor treats this like the crash of any
-//! child, so that trouble which a restart does not cure climbs the tree, up to [`SupervisorRef::wait`] of the root.
+//! children and ends with [`MaxRestarts`](ExitReason::MaxRestarts). Its own supervisor treats this like the crash of
+//! any child, so that trouble which a restart does not cure climbs the tree, up to [`SupervisorRef::wait`] of the root.
 //!
-//! **Back-off.** [`ChildSpec::backoff`] waits before restarts, longer each time, up to a limit. The supervisor serves its
-//! other children during the wait.
+//! **Back-off.** [`ChildSpec::backoff`] waits before restarts, longer each time, up to a limit. The supervisor serves
+//! its other children during the wait.
 //!
 //! **Quarantine.** A [`DynamicSupervisor`] can count restarts for each child separately
-//! ([`child_intensity`](DynamicSupervisor::child_intensity)). A child that exceeds this intensity is quarantined, for 60
-//! seconds by default, and then started again with a clean slate. The supervisor never gives up, and the siblings do not
-//! notice.
+//! ([`child_intensity`](DynamicSupervisor::child_intensity)). A child that exceeds this intensity is quarantined, for
+//! 60 seconds by default, and then started again with a clean slate. The supervisor never gives up, and the siblings do
+//! not notice.
 //!
 //! **Stable references.** An [`ActorRef`] is made before the actor and stays valid through all restarts. A message goes
 //! to the incarnation that runs at the time of the send. If none runs, the sender gets an error, and
@@ -115,10 +116,10 @@
 //!
 //! # Compared with OTP
 //!
-//! The rules are those of `supervisor.erl`. 8,000 recorded scenarios, half of them with several deaths at once, give the
-//! same starts and stops in the same order as OTP 25. The same are strategies, restart types, the sliding window of the
-//! intensity, order and rollback of starts, stops in reverse order, significant children with automatic shutdown, the
-//! commands on children, and the defaults of intensity, shutdown and call timeout.
+//! The rules are those of `supervisor.erl`. 8,000 recorded scenarios, half of them with several deaths at once, give
+//! the same starts and stops in the same order as OTP 25. The same are strategies, restart types, the sliding window of
+//! the intensity, order and rollback of starts, stops in reverse order, significant children with automatic shutdown,
+//! the commands on children, and the defaults of intensity, shutdown and call timeout.
 //!
 //! | | OTP | here | why |
 //! |---|---|---|---|
@@ -138,27 +139,28 @@
 //!   the thread nor another actor. After a panic or a kill no callback of the broken actor runs, only `Drop`.
 //! - **Starts are ordered and end.** A child starts when the previous child is up, and after the `Drop` of its own
 //!   predecessor. A start that exceeds its timeout has failed.
-//! - **Stops are ordered and end.** Messages sent before the stop are handled before the stop, unless the actor waits in
-//!   `ctx.wait`. An actor whose `stopping` answers `Running::Continue` runs on until it stops itself. After the shutdown
-//!   timeout the actor is killed.
+//! - **Stops are ordered and end.** Messages sent before the stop are handled before the stop, unless the actor waits
+//!   in `ctx.wait`. An actor whose `stopping` answers `Running::Continue` runs on until it stops itself. After the
+//!   shutdown timeout the actor is killed.
 //! - **A hung handler hangs its thread and nothing else**, provided that its supervisor runs on another thread. Half a
-//!   second after the kill the actor is declared dead. If the handler returns later, the state is dropped; the actor can
-//!   neither take back its name nor be restarted.
-//! - **Observers do no harm.** Events are bounded and the tree never waits for a reader; a panic in a callback is logged.
+//!   second after the kill the actor is declared dead. If the handler returns later, the state is dropped; the actor
+//!   can neither take back its name nor be restarted.
+//! - **Observers do no harm.** Events are bounded and the tree never waits for a reader; a panic in a callback is
+//!   logged.
 //!
 //! # What is not guaranteed
 //!
-//! - **Aborts of Rust itself** end the process: a panic during another unwind (a local whose `Drop` panics during a panic,
-//!   or two panicking `Drop`s among the fields of an actor, its timers and its waiting messages), a panic out of a
-//!   function that must not unwind, stack overflow, running out of memory, and any panic under `panic = "abort"`, of which
-//!   [`Supervisor::start`] warns.
+//! - **Aborts of Rust itself** end the process: a panic during another unwind (a local whose `Drop` panics during a
+//!   panic, or two panicking `Drop`s among the fields of an actor, its timers and its waiting messages), a panic out of
+//!   a function that must not unwind, stack overflow, running out of memory, and any panic under `panic = "abort"`, of
+//!   which [`Supervisor::start`] warns.
 //! - **Messages to an actor that ends are lost** with its mailbox. A `call` reports this, a `cast` cannot.
 //! - **A handler that does not return cannot be interrupted**; a [`Watchdog`] can only name the actor. The thread is
 //!   blocked, so starts on this thread fail until the handler returns. A kill takes effect at the end of the current
 //!   poll, and within this poll actix hands over all messages in the mailbox.
 //! - **`ResponseFuture` is outside supervision.** actix runs such a future as a separate task: its panic is a caller's
-//!   [`NoReply`](CallError::NoReply), and the task outlives the actor. Use `ResponseActFuture`. The same holds for every
-//!   task that a handler spawns outside its context.
+//!   [`NoReply`](CallError::NoReply), and the task outlives the actor. Use `ResponseActFuture`. The same holds for
+//!   every task that a handler spawns outside its context.
 //! - **Mailboxes have no limit.** The capacity of actix is no bound (each clone of an `Addr` has a slot of its own,
 //!   `do_send` ignores the capacity), so it is switched off. This also keeps calls in order with casts. Flow control is
 //!   up to the protocol.
@@ -189,9 +191,10 @@
 //!
 //! # Cancel safety
 //!
-//! Dropping the future of [`Supervisor::start`] kills the children started so far. Commands and [`SupervisorRef::stop`],
-//! once polled, continue after their futures are dropped. A dropped [`ActorRef::call`] is skipped by an actor that has not reached the
-//! message yet. [`ActorRef::when_up`], [`SupervisorRef::wait`] and [`stop_requested`] are cancel safe.
+//! Dropping the future of [`Supervisor::start`] kills the children started so far. Commands and
+//! [`SupervisorRef::stop`], once polled, continue after their futures are dropped. A dropped [`ActorRef::call`] is
+//! skipped by an actor that has not reached the message yet. [`ActorRef::when_up`], [`SupervisorRef::wait`] and
+//! [`stop_requested`] are cancel safe.
 //!
 //! # Costs
 //!

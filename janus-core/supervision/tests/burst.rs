@@ -44,7 +44,8 @@ struct Burst<'a> {
 }
 
 impl<'a> Burst<'a> {
-    /// Reads `{tree, Strategy, MaxRestarts, Period, never, [{Id, Restart, false, 2000, 0, [N]}], [{die, [{Id, How}]}]}.`
+    /// Reads a line of the form
+    /// `{tree, Strategy, MaxRestarts, Period, never, [{Id, Restart, false, 2000, 0, [N]}], [{die, [{Id, How}]}]}.`
     fn parse(line: &'a str) -> Self {
         let mut terms = Terms(line);
         terms.expect("{tree,");

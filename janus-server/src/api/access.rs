@@ -14,8 +14,8 @@ use crate::settings::ApiKey;
 pub(super) enum Access {
     /// Clients must show the key.
     Key(ApiKey),
-    /// Every client is allowed, because only programs on this machine can connect. Requests through a proxy are refused:
-    /// a proxy serves other machines.
+    /// Every client is allowed, because only programs on this machine can connect. Requests through a proxy are
+    /// refused: a proxy serves other machines.
     ThisMachine(AllowedOrigins),
     /// Every request is refused: no key is set, and other machines can connect.
     Closed,

@@ -8,8 +8,8 @@
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
-//! hyper reads and writes HTTP. A framework on top would be larger than these eight routes, and the routes are a table
-//! that the test of `openapi.json` reads.
+//! hyper reads and writes HTTP. A framework on top would be larger than the routes themselves, and the routes are a
+//! table that the test of `openapi.json` reads.
 //!
 //! A connection serves one request and announces this with `connection: close`. Otherwise a browser would reuse a kept
 //! connection to request `/events`, and a connection cannot be handed back to Janus.
@@ -45,8 +45,8 @@ use crate::settings::Settings;
 /// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers to requests that are not carried out: requests beyond `max_api_connections`, without the key, or with a mistake
-/// in the path. Beyond this number, connections are closed without an answer.
+/// Answers to requests that are not carried out: requests beyond `max_api_connections`, without the key, or with a
+/// mistake in the path. Beyond this number, connections are closed without an answer.
 pub(crate) const MAX_REFUSALS: usize = 64;
 
 /// Answered connections that wait for the client to close; more are closed at once.
@@ -120,8 +120,8 @@ impl Api {
         });
     }
 
-    /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once; must be
-    /// called on the runtime that is to serve the connection.
+    /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once;
+    /// must be called on the runtime that is to serve the connection.
     fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
         let PassedOn { stream, received, peer } = passed_on;
         let api = Arc::clone(self);
@@ -205,7 +205,8 @@ impl Api {
         Ok(())
     }
 
-    /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is costly.
+    /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is
+    /// costly.
     fn check_room(&self, bytes: usize) -> Result<(), HttpError> {
         if bytes <= self.answers.available_permits() { Ok(()) } else { Err(answers_full()) }
     }
@@ -221,9 +222,9 @@ impl Api {
         Ok(response(200, Bytes::from_owner(Large { body, _room: room })))
     }
 
-    /// Answers a request. `place` receives the permit the request takes: one of `max_api_connections` only if the request
-    /// is carried out. `lasts` receives the extra time a long answer may take. The HTTP port has already read the head, so
-    /// a request gets here without waiting.
+    /// Answers a request. `place` receives the permit the request takes: one of `max_api_connections` only if the
+    /// request is carried out. `lasts` receives the extra time a long answer may take. The HTTP port has already read
+    /// the head, so a request gets here without waiting.
     async fn answer(
         &self,
         request: Request<Incoming>,

@@ -23,8 +23,8 @@ use super::{Api, refusal, response};
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
 
-/// A portion of a broadcast, published before the receipts are awaited: at most this many bytes (but at least one message)
-/// to at most [`PORTION_TOPICS`] topics.
+/// A portion of a broadcast, published before the receipts are awaited: at most this many bytes (but at least one
+/// message) to at most [`PORTION_TOPICS`] topics.
 pub(super) const PORTION_BYTES: usize = 256 * 1024;
 const PORTION_TOPICS: usize = 64;
 

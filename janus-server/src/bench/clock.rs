@@ -1,8 +1,8 @@
 //! A common clock for all processes of a bench: nanoseconds since the Unix epoch that never go back.
 //!
 //! Monotonic clocks cannot be compared between processes. The system's clock can, but may be set at any time. So the
-//! system's clock is read once, and the monotonic clock counts from there. Two processes on the same machine agree within
-//! about a microsecond, unless the system's clock is set between their starts.
+//! system's clock is read once, and the monotonic clock counts from there. Two processes on the same machine agree
+//! within about a microsecond, unless the system's clock is set between their starts.
 
 use std::time::{Duration, Instant, SystemTime};
 

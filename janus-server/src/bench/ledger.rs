@@ -1,6 +1,7 @@
 //! The ledger of a client: the messages received in order, late, twice, or not at all.
 
-/// A client's account. The messages of a topic are numbered from 0 without gaps, so the missing numbers are known exactly.
+/// A client's account. The messages of a topic are numbered from 0 without gaps, so the missing numbers are known
+/// exactly.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// The highest number so far, plus 1.

@@ -11,8 +11,8 @@ use super::protocol::Protocol;
 pub(super) enum ToWorker {
     /// The first line.
     Plan(Plan),
-    /// No more messages follow: wait a moment for unexpected deliveries, then hand in the tally. With `missing`, the tally
-    /// lists the missing messages.
+    /// No more messages follow: wait a moment for unexpected deliveries, then hand in the tally. With `missing`, the
+    /// tally lists the missing messages.
     Finish { published: u32, missing: bool },
 }
 
@@ -74,8 +74,8 @@ pub(super) struct Tally {
     /// First arrivals in order.
     pub(super) good: u64,
     pub(super) lost: u64,
-    /// On request: every missing message, with the number of this worker's clients that miss the message. Includes messages
-    /// that the server refused, because a worker does not know of refusals.
+    /// On request: every missing message, with the number of this worker's clients that miss the message. Includes
+    /// messages that the server refused, because a worker does not know of refusals.
     pub(super) missing: Vec<(u32, u32)>,
     pub(super) duplicated: u64,
     /// First arrivals after a later message.

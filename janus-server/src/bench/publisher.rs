@@ -1,9 +1,9 @@
 //! The bench's publisher: a thread that sends each message when due, with the send time in the data.
 //!
 //! With a rate, the times are fixed before the first message. A message sent late, because the server does not read or
-//! this machine is busy, is still measured from the time it was due. Otherwise the result would hide exactly the moments
-//! when clients had to wait (coordinated omission). Without a rate, a message is sent when an earlier message has arrived
-//! everywhere, and measured from just before the write.
+//! this machine is busy, is still measured from the time it was due. Otherwise the result would hide exactly the
+//! moments when clients had to wait (coordinated omission). Without a rate, a message is sent when an earlier message
+//! has arrived everywhere, and measured from just before the write.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -188,8 +188,8 @@ impl Work {
                 }
             }
         }
-        // The end of this thread tells the coordinator to expect no more deliveries. So the thread stays while messages are
-        // under way.
+        // The end of this thread tells the coordinator to expect no more deliveries. So the thread stays while messages
+        // are under way.
         while outcome.sent == self.messages
             && self.shared.completed.load(Ordering::Acquire) < self.messages
             && !self.shared.stop.load(Ordering::Acquire)
@@ -214,8 +214,8 @@ impl Work {
         outcome
     }
 
-    /// Waits until this message may be sent. Returns the number of the first message that may not be sent yet; `None` if
-    /// the thread is to stop.
+    /// Waits until this message may be sent. Returns the number of the first message that may not be sent yet; `None`
+    /// if the thread is to stop.
     fn wait_for_turn(&self, number: u32) -> Option<u32> {
         loop {
             if self.shared.stop.load(Ordering::Acquire) {
@@ -236,9 +236,9 @@ impl Work {
                         let up_to = (now.as_secs_f64() * rate) as u32;
                         return Some(up_to.saturating_add(1).clamp(number + 1, self.messages));
                     }
-                    // The kernel wakes a thread some 50 µs late. At low rates, where the delay is small compared with the
-                    // time between two messages, the last stretch is spent spinning, so that the delay is not measured as
-                    // the server's.
+                    // The kernel wakes a thread some 50 µs late. At low rates, where the delay is small compared with
+                    // the time between two messages, the last stretch is spent spinning, so that the delay is not
+                    // measured as the server's.
                     let ahead = due - now;
                     if ahead > WAKE_UP || rate > 1_000.0 {
                         let nap = if rate > 1_000.0 { ahead } else { ahead - WAKE_UP };
@@ -251,8 +251,8 @@ impl Work {
         }
     }
 
-    /// Sends messages from `first` to before `up_to`, as many as fit a batch. Returns the number of the first message not
-    /// sent.
+    /// Sends messages from `first` to before `up_to`, as many as fit a batch. Returns the number of the first message
+    /// not sent.
     fn send(&mut self, first: u32, up_to: u32) -> Result<u32, ClientError> {
         let now = self.clock.now();
         let mut bytes = Vec::with_capacity(BATCH_BYTES);
@@ -287,8 +287,8 @@ impl Work {
             Wire::Lasting { writer, .. } => writer.write(bytes),
             Wire::Classic(connection) => {
                 connection.send(bytes)?;
-                // The server closes the connection when the message has its place in the topic's order. Only then may the
-                // next message be sent.
+                // The server closes the connection when the message has its place in the topic's order. Only then may
+                // the next message be sent.
                 let deadline = Instant::now() + self.timeout;
                 loop {
                     match connection.receive(Some(deadline)) {
@@ -357,7 +357,8 @@ struct Heard {
 }
 
 impl Listener {
-    /// Waits until the server has accepted the publisher, so that this time does not count in the first message's latency.
+    /// Waits until the server has accepted the publisher, so that this time does not count in the first message's
+    /// latency.
     fn wait_for_welcome(&mut self, timeout: Duration) -> Result<(), BenchError> {
         let deadline = Instant::now() + timeout;
         loop {

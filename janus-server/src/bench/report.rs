@@ -29,8 +29,8 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// The largest possible number of refused messages. An error frame does not name its message, and the server answers
-    /// only the messages it read.
+    /// The largest possible number of refused messages. An error frame does not name its message, and the server
+    /// answers only the messages it read.
     pub(super) fn refused_at_most(&self) -> u32 {
         if self.closed { self.sent } else { self.refusals.min(self.sent) }
     }
@@ -81,8 +81,8 @@ impl<'a> Report<'a> {
             total.max = total.max.max(tally.max);
         }
         let outcome = &publication.outcome;
-        // A refused message reaches no client. Once the server begins to refuse, all further messages are refused. So of the
-        // messages without any delivery, the last ones were refused, and the earlier ones were lost.
+        // A refused message reaches no client. Once the server begins to refuse, all further messages are refused. So
+        // of the messages without any delivery, the last ones were refused, and the earlier ones were lost.
         let on_topic = |number: u32| {
             let topic = number % command.topics;
             (command.clients + command.topics - 1 - topic) / command.topics

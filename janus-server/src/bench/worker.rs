@@ -1,8 +1,8 @@
 //! A bench worker: a process with part of the clients, on a single epoll loop.
 //!
 //! A worker must cost little compared with the server under test. All clients share a read buffer, a delivery takes a
-//! single `read`, the time is taken as soon as `read` returns, and only frames and marks are parsed. The only other thread
-//! reads standard input; the worker ends with its input.
+//! single `read`, the time is taken as soon as `read` returns, and only frames and marks are parsed. The only other
+//! thread reads standard input; the worker ends with its input.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, ErrorKind, Read as _, Write as _};
@@ -253,8 +253,8 @@ impl Worker {
                 Ok(0) => return self.fail(index, "the server closed the connection"),
                 Ok(length) => {
                     self.take(index, &buffer[..length], now);
-                    // A short read has emptied the socket, and epoll will report further bytes. But the end of the stream
-                    // is reported only once, so after that report the loop reads to the end.
+                    // A short read has emptied the socket, and epoll will report further bytes. But the end of the
+                    // stream is reported only once, so after that report the loop reads to the end.
                     if length < buffer.len() && !closed {
                         return;
                     }
@@ -320,8 +320,8 @@ impl Worker {
                 return;
             }
         }
-        // The clocks of two processes differ by less than the shortest delivery takes, but may differ. So the latency is
-        // kept above zero.
+        // The clocks of two processes differ by less than the shortest delivery takes, but may differ. So the latency
+        // is kept above zero.
         let latency = now.saturating_sub(mark.sent).max(1);
         record(&mut self.latencies, latency, 1);
         self.tally.min = latency.min(self.tally.min);
@@ -374,8 +374,8 @@ impl Worker {
 
 /// Begins to connect the client with this number.
 ///
-/// To a server on loopback, the client connects from a chosen address and port. An address has some 28,000 ports, and long
-/// before all are in use, the kernel's search for a free port takes longer than the rest of connecting.
+/// To a server on loopback, the client connects from a chosen address and port. An address has some 28,000 ports, and
+/// long before all are in use, the kernel's search for a free port takes longer than the rest of connecting.
 fn connect(server: SocketAddr, client: u32, run: u32) -> io::Result<TcpStream> {
     let SocketAddr::V4(loopback) = server else { return TcpStream::connect(server) };
     if !loopback.ip().is_loopback() {

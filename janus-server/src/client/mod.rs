@@ -129,7 +129,8 @@ pub(crate) fn open_stream(to: &str, timeout: Duration) -> Result<TcpStream, Clie
     let stream = connect(to, timeout)?;
     // A subscriber sends nothing, so only the kernel's probes can detect that the server's machine is gone.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-    // Without these options a connection still works; only a lost machine is detected later, and small writes are slower.
+    // Without these options a connection still works; only a lost machine is detected later, and small writes are
+    // slower.
     let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     let _ = stream.set_nodelay(true);
     stream.set_write_timeout(Some(timeout)).map_err(ClientError::Lost)?;

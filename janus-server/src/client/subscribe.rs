@@ -1,7 +1,8 @@
 //! `janus-server subscribe`: subscribes, reports this on standard error, and prints each message as a line of JSON.
 //!
 //! The command ends by itself only with `--count`. A lost connection is a failure, because messages may be missed from
-//! then on. With `--reconnect` the command returns to its session instead, and reports the missed messages of each topic.
+//! then on. With `--reconnect` the command returns to its session instead, and reports the missed messages of each
+//! topic.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! `janus-server trace`: prints messages between the actors of a server, each as a line of JSON.
 //!
-//! The lines come from the server's HTTP API. The server's key is read from the variable `JANUS_API_KEY`, not from a flag:
-//! all users of a machine can read command lines.
+//! The lines come from the server's HTTP API. The server's key is read from the variable `JANUS_API_KEY`, not from a
+//! flag: all users of a machine can read command lines.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpStream;

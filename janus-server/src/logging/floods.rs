@@ -97,8 +97,8 @@ impl Floods {
         held_back.map(|count| count.since + PERIOD).min()
     }
 
-    /// A kind whose second is over, with the number of lines held back, if there is such a kind. A new second begins for
-    /// this kind.
+    /// A kind whose second is over, with the number of lines held back, if there is such a kind. A new second begins
+    /// for this kind.
     pub(super) fn take(&mut self, now: Instant) -> Option<(Kind, u64)> {
         if self.is_empty() {
             return None;

@@ -94,8 +94,8 @@ pub(crate) fn last_words(text: String) {
     }
 }
 
-/// Writes all bytes without the lock of the standard library's handle: a blocked write must not hold up other threads that
-/// print.
+/// Writes all bytes without the lock of the standard library's handle: a blocked write must not hold up other threads
+/// that print.
 fn write_to_stderr(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(io::stderr(), bytes) {
@@ -212,8 +212,8 @@ impl Write for Line {
     }
 }
 
-/// Logs a panic. The standard library's hook would write to standard error directly, and could block. Panics are logged at
-/// every level, even with the log off: a panic may be the last output of the process.
+/// Logs a panic. The standard library's hook would write to standard error directly, and could block. Panics are logged
+/// at every level, even with the log off: a panic may be the last output of the process.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let Some(logger) = LOG.get() else { return };
     let thread = std::thread::current();

@@ -5,8 +5,8 @@ use super::{Begun, ResponseHead};
 use crate::wire::v1::client::{self as v1, ServerFrame as Frame};
 use crate::wire::websocket::client::{self, ServerDecoder, ServerFrame};
 
-/// A client of `janus.v1.json` over WebSocket ([`WebSocket`](crate::wire::WebSocket)), which upgrades at `/ws`, as on an
-/// [`HttpPort`](crate::wire::HttpPort).
+/// A client of `janus.v1.json` over WebSocket ([`WebSocket`](crate::wire::WebSocket)), which upgrades at `/ws`, as on
+/// an [`HttpPort`](crate::wire::HttpPort).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WebSocketClient;
 

@@ -1,4 +1,5 @@
-//! When a client is not read because of too many answers to take, and when a lagging client has caught up.
+//! The pause of a client with too many untaken answers, and the last attempt to write before a full queue cuts a
+//! client off.
 //!
 //! A program may publish thousands of messages before reading the first receipt. The answers wait in the queue, and
 //! from a limit on the Transport stops reading: TCP slows the client down, and nothing is lost. A client that never

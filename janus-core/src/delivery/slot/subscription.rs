@@ -24,7 +24,8 @@ pub(crate) struct Subscription {
     first_seq: AtomicU64,
     /// The place in the topic's list; for the topic alone.
     pub(crate) index: AtomicU32,
-    /// Whether the client has been told of its subscription: a request repeated at a topic's successor is answered once.
+    /// Whether the client has been told of its subscription: a request repeated at a topic's successor is answered
+    /// once.
     acknowledged: AtomicBool,
     /// Whether messages were dropped, so the client's count of messages leads to no position.
     lossy: AtomicBool,

@@ -15,9 +15,9 @@
 //! | `tests/` | tests | sample bytes of each protocol, and the tests of all decoders |
 //!
 //! Only the bytes differ between the protocols. The data of the messages, the ledger, the clock and the sockets are the
-//! same for all. A protocol defines the bytes that open a client's connection, the bytes that publish a message, and the
-//! meaning of the server's bytes. A client sends its whole opening in a single write, without waiting for a greeting. All
-//! of these servers accept that, so connecting costs a single round trip with each.
+//! same for all. A protocol defines the bytes that open a client's connection, the bytes that publish a message, and
+//! the meaning of the server's bytes. A client sends its whole opening in a single write, without waiting for a
+//! greeting. All of these servers accept that, so connecting costs a single round trip with each.
 
 mod http;
 mod janus;

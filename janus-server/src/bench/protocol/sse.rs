@@ -12,8 +12,8 @@ use super::splitter::data_at_the_end;
 use super::{Decoded, Frame, Malformed};
 
 pub(super) fn opening(server: SocketAddr, topic: &str) -> Vec<u8> {
-    // The topics of a bench need no escapes in a query. Without `Accept: text/event-stream`, a refusal is an HTTP status
-    // rather than a stream that ends.
+    // The topics of a bench need no escapes in a query. Without `Accept: text/event-stream`, a refusal is an HTTP
+    // status rather than a stream that ends.
     format!("GET /events?topic={topic} HTTP/1.1\r\nHost: {server}\r\n\r\n").into_bytes()
 }
 

@@ -1,7 +1,7 @@
 //! `janus.v1.json` over WebSocket, as a client that only subscribes speaks it.
 //!
-//! The header of a frame gives its end, and the data of a message is found at the end of the payload; no other bytes of a
-//! delivery are examined. Frames are masked with zeros, which leaves the payload unchanged: masking exists to keep a
+//! The header of a frame gives its end, and the data of a message is found at the end of the payload; no other bytes of
+//! a delivery are examined. Frames are masked with zeros, which leaves the payload unchanged: masking exists to keep a
 //! browser's scripts from choosing the bytes on the wire, and no browser is involved here.
 
 use std::net::SocketAddr;
@@ -92,8 +92,8 @@ fn close(payload: &[u8]) -> Refusal<'_> {
     Refusal { code: code.into(), message: String::from_utf8_lossy(reason), closes: true }
 }
 
-/// The key from the example in RFC 6455, section 1.3, and the answer to this key. A random key would only defend against
-/// caches between client and server, and here there are none.
+/// The key from the example in RFC 6455, section 1.3, and the answer to this key. A random key would only defend
+/// against caches between client and server, and here there are none.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const WELCOME: Welcome = Welcome { status: b"101", header: (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") };
 

@@ -1,4 +1,5 @@
-//! Bytes that servers of each protocol may send: whole conversations with their meaning, and fragments for random streams.
+//! Bytes that servers of each protocol may send: whole conversations with their meaning, and fragments for random
+//! streams.
 
 use super::super::{Frame, Protocol, Refusal};
 
