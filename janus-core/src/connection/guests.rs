@@ -7,10 +7,9 @@
 //! published is no longer silent. Publishing guests have half of `reserved_connections`; another publishing guest
 //! crowds out the oldest of the address with most publishing guests.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::crowd::Crowd;
 use crate::accounts::Address;
 use crate::delivery::Slot;
 
@@ -23,7 +22,7 @@ pub(crate) struct Guests {
 
 impl Guests {
     pub(crate) fn len(&self) -> usize {
-        self.silent.len + self.publishing.len
+        self.silent.len() + self.publishing.len()
     }
 
     pub(crate) fn add(&mut self, slot: &Arc<Slot>) {
@@ -44,7 +43,7 @@ impl Guests {
     /// Notes that a guest has published. Returns the guest that must go if there are `max` publishing guests already.
     pub(crate) fn has_published(&mut self, slot: &Slot, max: usize) -> Option<Arc<Slot>> {
         let slot = self.silent.remove(slot)?;
-        let goes = if self.publishing.len >= max { self.publishing.take_first() } else { None };
+        let goes = if self.publishing.len() >= max { self.publishing.take_first() } else { None };
         self.publishing.add(&slot);
         goes
     }
@@ -52,63 +51,28 @@ impl Guests {
 
 /// Guests of the same kind, silent or publishing.
 #[derive(Debug, Default)]
-struct Line {
-    /// The guests of each address by number. Numbers rise: the first guest is the oldest.
-    by_address: HashMap<Address, BTreeMap<u64, Arc<Slot>>>,
-    /// Every address in `by_address`, by number of guests and oldest guest; the last address has most.
-    order: BTreeSet<(usize, Reverse<u64>, Address)>,
-    len: usize,
-}
+struct Line(Crowd<Arc<Slot>>);
 
 impl Line {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
     fn add(&mut self, slot: &Arc<Slot>) {
-        let (address, guests) = self.take(slot);
-        let mut guests = guests.unwrap_or_default();
-        guests.insert(slot.id, Arc::clone(slot));
-        self.len += 1;
-        self.put(address, guests);
+        self.0.add(address(slot), slot.id, Arc::clone(slot));
     }
 
     fn remove(&mut self, slot: &Slot) -> Option<Arc<Slot>> {
-        let (address, guests) = self.take(slot);
-        let mut guests = guests?;
-        let removed = guests.remove(&slot.id);
-        self.len -= usize::from(removed.is_some());
-        self.put(address, guests);
-        removed
+        self.0.remove(address(slot), slot.id)
     }
 
     fn take_first(&mut self) -> Option<Arc<Slot>> {
-        let first =
-            self.order.last().and_then(|(_, _, address)| self.by_address.get(address)?.values().next().cloned())?;
-        self.remove(&first)
-    }
-
-    /// Takes out the guests of a connection's address. The caller puts the changed guests back.
-    fn take(&mut self, slot: &Slot) -> (Address, Option<BTreeMap<u64, Arc<Slot>>>) {
-        let address = slot.account.as_ref().map(|account| account.address).unwrap_or_default();
-        let guests = self.by_address.remove(&address);
-        if let Some(rank) = guests.as_ref().and_then(|guests| rank(address, guests)) {
-            self.order.remove(&rank);
-        }
-        (address, guests)
-    }
-
-    fn put(&mut self, address: Address, guests: BTreeMap<u64, Arc<Slot>>) {
-        if let Some(rank) = rank(address, &guests) {
-            self.order.insert(rank);
-            self.by_address.insert(address, guests);
-        } else if self.by_address.is_empty() {
-            // The memory of a crowd is not kept until the next crowd.
-            self.by_address = HashMap::new();
-        }
+        self.0.take_first_if(|_| true)
     }
 }
 
-/// The rank of an address in [`Line::order`]; `None` without a guest.
-fn rank(address: Address, guests: &BTreeMap<u64, Arc<Slot>>) -> Option<(usize, Reverse<u64>, Address)> {
-    let (oldest, _) = guests.first_key_value()?;
-    Some((guests.len(), Reverse(*oldest), address))
+fn address(slot: &Slot) -> Address {
+    slot.account.as_ref().map(|account| account.address).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! | file | kind | owns |
 //! |---|---|---|
 //! | `acceptor.rs` | actor | a listener; decides whether there is room for another client |
+//! | `crowd.rs` | table | connections by network address, and which one makes room first |
 //! | `guests.rs` | table | connections without a place of `max_connections`, and their order of making room |
 //! | `heartbeat.rs` | task | the tick: pings, unfinished frames, stalled clients |
 //! | `list.rs` | pure | the list of connections as the operator sees it |
@@ -15,6 +16,7 @@
 //! | `turn.rs` | table | turns for lengthy work of connections |
 
 pub(crate) mod acceptor;
+mod crowd;
 pub(crate) mod guests;
 pub(crate) mod heartbeat;
 pub(crate) mod list;
