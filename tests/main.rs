@@ -41,6 +41,7 @@ mod slow;
 mod strangers;
 mod streams;
 mod support;
+mod tls;
 mod trace;
 mod typed;
 mod websocket;

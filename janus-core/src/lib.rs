@@ -144,9 +144,11 @@ pub mod wire;
 
 #[doc(hidden)]
 pub use config::settings;
-pub use config::{Config, ConfigError, Namespace, Resume, SlowConsumer};
+pub use config::{ClientCertificates, Config, ConfigError, Namespace, Resume, SlowConsumer, TlsVersion};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
+#[cfg(feature = "tls")]
+pub use connection::tls::certificates::CertificateError;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "tls")]
 pub use delivery::tls::PassedTls;
@@ -161,6 +163,8 @@ pub use instance::janus::{Janus, WeakJanus};
 pub use instance::serve::ServeError;
 #[doc(inline)]
 pub use janus_supervision as supervision;
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use session::{SessionInfo, SessionToken};
 pub use topic::TopicInfo;
 pub use topic::publish::{Message, PublishError, Receipt};

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use janus_core::hooks::Hooks;
+#[cfg(feature = "tls")]
+use janus_core::rustls::{ServerConfig, crypto::aws_lc_rs, server::ResolvesServerCertUsingSni};
 use janus_core::supervision::{ChildSpec, Shutdown, Tree};
 use janus_core::wire::classic::Classic;
 use janus_core::{Config, Janus};
@@ -32,7 +34,19 @@ async fn start() -> Janus {
     };
     let child = ChildSpec::task("child", std::future::pending).shutdown(Shutdown::BrutalKill);
     let builder = Janus::builder().config(config).listen(loopback, Arc::new(Classic)).hooks(NoHooks).child(child);
+    #[cfg(feature = "tls")]
+    let builder = builder.tls(Arc::new(tls())).listen_tls(loopback, Arc::new(Classic));
     builder.start().await.expect("the instance starts")
+}
+
+/// Good for a listener without clients.
+#[cfg(feature = "tls")]
+fn tls() -> ServerConfig {
+    ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()))
 }
 
 /// The name with placeholders for the parts that differ between runs.
@@ -40,6 +54,7 @@ fn placeholder(name: &str) -> &str {
     match name.split(' ').next() {
         Some("topic") => "topic NAME #N",
         Some("sender") => "sender N",
+        Some("tls") => "tls N",
         Some("acceptor") => "acceptor ADDR",
         Some("child") => "CHILD",
         _ => name,
@@ -76,7 +91,9 @@ fn documented() -> Vec<String> {
         let length = line[start..].find("  ").unwrap_or(line.len() - start);
         line[..start + length].to_owned()
     };
-    block.map(name).collect()
+    let lines = block.map(name);
+    // Without the feature the tree has no TLS.
+    lines.filter(|line| cfg!(feature = "tls") || !line.contains("tls")).collect()
 }
 
 #[tokio::test]

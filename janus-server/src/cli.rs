@@ -260,6 +260,8 @@ impl Args for SettingFlags {
             Some(match row.setting.kind {
                 Kind::Addresses => flag.value_name("ADDR:PORT").action(ArgAction::Append),
                 Kind::Origins { .. } => flag.value_name("ORIGIN").action(ArgAction::Append),
+                Kind::Path => flag.value_name("FILE"),
+                Kind::Paths => flag.value_name("FILE").action(ArgAction::Append),
                 Kind::Secret { .. } => return None,
                 Kind::Count(_) => flag.value_name("N"),
                 Kind::PerCent(_) => flag.value_name("PER_CENT"),

@@ -6,11 +6,16 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use janus_core::Config;
+
 use crate::api::{MAX_LINGERING, MAX_REFUSALS};
 use crate::settings::Settings;
 
 /// Descriptors for uses other than connections: listeners, the runtime, the log, and some to spare.
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Descriptors for TLS handshakes on a full server, as many as the core begins there.
+const HANDSHAKE_DESCRIPTORS: u64 = 64;
 
 /// Raises the soft limit to the hard limit, and returns the limit in force. A process that may not raise the limit
 /// keeps its own.
@@ -26,9 +31,12 @@ pub(crate) fn raise_descriptors() -> u64 {
 pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
     let limit = raise_descriptors();
     let config = &mut settings.core;
-    let has_http = !config.http_listen.is_empty();
+    let has_tls = !config.tls_listen.is_empty() || !config.https_listen.is_empty();
+    let limit_of_connections = if has_tls { limit.saturating_sub(HANDSHAKE_DESCRIPTORS) } else { limit };
+    let has_http = !config.http_listen.is_empty() || !config.https_listen.is_empty();
     let requests = if has_http { settings.max_api_connections } else { 0 };
-    let shares = Shares::of(limit, requests, config.reserved_connections, config.max_refusals, config.max_connections);
+    let Config { reserved_connections, max_refusals, max_connections, .. } = *config;
+    let shares = Shares::of(limit_of_connections, requests, reserved_connections, max_refusals, max_connections);
     let Shares { clients, requests, reserved, refusals } = shares;
     settings.max_api_connections = requests.max(1);
     config.reserved_connections = reserved;
@@ -43,7 +51,8 @@ pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Set
         }
         config.max_connections = clients;
     }
-    make_room((config.max_connections + requests + reserved + refusals) as u64 + RESERVED_DESCRIPTORS);
+    let kept = RESERVED_DESCRIPTORS + (limit - limit_of_connections);
+    make_room((config.max_connections + requests + reserved + refusals) as u64 + kept);
     settings
 }
 
@@ -180,8 +189,6 @@ const LEAST_BUDGET: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
-    use janus_core::Config;
-
     use super::*;
 
     /// The result for a machine with 8 GiB and these files.

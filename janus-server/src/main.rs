@@ -6,6 +6,7 @@
 //! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
 //! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
+//! | `certificates.rs` | a task | certificates that have changed are read again |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
 //! | `api/` | HTTP server | the HTTP API |
@@ -18,6 +19,7 @@
 
 mod api;
 mod bench;
+mod certificates;
 mod cli;
 mod client;
 mod failure;

@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use janus_core::{Janus, StartupError};
+use janus_core::{Config, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::api::Api;
+use crate::certificates::Certificates;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -67,25 +68,33 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
-    let (classic, http) = addrs.split_at(config.listen.len());
-    announce(classic, http, api.is_closed());
+    announce(config, &addrs, api.is_closed());
+    let certificates = Certificates::of(&janus, config);
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop() => {
+        name = signals.stop(&certificates) => {
             log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
         }
+        () = certificates.watch() => {}
     }
-    drain(&janus, &api, &mut signals).await
+    drain(&janus, &api, &mut signals, &certificates).await
 }
 
-fn announce(classic: &[SocketAddr], http: &[SocketAddr], api_is_closed: bool) {
-    for addr in classic {
-        log::info!("listening on {addr}");
+/// Writes a line for each address, in the order of [`Janus::local_addrs`].
+fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
+    let Config { listen, tls_listen, http_listen, https_listen, .. } = config;
+    let kinds = [
+        (listen.len(), "listening on", ""),
+        (tls_listen.len(), "listening on", " (TLS)"),
+        (http_listen.len(), "serving HTTP on", ""),
+        (https_listen.len(), "serving HTTP on", " (TLS)"),
+    ];
+    let kinds = kinds.into_iter().flat_map(|(count, words, tls)| std::iter::repeat_n((words, tls), count));
+    for ((words, tls), addr) in kinds.zip(addrs) {
+        log::info!("{words} {addr}{tls}");
     }
-    for addr in http {
-        log::info!("serving HTTP on {addr}");
-    }
-    if !http.is_empty() && api_is_closed {
+    let has_http = !http_listen.is_empty() || !https_listen.is_empty();
+    if has_http && api_is_closed {
         log::warn!(
             "the HTTP API is closed, because http_listen is not all loopback and there is no api_key; set api_key"
         );
@@ -93,7 +102,7 @@ fn announce(classic: &[SocketAddr], http: &[SocketAddr], api_is_closed: bool) {
 }
 
 /// Drains until the last connection has ended, or until a second stop signal.
-async fn drain(janus: &Janus, api: &Api, signals: &mut Signals) -> Result<(), ServeError> {
+async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, certificates: &Certificates) -> Result<(), ServeError> {
     let stopped = Instant::now();
     tokio::select! {
         report = janus.shutdown() => {
@@ -104,7 +113,7 @@ async fn drain(janus: &Janus, api: &Api, signals: &mut Signals) -> Result<(), Se
             }
             Ok(())
         }
-        name = signals.stop_again(stopped) => {
+        name = signals.stop_again(stopped, certificates) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }

@@ -1,8 +1,9 @@
 //! The meaning of signals to the server.
 //!
-//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. Operators send SIGHUP,
-//! SIGUSR1 and SIGUSR2 by habit, to reload settings or reopen a log. The server does neither. These signals are ignored
-//! rather than left to their default, which would end the process and cut off every client.
+//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. SIGHUP reloads certificates,
+//! if there are TLS listeners. Operators send SIGHUP, SIGUSR1 and SIGUSR2 by habit, to reload settings or reopen a log.
+//! The server does neither. Signals without a use are ignored rather than left to their default, which would end the
+//! process and cut off every client.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,6 +11,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::certificates::Certificates;
 
 /// Stop signals within this time of the first count as the same stop. A single Ctrl-C may deliver several: the terminal
 /// signals the whole process group, and programs such as `npm` or `timeout` pass the signal on.
@@ -19,6 +22,8 @@ pub(crate) const SAME_STOP: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy)]
 enum Meaning {
     Stop,
+    /// New certificates or, without TLS listeners, only a line in the log.
+    Reload,
     /// Only a line in the log, with this reason.
     Ignored(&'static str),
 }
@@ -28,13 +33,12 @@ pub(crate) struct Signals(Vec<(Signal, &'static str, Meaning)>);
 impl Signals {
     /// Takes over the signals; from now on none of them ends the process by default.
     pub(crate) fn new() -> io::Result<Self> {
-        let settings = "settings are read only at startup; restart the server to change them";
         let nothing = "the server has no use for this signal";
         let known = [
             (SignalKind::terminate(), "SIGTERM", Meaning::Stop),
             (SignalKind::interrupt(), "SIGINT", Meaning::Stop),
             (SignalKind::quit(), "SIGQUIT", Meaning::Stop),
-            (SignalKind::hangup(), "SIGHUP", Meaning::Ignored(settings)),
+            (SignalKind::hangup(), "SIGHUP", Meaning::Reload),
             (SignalKind::user_defined1(), "SIGUSR1", Meaning::Ignored(nothing)),
             (SignalKind::user_defined2(), "SIGUSR2", Meaning::Ignored(nothing)),
         ];
@@ -45,21 +49,29 @@ impl Signals {
             .map(Self)
     }
 
-    /// Waits for the next stop signal, and returns its name.
-    pub(crate) async fn stop(&mut self) -> &'static str {
+    /// Waits for the next stop signal, and returns its name. Signals of other meanings take effect in the meantime.
+    pub(crate) async fn stop(&mut self, certificates: &Certificates) -> &'static str {
         loop {
             let (name, meaning) = self.next().await;
             match meaning {
                 Meaning::Stop => return name,
+                Meaning::Reload if certificates.are_used() => {
+                    log::info!("{name}: reading the certificates again; other settings are read only at startup");
+                    // Further signals must not wait for a file system that hangs.
+                    tokio::spawn(certificates.clone().reload());
+                }
+                Meaning::Reload => {
+                    log::warn!("{name} ignored: settings are read only at startup; restart the server to change them");
+                }
                 Meaning::Ignored(why) => log::warn!("{name} ignored: {why}"),
             }
         }
     }
 
     /// Waits for a stop signal other than repetitions of the `first` (see [`SAME_STOP`]), and returns its name.
-    pub(crate) async fn stop_again(&mut self, first: Instant) -> &'static str {
+    pub(crate) async fn stop_again(&mut self, first: Instant, certificates: &Certificates) -> &'static str {
         loop {
-            let name = self.stop().await;
+            let name = self.stop(certificates).await;
             if first.elapsed() >= SAME_STOP {
                 return name;
             }

@@ -14,7 +14,7 @@ use janus_core::wire::{AllowedOrigins, HttpPort};
 
 /// Asserts that the report has no failure, and skips only the expected checks.
 #[track_caller]
-fn assert_skips_only(report: &Report, expected: &[Check]) {
+pub(crate) fn assert_skips_only(report: &Report, expected: &[Check]) {
     eprintln!("{report}");
     report.assert_passed();
     for result in report.skipped() {
@@ -29,7 +29,7 @@ async fn the_classic_transport_conforms() {
 }
 
 /// The codec of an HTTP port, which becomes another codec at the first request.
-fn http_port() -> HttpPort {
+pub(crate) fn http_port() -> HttpPort {
     HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2))
 }
 

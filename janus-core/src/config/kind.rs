@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::wire::AllowedOrigins;
@@ -49,7 +50,7 @@ pub enum Value {
     Duration(Duration),
     /// True or false.
     Boolean(bool),
-    /// A name or a secret.
+    /// A name, a path or a secret.
     Text(String),
     /// A list of texts.
     Texts(Vec<String>),
@@ -96,6 +97,28 @@ impl Stored for u32 {
 
     fn from_value(value: Value) -> Option<Self> {
         usize::from_value(value)?.try_into().ok()
+    }
+}
+
+/// No path is an empty text.
+impl Stored for Option<PathBuf> {
+    fn to_value(&self) -> Value {
+        Value::Text(self.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default())
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        let path = String::from_value(value)?;
+        Some((!path.is_empty()).then(|| path.into()))
+    }
+}
+
+impl Stored for Vec<PathBuf> {
+    fn to_value(&self) -> Value {
+        Value::Texts(self.iter().map(|path| path.to_string_lossy().into_owned()).collect())
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        Some(Vec::<String>::from_value(value)?.into_iter().map(PathBuf::from).collect())
     }
 }
 
@@ -149,6 +172,10 @@ pub enum Kind {
         /// How many are accepted.
         most: usize,
     },
+    /// The path of a file, or none.
+    Path,
+    /// Any number of paths of files.
+    Paths,
     /// A text, never printed.
     Secret {
         /// Whether a text is accepted.
@@ -232,6 +259,18 @@ impl Kind {
         Self::Origins { most }
     }
 
+    /// The path of a file, or none.
+    #[must_use]
+    pub const fn path() -> Self {
+        Self::Path
+    }
+
+    /// Any number of paths of files.
+    #[must_use]
+    pub const fn paths() -> Self {
+        Self::Paths
+    }
+
     /// A text, never printed.
     #[must_use]
     pub const fn secret(accepts: fn(&str) -> bool, expected: &'static str) -> Self {
@@ -262,6 +301,11 @@ impl Kind {
             }
             (Self::Secret { accepts, .. }, Value::Text(text)) => (!accepts(text)).then(|| HIDDEN.to_owned()),
             (Self::Secret { .. }, _) => Some(HIDDEN.to_owned()),
+            // A file is looked for when the file is read.
+            (Self::Paths, Value::Texts(paths)) => {
+                paths.iter().find(|path| !is_path(path)).map(|path| format!("{path:?}"))
+            }
+            (Self::Path, Value::Text(path)) => (!path.is_empty() && !is_path(path)).then(|| format!("{path:?}")),
             (Self::Boolean, Value::Boolean(_)) | (Self::Addresses, Value::Addresses(_)) => None,
             _ => Some(format!("{value:?}")),
         };
@@ -293,10 +337,17 @@ impl Kind {
                     .into();
             }
             Self::Origins { .. } => return "origins such as \"https://app.example\", or \"*\" for any".into(),
+            Self::Path => return "the path of a file, or \"\" for none".into(),
+            Self::Paths => return "the path of a file, or several, or none".into(),
             Self::Secret { expected, .. } => return (*expected).into(),
         }
         .into()
     }
+}
+
+/// Whether the system could know a file by this name.
+fn is_path(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0')
 }
 
 /// A number with a comma before each three digits, such as `1,048,576`.

@@ -9,6 +9,7 @@
 //! | `namespace.rs` | [`Namespace`]: the settings with a value for each namespace |
 //! | `settings.rs` | the macro `settings!`, from a table of rows to a struct and its description |
 //! | `kind.rs` | the kinds of values, their limits, and the words for operators |
+//! | `tls.rs` | the values of the TLS settings, and the rules across them |
 
 // First, because macros are known from their declaration on.
 #[macro_use]
@@ -16,15 +17,20 @@ pub mod settings;
 
 mod kind;
 mod namespace;
+mod tls;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use settings::{GIB, KIB, MIB, Table as _, days, millis, secs};
 
 pub use namespace::{Namespace, Resume, SlowConsumer};
+#[cfg(feature = "tls")]
+pub(crate) use tls::no_certificate;
+pub use tls::{ClientCertificates, TlsVersion};
 
 // The shortest accepted durations were tried with 18,000 clients and 95,000 topics; docs/OPERATIONS.md has their cost.
 // Where 10 ms is accepted, even less would cost no more: a time-out is only found during a round, and the rounds come
@@ -65,8 +71,48 @@ settings! {
             /// connections wait in the `backlog`.
             accept_rate: usize = 100_000, count(1..=10_000_000);
 
-            /// Connections of each listener between accept and greeting. Further connections wait in the `backlog`.
+            /// Connections of each listener between accept and greeting, and TLS handshakes of all listeners together.
+            /// Further connections wait in the `backlog`. When all handshakes are taken, the oldest of the address with
+            /// most of them is cut if it has lasted for a quarter of `frame_timeout`.
             max_handshakes: usize = 4_096, count(1..=1_000_000);
+        }
+
+        "TLS" {
+            /// Addresses for connections of the classic protocol over TLS. Port 0 lets the system choose a port.
+            ///
+            /// TLS needs the feature `tls` of the crate.
+            tls_listen: Vec<SocketAddr> = Vec::new(), addresses;
+
+            /// Addresses of the HTTP port over TLS: for `wss://`, server-sent events and the HTTP API over `https://`.
+            /// Port 0 lets the system choose a port.
+            https_listen: Vec<SocketAddr> = Vec::new(), addresses;
+
+            /// PEM files with the server's certificate and, below the certificate, its chain. With several files, the
+            /// first whose certificate has the name that the client asks for is served, and otherwise the first of all.
+            /// The files are read at the start and at each reload of certificates.
+            ///
+            /// See [`Janus::reload_certificates`](crate::Janus::reload_certificates).
+            tls_cert: Vec<PathBuf> = Vec::new(), paths;
+
+            /// PEM files with the private keys, one for each file of `tls_cert` and in the same order. A key may be in
+            /// the file of its certificate.
+            tls_key: Vec<PathBuf> = Vec::new(), paths;
+
+            /// PEM file with the certificates of the authorities that may issue certificates of clients.
+            tls_client_ca: Option<PathBuf> = None, path;
+
+            /// Whether clients are asked for a certificate: never (`off`), and a client without one is served as well
+            /// (`optional`), or every client must have one (`required`). A certificate that `tls_client_ca` has not
+            /// issued, or that has expired, is refused in any case.
+            tls_client: ClientCertificates = ClientCertificates::Off, one_of(ClientCertificates::NAMES);
+
+            /// The oldest accepted version of TLS. Versions before 1.2 are never accepted.
+            tls_min_version: TlsVersion = TlsVersion::V1_2, one_of(TlsVersion::NAMES);
+
+            // A handshake takes a core for 160 µs, and the home arbiter must not wait for handshakes.
+            /// Threads for TLS handshakes.
+            tls_handshake_threads: usize = cores().saturating_sub(1).max(1), count(1..=256),
+                shown as "the number of cores less one";
         }
 
         "HTTP" {
@@ -101,7 +147,8 @@ settings! {
             /// (`frame_too_large`).
             max_frame_bytes: usize = 64 * KIB, bytes(64..=16 * MIB);
 
-            /// How long a frame may stay unfinished. Then the connection is closed (`frame_timeout`).
+            /// How long a frame may stay unfinished. Then the connection is closed (`frame_timeout`). A TLS handshake has
+            /// the same time.
             frame_timeout: Duration = secs(10), duration(millis(10)..=days(7));
 
             // Each client costs one message per interval.
@@ -322,7 +369,15 @@ impl Config {
     ///
     /// The first setting whose value cannot work, with the accepted values.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_with(false)
+    }
+
+    /// As [`validate`](Self::validate). A program that brings a TLS configuration of its own needs no files.
+    pub(crate) fn validate_with(&self, brings_tls: bool) -> Result<(), ConfigError> {
         self.check_each()?;
+        if !brings_tls {
+            self.check_tls()?;
+        }
         self.check_namespaces()
     }
 

@@ -1,11 +1,8 @@
 //! The settings with a value for each namespace: history, resuming, and the policy for slow consumers.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use super::ConfigError;
-use super::settings::{GIB, KIB, Kind, MIB, Stored, Value, days, millis, secs};
+use super::settings::{GIB, KIB, MIB, days, millis, secs};
 
 settings! {
     /// The settings of the topics of one namespace.
@@ -83,54 +80,6 @@ pub enum SlowConsumer {
     DropNewest,
     /// Keeps only the latest waiting message of the topic.
     Conflate,
-}
-
-/// The names of an enum's variants in a configuration, in both directions.
-macro_rules! names {
-    ($type:ident as $key:literal: $($variant:ident = $name:literal),+ $(,)?) => {
-        impl $type {
-            const NAMES: &'static [&'static str] = &[$($name),+];
-
-            /// The name in a configuration.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = ConfigError;
-
-            fn from_str(name: &str) -> Result<Self, ConfigError> {
-                match name {
-                    $($name => Ok(Self::$variant),)+
-                    _ => Err(ConfigError {
-                        key: $key.into(),
-                        value: format!("{name:?}"),
-                        expected: Kind::one_of(Self::NAMES).expected(),
-                    }),
-                }
-            }
-        }
-
-        impl Stored for $type {
-            fn to_value(&self) -> Value {
-                Value::Text(self.as_str().to_owned())
-            }
-
-            fn from_value(value: Value) -> Option<Self> {
-                String::from_value(value)?.parse().ok()
-            }
-        }
-    };
 }
 
 names!(Resume as "resume": Position = "position", Session = "session", Off = "off");

@@ -191,6 +191,54 @@ macro_rules! settings {
     (@words $words:literal) => { Some($words) };
 }
 
+/// The names of an enum's variants in a configuration, in both directions.
+macro_rules! names {
+    ($type:ident as $key:literal: $($variant:ident = $name:literal),+ $(,)?) => {
+        impl $type {
+            pub(crate) const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// The name in a configuration.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::config::ConfigError;
+
+            fn from_str(name: &str) -> Result<Self, $crate::config::ConfigError> {
+                match name {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err($crate::config::ConfigError {
+                        key: $key.into(),
+                        value: format!("{name:?}"),
+                        expected: $crate::config::settings::Kind::one_of(Self::NAMES).expected(),
+                    }),
+                }
+            }
+        }
+
+        impl $crate::config::settings::Stored for $type {
+            fn to_value(&self) -> $crate::config::settings::Value {
+                $crate::config::settings::Value::Text(self.as_str().to_owned())
+            }
+
+            fn from_value(value: $crate::config::settings::Value) -> Option<Self> {
+                <String as $crate::config::settings::Stored>::from_value(value)?.parse().ok()
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

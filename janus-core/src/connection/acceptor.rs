@@ -10,6 +10,9 @@
 //! known. In a protocol whose server speaks first, a connection is a guest only if all places of `max_connections` are
 //! taken. So a full server continues to accept: a new connection may be a request to the API, a publisher, or a
 //! subscriber too many.
+//!
+//! A connection of a TLS listener first goes to the [handshake threads](crate::connection::tls), and is served when it
+//! comes back.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,10 +37,12 @@ use crate::connection::Connections;
 use crate::connection::listener::{Incoming, Listener, Origin};
 use crate::connection::socket_options::{self, Told};
 use crate::connection::table::Reservation;
+use crate::connection::tls::{Tls, TlsPort};
 use crate::connection::transport::Transport;
 use crate::delivery::{End, Link, Slot};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
+use crate::hooks::TlsClient;
 use crate::session::Session;
 use crate::supervision::ActorRef;
 use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
@@ -52,6 +57,13 @@ const SERVED_PER_TURN: usize = 8;
 
 /// How long to wait for descriptors to become free.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// TLS handshakes at once on a full server. The binary keeps descriptors for them.
+#[cfg(feature = "tls")]
+const HANDSHAKES_WHEN_FULL: usize = 64;
+
+/// How long to wait for the end of a TLS handshake while all places for handshakes are taken.
+const HANDSHAKE_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) const SERVER_FULL: &str = "the server is full; try again later";
 const SERVER_OVERLOADED: &str = "the server is short of memory; try again later";
@@ -251,7 +263,32 @@ impl Acceptor {
     fn accepted(&self, incoming: Incoming) {
         let shared = &self.shared;
         prepare(&incoming, &shared.config);
-        serve(shared, incoming.link, incoming.peer, &self.origin);
+        let Incoming { link, peer, .. } = incoming;
+        match (self.tls(), link) {
+            #[cfg(feature = "tls")]
+            (Some((tls, port)), Link::Tcp(socket)) => tls.handshakes.begin(shared, socket, peer, &self.origin, port),
+            (_, link) => serve(shared, link, peer, &self.origin, None),
+        }
+    }
+
+    /// What a TLS listener needs for its handshakes.
+    fn tls(&self) -> Option<(&Tls, TlsPort)> {
+        Some((self.shared.tls.as_deref()?, self.origin.tls?))
+    }
+
+    /// How many more connections this listener may take from the kernel, while `waiting` of them are not served yet.
+    ///
+    /// Waiting connections and handshakes hold descriptors, and a full server has descriptors for no more connections
+    /// than it can make room for in a turn.
+    fn room(&self, waiting: usize) -> usize {
+        let config = &self.shared.config;
+        let room = room(&self.shared);
+        #[cfg(feature = "tls")]
+        if let Some((tls, _)) = self.tls() {
+            let most = config.max_handshakes.min(room.max(HANDSHAKES_WHEN_FULL)).saturating_sub(waiting);
+            return tls.handshakes.room(most, config.frame_timeout);
+        }
+        config.max_handshakes.min(room.max(SERVED_PER_TURN)).saturating_sub(waiting)
     }
 }
 
@@ -285,12 +322,20 @@ pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
 }
 
 /// Serves a byte stream: as a client where the server speaks first and there is a place, otherwise as a guest.
-pub(crate) fn serve(shared: &Arc<Connections>, link: Link, peer: Peer, origin: &Arc<Origin>) {
+///
+/// `tls` is for hooks.
+pub(crate) fn serve(
+    shared: &Arc<Connections>,
+    link: Link,
+    peer: Peer,
+    origin: &Arc<Origin>,
+    tls: Option<Box<TlsClient>>,
+) {
     let decoder = origin.codec.decoder();
     if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
         && let Ok(place) = admit(shared)
     {
-        return serve_with(shared, place, link, peer, origin, decoder);
+        return serve_with(shared, place, link, peer, origin, decoder, tls);
     }
     if room(shared) == 0
         && let Some(guest) = shared.table.crowd_out()
@@ -300,7 +345,7 @@ pub(crate) fn serve(shared: &Arc<Connections>, link: Link, peer: Peer, origin: &
     let account = shared.accounts.of(peer);
     let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
     let slot = shared.table.enter_guest(&shared.slot_ids, make);
-    start(shared, slot, false, peer, origin, decoder);
+    start(shared, slot, false, peer, origin, decoder, tls);
 }
 
 /// How many more connections there is room for before a guest must go. While memory is short, guests are few even if
@@ -317,10 +362,11 @@ pub(crate) fn serve_with(
     peer: Peer,
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
+    tls: Option<Box<TlsClient>>,
 ) {
     let account = shared.accounts.of(peer);
     let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
-    start(shared, slot, true, peer, origin, decoder);
+    start(shared, slot, true, peer, origin, decoder, tls);
 }
 
 /// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
@@ -331,6 +377,7 @@ fn start(
     peer: Peer,
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
+    tls: Option<Box<TlsClient>>,
 ) {
     log::debug!("client {} ({peer}): connected, {}", slot.id, origin.codec.name());
     shared.tracer.tell(TraceKind::Connect, || {
@@ -341,6 +388,7 @@ fn start(
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);
+        transport.set_tls(tls);
         if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
             transport.open(Open::default());
         }
@@ -408,11 +456,13 @@ impl Accept {
             self.pause = None;
         }
         let now = Instant::now();
-        let config = &acceptor.shared.config;
-        // Waiting connections hold descriptors, and a full server has descriptors for no more connections than it can
-        // make room for in a turn.
-        let most = config.max_handshakes.min(room(&acceptor.shared).max(SERVED_PER_TURN));
-        for _ in 0..BURST.min(most.saturating_sub(self.waiting.len())) {
+        let room = acceptor.room(self.waiting.len());
+        if room == 0 && self.waiting.is_empty() {
+            // Only handshakes on other threads hold places, and their ends wake nobody here.
+            self.pause = Some(paused(tokio::time::sleep(HANDSHAKE_PAUSE), cx));
+            return false;
+        }
+        for _ in 0..BURST.min(room) {
             if let Err(time) = self.pace.admits(now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;

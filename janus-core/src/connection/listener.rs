@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+use crate::connection::tls::TlsPort;
 use crate::delivery::codecs::{CLASSIC, CodecId};
 use crate::delivery::stream::Stream;
 pub use crate::delivery::stream::{ByteStream, PassedStream};
@@ -141,12 +142,14 @@ pub(crate) struct Origin {
     /// Whether only clients on this machine can connect. Such clients may publish.
     pub(crate) is_local: bool,
     pub(crate) pass_on: Option<PassOn>,
+    /// For a TLS listener.
+    pub(crate) tls: Option<TlsPort>,
 }
 
 impl Origin {
-    pub(crate) fn classic(codecs: &Codecs, is_local: bool) -> Arc<Self> {
+    pub(crate) fn classic(codecs: &Codecs, is_local: bool, tls: Option<TlsPort>) -> Arc<Self> {
         let codec = Arc::clone(codecs.codec(CLASSIC));
-        Arc::new(Self { codec, codec_id: CLASSIC, is_local, pass_on: None })
+        Arc::new(Self { codec, codec_id: CLASSIC, is_local, pass_on: None, tls })
     }
 }
 

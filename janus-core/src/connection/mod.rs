@@ -12,6 +12,7 @@
 //! | `slow_clients.rs` | pure | clients that do not keep up, for the operator and the log |
 //! | `socket_options.rs` | pure | the options of each client's socket |
 //! | `table.rs` | table | the slots of all connections, and the limits on their number |
+//! | `tls/` | table and threads | certificates, and the handshakes of TLS listeners |
 //! | `transport.rs`, `transport/` | actor | a connection: reads, decodes, carries out, closes |
 //! | `turn.rs` | table | turns for lengthy work of connections |
 
@@ -25,6 +26,7 @@ mod shared;
 pub(crate) mod slow_clients;
 pub(crate) mod socket_options;
 pub(crate) mod table;
+pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod turn;
 

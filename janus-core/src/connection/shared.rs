@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::acceptor::Endpoint;
 use super::table::ConnectionTable;
+use super::tls::Tls;
 use super::turn::Turns;
 use crate::accounts::fairness::Fairness;
 use crate::ground::log_lines::LogLines;
@@ -25,6 +26,8 @@ pub(crate) struct Connections {
     pub(crate) cut_off_lines: LogLines,
     /// The embedder's hooks, if there are any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
+    /// For TLS listeners, if there are any.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 impl Connections {
@@ -33,6 +36,7 @@ impl Connections {
         endpoints: Vec<Arc<Endpoint>>,
         transport_supervisor: DynamicSupervisor,
         hooks: Option<Arc<HookRunner>>,
+        tls: Option<Arc<Tls>>,
     ) -> Self {
         Self {
             sessions,
@@ -43,6 +47,7 @@ impl Connections {
             fairness: Fairness::default(),
             cut_off_lines: LogLines::default(),
             hooks,
+            tls,
         }
     }
 

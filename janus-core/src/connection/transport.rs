@@ -64,7 +64,7 @@ use bytes::Bytes;
 use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
-use crate::hooks::{Identity, News, Refused};
+use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
 use crate::topic::publish::{PublishError, Receipt};
 use crate::topic::{TopicError, TopicState};
@@ -102,6 +102,8 @@ pub(crate) struct Transport {
     is_forwarded: bool,
     /// Whether the client has not asked for anything yet, and so may still take over an earlier session.
     fresh: bool,
+    /// The result of the TLS handshake, until the hooks are asked about the client.
+    tls: Option<Box<TlsClient>>,
     /// The topic of the last message: a publisher mostly continues with the same topic.
     published: Option<Arc<TopicState>>,
     /// The numbers of the latest topics from which the client has unsubscribed.
@@ -193,6 +195,7 @@ impl Transport {
             has_published: false,
             is_forwarded: false,
             fresh: true,
+            tls: None,
             published: None,
             left: None,
             rest: None,
@@ -203,6 +206,11 @@ impl Transport {
             why: None,
             step: Step::Reading,
         }
+    }
+
+    /// Sets the result of the TLS handshake, for the hooks.
+    pub(crate) fn set_tls(&mut self, tls: Option<Box<TlsClient>>) {
+        self.tls = tls;
     }
 
     /// Works until there is nothing to do for now; ready when the connection is over.

@@ -55,7 +55,6 @@ pub(crate) mod slot;
 pub(crate) mod stream;
 pub(crate) mod terms;
 #[cfg(feature = "tls")]
-#[cfg_attr(not(test), expect(dead_code, reason = "the listeners that serve handshakes come next"))]
 pub(crate) mod tls;
 
 pub(crate) use batch::{Batch, OpenBatch};

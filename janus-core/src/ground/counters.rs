@@ -164,6 +164,13 @@ counters! {
     frames_timed_out: counter,
     /// Clients closed because a ping stayed unanswered for `pong_timeout`.
     pings_unanswered: counter,
+    /// TLS handshakes completed.
+    tls_handshakes: counter,
+    /// TLS handshakes that failed: no TLS, an old version, a refused certificate of a client, a connection lost, not
+    /// completed within `frame_timeout`, or cut to make room.
+    tls_handshakes_failed: counter,
+    /// Reloads of certificates with an error, after which earlier certificates stay in use.
+    certificates_refused: counter,
     /// Pauses of accepting because the process or the system ran out of descriptors.
     accept_pauses: counter,
     /// Events that observers among the hooks were not told of, because their queue was full (`hook_queue`).

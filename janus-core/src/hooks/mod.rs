@@ -208,11 +208,47 @@ pub struct ConnectRequest {
     /// The HTTP request at the beginning of the connection, if there was a request. Its headers carry cookies, tokens
     /// and origins.
     pub request: Option<Box<HttpRequest>>,
+    /// The result of the TLS handshake, if the client is connected to a TLS listener of Janus.
+    pub tls: Option<Box<TlsClient>>,
+}
+
+/// What the TLS handshake says about a client.
+///
+/// ```
+/// use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
+///
+/// struct ByCertificate;
+///
+/// impl Hooks for ByCertificate {
+///     async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+///         let certificate = request.tls.and_then(|tls| tls.certificate);
+///         let user = certificate.as_deref().and_then(user_of).ok_or_else(|| Denied::new("a certificate is required"))?;
+///         Ok(Identity::user(user))
+///     }
+/// }
+///
+/// /// The user named in a certificate, for example read with the crate `x509-parser`.
+/// fn user_of(der: &[u8]) -> Option<String> {
+/// #   let _ = der;
+///     None
+/// }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsClient {
+    /// The client's certificate in DER, if the client has shown one. An authority of
+    /// [`Config::tls_client_ca`](crate::Config::tls_client_ca) has issued the certificate, and the certificate was valid
+    /// at the time of the handshake, or of the earlier handshake that a client with a session ticket resumes.
+    pub certificate: Option<Vec<u8>>,
+    /// The name of the server for which the client has asked (SNI).
+    pub server_name: Option<String>,
+    /// The protocol agreed on (ALPN).
+    pub protocol: Option<Vec<u8>>,
 }
 
 impl ConnectRequest {
     pub(crate) fn new(connection: u64, transport: &'static str, peer: Peer) -> Self {
-        Self { connection, transport, peer, auth: None, request: None }
+        Self { connection, transport, peer, auth: None, request: None, tls: None }
     }
 }
 

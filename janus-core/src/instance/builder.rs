@@ -12,10 +12,15 @@ use super::application::Children;
 use super::janus::{Inner, Janus, Threads, WeakJanus, on};
 use super::shared::Shared;
 use super::tree::tree;
+#[cfg(feature = "tls")]
+use crate::config::no_certificate;
 use crate::config::{Config, ConfigError};
 use crate::connection::acceptor::{Endpoint, TcpPort};
 use crate::connection::listener::{Listener, Origin, PassOn, PassedOn};
 use crate::connection::socket_options::Told;
+#[cfg(feature = "tls")]
+use crate::connection::tls::certificates::{CertificateError, Certificates};
+use crate::connection::tls::{Tls, TlsPort};
 use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, sender_threads};
 use crate::hooks::{HookSettings, Hooks};
@@ -28,15 +33,24 @@ pub struct Builder {
     config: Config,
     pub(super) children: Children,
     hooks: HookSettings,
-    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
+    ports: Vec<Port>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// A port of the embedder's.
+struct Port {
+    addr: SocketAddr,
+    codec: Arc<dyn Codec>,
+    tls: Option<TlsPort>,
 }
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let codecs = |codecs: &[Arc<dyn Codec>]| codecs.iter().map(|codec| codec.name()).collect::<Vec<_>>();
-        let ports = self.ports.iter().map(|(addr, codec)| (addr, codec.name())).collect::<Vec<_>>();
+        let ports = self.ports.iter().map(|port| (port.addr, port.codec.name())).collect::<Vec<_>>();
         let listeners = self.listeners.iter().map(|(_, codec)| Arc::clone(codec)).collect::<Vec<_>>();
         f.debug_struct("Builder")
             .field("config", &self.config)
@@ -61,6 +75,10 @@ pub enum StartupError {
         /// The error of the system.
         source: io::Error,
     },
+    /// A certificate or key cannot be used. No port has been bound.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The system gives no more threads.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -86,7 +104,16 @@ impl Builder {
     /// made once; several ports may share it.
     #[must_use]
     pub fn listen(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
-        self.ports.push((addr, codec));
+        self.ports.push(Port { addr, codec, tls: None });
+        self
+    }
+
+    /// Listens on another TCP port for TLS, with the certificates of the settings or of [`tls`](Self::tls); otherwise as
+    /// [`listen`](Self::listen). No protocol is negotiated by ALPN.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
+        self.ports.push(Port { addr, codec, tls: Some(TlsPort::Classic) });
         self
     }
 
@@ -107,6 +134,49 @@ impl Builder {
     #[must_use]
     pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
         self.pass_on = Some(Arc::new(take));
+        self
+    }
+
+    /// Serves the TLS listeners ([`Config::tls_listen`], [`Config::https_listen`]) with a configuration of the
+    /// embedder's own, in place of the files in [`Config::tls_cert`] and [`Config::tls_key`]: for certificates that come
+    /// from elsewhere, such as an ACME client. The other settings of TLS have no effect then, except
+    /// [`Config::tls_handshake_threads`].
+    ///
+    /// Janus sets one session ticket for each handshake, and no early data. The certificates change when the
+    /// configuration's own [`cert_resolver`](rustls::ServerConfig::cert_resolver) says so. Protocols for ALPN apply to
+    /// `https_listen` alone; without any, `http/1.1` is negotiated.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use janus_core::{Config, Janus};
+    /// use rustls::ServerConfig;
+    /// use rustls::crypto::aws_lc_rs;
+    /// use rustls::server::ResolvesServerCert;
+    ///
+    /// # #[derive(Debug)]
+    /// # struct NoCertificate;
+    /// # impl ResolvesServerCert for NoCertificate {
+    /// #     fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> { None }
+    /// # }
+    /// # fn of_the_acme_client() -> Arc<dyn ResolvesServerCert> { Arc::new(NoCertificate) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    ///     .with_safe_default_protocol_versions()?
+    ///     .with_no_client_auth()
+    ///     .with_cert_resolver(of_the_acme_client());
+    /// let config = Config { https_listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let config = Config { listen: Vec::new(), ..config };
+    /// let janus = Janus::builder().config(config).tls(Arc::new(tls)).start().await?;
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, config: Arc<rustls::ServerConfig>) -> Self {
+        self.tls = Some(config);
         self
     }
 
@@ -132,7 +202,13 @@ impl Builder {
     /// See [`StartupError`].
     pub async fn start(self) -> Result<Janus, StartupError> {
         let config = self.config;
-        config.validate()?;
+        // A configuration of the embedder's stands in for the files.
+        #[cfg(feature = "tls")]
+        let (tls, brings_tls) = (self.tls.clone(), self.tls.is_some());
+        #[cfg(not(feature = "tls"))]
+        let (tls, brings_tls) = (None, false);
+        config.validate_with(brings_tls)?;
+        let tls = tls_listeners(&config, &self.ports, tls)?;
         let codecs = Arc::new(Codecs::new());
         let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, self.pass_on)?;
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartupError::Thread)?;
@@ -145,19 +221,42 @@ impl Builder {
             },
             hooks: hook_thread,
         };
-        let shared = Shared::new(config, threads.home.place(), codecs, endpoints, hooks);
+        let shared = Shared::new(config, threads.home.place(), codecs, endpoints, hooks, tls);
         let senders = sender_threads::supervisor(&shared.senders, shared.config.threads);
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
     }
 }
 
-/// Binds all listeners of the instance: the ports of `listen` and of `http_listen`, then the embedder's ports, then the
-/// embedder's listeners.
+/// What TLS listeners share, if there are any: read before any port is bound.
+#[cfg(feature = "tls")]
+fn tls_listeners(
+    config: &Config,
+    ports: &[Port],
+    own: Option<Arc<rustls::ServerConfig>>,
+) -> Result<Option<Arc<Tls>>, StartupError> {
+    if !config.has_tls() && ports.iter().all(|port| port.tls.is_none()) {
+        return Ok(None);
+    }
+    let certificates = match own {
+        Some(own) => Certificates::of_embedder(&own),
+        None if config.tls_cert.is_empty() => return Err(no_certificate().into()),
+        None => Certificates::load(config)?,
+    };
+    Ok(Some(Arc::new(Tls::new(certificates))))
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_listeners(_: &Config, _: &[Port], none: Option<Arc<Tls>>) -> Result<Option<Arc<Tls>>, StartupError> {
+    Ok(none)
+}
+
+/// Binds all listeners of the instance: the ports of `listen`, `tls_listen`, `http_listen` and `https_listen`, then the
+/// embedder's ports, then the embedder's listeners.
 fn endpoints(
     config: &Config,
     codecs: &Arc<Codecs>,
-    ports: Vec<(SocketAddr, Arc<dyn Codec>)>,
+    ports: Vec<Port>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
 ) -> Result<Vec<Arc<Endpoint>>, StartupError> {
@@ -168,31 +267,35 @@ fn endpoints(
     };
     let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
     let mut endpoints = Vec::new();
-    for &addr in &config.listen {
-        let origin = Origin::classic(codecs, is_local(addr));
+    let classic = config.listen.iter().map(|addr| (addr, None));
+    let classic_tls = config.tls_listen.iter().map(|addr| (addr, Some(TlsPort::Classic)));
+    for (&addr, tls) in classic.chain(classic_tls) {
+        let origin = Origin::classic(codecs, is_local(addr), tls);
         endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
     }
-    let http_ports = config.http_listen.iter().map(|&addr| Ok((addr, bind(addr)?)));
+    let http = config.http_listen.iter().map(|addr| (addr, None));
+    let https = config.https_listen.iter().map(|addr| (addr, Some(TlsPort::Http)));
+    let http_ports = http.chain(https).map(|(&addr, tls)| Ok((addr, bind(addr)?, tls)));
     let http_ports = http_ports.collect::<Result<Vec<_>, StartupError>>()?;
-    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port)| port.local_addr()));
+    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port, _)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
     let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
 
     let mut bound: Vec<Bound> = Vec::new();
-    for (addr, port) in http_ports {
-        bound.push(Bound { listener: port, codec: Arc::clone(&http), is_local: is_local(addr) });
+    for (addr, port, tls) in http_ports {
+        bound.push(Bound { listener: port, codec: Arc::clone(&http), is_local: is_local(addr), tls });
     }
-    for (addr, codec) in ports {
-        bound.push(Bound { listener: bind(addr)?, codec, is_local: is_local(addr) });
+    for Port { addr, codec, tls } in ports {
+        bound.push(Bound { listener: bind(addr)?, codec, is_local: is_local(addr), tls });
     }
     for (listener, codec) in listeners {
         // A listener of the embedder without an address is no port of a network.
         let is_local = listener.local_addr().is_none_or(is_local);
-        bound.push(Bound { listener, codec, is_local });
+        bound.push(Bound { listener, codec, is_local, tls: None });
     }
-    for Bound { listener, codec, is_local } in bound {
+    for Bound { listener, codec, is_local, tls } in bound {
         let (codec_id, pass_on) = (codecs.register(&codec)?, pass_on.clone());
-        let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on });
+        let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
         endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
     }
     Ok(endpoints)
@@ -204,6 +307,7 @@ struct Bound {
     codec: Arc<dyn Codec>,
     /// Whether only clients of this machine can connect.
     is_local: bool,
+    tls: Option<TlsPort>,
 }
 
 /// The ports that only programs of this machine can reach.

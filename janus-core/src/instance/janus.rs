@@ -117,8 +117,8 @@ impl Janus {
         &self.inner.shared.connections
     }
 
-    /// The addresses of all listeners, with the real ports: those of `listen`, of `http_listen`, and of the
-    /// [`Builder`], each in their order.
+    /// The addresses of all listeners, with the real ports: those of `listen`, `tls_listen`, `http_listen` and
+    /// `https_listen`, and of the [`Builder`], each in their order.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()
@@ -339,6 +339,10 @@ impl Janus {
                 threads.home.stop();
                 threads.control.stop();
                 shared.senders.join();
+                #[cfg(feature = "tls")]
+                if let Some(tls) = &shared.tls {
+                    tls.handshakes.join();
+                }
                 drop(shared);
                 let _ = done.send(());
             });

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `application.rs` | supervisor | the embedder's own actors and their thread |
 //! | `builder.rs` | API | settings and listeners until the instance starts |
+//! | `certificates.rs` | API | new certificates for TLS listeners (a feature) |
 //! | `clients.rs` | API | connections, sessions and slow clients; closing a connection |
 //! | `drain.rs` | task | the end of an instance, spread over time |
 //! | `inject.rs` | tests | faults put into a running instance |
@@ -17,6 +18,8 @@
 
 pub(crate) mod application;
 pub(crate) mod builder;
+#[cfg(feature = "tls")]
+mod certificates;
 pub(crate) mod clients;
 pub(crate) mod drain;
 #[cfg(feature = "fault-injection")]

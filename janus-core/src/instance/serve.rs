@@ -87,7 +87,7 @@ impl Janus {
         })?;
         let is_local = incoming.peer.is_local();
         let codec_id = shared.codecs().register(codec)?;
-        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None });
+        let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None, tls: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
         prepare(&incoming, &shared.config);
         // A socket belongs to the reactor of its origin.
@@ -96,7 +96,7 @@ impl Janus {
         let connections = Arc::clone(shared);
         // The place goes along, and comes back with a job that is not run.
         let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
-            Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder),
+            Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder, None),
             Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
         });
         served.map_err(|_| match shared.is_draining() {

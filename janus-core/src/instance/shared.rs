@@ -13,6 +13,7 @@ use super::tree;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::connection::acceptor::Endpoint;
+use crate::connection::tls::Tls;
 use crate::delivery::{Codecs, Engine};
 use crate::ground::Ground;
 use crate::hooks::HookRunner;
@@ -35,13 +36,14 @@ impl Shared {
         codecs: Arc<Codecs>,
         endpoints: Vec<Arc<Endpoint>>,
         hooks: Option<Arc<HookRunner>>,
+        tls: Option<Arc<Tls>>,
     ) -> Arc<Self> {
         let (topic_supervisor, transport_supervisor) =
             (tree::topic_supervisor(&config), tree::transport_supervisor(&config));
         // Only hooks ask for dropped messages by topic.
         let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
         let sessions = Sessions::new(Topics::new(engine, topic_supervisor));
-        let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks);
+        let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks, tls);
         Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default() })
     }
 
@@ -49,6 +51,10 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.draining.begin();
         self.endpoints.iter().for_each(|endpoint| endpoint.close());
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.handshakes.close();
+        }
         self.topics.table.close().iter().for_each(|topic| topic.shut_down(&self.senders));
         self.tracer.close();
     }

@@ -11,6 +11,8 @@ use super::memory;
 use super::shared::Shared;
 use crate::config::Config;
 use crate::connection::acceptor::{Acceptor, Endpoint};
+#[cfg(feature = "tls")]
+use crate::connection::tls;
 use crate::connection::{Connections, heartbeat};
 use crate::hooks;
 use crate::session::proxy_mapper::ProxyMapper;
@@ -43,6 +45,7 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
         (shared.config.memory_budget_bytes > 0).then(|| task("memory_keeper", home, shared, memory::run)),
         observer(shared),
         Some(ChildSpec::dynamic(&shared.transport_supervisor)),
+        tls_handshakes(connections),
         application.map(|(application, _)| application),
     ];
     let acceptors = shared.endpoints.iter().map(|endpoint| Some(acceptor(endpoint, home, connections)));
@@ -90,6 +93,17 @@ where
         }
     };
     ChildSpec::task(name, run).shutdown(Shutdown::BrutalKill).place(home.clone())
+}
+
+/// The threads for TLS handshakes, if a listener speaks TLS.
+fn tls_handshakes(connections: &Arc<Connections>) -> Option<ChildSpec> {
+    #[cfg(feature = "tls")]
+    return connections.tls.as_ref().map(|_| ChildSpec::supervisor(tls::handshakes::supervisor(connections)));
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = connections;
+        None
+    }
 }
 
 /// The actor of a listener.

@@ -297,7 +297,7 @@ fn config(chance: &Chance) -> Config {
 fn websocket(janus: &Janus) -> Arc<Origin> {
     let codec: Arc<dyn Codec> = Arc::new(WebSocket);
     let codec_id = janus.tables().codecs().register(&codec).expect("it is the second");
-    Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None })
+    Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None, tls: None })
 }
 
 const CLIENTS: usize = 40;
@@ -339,7 +339,7 @@ impl World {
     async fn start(chance: &Chance, place: &Place) -> (Janus, Config) {
         let config = config(chance);
         config.validate().expect("these settings are allowed");
-        let shared = Shared::new(config.clone(), place.clone(), Arc::default(), Vec::new(), None);
+        let shared = Shared::new(config.clone(), place.clone(), Arc::default(), Vec::new(), None, None);
         let senders = senders(&shared, chance);
         let janus =
             builder::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
@@ -365,7 +365,7 @@ impl World {
     }
 
     fn connect_classic(&mut self) -> Classic {
-        let origin = Origin::classic(self.janus.tables().codecs(), true);
+        let origin = Origin::classic(self.janus.tables().codecs(), true, None);
         Classic::new(self.accept(origin))
     }
 
@@ -376,7 +376,7 @@ impl World {
         let addr = SocketAddr::from(([10, 0, (number >> 16) as u8, (number >> 8) as u8], number as u16));
         let capacity = self.chance.pick(&[64, 200, 700, 2_000]);
         let (server, peer) = memory::pair(addr, capacity, self.chance.clone());
-        acceptor::serve(self.janus.tables(), server.into(), addr.into(), &origin);
+        acceptor::serve(self.janus.tables(), server.into(), addr.into(), &origin, None);
         self.trace.note("connect", number, capacity, usize::from(origin.codec_id));
         Line::new(number, addr, peer)
     }
@@ -400,12 +400,12 @@ mod tests {
         runtime().block_on(async {
             let (chance, place) = (Chance::new(1), Place::here());
             let config = Config { heartbeat_interval: Duration::from_secs(2), listen: Vec::new(), ..Config::default() };
-            let shared = Shared::new(config, place.clone(), Arc::default(), Vec::new(), None);
+            let shared = Shared::new(config, place.clone(), Arc::default(), Vec::new(), None, None);
             let senders = senders(&shared, &chance);
             let janus = builder::start(shared, senders, place, None, &Default::default()).await.unwrap();
             let addr = SocketAddr::from(([10, 0, 0, 1], 1));
             let (server, peer) = memory::pair(addr, 64, chance.clone());
-            acceptor::serve(janus.tables(), server.into(), addr.into(), &websocket(&janus));
+            acceptor::serve(janus.tables(), server.into(), addr.into(), &websocket(&janus), None);
             let (mut decoder, mut seen) = (ServerDecoder::new(), Vec::new());
             let mut read = || {
                 let mut bytes = Vec::new();

@@ -22,10 +22,15 @@ pub(super) enum Access {
 }
 
 impl Access {
-    pub(super) fn new(api_key: &ApiKey, http_listen: &[SocketAddr], origins: AllowedOrigins) -> Self {
+    /// `addresses` are those of the HTTP port, with and without TLS.
+    pub(super) fn new<'a>(
+        api_key: &ApiKey,
+        mut addresses: impl Iterator<Item = &'a SocketAddr>,
+        origins: AllowedOrigins,
+    ) -> Self {
         if api_key.reveal().is_some() {
             Self::Key(api_key.clone())
-        } else if http_listen.iter().all(|&addr| Peer::from(addr).is_local()) {
+        } else if addresses.all(|&addr| Peer::from(addr).is_local()) {
             Self::ThisMachine(origins)
         } else {
             Self::Closed
@@ -93,7 +98,7 @@ mod tests {
 
     fn access(key: &str, listen: &[&str]) -> Access {
         let listen: Vec<SocketAddr> = listen.iter().map(|addr| addr.parse().unwrap()).collect();
-        Access::new(&ApiKey::new(key), &listen, AllowedOrigins::new(["http://app.example"]))
+        Access::new(&ApiKey::new(key), listen.iter(), AllowedOrigins::new(["http://app.example"]))
     }
 
     fn status(access: &Access, headers: &[(&str, &str)]) -> u16 {

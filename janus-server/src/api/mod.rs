@@ -97,7 +97,7 @@ impl Api {
         let origins = AllowedOrigins::new(core.allowed_origins.iter().map(String::as_str));
         Self {
             janus,
-            access: Access::new(&settings.api_key, &core.http_listen, origins),
+            access: Access::new(&settings.api_key, core.http_listen.iter().chain(&core.https_listen), origins),
             max_body_bytes: core.max_frame_bytes,
             max_topic_bytes: core.max_topic_bytes,
             read_timeout: core.frame_timeout,

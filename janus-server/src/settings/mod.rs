@@ -44,7 +44,7 @@ janus_core::settings! {
     pub(crate) struct Settings {
         "HTTP" {
             /// Key of the HTTP API, sent by its clients as `Authorization: Bearer KEY`. Without a key the API is served
-            /// only if every address of `http_listen` is on loopback, and never to requests passed on by a proxy. The
+            /// only if every address of `http_listen` and `https_listen` is on loopback, and never to requests passed on by a proxy. The
             /// key is never printed, and has no flag, because every user of a machine can read its command lines.
             api_key: ApiKey = ApiKey::default(), secret(
                 ApiKey::accepts,
@@ -75,7 +75,8 @@ impl Settings {
     fn validate(&self) -> Result<(), ConfigError> {
         self.core.validate()?;
         self.check_each()?;
-        if self.core.listen.is_empty() && self.core.http_listen.is_empty() {
+        let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
+        if [listen, tls_listen, http_listen, https_listen].iter().all(|addresses| addresses.is_empty()) {
             return Err(ConfigError {
                 key: "http_listen".into(),
                 value: "[]".to_owned(),

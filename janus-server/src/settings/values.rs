@@ -1,5 +1,6 @@
 //! Values from the text of variables and flags, from TOML, and back to TOML.
 
+use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ pub(super) fn parse(kind: &Kind, texts: &[String]) -> Option<Value> {
     let texts = if texts == [""] { &[] } else { texts };
     let text = texts.last().map_or("", |text| text.trim());
     Some(match kind {
-        Kind::Origins { .. } => Value::Texts(texts.to_vec()),
+        Kind::Origins { .. } | Kind::Paths => Value::Texts(texts.to_vec()),
         Kind::Addresses => {
             let addresses: Option<Vec<Vec<SocketAddr>>> = texts.iter().map(|text| addresses(text)).collect();
             Value::Addresses(addresses?.concat())
@@ -21,14 +22,14 @@ pub(super) fn parse(kind: &Kind, texts: &[String]) -> Option<Value> {
         Kind::Bytes(_) => Value::Number(size(text)?),
         Kind::Duration(_) => Value::Duration(duration(text)?),
         Kind::Boolean => Value::Boolean(text.parse().ok()?),
-        Kind::OneOf { .. } | Kind::Secret { .. } => Value::Text(text.to_owned()),
+        Kind::OneOf { .. } | Kind::Path | Kind::Secret { .. } => Value::Text(text.to_owned()),
     })
 }
 
 /// Reads a value of the file, where types must fit: a number is not written as a string there.
 pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
     match (kind, value) {
-        (Kind::Addresses | Kind::Origins { .. }, DeValue::Array(items)) => {
+        (Kind::Addresses | Kind::Origins { .. } | Kind::Paths, DeValue::Array(items)) => {
             let texts: Option<Vec<String>> =
                 items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
             parse(kind, &texts?)
@@ -40,6 +41,8 @@ pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
         (
             Kind::Addresses
             | Kind::Origins { .. }
+            | Kind::Path
+            | Kind::Paths
             | Kind::Secret { .. }
             | Kind::Bytes(_)
             | Kind::Duration(_)
@@ -56,7 +59,7 @@ pub(super) fn toml(kind: &Kind, value: &Value) -> String {
         Value::Text(text) if matches!(kind, Kind::Secret { .. }) => {
             if text.is_empty() { "\"\"" } else { HIDDEN }.to_owned()
         }
-        Value::Text(text) => format!("\"{text}\""),
+        Value::Text(text) => quoted(text),
         Value::Texts(texts) => quoted_list(texts),
         Value::Addresses(addresses) => quoted_list(addresses),
         Value::Number(bytes) if matches!(kind, Kind::Bytes(_)) => {
@@ -73,8 +76,24 @@ pub(super) fn toml(kind: &Kind, value: &Value) -> String {
 }
 
 fn quoted_list(items: &[impl ToString]) -> String {
-    let quoted: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
+    let quoted: Vec<String> = items.iter().map(|item| quoted(&item.to_string())).collect();
     format!("[{}]", quoted.join(", "))
+}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            _ if character.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(character));
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// The first address with an earlier entry in the list. Port 0 may be repeated, as the system chooses a new port each
@@ -136,6 +155,15 @@ const UNITS: &[(&str, usize)] = &[("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B"
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_written_as_a_string_of_toml() {
+        for path in ["/etc/janus/cert.pem", "C:\\keys\\\"mine\".pem", "a\u{7}\tb", "schlüssel.pem"] {
+            let text = format!("path = {}", toml(&Kind::path(), &Value::Text(path.to_owned())));
+            let table = toml::de::DeTable::parse(&text).unwrap().into_inner();
+            assert_eq!(table["path"].get_ref().as_str(), Some(path), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_and_durations_are_read_with_their_units() {

@@ -29,6 +29,7 @@ impl Transport {
         let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
         let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
         (request.auth, request.request) = (open.auth.take(), open.request.take());
+        request.tls = self.tls.take();
         let asked =
             request.request.as_ref().map_or(0, |head| head.memory()) + request.auth.as_ref().map_or(0, String::len);
         let answer = hooks.authenticate(request);

@@ -23,7 +23,8 @@ use crate::wire::{Peer, TopicName};
 fn connections(config: Config) -> Arc<Connections> {
     let engine = Engine::new(Ground::new(config, Place::here()), Arc::<Codecs>::default(), false);
     let sessions = Sessions::new(Topics::new(engine, DynamicSupervisor::new("topics")));
-    let connections = Connections::new(Arc::new(sessions), Vec::new(), DynamicSupervisor::new("transports"), None);
+    let connections =
+        Connections::new(Arc::new(sessions), Vec::new(), DynamicSupervisor::new("transports"), None, None);
     let connections = Arc::new(connections);
     // As the tree does: connections wait for a turn and for a portion of work.
     let keeper = Arc::clone(&connections);
@@ -42,7 +43,7 @@ impl Client {
     /// A greeted client; without a place, a guest.
     async fn greeted(shared: &Arc<Connections>, has_place: bool) -> Self {
         let (pipe, server) = tokio::io::duplex(1024);
-        let origin = Origin::classic(shared.codecs(), true);
+        let origin = Origin::classic(shared.codecs(), true, None);
         let link = Stream::new(Box::pin(server), Peer::Local);
         let account = shared.accounts.of(Peer::Local);
         let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);

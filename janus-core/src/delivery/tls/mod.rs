@@ -29,8 +29,9 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::link;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the listeners that serve handshakes come next"))]
-pub(crate) use handshake::{Established, HandshakeError, accept, prepare};
+#[cfg(test)]
+pub(crate) use handshake::HandshakeError;
+pub(crate) use handshake::{Established, accept, prepare};
 pub use passed::PassedTls;
 pub(crate) use session::Session;
 use session::{MAX_PLAINTEXT, MAX_RECORD_IN, MAX_RECORD_OUT};

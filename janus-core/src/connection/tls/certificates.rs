@@ -1,0 +1,393 @@
+//! The certificates of the TLS listeners, with their keys, and the authorities for certificates of clients.
+//!
+//! The files are read before any port is bound, and again at each reload. A reload replaces only what it could read
+//! whole: a pair of certificate and key that is missing, malformed or mismatched leaves the earlier pair in place. Open
+//! connections keep the keys of their own handshake.
+//!
+//! The provider of cryptography is named in each configuration. A program with a default provider of its own keeps it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier, version};
+
+use super::TlsPort;
+use crate::config::{ClientCertificates, Config, TlsVersion};
+use crate::delivery::tls;
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", file.display())]
+    Unreadable {
+        /// The path from the settings.
+        file: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// A file has other content than expected.
+    #[error("{}: expected {expected}: {reason}", file.display())]
+    Malformed {
+        /// The path from the settings.
+        file: PathBuf,
+        /// The expected content.
+        expected: &'static str,
+        /// What is wrong with the content.
+        reason: String,
+    },
+    /// The key is not the key of the certificate.
+    #[error(
+        "the key in {} is not the key of the first certificate in {}; the server's own certificate comes first",
+        key.display(),
+        certificate.display()
+    )]
+    Mismatched {
+        /// The path of the certificate.
+        certificate: PathBuf,
+        /// The path of the key.
+        key: PathBuf,
+    },
+    /// TLS cannot be set up for another reason, such as a system without random numbers.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+}
+
+const CERTIFICATES: &str = "certificates in PEM, the server's own certificate first";
+const KEY: &str = "a private key in PEM, without a password";
+const AUTHORITIES: &str = "certificates of authorities in PEM";
+
+/// The certificates in use. Each handshake takes the configuration of its moment.
+pub(crate) struct Certificates {
+    served: RwLock<Served>,
+    /// `None` if the embedder brings its own configuration, which no reload touches.
+    source: Option<Source>,
+}
+
+/// The files of the certificates, and the settings with an influence on handshakes.
+struct Source {
+    pairs: Vec<(PathBuf, PathBuf)>,
+    authorities: Option<PathBuf>,
+    clients: ClientCertificates,
+    oldest: TlsVersion,
+    provider: Arc<CryptoProvider>,
+}
+
+struct Served {
+    classic: Arc<ServerConfig>,
+    http: Arc<ServerConfig>,
+    /// For the next reload, unless the embedder brings its own configuration.
+    loaded: Option<Loaded>,
+}
+
+impl Served {
+    fn new(mut config: ServerConfig, http_protocols: Vec<Vec<u8>>, loaded: Option<Loaded>) -> Self {
+        tls::prepare(&mut config);
+        config.alpn_protocols.clear();
+        let mut http = config.clone();
+        http.alpn_protocols = http_protocols;
+        Self { classic: Arc::new(config), http: Arc::new(http), loaded }
+    }
+}
+
+/// The content of the files.
+#[derive(Clone)]
+struct Loaded {
+    pairs: Vec<Arc<CertifiedKey>>,
+    authorities: Option<Arc<RootCertStore>>,
+    ticketer: Arc<dyn ProducesTickets>,
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = self.source.as_ref().map(|source| &source.pairs);
+        f.debug_struct("Certificates").field("files", &files).finish_non_exhaustive()
+    }
+}
+
+impl Certificates {
+    /// Reads the files of the settings.
+    pub(crate) fn load(config: &Config) -> Result<Self, CertificateError> {
+        let source = Source {
+            pairs: config.tls_cert.iter().cloned().zip(config.tls_key.iter().cloned()).collect(),
+            authorities: config.tls_client_ca.clone().filter(|_| config.tls_client != ClientCertificates::Off),
+            clients: config.tls_client,
+            oldest: config.tls_min_version,
+            provider: Arc::new(aws_lc_rs::default_provider()),
+        };
+        let pairs = source.pairs.iter().map(|(certificate, key)| read_pair(certificate, key, &source.provider));
+        let loaded = Loaded {
+            pairs: pairs.collect::<Result<_, _>>()?,
+            authorities: source.authorities.as_deref().map(read_authorities).transpose()?,
+            ticketer: ticketer()?,
+        };
+        Ok(Self { served: RwLock::new(source.serve(loaded)?), source: Some(source) })
+    }
+
+    /// Serves the configuration of the embedder. For the HTTP port, `http/1.1` is negotiated unless the configuration
+    /// names protocols.
+    pub(crate) fn of_embedder(config: &ServerConfig) -> Self {
+        let config = config.clone();
+        let http = if config.alpn_protocols.is_empty() { vec![HTTP.to_vec()] } else { config.alpn_protocols.clone() };
+        Self { served: RwLock::new(Served::new(config, http, None)), source: None }
+    }
+
+    /// The configuration for a handshake that begins now.
+    pub(crate) fn config(&self, port: TlsPort) -> Arc<ServerConfig> {
+        let served = self.served.read();
+        Arc::clone(match port {
+            TlsPort::Classic => &served.classic,
+            TlsPort::Http => &served.http,
+        })
+    }
+
+    /// Reads the files again. An error leaves the earlier pair, or the earlier authorities, in place.
+    ///
+    /// # Errors
+    ///
+    /// All errors, in the order of the settings.
+    pub(crate) fn reload(&self) -> Result<(), Vec<CertificateError>> {
+        let Some(source) = &self.source else { return Ok(()) };
+        // Handshakes continue while the files are read.
+        let Some(earlier) = self.served.read().loaded.clone() else { return Ok(()) };
+        let (mut loaded, mut errors) = (earlier.clone(), Vec::new());
+        for ((certificate, key), pair) in source.pairs.iter().zip(&mut loaded.pairs) {
+            match read_pair(certificate, key, &source.provider) {
+                Ok(read) => *pair = read,
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(file) = &source.authorities {
+            match read_authorities(file) {
+                Ok(read) => loaded.authorities = Some(read),
+                Err(error) => errors.push(error),
+            }
+        }
+        // A resumed session is not verified again. So tickets from before must not outlive a change of authorities.
+        let tickets_hold = anchors(&earlier) == anchors(&loaded);
+        let ticketer = if tickets_hold { Ok(Arc::clone(&loaded.ticketer)) } else { ticketer() };
+        match ticketer.and_then(|ticketer| source.serve(Loaded { ticketer, ..loaded })) {
+            Ok(new) => *self.served.write() = new,
+            Err(error) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+/// The authorities that decide about certificates of clients.
+fn anchors(loaded: &Loaded) -> Option<&[TrustAnchor<'static>]> {
+    loaded.authorities.as_ref().map(|authorities| &*authorities.roots)
+}
+
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, CertificateError> {
+    aws_lc_rs::Ticketer::new().map_err(|error| CertificateError::Tls(error.to_string()))
+}
+
+/// The name of HTTP/1.1 in ALPN. HTTP/2 is not offered: there the queue, the policy for slow consumers and the direct
+/// path would all be per stream.
+const HTTP: &[u8] = b"http/1.1";
+
+impl Source {
+    fn serve(&self, loaded: Loaded) -> Result<Served, CertificateError> {
+        let versions: &[&SupportedProtocolVersion] = match self.oldest {
+            TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
+            TlsVersion::V1_3 => &[&version::TLS13],
+        };
+        let builder: ConfigBuilder<ServerConfig, WantsVerifier> =
+            ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+                .with_protocol_versions(versions)
+                .map_err(|error| CertificateError::Tls(error.to_string()))?;
+        let builder = match &loaded.authorities {
+            Some(authorities) => builder.with_client_cert_verifier(self.verifier(authorities)?),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName(loaded.pairs.clone())));
+        config.ticketer = Arc::clone(&loaded.ticketer);
+        // Clients without tickets make a full handshake; the server remembers no sessions.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Served::new(config, vec![HTTP.to_vec()], Some(loaded)))
+    }
+
+    fn verifier(&self, authorities: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(&self.provider));
+        let builder = match self.clients {
+            ClientCertificates::Required => builder,
+            ClientCertificates::Off | ClientCertificates::Optional => builder.allow_unauthenticated(),
+        };
+        builder.build().map_err(|error| CertificateError::Tls(error.to_string()))
+    }
+}
+
+/// The first pair whose certificate has the name that the client asks for, and otherwise the first of all.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let Self(pairs) = self;
+        let name = hello.server_name().filter(|_| pairs.len() > 1).and_then(|name| ServerName::try_from(name).ok());
+        let named = name.and_then(|name| pairs.iter().find(|pair| has_name(pair, &name)));
+        named.or_else(|| pairs.first()).cloned()
+    }
+}
+
+fn has_name(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let certificate = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
+    certificate.is_ok_and(|certificate| rustls::client::verify_server_name(&certificate, name).is_ok())
+}
+
+fn read_pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let chain = read_certificates(certificate, CERTIFICATES)?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| malformed(key, KEY, &words(&error)))?;
+    warn_of_readers(key);
+    // The key comes first, because an error about the key does not concern the certificate's file.
+    let signing = provider.key_provider.load_private_key(private).map_err(|error| malformed(key, KEY, &error))?;
+    let pair = CertifiedKey::new(chain, signing);
+    match pair.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(pair)),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(CertificateError::Mismatched { certificate: certificate.into(), key: key.into() })
+        }
+        Err(error) => Err(malformed(certificate, CERTIFICATES, &error)),
+    }
+}
+
+fn read_authorities(file: &Path) -> Result<Arc<RootCertStore>, CertificateError> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in read_certificates(file, AUTHORITIES)? {
+        authorities.add(certificate).map_err(|error| malformed(file, AUTHORITIES, &error))?;
+    }
+    Ok(Arc::new(authorities))
+}
+
+/// At least one certificate.
+fn read_certificates(file: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let text = read(file)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates = certificates.map_err(|error| malformed(file, expected, &words(&error)))?;
+    match certificates.is_empty() {
+        true => Err(malformed(file, expected, &words(&pem::Error::NoItemsFound))),
+        false => Ok(certificates),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, CertificateError> {
+    fs::read(file).map_err(|source| CertificateError::Unreadable { file: file.into(), source })
+}
+
+fn malformed(file: &Path, expected: &'static str, reason: &dyn fmt::Display) -> CertificateError {
+    CertificateError::Malformed { file: file.into(), expected, reason: reason.to_string() }
+}
+
+/// An error of PEM, without the words that only name a type of Rust.
+fn words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "the file has none".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A key readable by every user of the machine is no secret.
+#[cfg(unix)]
+fn warn_of_readers(key: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const OTHERS_READ: u32 = 0o004;
+    if fs::metadata(key).is_ok_and(|file| file.permissions().mode() & OTHERS_READ != 0) {
+        log::warn!(
+            "{}: every user of this machine can read the private key; take the right away with chmod o-r",
+            key.display()
+        );
+    }
+}
+
+#[cfg(not(unix))]
+fn warn_of_readers(_: &Path) {}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey as Made, generate_simple_self_signed};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn made(name: &str) -> (String, String) {
+        let Made { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
+        (cert.pem(), signing_key.serialize_pem())
+    }
+
+    /// Settings whose files are in a folder, each under the name of its key.
+    fn settings(folder: &TempDir, files: &[(&str, &str)]) -> Config {
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let path = |name: &str| folder.path().join(name);
+        Config { tls_cert: vec![path("cert")], tls_key: vec![path("key")], ..Config::default() }
+    }
+
+    /// The error without the folder's name.
+    fn error(folder: &TempDir, config: &Config) -> String {
+        let error = Certificates::load(config).unwrap_err().to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    fn served(certificates: &Certificates) -> Vec<u8> {
+        let served = certificates.served.read();
+        served.loaded.as_ref().unwrap().pairs[0].cert[0].to_vec()
+    }
+
+    #[test]
+    fn a_key_may_be_in_the_file_of_its_certificate_with_windows_line_ends() {
+        let folder = TempDir::new().unwrap();
+        let (cert, key) = made("a.example");
+        let both = format!("{key}{cert}").replace('\n', "\r\n");
+        let config = settings(&folder, &[("cert", &both), ("key", &both)]);
+        Certificates::load(&config).unwrap();
+    }
+
+    #[test]
+    fn an_error_names_the_file_and_the_expected_content() {
+        let folder = TempDir::new().unwrap();
+        let ((cert, key), (other, _)) = (made("a.example"), made("b.example"));
+        let config = settings(&folder, &[("cert", &cert)]);
+        assert!(error(&folder, &config).starts_with("cannot read key: "));
+        settings(&folder, &[("key", &cert)]);
+        assert_eq!(error(&folder, &config), format!("key: expected {KEY}: the file has none"));
+        settings(&folder, &[("key", &key), ("cert", "nonsense")]);
+        assert_eq!(error(&folder, &config), format!("cert: expected {CERTIFICATES}: the file has none"));
+        settings(&folder, &[("cert", &format!("{other}{cert}"))]);
+        let expected =
+            "the key in key is not the key of the first certificate in cert; the server's own certificate comes first";
+        assert_eq!(error(&folder, &config), expected);
+    }
+
+    #[test]
+    fn a_reload_replaces_a_good_pair_and_keeps_the_earlier_pair_otherwise() {
+        let folder = TempDir::new().unwrap();
+        let ((cert, key), (new_cert, new_key)) = (made("a.example"), made("b.example"));
+        let config = settings(&folder, &[("cert", &cert), ("key", &key)]);
+        let certificates = Certificates::load(&config).unwrap();
+        let first = served(&certificates);
+        // A certificate is written before its key.
+        settings(&folder, &[("cert", &new_cert)]);
+        let errors = certificates.reload().unwrap_err();
+        assert!(matches!(errors[..], [CertificateError::Mismatched { .. }]), "{errors:?}");
+        assert_eq!(served(&certificates), first);
+        settings(&folder, &[("key", &new_key)]);
+        certificates.reload().unwrap();
+        assert_ne!(served(&certificates), first);
+    }
+}

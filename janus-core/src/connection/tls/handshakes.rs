@@ -1,0 +1,312 @@
+//! The handshakes of TLS connections, on threads of their own: a handshake takes a core for some 160 µs, and on the home
+//! arbiter a crowd of returning clients would hold up every message.
+//!
+//! A handshake has `frame_timeout`, and there are at most `max_handshakes` of them, waiting for a thread or under way.
+//! While all are taken, the Acceptors leave connections in the backlog. A handshake that has lasted for a quarter of
+//! `frame_timeout` may be cut to make room: the oldest of the address with most handshakes. So an address with many silent
+//! connections crowds out its own handshakes.
+//!
+//! The connection takes a place of `max_connections` after the handshake, as a plain connection does after the accept.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, timeout};
+
+use super::TlsPort;
+use crate::accounts::Address;
+use crate::connection::Connections;
+use crate::connection::acceptor;
+use crate::connection::crowd::Crowd;
+use crate::connection::listener::Origin;
+use crate::delivery::Link;
+use crate::delivery::tls::{self, Established, Tls};
+use crate::hooks::TlsClient;
+use crate::supervision::{self, BoxError, ChildSpec, Strategy, Supervisor};
+use crate::wire::Peer;
+
+/// How long, and for how many bytes, a client of a failed handshake may still send before the connection is closed.
+/// Closing with unread bytes would reset the connection, and the alert with the reason would be lost.
+const LINGER: Duration = Duration::from_millis(250);
+const LINGER_BYTES: usize = 64 * 1_024;
+
+/// All handshakes of an instance.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    listed: Mutex<Listed>,
+    offered: Notify,
+    /// The threads not joined yet: at most one for each task, and the threads dead since the last start.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    waiting: VecDeque<Handshake>,
+    /// The waiting handshakes, and the handshakes taken by a thread.
+    all: Crowd<Begun>,
+    last: u64,
+    /// The instance has ended, and no thread will come.
+    is_closed: bool,
+}
+
+/// A listed handshake.
+#[derive(Debug)]
+struct Begun {
+    at: Instant,
+    /// Cuts the handshake when dropped.
+    _cut: oneshot::Sender<()>,
+}
+
+/// A connection before its handshake.
+#[derive(Debug)]
+struct Handshake {
+    socket: std::net::TcpStream,
+    peer: Peer,
+    origin: Arc<Origin>,
+    port: TlsPort,
+    place: Place,
+    /// Ready when the handshake is to be cut.
+    cut: oneshot::Receiver<()>,
+}
+
+/// The place of a handshake in the list, given back by the drop.
+#[derive(Debug)]
+struct Place {
+    connections: Arc<Connections>,
+    address: Address,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(tls) = &self.connections.tls {
+            tls.handshakes.listed.lock().all.remove(self.address, self.number);
+        }
+    }
+}
+
+impl Handshakes {
+    /// How many more handshakes may begin, if there may be `most`. With no room left, an old handshake may be cut.
+    pub(crate) fn room(&self, most: usize, frame_timeout: Duration) -> usize {
+        let mut listed = self.listed.lock();
+        let room = most.saturating_sub(listed.all.len());
+        if room > 0 {
+            return room;
+        }
+        let is_old = |begun: &Begun| begun.at.elapsed() >= frame_timeout / 4;
+        let cut = listed.all.take_first_if(is_old);
+        drop(listed);
+        usize::from(cut.is_some())
+    }
+
+    /// Queues a connection for its handshake. Called on the home arbiter, in whose reactor the socket is.
+    pub(crate) fn begin(
+        &self,
+        connections: &Arc<Connections>,
+        socket: TcpStream,
+        peer: Peer,
+        origin: &Arc<Origin>,
+        port: TlsPort,
+    ) {
+        let socket = match socket.into_std() {
+            Ok(socket) => socket,
+            Err(error) => return log::debug!("{peer}: closed, the socket cannot be moved to another thread: {error}"),
+        };
+        let address = Address::of(peer);
+        let (sender, cut) = oneshot::channel();
+        let mut listed = self.listed.lock();
+        if listed.is_closed {
+            return;
+        }
+        listed.last += 1;
+        let number = listed.last;
+        listed.all.add(address, number, Begun { at: Instant::now(), _cut: sender });
+        let place = Place { connections: Arc::clone(connections), address, number };
+        listed.waiting.push_back(Handshake { socket, peer, origin: Arc::clone(origin), port, place, cut });
+        drop(listed);
+        self.offered.notify_one();
+    }
+
+    async fn next(&self) -> Handshake {
+        loop {
+            let next = self.listed.lock().waiting.pop_front();
+            match next {
+                Some(next) => return next,
+                None => self.offered.notified().await,
+            }
+        }
+    }
+
+    /// Carries out handshakes on the calling thread, until `stopped` is ready.
+    fn serve(&self, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let tasks = LocalSet::new();
+        let work = async {
+            loop {
+                let handshake = self.next().await;
+                tokio::task::spawn_local(handshake.run());
+                // Handshakes under way come before further handshakes, which another thread may take.
+                tokio::task::yield_now().await;
+            }
+        };
+        tasks.block_on(&runtime, async {
+            tokio::select! {
+                _ = stopped => {}
+                () = work => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Keeps a thread to be joined at the end.
+    fn keep(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
+    /// Waits for the threads, which end with the tree.
+    pub(crate) fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// Closes the connections that wait for a thread, because no thread will come any more.
+    pub(crate) fn close(&self) {
+        let mut listed = self.listed.lock();
+        listed.is_closed = true;
+        let waiting = std::mem::take(&mut listed.waiting);
+        // The places are given back with the lock free.
+        drop(listed);
+        drop(waiting);
+    }
+}
+
+impl Handshake {
+    async fn run(self) {
+        let Self { socket, peer, origin, port, place, cut } = self;
+        let connections = Arc::clone(&place.connections);
+        let Some(tls) = &connections.tls else { return };
+        let config = tls.certificates.config(port);
+        let shake = async {
+            let socket = TcpStream::from_std(socket).map_err(|error| error.to_string())?;
+            let limit = connections.config.frame_timeout;
+            match timeout(limit, tls::accept(&socket, config)).await {
+                Ok(Ok(established)) => Ok((socket, established)),
+                Ok(Err(error)) => {
+                    let error = error.to_string();
+                    linger(socket).await;
+                    Err(error)
+                }
+                Err(_) => Err(format!("not completed within frame_timeout ({limit:?})")),
+            }
+        };
+        let result = tokio::select! {
+            result = shake => result,
+            _ = cut => Err("cut to make room for others".to_owned()),
+        };
+        let counters = &connections.counters;
+        match result {
+            Ok((socket, established)) => {
+                counters.tls_handshakes.fetch_add(1, Ordering::Relaxed);
+                go_home(socket, established, peer, origin, place);
+            }
+            Err(error) => {
+                counters.tls_handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                log::debug!("{peer}: TLS handshake failed: {error}");
+            }
+        }
+    }
+}
+
+/// Gives a connection to the home arbiter, to be served like a plain connection. A connection that arrives during a
+/// drain is closed.
+fn go_home(socket: TcpStream, established: Established, peer: Peer, origin: Arc<Origin>, place: Place) {
+    let connections = Arc::clone(&place.connections);
+    let Established { session, alpn, server_name, client_certificate } = established;
+    let link = Link::Tls(Box::new(Tls::new(socket, session)));
+    if connections.is_draining() {
+        return link.shut_down();
+    }
+    let stream = match link.leave_reactor() {
+        Ok(stream) => stream,
+        Err(error) => return log::debug!("{peer}: closed, the socket cannot be moved to another thread: {error}"),
+    };
+    let client = TlsClient { certificate: client_certificate, server_name, protocol: alpn };
+    // Only hooks ask for this.
+    let client = connections.hooks.is_some().then(|| Box::new(client));
+    let home = connections.home.clone();
+    let served = home.run(move || match Link::enter_reactor(stream, peer) {
+        Ok(link) => {
+            acceptor::serve(&connections, link, peer, &origin, client);
+            drop(place);
+        }
+        Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
+    });
+    if served.is_err() {
+        log::debug!("{peer}: closed after the TLS handshake, because the home arbiter is far behind");
+    }
+}
+
+/// Lets a client read the alert about its failed handshake.
+async fn linger(socket: TcpStream) {
+    let _ = SockRef::from(&socket).shutdown(Shutdown::Write);
+    let mut left = LINGER_BYTES;
+    let mut piece = [0; 1_024];
+    let read_to_the_end = async {
+        while left > 0 && socket.readable().await.is_ok() {
+            match socket.try_read(&mut piece) {
+                Ok(0) => return,
+                Ok(length) => left = left.saturating_sub(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER, read_to_the_end).await;
+}
+
+/// The handshake threads as children of the tree: a task for each starts the thread and ends with it.
+///
+/// A crashed thread loses its own handshakes, and their clients try again, so the budget is generous.
+pub(crate) fn supervisor(connections: &Arc<Connections>) -> Supervisor {
+    let handshakes = Supervisor::new("tls_handshakes", Strategy::OneForOne).intensity(20, Duration::from_secs(60));
+    (1..=connections.config.tls_handshake_threads).fold(handshakes, |handshakes, number| {
+        let connections = Arc::clone(connections);
+        let run = move || run(Arc::clone(&connections), number);
+        handshakes.child(ChildSpec::task(format!("tls {number}"), run).shutdown(supervision::Shutdown::BrutalKill))
+    })
+}
+
+async fn run(connections: Arc<Connections>, number: usize) -> Result<(), BoxError> {
+    let Some(tls) = &connections.tls else { return Ok(()) };
+    // Dropped even if this task is killed: the thread must not run on without the supervisor's knowledge.
+    let (_stop, stopped) = oneshot::channel();
+    let (ended, end) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(format!("janus-tls-{number}")).spawn({
+        let tls = Arc::clone(tls);
+        move || {
+            let _ = ended.send(catch_unwind(AssertUnwindSafe(|| tls.handshakes.serve(stopped))));
+        }
+    })?;
+    tls.handshakes.keep(thread);
+    match end.await {
+        Ok(Ok(served)) => Ok(served?),
+        // The supervisor is to see the thread's panic as the panic of a child.
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_) => Err("the thread vanished".into()),
+    }
+}

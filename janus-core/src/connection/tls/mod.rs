@@ -1,0 +1,47 @@
+//! TLS listeners: the certificates they serve, and the handshakes of their connections.
+//!
+//! An Acceptor hands each connection of a TLS listener to the [handshake threads](handshakes), and the home arbiter
+//! receives the connection when the handshake is complete. From then on a TLS connection is like a plain connection:
+//! the delivery encrypts (`delivery/tls/`).
+//!
+//! | file | kind | owns |
+//! |---|---|---|
+//! | `mod.rs` | table | [`Tls`]: what the TLS listeners of an instance share |
+//! | `certificates.rs` | table | certificates, keys and authorities, as they were read last |
+//! | `handshakes.rs` | threads | the handshakes under way, their limit and their order of making room |
+//!
+//! Without the feature `tls` no instance has TLS listeners, and [`Tls`] has no values.
+
+#[cfg(feature = "tls")]
+pub(crate) mod certificates;
+#[cfg(feature = "tls")]
+pub(crate) mod handshakes;
+
+/// The protocol of the clients of a TLS listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsPort {
+    /// A protocol that ALPN has no name for: nothing is negotiated.
+    Classic,
+    /// `http/1.1` is negotiated with clients that know ALPN.
+    Http,
+}
+
+/// What the TLS listeners of an instance share.
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+pub(crate) struct Tls {
+    pub(crate) certificates: certificates::Certificates,
+    pub(crate) handshakes: handshakes::Handshakes,
+}
+
+#[cfg(feature = "tls")]
+impl Tls {
+    pub(crate) fn new(certificates: certificates::Certificates) -> Self {
+        Self { certificates, handshakes: handshakes::Handshakes::default() }
+    }
+}
+
+/// No value: without the feature `tls` no instance has TLS listeners.
+#[cfg(not(feature = "tls"))]
+#[derive(Debug)]
+pub(crate) enum Tls {}

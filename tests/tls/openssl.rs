@@ -1,0 +1,51 @@
+//! The command `openssl` as a client: versions of TLS that rustls itself does not speak.
+
+use std::process::{Command, Output, Stdio};
+
+use janus_core::{Config, TlsVersion};
+
+use super::Server;
+
+/// Runs `openssl s_client` to the end.
+async fn client(server: &Server, arguments: &'static [&'static str]) -> Output {
+    let addr = server.tls.to_string();
+    tokio::task::spawn_blocking(move || {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &addr]).args(arguments).stdin(Stdio::null());
+        command.output().expect("openssl is installed")
+    })
+    .await
+    .unwrap()
+}
+
+/// The line about the result, such as `New, TLSv1.3, Cipher is TLS_AES_256_GCM_SHA384`.
+fn agreed(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().find(|line| line.contains("Cipher is ")).unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn old_versions_and_weak_ciphers_are_refused() {
+    let server = Server::start(|config, _| config).await;
+    for (arguments, expected) in [
+        (&["-tls1_3"][..], "TLSv1.3"),
+        (&["-tls1_2"], "TLSv1.2"),
+        (&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)"),
+        (&["-tls1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)"),
+        // Without forward secrecy, and with CBC.
+        (&["-tls1_2", "-cipher", "AES128-SHA"], "(NONE)"),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "(NONE)"),
+    ] {
+        let output = client(&server, arguments).await;
+        assert!(agreed(&output).contains(expected), "{arguments:?}: {output:?}");
+    }
+    server.janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_oldest_accepted_version_is_a_setting() {
+    let server = Server::start(|config, _| Config { tls_min_version: TlsVersion::V1_3, ..config }).await;
+    assert!(agreed(&client(&server, &["-tls1_3"]).await).contains("TLSv1.3"));
+    assert!(agreed(&client(&server, &["-tls1_2"]).await).contains("(NONE)"));
+    server.janus.shutdown().await;
+}

@@ -1,0 +1,77 @@
+//! Certificates of clients: off, optional, required.
+
+use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
+use janus_core::{ClientCertificates, Config};
+use tokio::sync::mpsc;
+
+use super::certificates::{Authority, Files, Pair};
+use super::{Server, Stream};
+
+/// Reports the result of each client's handshake.
+struct Reports(mpsc::Sender<(Option<Vec<u8>>, Option<String>)>);
+
+impl Hooks for Reports {
+    async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        let tls = request.tls.expect("the client is connected over TLS");
+        self.0.send((tls.certificate, tls.server_name)).await.unwrap();
+        Ok(Identity::anonymous())
+    }
+}
+
+/// Whether a client gets a greeting. In TLS 1.3 a client learns of a refused certificate with its first read.
+async fn is_served(server: &Server, own: Option<&Pair>) -> bool {
+    let connector = server.authority.connector(own);
+    match Stream::connect(&connector, server.tls, "localhost").await {
+        Ok(mut stream) => {
+            let mut byte = [0];
+            tokio::time::timeout(super::DEADLINE, tokio::io::AsyncReadExt::read_exact(&mut stream.io, &mut byte))
+                .await
+                .expect("a greeting or an alert")
+                .is_ok()
+        }
+        Err(_) => false,
+    }
+}
+
+async fn start(
+    clients: &Authority,
+    tls_client: ClientCertificates,
+) -> (Server, mpsc::Receiver<(Option<Vec<u8>>, Option<String>)>) {
+    let (reports, received) = mpsc::channel(16);
+    let change = |config, files: &Files| {
+        let tls_client_ca = Some(files.write("clients.pem", &clients.pem()));
+        Config { tls_client, tls_client_ca, ..config }
+    };
+    (Server::start_with(change, |builder| builder.hooks(Reports(reports))).await, received)
+}
+
+#[tokio::test]
+async fn a_certificate_decides_about_the_client_as_configured() {
+    let (clients, others) = (Authority::new(), Authority::new());
+    let (good, expired, unknown) = (clients.client(), clients.expired_client(), others.client());
+    for (tls_client, without, with_bad) in [
+        (ClientCertificates::Off, true, true),
+        (ClientCertificates::Optional, true, false),
+        (ClientCertificates::Required, false, false),
+    ] {
+        let (server, _reports) = start(&clients, tls_client).await;
+        for (own, expected) in
+            [(None, without), (Some(&good), true), (Some(&expired), with_bad), (Some(&unknown), with_bad)]
+        {
+            assert_eq!(is_served(&server, own).await, expected, "{tls_client}");
+        }
+        server.janus.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_hook_sees_the_verified_certificate_and_the_name_of_the_server() {
+    let clients = Authority::new();
+    let good = clients.client();
+    let (server, mut reports) = start(&clients, ClientCertificates::Optional).await;
+    for (own, expected) in [(Some(&good), Some(good.der.to_vec())), (None, None)] {
+        assert!(is_served(&server, own).await);
+        assert_eq!(reports.recv().await.unwrap(), (expected, Some("localhost".to_owned())));
+    }
+    server.janus.shutdown().await;
+}
