@@ -1,8 +1,8 @@
 //! Three ways to keep a TLS connection with rustls, held against each other: the time to encrypt a small frame, and the
 //! memory of an idle connection.
 //!
-//! The contenders: `ServerConnection`, with its own buffers; `UnbufferedServerConnection`, as `delivery/tls` has it; and
-//! the kernel API, which gives the keys out after the handshake, with a record layer of this file. Each frame has 100
+//! The contenders: `ServerConnection`, with its own buffers; `UnbufferedServerConnection`, without buffers; and the kernel
+//! API, which gives the keys out after the handshake, with a record layer of this file as small as that of `delivery/tls`. Each frame has 100
 //! bytes and goes to one connection, or to 2,000 connections in turns, as in a fan-out. The contenders take turns within
 //! the run. The memory is the growth of the resident memory of a process of its own, per connection after a handshake.
 //!

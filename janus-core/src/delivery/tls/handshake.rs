@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use super::session::{Progress, Session, advance};
+use super::session::{Progress, Session, advance, record_length};
 
 /// Bytes read at once: a ClientHello is mostly under 2 KiB.
 const READ_BYTES: usize = 4 * 1024;
@@ -45,12 +45,15 @@ pub(crate) enum HandshakeError {
     Tls(#[from] rustls::Error),
 }
 
-/// Sets a configuration up for [`accept`]: one ticket for each handshake, no early data, and the server name noted.
+/// Sets a configuration up for [`accept`]: one ticket for each handshake, no early data, the server name noted, and the
+/// keys given out.
 pub(crate) fn prepare(config: &mut ServerConfig) {
     // Each ticket costs some microseconds and 300 bytes on the wire, and a client uses only one.
     config.send_tls13_tickets = 1;
     // A command in early data could be replayed by a third party.
     config.max_early_data_size = 0;
+    // Established connections under TLS 1.3 have their own record layer.
+    config.enable_secret_extraction = true;
     config.cert_resolver = Arc::new(NotesName(Arc::clone(&config.cert_resolver)));
 }
 
@@ -60,42 +63,57 @@ pub(crate) fn prepare(config: &mut ServerConfig) {
 ///
 /// See [`HandshakeError`]. The socket is good for nothing then but to be closed.
 pub(crate) async fn accept(socket: &TcpStream, config: Arc<ServerConfig>) -> Result<Established, HandshakeError> {
+    let keeps_secrets = !config.enable_secret_extraction;
     let mut connection = UnbufferedServerConnection::new(config)?;
-    let (mut input, mut output, mut plaintext) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    // The number of bytes that rustls has seen, and wants to see again.
+    let mut seen = 0;
     let mut server_name = None;
     let mut has_begun = false;
-    let has_ended = loop {
+    while connection.is_handshaking() {
         read(socket, &mut input).await?;
         if !has_begun && input[0] != HANDSHAKE {
             tell(socket, UNEXPECTED_MESSAGE);
             return Err(HandshakeError::Plaintext);
         }
         has_begun = true;
-        let advanced = advance(&mut connection, &mut input, |bytes| plaintext.extend_from_slice(bytes), &mut output);
+        let advanced = advance_handshake(&mut connection, &mut input, &mut seen, &mut output);
         server_name = NAME.take().or(server_name);
-        let Progress { consumed, has_ended } = match advanced {
-            Ok(progress) => progress,
-            Err(error) => {
-                tell(socket, &output);
-                return Err(error.into());
-            }
-        };
-        input.drain(..consumed);
+        if let Err(error) = advanced {
+            tell(socket, &output);
+            return Err(error.into());
+        }
         write(socket, &output).await?;
         output.clear();
-        if !connection.is_handshaking() {
-            break has_ended;
-        }
         if input.len() > MAX_INPUT {
             return Err(rustls::Error::General("a message of the handshake is too large".into()).into());
         }
-    };
+    }
     let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
     let client_certificate = connection.peer_certificates().and_then(|chain| chain.first()).map(|first| first.to_vec());
-    input.shrink_to_fit();
-    plaintext.shrink_to_fit();
-    let session = Session::new(connection, input, plaintext, has_ended);
+    let session = Session::new(connection, &mut input, seen == 0 && !keeps_secrets)?;
     Ok(Established { session, alpn, server_name, client_certificate })
+}
+
+/// Gives rustls one record after the other, and none behind the handshake: those are for the session.
+fn advance_handshake(
+    connection: &mut UnbufferedServerConnection,
+    input: &mut Vec<u8>,
+    seen: &mut usize,
+    output: &mut Vec<u8>,
+) -> Result<(), rustls::Error> {
+    while connection.is_handshaking() {
+        let record = record_length(&input[*seen..]);
+        // rustls refuses a wrong header before the record is complete.
+        let end = record.map_or(input.len(), |length| *seen + length);
+        let Progress { consumed, .. } = advance(connection, &mut input[..end], |_| {}, output)?;
+        input.drain(..consumed);
+        if record.is_none() {
+            return Ok(());
+        }
+        *seen = end - consumed;
+    }
+    Ok(())
 }
 
 /// Appends bytes of the client, at least one.

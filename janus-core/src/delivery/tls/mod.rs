@@ -5,14 +5,22 @@
 //! |---|---|---|
 //! | `handshake.rs` | pure | a handshake, up to an established session |
 //! | `passed.rs` | pure | a connection on its way to another runtime, and as a stream there |
-//! | `session.rs` | pure | the keys, and the bytes kept between two calls |
+//! | `record.rs` | pure | the record layer of TLS 1.3: keys, KeyUpdate, alerts |
+//! | `session.rs` | pure | an established connection, and the bytes kept between two calls |
 //!
 //! A connection keeps nothing but its keys while idle. The kernel may refuse a part of an encrypted record. That part
 //! is kept, and counts as sent, because a record cannot be taken back; further sends find no room until the part has
 //! gone. Of the input, an incomplete record is kept.
+//!
+//! rustls has three ways to keep an established connection. `benches/tls.rs` compares the ways, for frames of 100 bytes
+//! to 2,000 connections in turns. `UnbufferedServerConnection` takes 0.83 of the time of `ServerConnection` and 0.48 of
+//! the memory. The kernel API, with a record layer outside of rustls, takes 0.65 and 0.60 of those again: 2.3 KB a
+//! connection in place of 3.8 KB and 7.9 KB. So TLS 1.3 has a record layer here, and TLS 1.2, which few clients speak,
+//! is left to the unbuffered connection.
 
 mod handshake;
 mod passed;
+mod record;
 mod session;
 #[cfg(test)]
 mod tests;

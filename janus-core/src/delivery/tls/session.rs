@@ -1,7 +1,7 @@
 //! A TLS session without I/O: bytes in, bytes out, and the bytes kept between two calls.
 //!
-//! The unbuffered connection of rustls has no buffers, and takes a third of the memory of the buffered connection. The
-//! session keeps bytes on the heap, and gives the memory back with the last byte:
+//! Under TLS 1.3 the keys are with `record.rs`, under TLS 1.2 with the unbuffered connection of rustls. Neither has
+//! buffers. The session keeps bytes on the heap, and gives the memory back with the last byte:
 //!
 //! | kept | limit |
 //! |---|---|
@@ -12,10 +12,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use janus_supervision::ExitReason;
+use rustls::ProtocolVersion;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
 };
+
+use super::record::Records;
 
 /// Plaintext of a record.
 pub(super) const MAX_PLAINTEXT: usize = 16 * 1024;
@@ -28,7 +31,7 @@ const MAX_ALERT: usize = 256;
 
 /// An established TLS connection without its socket.
 pub(crate) struct Session {
-    connection: UnbufferedServerConnection,
+    keeper: Keeper,
     /// The beginning of a record; never a complete record.
     input: Vec<u8>,
     /// Decrypted, and not given to the caller for lack of room.
@@ -39,6 +42,14 @@ pub(crate) struct Session {
     failure: Option<io::Error>,
     reads: Reads,
     writes: Writes,
+}
+
+/// The holder of the keys.
+enum Keeper {
+    /// TLS 1.3.
+    Records(Records),
+    /// TLS 1.2. Boxed, because nearly all connections are of the other kind.
+    Rustls(Box<UnbufferedServerConnection>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,16 +78,30 @@ pub(super) struct Progress {
 }
 
 impl Session {
-    /// `input` and `plaintext` came with the end of the handshake.
+    /// Continues an established connection. `input` came behind the handshake; rustls has seen none of these bytes if
+    /// `is_unseen`.
     pub(super) fn new(
         connection: UnbufferedServerConnection,
-        input: Vec<u8>,
-        plaintext: Vec<u8>,
-        has_ended: bool,
-    ) -> Self {
-        let reads = if has_ended { Reads::Ended } else { Reads::Open };
-        let rest = Vec::new();
-        Self { connection, input, plaintext, rest, failure: None, reads, writes: Writes::Open }
+        input: &mut [u8],
+        is_unseen: bool,
+    ) -> Result<Self, rustls::Error> {
+        let is_new = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let keeper = if is_new && is_unseen {
+            Keeper::Records(caught(|| Records::new(connection))?)
+        } else {
+            Keeper::Rustls(Box::new(connection))
+        };
+        let mut session = Self {
+            keeper,
+            input: Vec::new(),
+            plaintext: Vec::new(),
+            rest: Vec::new(),
+            failure: None,
+            reads: Reads::Open,
+            writes: Writes::Open,
+        };
+        session.decrypt(input, &mut []);
+        Ok(session)
     }
 
     /// Encrypts at most [`MAX_PLAINTEXT`] bytes into `record`, a buffer of [`MAX_RECORD_OUT`] bytes; returns the length
@@ -85,27 +110,20 @@ impl Session {
         if self.writes != Writes::Open {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.write(|traffic| traffic.encrypt(plaintext, record))
+        self.write(Some(plaintext), record)
     }
 
-    /// Calls `write` with access to the keys.
-    fn write(
-        &mut self,
-        write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<usize, EncryptError>,
-    ) -> io::Result<usize> {
-        let written = caught(|| {
-            loop {
-                let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.input);
-                match state? {
-                    ConnectionState::WriteTraffic(mut traffic) => {
-                        return write(&mut traffic).map_err(|error| rustls::Error::General(error.to_string()));
-                    }
-                    ConnectionState::EncodeTlsData(mut data) => encode(&mut data, &mut self.rest),
-                    ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-                    ConnectionState::PeerClosed => self.reads = Reads::Ended,
-                    _ => return Err(rustls::Error::General("nothing can be sent".into())),
-                }
-                self.input.drain(..discard);
+    /// Encrypts data, or `close_notify` without data.
+    fn write(&mut self, data: Option<&[u8]>, output: &mut [u8]) -> io::Result<usize> {
+        let Self { keeper, input, rest, .. } = self;
+        let written = caught(|| match (keeper, data) {
+            (Keeper::Records(records), Some(data)) => records.encrypt(data, output),
+            (Keeper::Records(records), None) => records.close_notify(output),
+            (Keeper::Rustls(connection), Some(data)) => {
+                write(connection, input, rest, |traffic| traffic.encrypt(data, output))
+            }
+            (Keeper::Rustls(connection), None) => {
+                write(connection, input, rest, |traffic| traffic.queue_close_notify(output))
             }
         });
         written.map_err(|error| {
@@ -138,14 +156,18 @@ impl Session {
     /// record, and an error, are kept.
     pub(super) fn decrypt(&mut self, input: &mut [u8], buffer: &mut [u8]) -> usize {
         let mut length = 0;
-        let Self { connection, plaintext: kept, rest, .. } = self;
+        let Self { keeper, plaintext: kept, rest, .. } = self;
         let take = |plaintext: &[u8]| {
             let (fits, others) = plaintext.split_at(plaintext.len().min(buffer.len() - length));
             buffer[length..length + fits.len()].copy_from_slice(fits);
             length += fits.len();
             kept.extend_from_slice(others);
         };
-        match advance(connection, input, take, rest) {
+        let advanced = match keeper {
+            Keeper::Records(records) => caught(|| records.advance(input, take, rest)),
+            Keeper::Rustls(connection) => advance(connection, input, take, rest),
+        };
+        match advanced {
             Ok(Progress { has_ended: true, .. }) => self.end_input(),
             Ok(Progress { consumed, .. }) => self.input = input[consumed..].to_vec(),
             Err(error) => self.fail(error),
@@ -183,6 +205,13 @@ impl Session {
         (self.input.len() + self.plaintext.len(), self.input.capacity() + self.plaintext.capacity() > 0)
     }
 
+    /// Has the key of this side changed after this many further records.
+    #[cfg(test)]
+    pub(super) fn limit_key(&mut self, records: u64) {
+        let Keeper::Records(keeper) = &mut self.keeper else { panic!("not under TLS 1.3") };
+        keeper.limit_key(records);
+    }
+
     pub(super) fn keep_rest(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
     }
@@ -202,7 +231,7 @@ impl Session {
         match self.writes {
             Writes::Open => {
                 let mut alert = [0; MAX_ALERT];
-                if let Ok(length) = self.write(|traffic| traffic.queue_close_notify(&mut alert)) {
+                if let Ok(length) = self.write(None, &mut alert) {
                     self.rest.extend_from_slice(&alert[..length]);
                 }
                 self.writes = Writes::ShutsDown;
@@ -225,6 +254,27 @@ impl Session {
             self.writes = Writes::Closed;
         }
         due
+    }
+}
+
+/// Calls `write` once rustls is ready. `input` is the kept input, which rustls wants to see again.
+fn write(
+    connection: &mut UnbufferedServerConnection,
+    input: &mut Vec<u8>,
+    rest: &mut Vec<u8>,
+    write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<usize, EncryptError>,
+) -> Result<usize, rustls::Error> {
+    loop {
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(input);
+        match state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                return write(&mut traffic).map_err(|error| rustls::Error::General(error.to_string()));
+            }
+            ConnectionState::EncodeTlsData(mut data) => encode(&mut data, rest),
+            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+            _ => return Err(rustls::Error::General("nothing can be sent".into())),
+        }
+        input.drain(..discard);
     }
 }
 
@@ -288,6 +338,13 @@ fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Vec<u
             Err(EncodeError::AlreadyEncoded) | Ok(_) => return,
         }
     }
+}
+
+/// The length of the first record, if complete; of all bytes, if their header is invalid.
+pub(super) fn record_length(input: &[u8]) -> Option<usize> {
+    let &[_, _, _, high, low, ..] = input else { return None };
+    let length = 5 + usize::from(u16::from_be_bytes([high, low]));
+    if length > MAX_RECORD_IN { Some(input.len()) } else { (length <= input.len()).then_some(length) }
 }
 
 /// Turns a panic in rustls into an error: a panic must end one connection, and not the delivery to all clients.
