@@ -211,6 +211,22 @@ async fn silent_handshakes_make_room_for_a_client() {
     server.janus.shutdown().await;
 }
 
+#[cfg(feature = "fault-injection")]
+#[tokio::test]
+async fn a_crashed_handshake_thread_loses_one_handshake_and_no_client() {
+    let server = Server::start(|config, _| Config { tls_handshake_threads: 1, ..config }).await;
+    let mut subscriber = server.subscriber("news").await;
+    server.janus.inject(janus_core::Fault::TlsHandshake(1));
+    let lost = Stream::connect(&server.authority.connector(None), server.tls, "localhost").await;
+    assert!(lost.is_err(), "the connection closes");
+    let mut next = server.classic().await;
+    next.send(&publish_frame("news", "\"after the crash\"")).await;
+    assert!(subscriber.frame().await.contains("after the crash"));
+    let tree = server.janus.tree();
+    assert_eq!(tree.find("tls 1").map(|thread| thread.restarts), Some(1));
+    server.janus.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_full_server_says_so_over_tls() {
     let server = Server::start(|config, _| Config { max_connections: 1, ..config }).await;

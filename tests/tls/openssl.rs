@@ -1,5 +1,6 @@
 //! The command `openssl` as a client: versions of TLS that rustls itself does not speak.
 
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use janus_core::{Config, TlsVersion};
@@ -8,11 +9,20 @@ use super::Server;
 
 /// Runs `openssl s_client` to the end.
 async fn client(server: &Server, arguments: &'static [&'static str]) -> Output {
+    commanded(server, arguments, "").await
+}
+
+/// Runs `openssl s_client` with these commands to the end.
+async fn commanded(server: &Server, arguments: &'static [&'static str], commands: &'static str) -> Output {
     let addr = server.tls.to_string();
     tokio::task::spawn_blocking(move || {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &addr]).args(arguments).stdin(Stdio::null());
-        command.output().expect("openssl is installed")
+        command.args(["s_client", "-connect", &addr]).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut client = command.spawn().expect("openssl is installed");
+        // The end of the input, with the drop, ends the client. A refused client may have ended already.
+        let _ = client.stdin.take().unwrap().write_all(commands.as_bytes());
+        client.wait_with_output().unwrap()
     })
     .await
     .unwrap()
@@ -47,5 +57,16 @@ async fn the_oldest_accepted_version_is_a_setting() {
     let server = Server::start(|config, _| Config { tls_min_version: TlsVersion::V1_3, ..config }).await;
     assert!(agreed(&client(&server, &["-tls1_3"]).await).contains("TLSv1.3"));
     assert!(agreed(&client(&server, &["-tls1_2"]).await).contains("(NONE)"));
+    server.janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_that_renegotiates_is_refused() {
+    let server = Server::start(|config, _| config).await;
+    let output = commanded(&server, &["-tls1_2"], "R\n").await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("RENEGOTIATING"), "{errors}");
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    server.classic().await;
     server.janus.shutdown().await;
 }

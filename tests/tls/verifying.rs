@@ -3,6 +3,7 @@
 use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
 use janus_core::{ClientCertificates, Config};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
 
 use super::certificates::{Authority, Files, Pair};
 use super::{Server, Stream};
@@ -20,8 +21,11 @@ impl Hooks for Reports {
 
 /// Whether a client gets a greeting. In TLS 1.3 a client learns of a refused certificate with its first read.
 async fn is_served(server: &Server, own: Option<&Pair>) -> bool {
-    let connector = server.authority.connector(own);
-    match Stream::connect(&connector, server.tls, "localhost").await {
+    is_served_by(server, &server.authority.connector(own)).await
+}
+
+async fn is_served_by(server: &Server, connector: &TlsConnector) -> bool {
+    match Stream::connect(connector, server.tls, "localhost").await {
         Ok(mut stream) => {
             let mut byte = [0];
             tokio::time::timeout(super::DEADLINE, tokio::io::AsyncReadExt::read_exact(&mut stream.io, &mut byte))
@@ -73,5 +77,23 @@ async fn a_hook_sees_the_verified_certificate_and_the_name_of_the_server() {
         assert!(is_served(&server, own).await);
         assert_eq!(reports.recv().await.unwrap(), (expected, Some("localhost".to_owned())));
     }
+    server.janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_authority_refuses_the_tickets_of_the_earlier_authority() {
+    let (earlier, new) = (Authority::new(), Authority::new());
+    let (old_client, new_client) = (earlier.client(), new.client());
+    let (server, mut reports) = start(&earlier, ClientCertificates::Required).await;
+    let connector = server.authority.connector(Some(&old_client));
+    for _ in 0..2 {
+        assert!(is_served_by(&server, &connector).await);
+        // The second handshake resumes the first, and the certificate is known all the same.
+        assert_eq!(reports.recv().await.unwrap().0, Some(old_client.der.to_vec()));
+    }
+    server.files.write("clients.pem", &new.pem());
+    server.janus.reload_certificates().unwrap();
+    assert!(!is_served_by(&server, &connector).await);
+    assert!(is_served(&server, Some(&new_client)).await);
     server.janus.shutdown().await;
 }

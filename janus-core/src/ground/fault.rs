@@ -28,6 +28,8 @@ pub(crate) struct Faults {
     #[cfg(feature = "fault-injection")]
     topic_lists: Countdown,
     #[cfg(feature = "fault-injection")]
+    tls_handshakes: Countdown,
+    #[cfg(feature = "fault-injection")]
     topic_hang: parking_lot::Mutex<Option<std::time::Duration>>,
     #[cfg(feature = "fault-injection")]
     memory_taken: AtomicUsize,
@@ -81,6 +83,14 @@ impl Faults {
         self.topic_lists.hit("the TopicManager, between listing a topic and starting it");
     }
 
+    /// Called before each TLS handshake, outside of the handshake's own task.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    pub(crate) fn before_handshake(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.tls_handshakes.hit("a thread of TLS handshakes");
+    }
+
     /// Called when a topic's actor starts.
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
     #[inline]
@@ -112,6 +122,8 @@ pub enum Fault {
     TopicListed,
     /// A sender panics before its n-th send from now.
     SenderSend(u32),
+    /// A thread of TLS handshakes panics before its n-th handshake from now.
+    TlsHandshake(u32),
     /// The Transport of the client with this address panics.
     Transport(std::net::SocketAddr),
     /// A Topic hangs for this long before it numbers the next message.
@@ -132,6 +144,7 @@ impl Faults {
             Fault::TopicHang(time) => *self.topic_hang.lock() = Some(*time),
             Fault::MemoryTaken(bytes) => self.memory_taken.store(*bytes, Ordering::Relaxed),
             Fault::TopicListed => self.topic_lists.set(1, 1),
+            Fault::TlsHandshake(n) => self.tls_handshakes.set(i64::from(*n), 1),
             Fault::SenderSend(n) => self.sender_sends.set(i64::from(*n), 1),
             _ => {}
         }

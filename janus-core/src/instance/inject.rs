@@ -33,6 +33,7 @@ impl Janus {
             | Fault::TopicListed
             | Fault::MemoryTaken(_)
             | Fault::TopicHang(_)
+            | Fault::TlsHandshake(_)
             | Fault::SenderSend(_) => Ok(()),
         };
     }

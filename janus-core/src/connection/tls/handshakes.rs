@@ -155,6 +155,7 @@ impl Handshakes {
         let work = async {
             loop {
                 let handshake = self.next().await;
+                handshake.place.connections.faults.before_handshake();
                 tokio::task::spawn_local(handshake.run());
                 // Handshakes under way come before further handshakes, which another thread may take.
                 tokio::task::yield_now().await;
