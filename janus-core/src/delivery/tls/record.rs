@@ -29,8 +29,8 @@ const DATA: u8 = 23;
 
 /// An established connection without its socket.
 pub(super) struct Records {
-    /// Derives the next keys.
-    secrets: KernelConnection<ServerConnectionData>,
+    /// Derives the next keys. Boxed, because no delivery touches the secrets.
+    secrets: Box<KernelConnection<ServerConnectionData>>,
     seal: Key,
     open: Key,
     /// The number of records that one key may seal.
@@ -57,7 +57,7 @@ impl Records {
             return Err(Error::General("the connection is not under TLS 1.3".into()));
         };
         Ok(Self {
-            secrets,
+            secrets: Box::new(secrets),
             seal: Key::new(keys.tx)?,
             open: Key::new(keys.rx)?,
             limit: suite.common.confidentiality_limit,

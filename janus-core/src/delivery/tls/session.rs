@@ -127,8 +127,10 @@ impl Session {
             }
         });
         written.map_err(|error| {
-            self.writes = Writes::Closed;
-            io::Error::other(error)
+            let told = io::Error::other(error.clone());
+            // Reading has to end with writing, as over a mere socket.
+            self.fail(error);
+            told
         })
     }
 
