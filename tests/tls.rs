@@ -9,6 +9,8 @@ mod verifying;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::{SinkExt as _, StreamExt as _};
+use janus_core::wire::v1::client as v1;
 use janus_core::wire::websocket::client as websocket;
 use janus_core::{Builder, Config, Janus, SlowConsumer, StartupError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Client, DEADLINE, own_address, publish_frame, subscribe_frame, subscribers, until};
 use certificates::{Authority, Files};
@@ -138,8 +141,7 @@ async fn websockets_and_event_streams_are_served_over_https() {
     let mut socket = server.connect(server.https).await;
     socket.send(&websocket::upgrade("localhost", "/ws", "dGhlIHNhbXBsZSBub25jZQ==")).await;
     assert!(socket.up_to(b"\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
-    let hello = janus_core::wire::v1::client::hello(None, None);
-    socket.send(&websocket::text(&hello, [1, 2, 3, 4])).await;
+    socket.send(&websocket::text(&v1::hello(None, None), [1, 2, 3, 4])).await;
     assert!(socket.up_to(b"heartbeat_ms").await.contains("welcome"));
 
     let mut events = server.connect(server.https).await;
@@ -148,6 +150,30 @@ async fn websockets_and_event_streams_are_served_over_https() {
     until("a subscriber", || subscribers(&server.janus, "news") == Some(1)).await;
     server.janus.publish("news", "to a stream").await.unwrap();
     assert!(events.up_to(b"to a stream").await.contains("data:"));
+    server.janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_independent_websocket_client_subscribes_and_publishes_over_wss() {
+    let server = Server::start(|config, _| Config { allow_publish: true, ..config }).await;
+    let stream = server.connect(server.https).await.io;
+    let (mut socket, _) = tokio_tungstenite::client_async("wss://localhost/ws", stream).await.unwrap();
+    let frames = [
+        v1::hello(None, None),
+        v1::subscribe(Some(1), "news", None),
+        v1::publish(Some(2), "news", "\"\"", "\"\"", "\"over wss\""),
+    ];
+    for frame in frames {
+        socket.send(Message::text(frame)).await.unwrap();
+    }
+    let mut types = Vec::new();
+    while types.len() < 4 {
+        let frame = timeout(DEADLINE, socket.next()).await.expect("a frame in time").unwrap().unwrap();
+        let frame: serde_json::Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+        types.push(frame["type"].as_str().unwrap().to_owned());
+    }
+    types.sort_unstable();
+    assert_eq!(types, ["message", "published", "subscribed", "welcome"]);
     server.janus.shutdown().await;
 }
 

@@ -91,7 +91,7 @@ settings! {
             /// first whose certificate has the name that the client asks for is served, and otherwise the first of all.
             /// The files are read at the start and at each reload of certificates.
             ///
-            /// See [`Janus::reload_certificates`](crate::Janus::reload_certificates).
+            /// See `Janus::reload_certificates`.
             tls_cert: Vec<PathBuf> = Vec::new(), paths;
 
             /// PEM files with the private keys, one for each file of `tls_cert` and in the same order. A key may be in
