@@ -96,7 +96,7 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     let has_http = !http_listen.is_empty() || !https_listen.is_empty();
     if has_http && api_is_closed {
         log::warn!(
-            "the HTTP API is closed, because http_listen is not all loopback and there is no api_key; set api_key"
+            "the HTTP API is closed, because other machines can reach its port and there is no api_key; set api_key"
         );
     }
 }

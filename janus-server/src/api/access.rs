@@ -67,7 +67,7 @@ impl Access {
                 origins.check(request)
             }
             Self::Closed => {
-                let message = "the API is closed, because http_listen is not all loopback and there is no api_key; set \
+                let message = "the API is closed, because other machines can reach its port and there is no api_key; set \
                                api_key (JANUS_API_KEY)";
                 Err(HttpError::new(403, "api_key_required", message))
             }

@@ -80,7 +80,8 @@ impl Settings {
             return Err(ConfigError {
                 key: "http_listen".into(),
                 value: "[]".to_owned(),
-                expected: "an address here or in listen: without one, no client could connect".into(),
+                expected: "an address here or in listen, tls_listen or https_listen, so that clients can connect"
+                    .into(),
             });
         }
         Ok(())
