@@ -11,8 +11,8 @@
 //! taken. So a full server continues to accept: a new connection may be a request to the API, a publisher, or a
 //! subscriber too many.
 //!
-//! A connection of a TLS listener first goes to the [handshake threads](crate::connection::tls), and is served when it
-//! comes back.
+//! A connection of a TLS listener first goes to the [handshake threads](crate::connection::tls), and is served after the
+//! handshake.
 
 use std::collections::VecDeque;
 use std::fmt;

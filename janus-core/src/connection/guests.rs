@@ -1,4 +1,4 @@
-//! Connections without a place of `max_connections`, and the order in which they make room.
+//! Connections without a place of `max_connections`, and their order of making room.
 //!
 //! A guest is a connection with a purpose still unknown, or a publisher that found the server full. Guests have
 //! `reserved_connections` to themselves, and use free places of `max_connections` while there are any. When neither is
