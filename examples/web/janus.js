@@ -1,18 +1,18 @@
 /**
- * A client of Janus (docs/PROTOCOL.md) for any environment with `WebSocket`.
+ * A client of Janus (docs/PROTOCOL.md) wherever `WebSocket` exists.
  *
  *     const janus = new Janus("ws://localhost:8080/ws");
  *     janus.subscribe("news", { message: (m) => show(m.data), gap: () => loadAllAnew() });
  *     await janus.publish("news", { headline: "It works" });
  *
- * After a lost connection, the client resumes: each message comes once and in order, or a gap comes in its place.
+ * After a lost connection the client resumes: each message comes once and in order, or a gap in its place.
  */
 
-// The client waits for a random part of this time, doubled until a connection is stable.
+// A wait is a random part of this time, doubled until a connection is stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
-/** Limit of requests without an answer. */
+/** Limit of open requests. */
 const PENDING_MAX = 256;
 /** From this code on, an error is final. */
 const FINAL = 4400;
@@ -38,26 +38,26 @@ export class JanusError extends Error {
  * @property {(error: JanusError) => void} [error] final from code 4400 on; otherwise the client tries again
  *
  * @typedef {object} Options
- * @property {string | function} [auth] for the server's hook; a function, even async, is called for each connection
+ * @property {string | function} [auth] for the server's hook; a function, even async, is called each time
  * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed`,
  *   after `close()` or a code from 4400 on; `error.cause` is the exception of `auth`
  * @property {(error: JanusError) => void} [error] errors of the server about no request
  * @property {number} [heartbeatMs] silence before the client pings the server (20 s)
- * @property {number} [timeoutMs] limit for the answer to a ping, for `auth`, and for connecting (10 s)
+ * @property {number} [timeoutMs] for the pong, for `auth`, and for connecting (10 s)
  */
 
 export class Janus {
   #options;
   #state = "connecting";
   #attempt;
-  /** Set once the connection is open. */
+  /** Once open. */
   #socket;
   #stableAt = Infinity;
   #session;
-  /** Until the server names its limit: enough for any topic. */
+  /** Until the server tells: enough for any topic. */
   #frameMax = 25_000;
   #feeds = new Map();
-  /** Requests without an answer, by id. */
+  /** Open requests, by id. */
   #requests = new Map();
   #lastId = 0;
   #attempts = 0;
@@ -82,7 +82,7 @@ export class Janus {
     return { unsubscribe: () => this.#drop(feed) && this.#socket && this.#send({ type: "unsubscribe", topic }) };
   }
 
-  /** Rejects without a connection: nothing is queued. @returns {Promise<{topic, epoch, seq, subscribers}>} */
+  /** Rejected without a connection, not queued. @returns {Promise<{topic, epoch, seq, subscribers}>} */
   async publish(topic, data, { event, messageId } = {}) {
     if (this.#state !== "connected") throw new JanusError("not_connected");
     if (this.#requests.size >= PENDING_MAX) throw new JanusError("too_many_pending");
@@ -97,7 +97,7 @@ export class Janus {
 
   #connect() {
     const attempt = (this.#attempt = {});
-    // A socket that was given up may still deliver events.
+    // A socket given up may say more.
     const ifCurrent = (act) => (value) => attempt === this.#attempt && act(value);
     const open = ifCurrent((auth) => {
       const socket = new WebSocket(this.#options.url, "janus.v1.json");
@@ -113,7 +113,7 @@ export class Janus {
     });
     const { auth } = this.#options;
     if (typeof auth === "function") {
-      // Before the connection: no server waits long for a hello.
+      // First: no server waits long for a hello.
       this.#expectAnswer();
       const failed = (cause) => this.#lost(Object.assign(lost(String(cause)), { cause }));
       Promise.resolve().then(auth).then(open).catch(ifCurrent(failed));
@@ -148,7 +148,7 @@ export class Janus {
     clearTimeout(feed.timer);
     if (!this.#socket) return;
     const failed = (error) => {
-      if (!error.code || feed.ended) return; // Lost: the next connection repeats the request.
+      if (!error.code || feed.ended) return; // Lost: the next connection asks again.
       // Before the handler, which may subscribe anew.
       if (error.code >= FINAL) this.#drop(feed);
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
@@ -230,9 +230,9 @@ export class Janus {
   }
 }
 
-/** One subscribed topic: its place, and its handlers. */
+/** A subscribed topic. */
 class Feed {
-  /** The place of the last message or gap. */
+  /** Of the last message or gap. */
   position;
   ended;
 
@@ -257,7 +257,7 @@ class Feed {
   message({ topic, seq, time, event, message_id: messageId, data }) {
     const { epoch, seq: last } = this.position;
     if (seq <= last) return;
-    if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // A hole without a gap from the server.
+    if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // A hole without a gap.
     this.position.seq = seq;
     this.tell("message", { topic, seq, time, event, messageId, data });
   }
