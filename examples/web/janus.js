@@ -14,7 +14,7 @@ const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
 /** Limit of open requests. */
 const PENDING_MAX = 256;
-/** From this code on, an error is final. */
+/** From here on codes are final. */
 const FINAL = 4400;
 
 /**
@@ -29,11 +29,11 @@ export class JanusError extends Error {
 }
 
 /**
- * An exception of a handler is reported, and stops nothing.
+ * Exceptions of handlers are reported, and stop nothing.
  *
  * @typedef {object} Handlers of a topic
  * @property {({topic, seq, time, event, messageId, data}) => void} [message]
- * @property {({topic, from, to, unknown}) => void} [gap] the messages `from` to `to` are missing; both are null if `unknown`
+ * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
  * @property {(error: JanusError) => void} [error] final from code 4400 on; otherwise the client tries again
  *
@@ -42,7 +42,7 @@ export class JanusError extends Error {
  * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed`,
  *   after `close()` or a code from 4400 on; `error.cause` is the exception of `auth`
  * @property {(error: JanusError) => void} [error] errors of the server about no request
- * @property {number} [heartbeatMs] silence before the client pings the server (20 s)
+ * @property {number} [heartbeatMs] silence before a ping (20 s)
  * @property {number} [timeoutMs] for the pong, for `auth`, and for connecting (10 s)
  */
 
