@@ -1,12 +1,12 @@
 //! Words: what clients, operators and callers read names the client, the topic and the setting, and does not say
 //! "somebody".
 //!
-//! The test reads the string literals of the sources that are released: no comments, no tests.
+//! The test reads the string literals of the released sources, without comments and tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Words that leave the reader to guess, or that no speaker of English would use here; each with a hint.
+/// Words without a meaning for the reader, or foreign to a speaker of English; each with a hint.
 const WORDS: [(&str, &str); 16] = [
     ("whoever", "name the client, the caller or the operator"),
     ("whom", "name the client, the caller or the operator"),
@@ -26,7 +26,7 @@ const WORDS: [(&str, &str); 16] = [
     ("also if", "even if"),
 ];
 
-/// The folders with the sources that are released.
+/// The folders of the released sources.
 const FOLDERS: [&str; 3] = ["janus-core/src", "janus-core/supervision/src", "janus-server/src"];
 
 #[test]
@@ -55,7 +55,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() {
-            // Their strings are read by developers of Janus alone.
+            // Only developers of Janus read these strings.
             if name != "tests" && name != "simulation" {
                 list(&path, files);
             }
@@ -115,7 +115,7 @@ fn literals(source: &str) -> Vec<(usize, String)> {
     literals
 }
 
-/// How many `#` a raw string has that begins here.
+/// The number of `#` of a raw string at the beginning of `rest`.
 fn raw_string(rest: &str) -> Option<usize> {
     let after = rest.strip_prefix('r')?;
     let hashes = after.len() - after.trim_start_matches('#').len();

@@ -100,8 +100,10 @@ impl Handshakes {
     /// How many more handshakes may begin, if there may be `most`. With no room left, an old handshake may be cut.
     pub(crate) fn room(&self, most: usize, frame_timeout: Duration) -> usize {
         let mut listed = self.listed.lock();
-        let room = most.saturating_sub(listed.all.len());
-        if room > 0 {
+        // A cut handshake is off the list, but keeps its socket until a thread takes it.
+        let waiting = listed.waiting.len();
+        let room = most.saturating_sub(listed.all.len().max(waiting));
+        if room > 0 || waiting >= most {
             return room;
         }
         let is_old = |begun: &Begun| begun.at.elapsed() >= frame_timeout / 4;
