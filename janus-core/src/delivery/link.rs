@@ -149,6 +149,15 @@ impl Link {
         }
     }
 
+    /// The bytes of input that the link keeps until it can pass them on.
+    pub(crate) fn kept_input(&self) -> usize {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.kept_input(),
+            _ => 0,
+        }
+    }
+
     /// Whether sent bytes may not be on their way yet.
     #[inline]
     pub(crate) fn is_unflushed(&self) -> bool {

@@ -383,6 +383,11 @@ impl Slot {
         read
     }
 
+    /// The bytes of the client's input that the link keeps. Without TLS no link keeps any, and no lock is taken.
+    pub(super) fn link_input(&self) -> usize {
+        if cfg!(feature = "tls") { self.out.lock().link.as_ref().map_or(0, Link::kept_input) } else { 0 }
+    }
+
     /// Writes the queue out, as far as the kernel takes it and for at most one turn. The calling task must be the
     /// Transport's, and is woken for the rest.
     pub(crate) fn flush(&self, cx: &mut task::Context<'_>) {

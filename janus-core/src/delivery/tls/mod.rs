@@ -121,6 +121,11 @@ impl Tls {
         })
     }
 
+    /// The bytes kept of the client's input: an incomplete record.
+    pub(crate) fn kept_input(&self) -> usize {
+        self.session.borrow().kept_input()
+    }
+
     /// Whether a part of a record waits for the kernel.
     pub(crate) fn is_unflushed(&self) -> bool {
         !self.session.borrow().rest().is_empty()

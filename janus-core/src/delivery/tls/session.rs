@@ -177,6 +177,11 @@ impl Session {
         length
     }
 
+    /// The bytes kept of the input, encrypted or not yet given to the caller.
+    pub(super) fn kept_input(&self) -> usize {
+        self.input.len() + self.plaintext.len()
+    }
+
     /// Refuses a handshake message larger than any record: rustls wants to see such messages whole.
     pub(super) fn refuse_input(&mut self) {
         self.fail(rustls::Error::General("the client sent a handshake message that is too large".into()));
@@ -204,7 +209,7 @@ impl Session {
     /// The bytes kept of the input, and whether they have memory on the heap.
     #[cfg(test)]
     pub(super) fn kept(&self) -> (usize, bool) {
-        (self.input.len() + self.plaintext.len(), self.input.capacity() + self.plaintext.capacity() > 0)
+        (self.kept_input(), self.input.capacity() + self.plaintext.capacity() > 0)
     }
 
     /// Has the key of this side changed after this many further records.

@@ -314,6 +314,21 @@ async fn a_fin_without_close_notify_ends_the_input() {
 }
 
 #[tokio::test]
+async fn an_incomplete_record_counts_as_input_of_the_client() {
+    let (tls, mut client) = connect(&TLS13).await;
+    let (link, terms) = (Link::Tls(Box::new(tls)), Terms::in_tests(1_000, 1 << 20));
+    let slot = Slot::new(1, None, link, CLASSIC, Arc::default(), &terms);
+    assert_eq!(slot.link_input(), 0);
+    client.sock.write_all(&[23, 3, 3, 0x40, 0]).unwrap();
+    client.sock.write_all(&[0; 1_000]).unwrap();
+    let kept = poll_fn(|cx| {
+        assert!(slot.poll_read(cx, &mut [0; 64]).is_pending(), "no data yet");
+        if slot.link_input() == 1_005 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    timeout(DEADLINE, kept).await.expect("the incomplete record is kept");
+}
+
+#[tokio::test]
 async fn garbage_is_answered_with_an_alert_and_ends_both_directions() {
     for version in VERSIONS {
         let (mut tls, mut client) = connect(version).await;
