@@ -71,6 +71,12 @@ pub(crate) mod price {
     /// This many bytes of input cost a unit more.
     pub(crate) const BYTES: usize = 512;
     pub(crate) const FRAME: u16 = 1;
+    /// A TLS record, however few bytes it has.
+    #[cfg(feature = "tls")]
+    pub(crate) const RECORD: u16 = 1;
+    /// A TLS record after which the client has another key.
+    #[cfg(feature = "tls")]
+    pub(crate) const KEY_UPDATE: u16 = 12;
     /// An answer of a Transport itself: a system call, and often the wake-up of the reader.
     pub(crate) const ANSWER: u16 = 24;
     /// A message with a receipt; the topic will send the receipt in a turn of its own, for at most an inbox of

@@ -119,6 +119,8 @@ pub(crate) struct Transport {
     preface: Option<Box<Preface>>,
     /// Whether the decoder may yield another command without further bytes.
     undecoded: bool,
+    /// Whether the client is to complete a TLS record within `frame_timeout`.
+    owes_record: bool,
     portion: Portion,
     /// Whether the stream has been passed on to another owner.
     passed_on: bool,
@@ -201,6 +203,7 @@ impl Transport {
             rest: None,
             preface: None,
             undecoded: true,
+            owes_record: false,
             portion: Portion::default(),
             passed_on: false,
             why: None,

@@ -28,6 +28,8 @@ pub(crate) struct Ledger {
     received: AtomicUsize,
     /// The number of subscriptions, each with a fixed price.
     subscriptions: AtomicUsize,
+    /// The number of TLS sessions, each with a fixed price.
+    tls_sessions: AtomicUsize,
     /// The number of cursors of sessions without a connection, each with a fixed price.
     cursors: AtomicUsize,
     counters: Arc<Counters>,
@@ -46,6 +48,10 @@ pub(crate) enum Dropped {
 
 /// The price of a subscription, with the places in the list of the topic and of the session.
 const SUBSCRIPTION_BYTES: usize = 96;
+
+/// The price of a TLS session, besides the part of a record that the kernel has refused: the connection on the heap, and
+/// the keys (`benches/tls.rs`).
+const TLS_SESSION_BYTES: usize = 1_700;
 
 /// The price of a cursor in the list of its session.
 const CURSOR_BYTES: usize = 16;
@@ -114,6 +120,16 @@ impl Ledger {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 
+    #[cfg(feature = "tls")]
+    pub(crate) fn add_tls_session(&self) {
+        self.tls_sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn remove_tls_session(&self) {
+        self.tls_sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn drop_messages(&self, topic: &TopicName, why: Dropped, messages: u64) {
         if let Some(by_topic) = &self.by_topic {
             *by_topic.lock().entry((topic.clone(), why)).or_default() += messages;
@@ -153,6 +169,7 @@ impl Ledger {
             + load(&self.waiting)
             + load(&self.received)
             + load(&self.subscriptions) * SUBSCRIPTION_BYTES
+            + load(&self.tls_sessions) * TLS_SESSION_BYTES
             + load(&self.cursors) * CURSOR_BYTES
     }
 }

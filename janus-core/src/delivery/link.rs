@@ -8,6 +8,7 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+use super::Ledger;
 #[cfg(all(test, feature = "fault-injection"))]
 use super::memory::Memory;
 use super::stream::{PassedStream, Stream};
@@ -149,11 +151,20 @@ impl Link {
         }
     }
 
-    /// The bytes of input that the link keeps until it can pass them on.
-    pub(crate) fn kept_input(&self) -> usize {
+    /// Accounts for the memory of the link itself from now on. Only TLS needs a notable amount.
+    pub(crate) fn account_to(&self, ledger: &Arc<Ledger>) {
         match self {
             #[cfg(feature = "tls")]
-            Self::Tls(tls) => tls.kept_input(),
+            Self::Tls(tls) => tls.account_to(ledger),
+            _ => _ = ledger,
+        }
+    }
+
+    /// The number of bytes that count as sent, and wait for the kernel.
+    pub(crate) fn unsent(&self) -> usize {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.unsent(),
             _ => 0,
         }
     }

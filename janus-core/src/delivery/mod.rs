@@ -22,6 +22,7 @@
 //! | `slot/lag.rs` | table | the lag of a client, and the end of a stalled client |
 //! | `slot/pause.rs` | table | the pause of a client with many untaken answers; the last write before a cut-off |
 //! | `slot/subscription.rs` | table | a client's place in a topic |
+//! | `slot/unseen.rs` | table | reads of TLS without a result for the Transport |
 //! | `stream.rs` | table | a byte stream other than a socket, written by its Transport alone |
 //! | `terms.rs` | table | the limits of each client's queue |
 //! | `tls/` | pure | a socket with TLS, encrypted by the thread that delivers |

@@ -22,6 +22,7 @@ mod pause;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod unseen;
 
 use std::io;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use crate::ground::tasks::yield_now;
 use crate::wire::{Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
 pub(crate) use subscription::Subscription;
+use unseen::Unseen;
 
 /// One connection; see the module's documentation.
 ///
@@ -80,6 +82,8 @@ pub(crate) struct Slot {
     pub(crate) account: Option<Arc<Account>>,
     /// The bytes kept of the client's input.
     pub(crate) kept: Kept,
+    /// The reads of the link, as far as the Transport does not see them.
+    unseen: Unseen,
     /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
     has_asked: AtomicBool,
     #[cfg(feature = "fault-injection")]
@@ -126,7 +130,9 @@ impl Slot {
         terms: &Arc<Terms>,
     ) -> Self {
         account.connections.add(1);
-        Self::with_link(id, place, Some(link.into()), codec, Some(account), terms)
+        let link = link.into();
+        link.account_to(&terms.ledger);
+        Self::with_link(id, place, Some(link), codec, Some(account), terms)
     }
 
     /// The slot of a subscriber in this process, which takes its messages with [`poll_take`](Self::poll_take).
@@ -161,6 +167,7 @@ impl Slot {
             terms: Arc::clone(terms),
             account,
             kept: Kept::default(),
+            unseen: Unseen::default(),
             has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
@@ -377,15 +384,14 @@ impl Slot {
         let Some(mut out) = self.out.try_lock() else { return yield_now(cx) };
         let Out { link: Some(link), reads, .. } = &mut *out else { return Poll::Ready(Ok(0)) };
         let read = link.poll_read(cx, buffer);
+        #[cfg(feature = "tls")]
+        if let Link::Tls(tls) = link {
+            self.unseen.note(&tls.take_unseen());
+        }
         if *reads == Reads::Idle && read.is_ready() {
             *reads = Reads::Ending;
         }
         read
-    }
-
-    /// The bytes of the client's input that the link keeps. Without TLS no link keeps any, and no lock is taken.
-    pub(super) fn link_input(&self) -> usize {
-        if cfg!(feature = "tls") { self.out.lock().link.as_ref().map_or(0, Link::kept_input) } else { 0 }
     }
 
     /// Writes the queue out, as far as the kernel takes it and for at most one turn. The calling task must be the
@@ -613,6 +619,11 @@ impl Out {
     /// Whether the link holds bytes that may not be on their way.
     fn holds_back(&self) -> bool {
         self.link.as_ref().is_some_and(Link::is_unflushed)
+    }
+
+    /// The number of bytes that the link has taken and the kernel has not.
+    fn unsent(&self) -> usize {
+        self.link.as_ref().map_or(0, Link::unsent)
     }
 
     /// Makes the socket's close a reset, and lets nothing more out.

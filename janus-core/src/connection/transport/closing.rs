@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use super::publishing::Offering;
 use super::{Step, Transport, refusal};
+use crate::accounts::fairness::price;
 use crate::accounts::reached::Limit;
 use crate::session::{Detachment, Places};
 use crate::topic::leave;
@@ -198,8 +199,10 @@ impl Transport {
         }
         let discarded = ready!(self.discard(cx));
         let Step::Closing(closing) = &mut self.step else { return Poll::Ready(()) };
+        // A client of TLS may send records without any data for as long.
+        let work = usize::from(self.slot.take_unseen_work()) * price::BYTES;
         match discarded {
-            Some(length) if closing.discarded + length <= LINGER_BYTES => closing.discarded += length,
+            Some(length) if closing.discarded + length + work <= LINGER_BYTES => closing.discarded += length + work,
             _ => self.step = Step::Over,
         }
         Poll::Ready(())

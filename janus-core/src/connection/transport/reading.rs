@@ -47,7 +47,9 @@ impl Transport {
         }
         SCRATCH.with_borrow_mut(|scratch| {
             while !self.undecoded && self.may_go_on() {
-                match ready!(self.slot.poll_read(cx, scratch)) {
+                let read = self.slot.poll_read(cx, scratch);
+                self.portion.add(self.slot.take_unseen_work());
+                match ready!(read) {
                     Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
                         self.portion.add_read(length);
@@ -117,6 +119,22 @@ impl Transport {
         matches!(self.step, Step::Reading) && (self.decoder.is_mid_frame() || !self.opened || self.is_silent_guest())
     }
 
+    /// Notes whether the client owes the rest of a TLS record. A record without an end is late as a frame without an end
+    /// is, and no decoder sees either of the two.
+    fn note_record(&mut self) {
+        let owes = self.slot.is_mid_record() && matches!(self.step, Step::Reading);
+        if owes && !self.is_interrupted() {
+            self.owes_record = true;
+            self.slot.set_unfinished(true, false, self.shared.clock.tick());
+        } else if !owes && self.owes_record {
+            self.owes_record = false;
+            // A record without data, such as a change of keys, leads to no look at the decoder.
+            if !self.is_awaited() {
+                self.slot.set_unfinished(false, false, self.shared.clock.tick());
+            }
+        }
+    }
+
     /// Accounts for the kept input of the client; true if the connection is to be closed because of the input.
     pub(super) fn note_input(&mut self) -> bool {
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
@@ -126,7 +144,8 @@ impl Transport {
             Step::Authenticating(_, bytes) => *bytes,
             _ => 0,
         };
-        if self.note_kept(self.decoder.memory() + rest + under_way) {
+        self.note_record();
+        if self.note_kept(self.decoder.memory() + rest + under_way + self.slot.unseen_bytes()) {
             self.shared.bound_input();
         }
         self.slot.kept.is_given_up() && !self.is_closing()

@@ -64,7 +64,8 @@ impl Slot {
     /// Bytes queued for this client, and the tick at which the lag was first seen.
     pub(crate) fn queued(&self) -> Option<(usize, Option<Tick>)> {
         let out = self.out.lock();
-        out.queue.as_ref().filter(|_| !out.corked).map(|queue| (queue.size().1, queue.since()))
+        let queue = out.queue.as_ref().filter(|_| !out.corked)?;
+        Some((queue.size().1 + out.unsent(), queue.since()))
     }
 
     /// The queue of this client as figures; `None` if the client keeps up.
@@ -72,6 +73,7 @@ impl Slot {
         let out = self.out.lock();
         let queue = out.queue.as_ref().filter(|_| !out.corked)?;
         let (frames, bytes) = queue.size();
+        let bytes = bytes + out.unsent();
         Some(Lag { frames, bytes, since: queue.since(), peer: out.link.as_ref().and_then(Link::peer) })
     }
 }

@@ -6,6 +6,7 @@
 //! | `handshake.rs` | pure | a handshake, up to an established session |
 //! | `passed.rs` | pure | a connection on its way to another runtime, and as a stream there |
 //! | `record.rs` | pure | the record layer of TLS 1.3: keys, KeyUpdate, alerts |
+//! | `rest.rs` | pure | bytes refused by the kernel, and the account of a session's memory |
 //! | `session.rs` | pure | an established connection, and the bytes kept between two calls |
 //!
 //! A connection keeps nothing but its keys while idle. The kernel may refuse a part of an encrypted record. That part
@@ -21,6 +22,7 @@
 mod handshake;
 mod passed;
 mod record;
+mod rest;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -30,13 +32,14 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::link;
+use super::{Ledger, link};
 #[cfg(test)]
 pub(crate) use handshake::HandshakeError;
 pub(crate) use handshake::{Established, accept, prepare};
@@ -51,6 +54,15 @@ thread_local! {
     static GATHERED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(MAX_PLAINTEXT));
     /// A record on its way to the kernel.
     static RECORD: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_RECORD_OUT]);
+}
+
+/// What a session has read, or done, without the Transport's knowledge.
+pub(crate) struct Unseen {
+    pub(crate) bytes: usize,
+    /// Whether the client owes the rest of a record.
+    pub(crate) is_mid_record: bool,
+    /// The [price](crate::accounts::fairness::price) of the records.
+    pub(crate) work: u16,
 }
 
 /// A socket and its TLS session. Lies under the slot's lock, so a single thread at a time uses the cell.
@@ -121,9 +133,20 @@ impl Tls {
         })
     }
 
-    /// The bytes kept of the client's input: an incomplete record.
-    pub(crate) fn kept_input(&self) -> usize {
-        self.session.borrow().kept_input()
+    /// The input that the Transport has not seen, and the work of reading since the last call.
+    pub(crate) fn take_unseen(&mut self) -> Unseen {
+        let session = self.session.get_mut();
+        Unseen { bytes: session.kept_input(), is_mid_record: session.is_mid_record(), work: session.take_work() }
+    }
+
+    /// Accounts for the memory of the session, and of refused bytes, from now on.
+    pub(crate) fn account_to(&self, ledger: &Arc<Ledger>) {
+        self.session.borrow_mut().account_to(ledger);
+    }
+
+    /// The number of bytes that wait for the kernel.
+    pub(crate) fn unsent(&self) -> usize {
+        self.session.borrow().rest().len()
     }
 
     /// Whether a part of a record waits for the kernel.
@@ -225,7 +248,7 @@ fn poll_decrypt(
 ) -> Poll<io::Result<usize>> {
     INPUT.with_borrow_mut(|scratch| {
         let kept = session.input().len();
-        if kept == scratch.len() {
+        if kept >= scratch.len() {
             session.refuse_input();
             return Poll::Ready(Ok(0));
         }
@@ -239,9 +262,15 @@ fn poll_decrypt(
             session.end_input();
             return Poll::Ready(Ok(0));
         }
-        scratch[..kept].copy_from_slice(session.input());
-        Poll::Ready(Ok(session.decrypt(&mut scratch[..length], buffer)))
+        Poll::Ready(Ok(take_in(session, &mut scratch[..length], kept, buffer)))
     })
+}
+
+/// Takes in the bytes in `scratch` behind the first `kept`, which are for the kept input; returns the length of the
+/// plaintext.
+fn take_in(session: &mut Session, scratch: &mut [u8], kept: usize, buffer: &mut [u8]) -> usize {
+    scratch[..kept].copy_from_slice(session.input());
+    session.decrypt(scratch, buffer)
 }
 
 /// The address of the client, asked for when a line of the log is written.

@@ -13,6 +13,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::{AlertDescription, ConnectionTrafficSecrets, Error, InvalidMessage, PeerMisbehaved, SupportedCipherSuite};
 
 use super::session::{MAX_PLAINTEXT, Progress};
+use crate::accounts::fairness::price;
 
 /// Content type, version and length.
 const HEADER: usize = 5;
@@ -109,7 +110,11 @@ impl Records {
                 Ok(None) => break,
                 Ok(Some(record)) => {
                     progress.consumed += record.len();
-                    self.open(record, &mut key, &mut take)
+                    let opened = self.open(record, &mut key, &mut take);
+                    // Without a key now, the record has changed the key.
+                    let work = if key.is_some() { price::RECORD } else { price::KEY_UPDATE };
+                    progress.work = progress.work.saturating_add(work);
+                    opened
                 }
                 Err(fault) => Err(fault),
             };

@@ -6,10 +6,12 @@
 //! | kept | limit |
 //! |---|---|
 //! | input: an incomplete record, and plaintext beyond the caller's buffer | one record of a client, 18 KiB together |
-//! | output refused by the kernel | one record of 16 KiB, and a few alerts of 24 bytes |
+//! | output refused by the kernel (`rest.rs`) | one record of 16 KiB, and a few alerts of 24 bytes |
 
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use janus_supervision::ExitReason;
 use rustls::ProtocolVersion;
@@ -19,6 +21,9 @@ use rustls::unbuffered::{
 };
 
 use super::record::Records;
+use super::rest::{Rest, remove_first};
+use crate::accounts::fairness::price;
+use crate::delivery::Ledger;
 
 /// Plaintext of a record.
 pub(super) const MAX_PLAINTEXT: usize = 16 * 1024;
@@ -37,7 +42,9 @@ pub(crate) struct Session {
     /// Decrypted, and not given to the caller for lack of room.
     plaintext: Vec<u8>,
     /// Encrypted, and refused by the kernel.
-    rest: Vec<u8>,
+    rest: Rest,
+    /// The work of reading since the last [`take_work`](Self::take_work).
+    work: u16,
     /// The reason for the end of the input, until the next read.
     failure: Option<io::Error>,
     reads: Reads,
@@ -75,6 +82,8 @@ pub(super) struct Progress {
     pub(super) consumed: usize,
     /// Whether the client has sent `close_notify`.
     pub(super) has_ended: bool,
+    /// The price of the work done.
+    pub(super) work: u16,
 }
 
 impl Session {
@@ -95,7 +104,8 @@ impl Session {
             keeper,
             input: Vec::new(),
             plaintext: Vec::new(),
-            rest: Vec::new(),
+            rest: Rest::default(),
+            work: 0,
             failure: None,
             reads: Reads::Open,
             writes: Writes::Open,
@@ -120,10 +130,10 @@ impl Session {
             (Keeper::Records(records), Some(data)) => records.encrypt(data, output),
             (Keeper::Records(records), None) => records.close_notify(output),
             (Keeper::Rustls(connection), Some(data)) => {
-                write(connection, input, rest, |traffic| traffic.encrypt(data, output))
+                rest.change(|rest| write(connection, input, rest, |traffic| traffic.encrypt(data, output)))
             }
             (Keeper::Rustls(connection), None) => {
-                write(connection, input, rest, |traffic| traffic.queue_close_notify(output))
+                rest.change(|rest| write(connection, input, rest, |traffic| traffic.queue_close_notify(output)))
             }
         });
         written.map_err(|error| {
@@ -165,16 +175,29 @@ impl Session {
             length += fits.len();
             kept.extend_from_slice(others);
         };
-        let advanced = match keeper {
+        let advanced = rest.change(|rest| match keeper {
             Keeper::Records(records) => caught(|| records.advance(input, take, rest)),
             Keeper::Rustls(connection) => advance(connection, input, take, rest),
-        };
+        });
         match advanced {
             Ok(Progress { has_ended: true, .. }) => self.end_input(),
-            Ok(Progress { consumed, .. }) => self.input = input[consumed..].to_vec(),
+            Ok(Progress { consumed, work, .. }) => {
+                self.input = input[consumed..].to_vec();
+                self.work = self.work.saturating_add(work);
+            }
             Err(error) => self.fail(error),
         }
         length
+    }
+
+    /// The price of reading since the last call.
+    pub(super) fn take_work(&mut self) -> u16 {
+        mem::take(&mut self.work)
+    }
+
+    /// Whether the client owes the rest of a record.
+    pub(super) fn is_mid_record(&self) -> bool {
+        !self.input.is_empty()
     }
 
     /// The bytes kept of the input, encrypted or not yet given to the caller.
@@ -203,13 +226,24 @@ impl Session {
 
     /// The encrypted bytes refused by the kernel.
     pub(super) fn rest(&self) -> &[u8] {
-        &self.rest
+        self.rest.bytes()
+    }
+
+    /// Accounts for the memory of this session from now on.
+    pub(super) fn account_to(&mut self, ledger: &Arc<Ledger>) {
+        self.rest.account_to(ledger);
     }
 
     /// The bytes kept of the input, and whether they have memory on the heap.
     #[cfg(test)]
     pub(super) fn kept(&self) -> (usize, bool) {
-        (self.kept_input(), self.input.capacity() + self.plaintext.capacity() > 0)
+        (self.kept_input(), self.input_memory() > 0)
+    }
+
+    /// The memory of the kept input.
+    #[cfg(any(test, feature = "internals"))]
+    pub(super) fn input_memory(&self) -> usize {
+        self.input.capacity() + self.plaintext.capacity()
     }
 
     /// Has the key of this side changed after this many further records.
@@ -220,16 +254,16 @@ impl Session {
     }
 
     pub(super) fn keep_rest(&mut self, bytes: &[u8]) {
-        self.rest.extend_from_slice(bytes);
+        self.rest.push(bytes);
     }
 
     pub(super) fn rest_sent(&mut self, length: usize) {
-        remove_first(&mut self.rest, length);
+        self.rest.remove_first(length);
     }
 
     /// Gives up sending.
     pub(super) fn abandon_rest(&mut self) {
-        self.rest = Vec::new();
+        self.rest.clear();
         self.writes = Writes::Closed;
     }
 
@@ -239,7 +273,7 @@ impl Session {
             Writes::Open => {
                 let mut alert = [0; MAX_ALERT];
                 if let Ok(length) = self.write(None, &mut alert) {
-                    self.rest.extend_from_slice(&alert[..length]);
+                    self.rest.push(&alert[..length]);
                 }
                 self.writes = Writes::ShutsDown;
             }
@@ -303,6 +337,7 @@ pub(super) fn advance(
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
+                        progress.work = progress.work.saturating_add(price::RECORD);
                         take(record.payload);
                     }
                 }
@@ -360,13 +395,4 @@ pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, rustls::Error>) -> Resu
         log::error!("TLS: {}", ExitReason::from_unwind(panic));
         Err(rustls::Error::General("a panic in the TLS library".into()))
     })
-}
-
-/// Removes bytes from the front; gives the memory back with the last byte.
-fn remove_first(bytes: &mut Vec<u8>, length: usize) {
-    if length == bytes.len() {
-        *bytes = Vec::new();
-    } else {
-        bytes.drain(..length);
-    }
 }

@@ -91,7 +91,8 @@ async fn shake_hands(
         client.conn.complete_io(&mut client.sock)?;
         Ok(client)
     });
-    let accepted = timeout(DEADLINE, accept(server, Arc::new(server_config))).await.expect("a handshake in time");
+    let accepted =
+        timeout(DEADLINE, accept(server, Arc::new(server_config))).await.expect("a handshake in time");
     (accepted, client.await.unwrap())
 }
 
@@ -318,14 +319,71 @@ async fn an_incomplete_record_counts_as_input_of_the_client() {
     let (tls, mut client) = connect(&TLS13).await;
     let (link, terms) = (Link::Tls(Box::new(tls)), Terms::in_tests(1_000, 1 << 20));
     let slot = Slot::new(1, None, link, CLASSIC, Arc::default(), &terms);
-    assert_eq!(slot.link_input(), 0);
+    assert_eq!(slot.unseen_bytes(), 0);
     client.sock.write_all(&[23, 3, 3, 0x40, 0]).unwrap();
     client.sock.write_all(&[0; 1_000]).unwrap();
     let kept = poll_fn(|cx| {
         assert!(slot.poll_read(cx, &mut [0; 64]).is_pending(), "no data yet");
-        if slot.link_input() == 1_005 { Poll::Ready(()) } else { Poll::Pending }
+        if slot.unseen_bytes() == 1_005 { Poll::Ready(()) } else { Poll::Pending }
     });
     timeout(DEADLINE, kept).await.expect("the incomplete record is kept");
+    assert!(slot.is_mid_record());
+}
+
+#[tokio::test]
+async fn a_session_and_its_refused_bytes_are_accounted_for_until_the_end() {
+    for ends_by_reset in [false, true] {
+        let (tls, client) = connect_with(&TLS13, Some(TINY)).await;
+        let terms = Terms::in_tests(1_000, 1 << 20);
+        let ledger = &terms.ledger;
+        let slot = Slot::new(1, None, tls, CLASSIC, Arc::default(), &terms);
+        let session = ledger.bytes();
+        assert!(session > 1_000, "{session} bytes for the keys");
+        let frame = Bytes::from(message(1_000));
+        while slot.is_flushed() {
+            slot.send(frame.clone());
+        }
+        let refused = ledger.bytes() - session;
+        assert!((1..=1_022).contains(&refused), "{refused} bytes of a record");
+        assert_eq!(ledger.sent(), refused);
+        slot.send(frame.clone());
+        let (queued, _) = slot.queued().expect("a frame waits");
+        assert!(queued >= 1_000 + refused, "{queued} bytes");
+        let client = if ends_by_reset {
+            slot.end(crate::delivery::End::Overloaded);
+            slot.lost(io::ErrorKind::ConnectionReset);
+            assert_eq!(ledger.bytes(), session, "a reset leaves nothing to send");
+            client
+        } else {
+            let reading = tokio::spawn(received(client));
+            let flushed = poll_fn(|cx| {
+                slot.poll_attention(cx.waker());
+                slot.flush(cx);
+                if slot.is_flushed() { Poll::Ready(()) } else { Poll::Pending }
+            });
+            timeout(DEADLINE, flushed).await.unwrap();
+            assert_eq!(ledger.bytes(), session);
+            assert!(slot.close());
+            reading.await.unwrap().2
+        };
+        drop((slot, client));
+        assert_eq!(ledger.bytes(), 0);
+    }
+}
+
+#[tokio::test]
+async fn records_have_their_price_and_changes_of_keys_a_higher_price() {
+    use crate::accounts::fairness::price;
+
+    let (tls, _client, mut forger) = Forger::connect().await;
+    let (_, mut session) = tls.into_parts();
+    session.take_work();
+    let mut records = [forger.record(23, b"a"), forger.record(23, b""), forger.record(23, b"b")].concat();
+    assert_eq!(session.decrypt(&mut records, &mut [0; 8]), 2);
+    assert_eq!(session.take_work(), 3 * price::RECORD);
+    session.decrypt(&mut forger.record(HANDSHAKE, &KEY_UPDATE), &mut [0; 8]);
+    assert_eq!(session.take_work(), price::KEY_UPDATE);
+    assert_eq!(session.take_work(), 0);
 }
 
 #[tokio::test]
@@ -638,6 +696,41 @@ async fn a_client_that_sends_with_the_end_of_its_handshake_is_heard() {
     let mut tls = Tls::new(server, established.session);
     assert!(read_to_end(&mut tls, 16 * 1024).await.unwrap() == message(10_000));
     writing.await.unwrap();
+}
+
+/// A client with early data, which its ticket allows, for a server that does not.
+#[tokio::test]
+async fn early_data_is_skipped_and_never_heard() {
+    // The ticket is of another server, and names a session that this server does not know.
+    let mut allows = server_config(&[&TLS13]);
+    allows.max_early_data_size = 16 * 1024;
+    let refuses = server_config(&[&TLS13]);
+    let mut client = client_config(&[&TLS13]);
+    client.enable_early_data = true;
+    let (socket, first) = sockets(None).await;
+    let (established, first) = shake_hands(&socket, first, allows, client.clone()).await;
+    let tls = Tls::new(socket, established.unwrap().session);
+    tls.send(b"x").unwrap();
+    let mut first = first.unwrap();
+    // The ticket comes with the data.
+    first.read_exact(&mut [0]).unwrap();
+
+    let (server, socket) = sockets(None).await;
+    let talking = spawn_blocking(move || {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = StreamOwned::new(ClientConnection::new(Arc::new(client), name).unwrap(), socket);
+        client.conn.early_data().expect("the ticket allows early data").write_all(b"replayed").unwrap();
+        client.conn.complete_io(&mut client.sock).unwrap();
+        assert!(!client.conn.is_early_data_accepted());
+        client.write_all(b"in time").unwrap();
+        client.conn.send_close_notify();
+        client.conn.complete_io(&mut client.sock).unwrap();
+        client
+    });
+    let established = timeout(DEADLINE, accept(&server, Arc::new(refuses))).await.unwrap().unwrap();
+    let mut tls = Tls::new(server, established.session);
+    assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"in time");
+    talking.await.unwrap();
 }
 
 #[tokio::test]
