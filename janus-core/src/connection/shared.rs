@@ -61,6 +61,7 @@ impl Connections {
             + detached * DETACHED_SESSION_BYTES
             + topics * TOPIC_BYTES
             + asleep * ASLEEP_BYTES
+            + self.tls.as_ref().map_or(0, |tls| tls.memory())
             + self.faults.memory_taken()
     }
 

@@ -154,6 +154,11 @@ impl Certificates {
         })
     }
 
+    /// Whether clients may be asked for a certificate.
+    pub(crate) fn asks_clients(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.authorities.is_some())
+    }
+
     /// Reads the files again. An error leaves the earlier pair, or the earlier authorities, in place.
     ///
     /// # Errors

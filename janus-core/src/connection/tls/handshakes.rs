@@ -6,14 +6,19 @@
 //! `frame_timeout` may be cut to make room: the oldest of the address with most handshakes. So an address with many silent
 //! connections crowds out its own handshakes.
 //!
+//! Handshakes are in the account of the memory, each with a fixed price and the input kept until more has come. Beyond
+//! `input_share`, a handshake that needs to keep more input fails. When memory runs short, handshakes are cut in the
+//! same order, once they have lasted for a second.
+//!
 //! The connection takes a place of `max_connections` after the handshake, as a plain connection does after the accept.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,10 +46,19 @@ use crate::wire::Peer;
 const LINGER: Duration = Duration::from_millis(250);
 const LINGER_BYTES: usize = 64 * 1_024;
 
+/// The price of a handshake, besides the kept input: 3,000 connections that sent nothing took 8,150 bytes each, and the
+/// answer to a ClientHello takes some 4 KiB more, for the time of a round trip.
+const HANDSHAKE_BYTES: usize = 8 * 1_024;
+
+/// How long a handshake is spared when memory runs short.
+const SPARED: Duration = Duration::from_secs(1);
+
 /// All handshakes of an instance.
 #[derive(Debug, Default)]
 pub(crate) struct Handshakes {
     listed: Mutex<Listed>,
+    /// The bytes accounted for.
+    memory: AtomicUsize,
     offered: Notify,
     /// The threads not joined yet: at most one for each task, and the threads dead since the last start.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -86,10 +100,38 @@ struct Place {
     connections: Arc<Connections>,
     address: Address,
     number: u64,
+    /// The bytes accounted for.
+    memory: Cell<usize>,
+}
+
+impl Place {
+    fn new(connections: &Arc<Connections>, address: Address, number: u64) -> Self {
+        let place = Self { connections: Arc::clone(connections), address, number, memory: Cell::new(0) };
+        place.account(HANDSHAKE_BYTES);
+        place
+    }
+
+    /// Accounts for kept input; false if there is no more room.
+    fn may_keep(&self, bytes: usize) -> bool {
+        let before = self.memory.get();
+        self.account(HANDSHAKE_BYTES + bytes);
+        let tls = self.connections.tls.as_ref();
+        let bound = self.connections.input_bound().filter(|_| HANDSHAKE_BYTES + bytes > before);
+        bound.zip(tls).is_none_or(|(bound, tls)| tls.memory() <= bound)
+    }
+
+    fn account(&self, bytes: usize) {
+        let before = self.memory.replace(bytes);
+        if let Some(tls) = &self.connections.tls {
+            tls.handshakes.memory.fetch_add(bytes, Ordering::Relaxed);
+            tls.handshakes.memory.fetch_sub(before, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.account(0);
         if let Some(tls) = &self.connections.tls {
             tls.handshakes.listed.lock().all.remove(self.address, self.number);
         }
@@ -110,6 +152,17 @@ impl Handshakes {
         let cut = listed.all.take_first_if(is_old);
         drop(listed);
         usize::from(cut.is_some())
+    }
+
+    /// The bytes accounted for: of handshakes under way, and of connections that wait for a thread.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Cuts a handshake because memory is short; false if none has lasted for long enough.
+    pub(crate) fn give_up(&self) -> bool {
+        let cut = self.listed.lock().all.take_first_if(|begun| begun.at.elapsed() >= SPARED);
+        cut.is_some()
     }
 
     /// Queues a connection for its handshake. Called on the home arbiter, in whose reactor the socket is.
@@ -134,7 +187,7 @@ impl Handshakes {
         listed.last += 1;
         let number = listed.last;
         listed.all.add(address, number, Begun { at: Instant::now(), _cut: sender });
-        let place = Place { connections: Arc::clone(connections), address, number };
+        let place = Place::new(connections, address, number);
         listed.waiting.push_back(Handshake { socket, peer, origin: Arc::clone(origin), port, place, cut });
         drop(listed);
         self.offered.notify_one();
@@ -207,7 +260,9 @@ impl Handshake {
         let shake = async {
             let socket = TcpStream::from_std(socket).map_err(|error| error.to_string())?;
             let limit = connections.config.frame_timeout;
-            match timeout(limit, tls::accept(&socket, config)).await {
+            let may_keep = |bytes| place.may_keep(bytes);
+            let shake = tls::accept(&socket, config, tls.certificates.asks_clients(), may_keep);
+            match timeout(limit, shake).await {
                 Ok(Ok(established)) => Ok((socket, established)),
                 Ok(Err(error)) => {
                     let error = error.to_string();
@@ -254,6 +309,8 @@ fn go_home(socket: TcpStream, established: Established, peer: Peer, origin: Arc<
     let home = connections.home.clone();
     let served = home.run(move || match Link::enter_reactor(stream, peer) {
         Ok(link) => {
+            // The connection has an account of its own from now on.
+            place.account(0);
             acceptor::serve(&connections, link, peer, &origin, client);
             drop(place);
         }

@@ -39,6 +39,27 @@ impl Tls {
     pub(crate) fn new(certificates: certificates::Certificates) -> Self {
         Self { certificates, handshakes: handshakes::Handshakes::default() }
     }
+
+    /// The accounted bytes of handshakes.
+    pub(crate) fn memory(&self) -> usize {
+        self.handshakes.memory()
+    }
+
+    /// Cuts a handshake because memory is short; false if there is none to cut.
+    pub(crate) fn give_up_handshake(&self) -> bool {
+        self.handshakes.give_up()
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Tls {
+    pub(crate) fn memory(&self) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn give_up_handshake(&self) -> bool {
+        match *self {}
+    }
 }
 
 /// No value: without the feature `tls` no instance has TLS listeners.

@@ -14,12 +14,17 @@ use super::session::{Progress, Session, advance, record_length};
 
 /// Bytes read at once: a ClientHello is mostly under 2 KiB.
 const READ_BYTES: usize = 4 * 1024;
-/// Input without a result so far. The largest is the chain of certificates of a client.
-const MAX_INPUT: usize = 64 * 1024;
+/// Input without a result so far: a ClientHello, which is mostly under 2 KiB. The largest have keys of several exchanges, and
+/// a ticket.
+const MAX_HELLO: usize = 16 * 1024;
+/// Input without a result so far where clients are asked for a certificate, and have a chain.
+const MAX_CHAIN: usize = 64 * 1024;
 /// The content type of a record with which each client begins.
 const HANDSHAKE: u8 = 22;
 /// An alert without encryption, TLS 1.2: fatal, unexpected_message.
 const UNEXPECTED_MESSAGE: &[u8] = &[21, 3, 3, 0, 2, 2, 10];
+/// The same: fatal, record_overflow. Behind a ServerHello a client under TLS 1.3 expects encryption, and only sees an end.
+const RECORD_OVERFLOW: &[u8] = &[21, 3, 3, 0, 2, 2, 22];
 
 /// The result of a handshake.
 pub(crate) struct Established {
@@ -39,6 +44,8 @@ pub(crate) enum HandshakeError {
     Plaintext,
     #[error("the client left during the handshake")]
     Eof,
+    #[error("an incomplete message was given up, because unfinished input takes its share of memory_budget_bytes")]
+    Overloaded,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -57,12 +64,19 @@ pub(crate) fn prepare(config: &mut ServerConfig) {
     config.cert_resolver = Arc::new(NotesName(Arc::clone(&config.cert_resolver)));
 }
 
-/// Serves the handshake of a client. To give up, for example after a time limit, drop the future.
+/// Serves the handshake of a client. To give up, for example after a time limit, drop the future. `may_keep` is asked for the
+/// bytes of input that are kept until more has come.
 ///
 /// # Errors
 ///
 /// See [`HandshakeError`]. The socket is good for nothing then but to be closed.
-pub(crate) async fn accept(socket: &TcpStream, config: Arc<ServerConfig>) -> Result<Established, HandshakeError> {
+pub(crate) async fn accept(
+    socket: &TcpStream,
+    config: Arc<ServerConfig>,
+    asks_for_certificate: bool,
+    may_keep: impl Fn(usize) -> bool,
+) -> Result<Established, HandshakeError> {
+    let most = if asks_for_certificate { MAX_CHAIN } else { MAX_HELLO };
     let keeps_secrets = !config.enable_secret_extraction;
     let mut connection = UnbufferedServerConnection::new(config)?;
     let (mut input, mut output) = (Vec::new(), Vec::new());
@@ -85,8 +99,15 @@ pub(crate) async fn accept(socket: &TcpStream, config: Arc<ServerConfig>) -> Res
         }
         write(socket, &output).await?;
         output.clear();
-        if input.len() > MAX_INPUT {
+        if input.len() > most {
+            tell(socket, RECORD_OVERFLOW);
             return Err(rustls::Error::General("a message of the handshake is too large".into()).into());
+        }
+        if input.is_empty() {
+            input = Vec::new();
+        }
+        if !may_keep(input.capacity()) {
+            return Err(HandshakeError::Overloaded);
         }
     }
     let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);

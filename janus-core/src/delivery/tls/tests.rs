@@ -92,7 +92,7 @@ async fn shake_hands(
         Ok(client)
     });
     let accepted =
-        timeout(DEADLINE, accept(server, Arc::new(server_config))).await.expect("a handshake in time");
+        timeout(DEADLINE, accept(server, Arc::new(server_config), true, |_| true)).await.expect("a handshake in time");
     (accepted, client.await.unwrap())
 }
 
@@ -634,7 +634,7 @@ async fn a_client_without_tls_is_told_so_and_left() {
             client.shutdown(Shutdown::Write).unwrap();
         }
         let config = Arc::new(server_config(&VERSIONS));
-        let error = timeout(DEADLINE, accept(&server, config)).await.unwrap().err().unwrap();
+        let error = timeout(DEADLINE, accept(&server, config, false, |_| true)).await.unwrap().err().unwrap();
         drop(server);
         let mut answer = Vec::new();
         let _ = client.read_to_end(&mut answer);
@@ -692,7 +692,7 @@ async fn a_client_that_sends_with_the_end_of_its_handshake_is_heard() {
         client.conn.complete_io(&mut client.sock).unwrap();
         client
     });
-    let established = accept(&server, Arc::new(server_config(&[&TLS13]))).await.unwrap();
+    let established = accept(&server, Arc::new(server_config(&[&TLS13])), false, |_| true).await.unwrap();
     let mut tls = Tls::new(server, established.session);
     assert!(read_to_end(&mut tls, 16 * 1024).await.unwrap() == message(10_000));
     writing.await.unwrap();
@@ -727,10 +727,39 @@ async fn early_data_is_skipped_and_never_heard() {
         client.conn.complete_io(&mut client.sock).unwrap();
         client
     });
-    let established = timeout(DEADLINE, accept(&server, Arc::new(refuses))).await.unwrap().unwrap();
+    let established = timeout(DEADLINE, accept(&server, Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
     let mut tls = Tls::new(server, established.session);
     assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"in time");
     talking.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hello_that_is_too_large_is_refused_before_its_end() {
+    for (asks_for_certificate, most) in [(false, 16 * 1024), (true, 64 * 1024)] {
+        for fragment in [1, 300] {
+            let (server, mut client) = sockets(None).await;
+            // The beginning of the largest message of the handshake.
+            let hello = [&[1, 0, 0xff, 0xff, 3, 3][..], &message(65_000)].concat();
+            let bytes: Vec<u8> = hello
+                .chunks(fragment)
+                .flat_map(|part| [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat())
+                .collect();
+            let writing = spawn_blocking(move || {
+                let _ = client.write_all(&bytes);
+                client
+            });
+            let kept = std::cell::Cell::new(0);
+            let accepted = accept(&server, Arc::new(server_config(&VERSIONS)), asks_for_certificate, |bytes| {
+                kept.set(kept.get().max(bytes));
+                true
+            });
+            let error = timeout(DEADLINE, accepted).await.unwrap().err().unwrap();
+            assert!(error.to_string().contains("too large"), "{fragment}: {error}");
+            assert!((most / 2..=2 * most).contains(&kept.get()), "{fragment}: {} bytes kept", kept.get());
+            drop(server);
+            writing.await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! Takes back the memory of strangers, before regular clients have to give anything up.
 //!
-//! In this order, for as long as usage is at the first threshold: input that has led to nothing for two ticks, or is
-//! more than a quarter of `input_share`; connections that never opened, or have never asked for anything, for a second;
-//! queues of clients that do not keep up, where the queues hold more than topics keep in any case. A small part of the
-//! budget is left to each kind. With this part no client crowds out another, and a server with a budget always full of
-//! history does not close slow newcomers all the time.
+//! In this order, for as long as usage is at the first threshold: TLS handshakes that have lasted for a second; input
+//! that has led to nothing for two ticks, or is more than a quarter of `input_share`; connections that never opened, or
+//! have never asked for anything, for a second; queues of clients that do not keep up, where the queues hold more than
+//! topics keep in any case. A small part of the budget is left to each kind. With this part no client crowds out
+//! another, and a server with a budget always full of history does not close slow newcomers all the time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,6 +43,9 @@ const QUEUES: usize = 8;
 /// Connections closed before clients get their turn; each takes some 30 µs.
 const CLOSES: usize = 16;
 
+/// Handshakes cut in one look.
+const HANDSHAKES: usize = 256;
+
 /// Clients closed for their queues in one look.
 const CLIENTS: usize = 32;
 
@@ -71,6 +74,7 @@ impl Strangers {
             self.elder = std::mem::replace(&mut self.newest, shared.slot_ids.last());
         }
         if shared.memory_is_at(TRIM) {
+            cut_handshakes(shared).await;
             take_back_input(shared).await;
             let rested = self.walked.is_none_or(|walked| self.looks.wrapping_sub(walked) >= SECOND);
             if (rested || self.found) && shared.memory_is_at(TRIM) {
@@ -110,6 +114,18 @@ impl Strangers {
                 figures(shared)
             );
         }
+    }
+}
+
+/// Cuts TLS handshakes, as far as they hold more than a small part of the budget.
+async fn cut_handshakes(shared: &Shared) {
+    let Some(tls) = &shared.tls else { return };
+    let is_over = || shared.memory_is_at(TRIM) && tls.memory() > shared.config.memory_budget_bytes / LEFT;
+    for _ in 0..HANDSHAKES {
+        if !is_over() || !tls.give_up_handshake() {
+            return;
+        }
+        yield_now().await;
     }
 }
 
