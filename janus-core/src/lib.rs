@@ -150,6 +150,8 @@ pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 #[cfg(feature = "tls")]
 pub use connection::tls::certificates::CertificateError;
+#[cfg(feature = "tls")]
+pub use connection::tls::warnings::CertificateWarning;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "tls")]
 pub use delivery::tls::PassedTls;

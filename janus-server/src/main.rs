@@ -74,7 +74,10 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
     let text = match command {
         ConfigCommand::Show(flags) => load(flags)?.show(),
         ConfigCommand::Check(flags) => {
-            load(flags)?;
+            let loaded = load(flags)?;
+            for warning in certificates::check(&loaded.settings.core).map_err(ServeError::Start)? {
+                logging::last_words(format!("warning: {warning}\n"));
+            }
             "the settings are valid\n".to_owned()
         }
     };

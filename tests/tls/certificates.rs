@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use janus_core::Config;
 use rcgen::{
@@ -11,40 +13,51 @@ use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 /// Issues certificates.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and the key.
-pub(super) struct Pair {
-    pub(super) der: CertificateDer<'static>,
-    pub(super) pem: String,
-    pub(super) key: KeyPair,
+pub(crate) struct Pair {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) pem: String,
+    pub(crate) key: KeyPair,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "authority of a test");
+        // An issuer of the same name would be tried, and found to have signed nothing.
+        static AUTHORITIES: AtomicU32 = AtomicU32::new(0);
+        let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {number} of a test"));
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
-    pub(super) fn server(&self, names: &[&str]) -> Pair {
+    pub(crate) fn server(&self, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         self.issue(CertificateParams::new(names).unwrap())
     }
 
-    pub(super) fn client(&self) -> Pair {
+    /// A certificate of a server that ends at this time.
+    pub(crate) fn server_until(&self, names: &[&str], end: SystemTime) -> Pair {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = end.into();
+        self.issue(params)
+    }
+
+    pub(crate) fn client(&self) -> Pair {
         self.issue(Self::client_params())
     }
 
-    pub(super) fn expired_client(&self) -> Pair {
+    pub(crate) fn expired_client(&self) -> Pair {
         let mut params = Self::client_params();
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
         self.issue(params)
@@ -64,17 +77,28 @@ impl Authority {
     }
 
     /// A client with trust in this authority.
-    pub(super) fn connector(&self, own: Option<&Pair>) -> TlsConnector {
+    pub(crate) fn connector(&self, own: Option<&Pair>) -> TlsConnector {
         TlsConnector::from(Arc::new(self.client_config(own)))
     }
 
-    pub(super) fn client_config(&self, own: Option<&Pair>) -> ClientConfig {
+    /// A client that speaks this version alone.
+    pub(crate) fn connector_of(&self, version: &'static SupportedProtocolVersion) -> TlsConnector {
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_protocol_versions(&[version]).unwrap().with_root_certificates(self.roots());
+        TlsConnector::from(Arc::new(builder.with_no_client_auth()))
+    }
+
+    fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
+        roots
+    }
+
+    pub(crate) fn client_config(&self, own: Option<&Pair>) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots);
+            .with_root_certificates(self.roots());
         match own {
             None => builder.with_no_client_auth(),
             Some(own) => {
@@ -86,19 +110,19 @@ impl Authority {
 }
 
 /// The files of a server's certificates.
-pub(super) struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
 impl Files {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Writes a file for the owner's eyes alone.
-    pub(super) fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
         #[cfg(unix)]
@@ -107,13 +131,13 @@ impl Files {
     }
 
     /// Writes a pair as `NAME.pem` and `NAME.key`.
-    pub(super) fn write_pair(&self, name: &str, pair: &Pair) -> (PathBuf, PathBuf) {
+    pub(crate) fn write_pair(&self, name: &str, pair: &Pair) -> (PathBuf, PathBuf) {
         let certificate = self.write(&format!("{name}.pem"), &pair.pem);
         (certificate, self.write(&format!("{name}.key"), &pair.key.serialize_pem()))
     }
 
     /// Settings with the pair `NAME.pem` and `NAME.key`.
-    pub(super) fn config(&self, name: &str, pair: &Pair) -> Config {
+    pub(crate) fn config(&self, name: &str, pair: &Pair) -> Config {
         let (certificate, key) = self.write_pair(name, pair);
         Config { tls_cert: vec![certificate], tls_key: vec![key], ..Config::default() }
     }

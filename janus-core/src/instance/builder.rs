@@ -243,6 +243,7 @@ fn tls_listeners(
         None if config.tls_cert.is_empty() => return Err(no_certificate().into()),
         None => Certificates::load(config)?,
     };
+    certificates.warn();
     Ok(Some(Arc::new(Tls::new(certificates))))
 }
 

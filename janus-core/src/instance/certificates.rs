@@ -1,9 +1,12 @@
-//! New certificates for a running instance: [`Janus::reload_certificates`].
+//! New certificates for a running instance, [`Janus::reload_certificates`], and warnings about certificates.
 
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use super::janus::Janus;
-use crate::connection::tls::certificates::CertificateError;
+use crate::config::Config;
+use crate::connection::tls::certificates::{CertificateError, Certificates};
+use crate::connection::tls::warnings::CertificateWarning;
 
 impl Janus {
     /// Reads the files of [`tls_cert`](crate::Config::tls_cert), [`tls_key`](crate::Config::tls_key) and
@@ -44,11 +47,51 @@ impl Janus {
     pub fn reload_certificates(&self) -> Result<(), CertificateError> {
         let shared = self.tables();
         let Some(tls) = &shared.tls else { return Ok(()) };
-        let Err(errors) = tls.certificates.reload() else { return Ok(()) };
+        let reloaded = tls.certificates.reload();
+        tls.certificates.warn();
+        let Err(errors) = reloaded else { return Ok(()) };
         for error in &errors {
             log::error!("the earlier certificates stay in use: {error}");
         }
         shared.counters.certificates_refused.fetch_add(1, Ordering::Relaxed);
         errors.into_iter().next().map_or(Ok(()), Err)
+    }
+    /// Warnings about the certificates in use: expired, or nearly; not valid yet; with a name that an earlier
+    /// certificate has as well; with a key that every user of the machine can read. The log has them at the start and
+    /// after each reload. A program that runs for months asks once a day, because time passes without a reload.
+    ///
+    /// Without TLS listeners, and with [`Builder::tls`](crate::Builder::tls), there are none. The call looks at files,
+    /// and blocks its thread for as long.
+    ///
+    /// ```
+    /// # fn warn(janus: &janus_core::Janus) {
+    /// for warning in janus.certificate_warnings() {
+    ///     eprintln!("{warning}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn certificate_warnings(&self) -> Vec<CertificateWarning> {
+        let tls = &self.tables().tls;
+        tls.as_ref().map_or_else(Vec::new, |tls| tls.certificates.warnings(SystemTime::now()))
+    }
+
+    /// Reads the files of [`tls_cert`](Config::tls_cert), [`tls_key`](Config::tls_key) and
+    /// [`tls_client_ca`](Config::tls_client_ca) as a start does, and returns what the start would warn of. Starts
+    /// nothing. The call reads files, and blocks its thread for as long.
+    ///
+    /// ```
+    /// use janus_core::{Config, Janus};
+    ///
+    /// let config = Config { tls_cert: vec!["cert.pem".into()], tls_key: vec!["key.pem".into()], ..Config::default() };
+    /// let error = Janus::check_certificates(&config).unwrap_err();
+    /// assert!(error.to_string().starts_with("cannot read cert.pem: "));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error with which a start would fail.
+    pub fn check_certificates(config: &Config) -> Result<Vec<CertificateWarning>, CertificateError> {
+        Ok(Certificates::load(config)?.warnings(SystemTime::now()))
     }
 }

@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -24,6 +25,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier, version};
 
 use super::TlsPort;
+use super::warnings::{self, CertificateWarning, Pair};
 use crate::config::{ClientCertificates, Config, TlsVersion};
 use crate::delivery::tls;
 
@@ -154,6 +156,22 @@ impl Certificates {
         })
     }
 
+    /// Warnings about the pairs in use at the time `now`.
+    pub(crate) fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
+        let Some(source) = &self.source else { return Vec::new() };
+        let Some(loaded) = self.served.read().loaded.clone() else { return Vec::new() };
+        let pairs = source.pairs.iter().zip(&loaded.pairs);
+        let pairs: Vec<_> = pairs.map(|((certificate, key), loaded)| Pair { certificate, key, loaded }).collect();
+        warnings::warnings(&pairs, now, &source.provider)
+    }
+
+    /// Writes the present warnings to the log.
+    pub(crate) fn warn(&self) {
+        for warning in self.warnings(SystemTime::now()) {
+            log::warn!("{warning}");
+        }
+    }
+
     /// Whether clients may be asked for a certificate.
     pub(crate) fn asks_clients(&self) -> bool {
         self.source.as_ref().is_none_or(|source| source.authorities.is_some())
@@ -249,7 +267,7 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-fn has_name(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
+pub(super) fn has_name(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let certificate = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
     certificate.is_ok_and(|certificate| rustls::client::verify_server_name(&certificate, name).is_ok())
 }
@@ -257,7 +275,6 @@ fn has_name(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
 fn read_pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, CertificateError> {
     let chain = read_certificates(certificate, CERTIFICATES)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| malformed(key, KEY, &words(&error)))?;
-    warn_of_readers(key);
     // The key comes first, because an error about the key does not concern the certificate's file.
     let signing = provider.key_provider.load_private_key(private).map_err(|error| malformed(key, KEY, &error))?;
     let pair = CertifiedKey::new(chain, signing);
@@ -304,23 +321,6 @@ fn words(error: &pem::Error) -> String {
         other => other.to_string(),
     }
 }
-
-/// A key readable by every user of the machine is no secret.
-#[cfg(unix)]
-fn warn_of_readers(key: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    const OTHERS_READ: u32 = 0o004;
-    if fs::metadata(key).is_ok_and(|file| file.permissions().mode() & OTHERS_READ != 0) {
-        log::warn!(
-            "{}: every user of this machine can read the private key; take the right away with chmod o-r",
-            key.display()
-        );
-    }
-}
-
-#[cfg(not(unix))]
-fn warn_of_readers(_: &Path) {}
 
 #[cfg(test)]
 mod tests {

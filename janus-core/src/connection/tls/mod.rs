@@ -9,6 +9,7 @@
 //! | `mod.rs` | table | [`Tls`]: what the TLS listeners of an instance share |
 //! | `certificates.rs` | table | certificates, keys and authorities, as they were read last |
 //! | `handshakes.rs` | threads | the handshakes under way, their limit and their order of making room |
+//! | `warnings.rs` | pure | what an operator should know about the certificates in use |
 //!
 //! Without the feature `tls` no instance has TLS listeners, and [`Tls`] has no values.
 
@@ -16,6 +17,8 @@
 pub(crate) mod certificates;
 #[cfg(feature = "tls")]
 pub(crate) mod handshakes;
+#[cfg(feature = "tls")]
+pub(crate) mod warnings;
 
 /// The protocol of the clients of a TLS listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
