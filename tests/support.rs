@@ -4,16 +4,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use janus_core::supervision::{State, Tree};
 use janus_core::{Config, Janus};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Long enough for a busy machine; no passing test comes near.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -87,9 +92,64 @@ pub(crate) enum Close {
     Reset,
 }
 
+/// The stream of a client, with or without TLS.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// Continues over TLS. The name of the server is `localhost`.
+    pub(crate) async fn over(self, tls: &TlsConnector) -> io::Result<Self> {
+        let Self::Plain(stream) = self else { panic!("over TLS already") };
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = timeout(DEADLINE, tls.connect(name, stream)).await.expect("a handshake in time")?;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn parts(self: Pin<&mut Self>) -> Pin<&mut (dyn Stream + 'static)> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(&mut **stream),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.parts().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.parts().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.parts().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.parts().poll_shutdown(cx)
+    }
+}
+
 /// A client of the classic protocol.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Wire,
     received: Vec<u8>,
     taken: usize,
 }
@@ -97,26 +157,20 @@ pub(crate) struct Client {
 impl Client {
     /// Connects and reads the greeting.
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let mut client = Self::connect_silently(addr).await;
-        let greeting = client.json().await;
-        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
-        client
+        Self::connect_silently(addr).await.greeted().await
     }
 
     /// Connects and reads nothing.
     pub(crate) async fn connect_silently(addr: SocketAddr) -> Self {
         let stream = timeout(DEADLINE, TcpStream::connect(addr)).await.expect("connects in time").expect("connects");
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        Self { stream, received: Vec::new(), taken: 0 }
+        Self { stream: Wire::Plain(stream), received: Vec::new(), taken: 0 }
     }
 
     /// Connects from a loopback address, like a client of another host, and reads the greeting.
     #[cfg(target_os = "linux")]
     pub(crate) async fn connect_from(from: [u8; 4], addr: SocketAddr) -> Self {
-        let mut client = Self::connect_silently_from(from, addr).await;
-        let greeting = client.json().await;
-        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
-        client
+        Self::connect_silently_from(from, addr).await.greeted().await
     }
 
     /// Connects from a loopback address and reads nothing.
@@ -126,27 +180,49 @@ impl Client {
         socket.bind(SocketAddr::from((from, 0))).expect("all of 127.0.0.0/8 is this host");
         let stream = timeout(DEADLINE, socket.connect(addr)).await.expect("connects in time").expect("connects");
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        Self { stream, received: Vec::new(), taken: 0 }
+        Self { stream: Wire::Plain(stream), received: Vec::new(), taken: 0 }
+    }
+
+    /// Continues over TLS. Nothing may have been received yet.
+    pub(crate) async fn over(self, tls: &TlsConnector) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.over(tls).await?, ..self })
+    }
+
+    /// Reads the greeting.
+    pub(crate) async fn greeted(mut self) -> Self {
+        let greeting = self.json().await;
+        assert!(greeting["token"].is_string(), "not a greeting: {greeting}");
+        self
     }
 
     /// Makes the end of this client a reset, which leaves no port in TIME_WAIT: thousands of clients per test would use
     /// up all ports.
     pub(crate) fn reset_on_drop(self) -> Self {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER can be set");
+        socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).expect("SO_LINGER can be set");
         self
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.stream.local_addr().expect("a connected socket has an address")
+        self.stream.socket().local_addr().expect("a connected socket has an address")
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time").expect("sent");
+        self.try_send(bytes).await.expect("sent");
     }
 
     /// Sends on a connection that the server may have ended.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time")
+        let sent = async {
+            self.stream.write_all(bytes.as_ref()).await?;
+            self.stream.flush().await
+        };
+        timeout(DEADLINE, sent).await.expect("sent in time")
+    }
+
+    /// Sends bytes past TLS.
+    pub(crate) async fn send_below_tls(&mut self, bytes: &[u8]) {
+        let Wire::Tls(stream) = &mut self.stream else { panic!("without TLS") };
+        timeout(DEADLINE, stream.get_mut().0.write_all(bytes)).await.expect("sent in time").expect("sent");
     }
 
     pub(crate) async fn half_close(&mut self) {
@@ -223,7 +299,7 @@ impl Client {
 
     /// Waits, without reading, until the connection is reset.
     pub(crate) async fn lost(&mut self) {
-        timeout(DEADLINE, self.stream.ready(Interest::ERROR))
+        timeout(DEADLINE, self.stream.socket().ready(Interest::ERROR))
             .await
             .expect("it is reset")
             .expect("it can be waited for");

@@ -1,10 +1,12 @@
 //! TLS listeners, as their clients and their operators see them. The authorities and certificates are made at run time.
 
-mod certificates;
+pub(crate) mod certificates;
 mod conforming;
 mod openssl;
+mod records;
 mod reloading;
 mod verifying;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,7 +1,6 @@
 //! Clients that send as fast as the server reads and never stop by themselves, from another address than the
 //! bystander's.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,13 +8,13 @@ use std::time::Duration;
 use janus_core::Config;
 use janus_core::wire::classic::client::unsubscribe;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Bystander, FRAME_TIMEOUT, NEWS, Process, SOON, all, summary};
-use crate::support::{Client, DEADLINE, own_address, publish_frame, serve, subscribe_frame, until};
+use super::{Bystander, FRAME_TIMEOUT, Identity, NEWS, Process, SOON, Target, Way, all, summary};
+use crate::support::{Client, DEADLINE, Wire, own_address, publish_frame, serve, subscribe_frame, until};
 
 /// A ping of a WebSocket client, without payload.
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
@@ -41,18 +40,22 @@ enum Flood {
 impl Flood {
     const ALL: [Self; 5] = [Self::Pings, Self::Nonsense, Self::Unfinished, Self::Messages, Self::Topics];
 
-    async fn connect(self, addr: SocketAddr) -> std::io::Result<TcpStream> {
+    async fn connect(self, target: &Target) -> std::io::Result<Wire> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(([127, 0, 0, 2], 0).into())?;
         // Unsent bytes of a client on another machine take no memory of this machine. Here, 8,000 clients with buffers
         // of the usual size are enough for the kernel to drop packets of any connection; the packets are repeated after
         // 200 ms.
         socket.set_send_buffer_size(SEND_BUFFER)?;
-        let mut stream = socket.connect(addr).await?;
+        let mut stream = Wire::Plain(socket.connect(target.addr).await?);
+        if let Some(tls) = &target.tls {
+            stream = stream.over(tls).await?;
+        }
         if matches!(self, Self::Pings) {
             let request = format!(
-                "GET /ws HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                "GET /ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                target.addr
             );
             stream.write_all(request.as_bytes()).await?;
         }
@@ -84,12 +87,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(flood: Flood, addr: SocketAddr, clients: usize) -> Self {
+    fn start(flood: Flood, target: &Target, clients: usize) -> Self {
         let (stop, pieces) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let threads = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut set = JoinSet::new();
         for client in 0..clients {
-            set.spawn_on(pour(flood, addr, client, Arc::clone(&stop), Arc::clone(&pieces)), threads.handle());
+            set.spawn_on(pour(flood, target.clone(), client, Arc::clone(&stop), Arc::clone(&pieces)), threads.handle());
         }
         Self { stop, pieces, clients: set, threads }
     }
@@ -111,11 +114,11 @@ impl Running {
 }
 
 /// A single client, which connects anew after a close.
-async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBool>, pieces: Arc<AtomicUsize>) {
+async fn pour(flood: Flood, target: Target, client: usize, stop: Arc<AtomicBool>, pieces: Arc<AtomicUsize>) {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
-        let Ok(stream) = flood.connect(addr).await else { continue };
-        let (mut answers, mut out) = stream.into_split();
+        let Ok(stream) = flood.connect(&target).await else { continue };
+        let (mut answers, mut out) = tokio::io::split(stream);
         let read = async {
             let mut buffer = vec![0; 64 * 1_024];
             while answers.read(&mut buffer).await.is_ok_and(|length| length > 0) {
@@ -138,11 +141,20 @@ async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBoo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_from_one_address_stop_no_message_of_another() {
-    let config = Config { http_listen: vec![own_address()], session_ttl: SOON, ..Config::default() };
+    let identity = Identity::new();
+    let config = Config {
+        tls_listen: vec![own_address()],
+        http_listen: vec![own_address()],
+        https_listen: vec![own_address()],
+        session_ttl: SOON,
+        ..identity.config(Config::default())
+    };
     let (janus, addr) = serve(config).await;
-    let http = janus.local_addrs()[1];
-    for flood in Flood::ALL {
-        let running = Running::start(flood, if matches!(flood, Flood::Pings) { http } else { addr }, 20);
+    let [_, tls, http, https] = janus.local_addrs()[..] else { panic!("four listeners") };
+    for (way, flood) in Way::ALL.into_iter().flat_map(|way| Flood::ALL.map(|flood| (way, flood))) {
+        let pings = matches!(flood, Flood::Pings);
+        let target = if pings { identity.target(way, http, https) } else { identity.target(way, addr, tls) };
+        let running = Running::start(flood, &target, 20);
         running.makes_progress().await;
         let bystander = Bystander::start(addr).await;
         bystander.makes_progress().await;
@@ -193,17 +205,18 @@ async fn floods_at_full_size_and_their_cost_for_a_bystander() {
         (Flood::Messages, 8_000),
         (Flood::Topics, 20),
     ];
-    for (flood, clients) in floods {
+    for (way, (flood, clients)) in Way::ALL.into_iter().flat_map(|way| floods.map(|flood| (way, flood))) {
         let http = own_address();
-        let server = Process::start_with(FRAME_TIMEOUT, &["--http-listen", &http.to_string()]);
-        let addr = if matches!(flood, Flood::Pings) { server.http() } else { server.addr };
+        let port = if way == Way::Tls { "--https-listen" } else { "--http-listen" };
+        let server = Process::start_with(FRAME_TIMEOUT, &[port, &http.to_string()]);
+        let target = if matches!(flood, Flood::Pings) { server.http(way) } else { server.target(way) };
         let bystander = Bystander::start(server.addr).await;
-        let running = Running::start(flood, addr, clients);
+        let running = Running::start(flood, &target, clients);
         running.makes_progress().await;
         let begun = Instant::now();
         until("five seconds are over", || begun.elapsed() >= Duration::from_secs(5)).await;
         let latencies = bystander.finish().await;
         running.finish().await;
-        println!("{clients} x {flood:?}: {}", summary(latencies));
+        println!("{way:?}, {clients} x {flood:?}: {}", summary(latencies));
     }
 }

@@ -37,17 +37,21 @@ fn agreed(output: &Output) -> String {
 #[tokio::test]
 async fn old_versions_and_weak_ciphers_are_refused() {
     let server = Server::start(|config, _| config).await;
-    for (arguments, expected) in [
-        (&["-tls1_3"][..], "TLSv1.3"),
-        (&["-tls1_2"], "TLSv1.2"),
-        (&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)"),
-        (&["-tls1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)"),
+    for (arguments, expected, alert) in [
+        (&["-tls1_3"][..], "TLSv1.3", ""),
+        (&["-tls1_2"], "TLSv1.2", ""),
+        (&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)", "alert handshake failure"),
+        (&["-tls1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)", "alert handshake failure"),
         // Without forward secrecy, and with CBC.
-        (&["-tls1_2", "-cipher", "AES128-SHA"], "(NONE)"),
-        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "(NONE)"),
+        (&["-tls1_2", "-cipher", "AES128-SHA"], "(NONE)", "alert handshake failure"),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "(NONE)", "alert handshake failure"),
+        // With a key exchange, and with signatures, that have been broken or left behind.
+        (&["-tls1_2", "-groups", "ffdhe2048"], "(NONE)", "alert handshake failure"),
+        (&["-tls1_2", "-sigalgs", "ECDSA+SHA1", "-cipher", "ALL:@SECLEVEL=0"], "(NONE)", "alert handshake failure"),
     ] {
         let output = client(&server, arguments).await;
         assert!(agreed(&output).contains(expected), "{arguments:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(alert), "{arguments:?}: {output:?}");
     }
     server.janus.shutdown().await;
 }

@@ -19,22 +19,22 @@ impl Hooks for Reports {
     }
 }
 
-/// Whether a client gets a greeting. In TLS 1.3 a client learns of a refused certificate with its first read.
+/// The first byte of a greeting, or the error in its place. In TLS 1.3 a client learns of a refused certificate with its
+/// first read.
+async fn greeted(server: &Server, connector: &TlsConnector) -> std::io::Result<()> {
+    let mut stream = Stream::connect(connector, server.tls, "localhost").await?;
+    let mut byte = [0];
+    let read = tokio::io::AsyncReadExt::read_exact(&mut stream.io, &mut byte);
+    tokio::time::timeout(super::DEADLINE, read).await.expect("a greeting or an alert").map(drop)
+}
+
+/// Whether a client gets a greeting.
 async fn is_served(server: &Server, own: Option<&Pair>) -> bool {
     is_served_by(server, &server.authority.connector(own)).await
 }
 
 async fn is_served_by(server: &Server, connector: &TlsConnector) -> bool {
-    match Stream::connect(connector, server.tls, "localhost").await {
-        Ok(mut stream) => {
-            let mut byte = [0];
-            tokio::time::timeout(super::DEADLINE, tokio::io::AsyncReadExt::read_exact(&mut stream.io, &mut byte))
-                .await
-                .expect("a greeting or an alert")
-                .is_ok()
-        }
-        Err(_) => false,
-    }
+    greeted(server, connector).await.is_ok()
 }
 
 async fn start(
@@ -66,6 +66,25 @@ async fn a_certificate_decides_about_the_client_as_configured() {
         }
         server.janus.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn a_refused_certificate_is_answered_with_the_alert_for_its_fault() {
+    let (clients, others) = (Authority::new(), Authority::new());
+    let (server, _reports) = start(&clients, ClientCertificates::Required).await;
+    for (own, alert) in [
+        (None, "CertificateRequired"),
+        (Some(clients.expired_client()), "CertificateExpired"),
+        (Some(others.client()), "UnknownCA"),
+        // A server's certificate is not for clients.
+        (Some(clients.server(&["localhost"])), "served"),
+    ] {
+        match greeted(&server, &server.authority.connector(own.as_ref())).await {
+            Ok(()) => assert_eq!(alert, "served"),
+            Err(error) => assert!(error.to_string().contains(alert), "{error} in place of {alert}"),
+        }
+    }
+    server.janus.shutdown().await;
 }
 
 #[tokio::test]
