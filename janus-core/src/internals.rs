@@ -1,4 +1,4 @@
-//! The delivery path without its actors, for the benches. Not part of the public API: anything here may change or go at
+//! The delivery path without its actors, for the benches and fuzz targets. Not part of the public API: anything here may change or go at
 //! any time.
 
 use std::future::poll_fn;
@@ -15,6 +15,8 @@ use crate::config::SlowConsumer;
 use crate::delivery::codecs::CLASSIC;
 use crate::delivery::pass::{Help, Server};
 use crate::delivery::senders::StopSender;
+#[cfg(feature = "tls")]
+pub use crate::delivery::tls::BareSession;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
 use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;

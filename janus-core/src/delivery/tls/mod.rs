@@ -3,6 +3,7 @@
 //!
 //! | file | kind | owns |
 //! |---|---|---|
+//! | `bare.rs` | pure | a session without a socket, for the fuzz target (a feature) |
 //! | `handshake.rs` | pure | a handshake, up to an established session |
 //! | `passed.rs` | pure | a connection on its way to another runtime, and as a stream there |
 //! | `record.rs` | pure | the record layer of TLS 1.3: keys, KeyUpdate, alerts |
@@ -19,6 +20,8 @@
 //! connection in place of 3.8 KB and 7.9 KB. So TLS 1.3 has a record layer here, and TLS 1.2, which few clients speak,
 //! is left to the unbuffered connection.
 
+#[cfg(feature = "internals")]
+mod bare;
 mod handshake;
 mod passed;
 mod record;
@@ -40,6 +43,8 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Ledger, link};
+#[cfg(feature = "internals")]
+pub use bare::BareSession;
 #[cfg(test)]
 pub(crate) use handshake::HandshakeError;
 pub(crate) use handshake::{Established, accept, prepare};
