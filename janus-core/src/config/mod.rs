@@ -147,8 +147,8 @@ settings! {
             /// (`frame_too_large`).
             max_frame_bytes: usize = 64 * KIB, bytes(64..=16 * MIB);
 
-            /// How long a frame may stay unfinished. Then the connection is closed (`frame_timeout`). A TLS handshake has
-            /// the same time.
+            /// How long a frame, or a TLS record, may stay unfinished. Then the connection is closed (`frame_timeout`). A
+            /// TLS handshake has the same time.
             frame_timeout: Duration = secs(10), duration(millis(10)..=days(7));
 
             // Each client costs one message per interval.
