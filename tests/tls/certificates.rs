@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Issues certificates.
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -38,6 +38,19 @@ impl Authority {
     pub(super) fn server(&self, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         self.issue(CertificateParams::new(names).unwrap())
+    }
+
+    /// Settings of a server with a new certificate for these names.
+    pub(super) fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let pair = self.server(names);
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.der], key)
+            .unwrap();
+        Arc::new(config)
     }
 
     pub(super) fn client(&self) -> Pair {
