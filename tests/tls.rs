@@ -1,5 +1,6 @@
 //! TLS listeners, as their clients and their operators see them. The authorities and certificates are made at run time.
 
+mod browser;
 mod certificates;
 mod commands;
 mod conforming;
