@@ -4,6 +4,7 @@ mod browser;
 mod certificates;
 mod commands;
 mod conforming;
+mod documented;
 mod openssl;
 mod reloading;
 mod verifying;
