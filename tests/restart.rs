@@ -5,10 +5,11 @@
 //! With the usual tests there are a few clients and short times. With thousands of clients and the server's own times,
 //! the run is a measurement. Server and clients are two processes:
 //!
-//!     RESTART_CLIENTS=10000 cargo test --release -p janus-server --test restart -- --nocapture
+//!     RESTART_CLIENTS=10000 RESTART_BINARY=$PWD/target/release/janus-server \
+//!         cargo test -p janus-server --test restart -- --nocapture
 //!
-//! With `RESTART_STORM=1` the drain closes all clients at once, and the clients come back at once instead of at the
-//! time that they are told. `RESTART_BINARY` names another server than the one of the build.
+//! `RESTART_BINARY` names another server than the server of the build. With `RESTART_STORM=1` the drain closes all
+//! clients at once, and the clients come back at once instead of at the announced time.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
