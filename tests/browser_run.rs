@@ -4,7 +4,7 @@
 //! than [`PATIENCE`] for a report.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::cli_run::PATIENCE;
 
@@ -26,6 +27,8 @@ const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/browser");
 pub(crate) struct Site {
     listening: Listening,
     reports: Receiver<Value>,
+    /// The only authority that the browser trusts, as PEM text, if the site is served over TLS.
+    authority: Option<String>,
 }
 
 impl Site {
@@ -35,11 +38,24 @@ impl Site {
             // A browser opens connections and leaves some unused.
             let _ = answer(stream, &sender);
         });
-        Self { listening, reports }
+        Self { listening, reports, authority: None }
+    }
+
+    /// Serves the pages over TLS, as `localhost`. Without knowing the authority, the browser would refuse the pages.
+    pub(crate) fn start_over_tls(config: Arc<ServerConfig>, authority: String) -> Self {
+        let (sender, reports) = channel();
+        let listening = Listening::start(move |stream| {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let _ = answer(StreamOwned::new(connection, stream), &sender);
+        });
+        Self { listening, reports, authority: Some(authority) }
     }
 
     pub(crate) fn origin(&self) -> String {
-        format!("http://{}", self.listening.address)
+        match self.authority {
+            None => format!("http://{}", self.listening.address),
+            Some(_) => format!("https://localhost:{}", self.listening.address.port()),
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -57,12 +73,12 @@ impl Site {
         for (name, value) in parameters {
             url = format!("{url}&{name}={value}");
         }
-        Page { site: self, browser: Browser::start(&url) }
+        Page { site: self, browser: Browser::start(&url, self.authority.as_deref()) }
     }
 }
 
 /// Answers a single request and closes.
-fn answer(stream: TcpStream, reports: &Sender<Value>) -> io::Result<()> {
+fn answer(stream: impl Read + Write, reports: &Sender<Value>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let (mut request, mut length) = (String::new(), 0);
     stream.read_line(&mut request)?;
@@ -149,8 +165,16 @@ impl Browser {
     /// Debian's name first.
     const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-    fn start(url: &str) -> Self {
+    fn start(url: &str, authority: Option<&str>) -> Self {
         let profile = tempfile::tempdir().unwrap();
+        let trust = match authority {
+            // The certificate of a proxy, whose tests are about the proxy.
+            None => Some("--ignore-certificate-errors"),
+            Some(authority) => {
+                make_known(authority, profile.path());
+                None
+            }
+        };
         for name in Self::NAMES {
             let log = File::create(profile.path().join("log")).unwrap();
             let mut command = Command::new(name);
@@ -164,8 +188,9 @@ impl Browser {
                 // The browser talks only to the test.
                 .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
                 .arg("--disable-extensions")
-                // The tests create the certificates of proxies themselves.
-                .arg("--ignore-certificate-errors")
+                .args(trust)
+                // With the authorities that the browser trusts.
+                .env("HOME", profile.path())
                 .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
                 // Without this flag a headless browser may end after loading the page.
                 .arg("--remote-debugging-port=0")
@@ -200,6 +225,20 @@ impl Drop for Browser {
     }
 }
 
+/// Makes an authority known to the browsers of a home directory.
+fn make_known(authority: &str, home: &Path) {
+    let (pem, folder) = (home.join("authority.pem"), home.join(".pki/nssdb"));
+    std::fs::write(&pem, authority).unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    let database = format!("sql:{}", folder.display());
+    let pem = pem.to_str().unwrap();
+    for arguments in [&["-N", "--empty-password"][..], &["-A", "-n", "authority", "-t", "C,,", "-i", pem]] {
+        let status = Command::new("certutil").args(["-d", &database]).args(arguments).status();
+        let status = status.expect("this test needs certutil: run tests/run.sh, which installs it");
+        assert!(status.success(), "{arguments:?}");
+    }
+}
+
 /// A network between page and server that fails on request.
 pub(crate) struct Proxy {
     listening: Listening,
@@ -229,6 +268,10 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> String {
         format!("ws://{}/ws", self.listening.address)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.listening.address.port()
     }
 
     /// Ends all connections.

@@ -16,15 +16,17 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
-# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also behind nginx with TLS; and
+# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also over TLS and behind nginx; and
 # client libraries of Node and Python.
 missing=()
 # nginx is in /usr/sbin, which may be missing in a user's path.
 export PATH="$PATH:/usr/sbin"
-for program in python3 chromium nginx openssl npm; do
+for program in python3 chromium curl nginx openssl npm; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 command -v node >/dev/null || missing+=(nodejs)
+# certutil, which tells a browser of an authority.
+command -v certutil >/dev/null || missing+=(libnss3-tools)
 # libFuzzer is C++.
 command -v c++ >/dev/null || missing+=(g++)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)

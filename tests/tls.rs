@@ -1,7 +1,10 @@
 //! TLS listeners, as their clients and their operators see them. The authorities and certificates are made at run time.
 
+mod browser;
 pub(crate) mod certificates;
+mod commands;
 mod conforming;
+mod documented;
 mod openssl;
 mod records;
 mod reloading;
@@ -120,6 +123,11 @@ impl Stream {
         timeout(DEADLINE, self.io.read_to_end(&mut bytes)).await.expect("an end")?;
         Ok(bytes)
     }
+}
+
+/// The address at the end of a log line about a TLS listener.
+fn logged_address(line: &str) -> SocketAddr {
+    line.trim_end().strip_suffix(" (TLS)").unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]

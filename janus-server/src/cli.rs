@@ -13,6 +13,7 @@ use janus_core::TraceKind;
 use janus_core::settings::Kind;
 
 use crate::bench::{Protocol, Transport};
+use crate::client::tls::Tls;
 use crate::settings::{self, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
@@ -109,9 +110,11 @@ pub(crate) struct Publish {
     /// Refuse text that is not JSON, with exit code 2, instead of sending a JSON string.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The server's address (setting `listen`).
+    /// The server's address (setting `listen`, or with TLS `tls_listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// Longest time for connecting, and for each receipt.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,
@@ -122,9 +125,11 @@ pub(crate) struct Subscribe {
     /// The topics to subscribe to.
     #[arg(required = true)]
     pub(crate) topics: Vec<String>,
-    /// The server's address (setting `listen`).
+    /// The server's address (setting `listen`, or with TLS `tls_listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) from: String,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// End after this many messages.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -151,9 +156,11 @@ pub(crate) struct Trace {
     /// End after this many messages.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) count: u64,
-    /// The address of the server's HTTP API (setting `http_listen`).
+    /// The address of the server's HTTP API (setting `http_listen`, or with TLS `https_listen`).
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
     pub(crate) from: String,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// Longest time for connecting, and for the beginning of the server's answer.
     #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
     pub(crate) timeout: Duration,

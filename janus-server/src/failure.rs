@@ -37,7 +37,11 @@ impl Failure {
         let mut text = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
+            let told = error.to_string();
+            // Errors of the library that also go to the log have their cause in their own text.
+            if !text.ends_with(&told) {
+                text.push_str(&format!(": {told}"));
+            }
             cause = error.source();
         }
         logging::last_words(text.lines().map(|line| format!("error: {line}\n")).collect());

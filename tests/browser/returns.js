@@ -1,6 +1,6 @@
 /**
  * Holds event streams and WebSockets, and reports when each is subscribed and when each is lost:
- * `[kind, number, "open" | "subscribed" | "lost" | "final" | "bye" | "message", milliseconds since 1970, …]`.
+ * `[kind, number, "open" | "subscribed" | "lost" | "final" | "bye" | "gap" | "message", milliseconds since 1970, …]`.
  */
 
 import { Janus } from "./janus.js";
@@ -18,6 +18,7 @@ function stream(number) {
   events.onopen = () => tell("open");
   events.addEventListener("subscribed", ({ data }) => tell("subscribed", JSON.parse(data).resumed));
   events.addEventListener("bye", ({ data }) => tell("bye", JSON.parse(data).message));
+  events.addEventListener("gap", () => tell("gap"));
   events.onmessage = ({ data }) => tell("message", JSON.parse(data).data);
   events.onerror = () => tell(events.readyState === EventSource.CLOSED ? "final" : "lost");
 }
@@ -31,6 +32,7 @@ function socket(number) {
   const janus = new Janus(`${origin.replace("http", "ws")}/ws`, { state });
   janus.subscribe("news", {
     subscribed: ({ resumed }) => tell("subscribed", resumed),
+    gap: () => tell("gap"),
     message: ({ data }) => tell("message", data),
   });
 }

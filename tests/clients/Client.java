@@ -79,6 +79,7 @@ public class Client {
         switch (event) {
             case "message" -> report(topic, "message", member(data, "data"));
             case "subscribed" -> report(topic, "subscribed", member(data, "resumed"));
+            case "heartbeat" -> {}
             default -> report(topic, event, member(data, "code"));
         }
     }

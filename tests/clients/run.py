@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Runs client libraries against Janus and says which of them get every message: run.py BINARY [LIBRARY...]
 
-All libraries run at the same time, each as a program of its own (client.mjs, client.py, Client.java) that subscribes to
-two topics through a network that can fail. tests/clients/run.sh installs the libraries; without one named here, those run
-that tests/run.sh has. The result is a table, and exit code 1 if a library failed in a scenario.
+All libraries run at the same time, each twice, with and without TLS, as a program of its own (client.mjs, client.py,
+Client.java) that subscribes to two topics through a network that can fail. tests/clients/run.sh installs the libraries;
+without one named here, those run that tests/run.sh has. The result is a table, and exit code 1 if a library failed in a
+scenario.
 """
 
 import argparse
 import asyncio
+import functools
 import http.client
 import json
 import os
@@ -22,6 +24,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE.parent))
+import authority
+
 TARGET = Path(os.environ.get("CLIENTS_TARGET", HERE.parents[1] / "target" / "clients"))
 
 SMALL = ["eventsource", "eventsource-client", "ws", "requests+sseclient-py", "httpx-sse", "websockets"]
@@ -40,6 +46,10 @@ AWAY = 1
 # Short times, so that a run takes half a minute and clients see heartbeats.
 SETTINGS = {"sse-retry": "300 ms", "heartbeat-interval": "1 s", "drain-timeout": "2 s", "drain-period": "100 ms",
             "restart-time": "500 ms"}
+TLS = {"tls-cert": str(TARGET / "certificate.pem"), "tls-key": str(TARGET / "key.pem")}
+# How the programs are told of the authority: Node, requests, and Python's own TLS.
+TRUST = {name: str(TARGET / "authority.pem") for name in ("NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")}
+JAVA_TRUST = TARGET / "authority.p12"
 
 
 class Server:
@@ -51,20 +61,25 @@ class Server:
 
     def __init__(self, binary):
         known = subprocess.run([binary, "--help"], capture_output=True, text=True, check=True).stdout
+        # An older binary, run for comparison, lacks some of the settings.
+        settings = {name: value for name, value in {**SETTINGS, **TLS}.items() if f"--{name}" in known}
         self.arguments = [binary, "--listen", "127.0.0.1:0", "--log", "info"]
-        for name, value in SETTINGS.items():
-            # An older binary, run for comparison, lacks some of the settings.
-            if f"--{name}" in known:
-                self.arguments += [f"--{name}", value]
-        self.port = 0
+        for name, value in settings.items():
+            self.arguments += [f"--{name}", value]
+        self.ports = {scheme: 0 for scheme in ("http", "https") if f"--{scheme}-listen" in known}
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen([*self.arguments, "--http-listen", f"{self.host}:{self.port}"],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        listen = [argument for scheme, port in self.ports.items() for argument in (f"--{scheme}-listen", f"{self.host}:{port}")]
+        self.process = subprocess.Popen([*self.arguments, *listen], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True)
+        listening = set()
         for line in self.process.stderr:
-            if found := re.search(r"serving HTTP on [\d.]+:(\d+)", line):
-                self.port = int(found[1])
+            if found := re.search(r"serving HTTP on [\d.]+:(\d+)( \(TLS\))?", line):
+                scheme = "https" if found[2] else "http"
+                self.ports[scheme] = int(found[1])
+                listening.add(scheme)
+            if listening == set(self.ports):
                 break
         else:
             sys.exit("the server does not start")
@@ -79,7 +94,7 @@ class Server:
 
     def publish(self, topic, data):
         """Whether the message was published."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=ARRIVAL)
+        connection = http.client.HTTPConnection(self.host, self.ports["http"], timeout=ARRIVAL)
         try:
             body = json.dumps({"topic": topic, "data": data})
             connection.request("POST", "/api/publish", body, {"content-type": "application/json"})
@@ -91,14 +106,14 @@ class Server:
 
 
 class Network:
-    """A TCP proxy on one port, which can reset its connections and close its port."""
+    """A TCP proxy with a port for each port of the server, which can reset its connections and close its ports."""
 
     def __init__(self, server):
         self.server = server
         self.loop = asyncio.new_event_loop()
         self.carried = {}
-        self.listener = None
-        self.port = 0
+        self.listeners = []
+        self.ports = dict.fromkeys(server.ports, 0)
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.open()
 
@@ -107,8 +122,11 @@ class Network:
 
     def open(self):
         async def listen():
-            self.listener = await asyncio.start_server(self.carry, "127.0.0.1", self.port)
-            self.port = self.listener.sockets[0].getsockname()[1]
+            self.listeners = []
+            for scheme, port in self.ports.items():
+                listener = await asyncio.start_server(functools.partial(self.carry, scheme), "127.0.0.1", port)
+                self.ports[scheme] = listener.sockets[0].getsockname()[1]
+                self.listeners.append(listener)
 
         self.call(listen())
 
@@ -116,14 +134,16 @@ class Network:
         """Refuses new connections. Those of now go on."""
         async def close():
             # Not wait_closed: some versions of Python wait for the connections, too.
-            self.listener.close()
+            for listener in self.listeners:
+                listener.close()
 
         self.call(close())
 
     def cut(self):
         """Refuses new connections, and resets those of now."""
         async def reset():
-            self.listener.close()
+            for listener in self.listeners:
+                listener.close()
             for writer in [writer for pair in self.carried for writer in pair]:
                 linger = struct.pack("ii", 1, 0)
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -138,9 +158,9 @@ class Network:
 
         return self.call(look())
 
-    async def carry(self, reader, writer):
+    async def carry(self, scheme, reader, writer):
         try:
-            server_reader, server_writer = await asyncio.open_connection(self.server.host, self.server.port)
+            server_reader, server_writer = await asyncio.open_connection(self.server.host, self.server.ports[scheme])
         except OSError:
             writer.transport.abort()
             return
@@ -181,17 +201,17 @@ class Topic:
 class Client:
     """A library, as a process."""
 
-    def __init__(self, library, server, network):
-        self.library = library
+    def __init__(self, library, scheme, server, network):
+        self.name = library if scheme == "http" else f"{library} (TLS)"
         self.server = server
         self.changed = threading.Condition()
         # The first topic gets a message as soon as it is open. The second is quiet until the first cut.
-        self.busy, self.quiet = Topic(library, True), Topic(f"{library}-quiet", False)
+        self.busy, self.quiet = Topic(f"{library}-{scheme}", True), Topic(f"{library}-{scheme}-quiet", False)
         self.topics = {topic.name: topic for topic in (self.busy, self.quiet)}
-        origin = f"http://127.0.0.1:{network.port}"
-        self.log = open(TARGET / f"{library}.log", "w")
+        origin = f"{scheme}://127.0.0.1:{network.ports[scheme]}"
+        self.log = open(TARGET / f"{library}-{scheme}.log", "w")
         self.process = subprocess.Popen([*command(library), origin, *self.topics], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=self.log, text=True)
+                                        stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **TRUST})
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
@@ -260,8 +280,15 @@ def command(library):
     if library in PYTHON:
         return [str(TARGET / "python" / "bin" / "python"), str(HERE / "client.py"), library]
     if library in JAVA:
-        return ["java", str(HERE / "Client.java"), library]
+        trust = [f"-Djavax.net.ssl.trustStore={JAVA_TRUST}", "-Djavax.net.ssl.trustStorePassword=password"]
+        return ["java", *trust, str(HERE / "Client.java"), library]
     sys.exit(f"no such library: {library}; there are {', '.join(NODE + PYTHON + JAVA)}")
+
+
+def make_known_to_java():
+    JAVA_TRUST.unlink(missing_ok=True)
+    subprocess.run(["keytool", "-importcert", "-noprompt", "-alias", "authority", "-file", TARGET / "authority.pem",
+                    "-keystore", JAVA_TRUST, "-storepass", "password"], check=True, capture_output=True)
 
 
 class Scenarios:
@@ -269,11 +296,11 @@ class Scenarios:
 
     def __init__(self, clients, server, network):
         self.clients, self.server, self.network = clients, server, network
-        self.results = {client.library: {} for client in clients}
+        self.results = {client.name: {} for client in clients}
 
     def each(self, name, check):
         def run(client):
-            self.results[client.library][name] = check(client)
+            self.results[client.name][name] = check(client)
 
         threads = [threading.Thread(target=run, args=(client,)) for client in self.clients]
         for thread in threads:
@@ -399,13 +426,16 @@ def main():
     arguments = parser.parse_args()
     libraries = arguments.libraries or (NODE + PYTHON if arguments.all else SMALL)
     TARGET.mkdir(parents=True, exist_ok=True)
+    authority.make(TARGET)
+    if set(libraries) & set(JAVA):
+        make_known_to_java()
     server = Server(arguments.binary)
     network = Network(server)
-    clients = [Client(library, server, network) for library in libraries]
+    clients = [Client(library, scheme, server, network) for library in libraries for scheme in server.ports]
     try:
         results = Scenarios(clients, server, network).run()
         for client in clients:
-            with open(TARGET / f"{client.library}.reports", "w") as file:
+            with open(TARGET / f"{client.busy.name}.reports", "w") as file:
                 for topic in client.topics.values():
                     file.writelines(f"{at:.3f} {topic.name} {json.dumps(report)[:200]}\n" for at, report in topic.reports)
     finally:
@@ -413,13 +443,13 @@ def main():
             client.end()
         server.end(signal.SIGKILL)
         server.wait()
-    names = list(results[libraries[0]])
+    names = list(results[clients[0].name])
     print("| client | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
-    for library, result in results.items():
-        print(f"| {library} | " + " | ".join(result[name] or "right" for name in names) + " |")
+    for client, result in results.items():
+        print(f"| {client} | " + " | ".join(result[name] or "right" for name in names) + " |")
     failed = sum(wrong is not None for result in results.values() for wrong in result.values())
-    print(f"\n{len(libraries) * len(names) - failed} passed, {failed} failed")
+    print(f"\n{len(clients) * len(names) - failed} passed, {failed} failed")
     sys.exit(failed > 0)
 
 

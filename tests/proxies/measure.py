@@ -3,8 +3,8 @@
 
 Runs the configurations of this folder, a real browser with event streams and WebSockets (tests/browser/returns.js), and
 `--rounds` restarts of each kind. Prints a row for each kind: seconds from the signal, and from the moment when the new
-server listens, until a connection is subscribed again. Needs nginx or caddy, openssl, and chromium or firefox-esr with
-certutil (libnss3-tools).
+server listens, until a connection is subscribed again. With `--proxy tls` the server itself speaks TLS. Needs nginx or
+caddy, openssl, and chromium or firefox-esr with certutil (libnss3-tools).
 """
 
 import argparse
@@ -25,6 +25,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE.parent))
+import authority
+
 FOLDERS = [HERE.parents[1] / "examples" / "web", HERE.parent / "browser"]
 PATIENCE = 60
 reports = queue.Queue()
@@ -72,19 +76,6 @@ def wait_for(port, process, log):
     sys.exit(f"the proxy does not start: {log.read_text()}")
 
 
-def make_certificate(folder):
-    """An authority, which Firefox is told to trust, and a certificate by it."""
-    def run(*arguments):
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
-
-    new = ["req", "-newkey", "rsa:2048", "-nodes"]
-    run(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "authority.key", "-out", "authority.pem")
-    run(*new, "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-    run("x509", "-req", "-in", "request.pem", "-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial",
-        "-days", "2", "-extfile", "names", "-out", "certificate.pem")
-
-
 def start_proxy(kind, configuration, folder, port, janus, site):
     configuration = (configuration or HERE / ("nginx.conf" if kind == "nginx" else "Caddyfile")).read_text()
     for documented, here in [("127.0.0.1:8080", janus), ("127.0.0.1:3000", f"127.0.0.1:{site}"),
@@ -113,15 +104,13 @@ def start_browser(kind, folder, url):
     if kind == "chromium":
         command = ["chromium", "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
                    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-                   "--ignore-certificate-errors", "--remote-debugging-port=0", f"--user-data-dir={profile}", url]
+                   "--remote-debugging-port=0", f"--user-data-dir={profile}", url]
+        authority.make_known(folder, profile / ".pki" / "nssdb")
     else:
-        profile.mkdir()
-        subprocess.run(["certutil", "-N", "--empty-password", "-d", f"sql:{profile}"], check=True)
-        subprocess.run(["certutil", "-A", "-n", "test", "-t", "C,,", "-i", folder / "authority.pem", "-d", f"sql:{profile}"],
-                       check=True)
+        authority.make_known(folder, profile)
         command = ["firefox-esr", "--headless", "--no-remote", "--profile", str(profile), url]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=open(folder / "browser.log", "w"),
-                            start_new_session=True, env={**os.environ, "HOME": str(folder)})
+                            start_new_session=True, env={**os.environ, "HOME": str(profile)})
 
 
 class Server:
@@ -129,13 +118,16 @@ class Server:
 
     host = f"127.1.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 
-    def __init__(self, binary, arguments):
+    def __init__(self, binary, kind, arguments):
         self.command = [binary, "--listen", "127.0.0.1:0", *arguments]
+        self.kind = kind
+        if kind == "https":
+            self.command += ["--http-listen", ""]
         self.port = 0
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen([*self.command, "--http-listen", f"{self.host}:{self.port}"],
+        self.process = subprocess.Popen([*self.command, f"--{self.kind}-listen", f"{self.host}:{self.port}"],
                                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"serving HTTP on [\d.]+:(\d+)", line):
@@ -175,7 +167,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary")
     parser.add_argument("--browser", choices=["chromium", "firefox"], default="chromium")
-    parser.add_argument("--proxy", choices=["nginx", "caddy", "none"], default="nginx")
+    parser.add_argument("--proxy", choices=["nginx", "caddy", "none", "tls"], default="nginx",
+                        help="none: straight to the server; tls: the same, over the TLS of the server")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--sockets", type=int, default=8)
@@ -188,15 +181,18 @@ def main():
     site = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     site_port = site.server_address[1]
     threading.Thread(target=site.serve_forever, daemon=True).start()
-    extra = ["--allowed-origins", f"http://localhost:{site_port}"] if arguments.proxy == "none" else []
-    server = Server(arguments.binary, [*extra, *(f"--{setting}" for setting in arguments.setting)])
-    make_certificate(folder)
+    authority.make(folder, Server.host)
+    kind = "https" if arguments.proxy == "tls" else "http"
+    extra = ["--allowed-origins", f"http://localhost:{site_port}"] if arguments.proxy in ("none", "tls") else []
+    if kind == "https":
+        extra += ["--tls-cert", folder / "certificate.pem", "--tls-key", folder / "key.pem"]
+    server = Server(arguments.binary, kind, [*extra, *(f"--{setting}" for setting in arguments.setting)])
     processes = []
     query = f"script=returns&streams={arguments.streams}&sockets={arguments.sockets}"
     connections = [(kind, number) for kind in ("stream", "socket") for number in range(getattr(arguments, kind + "s"))]
     try:
-        if arguments.proxy == "none":
-            url = f"http://localhost:{site_port}/test.html?{query}&server=http://{server.host}:{server.port}"
+        if arguments.proxy in ("none", "tls"):
+            url = f"http://localhost:{site_port}/test.html?{query}&server={kind}://{server.host}:{server.port}"
         else:
             port = free_port()
             processes.append(start_proxy(arguments.proxy, arguments.configuration, folder, port, f"{server.host}:{server.port}", site_port))

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// Issues certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -51,6 +51,19 @@ impl Authority {
         let mut params = CertificateParams::new(names).unwrap();
         params.not_after = end.into();
         self.issue(params)
+    }
+
+    /// Settings of a server with a new certificate for these names.
+    pub(super) fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let pair = self.server(names);
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.der], key)
+            .unwrap();
+        Arc::new(config)
     }
 
     pub(crate) fn client(&self) -> Pair {

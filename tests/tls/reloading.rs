@@ -4,7 +4,7 @@ use janus_core::Config;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::certificates::Pair;
-use super::{Server, Stream};
+use super::{Server, Stream, logged_address};
 use crate::cli_run::Running;
 use crate::support::subscribers;
 
@@ -82,11 +82,6 @@ async fn the_certificate_is_chosen_by_the_name_of_the_server() {
     server.janus.shutdown().await;
 }
 
-/// The address at the end of a log line about a TLS listener.
-fn address(line: &str) -> String {
-    line.trim_end().strip_suffix(" (TLS)").unwrap().rsplit(' ').next().unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn sighup_reloads_the_certificates_of_the_binary() {
     let (authority, files) = (super::Authority::new(), super::Files::new());
@@ -103,8 +98,8 @@ async fn sighup_reloads_the_certificates_of_the_binary() {
         "--tls-key",
         key.to_str().unwrap(),
     ]);
-    let tls = address(&server.error_line(" (TLS)")).parse().unwrap();
-    let https = address(&server.error_line("serving HTTP on ")).parse().unwrap();
+    let tls = logged_address(&server.error_line(" (TLS)"));
+    let https = logged_address(&server.error_line("serving HTTP on "));
     let connector = authority.connector(None);
     let mut client = Stream::connect(&connector, tls, "localhost").await.unwrap();
     client.frame().await;

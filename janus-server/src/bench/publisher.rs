@@ -66,9 +66,9 @@ impl Publisher {
         let address = server;
         let server = address.to_string();
         let (wire, stream) = if command.classic_publish {
-            (Wire::Classic(Box::new(Connection::open(&server, command.timeout)?)), None)
+            (Wire::Classic(Box::new(Connection::open(&server, command.timeout, None)?)), None)
         } else {
-            let stream = client::open_stream(&server, command.timeout)?;
+            let stream = client::open_socket(&server, command.timeout)?;
             let writer = Writer::new(stream.try_clone().map_err(ClientError::Lost)?);
             let mut listener = Listener {
                 protocol: command.protocol,
@@ -311,7 +311,7 @@ impl Work {
                     }
                 }
                 if more {
-                    **connection = Connection::open(&self.server, self.timeout)?;
+                    **connection = Connection::open(&self.server, self.timeout, None)?;
                 }
                 Ok(())
             }

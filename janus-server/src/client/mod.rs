@@ -6,17 +6,24 @@
 //! | `publish.rs` | the command `publish` | reading messages from the command line or standard input, printing receipts |
 //! | `subscribe.rs` | the command `subscribe` | printing messages, returning to the session after a lost connection |
 //! | `trace.rs` | the command `trace` | a request to the HTTP API, printing the lines of the answer |
+//! | `tls.rs` | a stream | TLS: the flags, the accepted authorities, the handshake |
 
 pub(crate) mod publish;
 pub(crate) mod subscribe;
+pub(crate) mod tls;
 pub(crate) mod trace;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_core::wire::classic::client::ServerFrame;
+use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
+
+use tls::Stream;
 
 /// Why a client command failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +34,17 @@ pub(crate) enum ClientError {
     /// No server listens at the address, or none answers.
     #[error("cannot connect to {to}{}", advice(.source))]
     Connect { to: String, source: io::Error },
+    /// The server's certificate is not accepted, or the server does not speak TLS.
+    #[error("no TLS with {to}{}", tls::advice(.source))]
+    Handshake { to: String, source: io::Error },
+    #[error("cannot use {} as the authorities of servers: {reason}", file.display())]
+    Authorities { file: PathBuf, reason: String },
+    #[error("the system has no list of trusted authorities: name a PEM file with --ca")]
+    NoAuthorities,
     #[error("the server closed the connection")]
     Closed,
+    #[error("the server speaks TLS on this port: add --tls, or --ca FILE for an authority of its own")]
+    NeedsTls,
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
     /// The peer is not a Janus server, or is too old to know the request.
@@ -65,7 +81,11 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
 impl ClientError {
     pub(crate) fn is_usage(&self) -> bool {
         match self {
-            Self::BadAddress { .. } | Self::NotJson(_) | Self::NotUtf8 => true,
+            Self::BadAddress { .. }
+            | Self::Authorities { .. }
+            | Self::NoAuthorities
+            | Self::NotJson(_)
+            | Self::NotUtf8 => true,
             Self::Line { source, .. } => source.is_usage(),
             _ => false,
         }
@@ -74,7 +94,7 @@ impl ClientError {
 
 /// A connection to a server, read frame by frame.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// The bytes read so far.
     buffer: Vec<u8>,
     /// Bytes before this index belong to frames already returned.
@@ -84,8 +104,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn open(to: &str, timeout: Duration) -> Result<Self, ClientError> {
-        Ok(Self { stream: open_stream(to, timeout)?, buffer: Vec::new(), start: 0, searched: 0 })
+    /// Opens a connection, over TLS if there are settings for TLS.
+    pub(crate) fn open(to: &str, timeout: Duration, tls: Option<&Arc<ClientConfig>>) -> Result<Self, ClientError> {
+        Ok(Self { stream: open_stream(to, timeout, tls)?, buffer: Vec::new(), start: 0, searched: 0 })
     }
 
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), ClientError> {
@@ -109,9 +130,10 @@ impl Connection {
                 Some(Duration::ZERO) => return Ok(None),
                 patience => patience,
             };
-            self.stream.set_read_timeout(patience).map_err(ClientError::Lost)?;
+            self.stream.socket().set_read_timeout(patience).map_err(ClientError::Lost)?;
             let mut piece = [0; 16 * 1024];
             match self.stream.read(&mut piece) {
+                Ok(0) if self.buffer.starts_with(&TLS_ALERT) => return Err(ClientError::NeedsTls),
                 Ok(0) => return Err(ClientError::Closed),
                 Ok(read) => self.buffer.extend_from_slice(&piece[..read]),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -124,8 +146,17 @@ impl Connection {
     }
 }
 
-/// Opens a connection, for any protocol, whose writes fail after the timeout.
-pub(crate) fn open_stream(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
+/// Opens a connection for any protocol, over TLS if there are settings for TLS.
+pub(crate) fn open_stream(to: &str, timeout: Duration, tls: Option<&Arc<ClientConfig>>) -> Result<Stream, ClientError> {
+    let socket = open_socket(to, timeout)?;
+    match tls {
+        None => Ok(Stream::Plain(socket)),
+        Some(config) => Stream::encrypt(socket, to, config, timeout),
+    }
+}
+
+/// Opens a connection in plain text, whose writes fail after the timeout.
+pub(crate) fn open_socket(to: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
     let stream = connect(to, timeout)?;
     // A subscriber sends nothing, so only the kernel's probes can detect that the server's machine is gone.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
@@ -162,6 +193,9 @@ pub(crate) fn resolve(to: &str) -> Result<Vec<SocketAddr>, ClientError> {
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
+
+/// The beginning of a TLS record with an alert, by which a server of TLS answers a frame in plain text (RFC 8446, 5.1).
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// Twice the largest frame that a server can be configured to accept.
 const FRAME_BYTES_MAX: usize = 32 << 20;

@@ -14,12 +14,14 @@ use super::{ClientError, Connection};
 use crate::cli::Publish;
 
 pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
+    let tls = command.tls.client_config()?;
+    let open = || Connection::open(&command.to, command.timeout, tls.as_ref());
     if command.data != "-" {
         let data = json_text(command.data.as_bytes(), command.json)?;
-        let mut connection = Connection::open(&command.to, command.timeout)?;
+        let mut connection = open()?;
         return publish(&mut connection, command, &data);
     }
-    let mut connection = Connection::open(&command.to, command.timeout)?;
+    let mut connection = open()?;
     let mut input = io::stdin().lock();
     let mut text = Vec::new();
     for line in 1.. {

@@ -7,10 +7,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_core::wire::classic::client::{self, ServerFrame};
 use janus_core::wire::classic::{ErrorClass, ErrorCode};
+use rustls::ClientConfig;
 use serde_json::json;
 
 use super::{ClientError, Connection};
@@ -23,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
-    let mut subscriber = Subscriber { command, session: None, printed: 0 };
+    let mut subscriber = Subscriber { command, tls: command.tls.client_config()?, session: None, printed: 0 };
     let mut failures = 0;
     loop {
         let begun = Instant::now();
@@ -65,6 +67,7 @@ fn may_come_back(error: &ClientError) -> bool {
 
 struct Subscriber<'a> {
     command: &'a Subscribe,
+    tls: Option<Arc<ClientConfig>>,
     /// Set once all topics have been subscribed to.
     session: Option<Session>,
     printed: u64,
@@ -81,7 +84,7 @@ impl Subscriber<'_> {
     /// Runs a connection from its beginning to its end.
     fn converse(&mut self) -> Result<(), ClientError> {
         let command = self.command;
-        let mut connection = Connection::open(&command.from, command.timeout)?;
+        let mut connection = Connection::open(&command.from, command.timeout, self.tls.as_ref())?;
         connection.send(&self.opening())?;
 
         let mut deadline = Some(Instant::now() + command.timeout);

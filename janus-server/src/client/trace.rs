@@ -4,11 +4,11 @@
 //! flag: all users of a machine can read command lines.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::tls::Stream;
 use super::{ClientError, open_stream};
 use crate::cli::Trace;
 
@@ -18,8 +18,8 @@ const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) fn run(command: &Trace) -> Result<(), ClientError> {
-    let stream = open_stream(&command.from, command.timeout)?;
-    stream.set_read_timeout(Some(command.timeout)).map_err(ClientError::Lost)?;
+    let stream = open_stream(&command.from, command.timeout, command.tls.client_config()?.as_ref())?;
+    stream.socket().set_read_timeout(Some(command.timeout)).map_err(ClientError::Lost)?;
     let mut answer = BufReader::new(stream);
     answer.get_mut().write_all(request(command).as_bytes()).map_err(ClientError::Lost)?;
     let (status, is_chunked) = read_head(&mut answer, command.timeout)?;
@@ -30,7 +30,7 @@ pub(crate) fn run(command: &Trace) -> Result<(), ClientError> {
     }
     // The server ends the answer in time; the timeout covers the delivery of the last line.
     let patience = Duration::from_secs(command.seconds) + command.timeout;
-    answer.get_ref().set_read_timeout(Some(patience)).map_err(ClientError::Lost)?;
+    answer.get_ref().socket().set_read_timeout(Some(patience)).map_err(ClientError::Lost)?;
     print(BufReader::new(Chunks { stream: answer, left: 0, is_over: false }))
 }
 
@@ -74,7 +74,7 @@ fn request(command: &Trace) -> String {
 }
 
 /// The status, and whether the body comes in chunks.
-fn read_head(answer: &mut BufReader<TcpStream>, timeout: Duration) -> Result<(u16, bool), ClientError> {
+fn read_head(answer: &mut BufReader<Stream>, timeout: Duration) -> Result<(u16, bool), ClientError> {
     let mut head = Vec::new();
     let mut reader = answer.take(HEAD_BYTES_MAX);
     while !head.ends_with(b"\r\n\r\n") {
@@ -104,7 +104,7 @@ fn refusal(status: u16, body: &[u8]) -> ClientError {
 
 /// Reads a chunked body (RFC 9112, 7.1).
 struct Chunks {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     /// Bytes of the current chunk that are still to come.
     left: usize,
     is_over: bool,

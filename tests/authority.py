@@ -1,0 +1,23 @@
+"""Certificates for the scripts of the tests, made anew for each run by openssl."""
+
+import subprocess
+
+
+def make(folder, address="127.0.0.1"):
+    """An authority, and its certificate for localhost and this address: authority.pem, certificate.pem and key.pem."""
+    def run(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    run(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "authority.key", "-out", "authority.pem")
+    run(*new, "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem")
+    (folder / "names").write_text(f"subjectAltName=DNS:localhost,IP:{address}\nbasicConstraints=CA:FALSE\n")
+    run("x509", "-req", "-in", "request.pem", "-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial",
+        "-days", "2", "-extfile", "names", "-out", "certificate.pem")
+
+
+def make_known(folder, database):
+    """Makes the authority known to a browser, by the browser's database of certificates."""
+    database.mkdir(parents=True)
+    for arguments in (["-N", "--empty-password"], ["-A", "-n", "authority", "-t", "C,,", "-i", folder / "authority.pem"]):
+        subprocess.run(["certutil", *arguments, "-d", f"sql:{database}"], check=True)
