@@ -304,7 +304,6 @@ impl Drop for Transport {
     fn drop(&mut self) {
         self.detach();
         self.cancel_portion();
-        self.note_kept(0);
         if self.opened
             && let Some(client) = self.session.client()
         {
@@ -315,6 +314,8 @@ impl Drop for Transport {
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
         }
+        // After the close, because the link may keep input, too.
+        self.note_kept(0);
     }
 }
 

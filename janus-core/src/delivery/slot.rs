@@ -80,6 +80,8 @@ pub(crate) struct Slot {
     pub(crate) account: Option<Arc<Account>>,
     /// The bytes kept of the client's input.
     pub(crate) kept: Kept,
+    /// The part of these bytes that the link keeps, as of the last read.
+    link_input: AtomicU32,
     /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
     has_asked: AtomicBool,
     #[cfg(feature = "fault-injection")]
@@ -161,6 +163,7 @@ impl Slot {
             terms: Arc::clone(terms),
             account,
             kept: Kept::default(),
+            link_input: AtomicU32::new(0),
             has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
@@ -377,15 +380,17 @@ impl Slot {
         let Some(mut out) = self.out.try_lock() else { return yield_now(cx) };
         let Out { link: Some(link), reads, .. } = &mut *out else { return Poll::Ready(Ok(0)) };
         let read = link.poll_read(cx, buffer);
+        self.link_input.store(u32::try_from(link.kept_input()).unwrap_or(u32::MAX), Ordering::Relaxed);
         if *reads == Reads::Idle && read.is_ready() {
             *reads = Reads::Ending;
         }
         read
     }
 
-    /// The bytes of the client's input that the link keeps. Without TLS no link keeps any, and no lock is taken.
+    /// The bytes of the client's input that the link keeps. Without the lock, for the reason named in
+    /// [`poll_read`](Self::poll_read).
     pub(super) fn link_input(&self) -> usize {
-        if cfg!(feature = "tls") { self.out.lock().link.as_ref().map_or(0, Link::kept_input) } else { 0 }
+        self.link_input.load(Ordering::Relaxed) as usize
     }
 
     /// Writes the queue out, as far as the kernel takes it and for at most one turn. The calling task must be the
@@ -486,6 +491,7 @@ impl Slot {
             return None;
         }
         out.sends = false;
+        self.link_input.store(0, Ordering::Relaxed);
         out.link.take()
     }
 
@@ -493,6 +499,7 @@ impl Slot {
     pub(crate) fn close(&self) -> bool {
         let complete = self.shut_down();
         let link = self.out.lock().link.take();
+        self.link_input.store(0, Ordering::Relaxed);
         // Without the lock: a close is slow, and a delivery need not wait for it.
         drop(link);
         complete
