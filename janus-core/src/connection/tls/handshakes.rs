@@ -203,11 +203,10 @@ impl Handshake {
         let Self { socket, peer, origin, port, place, cut } = self;
         let connections = Arc::clone(&place.connections);
         let Some(tls) = &connections.tls else { return };
-        let config = tls.certificates.config(port);
         let shake = async {
             let socket = TcpStream::from_std(socket).map_err(|error| error.to_string())?;
             let limit = connections.config.frame_timeout;
-            match timeout(limit, tls::accept(&socket, config)).await {
+            match timeout(limit, tls::accept(&socket, |hello| tls.certificates.config(port, hello))).await {
                 Ok(Ok(established)) => Ok((socket, established)),
                 Ok(Err(error)) => {
                     let error = error.to_string();
