@@ -146,6 +146,24 @@ async fn messages_cross_between_tls_and_plain_clients() {
 }
 
 #[tokio::test]
+async fn a_reset_connection_gives_an_incomplete_record_back() {
+    const RECORD: usize = 10_000;
+    let server = Server::start(|config, _| config).await;
+    let used = || server.janus.stats().memory_used;
+    let mut client = server.classic().await;
+    let before = used();
+    let socket = client.io.get_mut().0;
+    socket.write_all(&[23, 3, 3, 0x40, 0]).await.unwrap();
+    socket.write_all(&[0; RECORD]).await.unwrap();
+    until("the record is accounted for", || used() >= before + RECORD).await;
+    socket2::SockRef::from(&*socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    until("the connection is closed", || server.janus.stats().connections == 0).await;
+    until("nothing of the record is left", || used() < before + RECORD).await;
+    server.janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn websockets_and_event_streams_are_served_over_https() {
     let server = Server::start(|config, _| config).await;
     let mut socket = server.connect(server.https).await;

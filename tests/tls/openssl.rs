@@ -57,6 +57,30 @@ async fn old_versions_and_weak_ciphers_are_refused() {
 }
 
 #[tokio::test]
+async fn the_cipher_is_cheap_for_both_sides() {
+    let server = Server::start(|config, _| config).await;
+    for (arguments, expected) in [
+        (&["-tls1_3"][..], "TLS_AES_128_GCM_SHA256"),
+        (&["-tls1_2"], "ECDHE-ECDSA-AES128-GCM-SHA256"),
+        // Clients without instructions for AES.
+        (
+            &["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256"],
+            "TLS_CHACHA20_POLY1305_SHA256",
+        ),
+        (
+            &["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256"],
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+        ),
+        // Clients with a strict policy.
+        (&["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"], "TLS_AES_256_GCM_SHA384"),
+    ] {
+        let output = client(&server, arguments).await;
+        assert!(agreed(&output).contains(expected), "{arguments:?}: {output:?}");
+    }
+    server.janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_oldest_accepted_version_is_a_setting() {
     let server = Server::start(|config, _| Config { tls_min_version: TlsVersion::V1_3, ..config }).await;
     assert!(agreed(&client(&server, &["-tls1_3"]).await).contains("TLSv1.3"));

@@ -22,7 +22,9 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier, version};
+use rustls::{
+    CipherSuite, ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier, version,
+};
 
 use super::TlsPort;
 use super::warnings::{self, CertificateWarning, Pair};
@@ -128,7 +130,7 @@ impl Certificates {
             authorities: config.tls_client_ca.clone().filter(|_| config.tls_client != ClientCertificates::Off),
             clients: config.tls_client,
             oldest: config.tls_min_version,
-            provider: Arc::new(aws_lc_rs::default_provider()),
+            provider: Arc::new(provider()),
         };
         let pairs = source.pairs.iter().map(|(certificate, key)| read_pair(certificate, key, &source.provider));
         let loaded = Loaded {
@@ -147,13 +149,20 @@ impl Certificates {
         Self { served: RwLock::new(Served::new(config, http, None)), source: None }
     }
 
-    /// The configuration for a handshake that begins now.
-    pub(crate) fn config(&self, port: TlsPort) -> Arc<ServerConfig> {
+    /// The configuration for a handshake that begins now with these bytes of the client.
+    pub(crate) fn config(&self, port: TlsPort, hello: &[u8]) -> Arc<ServerConfig> {
         let served = self.served.read();
-        Arc::clone(match port {
+        let config = match port {
             TlsPort::Classic => &served.classic,
             TlsPort::Http => &served.http,
-        })
+        };
+        // The order of an embedder stays.
+        if self.source.is_none() || !tls::prefers_chacha20(hello) {
+            return Arc::clone(config);
+        }
+        let mut config = ServerConfig::clone(config);
+        config.ignore_client_order = false;
+        Arc::new(config)
     }
 
     /// Warnings about the pairs in use at the time `now`.
@@ -210,6 +219,22 @@ impl Certificates {
     }
 }
 
+/// The provider of cryptography, with AES-128-GCM and SHA-256 in front: a handshake with SHA-256, for which CPUs have
+/// instructions, takes the server 30 µs less than one with SHA-384, and the client as much.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let is_first = |cipher: CipherSuite| {
+        matches!(
+            cipher,
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    provider.cipher_suites.sort_by_key(|cipher| !is_first(cipher.suite()));
+    provider
+}
+
 /// The authorities that decide about certificates of clients.
 fn anchors(loaded: &Loaded) -> Option<&[TrustAnchor<'static>]> {
     loaded.authorities.as_ref().map(|authorities| &*authorities.roots)
@@ -238,6 +263,8 @@ impl Source {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName(loaded.pairs.clone())));
+        // Clients with OpenSSL have AES-256 in front of equally good ciphers.
+        config.ignore_client_order = true;
         config.ticketer = Arc::clone(&loaded.ticketer);
         // Clients without tickets make a full handshake; the server remembers no sessions.
         config.session_storage = Arc::new(NoServerSessionStorage {});

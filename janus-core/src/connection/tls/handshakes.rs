@@ -256,10 +256,10 @@ impl Handshake {
         let Self { socket, peer, origin, port, place, cut } = self;
         let connections = Arc::clone(&place.connections);
         let Some(tls) = &connections.tls else { return };
-        let config = tls.certificates.config(port);
         let shake = async {
             let socket = TcpStream::from_std(socket).map_err(|error| error.to_string())?;
             let limit = connections.config.frame_timeout;
+            let config = |hello: &[u8]| tls.certificates.config(port, hello);
             let may_keep = |bytes| place.may_keep(bytes);
             let shake = tls::accept(&socket, config, tls.certificates.asks_clients(), may_keep);
             match timeout(limit, shake).await {

@@ -64,33 +64,33 @@ pub(crate) fn prepare(config: &mut ServerConfig) {
     config.cert_resolver = Arc::new(NotesName(Arc::clone(&config.cert_resolver)));
 }
 
-/// Serves the handshake of a client. To give up, for example after a time limit, drop the future. `may_keep` is asked for the
-/// bytes of input that are kept until more has come.
+/// Serves the handshake of a client. To give up, for example after a time limit, drop the future. `config` is given the
+/// first bytes of the client, usually the whole ClientHello. `may_keep` is asked for the bytes of input that are kept
+/// until more has come.
 ///
 /// # Errors
 ///
 /// See [`HandshakeError`]. The socket is good for nothing then but to be closed.
 pub(crate) async fn accept(
     socket: &TcpStream,
-    config: Arc<ServerConfig>,
+    config: impl FnOnce(&[u8]) -> Arc<ServerConfig>,
     asks_for_certificate: bool,
     may_keep: impl Fn(usize) -> bool,
 ) -> Result<Established, HandshakeError> {
     let most = if asks_for_certificate { MAX_CHAIN } else { MAX_HELLO };
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    read(socket, &mut input).await?;
+    if input[0] != HANDSHAKE {
+        tell(socket, UNEXPECTED_MESSAGE);
+        return Err(HandshakeError::Plaintext);
+    }
+    let config = config(&input);
     let keeps_secrets = !config.enable_secret_extraction;
     let mut connection = UnbufferedServerConnection::new(config)?;
-    let (mut input, mut output) = (Vec::new(), Vec::new());
     // The number of bytes that rustls has seen, and wants to see again.
     let mut seen = 0;
     let mut server_name = None;
-    let mut has_begun = false;
-    while connection.is_handshaking() {
-        read(socket, &mut input).await?;
-        if !has_begun && input[0] != HANDSHAKE {
-            tell(socket, UNEXPECTED_MESSAGE);
-            return Err(HandshakeError::Plaintext);
-        }
-        has_begun = true;
+    loop {
         let advanced = advance_handshake(&mut connection, &mut input, &mut seen, &mut output);
         server_name = NAME.take().or(server_name);
         if let Err(error) = advanced {
@@ -109,11 +109,28 @@ pub(crate) async fn accept(
         if !may_keep(input.capacity()) {
             return Err(HandshakeError::Overloaded);
         }
+        if !connection.is_handshaking() {
+            break;
+        }
+        read(socket, &mut input).await?;
     }
     let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
     let client_certificate = connection.peer_certificates().and_then(|chain| chain.first()).map(|first| first.to_vec());
     let session = Session::new(connection, &mut input, seen == 0 && !keeps_secrets)?;
     Ok(Established { session, alpn, server_name, client_certificate })
+}
+
+/// Whether the first cipher of a client is ChaCha20-Poly1305, which is the choice of a client without instructions for
+/// AES. `hello` begins with the record of the ClientHello (RFC 8446, 4.1.2); an incomplete one has no first cipher.
+pub(crate) fn prefers_chacha20(hello: &[u8]) -> bool {
+    // The headers of record and message, the version, and the random number.
+    const SESSION_ID: usize = 5 + 4 + 2 + 32;
+    let Some(session_id) = hello.get(SESSION_ID).map(|length| usize::from(*length)) else { return false };
+    let ciphers = hello.get(SESSION_ID + 1 + session_id + 2..).unwrap_or_default();
+    // Browsers put a meaningless value in front (RFC 8701).
+    let is_meaningless = |cipher: &[u8]| cipher[0] == cipher[1] && cipher[0] & 0x0f == 0x0a;
+    let first = ciphers.chunks_exact(2).find(|cipher| !is_meaningless(cipher));
+    matches!(first, Some([0x13, 0x03] | [0xcc, 0xa8..=0xaa]))
 }
 
 /// Gives rustls one record after the other, and none behind the handshake: those are for the session.

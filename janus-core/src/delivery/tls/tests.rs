@@ -92,7 +92,7 @@ async fn shake_hands(
         Ok(client)
     });
     let accepted =
-        timeout(DEADLINE, accept(server, Arc::new(server_config), true, |_| true)).await.expect("a handshake in time");
+        timeout(DEADLINE, accept(server, |_| Arc::new(server_config), true, |_| true)).await.expect("a handshake in time");
     (accepted, client.await.unwrap())
 }
 
@@ -634,7 +634,7 @@ async fn a_client_without_tls_is_told_so_and_left() {
             client.shutdown(Shutdown::Write).unwrap();
         }
         let config = Arc::new(server_config(&VERSIONS));
-        let error = timeout(DEADLINE, accept(&server, config, false, |_| true)).await.unwrap().err().unwrap();
+        let error = timeout(DEADLINE, accept(&server, |_| config, false, |_| true)).await.unwrap().err().unwrap();
         drop(server);
         let mut answer = Vec::new();
         let _ = client.read_to_end(&mut answer);
@@ -692,7 +692,7 @@ async fn a_client_that_sends_with_the_end_of_its_handshake_is_heard() {
         client.conn.complete_io(&mut client.sock).unwrap();
         client
     });
-    let established = accept(&server, Arc::new(server_config(&[&TLS13])), false, |_| true).await.unwrap();
+    let established = accept(&server, |_| Arc::new(server_config(&[&TLS13])), false, |_| true).await.unwrap();
     let mut tls = Tls::new(server, established.session);
     assert!(read_to_end(&mut tls, 16 * 1024).await.unwrap() == message(10_000));
     writing.await.unwrap();
