@@ -143,7 +143,6 @@ export class Janus {
   }
 
   #renewIn(ms) {
-    clearTimeout(this.#renewal);
     this.#renewal = setTimeout(this.#renew, Math.max(WAIT_MS, Math.min(ms, 2e9)));
   }
 
