@@ -14,10 +14,12 @@
 //! | file | the connection… |
 //! |---|---|
 //! | `answering.rs` | answers the heartbeat, or not |
+//! | `assigning.rs` | subscribes its client to the topics of the client's identity |
 //! | `beginning.rs` | begins an event stream, with all topics named in the request |
 //! | `closing.rs` | answers errors, says goodbye, sends a FIN |
 //! | `commands.rs` | carries out commands |
 //! | `ends.rs` | ends by the server's decision: one row for each reason |
+//! | `identity.rs` | gives its client an identity, refreshes it, and lets it expire |
 //! | `life.rs` | leaves lines in the log and in traces |
 //! | `opening.rs` | opens, becomes another codec's, or leaves for another owner |
 //! | `places.rs` | takes a place of `max_connections`, or stays a guest |
@@ -35,10 +37,12 @@ macro_rules! log_client {
 }
 
 mod answering;
+mod assigning;
 mod beginning;
 mod closing;
 mod commands;
 mod ends;
+mod identity;
 mod life;
 mod opening;
 mod places;
@@ -64,15 +68,17 @@ use bytes::Bytes;
 use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
+use crate::ground::clock::Deadline;
 use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
 use crate::topic::publish::{PublishError, Receipt};
 use crate::topic::{TopicError, TopicState};
-use crate::wire::{Decoder, ErrorCode, FrameError, Open};
+use crate::wire::{Decoder, ErrorCode, FrameError, Open, TopicName};
 
 use beginning::Preface;
 use closing::Closing;
 use commands::{Lengthy, Queueing};
+use identity::{Due, Renewal};
 use opening::PassingOn;
 pub(crate) use opening::refusal;
 use portion::Portion;
@@ -117,6 +123,10 @@ pub(crate) struct Transport {
     rest: Option<Box<Bytes>>,
     /// For a client that names all topics at once, until the topics have been asked for.
     preface: Option<Box<Preface>>,
+    /// What is left to do for the client's identity, if anything.
+    due: Option<Box<Due>>,
+    /// When the next proof of identity may be asked about.
+    next_renewal: Deadline,
     /// Whether the decoder may yield another command without further bytes.
     undecoded: bool,
     /// Whether the client is to complete a TLS record within `frame_timeout`.
@@ -141,7 +151,7 @@ enum Step {
     JoiningPatiently(Box<AskedPatiently>),
     /// Waiting for a command that takes longer, or needs other actors.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
-    /// Waiting for a hook to say whether the client is served. The hook holds this many bytes of the client's input.
+    /// Waiting for a hook to say whether the client is served, or keeps being served. The hook holds this many bytes of the client's input.
     Authenticating(Pin<Box<dyn Future<Output = Outcome>>>, usize),
     /// Waiting for a hook to say whether a message may be published.
     Permitting(Box<Permitting>),
@@ -163,6 +173,10 @@ enum Step {
 enum Outcome {
     /// The identity of a client that wants to be served, or why the client is not served.
     Authenticated(Box<Open>, Result<Arc<Identity>, Refused>),
+    /// A new identity of the client, or why there is none.
+    Renewed(Renewal, Result<Arc<Identity>, Refused>),
+    /// The topics that a new identity does not grant, by the word of a hook.
+    Reviewed(Vec<(TopicName, Refused)>),
     /// Whether the client may subscribe.
     Permitted(Box<Asking>, Result<(), Refused>),
     /// The topics of a claimed session exist, as far as possible.
@@ -202,6 +216,8 @@ impl Transport {
             left: None,
             rest: None,
             preface: None,
+            due: None,
+            next_renewal: Deadline::default(),
             undecoded: true,
             owes_record: false,
             portion: Portion::default(),
@@ -232,7 +248,7 @@ impl Transport {
         }
         loop {
             match &mut self.step {
-                Step::Reading => ready!(self.read(cx)),
+                Step::Reading => ready!(self.read_or_assign(cx)),
                 Step::Queueing(queueing) => {
                     ready!(self.shared.turns.poll_place(&mut queueing.ticket, cx.waker()));
                     let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };
@@ -309,7 +325,7 @@ impl Drop for Transport {
         self.cancel_portion();
         self.note_kept(0);
         if self.opened
-            && let Some(client) = self.session.client()
+            && let Some(client) = &*self.session.client()
         {
             self.tell_observers(News::Disconnected(Arc::clone(client), self.ending()));
         }

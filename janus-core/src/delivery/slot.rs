@@ -39,7 +39,7 @@ use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, End, Link, Terms};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
-use crate::ground::clock::{AtomicTick, Tick};
+use crate::ground::clock::{AtomicTick, Deadline, Tick};
 use crate::ground::tasks::yield_now;
 use crate::wire::{Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
@@ -84,6 +84,8 @@ pub(crate) struct Slot {
     pub(crate) kept: Kept,
     /// The reads of the link, as far as the Transport does not see them.
     unseen: Unseen,
+    /// When the client's identity ends, grace included.
+    pub(crate) expires: Deadline,
     /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
     has_asked: AtomicBool,
     #[cfg(feature = "fault-injection")]
@@ -168,6 +170,7 @@ impl Slot {
             account,
             kept: Kept::default(),
             unseen: Unseen::default(),
+            expires: Deadline::default(),
             has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),

@@ -74,6 +74,8 @@ fn publish(connection: &mut Connection, command: &Publish, data: &str) -> Result
                 | ServerFrame::Ping
                 | ServerFrame::Message { .. }
                 | ServerFrame::Attached { .. }
+                | ServerFrame::Assigned { .. }
+                | ServerFrame::Refreshed { .. }
                 | ServerFrame::Unknown(_)
                 | ServerFrame::TooLarge,
             ) => {}
