@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+use super::users::USER_FULL;
 use super::{Outcome, Step, Transport};
 use crate::config::Resume;
 use crate::connection::listener::{PassOn, PassedOn};
@@ -47,6 +48,9 @@ impl Transport {
                 return self.say_goodbye(Refusal { reconnect_after, ..usual });
             }
         };
+        if self.count_for_user(&identity.user, open.session.as_deref()).is_err() {
+            return self.say_bye(None, ErrorCode::TooManyConnections, USER_FULL);
+        }
         let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);
         let client = Arc::new(client);
         self.session.identify(&client);
@@ -109,6 +113,10 @@ impl Transport {
         self.note_taken_over(older.as_ref().map(|(slot, _)| slot.id));
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
+            if self.counts_for_user {
+                // Its end is certain, and its user may need the place before.
+                self.shared.users.leave(self.session.user(), slot.id);
+            }
             for (topic, subscription) in joined {
                 leave(&topic, subscription);
             }
