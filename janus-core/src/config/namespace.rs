@@ -54,6 +54,15 @@ settings! {
             /// Publishers in the same process have no such limit.
             client_publish_rate: usize = 0, count_or_zero("no limit", 1..=1_000_000);
         }
+
+        "Access" {
+            /// Whether the topics are public: every client that is served may subscribe, even a client without a token,
+            /// and a client whose token names other topics. Publishing is not affected. Without tokens and hooks every
+            /// topic is public anyway.
+            ///
+            /// No hook is asked for such a topic; see [`Identity::subscribe`](crate::hooks::Identity::subscribe).
+            anonymous_subscribe: bool = false, boolean;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::turn::Turns;
 use super::users::Users;
 use crate::accounts::fairness::Fairness;
 use crate::ground::log_lines::LogLines;
-use crate::hooks::HookRunner;
+use crate::hooks::{HookRunner, Revocations};
 use crate::session::Sessions;
 use crate::supervision::DynamicSupervisor;
 
@@ -33,6 +33,8 @@ pub(crate) struct Connections {
     pub(crate) rate_lines: LogLines,
     /// The embedder's hooks, if there are any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
+    /// Users and tokens that are not served, whatever the hooks say.
+    pub(crate) revocations: Revocations,
     /// For TLS listeners, if there are any.
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -45,6 +47,7 @@ impl Connections {
         hooks: Option<Arc<HookRunner>>,
         tls: Option<Arc<Tls>>,
     ) -> Self {
+        let revocations = Revocations::new(sessions.config.max_revocations);
         Self {
             rates: Rates::new(&sessions.config),
             sessions,
@@ -57,6 +60,7 @@ impl Connections {
             cut_off_lines: LogLines::default(),
             rate_lines: LogLines::default(),
             hooks,
+            revocations,
             tls,
         }
     }

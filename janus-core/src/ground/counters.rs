@@ -164,6 +164,8 @@ counters! {
     frames_timed_out: counter,
     /// Clients closed because a ping stayed unanswered for `pong_timeout`.
     pings_unanswered: counter,
+    /// Clients closed because their token expired, and no new token came within `token_grace`.
+    tokens_expired: counter,
     /// Waits of clients that published more than `client_publish_rate` allows.
     publish_rate_waits: counter,
     /// Waits of clients that sent more bytes than `client_bytes_rate` allows.

@@ -41,7 +41,7 @@ impl Transport {
     pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
         let identity = match identity {
             Ok(identity) => identity,
-            Err(Refused { code, message, retry_after }) => {
+            Err(Refused { code, message, retry_after, .. }) => {
                 log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
                 let usual = refusal(code, &message);
                 let reconnect_after = retry_after.or(usual.reconnect_after);
@@ -113,10 +113,7 @@ impl Transport {
         self.note_taken_over(older.as_ref().map(|(slot, _)| slot.id));
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
-            if self.counts_for_user {
-                // Its end is certain, and its user may need the place before.
-                self.shared.users.leave(self.session.user(), slot.id);
-            }
+            self.stop_counting(slot.id);
             for (topic, subscription) in joined {
                 leave(&topic, subscription);
             }

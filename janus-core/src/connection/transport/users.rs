@@ -53,8 +53,16 @@ impl Transport {
 
     /// Ends the count, once the connection begins to close.
     pub(super) fn leave_user(&mut self) {
-        if std::mem::take(&mut self.counts_for_user) {
-            self.shared.users.leave(self.session.user(), self.slot.id);
+        if self.counts_for_user {
+            self.stop_counting(self.slot.id);
+            self.counts_for_user = false;
+        }
+    }
+
+    /// Ends the count of a connection of the same user whose end is certain: the user may need the place before.
+    pub(super) fn stop_counting(&self, connection: u64) {
+        if let (true, Some(identity)) = (self.counts_for_user, self.session.identity()) {
+            self.shared.users.leave(&identity.user, connection);
         }
     }
 }
