@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Both ends of every connection are in this process.
     rlimit::increase_nofile_limit(u64::MAX)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    let config = Config { listen: vec!["127.0.0.1:0".parse()?], client_subscribe_rate: 0, ..Config::default() };
     let janus = runtime.block_on(Janus::builder().config(config).start())?;
     let crowd = (0..CROWD).map(|_| subscriber(&janus)).collect::<io::Result<Vec<_>>>()?;
     let crowd = Mutex::new(crowd);

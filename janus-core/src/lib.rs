@@ -145,7 +145,7 @@ pub mod wire;
 
 #[doc(hidden)]
 pub use config::settings;
-pub use config::{ClientCertificates, Config, ConfigError, Namespace, Resume, SlowConsumer, TlsVersion};
+pub use config::{ClientCertificates, Config, ConfigError, Namespace, Resume, SlowConsumer, TlsVersion, UserLimit};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 #[cfg(feature = "tls")]

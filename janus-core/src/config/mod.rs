@@ -9,6 +9,7 @@
 //! | `namespace.rs` | [`Namespace`]: the settings with a value for each namespace |
 //! | `settings.rs` | the macro `settings!`, from a table of rows to a struct and its description |
 //! | `kind.rs` | the kinds of values, their limits, and the words for operators |
+//! | `user_limit.rs` | the values of `user_limit` |
 //! | `tls.rs` | the values of the TLS settings, and the rules across them |
 
 // First, because macros are known from their declaration on.
@@ -18,6 +19,7 @@ pub mod settings;
 mod kind;
 mod namespace;
 mod tls;
+mod user_limit;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ pub use namespace::{Namespace, Resume, SlowConsumer};
 #[cfg(feature = "tls")]
 pub(crate) use tls::no_certificate;
 pub use tls::{ClientCertificates, TlsVersion};
+pub use user_limit::UserLimit;
 
 // The shortest accepted durations were tried with 18,000 clients and 95,000 topics; docs/OPERATIONS.md has their cost.
 // Where 10 ms is accepted, even less would cost no more: a time-out is only found during a round, and the rounds come
@@ -176,6 +179,41 @@ settings! {
 
             /// Bytes of the kernel's send buffer for one connection. The kernel doubles the value.
             send_buffer_bytes: usize = 64 * KIB, bytes(2 * KIB..=64 * MIB);
+        }
+
+        "Limits by client" {
+            /// Bytes per second that a client may send, of any kind. A second's worth, or `max_frame_bytes` if that is
+            /// more, may come at once. A client that sends more is read no faster than this, and after `rate_patience`
+            /// closed (`rate_limited`). For messages per second see `client_publish_rate`.
+            client_bytes_rate: usize = 0, bytes_or_zero("no limit", KIB);
+
+            // A client that comes back subscribes to all of its topics at once. 100 a second leave an address with a
+            // thousand connections less than a tenth of the home arbiter.
+            /// Subscribes and unsubscribes per second of a client. A second's worth, or twice `max_topics_per_client` if
+            /// that is more, may come at once, so that a client can exchange all of its topics. Further requests of the
+            /// client wait, and after `rate_patience` the client is closed (`rate_limited`).
+            client_subscribe_rate: usize = 100, count_or_zero("no limit", 1..=1_000_000);
+
+            // The client is at fault: a client that waits for answers has nothing unread each time that it waits.
+            /// How long a client may have more waiting than `client_publish_rate`, `client_bytes_rate` or
+            /// `client_subscribe_rate` allows, without a moment at which the server has caught up with it. Then the
+            /// client is closed (`rate_limited`). A client that waits for the answer to each request is slowed down and
+            /// never closed.
+            rate_patience: Duration = secs(5), duration(millis(10)..=days(7));
+
+            /// Connections of one user at once, counted by the name that the client has proved. Connections without a
+            /// name are not counted. `user_limit` says what happens with a further connection.
+            ///
+            /// The name is [`Identity::user`](crate::hooks::Identity::user).
+            max_connections_per_user: usize = 0, count_or_zero("no limit", 1..=1_000_000);
+
+            /// What happens with a connection beyond `max_connections_per_user`: the connection is refused (`refuse`,
+            /// with `too_many_connections`), or the oldest connection of the user is closed (`close_oldest`, with
+            /// `connection_replaced`).
+            ///
+            /// A connection that takes over the session of another connection of the user takes its place, and is
+            /// neither refused nor closes a third.
+            user_limit: UserLimit = UserLimit::Refuse, one_of(UserLimit::NAMES);
         }
 
         "Topics" {

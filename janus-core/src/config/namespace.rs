@@ -1,4 +1,5 @@
-//! The settings with a value for each namespace: history, resuming, and the policy for slow consumers.
+//! The settings with a value for each namespace: history, resuming, the policy for slow consumers, and a rate of
+//! publishing.
 
 use std::time::Duration;
 
@@ -43,6 +44,15 @@ settings! {
             /// (`drop_oldest`) or the newest (`drop_newest`) messages of the topic, or keeps only the latest message
             /// (`conflate`).
             slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES);
+        }
+
+        "Publishing" {
+            /// Messages per second that a client may publish. A second's worth may come at once. A client that publishes
+            /// more is read no faster than this, and after `rate_patience` closed (`rate_limited`). The messages to the
+            /// topics of each listed namespace are counted on their own, and all other messages of the client together.
+            ///
+            /// Publishers in the same process have no such limit.
+            client_publish_rate: usize = 0, count_or_zero("no limit", 1..=1_000_000);
         }
 
         "Access" {

@@ -40,6 +40,7 @@ use crate::connection::table::Reservation;
 use crate::connection::tls::{Tls, TlsPort};
 use crate::connection::transport::Transport;
 use crate::delivery::{End, Link, Slot};
+use crate::ground::bucket::{Bucket, Rate};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::TlsClient;
@@ -405,8 +406,8 @@ impl Actor for Acceptor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.listener.take() {
-            let pace = Pace::new(self.shared.config.accept_rate, Instant::now());
-            ctx.spawn(Accept { listener, waiting: VecDeque::new(), pace, pause: None });
+            let rate = accept_rate(self.shared.config.accept_rate);
+            ctx.spawn(Accept { listener, waiting: VecDeque::new(), rate, pace: Bucket::default(), pause: None });
         }
     }
 }
@@ -416,7 +417,8 @@ struct Accept {
     listener: Lent,
     /// At most `max_handshakes` connections. If the Acceptor crashes, they are closed, as by a crash of a Transport.
     waiting: VecDeque<Incoming>,
-    pace: Pace,
+    rate: Rate,
+    pace: Bucket,
     /// Until there are descriptors, or the pace admits another connection.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -463,7 +465,7 @@ impl Accept {
             return false;
         }
         for _ in 0..BURST.min(room) {
-            if let Err(time) = self.pace.admits(now) {
+            if let Err(time) = self.pace.admits(self.rate, now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;
             }
@@ -471,7 +473,7 @@ impl Accept {
             match listener.poll_accept(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(connection)) => {
-                    self.pace.count(now);
+                    self.pace.count(self.rate, now, 1);
                     self.waiting.push_back(connection);
                 }
                 // The peer went away while it waited in the backlog.
@@ -501,32 +503,9 @@ fn paused(sleep: Sleep, cx: &mut task::Context<'_>) -> Pin<Box<Sleep>> {
     sleep
 }
 
-/// A rate of connections per second. A tenth of a second's connections may come at once.
-#[derive(Debug)]
-struct Pace {
-    /// From one connection to the next.
-    interval: Duration,
-    /// By how much a connection may come earlier than at regular intervals.
-    ahead: Duration,
-    /// When the next connection would come at regular intervals.
-    next: Instant,
-}
-
-impl Pace {
-    fn new(rate: usize, now: Instant) -> Self {
-        let rate = u32::try_from(rate).unwrap_or(u32::MAX).max(1);
-        let interval = Duration::from_secs(1) / rate;
-        Self { interval, ahead: interval * (rate / 10).saturating_sub(1), next: now }
-    }
-
-    /// Whether another connection may come now, or when.
-    fn admits(&self, now: Instant) -> Result<(), Instant> {
-        if self.next <= now + self.ahead { Ok(()) } else { Err(self.next - self.ahead) }
-    }
-
-    fn count(&mut self, now: Instant) {
-        self.next = self.next.max(now) + self.interval;
-    }
+/// A tenth of a second's connections may come at once.
+fn accept_rate(per_second: usize) -> Rate {
+    Rate::new(per_second, per_second / 10)
 }
 
 /// Errors about the next connection, not about the listener: accept(2) of Linux says to try again.
@@ -554,31 +533,5 @@ impl Handler<crate::ground::fault::Crash> for Acceptor {
 
     fn handle(&mut self, crash: crate::ground::fault::Crash, _: &mut Context<Self>) {
         crash.now("the Acceptor");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenth_of_a_second_may_come_at_once_and_then_the_rate_holds() {
-        for (rate, burst) in [(1, 1), (20, 2), (100_000, 10_000)] {
-            let begun = Instant::now();
-            let mut pace = Pace::new(rate, begun);
-            let (mut now, mut first) = (begun, None);
-            for count in 0..rate + burst {
-                if let Err(time) = pace.admits(now) {
-                    first.get_or_insert(count);
-                    assert!(time > now);
-                    now = time;
-                }
-                assert_eq!(pace.admits(now), Ok(()));
-                pace.count(now);
-            }
-            assert_eq!(first, Some(burst));
-            let error = (now - begun).as_secs_f64() - 1.0;
-            assert!(error.abs() < 1e-3, "the rest took {:?}", now - begun);
-        }
     }
 }

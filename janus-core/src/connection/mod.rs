@@ -8,6 +8,7 @@
 //! | `heartbeat.rs` | task | the tick: pings, unfinished frames, stalled clients |
 //! | `list.rs` | pure | the list of connections as the operator sees it |
 //! | `listener.rs` | trait | the sources of byte streams |
+//! | `rates.rs` | pure | the rates of each client |
 //! | `shared.rs` | table | the shared part of this floor |
 //! | `slow_clients.rs` | pure | clients that do not keep up, for the operator and the log |
 //! | `socket_options.rs` | pure | the options of each client's socket |
@@ -15,6 +16,7 @@
 //! | `tls/` | table and threads | certificates, and the handshakes of TLS listeners |
 //! | `transport.rs`, `transport/` | actor | a connection: reads, decodes, carries out, closes |
 //! | `turn.rs` | table | turns for lengthy work of connections |
+//! | `users.rs` | table | the connections of each user |
 
 pub(crate) mod acceptor;
 mod crowd;
@@ -22,6 +24,7 @@ pub(crate) mod guests;
 pub(crate) mod heartbeat;
 pub(crate) mod list;
 pub(crate) mod listener;
+pub(crate) mod rates;
 mod shared;
 pub(crate) mod slow_clients;
 pub(crate) mod socket_options;
@@ -29,5 +32,6 @@ pub(crate) mod table;
 pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod turn;
+pub(crate) mod users;
 
 pub(crate) use shared::{CONNECTION_BYTES, Connections};

@@ -4,9 +4,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::acceptor::Endpoint;
+use super::rates::Rates;
 use super::table::ConnectionTable;
 use super::tls::Tls;
 use super::turn::Turns;
+use super::users::Users;
 use crate::accounts::fairness::Fairness;
 use crate::ground::log_lines::LogLines;
 use crate::hooks::{HookRunner, Revocations};
@@ -22,8 +24,13 @@ pub(crate) struct Connections {
     pub(crate) transport_supervisor: DynamicSupervisor,
     pub(crate) turns: Turns,
     pub(crate) fairness: Fairness,
+    /// The rates of each client.
+    pub(crate) rates: Rates,
+    pub(crate) users: Users,
     /// Limits the log lines about slow consumers.
     pub(crate) cut_off_lines: LogLines,
+    /// Limits the log lines about clients that exceed their rates.
+    pub(crate) rate_lines: LogLines,
     /// The embedder's hooks, if there are any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
     /// Users and tokens that are not served, whatever the hooks say.
@@ -42,13 +49,16 @@ impl Connections {
     ) -> Self {
         let revocations = Revocations::new(sessions.config.max_revocations);
         Self {
+            rates: Rates::new(&sessions.config),
             sessions,
             table: ConnectionTable::default(),
             endpoints,
             transport_supervisor,
             turns: Turns::default(),
             fairness: Fairness::default(),
+            users: Users::default(),
             cut_off_lines: LogLines::default(),
+            rate_lines: LogLines::default(),
             hooks,
             revocations,
             tls,

@@ -22,12 +22,14 @@
 //! | `identity.rs` | gives its client an identity, refreshes it, and lets it expire |
 //! | `life.rs` | leaves lines in the log and in traces |
 //! | `opening.rs` | opens, becomes another codec's, or leaves for another owner |
+//! | `pacing.rs` | keeps the client to its rates |
 //! | `places.rs` | takes a place of `max_connections`, or stays a guest |
 //! | `portion.rs` | waits for a portion of work |
 //! | `publishing.rs` | publishes |
 //! | `reading.rs` | reads and decodes |
 //! | `resuming.rs` | takes over a session and replays missed messages |
 //! | `subscribing.rs` | subscribes and unsubscribes |
+//! | `users.rs` | counts for its user |
 
 /// A line of the log about a client. A macro, so that the log's limit counts each place on its own.
 macro_rules! log_client {
@@ -45,6 +47,7 @@ mod ends;
 mod identity;
 mod life;
 mod opening;
+mod pacing;
 mod places;
 mod portion;
 mod publishing;
@@ -53,6 +56,7 @@ mod resuming;
 mod subscribing;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -81,6 +85,7 @@ use commands::{Lengthy, Queueing};
 use identity::{Due, Renewal};
 use opening::PassingOn;
 pub(crate) use opening::refusal;
+use pacing::{Pace, Slowed};
 use portion::Portion;
 use publishing::{Offering, Permitting};
 use resuming::{Prepared, Replaying};
@@ -132,6 +137,9 @@ pub(crate) struct Transport {
     /// Whether the client is to complete a TLS record within `frame_timeout`.
     owes_record: bool,
     portion: Portion,
+    pace: Pace,
+    /// Whether the connection is listed as one of its user's.
+    counts_for_user: bool,
     /// Whether the stream has been passed on to another owner.
     passed_on: bool,
     /// Why the server ends the connection, if it does.
@@ -145,6 +153,8 @@ enum Step {
     Reading,
     /// Waiting for a turn to carry out a lengthy command, because many other connections want to as well.
     Queueing(Box<Queueing>),
+    /// Waiting for room under a rate of the client.
+    Slowed(Box<Slowed>),
     /// Waiting for the topic to take the subscriber.
     Joining(Box<Asked>),
     /// Waiting for a topic that must be made first, or has just crashed, to take the subscriber.
@@ -221,6 +231,8 @@ impl Transport {
             undecoded: true,
             owes_record: false,
             portion: Portion::default(),
+            pace: Pace::default(),
+            counts_for_user: false,
             passed_on: false,
             why: None,
             step: Step::Reading,
@@ -254,6 +266,7 @@ impl Transport {
                     let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };
                     self.proceed(queueing.then);
                 }
+                Step::Slowed(_) => ready!(self.await_room(cx)),
                 Step::Joining(_) => ready!(self.await_topic(cx)),
                 Step::JoiningPatiently(asked) => {
                     let joined = ready!(asked.joined.as_mut().poll(cx));

@@ -23,6 +23,10 @@ pub(crate) enum End {
     MessagesLost,
     /// Another connection has taken over the session.
     SessionTaken,
+    /// The client has sent more than a rate allows for too long.
+    RateLimited(Exceeded),
+    /// A newer connection of the same user has taken the place of this connection.
+    Replaced,
     /// Memory is short, and the client holds some without having asked for anything.
     Overloaded,
     /// The operator wants the client to go.
@@ -49,6 +53,14 @@ pub(crate) enum SlowReason {
     Stalled,
     /// The memory of the instance was nearly used up, and this client's queue was among the largest.
     Memory,
+}
+
+/// The rate that a client has exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    Publishes,
+    Bytes,
+    Subscribes,
 }
 
 impl End {

@@ -60,7 +60,7 @@ pub(crate) mod tls;
 
 pub(crate) use batch::{Batch, OpenBatch};
 pub(crate) use codecs::Codecs;
-pub(crate) use end::{End, SlowReason};
+pub(crate) use end::{End, Exceeded, SlowReason};
 pub(crate) use engine::{Engine, SlotIds};
 pub(crate) use horizon::{PassNumbers, UnderWay};
 pub(crate) use ledger::Ledger;

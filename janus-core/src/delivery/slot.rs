@@ -381,10 +381,13 @@ impl Slot {
         }
     }
 
-    /// Reads bytes of the client; 0 bytes are the client's FIN. For the Transport alone.
+    /// Reads bytes of the client; 0 bytes are the client's FIN. The error `Interrupted` says that another thread uses
+    /// the link for a moment. For the Transport alone.
     pub(crate) fn poll_read(&self, cx: &mut task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         // A sender thread interrupted in the middle of a send must not stop the whole arbiter until it runs again.
-        let Some(mut out) = self.out.try_lock() else { return yield_now(cx) };
+        let Some(mut out) = self.out.try_lock() else {
+            return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
+        };
         let Out { link: Some(link), reads, .. } = &mut *out else { return Poll::Ready(Ok(0)) };
         let read = link.poll_read(cx, buffer);
         #[cfg(feature = "tls")]

@@ -166,6 +166,18 @@ counters! {
     pings_unanswered: counter,
     /// Clients closed because their token expired, and no new token came within `token_grace`.
     tokens_expired: counter,
+    /// Waits of clients that published more than `client_publish_rate` allows.
+    publish_rate_waits: counter,
+    /// Waits of clients that sent more bytes than `client_bytes_rate` allows.
+    bytes_rate_waits: counter,
+    /// Waits of clients that subscribed and unsubscribed more often than `client_subscribe_rate` allows.
+    subscribe_rate_waits: counter,
+    /// Clients closed because they sent more than their rates allow for `rate_patience`.
+    rate_limited: counter,
+    /// Connections refused because their user had `max_connections_per_user` connections.
+    connections_refused_for_user: counter,
+    /// Connections closed because their user had more than `max_connections_per_user` connections.
+    connections_replaced: counter,
     /// TLS handshakes completed.
     tls_handshakes: counter,
     /// TLS handshakes that failed: no TLS, an old version, a refused certificate of a client, a connection lost, not

@@ -2,6 +2,7 @@
 //!
 //! | file | kind | owns |
 //! |---|---|---|
+//! | `bucket.rs` | pure | a rate of events, and the room left under the rate |
 //! | `clock.rs` | table | coarse time in ticks; the time of day |
 //! | `counters.rs` | table | counts of what has happened |
 //! | `draining.rs` | table | how far the end of the instance has come |
@@ -13,6 +14,7 @@
 //! | `tasks.rs` | pure | how a task lets other tasks run |
 //! | `trace.rs`, `trace/pattern.rs` | table | messages between actors, shown to readers for a while |
 
+pub(crate) mod bucket;
 pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod draining;

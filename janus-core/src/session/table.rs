@@ -133,6 +133,19 @@ impl SessionTable {
         Ok(Claimed { session, older })
     }
 
+    /// The number of the connection that a [claim](Self::claim) of the session for the connection of `slot` would end.
+    pub(crate) fn holder(&self, token: &SessionToken, user: &str, slot: &Slot) -> Option<u64> {
+        let table = self.0.lock();
+        let session = table.sessions.get(token).filter(|session| session.is_of(user))?;
+        if session.is_kept_from(slot) {
+            return None;
+        }
+        match &*session.state.lock() {
+            State::Attached { slot, .. } | State::Attaching { slot, .. } => Some(slot.id),
+            State::Detached { .. } | State::Over => None,
+        }
+    }
+
     /// Gives a claimed session the token of its connection's greeting; the old token becomes void.
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();

@@ -289,6 +289,14 @@ fn config(chance: &Chance) -> Config {
         drain_timeout: Duration::from_secs(10),
         write_timeout: Duration::from_secs(5),
         stall_timeout: Duration::from_secs(5),
+        default_namespace: Namespace { client_publish_rate: chance.pick(&[0, 0, 20]), ..Namespace::default() },
+        client_bytes_rate: chance.pick(&[0, 0, 0, 4 * 1024]),
+        client_subscribe_rate: chance.pick(&[0, 100, 20]),
+        // With small bursts, clients meet their rates.
+        max_topics_per_client: TOPICS,
+        max_frame_bytes: 2 * 1024,
+        // The model knows no client that is closed for its haste; real sockets have tests of that.
+        rate_patience: Duration::from_secs(3_600),
         ..Config::default()
     }
 }

@@ -20,7 +20,7 @@ impl World {
             self.clients.iter_mut().for_each(|client| client.line_mut().stalled = false);
             self.listeners.iter_mut().for_each(|listener| listener.stalled = false);
         }
-        self.run_until_idle().await;
+        self.run_until_settled().await;
         for client in &mut self.clients {
             let line = client.line_mut();
             // By now, a client closed for silence has got the bye.
@@ -30,7 +30,7 @@ impl World {
         for probe in probes.into_iter().flatten() {
             self.publish_here(probe);
         }
-        self.run_until_idle().await;
+        self.run_until_settled().await;
         assert_eq!(self.unanswered, 0, "every publisher in this process is answered");
         for (topic, probe) in probes.iter_mut().enumerate() {
             // A topic in quarantine takes nothing, and the messages in its inbox wait.

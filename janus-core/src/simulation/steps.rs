@@ -392,9 +392,26 @@ impl World {
     }
 
     pub(super) async fn run_until_idle(&mut self) {
+        self.run_until_quiet_for(2).await;
+    }
+
+    /// Waits until no client moves any more, even a client that waits for room under one of its rates.
+    pub(super) async fn run_until_settled(&mut self) {
+        let publish_rate = self.config.default_namespace.client_publish_rate;
+        let longest_wait = match (self.config.client_bytes_rate, publish_rate + self.config.client_subscribe_rate) {
+            // A frame of 512 bytes waits for all of its bytes.
+            (1.., _) => 200,
+            (0, 1..) => 55,
+            (0, 0) => 2,
+        };
+        self.run_until_quiet_for(longest_wait).await;
+    }
+
+    /// Waits until no client has moved for this many milliseconds.
+    async fn run_until_quiet_for(&mut self, time: usize) {
         let mut quiet = 0;
         let mut rounds = 0;
-        while quiet < 2 {
+        while quiet < time {
             // Under virtual time, this sleep ends when all tasks wait.
             sleep(Duration::from_millis(1)).await;
             quiet = if self.pump(1, usize::MAX) { 0 } else { quiet + 1 };

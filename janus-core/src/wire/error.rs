@@ -128,6 +128,8 @@ error_codes! {
     Banned = "banned", 4417, DoNot, true;
     /// The client's proof of identity has ended. The client may come back with a new proof, and not with the same.
     TokenExpired = "token_expired", 4418, DoNot, true;
+    /// A newer connection of the same user has taken the place of this connection.
+    ConnectionReplaced = "connection_replaced", 4419, DoNot, true;
 
     /// The client has reached its limit of subscriptions.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
@@ -137,6 +139,8 @@ error_codes! {
     /// The client reads more slowly than its topics publish. The connection may be reset before the client can read
     /// this.
     SlowConsumer = "slow_consumer", 4202, SlowDown, true;
+    /// The client has sent faster than its limits allow, for longer than the server waits.
+    RateLimited = "rate_limited", 4203, SlowDown, true;
 }
 
 impl ErrorCode {
@@ -147,9 +151,10 @@ impl ErrorCode {
             Self::Unauthorized | Self::TokenExpired => 401,
             Self::PublishNotAllowed | Self::Forbidden | Self::Banned => 403,
             Self::FrameTimeout => 408,
-            Self::SessionTaken | Self::AlreadySubscribed => 409,
+            Self::SessionTaken | Self::AlreadySubscribed | Self::ConnectionReplaced => 409,
             Self::FrameTooLarge => 413,
             Self::UnsupportedFrame => 415,
+            Self::RateLimited => 429,
             Self::BadJson
             | Self::BadUtf8
             | Self::UnfinishedFrame
@@ -305,9 +310,12 @@ mod tests {
     fn http_statuses_and_classes_agree_on_the_side_to_blame() {
         for code in ErrorCode::ALL {
             let clients_turn = (400..500).contains(&code.http_status());
-            // For incomplete input HTTP has 408 and 400, about this request and not about the next.
+            // For incomplete input HTTP has 408 and 400, about this request and not about the next, and for haste 429.
             let expected = match code {
-                ErrorCode::TooManyTopics | ErrorCode::FrameTimeout | ErrorCode::UnfinishedFrame => true,
+                ErrorCode::TooManyTopics
+                | ErrorCode::FrameTimeout
+                | ErrorCode::UnfinishedFrame
+                | ErrorCode::RateLimited => true,
                 code => code.class() == ErrorClass::DoNot,
             };
             assert_eq!(clients_turn, expected, "{code} is a {}", code.http_status());

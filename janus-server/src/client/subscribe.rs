@@ -58,7 +58,8 @@ fn may_come_back(error: &ClientError) -> bool {
     match error {
         ClientError::Connect { .. } | ClientError::Closed | ClientError::Lost(_) | ClientError::Late { .. } => true,
         ClientError::Refused { code, .. } => ErrorCode::ALL.iter().any(|known| {
-            let passes = known.class() == ErrorClass::TryAgain || *known == ErrorCode::ServerOverloaded;
+            let slows = matches!(known, ErrorCode::ServerOverloaded | ErrorCode::RateLimited);
+            let passes = known.class() == ErrorClass::TryAgain || slows;
             known.as_str() == code && passes
         }),
         _ => false,

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use log::Level;
 use tokio::time::Sleep;
 
-use super::publishing::Offering;
+use super::pacing::Then;
+use super::publishing::{Offering, Permitting};
 use super::{Step, Transport, refusal};
 use crate::accounts::fairness::price;
 use crate::accounts::reached::Limit;
@@ -47,7 +48,15 @@ impl Transport {
     }
 
     pub(super) fn say_goodbye(&mut self, refusal: Refusal<'_>) {
-        if !matches!(refusal.code, ErrorCode::ServerDraining | ErrorCode::Disconnected | ErrorCode::Banned) {
+        let is_about_a_frame = !matches!(
+            refusal.code,
+            ErrorCode::ServerDraining
+                | ErrorCode::Disconnected
+                | ErrorCode::Banned
+                | ErrorCode::RateLimited
+                | ErrorCode::ConnectionReplaced
+        );
+        if is_about_a_frame {
             self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);
         }
         self.why = Some(refusal.code);
@@ -123,14 +132,19 @@ impl Transport {
 
     /// Tells a publisher that its waiting message is not published.
     fn give_up(&self, step: Step) {
-        let (topic, pending, outcome) = match step {
-            Step::Permitting(permitting) => (permitting.topic, permitting.pending, permitting.outcome),
-            Step::Offering(offering) => match *offering {
-                Offering { topic, pending: Some(pending), outcome, .. } => (topic, pending, outcome),
-                Offering { pending: None, .. } => return,
+        let offering = match step {
+            Step::Permitting(permitting) => {
+                let Permitting { topic, pending, outcome, .. } = *permitting;
+                Offering { topic, pending: Some(pending), place: None, outcome }
+            }
+            Step::Offering(offering) => *offering,
+            Step::Slowed(slowed) => match slowed.then {
+                Then::Publish(offering) => *offering,
+                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) => return,
             },
             _ => return,
         };
+        let Offering { topic, pending: Some(pending), outcome, .. } = offering else { return };
         let error = if self.shared.is_draining() { PublishError::ShuttingDown } else { PublishError::ConnectionClosed };
         // A publisher whose connection closes with its message takes a mere FIN for a receipt.
         if outcome.is_some() {
@@ -144,6 +158,7 @@ impl Transport {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
+        self.leave_user();
         // The client may have its ACK already, and may count on resuming this topic.
         let asked = match &self.step {
             Step::Joining(asked) => {

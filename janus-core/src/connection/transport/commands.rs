@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::beginning::Preface;
 use super::identity::Renewal;
+use super::pacing::Then;
 use super::subscribing::{Asking, refused};
 use super::{Outcome, Step, Transport};
 use crate::connection::turn::Ticket;
 use crate::hooks::Refused;
 use crate::topic::publish::{Pending, Reply};
-use crate::wire::{Command, ErrorCode, FrameError, ServerEvent, TopicName};
+use crate::wire::{Command, ErrorCode, FrameError, TopicName};
 
 /// A lengthy command, waiting for a turn.
 pub(super) struct Queueing {
@@ -72,13 +73,10 @@ impl Transport {
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
             Command::Subscribe { topic: name, since, horizon, id } => {
-                self.ask_to_subscribe(Box::new(Asking { name, since, horizon, id, is_assigned: false }));
+                let asking = Asking { name, since, horizon, id, is_assigned: false };
+                self.at_subscribe_rate(Then::Subscribe(Box::new(asking)));
             }
-            Command::Unsubscribe { topic: name, id } => {
-                self.unsubscribe(&name);
-                self.session.forget_earlier(&name, self.shared.config.max_topics_per_client);
-                self.slot.tell(&ServerEvent::Unsubscribed { id, topic: &name });
-            }
+            Command::Unsubscribe { topic: name, id } => self.at_subscribe_rate(Then::Unsubscribe(name, id)),
             Command::Publish { topic, publication, ack, id } => {
                 let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), ack, id);
                 self.publish(topic, Pending { publication, reply }, None);

@@ -15,7 +15,7 @@ use super::identity::{EXPIRED_WORDS, REVOKED_WORDS};
 use super::opening::after_a_restart;
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::SERVER_FULL;
-use crate::delivery::{End, SlowReason};
+use crate::delivery::{End, Exceeded, SlowReason};
 use crate::wire::{ErrorCode, FrameError, Refusal};
 
 /// What follows from an end.
@@ -164,6 +164,44 @@ const SESSION_TAKEN: Row = Row {
     ends_session: false,
 };
 
+/// The client has published more than its rate allows for too long.
+const PUBLISHES_TOO_FAST: Row = Row {
+    code: Some(ErrorCode::RateLimited),
+    words: "more messages came than the publish rate allows; come back later and publish more slowly",
+    log: |client, _| log_rate(client, "client_publish_rate"),
+    count: |client, _| {
+        client.shared.counters.rate_limited.fetch_add(1, Ordering::Relaxed);
+    },
+    close: Close::AfterQueue,
+    ends_session: false,
+};
+
+/// The client has sent more bytes than its rate allows for too long.
+const SENDS_TOO_FAST: Row = Row {
+    words: "more bytes came than the byte rate allows; come back later and send less",
+    log: |client, _| log_rate(client, "client_bytes_rate"),
+    ..PUBLISHES_TOO_FAST
+};
+
+/// The client has subscribed and unsubscribed more often than its rate allows for too long.
+const SUBSCRIBES_TOO_FAST: Row = Row {
+    words: "more subscribes and unsubscribes came than their rate allows; come back later and send fewer",
+    log: |client, _| log_rate(client, "client_subscribe_rate"),
+    ..PUBLISHES_TOO_FAST
+};
+
+/// The oldest connection of a user goes, because the user has a new one.
+const REPLACED: Row = Row {
+    code: Some(ErrorCode::ConnectionReplaced),
+    words: "a newer connection of the same user has taken the place of this connection",
+    log: |client, _| log_client!(client, Level::Debug, "closed, its user has a newer connection"),
+    count: |client, _| {
+        client.shared.counters.connections_replaced.fetch_add(1, Ordering::Relaxed);
+    },
+    close: Close::AfterQueue,
+    ends_session: false,
+};
+
 /// Memory is short, and the client holds some without having asked for anything.
 const OVERLOADED: Row = Row {
     code: Some(ErrorCode::ServerOverloaded),
@@ -228,6 +266,14 @@ const DRAINING: Row = Row {
     ends_session: false,
 };
 
+/// Writes the line about a client that has exceeded a rate. Thousands may do so together.
+fn log_rate(client: &Transport, setting: &str) {
+    let within_limit = client.shared.rate_lines.take(client.shared.clock.tick().number());
+    let level = if within_limit { Level::Warn } else { Level::Debug };
+    let patience = client.shared.config.rate_patience;
+    log_client!(client, level, "closed, it sent more than {setting} allows for {patience:?} (rate_patience)");
+}
+
 fn row(end: End) -> Row {
     match end {
         End::SlowConsumer { .. } => SLOW_CONSUMER,
@@ -239,6 +285,10 @@ fn row(end: End) -> Row {
         End::PingTimeout => PING_TIMEOUT,
         End::MessagesLost => MESSAGES_LOST,
         End::SessionTaken => SESSION_TAKEN,
+        End::RateLimited(Exceeded::Publishes) => PUBLISHES_TOO_FAST,
+        End::RateLimited(Exceeded::Bytes) => SENDS_TOO_FAST,
+        End::RateLimited(Exceeded::Subscribes) => SUBSCRIBES_TOO_FAST,
+        End::Replaced => REPLACED,
         End::Overloaded => OVERLOADED,
         End::Disconnected { reconnect: true } => DISCONNECTED,
         End::Disconnected { reconnect: false } => BANNED,
@@ -294,6 +344,8 @@ impl Transport {
             End::TokenExpired => self.has_expired(),
             End::MessagesLost
             | End::SessionTaken
+            | End::RateLimited(_)
+            | End::Replaced
             | End::Revoked
             | End::Overloaded
             | End::Disconnected { .. }
@@ -349,6 +401,10 @@ mod tests {
             End::PingTimeout,
             End::MessagesLost,
             End::SessionTaken,
+            End::RateLimited(Exceeded::Publishes),
+            End::RateLimited(Exceeded::Bytes),
+            End::RateLimited(Exceeded::Subscribes),
+            End::Replaced,
             End::Overloaded,
             End::Disconnected { reconnect: true },
             End::Disconnected { reconnect: false },

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
+use super::users::USER_FULL;
 use super::{Outcome, Step, Transport, refusal};
 use crate::delivery::End;
 use crate::ground::clock::now;
@@ -73,6 +74,9 @@ impl Transport {
             }
             Err(refused) => return self.refuse_client(refused),
         };
+        if self.count_for_user(&identity.user, open.session.as_deref()).is_err() {
+            return self.say_bye(None, ErrorCode::TooManyConnections, USER_FULL);
+        }
         self.due = None;
         let client = self.adopt(&identity);
         self.serve(open);
@@ -208,6 +212,9 @@ impl Transport {
                 return self.refuse_refresh(id, code, &message);
             }
         };
+        if may_change && self.count_for_user(&identity.user, None).is_err() {
+            return self.say_bye(None, ErrorCode::TooManyConnections, USER_FULL);
+        }
         let client = self.adopt(&identity);
         self.end_if_revoked(&identity);
         self.slot.tell(&ServerEvent::Refreshed { id, expires: identity.time_left(now()) });

@@ -92,6 +92,7 @@ impl Transport {
         self.note_taken_over(older.as_ref().map(|(slot, _)| slot.id));
         if let Some((slot, joined)) = older {
             slot.end(End::SessionTaken);
+            self.stop_counting(slot.id);
             for (topic, subscription) in joined {
                 leave(&topic, subscription);
             }

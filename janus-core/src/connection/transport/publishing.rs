@@ -6,8 +6,10 @@ use std::task::{self, Poll};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::pacing::Then;
 use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
+use crate::delivery::Exceeded;
 use crate::hooks::{Grant, Refused};
 use crate::topic::publish::{Pending, PublishError, Receipt, route};
 use crate::topic::{Place, Waiter};
@@ -31,8 +33,23 @@ pub(super) struct Offering {
 }
 
 impl Transport {
-    /// Publishes a message if the client is allowed to.
+    /// Publishes a message if the client is allowed to, once there is room under the client's rate.
     pub(super) fn publish(
+        &mut self,
+        topic: TopicName,
+        pending: Pending,
+        outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
+    ) {
+        match self.count_message(&topic) {
+            None => self.publish_now(topic, pending, outcome),
+            Some(until) => {
+                let offering = Offering { topic, pending: Some(pending), place: None, outcome };
+                self.slow_down(Exceeded::Publishes, until, Then::Publish(Box::new(offering)));
+            }
+        }
+    }
+
+    pub(super) fn publish_now(
         &mut self,
         topic: TopicName,
         pending: Pending,

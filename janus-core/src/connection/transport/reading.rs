@@ -1,14 +1,18 @@
 //! Reading and decoding, and the account of input that has led to nothing yet.
 
 use std::cell::RefCell;
+use std::io;
 use std::task::{self, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use log::Level;
 
 use super::commands::Lengthy;
+use super::pacing::Then;
+use super::publishing::Offering;
 use super::{Step, Transport};
 use crate::accounts::fairness::Want;
+use crate::ground::tasks::yield_now;
 use crate::topic::publish::Pending;
 use crate::wire::Command;
 
@@ -47,12 +51,18 @@ impl Transport {
         }
         SCRATCH.with_borrow_mut(|scratch| {
             while !self.undecoded && self.may_go_on() {
-                let read = self.slot.poll_read(cx, scratch);
+                let Some(room) = self.room_to_read() else { break };
+                let read = self.slot.poll_read(cx, &mut scratch[..room.min(SCRATCH_BYTES)]);
                 self.portion.add(self.slot.take_unseen_work());
-                match ready!(read) {
+                let Poll::Ready(read) = read else {
+                    self.caught_up();
+                    return Poll::Pending;
+                };
+                match read {
                     Ok(0) => self.in_turn(Lengthy::HalfClosed),
                     Ok(length) => {
                         self.portion.add_read(length);
+                        self.count_bytes(length);
                         let mut input = &scratch[..length];
                         self.process(&mut input);
                         self.slot.pulse.hear(self.shared.clock.tick());
@@ -63,6 +73,7 @@ impl Transport {
                             return self.wait_for_portion(Want::More, cx);
                         }
                     }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => return yield_now(cx),
                     Err(error) => {
                         log_client!(self, Level::Debug, "{error}");
                         self.in_turn(Lengthy::Lost(error.kind()));
@@ -75,8 +86,10 @@ impl Transport {
 
     /// Reads into the scratch buffer and discards the bytes; their number, or `None` at the end of the stream.
     pub(super) fn discard(&self, cx: &mut task::Context<'_>) -> Poll<Option<usize>> {
-        let read = SCRATCH.with_borrow_mut(|scratch| self.slot.poll_read(cx, scratch));
-        Poll::Ready(ready!(read).ok().filter(|length| *length > 0))
+        match ready!(SCRATCH.with_borrow_mut(|scratch| self.slot.poll_read(cx, scratch))) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => yield_now(cx),
+            read => Poll::Ready(read.ok().filter(|length| *length > 0)),
+        }
     }
 
     /// Carries out the commands in `input`, up to a command that has to wait, or to the end of a portion.
@@ -138,8 +151,13 @@ impl Transport {
     /// Accounts for the kept input of the client; true if the connection is to be closed because of the input.
     pub(super) fn note_input(&mut self) -> bool {
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
+        let waiting = |offering: &Offering| offering.pending.as_ref().map_or(0, Pending::accounted_bytes);
         let under_way = match &self.step {
-            Step::Offering(offering) => offering.pending.as_ref().map_or(0, Pending::accounted_bytes),
+            Step::Offering(offering) => waiting(offering),
+            Step::Slowed(slowed) => match &slowed.then {
+                Then::Publish(offering) => waiting(offering),
+                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) => 0,
+            },
             Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
             Step::Authenticating(_, bytes) => *bytes,
             _ => 0,

@@ -189,7 +189,7 @@ impl Transport {
 
     /// Takes the client off a topic. The latest `max_topics_per_client` topics that the client has left stay; an
     /// earlier topic ends if unused. So a client that goes from topic to topic takes no more than that many places.
-    pub(super) fn unsubscribe(&mut self, name: &TopicName) {
+    fn unsubscribe(&mut self, name: &TopicName) {
         let left = self.session.with_subscriptions(|subscriptions| {
             let index = subscriptions.iter().position(|(topic, _)| topic.name == *name)?;
             Some(subscriptions.swap_remove(index))
@@ -210,6 +210,12 @@ impl Transport {
             }
         }
         left.truncate(2 * max);
+    }
+
+    pub(super) fn unsubscribe_and_answer(&mut self, name: &TopicName, id: RequestId) {
+        self.unsubscribe(name);
+        self.session.forget_earlier(name, self.shared.config.max_topics_per_client);
+        self.slot.tell(&ServerEvent::Unsubscribed { id, topic: name });
     }
 
     pub(super) fn await_topic(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
