@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::origins::{AllowedOrigins, host_and_port, is_site};
+use super::proxy_header::ProxyHeader;
 use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
@@ -524,6 +525,10 @@ impl HeadReader {
                 }
                 b'\n' => self.line_is_empty = true,
                 b'\r' => {}
+                // The rest of the first line of such a header looks like empty lines.
+                0 if self.kept.is_empty() && ProxyHeader::continues(&input[at + 1..]) => {
+                    return Some(Err(bad_head(ProxyHeader::UNEXPECTED)));
+                }
                 0..0x20 | 0x7f if byte != b'\t' => {
                     let message = "this port speaks HTTP, and these bytes are not HTTP: check the port; TLS must end at a proxy \
                                    in front of the server";
@@ -563,6 +568,7 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
             let message = format!("request with more than {MAX_HEADERS} headers");
             return Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message));
         }
+        Err(_) if ProxyHeader::begins(&received) => return Err(bad_head(ProxyHeader::UNEXPECTED)),
         Err(error) => return Err(bad_head(&error.to_string())),
     }
     let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
