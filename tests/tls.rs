@@ -6,6 +6,7 @@ mod commands;
 mod conforming;
 mod documented;
 mod openssl;
+mod proxied;
 mod records;
 mod reloading;
 mod verifying;

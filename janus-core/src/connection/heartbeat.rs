@@ -39,6 +39,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
         slow_log.note(&shared, round.tick);
         shared.accounts.sweep();
         shared.revocations.expire(now());
+        shared.accounts.arrivals.sweep(tokio::time::Instant::now());
         shared.accounts.tell_rest_of_reached(&shared);
         tell_of_drops(&shared);
     }

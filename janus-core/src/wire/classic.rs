@@ -14,6 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::codec::{self, Answers, Codec, Heartbeat};
 use super::event::{NumberedMessage, Refusal, ServerEvent};
 use super::json::{self, JsonError, Reader};
+use super::proxy_header::ProxyHeader;
 use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
@@ -274,7 +275,7 @@ impl ClassicDecoder {
                 Ok(None)
             }
             _ => {
-                let request = Request::read(text(frame)?)?;
+                let request = text(frame).and_then(Request::read).map_err(|error| not_a_frame(frame, error))?;
                 Ok(Some(request.command(limits, more, &mut self.batch).unwrap_or_else(Command::Refused)))
             }
         }
@@ -311,6 +312,15 @@ impl codec::Decoder for ClassicDecoder {
     fn memory(&self) -> usize {
         self.unfinished.capacity()
     }
+}
+
+/// The error about a frame, with a word about headers of the PROXY protocol: a client sees only JSON at fault otherwise.
+fn not_a_frame(frame: &[u8], error: FrameError) -> FrameError {
+    let frame = frame.trim_ascii_start();
+    if ProxyHeader::begins(frame) || ProxyHeader::continues(frame) {
+        return FrameError::new(ErrorCode::BadFrame, ProxyHeader::UNEXPECTED);
+    }
+    error
 }
 
 const PREAMBLE: &[u8] = b"<regular-socket/>";

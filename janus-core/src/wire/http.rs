@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::origins::{AllowedOrigins, host_and_port, is_site};
+use super::proxy_header::ProxyHeader;
 use super::publication::put_json_string;
 use super::sse::Sse;
 use super::websocket::WebSocket;
@@ -171,7 +172,7 @@ enum Outcome {
     Undecided,
     Refused,
     Becomes(usize, Box<dyn Decoder>),
-    PassedOn(Vec<u8>),
+    PassedOn(Vec<u8>, Box<HttpRequest>),
 }
 
 impl PortDecoder {
@@ -213,7 +214,7 @@ impl PortDecoder {
             }
             _ => {
                 check_passed_on(&request)?;
-                self.outcome = Outcome::PassedOn(received);
+                self.outcome = Outcome::PassedOn(received, Box::new(request));
                 Ok(Command::PassOn)
             }
         }
@@ -258,6 +259,14 @@ impl Decoder for PortDecoder {
         }
     }
 
+    fn request(&self) -> Option<&HttpRequest> {
+        match &self.outcome {
+            Outcome::Becomes(_, decoder) => decoder.request(),
+            Outcome::PassedOn(_, request) => Some(request),
+            Outcome::Undecided | Outcome::Refused => None,
+        }
+    }
+
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         match mem::replace(&mut self.outcome, Outcome::Refused) {
             Outcome::Becomes(place, decoder) => Some((place, decoder)),
@@ -267,7 +276,7 @@ impl Decoder for PortDecoder {
 
     fn take_received(&mut self) -> Vec<u8> {
         match mem::replace(&mut self.outcome, Outcome::Refused) {
-            Outcome::PassedOn(received) => received,
+            Outcome::PassedOn(received, _) => received,
             _ => Vec::new(),
         }
     }
@@ -388,8 +397,8 @@ impl Reader {
 
 impl From<&Refusal<'_>> for HttpError {
     fn from(refusal: &Refusal<'_>) -> Self {
-        let status = refusal.code.http_status();
-        let can_come_back = status == 503 && refusal.code.class() != ErrorClass::DoNot;
+        let status = refusal.status.unwrap_or(refusal.code.http_status());
+        let can_come_back = matches!(status, 429 | 503) && refusal.code.class() != ErrorClass::DoNot;
         let retry_after = refusal.reconnect_after.or_else(|| can_come_back.then_some(Duration::from_secs(1)));
         Self { status, code: refusal.code.as_str(), message: refusal.message.to_owned(), retry_after }
     }
@@ -524,6 +533,10 @@ impl HeadReader {
                 }
                 b'\n' => self.line_is_empty = true,
                 b'\r' => {}
+                // The rest of the first line of such a header looks like empty lines.
+                0 if self.kept.is_empty() && ProxyHeader::continues(&input[at + 1..]) => {
+                    return Some(Err(bad_head(ProxyHeader::UNEXPECTED)));
+                }
                 0..0x20 | 0x7f if byte != b'\t' => {
                     let message = "this port speaks HTTP, and these bytes are not HTTP: check the port; TLS must end at a proxy \
                                    in front of the server";
@@ -563,6 +576,7 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
             let message = format!("request with more than {MAX_HEADERS} headers");
             return Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message));
         }
+        Err(_) if ProxyHeader::begins(&received) => return Err(bad_head(ProxyHeader::UNEXPECTED)),
         Err(error) => return Err(bad_head(&error.to_string())),
     }
     let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {

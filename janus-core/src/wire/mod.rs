@@ -16,6 +16,8 @@
 //! | `http.rs` | pure: a codec | the HTTP port: the head of the first request, and what the connection becomes |
 //! | `origins.rs` | pure: a rule | the origins whose pages may connect |
 //! | `http_request.rs` | pure: a value | [`HttpRequest`], the parsed head of a request |
+//! | `forwarded.rs` | pure: a reader | [`ForwardedClient`], a client behind proxies that speak HTTP |
+//! | `proxy_header.rs` | pure: a reader | [`ProxyHeader`], a client behind a proxy that speaks the PROXY protocol |
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
@@ -34,6 +36,7 @@ mod command;
 mod delimited;
 mod error;
 mod event;
+mod forwarded;
 mod http;
 mod http_request;
 pub(crate) mod json;
@@ -41,6 +44,7 @@ mod object;
 mod origins;
 mod peer;
 mod position;
+mod proxy_header;
 mod publication;
 mod request;
 mod sse;
@@ -57,12 +61,14 @@ pub use command::{Command, Credentials, Open, RequestId};
 pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
+pub use forwarded::{ForwardedClient, ForwardedHeader};
 pub use http::{HttpError, HttpPort};
 pub use http_request::HttpRequest;
 pub use json::JsonError;
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
 pub use position::{Epoch, EpochError, Position, PositionError};
+pub use proxy_header::{ProxyHeader, ProxyHeaderError};
 pub use publication::{Publication, PublicationError};
 pub use sse::Sse;
 pub use timestamp::Timestamp;
