@@ -727,7 +727,7 @@ async fn early_data_is_skipped_and_never_heard() {
         client.conn.complete_io(&mut client.sock).unwrap();
         client
     });
-    let established = timeout(DEADLINE, accept(&server, Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
+    let established = timeout(DEADLINE, accept(&server, |_| Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
     let mut tls = Tls::new(server, established.session);
     assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"in time");
     talking.await.unwrap();
@@ -749,7 +749,7 @@ async fn a_hello_that_is_too_large_is_refused_before_its_end() {
                 client
             });
             let kept = std::cell::Cell::new(0);
-            let accepted = accept(&server, Arc::new(server_config(&VERSIONS)), asks_for_certificate, |bytes| {
+            let accepted = accept(&server, |_| Arc::new(server_config(&VERSIONS)), asks_for_certificate, |bytes| {
                 kept.set(kept.get().max(bytes));
                 true
             });
