@@ -91,8 +91,9 @@ async fn shake_hands(
         client.conn.complete_io(&mut client.sock)?;
         Ok(client)
     });
-    let accepted =
-        timeout(DEADLINE, accept(server, |_| Arc::new(server_config), true, |_| true)).await.expect("a handshake in time");
+    let accepted = timeout(DEADLINE, accept(server, |_| Arc::new(server_config), true, |_| true))
+        .await
+        .expect("a handshake in time");
     (accepted, client.await.unwrap())
 }
 
@@ -727,7 +728,8 @@ async fn early_data_is_skipped_and_never_heard() {
         client.conn.complete_io(&mut client.sock).unwrap();
         client
     });
-    let established = timeout(DEADLINE, accept(&server, |_| Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
+    let established =
+        timeout(DEADLINE, accept(&server, |_| Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
     let mut tls = Tls::new(server, established.session);
     assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"in time");
     talking.await.unwrap();
@@ -749,10 +751,15 @@ async fn a_hello_that_is_too_large_is_refused_before_its_end() {
                 client
             });
             let kept = std::cell::Cell::new(0);
-            let accepted = accept(&server, |_| Arc::new(server_config(&VERSIONS)), asks_for_certificate, |bytes| {
-                kept.set(kept.get().max(bytes));
-                true
-            });
+            let accepted = accept(
+                &server,
+                |_| Arc::new(server_config(&VERSIONS)),
+                asks_for_certificate,
+                |bytes| {
+                    kept.set(kept.get().max(bytes));
+                    true
+                },
+            );
             let error = timeout(DEADLINE, accepted).await.unwrap().err().unwrap();
             assert!(error.to_string().contains("too large"), "{fragment}: {error}");
             assert!((most / 2..=2 * most).contains(&kept.get()), "{fragment}: {} bytes kept", kept.get());
