@@ -889,3 +889,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_first_cipher_of_a_client_is_found_behind_a_meaningless_one() {
+    let hello = |session_id: u8, ciphers: &[[u8; 2]]| {
+        let mut hello = vec![0; 5 + 4 + 2 + 32];
+        hello.push(session_id);
+        hello.resize(hello.len() + usize::from(session_id), 0x13);
+        hello.extend([0, 2 * ciphers.len() as u8]);
+        hello.extend(ciphers.concat());
+        hello
+    };
+    let (meaningless, aes, chacha20) = ([0xaa, 0xaa], [0x13, 0x01], [0x13, 0x03]);
+    for session_id in [0, 32] {
+        let of_phone = hello(session_id, &[meaningless, chacha20, aes]);
+        assert!(prefers_chacha20(&of_phone));
+        assert!(!prefers_chacha20(&of_phone[..of_phone.len() - 3]), "the first cipher is incomplete");
+        assert!(!prefers_chacha20(&hello(session_id, &[meaningless, aes, chacha20])));
+    }
+}
