@@ -45,7 +45,8 @@ async fn a_record_completed_in_time_leaves_no_deadline_behind() {
     let config = |config, _: &_| Config { frame_timeout: time, heartbeat_interval: beat, ..config };
     let server = Server::start(config).await;
     let before = server.janus.stats().memory_used;
-    let mut stream = server.classic().await;
+    // Only a subscriber is sent a PING.
+    let mut stream = server.subscriber("news").await;
     // A change of keys has no data, so no frame completes with the record.
     let (_, connection) = stream.io.get_mut();
     connection.refresh_traffic_keys().unwrap();
@@ -62,7 +63,7 @@ async fn a_record_completed_in_time_leaves_no_deadline_behind() {
     while begun.elapsed() < time * 2 {
         assert_eq!(stream.frame().await, "PING");
     }
-    stream.send(&subscribe_frame("news")).await;
+    stream.send(&subscribe_frame("more")).await;
     while stream.frame().await != "ACK" {}
     server.janus.shutdown().await;
 }

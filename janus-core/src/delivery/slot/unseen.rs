@@ -19,7 +19,7 @@ pub(super) struct Unseen {
 /// Without TLS the Transport sees everything.
 #[cfg(not(feature = "tls"))]
 #[derive(Debug, Default)]
-pub(super) struct Unseen;
+pub(super) struct Unseen {}
 
 #[cfg(feature = "tls")]
 impl Unseen {

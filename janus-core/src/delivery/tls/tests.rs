@@ -91,8 +91,9 @@ async fn shake_hands(
         client.conn.complete_io(&mut client.sock)?;
         Ok(client)
     });
-    let accepted =
-        timeout(DEADLINE, accept(server, |_| Arc::new(server_config), true, |_| true)).await.expect("a handshake in time");
+    let accepted = timeout(DEADLINE, accept(server, |_| Arc::new(server_config), true, |_| true))
+        .await
+        .expect("a handshake in time");
     (accepted, client.await.unwrap())
 }
 
@@ -727,7 +728,8 @@ async fn early_data_is_skipped_and_never_heard() {
         client.conn.complete_io(&mut client.sock).unwrap();
         client
     });
-    let established = timeout(DEADLINE, accept(&server, Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
+    let established =
+        timeout(DEADLINE, accept(&server, |_| Arc::new(refuses), false, |_| true)).await.unwrap().unwrap();
     let mut tls = Tls::new(server, established.session);
     assert_eq!(read_to_end(&mut tls, 64).await.unwrap(), b"in time");
     talking.await.unwrap();
@@ -749,10 +751,15 @@ async fn a_hello_that_is_too_large_is_refused_before_its_end() {
                 client
             });
             let kept = std::cell::Cell::new(0);
-            let accepted = accept(&server, Arc::new(server_config(&VERSIONS)), asks_for_certificate, |bytes| {
-                kept.set(kept.get().max(bytes));
-                true
-            });
+            let accepted = accept(
+                &server,
+                |_| Arc::new(server_config(&VERSIONS)),
+                asks_for_certificate,
+                |bytes| {
+                    kept.set(kept.get().max(bytes));
+                    true
+                },
+            );
             let error = timeout(DEADLINE, accepted).await.unwrap().err().unwrap();
             assert!(error.to_string().contains("too large"), "{fragment}: {error}");
             assert!((most / 2..=2 * most).contains(&kept.get()), "{fragment}: {} bytes kept", kept.get());
@@ -880,5 +887,24 @@ proptest! {
             Some(Ok(read)) => prop_assert_eq!(read, 0),
             None => prop_assert!(sent.is_ok()),
         }
+    }
+}
+
+#[test]
+fn the_first_cipher_of_a_client_is_found_behind_a_meaningless_one() {
+    let hello = |session_id: u8, ciphers: &[[u8; 2]]| {
+        let mut hello = vec![0; 5 + 4 + 2 + 32];
+        hello.push(session_id);
+        hello.resize(hello.len() + usize::from(session_id), 0x13);
+        hello.extend([0, 2 * ciphers.len() as u8]);
+        hello.extend(ciphers.concat());
+        hello
+    };
+    let (meaningless, aes, chacha20) = ([0xaa, 0xaa], [0x13, 0x01], [0x13, 0x03]);
+    for session_id in [0, 32] {
+        let of_phone = hello(session_id, &[meaningless, chacha20, aes]);
+        assert!(prefers_chacha20(&of_phone));
+        assert!(!prefers_chacha20(&of_phone[..of_phone.len() - 3]), "the first cipher is incomplete");
+        assert!(!prefers_chacha20(&hello(session_id, &[meaningless, aes, chacha20])));
     }
 }
