@@ -55,7 +55,7 @@ settings! {
             client_publish_rate: usize = 0, count_or_zero("no limit", 1..=1_000_000);
         }
 
-        "Access" {
+        "Public topics" {
             /// Whether the topics are public: every client that is served may subscribe, even a client without a token,
             /// and a client whose token names other topics. Publishing is not affected. Without tokens and hooks every
             /// topic is public anyway.
