@@ -90,7 +90,8 @@ async fn unfinished_input_of_a_crowd_stays_within_the_memory_budget() {
 
 /// Runs the attack on both servers. The binary may take at most `memory` bytes more at any moment.
 async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(SocketAddr), memory: u64) {
-    let config = Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, ..Config::default() };
+    let config =
+        Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, client_subscribe_rate: 0, ..Config::default() };
     let (janus, addr) = serve(config).await;
     let bystander = Bystander::start(addr).await;
     attack(addr).await;
@@ -142,6 +143,8 @@ impl Process {
             ["--frame-timeout", &frame_timeout],
             ["--session-ttl", &soon],
             ["--topic-idle", &soon],
+            // A limit would weaken the attacks.
+            ["--client-subscribe-rate", "0"],
         ];
         let running = Running::start(&[&settings.concat(), further].concat());
         let line = running.error_line("listening on ");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use janus_core::Config;
 use janus_core::wire::classic::client::unsubscribe;
+use janus_core::{Config, Namespace, Stats};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -138,7 +138,34 @@ async fn pour(flood: Flood, addr: SocketAddr, client: usize, stop: Arc<AtomicBoo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_from_one_address_stop_no_message_of_another() {
-    let config = Config { http_listen: vec![own_address()], session_ttl: SOON, ..Config::default() };
+    stop_no_message(Config { client_subscribe_rate: 0, ..Config::default() }, |_, _| true).await;
+}
+
+/// With rates, clients of a flood wait most of the time, are closed, and come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_ahead_of_their_rates_are_closed_and_stop_no_message() {
+    let config = Config {
+        default_namespace: Namespace { client_publish_rate: 200, ..Namespace::default() },
+        client_bytes_rate: 128 * 1_024,
+        client_subscribe_rate: 100,
+        rate_patience: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let mut closed = 0;
+    stop_no_message(config, |flood, stats| {
+        // A connection that is closed for its frame never reaches a rate.
+        let is_enough = stats.rate_limited >= closed + 20 || matches!(flood, Flood::Unfinished);
+        if is_enough {
+            closed = stats.rate_limited;
+        }
+        is_enough
+    })
+    .await;
+}
+
+/// Runs each flood until `is_enough`, with a bystander.
+async fn stop_no_message(config: Config, mut is_enough: impl FnMut(Flood, Stats) -> bool) {
+    let config = Config { http_listen: vec![own_address()], session_ttl: SOON, ..config };
     let (janus, addr) = serve(config).await;
     let http = janus.local_addrs()[1];
     for flood in Flood::ALL {
@@ -147,6 +174,7 @@ async fn floods_from_one_address_stop_no_message_of_another() {
         let bystander = Bystander::start(addr).await;
         bystander.makes_progress().await;
         running.makes_progress().await;
+        until("the flood has been as strong as it gets", || is_enough(flood, janus.stats())).await;
         bystander.finish().await;
         running.finish().await;
     }
