@@ -146,7 +146,9 @@ async fn floods_from_one_address_stop_no_message_of_another() {
 async fn floods_ahead_of_their_rates_are_closed_and_stop_no_message() {
     let config = Config {
         default_namespace: Namespace { client_publish_rate: 200, ..Namespace::default() },
-        client_bytes_rate: 128 * 1_024,
+        // Below the pace at which even a slow server answers all these clients.
+        client_bytes_rate: 8 * 1_024,
+        max_frame_bytes: 8 * 1_024,
         client_subscribe_rate: 100,
         rate_patience: Duration::from_millis(100),
         ..Config::default()
