@@ -105,7 +105,8 @@ async fn withstands(frame_timeout: Duration, attack: impl AsyncFn(&Target), memo
 /// Runs the attack on an instance in this process.
 async fn leaves_nothing_behind(frame_timeout: Duration, attack: &impl AsyncFn(&Target), way: Way) {
     let identity = Identity::new();
-    let config = Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, ..Config::default() };
+    let config =
+        Config { frame_timeout, session_ttl: SOON, topic_idle: SOON, client_subscribe_rate: 0, ..Config::default() };
     let (janus, addr) = serve(Config { tls_listen: vec![own_address()], ..identity.config(config) }).await;
     let target = identity.target(way, addr, janus.local_addrs()[1]);
     let bystander = Bystander::start(addr).await;
@@ -238,6 +239,8 @@ impl Process {
             ["--frame-timeout", &frame_timeout],
             ["--session-ttl", &soon],
             ["--topic-idle", &soon],
+            // A limit would weaken the attacks.
+            ["--client-subscribe-rate", "0"],
         ];
         let running = Running::start(&[&settings.concat(), further].concat());
         let [addr, tls] = [(); 2].map(|()| address_in(&running.error_line("listening on ")));

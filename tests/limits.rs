@@ -125,7 +125,8 @@ async fn refused_clients_take_no_place_from_later_clients() {
 
 #[tokio::test]
 async fn a_topic_requested_again_while_it_ends_is_created_anew() {
-    let (_janus, addr) = serve(Config { topic_idle: Duration::from_millis(20), ..Config::default() }).await;
+    let config = Config { topic_idle: Duration::from_millis(20), client_subscribe_rate: 0, ..Config::default() };
+    let (_janus, addr) = serve(config).await;
     let mut client = Client::connect(addr).await;
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {

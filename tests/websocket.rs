@@ -9,8 +9,10 @@ mod framing;
 mod library;
 mod limits;
 mod liveness;
+mod rates;
 mod resuming;
 mod upgrade;
+mod users;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use janus_core::Config;
 use janus_core::wire::classic::client::unsubscribe;
+use janus_core::{Config, Namespace, Stats};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
@@ -141,13 +141,42 @@ async fn pour(flood: Flood, target: Target, client: usize, stop: Arc<AtomicBool>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_from_one_address_stop_no_message_of_another() {
+    stop_no_message(Config { client_subscribe_rate: 0, ..Config::default() }, |_, _| true).await;
+}
+
+/// With rates, clients of a flood wait most of the time, are closed, and come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_ahead_of_their_rates_are_closed_and_stop_no_message() {
+    let config = Config {
+        default_namespace: Namespace { client_publish_rate: 200, ..Namespace::default() },
+        // Below the pace at which even a slow server answers all these clients.
+        client_bytes_rate: 8 * 1_024,
+        max_frame_bytes: 8 * 1_024,
+        client_subscribe_rate: 100,
+        rate_patience: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let mut closed = 0;
+    stop_no_message(config, |flood, stats| {
+        // A connection that is closed for its frame never reaches a rate.
+        let is_enough = stats.rate_limited >= closed + 20 || matches!(flood, Flood::Unfinished);
+        if is_enough {
+            closed = stats.rate_limited;
+        }
+        is_enough
+    })
+    .await;
+}
+
+/// Runs each flood until `is_enough`, with a bystander.
+async fn stop_no_message(config: Config, mut is_enough: impl FnMut(Flood, Stats) -> bool) {
     let identity = Identity::new();
     let config = Config {
         tls_listen: vec![own_address()],
         http_listen: vec![own_address()],
         https_listen: vec![own_address()],
         session_ttl: SOON,
-        ..identity.config(Config::default())
+        ..identity.config(config)
     };
     let (janus, addr) = serve(config).await;
     let [_, tls, http, https] = janus.local_addrs()[..] else { panic!("four listeners") };
@@ -159,6 +188,7 @@ async fn floods_from_one_address_stop_no_message_of_another() {
         let bystander = Bystander::start(addr).await;
         bystander.makes_progress().await;
         running.makes_progress().await;
+        until("the flood has been as strong as it gets", || is_enough(flood, janus.stats())).await;
         bystander.finish().await;
         running.finish().await;
     }

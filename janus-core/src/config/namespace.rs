@@ -46,10 +46,11 @@ settings! {
             slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES);
         }
 
-        "Publishing" {
-            /// Messages per second that a client may publish. A second's worth may come at once. A client that publishes
-            /// more is read no faster than this, and after `rate_patience` closed (`rate_limited`). The messages to the
-            /// topics of each listed namespace are counted on their own, and all other messages of the client together.
+        "Limits by client" {
+            /// Messages per second that a client may publish, also for a namespace. A second's worth may come at once.
+            /// A client that publishes more is read no faster than this, and after `rate_patience` closed
+            /// (`rate_limited`). The messages to the topics of each listed namespace are counted on their own, and all
+            /// other messages of the client together.
             ///
             /// Publishers in the same process have no such limit.
             client_publish_rate: usize = 0, count_or_zero("no limit", 1..=1_000_000);

@@ -1,8 +1,8 @@
 //! The connections of each user, which `max_connections_per_user` limits.
 //!
-//! The name of a user is the hooks' answer about a client, so a connection is entered once its client is known, and leaves
-//! when it begins to close, however its Transport ends. Each connection is listed once at most, so `max_connections` bounds
-//! the table. Without the limit, the table stays empty.
+//! The name of a user is the hooks' answer about a client, so a connection is entered once its client is known, and
+//! leaves when it begins to close, however its Transport ends. Each connection is listed once at most, so
+//! `max_connections` bounds the table. Without the limit, the table stays empty.
 //!
 //! The home arbiter alone changes the table. A connection that takes over the session of another connection takes the
 //! other's place in the same turn.
@@ -27,8 +27,8 @@ pub(crate) struct Users {
 pub(crate) struct Full;
 
 impl Users {
-    /// Enters a connection of a user who may have `most`. Returns the connection that has to go instead, if any; it is not
-    /// listed any more, and the caller must end it.
+    /// Enters a connection of a user who may have `most`. Returns the connection that has to go instead, if any; it is
+    /// not listed any more, and the caller must end it.
     pub(crate) fn enter(
         &self,
         user: &str,

@@ -1,7 +1,7 @@
 //! Rates: how many events a second, and how many at once, kept by a token bucket.
 //!
-//! A bucket is one moment, the time at which the bucket will be full again, so a bucket costs 16 bytes and no timer. The
-//! rate itself is kept once for all buckets.
+//! A bucket is one moment, the time at which the bucket will be full again, so a bucket costs 16 bytes and no timer.
+//! The rate itself is kept once for all buckets.
 
 use std::time::Duration;
 
@@ -114,10 +114,13 @@ mod tests {
     }
 
     proptest! {
-        /// In any time, no more events pass than the burst and the rate allow, and an event that waits for its time passes.
+        /// In any time, no more events pass than the burst and the rate allow, and an event that waits for its time
+        /// passes.
         #[test]
         fn no_time_has_more_events_than_burst_and_rate(
-            rate in 1_usize..2_000, burst in 1_usize..300, steps in prop::collection::vec((0_u64..50_000, 1_usize..40), 1..100),
+            rate in 1_usize..2_000,
+            burst in 1_usize..300,
+            steps in prop::collection::vec((0_u64..50_000, 1_usize..40), 1..100),
         ) {
             let (limit, begun) = (Rate::new(rate, burst), Instant::now());
             let (mut bucket, mut now, mut passed) = (Bucket::default(), begun, 0_usize);

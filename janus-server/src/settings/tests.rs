@@ -48,7 +48,12 @@ fn the_table_has_every_field_of_the_settings() {
 
 #[test]
 fn a_table_of_a_namespace_may_have_every_field_of_a_namespace() {
-    assert_eq!(fields_of(&format!("{:#?}", Namespace::default())), of_a_namespace());
+    let debug = format!("{:#?}", Namespace::default());
+    let (mut fields, mut names) = (fields_of(&debug), of_a_namespace());
+    // The table has settings of namespaces in groups of the core.
+    fields.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(names, fields);
 }
 
 #[test]

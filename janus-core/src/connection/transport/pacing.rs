@@ -2,8 +2,8 @@
 //! room. TCP slows the client down, as for a topic without room.
 //!
 //! A request is counted before any other check, so a request that is refused later has cost its room as well. While a
-//! connection waits, messages for the client are delivered, the time for the rest of a frame and for an answer to a ping
-//! does not run, and the server may close the connection at any moment.
+//! connection waits, messages for the client are delivered, the time for the rest of a frame and for an answer to a
+//! ping does not run, and the server may close the connection at any moment.
 //!
 //! A client that is always ahead ends up with unread input each time the server looks, and after `rate_patience` is
 //! closed. A client that waits for its answers has nothing unread after each of them, and is only slowed down.

@@ -11,8 +11,8 @@ use crate::session::SessionToken;
 pub(super) const USER_FULL: &str = "this user has as many connections as allowed; close one of them";
 
 impl Transport {
-    /// Counts the connection for its user, and ends another connection of the user if need be. A connection that is about
-    /// to take over the session of another connection takes that connection's place.
+    /// Counts the connection for its user, and ends another connection of the user if need be. A connection that is
+    /// about to take over the session of another connection takes that connection's place.
     pub(super) fn count_for_user(&mut self, user: &str, session: Option<&str>) -> Result<(), Full> {
         let most = self.shared.config.max_connections_per_user;
         if most == 0 || user.is_empty() {
