@@ -397,7 +397,7 @@ impl Reader {
 
 impl From<&Refusal<'_>> for HttpError {
     fn from(refusal: &Refusal<'_>) -> Self {
-        let status = refusal.status.unwrap_or(refusal.code.http_status());
+        let status = refusal.status.unwrap_or_else(|| refusal.code.http_status());
         let can_come_back = matches!(status, 429 | 503) && refusal.code.class() != ErrorClass::DoNot;
         let retry_after = refusal.reconnect_after.or_else(|| can_come_back.then_some(Duration::from_secs(1)));
         Self { status, code: refusal.code.as_str(), message: refusal.message.to_owned(), retry_after }
