@@ -162,6 +162,8 @@ pub use instance::builder::{Builder, StartupError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::serve::ServeError;
+/// The type of networks in [`Config`].
+pub use ipnet::IpNet;
 #[doc(inline)]
 pub use janus_supervision as supervision;
 #[cfg(feature = "tls")]

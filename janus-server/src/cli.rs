@@ -259,6 +259,7 @@ impl Args for SettingFlags {
                 .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&name));
             Some(match row.setting.kind {
                 Kind::Addresses => flag.value_name("ADDR:PORT").action(ArgAction::Append),
+                Kind::Networks { .. } => flag.value_name("NETWORK").action(ArgAction::Append),
                 Kind::Origins { .. } => flag.value_name("ORIGIN").action(ArgAction::Append),
                 Kind::Path => flag.value_name("FILE"),
                 Kind::Paths => flag.value_name("FILE").action(ArgAction::Append),

@@ -2,8 +2,8 @@
 //!
 //! Limits per client do not bound a stranger with many connections. When something is short (memory, places for topics,
 //! places for detached sessions) the address with the largest holding gives back first, so an attacker crowds out its
-//! own connections first. Behind a proxy all clients share the proxy's address, and the order within an address
-//! applies.
+//! own connections first. Behind a proxy that is not trusted, all clients share the proxy's address, and the order within
+//! an address applies.
 //!
 //! An [`Account`] exists for as long as a connection, a detached session or a topic refers to it; the table forgets the
 //! account at the next tick of the heartbeat. So the limits of connections, sessions and topics bound the table.
@@ -11,11 +11,15 @@
 //! | file | kind | owns |
 //! |---|---|---|
 //! | `mod.rs` | table | an account for each network address |
+//! | `admission.rs` | table | the limits of connections of an address |
+//! | `arrivals.rs` | table | how often each address has connected lately |
 //! | `fairness.rs` | table | how much of the home arbiter's time a connection and an address may take |
 //! | `reached.rs` | table | log lines about limits of the server that are reached |
 //! | `received.rs` | table | which connection gives back unfinished input first |
 //! | `shares.rs` | table | which address gives back first |
 
+pub(crate) mod admission;
+pub(crate) mod arrivals;
 pub(crate) mod fairness;
 pub(crate) mod reached;
 pub(crate) mod received;
@@ -30,6 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::wire::Peer;
+use arrivals::Arrivals;
 use fairness::Share;
 use reached::Reached;
 use received::Holders;
@@ -70,6 +75,8 @@ pub(crate) struct Account {
     pub(crate) address: Address,
     /// Open connections.
     pub(crate) connections: Count,
+    /// Connections that count against `max_connections_per_ip`, from the accept on; none where the limit does not hold.
+    pub(crate) admitted: Count,
     /// Bytes from clients kept by their Transports: frames and heads without an end.
     pub(crate) received: Count,
     /// The connections with these bytes.
@@ -93,6 +100,12 @@ impl Count {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
+    /// Adds 1, unless that would be more than `limit`.
+    pub(crate) fn add_within(&self, limit: usize) -> bool {
+        let more = |count| (count < limit).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
     pub(crate) fn remove(&self, amount: usize) {
         self.0.fetch_sub(amount, Ordering::Relaxed);
     }
@@ -106,6 +119,7 @@ impl Count {
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
     table: Mutex<HashMap<Address, Arc<Account>>>,
+    pub(crate) arrivals: Arrivals,
     reached: Reached,
 }
 

@@ -7,7 +7,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Account, Accounts};
+use parking_lot::Mutex;
+
+use super::admission::AddressLimit;
+use super::{Account, Accounts, Address};
 use crate::ground::Ground;
 use crate::ground::clock::AtomicTick;
 
@@ -21,7 +24,18 @@ pub(crate) enum Limit {
 
 /// The events at each limit since the last line about it.
 #[derive(Debug, Default)]
-pub(super) struct Reached([Since; 3]);
+pub(super) struct Reached {
+    limits: [Since; 3],
+    of_addresses: [Refusals; 2],
+}
+
+/// The refusals at a limit of addresses.
+#[derive(Debug, Default)]
+struct Refusals {
+    since: Since,
+    /// The address refused last.
+    address: Mutex<Address>,
+}
 
 #[derive(Debug, Default)]
 struct Since {
@@ -37,7 +51,7 @@ impl Accounts {
     /// Notes how many items have ended to make room.
     pub(crate) fn note_ended(&self, limit: Limit, count: usize, ground: &Ground) {
         if count > 0 {
-            let since = &self.reached.0[limit as usize];
+            let since = &self.reached.limits[limit as usize];
             since.ended.fetch_add(count as u64, Ordering::Relaxed);
             since.tell(limit, self, ground);
         }
@@ -45,27 +59,65 @@ impl Accounts {
 
     /// Notes a refused request.
     pub(crate) fn note_refused(&self, limit: Limit, ground: &Ground) {
-        let since = &self.reached.0[limit as usize];
+        let since = &self.reached.limits[limit as usize];
         since.refused.fetch_add(1, Ordering::Relaxed);
         since.tell(limit, self, ground);
+    }
+
+    /// Notes a connection refused for a limit of its address.
+    pub(crate) fn note_excess(&self, limit: AddressLimit, address: Address, ground: &Ground) {
+        let refusals = &self.reached.of_addresses[limit as usize];
+        *refusals.address.lock() = address;
+        refusals.since.refused.fetch_add(1, Ordering::Relaxed);
+        refusals.tell(limit, ground);
     }
 
     /// Logs the events since the last lines.
     pub(crate) fn tell_rest_of_reached(&self, ground: &Ground) {
         for limit in [Limit::Connections, Limit::Topics, Limit::DetachedSessions] {
-            let since = &self.reached.0[limit as usize];
+            let since = &self.reached.limits[limit as usize];
             if since.ended.load(Ordering::Relaxed) + since.refused.load(Ordering::Relaxed) > 0 {
                 since.tell(limit, self, ground);
+            }
+        }
+        for limit in [AddressLimit::Connections, AddressLimit::Rate] {
+            let refusals = &self.reached.of_addresses[limit as usize];
+            if refusals.since.refused.load(Ordering::Relaxed) > 0 {
+                refusals.tell(limit, ground);
             }
         }
     }
 }
 
+impl Refusals {
+    /// Writes a line, unless the last line was a moment ago.
+    fn tell(&self, limit: AddressLimit, ground: &Ground) {
+        if !self.since.is_due(ground) {
+            return;
+        }
+        let (refused, address) = (self.since.refused.swap(0, Ordering::Relaxed), *self.address.lock());
+        let config = &ground.config;
+        let (setting, value) = match limit {
+            AddressLimit::Connections => ("max_connections_per_ip", config.max_connections_per_ip),
+            AddressLimit::Rate => ("connect_rate_per_ip", config.connect_rate_per_ip),
+        };
+        log::warn!(
+            "{setting} ({value}) is reached: {refused} connections refused since the last such line, the last from \
+             {address}; if this is a proxy, add its address to trusted_proxies, proxy_protocol or unlimited_networks"
+        );
+    }
+}
+
 impl Since {
+    /// Whether a line may be written now; the caller must write the line.
+    fn is_due(&self, ground: &Ground) -> bool {
+        let (last, tick) = (self.last.get(), ground.clock.tick());
+        last.is_none_or(|last| tick.since(last) >= ground.clock.ticks(BETWEEN)) && self.last.advance(last, tick)
+    }
+
     /// Writes a line, unless the last line was a moment ago.
     fn tell(&self, limit: Limit, accounts: &Accounts, ground: &Ground) {
-        let (last, tick) = (self.last.get(), ground.clock.tick());
-        if last.is_some_and(|last| tick.since(last) < ground.clock.ticks(BETWEEN)) || !self.last.advance(last, tick) {
+        if !self.is_due(ground) {
             return;
         }
         let (ended, refused) = (self.ended.swap(0, Ordering::Relaxed), self.refused.swap(0, Ordering::Relaxed));

@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::wire::AllowedOrigins;
 
 /// 1,024 bytes.
@@ -56,6 +58,8 @@ pub enum Value {
     Texts(Vec<String>),
     /// A list of socket addresses.
     Addresses(Vec<SocketAddr>),
+    /// A list of networks.
+    Networks(Vec<IpNet>),
 }
 
 /// A type of fields, with conversions from and to [`Value`].
@@ -88,6 +92,7 @@ stored! {
     String: Text,
     Vec<String>: Texts,
     Vec<SocketAddr>: Addresses,
+    Vec<IpNet>: Networks,
 }
 
 impl Stored for u32 {
@@ -167,6 +172,11 @@ pub enum Kind {
     },
     /// Any number of socket addresses.
     Addresses,
+    /// Networks of IP addresses.
+    Networks {
+        /// How many are accepted.
+        most: usize,
+    },
     /// Origins of web pages.
     Origins {
         /// How many are accepted.
@@ -253,6 +263,12 @@ impl Kind {
         Self::Addresses
     }
 
+    /// At most this many networks.
+    #[must_use]
+    pub const fn networks(most: usize) -> Self {
+        Self::Networks { most }
+    }
+
     /// At most this many origins of web pages.
     #[must_use]
     pub const fn origins(most: usize) -> Self {
@@ -294,10 +310,18 @@ impl Kind {
                 (!names.iter().any(accepts)).then(|| format!("{text:?}"))
             }
             (Self::Origins { most }, Value::Texts(origins)) => {
-                if origins.len() > *most {
-                    return Err((origins.len().to_string(), format!("at most {} of them", number(*most)).into()));
-                }
+                at_most(*most, origins)?;
                 origins.iter().find(|origin| !AllowedOrigins::is_origin(origin)).map(|origin| format!("{origin:?}"))
+            }
+            (Self::Networks { most }, Value::Networks(networks)) => {
+                at_most(*most, networks)?;
+                // `10.0.0.1/8` may be meant as the address or as the network.
+                if let Some(network) = networks.iter().find(|network| **network != network.trunc()) {
+                    let expected =
+                        format!("{} for the network, or {} for the address", network.trunc(), network.addr());
+                    return Err((network.to_string(), expected.into()));
+                }
+                None
             }
             (Self::Secret { accepts, .. }, Value::Text(text)) => (!accepts(text)).then(|| HIDDEN.to_owned()),
             (Self::Secret { .. }, _) => Some(HIDDEN.to_owned()),
@@ -336,6 +360,9 @@ impl Kind {
                 return "an address and a port, or several, such as \"127.0.0.1:8081\" or \"localhost:8081\"; or none"
                     .into();
             }
+            Self::Networks { .. } => {
+                return "networks such as \"10.0.0.0/8\" or \"fd00::/8\", or single addresses; or none".into();
+            }
             Self::Origins { .. } => return "origins such as \"https://app.example\", or \"*\" for any".into(),
             Self::Path => return "the path of a file, or \"\" for none".into(),
             Self::Paths => return "the path of a file, or several, or none".into(),
@@ -343,6 +370,14 @@ impl Kind {
         }
         .into()
     }
+}
+
+/// Refuses a list with too many entries.
+fn at_most<T>(most: usize, list: &[T]) -> Result<(), (String, Cow<'static, str>)> {
+    if list.len() <= most {
+        return Ok(());
+    }
+    Err((list.len().to_string(), format!("at most {} of them", number(most)).into()))
 }
 
 /// Whether the system could know a file by this name.

@@ -9,6 +9,7 @@
 //! | `namespace.rs` | [`Namespace`]: the settings with a value for each namespace |
 //! | `settings.rs` | the macro `settings!`, from a table of rows to a struct and its description |
 //! | `kind.rs` | the kinds of values, their limits, and the words for operators |
+//! | `networks.rs` | lists of networks: proxies, and addresses without limits |
 //! | `tls.rs` | the values of the TLS settings, and the rules across them |
 
 // First, because macros are known from their declaration on.
@@ -17,6 +18,7 @@ pub mod settings;
 
 mod kind;
 mod namespace;
+pub(crate) mod networks;
 mod tls;
 
 use std::borrow::Cow;
@@ -25,12 +27,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use settings::{GIB, KIB, MIB, Table as _, days, millis, secs};
 
 pub use namespace::{Namespace, Resume, SlowConsumer};
 #[cfg(feature = "tls")]
 pub(crate) use tls::no_certificate;
 pub use tls::{ClientCertificates, TlsVersion};
+
+use crate::wire::ForwardedHeader;
 
 // The shortest accepted durations were tried with 18,000 clients and 95,000 topics; docs/OPERATIONS.md has their cost.
 // Where 10 ms is accepted, even less would cost no more: a time-out is only found during a round, and the rounds come
@@ -75,6 +80,41 @@ settings! {
             /// Further connections wait in the `backlog`. When all handshakes are taken, the oldest of the address with
             /// most of them is cut if it has lasted for a quarter of `frame_timeout`.
             max_handshakes: usize = 4_096, count(1..=1_000_000);
+        }
+
+        "Addresses" {
+            // Looked through for each connection; the published list of a large network of proxies has a few hundred.
+            /// Networks of load balancers that speak the PROXY protocol, version 1 or 2. Each connection from these
+            /// networks must begin with a PROXY header, on every port and before TLS, and all other connections must not.
+            /// The address in the header is the client's own from then on. At most 1,000 networks.
+            ///
+            /// The header may have [536 bytes](crate::wire::ProxyHeader::MAX_BYTES), and has `frame_timeout`. A stream
+            /// given to [`Janus::serve`](crate::Janus::serve), or by a listener as another stream than TCP, has no
+            /// header: the program knows the address.
+            proxy_protocol: Vec<IpNet> = Vec::new(), networks(1_000);
+
+            /// Networks of proxies whose header `forwarded_header` is believed: the client's own address is the rightmost
+            /// address in the header that is in none of these networks. Only on HTTP ports. At most 1,000 networks.
+            trusted_proxies: Vec<IpNet> = Vec::new(), networks(1_000);
+
+            /// The header in which the `trusted_proxies` name their clients. The proxies must set this header: the other
+            /// header may be a client's invention and is not looked at.
+            forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor, one_of(ForwardedHeader::NAMES);
+
+            // A large NAT has a few hundred users of the same service; a hundred such addresses fill 100,000 places.
+            /// Connections at once from an address, an IPv4 host or an IPv6 /64 network, outside of `unlimited_networks`.
+            /// A further connection is refused (`too_many_connections`, over HTTP with status 429).
+            max_connections_per_ip: usize = 1_000, count_or_zero("no limit", 1..=10_000_000);
+
+            // After a crash of the server all users behind a NAT return at once, and ten seconds' worth lets them in.
+            /// Connections per second from an address outside of `unlimited_networks`, and up to ten times that number at
+            /// once. A further connection is refused (`too_many_connections`, over HTTP with status 429).
+            connect_rate_per_ip: usize = 100, count_or_zero("no limit", 1..=1_000_000);
+
+            /// Networks whose addresses `max_connections_per_ip` and `connect_rate_per_ip` do not limit: by default the
+            /// server's own machine and private networks, from which load balancers and load tests connect. A proxy in
+            /// `trusted_proxies` has no limits either, but its clients have. At most 1,000 networks.
+            unlimited_networks: Vec<IpNet> = networks::private(), networks(1_000);
         }
 
         "TLS" {
@@ -199,7 +239,7 @@ settings! {
             topic_idle: Duration = secs(60), duration(millis(10)..=days(7));
 
             /// Whether remote clients may publish. A client counts as local only on a listener on loopback, and only if
-            /// no proxy has passed on its HTTP request.
+            /// no proxy has passed the client on, other than a trusted proxy for a client on loopback.
             ///
             /// The signs of a proxy are those of [`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded).
             allow_publish: bool = false, boolean;

@@ -11,6 +11,10 @@
 //! taken. So a full server continues to accept: a new connection may be a request to the API, a publisher, or a
 //! subscriber too many.
 //!
+//! A connection of a load balancer that speaks the PROXY protocol first waits for its
+//! [header](crate::connection::proxied). Then the limits of the client's address decide, before anything else is spent on
+//! the connection.
+//!
 //! A connection of a TLS listener first goes to the [handshake threads](crate::connection::tls), and is served after the
 //! handshake.
 
@@ -31,21 +35,26 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
+use crate::accounts::Address;
+use crate::accounts::admission::{AddressLimit, Admission, Excess};
 use crate::accounts::reached::Limit;
 use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::connection::Connections;
 use crate::connection::listener::{Incoming, Listener, Origin};
+use crate::connection::proxied::{Headers, Named};
 use crate::connection::socket_options::{self, Told};
 use crate::connection::table::Reservation;
+#[cfg(feature = "tls")]
+use crate::connection::tls::handshakes;
 use crate::connection::tls::{Tls, TlsPort};
-use crate::connection::transport::Transport;
+use crate::connection::transport::{Transport, refusal};
 use crate::delivery::{End, Link, Slot};
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::TlsClient;
 use crate::session::Session;
 use crate::supervision::ActorRef;
-use crate::wire::{Decoder, ErrorCode, Open, Opens, Peer};
+use crate::wire::{Bytes, Decoder, ErrorCode, Opens, Peer, ServerEvent};
 
 /// Connections taken from the kernel before other tasks get their turn. Taking a connection costs a fraction of serving
 /// it, and a backlog that overflows costs a client a second: the kernel drops its SYN. A topic waits for a turn after
@@ -65,6 +74,8 @@ const HANDSHAKES_WHEN_FULL: usize = 64;
 /// How long to wait for the end of a TLS handshake while all places for handshakes are taken.
 const HANDSHAKE_PAUSE: Duration = Duration::from_millis(10);
 
+const MISSING_HEADER: &str = "a connection from this address must begin with a PROXY header: turn the header on in the \
+                              proxy, or take the address off proxy_protocol";
 pub(crate) const SERVER_FULL: &str = "the server is full; try again later";
 const SERVER_OVERLOADED: &str = "the server is short of memory; try again later";
 
@@ -260,15 +271,48 @@ impl Acceptor {
         Ok(Self { shared, origin: Arc::clone(&endpoint.origin), listener: Some(endpoint.lend()?) })
     }
 
-    fn accepted(&self, incoming: Incoming) {
+    fn accepted(&self, incoming: Incoming, headers: &mut Headers) {
         let shared = &self.shared;
         prepare(&incoming, &shared.config);
         let Incoming { link, peer, .. } = incoming;
+        match link {
+            Link::Tcp(socket) if shared.config.expects_proxy_header(peer) => {
+                headers.begin(shared, socket, peer, self.words_about_headers());
+            }
+            link => self.welcome(link, peer, false),
+        }
+    }
+
+    /// Goes on with a connection whose client is known, within the limits of the client's address.
+    fn welcome(&self, link: Link, peer: Peer, is_foreign: bool) {
+        let shared = &self.shared;
+        let admission = shared.accounts.admit(peer, &shared.config);
+        if let Err(Excess { limit, is_told }) = admission {
+            count_excess(shared, peer, limit);
+            if !is_told {
+                return link.reset_on_close();
+            }
+        }
         match (self.tls(), link) {
             #[cfg(feature = "tls")]
-            (Some((tls, port)), Link::Tcp(socket)) => tls.handshakes.begin(shared, socket, peer, &self.origin, port),
-            (_, link) => serve(shared, link, peer, &self.origin, None),
+            (Some((tls, port)), Link::Tcp(socket)) => match admission {
+                Ok(admission) => {
+                    let client = handshakes::Client { peer, is_foreign, admission };
+                    tls.handshakes.begin(shared, socket, client, &self.origin, port);
+                }
+                Err(_) => handshakes::turn_away(&socket),
+            },
+            (_, link) => serve(shared, Accepted { link, peer, is_foreign, admission, tls: None }, &self.origin),
         }
+    }
+
+    /// The answer to a connection that must begin with a PROXY header and does not. Before TLS there are no words.
+    fn words_about_headers(&self) -> Bytes {
+        if self.tls().is_some() {
+            return Bytes::new();
+        }
+        let refusal = refusal(ErrorCode::BadFrame, MISSING_HEADER);
+        self.shared.codecs().encode(self.origin.codec_id, &ServerEvent::Refused(refusal)).unwrap_or_default()
     }
 
     /// What a TLS listener needs for its handshakes.
@@ -278,7 +322,7 @@ impl Acceptor {
 
     /// How many more connections this listener may take from the kernel, while `waiting` of them are not served yet.
     ///
-    /// Waiting connections and handshakes hold descriptors, and a full server has descriptors for no more connections
+    /// Waiting connections, connections without their header and handshakes hold descriptors, and a full server has descriptors for no more connections
     /// than it can make room for in a turn.
     fn room(&self, waiting: usize) -> usize {
         let config = &self.shared.config;
@@ -321,31 +365,59 @@ pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
     }
 }
 
+/// Counts a client refused for a limit of its address, and logs the refusal.
+pub(crate) fn count_excess(shared: &Connections, peer: Peer, limit: AddressLimit) {
+    shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+    shared.counters.connections_refused_for_address.fetch_add(1, Ordering::Relaxed);
+    shared.accounts.note_excess(limit, Address::of(peer), shared);
+}
+
+/// A connection on its way to be served.
+pub(crate) struct Accepted {
+    pub(crate) link: Link,
+    /// The client's address, as far as known.
+    pub(crate) peer: Peer,
+    /// Whether a proxy has passed the client on from elsewhere.
+    pub(crate) is_foreign: bool,
+    /// Whether the limits of the client's address admit the connection.
+    pub(crate) admission: Result<Admission, Excess>,
+    /// For hooks.
+    pub(crate) tls: Option<Box<TlsClient>>,
+}
+
+#[cfg(test)]
+impl Accepted {
+    /// A connection without limits.
+    pub(crate) fn new(link: impl Into<Link>, peer: Peer) -> Self {
+        Self { link: link.into(), peer, is_foreign: false, admission: Ok(Admission::default()), tls: None }
+    }
+}
+
 /// Serves a byte stream: as a client where the server speaks first and there is a place, otherwise as a guest.
 ///
-/// `tls` is for hooks.
-pub(crate) fn serve(
-    shared: &Arc<Connections>,
-    link: Link,
-    peer: Peer,
-    origin: &Arc<Origin>,
-    tls: Option<Box<TlsClient>>,
-) {
+/// A client beyond the limits of its address is a guest until it has been told.
+pub(crate) fn serve(shared: &Arc<Connections>, accepted: Accepted, origin: &Arc<Origin>) {
     let decoder = origin.codec.decoder();
     if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
+        && accepted.admission.is_ok()
         && let Ok(place) = admit(shared)
     {
-        return serve_with(shared, place, link, peer, origin, decoder, tls);
+        return serve_with(shared, place, accepted, origin, decoder);
     }
-    if room(shared) == 0
-        && let Some(guest) = shared.table.crowd_out()
-    {
+    let is_full = room(shared) == 0;
+    if is_full && accepted.admission.is_err() {
+        // Words for a client beyond its limits are not worth another connection.
+        return accepted.link.reset_on_close();
+    }
+    if is_full && let Some(guest) = shared.table.crowd_out() {
         guest.end(End::Crowded);
     }
+    let Accepted { link, peer, is_foreign, admission, tls } = accepted;
     let account = shared.accounts.of(peer);
     let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
     let slot = shared.table.enter_guest(&shared.slot_ids, make);
-    start(shared, slot, false, peer, origin, decoder, tls);
+    let client = Client { peer, is_foreign, admission, tls, has_place: false };
+    start(shared, slot, client, origin, decoder);
 }
 
 /// How many more connections there is room for before a guest must go. While memory is short, guests are few even if
@@ -358,27 +430,29 @@ fn room(shared: &Connections) -> usize {
 pub(crate) fn serve_with(
     shared: &Arc<Connections>,
     place: Reservation,
-    link: Link,
-    peer: Peer,
+    accepted: Accepted,
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
-    tls: Option<Box<TlsClient>>,
 ) {
+    let Accepted { link, peer, is_foreign, admission, tls } = accepted;
     let account = shared.accounts.of(peer);
     let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
-    start(shared, slot, true, peer, origin, decoder, tls);
+    let client = Client { peer, is_foreign, admission, tls, has_place: true };
+    start(shared, slot, client, origin, decoder);
+}
+
+/// The client of a connection in the table.
+struct Client {
+    peer: Peer,
+    is_foreign: bool,
+    admission: Result<Admission, Excess>,
+    tls: Option<Box<TlsClient>>,
+    has_place: bool,
 }
 
 /// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
-fn start(
-    shared: &Arc<Connections>,
-    slot: Arc<Slot>,
-    has_place: bool,
-    peer: Peer,
-    origin: &Arc<Origin>,
-    decoder: Box<dyn Decoder>,
-    tls: Option<Box<TlsClient>>,
-) {
+fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Arc<Origin>, decoder: Box<dyn Decoder>) {
+    let Client { peer, is_foreign, admission, tls, has_place } = client;
     log::debug!("client {} ({peer}): connected, {}", slot.id, origin.codec.name());
     shared.tracer.tell(TraceKind::Connect, || {
         let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
@@ -388,9 +462,9 @@ fn start(
     let session = Arc::new(Session::new(peer, &slot));
     let started = shared.transport_supervisor.start_here(|_| {
         let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);
-        transport.set_tls(tls);
+        transport.set_client(is_foreign, admission, tls);
         if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
-            transport.open(Open::default());
+            transport.begin_at_once();
         }
         transport
     });
@@ -406,7 +480,7 @@ impl Actor for Acceptor {
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.listener.take() {
             let pace = Pace::new(self.shared.config.accept_rate, Instant::now());
-            ctx.spawn(Accept { listener, waiting: VecDeque::new(), pace, pause: None });
+            ctx.spawn(Accept { listener, waiting: VecDeque::new(), headers: Headers::default(), pace, pause: None });
         }
     }
 }
@@ -414,11 +488,21 @@ impl Actor for Acceptor {
 /// Accepts for as long as the actor lives.
 struct Accept {
     listener: Lent,
-    /// At most `max_handshakes` connections. If the Acceptor crashes, they are closed, as by a crash of a Transport.
-    waiting: VecDeque<Incoming>,
+    /// Together with `headers` at most `max_handshakes` connections. If the Acceptor crashes, they are closed, as by a
+    /// crash of a Transport.
+    waiting: VecDeque<Waiting>,
+    /// The connections that must begin with a PROXY header.
+    headers: Headers,
     pace: Pace,
     /// Until there are descriptors, or the pace admits another connection.
     pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// A connection that waits to be served.
+enum Waiting {
+    New(Incoming),
+    /// With its PROXY header read.
+    Named(Named),
 }
 
 impl ActorFuture<Acceptor> for Accept {
@@ -430,16 +514,30 @@ impl ActorFuture<Acceptor> for Accept {
         _: &mut Context<Acceptor>,
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
+        while let Poll::Ready(named) = self.headers.poll_next(cx) {
+            self.waiting.push_back(Waiting::Named(named));
+        }
         let more = self.take(acceptor, cx);
+        let mut begun = false;
         for _ in 0..SERVED_PER_TURN {
-            let Some(incoming) = self.waiting.pop_front() else { break };
-            acceptor.accepted(incoming);
+            match self.waiting.pop_front() {
+                None => break,
+                Some(Waiting::New(incoming)) => {
+                    let headers = self.headers.len();
+                    acceptor.accepted(incoming, &mut self.headers);
+                    begun |= self.headers.len() > headers;
+                }
+                Some(Waiting::Named(Named { socket, peer, is_foreign })) => {
+                    acceptor.welcome(socket.into(), peer, is_foreign);
+                }
+            }
         }
         if self.waiting.is_empty() {
             // The memory of a burst is not kept until the next burst.
             self.waiting.shrink_to(SERVED_PER_TURN);
         }
-        if more || !self.waiting.is_empty() {
+        // New reads of headers have not been polled yet.
+        if more || begun || !self.waiting.is_empty() {
             return yield_now(cx);
         }
         Poll::Pending
@@ -456,9 +554,11 @@ impl Accept {
             self.pause = None;
         }
         let now = Instant::now();
-        let room = acceptor.room(self.waiting.len());
+        let room = acceptor.room(self.waiting.len() + self.headers.len());
         if room == 0 && self.waiting.is_empty() {
-            // Only handshakes on other threads hold places, and their ends wake nobody here.
+            // Only handshakes on other threads and connections without their header hold places. The ends of the former
+            // wake nobody here.
+            self.headers.make_room(acceptor.shared.config.frame_timeout);
             self.pause = Some(paused(tokio::time::sleep(HANDSHAKE_PAUSE), cx));
             return false;
         }
@@ -472,7 +572,7 @@ impl Accept {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(connection)) => {
                     self.pace.count(now);
-                    self.waiting.push_back(connection);
+                    self.waiting.push_back(Waiting::New(connection));
                 }
                 // The peer went away while it waited in the backlog.
                 Poll::Ready(Err(error)) if is_about_one_connection(&error) => {}

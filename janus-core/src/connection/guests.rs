@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::crowd::Crowd;
-use crate::accounts::Address;
+use crate::accounts::{Account, Address};
 use crate::delivery::Slot;
 
 /// All guests of an instance.
@@ -33,6 +33,15 @@ impl Guests {
         if self.silent.remove(slot).is_none() {
             self.publishing.remove(slot);
         }
+    }
+
+    /// Moves a guest to the account of its own address.
+    pub(crate) fn move_to(&mut self, slot: &Arc<Slot>, account: Arc<Account>) {
+        let is_silent = self.silent.remove(slot).is_some();
+        let line = if is_silent { &mut self.silent } else { &mut self.publishing };
+        line.remove(slot);
+        slot.move_to(account);
+        line.add(slot);
     }
 
     /// Takes out the first guest to go.
@@ -72,7 +81,7 @@ impl Line {
 }
 
 fn address(slot: &Slot) -> Address {
-    slot.account.as_ref().map(|account| account.address).unwrap_or_default()
+    slot.account().map(|account| account.address).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -123,6 +132,25 @@ mod tests {
         assert_eq!((rest, guests.len()), (vec![1, 4, 5], 0));
         guests.remove(&slots[0]);
         assert_eq!(guests.len(), 0);
+    }
+
+    #[test]
+    fn a_guest_counts_for_its_own_address_once_that_is_known() {
+        let (mut host, mut guests) = (Host::new(), Guests::default());
+        let slots: Vec<_> = [9, 9, 9, 1].map(|address| host.connection(address)).into();
+        slots.iter().for_each(|slot| guests.add(slot));
+        let own = host.accounts.of(std::net::SocketAddr::from(([192, 0, 2, 1], 1)).into());
+        let proxy = Arc::clone(slots[0].account().unwrap());
+        for slot in &slots[..2] {
+            guests.move_to(slot, Arc::clone(&own));
+            // Again, as after a second request.
+            guests.move_to(slot, Arc::clone(&own));
+        }
+        assert_eq!((own.connections.get(), proxy.connections.get()), (3, 1));
+        assert_eq!(number(guests.take_first()), Some(1), "address 1 has three guests now");
+        drop(slots);
+        drop(guests);
+        assert_eq!((own.connections.get(), proxy.connections.get()), (0, 0));
     }
 
     #[test]

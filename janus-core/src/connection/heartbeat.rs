@@ -38,6 +38,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
         }
         slow_log.note(&shared, round.tick);
         shared.accounts.sweep();
+        shared.accounts.arrivals.sweep(tokio::time::Instant::now());
         shared.accounts.tell_rest_of_reached(&shared);
         tell_of_drops(&shared);
     }

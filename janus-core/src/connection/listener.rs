@@ -130,6 +130,10 @@ pub struct PassedOn {
     pub received: Bytes,
     /// The address of the client.
     pub peer: Peer,
+    /// Whether the client is on this machine: its listener is on loopback, and no proxy has passed the client on from
+    /// elsewhere. A proxy in [`Config::trusted_proxies`](crate::Config::trusted_proxies) may pass on a client on loopback;
+    /// any other sign of a proxy in the request makes the client foreign.
+    pub is_local: bool,
 }
 
 /// Takes passed-on streams. Called on the home arbiter; must not block.

@@ -6,8 +6,10 @@
 //! | `crowd.rs` | table | connections by network address, and which one makes room first |
 //! | `guests.rs` | table | connections without a place of `max_connections`, and their order of making room |
 //! | `heartbeat.rs` | task | the tick: pings, unfinished frames, stalled clients |
+//! | `linger.rs` | task | the end of a refused connection without a Transport |
 //! | `list.rs` | pure | the list of connections as the operator sees it |
 //! | `listener.rs` | trait | the sources of byte streams |
+//! | `proxied.rs` | futures | connections of load balancers, until their PROXY header has been read |
 //! | `shared.rs` | table | the shared part of this floor |
 //! | `slow_clients.rs` | pure | clients that do not keep up, for the operator and the log |
 //! | `socket_options.rs` | pure | the options of each client's socket |
@@ -20,8 +22,10 @@ pub(crate) mod acceptor;
 mod crowd;
 pub(crate) mod guests;
 pub(crate) mod heartbeat;
+mod linger;
 pub(crate) mod list;
 pub(crate) mod listener;
+mod proxied;
 mod shared;
 pub(crate) mod slow_clients;
 pub(crate) mod socket_options;

@@ -7,6 +7,8 @@ use super::Connections;
 use crate::delivery::Slot;
 use crate::ground::clock::Tick;
 use crate::hooks::SlowClient;
+use crate::session::Session;
+use crate::wire::Peer;
 
 /// Connections looked at before other connections may enter or leave the table.
 const PORTION: usize = 1_024;
@@ -16,23 +18,26 @@ pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient
     let tick = shared.clock.tick();
     let mut slow = Vec::new();
     // Most clients keep up, and their locks need not be taken.
-    let mut see =
-        |slot: &Arc<Slot>| slow.extend(slot.needs_attention().then(|| describe(slot, shared, tick)).flatten());
+    let mut see = |slot: &Arc<Slot>, session: Option<&Arc<Session>>| {
+        let peer = session.map(|session| session.peer);
+        slow.extend(slot.needs_attention().then(|| describe(slot, peer, shared, tick)).flatten());
+    };
     let mut portion = 0..PORTION;
-    while shared.table.visit(portion.clone(), &mut see) {
+    while shared.table.visit_with_session(portion.clone(), &mut see) {
         portion = portion.end..portion.end + PORTION;
     }
-    shared.local_slots().iter().for_each(see);
+    shared.local_slots().iter().for_each(|slot| see(slot, None));
     slow.sort_unstable_by_key(|client| Reverse(client.queued_bytes));
     slow.truncate(count);
     slow
 }
 
-fn describe(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient> {
+/// `peer` is the client's own address: the system knows no other than that of a proxy.
+fn describe(slot: &Slot, peer: Option<Peer>, shared: &Connections, tick: Tick) -> Option<SlowClient> {
     let lag = slot.lag()?;
     Some(SlowClient {
         client: slot.id,
-        peer: lag.peer,
+        peer: peer.or(lag.peer),
         transport: slot.codecs().name(slot.codec()),
         queued_frames: lag.frames,
         queued_bytes: lag.bytes,
@@ -40,10 +45,14 @@ fn describe(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient>
     })
 }
 
+fn peer_of(slot: &Slot, shared: &Connections) -> Option<Peer> {
+    shared.table.session(slot).map(|session| session.peer)
+}
+
 /// The lag of a client, in the single tick in which the client has lagged for long enough to be worth reporting.
 pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient> {
     let (_, since) = slot.queued()?;
-    (tick.since(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, shared, tick)).flatten()
+    (tick.since(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, peer_of(slot, shared), shared, tick)).flatten()
 }
 
 /// Ticks between two lines about slow clients: of a second each by default.
@@ -87,8 +96,11 @@ impl SlowLog {
             return;
         }
         self.last = Some(tick);
-        let named: Vec<String> =
-            largest.iter().filter_map(|(_, slot)| describe(slot, shared, tick)).map(|slow| in_words(&slow)).collect();
+        let named: Vec<String> = largest
+            .iter()
+            .filter_map(|(_, slot)| describe(slot, peer_of(slot, shared), shared, tick))
+            .map(|slow| in_words(&slow))
+            .collect();
         log::warn!("{}: {}", title(lagging), named.join("; "));
     }
 }

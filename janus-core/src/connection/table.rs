@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::Connections;
 use super::guests::Guests;
+use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::{Slot, SlotIds};
 use crate::session::Session;
@@ -87,6 +88,16 @@ impl ConnectionTable {
         let goes = listed.guests.has_published(slot, config.reserved_connections.div_ceil(2))?;
         listed.set_standing(&goes, Standing::Crowded);
         Some(goes)
+    }
+
+    /// Moves a connection to the account of the client's own address.
+    pub(crate) fn move_to(&self, slot: &Arc<Slot>, account: Arc<Account>) {
+        let mut listed = self.listed.lock();
+        match listed.standing(slot) {
+            // Guests are listed by address.
+            Some(Standing::Guest) => listed.guests.move_to(slot, account),
+            Some(Standing::Placed | Standing::Refused | Standing::Crowded) | None => slot.move_to(account),
+        }
     }
 
     /// Counts a closing guest as a refusal and frees its room; false if `limit` connections are being refused already.

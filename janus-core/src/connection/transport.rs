@@ -26,6 +26,7 @@
 //! | `reading.rs` | reads and decodes |
 //! | `resuming.rs` | takes over a session and replays missed messages |
 //! | `subscribing.rs` | subscribes and unsubscribes |
+//! | `whence.rs` | learns the client's own address, and keeps to its limits |
 
 /// A line of the log about a client. A macro, so that the log's limit counts each place on its own.
 macro_rules! log_client {
@@ -49,6 +50,7 @@ mod resuming;
 mod subscribing;
 #[cfg(test)]
 mod tests;
+mod whence;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -61,6 +63,7 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::Bytes;
 
+use crate::accounts::admission::{AddressLimit, Admission, Excess};
 use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
@@ -98,8 +101,14 @@ pub(crate) struct Transport {
     has_place: bool,
     /// Whether the client has published without a place.
     has_published: bool,
-    /// Whether the client's HTTP request came through a proxy.
-    is_forwarded: bool,
+    /// Whether a proxy has passed the client on from elsewhere.
+    is_foreign: bool,
+    /// Whether the first request has been asked for the client's own address.
+    knows_client: bool,
+    /// Counts against the limits of the client's address.
+    admission: Admission,
+    /// The limit of its address that the client is beyond, until the client is told.
+    excess: Option<AddressLimit>,
     /// Whether the client has not asked for anything yet, and so may still take over an earlier session.
     fresh: bool,
     /// The result of the TLS handshake, until the hooks are asked about the client.
@@ -193,7 +202,10 @@ impl Transport {
             opened: false,
             has_place,
             has_published: false,
-            is_forwarded: false,
+            is_foreign: false,
+            knows_client: false,
+            admission: Admission::default(),
+            excess: None,
             fresh: true,
             tls: None,
             published: None,
@@ -208,9 +220,26 @@ impl Transport {
         }
     }
 
-    /// Sets the result of the TLS handshake, for the hooks.
-    pub(crate) fn set_tls(&mut self, tls: Option<Box<TlsClient>>) {
-        self.tls = tls;
+    /// Sets what is known about the client from before the connection had a Transport; `tls` is for hooks.
+    pub(crate) fn set_client(
+        &mut self,
+        is_foreign: bool,
+        admission: Result<Admission, Excess>,
+        tls: Option<Box<TlsClient>>,
+    ) {
+        (self.is_foreign, self.tls) = (is_foreign, tls);
+        match admission {
+            Ok(admission) => self.admission = admission,
+            Err(Excess { limit, .. }) => self.excess = Some(limit),
+        }
+    }
+
+    /// Opens a connection whose server speaks first, or tells the client which limit of its address is reached.
+    pub(crate) fn begin_at_once(&mut self) {
+        match self.excess.take() {
+            None => self.open(Open::default()),
+            Some(limit) => self.refuse_excess(limit),
+        }
     }
 
     /// Works until there is nothing to do for now; ready when the connection is over.

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 32;
 impl Slot {
     /// Notes the bytes of input kept for this connection; returns whether there are more than before.
     pub(crate) fn note_kept(self: &Arc<Self>, bytes: usize, tick: Tick, engine: &Engine) -> bool {
-        let Some(account) = &self.account else { return false };
+        let Some(account) = self.account() else { return false };
         // An incomplete TLS record never reaches the Transport, and is memory of the client all the same.
         let bytes = u32::try_from(bytes + self.link_input()).unwrap_or(u32::MAX).min(Kept::MAX_BYTES);
         let holder = || Arc::clone(self) as Arc<dyn Holder>;

@@ -24,8 +24,8 @@ mod subscription;
 mod tests;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{self, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -77,7 +77,9 @@ pub(crate) struct Slot {
     patient: AtomicU32,
     terms: Arc<Terms>,
     /// The account of the peer's address; `None` for a subscriber in this process.
-    pub(crate) account: Option<Arc<Account>>,
+    peer_account: Option<Arc<Account>>,
+    /// The account of the client's own address, if the peer is a trusted proxy that has named the client.
+    own_account: OnceLock<Arc<Account>>,
     /// The bytes kept of the client's input.
     pub(crate) kept: Kept,
     /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
@@ -159,11 +161,27 @@ impl Slot {
             paused: AtomicBool::new(false),
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
-            account,
+            peer_account: account,
+            own_account: OnceLock::new(),
             kept: Kept::default(),
             has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
+        }
+    }
+
+    /// The account of the client's address; `None` for a subscriber in this process.
+    pub(crate) fn account(&self) -> Option<&Arc<Account>> {
+        self.own_account.get().or(self.peer_account.as_ref())
+    }
+
+    /// Moves the connection to the account of the client's own address, once. Tables that list connections by address must
+    /// not list this connection meanwhile.
+    pub(crate) fn move_to(&self, account: Arc<Account>) {
+        account.connections.add(1);
+        match self.own_account.set(account) {
+            Ok(()) => self.peer_account.iter().for_each(|before| before.connections.remove(1)),
+            Err(again) => again.connections.remove(1),
         }
     }
 
@@ -598,7 +616,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(account) = &self.account {
+        if let Some(account) = self.account() {
             account.connections.remove(1);
         }
     }

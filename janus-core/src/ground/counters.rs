@@ -132,11 +132,15 @@ counters! {
     /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a
     /// publisher that found the server full.
     connections_accepted: counter,
-    /// Clients refused because `max_connections` were connected, or because memory was nearly used up; refusals by
-    /// `Janus::serve` included.
+    /// Clients refused because `max_connections` were connected, because their address had too many connections, or
+    /// because memory was nearly used up; refusals by `Janus::serve` included.
     connections_refused: counter,
     /// Clients refused because memory was nearly used up; also counted in `connections_refused`.
     connections_refused_for_memory: counter,
+    /// Clients refused for `max_connections_per_ip` or `connect_rate_per_ip`; also counted in `connections_refused`.
+    connections_refused_for_address: counter,
+    /// Connections from networks of `proxy_protocol` closed for a missing, malformed or late PROXY header.
+    proxy_headers_refused: counter,
     /// Clients cut off because they did not keep up: the sum of the next three.
     slow_consumers: sum(slow_consumers_queue_full, slow_consumers_stalled, slow_consumers_out_of_memory),
     /// Slow consumers cut off because their queue was full.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::janus::Janus;
-use crate::connection::acceptor::{admit, count_refusal, prepare, serve_with};
+use crate::connection::acceptor::{Accepted, admit, count_excess, count_refusal, prepare, serve_with};
 use crate::connection::listener::{Incoming, Origin};
 use crate::connection::transport::refusal;
 use crate::delivery::Link;
@@ -23,6 +23,13 @@ pub enum ServeError {
     Full {
         /// The code for a client of a listener in the same case.
         code: ErrorCode,
+        /// The text for people.
+        message: &'static str,
+    },
+    /// The address of the client has reached [`Config::max_connections_per_ip`](crate::Config::max_connections_per_ip) or
+    /// [`Config::connect_rate_per_ip`](crate::Config::connect_rate_per_ip).
+    #[error("{message}")]
+    Address {
         /// The text for people.
         message: &'static str,
     },
@@ -45,6 +52,9 @@ impl ServeError {
     pub fn refusal(&self) -> Refusal<'_> {
         match self {
             Self::Full { code, message } => refusal(*code, message),
+            Self::Address { message } => {
+                Refusal { status: Some(429), ..refusal(ErrorCode::TooManyConnections, message) }
+            }
             Self::ShuttingDown => refusal(ErrorCode::ServerDraining, "the server is shutting down"),
             Self::Codecs(_) | Self::Stream(_) => {
                 refusal(ErrorCode::Internal, "internal error; the log of the server has the cause")
@@ -79,6 +89,10 @@ impl Janus {
         if shared.is_draining() {
             return Err(ServeError::ShuttingDown);
         }
+        let admission = shared.accounts.admit(incoming.peer, &shared.config).map_err(|excess| {
+            count_excess(shared, incoming.peer, excess.limit);
+            ServeError::Address { message: excess.limit.message() }
+        })?;
         // Before anything is queued: connections on their way to the home arbiter, which may be busy, have a limit,
         // too.
         let place = admit(shared).map_err(|(code, message)| {
@@ -96,7 +110,10 @@ impl Janus {
         let connections = Arc::clone(shared);
         // The place goes along, and comes back with a job that is not run.
         let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
-            Ok(link) => serve_with(&connections, place, link, peer, &origin, decoder, None),
+            Ok(link) => {
+                let accepted = Accepted { link, peer, is_foreign: false, admission: Ok(admission), tls: None };
+                serve_with(&connections, place, accepted, &origin, decoder);
+            }
             Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
         });
         served.map_err(|_| match shared.is_draining() {

@@ -138,7 +138,7 @@ impl Session {
     /// The account of the peer's address, while there is a connection.
     fn account(&self) -> Option<Arc<Account>> {
         match &*self.state.lock() {
-            State::Attached { slot, .. } | State::Attaching { slot, .. } => slot.account.clone(),
+            State::Attached { slot, .. } | State::Attaching { slot, .. } => slot.account().cloned(),
             State::Detached { .. } | State::Over => None,
         }
     }

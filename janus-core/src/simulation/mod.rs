@@ -96,7 +96,7 @@ use self::client::{Client, Line, PONG_TIMEOUT, Session};
 use self::listener::Listener;
 use self::model::{BEARING, CONFLATED, Id, Model, OF_SESSIONS, TOPICS, topic_name};
 use self::trace::Trace;
-use crate::connection::acceptor;
+use crate::connection::acceptor::{self, Accepted};
 use crate::connection::listener::Origin;
 use crate::delivery::memory;
 use crate::delivery::pass::Server;
@@ -376,7 +376,7 @@ impl World {
         let addr = SocketAddr::from(([10, 0, (number >> 16) as u8, (number >> 8) as u8], number as u16));
         let capacity = self.chance.pick(&[64, 200, 700, 2_000]);
         let (server, peer) = memory::pair(addr, capacity, self.chance.clone());
-        acceptor::serve(self.janus.tables(), server.into(), addr.into(), &origin, None);
+        acceptor::serve(self.janus.tables(), Accepted::new(server, addr.into()), &origin);
         self.trace.note("connect", number, capacity, usize::from(origin.codec_id));
         Line::new(number, addr, peer)
     }
@@ -405,7 +405,7 @@ mod tests {
             let janus = builder::start(shared, senders, place, None, &Default::default()).await.unwrap();
             let addr = SocketAddr::from(([10, 0, 0, 1], 1));
             let (server, peer) = memory::pair(addr, 64, chance.clone());
-            acceptor::serve(janus.tables(), server.into(), addr.into(), &websocket(&janus), None);
+            acceptor::serve(janus.tables(), Accepted::new(server, addr.into()), &websocket(&janus));
             let (mut decoder, mut seen) = (ServerDecoder::new(), Vec::new());
             let mut read = || {
                 let mut bytes = Vec::new();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::request::checked_topic_name;
-use super::{Command, FrameError, Refusal, ServerEvent, Timestamp, TopicName};
+use super::{Command, FrameError, HttpRequest, Refusal, ServerEvent, Timestamp, TopicName};
 
 /// The limits enforced by a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,15 @@ pub trait Decoder: Send {
     fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
         let _ = refusal;
         Refusing::ByCodec
+    }
+
+    /// The HTTP request at the beginning of the connection, if there is one, from the moment at which the decoder has read
+    /// the request until [`Command::Open`] hands the request out or [`Command::PassOn`] passes the stream on.
+    ///
+    /// The request tells the client's own address behind a trusted proxy
+    /// ([`Config::trusted_proxies`](crate::Config::trusted_proxies)) before anything is answered.
+    fn request(&self) -> Option<&HttpRequest> {
+        None
     }
 
     /// After [`Command::Become`]: the index of the codec in [`Codec::successors`], and its decoder.

@@ -71,7 +71,7 @@ error_codes! {
     TopicUnavailable = "topic_unavailable", 4001, TryAgain, false;
     /// The server is shutting down; a new connection may reach its successor.
     ServerDraining = "server_draining", 4002, TryAgain, true;
-    /// The server has reached its limit of connections.
+    /// The server has reached its limit of connections, or the limit of the client's address.
     TooManyConnections = "too_many_connections", 4003, TryAgain, true;
     /// The server has reached its limit of topics.
     TooManyTopicsOnServer = "too_many_topics_on_server", 4004, TryAgain, false;

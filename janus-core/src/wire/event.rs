@@ -119,6 +119,9 @@ pub struct Refusal<'a> {
     pub message: &'a str,
     /// When the client may come back; `None` if the client had better stay away.
     pub reconnect_after: Option<Duration>,
+    /// The status of an HTTP response, if another than the code's own: a limit of the client's address is the client's
+    /// doing (429), and the same limit for all clients together is not (503).
+    pub status: Option<u16>,
 }
 
 /// A published message with its place in the topic's order, as given to [`Codec::encode`](super::Codec::encode).

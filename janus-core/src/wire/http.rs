@@ -172,7 +172,7 @@ enum Outcome {
     Undecided,
     Refused,
     Becomes(usize, Box<dyn Decoder>),
-    PassedOn(Vec<u8>),
+    PassedOn(Vec<u8>, Box<HttpRequest>),
 }
 
 impl PortDecoder {
@@ -214,7 +214,7 @@ impl PortDecoder {
             }
             _ => {
                 check_passed_on(&request)?;
-                self.outcome = Outcome::PassedOn(received);
+                self.outcome = Outcome::PassedOn(received, Box::new(request));
                 Ok(Command::PassOn)
             }
         }
@@ -259,6 +259,14 @@ impl Decoder for PortDecoder {
         }
     }
 
+    fn request(&self) -> Option<&HttpRequest> {
+        match &self.outcome {
+            Outcome::Becomes(_, decoder) => decoder.request(),
+            Outcome::PassedOn(_, request) => Some(request),
+            Outcome::Undecided | Outcome::Refused => None,
+        }
+    }
+
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         match mem::replace(&mut self.outcome, Outcome::Refused) {
             Outcome::Becomes(place, decoder) => Some((place, decoder)),
@@ -268,7 +276,7 @@ impl Decoder for PortDecoder {
 
     fn take_received(&mut self) -> Vec<u8> {
         match mem::replace(&mut self.outcome, Outcome::Refused) {
-            Outcome::PassedOn(received) => received,
+            Outcome::PassedOn(received, _) => received,
             _ => Vec::new(),
         }
     }
@@ -389,8 +397,8 @@ impl Reader {
 
 impl From<&Refusal<'_>> for HttpError {
     fn from(refusal: &Refusal<'_>) -> Self {
-        let status = refusal.code.http_status();
-        let can_come_back = status == 503 && refusal.code.class() != ErrorClass::DoNot;
+        let status = refusal.status.unwrap_or_else(|| refusal.code.http_status());
+        let can_come_back = matches!(status, 429 | 503) && refusal.code.class() != ErrorClass::DoNot;
         let retry_after = refusal.reconnect_after.or_else(|| can_come_back.then_some(Duration::from_secs(1)));
         Self { status, code: refusal.code.as_str(), message: refusal.message.to_owned(), retry_after }
     }

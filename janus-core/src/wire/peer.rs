@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 /// Where a client is connected from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
-    /// A network address.
+    /// A network address. Port 0 stands for an unknown port: a proxy has named the client without.
     Addr(SocketAddr),
     /// This machine, through a stream without an address: a Unix socket, memory.
     Local,
@@ -29,6 +29,7 @@ impl Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Addr(addr) if addr.port() == 0 => addr.ip().fmt(f),
             Self::Addr(addr) => addr.fmt(f),
             Self::Local => f.pad("local"),
         }

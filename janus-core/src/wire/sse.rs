@@ -482,6 +482,13 @@ impl Decoder for StreamDecoder {
         }
     }
 
+    fn request(&self) -> Option<&HttpRequest> {
+        self.commands.iter().find_map(|command| match command {
+            Command::Open(open) => open.request.as_deref(),
+            _ => None,
+        })
+    }
+
     fn is_mid_frame(&self) -> bool {
         self.head.as_ref().is_some_and(|head| head.1.is_mid_head())
     }

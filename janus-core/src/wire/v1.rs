@@ -298,7 +298,7 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
             frame.reason(code, message).end();
         }
         ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) => {
-            let Refusal { id: _, code, message, reconnect_after } = refusal;
+            let Refusal { id: _, code, message, reconnect_after, status: _ } = refusal;
             let frame = frame(out, "bye").reason(code, message);
             match reconnect_after {
                 Some(after) => frame.number("reconnect_after_ms", millis(after)).end(),

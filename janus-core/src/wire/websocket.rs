@@ -363,6 +363,10 @@ impl Decoder for FrameDecoder {
         self.header_len > 0 || self.frame.is_some() || self.fragmented
     }
 
+    fn request(&self) -> Option<&HttpRequest> {
+        self.request.as_deref()
+    }
+
     fn buffered(&self) -> usize {
         self.message.len() + self.control.len() + usize::from(self.header_len)
     }

@@ -123,11 +123,12 @@ impl Api {
     /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once;
     /// must be called on the runtime that is to serve the connection.
     fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
-        let PassedOn { stream, received, peer } = passed_on;
+        let PassedOn { stream, received, peer, is_local } = passed_on;
         let api = Arc::clone(self);
         tokio::spawn(async move {
             let lasts = OnceLock::new();
-            let mut exchange = std::pin::pin!(api.exchange(stream, received, &lasts));
+            let begun = Begun { received, is_local };
+            let mut exchange = std::pin::pin!(api.exchange(stream, begun, &lasts));
             let mut ended = timeout(EXCHANGE_TIMEOUT, &mut exchange).await;
             if let (Err(_), Some(lasting)) = (&ended, lasts.get()) {
                 ended = timeout(*lasting, exchange).await;
@@ -151,26 +152,26 @@ impl Api {
         let _ = timeout(FINISH_TIMEOUT, self.connections.acquire_many(all)).await;
     }
 
-    async fn exchange(&self, stream: PassedStream, received: Bytes, lasts: &OnceLock<Duration>) -> Exchanged {
+    async fn exchange(&self, stream: PassedStream, begun: Begun, lasts: &OnceLock<Duration>) -> Exchanged {
         match stream {
             PassedStream::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
                 let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                self.converse(reader, writer, received, lasts).await
+                self.converse(reader, writer, begun, lasts).await
             }
             #[cfg(unix)]
             PassedStream::Unix(stream) => {
                 stream.set_nonblocking(true)?;
                 let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                self.converse(reader, writer, received, lasts).await
+                self.converse(reader, writer, begun, lasts).await
             }
             PassedStream::Tls(stream) => {
                 let (reader, writer) = tokio::io::split(stream.register()?);
-                self.converse(reader, writer, received, lasts).await
+                self.converse(reader, writer, begun, lasts).await
             }
             PassedStream::Other(stream) => {
                 let (reader, writer) = tokio::io::split(stream);
-                self.converse(reader, writer, received, lasts).await
+                self.converse(reader, writer, begun, lasts).await
             }
             other => Err(format!("{other:?} is no stream that the API can serve").into()),
         }
@@ -180,12 +181,13 @@ impl Api {
         &self,
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
-        received: Bytes,
+        begun: Begun,
         lasts: &OnceLock<Duration>,
     ) -> Exchanged {
+        let Begun { received, is_local } = begun;
         let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
         let place = OnceLock::new();
-        let service = service_fn(async |request| self.answer(request, &place, lasts).await);
+        let service = service_fn(async |request| self.answer(request, is_local, &place, lasts).await);
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.read_timeout)
@@ -228,10 +230,11 @@ impl Api {
     async fn answer(
         &self,
         request: Request<Incoming>,
+        is_local: bool,
         place: &OnceLock<OwnedSemaphorePermit>,
         lasts: &OnceLock<Duration>,
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
-        let answer = match self.admit(&request) {
+        let answer = match self.admit(&request, is_local) {
             Admission::Granted(endpoint) => {
                 if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
                     place.get_or_init(|| permit);
@@ -250,6 +253,14 @@ impl Api {
         place.get_or_init(|| permit);
         Ok(answer.map(Either::Left))
     }
+}
+
+/// The beginning of an exchange.
+struct Begun {
+    /// The bytes that the HTTP port has read.
+    received: Bytes,
+    /// Whether the client is on this machine.
+    is_local: bool,
 }
 
 /// How an exchange ended; the error is for the log.

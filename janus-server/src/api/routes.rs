@@ -81,7 +81,7 @@ pub(super) enum Admission {
 
 impl Api {
     /// Decides from the head alone whether a request may be carried out.
-    pub(super) fn admit(&self, request: &Request<Incoming>) -> Admission {
+    pub(super) fn admit(&self, request: &Request<Incoming>, is_local: bool) -> Admission {
         let Some((_, method, endpoint)) = ROUTES.iter().find(|(path, ..)| *path == request.uri().path()) else {
             let message = "unknown path; the API is described in /api/openapi.json, WebSockets are at /ws and \
                            server-sent events at /events";
@@ -99,7 +99,7 @@ impl Api {
             let answer = no_query(request).map(|()| response(200, self.openapi.clone()));
             return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
-        match self.access.check(&head_of(request)) {
+        match self.access.check(&head_of(request), is_local) {
             Ok(()) => Admission::Granted(*endpoint),
             Err(error) => Admission::Answered(refusal(&error)),
         }

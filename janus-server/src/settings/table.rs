@@ -71,7 +71,7 @@ impl Row {
 
     /// Whether a variable has several values with commas between them, and a flag may be repeated.
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.setting.kind, Kind::Addresses | Kind::Origins { .. } | Kind::Paths)
+        matches!(self.setting.kind, Kind::Addresses | Kind::Networks { .. } | Kind::Origins { .. } | Kind::Paths)
     }
 
     /// The field of a namespace, if tables `[namespace.NAME]` may have the setting.

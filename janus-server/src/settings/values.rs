@@ -1,9 +1,10 @@
 //! Values from the text of variables and flags, from TOML, and back to TOML.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
+use janus_core::IpNet;
 use janus_core::settings::{GIB, HIDDEN, KIB, Kind, MIB, Value};
 use toml::de::DeValue;
 
@@ -18,6 +19,7 @@ pub(super) fn parse(kind: &Kind, texts: &[String]) -> Option<Value> {
             let addresses: Option<Vec<Vec<SocketAddr>>> = texts.iter().map(|text| addresses(text)).collect();
             Value::Addresses(addresses?.concat())
         }
+        Kind::Networks { .. } => Value::Networks(texts.iter().map(|text| network(text.trim())).collect::<Option<_>>()?),
         Kind::Count(_) | Kind::PerCent(_) => Value::Number(whole_number(text)?),
         Kind::Bytes(_) => Value::Number(size(text)?),
         Kind::Duration(_) => Value::Duration(duration(text)?),
@@ -29,7 +31,7 @@ pub(super) fn parse(kind: &Kind, texts: &[String]) -> Option<Value> {
 /// Reads a value of the file, where types must fit: a number is not written as a string there.
 pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
     match (kind, value) {
-        (Kind::Addresses | Kind::Origins { .. } | Kind::Paths, DeValue::Array(items)) => {
+        (Kind::Addresses | Kind::Networks { .. } | Kind::Origins { .. } | Kind::Paths, DeValue::Array(items)) => {
             let texts: Option<Vec<String>> =
                 items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
             parse(kind, &texts?)
@@ -40,6 +42,7 @@ pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
         (Kind::Boolean, DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
         (
             Kind::Addresses
+            | Kind::Networks { .. }
             | Kind::Origins { .. }
             | Kind::Path
             | Kind::Paths
@@ -62,6 +65,7 @@ pub(super) fn toml(kind: &Kind, value: &Value) -> String {
         Value::Text(text) => quoted(text),
         Value::Texts(texts) => quoted_list(texts),
         Value::Addresses(addresses) => quoted_list(addresses),
+        Value::Networks(networks) => quoted_list(networks),
         Value::Number(bytes) if matches!(kind, Kind::Bytes(_)) => {
             match UNITS.iter().find(|(_, factor)| *factor > 1 && bytes.is_multiple_of(*factor)) {
                 Some((unit, factor)) if *bytes > 0 => format!("\"{} {unit}\"", bytes / factor),
@@ -112,6 +116,11 @@ fn addresses(text: &str) -> Option<Vec<SocketAddr>> {
     }
     let found: Vec<SocketAddr> = text.to_socket_addrs().ok()?.collect();
     (!found.is_empty()).then_some(found)
+}
+
+/// A network, or the network of a single address.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 fn whole_number(text: &str) -> Option<usize> {

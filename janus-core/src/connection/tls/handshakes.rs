@@ -26,9 +26,11 @@ use tokio::time::{Instant, timeout};
 
 use super::TlsPort;
 use crate::accounts::Address;
+use crate::accounts::admission::Admission;
 use crate::connection::Connections;
-use crate::connection::acceptor;
+use crate::connection::acceptor::{self, Accepted};
 use crate::connection::crowd::Crowd;
+use crate::connection::linger::linger;
 use crate::connection::listener::Origin;
 use crate::delivery::Link;
 use crate::delivery::tls::{self, Established, Tls};
@@ -36,10 +38,8 @@ use crate::hooks::TlsClient;
 use crate::supervision::{self, BoxError, ChildSpec, Strategy, Supervisor};
 use crate::wire::Peer;
 
-/// How long, and for how many bytes, a client of a failed handshake may still send before the connection is closed.
-/// Closing with unread bytes would reset the connection, and the alert with the reason would be lost.
-const LINGER: Duration = Duration::from_millis(250);
-const LINGER_BYTES: usize = 64 * 1_024;
+/// An alert without encryption, TLS 1.2: fatal, access_denied.
+const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
 
 /// All handshakes of an instance.
 #[derive(Debug, Default)]
@@ -72,12 +72,21 @@ struct Begun {
 #[derive(Debug)]
 struct Handshake {
     socket: std::net::TcpStream,
-    peer: Peer,
+    client: Client,
     origin: Arc<Origin>,
     port: TlsPort,
     place: Place,
     /// Ready when the handshake is to be cut.
     cut: oneshot::Receiver<()>,
+}
+
+/// The client of a connection, as known before the handshake.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) peer: Peer,
+    /// Whether a proxy has passed the client on from elsewhere.
+    pub(crate) is_foreign: bool,
+    pub(crate) admission: Admission,
 }
 
 /// The place of a handshake in the list, given back by the drop.
@@ -117,10 +126,11 @@ impl Handshakes {
         &self,
         connections: &Arc<Connections>,
         socket: TcpStream,
-        peer: Peer,
+        client: Client,
         origin: &Arc<Origin>,
         port: TlsPort,
     ) {
+        let peer = client.peer;
         let socket = match socket.into_std() {
             Ok(socket) => socket,
             Err(error) => return log::debug!("{peer}: closed, the socket cannot be moved to another thread: {error}"),
@@ -135,7 +145,7 @@ impl Handshakes {
         let number = listed.last;
         listed.all.add(address, number, Begun { at: Instant::now(), _cut: sender });
         let place = Place { connections: Arc::clone(connections), address, number };
-        listed.waiting.push_back(Handshake { socket, peer, origin: Arc::clone(origin), port, place, cut });
+        listed.waiting.push_back(Handshake { socket, client, origin: Arc::clone(origin), port, place, cut });
         drop(listed);
         self.offered.notify_one();
     }
@@ -200,7 +210,8 @@ impl Handshakes {
 
 impl Handshake {
     async fn run(self) {
-        let Self { socket, peer, origin, port, place, cut } = self;
+        let Self { socket, client, origin, port, place, cut } = self;
+        let peer = client.peer;
         let connections = Arc::clone(&place.connections);
         let Some(tls) = &connections.tls else { return };
         let config = tls.certificates.config(port);
@@ -211,6 +222,7 @@ impl Handshake {
                 Ok(Ok(established)) => Ok((socket, established)),
                 Ok(Err(error)) => {
                     let error = error.to_string();
+                    let _ = SockRef::from(&socket).shutdown(Shutdown::Write);
                     linger(socket).await;
                     Err(error)
                 }
@@ -225,7 +237,7 @@ impl Handshake {
         match result {
             Ok((socket, established)) => {
                 counters.tls_handshakes.fetch_add(1, Ordering::Relaxed);
-                go_home(socket, established, peer, origin, place);
+                go_home(socket, established, client, origin, place);
             }
             Err(error) => {
                 counters.tls_handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -237,8 +249,9 @@ impl Handshake {
 
 /// Gives a connection to the home arbiter, to be served like a plain connection. A connection that arrives during a
 /// drain is closed.
-fn go_home(socket: TcpStream, established: Established, peer: Peer, origin: Arc<Origin>, place: Place) {
+fn go_home(socket: TcpStream, established: Established, client: Client, origin: Arc<Origin>, place: Place) {
     let connections = Arc::clone(&place.connections);
+    let Client { peer, is_foreign, admission } = client;
     let Established { session, alpn, server_name, client_certificate } = established;
     let link = Link::Tls(Box::new(Tls::new(socket, session)));
     if connections.is_draining() {
@@ -248,13 +261,14 @@ fn go_home(socket: TcpStream, established: Established, peer: Peer, origin: Arc<
         Ok(stream) => stream,
         Err(error) => return log::debug!("{peer}: closed, the socket cannot be moved to another thread: {error}"),
     };
-    let client = TlsClient { certificate: client_certificate, server_name, protocol: alpn };
+    let tls = TlsClient { certificate: client_certificate, server_name, protocol: alpn };
     // Only hooks ask for this.
-    let client = connections.hooks.is_some().then(|| Box::new(client));
+    let tls = connections.hooks.is_some().then(|| Box::new(tls));
     let home = connections.home.clone();
     let served = home.run(move || match Link::enter_reactor(stream, peer) {
         Ok(link) => {
-            acceptor::serve(&connections, link, peer, &origin, client);
+            let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls };
+            acceptor::serve(&connections, accepted, &origin);
             drop(place);
         }
         Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
@@ -264,22 +278,9 @@ fn go_home(socket: TcpStream, established: Established, peer: Peer, origin: Arc<
     }
 }
 
-/// Lets a client read the alert about its failed handshake.
-async fn linger(socket: TcpStream) {
-    let _ = SockRef::from(&socket).shutdown(Shutdown::Write);
-    let mut left = LINGER_BYTES;
-    let mut piece = [0; 1_024];
-    let read_to_the_end = async {
-        while left > 0 && socket.readable().await.is_ok() {
-            match socket.try_read(&mut piece) {
-                Ok(0) => return,
-                Ok(length) => left = left.saturating_sub(length),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
-        }
-    };
-    let _ = timeout(LINGER, read_to_the_end).await;
+/// Closes a connection that is refused before its handshake, with an alert if the kernel takes it at once.
+pub(crate) fn turn_away(socket: &TcpStream) {
+    let _ = socket.try_write(ACCESS_DENIED);
 }
 
 /// The handshake threads as children of the tree: a task for each starts the thread and ends with it.

@@ -111,7 +111,7 @@ impl Transport {
         {
             // A topic may be out of service for a minute, and would refuse an early return again and again.
             let reconnect_after = (code.class() != ErrorClass::DoNot).then(slowly);
-            self.say_goodbye(Refusal { id, code, message: &message, reconnect_after });
+            self.say_goodbye(Refusal { id, code, message: &message, reconnect_after, status: None });
         } else {
             self.begin();
         }

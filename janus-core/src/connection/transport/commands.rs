@@ -30,6 +30,9 @@ pub(super) enum Lengthy {
 
 impl Transport {
     pub(super) fn carry_out(&mut self, command: Command) {
+        if !self.opened && !self.welcomes(&command) {
+            return;
+        }
         if self.needs_place(&command) && !self.take_place() {
             return;
         }

@@ -170,7 +170,7 @@ const OVERLOADED: Row = Row {
     log: |client, _| log_client!(client, Level::Debug, "closed, memory is short"),
     count: |client, _| {
         client.shared.counters.connections_closed_for_memory.fetch_add(1, Ordering::Relaxed);
-        if let Some(account) = &client.slot.account {
+        if let Some(account) = client.slot.account() {
             account.given_up.add(1);
         }
     },

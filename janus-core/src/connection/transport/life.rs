@@ -4,7 +4,7 @@
 use super::{Step, Transport};
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::Disconnect;
-use crate::wire::{ErrorCode, TopicName};
+use crate::wire::{ErrorCode, Peer, TopicName};
 
 /// A line of the log at `debug`.
 macro_rules! debug {
@@ -16,6 +16,12 @@ impl Transport {
         let (codec, session) = (self.codec_name(), &self.session.token);
         debug!(self, "opened, {codec}, session {}", session.beginning());
         self.say(TraceKind::Open, "sessions", || format!("{codec}, session {}", session.beginning()));
+    }
+
+    /// A trusted proxy has named the client.
+    pub(super) fn note_named(&self, proxy: Peer) {
+        let peer = self.session.peer;
+        self.say(TraceKind::Connect, "transport_supervisor", || format!("is {peer}, through the proxy {proxy}"));
     }
 
     /// The connection has taken over the session of an earlier connection.

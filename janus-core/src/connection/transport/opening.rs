@@ -15,7 +15,7 @@ use crate::delivery::{End, Link};
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
 use crate::session::{Claimed, SessionToken, Unclaimed};
 use crate::topic::leave;
-use crate::wire::{ErrorClass, ErrorCode, FrameError, HttpRequest, Open, Opens, Refusal, ServerEvent, TopicName};
+use crate::wire::{ErrorClass, ErrorCode, FrameError, Open, Opens, Refusal, ServerEvent, TopicName};
 
 pub(super) struct PassingOn {
     pub(super) take: PassOn,
@@ -25,7 +25,6 @@ pub(super) struct PassingOn {
 impl Transport {
     /// Authenticates the client if there are hooks, then serves it.
     pub(crate) fn open(&mut self, mut open: Open) {
-        self.is_forwarded = open.request.as_deref().is_some_and(HttpRequest::is_forwarded);
         let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
         let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
         (request.auth, request.request) = (open.auth.take(), open.request.take());
@@ -159,7 +158,8 @@ impl Transport {
             None => return,
         };
         self.passed_on = true;
-        take(PassedOn { stream, received: received.into(), peer });
+        let is_local = self.origin.is_local && !self.is_foreign;
+        take(PassedOn { stream, received: received.into(), peer, is_local });
     }
 }
 
@@ -179,7 +179,7 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
         ErrorClass::SlowDown => Some(SLOW_DOWN),
         ErrorClass::DoNot => None,
     };
-    Refusal { id: None, code, message, reconnect_after: window.map(any_moment) }
+    Refusal { id: None, code, message, reconnect_after: window.map(any_moment), status: None }
 }
 
 /// How long a client that a drain sends away should stay away, while `rest_of_drain` is left: until the port can be

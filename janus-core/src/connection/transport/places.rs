@@ -4,10 +4,11 @@
 use std::sync::atomic::Ordering;
 
 use super::{Step, Transport, refusal};
+use crate::accounts::admission::AddressLimit;
 use crate::connection::acceptor::{admit, count_refusal};
 use crate::connection::table::Reservation;
 use crate::delivery::End;
-use crate::wire::{Command, ErrorCode, Refusing};
+use crate::wire::{Command, ErrorCode, Refusal, Refusing};
 
 impl Transport {
     /// Whether the purpose of the connection is unknown: without a place, and without a publication.
@@ -99,7 +100,16 @@ impl Transport {
     /// already.
     fn turn_away(&mut self, code: ErrorCode, message: &str) {
         count_refusal(&self.shared, self.session.peer, code);
-        let refusal = refusal(code, message);
+        self.part_with(refusal(code, message));
+    }
+
+    /// Tells a client beyond a limit of its address, and closes like [`turn_away`](Self::turn_away).
+    pub(super) fn refuse_excess(&mut self, limit: AddressLimit) {
+        let refusal = refusal(ErrorCode::TooManyConnections, limit.message());
+        self.part_with(Refusal { status: Some(429), ..refusal });
+    }
+
+    fn part_with(&mut self, refusal: Refusal<'_>) {
         let is_unheard = self.decoder.refuse(&refusal) == Refusing::OnceRead;
         let asked_for = self.decoder.successor();
         self.say_goodbye(refusal);

@@ -50,7 +50,7 @@ impl Transport {
         if self.portion.allowed > 0 {
             return Poll::Ready(());
         }
-        let Some(account) = &self.slot.account else {
+        let Some(account) = self.slot.account() else {
             self.portion.allowed = u16::MAX;
             return Poll::Ready(());
         };
@@ -82,14 +82,14 @@ impl Transport {
 
     /// Lets other connections go first, because there is more to do than a portion.
     pub(super) fn wait_for_portion<T>(&mut self, want: Want, cx: &mut task::Context<'_>) -> Poll<T> {
-        let Some(account) = &self.slot.account else { return yield_now(cx) };
+        let Some(account) = self.slot.account() else { return yield_now(cx) };
         self.portion.ticket = Some(self.shared.fairness.wait(account, want, cx.waker()));
         Poll::Pending
     }
 
     /// At the end of a poll: charges the work to the address.
     pub(super) fn charge(&mut self) {
-        if let Some(account) = &self.slot.account
+        if let Some(account) = self.slot.account()
             && self.portion.done > 0
         {
             self.shared.fairness.charge(account, self.portion.done.into());
@@ -105,7 +105,7 @@ impl Transport {
 
     /// Gives up the place in the line of a connection that ends.
     pub(super) fn cancel_portion(&mut self) {
-        if let Some(account) = &self.slot.account
+        if let Some(account) = self.slot.account()
             && let Some(ticket) = self.portion.ticket.take()
         {
             self.shared.fairness.leave(account, ticket);

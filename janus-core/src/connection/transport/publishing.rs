@@ -58,9 +58,9 @@ impl Transport {
     }
 
     /// Whether clients in this place may publish. A client of a listener off loopback is a stranger until the operator
-    /// says otherwise, and so is a client behind a proxy on this machine.
+    /// says otherwise, and so is a client passed on from elsewhere by a proxy on this machine.
     fn may_publish(&self) -> bool {
-        self.shared.config.allow_publish || (self.origin.is_local && !self.is_forwarded)
+        self.shared.config.allow_publish || (self.origin.is_local && !self.is_foreign)
     }
 
     pub(super) fn deny(
@@ -83,7 +83,7 @@ impl Transport {
         self.publishes();
         let made = self.shared.topics.table.made();
         let answers = pending.reply.wants_receipt();
-        let by = self.slot.account.as_ref();
+        let by = self.slot.account();
         let routed = route(&self.shared, &mut self.published, &topic, by, pending, None);
         self.add_topics((self.shared.topics.table.made() - made) as usize);
         if self.published.is_none() && answers {
@@ -104,7 +104,7 @@ impl Transport {
             return Poll::Ready(());
         };
         let pending = offering.pending.take().expect("an offering ends with its message");
-        let by = self.slot.account.as_ref();
+        let by = self.slot.account();
         let waiter = Waiter { waker: cx.waker(), place: &mut offering.place };
         match route(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
             Ok(()) => {

@@ -95,7 +95,7 @@ impl Transport {
             return self.resume(*prepared);
         }
         self.add_topics(missing.len());
-        let (shared, by) = (Arc::clone(&self.shared), self.slot.account.clone());
+        let (shared, by) = (Arc::clone(&self.shared), self.slot.account().cloned());
         self.step = Step::Waiting(Box::pin(async move {
             prepared.denied.extend(join_all(asked).await.into_iter().flatten());
             missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
@@ -137,7 +137,7 @@ impl Transport {
                 errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
                 continue;
             }
-            let Some(topic) = self.shared.find_or_wake(&name, self.slot.account.as_ref()) else {
+            let Some(topic) = self.shared.find_or_wake(&name, self.slot.account()) else {
                 let error = failed.iter().find(|(failed, _)| *failed == name);
                 let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
                 errors.push((name, error.code(), error.to_string()));

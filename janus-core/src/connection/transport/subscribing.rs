@@ -84,7 +84,7 @@ impl Transport {
             return self.find(asking);
         }
         let subscription = Some(Arc::new(self.subscription(name)));
-        let by = self.slot.account.clone();
+        let by = self.slot.account().cloned();
         let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, by, id, subscription };
         let running = self.shared.topics.table.find(joining.name.as_str()).and_then(|topic| {
             let answer = topic.actor.addr()?.send(joining.request());
@@ -105,7 +105,7 @@ impl Transport {
             return self.go_on(asking, &topic);
         }
         self.add_topics(1);
-        let (shared, by) = (Arc::clone(&self.shared), self.slot.account.clone());
+        let (shared, by) = (Arc::clone(&self.shared), self.slot.account().cloned());
         self.step = Step::Waiting(Box::pin(async move {
             let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name, by)).await;
             Outcome::Found(Box::new(asking), found.unwrap_or(Err(TopicError::Unavailable)))

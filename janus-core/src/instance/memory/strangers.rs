@@ -245,5 +245,5 @@ fn by_address(slots: &[(usize, Arc<Slot>)]) -> HashMap<Address, usize> {
 
 /// A subscriber in this process counts as local.
 fn address(slot: &Slot) -> Address {
-    slot.account.as_ref().map_or(Address::Local, |account| account.address)
+    slot.account().map_or(Address::Local, |account| account.address)
 }

@@ -307,7 +307,7 @@ fn a_refusal_of_the_server_is_a_status_with_the_time_to_come_back() {
     let port = port(&[]);
     let encoded = |code, reconnect_after| {
         let mut out = BytesMut::new();
-        let refusal = Refusal { id: None, code, message: "why \"it\" is so", reconnect_after };
+        let refusal = Refusal { id: None, code, message: "why \"it\" is so", reconnect_after, status: None };
         port.encode(&ServerEvent::Refused(refusal), &Timestamp::default(), &mut out);
         Seen::Refused(String::from_utf8(out.to_vec()).unwrap())
     };

@@ -115,7 +115,8 @@ fn a_topic_outside_utf_8_is_refused_and_not_replaced() {
 
 #[test]
 fn a_temporary_refusal_of_an_event_source_is_no_status() {
-    let refusal = |code: ErrorCode, reconnect_after| Refusal { id: None, code, message: "why", reconnect_after };
+    let refusal =
+        |code: ErrorCode, reconnect_after| Refusal { id: None, code, message: "why", reconnect_after, status: None };
     let later = Some(Duration::from_millis(1_234));
     let refuse = |sse: &Sse, accept: &str, refusal: Refusal<'_>| {
         let headers = [("accept", accept), ("origin", "https://app.example")];
@@ -229,7 +230,8 @@ fn a_body_has_no_head_and_tells_a_refusal_as_an_event() {
     let commands = commands(&body, request("topic=a", &[("origin", "https://any.example")])).unwrap();
     let Command::Preface(start) = &commands[0] else { panic!("{commands:?}") };
     assert!(start.starts_with(b"retry: 1") && start.ends_with(b"\n") && !start.ends_with(b"\n\n"), "{start:?}");
-    let refusal = Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None };
+    let refusal =
+        Refusal { id: None, code: ErrorCode::Unauthorized, message: "no", reconnect_after: None, status: None };
     let expected =
         "event: bye\nretry: 86400000\ndata: {\"code\":4413,\"error\":\"unauthorized\",\"message\":\"no\"}\n\n";
     assert_eq!(encode(&body, ServerEvent::Refused(refusal)), expected);
@@ -338,7 +340,8 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let opened =
         ServerEvent::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
     assert_eq!(encode(&sse().chunked(), opened), "", "no chunk of no bytes, which would be the last");
-    let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: None };
+    let bye =
+        Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: None, status: None };
     let plain = encode(&sse(), ServerEvent::Bye(bye));
     assert_eq!(encode(&sse().chunked(), ServerEvent::Bye(bye)), format!("{}0\r\n\r\n", chunk(&plain)));
     let Command::Preface(start) = &commands(&sse().chunked(), request("topic=a", &[])).unwrap()[0] else { panic!() };
@@ -361,7 +364,8 @@ fn gaps_errors_and_the_end_are_events_of_their_own_types() {
     assert_eq!(encode(&sse(), error(Some(&topic))), expected);
     assert!(encode(&sse(), error(None)).contains("data: {\"code\":4001,"));
     let after = Some(Duration::from_millis(1_234));
-    let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: after };
+    let bye =
+        Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: after, status: None };
     let expected = "event: bye\nretry: 1234\n\
                     data: {\"code\":4002,\"error\":\"server_draining\",\"message\":\"bye\",\"reconnect_after_ms\":1234}\n\n";
     assert_eq!(encode(&sse(), ServerEvent::Bye(bye)), expected);

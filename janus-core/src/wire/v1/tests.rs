@@ -396,6 +396,7 @@ mod events {
             code: ErrorCode::ServerDraining,
             message: "so long",
             reconnect_after,
+            status: None,
         };
         let bye = |reconnect_after| ServerFrame::Bye {
             code: 4002,

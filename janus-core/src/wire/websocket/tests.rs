@@ -98,7 +98,8 @@ fn decode(frames: &[Vec<u8>]) -> Decoded {
 #[track_caller]
 fn close_code(error: &FrameError) -> u16 {
     assert!(error.is_fatal(), "{error}");
-    let refusal = Refusal { id: error.id, code: error.code, message: &error.message, reconnect_after: None };
+    let refusal =
+        Refusal { id: error.id, code: error.code, message: &error.message, reconnect_after: None, status: None };
     let mut out = BytesMut::new();
     WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut rest = &out[..];
@@ -641,7 +642,8 @@ mod protocol {
     #[test]
     fn a_long_reason_is_cut_to_the_size_of_a_close() {
         let message = format!("{}é", "x".repeat(122));
-        let refusal = Refusal { id: None, code: ErrorCode::BadFrame, message: &message, reconnect_after: None };
+        let refusal =
+            Refusal { id: None, code: ErrorCode::BadFrame, message: &message, reconnect_after: None, status: None };
         let mut out = BytesMut::new();
         WebSocket.encode(&ServerEvent::Refused(refusal), &AT, &mut out);
         let mut decoder = ServerDecoder::new();
@@ -720,7 +722,7 @@ mod with_a_client_library {
         let mut out = BytesMut::from(&answer[..]);
         let topic = TopicName::new("t", 255).unwrap();
         WebSocket.encode(&ServerEvent::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
-        let refusal = Refusal { id: None, code: ErrorCode::Banned, message: "no", reconnect_after: None };
+        let refusal = Refusal { id: None, code: ErrorCode::Banned, message: "no", reconnect_after: None, status: None };
         WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
         client.get_mut().unread = out;
         assert_eq!(client.read().unwrap(), Message::Pong("are you there?".into()));
@@ -973,6 +975,7 @@ fn a_gap_and_a_bye_are_whole_frames() {
         code: ErrorCode::ServerDraining,
         message: "later",
         reconnect_after: Some(Duration::from_secs(1)),
+        status: None,
     };
     WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut decoder = ServerDecoder::new();

@@ -1,0 +1,71 @@
+//! Where the client comes from: its own address, once a trusted proxy has named the client in a request, and the limits
+//! of that address.
+
+use std::sync::Arc;
+
+use log::Level;
+
+use super::Transport;
+use crate::accounts::admission::Excess;
+use crate::connection::acceptor::count_excess;
+use crate::session::Session;
+use crate::wire::{Command, ForwardedClient, HttpRequest, Peer};
+
+impl Transport {
+    /// Looks at the first request of a connection that is not open yet: learns the client's own address, and refuses a
+    /// client beyond the limits of its address. False if the client is refused.
+    pub(super) fn welcomes(&mut self, command: &Command) -> bool {
+        // Nothing is asked of the server any more.
+        if matches!(command, Command::Close(_) | Command::Refused(_)) {
+            return true;
+        }
+        if let Some(limit) = self.excess.take() {
+            self.refuse_excess(limit);
+            return false;
+        }
+        if self.knows_client {
+            return true;
+        }
+        let opened = if let Command::Open(open) = command { open.request.as_deref() } else { None };
+        let Some(request) = opened.or_else(|| self.decoder.request()) else { return true };
+        let (peer, is_foreign) = self.client_of(request);
+        self.knows_client = true;
+        self.is_foreign |= is_foreign;
+        peer == self.session.peer || self.moves_to(peer)
+    }
+
+    /// The address of the client of a request, and whether a proxy has passed the request on from elsewhere.
+    fn client_of(&self, request: &HttpRequest) -> (Peer, bool) {
+        let (config, peer) = (&self.shared.config, self.session.peer);
+        match peer {
+            Peer::Addr(addr) if !config.trusted_proxies.is_empty() => {
+                let is_proxy = |address| config.is_trusted_proxy(address);
+                let client = ForwardedClient::of(request, config.forwarded_header, addr, is_proxy);
+                (client.address.into(), request.is_forwarded() && !client.is_local)
+            }
+            _ => (peer, request.is_forwarded()),
+        }
+    }
+
+    /// Continues under the client's own address; false if the client is refused.
+    fn moves_to(&mut self, peer: Peer) -> bool {
+        let proxy = self.session.peer;
+        // Input is accounted for anew at the end of this poll.
+        self.note_kept(0);
+        self.shared.table.move_to(&self.slot, self.shared.accounts.of(peer));
+        self.session = Arc::new(Session::new(peer, &self.slot));
+        log_client!(self, Level::Debug, "connected through the proxy {proxy}");
+        self.note_named(proxy);
+        match self.shared.accounts.admit(peer, &self.shared.config) {
+            Ok(admission) => {
+                self.admission = admission;
+                true
+            }
+            Err(Excess { limit, .. }) => {
+                count_excess(&self.shared, peer, limit);
+                self.refuse_excess(limit);
+                false
+            }
+        }
+    }
+}
