@@ -16,14 +16,15 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
-# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also behind nginx with TLS; and
-# client libraries of Node and Python.
+# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also behind nginx with TLS; the
+# addresses of clients behind nginx and HAProxy; and client libraries of Node and Python.
 missing=()
 # nginx is in /usr/sbin, which may be missing in a user's path.
 export PATH="$PATH:/usr/sbin"
-for program in python3 chromium nginx openssl npm; do
+for program in python3 chromium nginx haproxy openssl npm; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)
 command -v node >/dev/null || missing+=(nodejs)
 # libFuzzer is C++.
 command -v c++ >/dev/null || missing+=(g++)

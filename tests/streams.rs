@@ -231,7 +231,7 @@ async fn a_unix_socket_is_passed_on_with_the_bytes_already_read() {
     let (mut client, server) = UnixStream::pair().unwrap();
     accepts.send(server.into_std().unwrap()).await.unwrap();
     client.write_all(REQUEST).await.unwrap();
-    let PassedOn { stream, received, peer } = timeout(DEADLINE, passed.recv()).await.unwrap().unwrap();
+    let PassedOn { stream, received, peer, .. } = timeout(DEADLINE, passed.recv()).await.unwrap().unwrap();
     assert_eq!((&received[..], peer), (REQUEST, Peer::Local));
     let PassedStream::Unix(stream) = stream else { panic!("another stream: {stream:?}") };
     assert!(SockRef::from(&stream).send_buffer_size().unwrap() <= 2 * Config::default().send_buffer_bytes);

@@ -3,6 +3,7 @@
 mod certificates;
 mod conforming;
 mod openssl;
+mod proxied;
 mod reloading;
 mod verifying;
 
