@@ -262,6 +262,8 @@ impl Args for SettingFlags {
                 Kind::Origins { .. } => flag.value_name("ORIGIN").action(ArgAction::Append),
                 Kind::Path => flag.value_name("FILE"),
                 Kind::Paths => flag.value_name("FILE").action(ArgAction::Append),
+                Kind::Text { .. } => flag.value_name("TEXT"),
+                Kind::Texts { .. } => flag.value_name("TEXT").action(ArgAction::Append),
                 Kind::Secret { .. } => return None,
                 Kind::Count(_) => flag.value_name("N"),
                 Kind::PerCent(_) => flag.value_name("PER_CENT"),

@@ -1,7 +1,7 @@
 //! The server's settings: the table, the layers of values, and every text about a setting.
 //!
-//! A setting is a row in a table: in `janus_core::Config`, in `janus_core::Namespace`, or below for the settings of the
-//! binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
+//! A setting is a row in a table: in `janus_core::Config`, in `janus_core::Namespace`, in the two tables of
+//! `janus_access`, or below for the settings of the binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
 //! are made from the rows.
 //!
 //! | file | content |
@@ -29,6 +29,7 @@ mod values;
 use std::fmt;
 use std::net::SocketAddr;
 
+use janus_access::AccessSettings;
 use janus_core::settings::{HIDDEN, Stored, Table as _, Value};
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
@@ -66,6 +67,9 @@ janus_core::settings! {
         nested {
             /// The settings of the core. Unlike a program that embeds the core, the binary has an HTTP port by default.
             core: Config = Config { http_listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], ..Config::default() };
+
+            /// Who may do what.
+            access: AccessSettings = AccessSettings::default();
         }
     }
 }
@@ -74,6 +78,7 @@ impl Settings {
     /// Checks each setting, those of the core first, and then the rules across settings.
     fn validate(&self) -> Result<(), ConfigError> {
         self.core.validate()?;
+        self.access.validate()?;
         self.check_each()?;
         let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
         if [listen, tls_listen, http_listen, https_listen].iter().all(|addresses| addresses.is_empty()) {

@@ -1,0 +1,12 @@
+// | file or folder | kind | owns |
+// |---|---|---|
+// | `settings.rs` | tables | the settings of this crate |
+// | `backend/` | HTTP client | requests to the operator's own servers |
+
+//! Who may do what on a Janus server, decided by servers of the operator's own.
+
+pub(crate) mod backend;
+mod settings;
+
+pub use backend::{Url, UrlError};
+pub use settings::{AccessNamespace, AccessSettings, Secrets};
