@@ -6,6 +6,7 @@
 //! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
 //! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
+//! | `access.rs` | hooks | who may do what, and news of clients and topics for a backend |
 //! | `certificates.rs` | a task | certificates that have changed are read again |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
@@ -17,6 +18,7 @@
 //!
 //! A failed command returns a [`Failure`], which decides the exit code.
 
+mod access;
 mod api;
 mod bench;
 mod certificates;

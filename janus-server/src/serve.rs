@@ -6,11 +6,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use janus_access::BackendError;
 use janus_core::{Config, Janus, StartupError};
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::api::Api;
 use crate::certificates::Certificates;
 use crate::settings::Settings;
@@ -29,6 +31,8 @@ pub(crate) enum ServeError {
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
+    Access(#[from] BackendError),
+    #[error(transparent)]
     Start(StartupError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
@@ -38,7 +42,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Access(_) | Self::Start(StartupError::Config(_)))
     }
 }
 
@@ -58,8 +62,9 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let starting = Janus::builder().config(config.clone()).pass_on(pass_on).start();
-    let janus = starting.await.map_err(|error| match error {
+    let mut access = Access::new(&settings.access)?;
+    let builder = access.install(Janus::builder().pass_on(pass_on), config.clone(), &settings.access);
+    let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
@@ -77,7 +82,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         }
         () = certificates.watch() => {}
     }
-    drain(&janus, &api, &mut signals, &certificates).await
+    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &certificates).await
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -102,10 +107,20 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
 }
 
 /// Drains until the last connection has ended, or until a second stop signal.
-async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, certificates: &Certificates) -> Result<(), ServeError> {
+async fn drain(
+    janus: &Janus,
+    (api, access, time): (&Api, &Access, Duration),
+    signals: &mut Signals,
+    certificates: &Certificates,
+) -> Result<(), ServeError> {
     let stopped = Instant::now();
+    let drained = async {
+        let report = janus.shutdown().await;
+        access.finish(time.saturating_sub(stopped.elapsed())).await;
+        report
+    };
     tokio::select! {
-        report = janus.shutdown() => {
+        report = drained => {
             api.finish().await;
             log::info!("drained {} connections", report.connections);
             if report.cut_off > 0 {

@@ -317,7 +317,7 @@ settings! {
             max_revocations: usize = 100_000, count(0..=10_000_000);
         }
 
-        // The binary has no hooks, and leaves this group out.
+        // The hooks of the binary have settings of their own, and the binary leaves this group out.
         "Hooks" {
             /// How long a hook may take. A question without an answer by then is answered with an error
             /// (`authorization_failed`); an observer is given up.

@@ -1,12 +1,29 @@
 // | file or folder | kind | owns |
 // |---|---|---|
 // | `settings.rs` | tables | the settings of this crate |
+// | `ask/` | hooks | questions to the backend about clients |
+// | `webhooks/` | hooks | news for the backend |
 // | `backend/` | HTTP client | requests to the operator's own servers |
+// | `signature.rs` | pure | signatures of requests |
+// | `summed.rs` | counter | log lines about failures that come in floods |
+// | `testing.rs` | tests | a backend for tests |
 
 //! Who may do what on a Janus server, decided by servers of the operator's own.
+//!
+//! [`Ask`] are hooks that ask a backend over HTTP. [`Webhooks`] wrap any hooks, and tell a backend of clients and topics.
+//! Both are made from [`AccessSettings`], which `janus-server` reads from its configuration, and a program that embeds
+//! Janus fills in.
 
-pub(crate) mod backend;
+mod ask;
+mod backend;
 mod settings;
+mod signature;
+mod summed;
+#[cfg(test)]
+mod testing;
+mod webhooks;
 
-pub use backend::{Url, UrlError};
+pub use ask::{Ask, AskStats};
+pub use backend::{Backend, BackendError, Url, UrlError};
 pub use settings::{AccessNamespace, AccessSettings, Secrets};
+pub use webhooks::{Reporter, WebhookStats, Webhooks};

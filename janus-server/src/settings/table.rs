@@ -44,7 +44,8 @@ pub(crate) static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
     rows
 });
 
-/// Hooks are for programs that embed the core; the binary has none.
+/// Hooks are for programs that embed the core. The hooks of the binary have settings of their own, and those of this
+/// group follow from them.
 const HOOKS: &str = "Hooks";
 
 /// The prefix of all variables.
