@@ -305,6 +305,18 @@ settings! {
             restart_time: Duration = secs(5), duration(secs(0)..=days(7));
         }
 
+        "Access" {
+            // Shorter than most answers of a backend to a page, and longer than a lost network round trip.
+            /// How long a client is served after the end of its token, so that a new token may come late. Then the
+            /// connection is closed (`token_expired`). A stream of server-sent events, which can send no new token, is
+            /// closed at the end of its token.
+            token_grace: Duration = secs(25), duration(secs(0)..=days(7));
+
+            // An entry takes some 300 bytes with a short name.
+            /// Users and tokens revoked at once. A further one is refused. An entry leaves when its time is over.
+            max_revocations: usize = 100_000, count(0..=10_000_000);
+        }
+
         // The binary has no hooks, and leaves this group out.
         "Hooks" {
             /// How long a hook may take. A question without an answer by then is answered with an error

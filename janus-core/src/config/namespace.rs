@@ -44,6 +44,15 @@ settings! {
             /// (`conflate`).
             slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES);
         }
+
+        "Access" {
+            /// Whether the topics are public: every client that is served may subscribe, even a client without a token,
+            /// and a client whose token names other topics. Publishing is not affected. Without tokens and hooks every
+            /// topic is public anyway.
+            ///
+            /// No hook is asked for such a topic; see [`Identity::subscribe`](crate::hooks::Identity::subscribe).
+            anonymous_subscribe: bool = false, boolean;
+        }
     }
 }
 

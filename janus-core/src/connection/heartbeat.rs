@@ -1,5 +1,5 @@
-//! The tick of all connections: PINGs and their answers, unfinished frames, and clients that take nothing from their
-//! queues.
+//! The tick of all connections: PINGs and their answers, unfinished frames, expired tokens, and clients that take nothing
+//! from their queues.
 //!
 //! A timer per client would cost more memory than a client may. This task looks at every connection once a tick
 //! instead, a portion at a time, so that no other task waits behind a look at all connections.
@@ -12,7 +12,7 @@ use crate::connection::Connections;
 use crate::connection::slow_clients::{SlowLog, begins_to_lag};
 use crate::delivery::ledger::Dropped;
 use crate::delivery::{End, Slot};
-use crate::ground::clock::Tick;
+use crate::ground::clock::{Moment, Tick, now};
 use crate::hooks::{DropReason, News};
 
 /// Connections looked at before other tasks get their turn.
@@ -38,6 +38,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
         }
         slow_log.note(&shared, round.tick);
         shared.accounts.sweep();
+        shared.revocations.expire(now());
         shared.accounts.tell_rest_of_reached(&shared);
         tell_of_drops(&shared);
     }
@@ -46,6 +47,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
 /// A tick, with the settings in ticks.
 struct Round {
     tick: Tick,
+    moment: Moment,
     heartbeat_interval: u32,
     frame_timeout: u32,
     pong_timeout: u32,
@@ -59,6 +61,7 @@ impl Round {
         let (clock, config) = (&shared.clock, &shared.config);
         Self {
             tick: clock.advance(),
+            moment: clock.moment(),
             heartbeat_interval: clock.ticks(config.heartbeat_interval),
             frame_timeout: clock.ticks(config.frame_timeout),
             pong_timeout: clock.ticks(config.pong_timeout),
@@ -104,12 +107,15 @@ impl Round {
         }
     }
 
-    /// Ends a connection that is late with a frame or with the answer to a PING; true if a PING is due.
+    /// Ends a connection that is late with a frame or with the answer to a PING, or whose token has expired; true if a
+    /// PING is due.
     fn check(&self, slot: &Slot) -> bool {
         if slot.unfinished_for(self.tick).is_some_and(|ticks| ticks >= self.frame_timeout) {
             slot.end(End::FrameTimeout);
         } else if slot.is_overdue(self.tick, self.pong_timeout) {
             slot.end(End::PingTimeout);
+        } else if slot.expires.is_over(self.moment) {
+            slot.end(End::TokenExpired);
         } else {
             return slot.take_ping_due(self.tick, self.heartbeat_interval);
         }
@@ -122,7 +128,7 @@ fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
     if let Some(hooks) = &shared.hooks
         && let Some(lag) = begins_to_lag(slot, shared, tick)
         && let Some(session) = shared.table.session(slot)
-        && let Some(client) = session.client()
+        && let Some(client) = &*session.client()
     {
         hooks.tell(News::Slow(Arc::clone(client), lag));
     }

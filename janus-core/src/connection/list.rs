@@ -58,7 +58,7 @@ fn describe(shared: &Connections, slot: &Slot, session: &Session) -> ConnectionI
         connection: slot.id,
         transport: shared.codecs().name(slot.codec()),
         peer: session.peer,
-        user: session.user().to_owned(),
+        user: session.identity().map(|identity| identity.user.clone()).unwrap_or_default(),
         topics: session.info().topics,
     }
 }

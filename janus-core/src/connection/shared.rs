@@ -9,7 +9,7 @@ use super::tls::Tls;
 use super::turn::Turns;
 use crate::accounts::fairness::Fairness;
 use crate::ground::log_lines::LogLines;
-use crate::hooks::HookRunner;
+use crate::hooks::{HookRunner, Revocations};
 use crate::session::Sessions;
 use crate::supervision::DynamicSupervisor;
 
@@ -26,6 +26,8 @@ pub(crate) struct Connections {
     pub(crate) cut_off_lines: LogLines,
     /// The embedder's hooks, if there are any.
     pub(crate) hooks: Option<Arc<HookRunner>>,
+    /// Users and tokens that are not served, whatever the hooks say.
+    pub(crate) revocations: Revocations,
     /// For TLS listeners, if there are any.
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -38,6 +40,7 @@ impl Connections {
         hooks: Option<Arc<HookRunner>>,
         tls: Option<Arc<Tls>>,
     ) -> Self {
+        let revocations = Revocations::new(sessions.config.max_revocations);
         Self {
             sessions,
             table: ConnectionTable::default(),
@@ -47,6 +50,7 @@ impl Connections {
             fairness: Fairness::default(),
             cut_off_lines: LogLines::default(),
             hooks,
+            revocations,
             tls,
         }
     }

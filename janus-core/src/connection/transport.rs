@@ -18,6 +18,7 @@
 //! | `closing.rs` | answers errors, says goodbye, sends a FIN |
 //! | `commands.rs` | carries out commands |
 //! | `ends.rs` | ends by the server's decision: one row for each reason |
+//! | `identity.rs` | gives its client an identity, refreshes it, and lets it expire |
 //! | `life.rs` | leaves lines in the log and in traces |
 //! | `opening.rs` | opens, becomes another codec's, or leaves for another owner |
 //! | `places.rs` | takes a place of `max_connections`, or stays a guest |
@@ -39,6 +40,7 @@ mod beginning;
 mod closing;
 mod commands;
 mod ends;
+mod identity;
 mod life;
 mod opening;
 mod places;
@@ -306,7 +308,7 @@ impl Drop for Transport {
         self.cancel_portion();
         self.note_kept(0);
         if self.opened
-            && let Some(client) = self.session.client()
+            && let Some(client) = &*self.session.client()
         {
             self.tell_observers(News::Disconnected(Arc::clone(client), self.ending()));
         }

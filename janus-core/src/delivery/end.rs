@@ -30,6 +30,10 @@ pub(crate) enum End {
         /// Whether the client may come back.
         reconnect: bool,
     },
+    /// The client's identity has ended, and no other has come in time.
+    TokenExpired,
+    /// The operator has withdrawn the client's right to be served.
+    Revoked,
     /// The instance drains, and this connection's turn to be closed has come.
     Draining,
     /// The instance has ended; for a subscriber in this process, which no Transport could tell.

@@ -38,7 +38,7 @@ use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, End, Link, Terms};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
-use crate::ground::clock::{AtomicTick, Tick};
+use crate::ground::clock::{AtomicTick, Deadline, Tick};
 use crate::ground::tasks::yield_now;
 use crate::wire::{Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
@@ -80,6 +80,8 @@ pub(crate) struct Slot {
     pub(crate) account: Option<Arc<Account>>,
     /// The bytes kept of the client's input.
     pub(crate) kept: Kept,
+    /// When the client's identity ends, grace included.
+    pub(crate) expires: Deadline,
     /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
     has_asked: AtomicBool,
     #[cfg(feature = "fault-injection")]
@@ -161,6 +163,7 @@ impl Slot {
             terms: Arc::clone(terms),
             account,
             kept: Kept::default(),
+            expires: Deadline::default(),
             has_asked: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),

@@ -3,17 +3,24 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use crate::config::Config;
 use crate::wire::Timestamp;
 
 /// The time of a frame in the form of the classic protocol.
 pub(crate) fn timestamp() -> Timestamp {
+    // A clock before 1970 is wrong in any case; the frame goes out all the same.
+    Timestamp::from_unix(now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// The time of day.
+pub(crate) fn now() -> SystemTime {
     #[cfg(all(test, feature = "fault-injection"))]
     if let Some(virtual_time) = super::simulated::since_unix_epoch() {
-        return Timestamp::from_unix(virtual_time);
+        return SystemTime::UNIX_EPOCH + virtual_time;
     }
-    // A clock before 1970 is wrong in any case; the frame goes out all the same.
-    Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    SystemTime::now()
 }
 
 /// A moment of the coarse clock.
@@ -88,6 +95,29 @@ impl AtomicTick {
     }
 }
 
+/// A moment in tenths of a second since the start of the instance, for deadlines that last hours: ticks come late under
+/// load, and hours of ticks could be a minute late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(u32);
+
+/// A deadline in four bytes that threads share; "never" at first.
+#[derive(Debug, Default)]
+pub(crate) struct Deadline(AtomicU32);
+
+impl Deadline {
+    /// Stands for "never": a clock begins with a later moment.
+    const NEVER: u32 = 0;
+
+    pub(crate) fn set(&self, at: Option<Moment>) {
+        self.0.store(at.map_or(Self::NEVER, |Moment(tenths)| tenths), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_over(&self, now: Moment) -> bool {
+        let at = self.0.load(Ordering::Relaxed);
+        at != Self::NEVER && at <= now.0
+    }
+}
+
 /// At each tick all connections are looked at, and with tens of thousands of them a tick takes milliseconds.
 const MIN_TICK: Duration = Duration::from_millis(50);
 
@@ -100,6 +130,7 @@ pub(crate) struct Clock {
     /// Starts at 1 and skips 0, the "never" of an [`AtomicTick`].
     tick: AtomicU32,
     pub(crate) period: Duration,
+    begun: Instant,
 }
 
 impl Clock {
@@ -112,7 +143,17 @@ impl Clock {
             .min(config.write_timeout)
             .min(config.stall_timeout);
         let period = (shortest / 4).clamp(MIN_TICK, Duration::from_secs(1));
-        Self { tick: AtomicU32::new(1), period }
+        Self { tick: AtomicU32::new(1), period, begun: Instant::now() }
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(tenths(self.begun.elapsed()).unwrap_or(u32::MAX))
+    }
+
+    /// The moment after this time, rounded up; `None` if the moment is more than 13 years after the start, for which
+    /// no connection lasts.
+    pub(crate) fn moment_after(&self, time: Duration) -> Option<Moment> {
+        tenths(self.begun.elapsed().checked_add(time)?)?.checked_add(1).map(Moment)
     }
 
     pub(crate) fn tick(&self) -> Tick {
@@ -132,9 +173,28 @@ impl Clock {
     }
 }
 
+/// Whole tenths of a second, and one, because 0 stands for "never".
+fn tenths(time: Duration) -> Option<u32> {
+    u32::try_from(time.as_millis() / 100).ok()?.checked_add(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_over_after_its_time_and_not_before() {
+        let clock = Clock::for_config(&Config::default());
+        let deadline = Deadline::default();
+        assert!(!deadline.is_over(clock.moment()), "never");
+        deadline.set(clock.moment_after(Duration::from_millis(950)));
+        tokio::time::advance(Duration::from_millis(949)).await;
+        assert!(!deadline.is_over(clock.moment()));
+        tokio::time::advance(Duration::from_millis(150)).await;
+        assert!(deadline.is_over(clock.moment()));
+        deadline.set(clock.moment_after(Duration::from_secs(1 << 30)));
+        assert!(!deadline.is_over(clock.moment()), "a deadline out of reach is never over");
+    }
 
     #[test]
     fn a_timeout_in_ticks_is_never_shorter_than_the_time() {

@@ -164,6 +164,8 @@ counters! {
     frames_timed_out: counter,
     /// Clients closed because a ping stayed unanswered for `pong_timeout`.
     pings_unanswered: counter,
+    /// Clients closed because their token expired, and no new token came within `token_grace`.
+    tokens_expired: counter,
     /// TLS handshakes completed.
     tls_handshakes: counter,
     /// TLS handshakes that failed: no TLS, an old version, a refused certificate of a client, a connection lost, not

@@ -1,6 +1,10 @@
 // | file | kind | owns |
 // |---|---|---|
 // | `mod.rs` | API | `Hooks`, and the types of its questions and events |
+// | `identity.rs` | value | who a client is, what the client may do, and for how long |
+// | `grant.rs` | value | the topics to which a client may subscribe, or publish |
+// | `patterns.rs` | pure | patterns of topic names |
+// | `revocations.rs` | table | users and tokens whose right was withdrawn |
 // | `runner.rs` | shared object | the embedder's hooks with their runtime, their deadlines and the limit of questions |
 // | `observer.rs` | queue and task | the events for observers, and the task that calls the observers |
 // | `slow_client.rs` | value | a client that does not keep up, as observers and operators see it |
@@ -73,7 +77,11 @@
 //! hook that blocks its thread delays all other tasks there, including other hooks, which then exceed their time; use
 //! `tokio::task::spawn_blocking` for blocking work. The deadlines hold in any case.
 
+mod grant;
+mod identity;
 mod observer;
+mod patterns;
+mod revocations;
 mod runner;
 mod slow_client;
 #[cfg(test)]
@@ -85,10 +93,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::runtime::Handle;
 
+pub use grant::Grant;
+pub use identity::Identity;
 pub(crate) use observer::{News, observe};
+pub use patterns::{PatternError, Patterns};
+pub(crate) use revocations::Revocations;
+pub use revocations::{Revocation, RevokeError};
 use runner::AnyHooks;
 pub(crate) use runner::{HookRunner, Refused};
 pub use slow_client::SlowClient;
@@ -111,8 +123,21 @@ pub trait Hooks: Send + Sync + 'static {
         async { Ok(Identity::anonymous()) }
     }
 
-    /// Decides whether the client may subscribe to the topic. Not asked if [`Identity::may_subscribe`] has decided.
-    /// Asked again for each topic of a client that comes back.
+    /// Decides about the new proof of identity of a client that is connected, as sent in a `refresh` before the end of
+    /// the old. Returns the client's identity from now on.
+    ///
+    /// The user must be the same. The new grants hold at once: the client loses each topic that is granted no longer. A
+    /// refusal changes nothing; [`Denied::for_now`] tells the client to try again. Asked at most once a second for a
+    /// client, and one question at a time.
+    ///
+    /// By default every refresh is refused.
+    fn refresh(&self, client: &Client, auth: String) -> impl Future<Output = Result<Identity, Denied>> + Send {
+        let _ = (client, auth);
+        async { Err(Denied::new("this server takes no refresh")) }
+    }
+
+    /// Decides whether the client may subscribe to the topic. Asked only under [`Grant::Ask`]. Asked again for each
+    /// topic of a client that comes back, or that refreshes its identity.
     fn authorize_subscribe(
         &self,
         client: &Client,
@@ -122,11 +147,11 @@ pub trait Hooks: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Decides whether the client may publish the message to the topic. Not asked if [`Identity::may_publish`] has
-    /// decided, or if the listener allows no publishing ([`Config::allow_publish`](crate::Config::allow_publish)).
+    /// Decides whether the client may publish the message to the topic. Asked only under [`Grant::Ask`], and if the
+    /// listener allows publishing ([`Config::allow_publish`](crate::Config::allow_publish)).
     ///
     /// Asked once per message, and the next message of the same client waits: for fast publishers, let `authenticate`
-    /// decide.
+    /// decide, with [`Grant::Only`] for some topics.
     fn authorize_publish(
         &self,
         client: &Client,
@@ -193,8 +218,8 @@ impl fmt::Debug for HookSettings {
     }
 }
 
-/// A connection before the decision about its client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A connection before the decision about its client. `Debug` shows no proof of identity.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectRequest {
     /// The number of the connection, as in the log.
@@ -252,53 +277,16 @@ impl ConnectRequest {
     }
 }
 
-/// A client's identity, as far as the embedder cares.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Identity {
-    /// The user's name; empty for an unknown user. Only a client of the same name can take over a session, and
-    /// [`Janus::disconnect_user`](crate::Janus::disconnect_user) selects clients by this name.
-    pub user: String,
-    /// Whether the client may subscribe to every topic, or to none. With `None`,
-    /// [`authorize_subscribe`](Hooks::authorize_subscribe) is asked for each topic.
-    pub may_subscribe: Option<bool>,
-    /// Whether the client may publish to every topic, even if [`Config::allow_publish`](crate::Config::allow_publish)
-    /// forbids, or to none. With `None`, [`authorize_publish`](Hooks::authorize_publish) is asked for each message, on
-    /// listeners that allow publishing.
-    pub may_publish: Option<bool>,
-    /// Further facts about the client for the later hooks, such as teams, or the expiry of a token.
-    pub claims: serde_json::Value,
-}
-
-impl Identity {
-    /// An unknown user.
-    #[must_use]
-    pub fn anonymous() -> Self {
-        Self::default()
-    }
-
-    /// A user by name.
-    #[must_use]
-    pub fn user(name: impl Into<String>) -> Self {
-        Self { user: name.into(), ..Self::default() }
-    }
-
-    /// Decides about all topics of the client's subscribes.
-    #[must_use]
-    pub fn may_subscribe(self, may: bool) -> Self {
-        Self { may_subscribe: Some(may), ..self }
-    }
-
-    /// Decides about all topics of the client's messages.
-    #[must_use]
-    pub fn may_publish(self, may: bool) -> Self {
-        Self { may_publish: Some(may), ..self }
-    }
-
-    /// Sets the facts for the later hooks.
-    #[must_use]
-    pub fn claims(self, claims: serde_json::Value) -> Self {
-        Self { claims, ..self }
+impl fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectRequest")
+            .field("connection", &self.connection)
+            .field("transport", &self.transport)
+            .field("peer", &self.peer)
+            .field("auth", &self.auth.as_ref().map(|_| "…"))
+            .field("request", &self.request)
+            .field("tls", &self.tls)
+            .finish()
     }
 }
 
@@ -311,20 +299,50 @@ pub struct Denied {
     pub reason: String,
     /// The time after which the client may try again; `None` if the answer will be the same.
     pub retry_after: Option<Duration>,
+    /// What a final answer is about.
+    pub(crate) cause: Cause,
+}
+
+/// What a final answer is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The client has no right.
+    #[default]
+    NoRight,
+    /// The client has shown no proof of identity yet.
+    NoCredentials,
+    /// The proof of identity has ended.
+    Expired,
 }
 
 impl Denied {
     /// A final answer: a connection is refused with `unauthorized`, a request with `forbidden`.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retry_after: None }
+        Self { reason: reason.into(), retry_after: None, cause: Cause::NoRight }
     }
 
     /// A temporary answer, refused with `authorization_failed`. A client whose connection is refused is told
     /// `retry_after`, if the protocol has a field for the time.
     #[must_use]
     pub fn for_now(reason: impl Into<String>, retry_after: Duration) -> Self {
-        Self { reason: reason.into(), retry_after: Some(retry_after) }
+        Self { retry_after: Some(retry_after), ..Self::new(reason) }
+    }
+
+    /// A final answer to a client whose proof of identity has ended: a connection is refused with `token_expired`, which
+    /// tells the client to come back with a new proof. Otherwise as [`new`](Self::new).
+    #[must_use]
+    pub fn expired(reason: impl Into<String>) -> Self {
+        Self { cause: Cause::Expired, ..Self::new(reason) }
+    }
+
+    /// The answer of [`authenticate`](Hooks::authenticate) to a client without any proof of identity. A client of the
+    /// classic protocol, which is asked about as soon as it connects, may still send its proof with its first frame,
+    /// within [`Config::frame_timeout`](crate::Config::frame_timeout); then `authenticate` is asked again. Any other
+    /// client is refused as with [`new`](Self::new).
+    #[must_use]
+    pub fn no_credentials(reason: impl Into<String>) -> Self {
+        Self { cause: Cause::NoCredentials, ..Self::new(reason) }
     }
 }
 

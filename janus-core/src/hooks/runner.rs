@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::{Instant, timeout};
 
 use super::observer::Queue;
-use super::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, SlowClient};
+use super::{Cause, Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, SlowClient};
 use crate::config::Config;
 use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
@@ -40,17 +40,32 @@ pub(crate) struct Refused {
     pub(crate) message: String,
     /// The time after which the client may come back, if the hook named a time.
     pub(crate) retry_after: Option<Duration>,
+    /// Whether the client may still show a proof of identity.
+    pub(crate) lacks_credentials: bool,
 }
 
 impl Refused {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after: None, lacks_credentials: false }
+    }
+
+    /// The refusal of a request.
     fn denied(denied: Denied, code: ErrorCode) -> Self {
         let code = if denied.retry_after.is_some() { ErrorCode::AuthorizationFailed } else { code };
-        Self { code, message: denied.reason, retry_after: denied.retry_after }
+        Self { retry_after: denied.retry_after, ..Self::new(code, denied.reason) }
+    }
+
+    /// The refusal of a connection.
+    fn connection(denied: Denied) -> Self {
+        let cause = denied.cause;
+        let code = if cause == Cause::Expired { ErrorCode::TokenExpired } else { ErrorCode::Unauthorized };
+        let refused = Self::denied(denied, code);
+        let lacks_credentials = cause == Cause::NoCredentials && refused.retry_after.is_none();
+        Self { lacks_credentials, ..refused }
     }
 
     fn unanswered() -> Self {
-        let message = "the authorization service did not answer; try again later".to_owned();
-        Self { code: ErrorCode::AuthorizationFailed, message, retry_after: None }
+        Self::new(ErrorCode::AuthorizationFailed, "the authorization service did not answer; try again later")
     }
 }
 
@@ -85,7 +100,21 @@ impl HookRunner {
         let hooks = Arc::clone(&self.hooks);
         let answer = self.ask("authenticate", async move { hooks.authenticate(request).await });
         async move {
-            let identity = answer.await?.map_err(|denied| Refused::denied(denied, ErrorCode::Unauthorized))?;
+            let identity = answer.await?.map_err(Refused::connection)?;
+            Ok(Arc::new(identity))
+        }
+    }
+
+    /// Asks for the identity of a client from now on. A refusal leaves the connection open, so its code closes nothing.
+    pub(crate) fn refresh(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        auth: String,
+    ) -> impl Future<Output = Result<Arc<Identity>, Refused>> + Send + use<> {
+        let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
+        let answer = self.ask("refresh", async move { hooks.refresh(&client, auth).await });
+        async move {
+            let identity = answer.await?.map_err(|denied| Refused::denied(denied, ErrorCode::Forbidden))?;
             Ok(Arc::new(identity))
         }
     }
@@ -96,7 +125,7 @@ impl HookRunner {
         client: &Arc<Client>,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
-        if decided(client.identity.may_subscribe, "subscribe to anything")? {
+        if decided(client.identity.decides_subscribe(topic), "subscribe to")? {
             return Ok(None);
         }
         let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
@@ -111,7 +140,7 @@ impl HookRunner {
         topic: &TopicName,
         publication: &Publication,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
-        if decided(client.identity.may_publish, "publish anything")? {
+        if decided(client.identity.publish.decide(topic), "publish to")? {
             return Ok(None);
         }
         let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
@@ -219,13 +248,10 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Returns whether a permission was granted when the client connected, or an error if the permission was denied then.
+/// Returns whether a topic is granted by the identity, or an error if not; `false` if the hook decides.
 fn decided(may: Option<bool>, what: &str) -> Result<bool, Refused> {
     match may {
-        Some(false) => {
-            let message = format!("this client may not {what}");
-            Err(Refused { code: ErrorCode::Forbidden, message, retry_after: None })
-        }
+        Some(false) => Err(Refused::new(ErrorCode::Forbidden, format!("this client may not {what} this topic"))),
         may => Ok(may == Some(true)),
     }
 }
@@ -244,6 +270,7 @@ impl fmt::Debug for HookRunner {
 /// types.
 pub(crate) trait AnyHooks: Send + Sync {
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>>;
+    fn refresh<'a>(&'a self, client: &'a Client, auth: String) -> BoxFuture<'a, Result<Identity, Denied>>;
     fn authorize_subscribe<'a>(&'a self, client: &'a Client, topic: &'a TopicName)
     -> BoxFuture<'a, Result<(), Denied>>;
     fn authorize_publish<'a>(
@@ -261,6 +288,10 @@ pub(crate) trait AnyHooks: Send + Sync {
 impl<H: Hooks> AnyHooks for H {
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>> {
         Box::pin(Hooks::authenticate(self, request))
+    }
+
+    fn refresh<'a>(&'a self, client: &'a Client, auth: String) -> BoxFuture<'a, Result<Identity, Denied>> {
+        Box::pin(Hooks::refresh(self, client, auth))
     }
 
     fn authorize_subscribe<'a>(

@@ -151,7 +151,8 @@ async fn a_denial_is_final_or_temporary() {
     let later = Denied::for_now("the accounts are away", Duration::from_secs(3));
     let acts = [Act::Deny(Denied::new("who are you")), Act::Deny(later.clone()), Act::Deny(Denied::new("not yours"))];
     let runner = runner(Scripted::new(acts));
-    let refused = |code, denied: Denied| Refused { code, message: denied.reason, retry_after: denied.retry_after };
+    let refused =
+        |code, denied: Denied| Refused { retry_after: denied.retry_after, ..Refused::new(code, denied.reason) };
     let answer = runner.authenticate(request()).await.unwrap_err();
     assert_eq!(answer, refused(ErrorCode::Unauthorized, Denied::new("who are you")));
     assert_eq!(runner.authenticate(request()).await.unwrap_err(), refused(ErrorCode::AuthorizationFailed, later));

@@ -2,13 +2,15 @@
 //! connection.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::janus::{Janus, on};
 use crate::connection::list::{self, ConnectionInfo};
 use crate::connection::slow_clients::slow_clients;
 use crate::connection::transport::CONTROL_TIMEOUT;
 use crate::delivery::End;
-use crate::hooks::SlowClient;
+use crate::ground::clock::now;
+use crate::hooks::{Revocation, RevokeError, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
 
@@ -68,12 +70,53 @@ impl Janus {
     pub fn disconnect_user(&self, user: &str, reconnect: bool) -> usize {
         let mut found = Vec::new();
         list::for_all(self.tables(), |slot, session| {
-            if !user.is_empty() && session.is_some_and(|session| session.user() == user) {
+            if !user.is_empty() && session.is_some_and(|session| session.is_of(user)) {
                 found.push(Arc::clone(slot));
             }
         });
         found.iter().for_each(|slot| slot.end(End::Disconnected { reconnect }));
         found.len()
+    }
+
+    /// Serves a user, or the clients of a token, no longer: closes the connections (`unauthorized`), ends their sessions,
+    /// and refuses new connections and refreshes until the time given. Returns the number of closed connections.
+    ///
+    /// `until` should be the end of the last token that is affected, because no token is good after its end. The
+    /// revocation is in memory alone: a restart forgets it. A repetition may move the time, but never to an earlier one.
+    /// Only clients with an [identity](crate::hooks::Identity) of hooks are affected.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use janus_core::hooks::Revocation;
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let closed = janus.revoke(Revocation::user("alice"), SystemTime::now() + Duration::from_secs(3_600))?;
+    /// assert_eq!(closed, 0);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The name or identifier is not accepted, the time is over already, or as many revocations are in force as
+    /// [`Config::max_revocations`](crate::Config::max_revocations) allows.
+    pub fn revoke(&self, revocation: Revocation, until: SystemTime) -> Result<usize, RevokeError> {
+        let shared = self.tables();
+        shared.revocations.enter(revocation.clone(), until, now())?;
+        // After the entry: a client that this walk does not find yet looks at the table once more.
+        let mut found = Vec::new();
+        list::for_all(shared, |slot, session| {
+            if session.and_then(|session| session.identity()).is_some_and(|identity| revocation.covers(&identity)) {
+                found.push(Arc::clone(slot));
+            }
+        });
+        found.iter().for_each(|slot| slot.end(End::Revoked));
+        Ok(found.len())
     }
 
     /// The listed sessions, with and without a connection. Empty once the instance has ended.

@@ -26,13 +26,14 @@ pub(crate) use shared::Sessions;
 pub(crate) use table::{Claimed, Detachment, Places, SessionTable, Unclaimed};
 pub use token::SessionToken;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::Mutex;
 
 use crate::accounts::Account;
 use crate::delivery::{Slot, Subscription};
-use crate::hooks::Client;
+use crate::hooks::{Client, Identity};
 use crate::topic::{Anchor, TopicState};
 use crate::wire::{Peer, TopicName};
 
@@ -56,7 +57,7 @@ pub(crate) struct Session {
     /// connection's claim.
     inherited: bool,
     /// The present client, or the last; empty where no hook identifies clients.
-    client: OnceLock<Arc<Client>>,
+    client: ArcSwapOption<Client>,
     state: Mutex<State>,
 }
 
@@ -122,17 +123,17 @@ impl Drop for Cursor {
 impl Session {
     pub(crate) fn new(peer: Peer, slot: &Arc<Slot>) -> Self {
         let state = State::Attached { slot: Arc::clone(slot), joined: Vec::new(), earlier: None };
-        let (token, client) = (SessionToken::random(), OnceLock::new());
+        let (token, client) = (SessionToken::random(), ArcSwapOption::empty());
         Self { token, peer, inherited: false, client, state: Mutex::new(state) }
     }
 
-    /// Notes the identity of the client, once.
+    /// Notes the identity of the client, when the client connects and when it refreshes the identity.
     pub(crate) fn identify(&self, client: &Arc<Client>) {
-        let _ = self.client.set(Arc::clone(client));
+        self.client.store(Some(Arc::clone(client)));
     }
 
-    pub(crate) fn client(&self) -> Option<&Arc<Client>> {
-        self.client.get()
+    pub(crate) fn client(&self) -> Guard<Option<Arc<Client>>> {
+        self.client.load()
     }
 
     /// The account of the peer's address, while there is a connection.
@@ -143,9 +144,19 @@ impl Session {
         }
     }
 
-    /// The name of the client's user; empty for an unknown user.
-    pub(crate) fn user(&self) -> &str {
-        self.client().map_or("", |client| &client.identity.user)
+    /// The client's identity with the name of the user; `None` where no hook identifies clients.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.client().as_ref().map(|client| Arc::clone(&client.identity))
+    }
+
+    /// Whether this is the name of the client's user. The name of an unknown user is empty.
+    pub(crate) fn is_of(&self, user: &str) -> bool {
+        self.client().as_ref().map_or("", |client| &client.identity.user) == user
+    }
+
+    /// Whether the sessions belong to the same user, known or unknown.
+    fn has_user_of(&self, other: &Self) -> bool {
+        self.is_of(other.client().as_ref().map_or("", |client| &client.identity.user))
     }
 
     /// Calls `look` with the subscriptions of an attached session; `None` if the session is not attached.

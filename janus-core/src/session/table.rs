@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::{Joined, Session, SessionInfo, SessionToken, State, cursors_of};
@@ -104,7 +105,7 @@ impl SessionTable {
             return Err(Unclaimed::Unknown);
         }
         let claimed = table.sessions.get_mut(token).ok_or(Unclaimed::Unknown)?;
-        if claimed.user() != by.user() {
+        if !claimed.has_user_of(by) {
             return Err(Unclaimed::Unknown);
         }
         if claimed.is_kept_from(slot) {
@@ -121,7 +122,7 @@ impl SessionTable {
             State::Over => (Box::default(), None),
         };
         let state = Mutex::new(State::Attaching { slot: Arc::clone(slot), cursors });
-        let (peer, client) = (by.peer, by.client.clone());
+        let (peer, client) = (by.peer, ArcSwapOption::new(by.client.load_full()));
         *claimed = Arc::new(Session { token: *token, peer, inherited: true, client, state });
         let session = Arc::clone(claimed);
         *by.state.lock() = State::Over;
@@ -136,7 +137,7 @@ impl SessionTable {
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();
         let state = std::mem::replace(&mut *session.state.lock(), State::Over);
-        let (peer, client) = (session.peer, session.client.clone());
+        let (peer, client) = (session.peer, ArcSwapOption::new(session.client.load_full()));
         let renamed = Arc::new(Session { token, peer, inherited: false, client, state: Mutex::new(state) });
         if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
             table.sessions.remove(&session.token);

@@ -126,6 +126,8 @@ error_codes! {
     BadRequest = "bad_request", 4416, DoNot, false;
     /// The server's operator has closed the connection and does not want the client back.
     Banned = "banned", 4417, DoNot, true;
+    /// The client's proof of identity has ended. The client may come back with a new proof, and not with the same.
+    TokenExpired = "token_expired", 4418, DoNot, true;
 
     /// The client has reached its limit of subscriptions.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
@@ -142,7 +144,7 @@ impl ErrorCode {
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
-            Self::Unauthorized => 401,
+            Self::Unauthorized | Self::TokenExpired => 401,
             Self::PublishNotAllowed | Self::Forbidden | Self::Banned => 403,
             Self::FrameTimeout => 408,
             Self::SessionTaken | Self::AlreadySubscribed => 409,

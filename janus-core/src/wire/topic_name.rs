@@ -45,6 +45,12 @@ impl TopicName {
     ///
     /// The first rule broken by the text.
     pub fn new(text: &str, max_bytes: usize) -> Result<Self, TopicNameError> {
+        Self::check(text, max_bytes)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Checks a text that may name a topic.
+    pub(crate) fn check(text: &str, max_bytes: usize) -> Result<(), TopicNameError> {
         if text.is_empty() {
             return Err(TopicNameError::Empty);
         }
@@ -54,7 +60,7 @@ impl TopicName {
         if text.chars().any(char::is_control) {
             return Err(TopicNameError::ControlCharacter);
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 
     /// The name as text.
@@ -67,6 +73,13 @@ impl TopicName {
 impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The name as text.
+impl serde::Serialize for TopicName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

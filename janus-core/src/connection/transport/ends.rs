@@ -11,6 +11,7 @@ use log::Level;
 use tokio::time::Instant;
 
 use super::closing::LINGER;
+use super::identity::REVOKED_WORDS;
 use super::opening::after_a_restart;
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::SERVER_FULL;
@@ -196,6 +197,27 @@ const BANNED: Row = Row {
     ..DISCONNECTED
 };
 
+/// The client's identity has ended. A new one of the same user may continue the session.
+const TOKEN_EXPIRED: Row = Row {
+    code: Some(ErrorCode::TokenExpired),
+    words: "the token has expired; connect again with a new token",
+    log: |client, _| log_client!(client, Level::Debug, "closed, its token has expired"),
+    count: |client, _| {
+        client.shared.counters.tokens_expired.fetch_add(1, Ordering::Relaxed);
+    },
+    close: Close::AfterQueue,
+    ends_session: false,
+};
+
+/// The operator has withdrawn the right to be served.
+const REVOKED: Row = Row {
+    code: Some(ErrorCode::Unauthorized),
+    words: REVOKED_WORDS,
+    log: |client, _| log_client!(client, Level::Debug, "closed, its user or token was revoked"),
+    ends_session: true,
+    ..DISCONNECTED
+};
+
 /// The instance ends.
 const DRAINING: Row = Row {
     code: Some(ErrorCode::ServerDraining),
@@ -220,6 +242,8 @@ fn row(end: End) -> Row {
         End::Overloaded => OVERLOADED,
         End::Disconnected { reconnect: true } => DISCONNECTED,
         End::Disconnected { reconnect: false } => BANNED,
+        End::TokenExpired => TOKEN_EXPIRED,
+        End::Revoked => REVOKED,
         End::Draining | End::ShutDown => DRAINING,
     }
 }
@@ -267,8 +291,10 @@ impl Transport {
             _ if self.is_closing() => false,
             End::FrameTimeout => self.is_late(),
             End::PingTimeout => self.owes_answer(),
+            End::TokenExpired => self.has_expired(),
             End::MessagesLost
             | End::SessionTaken
+            | End::Revoked
             | End::Overloaded
             | End::Disconnected { .. }
             | End::Draining
@@ -326,6 +352,8 @@ mod tests {
             End::Overloaded,
             End::Disconnected { reconnect: true },
             End::Disconnected { reconnect: false },
+            End::TokenExpired,
+            End::Revoked,
             End::Draining,
             End::ShutDown,
         ]
@@ -359,9 +387,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_ban_ends_the_session() {
+    fn only_a_ban_or_a_revocation_ends_the_session() {
         for end in all() {
-            assert_eq!(row(end).ends_session, end == End::Disconnected { reconnect: false }, "{end:?}");
+            let ends = matches!(end, End::Disconnected { reconnect: false } | End::Revoked);
+            assert_eq!(row(end).ends_session, ends, "{end:?}");
         }
     }
 }

@@ -40,7 +40,7 @@ impl Transport {
     pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
         let identity = match identity {
             Ok(identity) => identity,
-            Err(Refused { code, message, retry_after }) => {
+            Err(Refused { code, message, retry_after, .. }) => {
                 log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
                 let usual = refusal(code, &message);
                 let reconnect_after = retry_after.or(usual.reconnect_after);

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
-use crate::hooks::Refused;
+use crate::hooks::{Grant, Refused};
 use crate::topic::publish::{Pending, PublishError, Receipt, route};
 use crate::topic::{Place, Waiter};
 use crate::wire::TopicName;
@@ -39,11 +39,12 @@ impl Transport {
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
         let client = self.session.client();
-        if !self.may_publish() && client.is_none_or(|client| client.identity.may_publish.is_none()) {
+        let asks = client.as_ref().is_none_or(|client| matches!(client.identity.publish, Grant::Ask));
+        if asks && !self.may_publish() {
             pending.refuse(PublishError::NotAllowed);
             return self.await_outcome(outcome);
         }
-        let permission = match (&self.shared.hooks, client) {
+        let permission = match (&self.shared.hooks, &*client) {
             (Some(hooks), Some(client)) => hooks.authorize_publish(client, &topic, &pending.publication),
             _ => Ok(None),
         };

@@ -59,10 +59,12 @@ impl Transport {
         &self,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
-        match (&self.shared.hooks, self.session.client()) {
-            (Some(hooks), Some(client)) => hooks.authorize_subscribe(client, topic),
-            _ => Ok(None),
+        let (Some(hooks), Some(client)) = (&self.shared.hooks, &*self.session.client()) else { return Ok(None) };
+        // Any client could do without its token, so a public topic is open to each.
+        if self.shared.config.namespace(topic.as_str()).anonymous_subscribe {
+            return Ok(None);
         }
+        hooks.authorize_subscribe(client, topic)
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {
