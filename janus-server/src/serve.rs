@@ -8,11 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use janus_access::tokens::SetupError;
 use janus_core::{Config, Janus, StartupError};
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::api::Api;
-use crate::certificates::Certificates;
+use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -30,6 +32,8 @@ pub(crate) enum ServeError {
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Start(StartupError),
+    #[error(transparent)]
+    Access(#[from] SetupError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
     #[error("ended by a second signal; messages still queued are lost")]
@@ -58,8 +62,9 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let starting = Janus::builder().config(config.clone()).pass_on(pass_on).start();
-    let janus = starting.await.map_err(|error| match error {
+    let access = Access::new(settings)?;
+    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
+    let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
@@ -69,15 +74,16 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let certificates = Certificates::of(&janus, config);
+    let reloading = Reloading::of(&janus, config, access.tokens.as_ref());
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop(&certificates) => {
+        name = signals.stop(&reloading) => {
             log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
         }
-        () = certificates.watch() => {}
+        () = reloading.watch() => {}
+        () = access.run() => {}
     }
-    drain(&janus, &api, &mut signals, &certificates).await
+    drain(&janus, &api, &mut signals, &reloading).await
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -102,7 +108,7 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
 }
 
 /// Drains until the last connection has ended, or until a second stop signal.
-async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, certificates: &Certificates) -> Result<(), ServeError> {
+async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, reloading: &Reloading) -> Result<(), ServeError> {
     let stopped = Instant::now();
     tokio::select! {
         report = janus.shutdown() => {
@@ -113,7 +119,7 @@ async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, certificates: &C
             }
             Ok(())
         }
-        name = signals.stop_again(stopped, certificates) => {
+        name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
