@@ -42,6 +42,7 @@ mod strangers;
 mod streams;
 mod support;
 mod tls;
+mod tokens;
 mod trace;
 mod typed;
 mod websocket;
