@@ -4,8 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
 
+mod access;
 mod api;
 mod application;
+mod backend;
 mod benchmarks;
 mod browser;
 mod browser_run;
@@ -42,6 +44,7 @@ mod strangers;
 mod streams;
 mod support;
 mod tls;
+mod tokens;
 mod trace;
 mod typed;
 mod websocket;

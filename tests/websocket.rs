@@ -3,6 +3,7 @@
 //! The client here shares no line with the server: its frames may break every rule, and the server's frames must break
 //! none.
 
+mod access;
 mod conversation;
 mod framing;
 mod library;

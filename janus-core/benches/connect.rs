@@ -106,7 +106,7 @@ fn bare_accept_loop() -> io::Result<SocketAddr> {
     socket2::SockRef::from(&listener).listen(Config::default().backlog as i32)?;
     let addr = listener.local_addr()?;
     let mut greeting = Vec::new();
-    encode_greeting(&mut greeting, &Timestamp::default(), "0123456789abcdef0123456789abcdef");
+    encode_greeting(&mut greeting, &Timestamp::default(), "0123456789abcdef0123456789abcdef", None);
     std::thread::spawn(move || -> io::Result<()> {
         let mut clients = Vec::with_capacity(CLIENTS);
         loop {

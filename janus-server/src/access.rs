@@ -1,47 +1,77 @@
-//! Who may do what: the hooks of the binary, made from the settings.
+//! Who may do what: the hooks of the binary, by the settings of `janus_access`.
 //!
-//! Without any setting there are no hooks, and no connection waits for any.
+//! Without these settings there are no hooks, and a connection, a subscription or a message costs no question. Tokens
+//! decide first, the backend about what tokens leave open, and webhooks tell of both.
 
 use std::time::Duration;
 
-use janus_access::{AccessSettings, Ask, Backend, BackendError, Reporter, Webhooks};
-use janus_core::{Builder, Config};
+use janus_access::tokens::{SetupError, TokenHooks, Tokens};
+use janus_access::{AccessSettings, Ask, Backend, Reporter, Webhooks};
+use janus_core::Builder;
+use janus_core::hooks::Hooks;
 
-/// The hooks of a server, and what is left to do at the server's end.
-#[derive(Debug, Default)]
+use crate::settings::Settings;
+
+/// The parts of the access rules that run beside the tree.
+#[derive(Debug)]
 pub(crate) struct Access {
-    hooks: Option<Webhooks<Ask>>,
+    /// `None` without keys.
+    pub(crate) tokens: Option<Tokens>,
+    /// `None` if no setting has an address of a backend.
+    backend: Option<Backend>,
+    /// `None` before the hooks are made, and without a backend.
     reporter: Option<Reporter>,
 }
-
-/// How much longer a hook may take than the question to the backend, for the way to the hook and back.
-const MARGIN: Duration = Duration::from_secs(1);
 
 /// The time for waiting events at the end, even if the drain has used up its own.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
+/// Descriptors for connections to a backend in addition to the questions under way: webhooks, and keys of tokens.
+const OTHER_REQUESTS: usize = 16;
+
 impl Access {
-    /// Makes the hooks that the settings need.
-    ///
-    /// # Errors
-    ///
-    /// The authorities of `backend_ca` cannot be read.
-    pub(crate) fn new(settings: &AccessSettings) -> Result<Self, BackendError> {
-        if !Ask::is_needed(settings) && settings.webhook_url.is_none() {
-            return Ok(Self::default());
-        }
-        let backend = Backend::new(settings)?;
-        announce(settings, &backend);
-        let hooks = Webhooks::new(&backend, settings, Ask::new(&backend, settings));
-        let reporter = settings.webhook_url.is_some().then(|| hooks.reporter());
-        Ok(Self { hooks: Some(hooks), reporter })
+    /// Reads the keys of tokens and the authorities of the backend.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, SetupError> {
+        let tokens = Tokens::from_settings(&settings.access)?;
+        let backend = match has_backend(&settings.access) {
+            true => Some(Backend::new(&settings.access)?),
+            false => None,
+        };
+        Ok(Self { tokens, backend, reporter: None })
     }
 
-    /// Adds the hooks to an instance with this configuration.
-    pub(crate) fn install(&mut self, builder: Builder, config: Config, settings: &AccessSettings) -> Builder {
-        match self.hooks.take() {
-            Some(hooks) => builder.config(fit(config, settings)).hooks(hooks),
-            None => builder.config(config),
+    /// Adds the hooks to an instance.
+    pub(crate) fn hooks(&mut self, builder: Builder, settings: &Settings) -> Builder {
+        let origins = settings.core.allowed_origins.iter().map(String::as_str);
+        let access = &settings.access;
+        match (&self.tokens, &self.backend) {
+            (None, None) => builder,
+            (Some(tokens), None) => builder.hooks(TokenHooks::new(tokens.clone()).settings(access, origins)),
+            (None, Some(backend)) => {
+                let hooks = Webhooks::new(backend, access, ask(backend, access));
+                self.tell(builder, access, hooks)
+            }
+            (Some(tokens), Some(backend)) => {
+                let inner = ask(backend, access).allow_unasked(false);
+                let hooks = TokenHooks::with_inner(tokens.clone(), inner).settings(access, origins);
+                let hooks = Webhooks::new(backend, access, hooks);
+                self.tell(builder, access, hooks)
+            }
+        }
+    }
+
+    fn tell<H: Hooks>(&mut self, builder: Builder, access: &AccessSettings, hooks: Webhooks<H>) -> Builder {
+        if access.webhook_url.is_some() {
+            self.reporter = Some(hooks.reporter());
+        }
+        builder.hooks(hooks)
+    }
+
+    /// Keeps the keys fresh. Never ends.
+    pub(crate) async fn run(&self) {
+        match &self.tokens {
+            Some(tokens) => tokens.run().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -50,20 +80,22 @@ impl Access {
         let Some(reporter) = &self.reporter else { return };
         let lost = reporter.flush(left.max(LAST_EVENTS)).await;
         if lost > 0 {
-            log::warn!("{lost} events for webhook_url are lost, because they were not taken in the time of the drain");
+            log::warn!("{lost} events are lost, because webhook_url has not taken them in the time of the drain");
         }
     }
 }
 
-/// The settings of hooks in the core, which the binary does not show: the limits of questions to the backend must be
-/// reached first.
-fn fit(config: Config, settings: &AccessSettings) -> Config {
-    let hook_timeout = config.hook_timeout.max(settings.ask_timeout + MARGIN);
-    let max_hook_questions = config.max_hook_questions.max(settings.ask_concurrency * 2);
-    Config { hook_timeout, max_hook_questions, ..config }
+/// How many descriptors the connections to the operator's own servers may take.
+pub(crate) fn descriptors(settings: &AccessSettings) -> usize {
+    if has_backend(settings) { settings.ask_concurrency + OTHER_REQUESTS } else { 0 }
 }
 
-fn announce(settings: &AccessSettings, backend: &Backend) {
+fn has_backend(settings: &AccessSettings) -> bool {
+    Ask::is_needed(settings) || settings.webhook_url.is_some()
+}
+
+/// The questions to the backend, announced in the log.
+fn ask(backend: &Backend, settings: &AccessSettings) -> Ask {
     let namespaces = settings.namespaces.values().chain([&settings.default_namespace]);
     let of_topics = namespaces.flat_map(|namespace| {
         [("ask_subscribe", &namespace.ask_subscribe), ("ask_publish", &namespace.ask_publish)]
@@ -80,10 +112,11 @@ fn announce(settings: &AccessSettings, backend: &Backend) {
     }
     if !backend.signs() {
         log::warn!(
-            "requests to the backend are not signed, so the backend cannot know that they are from this server; set \
+            "requests to the backend are not signed, and the backend cannot know that they are from this server; set \
              backend_secret"
         );
     }
+    Ask::new(backend, settings)
 }
 
 #[cfg(test)]
@@ -91,22 +124,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_asked_without_a_setting() {
-        assert!(Access::new(&AccessSettings::default()).unwrap().hooks.is_none());
-        let webhook_url = Some("http://127.0.0.1:1/".parse().unwrap());
-        let access = Access::new(&AccessSettings { webhook_url, ..AccessSettings::default() }).unwrap();
-        assert!(access.hooks.is_some() && access.reporter.is_some());
-        let ask_connect = Some("http://127.0.0.1:1/".parse().unwrap());
-        let access = Access::new(&AccessSettings { ask_connect, ..AccessSettings::default() }).unwrap();
-        assert!(access.hooks.is_some() && access.reporter.is_none());
-    }
-
-    #[test]
-    fn a_question_ends_before_its_hook() {
-        let (ask_timeout, ask_concurrency) = (Duration::from_secs(60), 65_536);
-        let config = fit(Config::default(), &AccessSettings { ask_timeout, ask_concurrency, ..Default::default() });
-        assert!(config.hook_timeout > ask_timeout && config.max_hook_questions > ask_concurrency);
-        assert_eq!(config.validate(), Ok(()));
-        assert_eq!(fit(Config::default(), &AccessSettings::default()), Config::default());
+    fn a_backend_takes_descriptors_only_if_there_is_one() {
+        let mut settings = AccessSettings::default();
+        assert_eq!(descriptors(&settings), 0);
+        settings.webhook_url = Some("http://127.0.0.1:1/".parse().unwrap());
+        assert_eq!(descriptors(&settings), 256 + OTHER_REQUESTS);
     }
 }

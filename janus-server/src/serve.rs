@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use janus_access::BackendError;
+use janus_access::tokens::SetupError;
 use janus_core::{Config, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::api::Api;
-use crate::certificates::Certificates;
+use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -31,9 +31,9 @@ pub(crate) enum ServeError {
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
-    Access(#[from] BackendError),
-    #[error(transparent)]
     Start(StartupError),
+    #[error(transparent)]
+    Access(#[from] SetupError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
     #[error("ended by a second signal; messages still queued are lost")]
@@ -42,7 +42,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Access(_) | Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Start(StartupError::Config(_)))
     }
 }
 
@@ -62,8 +62,8 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let mut access = Access::new(&settings.access)?;
-    let builder = access.install(Janus::builder().pass_on(pass_on), config.clone(), &settings.access);
+    let mut access = Access::new(settings)?;
+    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
     let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
@@ -74,15 +74,16 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let certificates = Certificates::of(&janus, config);
+    let reloading = Reloading::of(&janus, config, access.tokens.as_ref());
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop(&certificates) => {
+        name = signals.stop(&reloading) => {
             log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
         }
-        () = certificates.watch() => {}
+        () = reloading.watch() => {}
+        () = access.run() => {}
     }
-    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &certificates).await
+    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -111,7 +112,7 @@ async fn drain(
     janus: &Janus,
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
-    certificates: &Certificates,
+    reloading: &Reloading,
 ) -> Result<(), ServeError> {
     let stopped = Instant::now();
     let drained = async {
@@ -128,7 +129,7 @@ async fn drain(
             }
             Ok(())
         }
-        name = signals.stop_again(stopped, certificates) => {
+        name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
@@ -143,7 +144,7 @@ async fn crash_until_it_gives_up(janus: Janus) {
     }
     loop {
         janus.inject(janus_core::Fault::TopicManager);
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

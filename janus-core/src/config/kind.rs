@@ -119,6 +119,16 @@ impl Text for PathBuf {
     }
 }
 
+impl Text for String {
+    fn to_text(&self) -> String {
+        self.clone()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
 impl<T: Text> Stored for Option<T> {
     fn to_value(&self) -> Value {
         Value::Text(self.as_ref().map(T::to_text).unwrap_or_default())

@@ -14,6 +14,7 @@
 //! | file | the connection… |
 //! |---|---|
 //! | `answering.rs` | answers the heartbeat, or not |
+//! | `assigning.rs` | subscribes its client to the topics of the client's identity |
 //! | `beginning.rs` | begins an event stream, with all topics named in the request |
 //! | `closing.rs` | answers errors, says goodbye, sends a FIN |
 //! | `commands.rs` | carries out commands |
@@ -36,6 +37,7 @@ macro_rules! log_client {
 }
 
 mod answering;
+mod assigning;
 mod beginning;
 mod closing;
 mod commands;
@@ -63,18 +65,21 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::Bytes;
 
+use crate::accounts::fairness::Want;
 use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
+use crate::ground::clock::Deadline;
 use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
 use crate::topic::publish::{PublishError, Receipt};
 use crate::topic::{TopicError, TopicState};
-use crate::wire::{Decoder, ErrorCode, FrameError, Open};
+use crate::wire::{Decoder, ErrorCode, FrameError, Open, TopicName};
 
 use beginning::Preface;
 use closing::Closing;
 use commands::{Lengthy, Queueing};
+use identity::{Due, Renewal};
 use opening::PassingOn;
 pub(crate) use opening::refusal;
 use portion::Portion;
@@ -119,6 +124,10 @@ pub(crate) struct Transport {
     rest: Option<Box<Bytes>>,
     /// For a client that names all topics at once, until the topics have been asked for.
     preface: Option<Box<Preface>>,
+    /// What is left to do for the client's identity, if anything.
+    due: Option<Box<Due>>,
+    /// When the next proof of identity may be asked about.
+    next_renewal: Deadline,
     /// Whether the decoder may yield another command without further bytes.
     undecoded: bool,
     portion: Portion,
@@ -141,7 +150,7 @@ enum Step {
     JoiningPatiently(Box<AskedPatiently>),
     /// Waiting for a command that takes longer, or needs other actors.
     Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
-    /// Waiting for a hook to say whether the client is served. The hook holds this many bytes of the client's input.
+    /// Waiting for a hook to say whether the client is served, or keeps being served. The hook holds this many bytes of the client's input.
     Authenticating(Pin<Box<dyn Future<Output = Outcome>>>, usize),
     /// Waiting for a hook to say whether a message may be published.
     Permitting(Box<Permitting>),
@@ -163,6 +172,10 @@ enum Step {
 enum Outcome {
     /// The identity of a client that wants to be served, or why the client is not served.
     Authenticated(Box<Open>, Result<Arc<Identity>, Refused>),
+    /// A new identity of the client, or why there is none.
+    Renewed(Renewal, Result<Arc<Identity>, Refused>),
+    /// The topics that a new identity does not grant, by the word of a hook.
+    Reviewed(Vec<(TopicName, Refused)>),
     /// Whether the client may subscribe.
     Permitted(Box<Asking>, Result<(), Refused>),
     /// The topics of a claimed session exist, as far as possible.
@@ -202,6 +215,8 @@ impl Transport {
             left: None,
             rest: None,
             preface: None,
+            due: None,
+            next_renewal: Deadline::default(),
             undecoded: true,
             portion: Portion::default(),
             passed_on: false,
@@ -230,8 +245,19 @@ impl Transport {
             self.slot.flush(cx);
         }
         loop {
+            if matches!(self.step, Step::Reading) && self.has_asked_all() {
+                self.all_asked();
+            }
             match &mut self.step {
-                Step::Reading => ready!(self.read(cx)),
+                Step::Reading => match self.read(cx) {
+                    Poll::Pending if self.may_assign() => {
+                        if self.portion.is_used_up() {
+                            return self.wait_for_portion(Want::More, cx);
+                        }
+                        self.assign_next();
+                    }
+                    read => ready!(read),
+                },
                 Step::Queueing(queueing) => {
                     ready!(self.shared.turns.poll_place(&mut queueing.ticket, cx.waker()));
                     let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };

@@ -36,6 +36,7 @@ struct Registered {
     opens: Opens,
     heartbeat: Heartbeat,
     answers: Answers,
+    refreshes: bool,
     successors: Vec<CodecId>,
 }
 
@@ -81,6 +82,7 @@ impl Codecs {
             opens: codec.opens(),
             heartbeat: codec.heartbeat(),
             answers: codec.answers(),
+            refreshes: codec.refreshes(),
             successors,
             codec: Arc::clone(codec),
         };
@@ -144,6 +146,11 @@ impl Codecs {
     /// Whether a client must answer heartbeats.
     pub(crate) fn answers(&self, id: CodecId) -> Answers {
         self.get(id).answers
+    }
+
+    /// Whether a client can prove its identity anew.
+    pub(crate) fn refreshes(&self, id: CodecId) -> bool {
+        self.get(id).refreshes
     }
 
     /// The bytes of an event; empty if the codec has no words for the event.

@@ -112,6 +112,11 @@ impl Deadline {
         self.0.store(at.map_or(Self::NEVER, |Moment(tenths)| tenths), Ordering::Relaxed);
     }
 
+    /// The time left at `now`; nothing without a deadline.
+    pub(crate) fn rest(&self, now: Moment) -> Duration {
+        Duration::from_millis(100) * self.0.load(Ordering::Relaxed).saturating_sub(now.0)
+    }
+
     pub(crate) fn is_over(&self, now: Moment) -> bool {
         let at = self.0.load(Ordering::Relaxed);
         at != Self::NEVER && at <= now.0

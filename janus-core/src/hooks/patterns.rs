@@ -302,7 +302,7 @@ mod tests {
                 }
                 Err(_) => {
                     let last = segments.len() - 1;
-                    let is_bad = |(index, segment): (usize, &&str)| match **segment {
+                    let is_bad = |(index, segment): (usize, &&str)| match *segment {
                         "*" => false,
                         "**" => index < last,
                         segment => segment.contains('*'),

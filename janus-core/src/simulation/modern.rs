@@ -263,6 +263,7 @@ impl Modern {
                 self.bye = Some(code);
                 self.line.reason.error = true;
             }
+            ServerFrame::Refreshed { .. } => panic!("client {number}: nothing was to be refreshed: {text}"),
             ServerFrame::Pong => {
                 let place = self.commands.iter().position(|(_, command)| !matches!(command, Command::Publish(_)));
                 let asked = place.and_then(|place| self.commands.remove(place));

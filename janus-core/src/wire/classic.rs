@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::mem;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -17,7 +18,7 @@ use super::publication::{Parts, put_decimal, put_json_string};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
 };
-use super::{Epoch, Position, Publication, Timestamp, TopicName};
+use super::{Credentials, Epoch, Position, Publication, Timestamp, TopicName};
 
 pub use super::codec::Limits;
 pub use super::command::Command;
@@ -43,7 +44,9 @@ impl Codec for Classic {
 
     fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match *event {
-            ServerEvent::Opened { session, .. } => encode_greeting(out, at, session),
+            ServerEvent::Opened { session, expires, .. } => encode_greeting(out, at, session, expires),
+            ServerEvent::Refreshed { expires, .. } => encode_refreshed(out, at, expires),
+            ServerEvent::Assigned { topic, .. } => encode_assigned(out, at, topic),
             ServerEvent::Subscribed { .. } | ServerEvent::AlreadySubscribed { .. } => out.put_slice(ACK),
             ServerEvent::Published { topic, position: Position { epoch, seq }, subscribers, .. } => {
                 encode_published(out, at, topic, epoch, seq, subscribers);
@@ -76,6 +79,10 @@ impl Codec for Classic {
     /// The clients of the original answer nothing.
     fn answers(&self) -> Answers {
         Answers::OnceShown
+    }
+
+    fn refreshes(&self) -> bool {
+        true
     }
 }
 
@@ -457,10 +464,16 @@ impl<'a> Request<'a> {
                 Some(RequestData::Object(fields)) => fields.attach(limits),
                 _ => Err(bad_attach()),
             },
+            Some("auth") => match self.data {
+                Some(RequestData::Other(raw)) if let Some(auth) = json::string(raw) => {
+                    Ok(Command::Authenticate { auth: Credentials(auth.into_owned()) })
+                }
+                _ => Err(FrameError::new(ErrorCode::BadRequest, "auth needs the token as a JSON string")),
+            },
             _ => Err(FrameError::new(
                 ErrorCode::UnknownAction,
                 "unknown request: expected PING, PONG, PUBLISH or an object whose \"action\" is \"subscribe\", \
-                 \"unsubscribe\", \"publish\" or \"attach\"",
+                 \"unsubscribe\", \"publish\", \"attach\" or \"auth\"",
             )),
         }
     }
@@ -581,12 +594,39 @@ pub const ACK: &[u8] = b"ACK\x01";
 /// The heartbeat.
 pub const PING: &[u8] = b"PING\x01";
 
-/// Appends the greeting, the first frame of every connection. The token is 32 hexadecimal digits.
-pub fn encode_greeting(out: &mut impl BufMut, timestamp: &Timestamp, token: &str) {
+/// Appends the greeting, the first frame of every connection. The token is 32 hexadecimal digits. With the time until the
+/// end of the client's identity, if it ends.
+pub fn encode_greeting(out: &mut impl BufMut, timestamp: &Timestamp, token: &str, expires: Option<Duration>) {
     put_timestamp(out, timestamp);
     out.put_slice(b"\"token\":");
     put_json_string(out, token);
+    if let Some(expires) = expires {
+        out.put_slice(format!(",\"expires_ms\":{}", millis(expires)).as_bytes());
+    }
     out.put_slice(b"}\x01");
+}
+
+/// Appends the answer to an `auth` on an open connection.
+pub fn encode_refreshed(out: &mut impl BufMut, timestamp: &Timestamp, expires: Option<Duration>) {
+    put_timestamp(out, timestamp);
+    match expires {
+        Some(expires) => {
+            out.put_slice(format!("\"refreshed\":{{\"expires_ms\":{}}}}}\x01", millis(expires)).as_bytes())
+        }
+        None => out.put_slice(b"\"refreshed\":{}}\x01"),
+    }
+}
+
+/// Appends the news that the server has subscribed the client to a topic by itself.
+pub fn encode_assigned(out: &mut impl BufMut, timestamp: &Timestamp, topic: &TopicName) {
+    put_timestamp(out, timestamp);
+    out.put_slice(b"\"subscribed\":{\"topic\":");
+    put_json_string(out, topic.as_str());
+    out.put_slice(b"}}\x01");
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Appends a published message.

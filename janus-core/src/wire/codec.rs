@@ -106,6 +106,12 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         Answers::Never
     }
 
+    /// Whether a client can prove its identity anew, with [`Command::Refresh`] or [`Command::Authenticate`]. Without
+    /// this, the connection is closed at the end of the client's identity, and not `token_grace` later.
+    fn refreshes(&self) -> bool {
+        false
+    }
+
     /// The codecs a connection can switch to. They must not lead back to this codec: an instance reports such a circle
     /// as `TooManyCodecs`.
     fn successors(&self) -> Vec<Arc<dyn Codec>> {

@@ -3,6 +3,8 @@
 //! A [`Decoder`](super::Decoder) makes [`Command`]s from bytes; the connection obeys. Some commands come from the
 //! decoder alone: an answer it knows by itself, a change of codec, the end of a stream.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::{FrameError, HttpRequest, Position, Publication, TopicName};
@@ -80,6 +82,21 @@ pub enum Command {
         /// The message.
         publication: Publication,
     },
+    /// Proves the client's identity, in a format whose connections open before the client has sent anything. For a
+    /// connection that is not open yet, because no hook serves it without a proof, as [`Command::Open`]; later, as a new
+    /// proof. See [`Codec::refreshes`](super::Codec::refreshes).
+    Authenticate {
+        /// The client's proof, meaningful only to the embedder's hook.
+        auth: Credentials,
+    },
+    /// Proves the client's identity anew, before the end of the earlier proof; the answer is
+    /// [`ServerEvent::Refreshed`](super::ServerEvent::Refreshed), or an error that changes nothing.
+    Refresh {
+        /// The client's proof, meaningful only to the embedder's hook.
+        auth: Credentials,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+    },
     /// Answers an impossible request with an error. The connection continues, because the start of the next frame is
     /// known.
     Refused(FrameError),
@@ -117,8 +134,24 @@ impl Command {
     }
 }
 
-/// How a client opens its connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A client's proof of identity. `Debug` does not show the text.
+///
+/// ```
+/// use janus_core::wire::Credentials;
+///
+/// assert_eq!(format!("{:?}", Credentials("key of alice".to_owned())), "Credentials(…)");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials(pub String);
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}
+
+/// How a client opens its connection. `Debug` shows neither the token of the session nor the credentials.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Open {
     /// The token of an earlier session, to be taken over by this connection.
     pub session: Option<String>,
@@ -126,6 +159,16 @@ pub struct Open {
     pub auth: Option<String>,
     /// The HTTP request at the start of the connection, if there was one.
     pub request: Option<Box<HttpRequest>>,
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open")
+            .field("session", &self.session.as_ref().map(|_| "…"))
+            .field("auth", &self.auth.as_ref().map(|_| "…"))
+            .field("request", &self.request)
+            .finish()
+    }
 }
 
 #[cfg(test)]

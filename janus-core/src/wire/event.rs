@@ -21,6 +21,16 @@ pub enum ServerEvent<'a> {
         limits: &'a Limits,
         /// How long the server stays silent before a heartbeat.
         heartbeat: Duration,
+        /// The time until the end of the client's identity, if it ends.
+        expires: Option<Duration>,
+    },
+    /// The answer to [`Command::Refresh`](super::Command::Refresh), and to
+    /// [`Command::Authenticate`](super::Command::Authenticate) on an open connection.
+    Refreshed {
+        /// The request.
+        id: RequestId,
+        /// The time until the end of the client's identity, if it ends.
+        expires: Option<Duration>,
     },
     /// The client is not served; the stream ends after this.
     Refused(Refusal<'a>),
@@ -45,6 +55,14 @@ pub enum ServerEvent<'a> {
         missed: Option<u64>,
         /// How many of the first of these messages the client may already have.
         repeated: u64,
+    },
+    /// The topic is delivered to the client from now on, without a request of the client: the client's identity names the
+    /// topic.
+    Assigned {
+        /// The topic.
+        topic: &'a TopicName,
+        /// Delivery begins after this position, the topic's latest.
+        position: Position,
     },
     /// The client is subscribed to the topic already; nothing has changed.
     AlreadySubscribed {

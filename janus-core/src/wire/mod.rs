@@ -53,7 +53,7 @@ pub mod websocket;
 pub use bytes::{Bytes, BytesMut};
 
 pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
-pub use command::{Command, Open, RequestId};
+pub use command::{Command, Credentials, Open, RequestId};
 pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};

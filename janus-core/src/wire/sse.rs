@@ -290,6 +290,8 @@ impl Sse {
             ServerEvent::Opened { .. }
             | ServerEvent::Refused(_)
             | ServerEvent::AlreadySubscribed { .. }
+            | ServerEvent::Assigned { .. }
+            | ServerEvent::Refreshed { .. }
             | ServerEvent::Unsubscribed { .. }
             | ServerEvent::Published { .. }
             | ServerEvent::Attached { .. } => {}

@@ -13,7 +13,8 @@ use super::object::Object;
 use super::publication::put_decimal;
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{
-    Command, ErrorCode, FrameError, Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, TopicName,
+    Command, Credentials, ErrorCode, FrameError, Limits, NumberedMessage, Open, Position, Refusal, RequestId,
+    ServerEvent, TopicName,
 };
 
 pub mod client;
@@ -185,6 +186,7 @@ impl<'a> Fields<'a> {
                 let (topic, publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
                 Command::Publish { topic, publication, ack: id.is_some(), id }
             }
+            Some("refresh") => Command::Refresh { id: self.id()?, auth: self.credentials()? },
             Some("ping") => return Ok(Request::Ping),
             Some("pong") => Command::Pong,
             _ => return Err(unknown_type()),
@@ -195,6 +197,11 @@ impl<'a> Fields<'a> {
     fn id(&self) -> Result<RequestId, FrameError> {
         let number = |raw: &str| raw.parse().ok().filter(|id| *id <= MAX_REQUEST_ID).ok_or_else(bad_id);
         self.id.map(number).transpose()
+    }
+
+    fn credentials(&self) -> Result<Credentials, FrameError> {
+        let auth = self.auth.and_then(json::string).ok_or_else(auth_must_be_a_string)?;
+        Ok(Credentials(auth.into_owned()))
     }
 
     fn topic(&self, limits: &Limits) -> Result<TopicName, FrameError> {
@@ -226,12 +233,17 @@ fn first_of<const N: usize>(twice: [bool; N], keys: [&'static str; N]) -> Option
 fn unknown_type() -> FrameError {
     FrameError::new(
         ErrorCode::UnknownAction,
-        "unknown or missing \"type\": expected \"subscribe\", \"unsubscribe\", \"publish\", \"ping\" or \"pong\"",
+        "unknown or missing \"type\": expected \"subscribe\", \"unsubscribe\", \"publish\", \"refresh\", \"ping\" or \
+         \"pong\"",
     )
 }
 
 fn session_and_auth_must_be_strings() -> FrameError {
     FrameError::new(ErrorCode::BadOpen, "\"session\" and \"auth\" must be strings; omit a key without a value")
+}
+
+fn auth_must_be_a_string() -> FrameError {
+    FrameError::new(ErrorCode::BadRequest, "\"auth\" must be a string: the new token")
 }
 
 fn data_is_missing() -> FrameError {
@@ -254,14 +266,18 @@ fn bad_since() -> FrameError {
 pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
     match *event {
         ServerEvent::Message(message) => encode_message(&message, out),
-        ServerEvent::Opened { session, resumed, limits, heartbeat } => {
+        ServerEvent::Opened { session, resumed, limits, heartbeat, expires } => {
             let Limits { max_frame_bytes, max_topic_bytes, max_topics } = *limits;
             let limits = format!(
                 "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
                  \"max_topics\":{max_topics}}}"
             );
             let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
-            frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)).end();
+            with_expiry(frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)), expires).end();
+        }
+        ServerEvent::Refreshed { id, expires } => with_expiry(frame(out, "refreshed").id(id), expires).end(),
+        ServerEvent::Assigned { topic, position } => {
+            frame(out, "subscribed").text("topic", topic.as_str()).position(position).raw("resumed", "false").end();
         }
         ServerEvent::Subscribed { id, topic, position, missed, .. } => {
             let frame = frame(out, "subscribed").id(id).text("topic", topic.as_str()).position(position);
@@ -333,6 +349,14 @@ fn millis(duration: Duration) -> u64 {
 
 fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
+}
+
+/// Adds the time until the end of the client's identity, if it ends.
+fn with_expiry<B: BufMut>(frame: Object<'_, B>, expires: Option<Duration>) -> Object<'_, B> {
+    match expires {
+        Some(expires) => frame.number("expires_ms", millis(expires)),
+        None => frame,
+    }
 }
 
 /// The beginning of a frame.

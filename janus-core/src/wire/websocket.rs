@@ -216,6 +216,10 @@ impl Codec for WebSocket {
     fn answers(&self) -> Answers {
         Answers::Always
     }
+
+    fn refreshes(&self) -> bool {
+        true
+    }
 }
 
 /// Appends a text frame with the output of `write` as payload; nothing if there is no output.

@@ -3,6 +3,7 @@
 // | `settings.rs` | tables | the settings of this crate |
 // | `ask/` | hooks | questions to the backend about clients |
 // | `webhooks/` | hooks | news for the backend |
+// | `tokens/` | hooks | tokens of the operator's own issuer |
 // | `backend/` | HTTP client | requests to the operator's own servers |
 // | `signature.rs` | pure | signatures of requests |
 // | `summed.rs` | counter | log lines about failures that come in floods |
@@ -21,9 +22,10 @@ mod signature;
 mod summed;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 mod webhooks;
 
 pub use ask::{Ask, AskStats};
 pub use backend::{Backend, BackendError, Url, UrlError};
-pub use settings::{AccessNamespace, AccessSettings, Secrets};
+pub use settings::{AccessNamespace, AccessSettings, DefaultGrant, Secrets, TokenEnd};
 pub use webhooks::{Reporter, WebhookStats, Webhooks};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderName;
 use janus_core::ConfigError;
+use janus_core::hooks::Grant;
 use janus_core::settings::{HIDDEN, Stored, Table as _, Text, Value, millis, secs};
 
 use crate::backend::Url;
@@ -25,6 +26,56 @@ janus_core::settings! {
     /// ```
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct AccessSettings {
+        "Tokens" {
+            /// File with the keys that verify tokens: a JWK Set, public keys in PEM, or lines such as
+            /// `HS256 c2VjcmV0…` with a secret in base64. With several keys the token of each is good, so that keys can be
+            /// replaced. The file is read again on SIGHUP, and within 60 s after a change. With keys every client needs a
+            /// token, unless `anonymous` says otherwise.
+            token_keys: Option<PathBuf> = None, path;
+
+            /// Address of a JWK Set with further keys, such as the `jwks_uri` of an identity provider. Until the keys have
+            /// been fetched, clients with a token are told to come back later. If a later fetch fails, the earlier keys
+            /// stay. A token with an unknown `kid` causes a fetch at once, but at most one in 30 s.
+            token_jwks_url: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
+
+            // Providers publish a key for hours before its first use; the bound keeps a withdrawn key from lasting.
+            /// From one regular fetch of `token_jwks_url` to the next, and up to a tenth more. A `Cache-Control` of the
+            /// answer can shorten the time to one minute.
+            token_jwks_interval: Duration = secs(300), duration(secs(60)..=secs(86_400));
+
+            /// Whether a token must have an end (`exp`): `required`, or `optional` for tokens that are good for ever.
+            token_exp: TokenEnd = TokenEnd::Required, one_of(TokenEnd::NAMES);
+
+            /// The name of this server in the `aud` of tokens. A token without this name is refused. Without a name `aud`
+            /// is not looked at, and tokens of the same issuer for other servers are good here, too.
+            token_aud: Option<String> = None, text(is_claim, CLAIM);
+
+            /// The `iss` of tokens. A token of another issuer is refused. Without a text `iss` is not looked at.
+            token_iss: Option<String> = None, text(is_claim, CLAIM);
+
+            /// The topics to which a token without `janus.subscribe` lets its user subscribe: no topic (`none`), every
+            /// topic (`all`), or what `ask_subscribe` says (`ask`).
+            token_default_subscribe: DefaultGrant = DefaultGrant::None, one_of(DefaultGrant::NAMES);
+
+            /// The topics to which a token without `janus.publish` lets its user publish: no topic (`none`), every topic
+            /// (`all`), or what `ask_publish` says (`ask`).
+            token_default_publish: DefaultGrant = DefaultGrant::None, one_of(DefaultGrant::NAMES);
+
+            /// Name of a cookie with the token, for pages of the server's own host and of `allowed_origins`. For any other
+            /// page, and for `*` in `allowed_origins`, the cookie has no meaning: a page could use the cookie of its
+            /// visitors.
+            token_cookie: Option<String> = None, text(is_cookie, "the name of a cookie, such as \"token\", or \"\" for none");
+
+            /// Whether a token may come as `?access_token=` in the address. Proxies write addresses to their logs, and with
+            /// them the tokens.
+            token_in_query: bool = false, boolean;
+
+            /// Whether a client without a token is served. Such a client may subscribe to the topics of namespaces with
+            /// `anonymous_subscribe`, and may publish nothing. Without keys, tokens have no meaning, and every client is
+            /// anonymous. With `ask_connect` the backend decides about clients without a token.
+            anonymous: bool = false, boolean;
+        }
+
         "Asking the backend" {
             /// Address that is asked who a client is and what the client may do, once for each connection. Without an
             /// address, clients are anonymous.
@@ -123,10 +174,114 @@ impl AccessSettings {
     /// The first setting whose value cannot work, with the accepted values.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_each()?;
+        self.check_tokens()?;
         self.default_namespace.check_each()?;
         self.namespaces.values().try_for_each(AccessNamespace::check_each)
     }
 }
+
+impl AccessSettings {
+    /// Whether there are keys for tokens.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.token_keys.is_some() || self.token_jwks_url.is_some()
+    }
+
+    /// The rules across settings of tokens. A rule that needs keys is a mistake without keys: every client would be
+    /// served.
+    fn check_tokens(&self) -> Result<(), ConfigError> {
+        let refuse = |key: &'static str, value: String, expected: &'static str| {
+            Err(ConfigError { key: key.into(), value, expected: expected.into() })
+        };
+        let ask_subscribe = self.asks(|namespace| namespace.ask_subscribe.is_some());
+        if self.token_default_subscribe == DefaultGrant::Ask && !ask_subscribe {
+            return refuse("token_default_subscribe", "\"ask\"".to_owned(), "an address in ask_subscribe as well");
+        }
+        let ask_publish = self.asks(|namespace| namespace.ask_publish.is_some());
+        if self.token_default_publish == DefaultGrant::Ask && !ask_publish {
+            return refuse("token_default_publish", "\"ask\"".to_owned(), "an address in ask_publish as well");
+        }
+        if self.has_keys() {
+            return Ok(());
+        }
+        let texts =
+            [("token_aud", &self.token_aud), ("token_iss", &self.token_iss), ("token_cookie", &self.token_cookie)];
+        match texts.into_iter().find_map(|(key, text)| Some((key, text.as_ref()?))) {
+            Some((key, text)) => refuse(key, format!("{text:?}"), "keys in token_keys or token_jwks_url as well"),
+            None => Ok(()),
+        }
+    }
+
+    fn asks(&self, has_address: impl Fn(&AccessNamespace) -> bool) -> bool {
+        has_address(&self.default_namespace) || self.namespaces.values().any(has_address)
+    }
+}
+
+const CLAIM: &str = "a text of 1 to 1,024 bytes without control characters, or \"\" for none";
+
+fn is_claim(text: &str) -> bool {
+    text.len() <= 1_024 && !text.chars().any(char::is_control)
+}
+
+/// A token of RFC 9110, 5.6.2, as the name of a cookie is.
+fn is_cookie(text: &str) -> bool {
+    text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// Whether a token must have an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenEnd {
+    /// A token without `exp` is refused.
+    Required,
+    /// A token without `exp` is good until its key goes.
+    Optional,
+}
+
+/// The meaning of a token that says nothing about subscribing, or publishing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultGrant {
+    /// No topic.
+    None,
+    /// Every topic.
+    All,
+    /// What the inner hooks say.
+    Ask,
+}
+
+impl From<DefaultGrant> for Grant {
+    fn from(grant: DefaultGrant) -> Self {
+        match grant {
+            DefaultGrant::None => Self::None,
+            DefaultGrant::All => Self::All,
+            DefaultGrant::Ask => Self::Ask,
+        }
+    }
+}
+
+/// The names of an enum's variants in a configuration, in both directions.
+macro_rules! names {
+    ($type:ident: $($variant:ident = $name:literal),+) => {
+        impl $type {
+            const NAMES: &[&str] = &[$($name),+];
+        }
+
+        impl Stored for $type {
+            fn to_value(&self) -> Value {
+                Value::Text(match self { $(Self::$variant => $name),+ }.to_owned())
+            }
+
+            fn from_value(value: Value) -> Option<Self> {
+                match String::from_value(value)?.as_str() {
+                    $($name => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+names!(TokenEnd: Required = "required", Optional = "optional");
+names!(DefaultGrant: None = "none", All = "all", Ask = "ask");
 
 fn is_header(text: &str) -> bool {
     HeaderName::from_bytes(text.as_bytes()).is_ok()
@@ -219,6 +374,28 @@ mod tests {
         let error =
             AccessSettings { backend_secret: Secrets::new("short"), ..Default::default() }.validate().unwrap_err();
         assert!(error.to_string().starts_with("backend_secret = \"***\": expected one key"), "{error}");
+    }
+
+    #[test]
+    fn rules_for_tokens_without_keys_are_a_mistake() {
+        let keys = || Some(PathBuf::from("keys"));
+        let good = AccessSettings { token_keys: keys(), token_aud: Some("push".into()), ..Default::default() };
+        assert_eq!(good.validate(), Ok(()));
+        let error = AccessSettings { token_aud: Some("push".into()), ..Default::default() }.validate().unwrap_err();
+        assert_eq!(error.to_string(), "token_aud = \"push\": expected keys in token_keys or token_jwks_url as well");
+        let ask =
+            AccessSettings { token_default_subscribe: DefaultGrant::Ask, token_keys: keys(), ..Default::default() };
+        let error = ask.validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "token_default_subscribe = \"ask\": expected an address in ask_subscribe as well"
+        );
+        let chat = AccessNamespace { ask_subscribe: "http://chat.example/".parse().ok(), ..AccessNamespace::default() };
+        let namespaces = [("chat".to_owned(), chat)].into();
+        assert_eq!(AccessSettings { namespaces, ..ask }.validate(), Ok(()));
+        for name in ["a b", "a;b", "a=b", "ü"] {
+            assert!(!is_cookie(name), "{name}");
+        }
     }
 
     #[test]

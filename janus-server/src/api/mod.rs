@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
 //! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
@@ -15,6 +16,7 @@
 //! connection to request `/events`, and a connection cannot be handed back to Janus.
 
 mod access;
+mod revoking;
 mod routes;
 #[cfg(test)]
 mod tests;

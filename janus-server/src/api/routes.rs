@@ -55,6 +55,7 @@ pub(super) enum Endpoint {
     Topics,
     Connections,
     Disconnect,
+    Revoke,
     Trace,
     OpenApi,
 }
@@ -67,6 +68,7 @@ pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
     ("/api/topics", Method::GET, Endpoint::Topics),
     ("/api/connections", Method::GET, Endpoint::Connections),
     ("/api/disconnect", Method::POST, Endpoint::Disconnect),
+    ("/api/revoke", Method::POST, Endpoint::Revoke),
     ("/api/trace", Method::GET, Endpoint::Trace),
     ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
 ];
@@ -117,6 +119,7 @@ impl Api {
             Endpoint::Topics => self.topics(&Page::of(&request)?).await,
             Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
+            Endpoint::Revoke => self.revoke(&self.body(request).await?),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
             Endpoint::OpenApi => unreachable!("answered by `admit`"),
         }
@@ -472,7 +475,7 @@ fn publish_error(error: &PublishError) -> HttpError {
     refusal
 }
 
-fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
+pub(super) fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
     response(200, to_json(answer).into())
 }
 
@@ -521,7 +524,7 @@ struct Since {
 
 /// A whole number in JSON, from 0 to 2^53 − 1; 5.0 is a whole number.
 #[derive(Debug)]
-struct Whole(u64);
+pub(super) struct Whole(pub(super) u64);
 
 impl Whole {
     const MAX: u64 = (1 << 53) - 1;

@@ -300,6 +300,8 @@ impl Work {
                             | ServerFrame::Message { .. }
                             | ServerFrame::Published { .. }
                             | ServerFrame::Attached { .. }
+                            | ServerFrame::Assigned { .. }
+                            | ServerFrame::Refreshed { .. }
                             | ServerFrame::Unknown(_)
                             | ServerFrame::TooLarge,
                         )) => {}

@@ -72,6 +72,8 @@ fn publish(connection: &mut Connection, command: &Publish, data: &str) -> Result
                 | ServerFrame::Ping
                 | ServerFrame::Message { .. }
                 | ServerFrame::Attached { .. }
+                | ServerFrame::Assigned { .. }
+                | ServerFrame::Refreshed { .. }
                 | ServerFrame::Unknown(_)
                 | ServerFrame::TooLarge,
             ) => {}

@@ -127,7 +127,12 @@ impl Subscriber<'_> {
                     return Err(ClientError::Refused { code: code.into_owned(), message: message.into_owned() });
                 }
                 Some(
-                    ServerFrame::Ping | ServerFrame::Published { .. } | ServerFrame::Unknown(_) | ServerFrame::TooLarge,
+                    ServerFrame::Ping
+                    | ServerFrame::Published { .. }
+                    | ServerFrame::Assigned { .. }
+                    | ServerFrame::Refreshed { .. }
+                    | ServerFrame::Unknown(_)
+                    | ServerFrame::TooLarge,
                 ) => {}
                 None => return Err(ClientError::Late { awaited: "acknowledgement", timeout: command.timeout }),
             }

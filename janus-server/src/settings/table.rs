@@ -31,7 +31,7 @@ enum Place {
 /// Every setting of the server, group by group. The first row decides the place of its group, so that the binary can
 /// add rows to a group of the core.
 pub(crate) static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
-    let core = Config::FIELDS.iter().filter(|field| field.setting.group != HOOKS);
+    let core = Config::FIELDS.iter();
     let mut rows: Vec<Row> = core.map(|field| Row { setting: &field.setting, place: Place::Core(field) }).collect();
     rows.extend(Namespace::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Namespace(field) }));
     let access = AccessSettings::FIELDS.iter();
@@ -43,10 +43,6 @@ pub(crate) static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
     rows.sort_by_key(|row| groups.iter().position(|group| *group == row.setting.group));
     rows
 });
-
-/// Hooks are for programs that embed the core. The hooks of the binary have settings of their own, and those of this
-/// group follow from them.
-const HOOKS: &str = "Hooks";
 
 /// The prefix of all variables.
 pub(super) const PREFIX: &str = "JANUS_";

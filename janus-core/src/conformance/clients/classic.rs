@@ -54,7 +54,10 @@ fn understand(frame: ServerFrame<'_>, seen: &mut Vec<Seen>) {
         ServerFrame::Ack => Seen::subscribed(),
         ServerFrame::Message { topic, data, .. } => Seen::message(topic, None, data),
         ServerFrame::Error { code, .. } => Seen::Error { code: code.into_owned() },
-        ServerFrame::Ping | ServerFrame::Published { .. } => Seen::Other,
+        ServerFrame::Ping
+        | ServerFrame::Published { .. }
+        | ServerFrame::Assigned { .. }
+        | ServerFrame::Refreshed { .. } => Seen::Other,
         ServerFrame::Attached { topics, token } => {
             seen.push(Seen::Opened { session: Some(token.into_owned()) });
             seen.extend(topics.iter().map(|(_, missed)| Seen::subscribed().resumed(missed.is_some())));

@@ -23,7 +23,7 @@ use crate::delivery::End;
 use crate::ground::clock::Tick;
 use crate::ground::tasks::yield_now;
 use crate::topic::{CatchUp, Entry, Hold, Since, TopicError, TopicState};
-use crate::wire::{ErrorClass, FrameError, Position, Refusal, ServerEvent};
+use crate::wire::{ErrorClass, FrameError, Position, Refusal, ServerEvent, TopicName};
 
 /// Portions for one client in one turn. A portion may be a single message.
 const PORTIONS: usize = 16;
@@ -36,11 +36,15 @@ pub(super) struct Preface {
     resuming: Vec<(Asking, Hold)>,
     /// The refusal of a topic; a temporary refusal, if there is any.
     refused: Option<FrameError>,
+    /// Whether the client has named all its topics. The topics of its identity follow.
+    all_asked: bool,
+    /// The position and the horizon of a returning client, the same in each request.
+    since: (Option<Position>, Option<u64>),
 }
 
 impl Preface {
     pub(super) fn new(held: Bytes) -> Self {
-        Self { held: Some(held), resuming: Vec::new(), refused: None }
+        Self { held: Some(held), resuming: Vec::new(), refused: None, all_asked: false, since: (None, None) }
     }
 }
 
@@ -100,8 +104,42 @@ impl Transport {
         }
     }
 
-    /// Begins the stream, now that each topic has been joined or refused. A stream without any topic ends.
+    /// Whether the client has named all its topics, and topics of its identity may have to be joined.
+    pub(super) fn has_asked_all(&self) -> bool {
+        self.preface.as_ref().is_some_and(|preface| preface.all_asked)
+    }
+
+    /// How many topics wait to be resumed together.
+    pub(super) fn resuming(&self) -> usize {
+        self.preface.as_ref().map_or(0, |preface| preface.resuming.len())
+    }
+
+    /// Whether a topic waits to be resumed together with other topics.
+    pub(super) fn is_resuming(&self, name: &TopicName) -> bool {
+        self.preface.as_ref().is_some_and(|preface| preface.resuming.iter().any(|(asking, _)| asking.name == *name))
+    }
+
+    /// Notes the position with which the client returns.
+    pub(super) fn note_since(&mut self, asking: &Asking) {
+        if let Some(preface) = &mut self.preface {
+            preface.since = (asking.since, asking.horizon);
+        }
+    }
+
+    /// Joins the topics of the client's identity, and begins the stream once each topic has been joined or refused. A
+    /// stream without any topic ends.
     pub(super) fn all_asked(&mut self) {
+        while matches!(self.step, Step::Reading)
+            && let Some(preface) = &mut self.preface
+        {
+            preface.all_asked = true;
+            let (since, horizon) = preface.since;
+            let Some(asking) = self.next_assignment() else { return self.begin_with_topics() };
+            self.subscribe(Asking { since, horizon, ..asking });
+        }
+    }
+
+    fn begin_with_topics(&mut self) {
         let resuming = self.preface.as_mut().map(|preface| std::mem::take(&mut preface.resuming)).unwrap_or_default();
         let replays = self.resume_stream(resuming);
         let has_none = self.session.with_subscriptions(|subscriptions| subscriptions.is_empty()).unwrap_or(false);

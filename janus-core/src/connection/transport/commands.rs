@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::beginning::Preface;
+use super::identity::Renewal;
 use super::subscribing::{Asking, refused};
 use super::{Outcome, Step, Transport};
 use crate::connection::turn::Ticket;
@@ -34,7 +35,7 @@ impl Transport {
             return;
         }
         let fresh = self.fresh;
-        self.fresh &= matches!(command, Command::Ping | Command::Pong);
+        self.fresh &= Self::leaves_fresh(&command);
         self.note_asked(&command);
         match command {
             Command::Open(open) if !self.opened => self.open(*open),
@@ -54,10 +55,9 @@ impl Transport {
             Command::Close(bytes) => self.part(bytes),
             Command::Become(bytes) => self.become_successor(bytes),
             Command::PassOn => self.pass_on(),
-            _ if !self.opened => {
-                let message = "open the connection first";
-                self.answer_error(FrameError::new(ErrorCode::BadOpen, message));
-            }
+            Command::Authenticate { auth } => self.authenticate(auth, fresh),
+            _ if !self.opened => self.refuse_unopened(),
+            Command::Refresh { auth, id } => self.renew(auth, Renewal::Refresh(id)),
             Command::Ping => {}
             Command::Pong => self.answered_ping(),
             Command::AllAsked => self.all_asked(),
@@ -67,7 +67,7 @@ impl Transport {
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
             Command::Subscribe { topic: name, since, horizon, id } => {
-                self.ask_to_subscribe(Box::new(Asking { name, since, horizon, id }));
+                self.ask_to_subscribe(Box::new(Asking { name, since, horizon, id, is_assigned: false }));
             }
             Command::Unsubscribe { topic: name, id } => {
                 self.unsubscribe(&name);
@@ -140,6 +140,8 @@ impl Transport {
     pub(super) fn conclude(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Authenticated(open, identity) => self.authenticated(*open, identity),
+            Outcome::Renewed(renewal, identity) => self.renewed(renewal, identity),
+            Outcome::Reviewed(refused) => self.reviewed(refused),
             Outcome::Permitted(asking, Ok(())) => self.in_turn(Lengthy::Subscribe(asking)),
             Outcome::Permitted(asking, Err(Refused { code, message, .. })) => {
                 self.answer_error(FrameError::new(code, message).with_id(asking.id).with_topic(&asking.name));

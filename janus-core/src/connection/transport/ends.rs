@@ -11,7 +11,7 @@ use log::Level;
 use tokio::time::Instant;
 
 use super::closing::LINGER;
-use super::identity::REVOKED_WORDS;
+use super::identity::{EXPIRED_WORDS, REVOKED_WORDS};
 use super::opening::after_a_restart;
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::SERVER_FULL;
@@ -200,7 +200,7 @@ const BANNED: Row = Row {
 /// The client's identity has ended. A new one of the same user may continue the session.
 const TOKEN_EXPIRED: Row = Row {
     code: Some(ErrorCode::TokenExpired),
-    words: "the token has expired; connect again with a new token",
+    words: EXPIRED_WORDS,
     log: |client, _| log_client!(client, Level::Debug, "closed, its token has expired"),
     count: |client, _| {
         client.shared.counters.tokens_expired.fetch_add(1, Ordering::Relaxed);

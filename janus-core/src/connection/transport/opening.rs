@@ -6,13 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 
-use super::{Outcome, Step, Transport};
+use super::{Step, Transport};
 use crate::config::Resume;
 use crate::connection::listener::{PassOn, PassedOn};
 use crate::delivery::{End, Link};
-use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
+use crate::hooks::{ConnectRequest, News};
 use crate::session::{Claimed, SessionToken, Unclaimed};
 use crate::topic::leave;
 use crate::wire::{ErrorClass, ErrorCode, FrameError, HttpRequest, Open, Opens, Refusal, ServerEvent, TopicName};
@@ -24,34 +23,10 @@ pub(super) struct PassingOn {
 
 impl Transport {
     /// Authenticates the client if there are hooks, then serves it.
-    pub(crate) fn open(&mut self, mut open: Open) {
+    pub(crate) fn open(&mut self, open: Open) {
         self.is_forwarded = open.request.as_deref().is_some_and(HttpRequest::is_forwarded);
-        let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
-        let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
-        (request.auth, request.request) = (open.auth.take(), open.request.take());
-        request.tls = self.tls.take();
-        let asked =
-            request.request.as_ref().map_or(0, |head| head.memory()) + request.auth.as_ref().map_or(0, String::len);
-        let answer = hooks.authenticate(request);
-        let answer = answer.map(|identity| Outcome::Authenticated(Box::new(open), identity));
-        self.step = Step::Authenticating(Box::pin(answer), asked);
-    }
-
-    pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
-        let identity = match identity {
-            Ok(identity) => identity,
-            Err(Refused { code, message, retry_after, .. }) => {
-                log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
-                let usual = refusal(code, &message);
-                let reconnect_after = retry_after.or(usual.reconnect_after);
-                return self.say_goodbye(Refusal { reconnect_after, ..usual });
-            }
-        };
-        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, identity);
-        let client = Arc::new(client);
-        self.session.identify(&client);
-        self.serve(open);
-        self.tell_observers(News::Connected(client));
+        let request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
+        self.ask_for_identity(open, request);
     }
 
     pub(super) fn codec_name(&self) -> &'static str {
@@ -69,12 +44,15 @@ impl Transport {
         let shared = Arc::clone(&self.shared);
         shared.sessions.table.enter(Arc::clone(&self.session));
         let mut resumed = false;
+        let mut known = Vec::new();
         if let Some(token) = open.session.as_deref().and_then(SessionToken::from_hex) {
             let own = self.session.token;
             resumed = self.claim(&token).is_ok();
             if resumed {
                 // The client names its positions itself, topic by topic, and knows no other.
                 self.session = shared.sessions.table.rename(&self.session, own);
+                self.session
+                    .with_cursors(|cursors| known.extend(cursors.iter().map(|cursor| cursor.anchor.name.clone())));
                 let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
                 self.session.complete_claim_without_topics(keeps);
             }
@@ -91,7 +69,12 @@ impl Transport {
             resumed,
             limits: &shared.wire_limits(),
             heartbeat: shared.config.heartbeat_interval,
+            expires: self.expires(),
         });
+        if let Some(identity) = self.session.identity() {
+            // A client that resumes asks for the topics of its session by itself, with its positions.
+            self.assign(identity.topics.iter().filter(|topic| !known.contains(topic)).cloned());
+        }
     }
 
     /// Starts the heartbeat before the first message, where the codec wants a heartbeat from the start.

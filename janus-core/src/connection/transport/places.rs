@@ -21,7 +21,7 @@ impl Transport {
         !self.has_place
             && match command {
                 Command::Subscribe { .. } | Command::Attach { .. } => true,
-                Command::Close(_) | Command::Refused(_) => false,
+                Command::Close(_) | Command::Refused(_) | Command::Authenticate { .. } => false,
                 Command::PassOn => self.origin.pass_on.is_none(),
                 // Once the connection is open, its codec may refuse a client in other words.
                 _ => !self.opened,
@@ -65,6 +65,9 @@ impl Transport {
     /// Whether the client is late: a frame is incomplete, or the purpose of the connection still unknown. Instead of
     /// being late, a silent guest gets a place that has become free, or is turned away if there is none.
     pub(super) fn is_late(&mut self) -> bool {
+        if self.refuse_without_proof() {
+            return false;
+        }
         if self.is_silent_guest() {
             match admit(&self.shared) {
                 // A place has become free since the guest came.

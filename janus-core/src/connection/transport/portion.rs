@@ -34,9 +34,20 @@ impl Portion {
         self.add(match decoded {
             Ok(Command::Ping | Command::Pong | Command::Publish { ack: false, .. }) => 0,
             Ok(Command::Publish { .. } | Command::PublishAndClose { .. }) => price::RECEIPT,
-            Ok(Command::Subscribe { .. } | Command::Unsubscribe { .. } | Command::Attach { .. }) => price::LENGTHY,
+            Ok(
+                Command::Subscribe { .. }
+                | Command::Unsubscribe { .. }
+                | Command::Attach { .. }
+                | Command::Authenticate { .. }
+                | Command::Refresh { .. },
+            ) => price::LENGTHY,
             Ok(_) | Err(_) => price::ANSWER,
         });
+    }
+
+    /// Whether the connection waits in the line for its portion.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.ticket.is_some()
     }
 
     pub(super) fn is_used_up(&self) -> bool {

@@ -69,6 +69,7 @@ impl Transport {
             let message = "more topics than one client may be subscribed to; name fewer";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
+        self.yield_all_assigned();
         let own = self.session.token;
         if let Some(token) = SessionToken::from_hex(token)
             && self.claim(&token) == Err(Unclaimed::Overtaken)

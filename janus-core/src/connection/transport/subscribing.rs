@@ -24,6 +24,8 @@ pub(super) struct Asking {
     pub(super) since: Option<Position>,
     pub(super) horizon: Option<u64>,
     pub(super) id: RequestId,
+    /// Whether the server subscribes the client without a request.
+    pub(super) is_assigned: bool,
 }
 
 /// A subscribe that waits for the answer of a running topic. Small, because all clients may subscribe at the same
@@ -45,6 +47,7 @@ pub(super) struct AskedPatiently {
 impl Transport {
     /// Asks the embedder's hook, if any, and then subscribes.
     pub(super) fn ask_to_subscribe(&mut self, asking: Box<Asking>) {
+        self.note_since(&asking);
         let permission = self.permission_to_subscribe(&asking.name);
         match permission {
             Ok(None) => self.in_turn(Lengthy::Subscribe(asking)),
@@ -70,19 +73,21 @@ impl Transport {
     pub(super) fn subscribe(&mut self, asking: Asking) {
         let Asking { name, since, id, .. } = &asking;
         let id = *id;
+        let is_assigned = asking.is_assigned;
         let Some((already, count)) = self.session.with_subscriptions(|subscriptions| {
             (subscriptions.iter().any(|(topic, _)| topic.name == *name), subscriptions.len())
         }) else {
             return;
         };
-        if already {
+        if already && !self.yield_assigned(name) {
             return self.slot.tell(&ServerEvent::AlreadySubscribed { id, topic: name });
         }
+        let count = count + self.resuming() - usize::from(already);
         if count >= self.shared.config.max_topics_per_client {
             let message = "the limit of topics per client is reached; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
         }
-        if since.is_some() {
+        if since.is_some() || is_assigned {
             return self.find(asking);
         }
         let subscription = Some(Arc::new(self.subscription(name)));
@@ -121,7 +126,7 @@ impl Transport {
         if self.is_held() {
             return self.go_on_together(asking, topic);
         }
-        let Asking { name, since, id, .. } = &asking;
+        let Asking { name, since, id, is_assigned, .. } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
@@ -134,10 +139,11 @@ impl Transport {
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
         };
+        let position = entry.position;
         let event = ServerEvent::Subscribed {
             id: *id,
             topic: name,
-            position: entry.position,
+            position,
             last: None,
             // A client that asks for topic after topic knows a position in each.
             horizon: None,
@@ -145,8 +151,9 @@ impl Transport {
             missed: entry.missed,
             repeated: 0,
         };
-        self.slot.tell(&event);
-        self.shared.trace_joined(&subscription, name, entry.position.seq);
+        let assigned = ServerEvent::Assigned { topic: name, position };
+        self.slot.tell(if *is_assigned { &assigned } else { &event });
+        self.shared.trace_joined(&subscription, name, position.seq);
         if let Some(missed) = entry.missed {
             self.note_resumed(name, missed);
             // A connection may be lost in the middle of the replay.

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::mem;
+use std::time::Duration;
 
 use super::super::json::{self, Reader};
 use super::super::publication::put_json_string;
@@ -45,6 +46,13 @@ pub fn attach<'a>(token: &str, received: impl IntoIterator<Item = (&'a str, u64)
     }
     frame.extend_from_slice(b"}}}\0");
     frame
+}
+
+/// Proves the client's identity, as the first frame of a connection or later; answered with
+/// [`ServerFrame::Greeting`], if the connection has had none yet, or [`ServerFrame::Refreshed`].
+#[must_use]
+pub fn auth(token: &str) -> Vec<u8> {
+    action("auth", token)
 }
 
 /// Publishes and keeps the connection. Event, message id and data are JSON text.
@@ -141,6 +149,16 @@ pub enum ServerFrame<'a> {
         topics: Vec<(Cow<'a, str>, Option<u64>)>,
         /// The token of the session from now on.
         token: Cow<'a, str>,
+    },
+    /// The server has subscribed the client to a topic by itself.
+    Assigned {
+        /// The topic's name, unescaped.
+        topic: Cow<'a, str>,
+    },
+    /// A new proof of identity is accepted.
+    Refreshed {
+        /// The time until the end of the identity, if it ends.
+        expires: Option<Duration>,
     },
     /// A frame unknown to this client, without its terminator.
     Unknown(&'a [u8]),
@@ -240,8 +258,9 @@ impl<'a> ServerFrame<'a> {
     }
 
     fn parse_json(frame: &'a [u8]) -> Option<Self> {
+        let text = str::from_utf8(frame).ok()?;
         let [timestamp, token, topic, event, message_id, data, error, published, attached] = json::members(
-            str::from_utf8(frame).ok()?,
+            text,
             ["timestamp", "token", "topic", "event", "message_id", "data", "error", "published", "attached"],
         )
         .ok()?
@@ -272,7 +291,20 @@ impl<'a> ServerFrame<'a> {
         if let Some(attached) = attached {
             return Some(Self::Attached { topics: attached_topics(attached)?, token: json::string(token?)? });
         }
-        Some(Self::Greeting { token: json::string(token?)? })
+        if let Some(token) = token {
+            return Some(Self::Greeting { token: json::string(token)? });
+        }
+        let [subscribed, refreshed] = json::members(text, ["subscribed", "refreshed"]).ok()?.values;
+        if let Some(subscribed) = subscribed {
+            let [topic] = json::members(subscribed, ["topic"]).ok()?.values;
+            return Some(Self::Assigned { topic: json::string(topic?)? });
+        }
+        let [expires] = json::members(refreshed?, ["expires_ms"]).ok()?.values;
+        let expires = match expires {
+            Some(raw) => Some(Duration::from_millis(raw.parse().ok()?)),
+            None => None,
+        };
+        Some(Self::Refreshed { expires })
     }
 }
 
@@ -326,6 +358,14 @@ mod tests {
                 data: r#"{"a":0.10}"#,
             }
         );
+        assert_eq!(
+            parsed(r#"{"timestamp":[1,2,3],"subscribed":{"topic":"t"}}"#),
+            ServerFrame::Assigned { topic: "t".into() }
+        );
+        for (body, millis) in [(r#"{"expires_ms":5000}"#, Some(5_000)), ("{}", None)] {
+            let frame = format!(r#"{{"timestamp":[1,2,3],"refreshed":{body}}}"#);
+            assert_eq!(parsed(&frame), ServerFrame::Refreshed { expires: millis.map(Duration::from_millis) });
+        }
         assert_eq!(
             parsed(r#"{"timestamp":[1,2,3],"error":{"code":"bad_topic","message":"no"}}"#),
             ServerFrame::Error { code: "bad_topic".into(), message: "no".into() }

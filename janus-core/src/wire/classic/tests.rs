@@ -88,6 +88,8 @@ mod framing {
     #[test]
     fn ping_and_pong_are_heard() {
         assert_eq!(decode(b"PING\0PONG\0"), [Ok(Command::Ping), Ok(Command::Pong)]);
+        let auth = Credentials("a \"token\"".to_owned());
+        assert_eq!(decode(&client::auth(&auth.0)), [Ok(Command::Authenticate { auth })]);
     }
 
     #[test]
@@ -649,8 +651,21 @@ mod encoding {
         assert_eq!(ACK, b"ACK\x01");
         assert_eq!(PING, b"PING\x01");
         assert_eq!(
-            text(|out| encode_greeting(out, &TIMESTAMP, "0123456789abcdef0123456789abcdef")),
+            text(|out| encode_greeting(out, &TIMESTAMP, "0123456789abcdef0123456789abcdef", None)),
             r#"{"timestamp":[1258,0,4294967295],"token":"0123456789abcdef0123456789abcdef"}|"#
+        );
+        let expires = Some(Duration::from_millis(90_500));
+        assert_eq!(
+            text(|out| encode_greeting(out, &TIMESTAMP, "00", expires)),
+            r#"{"timestamp":[1258,0,4294967295],"token":"00","expires_ms":90500}|"#
+        );
+        for (expires, body) in [(expires, r#"{"expires_ms":90500}"#), (None, "{}")] {
+            let expected = format!(r#"{{"timestamp":[1258,0,4294967295],"refreshed":{body}}}|"#);
+            assert_eq!(text(|out| encode_refreshed(out, &TIMESTAMP, expires)), expected);
+        }
+        assert_eq!(
+            text(|out| encode_assigned(out, &TIMESTAMP, &topic("a\\b"))),
+            r#"{"timestamp":[1258,0,4294967295],"subscribed":{"topic":"a\\b"}}|"#
         );
         assert_eq!(
             text(|out| encode_error(out, &TIMESTAMP, ErrorCode::BadTopic, "say \"t\"\n")),
@@ -665,7 +680,7 @@ mod encoding {
     #[test]
     fn frames_are_appended_to_earlier_bytes() {
         let mut out = BytesMut::from(&b"before"[..]);
-        encode_greeting(&mut out, &TIMESTAMP, "00");
+        encode_greeting(&mut out, &TIMESTAMP, "00", None);
         assert!(out.starts_with(b"before{"));
     }
 
@@ -684,7 +699,7 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
             b"{\"action\":\"publish\",\"data\":{\"topic\":\"t\",\"data\":[1,{\"a\":\"}\"}]}}\0",
             b"{\"action\":\"publish\",\"ack\":true,\"data\":{\"topic\":\"t\",\"event\":\"\\ud800\"}}\0",
             b"{\"topic\":\"t\",\"event\":1}", b"{\"topic\":", b"\"t\"", b"\"t\"}", b",\"data\":", b"{", b"}", b"[", b"]", b"\"", b"\\",
-            b"{\"action\":\"fly\"}\0", b"1e400", b"\xff", b"\x01", b"\xc3", b"\xa9",
+            b"{\"action\":\"auth\",\"data\":\"token\"}\0", b"{\"action\":\"fly\"}\0", b"1e400", b"\xff", b"\x01", b"\xc3", b"\xa9",
         ]).prop_map(<[u8]>::to_vec),
         1 => proptest::collection::vec(any::<u8>(), 0..12),
     ];

@@ -335,8 +335,13 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let plain = encode(&sse(), subscribed);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     assert_eq!(encode(&sse().chunked(), subscribed), chunk(&plain));
-    let opened =
-        ServerEvent::Opened { session: "", resumed: false, limits: &LIMITS, heartbeat: Duration::from_secs(1) };
+    let opened = ServerEvent::Opened {
+        session: "",
+        resumed: false,
+        limits: &LIMITS,
+        heartbeat: Duration::from_secs(1),
+        expires: None,
+    };
     assert_eq!(encode(&sse().chunked(), opened), "", "no chunk of no bytes, which would be the last");
     let bye = Refusal { id: None, code: ErrorCode::ServerDraining, message: "bye", reconnect_after: None };
     let plain = encode(&sse(), ServerEvent::Bye(bye));

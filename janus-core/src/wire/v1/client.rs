@@ -54,6 +54,12 @@ pub fn publish(id: RequestId, topic: &str, event: &str, message_id: &str, data: 
     })
 }
 
+/// Proves the client's identity anew; answered with [`ServerFrame::Refreshed`].
+#[must_use]
+pub fn refresh(id: RequestId, auth: &str) -> String {
+    build("refresh", |frame| frame.id(id).text("auth", auth))
+}
+
 fn build(kind: &str, members: impl FnOnce(Object<'_, Vec<u8>>) -> Object<'_, Vec<u8>>) -> String {
     let mut text = Vec::new();
     members(frame(&mut text, kind)).end();
@@ -73,6 +79,15 @@ pub enum ServerFrame<'a> {
         limits: Limits,
         /// The silence after which the server sends a heartbeat.
         heartbeat: Duration,
+        /// The time until the end of the client's token, if it ends.
+        expires: Option<Duration>,
+    },
+    /// A new token is accepted.
+    Refreshed {
+        /// The request.
+        id: RequestId,
+        /// The time until the end of the token, if it ends.
+        expires: Option<Duration>,
     },
     /// A topic is delivered from now on.
     Subscribed {
@@ -202,6 +217,7 @@ impl<'a> ServerFrame<'a> {
                 let missed = if resumed? { Some(missed?.parse().ok()?) } else { None };
                 Self::Subscribed { id, topic: topic??, position: position()?, missed }
             }
+            "refreshed" => Self::Refreshed { id, expires: expires(text)? },
             "unsubscribed" => Self::Unsubscribed { id, topic: topic?? },
             "published" => {
                 Self::Published { id, topic: topic??, position: position()?, subscribers: subscribers?.parse().ok()? }
@@ -235,8 +251,16 @@ impl<'a> ServerFrame<'a> {
             max_topics: max_topics?.parse().ok()?,
         };
         let heartbeat = Duration::from_millis(heartbeat?.parse().ok()?);
-        Some(Self::Welcome { session: json::string(session?)?, resumed, limits, heartbeat })
+        let expires = expires(text)?;
+        Some(Self::Welcome { session: json::string(session?)?, resumed, limits, heartbeat, expires })
     }
+}
+
+/// The time in `expires_ms`, if there is the key; the outer `None` for a value that is no number.
+#[expect(clippy::option_option, reason = "a missing key is no error")]
+fn expires(text: &str) -> Option<Option<Duration>> {
+    let [expires] = json::members(text, ["expires_ms"]).ok()?.values;
+    expires.map(|raw| raw.parse().ok().map(Duration::from_millis)).map_or(Some(None), |time| time.map(Some))
 }
 
 type Reason<'a> = (u16, Cow<'a, str>, Cow<'a, str>, Option<Duration>);

@@ -225,6 +225,19 @@ mod requests {
     }
 
     #[test]
+    fn a_refresh_has_the_new_token_as_a_string() {
+        let auth = Credentials("a \"token\"".to_owned());
+        assert_eq!(
+            decoded(&client::refresh(Some(7), &auth.0)),
+            Ok(Command::Refresh { auth: auth.clone(), id: Some(7) })
+        );
+        assert_eq!(decoded(&client::refresh(None, &auth.0)), Ok(Command::Refresh { auth, id: None }));
+        for text in [r#"{"type":"refresh","id":5}"#, r#"{"type":"refresh","id":5,"auth":7}"#] {
+            assert_eq!(refused(text), (ErrorCode::BadRequest, Some(5)), "{text}");
+        }
+    }
+
+    #[test]
     fn unknown_requests_are_refused_with_their_number() {
         assert_eq!(refused(r#"{"type":"dance","id":5}"#), (ErrorCode::UnknownAction, Some(5)));
         assert_eq!(refused(r#"{"id":5}"#), (ErrorCode::UnknownAction, Some(5)));
@@ -302,10 +315,43 @@ mod events {
         let heartbeat = Duration::from_secs(30);
         assert_eq!(
             encoded(
-                ServerEvent::Opened { session, resumed: false, limits: &LIMITS, heartbeat },
+                ServerEvent::Opened { session, resumed: false, limits: &LIMITS, heartbeat, expires: None },
                 r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
             ),
-            ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat }
+            ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat, expires: None }
+        );
+    }
+
+    #[test]
+    fn the_end_of_an_identity_is_told_in_milliseconds() {
+        let expires = Some(Duration::from_millis(90_500));
+        let mut out = BytesMut::new();
+        let heartbeat = Duration::from_secs(30);
+        encode(&ServerEvent::Opened { session: "00", resumed: true, limits: &LIMITS, heartbeat, expires }, &mut out);
+        let welcome = ServerFrame::parse(str::from_utf8(&out).unwrap());
+        assert!(matches!(welcome, ServerFrame::Welcome { expires: told, .. } if told == expires), "{welcome:?}");
+        assert_eq!(
+            encoded(
+                ServerEvent::Refreshed { id: Some(7), expires },
+                r#"{"type":"refreshed","id":7,"expires_ms":90500}"#
+            ),
+            ServerFrame::Refreshed { id: Some(7), expires }
+        );
+        assert_eq!(
+            encoded(ServerEvent::Refreshed { id: None, expires: None }, r#"{"type":"refreshed"}"#),
+            ServerFrame::Refreshed { id: None, expires: None }
+        );
+    }
+
+    #[test]
+    fn an_assigned_topic_is_subscribed_without_a_number() {
+        let (topic, position) = (&topic("inbox"), Position { epoch: EPOCH, seq: 41 });
+        assert_eq!(
+            encoded(
+                ServerEvent::Assigned { topic, position },
+                r#"{"type":"subscribed","topic":"inbox","epoch":"9f86d081884c7d65","seq":41,"resumed":false}"#,
+            ),
+            ServerFrame::Subscribed { id: None, topic: "inbox".into(), position, missed: None }
         );
     }
 

@@ -175,7 +175,12 @@ impl Hooks for Ask {
             topic: None,
             data: None,
         };
-        self.shared.identify(url, &question).await
+        let identity = self.shared.identify(url, &question).await;
+        identity.map_err(|denied| match denied.retry_after {
+            // A client of the classic protocol may still show a proof.
+            None if request.auth.is_none() => Denied::no_credentials(denied.reason),
+            _ => denied,
+        })
     }
 
     async fn refresh(&self, client: &Client, auth: String) -> Result<Identity, Denied> {

@@ -1,6 +1,7 @@
 //! Addresses of servers, as in the settings.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use hyper::Uri;
@@ -36,6 +37,15 @@ impl Url {
     /// Whether a setting may have this value: an address, or an empty text for none.
     pub(crate) fn accepts(text: &str) -> bool {
         text.is_empty() || text.parse::<Self>().is_ok()
+    }
+
+    /// Whether no other machine can read or change what is sent: by `https`, or because the host is this machine.
+    pub(crate) fn is_protected(&self) -> bool {
+        let host = self.0.host().unwrap_or_default();
+        let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        self.0.scheme_str() == Some("https")
+            || address.is_some_and(|address| address.is_loopback())
+            || host.eq_ignore_ascii_case("localhost")
     }
 
     pub(crate) fn uri(&self) -> &Uri {
@@ -104,6 +114,19 @@ mod tests {
             "",
         ] {
             assert_eq!(bad.parse::<Url>(), Err(UrlError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_protected_on_this_machine_alone() {
+        let is_protected = |text: &str| text.parse::<Url>().unwrap().is_protected();
+        for text in ["https://app.example/", "http://localhost:80/", "http://127.9.9.9/", "http://[::1]:80/"] {
+            assert!(is_protected(text), "{text}");
+        }
+        for text in
+            ["http://app.example/", "http://10.0.0.1/", "http://127.0.0.1.example/", "http://localhost.example/"]
+        {
+            assert!(!is_protected(text), "{text}");
         }
     }
 

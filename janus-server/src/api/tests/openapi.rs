@@ -40,6 +40,7 @@ async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str)
             until("a connection", || !server.janus.connections(0, 1).is_empty()).await;
             json!({"connection": server.janus.connections(0, 1)[0].connection, "reconnect": true})
         }
+        "/api/revoke" => json!({"jti": "f81d4fae", "until": 4_000_000_000_u64}),
         "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
         "/api/trace" => return (format!("{path}?seconds=1&count=2&kinds=connect,close"), None),
         _ => return (path.to_owned(), None),

@@ -47,6 +47,8 @@ pub(super) fn decode(bytes: &[u8], searched: usize, data_bytes: u32) -> Decoded<
         ServerFrame::Ping
         | ServerFrame::Published { .. }
         | ServerFrame::Attached { .. }
+        | ServerFrame::Assigned { .. }
+        | ServerFrame::Refreshed { .. }
         | ServerFrame::Unknown(_)
         | ServerFrame::TooLarge => Frame::Other,
     };

@@ -1,0 +1,74 @@
+//! Topics to which the server subscribes a client without a request: the topics of the client's identity.
+//!
+//! The client goes first: its requests that have arrived are carried out before the next topic is assigned, so that a
+//! client that resumes a topic is not subscribed to it twice. A later request of the client takes the place of the
+//! server's subscription. On an event stream the topics join those of the request, and resume with them.
+
+use super::subscribing::Asking;
+use super::{Lengthy, Step, Transport};
+use crate::accounts::fairness::price;
+use crate::wire::TopicName;
+
+impl Transport {
+    /// Subscribes the client to these topics, one after the other, as soon as nothing else is to be done.
+    pub(super) fn assign(&mut self, topics: impl IntoIterator<Item = TopicName>) {
+        let mut topics = topics.into_iter().peekable();
+        if topics.peek().is_some() {
+            self.due.get_or_insert_default().waiting.extend(topics);
+        }
+    }
+
+    /// Whether a topic is to be assigned, and the client has nothing else to be done.
+    pub(super) fn may_assign(&self) -> bool {
+        self.due.as_ref().is_some_and(|due| !due.waiting.is_empty())
+            && self.opened
+            && matches!(self.step, Step::Reading)
+            && self.preface.is_none()
+            && !self.undecoded
+            && !self.portion.is_waiting()
+            && !self.slot.is_paused()
+    }
+
+    /// Subscribes the client to the next topic that it does not have yet.
+    pub(super) fn assign_next(&mut self) {
+        let Some(asking) = self.next_assignment() else { return };
+        if !self.has_place && !self.take_place() {
+            return;
+        }
+        if !self.slot.has_asked() {
+            self.slot.note_asked();
+        }
+        self.portion.add(price::LENGTHY);
+        self.in_turn(Lengthy::Subscribe(Box::new(asking)));
+    }
+
+    /// The next topic to be assigned that the client does not have yet.
+    pub(super) fn next_assignment(&mut self) -> Option<Asking> {
+        loop {
+            let name = self.due.as_mut()?.waiting.pop_front()?;
+            let has = self.session.with_subscriptions(|joined| joined.iter().any(|(topic, _)| topic.name == name));
+            if has != Some(true) && !self.is_resuming(&name) {
+                self.due.as_mut()?.assigned.push(name.clone());
+                return Some(Asking { name, since: None, horizon: None, id: None, is_assigned: true });
+            }
+        }
+    }
+
+    /// Ends the server's own subscription to a topic for which the client asks by itself; false if there is none.
+    pub(super) fn yield_assigned(&mut self, name: &TopicName) -> bool {
+        let Some(due) = &mut self.due else { return false };
+        let Some(index) = due.assigned.iter().position(|assigned| assigned == name) else { return false };
+        due.assigned.swap_remove(index);
+        self.unsubscribe(name);
+        true
+    }
+
+    /// Ends all subscriptions of the server's own, for a client that takes over a session. The topics that are not of
+    /// the session are assigned again.
+    pub(super) fn yield_all_assigned(&mut self) {
+        let Some(due) = &mut self.due else { return };
+        let assigned = std::mem::take(&mut due.assigned);
+        due.waiting.extend(assigned.iter().cloned());
+        assigned.iter().for_each(|name| self.unsubscribe(name));
+    }
+}
