@@ -11,9 +11,9 @@
 
 //! Who may do what on a Janus server, decided by servers of the operator's own.
 //!
-//! [`Ask`] are hooks that ask a backend over HTTP. [`Webhooks`] wrap any hooks, and tell a backend of clients and topics.
-//! Both are made from [`AccessSettings`], which `janus-server` reads from its configuration, and a program that embeds
-//! Janus fills in.
+//! [`Ask`] are hooks that ask a backend over HTTP. [`Webhooks`] wrap any hooks, and tell a backend of clients and
+//! topics. Both are made from [`AccessSettings`], which `janus-server` reads from its configuration, and a program that
+//! embeds Janus fills in.
 
 mod ask;
 mod backend;

@@ -85,10 +85,11 @@ janus_core::settings! {
             /// later (`authorization_failed`).
             ask_timeout: Duration = secs(1), duration(millis(10)..=secs(60));
 
-            // With more, a storm of clients would reach the backend; with fewer, the backend would wait for the network.
-            /// Questions at the backend at once. A further question is answered at once with `authorization_failed`, and
-            /// a connection is told when to come back, later for each client, so that clients spread themselves. The
-            /// clients of one address get at most three quarters, and leave room for other addresses.
+            // With more, a storm of clients would reach the backend; with fewer, the backend would wait for the
+            // network.
+            /// Questions at the backend at once. A further question is answered at once with `authorization_failed`,
+            /// and a connection is told when to come back, later for each client, so that clients spread themselves.
+            /// The clients of one address get at most three quarters, and leave room for other addresses.
             ask_concurrency: usize = 256, count(1..=65_536);
 
             /// Headers of a client's HTTP request that the backend is told with `ask_connect`. At most 32 names.
@@ -123,8 +124,8 @@ janus_core::settings! {
             webhook_url: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
 
             // Shorter than the wait of a client that reconnects, every lost connection would be told.
-            /// How long a topic may be without subscribers before `topic_vacated` is told. If a subscriber comes in this
-            /// time, nobody is told.
+            /// How long a topic may be without subscribers before `topic_vacated` is told. If a subscriber comes in
+            /// this time, nobody is told.
             webhook_linger: Duration = secs(3), duration(secs(0)..=secs(3_600));
 
             /// Events waiting for `webhook_url`. Further events are left out and counted. Events of topics take at most

@@ -74,12 +74,12 @@ const LATER: &str = "the authorization service is busy or does not answer; try a
 /// 64 KiB or not as expected. After ten failures among the last 20 answers of an address, the address is tried once a
 /// second, and every other client is told to come back.
 ///
-/// At most `ask_concurrency` questions are under way. A request whose client has gone away is closed, but a backend that
-/// does not notice may still be at work on it.
+/// At most `ask_concurrency` questions are under way. A request whose client has gone away is closed, but a backend
+/// that does not notice may still be at work on it.
 ///
 /// [`Config::hook_timeout`](janus_core::Config::hook_timeout) must be longer than `ask_timeout`, and
-/// [`Config::max_hook_questions`](janus_core::Config::max_hook_questions) larger than `ask_concurrency`, or questions end
-/// or wait before they reach these limits.
+/// [`Config::max_hook_questions`](janus_core::Config::max_hook_questions) larger than `ask_concurrency`, or questions
+/// end or wait before they reach these limits.
 ///
 /// Clones share everything.
 #[derive(Clone, Debug)]
@@ -112,8 +112,8 @@ struct Target {
 }
 
 impl Ask {
-    /// Hooks that ask at the addresses of the settings. A question without an address is allowed if `ask_connect` has no
-    /// address either, and refused otherwise; see [`allow_unasked`](Self::allow_unasked).
+    /// Hooks that ask at the addresses of the settings. A question without an address is allowed if `ask_connect` has
+    /// no address either, and refused otherwise; see [`allow_unasked`](Self::allow_unasked).
     #[must_use]
     pub fn new(backend: &Backend, settings: &AccessSettings) -> Self {
         let namespaces = settings.namespaces.values().chain([&settings.default_namespace]);

@@ -1,8 +1,8 @@
 //! The addresses of host names.
 //!
-//! The system's lookup blocks its thread, for up to half a minute if no name server answers. So a lookup has a thread of
-//! its own, away from callers, and all callers who want the same name share the lookup: however many questions wait for
-//! the backend, a silent name server holds one thread for each host in the settings.
+//! The system's lookup blocks its thread, for up to half a minute if no name server answers. So a lookup has a thread
+//! of its own, away from callers, and all callers who want the same name share the lookup: however many questions wait
+//! for the backend, a silent name server holds one thread for each host in the settings.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -19,8 +19,8 @@ use hyper_util::client::legacy::connect::dns::Name;
 use parking_lot::Mutex;
 use tower_service::Service;
 
-/// How long an answer is shared. Short, because the time to live of the records is unknown here, and long enough for all
-/// connections of a storm.
+/// How long an answer is shared. Short, because the time to live of the records is unknown here, and long enough for
+/// all connections of a storm.
 const SHARED: Duration = Duration::from_secs(1);
 
 /// Looks up host names. Clones share their lookups.

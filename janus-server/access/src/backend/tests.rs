@@ -144,11 +144,13 @@ async fn tls_server(names: &[&str]) -> (Url, tempfile::NamedTempFile) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = url(&format!("https://localhost:{}/", listener.local_addr().unwrap().port()));
     tokio::spawn(async move {
-        let seen = crate::testing::Seen::default();
         while let Ok((stream, _)) = listener.accept().await {
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            let answer = |_| std::future::ready((200, "over TLS".to_owned()));
-            drop(crate::testing::serve(stream, &answer, &seen).await);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let answer = |_| std::future::ready((200, "over TLS".to_owned()));
+                drop(crate::testing::serve(stream, &answer, &crate::testing::Seen::default()).await);
+            });
         }
     });
     (url, file)

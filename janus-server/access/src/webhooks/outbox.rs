@@ -61,7 +61,7 @@ impl Outbox {
         now: Instant,
         text: impl FnOnce(u64) -> String,
     ) -> bool {
-        // Whoever goes from topic to topic must leave room for the events of clients.
+        // A client that goes from topic to topic must leave room for the events of other clients.
         if self.waiting.len() >= limit || is_of_a_topic && self.of_topics >= limit / 2 {
             return false;
         }
