@@ -6,7 +6,7 @@
 //! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
 //! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
-//! | `access.rs` | hooks | who may do what, by the settings |
+//! | `access.rs` | hooks | who may do what, and news of clients and topics for a backend |
 //! | `reloading.rs` | a task | certificates and keys that have changed are read again |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |

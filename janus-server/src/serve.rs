@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
 use janus_core::{Config, Janus, StartupError};
@@ -42,7 +42,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
     }
 }
 
@@ -62,8 +62,8 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let access = Access::new(settings)?;
-    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
+    let mut access = Access::new(&settings.access, &config.allowed_origins)?;
+    let builder = access.install(Janus::builder().pass_on(pass_on), config.clone(), &settings.access);
     let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
@@ -74,7 +74,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let reloading = Reloading::of(&janus, config, access.tokens.as_ref());
+    let reloading = Reloading::of(&janus, config, access.tokens());
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
         name = signals.stop(&reloading) => {
@@ -83,7 +83,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         () = reloading.watch() => {}
         () = access.run() => {}
     }
-    drain(&janus, &api, &mut signals, &reloading).await
+    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -108,10 +108,20 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
 }
 
 /// Drains until the last connection has ended, or until a second stop signal.
-async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, reloading: &Reloading) -> Result<(), ServeError> {
+async fn drain(
+    janus: &Janus,
+    (api, access, time): (&Api, &Access, Duration),
+    signals: &mut Signals,
+    reloading: &Reloading,
+) -> Result<(), ServeError> {
     let stopped = Instant::now();
+    let drained = async {
+        let report = janus.shutdown().await;
+        access.finish(time.saturating_sub(stopped.elapsed())).await;
+        report
+    };
     tokio::select! {
-        report = janus.shutdown() => {
+        report = drained => {
             api.finish().await;
             log::info!("drained {} connections", report.connections);
             if report.cut_off > 0 {

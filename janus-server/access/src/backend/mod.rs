@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `mod.rs` | [`Client`]: requests with a deadline and a limit for the answer |
+//! | `mod.rs` | [`Backend`]: what all requests share; [`Client`]: requests with a deadline and a limit for the answer |
 //! | `url.rs` | [`Url`]: an address as in the settings |
 //! | `names.rs` | the lookup of host names, away from the threads that call |
 //! | `tests.rs` | hostile servers |
@@ -35,6 +35,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use crate::settings::AccessSettings;
+use crate::signature::Signer;
+use janus_core::ConfigError;
 use names::Names;
 pub use url::{Url, UrlError};
 
@@ -83,10 +86,59 @@ pub(crate) enum CallError {
     Failed(String),
 }
 
-/// Why a client cannot be made.
+/// The operator's own servers, as far as all requests share something: connections, trusted authorities, keys of
+/// signatures, and the name of this instance. Clones share everything.
+///
+/// The example of [`Ask`](crate::Ask) has the use.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    pub(crate) client: Client,
+    pub(crate) signer: Signer,
+    /// A random name, new with each start.
+    instance: Arc<str>,
+}
+
+impl Backend {
+    /// Reads the authorities that may issue certificates, of the system or of `backend_ca`.
+    ///
+    /// # Errors
+    ///
+    /// A setting is not accepted, or the file has no authorities.
+    pub fn new(settings: &AccessSettings) -> Result<Self, BackendError> {
+        settings.validate()?;
+        Ok(Self {
+            client: Client::new(settings.backend_ca.as_deref(), settings.ask_concurrency)?,
+            signer: Signer::new(&settings.backend_secret),
+            instance: format!("{:016x}", fastrand::u64(..)).into(),
+        })
+    }
+
+    /// The name of this instance in all requests, new with each start. What the backend knows of an instance of another
+    /// name on this machine is no longer true.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Whether requests are signed, with `backend_secret`.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        self.signer.has_keys()
+    }
+
+    /// The name of a connection, which is never used again.
+    pub(crate) fn name_of(&self, connection: u64) -> String {
+        format!("{}/{connection}", self.instance)
+    }
+}
+
+/// Why the operator's own servers cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
+    /// A setting is not accepted.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
     /// The file of authorities cannot be read, or has no certificates.
     #[error("backend_ca = {:?}: expected certificates of authorities in PEM: {reason}", file.display())]
     Authorities {

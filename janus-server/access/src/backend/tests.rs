@@ -125,3 +125,55 @@ async fn a_connection_is_used_again() {
         () = serve => {}
     }
 }
+
+/// A server with a certificate for `localhost`, and the file of its authority.
+async fn tls_server(names: &[&str]) -> (Url, tempfile::NamedTempFile) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, cert.pem().as_bytes()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = url(&format!("https://localhost:{}/", listener.local_addr().unwrap().port()));
+    tokio::spawn(async move {
+        let seen = crate::testing::Seen::default();
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let answer = |_| std::future::ready((200, "over TLS".to_owned()));
+            drop(crate::testing::serve(stream, &answer, &seen).await);
+        }
+    });
+    (url, file)
+}
+
+#[tokio::test]
+async fn a_certificate_must_be_of_a_trusted_authority_and_of_the_host() {
+    let (url, authority) = tls_server(&["localhost"]).await;
+    let trusting = Client::new(Some(authority.path()), 4).unwrap();
+    let answer = trusting.post(&url, HeaderMap::new(), Bytes::new(), LIMITS).await.unwrap();
+    assert_eq!(answer.body, "over TLS");
+    let error = ask(&url, LIMITS).await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "of no authority of the system: {error}");
+
+    let (url, authority) = tls_server(&["another.example"]).await;
+    let trusting = Client::new(Some(authority.path()), 4).unwrap();
+    let error = trusting.post(&url, HeaderMap::new(), Bytes::new(), LIMITS).await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+}
+
+#[test]
+fn a_file_without_authorities_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for path in [file.path(), Path::new("/nonexistent.pem")] {
+        let error = Client::new(Some(path), 4).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("backend_ca = \"{}\": expected certificates", path.display())), "{error}");
+    }
+}
