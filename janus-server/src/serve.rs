@@ -144,7 +144,7 @@ async fn crash_until_it_gives_up(janus: Janus) {
     }
     loop {
         janus.inject(janus_core::Fault::TopicManager);
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
