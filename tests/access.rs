@@ -21,6 +21,8 @@ use crate::support::{Client, Close, own_address, publish_frame, subscribe_frame,
 pub(crate) struct Tokens {
     known: Arc<Mutex<HashMap<&'static str, Identity>>>,
     pub(crate) refreshes: Arc<AtomicUsize>,
+    /// How long an identity lasts from the moment of its token.
+    lasting: HashMap<&'static str, Duration>,
     /// Whether authorizing hooks may be asked.
     may_ask: bool,
 }
@@ -35,8 +37,18 @@ impl Tokens {
         Self { may_ask: true, ..Self::new(known) }
     }
 
+    /// Gives the identity of a token an end, this long after each showing of the token.
+    pub(crate) fn lasting(mut self, token: &'static str, time: Duration) -> Self {
+        self.lasting.insert(token, time);
+        self
+    }
+
     fn identity(&self, token: &str) -> Result<Identity, Denied> {
         let known = self.known.lock().unwrap().get(token).cloned();
+        let known = known.map(|identity| match self.lasting.get(token) {
+            Some(time) => identity.expires(SystemTime::now() + *time),
+            None => identity,
+        });
         known.ok_or_else(|| match token {
             "" => Denied::no_credentials("show a token"),
             "old" => Denied::expired("an old token"),
@@ -330,19 +342,21 @@ async fn a_revoked_user_is_closed_and_stays_away() {
         Tokens::new([("a", alice().token_id("1")), ("a2", alice().token_id("2")), ("b", Identity::user("bob"))]);
     let (janus, addr, _) = tokens.serve(Config { max_revocations: 2, ..Config::default() }).await;
     let (mut first, mut second, _bob) = (connect(addr, "a").await, connect(addr, "a2").await, connect(addr, "b").await);
-    let until = SystemTime::now() + Duration::from_secs(60);
-    assert_eq!(janus.revoke(Revocation::token("1"), until), Ok(1));
+    let end = SystemTime::now() + Duration::from_secs(60);
+    assert_eq!(janus.revoke(Revocation::token("1"), end), Ok(1));
     assert_eq!(first.error_code().await, "unauthorized");
     assert_eq!(first.close().await, Close::Fin);
+    drop(first);
+    until("the client is gone", || janus.stats().connections == 2).await;
     second.send(auth("a")).await;
     assert_eq!(second.error_code().await, "forbidden", "a revoked token refreshes nothing");
-    assert_eq!(janus.revoke(Revocation::user("alice"), until), Ok(1));
+    assert_eq!(janus.revoke(Revocation::user("alice"), end), Ok(1));
     assert_eq!(second.error_code().await, "unauthorized");
     let mut again = Client::connect_silently(addr).await;
     again.send(auth("a2")).await;
     assert_eq!(again.error_code().await, "unauthorized");
     connect(addr, "b").await;
-    let full = janus.revoke(Revocation::user("carol"), until).unwrap_err();
+    let full = janus.revoke(Revocation::user("carol"), end).unwrap_err();
     assert_eq!(
         full.to_string(),
         "the limit of 2 revocations in force is reached: raise max_revocations, or change the keys of tokens"

@@ -2,11 +2,18 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use janus_core::hooks::Identity;
+use janus_core::{Config, Janus};
 use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
 
+use crate::access::{Tokens, alice, topic};
 use crate::browser_run::{Page, Proxy, Site};
 use crate::cli_run::{Running, assert_exit, janus};
+use crate::support::until;
 
 /// A server on two separate ports: for the command line, and for browsers.
 struct Server {
@@ -194,6 +201,48 @@ fn the_client_library_passes_its_own_tests() {
     assert!(tests.len() > 10, "{tests:?}");
 }
 
+/// A server in this process with tokens 1, 2 and 3, and a page that uses them one after the other.
+fn renewing<'site>(site: &'site Site, tokens: &Tokens, grace: Duration) -> (Runtime, Janus, Page<'site>) {
+    // The hooks run on this runtime.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let config = Config { allowed_origins: vec![site.origin()], token_grace: grace, ..Config::default() };
+    let (janus, _, http) = runtime.block_on(tokens.serve(config));
+    let page = site.open("renewing", &[("server", &format!("ws://{http}/ws"))]);
+    assert_eq!(page.report(), json!(["token", 1]));
+    assert_eq!(page.report(), json!(["state", "connected", null]));
+    assert_subscribed(&page, false);
+    (runtime, janus, page)
+}
+
+#[test]
+fn a_page_renews_its_token_and_stays_connected() {
+    let site = Site::start();
+    let inbox = || alice().topics([topic("inbox")]);
+    let tokens = Tokens::new([("1", inbox()), ("2", inbox())]).lasting("1", Duration::from_secs(4));
+    let (runtime, janus, page) = renewing(&site, &tokens, Duration::from_secs(60));
+    assert_eq!(page.report(), json!(["token", 2]));
+    let refreshed = || tokens.refreshes.load(Ordering::Relaxed) == 1;
+    runtime.block_on(until("the new token is accepted", refreshed));
+    for topic in ["news", "inbox"] {
+        runtime.block_on(janus.publish(topic, topic)).unwrap();
+    }
+    assert_eq!(page.report(), json!(["message", "news"]));
+    assert_eq!(page.report(), json!(["assigned", "inbox", "inbox"]));
+}
+
+#[test]
+fn a_page_whose_token_has_expired_comes_back_with_another() {
+    let site = Site::start();
+    // The second token is of another user, so that the first is not renewed.
+    let tokens = Tokens::new([("1", alice()), ("2", Identity::user("bob").may_subscribe(true)), ("3", alice())]);
+    let tokens = tokens.lasting("1", Duration::from_millis(1_200));
+    let (runtime, janus, page) = renewing(&site, &tokens, Duration::ZERO);
+    assert_eq!(page.report_of("state", &["gap"]), json!(["state", "waiting", "token_expired"]));
+    runtime.block_on(janus.publish("news", "missed")).unwrap();
+    assert_subscribed(&page, true);
+    assert_eq!(page.report_of("message", &["gap"]), json!(["message", "missed"]));
+}
+
 #[test]
 fn two_people_chat_and_learn_when_messages_may_be_missing() {
     let site = Site::start();
@@ -227,6 +276,7 @@ fn two_people_chat_and_learn_when_messages_may_be_missing() {
 #[test]
 fn the_client_is_small_and_needs_nothing() {
     let client = include_str!("../examples/web/janus.js");
-    assert!(client.len() < 10_000, "{} bytes", client.len());
+    // Tokens that expire and are renewed have taken the last 2 KB.
+    assert!(client.len() < 12_000, "{} bytes", client.len());
     assert!(!client.contains("import "), "it imports something");
 }

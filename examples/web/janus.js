@@ -16,6 +16,8 @@ const STABLE_MS = 10_000;
 const PENDING_MAX = 256;
 /** From here on codes are final. */
 const FINAL = 4400;
+/** Not final with `getToken`. */
+const EXPIRED = 4418;
 
 /**
  * `reason` is the server's name of an error, with its `code`, or `not_connected`, `too_many_pending`, `connection_lost`
@@ -39,6 +41,8 @@ export class JanusError extends Error {
  *
  * @typedef {object} Options
  * @property {string | function} [auth] for the server's hook; a function, even async, is called each time
+ * @property {() => Promise<string>} [getToken] for `auth`: called once for each token
+ * @property {(topic) => Handlers} [assigned] for topics not asked for
  * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed`,
  *   after `close()` or a code from 4400 on; `error.cause` is the exception of `auth`
  * @property {(error: JanusError) => void} [error] errors of the server about no request
@@ -64,6 +68,11 @@ export class Janus {
   /** The server has asked for a pause. */
   #sentAway;
   #timer;
+  #token;
+  #expired;
+  #asking;
+  #renewal;
+  #renewals = 0;
 
   /** @param {string} [url] port 8080 of the page's host @param {Options} [options] */
   constructor(url = `ws://${globalThis.location?.hostname || "localhost"}:8080/ws`, options = {}) {
@@ -76,8 +85,7 @@ export class Janus {
   subscribe(topic, handlers = {}) {
     if (this.#state === "closed") throw new JanusError("closed");
     if (this.#feeds.has(topic)) throw new JanusError("already_subscribed", topic);
-    const feed = new Feed(topic, handlers);
-    this.#feeds.set(topic, feed);
+    const feed = this.#add(topic, handlers);
     this.#ask(feed);
     return { unsubscribe: () => this.#drop(feed) && this.#socket && this.#send({ type: "unsubscribe", topic }) };
   }
@@ -95,31 +103,59 @@ export class Janus {
     this.#end();
   }
 
+  /** A socket given up may say more. */
+  #ifCurrent(act) {
+    const attempt = this.#attempt;
+    return (value) => attempt === this.#attempt && act(value);
+  }
+
   #connect() {
     const attempt = (this.#attempt = {});
-    // A socket given up may say more.
-    const ifCurrent = (act) => (value) => attempt === this.#attempt && act(value);
-    const open = ifCurrent((auth) => {
+    const open = this.#ifCurrent((auth) => {
       const socket = new WebSocket(this.#options.url, "janus.v1.json");
-      socket.onopen = ifCurrent(() => {
+      socket.onopen = this.#ifCurrent(() => {
         this.#socket = socket;
         this.#send({ type: "hello", session: this.#session, auth: auth ?? undefined });
         this.#feeds.forEach((feed) => this.#ask(feed));
       });
-      socket.onmessage = ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
-      socket.onclose = ifCurrent(({ code, reason }) => this.#lost(lost(reason, code)));
+      socket.onmessage = this.#ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
+      socket.onclose = this.#ifCurrent(({ code, reason }) => this.#lost(lost(reason, code)));
       attempt.socket = socket;
       this.#expectAnswer();
     });
-    const { auth } = this.#options;
-    if (typeof auth === "function") {
-      // First: no server waits long for a hello.
+    const { auth, getToken } = this.#options;
+    if (this.#token) open(this.#token);
+    else if (getToken || typeof auth === "function") {
       this.#expectAnswer();
-      const failed = (cause) => this.#lost(Object.assign(lost(String(cause)), { cause }));
-      Promise.resolve().then(auth).then(open).catch(ifCurrent(failed));
+      const failed = this.#ifCurrent((cause) => this.#lost(Object.assign(lost(String(cause)), { cause })));
+      (getToken ? this.#newToken() : Promise.resolve().then(auth)).then(open).catch(failed);
     } else open(auth);
     this.#become("connecting");
   }
+
+  #newToken() {
+    const asking = (this.#asking ??= Promise.resolve().then(this.#options.getToken));
+    const checked = asking.then((token) => {
+      if (token && token === this.#expired) throw new Error("expired token");
+      return (this.#token = token);
+    });
+    return checked.finally(() => asking === this.#asking && (this.#asking = null));
+  }
+
+  #renewIn(ms) {
+    this.#renewal = setTimeout(this.#renew, Math.max(WAIT_MS, Math.min(ms, 2e9)));
+  }
+
+  #expires({ expires_ms: ms }) {
+    this.#renewals = 0;
+    if (this.#token && ms) this.#renewIn(ms * (0.9 - Math.random() / 5));
+  }
+
+  #renew = () => {
+    const again = this.#ifCurrent(() => this.#renewIn(backOff(++this.#renewals)));
+    const send = (auth) => auth && this.#request({ type: "refresh", auth }, (frame) => this.#expires(frame), again);
+    this.#newToken().then(this.#ifCurrent(send)).catch(again);
+  };
 
   #receive(frame) {
     this.#after(this.#options.heartbeatMs, this.#ping);
@@ -130,23 +166,37 @@ export class Janus {
       this.#session = frame.session;
       this.#frameMax = frame.limits.max_frame_bytes;
       this.#stableAt = Date.now() + STABLE_MS;
+      this.#expires(frame);
       this.#become("connected");
     } else if (type === "message" || type === "gap") {
-      if (feed?.position) feed[type](frame);
+      if (feed?.position && !feed.asking) feed[type](frame);
     } else if (type === "bye") {
       this.#lost(error, frame.reconnect_after_ms);
+    } else if (type === "subscribed" && id === undefined) {
+      const handlers = !feed && this.#options.assigned?.(frame.topic);
+      if (handlers) this.#add(frame.topic, handlers).subscribed(frame);
     } else {
       const request = this.#requests.get(id);
       this.#requests.delete(id);
       if (!error) request?.done(frame);
       else if (request) request.failed(error);
-      else call(feed?.handlers ?? this.#options, "error", error);
+      else {
+        if (feed && code >= FINAL) this.#drop(feed);
+        call(feed?.handlers ?? this.#options, "error", error);
+      }
     }
+  }
+
+  #add(topic, handlers) {
+    const feed = new Feed(topic, handlers);
+    this.#feeds.set(topic, feed);
+    return feed;
   }
 
   #ask(feed) {
     clearTimeout(feed.timer);
     if (!this.#socket) return;
+    feed.asking = true;
     const failed = (error) => {
       if (!error.code || feed.ended) return; // Lost: the next connection asks again.
       // Before the handler, which may subscribe anew.
@@ -183,7 +233,10 @@ export class Janus {
   }
 
   #expectAnswer() {
-    this.#after(this.#options.timeoutMs, () => this.#lost(lost("no answer")));
+    this.#after(this.#options.timeoutMs, () => {
+      this.#asking = null;
+      this.#lost(lost("no answer"));
+    });
   }
 
   #ping = () => {
@@ -197,13 +250,13 @@ export class Janus {
   };
 
   #lost(error, waitMs = 0) {
-    if (error.code >= FINAL) return this.#end(error);
+    if (error.code === EXPIRED && this.#token) [this.#expired, this.#token] = [this.#token];
+    else if (error.code >= FINAL) return this.#end(error);
     this.#leave();
     if (Date.now() > this.#stableAt) this.#attempts = 0;
     this.#stableAt = Infinity;
     this.#sentAway = waitMs > 0;
-    const backOff = Math.random() * Math.min(WAIT_MAX_MS, WAIT_MS * 2 ** this.#attempts++);
-    const retryInMs = Math.max(waitMs, backOff);
+    const retryInMs = Math.max(waitMs, backOff(this.#attempts++));
     this.#after(retryInMs, () => this.#connect());
     this.#become("waiting", { retryInMs, error });
   }
@@ -217,6 +270,7 @@ export class Janus {
 
   #leave() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     this.#attempt?.socket?.close();
     this.#attempt = this.#socket = null;
     this.#requests.forEach(({ failed }) => failed(lost()));
@@ -235,6 +289,7 @@ class Feed {
   /** Of the last message or gap. */
   position;
   ended;
+  asking;
 
   constructor(topic, handlers) {
     Object.assign(this, { topic, handlers });
@@ -247,6 +302,7 @@ class Feed {
   subscribed(frame) {
     const { position } = this;
     const { topic, epoch, seq, resumed } = frame;
+    this.asking = false;
     if (!resumed || epoch !== position?.epoch) {
       this.position = { epoch, seq };
       if (position) this.tell("gap", { topic, from: null, to: null, unknown: true });
@@ -273,6 +329,7 @@ class Feed {
   }
 }
 
+const backOff = (attempts) => Math.random() * Math.min(WAIT_MAX_MS, WAIT_MS * 2 ** attempts);
 const lost = (message, code) => new JanusError("connection_lost", message, code);
 
 function call(handlers, name, ...values) {

@@ -16,7 +16,7 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub(crate) struct Access {
     /// `None` without keys.
-    pub(crate) tokens: Option<Tokens>,
+    tokens: Option<Tokens>,
     /// `None` if no setting has an address of a backend.
     backend: Option<Backend>,
     /// `None` before the hooks are made, and without a backend.
@@ -65,6 +65,11 @@ impl Access {
             self.reporter = Some(hooks.reporter());
         }
         builder.hooks(hooks)
+    }
+
+    /// The keys for tokens, if there are any.
+    pub(crate) fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 
     /// Keeps the keys fresh. Never ends.

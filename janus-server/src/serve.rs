@@ -42,7 +42,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
     }
 }
 
@@ -74,7 +74,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let reloading = Reloading::of(&janus, config, access.tokens.as_ref());
+    let reloading = Reloading::of(&janus, config, access.tokens());
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
         name = signals.stop(&reloading) => {

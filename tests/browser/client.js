@@ -63,9 +63,26 @@ globalThis.WebSocket = class {
   }
 
   /** Opens, and welcomes. */
-  welcomes(session = "s") {
+  welcomes(session = "s", expires_ms) {
     this.onopen({});
-    this.says({ type: "welcome", session, resumed: false, limits: { max_frame_bytes: 1_000 }, heartbeat_ms: 30_000 });
+    const limits = { max_frame_bytes: 1_000 };
+    this.says({ type: "welcome", session, resumed: false, limits, heartbeat_ms: 30_000, expires_ms });
+  }
+
+  /** Says that the token has expired. */
+  expires() {
+    this.says({ type: "bye", code: 4418, error: "token_expired", message: "" });
+  }
+
+  /** The tokens of all refreshes. */
+  refreshes() {
+    return this.sent.filter(({ type }) => type === "refresh").map(({ auth }) => auth);
+  }
+
+  /** Answers the last refresh. */
+  answers(more) {
+    const { id } = this.sent.findLast(({ type }) => type === "refresh");
+    this.says({ type: "refreshed", id, ...more });
   }
 
   /** Answers the last subscribe. */
@@ -194,6 +211,241 @@ const tests = {
     await settled();
     last().onopen({});
     equal(last().sent[0].auth, "key");
+  },
+
+  "a token is asked for once, and used until it has expired": async () => {
+    let asked = 0;
+    const { heard } = client({ getToken: async () => `token ${++asked}` });
+    await settled();
+    for (let round = 0; round < 3; round++) {
+      last().welcomes();
+      equal(last().sent[0].auth, "token 1");
+      last().drops();
+      pass(heard.at(-1)[1].retryInMs);
+      await settled();
+    }
+    equal(asked, 1);
+    last().welcomes();
+    last().expires();
+    equal([heard.at(-1)[0], heard.at(-1)[1].error.code], ["waiting", 4418]);
+    pass(heard.at(-1)[1].retryInMs);
+    await settled();
+    last().welcomes();
+    equal([last().sent[0].auth, asked], ["token 2", 2]);
+  },
+
+  "a token is renewed in band before its end, and again before the end of the next": async () => {
+    let asked = 0;
+    dice = 0.5;
+    client({ getToken: () => `token ${++asked}` });
+    await settled();
+    last().welcomes("s", 20_000);
+    for (const token of ["token 2", "token 3"]) {
+      pass(15_999);
+      await settled();
+      equal(asked, Number(token.at(-1)) - 1);
+      pass(1);
+      await settled();
+      equal(last().refreshes().at(-1), token);
+      last().answers({ expires_ms: 20_000 });
+    }
+    // Nothing is renewed without a connection.
+    last().drops();
+    equal(timers.length, 1);
+    pass(1_000);
+    await settled();
+    last().onopen({});
+    equal([last().sent[0].auth, asked], ["token 3", 3]);
+  },
+
+  "a token without an end is not renewed, and none is renewed without getToken": async () => {
+    client({ getToken: () => "token" });
+    await settled();
+    last().welcomes();
+    const socket = last();
+    client({ auth: "key" });
+    last().welcomes("s", 1_000);
+    for (const each of [socket, last()]) {
+      for (let at = 0; at < 100; at++) {
+        pass(10_000);
+        each.says({ type: "pong" });
+        await settled();
+      }
+      equal(each.refreshes(), []);
+    }
+  },
+
+  "a refresh that is refused, or has no token, is tried again after longer each time": async () => {
+    let asked = 0;
+    dice = 1;
+    client({
+      getToken: () => {
+        if (++asked === 2) throw new Error("offline");
+        return `token ${asked}`;
+      },
+    });
+    await settled();
+    last().welcomes("s", 20_000);
+    pass(14_000);
+    await settled();
+    equal([asked, last().refreshes()], [2, []]);
+    for (const [wait, token] of [[2_000, "token 3"], [4_000, "token 4"], [8_000, "token 5"]]) {
+      last().says({ type: "pong" });
+      pass(wait - 1);
+      await settled();
+      equal(last().refreshes().includes(token), false);
+      pass(1);
+      await settled();
+      equal(last().refreshes().at(-1), token);
+      const { id } = last().sent.at(-1);
+      last().says({ type: "error", id, code: 4414, error: "forbidden", message: "" });
+    }
+  },
+
+  "a token that lasts for months is not renewed at once": async () => {
+    client({ getToken: () => "token" });
+    await settled();
+    last().welcomes("s", 90 * 24 * 3_600_000);
+    // A browser's timer with more runs at once.
+    equal(
+      timers.every(({ at }) => at < 2 ** 31),
+      true,
+    );
+  },
+
+  "tokens that are nearly over are not renewed in a loop": async () => {
+    let asked = 0;
+    client({ getToken: () => `token ${++asked}` });
+    await settled();
+    last().welcomes("s", 1);
+    let answered = 0;
+    for (let at = 0; at < 5_000; at += 50) {
+      pass(50);
+      await settled();
+      if (last().refreshes().length > answered) {
+        answered = last().refreshes().length;
+        last().answers({ expires_ms: 1 });
+      }
+    }
+    // Once a second.
+    equal([asked, answered], [6, 5]);
+  },
+
+  "a token that has expired is never shown again, and getToken is asked after longer each time": async () => {
+    let asked = 0;
+    const { heard } = client({ getToken: () => (asked++, "always the same") });
+    await settled();
+    last().welcomes();
+    last().expires();
+    const before = sockets.length;
+    for (const wait of [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+      equal([heard.at(-1)[0], heard.at(-1)[1].retryInMs], ["waiting", wait]);
+      pass(wait);
+      await settled();
+    }
+    equal([asked, sockets.length], [8, before]);
+  },
+
+  "expired tokens, each of them new, lead to no loop": async () => {
+    let asked = 0;
+    const { heard } = client({ getToken: () => `token ${++asked}` });
+    await settled();
+    for (const wait of [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+      last().onopen({});
+      last().expires();
+      equal(heard.at(-1)[1].retryInMs, wait);
+      pass(wait);
+      await settled();
+    }
+    equal([asked, sockets.length], [8, 8]);
+  },
+
+  "getToken is never called twice at a time": async () => {
+    const calls = [];
+    client({ getToken: () => new Promise((resolve) => calls.push(resolve)) });
+    await settled();
+    equal(calls.length, 1);
+    calls[0]("first");
+    await settled();
+    last().welcomes("s", 10_000);
+    pass(9_000);
+    await settled();
+    equal(calls.length, 2, "to renew");
+    last().expires();
+    pass(1_000);
+    await settled();
+    equal(calls.length, 2, "the connection waits for the same call");
+    calls[1]("second");
+    await settled();
+    last().onopen({});
+    equal(last().sent[0].auth, "second");
+  },
+
+  "a call of getToken without an answer is given up": async () => {
+    let asked = 0;
+    client({ getToken: () => (++asked < 3 ? new Promise(() => {}) : "token") });
+    await settled();
+    for (const wait of [1_000, 2_000]) {
+      pass(10_000);
+      pass(wait);
+      await settled();
+    }
+    last().onopen({});
+    equal([asked, last().sent[0].auth], [3, "token"]);
+  },
+
+  "with a key in place of getToken, an expired token is final": () => {
+    const { heard } = client({ auth: "key" });
+    last().welcomes();
+    last().expires();
+    equal([heard.at(-1)[0], heard.at(-1)[1].error.code], ["closed", 4418]);
+  },
+
+  "a client that is closed renews no token": async () => {
+    const { janus } = client({ getToken: () => "token" });
+    await settled();
+    last().welcomes("s", 100_000);
+    janus.close();
+    equal(timers, []);
+  },
+
+  "topics that the server subscribes have handlers, and resume": () => {
+    const heard = [];
+    const assigned = (topic) => topic === "inbox" && { message: ({ seq }) => heard.push(seq) };
+    client({ assigned });
+    last().welcomes();
+    const tell = (...seqs) =>
+      seqs.forEach((seq) => last().says({ type: "message", topic: "inbox", seq, time: 0, data: {} }));
+    for (const topic of ["inbox", "unknown"]) {
+      last().says({ type: "subscribed", topic, epoch: "a", seq: 3, resumed: false });
+    }
+    tell(4, 5);
+    last().drops();
+    pass(1_000);
+    last().welcomes();
+    const { id, since } = last().sent.find(({ topic }) => topic === "inbox");
+    equal(since, { epoch: "a", seq: 5 });
+    equal(last().sent.some(({ topic }) => topic === "unknown"), false);
+    // The server has begun by itself. These messages come again after the answer.
+    last().says({ type: "subscribed", topic: "inbox", epoch: "a", seq: 7, resumed: false });
+    tell(8);
+    last().says({ type: "subscribed", id, topic: "inbox", epoch: "a", seq: 5, resumed: true, missed: 3 });
+    tell(6, 7, 8, 9);
+    equal(heard, [4, 5, 6, 7, 8, 9]);
+  },
+
+  "a topic that is granted no longer ends with its error": () => {
+    const { heard } = client();
+    last().welcomes();
+    last().subscribes(5);
+    last().says({ type: "error", topic: "t", code: 4414, error: "forbidden", message: "" });
+    equal(heard.at(-1), "forbidden");
+    last().message(6);
+    equal(heard.at(-1), "forbidden");
+    last().drops();
+    pass(1_000);
+    last().onopen({});
+    equal(last().sent, [{ type: "hello", session: "s" }]);
   },
 
   "it comes back with its session and its place": () => {

@@ -76,7 +76,8 @@ async fn no_token_and_no_claim_is_logged() {
     let http = http_address(&server);
     let good = token(&key, "alice", &["hidden:topic"]);
     let expired = janus_access::tokens::NewToken::new("alice").claim("jti", "hidden-id").claim("exp", 1);
-    let bad = [token(&wrong, "alice", &["hidden:topic"]), key.sign(&expired).unwrap(), "hidden.token.text".to_owned()];
+    let bad =
+        [token(&wrong, "alice", &["hidden:topic"]), key.sign(&expired).unwrap(), "hidden1.hidden2.hidden3".to_owned()];
     for token in bad.iter().chain([&good]) {
         Socket::hello(http, Some(token)).await;
         let bearer = format!("Bearer {token}");

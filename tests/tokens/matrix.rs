@@ -3,7 +3,6 @@
 use janus_access::tokens::{Algorithm, Keys, NewToken, Rules, SigningKey, TokenHooks, Tokens, WithoutToken};
 use janus_core::{Config, Namespace};
 use serde_json::json;
-use tokio::time::{Duration, Instant};
 
 use super::{Socket, now, serve, token};
 use crate::http::Http;
@@ -175,40 +174,4 @@ async fn cookies_and_queries_carry_tokens_where_the_operator_says_so() {
     let mut socket = Socket::connect(http, &format!("/ws?access_token={token}"), &[]).await;
     assert_eq!(socket.ask(json!({"type": "hello"})).await["type"], "welcome");
     janus.shutdown().await;
-}
-
-/// How many clients with a token a server takes in a second; not a test of anything else.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: run with --ignored --nocapture on a quiet machine, in release"]
-async fn connects_per_second_with_tokens() {
-    const CLIENTS: usize = 2_000;
-    for algorithm in Algorithm::ALL {
-        let keys = [SigningKey::generate(algorithm).unwrap()];
-        let tokens = Tokens::new(Rules::default(), Keys::parse(keys[0].public_text().as_bytes()).unwrap());
-        let (janus, _, http) = serve(TokenHooks::new(tokens), Config::default()).await;
-        let token = token(&keys[0], "alice", &["news"]);
-        let begun = Instant::now();
-        let clients: Vec<_> = (0..50)
-            .map(|_| {
-                let token = token.clone();
-                tokio::spawn(async move {
-                    let mut open = Vec::new();
-                    for _ in 0..CLIENTS / 50 {
-                        let (socket, answer) = Socket::hello(http, Some(&token)).await;
-                        assert_eq!(answer["type"], "welcome");
-                        open.push(socket);
-                    }
-                    open
-                })
-            })
-            .collect();
-        let mut open = Vec::new();
-        for client in clients {
-            open.push(client.await.unwrap());
-        }
-        let time: Duration = begun.elapsed();
-        println!("{algorithm}: {:.0} clients per second", CLIENTS as f64 / time.as_secs_f64());
-        drop(open);
-        janus.shutdown().await;
-    }
 }

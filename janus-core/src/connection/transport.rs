@@ -65,7 +65,6 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::Bytes;
 
-use crate::accounts::fairness::Want;
 use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
@@ -245,19 +244,8 @@ impl Transport {
             self.slot.flush(cx);
         }
         loop {
-            if matches!(self.step, Step::Reading) && self.has_asked_all() {
-                self.all_asked();
-            }
             match &mut self.step {
-                Step::Reading => match self.read(cx) {
-                    Poll::Pending if self.may_assign() => {
-                        if self.portion.is_used_up() {
-                            return self.wait_for_portion(Want::More, cx);
-                        }
-                        self.assign_next();
-                    }
-                    read => ready!(read),
-                },
+                Step::Reading => ready!(self.read_or_assign(cx)),
                 Step::Queueing(queueing) => {
                     ready!(self.shared.turns.poll_place(&mut queueing.ticket, cx.waker()));
                     let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };

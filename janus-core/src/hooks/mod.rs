@@ -53,7 +53,7 @@
 //!
 //! # Questions
 //!
-//! [`authenticate`](Hooks::authenticate) and the two `authorize` hooks are questions: the client's request, and the
+//! [`authenticate`](Hooks::authenticate), [`refresh`](Hooks::refresh) and the two `authorize` hooks are questions: the client's request, and the
 //! client's later requests, wait for the answer; other clients do not. Each question has
 //! [`hook_timeout`](crate::Config::hook_timeout). Without an answer by then, or after a panic of the hook, a connection
 //! is refused and a request is answered with the error `authorization_failed`, after which clients may try again; the
@@ -61,6 +61,13 @@
 //! questions wait for a turn within the same time. The future of a question is dropped at an await point at the end of
 //! its time, or after the server has closed the connection. A client's departure shows only at the answer to its
 //! question: until then the server reads nothing more from the client.
+//!
+//! # Grants
+//!
+//! A question about each message takes a way to another thread and back. An [`Identity`] can carry the answers instead: a
+//! [`Grant`] of all topics, of none, or of those that match [`Patterns`] is decided on the spot. An identity may also
+//! have an end ([`Identity::expires`]), and topics to which the server subscribes the client by itself
+//! ([`Identity::topics`]). [`Janus::revoke`](crate::Janus::revoke) withdraws an identity before its end.
 //!
 //! # Observers
 //!
@@ -166,7 +173,8 @@ pub trait Hooks: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Called when a client begins to be served.
+    /// Called when a client begins to be served, and again when a client of the classic protocol that was served as an
+    /// unknown user has proved its identity.
     fn connected(&self, client: &Client) -> impl Future<Output = ()> + Send {
         let _ = client;
         async {}

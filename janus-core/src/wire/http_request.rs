@@ -1,9 +1,10 @@
 //! The head of an HTTP request, for hooks and for the formats carried by HTTP.
 
 use std::borrow::Cow;
+use std::fmt;
 
-/// The head of an HTTP request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The head of an HTTP request. `Debug` shows neither the query nor the values of headers, which may hold credentials.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct HttpRequest {
     /// The method, such as `GET`.
     pub method: String,
@@ -14,6 +15,17 @@ pub struct HttpRequest {
     pub headers: Vec<(String, String)>,
     /// Whether the client, or a proxy on the way, speaks HTTP/1.0, which has no upgrades.
     pub is_http_1_0: bool,
+}
+
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| &**name).collect();
+        f.debug_struct("HttpRequest")
+            .field("method", &self.method)
+            .field("path", &self.path())
+            .field("headers", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpRequest {

@@ -4,9 +4,11 @@
 //! client that resumes a topic is not subscribed to it twice. A later request of the client takes the place of the
 //! server's subscription. On an event stream the topics join those of the request, and resume with them.
 
+use std::task::{self, Poll};
+
 use super::subscribing::Asking;
 use super::{Lengthy, Step, Transport};
-use crate::accounts::fairness::price;
+use crate::accounts::fairness::{Want, price};
 use crate::wire::TopicName;
 
 impl Transport {
@@ -18,8 +20,26 @@ impl Transport {
         }
     }
 
+    /// Reads. While there is nothing to read, subscribes the client to the topics of its identity.
+    pub(super) fn read_or_assign(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        if self.has_asked_all() {
+            self.all_asked();
+            return Poll::Ready(());
+        }
+        match self.read(cx) {
+            Poll::Pending if self.may_assign() => {
+                if self.portion.is_used_up() {
+                    return self.wait_for_portion(Want::More, cx);
+                }
+                self.assign_next();
+                Poll::Ready(())
+            }
+            read => read,
+        }
+    }
+
     /// Whether a topic is to be assigned, and the client has nothing else to be done.
-    pub(super) fn may_assign(&self) -> bool {
+    fn may_assign(&self) -> bool {
         self.due.as_ref().is_some_and(|due| !due.waiting.is_empty())
             && self.opened
             && matches!(self.step, Step::Reading)
@@ -30,7 +50,7 @@ impl Transport {
     }
 
     /// Subscribes the client to the next topic that it does not have yet.
-    pub(super) fn assign_next(&mut self) {
+    fn assign_next(&mut self) {
         let Some(asking) = self.next_assignment() else { return };
         if !self.has_place && !self.take_place() {
             return;

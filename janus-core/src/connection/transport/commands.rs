@@ -36,6 +36,10 @@ impl Transport {
         }
         let fresh = self.fresh;
         self.fresh &= Self::leaves_fresh(&command);
+        if !self.fresh {
+            // No question about a new client comes any more.
+            self.tls = None;
+        }
         self.note_asked(&command);
         match command {
             Command::Open(open) if !self.opened => self.open(*open),
@@ -56,6 +60,7 @@ impl Transport {
             Command::Become(bytes) => self.become_successor(bytes),
             Command::PassOn => self.pass_on(),
             Command::Authenticate { auth } => self.authenticate(auth, fresh),
+            Command::Ping | Command::Pong if self.lacks_proof() => {}
             _ if !self.opened => self.refuse_unopened(),
             Command::Refresh { auth, id } => self.renew(auth, Renewal::Refresh(id)),
             Command::Ping => {}

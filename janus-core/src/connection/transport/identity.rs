@@ -87,6 +87,11 @@ impl Transport {
         codecs.opens(codec) == Opens::AtOnce && codecs.refreshes(codec)
     }
 
+    /// Whether the client is not served before a proof of its identity.
+    pub(super) fn lacks_proof(&self) -> bool {
+        self.due.as_ref().is_some_and(|due| due.lacking.is_some())
+    }
+
     /// Refuses a client that has not proved its identity with its first frame, or has sent none in time; false for any
     /// other client.
     pub(super) fn refuse_without_proof(&mut self) -> bool {

@@ -22,6 +22,7 @@ impl Transport {
             && match command {
                 Command::Subscribe { .. } | Command::Attach { .. } => true,
                 Command::Close(_) | Command::Refused(_) | Command::Authenticate { .. } => false,
+                Command::Ping | Command::Pong if self.lacks_proof() => false,
                 Command::PassOn => self.origin.pass_on.is_none(),
                 // Once the connection is open, its codec may refuse a client in other words.
                 _ => !self.opened,

@@ -38,15 +38,19 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        let client = self.session.client();
-        let asks = client.as_ref().is_none_or(|client| matches!(client.identity.publish, Grant::Ask));
-        if asks && !self.may_publish() {
-            pending.refuse(PublishError::NotAllowed);
-            return self.await_outcome(outcome);
-        }
-        let permission = match (&self.shared.hooks, &*client) {
-            (Some(hooks), Some(client)) => hooks.authorize_publish(client, &topic, &pending.publication),
-            _ => Ok(None),
+        let permission = match &self.shared.hooks {
+            None if self.may_publish() => Ok(None),
+            None => Err(None),
+            Some(hooks) => {
+                let client = self.session.client();
+                match &*client {
+                    // A grant holds even where nobody may publish.
+                    Some(client) if self.may_publish() || !matches!(client.identity.publish, Grant::Ask) => {
+                        hooks.authorize_publish(client, &topic, &pending.publication).map_err(Some)
+                    }
+                    _ => Err(None),
+                }
+            }
         };
         match permission {
             Ok(None) => self.offer(topic, pending, outcome),
@@ -54,7 +58,11 @@ impl Transport {
                 let answer = Box::pin(answer);
                 self.step = Step::Permitting(Box::new(Permitting { topic, pending, outcome, answer }));
             }
-            Err(denied) => self.deny(denied, pending, outcome),
+            Err(Some(denied)) => self.deny(denied, pending, outcome),
+            Err(None) => {
+                pending.refuse(PublishError::NotAllowed);
+                self.await_outcome(outcome);
+            }
         }
     }
 

@@ -1,3 +1,16 @@
+// | file | kind | owns |
+// |---|---|---|
+// | `mod.rs` | handle | `Tokens`: keys in use, counts |
+// | `hooks.rs` | hooks | `TokenHooks` |
+// | `source.rs` | pure | where a request carries its token |
+// | `verify.rs` | pure | the checks of a token |
+// | `claims.rs` | pure | the claims of a token |
+// | `keys.rs`, `key.rs` | pure | keys: formats, algorithms, signatures |
+// | `json.rs` | pure | JSON without duplicate keys |
+// | `file.rs` | file | the file of `token_keys` |
+// | `remote.rs` | task | keys from a URL |
+// | `signing.rs` | pure | new keys and tokens |
+
 //! Who may do what, by tokens: JSON Web Tokens (RFC 7519) of the operator's own issuer.
 //!
 //! A client shows a token when it connects. The token names the user, its end, and the topics of the user. The server
@@ -44,21 +57,6 @@
 //! A token has at most [`MAX_TOKEN_BYTES`], [`Patterns::MAX`](janus_core::hooks::Patterns::MAX) patterns for each right,
 //! and [`MAX_TOPICS`] topics. At most eight keys are tried for a token. Verifying happens on the runtime of the hooks, at
 //! most [`max_hook_questions`](janus_core::Config::max_hook_questions) at once.
-//!
-//! # Files
-//!
-//! | file | kind | owns |
-//! |---|---|---|
-//! | `mod.rs` | handle | [`Tokens`]: keys in use, counts |
-//! | `hooks.rs` | hooks | [`TokenHooks`] |
-//! | `source.rs` | pure | where a request carries its token |
-//! | `verify.rs` | pure | the checks of a token |
-//! | `claims.rs` | pure | the claims of a token |
-//! | `keys.rs`, `key.rs` | pure | keys: formats, algorithms, signatures |
-//! | `json.rs` | pure | JSON without duplicate keys |
-//! | `file.rs` | file | the file of `token_keys` |
-//! | `remote.rs` | task | keys from a URL |
-//! | `signing.rs` | pure | new keys and tokens |
 
 mod claims;
 mod file;

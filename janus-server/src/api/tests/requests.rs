@@ -58,6 +58,31 @@ async fn a_mistake_in_a_body_is_reported_with_its_place() {
 }
 
 #[tokio::test]
+async fn a_revocation_names_a_user_or_a_token_and_a_time_to_come() {
+    let mut settings = settings();
+    settings.core.max_revocations = 2;
+    let server = serve(&settings).await;
+    for body in [
+        r#"{"until":4000000000}"#,
+        r#"{"user":"alice"}"#,
+        r#"{"user":"alice","jti":"1","until":4000000000}"#,
+        r#"{"user":"","until":4000000000}"#,
+        r#"{"user":"alice","until":1}"#,
+        r#"{"user":"alice","until":"tomorrow"}"#,
+    ] {
+        let answer = server.post("/api/revoke", body).await;
+        assert_eq!((answer.status, &*answer.error().0), (400, "bad_request"), "{body}: {answer:?}");
+    }
+    for body in [r#"{"user":"alice","until":4000000000}"#, r#"{"jti":"1","until":4000000000.0}"#] {
+        assert_eq!(server.post("/api/revoke", body).await.json(), json!({"closed": 0}), "{body}");
+    }
+    let full = server.post("/api/revoke", r#"{"user":"bob","until":4000000000}"#).await;
+    assert_eq!((full.status, &*full.error().0), (503, "too_many_revocations"), "{full:?}");
+    let again = server.post("/api/revoke", r#"{"user":"alice","until":4000000001}"#).await;
+    assert_eq!(again.status, 200, "an entry needs no second place");
+}
+
+#[tokio::test]
 async fn an_unknown_path_or_method_is_answered_with_a_hint() {
     let server = serve(&settings()).await;
     for path in ["/", "/api", "/api/publish/", "/ws/", "/favicon.ico"] {
