@@ -45,7 +45,7 @@ settings! {
             slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES);
         }
 
-        "Access" {
+        "Public topics" {
             /// Whether the topics are public: every client that is served may subscribe, even a client without a token,
             /// and a client whose token names other topics. Publishing is not affected. Without tokens and hooks every
             /// topic is public anyway.
