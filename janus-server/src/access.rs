@@ -33,6 +33,10 @@ impl Access {
     /// Reads the keys of tokens and the authorities of the backend.
     pub(crate) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let tokens = Tokens::from_settings(&settings.access)?;
+        if let Some(tokens) = &tokens {
+            let verb = if settings.access.anonymous { "may have" } else { "need" };
+            log::info!("clients {verb} a token; keys of token_keys: {}", tokens.stats().keys);
+        }
         let backend = match has_backend(&settings.access) {
             true => Some(Backend::new(&settings.access)?),
             false => None,
@@ -102,9 +106,8 @@ fn has_backend(settings: &AccessSettings) -> bool {
 /// The questions to the backend, announced in the log.
 fn ask(backend: &Backend, settings: &AccessSettings) -> Ask {
     let namespaces = settings.namespaces.values().chain([&settings.default_namespace]);
-    let of_topics = namespaces.flat_map(|namespace| {
-        [("ask_subscribe", &namespace.ask_subscribe), ("ask_publish", &namespace.ask_publish)]
-    });
+    let of_topics = namespaces
+        .flat_map(|namespace| [("ask_subscribe", &namespace.ask_subscribe), ("ask_publish", &namespace.ask_publish)]);
     let mut urls: Vec<_> = [("ask_connect", &settings.ask_connect), ("webhook_url", &settings.webhook_url)]
         .into_iter()
         .chain(of_topics)
