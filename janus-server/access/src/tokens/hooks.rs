@@ -37,7 +37,7 @@ pub enum WithoutToken {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let tokens = Tokens::new(Rules::default(), Keys::parse(&std::fs::read("tokens.keys")
-/// #     .or_else(|_| Ok::<_, std::io::Error>(b"HS256 c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IQo=".to_vec()))?)?);
+/// #     .or_else(|_| Ok::<_, std::io::Error>(b"HS256 YSByYW5kb20gc2VjcmV0IG9mIDMyIGJ5dGVzIG9yIHNv".to_vec()))?)?);
 /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
 /// let janus = Janus::builder().config(config).hooks(TokenHooks::new(tokens)).start().await?;
 /// # janus.shutdown().await;

@@ -17,7 +17,7 @@ use super::key::{Algorithm, Key, KeyError};
 /// ```
 /// use janus_access::tokens::Keys;
 ///
-/// let keys = Keys::parse(b"# the secret of the shop\nHS256 c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IQo=")?;
+/// let keys = Keys::parse(b"# the secret of the shop\nHS256 YSByYW5kb20gc2VjcmV0IG9mIDMyIGJ5dGVzIG9yIHNv")?;
 /// assert_eq!(keys.len(), 1);
 /// assert!(Keys::parse(b"HS256 c2VjcmV0").is_err(), "a short secret can be guessed");
 /// # Ok::<(), janus_access::tokens::KeyError>(())

@@ -101,7 +101,7 @@ use verify::Unverified;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let tokens = Tokens::new(Rules::default(), Keys::parse(b"HS256 c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IQo=")?);
+/// let tokens = Tokens::new(Rules::default(), Keys::parse(b"HS256 YSByYW5kb20gc2VjcmV0IG9mIDMyIGJ5dGVzIG9yIHNv")?);
 /// assert!(matches!(tokens.verify("not a token").await, Err(TokenError::Malformed(_))));
 /// assert_eq!(tokens.stats().refused, 1);
 /// # Ok(())
