@@ -102,9 +102,8 @@ fn has_backend(settings: &AccessSettings) -> bool {
 /// The questions to the backend, announced in the log.
 fn ask(backend: &Backend, settings: &AccessSettings) -> Ask {
     let namespaces = settings.namespaces.values().chain([&settings.default_namespace]);
-    let of_topics = namespaces.flat_map(|namespace| {
-        [("ask_subscribe", &namespace.ask_subscribe), ("ask_publish", &namespace.ask_publish)]
-    });
+    let of_topics = namespaces
+        .flat_map(|namespace| [("ask_subscribe", &namespace.ask_subscribe), ("ask_publish", &namespace.ask_publish)]);
     let mut urls: Vec<_> = [("ask_connect", &settings.ask_connect), ("webhook_url", &settings.webhook_url)]
         .into_iter()
         .chain(of_topics)

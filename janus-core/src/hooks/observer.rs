@@ -16,7 +16,11 @@ pub(crate) enum News {
     Connected(Arc<Client>),
     Disconnected(Arc<Client>, Disconnect),
     Slow(Arc<Client>, SlowClient),
-    Dropped { topic: TopicName, messages: u64, why: DropReason },
+    Dropped {
+        topic: TopicName,
+        messages: u64,
+        why: DropReason,
+    },
     /// The topic may have its first subscriber, or none any more.
     Occupancy(Arc<Occupancy>),
 }

@@ -59,7 +59,10 @@ mod tests {
         let occupancy = Occupancy::new(TopicName::new("news", 255).unwrap());
         let state = || occupancy.take().map(|(_, occupied)| occupied);
         assert_eq!((occupancy.set(false), state()), (false, None));
-        assert_eq!((occupancy.set(true), occupancy.set(true), occupancy.set(false), state()), (true, false, true, None));
+        assert_eq!(
+            (occupancy.set(true), occupancy.set(true), occupancy.set(false), state()),
+            (true, false, true, None)
+        );
         assert_eq!((occupancy.set(true), state(), state()), (true, Some(true), None));
         assert_eq!((occupancy.set(false), state(), state()), (true, Some(false), None));
     }

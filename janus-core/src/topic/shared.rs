@@ -37,11 +37,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    pub(crate) fn new(
-        engine: Engine,
-        supervisor: DynamicSupervisor,
-        observers: Option<Arc<HookRunner>>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(engine: Engine, supervisor: DynamicSupervisor, observers: Option<Arc<HookRunner>>) -> Arc<Self> {
         Arc::new_cyclic(|topics: &Weak<Self>| {
             let topics = topics.clone();
             let topic_supervisor = supervisor.on_quarantine(move |name, _| {

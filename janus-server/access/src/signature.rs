@@ -63,7 +63,8 @@ mod tests {
     #[test]
     fn a_request_is_signed_with_each_key() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let sign = |secrets: &str| Some(Signer::new(&Secrets::new(secrets)).sign(at, b"{}")?.to_str().unwrap().to_owned());
+        let sign =
+            |secrets: &str| Some(Signer::new(&Secrets::new(secrets)).sign(at, b"{}")?.to_str().unwrap().to_owned());
         assert_eq!(sign(""), None);
         // printf '1800000000.{}' | openssl dgst -sha256 -hmac correct-horse-battery
         let one = "v1=123e48a9094374826acdf4ab5bbd70c44e4404bd21de0cfdc4802f5e87bbc28e";

@@ -194,8 +194,14 @@ fn questions_to_a_backend_end_before_their_hook() {
         ("ask_timeout = \"5 s\"", Some(":2: ask_timeout = 5s: expected less than hook_timeout (5s)")),
         ("ask_timeout = \"5 s\"\nhook_timeout = \"6 s\"", None),
         ("ask_concurrency = 2_000", Some(":2: ask_concurrency = 2000: expected at most max_hook_questions (1024)")),
-        ("[namespace.chat]\nask_connect = \"http://a/\"", Some("namespace.chat.ask_connect is not a setting of a namespace")),
-        ("[namespace.chat]\nask_subscribe = \"chat.example\"", Some("ask_subscribe = \"chat.example\": expected an address such as")),
+        (
+            "[namespace.chat]\nask_connect = \"http://a/\"",
+            Some("namespace.chat.ask_connect is not a setting of a namespace"),
+        ),
+        (
+            "[namespace.chat]\nask_subscribe = \"chat.example\"",
+            Some("ask_subscribe = \"chat.example\": expected an address such as"),
+        ),
     ] {
         let problems = read_file(&format!("{url}{file}")).err().map(|problems| problems.to_string());
         match expected {

@@ -233,7 +233,8 @@ impl Shared {
     fn nobody(&self, allows_unasked: bool) -> Identity {
         let identity = Identity::anonymous();
         let AccessSettings { default_namespace, namespaces, .. } = &self.settings;
-        let is_asked = namespaces.values().chain([default_namespace]).any(|of_topics| of_topics.ask_subscribe.is_some());
+        let is_asked =
+            namespaces.values().chain([default_namespace]).any(|of_topics| of_topics.ask_subscribe.is_some());
         if allows_unasked && !is_asked { identity.may_subscribe(true) } else { identity }
     }
 

@@ -112,7 +112,8 @@ impl Said {
         if user.len() > MOST_USER_BYTES || user.contains(char::is_control) {
             return Err("user: expected at most 1,024 bytes without control characters");
         }
-        let topics: Result<Vec<_>, _> = self.topics.iter().map(|topic| TopicName::new(topic, Patterns::MAX_BYTES)).collect();
+        let topics: Result<Vec<_>, _> =
+            self.topics.iter().map(|topic| TopicName::new(topic, Patterns::MAX_BYTES)).collect();
         let topics = topics.map_err(|_| "topics: expected names of topics")?;
         let mut identity = Identity::user(user)
             .claims(self.claims)
@@ -195,7 +196,8 @@ mod tests {
         assert_eq!(verdict(r#"{"allow":false,"reason":"no\u0007!"}"#), Denied::new("no!"));
         let later = Denied::for_now("full", Duration::from_secs(5));
         assert_eq!(verdict(r#"{"allow":false,"reason":"full","retry_after_ms":5000}"#), later);
-        let long = verdict(&format!(r#"{{"allow":false,"reason":"{}","retry_after_ms":99999999999}}"#, "x".repeat(999)));
+        let long =
+            verdict(&format!(r#"{{"allow":false,"reason":"{}","retry_after_ms":99999999999}}"#, "x".repeat(999)));
         assert_eq!((long.reason.len(), long.retry_after), (256, Some(LONGEST_AWAY)));
         assert_eq!(said(r#"{"allow":true,"cache_seconds":99999}"#).kept(), Some(LONGEST_KEPT));
         assert_eq!(said(r#"{"allow":true,"cache_seconds":0}"#).kept(), None);
@@ -203,11 +205,15 @@ mod tests {
 
     #[test]
     fn only_allowed_headers_are_passed_on() {
-        let sent: [(&str, &[u8]); 4] = [("Cookie", b"a=1"), ("X-Secret", b"no"), ("cookie", b"b=2"), ("Authorization", b"Bearer x")];
+        let sent: [(&str, &[u8]); 4] =
+            [("Cookie", b"a=1"), ("X-Secret", b"no"), ("cookie", b"b=2"), ("Authorization", b"Bearer x")];
         let request = HttpRequest::new("GET", "/ws", sent);
         let names = ["cookie", "authorization", "origin"].map(str::to_owned);
         let passed = headers(Some(&request), &names);
-        assert_eq!(passed.into_iter().collect::<Vec<_>>(), [("authorization", "Bearer x".to_owned()), ("cookie", "a=1; b=2".to_owned())]);
+        assert_eq!(
+            passed.into_iter().collect::<Vec<_>>(),
+            [("authorization", "Bearer x".to_owned()), ("cookie", "a=1; b=2".to_owned())]
+        );
         assert!(headers(None, &names).is_empty());
     }
 }

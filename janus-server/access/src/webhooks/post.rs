@@ -8,9 +8,9 @@ use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::event::{self, Event};
-use super::outbox::{Outbox, OLDEST};
 use super::Shared;
+use super::event::{self, Event};
+use super::outbox::{OLDEST, Outbox};
 use crate::backend::{ANSWER_BYTES, CallError, Limits};
 use crate::signature;
 

@@ -74,7 +74,11 @@ async fn the_backend_is_told_of_clients_and_topics() {
     until("the end is told", || names(&seen).len() == 4).await;
     let mut told = names(&seen);
     told.sort_unstable();
-    assert_eq!(told, { let mut all = all; all.sort_unstable(); all });
+    assert_eq!(told, {
+        let mut all = all;
+        all.sort_unstable();
+        all
+    });
     let events = events(&seen);
     assert_eq!((&events[0]["peer"], &events[0]["transport"]), (&peer.into(), &"classic".into()));
     assert_eq!(events[1]["topic"], "news");
