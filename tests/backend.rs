@@ -57,7 +57,7 @@ fn the_backend_in_the_documents_decides_and_is_told() {
     assert_eq!(backend.line(), "ready");
 
     let url = format!("http://{host}:8000/");
-    let mut command = binary(&["--listen", "127.0.0.1:0", "--webhook-linger", "0s"]);
+    let mut command = binary(&["--listen", "127.0.0.1:0", "--webhook-linger", "0s", "--drain-period", "0s"]);
     for name in ["JANUS_ASK_CONNECT", "JANUS_ASK_SUBSCRIBE", "JANUS_WEBHOOK_URL"] {
         command.env(name, &url);
     }
@@ -85,8 +85,10 @@ fn the_backend_in_the_documents_decides_and_is_told() {
     server.signal("TERM");
     server.error_line("drained");
     assert_eq!(server.wait().code(), Some(0));
-    // What has happened in the drain is told before the end of the process.
-    assert_eq!(backend.line(), "disconnected alice ");
+    // What has happened in the drain is told before the end of the process, in any order.
+    let told = backend.line();
+    let told = if told.starts_with("topic_vacated") { backend.line() } else { told };
+    assert_eq!(told, "disconnected alice ");
 }
 
 #[test]
