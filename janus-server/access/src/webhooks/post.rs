@@ -118,7 +118,7 @@ impl Shared {
         let given_up = self.outbox.lock().give_up_old(Instant::now()) as u64;
         if given_up > 0 {
             self.counters.given_up.fetch_add(given_up, Ordering::Relaxed);
-            log::error!("{}: {given_up} events given up, because nobody has taken them for {OLDEST:?}", self.url);
+            log::error!("{}: {given_up} events given up after {OLDEST:?} without success", self.url);
             self.sent.notify_waiters();
         }
     }
