@@ -91,6 +91,12 @@ impl Running {
         }
     }
 
+    /// All lines of standard error not read yet, up to the end of the process.
+    pub(crate) fn rest_of_errors(mut self) -> String {
+        wait(&mut self.child);
+        self.errors.iter().map(|line| line + "\n").collect()
+    }
+
     /// Closes the test's end of the binary's standard output.
     pub(crate) fn stop_reading(&mut self) {
         self.output = channel().1;

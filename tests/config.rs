@@ -185,12 +185,15 @@ fn a_namespace_shows_its_own_and_its_inherited_values() {
     let place = |line| format!("file {}:{line}", path(&file));
     let expected = [
         format!("[namespace.quotes]  # {}", place(3)),
+        "anonymous_subscribe = false  # inherited, default".to_owned(),
         format!("history = true  # {}", place(4)),
         format!("history_messages = 7  # inherited, {}", place(1)),
         "history_bytes = \"2 KiB\"  # inherited, flag --history-bytes".to_owned(),
         "history_age = \"5 s\"  # inherited, variable JANUS_HISTORY_AGE".to_owned(),
         "resume = \"position\"  # inherited, default".to_owned(),
         format!("slow_consumer = \"conflate\"  # {}", place(5)),
+        "ask_subscribe = \"\"  # inherited, default".to_owned(),
+        "ask_publish = \"\"  # inherited, default".to_owned(),
     ];
     let shown = text(&output.stdout);
     assert!(shown.ends_with(&format!("\n{}\n", expected.join("\n"))), "{shown}");

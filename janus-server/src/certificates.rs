@@ -1,37 +1,14 @@
-//! New certificates: on SIGHUP, and after a change of a file.
-//!
-//! The server looks at the files once a minute, and once a day has the log warn of certificates whose end is near. Notifications of the system would miss the symbolic links of Kubernetes,
-//! which swaps a whole folder, and a certificate is renewed weeks before its end.
+//! The certificates of the TLS listeners: checked by a command, read again by [`reloading`](crate::reloading), and a
+//! warning a day about those whose end is near.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use janus_core::{CertificateWarning, Config, Janus, StartupError};
-use tokio::time::Instant;
 
-/// From one look at the files to the next.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+use crate::reloading::Files;
 
-/// From one warning about a certificate to the next.
+/// From one warning about a certificate to the next. The start and each reload warn, too.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The files of the TLS listeners.
-#[derive(Clone)]
-pub(crate) struct Certificates {
-    janus: Janus,
-    /// Empty without TLS listeners.
-    files: Vec<PathBuf>,
-}
-
-/// Differs between two versions of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
 
 /// Reads the certificates as a start does; returns what the start would warn of.
 pub(crate) fn check(config: &Config) -> Result<Vec<CertificateWarning>, StartupError> {
@@ -42,64 +19,36 @@ fn has_tls(config: &Config) -> bool {
     !config.tls_listen.is_empty() || !config.https_listen.is_empty()
 }
 
-impl Certificates {
-    pub(crate) fn of(janus: &Janus, config: &Config) -> Self {
-        let files = config.tls_cert.iter().chain(&config.tls_key).chain(&config.tls_client_ca);
-        let files = files.filter(|_| has_tls(config)).cloned().collect();
-        Self { janus: janus.clone(), files }
+/// The files of the TLS listeners, if there are any.
+pub(crate) fn files(janus: &Janus, config: &Config) -> Option<Files> {
+    if !has_tls(config) {
+        return None;
     }
-
-    /// Whether there are TLS listeners.
-    pub(crate) fn are_used(&self) -> bool {
-        !self.files.is_empty()
-    }
-
-    /// Reads the files, and says so in the log; the core has a line for each error.
-    pub(crate) async fn reload(self) {
-        let reloaded = tokio::task::spawn_blocking(move || self.janus.reload_certificates()).await;
-        if matches!(reloaded, Ok(Ok(()))) {
-            log::info!("new connections are served with the certificates read just now; open connections stay");
-        }
-    }
-
-    /// Reloads when a file has changed, and warns once a day. Never ends.
-    pub(crate) async fn watch(&self) {
-        self.watch_and_tell(|warning| log::warn!("{warning}")).await;
-    }
-
-    async fn watch_and_tell(&self, tell: impl Fn(&CertificateWarning)) {
-        if !self.are_used() {
-            return std::future::pending().await;
-        }
-        // The start has warned already, and each reload warns.
-        let (mut known, mut warned) = (self.stamps().await, Instant::now());
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let found = self.stamps().await;
-            if found != known {
-                log::info!("the files of the certificates have changed; reading them again");
-                self.clone().reload().await;
-                (known, warned) = (found, Instant::now());
-            } else if warned.elapsed() >= WARN_EVERY {
-                let janus = self.janus.clone();
-                let warnings = tokio::task::spawn_blocking(move || janus.certificate_warnings()).await;
-                warnings.unwrap_or_default().iter().for_each(&tell);
-                warned = Instant::now();
-            }
-        }
-    }
-
-    /// The present stamp of each file; `None` for a file that cannot be looked at.
-    async fn stamps(&self) -> Vec<Option<Stamp>> {
-        let files = self.files.clone();
-        let stamps = move || files.iter().map(|file| std::fs::metadata(file).ok().as_ref().map(Stamp::from)).collect();
-        tokio::task::spawn_blocking(stamps).await.unwrap_or_default()
-    }
+    let paths = config.tls_cert.iter().chain(&config.tls_key).chain(&config.tls_client_ca).cloned().collect();
+    let janus = janus.clone();
+    // The core has a line for each error.
+    let read = move || {
+        let read = janus.reload_certificates();
+        read.is_ok()
+            .then(|| "new connections are served with the certificates read just now; open connections stay".into())
+    };
+    Some(Files::new("certificates", paths, read))
 }
 
-impl From<&Metadata> for Stamp {
-    fn from(file: &Metadata) -> Self {
-        Self { inode: file.ino(), bytes: file.len(), changed: (file.mtime(), file.mtime_nsec()) }
+/// Warns once a day of certificates whose end is near. Never ends.
+pub(crate) async fn watch(janus: &Janus, config: &Config) {
+    if !has_tls(config) {
+        return std::future::pending().await;
+    }
+    tell_each_day(janus, |warning| log::warn!("{warning}")).await;
+}
+
+async fn tell_each_day(janus: &Janus, tell: impl Fn(&CertificateWarning)) {
+    loop {
+        tokio::time::sleep(WARN_EVERY).await;
+        let janus = janus.clone();
+        let warnings = tokio::task::spawn_blocking(move || janus.certificate_warnings()).await;
+        warnings.unwrap_or_default().iter().for_each(&tell);
     }
 }
 
@@ -119,29 +68,7 @@ mod tests {
     use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
     use super::*;
-
-    #[tokio::test]
-    async fn a_file_that_is_written_replaced_or_removed_has_another_stamp() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("cert.pem");
-        fs::write(&file, "one").unwrap();
-        let config = Config { listen: Vec::new(), ..Config::default() };
-        let janus = Janus::builder().config(config).start().await.unwrap();
-        let certificates = Certificates { janus: janus.clone(), files: vec![file.clone()] };
-        let first = certificates.stamps().await;
-        assert_eq!(certificates.stamps().await, first);
-
-        let other = folder.path().join("other.pem");
-        fs::write(&other, "two").unwrap();
-        fs::rename(&other, &file).unwrap();
-        let second = certificates.stamps().await;
-        assert_ne!(second, first, "the file is another file of the same length");
-        fs::write(&file, "three").unwrap();
-        assert_ne!(certificates.stamps().await, second);
-        fs::remove_file(&file).unwrap();
-        assert_eq!(certificates.stamps().await, [None]);
-        janus.shutdown().await;
-    }
+    use crate::reloading::{LOOK_EVERY, Reloading};
 
     /// Writes a new pair as `cert.pem` and `key.pem`; returns the certificate.
     fn write_pair(folder: &Path, key: impl FnOnce(String) -> String) -> CertificateDer<'static> {
@@ -169,8 +96,8 @@ mod tests {
                 ..Config::default()
             };
             let janus = Janus::builder().config(config.clone()).start().await.unwrap();
-            let certificates = Certificates::of(&janus, &config);
-            Self { janus, watch: tokio::spawn(async move { certificates.watch().await }) }
+            let reloading = Reloading::of(&janus, &config, None);
+            Self { janus, watch: tokio::spawn(async move { reloading.watch().await }) }
         }
 
         /// Whether a client that trusts this certificate alone completes a handshake.
@@ -270,15 +197,15 @@ mod tests {
         fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
         watched.janus.reload_certificates().unwrap();
 
-        let (files, told) = (vec![folder.path().join("cert.pem")], Arc::new(AtomicUsize::new(0)));
-        let (certificates, counts) = (Certificates { janus: watched.janus.clone(), files }, Arc::clone(&told));
+        let told = Arc::new(AtomicUsize::new(0));
+        let (janus, counts) = (watched.janus.clone(), Arc::clone(&told));
         let watch = tokio::spawn(async move {
             let count = |warning: &CertificateWarning| {
                 if matches!(warning, CertificateWarning::Expired { .. }) {
                     counts.fetch_add(1, Ordering::Relaxed);
                 }
             };
-            certificates.watch_and_tell(count).await;
+            tell_each_day(&janus, count).await;
         });
         for day in 0..4 {
             assert_eq!(told.load(Ordering::Relaxed), day);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
+use janus_access::tokens::Algorithm;
 use janus_core::TraceKind;
 use janus_core::settings::Kind;
 
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// same key. The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe,
     /// publish, pass, end, locate, start, exit, restart and quarantine.
     Trace(Trace),
+    /// Make keys and tokens for trying a server, and show what a token means to a server.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Load a server with many clients: measure the latency, and find out whether messages were lost.
     Bench(Bench),
     /// A worker process of the bench, started by `bench` only.
@@ -88,6 +92,82 @@ pub(crate) enum ConfigCommand {
     Show(SettingFlags),
     /// Check whether the settings are valid: exit code 0 if valid, 2 if not.
     Check(SettingFlags),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a new random key: a secret (HS256), or a private and a public key (ES256, EdDSA, RS256).
+    ///
+    /// The issuer of tokens, usually the operator's own application, has the private key. The server has the public key
+    /// in the file of `token_keys`. HS256 has a single secret for both.
+    Key(NewKey),
+    /// Make a token, signed with a private key or a secret.
+    Make(MakeToken),
+    /// Show the content of a token, and whether a server accepts the token: exit code 0 if so, 1 if not, with the reason.
+    Show(ShowToken),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewKey {
+    /// The algorithm: HS256, ES256, EdDSA or RS256.
+    #[arg(value_name = "ALGORITHM", value_parser = algorithm)]
+    pub(crate) algorithm: Algorithm,
+    /// Write the private key, or the secret, to this new file, readable by its owner alone. Without a file the key is
+    /// printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) private: Option<PathBuf>,
+    /// Write the public key to this new file, for `token_keys`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) public: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MakeToken {
+    /// The user.
+    #[arg(long, value_name = "USER")]
+    pub(crate) sub: String,
+    /// A topic to which the user may subscribe, or a pattern such as "chat:*" or "user:alice:**"; may be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) subscribe: Vec<String>,
+    /// A topic to which the user may publish, or a pattern; may be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) publish: Vec<String>,
+    /// A topic to which the user is subscribed from the start; may be repeated.
+    #[arg(long = "topic", value_name = "TOPIC")]
+    pub(crate) topics: Vec<String>,
+    /// How long the token is good.
+    #[arg(long = "for", value_name = "DURATION", default_value = "1 h", value_parser = duration)]
+    pub(crate) good_for: Duration,
+    /// The server for which the token is good [default: token_aud].
+    #[arg(long)]
+    pub(crate) aud: Option<String>,
+    /// The issuer [default: token_iss].
+    #[arg(long)]
+    pub(crate) iss: Option<String>,
+    /// The identifier of the token, by which the token can be revoked.
+    #[arg(long)]
+    pub(crate) jti: Option<String>,
+    /// The name of the key.
+    #[arg(long)]
+    pub(crate) kid: Option<String>,
+    /// File with the private key, as `token key` writes it, or with lines of HS256 [default: token_keys].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
+    /// TOML file with the server's settings [variable: JANUS_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowToken {
+    /// The token; `-` reads the token from standard input, out of sight of the machine's other users.
+    pub(crate) token: String,
+    /// File with the keys of the server [default: the server's token_keys and token_jwks_url].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
+    /// TOML file with the server's settings [variable: JANUS_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -270,6 +350,8 @@ impl Args for SettingFlags {
                 Kind::Origins { .. } => flag.value_name("ORIGIN").action(ArgAction::Append),
                 Kind::Path => flag.value_name("FILE"),
                 Kind::Paths => flag.value_name("FILE").action(ArgAction::Append),
+                Kind::Text { .. } => flag.value_name("TEXT"),
+                Kind::Texts { .. } => flag.value_name("TEXT").action(ArgAction::Append),
                 Kind::Secret { .. } => return None,
                 Kind::Count(_) => flag.value_name("N"),
                 Kind::PerCent(_) => flag.value_name("PER_CENT"),
@@ -312,6 +394,14 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("expected a duration with a unit, such as \"10 s\" or 500ms"),
     }
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    let names = Algorithm::ALL.map(Algorithm::name);
+    Algorithm::ALL
+        .into_iter()
+        .find(|algorithm| algorithm.name().eq_ignore_ascii_case(text))
+        .ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
 fn kind(text: &str) -> Result<TraceKind, String> {

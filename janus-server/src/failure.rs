@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::io;
 use std::process::ExitCode;
 
-use crate::{bench, client, logging, serve, settings};
+use crate::{bench, client, logging, serve, settings, token};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Client(#[from] client::ClientError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Token(#[from] token::TokenCommandError),
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 }
@@ -29,7 +31,8 @@ impl Failure {
         let output = match self {
             Self::Output(source) | Self::Client(client::ClientError::Output(source)) => Some(source),
             Self::Bench(bench::BenchError::Output(source)) => Some(source),
-            Self::Settings(_) | Self::Serve(_) | Self::Client(_) | Self::Bench(_) => None,
+            Self::Token(token::TokenCommandError::Output(source)) => Some(source),
+            Self::Settings(_) | Self::Serve(_) | Self::Client(_) | Self::Bench(_) | Self::Token(_) => None,
         };
         if output.is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
@@ -54,6 +57,7 @@ impl Failure {
             Self::Client(error) => error.is_usage(),
             Self::Bench(error) => error.is_usage(),
             Self::Serve(error) => error.is_usage(),
+            Self::Token(error) => error.is_usage(),
             Self::Output(_) => false,
         }
     }

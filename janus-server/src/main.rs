@@ -6,17 +6,21 @@
 //! | `cli.rs` | pure | the command line: subcommands, flags, help texts |
 //! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
-//! | `certificates.rs` | a task | certificates that have changed are read again |
+//! | `access.rs` | hooks | who may do what, and news for a backend |
+//! | `certificates.rs` | a task | the check of the certificates, and warnings about their end |
+//! | `reloading.rs` | a task | certificates and keys that have changed are read again |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
 //! | `api/` | HTTP server | the HTTP API |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `client/` | blocking clients | the commands `publish`, `subscribe` and `trace` |
+//! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
 //! | `failure.rs` | errors | error messages and exit codes |
 //!
 //! A failed command returns a [`Failure`], which decides the exit code.
 
+mod access;
 mod api;
 mod bench;
 mod certificates;
@@ -25,9 +29,11 @@ mod client;
 mod failure;
 mod limits;
 mod logging;
+mod reloading;
 mod serve;
 mod settings;
 mod signals;
+mod token;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
         Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
+        Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),
     };

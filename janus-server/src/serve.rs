@@ -6,13 +6,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use janus_access::tokens::SetupError;
 use janus_core::{Config, Janus, StartupError};
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::api::Api;
-use crate::certificates::Certificates;
+use crate::certificates;
+use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -30,6 +33,8 @@ pub(crate) enum ServeError {
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Start(StartupError),
+    #[error(transparent)]
+    Access(#[from] SetupError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
     #[error("ended by a second signal; messages still queued are lost")]
@@ -38,7 +43,7 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
     }
 }
 
@@ -58,8 +63,9 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let starting = Janus::builder().config(config.clone()).pass_on(pass_on).start();
-    let janus = starting.await.map_err(|error| match error {
+    let mut access = Access::new(settings)?;
+    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
+    let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
@@ -69,15 +75,17 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let certificates = Certificates::of(&janus, config);
+    let reloading = Reloading::of(&janus, config, access.tokens());
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop(&certificates) => {
+        name = signals.stop(&reloading) => {
             log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
         }
-        () = certificates.watch() => {}
+        () = reloading.watch() => {}
+        () = certificates::watch(&janus, config) => {}
+        () = access.run() => {}
     }
-    drain(&janus, &api, &mut signals, &certificates).await
+    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -102,10 +110,20 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
 }
 
 /// Drains until the last connection has ended, or until a second stop signal.
-async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, certificates: &Certificates) -> Result<(), ServeError> {
+async fn drain(
+    janus: &Janus,
+    (api, access, time): (&Api, &Access, Duration),
+    signals: &mut Signals,
+    reloading: &Reloading,
+) -> Result<(), ServeError> {
     let stopped = Instant::now();
+    let drained = async {
+        let report = janus.shutdown().await;
+        access.finish(time.saturating_sub(stopped.elapsed())).await;
+        report
+    };
     tokio::select! {
-        report = janus.shutdown() => {
+        report = drained => {
             api.finish().await;
             log::info!("drained {} connections", report.connections);
             if report.cut_off > 0 {
@@ -113,7 +131,7 @@ async fn drain(janus: &Janus, api: &Api, signals: &mut Signals, certificates: &C
             }
             Ok(())
         }
-        name = signals.stop_again(stopped, certificates) => {
+        name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
@@ -128,7 +146,7 @@ async fn crash_until_it_gives_up(janus: Janus) {
     }
     loop {
         janus.inject(janus_core::Fault::TopicManager);
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -105,15 +105,43 @@ impl Stored for u32 {
     }
 }
 
-/// No path is an empty text.
-impl Stored for Option<PathBuf> {
+/// A type with a text that is not empty, for optional fields: no value is an empty text.
+pub trait Text: Sized {
+    /// The field as a text.
+    fn to_text(&self) -> String;
+
+    /// The text as a field; `None` if the text does not fit.
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+impl Text for PathBuf {
+    fn to_text(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.into())
+    }
+}
+
+impl Text for String {
+    fn to_text(&self) -> String {
+        self.clone()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+impl<T: Text> Stored for Option<T> {
     fn to_value(&self) -> Value {
-        Value::Text(self.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default())
+        Value::Text(self.as_ref().map(T::to_text).unwrap_or_default())
     }
 
     fn from_value(value: Value) -> Option<Self> {
-        let path = String::from_value(value)?;
-        Some((!path.is_empty()).then(|| path.into()))
+        let text = String::from_value(value)?;
+        if text.is_empty() { Some(None) } else { T::from_text(&text).map(Some) }
     }
 }
 
@@ -186,6 +214,22 @@ pub enum Kind {
     Path,
     /// Any number of paths of files.
     Paths,
+    /// A text of a form of its own, such as the address of a server.
+    Text {
+        /// Whether a text is accepted.
+        accepts: fn(&str) -> bool,
+        /// Describes the accepted texts.
+        expected: &'static str,
+    },
+    /// Texts of a form of their own.
+    Texts {
+        /// How many are accepted.
+        most: usize,
+        /// Whether a text is accepted.
+        accepts: fn(&str) -> bool,
+        /// Describes the accepted texts.
+        expected: &'static str,
+    },
     /// A text, never printed.
     Secret {
         /// Whether a text is accepted.
@@ -287,6 +331,18 @@ impl Kind {
         Self::Paths
     }
 
+    /// A text of a form of its own.
+    #[must_use]
+    pub const fn text(accepts: fn(&str) -> bool, expected: &'static str) -> Self {
+        Self::Text { accepts, expected }
+    }
+
+    /// At most this many texts of a form of their own.
+    #[must_use]
+    pub const fn texts(most: usize, accepts: fn(&str) -> bool, expected: &'static str) -> Self {
+        Self::Texts { most, accepts, expected }
+    }
+
     /// A text, never printed.
     #[must_use]
     pub const fn secret(accepts: fn(&str) -> bool, expected: &'static str) -> Self {
@@ -322,6 +378,11 @@ impl Kind {
                     return Err((network.to_string(), expected.into()));
                 }
                 None
+            }
+            (Self::Text { accepts, .. }, Value::Text(text)) => (!accepts(text)).then(|| format!("{text:?}")),
+            (Self::Texts { most, accepts, .. }, Value::Texts(texts)) => {
+                at_most(*most, texts)?;
+                texts.iter().find(|text| !accepts(text)).map(|text| format!("{text:?}"))
             }
             (Self::Secret { accepts, .. }, Value::Text(text)) => (!accepts(text)).then(|| HIDDEN.to_owned()),
             (Self::Secret { .. }, _) => Some(HIDDEN.to_owned()),
@@ -366,7 +427,9 @@ impl Kind {
             Self::Origins { .. } => return "origins such as \"https://app.example\", or \"*\" for any".into(),
             Self::Path => return "the path of a file, or \"\" for none".into(),
             Self::Paths => return "the path of a file, or several, or none".into(),
-            Self::Secret { expected, .. } => return (*expected).into(),
+            Self::Text { expected, .. } | Self::Texts { expected, .. } | Self::Secret { expected, .. } => {
+                return (*expected).into();
+            }
         }
         .into()
     }

@@ -395,15 +395,15 @@ settings! {
             max_revocations: usize = 100_000, count(0..=10_000_000);
         }
 
-        // The binary has no hooks, and leaves this group out.
         "Hooks" {
-            /// How long a hook may take. A question without an answer by then is answered with an error
-            /// (`authorization_failed`); an observer is given up.
+            /// How long a decision about a client may take: about its token, or by hooks of a program. A question without
+            /// an answer by then is answered with an error (`authorization_failed`); an observer is given up.
             ///
             /// See [`hooks`](crate::hooks).
             hook_timeout: Duration = secs(5), duration(millis(10)..=days(7));
 
-            /// Questions to hooks at once. Further questions wait for their turn, within `hook_timeout`.
+            /// Decisions about clients at once, such as tokens that are verified. Further questions wait for their turn,
+            /// within `hook_timeout`.
             max_hook_questions: usize = 1_024, count(1..=1 << 20);
 
             /// Events waiting for observers. Further events are left out and counted.

@@ -9,7 +9,7 @@
 
 use super::ConfigError;
 
-pub use super::kind::{Bounds, GIB, HIDDEN, KIB, Kind, MIB, Stored, Value, days, millis, secs};
+pub use super::kind::{Bounds, GIB, HIDDEN, KIB, Kind, MIB, Stored, Text, Value, days, millis, secs};
 
 /// The description of one setting, for readers and parsers.
 #[derive(Debug)]

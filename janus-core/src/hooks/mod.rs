@@ -7,6 +7,7 @@
 // | `revocations.rs` | table | users and tokens whose right was withdrawn |
 // | `runner.rs` | shared object | the embedder's hooks with their runtime, their deadlines and the limit of questions |
 // | `observer.rs` | queue and task | the events for observers, and the task that calls the observers |
+// | `occupancy.rs` | shared object | whether a topic has subscribers, as far as the observers know |
 // | `slow_client.rs` | value | a client that does not keep up, as observers and operators see it |
 // | `thread.rs` | thread | a runtime for hooks, if the embedder has none |
 // | `tests.rs` | tests | scripted hooks |
@@ -70,11 +71,12 @@
 //!
 //! # Observers
 //!
-//! [`connected`](Hooks::connected), [`disconnected`](Hooks::disconnected), [`slow`](Hooks::slow) and
-//! [`dropped`](Hooks::dropped) only hear of past events. Observers are called one after the other, in the order of the
-//! events, and each has the same time as a question. After a timeout or a panic the log names the observer, and the
+//! [`connected`](Hooks::connected), [`disconnected`](Hooks::disconnected), [`slow`](Hooks::slow),
+//! [`dropped`](Hooks::dropped), [`topic_occupied`](Hooks::topic_occupied) and [`topic_vacated`](Hooks::topic_vacated)
+//! only hear of past events. Observers are called one after the other, events of clients in their order and events of
+//! topics in their order, and each has the same time as a question. After a timeout or a panic the log names the observer, and the
 //! next observer is called. Clients never wait for observers: events wait in a queue of
-//! [`hook_queue`](crate::Config::hook_queue). While the queue is full, further events are left out and counted
+//! [`hook_queue`](crate::Config::hook_queue), those of topics in a queue of the same size. While the queue is full, further events are left out and counted
 //! ([`Stats::hook_news_lost`](crate::Stats::hook_news_lost)).
 //!
 //! # Where hooks run
@@ -87,6 +89,7 @@
 mod grant;
 mod identity;
 mod observer;
+mod occupancy;
 mod patterns;
 mod revocations;
 mod runner;
@@ -105,6 +108,7 @@ use tokio::runtime::Handle;
 pub use grant::Grant;
 pub use identity::Identity;
 pub(crate) use observer::{News, observe};
+pub(crate) use occupancy::Occupancy;
 pub use patterns::{PatternError, Patterns};
 pub(crate) use revocations::Revocations;
 pub use revocations::{Revocation, RevokeError};
@@ -193,6 +197,23 @@ pub trait Hooks: Send + Sync + 'static {
     /// second by default), counted once for each subscriber.
     fn dropped(&self, topic: &TopicName, messages: u64, why: DropReason) -> impl Future<Output = ()> + Send {
         let _ = (topic, messages, why);
+        async {}
+    }
+
+    /// Called when a topic has its first subscriber, be it a client or a subscriber in this process.
+    ///
+    /// For a topic that changes faster than observers are called, only the last state counts: the calls of
+    /// `topic_occupied` and of [`topic_vacated`](Self::topic_vacated) take turns, and a topic waits for one call at most.
+    /// After news that were left out, or after an [`end`](crate::Janus::shutdown) of the instance, a topic is vacated
+    /// without a call.
+    fn topic_occupied(&self, topic: &TopicName) -> impl Future<Output = ()> + Send {
+        let _ = topic;
+        async {}
+    }
+
+    /// Called when a topic has no subscriber any more. A client that reconnects may come back a moment later.
+    fn topic_vacated(&self, topic: &TopicName) -> impl Future<Output = ()> + Send {
+        let _ = topic;
         async {}
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Client, Disconnect, DropReason, HookRunner, SlowClient};
+use super::{Client, Disconnect, DropReason, HookRunner, Occupancy, SlowClient};
 use crate::supervision::{BoxError, stop_requested};
 use crate::wire::TopicName;
 
@@ -16,15 +16,32 @@ pub(crate) enum News {
     Connected(Arc<Client>),
     Disconnected(Arc<Client>, Disconnect),
     Slow(Arc<Client>, SlowClient),
-    Dropped { topic: TopicName, messages: u64, why: DropReason },
+    Dropped {
+        topic: TopicName,
+        messages: u64,
+        why: DropReason,
+    },
+    /// The topic may have its first subscriber, or none any more.
+    Occupancy(Arc<Occupancy>),
 }
 
 /// Events waiting for the observers. The queue outlives the task that calls the observers.
 #[derive(Debug)]
 pub(super) struct Queue {
-    waiting: Mutex<VecDeque<News>>,
+    waiting: Mutex<Waiting>,
+    /// Of each of the two.
     limit: usize,
     arrived: Notify,
+}
+
+/// Events of clients and of topics. Apart, so that a client that goes from topic to topic does not push out the news of
+/// other clients.
+#[derive(Debug, Default)]
+struct Waiting {
+    clients: VecDeque<News>,
+    topics: VecDeque<Arc<Occupancy>>,
+    /// Whether the next event is one of a topic. The two take turns.
+    topic_is_next: bool,
 }
 
 impl Queue {
@@ -36,17 +53,29 @@ impl Queue {
     pub(super) fn push(&self, news: News) -> bool {
         {
             let mut waiting = self.waiting.lock();
-            if waiting.len() >= self.limit {
+            let length = match &news {
+                News::Occupancy(_) => waiting.topics.len(),
+                _ => waiting.clients.len(),
+            };
+            if length >= self.limit {
                 return false;
             }
-            waiting.push_back(news);
+            match news {
+                News::Occupancy(occupancy) => waiting.topics.push_back(occupancy),
+                news => waiting.clients.push_back(news),
+            }
         }
         self.arrived.notify_one();
         true
     }
 
     fn pop(&self) -> Option<News> {
-        self.waiting.lock().pop_front()
+        let mut waiting = self.waiting.lock();
+        waiting.topic_is_next = !waiting.topic_is_next;
+        if waiting.topic_is_next && !waiting.topics.is_empty() || waiting.clients.is_empty() {
+            return waiting.topics.pop_front().map(News::Occupancy);
+        }
+        waiting.clients.pop_front()
     }
 
     /// Waits for the next event. Cancel safe, for a single waiting task.
@@ -88,5 +117,14 @@ async fn tell(runner: &HookRunner, news: News) {
         News::Dropped { topic, messages, why } => {
             runner.notify("dropped", async move { hooks.dropped(&topic, messages, why).await }).await;
         }
+        News::Occupancy(occupancy) => match occupancy.take() {
+            Some((topic, true)) => {
+                runner.notify("topic_occupied", async move { hooks.topic_occupied(&topic).await }).await;
+            }
+            Some((topic, false)) => {
+                runner.notify("topic_vacated", async move { hooks.topic_vacated(&topic).await }).await;
+            }
+            None => {}
+        },
     }
 }

@@ -15,7 +15,9 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::{Instant, timeout};
 
 use super::observer::Queue;
-use super::{Cause, Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, SlowClient};
+use super::{
+    Cause, Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, Occupancy, SlowClient,
+};
 use crate::config::Config;
 use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
@@ -152,9 +154,20 @@ impl HookRunner {
 
     /// Queues an event for the observers. An event is left out and counted if the queue is full.
     pub(crate) fn tell(&self, news: News) {
-        if !self.queue.push(news) {
+        self.queue(news);
+    }
+
+    /// Queues an event of a topic. Returns `false` if the event is left out.
+    pub(super) fn tell_of_topic(&self, occupancy: &Arc<Occupancy>) -> bool {
+        self.queue(News::Occupancy(Arc::clone(occupancy)))
+    }
+
+    fn queue(&self, news: News) -> bool {
+        let is_queued = self.queue.push(news);
+        if !is_queued {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+        is_queued
     }
 
     /// The number of events left out because the queue was full.
@@ -283,6 +296,8 @@ pub(crate) trait AnyHooks: Send + Sync {
     fn disconnected<'a>(&'a self, client: &'a Client, why: Disconnect) -> BoxFuture<'a, ()>;
     fn slow<'a>(&'a self, client: &'a Client, lag: &'a SlowClient) -> BoxFuture<'a, ()>;
     fn dropped<'a>(&'a self, topic: &'a TopicName, messages: u64, why: DropReason) -> BoxFuture<'a, ()>;
+    fn topic_occupied<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, ()>;
+    fn topic_vacated<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, ()>;
 }
 
 impl<H: Hooks> AnyHooks for H {
@@ -325,5 +340,13 @@ impl<H: Hooks> AnyHooks for H {
 
     fn dropped<'a>(&'a self, topic: &'a TopicName, messages: u64, why: DropReason) -> BoxFuture<'a, ()> {
         Box::pin(Hooks::dropped(self, topic, messages, why))
+    }
+
+    fn topic_occupied<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, ()> {
+        Box::pin(Hooks::topic_occupied(self, topic))
+    }
+
+    fn topic_vacated<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, ()> {
+        Box::pin(Hooks::topic_vacated(self, topic))
     }
 }

@@ -311,6 +311,24 @@ async fn events_beyond_the_queue_are_left_out_and_counted() {
 }
 
 #[tokio::test]
+async fn a_flood_of_topics_pushes_out_no_event_of_a_client() {
+    let config = Config { hook_queue: 3, ..Config::default() };
+    let runner = Arc::new(HookRunner::new(Arc::new(Scripted::default()), Handle::current(), &config));
+    let topics: Vec<_> = (0..5).map(|number| TopicName::new(&number.to_string(), 255).unwrap()).collect();
+    let topics: Vec<_> = topics.into_iter().map(Occupancy::new).collect();
+    for topic in &topics {
+        for occupied in [true, false, true] {
+            topic.set(occupied);
+            topic.tell(&runner);
+        }
+    }
+    // One entry for each topic, however often it changes; and an attempt for each change of a topic without an entry.
+    assert_eq!(runner.lost(), 6);
+    (1..=3).for_each(|number| runner.tell(connected(number)));
+    assert_eq!(runner.lost(), 6);
+}
+
+#[tokio::test]
 async fn queued_events_are_told_before_the_end() {
     let go = Arc::new(Notify::new());
     let (runner, mut observed) = observed([Act::Wait(Arc::clone(&go))], 100).await;

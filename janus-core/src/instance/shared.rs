@@ -42,7 +42,7 @@ impl Shared {
             (tree::topic_supervisor(&config), tree::transport_supervisor(&config));
         // Only hooks ask for dropped messages by topic.
         let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
-        let sessions = Sessions::new(Topics::new(engine, topic_supervisor));
+        let sessions = Sessions::new(Topics::new(engine, topic_supervisor, hooks.clone()));
         let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks, tls);
         Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default() })
     }

@@ -24,7 +24,9 @@ impl TopicState {
     /// Retires a topic whose actor could not be started.
     pub(crate) fn abandon(&self, senders: &SenderPool) {
         // Subscribers may have joined before the start. Without an actor they would wait for ever.
-        let subscribers = self.core.lock().roster.take();
+        let mut core = self.core.lock();
+        let subscribers = core.roster.take();
+        self.unlock_and_tell(core);
         for subscription in subscribers.iter() {
             subscription.slot.end(End::MessagesLost);
         }
@@ -65,6 +67,7 @@ impl TopicState {
         let mut core = self.core.lock();
         let in_pass = core.sequence.is_in_pass();
         core.roster.sweep(in_pass);
+        self.unlock_and_tell(core);
     }
 
     /// Checks the state left behind by a crashed predecessor, and makes the state fit to continue. Returns `false` if
@@ -77,7 +80,7 @@ impl TopicState {
         core.roster.sweep(core.sequence.is_in_pass());
         let waiting = core.inbox.recount(core.sequence.in_flight(), core.sequence.open_bytes());
         let consistent = core.sequence.check() && core.roster.check();
-        drop(guard);
+        self.unlock_and_tell(guard);
         // The message in hand at the crash has left room.
         waiting.into_iter().for_each(Waker::wake);
         consistent
@@ -100,7 +103,7 @@ impl TopicState {
         }
         // Last, because a panic before the wakers are woken would leave their publishers waiting.
         let waiting = core.inbox.recount(core.sequence.in_flight(), core.sequence.open_bytes());
-        drop(guard);
+        self.unlock_and_tell(guard);
         waiting.into_iter().for_each(Waker::wake);
     }
 }

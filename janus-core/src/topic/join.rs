@@ -83,6 +83,7 @@ impl TopicState {
         if entry.missed.is_none() {
             core.last_used = tick;
             core.list(subscription, entry.first_seq());
+            self.unlock_and_tell(core);
         }
         Ok(entry)
     }
@@ -120,6 +121,7 @@ impl TopicState {
             }
         }
         core.list(subscription, from);
+        self.unlock_and_tell(core);
         Ok(CatchUp::Joined)
     }
 

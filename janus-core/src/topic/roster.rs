@@ -73,8 +73,11 @@ impl Roster {
         }
     }
 
-    /// Applies the changes noted during a pass.
-    pub(super) fn apply_changes(&mut self) {
+    /// Applies the changes noted during a pass. Returns whether there were any.
+    pub(super) fn apply_changes(&mut self) -> bool {
+        if self.joining.is_empty() && self.leaving.is_empty() && !self.sweep {
+            return false;
+        }
         for subscription in std::mem::take(&mut self.joining) {
             self.add_now(subscription);
         }
@@ -88,6 +91,7 @@ impl Roster {
                 subscription.index.store(index, Ordering::Relaxed);
             }
         }
+        true
     }
 
     /// Takes all subscribers out.

@@ -13,6 +13,7 @@ use super::{TopicError, TopicState};
 use crate::accounts::Account;
 use crate::delivery::{Engine, Slot, Subscription};
 use crate::ground::trace::{self, Said, TraceKind};
+use crate::hooks::HookRunner;
 use crate::supervision::{ActorRef, DynamicSupervisor};
 use crate::wire::TopicName;
 
@@ -25,6 +26,8 @@ pub(crate) struct Topics {
     engine: Engine,
     pub(crate) table: TopicTable,
     pub(crate) unstarted: Unstarted,
+    /// The hooks that are told which topics have subscribers.
+    pub(super) observers: Option<Arc<HookRunner>>,
     /// The slots of the subscribers in this process, by their number. The program decides how many there are.
     pub(crate) locals: Mutex<HashMap<u64, Arc<Slot>>>,
     /// See [`pressure`](Self::pressure); set by the memory keeper.
@@ -34,7 +37,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    pub(crate) fn new(engine: Engine, supervisor: DynamicSupervisor) -> Arc<Self> {
+    pub(crate) fn new(engine: Engine, supervisor: DynamicSupervisor, observers: Option<Arc<HookRunner>>) -> Arc<Self> {
         Arc::new_cyclic(|topics: &Weak<Self>| {
             let topics = topics.clone();
             let topic_supervisor = supervisor.on_quarantine(move |name, _| {
@@ -46,6 +49,7 @@ impl Topics {
                 engine,
                 table: TopicTable::default(),
                 unstarted: Unstarted::default(),
+                observers,
                 locals: Mutex::default(),
                 pressure: AtomicU32::new(0),
                 topic_manager: ActorRef::new("topic_manager"),
@@ -123,7 +127,7 @@ pub(super) mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let engine = Engine::new(Ground::new(config, Place::here()), Arc::default(), false);
-            test(&Topics::new(engine, DynamicSupervisor::new("topic_supervisor")));
+            test(&Topics::new(engine, DynamicSupervisor::new("topic_supervisor"), None));
         });
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
 use futures_util::future::{Either, select};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::actor::{Topic, Wake};
@@ -28,6 +28,7 @@ use crate::delivery::{Ledger, PassNumbers, Subscription};
 use crate::ground::clock::{Clock, Tick};
 use crate::ground::line::Ticket;
 use crate::ground::trace;
+use crate::hooks::{HookRunner, Occupancy};
 use crate::supervision::ActorRef;
 use crate::wire::classic::ErrorCode;
 use crate::wire::{Epoch, Position, TopicName};
@@ -49,8 +50,17 @@ pub(crate) struct TopicState {
     pub(crate) spare: Spare,
     pub(super) pass_numbers: Arc<PassNumbers>,
     pub(super) core: Mutex<Core>,
+    /// `None` if nobody observes the topics of the instance.
+    observed: Option<Observed>,
     /// Tells tasks waiting for the actor that the actor will not come back, or not for long.
     pub(super) given_up: Notify,
+}
+
+/// The part of a topic that hooks are told of.
+#[derive(Debug)]
+struct Observed {
+    occupancy: Arc<Occupancy>,
+    observers: Arc<HookRunner>,
 }
 
 #[derive(Debug)]
@@ -129,7 +139,12 @@ impl TopicState {
     ) -> Self {
         let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
         let books = (shared.ledger(), &shared.pass_numbers);
-        Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, books)
+        let observed = shared.observers.as_ref().map(|observers| {
+            let (occupancy, observers) = (Occupancy::new(name.clone()), Arc::clone(observers));
+            Observed { occupancy, observers }
+        });
+        let topic = Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, books);
+        Self { observed, ..topic }
     }
 
     #[cfg(test)]
@@ -176,6 +191,7 @@ impl TopicState {
                 sequence: Sequence::new(start, Kept::of(&name, config, clock)),
                 roster: Roster::default(),
             }),
+            observed: None,
             name,
         }
     }
@@ -298,7 +314,20 @@ impl TopicState {
         core.last_used = tick;
         let in_pass = core.sequence.is_in_pass();
         core.roster.remove(subscription, in_pass);
-        core.roster.len() == 0
+        let is_unused = core.roster.len() == 0;
+        self.unlock_and_tell(core);
+        is_unused
+    }
+
+    /// Lets go of the lock after a change of the list, and tells the observers if the first subscriber has come or the
+    /// last has left.
+    pub(super) fn unlock_and_tell(&self, core: MutexGuard<'_, Core>) {
+        let Some(Observed { occupancy, observers }) = &self.observed else { return };
+        let has_changed = occupancy.set(core.roster.len() > 0);
+        drop(core);
+        if has_changed {
+            occupancy.tell(observers);
+        }
     }
 
     /// Ends the open batch, if it holds any message.

@@ -116,8 +116,12 @@ impl TopicState {
         let waiting = {
             let mut core = self.core.lock();
             let Some(handed_out) = core.sequence.end(pass) else { return };
-            core.roster.apply_changes();
-            core.inbox.note_handed_out(handed_out)
+            let is_changed = core.roster.apply_changes();
+            let waiting = core.inbox.note_handed_out(handed_out);
+            if is_changed {
+                self.unlock_and_tell(core);
+            }
+            waiting
         };
         waiting.into_iter().for_each(Waker::wake);
     }

@@ -5,14 +5,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use janus_core::wire::{AllowedOrigins, ErrorCode, HttpError, HttpRequest, Peer};
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 
 use crate::settings::ApiKey;
 
 /// The rule, which follows from the settings.
 #[derive(Debug)]
 pub(super) enum Access {
-    /// Clients must show the key.
+    /// Clients must show one of the keys.
     Key(ApiKey),
     /// Every client is allowed, because only programs on this machine can connect. Requests through a proxy are
     /// refused, unless a trusted proxy names a client on this machine: a proxy serves other machines.
@@ -28,7 +28,7 @@ impl Access {
         mut addresses: impl Iterator<Item = &'a SocketAddr>,
         origins: AllowedOrigins,
     ) -> Self {
-        if api_key.reveal().is_some() {
+        if !api_key.is_none() {
             Self::Key(api_key.clone())
         } else if addresses.all(|&addr| Peer::from(addr).is_local()) {
             Self::ThisMachine(origins)
@@ -40,10 +40,13 @@ impl Access {
     /// Whether a request may be carried out. `is_local` says whether its client is on this machine.
     pub(super) fn check(&self, request: &HttpRequest, is_local: bool) -> Result<(), HttpError> {
         match self {
-            Self::Key(key) => {
-                let expected = key.reveal().unwrap_or_default();
+            Self::Key(keys) => {
                 let shown = request.header("authorization").and_then(bearer);
-                if shown.is_some_and(|shown| shown.as_bytes().ct_eq(expected.as_bytes()).into()) {
+                // All keys are compared, so that the time does not tell which of them is almost right.
+                let is_one_of = |shown: &str| {
+                    keys.reveal().fold(Choice::from(0), |found, key| found | shown.as_bytes().ct_eq(key.as_bytes()))
+                };
+                if shown.is_some_and(|shown| is_one_of(shown).into()) {
                     return Ok(());
                 }
                 let message = match shown {
@@ -141,6 +144,17 @@ mod tests {
             assert_eq!(status(&access, &[("authorization", header)]), 401, "{header}");
         }
         assert_eq!(status(&access, &[]), 401);
+    }
+
+    #[test]
+    fn while_a_key_is_replaced_both_keys_are_good() {
+        let access = access(&format!("{KEY}, another-good-key"), &["0.0.0.0:8080"]);
+        for (key, expected) in [(KEY, 200), ("another-good-key", 200), ("a-third-key-1234", 401), (",", 401), ("", 401)]
+        {
+            assert_eq!(status(&access, &[("authorization", &format!("Bearer {key}"))]), expected, "{key}");
+        }
+        let both = format!("Bearer {KEY}, another-good-key");
+        assert_eq!(status(&access, &[("authorization", &both)]), 401);
     }
 
     #[test]

@@ -65,7 +65,9 @@ fn request(command: &Trace) -> String {
     }
     query.append_pair("seconds", &command.seconds.to_string());
     query.append_pair("count", &command.count.to_string());
-    let key = std::env::var("JANUS_API_KEY").unwrap_or_default();
+    // The variable may be the server's own, with several keys.
+    let keys = std::env::var("JANUS_API_KEY").unwrap_or_default();
+    let key = keys.split(',').next().unwrap_or_default().trim();
     // No key has line breaks, so a variable with a line break is not sent.
     let is_key = !key.is_empty() && !key.contains(|letter: char| letter.is_control());
     let authorization = if is_key { format!("Authorization: Bearer {key}\r\n") } else { String::new() };

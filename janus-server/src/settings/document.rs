@@ -25,7 +25,7 @@ fn document() -> String {
     for row in TABLE.iter() {
         if group != row.setting.group {
             group = row.setting.group;
-            let note = if row.of_a_namespace().is_some() { NAMESPACES } else { "" };
+            let note = if row.is_of_a_namespace() { NAMESPACES } else { "" };
             let _ = write!(
                 text,
                 "\n## {group}\n{note}\n| key, flag, variable | default | accepted | meaning |\n|---|---|---|---|\n"

@@ -189,14 +189,14 @@ impl Loaded {
     /// Adds the namespaces of the file: the default namespace, with the values of each table written over it. Last,
     /// because values of the default namespace may come from variables and flags.
     fn add_namespaces(&mut self) {
-        let core = &mut self.settings.core;
+        let Settings { core, access, .. } = &mut self.settings;
         for section in &self.sections {
-            let mut namespace = core.default_namespace.clone();
+            let mut namespace = (core.default_namespace.clone(), access.default_namespace.clone());
             for (index, value, _) in &section.values {
-                let field = TABLE[*index].of_a_namespace().expect("checked on reading");
-                field.write(&mut namespace, value.clone());
+                TABLE[*index].write_of_a_namespace((&mut namespace.0, &mut namespace.1), value.clone());
             }
-            core.namespaces.insert(section.name.clone(), namespace);
+            core.namespaces.insert(section.name.clone(), namespace.0);
+            access.namespaces.insert(section.name.clone(), namespace.1);
         }
     }
 
@@ -230,12 +230,12 @@ fn read_entry(
     let key: &str = key.get_ref();
     let name = format!("{path}.{}", toml_key(key));
     let Some(index) = find(key) else {
-        let known = TABLE.iter().filter_map(|row| row.of_a_namespace());
-        let nearest = nearest(key, known.map(|field| field.setting.name.to_owned()));
+        let known = TABLE.iter().filter(|row| row.is_of_a_namespace());
+        let nearest = nearest(key, known.map(|row| row.setting.name.to_owned()));
         return Err(Problem::Unknown { origin, name, nearest });
     };
     let row = &TABLE[index];
-    if row.of_a_namespace().is_none() {
+    if !row.is_of_a_namespace() {
         return Err(Problem::Misplaced { origin, name, key: row.setting.name });
     }
     match row.check(parse_toml(&row.setting.kind, value.get_ref())) {

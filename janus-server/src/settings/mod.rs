@@ -1,7 +1,7 @@
 //! The server's settings: the table, the layers of values, and every text about a setting.
 //!
-//! A setting is a row in a table: in `janus_core::Config`, in `janus_core::Namespace`, or below for the settings of the
-//! binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
+//! A setting is a row in a table: in `janus_core::Config`, in `janus_core::Namespace`, in the two tables of
+//! `janus_access`, or below for the settings of the binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
 //! are made from the rows.
 //!
 //! | file | content |
@@ -29,6 +29,7 @@ mod values;
 use std::fmt;
 use std::net::SocketAddr;
 
+use janus_access::{AccessSettings, Ask};
 use janus_core::settings::{HIDDEN, Stored, Table as _, Value};
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
@@ -44,11 +45,14 @@ janus_core::settings! {
     pub(crate) struct Settings {
         "HTTP" {
             /// Key of the HTTP API, sent by its clients as `Authorization: Bearer KEY`. Without a key the API is served
-            /// only if every address of `http_listen` and `https_listen` is on loopback, and never to requests passed on by a proxy. The
-            /// key is never printed, and has no flag, because every user of a machine can read its command lines.
+            /// only if every address of `http_listen` and `https_listen` is on loopback, and never to requests passed on by a
+            /// proxy. The key is never printed, and has no flag, because every user of a machine can read its command
+            /// lines. Several keys with commas between them are good at the same time, so that a key can be replaced without
+            /// an interruption.
             api_key: ApiKey = ApiKey::default(), secret(
                 ApiKey::accepts,
-                "16 to 256 letters, digits and characters of -._~+/=, or \"\" for none"
+                "16 to 256 letters, digits and characters of -._~+/=, up to 8 such keys with commas between them, or \"\" \
+                 for none"
             );
 
             /// Requests to the HTTP API served at once. A further request gets status 503.
@@ -66,6 +70,9 @@ janus_core::settings! {
         nested {
             /// The settings of the core. Unlike a program that embeds the core, the binary has an HTTP port by default.
             core: Config = Config { http_listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], ..Config::default() };
+
+            /// Who may do what.
+            access: AccessSettings = AccessSettings::default();
         }
     }
 }
@@ -74,6 +81,7 @@ impl Settings {
     /// Checks each setting, those of the core first, and then the rules across settings.
     fn validate(&self) -> Result<(), ConfigError> {
         self.core.validate()?;
+        self.access.validate()?;
         self.check_each()?;
         let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
         if [listen, tls_listen, http_listen, https_listen].iter().all(|addresses| addresses.is_empty()) {
@@ -84,36 +92,62 @@ impl Settings {
                     .into(),
             });
         }
+        self.check_questions()
+    }
+
+    /// Checks that questions to the backend reach their own limits before those of all hooks.
+    fn check_questions(&self) -> Result<(), ConfigError> {
+        let (access, core) = (&self.access, &self.core);
+        let refuse = |key: &'static str, value: String, expected: String| {
+            Err(ConfigError { key: key.into(), value, expected: expected.into() })
+        };
+        if Ask::is_needed(access) && access.ask_timeout >= core.hook_timeout {
+            let expected = format!("less than hook_timeout ({:?}), which ends each question", core.hook_timeout);
+            return refuse("ask_timeout", format!("{:?}", access.ask_timeout), expected);
+        }
+        if Ask::is_needed(access) && access.ask_concurrency > core.max_hook_questions {
+            let expected = format!("at most max_hook_questions ({}), or questions wait there", core.max_hook_questions);
+            return refuse("ask_concurrency", access.ask_concurrency.to_string(), expected);
+        }
         Ok(())
     }
 }
 
-/// The key for users of the HTTP API; empty if there is none. Never printed.
+/// The keys for users of the HTTP API, with commas between them; empty if there is none. Never printed.
 #[derive(Clone, Default)]
 pub(crate) struct ApiKey(String);
 
 impl ApiKey {
-    /// A key that does not come from a layer of the settings.
+    /// Keys that are good at the same time. Each is compared with the key of a request; rotation needs two.
+    const MOST: usize = 8;
+
+    /// Keys that do not come from a layer of the settings.
     #[cfg(test)]
     pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    /// `None` if there is no key.
-    pub(crate) fn reveal(&self) -> Option<&str> {
-        (!self.0.is_empty()).then_some(&*self.0)
+    /// Whether there is no key.
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys in the order of the setting.
+    pub(crate) fn reveal(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',').map(str::trim).filter(|key| !key.is_empty())
     }
 
     /// RFC 6750 has the characters that may follow `Bearer`; a shorter key can be guessed.
     fn accepts(text: &str) -> bool {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-        text.is_empty() || (16..=256).contains(&text.len()) && text.bytes().all(allowed)
+        let is_key = |key: &str| (16..=256).contains(&key.len()) && key.bytes().all(allowed);
+        text.is_empty() || text.split(',').count() <= Self::MOST && text.split(',').map(str::trim).all(is_key)
     }
 }
 
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "none" } else { HIDDEN })
+        f.write_str(if self.is_none() { "none" } else { HIDDEN })
     }
 }
 

@@ -25,7 +25,7 @@ impl Loaded {
         for section in &self.sections {
             let origin = one_line(&section.origin.to_string());
             let _ = write!(text, "\n[namespace.{}]  # {origin}\n", toml_key(&section.name));
-            for (index, row) in TABLE.iter().enumerate().filter(|(_, row)| row.of_a_namespace().is_some()) {
+            for (index, row) in TABLE.iter().enumerate().filter(|(_, row)| row.is_of_a_namespace()) {
                 let (value, origin) = match section.values.iter().find(|(own, ..)| *own == index) {
                     Some((_, value, origin)) => (row.toml(value), origin.to_string()),
                     None => (row.toml(&row.read(&self.settings)), format!("inherited, {}", self.origins[index])),

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use janus_access::{AccessNamespace, AccessSettings};
 use janus_core::settings::{Field, Kind, Setting, Table as _, Value};
 use janus_core::{Config, Namespace};
 
@@ -21,23 +22,27 @@ enum Place {
     Core(&'static Field<Config>),
     /// The top level of a file is the default namespace.
     Namespace(&'static Field<Namespace>),
+    Access(&'static Field<AccessSettings>),
+    /// The same top level, for the part of the default namespace that says who may do what.
+    AccessNamespace(&'static Field<AccessNamespace>),
     Binary(&'static Field<Settings>),
 }
 
 /// Every setting of the server, group by group. The first row decides the place of its group, so that the binary can
 /// add rows to a group of the core.
 pub(crate) static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
-    let core = Config::FIELDS.iter().filter(|field| field.setting.group != HOOKS);
+    let core = Config::FIELDS.iter();
     let mut rows: Vec<Row> = core.map(|field| Row { setting: &field.setting, place: Place::Core(field) }).collect();
     rows.extend(Namespace::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Namespace(field) }));
+    let access = AccessSettings::FIELDS.iter();
+    rows.extend(access.map(|field| Row { setting: &field.setting, place: Place::Access(field) }));
+    let access = AccessNamespace::FIELDS.iter();
+    rows.extend(access.map(|field| Row { setting: &field.setting, place: Place::AccessNamespace(field) }));
     rows.extend(Settings::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Binary(field) }));
     let groups: Vec<&str> = rows.iter().map(|row| row.setting.group).collect();
     rows.sort_by_key(|row| groups.iter().position(|group| *group == row.setting.group));
     rows
 });
-
-/// Hooks are for programs that embed the core; the binary has none.
-const HOOKS: &str = "Hooks";
 
 /// The prefix of all variables.
 pub(super) const PREFIX: &str = "JANUS_";
@@ -71,12 +76,25 @@ impl Row {
 
     /// Whether a variable has several values with commas between them, and a flag may be repeated.
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.setting.kind, Kind::Addresses | Kind::Networks { .. } | Kind::Origins { .. } | Kind::Paths)
+        let kind = &self.setting.kind;
+        matches!(
+            kind,
+            Kind::Addresses | Kind::Networks { .. } | Kind::Origins { .. } | Kind::Paths | Kind::Texts { .. }
+        )
     }
 
-    /// The field of a namespace, if tables `[namespace.NAME]` may have the setting.
-    pub(super) fn of_a_namespace(&self) -> Option<&'static Field<Namespace>> {
-        if let Place::Namespace(field) = self.place { Some(field) } else { None }
+    /// Whether tables `[namespace.NAME]` may have the setting.
+    pub(super) fn is_of_a_namespace(&self) -> bool {
+        matches!(self.place, Place::Namespace(_) | Place::AccessNamespace(_))
+    }
+
+    /// Writes an accepted value of a setting that tables `[namespace.NAME]` may have.
+    pub(super) fn write_of_a_namespace(&self, (core, access): (&mut Namespace, &mut AccessNamespace), value: Value) {
+        match self.place {
+            Place::Namespace(field) => field.write(core, value),
+            Place::AccessNamespace(field) => field.write(access, value),
+            Place::Core(_) | Place::Access(_) | Place::Binary(_) => unreachable!("checked on reading"),
+        }
     }
 
     /// The accepted values, and the way to write them.
@@ -89,6 +107,8 @@ impl Row {
         match self.place {
             Place::Core(field) => field.read(&settings.core),
             Place::Namespace(field) => field.read(&settings.core.default_namespace),
+            Place::Access(field) => field.read(&settings.access),
+            Place::AccessNamespace(field) => field.read(&settings.access.default_namespace),
             Place::Binary(field) => field.read(settings),
         }
     }
@@ -98,6 +118,8 @@ impl Row {
         match self.place {
             Place::Core(field) => field.write(&mut settings.core, value),
             Place::Namespace(field) => field.write(&mut settings.core.default_namespace, value),
+            Place::Access(field) => field.write(&mut settings.access, value),
+            Place::AccessNamespace(field) => field.write(&mut settings.access.default_namespace, value),
             Place::Binary(field) => field.write(settings, value),
         }
     }

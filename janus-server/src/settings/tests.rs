@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use janus_access::{AccessNamespace, AccessSettings};
 use janus_core::{Config, Namespace, SlowConsumer};
 
 use super::Settings;
@@ -10,7 +11,7 @@ use super::problems::Problems;
 use super::table::{TABLE, index_of};
 
 fn of_a_namespace() -> Vec<&'static str> {
-    TABLE.iter().filter_map(|row| Some(row.of_a_namespace()?.setting.name)).collect()
+    TABLE.iter().filter(|row| row.is_of_a_namespace()).map(|row| row.setting.name).collect()
 }
 
 fn read_file(text: &str) -> Result<Loaded, Problems> {
@@ -34,11 +35,11 @@ fn the_table_has_every_field_of_the_settings() {
     let core = format!("{:#?}", Config::default());
     let mut fields = fields_of(&core);
     let settings = format!("{:#?}", Settings::default());
-    fields.extend(fields_of(&settings).into_iter().filter(|name| *name != "core"));
+    let access = format!("{:#?}", AccessSettings::default());
+    fields.extend(fields_of(&access));
+    fields.extend(fields_of(&settings).into_iter().filter(|name| !["core", "access"].contains(name)));
     // The top level of a file is the default namespace; other namespaces are tables.
     fields.retain(|name| !["default_namespace", "namespaces"].contains(name));
-    // The binary has no hooks.
-    fields.retain(|name| !name.contains("hook"));
     fields.extend(of_a_namespace());
     let mut names: Vec<&str> = TABLE.iter().map(|row| row.setting.name).collect();
     fields.sort_unstable();
@@ -48,12 +49,12 @@ fn the_table_has_every_field_of_the_settings() {
 
 #[test]
 fn a_table_of_a_namespace_may_have_every_field_of_a_namespace() {
-    let debug = format!("{:#?}", Namespace::default());
-    let (mut fields, mut names) = (fields_of(&debug), of_a_namespace());
-    // The table has settings of namespaces in groups of the core.
+    let (core, access) = (format!("{:#?}", Namespace::default()), format!("{:#?}", AccessNamespace::default()));
+    let (mut fields, mut names) = ([fields_of(&core), fields_of(&access)].concat(), of_a_namespace());
+    // Groups may bring rows of both tables together.
     fields.sort_unstable();
     names.sort_unstable();
-    assert_eq!(names, fields);
+    assert_eq!(fields, names);
 }
 
 #[test]
@@ -120,24 +121,26 @@ fn frequent_pings_shorten_the_pong_timeout_unless_a_layer_sets_it() {
 fn a_key_is_shown_nowhere() {
     let key = "correct-horse-battery";
     let loaded = read_file(&format!("api_key = \"{key}\"\n")).unwrap();
-    assert_eq!(loaded.settings.api_key.reveal(), Some(key));
+    assert_eq!(loaded.settings.api_key.reveal().collect::<Vec<_>>(), [key]);
     assert!(loaded.show().contains("\napi_key = \"***\"  # file "), "{}", loaded.show());
     for text in [loaded.show(), format!("{loaded:?}"), loaded.describe("api_key")] {
         assert!(!text.contains(key), "{text}");
     }
-    for bad in ["tooshort", "with blanks in between", "ümlaut-in-a-secret-key", &"x".repeat(257)] {
+    let nine = [key; 9].join(",");
+    let trailing = format!("{key},");
+    for bad in ["tooshort", "with blanks in between", "ümlaut-in-a-secret-key", &"x".repeat(257), &nine, &trailing] {
         let problems = read_file(&format!("api_key = \"{bad}\"\n")).unwrap_err().to_string();
         assert!(
             problems.ends_with(
-                ":1: api_key = \"***\": expected 16 to 256 letters, digits and characters of \
-                                    -._~+/=, or \"\" for none"
+                ":1: api_key = \"***\": expected 16 to 256 letters, digits and characters of -._~+/=, up to 8 such keys \
+                 with commas between them, or \"\" for none"
             ),
             "{problems}"
         );
     }
-    let variables = [("JANUS_API_KEY".into(), key.into())];
+    let variables = [("JANUS_API_KEY".into(), format!("{key}, another-good-key").into())];
     let loaded = Loaded::read(&Flags::default(), variables, None).unwrap();
-    assert_eq!(loaded.settings.api_key.reveal(), Some(key));
+    assert_eq!(loaded.settings.api_key.reveal().collect::<Vec<_>>(), [key, "another-good-key"]);
     assert!(loaded.show().contains("\napi_key = \"***\"  # variable JANUS_API_KEY\n"), "{}", loaded.show());
 }
 
@@ -182,6 +185,34 @@ fn every_problem_of_a_namespace_is_told_with_its_place() {
         assert!(problems.lines().nth(line).is_some_and(|line| line.contains(expected)), "{expected}: {problems}");
     }
     assert_eq!(problems.lines().count(), 7, "{problems}");
+}
+
+#[test]
+fn questions_to_a_backend_end_before_their_hook() {
+    let url = "ask_connect = \"http://127.0.0.1:8000/\"\n";
+    for (file, expected) in [
+        ("ask_timeout = \"5 s\"", Some(":2: ask_timeout = 5s: expected less than hook_timeout (5s)")),
+        ("ask_timeout = \"5 s\"\nhook_timeout = \"6 s\"", None),
+        ("ask_concurrency = 2_000", Some(":2: ask_concurrency = 2000: expected at most max_hook_questions (1024)")),
+        (
+            "[namespace.chat]\nask_connect = \"http://a/\"",
+            Some("namespace.chat.ask_connect is not a setting of a namespace"),
+        ),
+        (
+            "[namespace.chat]\nask_subscribe = \"chat.example\"",
+            Some("ask_subscribe = \"chat.example\": expected an address such as"),
+        ),
+    ] {
+        let problems = read_file(&format!("{url}{file}")).err().map(|problems| problems.to_string());
+        match expected {
+            Some(expected) => assert!(problems.as_ref().is_some_and(|text| text.contains(expected)), "{problems:?}"),
+            None => assert_eq!(problems, None),
+        }
+        assert!(expected.is_none() || !file.starts_with("ask") || read_file(file).is_ok(), "only with an address");
+    }
+    let file = format!("{url}[namespace.chat]\nask_subscribe = \"http://chat.example/\"");
+    let access = read_file(&file).unwrap().settings.access;
+    assert!(access.namespace("chat:x").ask_subscribe.is_some() && access.namespace("news").ask_subscribe.is_none());
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(super) fn parse(kind: &Kind, texts: &[String]) -> Option<Value> {
     let texts = if texts == [""] { &[] } else { texts };
     let text = texts.last().map_or("", |text| text.trim());
     Some(match kind {
-        Kind::Origins { .. } | Kind::Paths => Value::Texts(texts.to_vec()),
+        Kind::Origins { .. } | Kind::Paths | Kind::Texts { .. } => Value::Texts(texts.to_vec()),
         Kind::Addresses => {
             let addresses: Option<Vec<Vec<SocketAddr>>> = texts.iter().map(|text| addresses(text)).collect();
             Value::Addresses(addresses?.concat())
@@ -24,14 +24,17 @@ pub(super) fn parse(kind: &Kind, texts: &[String]) -> Option<Value> {
         Kind::Bytes(_) => Value::Number(size(text)?),
         Kind::Duration(_) => Value::Duration(duration(text)?),
         Kind::Boolean => Value::Boolean(text.parse().ok()?),
-        Kind::OneOf { .. } | Kind::Path | Kind::Secret { .. } => Value::Text(text.to_owned()),
+        Kind::OneOf { .. } | Kind::Path | Kind::Text { .. } | Kind::Secret { .. } => Value::Text(text.to_owned()),
     })
 }
 
 /// Reads a value of the file, where types must fit: a number is not written as a string there.
 pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
     match (kind, value) {
-        (Kind::Addresses | Kind::Networks { .. } | Kind::Origins { .. } | Kind::Paths, DeValue::Array(items)) => {
+        (
+            Kind::Addresses | Kind::Networks { .. } | Kind::Origins { .. } | Kind::Paths | Kind::Texts { .. },
+            DeValue::Array(items),
+        ) => {
             let texts: Option<Vec<String>> =
                 items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
             parse(kind, &texts?)
@@ -46,6 +49,8 @@ pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
             | Kind::Origins { .. }
             | Kind::Path
             | Kind::Paths
+            | Kind::Text { .. }
+            | Kind::Texts { .. }
             | Kind::Secret { .. }
             | Kind::Bytes(_)
             | Kind::Duration(_)

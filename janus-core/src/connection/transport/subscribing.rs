@@ -189,7 +189,7 @@ impl Transport {
 
     /// Takes the client off a topic. The latest `max_topics_per_client` topics that the client has left stay; an
     /// earlier topic ends if unused. So a client that goes from topic to topic takes no more than that many places.
-    fn unsubscribe(&mut self, name: &TopicName) {
+    pub(super) fn unsubscribe(&mut self, name: &TopicName) {
         let left = self.session.with_subscriptions(|subscriptions| {
             let index = subscriptions.iter().position(|(topic, _)| topic.name == *name)?;
             Some(subscriptions.swap_remove(index))

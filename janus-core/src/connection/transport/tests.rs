@@ -22,7 +22,7 @@ use crate::wire::{Peer, TopicName};
 /// The shared state of Transports, without the actors.
 fn connections(config: Config) -> Arc<Connections> {
     let engine = Engine::new(Ground::new(config, Place::here()), Arc::<Codecs>::default(), false);
-    let sessions = Sessions::new(Topics::new(engine, DynamicSupervisor::new("topics")));
+    let sessions = Sessions::new(Topics::new(engine, DynamicSupervisor::new("topics"), None));
     let connections =
         Connections::new(Arc::new(sessions), Vec::new(), DynamicSupervisor::new("transports"), None, None);
     let connections = Arc::new(connections);
