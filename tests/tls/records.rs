@@ -45,8 +45,10 @@ async fn a_record_completed_in_time_leaves_no_deadline_behind() {
     let config = |config, _: &_| Config { frame_timeout: time, heartbeat_interval: beat, ..config };
     let server = Server::start(config).await;
     let before = server.janus.stats().memory_used;
-    // Only a subscriber is sent a PING.
+    // A client is sent PINGs after its first message.
     let mut stream = server.subscriber("news").await;
+    server.janus.publish("news", "first").await.unwrap();
+    assert!(stream.frame().await.contains("first"));
     // A change of keys has no data, so no frame completes with the record.
     let (_, connection) = stream.io.get_mut();
     connection.refresh_traffic_keys().unwrap();
