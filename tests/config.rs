@@ -185,13 +185,14 @@ fn a_namespace_shows_its_own_and_its_inherited_values() {
     let place = |line| format!("file {}:{line}", path(&file));
     let expected = [
         format!("[namespace.quotes]  # {}", place(3)),
-        "anonymous_subscribe = false  # inherited, default".to_owned(),
+        "client_publish_rate = 0  # inherited, default".to_owned(),
         format!("history = true  # {}", place(4)),
         format!("history_messages = 7  # inherited, {}", place(1)),
         "history_bytes = \"2 KiB\"  # inherited, flag --history-bytes".to_owned(),
         "history_age = \"5 s\"  # inherited, variable JANUS_HISTORY_AGE".to_owned(),
         "resume = \"position\"  # inherited, default".to_owned(),
         format!("slow_consumer = \"conflate\"  # {}", place(5)),
+        "anonymous_subscribe = false  # inherited, default".to_owned(),
         "ask_subscribe = \"\"  # inherited, default".to_owned(),
         "ask_publish = \"\"  # inherited, default".to_owned(),
     ];
@@ -207,6 +208,20 @@ fn a_mistake_in_a_namespace_is_refused_with_place_and_expectation() {
         &format!("{}:3: namespace.quotes.slow_consumr is not a setting; did you mean slow_consumer?", path(&file)),
     ];
     assert_refused(&mut janus(&["--config", path(&file)]), &expected.map(String::as_str));
+}
+
+#[test]
+fn a_check_tells_what_a_stranger_can_do_and_reads_the_keys() {
+    let output = janus(&["config", "check", "--listen", "0.0.0.0:8081", "--http-listen", ""]).output().unwrap();
+    assert_exit(&output, 0);
+    let warning = text(&output.stderr);
+    assert!(
+        warning.contains("other machines reach 0.0.0.0:8081: a stranger may subscribe to every topic"),
+        "{warning}"
+    );
+    let output = janus(&["config", "check", "--token-keys", "/nowhere/keys"]).output().unwrap();
+    assert_ne!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains("/nowhere/keys"), "{}", text(&output.stderr));
 }
 
 #[test]

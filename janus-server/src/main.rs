@@ -8,6 +8,7 @@
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
 //! | `access.rs` | hooks | who may do what, and news for a backend |
 //! | `certificates.rs` | a task | the check of the certificates, and warnings about their end |
+//! | `exposure.rs` | pure | what a stranger can do under the settings |
 //! | `reloading.rs` | a task | certificates and keys that have changed are read again |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
@@ -26,6 +27,7 @@ mod bench;
 mod certificates;
 mod cli;
 mod client;
+mod exposure;
 mod failure;
 mod limits;
 mod logging;
@@ -40,6 +42,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use access::Access;
 use cli::{Cli, Command, ConfigCommand, SettingFlags};
 use failure::Failure;
 use limits::Memory;
@@ -82,7 +85,11 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
         ConfigCommand::Show(flags) => load(flags)?.show(),
         ConfigCommand::Check(flags) => {
             let loaded = load(flags)?;
-            for warning in certificates::check(&loaded.settings.core).map_err(ServeError::Start)? {
+            // The keys and authorities are read as at a start.
+            Access::new(&loaded.settings).map_err(ServeError::Access)?;
+            let warnings = certificates::check(&loaded.settings.core).map_err(ServeError::Start)?;
+            let warnings = warnings.iter().map(ToString::to_string).chain(exposure::warning(&loaded.settings));
+            for warning in warnings {
                 logging::last_words(format!("warning: {warning}\n"));
             }
             "the settings are valid\n".to_owned()

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::api::Api;
 use crate::certificates;
+use crate::exposure;
 use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
@@ -75,6 +76,9 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
+    if let Some(line) = exposure::warning(settings) {
+        log::warn!("{line}");
+    }
     let reloading = Reloading::of(&janus, config, access.tokens());
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
