@@ -160,6 +160,15 @@ async fn a_classic_client_proves_its_identity_with_its_first_frame() {
 }
 
 #[tokio::test]
+async fn a_classic_client_has_one_frame_for_its_proof() {
+    let (_janus, addr, _) = Tokens::new([]).serve(Config::default()).await;
+    let mut client = Client::connect_silently(addr).await;
+    client.send(auth("")).await;
+    assert_eq!(client.error_code().await, "unauthorized");
+    assert_eq!(client.close().await, Close::Fin);
+}
+
+#[tokio::test]
 async fn a_classic_client_that_sends_no_proof_is_refused_in_time() {
     let config = Config { frame_timeout: Duration::from_millis(200), ..Config::default() };
     let (_janus, addr, _) = Tokens::new([]).serve(config).await;

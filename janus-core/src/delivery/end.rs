@@ -64,6 +64,12 @@ pub(crate) enum Exceeded {
 }
 
 impl End {
+    /// Whether the Transport may find that the reason is gone, and keep the connection. Such an end must not stand in the
+    /// way of an end that holds, such as a revocation.
+    pub(crate) fn may_lapse(self) -> bool {
+        matches!(self, Self::PingTimeout | Self::FrameTimeout | Self::Crowded | Self::TokenExpired)
+    }
+
     /// Whether nothing more can be sent, and the close of the socket is a reset.
     pub(crate) fn resets(self) -> bool {
         matches!(self, Self::SlowConsumer { .. } | Self::Broken(_) | Self::GivenUp | Self::CodecPanicked)

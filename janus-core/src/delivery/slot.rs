@@ -469,7 +469,8 @@ impl Slot {
     fn end_locked(&self, out: &mut Out, end: End) {
         // An end that resets takes precedence over an orderly end, which may take for ever. A client that cannot be
         // sent anything continues to send, and may be closed for its input.
-        if !out.sends && end != End::Overloaded || out.end.is_some() && !end.resets() {
+        let is_ending = out.end.is_some_and(|earlier| !earlier.may_lapse());
+        if !out.sends && end != End::Overloaded || is_ending && !end.resets() {
             return;
         }
         out.end = Some(end);

@@ -9,14 +9,29 @@ use std::task::{self, Poll};
 use super::subscribing::Asking;
 use super::{Lengthy, Step, Transport};
 use crate::accounts::fairness::{Want, price};
-use crate::wire::TopicName;
+use crate::hooks::Identity;
+use crate::wire::{ErrorCode, TopicName};
 
 impl Transport {
     /// Subscribes the client to these topics, one after the other, as soon as nothing else is to be done.
     pub(super) fn assign(&mut self, topics: impl IntoIterator<Item = TopicName>) {
-        let mut topics = topics.into_iter().peekable();
-        if topics.peek().is_some() {
+        let most = self.shared.config.max_topic_bytes;
+        let (topics, too_long): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| topic.as_str().len() <= most);
+        for topic in too_long {
+            let message = "a topic of the identity is longer than max_topic_bytes, and is not subscribed";
+            self.tell_error(None, Some(&topic), ErrorCode::BadTopic, message);
+        }
+        if !topics.is_empty() {
             self.due.get_or_insert_default().waiting.extend(topics);
+        }
+    }
+
+    /// Forgets the topics that the client's new identity has no longer. Without this, a client with two tokens could
+    /// make the lists grow without end, and be subscribed to a topic of an earlier token.
+    pub(super) fn keep_assigned_of(&mut self, identity: &Identity) {
+        if let Some(due) = &mut self.due {
+            due.waiting.retain(|topic| identity.topics.contains(topic));
+            due.assigned.retain(|topic| identity.topics.contains(topic));
         }
     }
 
@@ -68,7 +83,11 @@ impl Transport {
             let name = self.due.as_mut()?.waiting.pop_front()?;
             let has = self.session.with_subscriptions(|joined| joined.iter().any(|(topic, _)| topic.name == name));
             if has != Some(true) && !self.is_resuming(&name) {
-                self.due.as_mut()?.assigned.push(name.clone());
+                let assigned = &mut self.due.as_mut()?.assigned;
+                // A topic that could not be joined may be in the list.
+                if !assigned.contains(&name) {
+                    assigned.push(name.clone());
+                }
                 return Some(Asking { name, since: None, horizon: None, id: None, is_assigned: true });
             }
         }

@@ -55,6 +55,7 @@ impl Transport {
                 | ErrorCode::Banned
                 | ErrorCode::RateLimited
                 | ErrorCode::ConnectionReplaced
+                | ErrorCode::TokenExpired
         );
         if is_about_a_frame {
             self.shared.counters.frames_refused.fetch_add(1, Ordering::Relaxed);

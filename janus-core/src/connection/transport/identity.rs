@@ -67,7 +67,8 @@ impl Transport {
     pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
         let identity = match self.checked(identity) {
             Ok(identity) => identity,
-            Err(refused) if refused.lacks_credentials && self.may_prove_identity_later() => {
+            // A second frame without a proof is an answer, and no reason to wait for a third.
+            Err(refused) if refused.lacks_credentials && self.may_prove_identity_later() && !self.lacks_proof() => {
                 self.due.get_or_insert_default().lacking = Some(refused);
                 // The first frame has its time from now on.
                 return self.slot.set_unfinished(self.is_awaited(), true, self.shared.clock.tick());
@@ -218,9 +219,11 @@ impl Transport {
         let client = self.adopt(&identity);
         self.end_if_revoked(&identity);
         self.slot.tell(&ServerEvent::Refreshed { id, expires: identity.time_left(now()) });
-        if may_change {
+        // A client that proves nothing over and over is no news.
+        if may_change && identity.user != earlier.user {
             self.tell_observers(News::Connected(client));
         }
+        self.keep_assigned_of(&identity);
         self.assign(identity.topics.iter().filter(|topic| !earlier.topics.contains(topic)).cloned());
         self.review_topics();
     }

@@ -139,6 +139,15 @@ async fn a_stream_that_breaks_off_does_not_look_complete() {
 }
 
 #[tokio::test]
+async fn an_end_that_may_lapse_gives_way_to_an_end_that_holds() {
+    let (slot, _client) = queued();
+    slot.end(End::PingTimeout);
+    slot.end(End::Revoked);
+    slot.end(End::PingTimeout);
+    assert_eq!((slot.take_end(), slot.take_end()), (Some(End::Revoked), None));
+}
+
+#[tokio::test]
 async fn an_end_that_resets_replaces_an_orderly_end() {
     let (slot, _client) = queued();
     slot.end(End::Draining);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use janus_core::hooks::Revocation;
 use serde_json::{Map, Value};
 
 use super::verify::TokenError;
@@ -46,7 +47,7 @@ impl Claims {
             issued_at: seconds(&claims, "iat")?,
             issuer: text(&mut claims, "iss", "iss")?,
             audiences: audiences(&mut claims)?,
-            id: text(&mut claims, "jti", "jti")?,
+            id: id(&mut claims)?,
             janus: claims.remove("janus"),
         })
     }
@@ -66,6 +67,17 @@ impl Claims {
     /// The time at which the token ends.
     pub(super) fn end(&self) -> Option<SystemTime> {
         self.expires.map(time)
+    }
+}
+
+/// The token's identifier. A longer identifier could not be revoked.
+fn id(claims: &mut Map<String, Value>) -> Result<Option<String>, TokenError> {
+    let id = text(claims, "jti", "jti")?;
+    match &id {
+        Some(id) if !(1..=Revocation::MAX_BYTES).contains(&id.len()) => {
+            Err(TokenError::Claim { claim: "jti", expected: "1 to 1,024 bytes" })
+        }
+        _ => Ok(id),
     }
 }
 

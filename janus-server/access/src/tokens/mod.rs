@@ -10,6 +10,7 @@
 // | `file.rs` | file | the file of `token_keys` |
 // | `remote.rs` | task | keys from a URL |
 // | `signing.rs` | pure | new keys and tokens |
+// | `tests/` | tests | tokens in all their ways to be wrong |
 
 //! Who may do what, by tokens: JSON Web Tokens (RFC 7519) of the operator's own issuer.
 //!

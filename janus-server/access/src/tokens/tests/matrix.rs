@@ -221,6 +221,9 @@ async fn absent_rights_mean_what_the_rules_say() {
     let bare = verify(&tokens, &token(&key, &json!({"sub": "alice", "jti": "t-1"}))).await.unwrap();
     assert_eq!((bare.subscribe, bare.publish, bare.expires), (Grant::Ask, Grant::None, None));
     assert_eq!((bare.user.as_str(), bare.token_id.as_deref()), ("alice", Some("t-1")));
+    let long = token(&key, &json!({"sub": "alice", "jti": "t".repeat(1_025)}));
+    let expected = TokenError::Claim { claim: "jti", expected: "1 to 1,024 bytes" };
+    assert_eq!(verify(&tokens, &long).await, Err(expected), "such a token could not be revoked");
     let full = json!({"sub": "alice", "exp": NOW + 1, "janus": {
         "subscribe": [], "publish": ["chat:*"], "topics": ["user:alice:inbox"], "claims": {"team": 7},
     }});
