@@ -351,7 +351,14 @@ impl Target {
         read: impl FnOnce(Said) -> Result<Result<T, Denied>, &'static str>,
     ) -> Result<Result<T, Denied>, String> {
         match answer.status {
-            StatusCode::OK => Ok(read(Said::read(&answer.body)?).map_err(|wrong| format!("wrong answer: {wrong}"))?),
+            // A single user's name or topics may be wrong, which says nothing about the backend: the breaker must not
+            // open for all others.
+            StatusCode::OK => Ok(read(Said::read(&answer.body)?).unwrap_or_else(|wrong| {
+                if let Some(answers) = self.strange.count(1) {
+                    log::warn!("{url}: {answers} answers describe no client; the last: {wrong}");
+                }
+                Err(Denied::for_now(LATER, Duration::from_secs(1)))
+            })),
             // Of the moment, and not of the client.
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
                 Err(format!("status {}", answer.status))

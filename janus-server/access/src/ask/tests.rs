@@ -2,7 +2,7 @@
 
 use std::future::{pending, ready};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use janus_core::hooks::Grant;
 use janus_core::wire::classic::client::{publish_with_ack, subscribe};
@@ -171,7 +171,7 @@ async fn each_status_is_a_no_or_a_failure() {
     let answered = Arc::clone(&status);
     let (url, _) = backend(move |_| {
         let body = r#"{"allow":false,"reason":"your reason"}"#.to_owned();
-        ready((answered.load(std::sync::atomic::Ordering::SeqCst), body))
+        ready((answered.load(Ordering::SeqCst), body))
     })
     .await;
     for (code, expected) in [
@@ -189,7 +189,7 @@ async fn each_status_is_a_no_or_a_failure() {
     ] {
         let ask = ask(&url, |_| {});
         let janus = instance(&ask).await;
-        status.store(code, std::sync::atomic::Ordering::SeqCst);
+        status.store(code, Ordering::SeqCst);
         let mut client = connect(&janus, [127, 0, 0, 1]).await;
         // A client that has shown no proof may send it with its first frame. This client does not.
         client.write_all(&subscribe("news")).await.unwrap();
@@ -204,7 +204,7 @@ async fn each_status_is_a_no_or_a_failure() {
 
 #[tokio::test]
 async fn a_bad_answer_is_a_failure() {
-    for body in ["", "<html>", r#"{"allow":1}"#, r#"{"allow":true,"subscribe":["a*"]}"#] {
+    for body in ["", "<html>", r#"{"allow":1}"#] {
         let (url, _) = backend(move |_| ready((200, body.to_owned()))).await;
         let ask = ask(&url, |_| {});
         let janus = instance(&ask).await;
@@ -212,6 +212,29 @@ async fn a_bad_answer_is_a_failure() {
         assert_eq!((&*code, ask.stats().failed), ("authorization_failed", 1), "{body}");
         janus.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn answers_that_describe_no_client_open_no_breaker_for_others() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (url, _) = backend(move |_| {
+        let is_strange = asked.fetch_add(1, Ordering::Relaxed) < 25;
+        let body =
+            if is_strange { r#"{"allow":true,"subscribe":["a*"]}"# } else { r#"{"allow":true,"subscribe":["**"]}"# };
+        ready((200, body.to_owned()))
+    })
+    .await;
+    let ask = ask(&url, |_| {});
+    let janus = instance(&ask).await;
+    for _ in 0..25 {
+        let code = refusal(&mut connect(&janus, [127, 0, 0, 1]).await).await;
+        assert_eq!(code, "authorization_failed");
+    }
+    let mut other = connect(&janus, [127, 0, 0, 2]).await;
+    let first = frame(&mut other).await;
+    assert!(!first.contains("error"), "the next client is asked about, and served: {first}");
+    assert_eq!((ask.stats().breaker_open, ask.stats().failed, ask.stats().refused), (0, 0, 25));
+    janus.shutdown().await;
 }
 
 #[tokio::test]
@@ -277,7 +300,7 @@ async fn storm(clients: u16) {
         }
     }
     let waiting = ask.stats().under_way;
-    assert!(waiting > CONCURRENCY * 3 / 4 && seen.most_open.load(std::sync::atomic::Ordering::SeqCst) <= CONCURRENCY);
+    assert!(waiting > CONCURRENCY * 3 / 4 && seen.most_open.load(Ordering::SeqCst) <= CONCURRENCY);
     until("all of them are at the backend", || seen.open() == waiting).await;
     go.add_permits(waiting);
     for _ in 0..waiting {
@@ -307,7 +330,7 @@ async fn a_failing_backend_is_left_alone_and_tried_again() {
     let broken = Arc::new(AtomicBool::new(true));
     let state = Arc::clone(&broken);
     let (url, seen) = backend(move |_| {
-        let broken = state.load(std::sync::atomic::Ordering::SeqCst);
+        let broken = state.load(Ordering::SeqCst);
         ready(if broken { (503, String::new()) } else { yes() })
     })
     .await;
@@ -324,7 +347,7 @@ async fn a_failing_backend_is_left_alone_and_tried_again() {
     let asked = ask.stats().failed;
     assert_eq!(seen.count() as u64, asked);
     assert_eq!(ask.stats().breaker_open, 15 - asked);
-    broken.store(false, std::sync::atomic::Ordering::SeqCst);
+    broken.store(false, Ordering::SeqCst);
     let mut refused = 0;
     loop {
         if frame(&mut connect(&janus, [127, 0, 0, 1]).await).await.contains("token") {
