@@ -2,6 +2,7 @@
 //!
 //! Every wait has a deadline and no wait is a sleep: a test either sees the awaited event or reports the seen event.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -55,7 +56,7 @@ pub(crate) async fn serve(config: Config) -> (Janus, SocketAddr) {
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub(crate) fn until(what: &'static str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn until(what: impl Display, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
     async move {
         let deadline = Instant::now() + DEADLINE;

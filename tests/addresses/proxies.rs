@@ -175,7 +175,10 @@ async fn haproxy_names_clients_over_ipv6() {
 
 #[tokio::test]
 async fn a_forged_header_does_not_pass_through_haproxy() {
-    let server = Server::start(Config { trusted_proxies: network(PROXY), ..Config::default() }).await;
+    // HAProxy notices that a client of a stream is gone with the next heartbeat.
+    let heartbeat_interval = Duration::from_secs(1);
+    let config = Config { trusted_proxies: network(PROXY), heartbeat_interval, ..Config::default() };
+    let server = Server::start(config).await;
     let ip = own_address().ip();
     let configuration = format!(
         "defaults\n  mode http\n  option forwardfor\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\

@@ -141,7 +141,7 @@ async fn pour(flood: Flood, target: Target, client: usize, stop: Arc<AtomicBool>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_from_one_address_stop_no_message_of_another() {
-    stop_no_message(Config { client_subscribe_rate: 0, ..Config::default() }, |_, _| true).await;
+    stop_no_message(20, Config { client_subscribe_rate: 0, ..Config::default() }, |_, _| true).await;
 }
 
 /// With rates, clients of a flood wait most of the time, are closed, and come again.
@@ -149,7 +149,6 @@ async fn floods_from_one_address_stop_no_message_of_another() {
 async fn floods_ahead_of_their_rates_are_closed_and_stop_no_message() {
     let config = Config {
         default_namespace: Namespace { client_publish_rate: 200, ..Namespace::default() },
-        // Below the pace at which even a slow server answers all these clients.
         client_bytes_rate: 8 * 1_024,
         max_frame_bytes: 8 * 1_024,
         client_subscribe_rate: 100,
@@ -157,7 +156,8 @@ async fn floods_ahead_of_their_rates_are_closed_and_stop_no_message() {
         ..Config::default()
     };
     let mut closed = 0;
-    stop_no_message(config, |flood, stats| {
+    // So few that even a slow server answers all of them faster than their rates.
+    stop_no_message(4, config, |flood, stats| {
         // A connection that is closed for its frame never reaches a rate.
         let is_enough = stats.rate_limited >= closed + 20 || matches!(flood, Flood::Unfinished);
         if is_enough {
@@ -169,7 +169,7 @@ async fn floods_ahead_of_their_rates_are_closed_and_stop_no_message() {
 }
 
 /// Runs each flood until `is_enough`, with a bystander.
-async fn stop_no_message(config: Config, mut is_enough: impl FnMut(Flood, Stats) -> bool) {
+async fn stop_no_message(clients: usize, config: Config, mut is_enough: impl FnMut(Flood, Stats) -> bool) {
     let identity = Identity::new();
     let config = Config {
         tls_listen: vec![own_address()],
@@ -183,12 +183,13 @@ async fn stop_no_message(config: Config, mut is_enough: impl FnMut(Flood, Stats)
     for (way, flood) in Way::ALL.into_iter().flat_map(|way| Flood::ALL.map(|flood| (way, flood))) {
         let pings = matches!(flood, Flood::Pings);
         let target = if pings { identity.target(way, http, https) } else { identity.target(way, addr, tls) };
-        let running = Running::start(flood, &target, 20);
+        let running = Running::start(flood, &target, clients);
         running.makes_progress().await;
         let bystander = Bystander::start(addr).await;
         bystander.makes_progress().await;
         running.makes_progress().await;
-        until("the flood has been as strong as it gets", || is_enough(flood, janus.stats())).await;
+        until(format!("{flood:?} over {way:?} has been as strong as it gets"), || is_enough(flood, janus.stats()))
+            .await;
         bystander.finish().await;
         running.finish().await;
     }
