@@ -29,17 +29,23 @@ pub(crate) fn warning(settings: &Settings) -> Option<String> {
             None => "may subscribe to every topic",
         };
         let publishes = if core.allow_publish { "may publish" } else { "may not publish (allow_publish)" };
-        let way =
-            if plain.is_empty() { "" } else { ", and everybody on the way can read along, because there is no TLS" };
+        let (way, tls) = match plain.is_empty() {
+            true => ("", ""),
+            false => (
+                ", and everybody on the way can read along, because there is no TLS",
+                ", and tls_listen or https_listen",
+            ),
+        };
         return Some(format!(
             "other machines reach {}: a stranger {subscribes} and {publishes}{way}; set token_keys, token_jwks_url or \
-             ask_connect, and tls_listen or https_listen, or listen on 127.0.0.1",
+             ask_connect{tls}, or listen on 127.0.0.1",
             list(&open)
         ));
     }
     if !plain.is_empty() && !has_proxy {
         return Some(format!(
-            "other machines reach {} without TLS: everybody on the way can read and use the tokens of clients; set \
+            "other machines reach {} without TLS: everybody on the way can read and use what clients show as \
+             a proof (tokens, cookies); set \
              tls_listen and https_listen, or name the proxy with TLS in trusted_proxies or proxy_protocol",
             list(&plain)
         ));
@@ -93,14 +99,20 @@ mod tests {
         open.core.allow_publish = true;
         assert_warns(&open, &["every topic and may publish,"]);
         let encrypted = settings("127.0.0.1:8081", Some("0.0.0.0:8443"));
-        assert_warns(&encrypted, &["reach 0.0.0.0:8443: a stranger", "may not publish (allow_publish); set"]);
+        assert_warns(
+            &encrypted,
+            &[
+                "reach 0.0.0.0:8443: a stranger",
+                "may not publish (allow_publish); set token_keys, token_jwks_url or ask_connect, or",
+            ],
+        );
     }
 
     #[test]
     fn tokens_without_tls_are_told() {
         let mut settings = settings("10.0.0.1:8081", Some("10.0.0.1:8443"));
         settings.access.token_keys = Some("keys".into());
-        assert_warns(&settings, &["reach 10.0.0.1:8081 without TLS", "tokens of clients"]);
+        assert_warns(&settings, &["reach 10.0.0.1:8081 without TLS", "can read and use what clients show"]);
         settings.core.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(warning(&settings), None);
     }
