@@ -31,10 +31,9 @@ pub(crate) fn warning(settings: &Settings) -> Option<String> {
         let publishes = if core.allow_publish { "may publish" } else { "may not publish (allow_publish)" };
         let (way, tls) = match plain.is_empty() {
             true => ("", ""),
-            false => (
-                ", and everybody on the way can read along, because there is no TLS",
-                ", and tls_listen or https_listen",
-            ),
+            false => {
+                (", and messages can be read on the way, because there is no TLS", ", and tls_listen or https_listen")
+            }
         };
         return Some(format!(
             "other machines reach {}: a stranger {subscribes} and {publishes}{way}; set token_keys, token_jwks_url or \
@@ -44,8 +43,7 @@ pub(crate) fn warning(settings: &Settings) -> Option<String> {
     }
     if !plain.is_empty() && !has_proxy {
         return Some(format!(
-            "other machines reach {} without TLS: everybody on the way can read and use what clients show as \
-             a proof (tokens, cookies); set \
+            "other machines reach {} without TLS: tokens and cookies of clients can be read and used on the way; set \
              tls_listen and https_listen, or name the proxy with TLS in trusted_proxies or proxy_protocol",
             list(&plain)
         ));
@@ -112,7 +110,7 @@ mod tests {
     fn tokens_without_tls_are_told() {
         let mut settings = settings("10.0.0.1:8081", Some("10.0.0.1:8443"));
         settings.access.token_keys = Some("keys".into());
-        assert_warns(&settings, &["reach 10.0.0.1:8081 without TLS", "can read and use what clients show"]);
+        assert_warns(&settings, &["reach 10.0.0.1:8081 without TLS", "tokens and cookies of clients"]);
         settings.core.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(warning(&settings), None);
     }
