@@ -1,6 +1,6 @@
 //! Time: the coarse clock of an instance, and the time of day that frames carry.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -134,6 +134,8 @@ const MIN_TICK: Duration = Duration::from_millis(50);
 pub(crate) struct Clock {
     /// Starts at 1 and skips 0, the "never" of an [`AtomicTick`].
     tick: AtomicU32,
+    /// The moment of the last tick, in milliseconds since `begun`.
+    ticked: AtomicU64,
     pub(crate) period: Duration,
     begun: Instant,
 }
@@ -148,7 +150,7 @@ impl Clock {
             .min(config.write_timeout)
             .min(config.stall_timeout);
         let period = (shortest / 4).clamp(MIN_TICK, Duration::from_secs(1));
-        Self { tick: AtomicU32::new(1), period, begun: Instant::now() }
+        Self { tick: AtomicU32::new(1), ticked: AtomicU64::new(0), period, begun: Instant::now() }
     }
 
     pub(crate) fn moment(&self) -> Moment {
@@ -168,7 +170,18 @@ impl Clock {
     pub(crate) fn advance(&self) -> Tick {
         let tick = self.tick.load(Ordering::Relaxed).wrapping_add(1).max(1);
         self.tick.store(tick, Ordering::Relaxed);
+        self.ticked.store(self.milliseconds(), Ordering::Relaxed);
         Tick(tick)
+    }
+
+    /// The time since the last tick, or since the start.
+    pub(crate) fn since_tick(&self) -> Duration {
+        Duration::from_millis(self.milliseconds().saturating_sub(self.ticked.load(Ordering::Relaxed)))
+    }
+
+    /// Since the start.
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The number of ticks in `time`, rounded up, and one more because the current tick is already running.
@@ -199,6 +212,16 @@ mod tests {
         assert!(deadline.is_over(clock.moment()));
         deadline.set(clock.moment_after(Duration::from_secs(1 << 30)));
         assert!(!deadline.is_over(clock.moment()), "a deadline out of reach is never over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_since_the_last_tick_begins_anew_with_each_tick() {
+        let clock = Clock::for_config(&Config::default());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(clock.since_tick(), Duration::from_secs(3));
+        clock.advance();
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert_eq!(clock.since_tick(), Duration::from_millis(20));
     }
 
     #[test]

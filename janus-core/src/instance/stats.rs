@@ -1,5 +1,7 @@
 //! The figures of an instance: readings of the present, and the counters since the start.
 
+use std::time::Duration;
+
 use super::janus::Janus;
 use crate::ground::counters::{Readings, Stats};
 
@@ -18,5 +20,28 @@ impl Janus {
             memory_budget: shared.config.memory_budget_bytes,
             hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         })
+    }
+
+    /// The time since the thread of the actors last took its turn to look at the clock: about a second at most, unless
+    /// the thread is too busy or an actor hangs. For a check of liveness, or for the watchdog of a service manager.
+    ///
+    /// The instance names an actor that hangs in the log after 1 s, and ends itself after 5 s.
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// let janus = Janus::builder().config(config).start().await?;
+    /// let is_alive = janus.since_last_tick() < Duration::from_secs(5);
+    /// assert!(is_alive);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn since_last_tick(&self) -> Duration {
+        self.inner.shared.clock.since_tick()
     }
 }
