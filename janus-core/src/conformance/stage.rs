@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -126,8 +127,7 @@ impl<'a> Stage<'a> {
         self.client.publish(topic, data).ok_or_else(|| skipped("clients of this format cannot publish"))
     }
 
-    /// Decodes the pieces up to the end of the stream. Digits in a preface become zeros, because a head may contain the
-    /// time.
+    /// Decodes the pieces up to the end of the stream. The bytes for the client are [without the time](without_time).
     pub(super) fn decode(&self, pieces: &[&[u8]], limits: &Limits) -> Vec<Result<Command, FrameError>> {
         let mut decoder = self.codec.decoder();
         let mut decoded = Vec::new();
@@ -146,13 +146,7 @@ impl<'a> Stage<'a> {
                     Ok(_) => false,
                     Err(error) => error.is_fatal(),
                 };
-                decoded.push(match command {
-                    Ok(Command::Preface(bytes)) => {
-                        let bytes = bytes.iter().map(|byte| if byte.is_ascii_digit() { b'0' } else { *byte });
-                        Ok(Command::Preface(bytes.collect()))
-                    }
-                    command => command,
-                });
+                decoded.push(command.map(without_time));
                 if over {
                     return decoded;
                 }
@@ -160,6 +154,19 @@ impl<'a> Stage<'a> {
         }
         decoded.extend(decoder.finish(limits));
         decoded
+    }
+}
+
+/// The command with zeros for all digits in the bytes for the client: the head of a response has the date, and the second
+/// may change between two conversations that are compared.
+fn without_time(command: Command) -> Command {
+    let zeros = |bytes: Bytes| bytes.iter().map(|byte| if byte.is_ascii_digit() { b'0' } else { *byte }).collect();
+    match command {
+        Command::Answer(bytes) => Command::Answer(zeros(bytes)),
+        Command::Become(bytes) => Command::Become(zeros(bytes)),
+        Command::Close(bytes) => Command::Close(zeros(bytes)),
+        Command::Preface(bytes) => Command::Preface(zeros(bytes)),
+        command => command,
     }
 }
 
@@ -253,5 +260,19 @@ impl Bystander {
             return Err(self.connection.stop(format!("another client got {data} instead of message {}", self.count)));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_conversations_are_equal_even_if_a_second_has_passed_between_them() {
+        let head = |second| Bytes::from(format!("HTTP/1.1 101 \r\ndate: Mon, 30 Nov 2026 05:23:0{second} GMT\r\n\r\n"));
+        for command in [Command::Answer, Command::Become, Command::Close, Command::Preface] {
+            assert_eq!(without_time(command(head(1))), without_time(command(head(2))));
+            assert_ne!(without_time(command(head(1))), without_time(command(Bytes::from_static(b"HTTP"))));
+        }
     }
 }
