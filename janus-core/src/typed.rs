@@ -52,7 +52,7 @@ impl Janus {
     ///
     /// The name is not allowed; `max_topic_bytes` of the instance limits its length.
     pub fn topic<T>(&self, name: &str) -> Result<TypedTopic<T>, TopicNameError> {
-        let name = TopicName::new(name, self.tables().config.max_topic_bytes)?;
+        let name = TopicName::new(name, self.tables().config().max_topic_bytes)?;
         Ok(TypedTopic { janus: self.clone(), name, values: PhantomData })
     }
 }

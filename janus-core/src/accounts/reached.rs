@@ -96,7 +96,7 @@ impl Refusals {
             return;
         }
         let (refused, address) = (self.since.refused.swap(0, Ordering::Relaxed), *self.address.lock());
-        let config = &ground.config;
+        let config = ground.config();
         let (setting, value) = match limit {
             AddressLimit::Connections => ("max_connections_per_ip", config.max_connections_per_ip),
             AddressLimit::Rate => ("connect_rate_per_ip", config.connect_rate_per_ip),
@@ -135,9 +135,9 @@ impl Since {
 impl Limit {
     fn setting(self, ground: &Ground) -> (&'static str, usize) {
         match self {
-            Self::Connections => ("max_connections", ground.config.max_connections),
-            Self::Topics => ("max_topics", ground.config.max_topics),
-            Self::DetachedSessions => ("max_detached_sessions", ground.config.max_detached_sessions),
+            Self::Connections => ("max_connections", ground.config().max_connections),
+            Self::Topics => ("max_topics", ground.config().max_topics),
+            Self::DetachedSessions => ("max_detached_sessions", ground.config().max_detached_sessions),
         }
     }
 

@@ -274,10 +274,10 @@ impl Acceptor {
 
     fn accepted(&self, incoming: Incoming, headers: &mut Headers) {
         let shared = &self.shared;
-        prepare(&incoming, &shared.config);
+        prepare(&incoming, &shared.config());
         let Incoming { link, peer, .. } = incoming;
         match link {
-            Link::Tcp(socket) if shared.config.expects_proxy_header(peer) => {
+            Link::Tcp(socket) if shared.config().expects_proxy_header(peer) => {
                 headers.begin(shared, socket, peer, self.words_about_headers());
             }
             link => self.welcome(link, peer, false),
@@ -287,7 +287,7 @@ impl Acceptor {
     /// Goes on with a connection whose client is known, within the limits of the client's address.
     fn welcome(&self, link: Link, peer: Peer, is_foreign: bool) {
         let shared = &self.shared;
-        let admission = shared.accounts.admit(peer, &shared.config);
+        let admission = shared.accounts.admit(peer, &shared.config());
         if let Err(Excess { limit, is_told }) = admission {
             count_excess(shared, peer, limit);
             if !is_told {
@@ -326,7 +326,7 @@ impl Acceptor {
     /// Waiting connections, connections without their header and handshakes hold descriptors, and a full server has descriptors for no more connections
     /// than it can make room for in a turn.
     fn room(&self, waiting: usize) -> usize {
-        let config = &self.shared.config;
+        let config = self.shared.config();
         let room = room(&self.shared);
         #[cfg(feature = "tls")]
         if let Some((tls, _)) = self.tls() {
@@ -424,7 +424,7 @@ pub(crate) fn serve(shared: &Arc<Connections>, accepted: Accepted, origin: &Arc<
 /// How many more connections there is room for before a guest must go. While memory is short, guests are few even if
 /// places are free.
 fn room(shared: &Connections) -> usize {
-    shared.table.room(&shared.config, shared.memory_is_at(REFUSE))
+    shared.table.room(&shared.config(), shared.memory_is_at(REFUSE))
 }
 
 /// Serves a byte stream as a client with a place. The decoder may hold input of the client already.
@@ -480,7 +480,7 @@ impl Actor for Acceptor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.listener.take() {
-            let rate = accept_rate(self.shared.config.accept_rate);
+            let rate = accept_rate(self.shared.config().accept_rate);
             let (waiting, headers) = (VecDeque::new(), Headers::default());
             ctx.spawn(Accept { listener, waiting, headers, rate, pace: Bucket::default(), pause: None });
         }
@@ -561,7 +561,7 @@ impl Accept {
         if room == 0 && self.waiting.is_empty() {
             // Only handshakes on other threads and connections without their header hold places. The ends of the former
             // wake nobody here.
-            self.headers.make_room(acceptor.shared.config.frame_timeout);
+            self.headers.make_room(acceptor.shared.config().frame_timeout);
             self.pause = Some(paused(tokio::time::sleep(HANDSHAKE_PAUSE), cx));
             return false;
         }

@@ -59,7 +59,7 @@ struct Round {
 impl Round {
     /// Advances the clock by a tick.
     fn begin(shared: &Connections) -> Self {
-        let (clock, config) = (&shared.clock, &shared.config);
+        let (clock, config) = (&shared.clock, shared.config());
         Self {
             tick: clock.advance(),
             moment: clock.moment(),

@@ -119,7 +119,7 @@ async fn name(
     words: Bytes,
     cut: oneshot::Receiver<()>,
 ) -> Option<Named> {
-    let limit = shared.config.frame_timeout;
+    let limit = shared.config().frame_timeout;
     let header = tokio::select! {
         header = timeout(limit, read(&socket)) => header.unwrap_or(Err(Refused::Late(limit))),
         _ = cut => Err(Refused::Cut),

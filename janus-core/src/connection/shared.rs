@@ -47,9 +47,9 @@ impl Connections {
         hooks: Option<Arc<HookRunner>>,
         tls: Option<Arc<Tls>>,
     ) -> Self {
-        let revocations = Revocations::new(sessions.config.max_revocations);
+        let revocations = Revocations::new(sessions.config().max_revocations);
         Self {
-            rates: Rates::new(&sessions.config),
+            rates: Rates::new(&sessions.config()),
             sessions,
             table: ConnectionTable::default(),
             endpoints,
@@ -81,13 +81,13 @@ impl Connections {
 
     /// Whether `percent` of the memory budget are used; false without a budget.
     pub(crate) fn memory_is_at(&self, percent: usize) -> bool {
-        let budget = self.config.memory_budget_bytes;
+        let budget = self.config().memory_budget_bytes;
         budget > 0 && self.memory_used() >= budget / 100 * percent
     }
 
     /// By how many bytes usage is above `percent` of the memory budget.
     pub(crate) fn memory_over(&self, percent: usize) -> usize {
-        self.memory_used().saturating_sub(self.config.memory_budget_bytes / 100 * percent)
+        self.memory_used().saturating_sub(self.config().memory_budget_bytes / 100 * percent)
     }
 }
 

@@ -214,7 +214,7 @@ impl Reservation {
     /// Reserves a place, unless all `max_connections` are taken.
     pub(crate) fn new(shared: &Arc<Connections>) -> Option<Self> {
         let mut listed = shared.table.listed.lock();
-        if listed.placed + listed.reserved >= shared.config.max_connections {
+        if listed.placed + listed.reserved >= shared.config().max_connections {
             return None;
         }
         listed.reserved += 1;

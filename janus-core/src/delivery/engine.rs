@@ -24,7 +24,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// With `drops_by_topic`, dropped messages are counted for each topic, too.
     pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, drops_by_topic: bool) -> Self {
-        let config = &ground.config;
+        let config = ground.config();
         let terms = Terms {
             max_frames: Terms::frame_limit(config.max_queue_frames),
             max_bytes: config.max_queue_bytes,

@@ -40,8 +40,9 @@ impl Holder for Slot {
 impl Engine {
     /// The limit in bytes for all clients' input together; `None` without a budget.
     pub(crate) fn input_bound(&self) -> Option<usize> {
-        let budget = self.config.memory_budget_bytes;
-        (budget > 0).then(|| budget / 100 * self.config.input_share)
+        let config = self.config();
+        let budget = config.memory_budget_bytes;
+        (budget > 0).then(|| budget / 100 * config.input_share)
     }
 
     /// Enforces the bound on clients' input. Called when more input is kept.

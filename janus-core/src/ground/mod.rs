@@ -7,6 +7,7 @@
 //! | `counters.rs` | table | counts of what has happened |
 //! | `draining.rs` | table | how far the end of the instance has come |
 //! | `fault.rs` | table | faults that tests put into a running tree |
+//! | `in_force.rs` | table | the settings in force |
 //! | `line.rs` | pure | tasks that wait, first come first served |
 //! | `load.rs` | table | whether the home arbiter keeps up |
 //! | `log_lines.rs` | table | a limit on log lines per tick |
@@ -19,6 +20,7 @@ pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod draining;
 pub(crate) mod fault;
+pub(crate) mod in_force;
 pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod log_lines;
@@ -30,6 +32,7 @@ pub(crate) mod trace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::Guard;
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -39,13 +42,14 @@ use clock::Clock;
 use counters::Counters;
 use draining::Draining;
 use fault::Faults;
+use in_force::InForce;
 use load::Load;
 use trace::Tracer;
 
 /// The state shared by all floors.
 #[derive(Debug)]
 pub(crate) struct Ground {
-    pub(crate) config: Config,
+    in_force: InForce,
     pub(crate) clock: Clock,
     /// The arbiter on which the actors live.
     pub(crate) home: Place,
@@ -66,13 +70,19 @@ impl Ground {
             draining: Draining::default(),
             faults: Arc::default(),
             tracer: Arc::default(),
-            config,
+            in_force: InForce::new(config),
         }
+    }
+
+    /// The settings in force: see [`InForce::load`].
+    #[inline]
+    pub(crate) fn config(&self) -> Guard<Arc<Config>> {
+        self.in_force.load()
     }
 
     /// The limits that decoders enforce.
     pub(crate) fn wire_limits(&self) -> Limits {
-        let Config { max_frame_bytes, max_topic_bytes, max_topics_per_client: max_topics, .. } = self.config;
+        let Config { max_frame_bytes, max_topic_bytes, max_topics_per_client: max_topics, .. } = **self.config();
         Limits { max_frame_bytes, max_topic_bytes, max_topics }
     }
 

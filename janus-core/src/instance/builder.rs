@@ -222,7 +222,7 @@ impl Builder {
             hooks: hook_thread,
         };
         let shared = Shared::new(config, threads.home.place(), codecs, endpoints, hooks, tls);
-        let senders = sender_threads::supervisor(&shared.senders, shared.config.threads);
+        let senders = sender_threads::supervisor(&shared.senders, shared.config().threads);
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
     }
@@ -334,7 +334,7 @@ pub(crate) async fn start(
         let place = threads.as_ref().and_then(|threads| threads.application.as_ref()).map(Arbiter::place);
         let application = place.as_ref().map(|place| {
             let janus = WeakJanus { inner: inner.clone() };
-            (children.spec(&janus, place, shared.config.drain_timeout), place)
+            (children.spec(&janus, place, shared.config().drain_timeout), place)
         });
         let supervisor = tree(&shared, senders, application);
         let handle = supervisor.handle();

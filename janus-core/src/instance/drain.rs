@@ -34,7 +34,7 @@ pub struct DrainReport {
 
 pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport {
     // One deadline for everything below, however the steps divide the time.
-    let deadline = shared.close_deadline(shared.config.drain_timeout);
+    let deadline = shared.close_deadline(shared.config().drain_timeout);
     shared.draining.set_deadline(deadline);
     let connections = shared.connections.table.len();
     // A stalled client is cut off before the time of a drain is over, and its queue is lost as well.
@@ -54,7 +54,7 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     }
     // The last clients to be closed need time, too, to take their queued messages.
     let left = deadline.saturating_duration_since(Instant::now());
-    let period = shared.config.drain_period.min(left / 2);
+    let period = shared.config().drain_period.min(left / 2);
     shared.draining.set_end(Instant::now() + period);
     if !period.is_zero() {
         // Any order will do if the system has no randomness to give.

@@ -144,7 +144,7 @@ impl Janus {
     /// Why the message was not published; see [`PublishError`].
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, PublishError> {
         let shared = &self.inner.shared;
-        let (topic, publication) = message.into_parts(&shared.config)?;
+        let (topic, publication) = message.into_parts(&shared.config())?;
         let (reply, receipt) = Reply::promise();
         let mut pending = Some(Pending { publication, reply });
         let (mut last, mut place) = (None, None);
@@ -173,7 +173,7 @@ impl Janus {
         message: Message,
     ) -> Result<impl Future<Output = Result<Receipt, PublishError>> + Send + use<>, PublishError> {
         let shared = &self.inner.shared;
-        let (topic, publication) = message.into_parts(&shared.config)?;
+        let (topic, publication) = message.into_parts(&shared.config())?;
         let (reply, receipt) = Reply::promise();
         if let Err(pending) = route(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);

@@ -183,7 +183,7 @@ impl Keeper {
 
 fn figures(shared: &Shared) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    let (used, budget) = (shared.memory_used(), shared.config.memory_budget_bytes);
+    let (used, budget) = (shared.memory_used(), shared.config().memory_budget_bytes);
     format!("{:.1} MiB of {:.1} MiB used ({} %)", mib(used), mib(budget), used / (budget / 100))
 }
 

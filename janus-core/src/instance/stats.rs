@@ -17,7 +17,7 @@ impl Janus {
             detached_sessions,
             topics: shared.topics.table.len(),
             memory_used: shared.memory_used(),
-            memory_budget: shared.config.memory_budget_bytes,
+            memory_budget: shared.config().memory_budget_bytes,
             hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         })
     }

@@ -130,9 +130,9 @@ const PORTION: usize = 64;
 
 /// Ends topics that have been unused for `topic_idle`, for ever.
 async fn end_unused(shared: Arc<Topics>) {
-    let mut rounds = tokio::time::interval(end_interval(&shared.config));
+    let mut rounds = tokio::time::interval(end_interval(&shared.config()));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let idle = shared.clock.ticks(shared.config.topic_idle);
+    let idle = shared.clock.ticks(shared.config().topic_idle);
     loop {
         rounds.tick().await;
         let mut last = 0;
@@ -164,7 +164,7 @@ const MAX_FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Lets topics forget old messages, for ever. A topic itself looks only when it is used.
 async fn forget_old(shared: Arc<Topics>) {
-    let mut rounds = tokio::time::interval(forget_interval(&shared.config));
+    let mut rounds = tokio::time::interval(forget_interval(&shared.config()));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;

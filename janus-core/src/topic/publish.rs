@@ -291,7 +291,7 @@ fn topic_for(
     if let Some(topic) = shared.table.find(name.as_str()) {
         return Ok(Some(topic));
     }
-    if shared.config.namespace(name.as_str()).history {
+    if shared.config().namespace(name.as_str()).history {
         // A later reader may ask for the history.
         return Ok(Some(shared.open_topic(name, by)?));
     }

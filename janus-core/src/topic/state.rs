@@ -143,7 +143,7 @@ impl TopicState {
             let (occupancy, observers) = (Occupancy::new(name.clone()), Arc::clone(observers));
             Observed { occupancy, observers }
         });
-        let topic = Self::with_config(name, number, account, asleep, &shared.config, &shared.clock, books);
+        let topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
         Self { observed, ..topic }
     }
 

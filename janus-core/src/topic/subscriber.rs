@@ -239,7 +239,7 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub(crate) fn new(shared: &Arc<Topics>, topic: &str, options: SubscribeOptions) -> Result<Self, SubscribeError> {
-        let name = TopicName::new(topic, shared.config.max_topic_bytes)
+        let name = TopicName::new(topic, shared.config().max_topic_bytes)
             .map_err(|error| SubscribeError::Invalid(error.to_string()))?;
         let own_limits = options.max_queue_frames.is_some() || options.max_queue_bytes.is_some();
         let own_terms = own_limits.then(|| {
@@ -250,7 +250,7 @@ impl Subscriber {
             })
         });
         let terms = own_terms.as_ref().unwrap_or(&shared.terms);
-        let policy = options.slow_consumer.unwrap_or_else(|| shared.config.namespace(topic).slow_consumer);
+        let policy = options.slow_consumer.unwrap_or_else(|| shared.config().namespace(topic).slow_consumer);
         loop {
             if shared.is_draining() {
                 return Err(SubscribeError::ShuttingDown);
@@ -419,9 +419,9 @@ pub(crate) fn history(
     since: Option<Position>,
     limit: usize,
 ) -> Result<History, HistoryError> {
-    let name = TopicName::new(topic, shared.config.max_topic_bytes)
+    let name = TopicName::new(topic, shared.config().max_topic_bytes)
         .map_err(|error| HistoryError::Invalid(error.to_string()))?;
-    if !shared.config.namespace(topic).history {
+    if !shared.config().namespace(topic).history {
         return Err(HistoryError::NotKept);
     }
     let Some(excerpt) = shared.find_or_wake(&name, None).and_then(|topic| topic.history(since, limit, shared)) else {

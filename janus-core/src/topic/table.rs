@@ -136,7 +136,7 @@ impl TopicTable {
         if topics.closed {
             return Err(TopicError::Ended);
         }
-        let is_full = topics.by_name.len() >= shared.config.max_topics;
+        let is_full = topics.by_name.len() >= shared.config().max_topics;
         if is_full {
             let ended = place.and_then(|place| Some((topics.make_room(by, shared)?, place)));
             let Some((ended, place)) = ended else {
@@ -344,7 +344,7 @@ impl Listed {
 
     /// Ends an unused topic to make room for a topic that an address asks for.
     fn make_room(&mut self, by: Option<&Arc<Account>>, shared: &Topics) -> Option<Arc<TopicState>> {
-        let share = share(shared.config.max_topics, shared.config.address_share);
+        let share = share(shared.config().max_topics, shared.config().address_share);
         let own = by.map(|account| account.address).filter(|address| self.shares.held(*address) >= share);
         let mut looks = Self::LOOKS;
         if let Some(ended) = own.and_then(|address| self.end_one_of(address, true, &mut looks, shared)) {
@@ -392,7 +392,7 @@ impl Listed {
         if !asleep.anchor.has_cursors() {
             return;
         }
-        if self.asleep.len() >= shared.config.max_topics
+        if self.asleep.len() >= shared.config().max_topics
             && let Some(largest) = self.sleepers.largest()
             && let Some(oldest) = self.sleepers.first(largest)
             && let Some(name) = self.sleepers.withdraw(largest, oldest)

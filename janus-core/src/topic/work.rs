@@ -42,6 +42,7 @@ impl TopicState {
         // One instant for all messages numbered together, and for every subscriber: the clock is read once, and all
         // subscribers get identical bytes.
         let head = MessageHead::new(&timestamp());
+        let coalesce_bytes = shared.config().coalesce_bytes;
         while let Some(Pending { publication, reply }) = core.inbox.take() {
             let (position, length) = core.sequence.number(&head, &publication);
             core.inbox.note_numbered(publication.len(), length);
@@ -52,7 +53,7 @@ impl TopicState {
                 reply.accept(&self.name, receipt);
             }
             shared.faults.after_commit();
-            if core.sequence.open_bytes() >= shared.config.coalesce_bytes {
+            if core.sequence.open_bytes() >= coalesce_bytes {
                 self.seal(core, shared);
             }
         }
@@ -129,9 +130,10 @@ impl TopicState {
 
 /// How the senders help with the next pass of a topic.
 fn help(subscribers: usize, shared: &Topics) -> Help {
-    if shared.config.threads == 1 {
+    let config = shared.config();
+    if config.threads == 1 {
         Help::None
-    } else if subscribers > shared.config.inline_subscribers {
+    } else if subscribers > config.inline_subscribers {
         Help::Together
     } else if subscribers >= WORTH_LEAVING && shared.load.is_behind(shared.home.pauses()) && shared.senders.has_room() {
         Help::First

@@ -269,7 +269,7 @@ impl Handshake {
         let Some(tls) = &connections.tls else { return };
         let shake = async {
             let socket = TcpStream::from_std(socket).map_err(|error| error.to_string())?;
-            let limit = connections.config.frame_timeout;
+            let limit = connections.config().frame_timeout;
             let config = |hello: &[u8]| tls.certificates.config(port, hello);
             let may_keep = |bytes| place.may_keep(bytes);
             let shake = tls::accept(&socket, config, tls.certificates.asks_clients(), may_keep);
@@ -345,7 +345,7 @@ pub(crate) fn turn_away(socket: &TcpStream) {
 /// A crashed thread loses its own handshakes, and their clients try again, so the budget is generous.
 pub(crate) fn supervisor(connections: &Arc<Connections>) -> Supervisor {
     let handshakes = Supervisor::new("tls_handshakes", Strategy::OneForOne).intensity(20, Duration::from_secs(60));
-    (1..=connections.config.tls_handshake_threads).fold(handshakes, |handshakes, number| {
+    (1..=connections.config().tls_handshake_threads).fold(handshakes, |handshakes, number| {
         let connections = Arc::clone(connections);
         let run = move || run(Arc::clone(&connections), number);
         handshakes.child(ChildSpec::task(format!("tls {number}"), run).shutdown(supervision::Shutdown::BrutalKill))

@@ -15,12 +15,12 @@ impl Transport {
     pub(super) fn answered_ping(&self) {
         if self.wants_answers(Answers::OnceShown) {
             let clock = &self.shared.clock;
-            self.slot.pulse.answer(clock.tick(), clock.ticks(self.shared.config.pong_timeout));
+            self.slot.pulse.answer(clock.tick(), clock.ticks(self.shared.config().pong_timeout));
         }
     }
 
     fn wants_answers(&self, whose: Answers) -> bool {
-        !self.shared.config.pong_timeout.is_zero() && self.shared.codecs().answers(self.slot.codec()) == whose
+        !self.shared.config().pong_timeout.is_zero() && self.shared.codecs().answers(self.slot.codec()) == whose
     }
 
     /// Whether the client still owes an answer to the heartbeat. Waits longer while the answer may be there and unread.

@@ -15,7 +15,7 @@ use crate::wire::{ErrorCode, TopicName};
 impl Transport {
     /// Subscribes the client to these topics, one after the other, as soon as nothing else is to be done.
     pub(super) fn assign(&mut self, topics: impl IntoIterator<Item = TopicName>) {
-        let most = self.shared.config.max_topic_bytes;
+        let most = self.shared.config().max_topic_bytes;
         let (topics, too_long): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| topic.as_str().len() <= most);
         for topic in too_long {
             let message = "a topic of the identity is longer than max_topic_bytes, and is not subscribed";

@@ -207,7 +207,7 @@ impl Transport {
         let (_, last) = resuming.iter().find(|(_, hold)| hold.topic().knows(since))?;
         let topic = last.topic();
         // A conflated message takes the place of an older message, ahead of messages up to its horizon.
-        let moves = self.shared.config.namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
+        let moves = self.shared.config().namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
         if moves || !self.may_resume(topic, since) {
             return None;
         }
@@ -218,7 +218,7 @@ impl Transport {
     /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the
     /// current position where messages are no longer kept.
     fn place(&self, topic: &TopicState, since: Option<Position>, seen: Option<Seen>) -> Result<Place, TopicError> {
-        let resumes = self.shared.config.namespace(topic.name.as_str()).resume == Resume::Position;
+        let resumes = self.shared.config().namespace(topic.name.as_str()).resume == Resume::Position;
         let since = match (since.filter(|_| resumes), seen) {
             (Some(since), Some(Seen { horizon, .. })) if !topic.knows(since) => Since::Pass(horizon),
             (since, _) => Since::after(since),

@@ -121,7 +121,7 @@ impl Transport {
         if !self.is_closing() {
             self.give_up_preface();
             self.detach();
-            let deadline = self.shared.close_deadline(self.shared.config.drain_timeout);
+            let deadline = self.shared.close_deadline(self.shared.config().drain_timeout);
             let deadline = Box::pin(tokio::time::sleep_until(deadline));
             let closing = Closing { last_words: Bytes::new(), fin_sent: false, discarded: 0, deadline };
             let before = std::mem::replace(&mut self.step, Step::Closing(Box::new(closing)));
@@ -175,8 +175,8 @@ impl Transport {
         {
             self.joined((topic, Arc::clone(subscription)));
         }
-        let expires = self.shared.clock.tick().after(self.shared.clock.ticks(self.shared.config.session_ttl));
-        let places = Places::of(&self.shared.config);
+        let expires = self.shared.clock.tick().after(self.shared.clock.ticks(self.shared.config().session_ttl));
+        let places = Places::of(&self.shared.config());
         let Detachment { joined, ended } = self.shared.sessions.table.detach(&self.session, expires, places);
         self.note_detached(joined.len());
         for (topic, subscription) in joined {

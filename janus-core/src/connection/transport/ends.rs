@@ -270,7 +270,7 @@ const DRAINING: Row = Row {
 fn log_rate(client: &Transport, setting: &str) {
     let within_limit = client.shared.rate_lines.take(client.shared.clock.tick().number());
     let level = if within_limit { Level::Warn } else { Level::Debug };
-    let patience = client.shared.config.rate_patience;
+    let patience = client.shared.config().rate_patience;
     log_client!(client, level, "closed, it sent more than {setting} allows for {patience:?} (rate_patience)");
 }
 
@@ -357,7 +357,7 @@ impl Transport {
     /// Why a client was too slow, for the operator.
     fn too_slow(&self, why: SlowReason) -> &'static str {
         match why {
-            SlowReason::QueueFull if self.shared.config.max_queue_frames == 0 => "max_queue_bytes is reached",
+            SlowReason::QueueFull if self.shared.config().max_queue_frames == 0 => "max_queue_bytes is reached",
             SlowReason::QueueFull => "max_queue_frames or max_queue_bytes is reached",
             SlowReason::Stalled => "the client has taken nothing for too long",
             SlowReason::Memory => "memory is nearly used up, and this queue is among the largest",
@@ -368,7 +368,7 @@ impl Transport {
     fn until_restarted(&self) -> Duration {
         let end = self.shared.draining.end();
         let rest = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
-        after_a_restart(rest, self.shared.config.restart_time)
+        after_a_restart(rest, self.shared.config().restart_time)
     }
 
     /// Gives a closing connection little time, because its memory is needed.

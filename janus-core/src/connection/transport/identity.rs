@@ -130,7 +130,7 @@ impl Transport {
         let client = Arc::new(client);
         self.session.identify(&client);
         let refreshes = self.shared.codecs().refreshes(self.slot.codec());
-        let grace = if refreshes { self.shared.config.token_grace } else { Duration::ZERO };
+        let grace = if refreshes { self.shared.config().token_grace } else { Duration::ZERO };
         let ends = identity.time_left(now()).and_then(|left| self.shared.clock.moment_after(left + grace));
         self.slot.expires.set(ends);
         client
@@ -259,7 +259,7 @@ impl Transport {
     /// Ends a subscription that is granted no longer, and tells the client.
     fn withdraw(&mut self, name: &TopicName) {
         self.unsubscribe(name);
-        self.session.forget_earlier(name, self.shared.config.max_topics_per_client);
+        self.session.forget_earlier(name, self.shared.config().max_topics_per_client);
         let message = format!("the topic {name} is granted no longer, and its delivery has ended");
         let code = ErrorCode::Forbidden;
         self.slot.tell(&ServerEvent::Error { id: None, topic: Some(name), code, message: &message });

@@ -52,7 +52,7 @@ impl Transport {
         if topics == 0 {
             return;
         }
-        let (session, ttl) = (&self.session.token, self.shared.config.session_ttl);
+        let (session, ttl) = (&self.session.token, self.shared.config().session_ttl);
         debug!(self, "left {topics} topics, session {} is kept for {ttl:?}", session.beginning());
         self.say(TraceKind::Detach, "sessions", || format!("session {}, {topics} topics", session.beginning()));
     }

@@ -52,7 +52,7 @@ impl Transport {
                 self.session = shared.sessions.table.rename(&self.session, own);
                 self.session
                     .with_cursors(|cursors| known.extend(cursors.iter().map(|cursor| cursor.anchor.name.clone())));
-                let keeps = |topic: &TopicName| shared.config.namespace(topic.as_str()).resume == Resume::Session;
+                let keeps = |topic: &TopicName| shared.config().namespace(topic.as_str()).resume == Resume::Session;
                 self.session.complete_claim_without_topics(keeps);
             }
         }
@@ -67,7 +67,7 @@ impl Transport {
             session: &self.session.token.to_hex(),
             resumed,
             limits: &shared.wire_limits(),
-            heartbeat: shared.config.heartbeat_interval,
+            heartbeat: shared.config().heartbeat_interval,
             expires: self.expires(),
         });
         if let Some(identity) = self.session.identity() {

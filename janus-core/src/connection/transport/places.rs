@@ -59,7 +59,7 @@ impl Transport {
         }
         self.has_published = true;
         self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        if let Some(guest) = self.shared.table.guest_has_published(&self.slot, &self.shared.config) {
+        if let Some(guest) = self.shared.table.guest_has_published(&self.slot, &self.shared.config()) {
             guest.end(End::Crowded);
         }
     }
@@ -137,6 +137,6 @@ impl Transport {
     /// Frees the room of a guest that closes for other guests; false if the connection still takes room, and so must be
     /// over at once.
     pub(super) fn free_guest_room(&self) -> bool {
-        self.has_place || self.shared.table.begin_refusal(&self.slot, self.shared.config.max_refusals)
+        self.has_place || self.shared.table.begin_refusal(&self.slot, self.shared.config().max_refusals)
     }
 }

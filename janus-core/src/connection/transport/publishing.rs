@@ -86,7 +86,7 @@ impl Transport {
     /// Whether clients in this place may publish. A client of a listener off loopback is a stranger until the operator
     /// says otherwise, and so is a client passed on from elsewhere by a proxy on this machine.
     fn may_publish(&self) -> bool {
-        self.shared.config.allow_publish || (self.origin.is_local && !self.is_foreign)
+        self.shared.config().allow_publish || (self.origin.is_local && !self.is_foreign)
     }
 
     pub(super) fn deny(

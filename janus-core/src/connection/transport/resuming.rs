@@ -65,7 +65,7 @@ impl Transport {
     /// Carries out an attach: takes over the session of `token`, or, if there is none, begins anew with the topics that
     /// the client names.
     pub(super) fn attach(&mut self, token: &str, received: Vec<(TopicName, u64)>) {
-        if received.len() > self.shared.config.max_topics_per_client {
+        if received.len() > self.shared.config().max_topics_per_client {
             let message = "more topics than one client may be subscribed to; name fewer";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message));
         }
@@ -133,7 +133,7 @@ impl Transport {
                 errors.push((name, denied.code, denied.message.clone()));
                 continue;
             }
-            if joined.len() >= self.shared.config.max_topics_per_client {
+            if joined.len() >= self.shared.config().max_topics_per_client {
                 let message = "the limit of topics per client is reached; unsubscribe first";
                 errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
                 continue;
@@ -198,13 +198,13 @@ impl Transport {
 
     /// Whether returning clients of this topic get missed messages.
     fn keeps_places(&self, topic: &TopicName) -> bool {
-        self.shared.config.namespace(topic.as_str()).resume != Resume::Off
+        self.shared.config().namespace(topic.as_str()).resume != Resume::Off
     }
 
     /// Whether the client may resume after this position: after any position, or only after a position within an
     /// earlier subscription of the session. A client can make up a position, but not a session.
     pub(super) fn may_resume(&self, topic: &Arc<TopicState>, since: Position) -> bool {
-        match self.shared.config.namespace(topic.name.as_str()).resume {
+        match self.shared.config().namespace(topic.name.as_str()).resume {
             Resume::Position => true,
             Resume::Session => self.session.began_earlier(topic).is_some_and(|first| since.seq >= first - 1),
             Resume::Off => false,

@@ -64,7 +64,7 @@ impl Transport {
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
         let (Some(hooks), Some(client)) = (&self.shared.hooks, &*self.session.client()) else { return Ok(None) };
         // Any client could do without its token, so a public topic is open to each.
-        if self.shared.config.namespace(topic.as_str()).anonymous_subscribe {
+        if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
             return Ok(None);
         }
         hooks.authorize_subscribe(client, topic)
@@ -83,7 +83,7 @@ impl Transport {
             return self.slot.tell(&ServerEvent::AlreadySubscribed { id, topic: name });
         }
         let count = count + self.resuming() - usize::from(already);
-        if count >= self.shared.config.max_topics_per_client {
+        if count >= self.shared.config().max_topics_per_client {
             let message = "the limit of topics per client is reached; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
         }
@@ -165,13 +165,13 @@ impl Transport {
     }
 
     pub(super) fn subscription(&self, topic: &TopicName) -> Subscription {
-        let policy = self.shared.config.namespace(topic.as_str()).slow_consumer;
+        let policy = self.shared.config().namespace(topic.as_str()).slow_consumer;
         Subscription::of_connection(Arc::clone(&self.slot), policy)
     }
 
     /// Notes that the client is on the list of a topic.
     pub(super) fn joined(&self, joined: Joined) {
-        self.session.forget_earlier(&joined.0.name, self.shared.config.max_topics_per_client - 1);
+        self.session.forget_earlier(&joined.0.name, self.shared.config().max_topics_per_client - 1);
         self.note_joined(&joined.0.name);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
@@ -197,7 +197,7 @@ impl Transport {
         let Some(Some((topic, subscription))) = left else { return };
         leave(&topic, subscription);
         self.note_left(name);
-        let max = self.shared.config.max_topics_per_client;
+        let max = self.shared.config().max_topics_per_client;
         let left = self.left.get_or_insert_default();
         left.push_back(topic.number);
         // Two rounds for a single new entry: a topic that found no place among the ending topics is caught up with.
@@ -214,7 +214,7 @@ impl Transport {
 
     pub(super) fn unsubscribe_and_answer(&mut self, name: &TopicName, id: RequestId) {
         self.unsubscribe(name);
-        self.session.forget_earlier(name, self.shared.config.max_topics_per_client);
+        self.session.forget_earlier(name, self.shared.config().max_topics_per_client);
         self.slot.tell(&ServerEvent::Unsubscribed { id, topic: name });
     }
 

@@ -14,7 +14,7 @@ impl Transport {
     /// Counts the connection for its user, and ends another connection of the user if need be. A connection that is
     /// about to take over the session of another connection takes that connection's place.
     pub(super) fn count_for_user(&mut self, user: &str, session: Option<&str>) -> Result<(), Full> {
-        let most = self.shared.config.max_connections_per_user;
+        let most = self.shared.config().max_connections_per_user;
         if most == 0 || user.is_empty() {
             return Ok(());
         }
@@ -22,7 +22,7 @@ impl Transport {
         if let Some(holder) = token.and_then(|token| self.shared.sessions.table.holder(&token, user, &self.slot)) {
             self.shared.users.leave(user, holder);
         }
-        match self.shared.users.enter(user, &self.slot, most, self.shared.config.user_limit) {
+        match self.shared.users.enter(user, &self.slot, most, self.shared.config().user_limit) {
             Ok(oldest) => {
                 self.counts_for_user = true;
                 if let Some(oldest) = oldest {

@@ -36,7 +36,7 @@ impl Transport {
 
     /// The address of the client of a request, and whether a proxy has passed the request on from elsewhere.
     fn client_of(&self, request: &HttpRequest) -> (Peer, bool) {
-        let (config, peer) = (&self.shared.config, self.session.peer);
+        let (config, peer) = (self.shared.config(), self.session.peer);
         match peer {
             Peer::Addr(addr) if !config.trusted_proxies.is_empty() => {
                 let is_proxy = |address| config.is_trusted_proxy(address);
@@ -56,7 +56,7 @@ impl Transport {
         self.session = Arc::new(Session::new(peer, &self.slot));
         log_client!(self, Level::Debug, "connected through the proxy {proxy}");
         self.note_named(proxy);
-        match self.shared.accounts.admit(peer, &self.shared.config) {
+        match self.shared.accounts.admit(peer, &self.shared.config()) {
             Ok(admission) => {
                 self.admission = admission;
                 true

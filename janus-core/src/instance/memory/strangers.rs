@@ -86,7 +86,7 @@ impl Strangers {
             (self.found, self.spared) = (false, 0);
         }
         self.tell(shared);
-        let holds = self.found || shared.ledger().received() > shared.config.memory_budget_bytes / LEFT;
+        let holds = self.found || shared.ledger().received() > shared.config().memory_budget_bytes / LEFT;
         let spares = holds && shared.memory_is_at(TRIM) && !shared.memory_is_at(FULL) && self.spared < PATIENCE;
         self.spared += u32::from(spares);
         spares
@@ -120,7 +120,7 @@ impl Strangers {
 /// Cuts TLS handshakes, as far as they hold more than a small part of the budget.
 async fn cut_handshakes(shared: &Shared) {
     let Some(tls) = &shared.tls else { return };
-    let is_over = || shared.memory_is_at(TRIM) && tls.memory() > shared.config.memory_budget_bytes / LEFT;
+    let is_over = || shared.memory_is_at(TRIM) && tls.memory() > shared.config().memory_budget_bytes / LEFT;
     for _ in 0..HANDSHAKES {
         if !is_over() || !tls.give_up_handshake() {
             return;
@@ -132,7 +132,7 @@ async fn cut_handshakes(shared: &Shared) {
 /// Closes connections for the memory of their input.
 async fn take_back_input(shared: &Shared) {
     let Some(bound) = shared.input_bound() else { return };
-    let left = shared.config.memory_budget_bytes / LEFT;
+    let left = shared.config().memory_budget_bytes / LEFT;
     let is_over = |bytes| shared.memory_is_at(TRIM) && shared.ledger().received() > bytes;
     let old = shared.clock.tick().before(OLD);
     while is_over(left) && shared.give_up_input(old, |closed| closed >= CLOSES || !is_over(left)) > 0 {
@@ -165,7 +165,7 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
         portion = portion.end..portion.end + CONNECTIONS;
         yield_now().await;
     }
-    let left = shared.config.memory_budget_bytes / LEFT / CONNECTION_BYTES;
+    let left = shared.config().memory_budget_bytes / LEFT / CONNECTION_BYTES;
     let excess = strangers.len().saturating_sub(left);
     let held = by_address(&strangers);
     strangers.sort_by_cached_key(|(_, slot)| (std::cmp::Reverse(held[&address(slot)]), address(slot), slot.id));
@@ -186,7 +186,7 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
 /// Closes the clients with the largest queues, as far as queues hold more than topics keep in any case. Returns whether
 /// queues held more.
 async fn close_hoarders(shared: &Shared) -> bool {
-    let allowed = shared.config.memory_budget_bytes / QUEUES;
+    let allowed = shared.config().memory_budget_bytes / QUEUES;
     if shared.ledger().sent() <= allowed {
         return false;
     }
