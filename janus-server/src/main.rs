@@ -14,6 +14,7 @@
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
 //! | `api/` | HTTP server | the HTTP API |
 //! | `logging/` | a thread and its queue | the log on standard error |
+//! | `metrics/` | readers | the figures of the server for a monitoring system |
 //! | `client/` | blocking clients | the commands `publish`, `subscribe` and `trace` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
@@ -31,6 +32,7 @@ mod exposure;
 mod failure;
 mod limits;
 mod logging;
+mod metrics;
 mod reloading;
 mod serve;
 mod settings;
