@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
@@ -74,9 +74,9 @@ impl FanOut {
             stop: Arc::default(),
             runtime,
         };
-        for _ in 0..senders {
+        for number in 1..=senders {
             let (senders, stop) = (Arc::clone(&fan_out.senders), Arc::clone(&fan_out.stop));
-            fan_out.senders.keep(std::thread::Builder::new().spawn(move || senders.serve(&stop))?);
+            fan_out.senders.keep(std::thread::Builder::new().spawn(move || senders.serve(number, &stop))?);
         }
         Ok(fan_out)
     }
@@ -104,7 +104,7 @@ impl FanOut {
     fn pass(&self, frame: &[u8]) -> Pass {
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(frame);
-        open.commit();
+        open.commit(Instant::now());
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
         let batch = Arc::new(open.seal(&self.topic, seq + 1, Epoch::NONE, Tick::new(1), &self.terms.ledger));
         Pass::new(batch, Arc::clone(&self.subscribers), Tick::new(1), Help::Together, Arc::clone(&self.faults))

@@ -19,6 +19,8 @@ pub(crate) struct Access {
     tokens: Option<Tokens>,
     /// `None` if no setting has an address of a backend.
     backend: Option<Backend>,
+    /// `None` before the hooks are made, and if no setting has an address to ask.
+    ask: Option<Ask>,
     /// `None` before the hooks are made, and without a backend.
     reporter: Option<Reporter>,
 }
@@ -41,7 +43,7 @@ impl Access {
             true => Some(Backend::new(&settings.access)?),
             false => None,
         };
-        Ok(Self { tokens, backend, reporter: None })
+        Ok(Self { tokens, backend, ask: None, reporter: None })
     }
 
     /// Adds the hooks to an instance.
@@ -52,11 +54,14 @@ impl Access {
             (None, None) => builder,
             (Some(tokens), None) => builder.hooks(TokenHooks::new(tokens.clone()).settings(access, origins)),
             (None, Some(backend)) => {
-                let hooks = Webhooks::new(backend, access, ask(backend, access));
+                let ask = ask(backend, access);
+                self.ask = Ask::is_needed(access).then(|| ask.clone());
+                let hooks = Webhooks::new(backend, access, ask);
                 self.tell(builder, access, hooks)
             }
             (Some(tokens), Some(backend)) => {
                 let inner = ask(backend, access).allow_unasked(false);
+                self.ask = Ask::is_needed(access).then(|| inner.clone());
                 let hooks = TokenHooks::with_inner(tokens.clone(), inner).settings(access, origins);
                 let hooks = Webhooks::new(backend, access, hooks);
                 self.tell(builder, access, hooks)
@@ -74,6 +79,11 @@ impl Access {
     /// The keys for tokens, if there are any.
     pub(crate) fn tokens(&self) -> Option<&Tokens> {
         self.tokens.as_ref()
+    }
+
+    /// The questions to the backend, and the reports to it, as far as the settings have any.
+    pub(crate) fn backends(&self) -> (Option<&Ask>, Option<&Reporter>) {
+        (self.ask.as_ref(), self.reporter.as_ref())
     }
 
     /// Keeps the keys fresh. Never ends.

@@ -353,13 +353,14 @@ pub(crate) fn admit(shared: &Arc<Connections>) -> Result<Reservation, (ErrorCode
 
 /// Counts a client that is refused, and logs the refusal.
 pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
-    let refused = shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed) + 1;
-    if code == ErrorCode::ServerOverloaded {
-        shared.counters.connections_refused_for_memory.fetch_add(1, Ordering::Relaxed);
-    }
+    let count = match code {
+        ErrorCode::ServerOverloaded => &shared.counters.connections_refused_for_memory,
+        _ => &shared.counters.connections_refused_full,
+    };
+    let refused = count.fetch_add(1, Ordering::Relaxed) + 1;
     // A few lines for a burst of refusals, not a line for each.
     if refused.is_power_of_two() {
-        log::warn!("{peer}: refused with {code} ({refused} refused so far)");
+        log::warn!("{peer}: refused with {code} ({refused} refused for this reason so far)");
     }
     if code == ErrorCode::TooManyConnections {
         shared.accounts.note_refused(Limit::Connections, shared);
@@ -368,7 +369,6 @@ pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
 
 /// Counts a client refused for a limit of its address, and logs the refusal.
 pub(crate) fn count_excess(shared: &Connections, peer: Peer, limit: AddressLimit) {
-    shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
     shared.counters.connections_refused_for_address.fetch_add(1, Ordering::Relaxed);
     shared.accounts.note_excess(limit, Address::of(peer), shared);
 }

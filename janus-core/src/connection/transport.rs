@@ -149,6 +149,8 @@ pub(crate) struct Transport {
     pace: Pace,
     /// Whether the connection is listed as one of its user's.
     counts_for_user: bool,
+    /// Whether the connection counts as open, see `Codecs::open`.
+    counts_as_open: bool,
     /// Whether the stream has been passed on to another owner.
     passed_on: bool,
     /// Why the server ends the connection, if it does.
@@ -218,6 +220,7 @@ impl Transport {
         if has_place {
             shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
         }
+        slot.codecs().note_opened(slot.codec());
         Self {
             shared,
             slot,
@@ -245,6 +248,7 @@ impl Transport {
             portion: Portion::default(),
             pace: Pace::default(),
             counts_for_user: false,
+            counts_as_open: true,
             passed_on: false,
             why: None,
             step: Step::Reading,
@@ -371,6 +375,7 @@ impl Drop for Transport {
         {
             self.tell_observers(News::Disconnected(Arc::clone(client), self.ending()));
         }
+        self.count_end();
         self.note_closed();
         self.shared.table.remove(&self.slot);
         if !self.slot.close() {

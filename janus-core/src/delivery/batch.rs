@@ -12,6 +12,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -33,11 +34,13 @@ pub(crate) struct Batch {
     pub(crate) epoch: Epoch,
     /// When the batch was sealed.
     pub(crate) tick: Tick,
+    /// When the first frame was numbered.
+    pub(crate) begun: Instant,
     /// The number of the batch's pass, and the horizon in its messages; 0 before the pass. Both belong to the topic,
     /// and are read under its lock; see [`horizon`](super::horizon).
     pass: AtomicU64,
     horizon: AtomicU64,
-    ledger: Arc<Ledger>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// The frames of a batch in one wire format.
@@ -97,7 +100,7 @@ impl Frames {
 
 impl Batch {
     /// The price of a batch, in addition to its frames and their ends.
-    const OVERHEAD_BYTES: usize = 224;
+    const OVERHEAD_BYTES: usize = 240;
 
     pub(crate) fn first_seq(&self) -> u64 {
         self.first_seq
@@ -242,6 +245,8 @@ impl Drop for Batch {
 pub(crate) struct OpenBatch {
     bytes: BytesMut,
     ends: Vec<u32>,
+    /// When the first frame was committed, if any.
+    begun: Option<Instant>,
 }
 
 impl OpenBatch {
@@ -251,7 +256,8 @@ impl OpenBatch {
     }
 
     /// Makes a frame of the bytes encoded since the last commit; returns its length.
-    pub(crate) fn commit(&mut self) -> usize {
+    pub(crate) fn commit(&mut self, now: Instant) -> usize {
+        self.begun.get_or_insert(now);
         let start = self.committed_len();
         self.ends.push(u32::try_from(self.bytes.len()).expect("a batch is sealed long before 4 GiB"));
         self.bytes.len() - start
@@ -280,6 +286,7 @@ impl OpenBatch {
     ) -> Batch {
         let ends = std::mem::take(&mut self.ends);
         let first_seq = next_seq - ends.len() as u64;
+        let begun = self.begun.take().unwrap_or_else(Instant::now);
         let sealed = self.bytes.split();
         // The rest is memory of the same allocation, and would keep the whole allocation beyond the life of the batch.
         // Keep it for the next batches only if there is room for another batch.
@@ -295,6 +302,7 @@ impl OpenBatch {
             others: OnceLock::new(),
             epoch,
             tick,
+            begun,
             pass: AtomicU64::new(0),
             horizon: AtomicU64::new(0),
             ledger: Arc::clone(ledger),
@@ -315,7 +323,7 @@ pub(crate) mod tests {
         let mut open = OpenBatch::default();
         for frame in frames {
             open.buffer().extend_from_slice(frame.as_bytes());
-            open.commit();
+            open.commit(Instant::now());
         }
         open.seal(&topic(), next_seq, Epoch::new(7), Tick::new(1), &Arc::default())
     }
@@ -325,7 +333,7 @@ pub(crate) mod tests {
         let mut open = OpenBatch::default();
         for seq in 2..5 {
             open.buffer().extend_from_slice(&vec![b'x'; 1 << 20]);
-            open.commit();
+            open.commit(Instant::now());
             let batch = open.seal(&topic(), seq, Epoch::new(7), Tick::new(1), &Arc::default());
             assert!(batch.classic.bytes.is_unique(), "the open batch holds no part of it");
         }
@@ -348,7 +356,7 @@ pub(crate) mod tests {
         let ledger = Arc::new(Ledger::default());
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(&[b'x'; 1_000]);
-        open.commit();
+        open.commit(Instant::now());
         let batch = Arc::new(open.seal(&topic(), 2, Epoch::new(7), Tick::new(1), &ledger));
         let held = Arc::clone(&batch);
         drop(batch);
@@ -365,7 +373,7 @@ pub(crate) mod tests {
         for data in ["1", " {} "] {
             let publication = wire::Publication::new(&topic(), "\"e\"", "2", data).unwrap();
             wire::classic::encode_message(open.buffer(), &Timestamp { mega: 1, sec: 2, micro: 3 }, &publication);
-            open.commit();
+            open.commit(Instant::now());
         }
         let batch = open.seal(&topic(), 7, Epoch::new(9), Tick::new(1), &ledger);
         let before = ledger.bytes();
@@ -383,7 +391,7 @@ pub(crate) mod tests {
     fn an_uncommitted_frame_is_never_sent() {
         let mut open = OpenBatch::default();
         open.buffer().extend_from_slice(b"whole");
-        open.commit();
+        open.commit(Instant::now());
         open.buffer().extend_from_slice(b"half");
         open.truncate_uncommitted();
         let batch = open.seal(&topic(), 2, Epoch::new(7), Tick::new(1), &Arc::default());

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
@@ -38,6 +39,8 @@ struct Registered {
     answers: Answers,
     refreshes: bool,
     successors: Vec<CodecId>,
+    /// Open connections.
+    open: AtomicUsize,
 }
 
 /// More codecs than an instance can tell apart.
@@ -84,6 +87,7 @@ impl Codecs {
             answers: codec.answers(),
             refreshes: codec.refreshes(),
             successors,
+            open: AtomicUsize::new(0),
             codec: Arc::clone(codec),
         };
         let mut count = self.count.lock();
@@ -115,6 +119,21 @@ impl Codecs {
 
     pub(crate) fn name(&self, id: CodecId) -> &'static str {
         self.get(id).name
+    }
+
+    /// Counts an open connection of this codec.
+    pub(crate) fn note_opened(&self, id: CodecId) {
+        self.get(id).open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_closed(&self, id: CodecId) {
+        self.get(id).open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The names of all codecs, with the number of open connections. A name may occur twice.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let known = self.codecs.iter().map_while(OnceLock::get);
+        known.map(|known| (known.name, known.open.load(Ordering::Relaxed)))
     }
 
     pub(crate) fn tells_gaps(&self, id: CodecId) -> bool {

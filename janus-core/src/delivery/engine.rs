@@ -30,7 +30,7 @@ impl Engine {
             max_bytes: config.max_queue_bytes,
             // The heartbeat is to come first: its line in the log tells the reason.
             patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
-            ledger: Arc::new(Ledger::new(&ground.counters, drops_by_topic)),
+            ledger: Arc::new(Ledger::new(&ground.counters, &ground.figures, drops_by_topic)),
             codecs,
         };
         Self {

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::SlowReason;
 use crate::ground::counters::Counters;
+use crate::ground::figures::Figures;
 use crate::wire::TopicName;
 
 /// The ledger of an instance; see the module's documentation.
@@ -32,7 +33,8 @@ pub(crate) struct Ledger {
     tls_sessions: AtomicUsize,
     /// The number of cursors of sessions without a connection, each with a fixed price.
     cursors: AtomicUsize,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) figures: Arc<Figures>,
     /// Messages dropped since the last [`take_dropped`](Self::take_dropped), if there are hooks to tell: at most one
     /// entry for each topic and reason.
     by_topic: Option<Mutex<HashMap<(TopicName, Dropped), u64>>>,
@@ -58,8 +60,9 @@ const CURSOR_BYTES: usize = 16;
 
 impl Ledger {
     /// The ledger of an instance with these counters. `by_topic` also counts dropped messages for each topic.
-    pub(crate) fn new(counters: &Arc<Counters>, by_topic: bool) -> Self {
-        Self { counters: Arc::clone(counters), by_topic: by_topic.then(Mutex::default), ..Self::default() }
+    pub(crate) fn new(counters: &Arc<Counters>, figures: &Arc<Figures>, by_topic: bool) -> Self {
+        let (counters, figures) = (Arc::clone(counters), Arc::clone(figures));
+        Self { counters, figures, by_topic: by_topic.then(Mutex::default), ..Self::default() }
     }
 
     pub(crate) fn add_frames(&self, bytes: usize) {
@@ -96,7 +99,22 @@ impl Ledger {
 
     /// Bytes of batches and queues.
     pub(crate) fn sent(&self) -> usize {
-        self.frames.load(Ordering::Relaxed) + self.queues.load(Ordering::Relaxed)
+        self.frames() + self.queues()
+    }
+
+    /// Bytes of batches, with the price of each batch.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the queues, without the batches they refer to.
+    pub(crate) fn queues(&self) -> usize {
+        self.queues.load(Ordering::Relaxed)
+    }
+
+    /// The number of subscriptions.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Ordering::Relaxed)
     }
 
     /// Bytes from clients kept by their Transports.
@@ -156,11 +174,6 @@ impl Ledger {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    #[cfg(test)]
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// The accounted bytes of everything.
     pub(crate) fn bytes(&self) -> usize {
         let load = |figure: &AtomicUsize| figure.load(Ordering::Relaxed);
@@ -168,7 +181,7 @@ impl Ledger {
             + load(&self.queues)
             + load(&self.waiting)
             + load(&self.received)
-            + load(&self.subscriptions) * SUBSCRIPTION_BYTES
+            + self.subscriptions() * SUBSCRIPTION_BYTES
             + load(&self.tls_sessions) * TLS_SESSION_BYTES
             + load(&self.cursors) * CURSOR_BYTES
     }

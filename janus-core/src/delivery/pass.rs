@@ -12,7 +12,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::{Batch, Subscription};
+use super::{Batch, Ledger, Subscription};
 use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
 pub(crate) use crate::ground::fault::Server;
@@ -94,10 +94,12 @@ impl Pass {
         // The cache misses of a whole piece are taken together, so the CPU waits once; between two system calls it
         // would wait for each miss.
         piece.iter().for_each(|subscription| subscription.prefetch());
+        let mut tally = Tally::new(&self.batch.ledger, by);
         for subscription in piece {
             self.faults.before_send(by);
-            subscription.slot.deliver(subscription, &self.batch, self.tick);
+            tally.add(subscription.slot.deliver(subscription, &self.batch, self.tick));
         }
+        drop(tally);
         claim.complete();
         Some(length)
     }
@@ -110,7 +112,8 @@ impl Pass {
         for subscription in &self.subscribers[claim.piece.clone()] {
             pause().await;
             self.faults.before_send(by);
-            subscription.slot.deliver(subscription, &self.batch, self.tick);
+            let delivered = subscription.slot.deliver(subscription, &self.batch, self.tick);
+            Tally::new(&self.batch.ledger, by).add(delivered);
         }
         pause().await;
         claim.complete();
@@ -155,6 +158,7 @@ impl Claim<'_> {
         std::mem::forget(self);
         let served = pass.served.fetch_add(length, Ordering::AcqRel) + length;
         if served == pass.subscribers.len() {
+            pass.batch.ledger.figures.fan_outs.record(pass.batch.begun.elapsed());
             pass.topic.wake();
         }
     }
@@ -165,6 +169,40 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.pass.abandoned.lock().push(self.piece.clone());
         self.pass.topic.wake();
+    }
+}
+
+/// What one subscriber was handed: sent, or queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    pub(crate) messages: u64,
+    pub(crate) bytes: usize,
+}
+
+/// The deliveries of a piece, added up and counted at its end, even if it ends with a panic: those subscribers are not
+/// served again.
+struct Tally<'a> {
+    ledger: &'a Ledger,
+    by: Server,
+    messages: u64,
+    bytes: u64,
+}
+
+impl<'a> Tally<'a> {
+    fn new(ledger: &'a Ledger, by: Server) -> Self {
+        Self { ledger, by, messages: 0, bytes: 0 }
+    }
+
+    #[inline]
+    fn add(&mut self, Delivered { messages, bytes }: Delivered) {
+        self.messages += messages;
+        self.bytes += bytes as u64;
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.ledger.figures.deliveries.add(self.by.thread(), self.messages, self.bytes);
     }
 }
 

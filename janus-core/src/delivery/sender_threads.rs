@@ -18,24 +18,23 @@ pub(crate) fn supervisor(pool: &Arc<SenderPool>, threads: usize) -> Supervisor {
         Supervisor::new("senders", Strategy::OneForOne).intensity(20, Duration::from_secs(60)),
         |senders, number| {
             let pool = Arc::clone(pool);
-            let name = format!("sender {number}");
             senders.child(
-                ChildSpec::task(name.clone(), move || run(Arc::clone(&pool), name.clone()))
+                ChildSpec::task(format!("sender {number}"), move || run(Arc::clone(&pool), number))
                     .shutdown(Shutdown::BrutalKill),
             )
         },
     )
 }
 
-async fn run(pool: Arc<SenderPool>, name: String) -> Result<(), BoxError> {
+async fn run(pool: Arc<SenderPool>, number: usize) -> Result<(), BoxError> {
     let stop = Arc::new(StopSender::default());
     // Even if this task is killed: the thread must not run on without the supervisor's knowledge.
     let _stop_at_the_end = StopAtTheEnd { pool: Arc::clone(&pool), stop: Arc::clone(&stop) };
     let (ended, end) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(format!("janus-{}", name.replace(' ', "-"))).spawn({
+    let thread = std::thread::Builder::new().name(format!("janus-sender-{number}")).spawn({
         let pool = Arc::clone(&pool);
         move || {
-            let _ = ended.send(catch_unwind(AssertUnwindSafe(|| pool.serve(&stop))));
+            let _ = ended.send(catch_unwind(AssertUnwindSafe(|| pool.serve(number, &stop))));
         }
     })?;
     pool.keep(thread);

@@ -56,10 +56,10 @@ impl SenderPool {
         self.passes.lock().retain(|other| !Arc::ptr_eq(other, pass));
     }
 
-    /// Serves passes on the calling thread until `stop` says so.
-    pub(crate) fn serve(&self, stop: &StopSender) {
+    /// Serves passes on the calling thread, the sender of this number, until `stop` says so.
+    pub(crate) fn serve(&self, number: usize, stop: &StopSender) {
         while let Some(pass) = self.next(stop) {
-            pass.serve_piece(Server::Sender);
+            pass.serve_piece(Server::Sender(number));
         }
     }
 

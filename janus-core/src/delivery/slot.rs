@@ -34,12 +34,14 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
+use super::pass::Delivered;
 use super::pulse::Pulse;
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
 use super::{Batch, End, Link, Terms};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
 use crate::ground::clock::{AtomicTick, Deadline, Tick};
+use crate::ground::figures::Figures;
 use crate::ground::tasks::yield_now;
 use crate::wire::{Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
@@ -208,6 +210,10 @@ impl Slot {
         &self.terms.codecs
     }
 
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.terms.ledger.figures
+    }
+
     /// Sends an event without a place in a topic's order: a greeting, an answer, an error.
     pub(crate) fn tell(&self, event: &ServerEvent<'_>) {
         match self.codecs().encode(self.codec(), event) {
@@ -264,34 +270,40 @@ impl Slot {
     /// Sends the unsent messages of `batch` to `subscription`, a subscription of this slot.
     ///
     /// Serving the same batch twice sends it once: the subscription's `next_seq` marks served subscribers, and changes
-    /// under the slot's lock together with the send.
-    pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: Tick) {
+    /// under the slot's lock together with the send. Returns what has been sent or queued.
+    pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: Tick) -> Delivered {
         let mut out = self.out.lock();
         let next_seq = subscription.next_seq.load(Ordering::Relaxed);
         let end = batch.last_seq() + 1;
         if next_seq >= end {
-            return;
+            return Delivered::default();
         }
         let view = batch.view(subscription.codec(), &self.terms.codecs);
+        let first = next_seq.max(batch.first_seq());
         let unsent = &view.bytes()[view.start_of(next_seq)..];
-        if let Some(sent) = self.send_now(&mut out, unsent)
-            && sent < unsent.len()
-        {
-            let mut messages = Messages::new(subscription, batch, next_seq.max(batch.first_seq())..end);
-            messages.advance(sent);
-            if sent > 0 {
-                self.wait(&mut out, |queue| queue.admit_started(Entry::Messages(messages)));
-            } else {
-                self.queue_messages(&mut out, messages);
+        let mut delivered = Delivered::default();
+        if let Some(sent) = self.send_now(&mut out, unsent) {
+            delivered = Delivered { messages: end - first, bytes: unsent.len() };
+            if sent < unsent.len() {
+                let mut messages = Messages::new(subscription, batch, first..end);
+                messages.advance(sent);
+                if sent > 0 {
+                    self.wait(&mut out, |queue| queue.admit_started(Entry::Messages(messages)));
+                } else {
+                    self.queue_messages(&mut out, messages);
+                }
             }
         }
         subscription.next_seq.store(end, Ordering::Relaxed);
         self.quiet_since.set(tick);
+        delivered
     }
 
     /// Sends a portion of requested messages; returns whether all of them are gone. Nothing may wait before the call:
     /// requested messages are not subject to limits.
     pub(crate) fn replay(&self, portion: Vec<Messages>, tick: Tick) -> bool {
+        let messages = portion.iter().map(|messages| messages.seqs.end - messages.seqs.start).sum();
+        self.terms.ledger.counters.messages_replayed.fetch_add(messages, Ordering::Relaxed);
         let mut out = self.out.lock();
         if out.link.is_none() {
             if out.sends {

@@ -18,23 +18,27 @@ use serde::Serialize;
 /// - `gauge`: a reading of the present, taken by the caller who wants the [`Stats`];
 /// - `reading`: a counter kept elsewhere, read like a gauge;
 /// - `internal`: an atomic of [`Counters`] without a place in [`Stats`].
+///
+/// Behind the kind may stand the family of an export, if the family has another name than the figure: `as family`, or
+/// `as family { label = "value" }` for one series of several. A family of several series needs another row without a
+/// label, whose text is the text of the family: the figure that is the sum of the series.
 macro_rules! counters {
     // A row goes to the lists of the things made of it: atomics, readings, public figures.
-    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: counter, $($rows:tt)*) => {
+    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: counter $(as $family:ident $({ $label:ident = $value:literal })?)?, $($rows:tt)*) => {
         counters!(@rows [$($atomic)* { $name [$($text)+] }] [$($reading)*]
-            [$($figure)* { $name [$($text)+] u64 Counter (atomic) }] $($rows)*);
+            [$($figure)* { $name [$($text)+] u64 Counter (atomic) [$($family $({ $label = $value })?)?] }] $($rows)*);
     };
-    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: sum($($part:ident),+), $($rows:tt)*) => {
+    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: sum($($part:ident),+) $(as $family:ident $({ $label:ident = $value:literal })?)?, $($rows:tt)*) => {
         counters!(@rows [$($atomic)*] [$($reading)*]
-            [$($figure)* { $name [$($text)+] u64 Counter (sum $($part)+) }] $($rows)*);
+            [$($figure)* { $name [$($text)+] u64 Counter (sum $($part)+) [$($family $({ $label = $value })?)?] }] $($rows)*);
     };
-    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: gauge, $($rows:tt)*) => {
+    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: gauge $(as $family:ident $({ $label:ident = $value:literal })?)?, $($rows:tt)*) => {
         counters!(@rows [$($atomic)*] [$($reading)* { $name usize }]
-            [$($figure)* { $name [$($text)+] usize Gauge (reading) }] $($rows)*);
+            [$($figure)* { $name [$($text)+] usize Gauge (reading) [$($family $({ $label = $value })?)?] }] $($rows)*);
     };
-    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: reading, $($rows:tt)*) => {
+    (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: reading $(as $family:ident $({ $label:ident = $value:literal })?)?, $($rows:tt)*) => {
         counters!(@rows [$($atomic)*] [$($reading)* { $name u64 }]
-            [$($figure)* { $name [$($text)+] u64 Counter (reading) }] $($rows)*);
+            [$($figure)* { $name [$($text)+] u64 Counter (reading) [$($family $({ $label = $value })?)?] }] $($rows)*);
     };
     (@rows [$($atomic:tt)*] [$($reading:tt)*] [$($figure:tt)*] $(#[doc = $text:literal])+ $name:ident: internal, $($rows:tt)*) => {
         counters!(@rows [$($atomic)* { $name [$($text)+] }] [$($reading)*] [$($figure)*] $($rows)*);
@@ -42,7 +46,7 @@ macro_rules! counters {
     (@rows
         [$({ $atomic:ident [$($atomic_text:literal)+] })*]
         [$({ $reading:ident $reading_type:ident })*]
-        [$({ $name:ident [$($text:literal)+] $type:ident $kind:ident $source:tt })*]
+        [$({ $name:ident [$($text:literal)+] $type:ident $kind:ident $source:tt $export:tt })*]
     ) => {
         /// Counts of events since the start of the instance; incremented where the events happen.
         #[derive(Debug, Default)]
@@ -101,6 +105,8 @@ macro_rules! counters {
                     name: stringify!($name),
                     kind: MetricKind::$kind,
                     text: concat!($($text),+).trim_ascii(),
+                    family: counters!(@family $name $export),
+                    label: counters!(@label $export),
                     value: self.$name as u64,
                 },)*]
                 .into_iter()
@@ -113,50 +119,92 @@ macro_rules! counters {
     // Sums of the copies, because the counters themselves may change from one look to the next.
     (@add $name:ident (sum $($part:ident)+) $stats:ident) => { $stats.$name = 0 $(+ $stats.$part)+ };
     (@add $name:ident $source:tt $stats:ident) => {};
+    (@family $name:ident []) => { stringify!($name) };
+    (@family $name:ident [$family:ident $($label:tt)?]) => { stringify!($family) };
+    (@label [$family:ident { $label:ident = $value:literal }]) => { Some((stringify!($label), $value)) };
+    (@label $any:tt) => { None };
     ($($rows:tt)*) => { counters!(@rows [] [] [] $($rows)*); };
 }
 
 counters! {
     /// Connections open now, with or without a place of `max_connections`; connections being refused are not counted.
     connections: gauge,
+    /// The setting `max_connections`, the limit of `connections`.
+    connections_limit: gauge,
     /// Sessions listed now, with and without a connection.
     sessions: gauge,
+    /// Sessions listed now with a connection.
+    attached_sessions: gauge as sessions { state = "attached" },
     /// Sessions listed now without a connection.
-    detached_sessions: gauge,
+    detached_sessions: gauge as sessions { state = "detached" },
     /// Topics that exist now.
     topics: gauge,
+    /// Subscriptions now, of clients and of the program: a client counts once for each of its topics.
+    subscriptions: gauge,
+    /// Bytes that wait now in the queues of clients that lag, without the messages, which many queues share.
+    queue_bytes: gauge,
+    /// Bytes of messages kept now, in topics and in queues: a message counts once, however many queues hold the message.
+    message_bytes: gauge,
     /// Bytes taken now by messages, queues, sessions, connections and topics, by the server's own account.
-    memory_used: gauge,
+    memory_used: gauge as memory_used_bytes,
     /// The setting `memory_budget_bytes`, the limit of `memory_used`; 0 without a budget.
-    memory_budget: gauge,
+    memory_budget: gauge as memory_budget_bytes,
+    /// How hard topics are pressed to keep fewer messages, because memory is short; 0 while there is room.
+    memory_pressure: gauge,
     /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a
     /// publisher that found the server full.
     connections_accepted: counter,
     /// Clients refused because `max_connections` were connected, because their address had too many connections, or
     /// because memory was nearly used up; refusals by `Janus::serve` included.
-    connections_refused: counter,
+    connections_refused: sum(
+        connections_refused_full, connections_refused_for_memory, connections_refused_for_address,
+        connections_refused_for_user
+    ),
+    /// Clients refused because `max_connections` were connected; also counted in `connections_refused`.
+    connections_refused_full: counter as connections_refused { reason = "full" },
     /// Clients refused because memory was nearly used up; also counted in `connections_refused`.
-    connections_refused_for_memory: counter,
+    connections_refused_for_memory: counter as connections_refused { reason = "memory" },
     /// Clients refused for `max_connections_per_ip` or `connect_rate_per_ip`; also counted in `connections_refused`.
-    connections_refused_for_address: counter,
+    connections_refused_for_address: counter as connections_refused { reason = "address" },
+    /// Clients refused because their user had `max_connections_per_user` connections; also counted in
+    /// `connections_refused`.
+    connections_refused_for_user: counter as connections_refused { reason = "user" },
     /// Connections from networks of `proxy_protocol` closed for a missing, malformed or late PROXY header.
     proxy_headers_refused: counter,
     /// Clients cut off because they did not keep up: the sum of the next three.
     slow_consumers: sum(slow_consumers_queue_full, slow_consumers_stalled, slow_consumers_out_of_memory),
     /// Slow consumers cut off because their queue was full.
-    slow_consumers_queue_full: counter,
+    slow_consumers_queue_full: counter as slow_consumers { reason = "queue_full" },
     /// Slow consumers cut off because they took nothing from their queue for `write_timeout`, or `stall_timeout`.
-    slow_consumers_stalled: counter,
+    slow_consumers_stalled: counter as slow_consumers { reason = "stalled" },
     /// Slow consumers cut off because their queue was among the largest when `memory_budget_bytes` was nearly used up.
-    slow_consumers_out_of_memory: counter,
+    slow_consumers_out_of_memory: counter as slow_consumers { reason = "memory" },
+    /// Messages that a subscriber did not get, because it lagged and the policy of the topic says so: the sum of the
+    /// next three.
+    messages_dropped: sum(messages_dropped_oldest, messages_dropped_newest, messages_conflated),
     /// Messages that a subscriber under the policy `drop_oldest` did not get.
-    messages_dropped_oldest: counter,
+    messages_dropped_oldest: counter as messages_dropped { policy = "drop_oldest" },
     /// Messages that a subscriber under the policy `drop_newest` did not get.
-    messages_dropped_newest: counter,
+    messages_dropped_newest: counter as messages_dropped { policy = "drop_newest" },
     /// Messages that a subscriber under the policy `conflate` did not get, because a later message took their place.
-    messages_conflated: counter,
+    messages_conflated: counter as messages_dropped { policy = "conflate" },
     /// Messages that topics forgot before their time, because memory was short.
     messages_trimmed: counter,
+    /// Messages handed to subscribers, sent at once or queued: a message counts once for each subscriber. Replayed
+    /// messages are not counted.
+    deliveries: reading,
+    /// Bytes of these messages, each in the wire format of its subscriber.
+    delivered_bytes: reading,
+    /// Messages sent again to subscribers that had missed them: a message counts once for each subscriber.
+    messages_replayed: counter,
+    /// Subscriptions of returning clients that wanted to continue after an earlier message: the sum of the next two.
+    resumes: sum(resumes_resumed, resumes_not_resumed),
+    /// Subscriptions continued after the earlier message.
+    resumes_resumed: counter as resumes { result = "resumed" },
+    /// Subscriptions that began with the next message, because the earlier message was not known or no longer kept.
+    resumes_not_resumed: counter as resumes { result = "not_resumed" },
+    /// Gaps told to returning clients, because messages were given up during their replay.
+    resume_gaps: counter,
     /// Sessions without a connection that ended before their time, because memory was short.
     sessions_ended_for_memory: counter,
     /// Connections closed because memory was short and the client held some without having asked for anything: frames,
@@ -178,15 +226,15 @@ counters! {
     subscribe_rate_waits: counter,
     /// Clients closed because they sent more than their rates allow for `rate_patience`.
     rate_limited: counter,
-    /// Connections refused because their user had `max_connections_per_user` connections.
-    connections_refused_for_user: counter,
     /// Connections closed because their user had more than `max_connections_per_user` connections.
     connections_replaced: counter,
+    /// TLS handshakes, completed and failed: the sum of the next two.
+    tls_handshakes_ended: sum(tls_handshakes, tls_handshakes_failed) as tls_handshakes,
     /// TLS handshakes completed.
-    tls_handshakes: counter,
+    tls_handshakes: counter as tls_handshakes { result = "completed" },
     /// TLS handshakes that failed: no TLS, an old version, a refused certificate of a client, a connection lost, not
     /// completed within `frame_timeout`, or cut to make room.
-    tls_handshakes_failed: counter,
+    tls_handshakes_failed: counter as tls_handshakes { result = "failed" },
     /// Reloads of certificates with an error, after which earlier certificates stay in use.
     certificates_refused: counter,
     /// Pauses of accepting because the process or the system ran out of descriptors.
@@ -214,8 +262,29 @@ pub struct Metric {
     pub kind: MetricKind,
     /// The meaning, as in the documentation of the field; plain text in one line.
     pub text: &'static str,
+    /// The family of series in an export to which the figure belongs, see [`Janus::metrics`](crate::Janus::metrics).
+    pub family: &'static str,
+    /// The name and the value of the label that sets the figure apart from others of the family. `None` for the only
+    /// figure of the family, and for the sum of the others.
+    pub label: Option<(&'static str, &'static str)>,
     /// The figure.
     pub value: u64,
+}
+
+impl Metric {
+    /// A figure of a program, for [`MetricFamily::of`](crate::MetricFamily::of): the only figure of the family of this
+    /// name.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: MetricKind, text: &'static str, value: u64) -> Self {
+        Self { name, kind, text, family: name, label: None, value }
+    }
+
+    /// The same figure as one of several of a family. The family needs a figure without a label, whose text is the text
+    /// of the family.
+    #[must_use]
+    pub const fn labelled(self, family: &'static str, label: &'static str, value: &'static str) -> Self {
+        Self { family, label: Some((label, value)), ..self }
+    }
 }
 
 /// The kind of a [`Metric`].
@@ -227,10 +296,14 @@ pub enum MetricKind {
     Gauge,
     /// A count since the start of the instance, which only rises.
     Counter,
+    /// Durations counted in buckets since the start of the instance.
+    Histogram,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -257,8 +330,40 @@ mod tests {
         let metrics: Vec<_> = Counters::default().stats(&Readings::default()).metrics().collect();
         assert!(metrics.is_sorted_by_key(|metric| metric.kind == MetricKind::Counter));
         let gauges = metrics.iter().filter(|metric| metric.kind == MetricKind::Gauge).map(|metric| metric.name);
-        let expected = ["connections", "sessions", "detached_sessions", "topics", "memory_used", "memory_budget"];
+        let expected = [
+            "connections",
+            "connections_limit",
+            "sessions",
+            "attached_sessions",
+            "detached_sessions",
+            "topics",
+            "subscriptions",
+            "queue_bytes",
+            "message_bytes",
+            "memory_used",
+            "memory_budget",
+            "memory_pressure",
+        ];
         assert!(gauges.eq(expected));
         assert_eq!(metrics[0].text.split(',').next(), Some("Connections open now"));
+    }
+
+    #[test]
+    fn a_family_of_several_series_has_a_text_and_one_label_with_different_values() {
+        let metrics: Vec<_> = Counters::default().stats(&Readings::default()).metrics().collect();
+        let families: HashSet<_> = metrics.iter().map(|metric| metric.family).collect();
+        for family in families {
+            let (heads, series): (Vec<Metric>, Vec<Metric>) = metrics
+                .iter()
+                .copied()
+                .filter(|metric| metric.family == family)
+                .partition(|metric| metric.label.is_none());
+            assert_eq!(heads.len(), 1, "{family}");
+            let labels: HashSet<_> = series.iter().filter_map(|metric| metric.label).collect();
+            assert_eq!(labels.len(), series.len(), "{family}");
+            assert!(series.iter().all(|metric| metric.kind == heads[0].kind), "{family}");
+            let names: HashSet<_> = labels.iter().map(|(name, _)| name).collect();
+            assert!(names.len() <= 1 && series.len() != 1, "{family}: {names:?}");
+        }
     }
 }

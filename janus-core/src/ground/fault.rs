@@ -10,8 +10,18 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 pub(crate) enum Server {
     /// The topic's own actor, on the home arbiter.
     Topic,
-    /// A sender thread.
-    Sender,
+    /// The sender thread of this number, from 1 on.
+    Sender(usize),
+}
+
+impl Server {
+    /// The number of the thread among the threads that deliver.
+    pub(crate) fn thread(self) -> usize {
+        match self {
+            Self::Topic => 0,
+            Self::Sender(number) => number,
+        }
+    }
 }
 
 /// The armed faults, each with a moment.
@@ -42,7 +52,7 @@ impl Faults {
     pub(crate) fn before_send(&self, _by: Server) {
         #[cfg(feature = "fault-injection")]
         match _by {
-            Server::Sender => self.sender_sends.hit("a sender, in the middle of a fan-out"),
+            Server::Sender(_) => self.sender_sends.hit("a sender, in the middle of a fan-out"),
             Server::Topic => self.topic_sends.hit("a topic, in the middle of a fan-out"),
         }
     }

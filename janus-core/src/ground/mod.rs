@@ -6,8 +6,11 @@
 //! | `clock.rs` | table | coarse time in ticks; the time of day |
 //! | `counters.rs` | table | counts of what has happened |
 //! | `draining.rs` | table | how far the end of the instance has come |
+//! | `figures.rs` | table | figures with labels, by thread, and of durations |
+//! | `families.rs` | pure | figures as families of series, for exporters |
 //! | `fault.rs` | table | faults that tests put into a running tree |
 //! | `in_force.rs` | table | the settings in force |
+//! | `histogram.rs` | pure | durations, counted in buckets |
 //! | `line.rs` | pure | tasks that wait, first come first served |
 //! | `load.rs` | table | whether the home arbiter keeps up |
 //! | `log_lines.rs` | table | a limit on log lines per tick |
@@ -19,7 +22,10 @@ pub(crate) mod bucket;
 pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod draining;
+pub(crate) mod families;
 pub(crate) mod fault;
+pub(crate) mod figures;
+pub(crate) mod histogram;
 pub(crate) mod in_force;
 pub(crate) mod line;
 pub(crate) mod load;
@@ -42,6 +48,7 @@ use clock::Clock;
 use counters::Counters;
 use draining::Draining;
 use fault::Faults;
+use figures::Figures;
 use in_force::InForce;
 use load::Load;
 use trace::Tracer;
@@ -55,6 +62,7 @@ pub(crate) struct Ground {
     pub(crate) home: Place,
     pub(crate) load: Load,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) figures: Arc<Figures>,
     pub(crate) draining: Draining,
     pub(crate) faults: Arc<Faults>,
     pub(crate) tracer: Arc<Tracer>,
@@ -62,11 +70,15 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn new(config: Config, home: Place) -> Self {
+        let figures = Arc::new(Figures::new(&config));
+        let turns = Arc::clone(&figures);
+        home.on_pause(move |turn| turns.turns.record(turn));
         Self {
             clock: Clock::for_config(&config),
             home,
             load: Load::default(),
             counters: Arc::default(),
+            figures,
             draining: Draining::default(),
             faults: Arc::default(),
             tracer: Arc::default(),

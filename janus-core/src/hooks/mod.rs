@@ -9,6 +9,7 @@
 // | `observer.rs` | queue and task | the events for observers, and the task that calls the observers |
 // | `occupancy.rs` | shared object | whether a topic has subscribers, as far as the observers know |
 // | `slow_client.rs` | value | a client that does not keep up, as observers and operators see it |
+// | `times.rs` | histograms | how long questions take |
 // | `thread.rs` | thread | a runtime for hooks, if the embedder has none |
 // | `tests.rs` | tests | scripted hooks |
 
@@ -97,6 +98,7 @@ mod slow_client;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod times;
 
 use std::fmt;
 use std::io;

@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::{Instant, timeout};
 
 use super::observer::Queue;
+use super::times::{HookTimes, Question, Verdict};
 use super::{
     Cause, Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, Occupancy, SlowClient,
 };
@@ -33,6 +34,7 @@ pub(crate) struct HookRunner {
     lost: AtomicU64,
     begun: Instant,
     lines: LogLines,
+    pub(crate) times: HookTimes,
 }
 
 /// A refusal for the client.
@@ -91,6 +93,7 @@ impl HookRunner {
             lost: AtomicU64::new(0),
             begun: Instant::now(),
             lines: LogLines::default(),
+            times: HookTimes::default(),
         }
     }
 
@@ -100,7 +103,7 @@ impl HookRunner {
         request: ConnectRequest,
     ) -> impl Future<Output = Result<Arc<Identity>, Refused>> + Send + use<> {
         let hooks = Arc::clone(&self.hooks);
-        let answer = self.ask("authenticate", async move { hooks.authenticate(request).await });
+        let answer = self.ask(Question::Authenticate, async move { hooks.authenticate(request).await });
         async move {
             let identity = answer.await?.map_err(Refused::connection)?;
             Ok(Arc::new(identity))
@@ -114,7 +117,7 @@ impl HookRunner {
         auth: String,
     ) -> impl Future<Output = Result<Arc<Identity>, Refused>> + Send + use<> {
         let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
-        let answer = self.ask("refresh", async move { hooks.refresh(&client, auth).await });
+        let answer = self.ask(Question::Refresh, async move { hooks.refresh(&client, auth).await });
         async move {
             let identity = answer.await?.map_err(|denied| Refused::denied(denied, ErrorCode::Forbidden))?;
             Ok(Arc::new(identity))
@@ -131,7 +134,8 @@ impl HookRunner {
             return Ok(None);
         }
         let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
-        let answer = self.ask("authorize_subscribe", async move { hooks.authorize_subscribe(&client, &topic).await });
+        let answer =
+            self.ask(Question::AuthorizeSubscribe, async move { hooks.authorize_subscribe(&client, &topic).await });
         Ok(Some(allowed(answer)))
     }
 
@@ -147,8 +151,9 @@ impl HookRunner {
         }
         let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
         let (topic, publication) = (topic.clone(), publication.clone());
-        let answer =
-            self.ask("authorize_publish", async move { hooks.authorize_publish(&client, &topic, &publication).await });
+        let answer = self.ask(Question::AuthorizePublish, async move {
+            hooks.authorize_publish(&client, &topic, &publication).await
+        });
         Ok(Some(allowed(answer)))
     }
 
@@ -177,7 +182,7 @@ impl HookRunner {
 
     fn ask<T, F>(
         self: &Arc<Self>,
-        name: &'static str,
+        kind: Question,
         question: F,
     ) -> impl Future<Output = Result<Result<T, Denied>, Refused>> + Send + use<T, F>
     where
@@ -187,8 +192,17 @@ impl HookRunner {
         let answer = self.question(question);
         let this = Arc::clone(self);
         async move {
-            answer.await.map_err(|failure| {
-                this.complain(name, &failure);
+            let asked = Instant::now();
+            let answer = answer.await;
+            let verdict = match &answer {
+                Ok(Ok(_)) => Verdict::Allowed,
+                Ok(Err(_)) => Verdict::Denied,
+                Err(Failure::TooLate) => Verdict::TimedOut,
+                Err(Failure::Panicked(_) | Failure::NoRuntime) => Verdict::Failed,
+            };
+            this.times.record(kind, verdict, asked.elapsed());
+            answer.map_err(|failure| {
+                this.complain(kind.as_str(), &failure);
                 Refused::unanswered()
             })
         }

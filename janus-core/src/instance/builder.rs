@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use super::application::Children;
 use super::janus::{Inner, Janus, Threads, WeakJanus, on};
+use super::metrics::Work;
 use super::shared::Shared;
 use super::tree::tree;
 #[cfg(feature = "tls")]
@@ -338,10 +339,13 @@ pub(crate) async fn start(
         });
         let supervisor = tree(&shared, senders, application);
         let handle = supervisor.handle();
+        let busy = [("home", shared.home.clone()), ("control", control.clone())];
+        let busy = busy.into_iter().chain(place.map(|place| ("application", place)));
         root = Some(supervisor);
         Inner {
             shared,
             root: handle,
+            work: Work::new(busy),
             control: control.clone(),
             drained: Arc::default(),
             threads: tokio::sync::Mutex::new(threads),

@@ -76,6 +76,13 @@ impl Janus {
         tls.as_ref().map_or_else(Vec::new, |tls| tls.certificates.warnings(SystemTime::now()))
     }
 
+    /// When the first certificate in use expires, those of the chains included. `None` without TLS listeners, and with
+    /// [`Builder::tls`](crate::Builder::tls).
+    #[must_use]
+    pub fn certificates_end(&self) -> Option<SystemTime> {
+        self.tables().tls.as_ref()?.certificates.end()
+    }
+
     /// Reads the files of [`tls_cert`](Config::tls_cert), [`tls_key`](Config::tls_key) and
     /// [`tls_client_ca`](Config::tls_client_ca) as a start does, and returns what the start would warn of. Starts
     /// nothing. The call reads files, and blocks its thread for as long.

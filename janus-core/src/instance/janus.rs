@@ -13,13 +13,15 @@ use tokio::sync::oneshot;
 use super::application;
 use super::builder::Builder;
 use super::drain::{DrainReport, drain};
+use super::metrics::Work;
 use super::shared::Shared;
 use crate::connection::Connections;
+use crate::ground::figures::Via;
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
 use crate::hooks::HookThread;
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
 use crate::topic::Waiter;
-use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route};
+use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route, told};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::wire::Position;
 
@@ -49,6 +51,8 @@ pub(super) struct Inner {
     pub(super) shared: Arc<Shared>,
     pub(super) root: SupervisorRef,
     pub(super) control: Place,
+    /// The work of the threads with actors.
+    pub(super) work: Work,
     /// A second caller of `shutdown` waits for the drain under way.
     pub(super) drained: Arc<tokio::sync::OnceCell<DrainReport>>,
     /// `None` once the threads have been joined, or if the instance has no threads of its own. Behind an async lock, so
@@ -134,7 +138,7 @@ impl Janus {
     ///
     /// Why the message was not published; see [`PublishError`].
     pub async fn publish(&self, topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Receipt, PublishError> {
-        self.publish_message(Message::new(topic, data)?).await
+        self.publish_message(told(Message::new(topic, data), &self.inner.shared.figures)?).await
     }
 
     /// Publishes a message with an event or a message id; otherwise like [`publish`](Self::publish).
@@ -144,8 +148,8 @@ impl Janus {
     /// Why the message was not published; see [`PublishError`].
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, PublishError> {
         let shared = &self.inner.shared;
-        let (topic, publication) = message.into_parts(&shared.config())?;
-        let (reply, receipt) = Reply::promise();
+        let (topic, publication) = told(message.into_parts(&shared.config()), &shared.figures)?;
+        let (reply, receipt) = Reply::promise(Via::API);
         let mut pending = Some(Pending { publication, reply });
         let (mut last, mut place) = (None, None);
         std::future::poll_fn(|cx| {
@@ -160,7 +164,7 @@ impl Janus {
             }
         })
         .await;
-        receipt.await.unwrap_or(Err(PublishError::TopicCrashed))
+        told(receipt.await.unwrap_or(Err(PublishError::TopicCrashed)), &shared.figures)
     }
 
     /// Publishes a message if its topic has room now; the returned future tells the outcome and may be dropped.
@@ -173,13 +177,14 @@ impl Janus {
         message: Message,
     ) -> Result<impl Future<Output = Result<Receipt, PublishError>> + Send + use<>, PublishError> {
         let shared = &self.inner.shared;
-        let (topic, publication) = message.into_parts(&shared.config())?;
-        let (reply, receipt) = Reply::promise();
+        let (topic, publication) = told(message.into_parts(&shared.config()), &shared.figures)?;
+        let (reply, receipt) = Reply::promise(Via::API);
         if let Err(pending) = route(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
             pending.refuse(PublishError::Full);
-            return Err(PublishError::Full);
+            return told(Err(PublishError::Full), &shared.figures);
         }
-        Ok(async move { receipt.await.unwrap_or(Err(PublishError::TopicCrashed)) })
+        let figures = Arc::clone(&shared.figures);
+        Ok(async move { told(receipt.await.unwrap_or(Err(PublishError::TopicCrashed)), &figures) })
     }
 
     /// Subscribes this process to a topic, from the next message on. The topic is made if there is none.

@@ -11,13 +11,22 @@ impl Janus {
     pub fn stats(&self) -> Stats {
         let shared = &self.inner.shared;
         let (sessions, detached_sessions) = shared.sessions.table.count();
+        let ledger = shared.ledger();
         shared.counters.stats(&Readings {
             connections: shared.connections.table.len(),
+            connections_limit: shared.config().max_connections,
             sessions,
+            attached_sessions: sessions.saturating_sub(detached_sessions),
             detached_sessions,
             topics: shared.topics.table.len(),
             memory_used: shared.memory_used(),
             memory_budget: shared.config().memory_budget_bytes,
+            subscriptions: ledger.subscriptions(),
+            queue_bytes: ledger.queues(),
+            message_bytes: ledger.frames(),
+            memory_pressure: shared.pressure() as usize,
+            deliveries: shared.figures.deliveries.messages(),
+            delivered_bytes: shared.figures.deliveries.bytes(),
             hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
         })
     }

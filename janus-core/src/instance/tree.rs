@@ -14,6 +14,7 @@ use crate::connection::acceptor::{Acceptor, Endpoint};
 #[cfg(feature = "tls")]
 use crate::connection::tls;
 use crate::connection::{Connections, heartbeat};
+use crate::ground::figures::ActorKind;
 use crate::hooks;
 use crate::session::proxy_mapper::ProxyMapper;
 use crate::supervision::{
@@ -31,7 +32,10 @@ const HANG_LIMIT: Duration = Duration::from_secs(5);
 /// The whole tree, in the order of its start. The tree stops in the reverse order, except that a drain first stops the
 /// acceptors and the embedder's children.
 pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Option<(ChildSpec, &Place)>) -> Supervisor {
-    let root = Supervisor::new("janus", Strategy::OneForOne).intensity(5, Duration::from_secs(60));
+    let figures = Arc::clone(&shared.figures);
+    let root = Supervisor::new("janus", Strategy::OneForOne)
+        .intensity(5, Duration::from_secs(60))
+        .on_restart(move |supervisor, child| figures.restarts.add(ActorKind::of(supervisor, child)));
     let watchdog = watchdog(shared, &root.handle(), application.as_ref().map(|(_, place)| *place));
     let (home, connections) = (&shared.home, &shared.connections);
     let children = [

@@ -249,7 +249,7 @@ fn senders(shared: &Arc<Shared>, chance: &Chance) -> Supervisor {
                     loop {
                         let pass = shared.senders.next_for_task().await;
                         chance.pause().await;
-                        pass.serve_piece_slowly(Server::Sender, || chance.pause()).await;
+                        pass.serve_piece_slowly(Server::Sender(1), || chance.pause()).await;
                     }
                 }
             };

@@ -113,6 +113,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::ground::figures::Via;
     use crate::topic::publish::{Pending, Reply};
     use crate::topic::roster::tests::subscription;
     use crate::topic::sequence::tests::{name, number, seal};
@@ -127,7 +128,7 @@ mod tests {
     fn enqueue(
         topic: &Arc<TopicState>,
     ) -> tokio::sync::oneshot::Receiver<Result<crate::topic::publish::Receipt, PublishError>> {
-        let (reply, outcome) = Reply::promise();
+        let (reply, outcome) = Reply::promise(Via::API);
         let publication = Publication::of_checked(&name(), "1", "2", "3");
         let enqueued = topic.enqueue(Pending { publication, reply }, None);
         assert!(matches!(enqueued, Enqueued::Accepted | Enqueued::Refused), "the message is answered");

@@ -161,6 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ground::figures::Via;
     use crate::topic::publish::Reply;
     use crate::wire::{Publication, TopicName};
 
@@ -169,7 +170,7 @@ mod tests {
     fn pending(length: usize) -> Pending {
         let name = TopicName::new("t", 255).unwrap();
         let data = "1".repeat(length);
-        Pending { publication: Publication::of_checked(&name, "1", "2", &data), reply: Reply::promise().0 }
+        Pending { publication: Publication::of_checked(&name, "1", "2", &data), reply: Reply::promise(Via::API).0 }
     }
 
     fn inbox() -> (Inbox, Arc<Ledger>) {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
+use crate::ground::figures::{Figures, Via};
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::topic::{Enqueued, TopicError, TopicState, Topics, Waiter};
 use crate::wire::{Epoch, ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
@@ -249,6 +250,9 @@ pub(crate) fn route(
         let topic = match cached.map_or_else(|| topic_for(shared, name, by), |topic| Ok(Some(topic))) {
             Ok(Some(topic)) => topic,
             Ok(None) => {
+                // No topic counts the message.
+                let namespace = shared.figures.published.namespace(name.as_str());
+                shared.figures.published.add(namespace, pending.reply.via(), 1);
                 pending.reply.accept(name, Receipt::UNNUMBERED);
                 tell("there is no such topic");
                 return Ok(());
@@ -341,15 +345,25 @@ pub(crate) struct Reply(Option<ReplyTo>);
 #[derive(Debug)]
 enum ReplyTo {
     /// A publisher in this process, or a connection that closes after its message.
-    Promise(oneshot::Sender<Result<Receipt, PublishError>>),
+    Promise { outcome: oneshot::Sender<Result<Receipt, PublishError>>, via: Via },
     /// A connection: gets an error frame for a failure, and a receipt on request.
     Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId },
 }
 
 impl Reply {
-    pub(crate) fn promise() -> (Self, oneshot::Receiver<Result<Receipt, PublishError>>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(Some(ReplyTo::Promise(sender))), receiver)
+    /// A reply to a publisher that counts the errors it is told, see [`told`].
+    pub(crate) fn promise(via: Via) -> (Self, oneshot::Receiver<Result<Receipt, PublishError>>) {
+        let (outcome, receiver) = oneshot::channel();
+        (Self(Some(ReplyTo::Promise { outcome, via })), receiver)
+    }
+
+    /// The way by which the message has come.
+    pub(crate) fn via(&self) -> Via {
+        match &self.0 {
+            Some(ReplyTo::Promise { via, .. }) => *via,
+            Some(ReplyTo::Connection { slot, .. }) => Via::codec(slot.codec()),
+            None => Via::API,
+        }
     }
 
     pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
@@ -374,7 +388,7 @@ impl Reply {
     pub(crate) fn accept(mut self, topic: &TopicName, receipt: Receipt) {
         match self.0.take() {
             // The publisher may have gone away.
-            Some(ReplyTo::Promise(sender)) => drop(sender.send(Ok(receipt))),
+            Some(ReplyTo::Promise { outcome, .. }) => drop(outcome.send(Ok(receipt))),
             Some(ReplyTo::Connection { slot, ack, id, .. }) => {
                 if ack {
                     let Receipt { epoch, seq, subscribers } = receipt;
@@ -392,15 +406,21 @@ impl Reply {
 
     fn answer_error(&mut self, error: PublishError) {
         match self.0.take() {
-            Some(ReplyTo::Promise(sender)) => drop(sender.send(Err(error))),
+            Some(ReplyTo::Promise { outcome, .. }) => drop(outcome.send(Err(error))),
             Some(ReplyTo::Connection { slot, topic, id, .. }) => {
                 let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
+                slot.figures().publish_errors.add(code);
                 slot.tell(&ServerEvent::Error { id, topic, code, message: &message });
                 slot.answered();
             }
             None => {}
         }
     }
+}
+
+/// Counts the error that a publisher is told, where the publisher is no connection.
+pub(crate) fn told<T>(outcome: Result<T, PublishError>, figures: &Figures) -> Result<T, PublishError> {
+    outcome.inspect_err(|error| figures.publish_errors.add(error.code()))
 }
 
 impl Drop for Reply {

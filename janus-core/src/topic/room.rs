@@ -159,6 +159,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ground::figures::Via;
     use crate::topic::Enqueued;
     use crate::topic::publish::{Pending, Reply};
     use crate::wire::{Publication, TopicName};
@@ -177,7 +178,7 @@ mod tests {
         let name = TopicName::new("t", 255).unwrap();
         let data = format!("\"{}\"", "x".repeat(length));
         let publication = Publication::of_checked(&name, "\"\"", "\"\"", &data);
-        Pending { publication, reply: Reply::promise().0 }
+        Pending { publication, reply: Reply::promise(Via::API).0 }
     }
 
     fn offer(topic: &Arc<TopicState>, length: usize, place: Option<&mut Option<Place>>) -> bool {

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::ring::{Keep, Ring};
 use super::room::InFlight;
@@ -136,9 +137,9 @@ impl Sequence {
     /// Contains the commit point. A panic before the commit leaves bytes without a number, to be cut off by the
     /// successor. After the commit every subscriber gets the message.
     #[inline]
-    pub(super) fn number(&mut self, head: &MessageHead, publication: &Publication) -> (Position, usize) {
+    pub(super) fn number(&mut self, head: &MessageHead, publication: &Publication, now: Instant) -> (Position, usize) {
         head.encode_message(self.open.buffer(), publication);
-        let length = self.open.commit();
+        let length = self.open.commit(now);
         let seq = self.next_seq;
         self.next_seq += 1;
         (Position { epoch: self.epoch, seq }, length)
@@ -390,7 +391,7 @@ pub(super) mod tests {
     pub(in crate::topic) fn number(sequence: &mut Sequence, messages: usize) {
         let head = MessageHead::new(&Timestamp { mega: 1, sec: 2, micro: 3 });
         for _ in 0..messages {
-            sequence.number(&head, &Publication::of_checked(&name(), "1", "2", "3"));
+            sequence.number(&head, &Publication::of_checked(&name(), "1", "2", "3"), Instant::now());
         }
     }
 

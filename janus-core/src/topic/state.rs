@@ -26,6 +26,7 @@ use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::{Ledger, PassNumbers, Subscription};
 use crate::ground::clock::{Clock, Tick};
+use crate::ground::figures::NamespaceId;
 use crate::ground::line::Ticket;
 use crate::ground::trace;
 use crate::hooks::{HookRunner, Occupancy};
@@ -40,6 +41,8 @@ pub(crate) struct TopicState {
     pub(crate) actor: ActorRef<Topic>,
     /// Rises with each topic of an instance.
     pub(crate) number: u64,
+    /// For the counts of accepted messages.
+    pub(super) namespace: NamespaceId,
     /// Cursors of detached sessions refer to this anchor.
     pub(crate) anchor: Arc<Anchor>,
     /// The [holds](super::Hold) of subscribers that are about to join.
@@ -143,8 +146,9 @@ impl TopicState {
             let (occupancy, observers) = (Occupancy::new(name.clone()), Arc::clone(observers));
             Observed { occupancy, observers }
         });
+        let namespace = shared.figures.published.namespace(name.as_str());
         let topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
-        Self { observed, ..topic }
+        Self { observed, namespace, ..topic }
     }
 
     #[cfg(test)]
@@ -178,6 +182,7 @@ impl TopicState {
         Self {
             actor: ActorRef::new(trace::topic_actor(&name, number)),
             number,
+            namespace: NamespaceId::default(),
             anchor,
             holds: AtomicUsize::new(0),
             account,
@@ -368,6 +373,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::SenderPool;
+    use crate::ground::figures::Via;
     use crate::topic::Since;
     use crate::topic::publish::Reply;
     use crate::topic::roster::tests::subscription;
@@ -375,7 +381,7 @@ mod tests {
     use crate::wire::Publication;
 
     fn pending() -> Pending {
-        Pending { publication: Publication::of_checked(&name(), "1", "2", "3"), reply: Reply::promise().0 }
+        Pending { publication: Publication::of_checked(&name(), "1", "2", "3"), reply: Reply::promise(Via::API).0 }
     }
 
     #[test]

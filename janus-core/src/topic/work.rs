@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use super::publish::{Pending, Receipt, Reply};
 use super::shared::Topics;
@@ -12,6 +13,7 @@ use super::state::TopicState;
 use crate::delivery::Pass;
 use crate::delivery::pass::Help;
 use crate::ground::clock::timestamp;
+use crate::ground::figures::Run;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::wire::TopicName;
 use crate::wire::classic::MessageHead;
@@ -43,8 +45,11 @@ impl TopicState {
         // subscribers get identical bytes.
         let head = MessageHead::new(&timestamp());
         let coalesce_bytes = shared.config().coalesce_bytes;
+        let now = Instant::now();
+        let mut accepted = Run::new(&shared.figures.published, self.namespace);
         while let Some(Pending { publication, reply }) = core.inbox.take() {
-            let (position, length) = core.sequence.number(&head, &publication);
+            let (position, length) = core.sequence.number(&head, &publication, now);
+            accepted.add(reply.via());
             core.inbox.note_numbered(publication.len(), length);
             let receipt = Receipt { epoch: position.epoch, seq: position.seq, subscribers: core.roster.len() };
             if reply.wants_receipt() {
@@ -169,6 +174,7 @@ mod tests {
     use crate::config::Config;
     use crate::delivery::pass::Server;
     use crate::ground::clock::Tick;
+    use crate::ground::figures::Via;
     use crate::topic::Since;
     use crate::topic::publish::{PublishError, route};
     use crate::topic::roster::tests::subscription;
@@ -181,7 +187,7 @@ mod tests {
     type Outcome = oneshot::Receiver<Result<Receipt, PublishError>>;
 
     fn publish(topics: &Topics) -> Outcome {
-        let (reply, outcome) = Reply::promise();
+        let (reply, outcome) = Reply::promise(Via::API);
         let publication = Publication::of_checked(&name(), "1", "2", "3");
         assert!(route(topics, &mut None, &name(), None, Pending { publication, reply }, None).is_ok());
         outcome

@@ -142,6 +142,11 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
+    /// The child is about to be started again.
+    pub(crate) fn restarts(&self, child: &str) {
+        self.tree.restarts(&self.supervisor, child);
+    }
+
     pub(crate) fn emit(&self, child: &Arc<str>, id: Option<ActorId>, what: EventKind) {
         self.tree.emit(|| TreeEvent { supervisor: self.supervisor.clone(), child: child.clone(), id, what });
     }

@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, LocalOptions};
@@ -75,8 +76,9 @@ impl Arbiter {
             let (place, jobs) = Place::open(place_name);
             let beat = place.beat.clone();
             let mut builder = Builder::new_current_thread();
-            let idle = beat.clone();
-            builder.enable_all().on_thread_park(move || idle.pause());
+            let (idle, awake) = (beat.clone(), beat.clone());
+            builder.enable_all().on_thread_park(move || idle.pause()).on_thread_unpark(move || awake.resume());
+            beat.resume();
             builder.max_io_events_per_tick(EVENTS_PER_LOOK);
             let runtime = match builder.build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
@@ -165,6 +167,30 @@ impl Place {
     /// [`Arbiter`] only; wraps around. While the number stays the same, there has always been another task.
     pub fn pauses(&self) -> u64 {
         self.beat.pauses.load(Ordering::Relaxed)
+    }
+
+    /// How long the thread has worked since its start, the work under way included, as opposed to waiting for events.
+    /// Counted for threads of an [`Arbiter`] only. Two readings tell how busy the thread has been in between:
+    ///
+    /// ```
+    /// use janus_supervision::Arbiter;
+    ///
+    /// let arbiter = Arbiter::start("home")?;
+    /// let before = arbiter.place().busy();
+    /// arbiter.place().run(|| println!("at work"))?;
+    /// assert!(arbiter.place().busy() >= before);
+    /// arbiter.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn busy(&self) -> Duration {
+        self.beat.busy()
+    }
+
+    /// Calls `tell` on the place's thread before each pause, with the time since the last pause: how long a task that
+    /// became ready in the meantime may have waited. Must be quick and not block. For threads of an [`Arbiter`] only.
+    /// Returns whether the call had an effect: a thread has one such function, and the first stays.
+    pub fn on_pause(&self, tell: impl Fn(Duration) + Send + Sync + 'static) -> bool {
+        self.beat.on_pause.set(OnPause(Box::new(tell))).is_ok()
     }
 
     /// Runs `job` on the place's thread, after the jobs submitted before. A panic in the job is logged and has no other
@@ -279,7 +305,8 @@ impl Drop for Receiver {
 
 /// The actor that a thread is running, written by that thread and read by watchdogs.
 ///
-/// Three relaxed stores per poll and no clock. Only the owning thread writes, so a count needs no read-modify-write.
+/// Three relaxed stores per poll and no clock; the clock is read before and after a pause. Only the owning thread
+/// writes, so a count needs no read-modify-write.
 #[derive(Debug)]
 pub(crate) struct Beat {
     name: Arc<str>,
@@ -287,6 +314,21 @@ pub(crate) struct Beat {
     pauses: AtomicU64,
     actor: AtomicU64,
     down: AtomicBool,
+    begun: Instant,
+    /// The end of the last pause, in nanoseconds since `begun`; [`PAUSED`](Self::PAUSED) in a pause.
+    awake_since: AtomicU64,
+    /// The time between pauses, in nanoseconds, without the time since the last pause.
+    busy: AtomicU64,
+    on_pause: OnceLock<OnPause>,
+}
+
+/// Is told of the time between two pauses.
+struct OnPause(Box<dyn Fn(Duration) + Send + Sync>);
+
+impl fmt::Debug for OnPause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnPause")
+    }
 }
 
 impl Beat {
@@ -297,11 +339,40 @@ impl Beat {
             pauses: AtomicU64::new(0),
             actor: AtomicU64::new(0),
             down: AtomicBool::new(false),
+            begun: Instant::now(),
+            awake_since: AtomicU64::new(Self::PAUSED),
+            busy: AtomicU64::new(0),
+            on_pause: OnceLock::new(),
         }
     }
 
+    /// Stands for a thread that waits for events.
+    const PAUSED: u64 = u64::MAX;
+
     fn pause(&self) {
         self.pauses.store(self.pauses.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let since = self.awake_since.swap(Self::PAUSED, Ordering::Relaxed);
+        let worked = self.now().saturating_sub(since);
+        self.busy.store(self.busy.load(Ordering::Relaxed) + worked, Ordering::Relaxed);
+        if let Some(OnPause(tell)) = self.on_pause.get() {
+            tell(Duration::from_nanos(worked));
+        }
+    }
+
+    fn resume(&self) {
+        self.awake_since.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        // Nanoseconds last for 584 years.
+        self.begun.elapsed().as_nanos() as u64
+    }
+
+    /// See [`Place::busy`]. Between the two loads the thread may pause or resume; then the result is off by the time
+    /// since the last pause, once.
+    fn busy(&self) -> Duration {
+        let (since, busy) = (self.awake_since.load(Ordering::Relaxed), self.busy.load(Ordering::Relaxed));
+        Duration::from_nanos(busy + self.now().saturating_sub(since))
     }
 
     fn make_current(self: &Arc<Self>) {

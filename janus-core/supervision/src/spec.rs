@@ -350,14 +350,28 @@ pub(crate) struct TreeShared {
     number: u16,
     ids: AtomicU64,
     events: Mutex<Option<broadcast::Sender<TreeEvent>>>,
+    on_restart: Option<OnRestart>,
+}
+
+/// Is told of each restart in a tree.
+#[derive(Clone)]
+pub(crate) struct OnRestart(pub(crate) Arc<TellRestart>);
+
+/// Takes the names of the supervisor and of the child.
+type TellRestart = dyn Fn(&str, &str) + Send + Sync;
+
+impl fmt::Debug for OnRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRestart")
+    }
 }
 
 impl TreeShared {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(on_restart: Option<OnRestart>) -> Arc<Self> {
         static TREES: AtomicU64 = AtomicU64::new(0);
         // Truncated on purpose: the number only has to differ between trees alive at the same time.
         let number = TREES.fetch_add(1, Ordering::Relaxed) as u16;
-        Arc::new(Self { number, ids: AtomicU64::new(1), events: Mutex::new(None) })
+        Arc::new(Self { number, ids: AtomicU64::new(1), events: Mutex::new(None), on_restart })
     }
 
     pub(crate) fn next_id(&self) -> ActorId {
@@ -366,6 +380,15 @@ impl TreeShared {
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<TreeEvent> {
         self.events.lock().get_or_insert_with(|| broadcast::Sender::new(EVENTS_MAX)).subscribe()
+    }
+
+    /// Tells of the restart of a child; called without a lock.
+    pub(crate) fn restarts(&self, supervisor: &str, child: &str) {
+        if let Some(OnRestart(tell)) = &self.on_restart
+            && let Err(panic) = guarded(|| tell(supervisor, child))
+        {
+            log::error!("{supervisor}: on_restart failed: {panic}");
+        }
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> TreeEvent) {

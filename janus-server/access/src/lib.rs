@@ -5,6 +5,7 @@
 // | `ask/` | hooks | questions to the backend about clients |
 // | `webhooks/` | hooks | news for the backend |
 // | `backend/` | HTTP client | requests to the operator's own servers |
+// | `figures.rs` | macro | the tables of figures |
 // | `signature.rs` | pure | signatures of requests |
 // | `summed.rs` | counter | log lines about failures that come in floods |
 // | `testing.rs` | tests | a backend for tests |
@@ -14,6 +15,10 @@
 //! [`tokens::TokenHooks`] are hooks that verify tokens (JWT), and leave the rest to further hooks. [`Ask`] are hooks that
 //! ask a backend over HTTP. [`Webhooks`] wrap any hooks, and tell a backend of clients and topics. All are made from
 //! [`AccessSettings`], which `janus-server` reads from its configuration, and a program that embeds Janus fills in.
+
+// First, because macros are known from their declaration on.
+#[macro_use]
+mod figures;
 
 mod ask;
 mod backend;

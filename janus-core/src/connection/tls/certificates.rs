@@ -174,6 +174,14 @@ impl Certificates {
         warnings::warnings(&pairs, now, &source.provider)
     }
 
+    /// When the first certificate in use expires, those of the chains included; `None` for certificates of the embedder.
+    pub(crate) fn end(&self) -> Option<SystemTime> {
+        let source = self.source.as_ref()?;
+        let loaded = self.served.read().loaded.clone()?;
+        let certificates = loaded.pairs.iter().flat_map(|pair| &pair.cert);
+        certificates.filter_map(|certificate| warnings::end_of(certificate, &source.provider)).min()
+    }
+
     /// Writes the present warnings to the log.
     pub(crate) fn warn(&self) {
         for warning in self.warnings(SystemTime::now()) {

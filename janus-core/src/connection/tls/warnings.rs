@@ -147,17 +147,7 @@ fn of_time(
     provider: &CryptoProvider,
 ) -> Option<CertificateWarning> {
     let (file, parsed) = (file.to_owned(), ParsedCertificate::try_from(certificate).ok()?);
-    // As a client sees the certificate at that time. The time is checked first, and no authority is known here, so the
-    // certificate is refused in any case.
-    let verdict = |at: SystemTime| {
-        let at = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-        let algorithms = provider.signature_verification_algorithms.all;
-        match verify_server_cert_signed_by_trust_anchor(&parsed, &RootCertStore::empty(), &[], at, algorithms) {
-            Err(Error::InvalidCertificate(verdict)) => Some(verdict),
-            _ => None,
-        }
-    };
-    let time = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    let verdict = |at| verdict(&parsed, at, provider);
     match (verdict(now), verdict(now + NEAR)) {
         (Some(Invalid::ExpiredContext { not_after, .. }), _) => {
             Some(CertificateWarning::Expired { file, number, since: time(not_after) })
@@ -168,6 +158,33 @@ fn of_time(
         (_, Some(Invalid::ExpiredContext { not_after, .. })) => {
             Some(CertificateWarning::ExpiresSoon { file, number, at: time(not_after) })
         }
+        _ => None,
+    }
+}
+
+/// A certificate as a client sees it at this time. The time is checked first, and no authority is known here, so the
+/// certificate is refused in any case.
+fn verdict(certificate: &ParsedCertificate<'_>, at: SystemTime, provider: &CryptoProvider) -> Option<Invalid> {
+    let at = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let algorithms = provider.signature_verification_algorithms.all;
+    match verify_server_cert_signed_by_trust_anchor(certificate, &RootCertStore::empty(), &[], at, algorithms) {
+        Err(Error::InvalidCertificate(verdict)) => Some(verdict),
+        _ => None,
+    }
+}
+
+fn time(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
+}
+
+/// The last second of the year 9999, the latest time that a certificate can name.
+const LATEST: Duration = Duration::from_secs(253_402_300_799);
+
+/// The end of a certificate's time; `None` for a certificate that never expires, or cannot be read.
+pub(super) fn end_of(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> Option<SystemTime> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    match verdict(&parsed, SystemTime::UNIX_EPOCH + LATEST, provider) {
+        Some(Invalid::ExpiredContext { not_after, .. }) => Some(time(not_after)),
         _ => None,
     }
 }
@@ -257,6 +274,12 @@ mod tests {
                 words => assert!(texts.len() == 1 && texts[0].contains(words), "{texts:?}"),
             }
         }
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_known() {
+        let certificate = &certified(&["a.example"], 3).cert[0];
+        assert_eq!(end_of(certificate, &aws_lc_rs::default_provider()), Some(day(2031, 3, 1)));
     }
 
     #[test]

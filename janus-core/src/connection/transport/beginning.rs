@@ -10,6 +10,7 @@
 //! would lose the unsent messages of another.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{self, Poll};
 
 use bytes::Bytes;
@@ -192,8 +193,10 @@ impl Transport {
             // A connection may be lost in the middle of the replay.
             subscription.count_from(from);
             self.shared.trace_joined(&subscription, &name, position.seq);
-            if let Some(missed) = missed {
-                self.note_resumed(&name, missed);
+            match missed {
+                Some(missed) => self.note_resumed(&name, missed),
+                None if since.is_some() => self.note_not_resumed(),
+                None => {}
             }
             self.joined((Arc::clone(topic), Arc::clone(&subscription)));
             replays.push(Replay { topic: hold, subscription, from });
@@ -257,6 +260,7 @@ impl Transport {
             match replay.topic.topic().catch_up_to(&replay.subscription, replay.from, next.until, tick) {
                 Ok(CatchUp::More(from)) => replay.from = from,
                 Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                    self.shared.counters.resume_gaps.fetch_add(1, Ordering::Relaxed);
                     let (topic, from) = (replay.topic.topic(), replay.from);
                     let epoch = topic.epoch();
                     self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to: first - 1 });

@@ -9,8 +9,9 @@ use super::pacing::Then;
 use super::subscribing::{Asking, refused};
 use super::{Outcome, Step, Transport};
 use crate::connection::turn::Ticket;
+use crate::ground::figures::Via;
 use crate::hooks::Refused;
-use crate::topic::publish::{Pending, Reply};
+use crate::topic::publish::{Pending, Reply, told};
 use crate::wire::{Command, ErrorCode, FrameError, TopicName};
 
 /// A lengthy command, waiting for a turn.
@@ -86,7 +87,7 @@ impl Transport {
             }
             Command::PublishAndClose { topic, publication } => {
                 // The FIN follows the commit: the publisher may take the FIN for a receipt.
-                let (reply, outcome) = Reply::promise();
+                let (reply, outcome) = Reply::promise(Via::codec(self.slot.codec()));
                 self.publish(topic, Pending { publication, reply }, Some(outcome));
             }
         }
@@ -156,7 +157,7 @@ impl Transport {
             Outcome::Found(asking, Ok(topic)) => self.go_on(*asking, &topic),
             Outcome::Found(asking, Err(error)) => self.answer_error(refused(error, asking.id, &asking.name)),
             Outcome::Published(result) => {
-                if let Err(error) = result {
+                if let Err(error) = told(result, &self.shared.figures) {
                     self.tell_error(None, None, error.code(), &error.to_string());
                 }
                 self.close();

@@ -1,6 +1,8 @@
 //! The life of a client, in lines of the log and in traces. With the log at `info` and without a trace, each step costs
 //! two loads of a flag.
 
+use std::sync::atomic::Ordering;
+
 use super::{Step, Transport};
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::Disconnect;
@@ -40,7 +42,13 @@ impl Transport {
 
     /// The client continues with a topic after an earlier message.
     pub(super) fn note_resumed(&self, topic: &TopicName, missed: u64) {
+        self.shared.counters.resumes_resumed.fetch_add(1, Ordering::Relaxed);
         debug!(self, "resumed {topic}, {missed} missed");
+    }
+
+    /// The client wanted to continue with a topic after an earlier message, and begins with the next message instead.
+    pub(super) fn note_not_resumed(&self) {
+        self.shared.counters.resumes_not_resumed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn note_left(&self, topic: &TopicName) {
@@ -65,6 +73,27 @@ impl Transport {
         };
         debug!(self, "closed: {why}");
         self.say(TraceKind::Close, "transport_supervisor", || why.to_owned());
+    }
+
+    /// The connection no longer counts as open: its stream has ended, or its client is being refused.
+    pub(super) fn stop_counting_as_open(&mut self) {
+        if std::mem::take(&mut self.counts_as_open) {
+            self.slot.codecs().note_closed(self.slot.codec());
+        }
+    }
+
+    /// Counts the end of the connection by the side that has ended it.
+    pub(super) fn count_end(&mut self) {
+        self.stop_counting_as_open();
+        let figures = &self.shared.figures;
+        match self.ending() {
+            // The connection continues elsewhere.
+            Disconnect::ByClient if self.passed_on => {}
+            Disconnect::ByClient => {
+                figures.left.fetch_add(1, Ordering::Relaxed);
+            }
+            Disconnect::ByServer(code) => figures.disconnects.add(code),
+        }
     }
 
     /// The side that has ended the connection.

@@ -136,7 +136,10 @@ impl Transport {
 
     /// Frees the room of a guest that closes for other guests; false if the connection still takes room, and so must be
     /// over at once.
-    pub(super) fn free_guest_room(&self) -> bool {
+    pub(super) fn free_guest_room(&mut self) -> bool {
+        if !self.has_place {
+            self.stop_counting_as_open();
+        }
         self.has_place || self.shared.table.begin_refusal(&self.slot, self.shared.config().max_refusals)
     }
 }

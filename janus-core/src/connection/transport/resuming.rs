@@ -1,6 +1,7 @@
 //! Resuming: an attach takes over an earlier session, and missed messages are replayed from the topics' rings.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{self, Poll};
 
 use futures_util::FutureExt;
@@ -164,6 +165,7 @@ impl Transport {
                 replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
             } else {
                 self.note_joined(&name);
+                self.note_not_resumed();
             }
             joined.push((topic, subscription));
             answers.push((name, entry.missed));
@@ -257,6 +259,7 @@ impl Transport {
                 }
                 // The client was promised these messages.
                 Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                    self.shared.counters.resume_gaps.fetch_add(1, Ordering::Relaxed);
                     let (topic, from) = (replay.topic.topic(), replay.from);
                     let epoch = topic.epoch();
                     self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to: first - 1 });

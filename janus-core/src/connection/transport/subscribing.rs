@@ -160,6 +160,8 @@ impl Transport {
             subscription.count_from(entry.first_seq());
             let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: entry.first_seq() };
             self.step = Step::Replaying(Box::new(Replaying::one_by_one(vec![replay])));
+        } else if since.is_some() {
+            self.note_not_resumed();
         }
         self.joined((Arc::clone(topic), subscription));
     }

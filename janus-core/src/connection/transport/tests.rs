@@ -313,6 +313,6 @@ fn a_guest_that_is_crowded_out_is_told_unless_it_has_a_place_by_now() {
         let mut guest = Client::greeted(&shared, false).await;
         let (words, _) = guest.ended(End::Crowded).await;
         assert!(words.contains("too_many_connections"), "{words}");
-        assert_eq!(count(&shared.counters.connections_refused), 1);
+        assert_eq!(count(&shared.counters.connections_refused_full), 1);
     });
 }

@@ -39,7 +39,6 @@ impl Transport {
 
     fn note_refused_for_user(&self, most: usize) {
         let counters = &self.shared.counters;
-        counters.connections_refused.fetch_add(1, Ordering::Relaxed);
         let refused = counters.connections_refused_for_user.fetch_add(1, Ordering::Relaxed) + 1;
         // A few lines for a burst of refusals, not a line for each.
         if refused.is_power_of_two() {

@@ -71,7 +71,7 @@ fn conflation_puts_the_latest_in_the_place_of_the_first_that_waited() {
     queue.admit(messages(&quotes, 3..4)).unwrap();
     queue.admit(messages(&quotes, 4..6)).unwrap();
     assert_eq!(waiting(&queue), [Some((5..6, true)), Some((1..2, true))]);
-    assert_eq!(terms.ledger.counters().messages_conflated.load(Ordering::Relaxed), 4);
+    assert_eq!(terms.ledger.counters.messages_conflated.load(Ordering::Relaxed), 4);
     assert!(quotes.is_lossy(), "its client's count leads nowhere");
     check_sums(&queue);
 }

@@ -354,6 +354,7 @@ impl Keeper {
                 child.recover();
             }
         }
+        self.live.around.restarts(name);
         self.start(name, None);
     }
 }

@@ -263,8 +263,12 @@ impl Keeper {
     /// Starts `seq` and the children which are restarted with `seq`. The error is the child with the failed start.
     async fn start_range(&mut self, seq: Seq) -> Result<(), Seq> {
         for seq in self.range(seq) {
-            if let Some(child) = self.live.table.lock().children.get_mut(&seq) {
+            let restarted = self.live.table.lock().children.get_mut(&seq).map(|child| {
                 child.restarts += 1;
+                child.spec.name.clone()
+            });
+            if let Some(name) = restarted {
+                self.live.around.restarts(&name);
             }
             self.start(seq).await.map_err(|_| seq)?;
         }

@@ -29,7 +29,7 @@ use crate::error::StartError;
 use crate::exit::{ActorId, ExitReason};
 use crate::place::Place;
 use crate::run::{Begun, Birth, Incarnation, TaskBody};
-use crate::spec::{AutoShutdown, ChildSpec, Kind, Launch, Restart, Start, Strategy, TreeShared};
+use crate::spec::{AutoShutdown, ChildSpec, Kind, Launch, OnRestart, Restart, Start, Strategy, TreeShared};
 use crate::tree::Tree;
 use crate::window::RestartIntensity;
 
@@ -55,6 +55,7 @@ use crate::window::RestartIntensity;
 pub struct Supervisor {
     plan: Plan,
     handle: SupervisorRef,
+    on_restart: Option<OnRestart>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +77,8 @@ impl Supervisor {
             kill_grace: KILL_GRACE_DEFAULT,
             children: Vec::new(),
         };
-        Self { plan, handle: SupervisorRef { shared: Arc::new(Shared { name: name.into(), live: Mutex::new(None) }) } }
+        let handle = SupervisorRef { shared: Arc::new(Shared { name: name.into(), live: Mutex::new(None) }) };
+        Self { plan, handle, on_restart: None }
     }
 
     /// How many restarts within `period` are allowed. After another restart, the supervisor stops all children and ends
@@ -106,6 +108,15 @@ impl Supervisor {
     #[must_use]
     pub fn child(mut self, spec: ChildSpec) -> Self {
         self.plan.children.push(spec);
+        self
+    }
+
+    /// Calls `tell` with the names of the supervisor and of the child before each restart in the whole tree, for
+    /// figures: unlike [`events`](SupervisorRef::subscribe), no restart is left out. The call holds up the supervisor, so
+    /// it must be quick and not block; a panic is logged. Has an effect on the root of a tree only.
+    #[must_use]
+    pub fn on_restart(mut self, tell: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        self.on_restart = Some(OnRestart(Arc::new(tell)));
         self
     }
 
@@ -139,7 +150,7 @@ impl Supervisor {
         if self.occupant().is_some() {
             return Err(StartError::AlreadyStarted(self.name().clone()));
         }
-        let tree = TreeShared::new();
+        let tree = TreeShared::new(self.on_restart.clone());
         let cell = Cell::new(tree.next_id(), self.name().clone(), None);
         let mut unfinished = KillOnDrop(Some(cell.clone()));
         self.launch(Start { cell: cell.clone(), info: Default::default(), place: place.clone(), tree });

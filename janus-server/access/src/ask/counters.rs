@@ -2,28 +2,30 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The questions of an [`Ask`](super::Ask) since its start, and the present state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct AskStats {
-    /// Questions that the backend answered with yes.
-    pub allowed: u64,
-    /// Questions that the backend answered with no.
-    pub refused: u64,
-    /// Questions without a usable answer: no connection, status 500 and above, an answer that is not as expected.
-    pub failed: u64,
-    /// Questions without an answer within `ask_timeout`; part of `failed`.
-    pub timed_out: u64,
-    /// Questions that were not asked, because an earlier answer was kept.
-    pub from_cache: u64,
-    /// Questions that were not asked, because `ask_concurrency` questions were under way.
-    pub beyond_concurrency: u64,
-    /// Questions that were not asked, because the backend had failed too often.
-    pub breaker_open: u64,
-    /// Questions under way now.
-    pub under_way: usize,
-    /// Addresses that are left alone now, because too many questions have failed.
-    pub open_breakers: usize,
+figures! {
+    /// The questions of an [`Ask`](super::Ask) since its start, and the present state.
+    pub struct AskStats {
+        ask_questions = "Questions about clients for the backend, by what became of them.";
+
+        /// Questions that the backend answered with yes.
+        allowed: u64 = counter as ask_questions { result = "allowed" },
+        /// Questions that the backend answered with no.
+        refused: u64 = counter as ask_questions { result = "refused" },
+        /// Questions without a usable answer: no connection, status 500 and above, an answer that is not as expected.
+        failed: u64 = counter as ask_questions { result = "failed" },
+        /// Questions without an answer within `ask_timeout`; part of `failed`.
+        timed_out: u64 = counter as ask_questions_timed_out,
+        /// Questions that were not asked, because an earlier answer was kept.
+        from_cache: u64 = counter as ask_questions { result = "from_cache" },
+        /// Questions that were not asked, because `ask_concurrency` questions were under way.
+        beyond_concurrency: u64 = counter as ask_questions { result = "beyond_concurrency" },
+        /// Questions that were not asked, because the backend had failed too often.
+        breaker_open: u64 = counter as ask_questions { result = "breaker_open" },
+        /// Questions under way now.
+        under_way: usize = gauge as ask_questions_under_way,
+        /// Addresses of the backend that are left alone now, because too many questions have failed.
+        open_breakers: usize = gauge as ask_open_breakers,
+    }
 }
 
 #[derive(Debug, Default)]

@@ -129,28 +129,31 @@ struct Counts {
     put_off: AtomicU64,
 }
 
-/// What has happened to tokens since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TokenStats {
-    /// Good tokens.
-    pub verified: u64,
-    /// Tokens refused because they have expired.
-    pub expired: u64,
-    /// Tokens refused because of their signature, or because no key has their `kid` and algorithm.
-    pub unsigned: u64,
-    /// Tokens refused for another reason.
-    pub refused: u64,
-    /// Tokens with an unknown key, whose clients were told to come back later.
-    pub put_off: u64,
-    /// Keys in use.
-    pub keys: usize,
-    /// Fetches of the keys of the URL that have brought keys.
-    pub fetches: u64,
-    /// Fetches that have failed; the earlier keys stayed.
-    pub fetches_failed: u64,
-    /// Fetches begun because of a token with an unknown key, at most one in 30 s.
-    pub fetches_for_unknown_keys: u64,
+figures! {
+    /// What has happened to tokens since the start.
+    pub struct TokenStats {
+        tokens = "Tokens of clients, by what became of them.";
+        token_key_fetches = "Fetches of keys from token_jwks_url, with and without success.";
+
+        /// Good tokens.
+        verified: u64 = counter as tokens { result = "verified" },
+        /// Tokens refused because they have expired.
+        expired: u64 = counter as tokens { result = "expired" },
+        /// Tokens refused because of their signature, or because no key has their `kid` and algorithm.
+        unsigned: u64 = counter as tokens { result = "unsigned" },
+        /// Tokens refused for another reason.
+        refused: u64 = counter as tokens { result = "refused" },
+        /// Tokens with an unknown key, whose clients were told to come back later.
+        put_off: u64 = counter as tokens { result = "put_off" },
+        /// Keys for tokens in use.
+        keys: usize = gauge as token_keys,
+        /// Fetches of the keys of the URL that have brought keys.
+        fetches: u64 = counter as token_key_fetches { result = "fetched" },
+        /// Fetches that have failed; the earlier keys stayed.
+        fetches_failed: u64 = counter as token_key_fetches { result = "failed" },
+        /// Fetches of keys begun because of a token with an unknown key, at most one in 30 s.
+        fetches_for_unknown_keys: u64 = counter as token_key_fetches_for_unknown_keys,
+    }
 }
 
 /// Why the settings give no keys.

@@ -100,20 +100,22 @@ pub struct Reporter {
     shared: Option<Arc<Shared>>,
 }
 
-/// The events since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct WebhookStats {
-    /// Events that the backend has taken.
-    pub delivered: u64,
-    /// Events left out because the queue was full.
-    pub lost: u64,
-    /// Events given up because the backend has not taken them for five minutes.
-    pub given_up: u64,
-    /// Requests that have failed, whether repeated with success or not.
-    pub failed_requests: u64,
-    /// Events waiting now.
-    pub waiting: usize,
+figures! {
+    /// The events since the start.
+    pub struct WebhookStats {
+        webhook_events = "Events for webhook_url, by what became of them.";
+
+        /// Events that the backend has taken.
+        delivered: u64 = counter as webhook_events { result = "delivered" },
+        /// Events left out because the queue was full.
+        lost: u64 = counter as webhook_events { result = "lost" },
+        /// Events given up because the backend has not taken them for five minutes.
+        given_up: u64 = counter as webhook_events { result = "given_up" },
+        /// Requests to webhook_url that have failed, whether repeated with success or not.
+        failed_requests: u64 = counter as webhook_requests_failed,
+        /// Events waiting now.
+        waiting: usize = gauge as webhook_events_waiting,
+    }
 }
 
 #[derive(Debug, Default)]

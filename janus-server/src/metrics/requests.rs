@@ -1,0 +1,88 @@
+//! Requests to the HTTP API and to the admin port, by path and status.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use janus_core::{Histogram, MetricFamily, MetricKind, MetricValue};
+
+/// The statuses of answers that have a count of their own; others count as [`OTHER`].
+const STATUSES: &[u16] = &[200, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503];
+
+/// The label of paths that are not served, and of unusual statuses. A path of a request is a stranger's text and never a
+/// label.
+const OTHER: &str = "other";
+
+/// The counts of one path.
+#[derive(Debug, Default)]
+struct Path {
+    /// In the order of `STATUSES`, and at the end for others.
+    statuses: [AtomicU64; STATUSES.len() + 1],
+    times: Histogram,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    /// The paths of the routes, each once, and [`OTHER`].
+    names: Vec<&'static str>,
+    paths: Vec<Path>,
+}
+
+impl Requests {
+    /// For these paths; a path with several methods may stand there several times.
+    pub(crate) fn new(paths: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut names: Vec<_> = paths.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        names.push(OTHER);
+        Self { paths: names.iter().map(|_| Path::default()).collect(), names }
+    }
+
+    /// Counts an answer, and the time that it took to make.
+    pub(crate) fn note(&self, path: &str, status: u16, time: Duration) {
+        let place = self.names.iter().position(|name| *name == path).unwrap_or(self.names.len() - 1);
+        let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
+        self.paths[place].statuses[status].fetch_add(1, Ordering::Relaxed);
+        self.paths[place].times.record(time);
+    }
+
+    pub(super) fn families(&self) -> [MetricFamily; 2] {
+        let text = "Answers of the HTTP API and of the admin port, by path (other for unknown paths) and status.";
+        let mut requests = MetricFamily::new("http_requests", MetricKind::Counter, text);
+        let text = "Time from the head of a request until its answer is made, by path. A body that comes slowly counts; \
+                    a client that reads slowly does not, nor does a trace.";
+        let mut seconds = MetricFamily::new("http_request_seconds", MetricKind::Histogram, text);
+        for (name, path) in self.names.iter().zip(&self.paths) {
+            let statuses = STATUSES.iter().map(|status| status.to_string().into()).chain([OTHER.into()]);
+            for (status, count) in statuses.zip(&path.statuses) {
+                let count = count.load(Ordering::Relaxed);
+                if count > 0 {
+                    let labels = [("path", (*name).into()), ("status", status)];
+                    requests.push(labels, MetricValue::Integer(count));
+                }
+            }
+            let times = path.times.read();
+            if times.count() > 0 {
+                seconds.push([("path", (*name).into())], MetricValue::Distribution(times));
+            }
+        }
+        [requests, seconds]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_path_or_status_is_counted_as_other() {
+        let requests = Requests::new(["/b", "/a", "/b"]);
+        for (path, status) in [("/b", 200), ("/b", 200), ("/a", 299), ("/b?x", 404), ("/wp-admin", 404)] {
+            requests.note(path, status, Duration::from_millis(1));
+        }
+        let [counts, times] = requests.families();
+        let labels: Vec<_> = counts.series.iter().map(|series| (&*series.labels[0].1, &*series.labels[1].1)).collect();
+        assert_eq!(labels, [("/a", "other"), ("/b", "200"), ("other", "404")]);
+        assert_eq!((&counts.series[1].value, times.series.len()), (&MetricValue::Integer(2), 3));
+    }
+}
