@@ -16,6 +16,7 @@ use crate::access::Access;
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
+use crate::logging::counted;
 use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
@@ -129,9 +130,10 @@ async fn drain(
     tokio::select! {
         report = drained => {
             api.finish().await;
-            log::info!("drained {} connections", report.connections);
-            if report.cut_off > 0 {
-                log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
+            let (connections, cut_off) = (report.connections, report.cut_off);
+            log::info!(connections; "drained {}", counted(connections, "connection"));
+            if cut_off > 0 {
+                log::warn!(connections = cut_off; "closed {cut_off} of them by write_timeout or drain_timeout with messages left");
             }
             Ok(())
         }

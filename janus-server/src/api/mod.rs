@@ -137,8 +137,8 @@ impl Api {
             }
             match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => log::debug!("{peer}: API request failed: {error}"),
-                Err(_) => log::debug!("{peer}: API request took too long; connection closed"),
+                Ok(Err(error)) => log::debug!(peer:%; "{peer}: API request failed: {error}"),
+                Err(_) => log::debug!(peer:%; "{peer}: API request took too long; connection closed"),
             }
         });
     }
