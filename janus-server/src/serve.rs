@@ -17,7 +17,7 @@ use crate::admin::{self, Admin, Unbound};
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
-use crate::logging::counted;
+use crate::logging::{self, counted};
 use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
@@ -78,6 +78,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     })?;
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
+    tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();

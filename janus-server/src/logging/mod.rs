@@ -39,9 +39,9 @@ use format::CUT_OFF;
 use levels::Levels;
 use queue::{Queue, Work};
 
-pub(crate) use filter::{BadFilter, LogFilter, is_target, lower};
+pub(crate) use filter::{BadFilter, LEVELS, LogFilter, MAX_TARGET_BYTES, is_target, lower};
 pub(crate) use format::Format;
-pub(crate) use levels::{Change, MAX_CHANGES, MAX_TIME, TooManyChanges};
+pub(crate) use levels::{Change, MAX_TIME, TooManyChanges};
 
 /// How long the end of the process may wait for the log to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ const MAX_LINE_BYTES: usize = 16 * 1024;
 static LOG: OnceLock<Arc<Logger>> = OnceLock::new();
 
 /// The levels of the log of this process.
-static LEVELS: LazyLock<Levels> = LazyLock::new(|| Levels::new(LogFilter::level(LevelFilter::Info)));
+static IN_FORCE: LazyLock<Levels> = LazyLock::new(|| Levels::new(LogFilter::level(LevelFilter::Info)));
 
 /// When dropped, waits until the log is written, at most [`FLUSH_TIMEOUT`].
 #[must_use]
@@ -80,7 +80,7 @@ pub(crate) fn start(filter: LogFilter, format: Format, lines: usize) -> Flush {
 
 /// The levels in force.
 pub(crate) fn levels() -> &'static Levels {
-    &LEVELS
+    &IN_FORCE
 }
 
 /// Replaces the configured levels, the setting `log`, while the server runs. Changes for a while stay in force.
