@@ -74,7 +74,8 @@ fn main() -> ExitCode {
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let loaded = load(flags)?;
-    let _flush = logging::start(loaded.settings.log.0, loaded.settings.log_queue);
+    let _flush =
+        logging::start(loaded.settings.log.clone(), loaded.settings.log_format.format(), loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
@@ -94,7 +95,7 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             let warnings = certificates::check(&loaded.settings.core).map_err(ServeError::Start)?;
             let warnings = warnings.iter().map(ToString::to_string).chain(exposure::warning(&loaded.settings));
             for warning in warnings {
-                logging::last_words(format!("warning: {warning}\n"));
+                logging::last_words("warning", &warning);
             }
             "the settings are valid\n".to_owned()
         }

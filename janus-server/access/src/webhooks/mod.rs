@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Backend, Url};
 use crate::settings::AccessSettings;
-use crate::summed::Summed;
+use crate::summed::{Summed, counted};
 use event::Event;
 use outbox::Outbox;
 
@@ -199,7 +199,8 @@ impl Shared {
         if !is_queued {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             if let Some(lost) = self.losses.count(1) {
-                log::warn!("{}: {lost} events left out, because webhook_queue is full", self.url);
+                let (url, events) = (&self.url, counted(lost, "event"));
+                log::warn!(url:%, lost; "{url}: {events} left out, because webhook_queue is full");
             }
         }
     }
