@@ -55,6 +55,7 @@ struct Servers {
     closed: Server,
     hurried: Server,
     full: Server,
+    silent: Server,
     _holder: TcpStream,
 }
 
@@ -76,6 +77,7 @@ impl Servers {
             closed: serve(&everywhere).await,
             hurried: serve(&hurried).await,
             full,
+            silent: serve_in_silence(&settings()).await,
             _holder: holder,
         }
     }
@@ -93,6 +95,7 @@ impl Servers {
             ("408", _) => (&self.hurried, good[..good.len() - 1].to_vec()),
             ("413", _) => (&self.open, post(path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
             ("415", _) => (&self.open, request("POST", path, &[("Content-Type", "text/plain")], "")),
+            ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
             _ => panic!("no request here makes {path} answer with {status}"),
         }
