@@ -12,8 +12,6 @@
 //! the same with any number of topics and clients.
 
 mod collector;
-#[cfg(test)]
-mod document;
 mod process;
 mod requests;
 
