@@ -5,11 +5,12 @@
 //! up, the server reports the reason and ends with exit code 1.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
-use janus_core::{Config, Janus, StartupError};
+use janus_core::{Builder, Config, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
@@ -17,6 +18,9 @@ use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
 use crate::reloading::Reloading;
+use crate::service_manager::handover;
+use crate::service_manager::notify::ServiceManager;
+use crate::service_manager::sockets::{SocketError, Sockets};
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -33,6 +37,8 @@ pub(crate) enum ServeError {
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
+    Sockets(SocketError),
+    #[error(transparent)]
     Start(StartupError),
     #[error(transparent)]
     Access(#[from] SetupError),
@@ -44,19 +50,20 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Sockets(_) | Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
     }
 }
 
-pub(crate) fn run(settings: &Settings) -> Result<(), ServeError> {
+pub(crate) fn run(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(settings))
+    runtime.block_on(serve(settings, sockets))
 }
 
-async fn serve(settings: &Settings) -> Result<(), ServeError> {
+async fn serve(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> {
     let config = &settings.core;
     let drain_period = config.drain_period;
-    let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+    let manager = Arc::new(ServiceManager::of_this_process());
+    let mut signals = Signals::new(&manager).map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
     let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
     let pass_on = move |request| {
@@ -65,21 +72,20 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         }
     };
     let mut access = Access::new(settings)?;
-    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
-    let janus = builder.start().await.map_err(|error| match error {
-        StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
-        other => ServeError::Start(other),
-    })?;
+    let given: Vec<SocketAddr> = sockets.addresses().collect();
+    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on);
+    let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
-    tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    inject_faults(&janus);
     let addrs = janus.local_addrs();
-    announce(config, &addrs, api.is_closed());
+    announce(config, &addrs, &given, api.is_closed());
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
     let reloading = Reloading::of(&janus, config, access.tokens());
+    manager.ready(&janus);
     tokio::select! {
         reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
         name = signals.stop(&reloading) => {
@@ -88,12 +94,39 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         () = reloading.watch() => {}
         () = certificates::watch(&janus, config) => {}
         () = access.run() => {}
+        never = manager.keep(&janus) => match never {},
     }
-    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await
+    let drain = drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading);
+    manager.draining(&janus, drain).await?;
+    if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
+        handover::leave(file, handover);
+    }
+    Ok(())
 }
 
-/// Writes a line for each address, in the order of [`Janus::local_addrs`].
-fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
+/// Starts the instance, which continues the topics of the last server if that has left its state.
+async fn start(builder: Builder, state_file: Option<&Path>) -> Result<Janus, ServeError> {
+    let left = state_file.and_then(handover::take);
+    let builder = match left.clone() {
+        Some(left) => builder.continue_from(left),
+        None => builder,
+    };
+    let started = builder.start().await;
+    match (&started, state_file, left) {
+        // No port has served a client, so the next attempt may continue from there.
+        (Err(error), Some(file), Some(left)) if !matches!(error, StartupError::Tree(_)) => handover::leave(file, left),
+        (Ok(_), Some(file), _) => handover::check(file),
+        _ => {}
+    }
+    started.map_err(|error| match error {
+        StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
+        other => ServeError::Start(other),
+    })
+}
+
+/// Writes a line for each address, in the order of [`Janus::local_addrs`]. `given` are the addresses of the sockets of
+/// the service manager.
+fn announce(config: &Config, addrs: &[SocketAddr], given: &[SocketAddr], api_is_closed: bool) {
     let Config { listen, tls_listen, http_listen, https_listen, .. } = config;
     let kinds = [
         (listen.len(), "listening on", ""),
@@ -103,7 +136,8 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     ];
     let kinds = kinds.into_iter().flat_map(|(count, words, tls)| std::iter::repeat_n((words, tls), count));
     for ((words, tls), addr) in kinds.zip(addrs) {
-        log::info!("{words} {addr}{tls}");
+        let from = if given.contains(addr) { " (socket of the service manager)" } else { "" };
+        log::info!("{words} {addr}{tls}{from}");
     }
     let has_http = !http_listen.is_empty() || !https_listen.is_empty();
     if has_http && api_is_closed {
@@ -142,12 +176,20 @@ async fn drain(
     }
 }
 
-/// For the test that a service manager sees when the tree gives up: nothing outside the process can cause that.
+/// For tests of what a service manager sees when the tree gives up, or when an actor hangs: nothing outside the process
+/// can cause that.
+#[cfg(feature = "fault-injection")]
+fn inject_faults(janus: &Janus) {
+    if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_some() {
+        tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    }
+    if std::env::var_os("HANG_AT_THE_FIRST_MESSAGE").is_some() {
+        janus.inject(janus_core::Fault::TopicHang(Duration::from_secs(3_600)));
+    }
+}
+
 #[cfg(feature = "fault-injection")]
 async fn crash_until_it_gives_up(janus: Janus) {
-    if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
-        return;
-    }
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(Duration::from_millis(1)).await;
