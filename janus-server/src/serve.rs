@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
-use janus_core::{Builder, Config, Janus, StartupError};
+use janus_core::{Builder, Config, DrainReport, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::admin::{self, Admin, Unbound};
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
@@ -36,6 +37,8 @@ pub(crate) enum ServeError {
     Runtime(#[source] std::io::Error),
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {addr} for admin_listen{}", admin_advice(source))]
+    BindAdmin { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Sockets(SocketError),
     #[error(transparent)]
@@ -59,7 +62,7 @@ pub(crate) fn run(settings: &Settings, sockets: Sockets) -> Result<(), ServeErro
     runtime.block_on(serve(settings, sockets))
 }
 
-async fn serve(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> {
+async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeError> {
     let config = &settings.core;
     let drain_period = config.drain_period;
     let manager = Arc::new(ServiceManager::of_this_process());
@@ -73,6 +76,8 @@ async fn serve(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> 
     };
     let mut access = Access::new(settings)?;
     let given: Vec<SocketAddr> = sockets.addresses().collect();
+    let listening = admin::listen(&settings.admin_listen, sockets.take_admin())
+        .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
     let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on);
     let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
     let api = Arc::new(Api::new(janus.clone(), settings));
@@ -81,6 +86,10 @@ async fn serve(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> 
     inject_faults(&janus);
     let addrs = janus.local_addrs();
     announce(config, &addrs, &given, api.is_closed());
+    let admin = Arc::new(Admin::new(&api, settings));
+    for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
+        log::info!("admin port on {addr}{}", origin(addr, &given));
+    }
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
@@ -97,9 +106,14 @@ async fn serve(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> 
         never = manager.keep(&janus) => match never {},
     }
     let drain = drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading);
-    manager.draining(&janus, drain).await?;
+    let report = manager.draining(&janus, drain).await?;
     if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
         handover::leave(file, handover);
+    }
+    admin.finish().await;
+    log::info!("drained {} connections", report.connections);
+    if report.cut_off > 0 {
+        log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
     }
     Ok(())
 }
@@ -136,8 +150,7 @@ fn announce(config: &Config, addrs: &[SocketAddr], given: &[SocketAddr], api_is_
     ];
     let kinds = kinds.into_iter().flat_map(|(count, words, tls)| std::iter::repeat_n((words, tls), count));
     for ((words, tls), addr) in kinds.zip(addrs) {
-        let from = if given.contains(addr) { " (socket of the service manager)" } else { "" };
-        log::info!("{words} {addr}{tls}{from}");
+        log::info!("{words} {addr}{tls}{}", origin(*addr, given));
     }
     let has_http = !http_listen.is_empty() || !https_listen.is_empty();
     if has_http && api_is_closed {
@@ -147,13 +160,18 @@ fn announce(config: &Config, addrs: &[SocketAddr], given: &[SocketAddr], api_is_
     }
 }
 
+/// Behind an address in the log.
+fn origin(addr: SocketAddr, given: &[SocketAddr]) -> &'static str {
+    if given.contains(&addr) { " (socket of the service manager)" } else { "" }
+}
+
 /// Drains until the last connection has ended, or until a second stop signal.
 async fn drain(
     janus: &Janus,
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
     reloading: &Reloading,
-) -> Result<(), ServeError> {
+) -> Result<DrainReport, ServeError> {
     let stopped = Instant::now();
     let drained = async {
         let report = janus.shutdown().await;
@@ -163,11 +181,7 @@ async fn drain(
     tokio::select! {
         report = drained => {
             api.finish().await;
-            log::info!("drained {} connections", report.connections);
-            if report.cut_off > 0 {
-                log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
-            }
-            Ok(())
+            Ok(report)
         }
         name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
@@ -193,6 +207,15 @@ async fn crash_until_it_gives_up(janus: Janus) {
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn admin_advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            " (is another server running? choose another port with --admin-listen, or none with --admin-listen \"\")"
+        }
+        _ => advice(source),
     }
 }
 

@@ -128,11 +128,7 @@ impl Client {
     }
 
     /// Talks to the server until the end of the connection; returns the time after which the client may come back.
-    async fn websocket<T>(
-        &mut self,
-        mut stream: TcpStream,
-        turn: &mut Option<T>,
-    ) -> std::io::Result<Option<Duration>> {
+    async fn websocket<T>(&mut self, mut stream: TcpStream, turn: &mut Option<T>) -> std::io::Result<Option<Duration>> {
         let mut opening = websocket::upgrade("localhost", "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
         opening.extend(websocket::text(&v1::hello(None, None), MASK));
         opening.extend(websocket::text(&v1::subscribe(Some(1), TOPIC, self.seen), MASK));
@@ -173,9 +169,8 @@ impl Client {
     async fn events<T>(&mut self, stream: TcpStream, turn: &mut Option<T>) -> std::io::Result<Option<Duration>> {
         let mut stream = BufReader::with_capacity(1_024, stream);
         let id = self.id.as_ref().map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
-        let request = format!(
-            "GET /events?topic={TOPIC} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n{id}\r\n"
-        );
+        let request =
+            format!("GET /events?topic={TOPIC} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n{id}\r\n");
         stream.write_all(request.as_bytes()).await?;
         let (mut event, mut data, mut told) = (String::new(), String::new(), None);
         let mut line = String::new();

@@ -79,7 +79,9 @@ fn a_watchdog_is_fed_until_the_home_arbiter_hangs() {
     while !server.has_ended() {
         assert!(begun.elapsed() < PATIENCE, "the instance ends itself after five seconds");
         let mut bytes = [0; 1_024];
-        if let Ok(length) = manager.socket.recv(&mut bytes) && bytes[..length].starts_with(b"WATCHDOG=1") {
+        if let Ok(length) = manager.socket.recv(&mut bytes)
+            && bytes[..length].starts_with(b"WATCHDOG=1")
+        {
             last = Instant::now();
         }
     }

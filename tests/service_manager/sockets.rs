@@ -32,23 +32,24 @@ fn sockets_of_every_name_replace_the_addresses_of_their_setting() {
     files.write_pair("server", &Authority::new().server(&["localhost"]));
     let (certificate, key) = (files.path("server.pem"), files.path("server.key"));
     let pair = ["--tls-cert", certificate.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
-    let sockets = [(); 5].map(|()| listener());
+    let sockets = [(); 6].map(|()| listener());
     let copies: Vec<_> = sockets.iter().map(|(socket, _)| copy(socket)).collect();
     // An address that is replaced is not listened on: this one is not of this machine.
-    let replaced = ["--listen", "192.0.2.1:1", "--http-listen", "192.0.2.1:2"];
-    let server = start_with(&copies, "https:http:classic:http:tls", &[&replaced[..], &pair].concat());
-    let [https, first, classic, second, tls] = sockets.map(|(_, address)| address);
+    let replaced = ["--listen", "192.0.2.1:1", "--http-listen", "192.0.2.1:2", "--admin-listen", "192.0.2.1:3"];
+    let server = start_with(&copies, "https:http:classic:http:tls:admin", &[&replaced[..], &pair].concat());
+    let [https, first, classic, second, tls, admin] = sockets.map(|(_, address)| address);
     for expected in [
         format!("listening on {classic} (socket of the service manager)"),
         format!("listening on {tls} (TLS) (socket of the service manager)"),
         format!("serving HTTP on {first} (socket of the service manager)"),
         format!("serving HTTP on {second} (socket of the service manager)"),
         format!("serving HTTP on {https} (TLS) (socket of the service manager)"),
+        format!("admin port on {admin} (socket of the service manager)"),
     ] {
         let line = server.error_line(" on ");
         assert!(line.ends_with(&expected), "{line}");
     }
-    for address in [first, second] {
+    for address in [first, second, admin] {
         assert!(get(address, "/api/topics").unwrap().starts_with("HTTP/1.1 200"));
     }
     let mut greeting = [0; 1];
@@ -81,7 +82,11 @@ fn a_socket_that_cannot_be_used_ends_the_start_with_its_name() {
         (stream.into(), "http", not_tcp),
         (unix.into(), "classic", not_tcp),
         (file.into(), "tls", not_tcp),
-        (listener().0.into(), "janus.socket", "unknown name; set FileDescriptorName= in its .socket unit to classic, http,"),
+        (
+            listener().0.into(),
+            "janus.socket",
+            "unknown name; set FileDescriptorName= in its .socket unit to classic, http,",
+        ),
         (listener().0.into(), "", "has passed 2 sockets and 1 names"),
         (listener().0.into(), "http:http", "has passed 2 sockets and 3 names"),
     ];

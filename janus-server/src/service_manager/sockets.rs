@@ -24,33 +24,41 @@ enum Kind {
     Http,
     Tls,
     Https,
+    Admin,
 }
 
 impl Kind {
-    const ALL: [(&'static str, Self); 4] =
-        [("classic", Self::Classic), ("http", Self::Http), ("tls", Self::Tls), ("https", Self::Https)];
+    const ALL: [(&'static str, Self); 5] = [
+        ("classic", Self::Classic),
+        ("http", Self::Http),
+        ("tls", Self::Tls),
+        ("https", Self::Https),
+        ("admin", Self::Admin),
+    ];
 
     fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
     }
 
-    fn speaks(self) -> Speaks {
+    /// `None` for the port that the binary serves itself.
+    fn speaks(self) -> Option<Speaks> {
         match self {
-            Self::Classic => Speaks::Classic,
-            Self::Http => Speaks::Http,
-            Self::Tls => Speaks::ClassicTls,
-            Self::Https => Speaks::Https,
+            Self::Classic => Some(Speaks::Classic),
+            Self::Http => Some(Speaks::Http),
+            Self::Tls => Some(Speaks::ClassicTls),
+            Self::Https => Some(Speaks::Https),
+            Self::Admin => None,
         }
     }
 
     /// The addresses that a socket of this kind replaces.
     fn addresses(self, settings: &mut Settings) -> &mut Vec<SocketAddr> {
-        let core = &mut settings.core;
         match self {
-            Self::Classic => &mut core.listen,
-            Self::Http => &mut core.http_listen,
-            Self::Tls => &mut core.tls_listen,
-            Self::Https => &mut core.https_listen,
+            Self::Classic => &mut settings.core.listen,
+            Self::Http => &mut settings.core.http_listen,
+            Self::Tls => &mut settings.core.tls_listen,
+            Self::Https => &mut settings.core.https_listen,
+            Self::Admin => &mut settings.admin_listen,
         }
     }
 }
@@ -142,13 +150,21 @@ impl Sockets {
         }
     }
 
+    /// Takes the sockets of the admin port.
+    pub(crate) fn take_admin(&mut self) -> Vec<TcpListener> {
+        self.0.extract_if(.., |(kind, ..)| *kind == Kind::Admin).map(|(_, socket, _)| socket).collect()
+    }
+
     /// Hands the sockets to an instance with these settings, in place of their addresses.
     pub(crate) fn hand_to(self, mut settings: Settings, builder: Builder) -> Builder {
         for (kind, ..) in &self.0 {
             kind.addresses(&mut settings).clear();
         }
         let builder = builder.config(settings.core);
-        self.0.into_iter().fold(builder, |builder, (kind, socket, _)| builder.listen_on(socket, kind.speaks()))
+        self.0.into_iter().fold(builder, |builder, (kind, socket, _)| match kind.speaks() {
+            Some(speaks) => builder.listen_on(socket, speaks),
+            None => builder,
+        })
     }
 }
 
