@@ -1,5 +1,5 @@
-//! The binary under a service manager: messages to the service manager, sockets from it, and restarts that refuse no
-//! client. The tests play the service manager.
+//! The binary under a service manager: messages to the service manager, sockets from it, and restarts without a
+//! refused client. The tests play the service manager.
 
 mod load;
 mod notify;
@@ -17,7 +17,7 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use crate::cli_run::{PATIENCE, Running, binary};
 
-/// The socket to which a server tells its state.
+/// The socket for the messages of a server.
 struct Manager {
     socket: UnixDatagram,
     address: String,
@@ -33,7 +33,7 @@ impl Manager {
         Self { socket, address: path.to_str().unwrap().to_owned(), _folder: folder }
     }
 
-    /// A server that tells its state here.
+    /// A server with this service manager.
     fn start(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
         let mut command = binary(arguments);
         command.env("NOTIFY_SOCKET", &self.address).envs(variables.iter().copied());
@@ -59,7 +59,7 @@ impl Manager {
     }
 }
 
-/// Starts a server with these descriptors, named in this order, as `sd_listen_fds(3)` has them.
+/// Starts a server with these descriptors, named in this order, as in `sd_listen_fds(3)`.
 fn start_with(descriptors: &[OwnedFd], names: &str, arguments: &[&str]) -> Running {
     let server = binary(arguments);
     // The shell moves the descriptors to 3 and onwards, where these numbers do not overlap with their places.

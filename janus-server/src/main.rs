@@ -80,7 +80,7 @@ fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let asked_for = loaded.is_set("max_connections");
     // In a process with a single thread, because the variables about the sockets are removed.
     let sockets = Sockets::of_this_process().map_err(ServeError::Sockets)?;
-    sockets.stand_in(&mut loaded.settings);
+    sockets.addresses().stand_in(&mut loaded.settings);
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
     // Only now, because `limits::make_room` needs a process with a single thread.
     logging::start_writing().map_err(ServeError::Log)?;

@@ -21,7 +21,7 @@ use crate::exposure;
 use crate::reloading::Reloading;
 use crate::service_manager::handover;
 use crate::service_manager::notify::ServiceManager;
-use crate::service_manager::sockets::{SocketError, Sockets};
+use crate::service_manager::sockets::{Addresses, SocketError, Sockets};
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -75,9 +75,12 @@ async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeErr
         }
     };
     let mut access = Access::new(settings)?;
-    let given: Vec<SocketAddr> = sockets.addresses().collect();
-    let listening = admin::listen(&settings.admin_listen, sockets.take_admin())
-        .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
+    let given = sockets.addresses();
+    let listening = match sockets.take_admin() {
+        given if given.is_empty() => admin::listen(&settings.admin_listen)
+            .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?,
+        given => admin::adopt(given),
+    };
     let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on);
     let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
     let api = Arc::new(Api::new(janus.clone(), settings));
@@ -140,7 +143,7 @@ async fn start(builder: Builder, state_file: Option<&Path>) -> Result<Janus, Ser
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`]. `given` are the addresses of the sockets of
 /// the service manager.
-fn announce(config: &Config, addrs: &[SocketAddr], given: &[SocketAddr], api_is_closed: bool) {
+fn announce(config: &Config, addrs: &[SocketAddr], given: &Addresses, api_is_closed: bool) {
     let Config { listen, tls_listen, http_listen, https_listen, .. } = config;
     let kinds = [
         (listen.len(), "listening on", ""),
@@ -161,8 +164,8 @@ fn announce(config: &Config, addrs: &[SocketAddr], given: &[SocketAddr], api_is_
 }
 
 /// Behind an address in the log.
-fn origin(addr: SocketAddr, given: &[SocketAddr]) -> &'static str {
-    if given.contains(&addr) { " (socket of the service manager)" } else { "" }
+fn origin(addr: SocketAddr, given: &Addresses) -> &'static str {
+    if given.contain(addr) { " (socket of the service manager)" } else { "" }
 }
 
 /// Drains until the last connection has ended, or until a second stop signal.

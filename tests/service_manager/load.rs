@@ -1,5 +1,5 @@
 //! A restart under load, on a socket that outlives the server: a publisher publishes through the restart, each message on
-//! a connection of its own, and clients of both modern transports come back with their positions. No connection is
+//! a new connection, and clients of both modern transports come back with their positions. No connection is
 //! refused, and no client misses a message.
 //!
 //! With the usual tests there are a few hundred clients. As a measurement:
@@ -99,7 +99,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A client that comes back for as long as the run lasts: every second at once, the others when they are told to.
+/// A client that comes back for as long as the run lasts: every second client at once, the others at the announced time.
 struct Client {
     world: Rc<World>,
     number: usize,
@@ -226,7 +226,7 @@ impl Client {
     }
 }
 
-/// Publishes one message after the other, each on its own connection, and the same again until it is accepted.
+/// Publishes one message after the other, each on a new connection and until the message is accepted.
 async fn publish(world: Rc<World>) {
     let mut ticks = interval(world.publish_every);
     let mut number = 0;
@@ -281,7 +281,16 @@ async fn publish_once(world: &World, request: &str) -> bool {
 }
 
 fn start(socket: &std::net::TcpListener, state: &Path, times: &[&str]) -> Running {
-    let state = ["--listen", "", "--restart-time", "0 s", "--state-file", state.to_str().unwrap()];
+    let state = [
+        "--listen",
+        "",
+        "--http-listen",
+        "127.0.0.1:1",
+        "--restart-time",
+        "0 s",
+        "--state-file",
+        state.to_str().unwrap(),
+    ];
     let server = start_with(&[copy(socket)], "http", &[&state[..], times].concat());
     server.error_line("serving HTTP on ");
     server

@@ -1,4 +1,4 @@
-//! What the service manager is told, in order.
+//! The messages to the service manager, in order.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -72,7 +72,7 @@ fn a_watchdog_is_fed_until_the_home_arbiter_hangs() {
     client.write_all(b"{\"action\":\"subscribe\",\"data\":\"news\"}\0").unwrap();
     manager.receive_with("STATUS=1 clients, 1 topics");
     client.write_all(b"{\"action\":\"publish\",\"data\":{\"topic\":\"news\",\"data\":1}}\0").unwrap();
-    server.error_line("has been running for");
+    server.error_line("has not returned for");
     let mut last = Instant::now();
     manager.socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let begun = Instant::now();
@@ -111,7 +111,7 @@ fn a_service_manager_that_reads_nothing_or_goes_away_ends_and_blocks_nothing() {
         server.signal("HUP");
         server.error_line("SIGHUP");
     }
-    // The first message told is the first that was sent.
+    // No message about the state is lost, and the first comes first.
     assert!(manager.receive_with("READY=1").starts_with("READY=1\nSTATUS=0 clients"));
     drop(manager);
     server.signal("HUP");

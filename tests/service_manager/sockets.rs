@@ -1,4 +1,4 @@
-//! Sockets that the service manager has opened.
+//! Sockets opened by the service manager.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -34,7 +34,7 @@ fn sockets_of_every_name_replace_the_addresses_of_their_setting() {
     let pair = ["--tls-cert", certificate.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
     let sockets = [(); 6].map(|()| listener());
     let copies: Vec<_> = sockets.iter().map(|(socket, _)| copy(socket)).collect();
-    // An address that is replaced is not listened on: this one is not of this machine.
+    // Replaced addresses are not listened on: no interface of this machine has 192.0.2.1.
     let replaced = ["--listen", "192.0.2.1:1", "--http-listen", "192.0.2.1:2", "--admin-listen", "192.0.2.1:3"];
     let server = start_with(&copies, "https:http:classic:http:tls:admin", &[&replaced[..], &pair].concat());
     let [https, first, classic, second, tls, admin] = sockets.map(|(_, address)| address);
@@ -114,7 +114,7 @@ fn sockets_of_another_process_are_left_alone() {
 fn a_port_of_the_service_manager_for_other_machines_is_told_as_one_of_the_settings() {
     let socket = TcpListener::bind("0.0.0.0:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let server = start_with(&[socket.into()], "http", &["--listen", ""]);
+    let server = start_with(&[socket.into()], "http", &["--listen", "", "--http-listen", "127.0.0.1:1"]);
     server.error_line("the HTTP API is closed");
     server.error_line(&format!("other machines reach {address}: a stranger may subscribe"));
 }
@@ -122,7 +122,7 @@ fn a_port_of_the_service_manager_for_other_machines_is_told_as_one_of_the_settin
 #[test]
 fn clients_between_two_servers_wait_and_are_served_by_the_second() {
     let (socket, address) = listener();
-    let start = || start_with(&[copy(&socket)], "http", &["--listen", ""]);
+    let start = || start_with(&[copy(&socket)], "http", &["--listen", "", "--http-listen", "127.0.0.1:1"]);
     let first = start();
     first.error_line("serving HTTP");
     assert!(get(address, "/api/topics").unwrap().starts_with("HTTP/1.1 200"));

@@ -76,7 +76,8 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     // The remaining connections have much to read yet, or were being refused.
     shared.transport_supervisor.stop_all().await;
     root.stop().await;
-    // Only now: with its actor gone, no topic can number another message.
+    // Only now: no topic has a message left to be numbered, not even a topic whose actor hangs.
+    shared.close();
     let _ = shared.handover.set(Handover::of(&shared.topics, &topics));
     DrainReport { connections, cut_off: (shared.counters.all_cut_off() - cut_off_before) as usize }
 }

@@ -51,7 +51,7 @@ impl Handover {
     /// The ends of all topics, once no message can be numbered any more. `before` are topics of a moment before, which
     /// may have ended as unused since.
     pub(crate) fn of(topics: &Topics, before: &[Arc<TopicState>]) -> Self {
-        // Greater than any horizon that a client may know.
+        // Greater than the horizon of any client.
         let passes = topics.pass_numbers.last() + 1;
         let ends = topics.table.ends(before, |sequence| end_of(sequence, passes));
         let ends = ends.into_iter().map(|(name, start)| TopicEnd::new(&name, start));
@@ -70,10 +70,10 @@ impl Handover {
     }
 }
 
-/// Where a topic continues; `None` if a crash has left numbers that do not add up.
+/// Where a topic continues; `None` if the numbers do not add up, after a crash.
 fn end_of(sequence: &Sequence, passes: u64) -> Option<Start> {
     let start = sequence.start();
-    // Messages with a number that no pass has given to all subscribers: no horizon is beyond these.
+    // A numbered message without a complete pass lies beyond every horizon.
     let is_whole = sequence.in_flight().frames == 0 && !sequence.is_in_pass();
     let latest = if is_whole { start.latest } else { passes };
     sequence.check().then_some(Start { latest, ..start })
@@ -189,7 +189,7 @@ mod tests {
             assert_eq!(Handover::of(topics, &[]).len(), 0);
             let handover = Handover::of(topics, &before);
             assert_eq!(handover.topics[0], TopicEnd("news".to_owned(), last.epoch, 3, 2, None));
-            // A topic of the same name that has begun afresh is the one that clients know.
+            // Clients know the topic of the same name that has begun afresh.
             let (afresh, _) = used(topics, "news", 1);
             assert_eq!(Handover::of(topics, &before).topics[0].1, afresh.epoch);
         });

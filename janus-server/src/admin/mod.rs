@@ -83,18 +83,20 @@ pub(crate) struct Unbound {
     pub(crate) source: io::Error,
 }
 
-/// Opens the sockets of `admin_listen`, or takes the sockets `given` in their place. Before the instance starts, so that a port in use ends the start early, and a
+/// Opens the sockets of `admin_listen`. Before the instance starts, so that a port in use ends the start early, and a
 /// check of health that comes during the start is answered as soon as the server can.
 ///
 /// # Errors
 ///
 /// The first address that cannot be used.
-pub(crate) fn listen(addresses: &[SocketAddr], given: Vec<StdListener>) -> Result<Vec<Listening>, Unbound> {
-    if !given.is_empty() {
-        return Ok(given.into_iter().map(Listening).collect());
-    }
+pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listening>, Unbound> {
     let listen = |&addr| bind(addr).map(Listening).map_err(|source| Unbound { addr, source });
     addresses.iter().map(listen).collect()
+}
+
+/// Takes sockets that listen already, in place of the addresses of `admin_listen`.
+pub(crate) fn adopt(sockets: Vec<StdListener>) -> Vec<Listening> {
+    sockets.into_iter().map(Listening).collect()
 }
 
 fn bind(addr: SocketAddr) -> io::Result<StdListener> {

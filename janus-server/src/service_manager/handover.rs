@@ -1,8 +1,8 @@
-//! The numbers of topics, left in a file by a server that has drained, and continued by the next server.
+//! The numbers of topics, left in a file by a drained server and continued by the next server.
 //!
 //! A stale file would be worse than none: a number given to two messages hides one of them from a client that resumes.
-//! So a file is used once and removed before any message is numbered; a server that crashes leaves none; and a file that
-//! is too old, from a backup or an image of a machine, is not used.
+//! So a file is used once and removed before any message is numbered; a server that crashes leaves none; and a file
+//! from long ago, out of a backup or an image of a machine, is not used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read as _, Write as _};
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use janus_core::Handover;
 use serde::{Deserialize, Serialize};
 
-/// Restarts take seconds, and a machine some minutes. What is older may be a copy.
+/// A restart takes seconds, and a machine some minutes. An older file may be a copy.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// How far in the future the time of a file may lie, for a clock that has been set back a little.
@@ -49,8 +49,8 @@ enum Unusable {
     Future,
 }
 
-/// Takes the state out of the file, which is gone afterwards. Without a file that can be used topics begin afresh, and
-/// the log says so.
+/// Takes the state out of the file, and removes the file. Without a usable file topics begin afresh, and the log says
+/// so.
 pub(crate) fn take(file: &Path) -> Option<Handover> {
     match try_take(file, SystemTime::now()) {
         Ok((handover, age)) => {
@@ -70,7 +70,7 @@ pub(crate) fn take(file: &Path) -> Option<Handover> {
 
 fn try_take(file: &Path, now: SystemTime) -> Result<(Handover, Duration), Unusable> {
     let taken = beside(file, ".taken");
-    // Of two servers with the same file, one alone can take it.
+    // With two servers for the same file, only the first finds the file.
     fs::rename(file, &taken)?;
     let read = File::open(&taken);
     fs::remove_file(&taken)?;
@@ -119,7 +119,7 @@ fn try_leave(file: &Path, handover: Handover, now: SystemTime) -> io::Result<()>
 fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
     // A file left by a killed server may have other rights.
     let _ = fs::remove_file(file);
-    // Names of topics may be nobody else's business.
+    // Names of topics may be confidential.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     file.write_all(bytes)?;
     file.sync_all()

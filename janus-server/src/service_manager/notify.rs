@@ -1,8 +1,8 @@
 //! The state of the server, told to the service manager: `sd_notify(3)`.
 //!
-//! A message is a datagram to the socket in `NOTIFY_SOCKET`. Sending never waits: a service manager that is gone, or too
-//! busy to read, must hold up no client. A message about the state of the server that finds the socket full is sent
-//! again a moment later; a message that is soon out of date anyway is not.
+//! A message is a datagram to the socket in `NOTIFY_SOCKET`. Sending never waits: an absent or busy service
+//! manager must hold up no client. With the socket full, a message about the state of the server is sent again a moment
+//! later, and a message of the moment is dropped.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 /// From one status line to the next.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// From one request for more time to the next during a drain, and the time that each asks for. Several requests may be
+/// From one request for more time to the next during a drain, and the time in each request. Several requests may be
 /// late or lost.
 const EXTEND_EVERY: Duration = Duration::from_secs(2);
 const EXTEND_BY: Duration = Duration::from_secs(15);
@@ -61,7 +61,7 @@ enum Lasts {
 }
 
 impl ServiceManager {
-    /// The service manager that has started this process. Without one, nothing is told to anything.
+    /// The service manager of this process. Without a service manager nothing is sent.
     pub(crate) fn of_this_process() -> Self {
         let variable = |name: &str| match std::env::var(name) {
             Ok(text) => Some(text),
@@ -88,15 +88,15 @@ impl ServiceManager {
         self.send(format!("READY=1\nSTATUS={}", status(janus)), Lasts::UntilSent);
     }
 
-    /// The drain is about to begin. From now on nothing else is told but that the drain continues.
+    /// The drain is about to begin. From now on only the progress of the drain is told.
     fn stopping(&self) {
         self.told.lock().is_stopping = true;
         let micros = EXTEND_BY.as_micros();
         self.send(format!("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={micros}"), Lasts::UntilSent);
     }
 
-    /// Carries out a reload between the messages that tell of its beginning and its end. The service manager waits for
-    /// both, whatever the reload does.
+    /// Carries out a reload between the messages about its beginning and end. The service manager waits for both
+    /// messages, even if the reload fails.
     pub(crate) async fn reloading<T>(&self, reload: impl Future<Output = T>) -> T {
         let _one = self.reloads.lock().await;
         let now = clock_gettime(ClockId::Monotonic);
@@ -127,7 +127,7 @@ impl ServiceManager {
         }
     }
 
-    /// Carries out a drain, tells its beginning, and asks for more time for as long as it lasts.
+    /// Carries out a drain, tells the beginning, and asks for more time until the end.
     pub(crate) async fn draining<T>(&self, janus: &Janus, drain: impl Future<Output = T>) -> T {
         self.stopping();
         tokio::select! {

@@ -1,6 +1,6 @@
-//! Listening sockets that the service manager has opened and handed to this process: `sd_listen_fds(3)`.
+//! Listening sockets, opened by the service manager and handed to this process: `sd_listen_fds(3)`.
 //!
-//! The name of each socket (`FileDescriptorName=`) says what its clients speak. The sockets of a name replace the
+//! The name of each socket (`FileDescriptorName=`) says what the clients speak. The sockets of a name replace the
 //! addresses of the setting for the same protocol. A socket outlives the server: connections wait in its backlog while
 //! no server runs, and none is refused.
 
@@ -40,7 +40,7 @@ impl Kind {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
     }
 
-    /// `None` for the port that the binary serves itself.
+    /// `None` for the admin port, a port of the binary.
     fn speaks(self) -> Option<Speaks> {
         match self {
             Self::Classic => Some(Speaks::Classic),
@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// The addresses that a socket of this kind replaces.
+    /// The addresses replaced by a socket of this kind.
     fn addresses(self, settings: &mut Settings) -> &mut Vec<SocketAddr> {
         match self {
             Self::Classic => &mut settings.core.listen,
@@ -101,7 +101,7 @@ impl fmt::Display for Names {
     }
 }
 
-/// The sockets that the service manager has handed over.
+/// The sockets of the service manager.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets(Vec<(Kind, TcpListener, SocketAddr)>);
 
@@ -136,18 +136,8 @@ impl Sockets {
         Ok(Self(sockets))
     }
 
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.0.iter().map(|(.., address)| *address)
-    }
-
-    /// Replaces the addresses in the settings, so that all decisions by address are about these sockets.
-    pub(crate) fn stand_in(&self, settings: &mut Settings) {
-        for (_, kind) in Kind::ALL {
-            let own = || self.0.iter().filter(move |(its_kind, ..)| *its_kind == kind);
-            if own().next().is_some() {
-                *kind.addresses(settings) = own().map(|(.., address)| *address).collect();
-            }
-        }
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses(self.0.iter().map(|(kind, _, address)| (*kind, *address)).collect())
     }
 
     /// Takes the sockets of the admin port.
@@ -168,6 +158,26 @@ impl Sockets {
     }
 }
 
+/// The addresses of all sockets of the service manager.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses(Vec<(Kind, SocketAddr)>);
+
+impl Addresses {
+    pub(crate) fn contain(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|(_, own)| *own == address)
+    }
+
+    /// Replaces the addresses in settings that have been read, so all decisions by address are about the sockets.
+    pub(crate) fn stand_in(&self, settings: &mut Settings) {
+        for (_, kind) in Kind::ALL {
+            let own: Vec<_> = self.0.iter().filter(|(its_kind, _)| *its_kind == kind).map(|(_, own)| *own).collect();
+            if !own.is_empty() {
+                *kind.addresses(settings) = own;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,18 +193,19 @@ mod tests {
         let mut settings = Settings::default();
         let before = settings.core.listen.clone();
         let sockets = Sockets(vec![socket(Kind::Http), socket(Kind::Https), socket(Kind::Http)]);
-        sockets.stand_in(&mut settings);
-        let addresses: Vec<_> = sockets.addresses().collect();
+        sockets.addresses().stand_in(&mut settings);
+        let addresses: Vec<_> = sockets.0.iter().map(|(.., address)| *address).collect();
         assert_eq!(settings.core.http_listen, [addresses[0], addresses[2]]);
         assert_eq!(settings.core.https_listen, [addresses[1]]);
         assert_eq!((&settings.core.listen, settings.core.tls_listen.len()), (&before, 0));
+        assert!(sockets.addresses().contain(addresses[1]) && !sockets.addresses().contain(before[0]));
     }
 
     #[test]
     fn without_sockets_nothing_is_replaced() {
         let mut settings = Settings::default();
         let sockets = Sockets::take(&mut ListenFd::empty(), "http").unwrap();
-        sockets.stand_in(&mut settings);
+        sockets.addresses().stand_in(&mut settings);
         assert_eq!(settings.core.http_listen, Settings::default().core.http_listen);
     }
 }
