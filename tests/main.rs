@@ -39,6 +39,7 @@ mod memory;
 mod protocol;
 mod proxied;
 mod resume;
+mod service_manager;
 mod several_topics;
 mod slow;
 mod strangers;

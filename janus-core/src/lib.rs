@@ -162,7 +162,7 @@ pub use ground::fault::Fault;
 pub use ground::histogram::{Distribution, Histogram};
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use hooks::SlowClient;
-pub use instance::builder::{Builder, StartupError};
+pub use instance::builder::{Builder, Speaks, StartupError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::serve::ServeError;
@@ -173,11 +173,11 @@ pub use janus_supervision as supervision;
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use session::{SessionInfo, SessionToken};
-pub use topic::TopicInfo;
 pub use topic::publish::{Message, PublishError, Receipt};
 pub use topic::subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
+pub use topic::{Handover, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::{Epoch, Position};
 

@@ -10,6 +10,7 @@
 //! | `certificates.rs` | a task | the check of the certificates, and warnings about their end |
 //! | `exposure.rs` | pure | what a stranger can do under the settings |
 //! | `reloading.rs` | a task | certificates and keys that have changed are read again |
+//! | `service_manager/` | sockets and a file | what a service manager is told and gives, and the state left for a successor |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
 //! | `api/` | HTTP server | the HTTP API |
@@ -37,6 +38,7 @@ mod logging;
 mod metrics;
 mod reloading;
 mod serve;
+mod service_manager;
 mod settings;
 mod signals;
 mod token;
@@ -51,6 +53,7 @@ use cli::{Cli, Command, ConfigCommand, SettingFlags};
 use failure::Failure;
 use limits::Memory;
 use serve::ServeError;
+use service_manager::sockets::Sockets;
 use settings::Loaded;
 
 // A cast between two actors costs two allocations, and mimalloc halves their price. Only the binary chooses an
@@ -74,15 +77,18 @@ fn main() -> ExitCode {
 }
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
-    let loaded = load(flags)?;
+    let mut loaded = load(flags)?;
     let _flush =
         logging::start(loaded.settings.log.clone(), loaded.settings.log_format.format(), loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
+    // In a process with a single thread, because the variables about the sockets are removed.
+    let sockets = Sockets::of_this_process().map_err(ServeError::Sockets)?;
+    sockets.addresses().stand_in(&mut loaded.settings);
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
     // Only now, because `limits::make_room` needs a process with a single thread.
     logging::start_writing().map_err(ServeError::Log)?;
-    serve::run(&settings)?;
+    serve::run(&settings, sockets)?;
     Ok(())
 }
 

@@ -5,11 +5,12 @@
 //! up, the server reports the reason and ends with exit code 1.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
-use janus_core::{Config, DrainReport, Janus, StartupError};
+use janus_core::{Builder, Config, DrainReport, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
@@ -19,6 +20,9 @@ use crate::certificates;
 use crate::exposure;
 use crate::logging::{self, counted};
 use crate::reloading::Reloading;
+use crate::service_manager::handover;
+use crate::service_manager::notify::ServiceManager;
+use crate::service_manager::sockets::{Addresses, SocketError, Sockets};
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
 
@@ -37,6 +41,8 @@ pub(crate) enum ServeError {
     #[error("cannot listen on {addr} for admin_listen{}", admin_advice(source))]
     BindAdmin { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
+    Sockets(SocketError),
+    #[error(transparent)]
     Start(StartupError),
     #[error(transparent)]
     Access(#[from] SetupError),
@@ -48,18 +54,19 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
+        matches!(self, Self::Sockets(_) | Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
     }
 }
 
-pub(crate) fn run(settings: &Settings) -> Result<(), ServeError> {
+pub(crate) fn run(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(settings))
+    runtime.block_on(serve(settings, sockets))
 }
 
-async fn serve(settings: &Settings) -> Result<(), ServeError> {
+async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeError> {
     let config = &settings.core;
-    let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+    let manager = Arc::new(ServiceManager::of_this_process());
+    let mut signals = Signals::new(&manager).map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
     let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
     let pass_on = move |request| {
@@ -68,40 +75,47 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         }
     };
     let mut access = Access::new(settings)?;
-    let listening = admin::listen(&settings.admin_listen)
-        .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
-    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
-    let janus = builder.start().await.map_err(|error| match error {
-        StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
-        other => ServeError::Start(other),
-    })?;
+    let given = sockets.addresses();
+    let listening = match sockets.take_admin() {
+        given if given.is_empty() => admin::listen(&settings.admin_listen)
+            .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?,
+        given => admin::adopt(given),
+    };
+    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on);
+    let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
     tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]
-    tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    inject_faults(&janus);
     let addrs = janus.local_addrs();
-    announce(config, &addrs, api.is_closed());
+    announce(config, &addrs, &given, api.is_closed());
     let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
     for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
-        log::info!("admin port on {addr}");
+        log::info!("admin port on {addr}{}", origin(addr, &given));
     }
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
     let reloading = Reloading::of(&janus, config, access.tokens());
+    manager.ready(&janus);
     let stopped = {
-        let keeping = async { tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run()) };
-        let until_stopped = serve_until_stopped(&mut signals, &reloading, &health, settings);
+        let keeping = async {
+            tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run(), manager.keep(&janus))
+        };
+        let until_stopped = serve_until_stopped(&janus, &manager, &mut signals, &reloading, &health, settings);
         tokio::select! {
             reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
             stopped = until_stopped => stopped?,
-            _ = keeping => unreachable!("files and keys are kept fresh for ever"),
+            _ = keeping => unreachable!("files, keys and the service manager are looked after for ever"),
         }
     };
-    let report =
-        drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
+    let drain = drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped);
+    let report = manager.draining(&janus, drain).await?;
+    if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
+        handover::leave(file, handover);
+    }
     admin.finish().await;
     let (connections, cut_off) = (report.connections, report.cut_off);
     log::info!(connections; "drained {}", counted(connections, "connection"));
@@ -111,8 +125,29 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Writes a line for each address, in the order of [`Janus::local_addrs`].
-fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
+/// Starts the instance, which continues the topics of the last server if that has left its state.
+async fn start(builder: Builder, state_file: Option<&Path>) -> Result<Janus, ServeError> {
+    let left = state_file.and_then(handover::take);
+    let builder = match left.clone() {
+        Some(left) => builder.continue_from(left),
+        None => builder,
+    };
+    let started = builder.start().await;
+    match (&started, state_file, left) {
+        // No port has served a client, so the next attempt may continue from there.
+        (Err(error), Some(file), Some(left)) if !matches!(error, StartupError::Tree(_)) => handover::leave(file, left),
+        (Ok(_), Some(file), _) => handover::check(file),
+        _ => {}
+    }
+    started.map_err(|error| match error {
+        StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
+        other => ServeError::Start(other),
+    })
+}
+
+/// Writes a line for each address, in the order of [`Janus::local_addrs`]. `given` are the addresses of the sockets of
+/// the service manager.
+fn announce(config: &Config, addrs: &[SocketAddr], given: &Addresses, api_is_closed: bool) {
     let Config { listen, tls_listen, http_listen, https_listen, .. } = config;
     let kinds = [
         (listen.len(), "listening on", ""),
@@ -122,7 +157,7 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     ];
     let kinds = kinds.into_iter().flat_map(|(count, words, tls)| std::iter::repeat_n((words, tls), count));
     for ((words, tls), addr) in kinds.zip(addrs) {
-        log::info!("{words} {addr}{tls}");
+        log::info!("{words} {addr}{tls}{}", origin(*addr, given));
     }
     let has_http = !http_listen.is_empty() || !https_listen.is_empty();
     if has_http && api_is_closed {
@@ -132,12 +167,19 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     }
 }
 
+/// Behind an address in the log.
+fn origin(addr: SocketAddr, given: &Addresses) -> &'static str {
+    if given.contain(addr) { " (socket of the service manager)" } else { "" }
+}
+
 /// Serves until a stop signal, and for `drain_delay` more. Returns when the signal came.
 ///
 /// # Errors
 ///
 /// A second signal.
 async fn serve_until_stopped(
+    janus: &Janus,
+    manager: &ServiceManager,
     signals: &mut Signals,
     reloading: &Reloading,
     health: &Health,
@@ -155,16 +197,19 @@ async fn serve_until_stopped(
         "{name}: not ready from now on, and still serving for {delay:?} (drain_delay); a second signal after \
          {SAME_STOP:?} ends the server at once"
     );
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {
-            log::info!("draining over {period:?}");
-            Ok(stopped)
+    let delayed = async {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {
+                log::info!("draining over {period:?}");
+                Ok(stopped)
+            }
+            name = signals.stop_again(stopped, reloading) => {
+                log::warn!("{name}: ending at once");
+                Err(ServeError::Interrupted)
+            }
         }
-        name = signals.stop_again(stopped, reloading) => {
-            log::warn!("{name}: ending at once");
-            Err(ServeError::Interrupted)
-        }
-    }
+    };
+    manager.draining(janus, delayed).await
 }
 
 /// Drains until the last connection has ended, or until a stop signal other than that of `stopped`.
@@ -195,12 +240,20 @@ async fn drain(
     }
 }
 
-/// For the test that a service manager sees when the tree gives up: nothing outside the process can cause that.
+/// For tests of what a service manager sees when the tree gives up, or when an actor hangs: nothing outside the process
+/// can cause that.
+#[cfg(feature = "fault-injection")]
+fn inject_faults(janus: &Janus) {
+    if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_some() {
+        tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    }
+    if std::env::var_os("HANG_AT_THE_FIRST_MESSAGE").is_some() {
+        janus.inject(janus_core::Fault::TopicHang(Duration::from_secs(3_600)));
+    }
+}
+
 #[cfg(feature = "fault-injection")]
 async fn crash_until_it_gives_up(janus: Janus) {
-    if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
-        return;
-    }
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(Duration::from_millis(1)).await;

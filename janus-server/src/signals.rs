@@ -7,12 +7,14 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::reloading::Reloading;
+use crate::service_manager::notify::ServiceManager;
 
 /// Stop signals within this time of the first count as the same stop. A single Ctrl-C may deliver several: the terminal
 /// signals the whole process group, and programs such as `npm` or `timeout` pass the signal on.
@@ -28,11 +30,15 @@ enum Meaning {
     Ignored(&'static str),
 }
 
-pub(crate) struct Signals(Vec<(Signal, &'static str, Meaning)>);
+pub(crate) struct Signals {
+    known: Vec<(Signal, &'static str, Meaning)>,
+    /// Waits for the beginning and the end of each reload that it asks for.
+    manager: Arc<ServiceManager>,
+}
 
 impl Signals {
     /// Takes over the signals; from now on none of them ends the process by default.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(manager: &Arc<ServiceManager>) -> io::Result<Self> {
         let nothing = "the server has no use for this signal";
         let known = [
             (SignalKind::terminate(), "SIGTERM", Meaning::Stop),
@@ -42,11 +48,8 @@ impl Signals {
             (SignalKind::user_defined1(), "SIGUSR1", Meaning::Ignored(nothing)),
             (SignalKind::user_defined2(), "SIGUSR2", Meaning::Ignored(nothing)),
         ];
-        known
-            .into_iter()
-            .map(|(kind, name, meaning)| Ok((signal(kind)?, name, meaning)))
-            .collect::<io::Result<_>>()
-            .map(Self)
+        let known = known.into_iter().map(|(kind, name, meaning)| Ok((signal(kind)?, name, meaning)));
+        Ok(Self { known: known.collect::<io::Result<_>>()?, manager: Arc::clone(manager) })
     }
 
     /// Waits for the next stop signal, and returns its name. Signals of other meanings take effect in the meantime.
@@ -55,16 +58,19 @@ impl Signals {
             let (name, meaning) = self.next().await;
             match meaning {
                 Meaning::Stop => return name,
-                Meaning::Reload => match reloading.what() {
-                    Some(what) => {
-                        log::info!("{name}: reading the {what} again; other settings are read only at startup");
-                        // Further signals must not wait for a file system that hangs.
-                        tokio::spawn(reloading.clone().reload());
+                Meaning::Reload => {
+                    match reloading.what() {
+                        Some(what) => {
+                            log::info!("{name}: reading the {what} again; other settings are read only at startup");
+                        }
+                        None => log::warn!(
+                            "{name} ignored: settings are read only at startup; restart the server to change them"
+                        ),
                     }
-                    None => log::warn!(
-                        "{name} ignored: settings are read only at startup; restart the server to change them"
-                    ),
-                },
+                    let (manager, reloading) = (Arc::clone(&self.manager), reloading.clone());
+                    // Further signals must not wait for a file system that hangs.
+                    tokio::spawn(async move { manager.reloading(reloading.reload()).await });
+                }
                 Meaning::Ignored(why) => log::warn!("{name} ignored: {why}"),
             }
         }
@@ -83,7 +89,7 @@ impl Signals {
 
     async fn next(&mut self) -> (&'static str, Meaning) {
         poll_fn(|cx| {
-            for (signal, name, meaning) in &mut self.0 {
+            for (signal, name, meaning) in &mut self.known {
                 if signal.poll_recv(cx).is_ready() {
                     return Poll::Ready((*name, *meaning));
                 }

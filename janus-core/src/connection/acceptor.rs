@@ -24,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ pub(crate) struct Endpoint {
     pub(crate) acceptor: ActorRef<Acceptor>,
     pub(crate) origin: Arc<Origin>,
     listener: Mutex<Place>,
+    /// Whether no further connection is taken from the kernel.
+    stopped: AtomicBool,
+    /// Connections taken from the kernel and not served yet, as of the Acceptor's last turn.
+    unserved: AtomicUsize,
 }
 
 /// Where the listener is. The listener is lent, not cloned: an Acceptor must be able to restart even when no descriptor
@@ -118,7 +122,24 @@ impl Endpoint {
             Some(addr) => format!("acceptor {addr}"),
             None => format!("acceptor {} #{number}", origin.codec.name()),
         };
-        Self { addr, acceptor: ActorRef::new(name), origin, listener: Mutex::new(Place::Here(listener)) }
+        Self {
+            addr,
+            acceptor: ActorRef::new(name),
+            origin,
+            listener: Mutex::new(Place::Here(listener)),
+            stopped: AtomicBool::new(false),
+            unserved: AtomicUsize::new(0),
+        }
+    }
+
+    /// Leaves further connections in the backlog of the listener. The Acceptor still serves the connections it has.
+    pub(crate) fn stop_accepting(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// How many connections the Acceptor has not served yet.
+    pub(crate) fn unserved(&self) -> usize {
+        self.unserved.load(Ordering::Acquire)
     }
 
     /// The listener for one incarnation of the Acceptor, on the arbiter where it will be polled.
@@ -156,6 +177,8 @@ struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        // The connections of a crashed Acceptor are closed.
+        self.endpoint.unserved.store(0, Ordering::Release);
         let mut place = self.endpoint.listener.lock();
         if matches!(*place, Place::Lent)
             && let Some(listener) = self.listener.take()
@@ -176,6 +199,20 @@ impl TcpPort {
     /// Options that the kernel lacks are named in the log, unless `told` has named them already.
     pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
         Ok(Self::Bound(Some(bind(addr, config, told)?)))
+    }
+
+    /// A socket that listens already, with the options of the server's own sockets from now on. Another process may
+    /// listen on the same socket, so the socket is never shut down, only closed.
+    pub(crate) fn adopt(socket: std::net::TcpListener, config: &Config, told: &Told) -> io::Result<Self> {
+        // An address, and not a socket of another kind.
+        socket.local_addr()?;
+        let options = SockRef::from(&socket);
+        if !options.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        told.warn(&socket_options::set(&options, config));
+        options.set_nonblocking(true)?;
+        Ok(Self::Bound(Some(socket)))
     }
 }
 
@@ -202,6 +239,8 @@ impl Listener for TcpPort {
             Self::Bound(_) => Poll::Pending,
             Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
                 let inherits = cfg!(target_os = "linux");
+                // A socket from elsewhere may take connections of IPv4 for connections of IPv6.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 Incoming { inherits, ..Incoming::tcp(stream, peer) }
             }),
         }
@@ -537,6 +576,8 @@ impl ActorFuture<Acceptor> for Accept {
                 }
             }
         }
+        let unserved = self.waiting.len() + self.headers.len();
+        self.listener.endpoint.unserved.store(unserved, Ordering::Release);
         if self.waiting.is_empty() {
             // The memory of a burst is not kept until the next burst.
             self.waiting.shrink_to(SERVED_PER_TURN);
@@ -552,6 +593,9 @@ impl ActorFuture<Acceptor> for Accept {
 impl Accept {
     /// Takes connections from the kernel; true if more connections may wait there.
     fn take(&mut self, acceptor: &Acceptor, cx: &mut task::Context<'_>) -> bool {
+        if self.listener.endpoint.stopped.load(Ordering::Acquire) {
+            return false;
+        }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
                 return false;

@@ -68,6 +68,12 @@ impl Connections {
         }
     }
 
+    /// Whether connections have been taken from the kernel and are not served yet.
+    pub(crate) fn has_unserved(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.unserved() > 0)
+            || self.tls.as_ref().is_some_and(|tls| tls.is_busy())
+    }
+
     /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account. This sum is
     /// held against `memory_budget_bytes`. Cheap enough to call for each new connection.
     pub(crate) fn memory_used(&self) -> usize {

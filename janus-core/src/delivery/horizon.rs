@@ -37,6 +37,12 @@ impl Numbers {
 }
 
 impl PassNumbers {
+    /// Continues after the last number of an earlier instance, whose clients come back with its horizons.
+    pub(crate) fn continue_after(&self, last: u64) {
+        let mut numbers = self.0.lock();
+        numbers.last = numbers.last.max(last);
+    }
+
     /// Numbers a pass. The pass is under way until the returned guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
         let mut numbers = self.0.lock();
@@ -98,6 +104,16 @@ mod tests {
         }
         drop(long);
         assert_eq!(numbers.begin().horizon, 7);
+    }
+
+    #[test]
+    fn numbers_after_those_of_an_earlier_instance_are_greater() {
+        let numbers = Arc::new(PassNumbers::default());
+        numbers.continue_after(7);
+        assert_eq!((numbers.last(), numbers.horizon()), (7, 7));
+        assert_eq!(numbers.begin().number, 8);
+        numbers.continue_after(0);
+        assert_eq!(numbers.last(), 8, "numbers never fall");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
@@ -26,6 +26,7 @@ use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, sender_threads};
 use crate::hooks::{HookSettings, Hooks};
 use crate::supervision::{Arbiter, Place, Supervisor};
+use crate::topic::Handover;
 use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer};
 
 /// Collects the settings and parts of an instance, and starts it.
@@ -35,10 +36,57 @@ pub struct Builder {
     pub(super) children: Children,
     hooks: HookSettings,
     ports: Vec<Port>,
+    sockets: Vec<(TcpListener, Speaks)>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
+    handover: Option<Handover>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// What the clients of a socket speak that has been given to [`Builder::listen_on`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Speaks {
+    /// The classic protocol, as on the addresses of [`Config::listen`].
+    Classic,
+    /// HTTP, as on the addresses of [`Config::http_listen`].
+    Http,
+    /// The classic protocol over TLS, as on the addresses of [`Config::tls_listen`].
+    #[cfg(feature = "tls")]
+    ClassicTls,
+    /// HTTP over TLS, as on the addresses of [`Config::https_listen`].
+    #[cfg(feature = "tls")]
+    Https,
+    /// Another wire format, as on the addresses of [`Builder::listen`].
+    Codec(Arc<dyn Codec>),
+    /// Another wire format over TLS, as on the addresses of [`Builder::listen_tls`].
+    #[cfg(feature = "tls")]
+    CodecTls(Arc<dyn Codec>),
+}
+
+/// What the builder makes of [`Speaks`].
+#[derive(Clone)]
+enum Protocol {
+    Classic,
+    Http,
+    Codec(Arc<dyn Codec>),
+}
+
+impl Speaks {
+    fn parts(&self) -> (Protocol, Option<TlsPort>) {
+        match self {
+            Self::Classic => (Protocol::Classic, None),
+            Self::Http => (Protocol::Http, None),
+            Self::Codec(codec) => (Protocol::Codec(Arc::clone(codec)), None),
+            #[cfg(feature = "tls")]
+            Self::ClassicTls => (Protocol::Classic, Some(TlsPort::Classic)),
+            #[cfg(feature = "tls")]
+            Self::Https => (Protocol::Http, Some(TlsPort::Http)),
+            #[cfg(feature = "tls")]
+            Self::CodecTls(codec) => (Protocol::Codec(Arc::clone(codec)), Some(TlsPort::Classic)),
+        }
+    }
 }
 
 /// A port of the embedder's.
@@ -56,6 +104,7 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("config", &self.config)
             .field("ports", &ports)
+            .field("sockets", &self.sockets)
             .field("listeners", &codecs(&listeners))
             .finish_non_exhaustive()
     }
@@ -76,6 +125,9 @@ pub enum StartupError {
         /// The error of the system.
         source: io::Error,
     },
+    /// A socket given to [`Builder::listen_on`] cannot be used: it does not listen, or is no socket of TCP.
+    #[error("cannot listen on a given socket")]
+    Socket(#[source] io::Error),
     /// A certificate or key cannot be used. No port has been bound.
     #[cfg(feature = "tls")]
     #[error(transparent)]
@@ -115,6 +167,75 @@ impl Builder {
     #[must_use]
     pub fn listen_tls(mut self, addr: SocketAddr, codec: Arc<dyn Codec>) -> Self {
         self.ports.push(Port { addr, codec, tls: Some(TlsPort::Classic) });
+        self
+    }
+
+    /// Serves the connections of a socket that listens already, in addition to the addresses of the settings: a socket of
+    /// a service manager, or a socket that outlives this instance. [`Janus::local_addrs`] has its address behind the
+    /// addresses of the settings for the same protocol.
+    ///
+    /// The instance gives the socket the options of its own sockets, and takes connections from its backlog. The end of
+    /// the instance closes this handle of the socket and does not shut the socket down. While another handle is open,
+    /// in this process or another, further connections wait in the backlog for the next instance, and none is refused.
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    ///
+    /// use janus_core::{Config, Janus, Speaks};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let socket = TcpListener::bind("127.0.0.1:0")?;
+    /// let builder = |socket| {
+    ///     let config = Config { listen: Vec::new(), ..Config::default() };
+    ///     Janus::builder().config(config).listen_on(socket, Speaks::Classic)
+    /// };
+    /// let first = builder(socket.try_clone()?).start().await?;
+    /// assert_eq!(first.local_addrs(), [socket.local_addr()?]);
+    /// first.shutdown().await;
+    /// // A client that connects now waits for the next instance.
+    /// let client = TcpStream::connect(socket.local_addr()?)?;
+    /// let second = builder(socket).start().await?;
+    /// # drop(client);
+    /// # second.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn listen_on(mut self, socket: TcpListener, speaks: Speaks) -> Self {
+        self.sockets.push((socket, speaks));
+        self
+    }
+
+    /// Continues the topics of an earlier instance that has ended: the numbers of each topic continue in the same epoch.
+    /// So clients that have had everything resume where they were, and miss none of the messages published before they
+    /// come back. Clients that miss messages of the earlier instance are told so.
+    ///
+    /// A topic that no client or publisher asks for within [`Config::topic_idle`] is forgotten, and begins afresh.
+    /// At most [`Config::max_topics`] topics are continued. Sessions do not continue.
+    ///
+    /// ```
+    /// use janus_core::{Config, Janus, SubscribeOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = || Config { listen: Vec::new(), ..Config::default() };
+    /// let first = Janus::builder().config(config()).start().await?;
+    /// let position = first.subscribe("news")?.position();
+    /// first.shutdown().await;
+    ///
+    /// let handover = first.handover().expect("the instance has been shut down");
+    /// let second = Janus::builder().config(config()).continue_from(handover).start().await?;
+    /// second.publish("news", "before the subscriber is back").await?;
+    /// let subscriber = second.subscribe_with("news", SubscribeOptions::default().since(position))?;
+    /// assert_eq!((subscriber.resumption().resumed, subscriber.resumption().missed), (true, 1));
+    /// # second.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn continue_from(mut self, handover: Handover) -> Self {
+        self.handover = Some(handover);
         self
     }
 
@@ -209,9 +330,13 @@ impl Builder {
         #[cfg(not(feature = "tls"))]
         let (tls, brings_tls) = (None, false);
         config.validate_with(brings_tls)?;
-        let tls = tls_listeners(&config, &self.ports, tls)?;
+        let has_tls = config.has_tls()
+            || self.ports.iter().any(|port| port.tls.is_some())
+            || self.sockets.iter().any(|(_, speaks)| speaks.parts().1.is_some());
+        let tls = tls_listeners(&config, has_tls, tls)?;
         let codecs = Arc::new(Codecs::new());
-        let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, self.pass_on)?;
+        let given = Given { ports: self.ports, sockets: self.sockets, listeners: self.listeners };
+        let endpoints = endpoints(&config, &codecs, given, self.pass_on)?;
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartupError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartupError::Thread)?,
@@ -223,6 +348,9 @@ impl Builder {
             hooks: hook_thread,
         };
         let shared = Shared::new(config, threads.home.place(), codecs, endpoints, hooks, tls);
+        if let Some(handover) = self.handover {
+            handover.lay_asleep(&shared.topics);
+        }
         let senders = sender_threads::supervisor(&shared.senders, shared.config().threads);
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), &self.children).await
@@ -233,10 +361,10 @@ impl Builder {
 #[cfg(feature = "tls")]
 fn tls_listeners(
     config: &Config,
-    ports: &[Port],
+    has_tls: bool,
     own: Option<Arc<rustls::ServerConfig>>,
 ) -> Result<Option<Arc<Tls>>, StartupError> {
-    if !config.has_tls() && ports.iter().all(|port| port.tls.is_none()) {
+    if !has_tls {
         return Ok(None);
     }
     let certificates = match own {
@@ -249,50 +377,80 @@ fn tls_listeners(
 }
 
 #[cfg(not(feature = "tls"))]
-fn tls_listeners(_: &Config, _: &[Port], none: Option<Arc<Tls>>) -> Result<Option<Arc<Tls>>, StartupError> {
+fn tls_listeners(_: &Config, _: bool, none: Option<Arc<Tls>>) -> Result<Option<Arc<Tls>>, StartupError> {
     Ok(none)
 }
 
-/// Binds all listeners of the instance: the ports of `listen`, `tls_listen`, `http_listen` and `https_listen`, then the
-/// embedder's ports, then the embedder's listeners.
+/// The listeners of the embedder.
+struct Given {
+    ports: Vec<Port>,
+    sockets: Vec<(TcpListener, Speaks)>,
+    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
+}
+
+impl Given {
+    /// Takes the sockets of a protocol of Janus's own.
+    fn take(&mut self, tls: Option<TlsPort>, is_wanted: impl Fn(&Protocol) -> bool) -> Vec<TcpListener> {
+        let is_wanted = |(_, speaks): &mut (_, Speaks)| {
+            let (protocol, its_tls) = speaks.parts();
+            is_wanted(&protocol) && its_tls == tls
+        };
+        self.sockets.extract_if(.., is_wanted).map(|(socket, _)| socket).collect()
+    }
+}
+
+/// Binds all listeners of the instance: the ports of `listen`, `tls_listen`, `http_listen` and `https_listen`, each
+/// followed by the given sockets of the same protocol, then the embedder's ports and sockets of other codecs, then the
+/// embedder's listeners.
 fn endpoints(
     config: &Config,
     codecs: &Arc<Codecs>,
-    ports: Vec<Port>,
-    listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
+    mut given: Given,
     pass_on: Option<PassOn>,
 ) -> Result<Vec<Arc<Endpoint>>, StartupError> {
     let told = Told::default();
-    let bind = |addr| match TcpPort::bind(addr, config, &told) {
-        Ok(port) => Ok(Box::new(port)),
-        Err(source) => Err(StartupError::Bind { addr, source }),
+    let bind = |addr| TcpPort::bind(addr, config, &told).map_err(|source| StartupError::Bind { addr, source });
+    let adopt = |socket| TcpPort::adopt(socket, config, &told).map_err(StartupError::Socket);
+    let is_local = |port: &TcpPort| port.local_addr().is_some_and(|addr| Peer::from(addr).is_local());
+    let all = |addrs: &[SocketAddr], sockets: Vec<TcpListener>| {
+        let bound = addrs.iter().map(|&addr| bind(addr));
+        bound.chain(sockets.into_iter().map(adopt)).collect::<Result<Vec<_>, StartupError>>()
     };
-    let is_local = |addr: SocketAddr| Peer::from(addr).is_local();
     let mut endpoints = Vec::new();
-    let classic = config.listen.iter().map(|addr| (addr, None));
-    let classic_tls = config.tls_listen.iter().map(|addr| (addr, Some(TlsPort::Classic)));
-    for (&addr, tls) in classic.chain(classic_tls) {
-        let origin = Origin::classic(codecs, is_local(addr), tls);
-        endpoints.push(Arc::new(Endpoint::new(bind(addr)?, origin, endpoints.len())));
+    for (addrs, tls) in [(&config.listen, None), (&config.tls_listen, Some(TlsPort::Classic))] {
+        for port in all(addrs, given.take(tls, |protocol| matches!(protocol, Protocol::Classic)))? {
+            let origin = Origin::classic(codecs, is_local(&port), tls);
+            endpoints.push(Arc::new(Endpoint::new(Box::new(port), origin, endpoints.len())));
+        }
     }
-    let http = config.http_listen.iter().map(|addr| (addr, None));
-    let https = config.https_listen.iter().map(|addr| (addr, Some(TlsPort::Http)));
-    let http_ports = http.chain(https).map(|(&addr, tls)| Ok((addr, bind(addr)?, tls)));
-    let http_ports = http_ports.collect::<Result<Vec<_>, StartupError>>()?;
-    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port, _)| port.local_addr()));
+    let mut http_ports = Vec::new();
+    for (addrs, tls) in [(&config.http_listen, None), (&config.https_listen, Some(TlsPort::Http))] {
+        let ports = all(addrs, given.take(tls, |protocol| matches!(protocol, Protocol::Http)))?;
+        http_ports.extend(ports.into_iter().map(|port| (port, tls)));
+    }
+    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
     let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
 
     let mut bound: Vec<Bound> = Vec::new();
-    for (addr, port, tls) in http_ports {
-        bound.push(Bound { listener: port, codec: Arc::clone(&http), is_local: is_local(addr), tls });
+    let mut add = |port: TcpPort, codec, tls| {
+        let is_local = is_local(&port);
+        bound.push(Bound { listener: Box::new(port), codec, is_local, tls });
+    };
+    for (port, tls) in http_ports {
+        add(port, Arc::clone(&http), tls);
     }
-    for Port { addr, codec, tls } in ports {
-        bound.push(Bound { listener: bind(addr)?, codec, is_local: is_local(addr), tls });
+    for Port { addr, codec, tls } in given.ports {
+        add(bind(addr)?, codec, tls);
     }
-    for (listener, codec) in listeners {
+    for (socket, speaks) in given.sockets {
+        if let (Protocol::Codec(codec), tls) = speaks.parts() {
+            add(adopt(socket)?, codec, tls);
+        }
+    }
+    for (listener, codec) in given.listeners {
         // A listener of the embedder without an address is no port of a network.
-        let is_local = listener.local_addr().is_none_or(is_local);
+        let is_local = listener.local_addr().is_none_or(|addr| Peer::from(addr).is_local());
         bound.push(Bound { listener, codec, is_local, tls: None });
     }
     for Bound { listener, codec, is_local, tls } in bound {

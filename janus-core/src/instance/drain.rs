@@ -11,15 +11,21 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::application;
+use super::janus::on;
 use super::shared::Shared;
 use crate::delivery::{End, Slot};
 use crate::supervision::SupervisorRef;
+use crate::topic::Handover;
 
 /// From one batch to the next, give or take a half: 19,000 connections in 5 s are batches of about a hundred.
 const BEAT: Duration = Duration::from_millis(25);
 
 /// Connections looked at before the table is free for other connections.
 const PORTION: usize = 256;
+
+/// The time for connections that have been accepted and wait for their PROXY header or their TLS handshake. Clients that
+/// are slower find their connection closed.
+const ACCEPTED_TIME: Duration = Duration::from_secs(1);
 
 /// How a drain went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -39,6 +45,7 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     let connections = shared.connections.table.len();
     // A stalled client is cut off before the time of a drain is over, and its queue is lost as well.
     let cut_off_before = shared.counters.all_cut_off();
+    serve_accepted(shared, deadline.min(Instant::now() + ACCEPTED_TIME)).await;
     for endpoint in &shared.endpoints {
         // The acceptor may have ended with the tree already.
         let _ = root.terminate_child(endpoint.acceptor.name()).await;
@@ -52,6 +59,8 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     while Instant::now() < deadline && shared.topics.table.all().iter().any(|topic| !topic.is_idle()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // Topics without a subscriber may end before the drain does.
+    let topics = shared.topics.table.all();
     // The last clients to be closed need time, too, to take their queued messages.
     let left = deadline.saturating_duration_since(Instant::now());
     let period = shared.config().drain_period.min(left / 2);
@@ -67,7 +76,22 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     // The remaining connections have much to read yet, or were being refused.
     shared.transport_supervisor.stop_all().await;
     root.stop().await;
+    // Only now: no topic has a message left to be numbered, not even a topic whose actor hangs.
+    shared.close();
+    let _ = shared.handover.set(Handover::of(&shared.topics, &topics));
     DrainReport { connections, cut_off: (shared.counters.all_cut_off() - cut_off_before) as usize }
+}
+
+/// Takes no further connection from the kernel, and serves those that have been taken: a connection closed without a
+/// word would be refused in the eyes of its client, while the rest of the backlog may wait for another process that
+/// listens on the same socket.
+async fn serve_accepted(shared: &Shared, deadline: Instant) {
+    shared.endpoints.iter().for_each(|endpoint| endpoint.stop_accepting());
+    // An Acceptor in the middle of its turn has finished the turn.
+    let _ = timeout_at(deadline, on(&shared.home, async {})).await;
+    while Instant::now() < deadline && shared.has_unserved() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn connected(shared: &Shared) -> Vec<Arc<Slot>> {

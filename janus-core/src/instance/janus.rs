@@ -20,9 +20,9 @@ use crate::ground::figures::Via;
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
 use crate::hooks::HookThread;
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
-use crate::topic::Waiter;
 use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route, told};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
+use crate::topic::{Handover, Waiter};
 use crate::wire::Position;
 
 /// A running Janus. Clones are handles to the same instance; after the last handle is dropped the instance stops at
@@ -356,6 +356,14 @@ impl Janus {
             }
         }
         report
+    }
+
+    /// The end of each topic, for the instance that [continues](Builder::continue_from) from there. `None` before the
+    /// first [`shutdown`](Self::shutdown) has returned, and for an instance that has ended in any other way: then no
+    /// number can be continued.
+    #[must_use]
+    pub fn handover(&self) -> Option<Handover> {
+        self.inner.shared.handover.get().cloned()
     }
 }
 

@@ -5,7 +5,7 @@
 //! the same name on every floor. Nothing here is global; two instances in one process do not see each other.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -19,7 +19,7 @@ use crate::ground::Ground;
 use crate::hooks::HookRunner;
 use crate::session::Sessions;
 use crate::supervision::{ExitReason, Place};
-use crate::topic::Topics;
+use crate::topic::{Handover, Topics};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Connections>,
     /// Why the instance was ended from outside its tree.
     pub(crate) verdict: Mutex<Option<ExitReason>>,
+    /// The ends of all topics, after a drain.
+    pub(crate) handover: OnceLock<Handover>,
 }
 
 impl Shared {
@@ -44,7 +46,7 @@ impl Shared {
         let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
         let sessions = Sessions::new(Topics::new(engine, topic_supervisor, hooks.clone()));
         let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks, tls);
-        Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default() })
+        Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default(), handover: OnceLock::new() })
     }
 
     /// The work left when the tree has ended, in whatever way: nothing may wait for the instance any more.

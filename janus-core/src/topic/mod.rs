@@ -8,6 +8,7 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `actor.rs` | actor | nothing: messages, lifecycle, the loop over passes |
+//! | `handover.rs` | rules | nothing: where topics end, for an instance that continues their numbers |
 //! | `heir.rs` | rules | nothing: the fate of a topic whose actor crashes or cannot run |
 //! | `inbox.rs` | pure | messages without a number, and the room taken by messages |
 //! | `join.rs` | rules | nothing: how a subscriber joins, and catches up |
@@ -38,6 +39,7 @@
 //! cold restart. Inbox and subscribers stay in either case.
 
 mod actor;
+mod handover;
 mod heir;
 mod inbox;
 mod join;
@@ -55,6 +57,7 @@ mod unused;
 mod work;
 
 pub(crate) use actor::{Subscribe, Topic, leave};
+pub use handover::Handover;
 pub(crate) use join::{CatchUp, Entry, Since};
 pub(crate) use room::{Place, Waiter};
 pub(crate) use sequence::Excerpt;

@@ -24,6 +24,7 @@ use crate::accounts::shares::{Shares, share};
 use crate::accounts::{Account, Address};
 use crate::ground::clock::Tick;
 use crate::ground::trace::{self, Said, TraceKind};
+use crate::topic::sequence::{Sequence, Start};
 use crate::topic::{Asleep, Fate, Spare, TopicError, TopicState, Topics};
 use crate::wire::TopicName;
 
@@ -282,6 +283,32 @@ impl TopicTable {
         rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 
+    /// Where the numbers of all topics continue, of `before` and of the table; the table knows better. Without the topics
+    /// for which `end` is `None`.
+    pub(super) fn ends(
+        &self,
+        before: &[Arc<TopicState>],
+        end: impl Fn(&Sequence) -> Option<Start>,
+    ) -> BTreeMap<TopicName, Start> {
+        let topics = self.topics.lock();
+        let sleepers = topics.asleep.iter().map(|(name, sleeper)| (name.clone(), Some(sleeper.asleep.start)));
+        let sleepers: Vec<_> = sleepers.collect();
+        let listed: Vec<_> = topics.by_number.values().cloned().collect();
+        // A topic is looked at without the lock of the table, which is the first of the two.
+        drop(topics);
+        let end_of = |topic: &Arc<TopicState>| (topic.name.clone(), end(&topic.core.lock().sequence));
+        let ends = before.iter().map(end_of).chain(sleepers).chain(listed.iter().map(end_of));
+        let ends: BTreeMap<_, _> = ends.collect();
+        ends.into_iter().filter_map(|(name, end)| Some((name, end?))).collect()
+    }
+
+    /// Has a topic continue from `start` on its next request. Nobody relies on the topic yet, and it is forgotten as
+    /// topics without a session are.
+    pub(super) fn lay_asleep(&self, name: TopicName, start: Start, shared: &Topics) {
+        let asleep = Asleep::at(&name, start, shared.ledger());
+        self.topics.lock().fall_asleep(name, Address::Local, asleep, shared.config().max_topics);
+    }
+
     /// Takes in no topic from now on. Returns all topics.
     pub(crate) fn close(&self) -> Vec<Arc<TopicState>> {
         let mut topics = self.topics.lock();
@@ -389,22 +416,28 @@ impl Listed {
     /// Takes an ended topic off the lists. If a session relies on the topic, remembers where the numbers continue.
     fn ended(&mut self, topic: &Arc<TopicState>, asleep: Asleep, shared: &Topics) {
         self.unlist(topic);
-        if !asleep.anchor.has_cursors() {
-            return;
+        if asleep.anchor.has_cursors() {
+            self.fall_asleep(topic.name.clone(), address_of(topic), asleep, shared.config().max_topics);
         }
-        if self.asleep.len() >= shared.config().max_topics
+    }
+
+    /// Remembers where the numbers of a topic continue.
+    fn fall_asleep(&mut self, name: TopicName, address: Address, asleep: Asleep, max_topics: usize) {
+        // The place of an earlier sleeper of this name.
+        self.wake(&name);
+        if self.asleep.len() >= max_topics
             && let Some(largest) = self.sleepers.largest()
             && let Some(oldest) = self.sleepers.first(largest)
-            && let Some(name) = self.sleepers.withdraw(largest, oldest)
+            && let Some(forgotten) = self.sleepers.withdraw(largest, oldest)
         {
             self.sleepers.release(largest);
-            self.asleep.remove(&name);
+            self.asleep.remove(&forgotten);
         }
         self.left += 1;
-        let (address, number) = (address_of(topic), self.left);
+        let number = self.left;
         self.sleepers.hold(address);
-        self.sleepers.offer(address, number, topic.name.clone());
-        self.asleep.insert(topic.name.clone(), Sleeper { asleep, address, number, forsaken: None });
+        self.sleepers.offer(address, number, name.clone());
+        self.asleep.insert(name, Sleeper { asleep, address, number, forsaken: None });
     }
 
     /// Takes a sleeping topic off its list.

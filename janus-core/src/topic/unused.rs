@@ -51,8 +51,13 @@ impl Asleep {
     ///
     /// A topic of the same name may have been handed out up to this moment.
     pub(super) fn afresh(name: &TopicName, ledger: &Arc<Ledger>, pass_numbers: &PassNumbers) -> Self {
+        Self::at(name, Start::afresh(pass_numbers.last()), ledger)
+    }
+
+    /// A topic that continues from here, and to which no session refers yet.
+    pub(super) fn at(name: &TopicName, start: Start, ledger: &Arc<Ledger>) -> Self {
         let anchor = Anchor { name: name.clone(), cursors: AtomicUsize::new(0), ledger: Arc::clone(ledger) };
-        Self { anchor: Arc::new(anchor), start: Start::afresh(pass_numbers.last()) }
+        Self { anchor: Arc::new(anchor), start }
     }
 }
 

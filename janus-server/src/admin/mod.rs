@@ -97,6 +97,11 @@ pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listening>, Unbound
     addresses.iter().map(listen).collect()
 }
 
+/// Takes sockets that listen already, in place of the addresses of `admin_listen`.
+pub(crate) fn adopt(sockets: Vec<StdListener>) -> Vec<Listening> {
+    sockets.into_iter().map(Listening).collect()
+}
+
 fn bind(addr: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
@@ -127,8 +132,12 @@ impl Admin {
     ///
     /// The runtime cannot watch a socket.
     pub(crate) fn serve(self: &Arc<Self>, listening: Vec<Listening>) -> io::Result<Vec<SocketAddr>> {
-        let listeners: Vec<TcpListener> =
-            listening.into_iter().map(|Listening(socket)| TcpListener::from_std(socket)).collect::<io::Result<_>>()?;
+        let watch = |Listening(socket): Listening| {
+            // A given socket may have been opened to wait.
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        };
+        let listeners: Vec<TcpListener> = listening.into_iter().map(watch).collect::<io::Result<_>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         for listener in listeners {
             tokio::spawn(Arc::clone(self).accept(listener));

@@ -28,6 +28,7 @@ mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use janus_access::{AccessSettings, Ask};
@@ -86,6 +87,14 @@ janus_core::settings! {
 
             /// Log lines waiting for standard error. Further lines are lost and counted.
             log_queue: usize = 4_096, count(64..=1 << 20);
+        }
+
+        "Restart" {
+            /// File in which a drain leaves the epoch and the last number of each topic. The next server takes them out
+            /// of the file and continues the numbers, so that clients resume without a hole after the restart. Without the
+            /// file, after a crash, and if the file is more than an hour old, all topics begin afresh, and clients are told
+            /// so. Each server needs a file of its own, in a folder in which the server may make files.
+            state_file: Option<PathBuf> = None, path;
         }
 
         nested {

@@ -48,6 +48,11 @@ impl Tls {
         self.handshakes.memory()
     }
 
+    /// Whether handshakes are under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.handshakes.memory() > 0
+    }
+
     /// Cuts a handshake because memory is short; false if there is none to cut.
     pub(crate) fn give_up_handshake(&self) -> bool {
         self.handshakes.give_up()
@@ -57,6 +62,10 @@ impl Tls {
 #[cfg(not(feature = "tls"))]
 impl Tls {
     pub(crate) fn memory(&self) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
         match *self {}
     }
 
