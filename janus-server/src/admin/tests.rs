@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
 struct Server {
-    _janus: Janus,
+    janus: Janus,
+    health: Arc<Health>,
     admin: Arc<Admin>,
     addr: SocketAddr,
 }
@@ -26,9 +27,10 @@ fn settings() -> Settings {
 
 async fn serve(settings: &Settings) -> Server {
     let janus = Janus::builder().config(settings.core.clone()).start().await.unwrap();
-    let admin = Arc::new(Admin::new(&Api::new(janus.clone(), settings), settings));
+    let health = Arc::new(Health::new(janus.clone(), None));
+    let admin = Arc::new(Admin::new(&Api::new(janus.clone(), settings), settings, Arc::clone(&health)));
     let addr = admin.serve(listen(&settings.admin_listen).unwrap()).unwrap()[0];
-    Server { _janus: janus, admin, addr: SocketAddr::from((LOOPBACK, addr.port())) }
+    Server { janus, health, admin, addr: SocketAddr::from((LOOPBACK, addr.port())) }
 }
 
 /// A connection of a client that keeps the connection.
@@ -158,4 +160,84 @@ async fn a_head_request_has_the_head_of_a_get_request_without_a_body() {
     timeout(PATIENCE, client.0.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     assert!(answer.contains("\r\ncontent-length: ") && answer.contains("\r\ncache-control: no-store\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_server_is_alive_and_ready_until_it_is_told_to_stop_and_alive_until_its_end() {
+    let server = serve(&settings()).await;
+    let mut client = Client::connect(&server).await;
+    let (live, ready) = ("{\"live\":true,\"checks\":{}}".to_owned(), "{\"ready\":true,\"checks\":{}}".to_owned());
+    for path in ["/livez", "/health/live"] {
+        assert_eq!(client.get(path).await, (200, live.clone()), "{path}");
+    }
+    for path in ["/readyz", "/healthz", "/health/ready"] {
+        assert_eq!(client.get(path).await, (200, ready.clone()), "{path}");
+    }
+    server.health.stop();
+    let (status, answer) = client.get("/readyz").await;
+    assert_eq!(
+        (status, &*answer),
+        (503, r#"{"ready":false,"checks":{"draining":"the server was told to stop 0 s ago"}}"#)
+    );
+    assert_eq!(client.get("/livez").await, (200, live.clone()));
+    server.janus.shutdown().await;
+    server.health.drained();
+    assert_eq!(client.get("/livez").await, (200, live));
+}
+
+#[tokio::test]
+async fn a_server_without_room_is_alive_and_not_ready() {
+    let mut settings = settings();
+    settings.core.max_connections = 1;
+    settings.core.memory_budget_bytes = 16 << 20;
+    let server = serve(&settings).await;
+    let mut client = Client::connect(&server).await;
+    assert_eq!(client.get("/readyz").await.0, 200);
+    let mut subscriber = TcpStream::connect(server.janus.local_addrs()[0]).await.unwrap();
+    subscriber.write_all(&janus_core::wire::classic::client::subscribe("news")).await.unwrap();
+    until("the only place is taken", || !server.janus.has_place()).await;
+    let (status, answer) = client.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(answer.contains("\"connections\":\"all places of max_connections are taken\""), "{answer}");
+    server.janus.inject(janus_core::Fault::MemoryTaken(16 << 20));
+    let answer = client.get("/readyz").await.1;
+    assert!(answer.contains("\"memory\":\"100 % of memory_budget_bytes"), "{answer}");
+    assert_eq!(client.get("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_server_without_keys_for_tokens_is_not_ready() {
+    let janus = Janus::builder().config(settings().core).start().await.unwrap();
+    let rules = janus_access::tokens::Rules::from(&settings().access);
+    let tokens = janus_access::tokens::Tokens::new(rules, janus_access::tokens::Keys::default());
+    let ready = serde_json::to_string(&Health::new(janus, Some(tokens)).ready()).unwrap();
+    assert!(ready.contains("\"keys\":\"no key for tokens yet"), "{ready}");
+}
+
+#[tokio::test]
+async fn a_server_whose_actors_hang_is_told_apart_and_still_answers() {
+    let server = serve(&settings()).await;
+    let _subscriber = server.janus.subscribe("news").unwrap();
+    server.janus.inject(janus_core::Fault::Hang(Duration::from_secs(4)));
+    let mut client = Client::connect(&server).await;
+    // A handler that waits for the actors.
+    let mut publisher = Client::connect(&server).await;
+    let body = r#"{"topic":"news","data":1}"#;
+    let head = "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    publisher.send(format!("{head}: {}\r\n\r\n{body}", body.len())).await;
+    let begun = Instant::now();
+    let ready = loop {
+        assert_eq!(client.get("/livez").await.0, 200);
+        let (status, answer) = client.get("/readyz").await;
+        if status == 503 {
+            break answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the server is ready while its actors hang");
+    };
+    assert!(ready.contains("\"arbiter\":\"the thread of the actors has been silent for 3 s\""), "{ready}");
+    assert!(publisher.0.try_read(&mut [0]).is_err(), "the handler still waits");
+    assert_eq!(publisher.answer().await.0, 200);
+    while client.get("/readyz").await.0 != 200 {
+        assert!(begun.elapsed() < PATIENCE, "the server is not ready although its actors run");
+    }
 }

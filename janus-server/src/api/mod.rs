@@ -48,6 +48,7 @@ pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
 
+use crate::admin::Health;
 use crate::settings::Settings;
 
 /// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
@@ -102,6 +103,8 @@ pub(crate) struct Api {
     answers: Arc<Semaphore>,
     /// The OpenAPI description.
     openapi: Bytes,
+    /// For the routes of the admin port; `None` on the HTTP port.
+    health: Option<Arc<Health>>,
 }
 
 /// Ends a connection without an answer.
@@ -125,12 +128,13 @@ impl Api {
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
             openapi: routes::openapi(core.max_topic_bytes),
+            health: None,
         }
     }
 
     /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
     /// memory for large answers is shared.
-    pub(crate) fn on_admin_port(&self, settings: &Settings, max_connections: usize) -> Self {
+    pub(crate) fn on_admin_port(&self, settings: &Settings, max_connections: usize, health: Arc<Health>) -> Self {
         Self {
             janus: self.janus.clone(),
             port: Port::Admin,
@@ -141,6 +145,7 @@ impl Api {
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
             openapi: self.openapi.clone(),
+            health: Some(health),
             ..*self
         }
     }

@@ -20,6 +20,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::{Api, Port, refusal, response, traceparent, typed_response};
+use crate::admin::health;
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -63,6 +64,8 @@ pub(super) enum Endpoint {
     ResetLevels,
     OpenApi,
     Index,
+    Livez,
+    Readyz,
 }
 
 /// The ports on which a route is served.
@@ -78,6 +81,12 @@ pub(super) enum Served {
 /// body.
 pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/", Method::GET, Served::Admin, Endpoint::Index),
+    ("/livez", Method::GET, Served::Admin, Endpoint::Livez),
+    ("/readyz", Method::GET, Served::Admin, Endpoint::Readyz),
+    // Paths that are in the templates of many an operator.
+    ("/healthz", Method::GET, Served::Admin, Endpoint::Readyz),
+    ("/health/live", Method::GET, Served::Admin, Endpoint::Livez),
+    ("/health/ready", Method::GET, Served::Admin, Endpoint::Readyz),
     ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
     ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
@@ -177,6 +186,8 @@ impl Api {
         match endpoint {
             // The description is public in the source.
             Endpoint::OpenApi => Some(response(200, self.openapi.clone())),
+            Endpoint::Livez => Some(health(&self.health.as_ref()?.live())),
+            Endpoint::Readyz => Some(health(&self.health.as_ref()?.ready())),
             Endpoint::Index => Some(typed_response(200, "text/plain; charset=utf-8", index().into())),
             _ => None,
         }
@@ -202,7 +213,9 @@ impl Api {
             Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
             Endpoint::ResetLevels => self.reset_levels(&request),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
-            Endpoint::OpenApi | Endpoint::Index => unreachable!("answered by `admit`"),
+            Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
+                unreachable!("answered by `admit`")
+            }
         }
     }
 
@@ -573,6 +586,10 @@ fn publish_error(error: &PublishError) -> HttpError {
 
 pub(super) fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
     response(200, to_json(answer).into())
+}
+
+fn health(answer: &health::Answer) -> Response<Full<Bytes>> {
+    response(if answer.is_good() { 200 } else { 503 }, to_json(answer).into())
 }
 
 fn to_json(answer: &impl Serialize) -> Vec<u8> {

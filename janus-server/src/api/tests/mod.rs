@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Health};
 use crate::settings::ApiKey;
 
 const KEY: &str = "correct-horse-battery";
@@ -52,8 +52,21 @@ async fn serve(settings: &Settings) -> Server {
     serve_and(settings, || {}).await
 }
 
+/// Starts a server whose actors seem to have been silent for a while.
+async fn serve_in_silence(settings: &Settings) -> Server {
+    start(settings, || {}, |janus| Health::of_silent(janus, |_| Duration::from_secs(6))).await
+}
+
 /// Starts a server that calls `then` on the home arbiter after each request passed on.
 async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
+    start(settings, then, |janus| Health::new(janus, None)).await
+}
+
+async fn start(
+    settings: &Settings,
+    then: impl Fn() + Send + Sync + 'static,
+    health: impl FnOnce(Janus) -> Health,
+) -> Server {
     let (passed_on, requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
     let pass_on = move |request| {
@@ -64,7 +77,8 @@ async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static)
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
-    let admin = Arc::new(Admin::new(&api, settings)).serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
+    let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
+    let admin = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
     let admin = SocketAddr::from(([127, 0, 0, 1], admin[0].port()));
     Server { janus, api, addr, admin }
 }

@@ -64,6 +64,7 @@ struct Servers {
     closed: Server,
     hurried: Server,
     full: Server,
+    silent: Server,
     _holders: Vec<TcpStream>,
 }
 
@@ -91,6 +92,7 @@ impl Servers {
             closed: serve(&everywhere).await,
             hurried: serve(&hurried).await,
             full,
+            silent: serve_in_silence(&settings()).await,
             _holders: holders,
         }
     }
@@ -115,6 +117,7 @@ impl Servers {
             }
             ("413", _) => (&self.open, with_body(method, path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
             ("415", _) => (&self.open, request(method, path, &[("Content-Type", "text/plain")], "")),
+            ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
             _ => panic!("no request here makes {path} answer with {status}"),
         }
