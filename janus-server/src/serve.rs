@@ -85,7 +85,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
     for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
-        log::info!("admin port on {addr}");
+        log::info!(addr:%; "admin port on {addr}");
     }
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
@@ -122,7 +122,7 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     ];
     let kinds = kinds.into_iter().flat_map(|(count, words, tls)| std::iter::repeat_n((words, tls), count));
     for ((words, tls), addr) in kinds.zip(addrs) {
-        log::info!("{words} {addr}{tls}");
+        log::info!(addr:%; "{words} {addr}{tls}");
     }
     let has_http = !http_listen.is_empty() || !https_listen.is_empty();
     if has_http && api_is_closed {
