@@ -91,6 +91,25 @@
 //!
 //! It logs through the `log` crate, on the home arbiter as well: a logger that blocks holds up every client.
 //!
+//! A message of the log says everything in words; key-values (`log::Record::key_values`) repeat facts for programs.
+//! The keys do not depend on the message:
+//!
+//! | key | value |
+//! |---|---|
+//! | `conn` | number of a connection, as in [`Janus::connections`] |
+//! | `peer`, `proxy` | address of the client, with the port where it is known; of the proxy in front |
+//! | `topic` | name of a topic |
+//! | `user` | name of a user (revocations) |
+//! | `code` | code of an error, such as `rate_limited` |
+//! | `transport` | name of a codec: `classic`, `http`, … |
+//! | `session` | beginning of a session's token: six of 32 digits |
+//! | `hook`, `setting` | name of a hook; of a setting whose limit is reached |
+//! | `supervisor`, `child` | names in the tree of actors |
+//! | `refused`, `ended`, `closed`, `missed`, `topics`, `sessions`, `clients`, `pauses` | counts |
+//!
+//! Names of topics and users are chosen by clients and publishers: a logger must escape them. A program that uses
+//! `tracing` gets the lines through `tracing_log::LogTracer`, which carries no key-values.
+//!
 //! # Inside: the path of a message
 //!
 //! 1. `connection/transport.rs` reads a socket, and a codec (`wire/codec.rs`) decodes the publisher's frame;

@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
         Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
         Command::Health(command) => client::health::run(&command).map_err(Failure::from),
+        Command::Log(command) => client::log::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),

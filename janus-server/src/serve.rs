@@ -93,7 +93,7 @@ async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeErr
     let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
     for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
-        log::info!("admin port on {addr}{}", origin(addr, &given));
+        log::info!(addr:%; "admin port on {addr}{}", origin(addr, &given));
     }
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
@@ -157,7 +157,7 @@ fn announce(config: &Config, addrs: &[SocketAddr], given: &Addresses, api_is_clo
     ];
     let kinds = kinds.into_iter().flat_map(|(count, words, tls)| std::iter::repeat_n((words, tls), count));
     for ((words, tls), addr) in kinds.zip(addrs) {
-        log::info!("{words} {addr}{tls}{}", origin(*addr, given));
+        log::info!(addr:%; "{words} {addr}{tls}{}", origin(*addr, given));
     }
     let has_http = !http_listen.is_empty() || !https_listen.is_empty();
     if has_http && api_is_closed {

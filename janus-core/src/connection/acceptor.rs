@@ -495,7 +495,7 @@ struct Client {
 fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Arc<Origin>, decoder: Box<dyn Decoder>) {
     let Client { peer, is_foreign, admission, tls, has_place } = client;
     let codec = origin.codec.name();
-    log::debug!(conn = slot.id, peer:%, codec; "client {} ({peer}): connected, {codec}", slot.id);
+    log::debug!(conn = slot.id, peer:%, transport = codec; "client {} ({peer}): connected, {codec}", slot.id);
     shared.tracer.tell(TraceKind::Connect, || {
         let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
         let from = endpoint.map_or_else(|| "program".to_owned(), |endpoint| endpoint.acceptor.name().to_string());

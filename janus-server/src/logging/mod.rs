@@ -125,7 +125,8 @@ fn tell(change: &Change, what: fmt::Arguments<'_>) {
     let mut record = Record::builder();
     record.level(Level::Info).target(module_path!()).module_path_static(Some(module_path!()));
     let of = target.map_or_else(|| "the log".to_owned(), |target| format!("the log of {target}"));
-    logger.write(&record.args(format_args!("level {level} of {of}: {what}")).build());
+    let pairs = [("new_level", Some(&*level)), ("of_target", target)];
+    logger.write(&record.key_values(&pairs).args(format_args!("level {level} of {of}: {what}")).build());
 }
 
 /// Starts the writer thread.
@@ -146,8 +147,10 @@ pub(crate) fn start_writing() -> io::Result<()> {
 /// does not change how the program ends.
 pub(crate) fn last_words(what: &str, text: &str) {
     let bytes = match LOG.get().filter(|logger| logger.format != Format::Text) {
-        Some(logger) => logger
-            .line(&Record::builder().level(Level::Error).target(module_path!()).args(format_args!("{text}")).build()),
+        Some(logger) => {
+            let mut record = Record::builder();
+            logger.line(&record.level(Level::Error).target("janus_server").args(format_args!("{text}")).build())
+        }
         None => text.lines().flat_map(|line| format!("{what}: {line}\n").into_bytes()).collect(),
     };
     if let Some(logger) = LOG.get().filter(|logger| logger.queue.is_open()) {

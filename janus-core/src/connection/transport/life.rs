@@ -17,7 +17,7 @@ macro_rules! debug {
 impl Transport {
     pub(super) fn note_opened(&self) {
         let (codec, session) = (self.codec_name(), &self.session.token);
-        debug!(self, [codec, session:% = session.beginning()], "opened, {codec}, session {}", session.beginning());
+        debug!(self, [transport = codec, session:% = session.beginning()], "opened, {codec}, session {}", session.beginning());
         self.say(TraceKind::Open, "sessions", || format!("{codec}, session {}", session.beginning()));
     }
 
@@ -73,12 +73,12 @@ impl Transport {
     }
 
     pub(super) fn note_closed(&self) {
-        let why = match self.ending() {
-            Disconnect::ByServer(code) => code.as_str(),
-            Disconnect::ByClient if self.passed_on => "passed on",
-            Disconnect::ByClient => "its stream has ended",
+        let (why, code) = match self.ending() {
+            Disconnect::ByServer(code) => (code.as_str(), Some(code.as_str())),
+            Disconnect::ByClient if self.passed_on => ("passed on", None),
+            Disconnect::ByClient => ("its stream has ended", None),
         };
-        debug!(self, [why], "closed: {why}");
+        debug!(self, [code], "closed: {why}");
         self.say(TraceKind::Close, "transport_supervisor", || why.to_owned());
     }
 
