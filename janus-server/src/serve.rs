@@ -75,7 +75,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
-    let api = Arc::new(Api::new(janus.clone(), settings));
+    let api = Arc::new(Api::new(janus.clone(), settings).with_figures_of(&access));
     api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));

@@ -134,7 +134,8 @@ impl HookRunner {
             return Ok(None);
         }
         let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
-        let answer = self.ask(Question::AuthorizeSubscribe, async move { hooks.authorize_subscribe(&client, &topic).await });
+        let answer =
+            self.ask(Question::AuthorizeSubscribe, async move { hooks.authorize_subscribe(&client, &topic).await });
         Ok(Some(allowed(answer)))
     }
 
@@ -150,8 +151,9 @@ impl HookRunner {
         }
         let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
         let (topic, publication) = (topic.clone(), publication.clone());
-        let answer =
-            self.ask(Question::AuthorizePublish, async move { hooks.authorize_publish(&client, &topic, &publication).await });
+        let answer = self.ask(Question::AuthorizePublish, async move {
+            hooks.authorize_publish(&client, &topic, &publication).await
+        });
         Ok(Some(allowed(answer)))
     }
 

@@ -80,8 +80,7 @@ mod tests {
         times.record(Question::Refresh, Verdict::TimedOut, Duration::from_secs(5));
         times.record(Question::AuthorizePublish, Verdict::Allowed, Duration::ZERO);
         let read: Vec<_> = times.read().map(|(hook, verdict, times)| (hook, verdict, times.count())).collect();
-        let expected =
-            [(Question::Refresh, Verdict::TimedOut, 2), (Question::AuthorizePublish, Verdict::Allowed, 1)];
+        let expected = [(Question::Refresh, Verdict::TimedOut, 2), (Question::AuthorizePublish, Verdict::Allowed, 1)];
         assert_eq!(read, expected);
     }
 }

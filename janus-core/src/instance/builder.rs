@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
 
 use super::application::Children;
-use super::metrics::Work;
 use super::janus::{Inner, Janus, Threads, WeakJanus, on};
+use super::metrics::Work;
 use super::shared::Shared;
 use super::tree::tree;
 #[cfg(feature = "tls")]

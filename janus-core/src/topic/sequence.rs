@@ -137,12 +137,7 @@ impl Sequence {
     /// Contains the commit point. A panic before the commit leaves bytes without a number, to be cut off by the
     /// successor. After the commit every subscriber gets the message.
     #[inline]
-    pub(super) fn number(
-        &mut self,
-        head: &MessageHead,
-        publication: &Publication,
-        now: Instant,
-    ) -> (Position, usize) {
+    pub(super) fn number(&mut self, head: &MessageHead, publication: &Publication, now: Instant) -> (Position, usize) {
         head.encode_message(self.open.buffer(), publication);
         let length = self.open.commit(now);
         let seq = self.next_seq;

@@ -372,8 +372,8 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::ground::figures::Via;
     use crate::delivery::SenderPool;
+    use crate::ground::figures::Via;
     use crate::topic::Since;
     use crate::topic::publish::Reply;
     use crate::topic::roster::tests::subscription;

@@ -439,10 +439,10 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::ground::figures::Via;
     use crate::config::{Config, Namespace};
     use crate::delivery::SenderPool;
     use crate::delivery::pass::Server;
+    use crate::ground::figures::Via;
     use crate::topic::publish::{Pending, Reply, route};
     use crate::topic::shared::tests::with_topics;
     use crate::topic::work::Next;
@@ -458,7 +458,8 @@ mod tests {
         for _ in 0..messages {
             let publication = Publication::of_checked(&name, "\"greeting\"", "42", "[1, 2]");
             assert!(
-                route(topics, &mut None, &name, None, Pending { publication, reply: Reply::promise(Via::API).0 }, None).is_ok()
+                route(topics, &mut None, &name, None, Pending { publication, reply: Reply::promise(Via::API).0 }, None)
+                    .is_ok()
             );
         }
         let topic = news(topics);

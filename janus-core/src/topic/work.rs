@@ -169,10 +169,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::ground::figures::Via;
     use crate::config::Config;
     use crate::delivery::pass::Server;
     use crate::ground::clock::Tick;
+    use crate::ground::figures::Via;
     use crate::topic::Since;
     use crate::topic::publish::{PublishError, route};
     use crate::topic::roster::tests::subscription;

@@ -20,6 +20,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::{Api, Port, refusal, response, typed_response};
+use crate::metrics::Format;
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -60,6 +61,7 @@ pub(super) enum Endpoint {
     Trace,
     OpenApi,
     Index,
+    Metrics,
 }
 
 /// The ports on which a route is served.
@@ -84,6 +86,7 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/revoke", Method::POST, Served::Everywhere, Endpoint::Revoke),
     ("/api/trace", Method::GET, Served::Everywhere, Endpoint::Trace),
     ("/api/openapi.json", Method::GET, Served::Everywhere, Endpoint::OpenApi),
+    ("/metrics", Method::GET, Served::Admin, Endpoint::Metrics),
 ];
 
 /// Why a request has no endpoint.
@@ -189,9 +192,16 @@ impl Api {
             Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::Revoke => self.revoke(&self.body(request).await?),
+            Endpoint::Metrics => self.scrape(&request),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
             Endpoint::OpenApi | Endpoint::Index => unreachable!("answered by `admit`"),
         }
+    }
+
+    fn scrape(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+        no_query(request)?;
+        let format = Format::of(request.headers());
+        Ok(typed_response(200, format.content_type(), self.metrics.scrape(format).into()))
     }
 
     async fn publish(&self, request: Publish) -> Result<Response<Full<Bytes>>, HttpError> {
