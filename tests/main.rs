@@ -38,6 +38,7 @@ mod in_process;
 mod licences;
 mod limits;
 mod memory;
+mod metrics;
 mod protocol;
 mod proxied;
 mod resume;

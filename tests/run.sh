@@ -26,6 +26,8 @@ for program in python3 chromium curl nginx haproxy openssl npm; do
 done
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)
 command -v node >/dev/null || missing+=(nodejs)
+# Scrapes the server, with promtool, which checks rules and figures.
+command -v prometheus >/dev/null || missing+=(prometheus)
 # certutil, which tells a browser of an authority.
 command -v certutil >/dev/null || missing+=(libnss3-tools)
 # libFuzzer is C++.

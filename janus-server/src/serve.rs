@@ -83,7 +83,7 @@ async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeErr
     };
     let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on);
     let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
-    let api = Arc::new(Api::new(janus.clone(), settings));
+    let api = Arc::new(Api::new(janus.clone(), settings).with_figures_of(&access));
     api.serve_all(requests);
     tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]

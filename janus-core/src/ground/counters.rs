@@ -151,11 +151,13 @@ counters! {
     memory_budget: gauge as memory_budget_bytes,
     /// How hard topics are pressed to keep fewer messages, because memory is short; 0 while there is room.
     memory_pressure: gauge,
+    /// 1 from the beginning of a drain on, and 0 before.
+    draining: gauge,
     /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a
     /// publisher that found the server full.
     connections_accepted: counter,
-    /// Clients refused because `max_connections` were connected, because their address had too many connections, or
-    /// because memory was nearly used up; refusals by `Janus::serve` included.
+    /// Clients refused because `max_connections` were connected, because their address or their user had too many
+    /// connections, or because memory was nearly used up; refusals by `Janus::serve` included.
     connections_refused: sum(
         connections_refused_full, connections_refused_for_memory, connections_refused_for_address,
         connections_refused_for_user
@@ -171,7 +173,7 @@ counters! {
     connections_refused_for_user: counter as connections_refused { reason = "user" },
     /// Connections from networks of `proxy_protocol` closed for a missing, malformed or late PROXY header.
     proxy_headers_refused: counter,
-    /// Clients cut off because they did not keep up: the sum of the next three.
+    /// Clients cut off because they did not keep up, for one of three reasons.
     slow_consumers: sum(slow_consumers_queue_full, slow_consumers_stalled, slow_consumers_out_of_memory),
     /// Slow consumers cut off because their queue was full.
     slow_consumers_queue_full: counter as slow_consumers { reason = "queue_full" },
@@ -179,8 +181,7 @@ counters! {
     slow_consumers_stalled: counter as slow_consumers { reason = "stalled" },
     /// Slow consumers cut off because their queue was among the largest when `memory_budget_bytes` was nearly used up.
     slow_consumers_out_of_memory: counter as slow_consumers { reason = "memory" },
-    /// Messages that a subscriber did not get, because it lagged and the policy of the topic says so: the sum of the
-    /// next three.
+    /// Messages that a subscriber did not get, because it lagged and the policy of the topic says so.
     messages_dropped: sum(messages_dropped_oldest, messages_dropped_newest, messages_conflated),
     /// Messages that a subscriber under the policy `drop_oldest` did not get.
     messages_dropped_oldest: counter as messages_dropped { policy = "drop_oldest" },
@@ -197,7 +198,8 @@ counters! {
     delivered_bytes: reading,
     /// Messages sent again to subscribers that had missed them: a message counts once for each subscriber.
     messages_replayed: counter,
-    /// Subscriptions of returning clients that wanted to continue after an earlier message: the sum of the next two.
+    /// Subscriptions of returning clients that wanted to continue after an earlier message, with and
+    /// without success.
     resumes: sum(resumes_resumed, resumes_not_resumed),
     /// Subscriptions continued after the earlier message.
     resumes_resumed: counter as resumes { result = "resumed" },
@@ -228,7 +230,7 @@ counters! {
     rate_limited: counter,
     /// Connections closed because their user had more than `max_connections_per_user` connections.
     connections_replaced: counter,
-    /// TLS handshakes, completed and failed: the sum of the next two.
+    /// TLS handshakes, completed and failed.
     tls_handshakes_ended: sum(tls_handshakes, tls_handshakes_failed) as tls_handshakes,
     /// TLS handshakes completed.
     tls_handshakes: counter as tls_handshakes { result = "completed" },
@@ -343,6 +345,7 @@ mod tests {
             "memory_used",
             "memory_budget",
             "memory_pressure",
+            "draining",
         ];
         assert!(gauges.eq(expected));
         assert_eq!(metrics[0].text.split(',').next(), Some("Connections open now"));

@@ -18,6 +18,8 @@ pub struct MetricFamily {
     pub kind: MetricKind,
     /// The meaning; plain text in one line.
     pub text: &'static str,
+    /// The names of the labels of each series, in their order.
+    pub labels: Vec<&'static str>,
     /// The figures. Empty if nothing has happened yet and the labels are known only then.
     pub series: Vec<MetricSeries>,
 }
@@ -46,10 +48,16 @@ pub enum MetricValue {
 }
 
 impl MetricFamily {
-    /// A family without series.
+    /// A family without labels and without series.
     #[must_use]
     pub fn new(name: &'static str, kind: MetricKind, text: &'static str) -> Self {
-        Self { name, kind, text, series: Vec::new() }
+        Self { name, kind, text, labels: Vec::new(), series: Vec::new() }
+    }
+
+    /// The same family, whose series have these labels.
+    #[must_use]
+    pub fn by(self, labels: impl Into<Vec<&'static str>>) -> Self {
+        Self { labels: labels.into(), ..self }
     }
 
     /// Adds a series.
@@ -94,6 +102,7 @@ impl MetricFamily {
             match label {
                 Some((name, label)) => {
                     family.series.retain(|series| !series.labels.is_empty());
+                    family.labels = vec![name];
                     family.push([(name, Cow::Borrowed(label))], value);
                 }
                 None => {

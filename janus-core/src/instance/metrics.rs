@@ -54,25 +54,22 @@ impl Janus {
             hook_times(shared),
         ]);
         families.extend(self.inner.work.families(shared));
-        families.extend(self.certificate_expiry());
+        #[cfg(feature = "tls")]
+        families.push(certificate_expiry(self));
         families
     }
+}
 
-    #[cfg(feature = "tls")]
-    fn certificate_expiry(&self) -> Option<MetricFamily> {
-        let end = self.certificates_end()?;
+/// Without TLS listeners there is no series.
+#[cfg(feature = "tls")]
+fn certificate_expiry(janus: &Janus) -> MetricFamily {
+    let text = "When the first certificate in use expires, as seconds since 1970.";
+    let mut family = MetricFamily::new("tls_certificate_expiry_seconds", MetricKind::Gauge, text);
+    if let Some(end) = janus.certificates_end() {
         let seconds = end.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let text =
-            "The end of the first certificate in use to expire, as seconds since 1970; without TLS there is none.";
-        let family = MetricFamily::new("tls_certificate_expiry_seconds", MetricKind::Gauge, text);
-        Some(family.with([], MetricValue::Integer(seconds)))
+        family.push([], MetricValue::Integer(seconds));
     }
-
-    #[cfg(not(feature = "tls"))]
-    #[expect(clippy::unused_self, reason = "reads the certificates with the feature")]
-    fn certificate_expiry(&self) -> Option<MetricFamily> {
-        None
-    }
+    family
 }
 
 /// Replaces the sum by a series for each transport. Connections that are being refused count for none.
@@ -82,6 +79,7 @@ fn by_transport(shared: &Connections, family: &mut MetricFamily) {
         *counts.entry(name).or_default() += open as u64;
     }
     family.series.clear();
+    family.labels = vec!["transport"];
     for (transport, count) in counts {
         family.push([("transport", transport.into())], MetricValue::Integer(count));
     }
@@ -90,7 +88,7 @@ fn by_transport(shared: &Connections, family: &mut MetricFamily) {
 fn disconnects(shared: &Connections) -> MetricFamily {
     let text = "Connections that have ended, by the code told to the client; by_client if the client ended the \
                 connection. Requests to the HTTP API are not counted.";
-    let mut family = MetricFamily::new("disconnects", MetricKind::Counter, text);
+    let mut family = MetricFamily::new("disconnects", MetricKind::Counter, text).by(["code"]);
     let by_client = shared.figures.left.load(Ordering::Relaxed);
     family.push([("code", "by_client".into())], MetricValue::Integer(by_client));
     for (code, count) in shared.figures.disconnects.counts() {
@@ -102,7 +100,7 @@ fn disconnects(shared: &Connections) -> MetricFamily {
 fn published(shared: &Connections) -> MetricFamily {
     let text = "Messages accepted, by namespace of the settings (default for all others) and by the transport of the \
                 publisher; api for the HTTP API and for the program.";
-    let mut family = MetricFamily::new("published", MetricKind::Counter, text);
+    let mut family = MetricFamily::new("published", MetricKind::Counter, text).by(["namespace", "via"]);
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for (namespace, via, count) in shared.figures.published.counts() {
         let via = via.as_codec().map_or("api", |codec| shared.codecs().name(codec));
@@ -117,7 +115,7 @@ fn published(shared: &Connections) -> MetricFamily {
 
 fn publish_errors(shared: &Connections) -> MetricFamily {
     let text = "Messages refused after they were read, by the code told to the publisher.";
-    let mut family = MetricFamily::new("publish_errors", MetricKind::Counter, text);
+    let mut family = MetricFamily::new("publish_errors", MetricKind::Counter, text).by(["code"]);
     for (code, count) in shared.figures.publish_errors.counts() {
         family.push([("code", code.as_str().into())], MetricValue::Integer(count));
     }
@@ -133,7 +131,7 @@ fn fan_outs(shared: &Connections) -> MetricFamily {
 
 fn restarts(shared: &Connections) -> MetricFamily {
     let text = "Restarts of actors after a crash, by the kind of the actor.";
-    let mut family = MetricFamily::new("actor_restarts", MetricKind::Counter, text);
+    let mut family = MetricFamily::new("actor_restarts", MetricKind::Counter, text).by(["actor"]);
     for (kind, count) in shared.figures.restarts.counts() {
         family.push([("actor", ActorKind::as_str(kind).into())], MetricValue::Integer(count));
     }
@@ -143,7 +141,7 @@ fn restarts(shared: &Connections) -> MetricFamily {
 fn hook_times(shared: &Connections) -> MetricFamily {
     let text = "Time of a decision about a client, by hook and result, the wait for a place among \
                 max_hook_questions included.";
-    let mut family = MetricFamily::new("hook_seconds", MetricKind::Histogram, text);
+    let mut family = MetricFamily::new("hook_seconds", MetricKind::Histogram, text).by(["hook", "result"]);
     let times = shared.hooks.as_ref().map(|hooks| hooks.times.read());
     for (hook, result, times) in times.into_iter().flatten() {
         let labels = [("hook", hook.as_str().into()), ("result", result.as_str().into())];
@@ -191,10 +189,10 @@ impl Work {
 
     fn families(&self, shared: &Connections) -> [MetricFamily; 3] {
         let text = "Time for which a thread has worked, as opposed to waiting for something to do.";
-        let mut busy = MetricFamily::new("arbiter_busy_seconds", MetricKind::Counter, text);
+        let mut busy = MetricFamily::new("arbiter_busy_seconds", MetricKind::Counter, text).by(["thread"]);
         let text =
             "The part of its time for which a thread has worked since the last scrape, or for at least a second.";
-        let mut ratio = MetricFamily::new("arbiter_busy_ratio", MetricKind::Gauge, text);
+        let mut ratio = MetricFamily::new("arbiter_busy_ratio", MetricKind::Gauge, text).by(["thread"]);
         for Worker { name, place, window } in &self.0 {
             let now = Reading { at: Instant::now(), busy: place.busy() };
             busy.push([("thread", (*name).into())], MetricValue::Float(now.busy.as_secs_f64()));

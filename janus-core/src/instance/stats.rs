@@ -25,6 +25,7 @@ impl Janus {
             queue_bytes: ledger.queues(),
             message_bytes: ledger.frames(),
             memory_pressure: shared.pressure() as usize,
+            draining: usize::from(shared.is_draining()),
             deliveries: shared.figures.deliveries.messages(),
             delivered_bytes: shared.figures.deliveries.bytes(),
             hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use janus_supervision::{ActorRef, AutoShutdown, ChildSpec, ExitReason, Restart, State, Strategy, Supervisor};
+use janus_supervision::{
+    ActorRef, AutoShutdown, ChildSpec, DynamicSupervisor, ExitReason, Restart, State, Strategy, Supervisor,
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -30,6 +32,33 @@ fn each_strategy_restarts_its_range_in_order() {
             tree.stop().await;
         });
     }
+}
+
+#[test]
+fn each_restart_in_the_tree_is_told_with_the_supervisor() {
+    virtual_time(async |here| {
+        let (log, told) = (Log::default(), Arc::new(Mutex::new(Vec::new())));
+        let ((a, a_spec), (_b, b_spec), (c, c_spec)) = (puppet("a", &log), puppet("b", &log), puppet("c", &log));
+        let inner = Supervisor::new("inner", Strategy::OneForAll).intensity(9, SECOND).child(a_spec).child(b_spec);
+        let pool = DynamicSupervisor::new("pool").restart(Restart::Permanent).intensity(9, SECOND);
+        let listed = Arc::clone(&told);
+        let root = Supervisor::new("root", Strategy::OneForOne)
+            .child(ChildSpec::supervisor(inner))
+            .child(ChildSpec::dynamic(&pool))
+            .on_restart(move |supervisor, child| {
+                listed.lock().push(format!("{supervisor}/{child}"));
+                panic!("{PLANNED}: a panic of the callback is logged");
+            });
+        let tree = root.start(&here).await.unwrap();
+        pool.start_child(c_spec).await.unwrap();
+        assert!(told.lock().is_empty(), "a first start is none");
+        crash(&a).await;
+        crash(&c).await;
+        settle().await;
+        assert_eq!(*told.lock(), ["inner/a", "inner/b", "pool/c"]);
+        assert!(a.is_running() && c.is_running());
+        tree.stop().await;
+    });
 }
 
 #[test]

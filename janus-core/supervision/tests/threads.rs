@@ -485,6 +485,37 @@ fn a_busy_arbiter_counts_no_pause() {
     });
 }
 
+#[test]
+fn an_arbiter_knows_how_long_it_has_worked_and_tells_before_each_pause() {
+    block_on(async {
+        let home = Arbiter::start("home").unwrap();
+        let (place, longest) = (home.place(), Arc::new(AtomicU64::new(0)));
+        let told = Arc::clone(&longest);
+        let tell = move |worked: Duration| {
+            told.fetch_max(worked.as_millis() as u64, Ordering::SeqCst);
+        };
+        assert!(place.on_pause(tell));
+        assert!(!place.on_pause(|_| {}), "the first stays");
+        let before = place.busy();
+        let (release, released) = mpsc::channel::<()>();
+        place
+            .run(move || {
+                let _ = released.recv();
+            })
+            .unwrap();
+        // The work under way counts, too.
+        until("it has worked for a while", || place.busy() >= before + 30 * MILLI).await;
+        drop(release);
+        until("the end of the work is told", || longest.load(Ordering::SeqCst) >= 30).await;
+        until("it pauses", || {
+            let busy = place.busy();
+            place.busy() == busy
+        })
+        .await;
+        home.stop();
+    });
+}
+
 struct Native;
 
 impl Actor for Native {

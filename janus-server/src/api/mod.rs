@@ -29,7 +29,7 @@ mod tracing;
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
@@ -49,6 +49,7 @@ use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
 
 use crate::admin::Health;
+use crate::metrics::{Metrics, Requests, Sources};
 use crate::settings::Settings;
 
 /// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
@@ -105,6 +106,9 @@ pub(crate) struct Api {
     openapi: Bytes,
     /// For the routes of the admin port; `None` on the HTTP port.
     health: Option<Arc<Health>>,
+    /// The figures of the server, those of this API among them.
+    metrics: Arc<Metrics>,
+    requests: Arc<Requests>,
 }
 
 /// Ends a connection without an answer.
@@ -115,6 +119,15 @@ pub(crate) struct Crowded;
 impl Api {
     pub(crate) fn new(janus: Janus, settings: &Settings) -> Self {
         let core = &settings.core;
+        let requests = Arc::new(Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path)));
+        let sources = Sources {
+            janus: janus.clone(),
+            tokens: None,
+            ask: None,
+            reporter: None,
+            requests: Arc::clone(&requests),
+            started: SystemTime::now(),
+        };
         Self {
             janus,
             port: Port::Http,
@@ -129,7 +142,23 @@ impl Api {
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
             openapi: routes::openapi(core.max_topic_bytes),
             health: None,
+            metrics: Arc::new(Metrics::new(sources)),
+            requests,
         }
+    }
+
+    /// The same API, with the figures of the access rules among those of the server.
+    pub(crate) fn with_figures_of(self, access: &crate::access::Access) -> Self {
+        let (ask, reporter) = access.backends();
+        let sources = Sources {
+            janus: self.janus.clone(),
+            tokens: access.tokens().cloned(),
+            ask: ask.cloned(),
+            reporter: reporter.cloned(),
+            requests: Arc::clone(&self.requests),
+            started: SystemTime::now(),
+        };
+        Self { metrics: Arc::new(Metrics::new(sources)), ..self }
     }
 
     /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
@@ -146,6 +175,8 @@ impl Api {
             answers: Arc::clone(&self.answers),
             openapi: self.openapi.clone(),
             health: Some(health),
+            metrics: Arc::clone(&self.metrics),
+            requests: Arc::clone(&self.requests),
             ..*self
         }
     }
@@ -279,6 +310,19 @@ impl Api {
     /// request is carried out. `lasts` receives the extra time a long answer may take. The HTTP port has already read
     /// the head, so a request gets here without waiting.
     pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        is_local: bool,
+        place: &OnceLock<OwnedSemaphorePermit>,
+        lasts: &OnceLock<Duration>,
+    ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
+        let (path, begun) = (self.requests.path(request.uri().path()), Instant::now());
+        let answer = self.make_answer(request, is_local, place, lasts).await?;
+        self.requests.note(path, answer.status().as_u16(), begun.elapsed());
+        Ok(answer)
+    }
+
+    async fn make_answer(
         &self,
         request: Request<Incoming>,
         is_local: bool,

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::{Api, Port, refusal, response, traceparent, typed_response};
 use crate::admin::health;
+use crate::metrics::Format;
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -66,6 +67,7 @@ pub(super) enum Endpoint {
     Index,
     Livez,
     Readyz,
+    Metrics,
 }
 
 /// The ports on which a route is served.
@@ -99,6 +101,7 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/log", Method::PUT, Served::Admin, Endpoint::ChangeLevel),
     ("/api/log", Method::DELETE, Served::Admin, Endpoint::ResetLevels),
     ("/api/openapi.json", Method::GET, Served::Everywhere, Endpoint::OpenApi),
+    ("/metrics", Method::GET, Served::Admin, Endpoint::Metrics),
 ];
 
 /// Why a request has no endpoint.
@@ -212,11 +215,18 @@ impl Api {
             Endpoint::Levels => no_query(&request).map(|()| self.levels()),
             Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
             Endpoint::ResetLevels => self.reset_levels(&request),
+            Endpoint::Metrics => self.scrape(&request),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
             Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
                 unreachable!("answered by `admit`")
             }
         }
+    }
+
+    fn scrape(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+        no_query(request)?;
+        let format = Format::of(request.headers());
+        Ok(typed_response(200, format.content_type(), self.metrics.scrape(format).into()))
     }
 
     async fn publish(&self, request: Publish, traceparent: Option<&str>) -> Result<Response<Full<Bytes>>, HttpError> {

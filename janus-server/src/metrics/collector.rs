@@ -53,8 +53,8 @@ impl Sources {
     }
 
     fn about_the_server(&self) -> Vec<MetricFamily> {
-        let build =
-            MetricFamily::new("build_info", MetricKind::Gauge, "Always 1; the label says which server this is.");
+        let text = "Always 1; the label says which server this is.";
+        let build = MetricFamily::new("build_info", MetricKind::Gauge, text).by(["version"]);
         let start = "When the instance started, as seconds since 1970.";
         let start = MetricFamily::new("start_time_seconds", MetricKind::Gauge, start);
         vec![

@@ -20,6 +20,10 @@ struct Path {
     times: Histogram,
 }
 
+/// The place of a path among the counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PathId(usize);
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Requests {
@@ -38,20 +42,24 @@ impl Requests {
         Self { paths: names.iter().map(|_| Path::default()).collect(), names }
     }
 
+    /// The place of this path among the counts.
+    pub(crate) fn path(&self, path: &str) -> PathId {
+        PathId(self.names.iter().position(|name| *name == path).unwrap_or(self.names.len() - 1))
+    }
+
     /// Counts an answer, and the time that it took to make.
-    pub(crate) fn note(&self, path: &str, status: u16, time: Duration) {
-        let place = self.names.iter().position(|name| *name == path).unwrap_or(self.names.len() - 1);
+    pub(crate) fn note(&self, PathId(path): PathId, status: u16, time: Duration) {
         let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
-        self.paths[place].statuses[status].fetch_add(1, Ordering::Relaxed);
-        self.paths[place].times.record(time);
+        self.paths[path].statuses[status].fetch_add(1, Ordering::Relaxed);
+        self.paths[path].times.record(time);
     }
 
     pub(super) fn families(&self) -> [MetricFamily; 2] {
         let text = "Answers of the HTTP API and of the admin port, by path (other for unknown paths) and status.";
-        let mut requests = MetricFamily::new("http_requests", MetricKind::Counter, text);
-        let text = "Time from the head of a request until its answer is made, by path. A body that comes slowly counts; \
-                    a client that reads slowly does not, nor does a trace.";
-        let mut seconds = MetricFamily::new("http_request_seconds", MetricKind::Histogram, text);
+        let mut requests = MetricFamily::new("http_requests", MetricKind::Counter, text).by(["path", "status"]);
+        let text = "Time from the head of a request until its answer is made, by path. A body that comes slowly \
+                    counts; a client that reads slowly does not, nor do the lines of a trace.";
+        let mut seconds = MetricFamily::new("http_request_seconds", MetricKind::Histogram, text).by(["path"]);
         for (name, path) in self.names.iter().zip(&self.paths) {
             let statuses = STATUSES.iter().map(|status| status.to_string().into()).chain([OTHER.into()]);
             for (status, count) in statuses.zip(&path.statuses) {
@@ -78,7 +86,7 @@ mod tests {
     fn an_unknown_path_or_status_is_counted_as_other() {
         let requests = Requests::new(["/b", "/a", "/b"]);
         for (path, status) in [("/b", 200), ("/b", 200), ("/a", 299), ("/b?x", 404), ("/wp-admin", 404)] {
-            requests.note(path, status, Duration::from_millis(1));
+            requests.note(requests.path(path), status, Duration::from_millis(1));
         }
         let [counts, times] = requests.families();
         let labels: Vec<_> = counts.series.iter().map(|series| (&*series.labels[0].1, &*series.labels[1].1)).collect();

@@ -169,7 +169,7 @@ fn assert_described(file: &Value, response: &Value, answer: &Answer) {
     };
     let instances = match &answer.head {
         head if head.contains("x-ndjson") => answer.lines(),
-        head if head.contains("text/plain") => vec![json!(answer.body)],
+        head if head.contains("text/plain") || head.contains("openmetrics") => vec![json!(answer.body)],
         _ => vec![answer.json()],
     };
     for instance in instances {
