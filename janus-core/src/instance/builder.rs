@@ -25,7 +25,7 @@ use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, sender_threads};
 use crate::hooks::{HookSettings, Hooks};
 use crate::supervision::{Arbiter, Place, Supervisor};
-use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer};
+use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer, PublishRoute};
 
 /// Collects the settings and parts of an instance, and starts it.
 #[derive(Default)]
@@ -36,6 +36,7 @@ pub struct Builder {
     ports: Vec<Port>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
+    publish_routes: Vec<PublishRoute>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -128,9 +129,17 @@ impl Builder {
         self
     }
 
+    /// Adds a path at which requests publish on [`Config::http_listen`] and [`Config::https_listen`]; see
+    /// [`PublishRoute`]. Paths of the port itself, `/ws` and `/events`, come first.
+    #[must_use]
+    pub fn publish_route(mut self, route: PublishRoute) -> Self {
+        self.publish_routes.push(route);
+        self
+    }
+
     /// Takes the streams that a codec does not want, such as requests on the HTTP port for neither WebSocket nor
     /// server-sent events. The function is called on the home arbiter and must not block. Without a function such
-    /// streams are refused.
+    /// streams are refused. A stream may [come back](crate::WayBack) after its request was answered.
     #[must_use]
     pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
         self.pass_on = Some(Arc::new(take));
@@ -210,7 +219,7 @@ impl Builder {
         config.validate_with(brings_tls)?;
         let tls = tls_listeners(&config, &self.ports, tls)?;
         let codecs = Arc::new(Codecs::new());
-        let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, self.pass_on)?;
+        let endpoints = endpoints(&config, &codecs, self.ports, self.listeners, (self.pass_on, self.publish_routes))?;
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartupError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartupError::Thread)?,
@@ -259,7 +268,7 @@ fn endpoints(
     codecs: &Arc<Codecs>,
     ports: Vec<Port>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
-    pass_on: Option<PassOn>,
+    (pass_on, publish_routes): (Option<PassOn>, Vec<PublishRoute>),
 ) -> Result<Vec<Arc<Endpoint>>, StartupError> {
     let told = Told::default();
     let bind = |addr| match TcpPort::bind(addr, config, &told) {
@@ -280,7 +289,8 @@ fn endpoints(
     let http_ports = http_ports.collect::<Result<Vec<_>, StartupError>>()?;
     let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port, _)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
+    let http = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
+    let http: Arc<dyn Codec> = Arc::new(publish_routes.into_iter().fold(http, HttpPort::publish_route));
 
     let mut bound: Vec<Bound> = Vec::new();
     for (addr, port, tls) in http_ports {
