@@ -13,6 +13,7 @@
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
 //! | `api/` | HTTP server | the HTTP API |
+//! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `client/` | blocking clients | the commands `publish`, `subscribe` and `trace` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
@@ -22,6 +23,7 @@
 //! A failed command returns a [`Failure`], which decides the exit code.
 
 mod access;
+mod admin;
 mod api;
 mod bench;
 mod certificates;

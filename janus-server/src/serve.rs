@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
-use janus_core::{Config, Janus, StartupError};
+use janus_core::{Config, DrainReport, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::admin::{self, Admin, Unbound};
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
@@ -32,6 +33,8 @@ pub(crate) enum ServeError {
     Runtime(#[source] std::io::Error),
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {addr} for admin_listen{}", admin_advice(source))]
+    BindAdmin { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Start(StartupError),
     #[error(transparent)]
@@ -65,6 +68,8 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         }
     };
     let mut access = Access::new(settings)?;
+    let listening = admin::listen(&settings.admin_listen)
+        .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
     let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
     let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
@@ -76,6 +81,10 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
+    let admin = Arc::new(Admin::new(&api, settings));
+    for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
+        log::info!("admin port on {addr}");
+    }
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
@@ -89,7 +98,13 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         () = certificates::watch(&janus, config) => {}
         () = access.run() => {}
     }
-    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await
+    let report = drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await?;
+    admin.finish().await;
+    log::info!("drained {} connections", report.connections);
+    if report.cut_off > 0 {
+        log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
+    }
+    Ok(())
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -119,7 +134,7 @@ async fn drain(
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
     reloading: &Reloading,
-) -> Result<(), ServeError> {
+) -> Result<DrainReport, ServeError> {
     let stopped = Instant::now();
     let drained = async {
         let report = janus.shutdown().await;
@@ -129,11 +144,7 @@ async fn drain(
     tokio::select! {
         report = drained => {
             api.finish().await;
-            log::info!("drained {} connections", report.connections);
-            if report.cut_off > 0 {
-                log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
-            }
-            Ok(())
+            Ok(report)
         }
         name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
@@ -151,6 +162,15 @@ async fn crash_until_it_gives_up(janus: Janus) {
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn admin_advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            " (is another server running? choose another port with --admin-listen, or none with --admin-listen \"\")"
+        }
+        _ => advice(source),
     }
 }
 

@@ -57,6 +57,11 @@ janus_core::settings! {
 
             /// Requests to the HTTP API served at once. A further request gets status 503.
             max_api_connections: usize = 256, count(1..=100_000);
+
+            /// Addresses of the admin port, for health, figures and the HTTP API, in plain text; none for no admin port.
+            /// Port 0 lets the system choose a port. On an address that other machines reach, everything but health
+            /// needs the `api_key`.
+            admin_listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 8082))], addresses;
         }
 
         "Logging" {
