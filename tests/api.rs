@@ -25,7 +25,7 @@ pub(crate) async fn ask(
 ) -> (u16, Value) {
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let length = body.len();
-    let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: keep-alive\r\n{headers}");
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{headers}");
     let request = format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
     let answer = Http::send(addr, request).await.read_to_end().await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::admin::{self, Admin, Unbound};
-use crate::api::Api;
+use crate::api::{Answered, Api, publish_route};
 use crate::certificates;
 use crate::exposure;
 use crate::reloading::Reloading;
@@ -70,12 +70,15 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let mut access = Access::new(settings)?;
     let listening = admin::listen(&settings.admin_listen)
         .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
-    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
+    let answered = Arc::new(Answered::default());
+    let route = publish_route(settings, &answered);
+    let builder = Janus::builder().config(config.clone()).pass_on(pass_on).publish_route(route);
+    let builder = access.hooks(builder, settings);
     let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })?;
-    let api = Arc::new(Api::new(janus.clone(), settings));
+    let api = Arc::new(Api::new(janus.clone(), settings).counting(&answered));
     api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));

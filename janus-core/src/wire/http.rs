@@ -345,14 +345,15 @@ impl Decoder for PortDecoder {
 
     fn is_mid_frame(&self) -> bool {
         match self.outcome {
-            Outcome::Undecided => self.head.is_mid_head(),
+            Outcome::Undecided => self.head.is_mid_head() && !self.is_idle(),
             Outcome::Submits(_) => true,
             _ => false,
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.was_used && matches!(self.outcome, Outcome::Undecided) && !self.head.is_mid_head()
+        // Some clients send an empty line behind a body.
+        self.was_used && matches!(self.outcome, Outcome::Undecided) && self.head.buffered() == 0
     }
 
     fn closing(&self) -> Option<usize> {

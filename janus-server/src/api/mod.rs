@@ -2,44 +2,48 @@
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
-//! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
+//! | `mod.rs` | the API | its limits, and the decision on each request |
 //! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `answered.rs` | counters | the answers by route and status |
+//! | `exchange.rs` | the life of a connection | a request of the HTTP port, its answer, and the way back to the port |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
-//! hyper reads and writes HTTP. A framework on top would be larger than the routes themselves, and the routes are a
-//! table that the test of `openapi.json` reads.
+//! A framework would be larger than the routes themselves, and the routes are a table that the test of `openapi.json`
+//! reads.
 //!
-//! A connection serves one request and announces this with `connection: close`. Otherwise a browser would reuse a kept
-//! connection to request `/events`, and a connection cannot be handed back to Janus.
+//! A connection of the HTTP port is kept: behind each answer it goes back to the port, which reads the next request, be
+//! it for the API, for `/events` or for `/ws`. So idle connections wait in one place, under the limits of that place.
+//! `POST /api/publish` does not even leave the port ([`publish_route`]): the message is decoded, published and answered
+//! where those of WebSockets are. A hop to the thread of the API and back costs more than the publication.
 
 mod access;
+mod answered;
+mod exchange;
 mod revoking;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod tracing;
 
-use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::{Either, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
+use hyper::body::Bytes;
 use hyper::{Request, Response, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use janus_core::wire::{AllowedOrigins, HttpError};
-use janus_core::{Config, Janus, PassedOn, PassedStream};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::net::TcpStream;
+use janus_core::wire::{AllowedOrigins, HttpError, PublishRoute};
+use janus_core::{Config, Janus, PassedOn};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
+pub(crate) use answered::Answered;
+pub(crate) use exchange::Incoming;
 pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
@@ -67,9 +71,6 @@ const MAX_ANSWERS_BYTES: usize = 64 << 20;
 /// How long a shutdown waits for answers in progress.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a request head that hyper may buffer. The HTTP port has already accepted the head.
-const HEAD_BUFFER_BYTES: usize = 64 * 1024;
-
 /// A port on which the API is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
@@ -88,7 +89,7 @@ pub(crate) struct Api {
     /// Maximum bytes of a request's body. A body holds at most a single message.
     max_body_bytes: usize,
     max_topic_bytes: usize,
-    /// For the head of a request, and again for the body.
+    /// For the body of a request.
     read_timeout: Duration,
     max_connections: usize,
     connections: Arc<Semaphore>,
@@ -98,6 +99,7 @@ pub(crate) struct Api {
     answers: Arc<Semaphore>,
     /// The OpenAPI description.
     openapi: Bytes,
+    answered: Arc<Answered>,
 }
 
 /// Ends a connection without an answer.
@@ -121,7 +123,13 @@ impl Api {
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
             openapi: routes::openapi(core.max_topic_bytes),
+            answered: Arc::default(),
         }
+    }
+
+    /// Counts the answers together with those of the [publishing route](publish_route).
+    pub(crate) fn counting(self, answered: &Arc<Answered>) -> Self {
+        Self { answered: Arc::clone(answered), ..self }
     }
 
     /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
@@ -137,6 +145,7 @@ impl Api {
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
             openapi: self.openapi.clone(),
+            answered: Arc::clone(&self.answered),
             ..*self
         }
     }
@@ -159,12 +168,10 @@ impl Api {
     /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once;
     /// must be called on the runtime that is to serve the connection.
     fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
-        let PassedOn { stream, received, peer, is_local } = passed_on;
-        let api = Arc::clone(self);
+        let (api, peer) = (Arc::clone(self), passed_on.peer);
         tokio::spawn(async move {
             let lasts = OnceLock::new();
-            let begun = Begun { received, is_local };
-            let mut exchange = std::pin::pin!(api.exchange(stream, begun, &lasts));
+            let mut exchange = std::pin::pin!(api.exchange(passed_on, &lasts));
             let mut ended = timeout(EXCHANGE_TIMEOUT, &mut exchange).await;
             if let (Err(_), Some(lasting)) = (&ended, lasts.get()) {
                 ended = timeout(*lasting, exchange).await;
@@ -194,61 +201,6 @@ impl Api {
         let _ = timeout(FINISH_TIMEOUT, self.connections.acquire_many(all)).await;
     }
 
-    async fn exchange(&self, stream: PassedStream, begun: Begun, lasts: &OnceLock<Duration>) -> Exchanged {
-        match stream {
-            PassedStream::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                self.converse(reader, writer, begun, lasts).await
-            }
-            #[cfg(unix)]
-            PassedStream::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                self.converse(reader, writer, begun, lasts).await
-            }
-            PassedStream::Tls(stream) => {
-                let (reader, writer) = tokio::io::split(stream.register()?);
-                self.converse(reader, writer, begun, lasts).await
-            }
-            PassedStream::Other(stream) => {
-                let (reader, writer) = tokio::io::split(stream);
-                self.converse(reader, writer, begun, lasts).await
-            }
-            other => Err(format!("{other:?} is no stream that the API can serve").into()),
-        }
-    }
-
-    async fn converse(
-        &self,
-        reader: impl AsyncRead + Unpin,
-        writer: impl AsyncWrite + Unpin,
-        begun: Begun,
-        lasts: &OnceLock<Duration>,
-    ) -> Exchanged {
-        let Begun { received, is_local } = begun;
-        let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
-        let place = OnceLock::new();
-        let service = service_fn(async |request| self.answer(request, is_local, &place, lasts).await);
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.read_timeout)
-            .max_buf_size(HEAD_BUFFER_BYTES)
-            .keep_alive(false)
-            // Answers are written in place: a copy would escape the accounting in `answers`.
-            .writev(true)
-            // A client may shut down its write side and still expect an answer.
-            .half_close(true)
-            .serve_connection(TokioIo::new(&mut stream), service)
-            .await?;
-        // A client must not occupy a place by leaving its side open.
-        drop(place);
-        if let Ok(_lingering) = self.lingering.try_acquire() {
-            linger(stream).await;
-        }
-        Ok(())
-    }
-
     /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is
     /// costly.
     fn check_room(&self, bytes: usize) -> Result<(), HttpError> {
@@ -276,6 +228,19 @@ impl Api {
         place: &OnceLock<OwnedSemaphorePermit>,
         lasts: &OnceLock<Duration>,
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
+        let path = request.uri().path().to_owned();
+        let answer = self.decide(request, is_local, place, lasts).await?;
+        self.answered.note(&path, answer.status().as_u16());
+        Ok(answer)
+    }
+
+    async fn decide(
+        &self,
+        request: Request<Incoming>,
+        is_local: bool,
+        place: &OnceLock<OwnedSemaphorePermit>,
+        lasts: &OnceLock<Duration>,
+    ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
         let answer = match self.admit(&request, is_local) {
             Admission::Granted(endpoint) => {
                 if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
@@ -297,21 +262,20 @@ impl Api {
     }
 }
 
+/// The route of `POST /api/publish` on the HTTP port, served by the port itself.
+pub(crate) fn publish_route(settings: &Settings, answered: &Arc<Answered>) -> PublishRoute {
+    const PATH: &str = "/api/publish";
+    let Config { http_listen, https_listen, .. } = &settings.core;
+    let access = access(settings, http_listen.iter().chain(https_listen));
+    let answered = Arc::clone(answered);
+    let route = PublishRoute::new(PATH, move |request, is_local| access.check(request, is_local));
+    route.on_answer(move |status| answered.note(PATH, status))
+}
+
 fn access<'a>(settings: &Settings, addresses: impl Iterator<Item = &'a SocketAddr>) -> Access {
     let Config { allowed_origins, .. } = &settings.core;
     Access::new(&settings.api_key, addresses, AllowedOrigins::new(allowed_origins.iter().map(String::as_str)))
 }
-
-/// The beginning of an exchange.
-struct Begun {
-    /// The bytes that the HTTP port has read.
-    received: Bytes,
-    /// Whether the client is on this machine.
-    is_local: bool,
-}
-
-/// How an exchange ended; the error is for the log.
-type Exchanged = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// The body of a large answer, with its share of `MAX_ANSWERS_BYTES`.
 struct Large {

@@ -72,7 +72,7 @@ fn request(command: &Trace) -> String {
     let is_key = !key.is_empty() && !key.contains(|letter: char| letter.is_control());
     let authorization = if is_key { format!("Authorization: Bearer {key}\r\n") } else { String::new() };
     let (query, host) = (query.finish(), &command.from);
-    format!("GET /api/trace?{query} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n")
+    format!("GET /api/trace?{query} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{authorization}\r\n")
 }
 
 /// The status, and whether the body comes in chunks.

@@ -11,6 +11,7 @@ use std::task::Poll;
 
 use super::whence::Arrival;
 use super::{Step, Transport};
+use crate::accounts::fairness::price;
 use crate::topic::publish::{Pending, Reply};
 use crate::wire::{Bytes, Command, Publication, RequestId, TopicName};
 
@@ -42,6 +43,8 @@ impl Transport {
         let Returning { is_foreign, is_counted, received } = returning;
         (self.is_foreign, self.is_counted) = (is_foreign, is_counted);
         self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
+        // A request that was passed on has led to a connection more.
+        self.portion.add(price::LENGTHY);
     }
 
     /// Counts the connection as accepted, once.

@@ -2,11 +2,13 @@
 //!
 //! | file | tests of |
 //! |---|---|
+//! | `kept.rs` | connections with several requests |
 //! | `openapi.rs` | `openapi.json` against the routes and the answers |
 //! | `publishing.rs` | publications and broadcasts |
 //! | `reading.rs` | histories, lists, and the memory for large answers |
 //! | `requests.rs` | bodies, parameters, the key, and the places that requests take |
 
+mod kept;
 mod openapi;
 mod publishing;
 mod reading;
@@ -18,6 +20,7 @@ use std::time::Instant;
 use janus_core::{Config, Namespace};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::admin::{self, Admin};
@@ -31,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Server {
     janus: Janus,
     api: Arc<Api>,
+    answered: Arc<Answered>,
     addr: SocketAddr,
     /// The admin port.
     admin: SocketAddr,
@@ -60,13 +64,15 @@ async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static)
         passed_on.try_send(request).expect("no test sends 100 requests at once");
         then();
     };
-    let janus = builder.pass_on(pass_on).start().await.unwrap();
-    let api = Arc::new(Api::new(janus.clone(), settings));
+    let answered = Arc::new(Answered::default());
+    let builder = builder.pass_on(pass_on).publish_route(publish_route(settings, &answered));
+    let janus = builder.start().await.unwrap();
+    let api = Arc::new(Api::new(janus.clone(), settings).counting(&answered));
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
     let admin = Arc::new(Admin::new(&api, settings)).serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
     let admin = SocketAddr::from(([127, 0, 0, 1], admin[0].port()));
-    Server { janus, api, addr, admin }
+    Server { janus, api, answered, addr, admin }
 }
 
 /// An answer, read up to the end of its connection.
@@ -172,7 +178,7 @@ fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
 
 fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").into_bytes()
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n{body}").into_bytes()
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -65,9 +65,12 @@ impl Servers {
         everywhere.admin_listen = everywhere.core.http_listen.clone();
         let mut hurried = settings();
         hurried.core.frame_timeout = Duration::from_millis(20);
-        let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
+        let mut full = Settings { max_api_connections: 1, ..settings() };
+        full.core.max_topics = 1;
+        let full = serve(&full).await;
+        full.janus.publish("the only topic", &1).await.unwrap();
         let mut holder = TcpStream::connect(full.addr).await.unwrap();
-        let unfinished = post("/api/publish", &[], "{}");
+        let unfinished = post("/api/broadcast", &[], "{}");
         holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
         until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
         Self {
