@@ -304,6 +304,13 @@ async fn write(
 ) -> std::io::Result<()> {
     let mut out = form.head(&answer);
     let mut body = answer.into_body();
+    // A line of a trace is not to wait for the next, nor the head for the first.
+    let in_parts = form.length.is_none();
+    if in_parts {
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        out.clear();
+    }
     while form.has_body
         && let Some(Ok(frame)) = body.frame().await
     {
@@ -324,7 +331,8 @@ async fn write(
         }
         if form.is_chunked {
             out.extend_from_slice(b"\r\n");
-            // A line of a trace is not to wait for the next.
+        }
+        if in_parts {
             stream.write_all(&out).await?;
             stream.flush().await?;
             out.clear();

@@ -537,7 +537,7 @@ fn a_line_ends_with_cr_and_lf() {
 }
 
 /// A port at which requests with the header `key` publish, and the statuses of its answers.
-fn publishing() -> (HttpPort, std::sync::Arc<parking_lot::Mutex<Vec<u16>>>) {
+fn publishing() -> (HttpPort, Arc<parking_lot::Mutex<Vec<u16>>>) {
     let statuses = Arc::<parking_lot::Mutex<Vec<u16>>>::default();
     let noted = Arc::clone(&statuses);
     let route = PublishRoute::new("/publish", |request, is_local| match request.header("key") {
