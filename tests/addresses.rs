@@ -131,6 +131,7 @@ fn request(path: &str, headers: &str) -> String {
             "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         }
+        path if path.starts_with("/api/") => "connection: close\r\n",
         _ => "",
     };
     format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{upgrade}{headers}\r\n")

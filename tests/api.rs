@@ -25,7 +25,7 @@ pub(crate) async fn ask(
 ) -> (u16, Value) {
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let length = body.len();
-    let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: keep-alive\r\n{headers}");
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{headers}");
     let request = format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
     let answer = Http::send(addr, request).await.read_to_end().await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
@@ -143,4 +143,37 @@ async fn without_a_key_other_machines_are_kept_out() {
     assert!(answer["error"]["message"].as_str().unwrap().contains("JANUS_API_KEY"), "{answer}");
     assert_eq!(ask(addr, "GET", "/api/openapi.json", "", None).await.1["openapi"], "3.1.0");
     Http::events(addr, "topic=news", "").await;
+}
+
+/// A session of a common library, which uses its connection again for as long as the server allows.
+const SESSION: &str = r#"
+import http.client, json, sys
+session = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=30)
+session.connect()
+socket = session.sock
+def ask(method, path, body=None):
+    headers = {"content-type": "application/json"} if body else {}
+    session.request(method, path, json.dumps(body) if body else None, headers)
+    answer = session.getresponse()
+    text = answer.read()
+    assert session.sock is socket, (path, "the connection was closed")
+    return answer.status, text and json.loads(text)
+for number in range(20):
+    assert ask("POST", "/api/publish", {"topic": "news", "data": number})[0] == 200
+    assert ask("POST", "/api/publish", {"topic": ""})[0] == 400
+    assert ask("HEAD", "/api/topics")[0] == 200
+    assert ask("GET", "/api/topics")[1] == {"topics": []}
+    assert ask("GET", "/nothing")[0] == 404
+    assert ask("POST", "/api/broadcast", {"topics": ["news", "quotes"], "data": number})[0] == 200
+session.request("GET", "/events?topic=news")
+assert session.getresponse().getheader("content-type").startswith("text/event-stream")
+assert session.sock is None or session.sock is socket
+"#;
+
+#[test]
+fn a_client_library_keeps_its_connection_through_every_kind_of_request() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let port = http_address(&server).port().to_string();
+    let output = std::process::Command::new("python3").args(["-c", SESSION, &port]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

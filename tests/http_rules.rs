@@ -81,7 +81,8 @@ async fn head_is_answered_with_the_head_of_get_and_no_body() {
         ("/api/publish", "", 405),
         ("/nothing", "", 404),
     ] {
-        let request = |method: &str| format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
+        let request =
+            |method: &str| format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{headers}\r\n");
         let of_get = head(addr, request("GET")).await;
         let answer = Http::send(addr, request("HEAD")).await.read_to_end().await;
         let (of_head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
@@ -98,7 +99,7 @@ async fn a_request_needs_exactly_one_valid_host() {
     let (_server, addr) = start(&[]);
     let ask = async |first: &str, hosts: &[&str]| {
         let hosts: String = hosts.iter().map(|host| format!("Host:{host}\r\n")).collect();
-        let answer = Http::send(addr, format!("{first}\r\n{hosts}\r\n")).await.read_to_end().await;
+        let answer = Http::send(addr, format!("{first}\r\nConnection: close\r\n{hosts}\r\n")).await.read_to_end().await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Value::Null))

@@ -132,6 +132,12 @@ fn make_certificate(certificate: &str, key: &str, address: SocketAddr) {
 
 /// A status and a body, by HTTP/1.1 over the TLS of openssl.
 fn get(nginx: &Nginx, path: &str, accept: &str) -> String {
+    let host = nginx.address;
+    exchange(nginx, &format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: {accept}\r\nconnection: close\r\n\r\n"))
+}
+
+/// The answers to these requests over one connection, of which the last closes the connection.
+fn exchange(nginx: &Nginx, requests: &str) -> String {
     let mut child = Command::new("openssl")
         .args(["s_client", "-quiet", "-verify_quiet", "-connect", &nginx.address.to_string()])
         .stdin(Stdio::piped())
@@ -139,10 +145,8 @@ fn get(nginx: &Nginx, path: &str, accept: &str) -> String {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let request =
-        format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: {accept}\r\nconnection: close\r\n\r\n", nginx.address);
     let mut input = child.stdin.take().unwrap();
-    input.write_all(request.as_bytes()).unwrap();
+    input.write_all(requests.as_bytes()).unwrap();
     let mut answer = String::new();
     child.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
     drop(input);
@@ -217,6 +221,55 @@ fn nginx_answers_for_an_absent_server_in_the_clients_format() {
         let answer = get(&nginx, "/events?topic=news", accept);
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: 2\r\n"), "{answer}");
     }
+}
+
+/// How many connections with this local port are in each of these states, by the kernel's numbers.
+#[cfg(target_os = "linux")]
+fn connections(port: u16, states: [&str; 2]) -> [usize; 2] {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{port:04X}");
+    let of_port = table.lines().filter_map(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (local, _, state) = (columns.next()?, columns.next()?, columns.next()?);
+        local.ends_with(&port).then_some(state)
+    });
+    let of_port: Vec<&str> = of_port.collect();
+    states.map(|state| of_port.iter().filter(|of_line| **of_line == state).count())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nginx_keeps_its_connections_to_the_server() {
+    const ESTABLISHED: &str = "01";
+    const TIME_WAIT: &str = "06";
+    const KEY: &str = "correct-horse-battery";
+    let site = Site::start();
+    let http = own_address();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    write!(file, "api_key = \"{KEY}\"\n").unwrap();
+    let listen =
+        ["--config", file.path().to_str().unwrap(), "--listen", "127.0.0.1:0", "--http-listen", &http.to_string()]
+            .map(str::to_owned);
+    let running = Running::start(&listen.each_ref().map(|flag| &**flag));
+    let http: SocketAddr = running.error_line("serving HTTP on ").rsplit(' ').next().unwrap().parse().unwrap();
+    let nginx = Nginx::start(http, site.address());
+    let body = r#"{"topic":"news","data":1}"#;
+    let request = |last: bool| {
+        let connection = if last { "connection: close\r\n" } else { "" };
+        format!(
+            "POST /api/publish HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {KEY}\r\n{connection}content-type: \
+             application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            nginx.address,
+            body.len()
+        )
+    };
+    for _ in 0..3 {
+        let answers = exchange(&nginx, &(request(false).repeat(49) + &request(true)));
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 50, "{answers}");
+        assert_eq!(get(&nginx, "/api/openapi.json", "*/*").matches("HTTP/1.1 200 OK").count(), 1);
+    }
+    let [open, waiting] = connections(http.port(), [ESTABLISHED, TIME_WAIT]);
+    assert!((1..=4).contains(&open) && waiting == 0, "{open} connections, {waiting} in TIME_WAIT");
 }
 
 #[test]

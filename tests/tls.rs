@@ -5,6 +5,7 @@ pub(crate) mod certificates;
 mod commands;
 mod conforming;
 mod documented;
+mod kept;
 mod openssl;
 mod proxied;
 mod records;

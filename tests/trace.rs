@@ -147,7 +147,8 @@ fn start(more: &[&str]) -> (Running, SocketAddr, SocketAddr) {
 
 /// The answer to a request for a trace, after the head.
 async fn trace(http: SocketAddr, query: &str) -> Http {
-    let mut answer = Http::send(http, format!("GET /api/trace?{query} HTTP/1.1\r\nHost: {http}\r\n\r\n")).await;
+    let mut answer =
+        Http::send(http, format!("GET /api/trace?{query} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")).await;
     let head = answer.up_to("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("\r\ncontent-type: application/x-ndjson\r\n"), "{head}");
     answer
@@ -283,7 +284,9 @@ async fn an_invalid_query_is_refused() {
     }
     let names = vec!["name=a"; 17].join("&");
     assert_eq!(ask(http, "GET", &format!("/api/trace?{names}"), "", None).await.0, 400);
-    let head = Http::send(http, format!("HEAD /api/trace?seconds=600 HTTP/1.1\r\nHost: {http}\r\n\r\n")).await;
+    let head =
+        Http::send(http, format!("HEAD /api/trace?seconds=600 HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n"))
+            .await;
     let head = head.read_to_end().await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
 }

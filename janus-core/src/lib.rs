@@ -166,14 +166,16 @@ pub mod wire;
 pub use config::settings;
 pub use config::{ClientCertificates, Config, ConfigError, Namespace, Resume, SlowConsumer, TlsVersion, UserLimit};
 pub use connection::list::ConnectionInfo;
-pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
+pub use connection::listener::{
+    ByteStream, Incoming, Listener, PassedOn, PassedRequest, PassedStream, ReturnError, WayBack,
+};
 #[cfg(feature = "tls")]
 pub use connection::tls::certificates::CertificateError;
 #[cfg(feature = "tls")]
 pub use connection::tls::warnings::CertificateWarning;
 pub use delivery::codecs::TooManyCodecs;
 #[cfg(feature = "tls")]
-pub use delivery::tls::PassedTls;
+pub use delivery::tls::{PassedTls, TlsStream};
 pub use ground::counters::{Metric, MetricKind, Stats};
 pub use ground::families::{MetricFamily, MetricSeries, MetricValue};
 #[cfg(feature = "fault-injection")]

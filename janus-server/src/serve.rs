@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::admin::{self, Admin, Health, Unbound};
-use crate::api::Api;
+use crate::api::{self, Api, publish_route};
 use crate::certificates;
 use crate::exposure;
 use crate::logging::{self, counted};
@@ -81,9 +81,11 @@ async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeErr
             .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?,
         given => admin::adopt(given),
     };
-    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on);
+    let counts = api::requests();
+    let route = publish_route(settings, &counts);
+    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on).publish_route(route);
     let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
-    let api = Arc::new(Api::new(janus.clone(), settings).with_figures_of(&access));
+    let api = Arc::new(Api::new(janus.clone(), settings, &counts).with_figures_of(&access));
     api.serve_all(requests);
     tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]

@@ -117,7 +117,7 @@ async fn sighup_reloads_the_certificates_of_the_binary() {
     // The client from before is served as ever, and the API sees its connection.
     client.send(&crate::support::subscribe_frame("news")).await;
     assert_eq!(client.frame().await, "ACK");
-    api.send(b"GET /api/connections HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    api.send(b"GET /api/connections HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     let answer = String::from_utf8(api.read_to_the_end().await.unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"transport\":\"classic\""), "{answer}");
     server.signal("TERM");

@@ -194,6 +194,13 @@ settings! {
             /// TLS handshake has the same time.
             frame_timeout: Duration = secs(10), duration(millis(10)..=days(7));
 
+            // Proxies close idle connections to servers behind them after a minute, as nginx does by default. Whoever closes
+            // a connection first risks that a request is on its way.
+            /// How long a connection that is kept after a request over HTTP may be silent. Then the connection is closed
+            /// without a word. Choose a longer time than a proxy in front of the server does: the side that closes an idle
+            /// connection must be the side that sends requests.
+            api_idle_timeout: Duration = secs(75), duration(millis(10)..=days(7));
+
             // Each client costs one message per interval.
             /// Silence on a connection, counted from the connection's last message, before the server sends a `PING`.
             heartbeat_interval: Duration = secs(30), duration(secs(1)..=days(7));

@@ -47,7 +47,7 @@ use crate::connection::table::Reservation;
 #[cfg(feature = "tls")]
 use crate::connection::tls::handshakes;
 use crate::connection::tls::{Tls, TlsPort};
-use crate::connection::transport::{Transport, refusal};
+use crate::connection::transport::{Returning, Transport, refusal};
 use crate::delivery::{End, Link, Slot};
 use crate::ground::bucket::{Bucket, Rate};
 use crate::ground::log_lines::counted;
@@ -439,26 +439,53 @@ impl Accepted {
 /// A client beyond the limits of its address is a guest until it has been told.
 pub(crate) fn serve(shared: &Arc<Connections>, accepted: Accepted, origin: &Arc<Origin>) {
     let decoder = origin.codec.decoder();
+    let is_full = room(shared) == 0;
     if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
         && accepted.admission.is_ok()
         && let Ok(place) = admit(shared)
     {
+        if is_full {
+            // Guests have the free places.
+            crowd_out(shared);
+        }
         return serve_with(shared, place, accepted, origin, decoder);
     }
-    let is_full = room(shared) == 0;
     if is_full && accepted.admission.is_err() {
         // Words for a client beyond its limits are not worth another connection.
         return accepted.link.reset_on_close();
     }
-    if is_full && let Some(guest) = shared.table.crowd_out() {
-        guest.end(End::Crowded);
+    serve_guest(shared, accepted, origin, decoder, None);
+}
+
+/// Continues with a connection that was passed on and comes back, as a guest.
+pub(crate) fn serve_again(shared: &Arc<Connections>, accepted: Accepted, origin: &Arc<Origin>, returning: Returning) {
+    let decoder = origin.codec.decoder_of_returned();
+    serve_guest(shared, accepted, origin, decoder, Some(returning));
+}
+
+fn serve_guest(
+    shared: &Arc<Connections>,
+    accepted: Accepted,
+    origin: &Arc<Origin>,
+    decoder: Box<dyn Decoder>,
+    returning: Option<Returning>,
+) {
+    if room(shared) == 0 {
+        crowd_out(shared);
     }
     let Accepted { link, peer, is_foreign, admission, tls } = accepted;
     let account = shared.accounts.of(peer);
     let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
     let slot = shared.table.enter_guest(&shared.slot_ids, make);
-    let client = Client { peer, is_foreign, admission, tls, has_place: false };
+    let client = Client { peer, is_foreign, admission, tls, has_place: false, returning };
     start(shared, slot, client, origin, decoder);
+}
+
+/// Ends the first guest to go.
+fn crowd_out(shared: &Connections) {
+    if let Some(guest) = shared.table.crowd_out() {
+        guest.end(End::Crowded);
+    }
 }
 
 /// How many more connections there is room for before a guest must go. While memory is short, guests are few even if
@@ -478,7 +505,7 @@ pub(crate) fn serve_with(
     let Accepted { link, peer, is_foreign, admission, tls } = accepted;
     let account = shared.accounts.of(peer);
     let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
-    let client = Client { peer, is_foreign, admission, tls, has_place: true };
+    let client = Client { peer, is_foreign, admission, tls, has_place: true, returning: None };
     start(shared, slot, client, origin, decoder);
 }
 
@@ -489,13 +516,16 @@ struct Client {
     admission: Result<Admission, Excess>,
     tls: Option<Box<TlsClient>>,
     has_place: bool,
+    /// For a connection that was passed on before.
+    returning: Option<Returning>,
 }
 
 /// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
 fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Arc<Origin>, decoder: Box<dyn Decoder>) {
-    let Client { peer, is_foreign, admission, tls, has_place } = client;
+    let Client { peer, is_foreign, admission, tls, has_place, returning } = client;
     let codec = origin.codec.name();
-    log::debug!(conn = slot.id, peer:%, transport = codec; "client {} ({peer}): connected, {codec}", slot.id);
+    let how = if returning.is_some() { "came back" } else { "connected" };
+    log::debug!(conn = slot.id, peer:%, transport = codec; "client {} ({peer}): {how}, {codec}", slot.id);
     shared.tracer.tell(TraceKind::Connect, || {
         let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
         let from = endpoint.map_or_else(|| "program".to_owned(), |endpoint| endpoint.acceptor.name().to_string());
@@ -505,6 +535,9 @@ fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Ar
     let started = shared.transport_supervisor.start_here(|_| {
         let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);
         transport.set_client(is_foreign, admission, tls);
+        if let Some(returning) = returning {
+            transport.return_with(returning);
+        }
         if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
             transport.begin_at_once();
         }

@@ -4,8 +4,11 @@
 //! `reserved_connections` to themselves, and use free places of `max_connections` while there are any. When neither is
 //! left, a newcomer takes the room of a silent guest: the oldest of the address with most silent guests. So an address
 //! that floods the server crowds out its own connections, and the request of another address is read. A guest that has
-//! published is no longer silent. Publishing guests have half of `reserved_connections`; another publishing guest
-//! crowds out the oldest of the address with most publishing guests.
+//! published is no longer silent. Publishing guests have half of `reserved_connections`, and the free places; another
+//! publishing guest crowds out the oldest of the address with most publishing guests.
+//!
+//! The connections of HTTP between two requests are guests for as long as they are kept: silent ones, or publishing ones if
+//! a request has published.
 
 use std::sync::Arc;
 

@@ -51,6 +51,7 @@ struct Round {
     moment: Moment,
     heartbeat_interval: u32,
     frame_timeout: u32,
+    api_idle_timeout: u32,
     pong_timeout: u32,
     write_timeout: u32,
     stall_timeout: u32,
@@ -65,6 +66,7 @@ impl Round {
             moment: clock.moment(),
             heartbeat_interval: clock.ticks(config.heartbeat_interval),
             frame_timeout: clock.ticks(config.frame_timeout),
+            api_idle_timeout: clock.ticks(config.api_idle_timeout),
             pong_timeout: clock.ticks(config.pong_timeout),
             write_timeout: clock.ticks(config.write_timeout),
             stall_timeout: clock.ticks(config.stall_timeout),
@@ -108,11 +110,15 @@ impl Round {
         }
     }
 
-    /// Ends a connection that is late with a frame or with the answer to a PING, or whose token has expired; true if a
+    /// Ends a connection that is late with a frame or a request, or with the answer to a PING, or whose token has expired; true if a
     /// PING is due.
     fn check(&self, slot: &Slot) -> bool {
-        if slot.unfinished_for(self.tick).is_some_and(|ticks| ticks >= self.frame_timeout) {
-            slot.end(End::FrameTimeout);
+        let (patience, end) = match slot.is_idle() {
+            true => (self.api_idle_timeout, End::Idle),
+            false => (self.frame_timeout, End::FrameTimeout),
+        };
+        if slot.unfinished_for(self.tick).is_some_and(|ticks| ticks >= patience) {
+            slot.end(end);
         } else if slot.is_overdue(self.tick, self.pong_timeout) {
             slot.end(End::PingTimeout);
         } else if slot.expires.is_over(self.moment) {

@@ -12,12 +12,13 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+pub use crate::connection::returning::{ReturnError, WayBack};
 use crate::connection::tls::TlsPort;
 use crate::delivery::codecs::{CLASSIC, CodecId};
 use crate::delivery::stream::Stream;
 pub use crate::delivery::stream::{ByteStream, PassedStream};
 use crate::delivery::{Codecs, Link};
-use crate::wire::{Codec, Peer};
+use crate::wire::{Codec, HttpRequest, Peer};
 
 /// Yields the byte streams of clients, one after the other.
 ///
@@ -134,6 +135,19 @@ pub struct PassedOn {
     /// elsewhere. A proxy in [`Config::trusted_proxies`](crate::Config::trusted_proxies) may pass on a client on loopback;
     /// any other sign of a proxy in the request makes the client foreign.
     pub is_local: bool,
+    /// The HTTP request with which `received` begins, if the codec has read one.
+    pub request: Option<PassedRequest>,
+    /// The way back to the listener, once the request is answered.
+    pub back: WayBack,
+}
+
+/// The head of a request, read before its stream was passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedRequest {
+    /// The head.
+    pub head: HttpRequest,
+    /// The number of bytes of the head in [`PassedOn::received`]; a body and further requests may follow.
+    pub bytes: usize,
 }
 
 /// Takes passed-on streams. Called on the home arbiter; must not block.

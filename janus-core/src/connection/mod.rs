@@ -11,6 +11,7 @@
 //! | `listener.rs` | trait | the sources of byte streams |
 //! | `proxied.rs` | futures | connections of load balancers, until their PROXY header has been read |
 //! | `rates.rs` | pure | the rates of each client |
+//! | `returning.rs` | pure | the way back of a stream that was passed on |
 //! | `shared.rs` | table | the shared part of this floor |
 //! | `slow_clients.rs` | pure | clients that do not keep up, for the operator and the log |
 //! | `socket_options.rs` | pure | the options of each client's socket |
@@ -29,6 +30,7 @@ pub(crate) mod list;
 pub(crate) mod listener;
 mod proxied;
 pub(crate) mod rates;
+pub(crate) mod returning;
 mod shared;
 pub(crate) mod slow_clients;
 pub(crate) mod socket_options;

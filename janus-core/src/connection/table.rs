@@ -85,7 +85,9 @@ impl ConnectionTable {
     /// connection.
     pub(crate) fn guest_has_published(&self, slot: &Slot, config: &Config) -> Option<Arc<Slot>> {
         let mut listed = self.listed.lock();
-        let goes = listed.guests.has_published(slot, config.reserved_connections.div_ceil(2))?;
+        // As all guests, publishing ones use free places while there are any.
+        let free = config.max_connections.saturating_sub(listed.placed + listed.reserved);
+        let goes = listed.guests.has_published(slot, config.reserved_connections.div_ceil(2) + free)?;
         listed.set_standing(&goes, Standing::Crowded);
         Some(goes)
     }

@@ -20,6 +20,7 @@
 //! | `commands.rs` | carries out commands |
 //! | `ends.rs` | ends by the server's decision: one row for each reason |
 //! | `identity.rs` | gives its client an identity, refreshes it, and lets it expire |
+//! | `keeping.rs` | is kept between requests of HTTP, and answers them in their order |
 //! | `life.rs` | leaves lines in the log and in traces |
 //! | `opening.rs` | opens, becomes another codec's, or leaves for another owner |
 //! | `pacing.rs` | keeps the client to its rates |
@@ -56,6 +57,7 @@ mod closing;
 mod commands;
 mod ends;
 mod identity;
+mod keeping;
 mod life;
 mod opening;
 mod pacing;
@@ -90,12 +92,14 @@ use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
 use crate::topic::publish::{PublishError, Receipt};
 use crate::topic::{TopicError, TopicState};
-use crate::wire::{Decoder, ErrorCode, FrameError, Open, TopicName};
+use crate::wire::{Command, Decoder, ErrorCode, FrameError, Open, TopicName};
 
 use beginning::Preface;
 use closing::Closing;
 use commands::{Lengthy, Queueing};
 use identity::{Due, Renewal};
+use keeping::Answers;
+pub(crate) use keeping::Returning;
 use opening::PassingOn;
 pub(crate) use opening::refusal;
 use pacing::{Pace, Slowed};
@@ -103,6 +107,7 @@ use portion::Portion;
 use publishing::{Offering, Permitting};
 use resuming::{Prepared, Replaying};
 use subscribing::{Asked, AskedPatiently, Asking, refused};
+use whence::Arrival;
 
 /// How long a request that changes no message, such as subscribing, may take, crashes of the actors involved included.
 pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -122,8 +127,14 @@ pub(crate) struct Transport {
     has_place: bool,
     /// Whether the client has published without a place.
     has_published: bool,
+    /// Whether the connection is counted as accepted.
+    is_counted: bool,
+    /// The order of the answers to requests.
+    answers: Answers,
     /// Whether a proxy has passed the client on from elsewhere.
     is_foreign: bool,
+    /// What a connection needs to come back after it was passed on, as far as the first request has changed that.
+    arrival: Option<Box<Arrival>>,
     /// Whether the first request has been asked for the client's own address.
     knows_client: bool,
     /// Counts against the limits of the client's address.
@@ -192,6 +203,10 @@ enum Step {
     Replaying(Box<Replaying>),
     /// Waiting for the answers to earlier messages, which the error must not overtake.
     Settling(Box<FrameError>),
+    /// Waiting for the answer to an earlier request, before which no other is decoded.
+    Answering,
+    /// Waiting until the client has taken all answers, before the stream has another use.
+    Emptying(Box<Command>),
     /// Writing out the queue and the answers still owed, then waiting for the peer to close as well.
     Closing(Box<Closing>),
     /// Passing the stream on to another owner, once the bytes read with its head are at hand.
@@ -227,11 +242,8 @@ impl Transport {
         decoder: Box<dyn Decoder>,
         has_place: bool,
     ) -> Self {
-        if has_place {
-            shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        }
         slot.codecs().note_opened(slot.codec());
-        Self {
+        let mut transport = Self {
             shared,
             slot,
             session,
@@ -241,7 +253,10 @@ impl Transport {
             opened: false,
             has_place,
             has_published: false,
+            is_counted: false,
+            answers: Answers::default(),
             is_foreign: false,
+            arrival: None,
             knows_client: false,
             admission: Admission::default(),
             excess: None,
@@ -262,7 +277,11 @@ impl Transport {
             passed_on: false,
             why: None,
             step: Step::Reading,
+        };
+        if has_place {
+            transport.count_accepted();
         }
+        transport
     }
 
     /// Sets what is known about the client from before the connection had a Transport; `tls` is for hooks.
@@ -293,8 +312,8 @@ impl Transport {
             #[cfg(feature = "fault-injection")]
             assert!(!self.slot.crash.load(Ordering::Relaxed), "injected: a Transport");
             if let Some(end) = self.slot.take_end() {
-                if end == End::PingTimeout && matches!(self.step, Step::Reading) {
-                    // The answer may have come while other connections had their turn.
+                if (end == End::PingTimeout || self.slot.is_idle()) && matches!(self.step, Step::Reading) {
+                    // The answer, or another request, may have come while other connections had their turn.
                     let _ = self.read(cx);
                 }
                 self.end(end);
@@ -342,6 +361,8 @@ impl Transport {
                 }
                 Step::Replaying(_) => ready!(self.replay(cx)),
                 Step::Settling(_) => ready!(self.settle()),
+                Step::Answering => ready!(self.await_answer()),
+                Step::Emptying(_) => ready!(self.empty()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
                 Step::PassingOn(_) => self.finish_passing_on(),
                 Step::Over => return Poll::Ready(()),
@@ -360,7 +381,7 @@ impl Actor for Transport {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         // Where the client opens the connection, a silent client has a frame's time to do so.
-        self.slot.set_unfinished(self.is_awaited(), false, self.shared.clock.tick());
+        self.note_awaited(false);
         ctx.spawn(Connection);
     }
 

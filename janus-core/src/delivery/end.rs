@@ -15,6 +15,8 @@ pub(crate) enum End {
     CodecPanicked,
     /// The client left a frame unfinished for too long, or did not say what the connection is for.
     FrameTimeout,
+    /// The client has sent no further request over a kept connection.
+    Idle,
     /// The connection has no place of `max_connections`, and another connection needs the room.
     Crowded,
     /// The client did not answer a heartbeat in time, unless the answer has arrived and is not read yet.
@@ -67,7 +69,7 @@ impl End {
     /// Whether the Transport may find that the reason is gone, and keep the connection. Such an end must not stand in the
     /// way of an end that holds, such as a revocation.
     pub(crate) fn may_lapse(self) -> bool {
-        matches!(self, Self::PingTimeout | Self::FrameTimeout | Self::Crowded | Self::TokenExpired)
+        matches!(self, Self::PingTimeout | Self::FrameTimeout | Self::Idle | Self::Crowded | Self::TokenExpired)
     }
 
     /// Whether nothing more can be sent, and the close of the socket is a reset.

@@ -92,6 +92,8 @@ pub(crate) struct Slot {
     pub(crate) expires: Deadline,
     /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
     has_asked: AtomicBool,
+    /// Whether the client owes another request, and nothing else: the time since `frame_since` has another limit.
+    is_idle: AtomicBool,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
     /// A copy of the session's field would be 32 bytes more for each of 19,000 clients, so only tests have it here.
@@ -177,6 +179,7 @@ impl Slot {
             unseen: Unseen::default(),
             expires: Deadline::default(),
             has_asked: AtomicBool::new(false),
+            is_idle: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
@@ -586,6 +589,11 @@ impl Slot {
         }
     }
 
+    /// Whether a message of this client has not been answered.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.unanswered.load(Ordering::SeqCst) > 0
+    }
+
     /// Whether every message of this client has been answered; if not, the Transport is woken after the last answer.
     pub(crate) fn is_settled(&self) -> bool {
         self.awaited.store(true, Ordering::SeqCst);
@@ -626,6 +634,20 @@ impl Slot {
             return None;
         }
         Some(tick.since(since))
+    }
+
+    /// Notes whether the client is between two requests; returns the note before. For the Transport alone.
+    pub(crate) fn set_idle(&self, is_idle: bool) -> bool {
+        let before = self.is_idle.load(Ordering::Relaxed);
+        if before != is_idle {
+            self.is_idle.store(is_idle, Ordering::Relaxed);
+        }
+        before
+    }
+
+    /// Whether the client is between two requests.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::Relaxed)
     }
 
     /// Notes a request of the client.

@@ -27,7 +27,7 @@ use crate::delivery::{Codecs, sender_threads};
 use crate::hooks::{HookSettings, Hooks};
 use crate::supervision::{Arbiter, Place, Supervisor};
 use crate::topic::Handover;
-use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer};
+use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer, PublishRoute};
 
 /// Collects the settings and parts of an instance, and starts it.
 #[derive(Default)]
@@ -40,6 +40,7 @@ pub struct Builder {
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
     handover: Option<Handover>,
+    publish_routes: Vec<PublishRoute>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -250,9 +251,17 @@ impl Builder {
         self
     }
 
+    /// Adds a path at which requests publish on [`Config::http_listen`] and [`Config::https_listen`]; see
+    /// [`PublishRoute`]. Paths of the port itself, `/ws` and `/events`, come first.
+    #[must_use]
+    pub fn publish_route(mut self, route: PublishRoute) -> Self {
+        self.publish_routes.push(route);
+        self
+    }
+
     /// Takes the streams that a codec does not want, such as requests on the HTTP port for neither WebSocket nor
     /// server-sent events. The function is called on the home arbiter and must not block. Without a function such
-    /// streams are refused.
+    /// streams are refused. A stream may [come back](crate::WayBack) after its request was answered.
     #[must_use]
     pub fn pass_on(mut self, take: impl Fn(PassedOn) + Send + Sync + 'static) -> Self {
         self.pass_on = Some(Arc::new(take));
@@ -336,7 +345,7 @@ impl Builder {
         let tls = tls_listeners(&config, has_tls, tls)?;
         let codecs = Arc::new(Codecs::new());
         let given = Given { ports: self.ports, sockets: self.sockets, listeners: self.listeners };
-        let endpoints = endpoints(&config, &codecs, given, self.pass_on)?;
+        let endpoints = endpoints(&config, &codecs, given, (self.pass_on, self.publish_routes))?;
         let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartupError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartupError::Thread)?,
@@ -406,7 +415,7 @@ fn endpoints(
     config: &Config,
     codecs: &Arc<Codecs>,
     mut given: Given,
-    pass_on: Option<PassOn>,
+    (pass_on, publish_routes): (Option<PassOn>, Vec<PublishRoute>),
 ) -> Result<Vec<Arc<Endpoint>>, StartupError> {
     let told = Told::default();
     let bind = |addr| TcpPort::bind(addr, config, &told).map_err(|source| StartupError::Bind { addr, source });
@@ -430,7 +439,8 @@ fn endpoints(
     }
     let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
+    let http = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
+    let http: Arc<dyn Codec> = Arc::new(publish_routes.into_iter().fold(http, HttpPort::publish_route));
 
     let mut bound: Vec<Bound> = Vec::new();
     let mut add = |port: TcpPort, codec, tls| {

@@ -55,6 +55,10 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     // is time.
     let _ = timeout_at(deadline, root.terminate_child(application::NAME)).await;
     shared.draining.begin();
+    // A client between two requests of HTTP waits for nothing, and its next request finds another server.
+    for slot in connected(shared).await.iter().filter(|slot| slot.is_idle() && !slot.is_answering()) {
+        slot.end(End::Draining);
+    }
     // Messages accepted from publishers reach the subscribers' sockets or queues first.
     while Instant::now() < deadline && shared.topics.table.all().iter().any(|topic| !topic.is_idle()) {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -40,7 +40,8 @@ pub enum Opens {
     /// On accept; the client has sent nothing.
     AtOnce,
     /// With the first [`Command::Open`]. Until then only [`Command::Answer`], [`Command::Preface`],
-    /// [`Command::Refused`], [`Command::Close`], [`Command::Become`] and [`Command::PassOn`] are obeyed.
+    /// [`Command::Refused`], [`Command::Close`], [`Command::Become`], [`Command::PassOn`], [`Command::Admit`] and
+    /// [`Command::Submit`] are obeyed.
     WhenAsked,
 }
 
@@ -78,6 +79,12 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
 
     /// The decoder of a new connection.
     fn decoder(&self) -> Box<dyn Decoder>;
+
+    /// The decoder of a connection that has been [passed on](Command::PassOn), and [comes back](crate::WayBack). By
+    /// default, the decoder of a new connection.
+    fn decoder_of_returned(&self) -> Box<dyn Decoder> {
+        self.decoder()
+    }
 
     /// Appends an event as the client is to read it; nothing if the format cannot express the event. `at` is the
     /// current time.
@@ -163,6 +170,24 @@ pub trait Decoder: Send {
     /// The request tells the client's own address behind a trusted proxy
     /// ([`Config::trusted_proxies`](crate::Config::trusted_proxies)) before anything is answered.
     fn request(&self) -> Option<&HttpRequest> {
+        None
+    }
+
+    /// After [`Command::Admit`]: decides about the request. `is_local` says whether its sender is on this machine, as in
+    /// [`PassedOn::is_local`](crate::PassedOn::is_local).
+    fn admit(&mut self, is_local: bool) {
+        let _ = is_local;
+    }
+
+    /// Whether the decoder waits for another request, after an earlier one was completed. Such a connection may be silent
+    /// for `api_idle_timeout`, and not only for `frame_timeout`.
+    fn is_idle(&self) -> bool {
+        false
+    }
+
+    /// The index in [`Codec::successors`] of the codec for the answers still owed, once the server has decided to close the
+    /// connection: HTTP announces the close in the last answer. By default, the codec stays the same.
+    fn closing(&self) -> Option<usize> {
         None
     }
 

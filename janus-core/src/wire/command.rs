@@ -82,6 +82,22 @@ pub enum Command {
         /// The message.
         publication: Publication,
     },
+    /// Asks whether a request may be carried out that shows its own right, on a connection that is never opened. The
+    /// connection answers with [`Decoder::admit`](super::Decoder::admit), and continues to decode.
+    Admit,
+    /// Publishes by the right of a request that was [admitted](Self::Admit), and sends the receipt. Neither hooks nor the
+    /// rates of clients apply. The next command is decoded after the answer to this one: HTTP has no numbers of requests,
+    /// and its answers must be in order.
+    Submit {
+        /// The topic.
+        topic: TopicName,
+        /// The message.
+        publication: Publication,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+        /// Whether the connection is closed after the answer.
+        last: bool,
+    },
     /// Proves the client's identity, in a format whose connections open before the client has sent anything. For a
     /// connection that is not open yet, because no hook serves it without a proof, as [`Command::Open`]; later, as a new
     /// proof. See [`Codec::refreshes`](super::Codec::refreshes).

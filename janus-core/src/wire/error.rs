@@ -218,6 +218,12 @@ impl FrameError {
         Self { fatal: true, ..self }
     }
 
+    /// The same error, but the connection stays open: the position of the next request is known all the same.
+    #[must_use]
+    pub(super) fn into_harmless(self) -> Self {
+        Self { fatal: false, ..self }
+    }
+
     /// The same error as the answer to a request with this number.
     #[must_use]
     pub fn with_id(self, id: Option<u64>) -> Self {

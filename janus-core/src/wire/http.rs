@@ -1,8 +1,19 @@
-//! The HTTP port: the head of the first request decides what a connection becomes.
+//! The HTTP port: the head of a request decides what a connection becomes.
 //!
-//! `/ws` becomes a WebSocket, `/events` a stream of server-sent events, and everything else is passed on with the bytes
-//! received. This file also owns the parts common to all three: the reading of a request's head, and the form of a
-//! refusal. `http/tests.rs` has the rules.
+//! `/ws` becomes a WebSocket, `/events` a stream of server-sent events, a request to a [`PublishRoute`] publishes and is
+//! answered here, and everything else is passed on with the bytes received. Behind an answer the connection is kept, and
+//! another request decides anew. This file also owns the parts common to all of them: the reading of a request's head, and
+//! the form of a refusal. `http/tests.rs` has the rules.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `answer.rs` | pure: a writer | answers of kept connections, and the `Date` of all answers |
+//! | `body.rs` | pure: a reader | [`BodyReader`], the body of a request |
+//! | `publishing.rs` | pure: a part of the codec | [`PublishRoute`], and requests that publish |
+
+mod answer;
+mod body;
+mod publishing;
 
 use std::fmt::Write as _;
 use std::mem;
@@ -20,6 +31,9 @@ use super::{
     Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
     ServerEvent, Timestamp,
 };
+pub use body::BodyReader;
+pub use publishing::PublishRoute;
+use publishing::{Progress, Routes, Submission};
 
 /// The largest head of a request, in bytes, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
 /// limit.
@@ -31,11 +45,12 @@ const MAX_HEADERS: usize = 64;
 /// How long, in seconds, a browser may remember the answer to a preflight.
 const PREFLIGHT_MAX_AGE: &str = "600";
 
-/// The codec of an HTTP port: [`WebSocket`] at `/ws`, [`Sse`] at `/events`, and [`Command::PassOn`] for every other
-/// path.
+/// The codec of an HTTP port: [`WebSocket`] at `/ws`, [`Sse`] at `/events`, publications at each [`PublishRoute`], and
+/// [`Command::PassOn`] for every other path.
 ///
-/// It reads a request and turns the connection into the requested protocol. A request that cannot be served gets a
-/// status and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is closed.
+/// It reads a request and turns the connection into the requested protocol, or answers the request and reads the next. A
+/// request that cannot be served gets a status and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is
+/// closed.
 ///
 /// Limits: 16 KiB and 64 headers for the head of a request (431), `frame_timeout` to send the head (408).
 ///
@@ -50,7 +65,7 @@ const PREFLIGHT_MAX_AGE: &str = "600";
 /// assert_eq!(decoder.decode(&mut input, &limits), Some(Ok(Command::PassOn)));
 /// assert!(decoder.take_received().starts_with(b"GET /api/topics"));
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpPort {
     websocket: Arc<WebSocket>,
     /// The forms of an event stream, in the order of [`form`].
@@ -58,11 +73,14 @@ pub struct HttpPort {
     allowed_origins: AllowedOrigins,
     /// Empty if other machines can connect.
     own_ports: Arc<[u16]>,
+    routes: Routes,
 }
 
-/// The index of each codec in [`Codec::successors`]: the WebSocket, then the event streams in their order.
+/// The index of each codec in [`Codec::successors`]: the WebSocket, then the event streams in their order, then the codec of
+/// last answers.
 const WEBSOCKET: usize = 0;
 const FIRST_STREAM: usize = 1;
+const LAST_ANSWERS: usize = FIRST_STREAM + 4;
 
 /// The requested form of event stream: HTTP/1.0 has no chunks, and `events=native` makes the publisher's event the type
 /// of each server-sent event.
@@ -84,7 +102,14 @@ impl HttpPort {
             })),
             allowed_origins,
             own_ports: Arc::new([]),
+            routes: Routes::default(),
         }
+    }
+
+    /// Adds a path at which requests publish.
+    #[must_use]
+    pub fn publish_route(self, route: PublishRoute) -> Self {
+        Self { routes: self.routes.with(route), ..self }
     }
 
     /// Adds protection for listeners on these ports, reachable only by programs of the same machine.
@@ -118,20 +143,19 @@ impl Codec for HttpPort {
     }
 
     fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(PortDecoder {
-            streams: Arc::clone(&self.streams),
-            allowed_origins: self.allowed_origins.clone(),
-            own_ports: Arc::clone(&self.own_ports),
-            head: HeadReader::default(),
-            reader: Reader::default(),
-            outcome: Outcome::Undecided,
-        })
+        Box::new(self.decoder_with(Outcome::Undecided, false))
+    }
+
+    fn decoder_of_returned(&self) -> Box<dyn Decoder> {
+        Box::new(self.decoder_with(Outcome::Undecided, true))
     }
 
     fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
-        // No connection is opened here, so no other event has a reader.
+        // No connection is opened here, so no event but these and the answers to publications has a reader.
         if let ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) = event {
             out.put_slice(&refused(refusal).response());
+        } else {
+            self.routes.encode(event, false, out);
         }
     }
 
@@ -141,7 +165,48 @@ impl Codec for HttpPort {
 
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
         let streams = self.streams.iter().map(|stream| Arc::clone(stream) as _);
-        [Arc::clone(&self.websocket) as _].into_iter().chain(streams).collect()
+        let last = Arc::new(LastAnswers(self.clone())) as _;
+        [Arc::clone(&self.websocket) as _].into_iter().chain(streams).chain([last]).collect()
+    }
+}
+
+impl HttpPort {
+    fn decoder_with(&self, outcome: Outcome, was_used: bool) -> PortDecoder {
+        PortDecoder {
+            streams: Arc::clone(&self.streams),
+            allowed_origins: self.allowed_origins.clone(),
+            own_ports: Arc::clone(&self.own_ports),
+            routes: self.routes.clone(),
+            head: HeadReader::default(),
+            reader: Reader::default(),
+            outcome,
+            was_used,
+        }
+    }
+}
+
+/// The answers still owed on a connection that the server is about to close.
+#[derive(Debug)]
+struct LastAnswers(HttpPort);
+
+impl Codec for LastAnswers {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Box::new(self.0.decoder_with(Outcome::Refused, true))
+    }
+
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
+        match event {
+            ServerEvent::Refused(_) | ServerEvent::Bye(_) => self.0.encode(event, at, out),
+            event => self.0.routes.encode(event, true, out),
+        }
+    }
+
+    fn opens(&self) -> Opens {
+        Opens::WhenAsked
     }
 }
 
@@ -162,15 +227,20 @@ struct PortDecoder {
     streams: Arc<[Arc<Sse>; 4]>,
     allowed_origins: AllowedOrigins,
     own_ports: Arc<[u16]>,
+    routes: Routes,
     head: HeadReader,
     /// The reader of the answer, known once the head has been read.
     reader: Reader,
     outcome: Outcome,
+    /// Whether an earlier request was answered on this connection.
+    was_used: bool,
 }
 
 enum Outcome {
     Undecided,
+    /// Nothing is read any more.
     Refused,
+    Submits(Submission),
     Becomes(usize, Box<dyn Decoder>),
     PassedOn(Vec<u8>, Box<HttpRequest>),
 }
@@ -214,18 +284,44 @@ impl PortDecoder {
             }
             _ => {
                 check_passed_on(&request)?;
-                self.outcome = Outcome::PassedOn(received, Box::new(request));
-                Ok(Command::PassOn)
+                match self.routes.submission(request) {
+                    Ok(submission) => {
+                        self.outcome = Outcome::Submits(submission);
+                        Ok(Command::Admit)
+                    }
+                    Err(request) => {
+                        self.outcome = Outcome::PassedOn(received, Box::new(request));
+                        Ok(Command::PassOn)
+                    }
+                }
             }
         }
+    }
+
+    /// Continues with a request that publishes.
+    fn submit(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Command> {
+        let Outcome::Submits(submission) = &mut self.outcome else { return None };
+        let (next, command) = match submission.decode(input, limits)? {
+            Progress::Goes(command) => return Some(command),
+            Progress::Ends(command) => (Outcome::Undecided, command),
+            Progress::Closes(command) => (Outcome::Refused, command),
+        };
+        self.outcome = next;
+        self.head = HeadReader::default();
+        self.was_used = true;
+        Some(command)
     }
 }
 
 impl Decoder for PortDecoder {
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
-        if !matches!(self.outcome, Outcome::Undecided) {
-            *input = &[];
-            return None;
+        match self.outcome {
+            Outcome::Undecided => {}
+            Outcome::Submits(_) => return self.submit(input, limits).map(Ok),
+            _ => {
+                *input = &[];
+                return None;
+            }
         }
         let decided = match self.head.read(input)? {
             Ok(head) => {
@@ -240,22 +336,57 @@ impl Decoder for PortDecoder {
         })))
     }
 
+    fn finish(&mut self, _: &Limits) -> Option<Result<Command, FrameError>> {
+        match &mut self.outcome {
+            Outcome::Submits(submission) => submission.finish().map(Ok),
+            _ => None,
+        }
+    }
+
     fn is_mid_frame(&self) -> bool {
-        self.head.is_mid_head()
+        match self.outcome {
+            Outcome::Undecided => self.head.is_mid_head() && !self.is_idle(),
+            Outcome::Submits(_) => true,
+            _ => false,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        // Some clients send an empty line behind a body.
+        self.was_used && matches!(self.outcome, Outcome::Undecided) && self.head.buffered() == 0
+    }
+
+    fn closing(&self) -> Option<usize> {
+        Some(LAST_ANSWERS)
     }
 
     fn buffered(&self) -> usize {
-        self.head.buffered()
+        match &self.outcome {
+            Outcome::Submits(submission) => submission.memory(),
+            _ => self.head.buffered(),
+        }
     }
 
     fn memory(&self) -> usize {
-        self.head.memory()
+        match &self.outcome {
+            Outcome::Submits(submission) => self.head.memory() + submission.memory(),
+            _ => self.head.memory(),
+        }
     }
 
     fn refuse(&self, refusal: &Refusal<'_>) -> Refusing {
-        match self.outcome {
+        match &self.outcome {
+            // Unasked, a client would take an answer for that to its next request.
+            Outcome::Undecided if self.is_idle() => Refusing::With(Bytes::new()),
             Outcome::Undecided => Refusing::OnceRead,
+            Outcome::Submits(submission) => Refusing::With(submission.refusal(&refused(refusal))),
             _ => Refusing::With(refused(refusal).response_to(&self.reader)),
+        }
+    }
+
+    fn admit(&mut self, is_local: bool) {
+        if let Outcome::Submits(submission) = &mut self.outcome {
+            submission.admit(is_local);
         }
     }
 
@@ -263,6 +394,7 @@ impl Decoder for PortDecoder {
         match &self.outcome {
             Outcome::Becomes(_, decoder) => decoder.request(),
             Outcome::PassedOn(_, request) => Some(request),
+            Outcome::Submits(submission) => Some(&submission.request),
             Outcome::Undecided | Outcome::Refused => None,
         }
     }
@@ -275,8 +407,8 @@ impl Decoder for PortDecoder {
     }
 
     fn take_received(&mut self) -> Vec<u8> {
-        match mem::replace(&mut self.outcome, Outcome::Refused) {
-            Outcome::PassedOn(received, _) => received,
+        match &mut self.outcome {
+            Outcome::PassedOn(received, _) => mem::take(received),
             _ => Vec::new(),
         }
     }
@@ -452,10 +584,14 @@ fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
     let is_number = |length: &str| {
         length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse().is_ok_and(|length: u64| length >> 63 == 0)
     };
-    if !length.is_none_or(is_number) || lengths.any(|other| Some(other) != length) {
+    // A server in front may go by the one or by the other of two equal lengths, and by neither of two unequal ones.
+    if !length.is_none_or(is_number) || lengths.next().is_some() {
         return Err(bad_head("Content-Length must be a single number"));
     }
     if let Some(coding) = request.headers_named("transfer-encoding").last() {
+        if length.is_some() {
+            return Err(bad_head(body::TWO_LENGTHS));
+        }
         if request.is_http_1_0 {
             return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
         }
@@ -467,9 +603,9 @@ fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// The value of a response's `Date` (RFC 9110, 6.6.1).
+/// The value of a response's `Date`.
 pub(super) fn date() -> String {
-    httpdate::fmt_http_date(std::time::SystemTime::now())
+    answer::with_date(str::to_owned)
 }
 
 fn preflight(cors: &str) -> Bytes {
@@ -496,6 +632,8 @@ pub(super) struct HeadReader {
     kept: Vec<u8>,
     /// Whether the current line has had nothing but a carriage return so far.
     line_is_empty: bool,
+    /// Whether the last byte is a carriage return.
+    after_cr: bool,
     /// Empty lines before the head are ignored, but count against its length.
     skipped: usize,
     over: bool,
@@ -524,6 +662,10 @@ impl HeadReader {
             if at == room {
                 let message = format!("request head longer than the limit of {MAX_HEAD_BYTES} bytes");
                 return Some(Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message)));
+            }
+            // Where servers disagree about the end of a line, they disagree about the end of a head.
+            if mem::replace(&mut self.after_cr, byte == b'\r') != (byte == b'\n') {
+                return Some(Err(bad_head("a line must end with CR and LF")));
             }
             match byte {
                 b'\n' if self.line_is_empty => {

@@ -130,6 +130,24 @@ impl HttpRequest {
             || self.headers_named("transfer-encoding").next().is_some()
     }
 
+    /// Whether the client leaves the connection open for another request (RFC 9112, 9.3): by default over HTTP/1.1, and
+    /// over HTTP/1.0 with `Connection: keep-alive`.
+    ///
+    /// ```
+    /// use janus_core::wire::HttpRequest;
+    ///
+    /// let request = |value: &'static str| HttpRequest::new("GET", "/", [("Connection", value.as_bytes())]);
+    /// assert!(request("keep-alive").keeps_connection() && !request("x, Close").keeps_connection());
+    /// ```
+    #[must_use]
+    pub fn keeps_connection(&self) -> bool {
+        let says = |word: &str| {
+            let options = self.headers_named("connection").flat_map(|value| value.split(','));
+            options.map(str::trim).any(|option| option.eq_ignore_ascii_case(word))
+        };
+        !says("close") && (!self.is_http_1_0 || says("keep-alive"))
+    }
+
     /// The memory of the request, including an allocator's overhead for small pieces.
     pub(crate) fn memory(&self) -> usize {
         let text = |text: &String| size_of::<String>() + text.capacity() + text.capacity() / 8 + 16;

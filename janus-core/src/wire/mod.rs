@@ -13,7 +13,7 @@
 //! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
 //! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455) around `janus.v1.json` |
 //! | `sse.rs` | pure: a codec | server-sent events |
-//! | `http.rs` | pure: a codec | the HTTP port: the head of the first request, and what the connection becomes |
+//! | `http.rs` | pure: a codec | the HTTP port: the head of a request, and what the connection becomes; its parts are in `http/` |
 //! | `origins.rs` | pure: a rule | the origins whose pages may connect |
 //! | `http_request.rs` | pure: a value | [`HttpRequest`], the parsed head of a request |
 //! | `forwarded.rs` | pure: a reader | [`ForwardedClient`], a client behind proxies that speak HTTP |
@@ -62,7 +62,7 @@ pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
-pub use http::{HttpError, HttpPort};
+pub use http::{BodyReader, HttpError, HttpPort, PublishRoute};
 pub use http_request::HttpRequest;
 pub use json::JsonError;
 pub use origins::AllowedOrigins;

@@ -28,7 +28,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body_util::{Either, Full};
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{self, Body, Bytes, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,7 +40,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
-use crate::api::{Api, Crowded, EXCHANGE_TIMEOUT, Lines, head_of, linger};
+use crate::api::{Api, Crowded, EXCHANGE_TIMEOUT, Incoming, Lines, head_of, linger};
 use crate::settings::Settings;
 pub(crate) use health::Health;
 use places::{Place, Places};
@@ -171,7 +171,9 @@ impl Admin {
     }
 
     async fn converse(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, place: Arc<Place>) {
-        let service = service_fn(async |request| self.answer(request, peer, &place).await);
+        let service = service_fn(async |request: Request<body::Incoming>| {
+            self.answer(request.map(Incoming::from), peer, &place).await
+        });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)

@@ -28,7 +28,11 @@ fn settings() -> Settings {
 async fn serve(settings: &Settings) -> Server {
     let janus = Janus::builder().config(settings.core.clone()).start().await.unwrap();
     let health = Arc::new(Health::new(janus.clone(), None));
-    let admin = Arc::new(Admin::new(&Api::new(janus.clone(), settings), settings, Arc::clone(&health)));
+    let admin = Arc::new(Admin::new(
+        &Api::new(janus.clone(), settings, &crate::api::requests()),
+        settings,
+        Arc::clone(&health),
+    ));
     let addr = admin.serve(listen(&settings.admin_listen).unwrap()).unwrap()[0];
     Server { janus, health, admin, addr: SocketAddr::from((LOOPBACK, addr.port())) }
 }

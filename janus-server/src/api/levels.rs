@@ -3,15 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::{Request, Response};
 use janus_core::wire::HttpError;
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::Api;
 use super::routes::{bad_request, json};
+use super::{Api, Incoming};
 use crate::logging::{self, LEVELS, MAX_TARGET_BYTES, MAX_TIME, is_target, lower};
 use crate::settings::duration;
 

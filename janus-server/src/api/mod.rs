@@ -2,22 +2,26 @@
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
-//! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
+//! | `mod.rs` | the API | its limits, and the decision on each request |
 //! | `access.rs` | pure | the decision whether a request is allowed |
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
+//! | `exchange.rs` | the life of a connection | a request of the HTTP port, its answer, and the way back to the port |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `traceparent.rs` | pure | the line of the log about a publication that is part of a trace |
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
-//! hyper reads and writes HTTP. A framework on top would be larger than the routes themselves, and the routes are a
-//! table that the test of `openapi.json` reads.
+//! A framework would be larger than the routes themselves, and the routes are a table that the test of `openapi.json`
+//! reads.
 //!
-//! A connection serves one request and announces this with `connection: close`. Otherwise a browser would reuse a kept
-//! connection to request `/events`, and a connection cannot be handed back to Janus.
+//! A connection of the HTTP port is kept: behind each answer it goes back to the port, which reads the next request, be
+//! it for the API, for `/events` or for `/ws`. So idle connections wait in one place, under the limits of that place.
+//! `POST /api/publish` does not even leave the port ([`publish_route`]): the message is decoded, published and answered
+//! where those of WebSockets are. A hop to the thread of the API and back costs more than the publication.
 
 mod access;
+mod exchange;
 mod levels;
 mod revoking;
 mod routes;
@@ -26,24 +30,21 @@ mod tests;
 mod traceparent;
 mod tracing;
 
-use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::{Either, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
+use hyper::body::Bytes;
 use hyper::{Request, Response, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use janus_core::wire::{AllowedOrigins, HttpError};
-use janus_core::{Config, Janus, PassedOn, PassedStream};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::net::TcpStream;
+use janus_core::wire::{AllowedOrigins, HttpError, PublishRoute};
+use janus_core::{Config, Janus, PassedOn};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
+pub(crate) use exchange::Incoming;
 pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
@@ -73,9 +74,6 @@ const MAX_ANSWERS_BYTES: usize = 64 << 20;
 /// How long a shutdown waits for answers in progress.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a request head that hyper may buffer. The HTTP port has already accepted the head.
-const HEAD_BUFFER_BYTES: usize = 64 * 1024;
-
 /// A port on which the API is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
@@ -94,7 +92,7 @@ pub(crate) struct Api {
     /// Maximum bytes of a request's body. A body holds at most a single message.
     max_body_bytes: usize,
     max_topic_bytes: usize,
-    /// For the head of a request, and again for the body.
+    /// For the body of a request.
     read_timeout: Duration,
     max_connections: usize,
     connections: Arc<Semaphore>,
@@ -117,15 +115,15 @@ pub(crate) struct Api {
 pub(crate) struct Crowded;
 
 impl Api {
-    pub(crate) fn new(janus: Janus, settings: &Settings) -> Self {
+    /// `requests` counts the answers, as it does those of the [publishing route](publish_route).
+    pub(crate) fn new(janus: Janus, settings: &Settings, requests: &Arc<Requests>) -> Self {
         let core = &settings.core;
-        let requests = Arc::new(Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path)));
         let sources = Sources {
             janus: janus.clone(),
             tokens: None,
             ask: None,
             reporter: None,
-            requests: Arc::clone(&requests),
+            requests: Arc::clone(requests),
             started: SystemTime::now(),
         };
         Self {
@@ -143,7 +141,7 @@ impl Api {
             openapi: routes::openapi(core.max_topic_bytes),
             health: None,
             metrics: Arc::new(Metrics::new(sources)),
-            requests,
+            requests: Arc::clone(requests),
         }
     }
 
@@ -199,12 +197,10 @@ impl Api {
     /// Serves a connection that the HTTP port has passed on, starting with the bytes already read. Returns at once;
     /// must be called on the runtime that is to serve the connection.
     fn serve_passed_on(self: &Arc<Self>, passed_on: PassedOn) {
-        let PassedOn { stream, received, peer, is_local } = passed_on;
-        let api = Arc::clone(self);
+        let (api, peer) = (Arc::clone(self), passed_on.peer);
         tokio::spawn(async move {
             let lasts = OnceLock::new();
-            let begun = Begun { received, is_local };
-            let mut exchange = std::pin::pin!(api.exchange(stream, begun, &lasts));
+            let mut exchange = std::pin::pin!(api.exchange(passed_on, &lasts));
             let mut ended = timeout(EXCHANGE_TIMEOUT, &mut exchange).await;
             if let (Err(_), Some(lasting)) = (&ended, lasts.get()) {
                 ended = timeout(*lasting, exchange).await;
@@ -232,61 +228,6 @@ impl Api {
     pub(crate) async fn finish(&self) {
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let _ = timeout(FINISH_TIMEOUT, self.connections.acquire_many(all)).await;
-    }
-
-    async fn exchange(&self, stream: PassedStream, begun: Begun, lasts: &OnceLock<Duration>) -> Exchanged {
-        match stream {
-            PassedStream::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                let (reader, writer) = TcpStream::from_std(stream)?.into_split();
-                self.converse(reader, writer, begun, lasts).await
-            }
-            #[cfg(unix)]
-            PassedStream::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                let (reader, writer) = tokio::net::UnixStream::from_std(stream)?.into_split();
-                self.converse(reader, writer, begun, lasts).await
-            }
-            PassedStream::Tls(stream) => {
-                let (reader, writer) = tokio::io::split(stream.register()?);
-                self.converse(reader, writer, begun, lasts).await
-            }
-            PassedStream::Other(stream) => {
-                let (reader, writer) = tokio::io::split(stream);
-                self.converse(reader, writer, begun, lasts).await
-            }
-            other => Err(format!("{other:?} is no stream that the API can serve").into()),
-        }
-    }
-
-    async fn converse(
-        &self,
-        reader: impl AsyncRead + Unpin,
-        writer: impl AsyncWrite + Unpin,
-        begun: Begun,
-        lasts: &OnceLock<Duration>,
-    ) -> Exchanged {
-        let Begun { received, is_local } = begun;
-        let mut stream = tokio::io::join(Cursor::new(received).chain(reader), writer);
-        let place = OnceLock::new();
-        let service = service_fn(async |request| self.answer(request, is_local, &place, lasts).await);
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.read_timeout)
-            .max_buf_size(HEAD_BUFFER_BYTES)
-            .keep_alive(false)
-            // Answers are written in place: a copy would escape the accounting in `answers`.
-            .writev(true)
-            // A client may shut down its write side and still expect an answer.
-            .half_close(true)
-            .serve_connection(TokioIo::new(&mut stream), service)
-            .await?;
-        // A client must not occupy a place by leaving its side open.
-        drop(place);
-        if let Ok(_lingering) = self.lingering.try_acquire() {
-            linger(stream).await;
-        }
-        Ok(())
     }
 
     /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is
@@ -317,12 +258,12 @@ impl Api {
         lasts: &OnceLock<Duration>,
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
         let (path, begun) = (self.requests.path(request.uri().path()), Instant::now());
-        let answer = self.make_answer(request, is_local, place, lasts).await?;
+        let answer = self.decide(request, is_local, place, lasts).await?;
         self.requests.note(path, answer.status().as_u16(), begun.elapsed());
         Ok(answer)
     }
 
-    async fn make_answer(
+    async fn decide(
         &self,
         request: Request<Incoming>,
         is_local: bool,
@@ -350,21 +291,25 @@ impl Api {
     }
 }
 
+/// The route of `POST /api/publish` on the HTTP port, served by the port itself.
+pub(crate) fn publish_route(settings: &Settings, requests: &Arc<Requests>) -> PublishRoute {
+    const PATH: &str = "/api/publish";
+    let Config { http_listen, https_listen, .. } = &settings.core;
+    let access = access(settings, http_listen.iter().chain(https_listen));
+    let (requests, path) = (Arc::clone(requests), requests.path(PATH));
+    let route = PublishRoute::new(PATH, move |request, is_local| access.check(request, is_local));
+    route.on_answer(move |status| requests.count(path, status))
+}
+
+/// Counts of the answers, by the paths of the routes.
+pub(crate) fn requests() -> Arc<Requests> {
+    Arc::new(Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path)))
+}
+
 fn access<'a>(settings: &Settings, addresses: impl Iterator<Item = &'a SocketAddr>) -> Access {
     let Config { allowed_origins, .. } = &settings.core;
     Access::new(&settings.api_key, addresses, AllowedOrigins::new(allowed_origins.iter().map(String::as_str)))
 }
-
-/// The beginning of an exchange.
-struct Begun {
-    /// The bytes that the HTTP port has read.
-    received: Bytes,
-    /// Whether the client is on this machine.
-    is_local: bool,
-}
-
-/// How an exchange ended; the error is for the log.
-type Exchanged = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// The body of a large answer, with its share of `MAX_ANSWERS_BYTES`.
 struct Large {

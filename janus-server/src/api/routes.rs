@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Bytes};
 use hyper::{Method, Request, Response, Version, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
 use janus_core::{Delivery, Epoch, HistoryError, Janus, Message, Position, PublishError, Receipt};
@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::{Api, Port, refusal, response, traceparent, typed_response};
+use super::{Api, Incoming, Port, refusal, response, traceparent, typed_response};
 use crate::admin::health;
 use crate::metrics::Format;
 
@@ -415,6 +415,9 @@ impl Api {
 /// Why a body cannot be read: a mistake of the client, or an early end of the stream, after which the same request may
 /// succeed.
 fn unreadable(error: &(dyn Error + Send + Sync + 'static)) -> HttpError {
+    if let Some(error) = error.downcast_ref::<HttpError>() {
+        return error.clone();
+    }
     let first: &(dyn Error + 'static) = error;
     let causes = std::iter::successors(Some(first), |&error| error.source());
     // The kind is all that hyper tells about a malformed chunk.

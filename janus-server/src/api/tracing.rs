@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::body::{Body, Bytes, Frame};
 use hyper::{Method, Request, Response, header};
 use janus_core::wire::HttpError;
 use janus_core::{Trace, TraceError, TraceKind, TraceOptions};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::routes::{bad_request, digits};
-use super::{Api, busy};
+use super::{Api, Incoming, busy};
 
 /// How long a trace takes: by default, and at most.
 pub(super) const DEFAULT_SECONDS: u64 = 10;

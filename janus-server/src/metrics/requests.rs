@@ -47,18 +47,34 @@ impl Requests {
         PathId(self.names.iter().position(|name| *name == path).unwrap_or(self.names.len() - 1))
     }
 
-    /// Counts an answer, and the time that it took to make.
-    pub(crate) fn note(&self, PathId(path): PathId, status: u16, time: Duration) {
+    /// Counts an answer, and the time that its making has taken.
+    pub(crate) fn note(&self, path: PathId, status: u16, time: Duration) {
+        self.count(path, status);
+        self.paths[path.0].times.record(time);
+    }
+
+    /// Counts an answer whose time is not known.
+    pub(crate) fn count(&self, path: PathId, status: u16) {
+        self.of(path, status).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn of(&self, PathId(path): PathId, status: u16) -> &AtomicU64 {
         let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
-        self.paths[path].statuses[status].fetch_add(1, Ordering::Relaxed);
-        self.paths[path].times.record(time);
+        &self.paths[path].statuses[status]
+    }
+
+    /// The number of answers to requests for this path with this status.
+    #[cfg(test)]
+    pub(crate) fn get(&self, path: &str, status: u16) -> u64 {
+        self.of(self.path(path), status).load(Ordering::Relaxed)
     }
 
     pub(super) fn families(&self) -> [MetricFamily; 2] {
         let text = "Answers of the HTTP API and of the admin port, by path (other for unknown paths) and status.";
         let mut requests = MetricFamily::new("http_requests", MetricKind::Counter, text).by(["path", "status"]);
         let text = "Time from the head of a request until its answer is made, by path. A body that comes slowly \
-                    counts; a client that reads slowly does not, nor do the lines of a trace.";
+                    counts; a client that reads slowly does not, nor do the lines of a trace. Publications over \
+                    the HTTP port have no times here: the port answers them itself.";
         let mut seconds = MetricFamily::new("http_request_seconds", MetricKind::Histogram, text).by(["path"]);
         for (name, path) in self.names.iter().zip(&self.paths) {
             let statuses = STATUSES.iter().map(|status| status.to_string().into()).chain([OTHER.into()]);

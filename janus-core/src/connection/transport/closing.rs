@@ -119,6 +119,7 @@ impl Transport {
     /// Begins to close: the queue is written out, then comes a FIN.
     pub(super) fn close(&mut self) {
         if !self.is_closing() {
+            self.announce_close();
             self.give_up_preface();
             self.detach();
             let deadline = self.shared.close_deadline(self.shared.config().drain_timeout);

@@ -41,7 +41,7 @@ impl Transport {
         }
         let fresh = self.fresh;
         self.fresh &= Self::leaves_fresh(&command);
-        if !self.fresh {
+        if !self.fresh && self.opened {
             // No question about a new client comes any more.
             self.tls = None;
         }
@@ -62,8 +62,9 @@ impl Transport {
                 self.answer_error(FrameError::new(ErrorCode::Internal, message));
             }
             Command::Close(bytes) => self.part(bytes),
-            Command::Become(bytes) => self.become_successor(bytes),
-            Command::PassOn => self.pass_on(),
+            command @ (Command::Become(_) | Command::PassOn) => self.after_answers(command),
+            Command::Admit => self.admit_request(),
+            Command::Submit { topic, publication, id, last } => self.submit(topic, publication, id, last),
             Command::Authenticate { auth } => self.authenticate(auth, fresh),
             Command::Ping | Command::Pong if self.lacks_proof() => {}
             _ if !self.opened => self.refuse_unopened(),
@@ -101,6 +102,7 @@ impl Transport {
                 | Command::Attach { .. }
                 | Command::Publish { .. }
                 | Command::PublishAndClose { .. }
+                | Command::Submit { .. }
         );
         if asks && !self.slot.has_asked() {
             self.slot.note_asked();

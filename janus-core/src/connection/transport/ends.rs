@@ -16,7 +16,7 @@ use super::opening::after_a_restart;
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::SERVER_FULL;
 use crate::delivery::{End, Exceeded, SlowReason};
-use crate::wire::{ErrorCode, FrameError, Refusal};
+use crate::wire::{Bytes, ErrorCode, FrameError, Refusal};
 
 /// A line of the log about an end, with its code as a key-value.
 macro_rules! log_end {
@@ -55,6 +55,8 @@ enum Close {
     Soon,
     /// As the close after any fatal error of the client: behind the answers to earlier messages.
     AfterAnswers,
+    /// With a FIN behind the queue, and without words: the client would take them for the answer to its next request.
+    Silently,
     /// As `AfterQueue` if there is room for another refusal, otherwise at once.
     TurnedAway,
 }
@@ -123,6 +125,16 @@ const FRAME_TIMEOUT: Row = Row {
         client.shared.counters.frames_timed_out.fetch_add(1, Ordering::Relaxed);
     },
     close: Close::AfterAnswers,
+    ends_session: false,
+};
+
+/// The client keeps its connection and asks for nothing.
+const IDLE: Row = Row {
+    code: None,
+    words: "",
+    log: |client, _| log_client!(client, Level::Debug, "closed, no further request came within api_idle_timeout"),
+    count: |_, _| {},
+    close: Close::Silently,
     ends_session: false,
 };
 
@@ -291,6 +303,7 @@ fn row(end: End) -> Row {
         End::GivenUp => GIVEN_UP,
         End::CodecPanicked => CODEC_PANICKED,
         End::FrameTimeout => FRAME_TIMEOUT,
+        End::Idle => IDLE,
         End::Crowded => CROWDED,
         End::PingTimeout => PING_TIMEOUT,
         End::MessagesLost => MESSAGES_LOST,
@@ -322,6 +335,7 @@ impl Transport {
                 self.why = code.or(self.why);
                 self.step = Step::Over;
             }
+            (Close::Silently, _) => self.part(Bytes::new()),
             (Close::TurnedAway, Some(code)) => self.crowded_out(code, words),
             (Close::AfterAnswers, Some(code)) => self.answer_error(FrameError::new(code, words)),
             (Close::AfterQueue, Some(code)) => self.say_bye(None, code, words),
@@ -350,6 +364,7 @@ impl Transport {
             End::Crowded => !self.has_place,
             _ if self.is_closing() => false,
             End::FrameTimeout => self.is_late(),
+            End::Idle => matches!(self.step, Step::Reading) && self.slot.is_idle() && !self.slot.is_answering(),
             End::PingTimeout => self.owes_answer(),
             End::TokenExpired => self.has_expired(),
             End::MessagesLost

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::whence::Arrival;
 use super::{Step, Transport};
 use crate::config::Resume;
-use crate::connection::listener::{PassOn, PassedOn};
+use crate::connection::listener::{PassOn, PassedOn, PassedRequest};
+use crate::connection::returning::{Way, WayBack};
 use crate::delivery::{End, Link};
 use crate::hooks::{ConnectRequest, News};
 use crate::session::{Claimed, SessionToken, Unclaimed};
@@ -132,13 +133,13 @@ impl Transport {
     pub(super) fn finish_passing_on(&mut self) {
         let Step::PassingOn(passing) = std::mem::replace(&mut self.step, Step::Over) else { return };
         let PassingOn { take, mut received } = *passing;
+        let bytes = received.len();
         if let Some(rest) = self.rest.take() {
             received.extend_from_slice(&rest);
         }
         let peer = self.session.peer;
-        if !self.has_place {
-            self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_accepted();
+        let request = self.decoder.request().cloned().map(|head| PassedRequest { head, bytes });
         let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log::debug!(peer:%; "{peer}: not passed on: {error}"),
@@ -147,7 +148,20 @@ impl Transport {
         };
         self.passed_on = true;
         let is_local = self.origin.is_local && !self.is_foreign;
-        take(PassedOn { stream, received: received.into(), peer, is_local });
+        let Arrival { peer: arrived, is_foreign } = self.take_arrival();
+        let admission = std::mem::take(&mut self.admission);
+        let back = WayBack::new(
+            Arc::clone(&self.shared),
+            &self.origin,
+            Way {
+                peer: arrived,
+                is_foreign,
+                // The admission of another client ends with its request.
+                admission: (admission, arrived == peer),
+                tls: self.tls.take(),
+            },
+        );
+        take(PassedOn { stream, received: received.into(), peer, is_local, request, back });
     }
 }
 

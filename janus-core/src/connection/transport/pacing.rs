@@ -101,7 +101,7 @@ impl Transport {
 
     /// The number of bytes that may be read now; `None` if the client has to wait.
     pub(super) fn room_to_read(&mut self) -> Option<usize> {
-        let Some(rate) = self.shared.rates.bytes else { return Some(usize::MAX) };
+        let Some(rate) = self.shared.rates.bytes.filter(|_| !self.is_submitter()) else { return Some(usize::MAX) };
         let now = Instant::now();
         match self.pace.further.get_or_insert_default().bytes.room(rate, now) {
             0 => {

@@ -1,8 +1,6 @@
 //! The place of a connection among all others: as a client of `max_connections`, or as a
 //! [guest](crate::connection::guests).
 
-use std::sync::atomic::Ordering;
-
 use super::{Step, Transport, refusal};
 use crate::accounts::admission::AddressLimit;
 use crate::connection::acceptor::{admit, count_refusal};
@@ -22,7 +20,8 @@ impl Transport {
         !self.has_place
             && match command {
                 Command::Subscribe { .. } | Command::Attach { .. } => true,
-                Command::Close(_) | Command::Refused(_) | Command::Authenticate { .. } => false,
+                Command::Close(_) | Command::Refused(_) | Command::Answer(_) | Command::Authenticate { .. } => false,
+                Command::Admit | Command::Submit { .. } => false,
                 Command::Ping | Command::Pong if self.lacks_proof() => false,
                 Command::PassOn => self.origin.pass_on.is_none(),
                 // Once the connection is open, its codec may refuse a client in other words.
@@ -47,9 +46,7 @@ impl Transport {
     fn occupy(&mut self, place: Reservation) {
         place.give_to(&self.slot);
         self.has_place = true;
-        if !self.has_published {
-            self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_accepted();
     }
 
     /// Notes a publication by a client that may publish.
@@ -58,7 +55,7 @@ impl Transport {
             return;
         }
         self.has_published = true;
-        self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        self.count_accepted();
         if let Some(guest) = self.shared.table.guest_has_published(&self.slot, &self.shared.config()) {
             guest.end(End::Crowded);
         }

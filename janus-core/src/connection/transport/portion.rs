@@ -32,8 +32,8 @@ impl Portion {
     pub(super) fn add_command(&mut self, decoded: &Result<Command, FrameError>) {
         self.add(price::FRAME);
         self.add(match decoded {
-            Ok(Command::Ping | Command::Pong | Command::Publish { ack: false, .. }) => 0,
-            Ok(Command::Publish { .. } | Command::PublishAndClose { .. }) => price::RECEIPT,
+            Ok(Command::Ping | Command::Pong | Command::Publish { ack: false, .. } | Command::Admit) => 0,
+            Ok(Command::Publish { .. } | Command::PublishAndClose { .. } | Command::Submit { .. }) => price::RECEIPT,
             Ok(
                 Command::Subscribe { .. }
                 | Command::Unsubscribe { .. }

@@ -135,6 +135,9 @@ impl Transport {
         match route(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
             Ok(()) => {
                 self.await_outcome(offering.outcome);
+                if self.is_submitter() {
+                    self.note_awaited(true);
+                }
                 Poll::Ready(())
             }
             Err(pending) => {

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use log::Level;
 
 use super::commands::Lengthy;
+use super::keeping::Answers;
 use super::pacing::Then;
 use super::publishing::Offering;
 use super::{Step, Transport};
@@ -31,6 +32,10 @@ impl Transport {
     pub(super) fn read(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         if self.slot.is_paused() {
             return Poll::Pending;
+        }
+        if self.answers == Answers::Last {
+            self.step = Step::Answering;
+            return Poll::Ready(());
         }
         ready!(self.poll_portion(cx));
         if self.undecoded {
@@ -98,6 +103,10 @@ impl Transport {
         let mut completed = false;
         self.undecoded = true;
         while self.may_go_on() && !self.portion.is_used_up() {
+            if self.answers == Answers::Last || !input.is_empty() && self.owes_answer_first() {
+                self.step = Step::Answering;
+                break;
+            }
             let Some(decoded) = self.decoder.decode(input, &limits) else {
                 self.undecoded = false;
                 break;
@@ -112,12 +121,15 @@ impl Transport {
             // gains time by a publication alone. Nor does a client gain time by a ping between two parts of an
             // unfinished message.
             let gains_time = self.opened && !self.is_silent_guest() || becomes;
-            completed = completed || (gains_time && !self.decoder.is_mid_frame());
+            completed = completed || (gains_time && !self.decoder.is_mid_frame()) || self.decoder.is_idle();
         }
         // The bytes after the end of a portion are unknown. A frame late before the end is late after the end.
         if !self.is_interrupted() || completed {
-            let unfinished = input.is_empty() && self.is_awaited();
-            self.slot.set_unfinished(unfinished, completed, self.shared.clock.tick());
+            if input.is_empty() {
+                self.note_awaited(completed);
+            } else {
+                self.slot.set_unfinished(false, completed, self.shared.clock.tick());
+            }
         }
     }
 

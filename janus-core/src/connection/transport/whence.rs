@@ -11,6 +11,14 @@ use crate::connection::acceptor::count_excess;
 use crate::session::Session;
 use crate::wire::{Command, ForwardedClient, HttpRequest, Peer};
 
+/// Where a connection comes from, by what is known without any request.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) peer: Peer,
+    /// Whether a proxy has passed the client on from elsewhere.
+    pub(super) is_foreign: bool,
+}
+
 impl Transport {
     /// Looks at the first request of a connection that is not open yet: learns the client's own address, and refuses a
     /// client beyond the limits of its address. False if the client is refused.
@@ -23,19 +31,23 @@ impl Transport {
             self.refuse_excess(limit);
             return false;
         }
-        if self.knows_client {
+        // The client of such a request is asked for with the request.
+        if self.knows_client || matches!(command, Command::Admit | Command::Submit { .. }) {
             return true;
         }
         let opened = if let Command::Open(open) = command { open.request.as_deref() } else { None };
         let Some(request) = opened.or_else(|| self.decoder.request()) else { return true };
         let (peer, is_foreign) = self.client_of(request);
         self.knows_client = true;
+        if is_foreign || peer != self.session.peer {
+            self.arrival = Some(Box::new(Arrival { peer: self.session.peer, is_foreign: self.is_foreign }));
+        }
         self.is_foreign |= is_foreign;
         peer == self.session.peer || self.moves_to(peer)
     }
 
     /// The address of the client of a request, and whether a proxy has passed the request on from elsewhere.
-    fn client_of(&self, request: &HttpRequest) -> (Peer, bool) {
+    pub(super) fn client_of(&self, request: &HttpRequest) -> (Peer, bool) {
         let (config, peer) = (self.shared.config(), self.session.peer);
         match peer {
             Peer::Addr(addr) if !config.trusted_proxies.is_empty() => {

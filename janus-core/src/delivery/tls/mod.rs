@@ -48,7 +48,7 @@ pub use bare::BareSession;
 #[cfg(test)]
 pub(crate) use handshake::HandshakeError;
 pub(crate) use handshake::{Established, accept, prefers_chacha20, prepare};
-pub use passed::PassedTls;
+pub use passed::{PassedTls, TlsStream};
 pub(crate) use session::Session;
 use session::{MAX_PLAINTEXT, MAX_RECORD_IN, MAX_RECORD_OUT};
 

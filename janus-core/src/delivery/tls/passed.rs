@@ -9,7 +9,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Session, Tls};
-use crate::delivery::stream::ByteStream;
 
 /// An established connection over TLS, without a runtime.
 pub struct PassedTls {
@@ -38,8 +37,8 @@ impl PassedTls {
     /// # Panics
     ///
     /// If called outside of a tokio runtime with I/O.
-    pub fn register(self) -> io::Result<Pin<Box<dyn ByteStream>>> {
-        Ok(Box::pin(TlsStream(self.enter_reactor()?)))
+    pub fn register(self) -> io::Result<TlsStream> {
+        Ok(TlsStream(self.enter_reactor()?))
     }
 }
 
@@ -49,7 +48,25 @@ impl fmt::Debug for PassedTls {
     }
 }
 
-struct TlsStream(Tls);
+/// A connection over TLS as a stream of plaintext; see [`PassedTls::register`].
+pub struct TlsStream(Tls);
+
+impl TlsStream {
+    /// Takes the stream from its runtime. All bytes written must have been flushed.
+    ///
+    /// # Errors
+    ///
+    /// The runtime does not let go of the socket.
+    pub fn leave(self) -> io::Result<PassedTls> {
+        PassedTls::leave_reactor(self.0)
+    }
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream").field("socket", self.0.socket()).finish_non_exhaustive()
+    }
+}
 
 impl AsyncRead for TlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::{Epoch, Position, TopicName};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 3 };
 
@@ -226,7 +227,9 @@ fn bad_heads_for_the_server_behind_the_port_are_refused_with_a_reason() {
     }
     let old = b"POST /api/publish HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_refused(feed(&port(&[]), &[old]), 400, &["HTTP/1.0"]);
-    for headers in [&[chunked][..], &[("Transfer-Encoding", "gzip, Chunked")], &[("Content-Length", "5"); 2]] {
+    refused("POST /api/publish", &[("Content-Length", "5"); 2], "Content-Length");
+    refused("POST /api/publish", &[("Content-Length", "5"), chunked], "exclude each other");
+    for headers in [&[chunked][..], &[("Transfer-Encoding", "gzip, Chunked")], &[("Content-Length", "5")]] {
         let request = head("POST /api/publish?a=|^`{}[]%<#<>".replace("%<", "%3C").as_str(), headers);
         assert_eq!(feed(&port(&[]), &[&request]), Seen::PassedOn(request.clone()));
     }
@@ -515,4 +518,190 @@ fn an_operator_can_list_subdomains_sandboxed_frames_and_files() {
             })
             .is_err()
     );
+}
+
+#[test]
+fn a_line_ends_with_cr_and_lf() {
+    let good = "GET /x HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
+    assert!(matches!(feed(&port(&[]), &[good.as_bytes()]), Seen::PassedOn(_)));
+    let lines: Vec<usize> = good.match_indices("\r\n").map(|(at, _)| at).collect();
+    for at in lines {
+        for (what, with) in [("a bare LF", "\n"), ("a bare CR", "\r"), ("two CRs", "\r\r\n")] {
+            let bad = [&good[..at], with, &good[at + 2..]].concat();
+            let seen = feed(&port(&[]), &[bad.as_bytes()]);
+            // A bare CR at the end waits for its LF.
+            assert!(matches!(seen, Seen::Refused(_)) || bad.ends_with('\r'), "{what} at {at}: {seen:?}");
+        }
+    }
+    assert_refused(feed(&port(&[]), &[b"GET /x HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n"]), 400, &["bad_frame"]);
+}
+
+/// A port at which requests with the header `key` publish, and the statuses of its answers.
+fn publishing() -> (HttpPort, Arc<parking_lot::Mutex<Vec<u16>>>) {
+    let statuses = Arc::<parking_lot::Mutex<Vec<u16>>>::default();
+    let noted = Arc::clone(&statuses);
+    let route = PublishRoute::new("/publish", |request, is_local| match request.header("key") {
+        None if !is_local => Err(HttpError::new(401, "unauthorized", "show a key")),
+        _ => Ok(()),
+    });
+    (port(&[]).publish_route(route.on_answer(move |status| noted.lock().push(status))), statuses)
+}
+
+/// All commands for this input, in pieces, of a client elsewhere; and the input behind the end of reading.
+fn commands(port: &HttpPort, pieces: &[&[u8]]) -> Vec<String> {
+    let mut decoder = port.decoder();
+    let mut commands = Vec::new();
+    for piece in pieces {
+        let mut input = *piece;
+        while let Some(command) = decoder.decode(&mut input, &LIMITS) {
+            let command = command.unwrap();
+            if command == Command::Admit {
+                decoder.admit(false);
+            }
+            let text = match command {
+                Command::Close(response) => {
+                    let text = String::from_utf8(response.to_vec()).unwrap();
+                    format!("Close {}", text.lines().next().unwrap_or_default())
+                }
+                Command::Submit { topic, publication, last, .. } => {
+                    format!("Submit {topic} {} {last}", publication.data())
+                }
+                Command::Refused(error) => {
+                    assert!(!error.is_fatal() && error.id.is_some());
+                    format!("Refused {}", error.code)
+                }
+                command => format!("{command:?}"),
+            };
+            commands.push(text);
+            if decoder.is_idle() {
+                assert!(!decoder.is_mid_frame() && decoder.buffered() == 0);
+            }
+        }
+        assert!(input.is_empty(), "a decoder that waits has taken everything");
+    }
+    commands
+}
+
+fn submission(headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    let head = "POST /publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json; charset=utf-8\r\n";
+    format!("{head}{headers}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+const MESSAGE: &str = r#"{"topic":"news","event":"e","data": [1.50] }"#;
+
+#[test]
+fn requests_of_a_publishing_route_follow_each_other() {
+    let (port, statuses) = publishing();
+    let key = "key: k\r\n";
+    let all = [
+        submission(key, MESSAGE),
+        submission(key, "{"),
+        submission(key, r#"{"topic":"","data":1}"#),
+        submission(&format!("{key}Connection: close\r\n"), MESSAGE),
+        submission(key, MESSAGE),
+    ];
+    let expected = [
+        "Admit",
+        "Submit news [1.50] false",
+        "Admit",
+        "Refused bad_json",
+        "Admit",
+        "Refused bad_topic",
+        "Admit",
+        "Submit news [1.50] true",
+    ];
+    assert_eq!(commands(&port, &[&all.concat()]), expected);
+    assert_eq!(*statuses.lock(), [0; 0], "the answers are not there yet");
+    assert_eq!(commands(&port, &[&submission("", MESSAGE), b"more"]), ["Admit", "Close HTTP/1.1 401 Unauthorized"]);
+    assert_eq!(*statuses.lock(), [401]);
+    for (request, status) in [
+        (head("GET /publish", &[]), "PassOn"),
+        (head("POST /publish?a=b", &[("key", "k")]), "Close HTTP/1.1 400 Bad Request"),
+        (head("POST /publish", &[("key", "k")]), "Close HTTP/1.1 415 Unsupported Media Type"),
+        (submission(key, &"x".repeat(70_000)), "Close HTTP/1.1 413 Content Too Large"),
+    ] {
+        assert_eq!(commands(&port, &[&request]).last().unwrap(), status);
+    }
+}
+
+#[test]
+fn an_answer_of_a_publishing_route_says_what_becomes_of_the_connection() {
+    let (port, statuses) = publishing();
+    let topic = TopicName::new("news", 4).unwrap();
+    let answer = |headers: &str, last: bool| {
+        let mut decoder = port.decoder();
+        let request = submission(&format!("key: k\r\n{headers}"), MESSAGE);
+        let mut input = &request[..];
+        assert_eq!(decoder.decode(&mut input, &LIMITS), Some(Ok(Command::Admit)));
+        decoder.admit(false);
+        let Some(Ok(Command::Submit { id, .. })) = decoder.decode(&mut input, &LIMITS) else { panic!() };
+        let position = Position { epoch: Epoch::new(1), seq: 2 };
+        let mut out = BytesMut::new();
+        let codec: Arc<dyn Codec> = match last {
+            true => Arc::clone(&port.successors()[decoder.closing().unwrap()]),
+            false => Arc::new(port.clone()),
+        };
+        let event = ServerEvent::Published { id, topic: &topic, position, subscribers: 3 };
+        codec.encode(&event, &Timestamp::default(), &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let kept = answer("", false);
+    let (head, body) = kept.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"), "{head}");
+    assert!(head.contains("\r\ndate: ") && !head.contains("connection"), "{head}");
+    assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{head}");
+    assert_eq!(body, r#"{"epoch":"0000000000000001","seq":2,"subscribers":3}"#);
+    assert!(answer("", true).contains("\r\nconnection: close\r\n"));
+    assert!(answer("Connection: close\r\n", false).contains("\r\nconnection: close\r\n"));
+    assert_eq!(*statuses.lock(), [200; 3]);
+}
+
+#[test]
+fn nothing_is_said_to_a_client_that_has_asked_for_nothing_yet() {
+    let (port, _) = publishing();
+    let mut decoder = port.decoder();
+    let refusal =
+        Refusal { id: None, code: ErrorCode::ServerDraining, message: "", reconnect_after: None, status: None };
+    assert_eq!(decoder.refuse(&refusal), Refusing::OnceRead);
+    let request = [submission("key: k\r\n", MESSAGE), b"POST".to_vec()].concat();
+    let mut input = &request[..];
+    decoder.decode(&mut input, &LIMITS);
+    decoder.admit(false);
+    assert!(matches!(decoder.refuse(&refusal), Refusing::With(words) if words.starts_with(b"HTTP/1.1 503 ")));
+    decoder.decode(&mut input, &LIMITS);
+    assert_eq!((decoder.is_idle(), decoder.refuse(&refusal)), (true, Refusing::With(Bytes::new())));
+    assert_eq!(decoder.decode(&mut input, &LIMITS), None);
+    assert_eq!((decoder.is_idle(), decoder.refuse(&refusal)), (false, Refusing::OnceRead));
+    assert!(port.decoder_of_returned().is_idle());
+}
+
+proptest! {
+    #[test]
+    fn requests_split_anywhere_are_the_same_requests(
+        parts in proptest::collection::vec(0..7_usize, 0..6),
+        cuts in proptest::collection::vec(0..2_000_usize, 0..5),
+    ) {
+        let key = "key: k\r\n";
+        let chunked = format!(
+            "POST /publish HTTP/1.1\r\nHost: a\r\n{key}Content-Type: application/json\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{MESSAGE}\r\n0\r\n\r\n",
+            MESSAGE.len()
+        );
+        let known = [
+            submission(key, MESSAGE),
+            submission(key, "{"),
+            chunked.into_bytes(),
+            b"\r\n".to_vec(),
+            submission("", MESSAGE),
+            b"x".to_vec(),
+            submission("key: k\r\nConnection: close\r\n", MESSAGE),
+        ];
+        let bytes = parts.iter().map(|part| &known[*part][..]).collect::<Vec<_>>().concat();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+        let (port, _) = publishing();
+        prop_assert_eq!(commands(&port, &pieces), commands(&port, &[&bytes]));
+    }
 }

@@ -2,11 +2,13 @@
 //!
 //! | file | tests of |
 //! |---|---|
+//! | `kept.rs` | connections with several requests |
 //! | `openapi.rs` | `openapi.json` against the routes and the answers |
 //! | `publishing.rs` | publications and broadcasts |
 //! | `reading.rs` | histories, lists, and the memory for large answers |
 //! | `requests.rs` | bodies, parameters, the key, and the places that requests take |
 
+mod kept;
 mod openapi;
 mod publishing;
 mod reading;
@@ -18,6 +20,7 @@ use std::time::Instant;
 use janus_core::{Config, Namespace};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::admin::{self, Admin, Health};
@@ -73,8 +76,10 @@ async fn start(
         passed_on.try_send(request).expect("no test sends 100 requests at once");
         then();
     };
-    let janus = builder.pass_on(pass_on).start().await.unwrap();
-    let api = Arc::new(Api::new(janus.clone(), settings));
+    let counts = super::requests();
+    let builder = builder.pass_on(pass_on).publish_route(publish_route(settings, &counts));
+    let janus = builder.start().await.unwrap();
+    let api = Arc::new(Api::new(janus.clone(), settings, &counts));
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
@@ -191,7 +196,7 @@ fn with_body(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> 
 
 fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").into_bytes()
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n{body}").into_bytes()
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -75,8 +75,11 @@ impl Servers {
         everywhere.admin_listen = everywhere.core.http_listen.clone();
         let mut hurried = settings();
         hurried.core.frame_timeout = Duration::from_millis(20);
-        let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
-        let unfinished = post("/api/publish", &[], "{}");
+        let mut full = Settings { max_api_connections: 1, ..settings() };
+        full.core.max_topics = 1;
+        let full = serve(&full).await;
+        full.janus.publish("the only topic", &1).await.unwrap();
+        let unfinished = post("/api/broadcast", &[], "{}");
         let mut holders = Vec::new();
         for addr in [full.addr].into_iter().chain([full.admin; admin::MAX_REQUESTS]) {
             let mut holder = TcpStream::connect(addr).await.unwrap();

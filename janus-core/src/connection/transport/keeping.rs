@@ -1,0 +1,145 @@
+//! A connection of HTTP that is kept between its requests.
+//!
+//! HTTP answers requests in their order, and has no numbers to tell the answers apart. So the next request is decoded when
+//! the answer to the earlier one is on its way. Requests that a client sends ahead wait in TCP meanwhile, as those of any
+//! publisher ahead of its topic do.
+//!
+//! Such a connection is a [guest](crate::connection::guests): on a full server it makes room, silent connections first.
+
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use super::whence::Arrival;
+use super::{Step, Transport};
+use crate::accounts::fairness::price;
+use crate::topic::publish::{Pending, Reply};
+use crate::wire::{Bytes, Command, Publication, RequestId, TopicName};
+
+/// The order of the answers to the requests of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Answers {
+    /// Each names its request.
+    #[default]
+    Named,
+    /// One after the other.
+    InOrder,
+    /// As `InOrder`, and the connection is closed after the answer under way.
+    Last,
+}
+
+/// A connection that comes back after it was passed on.
+pub(crate) struct Returning {
+    /// Whether a proxy has passed the client on from elsewhere, by what is known without any request.
+    pub(crate) is_foreign: bool,
+    /// Whether the connection was counted as accepted.
+    pub(crate) is_counted: bool,
+    /// Input of the client.
+    pub(crate) received: Bytes,
+}
+
+impl Transport {
+    /// Continues with a connection that was passed on.
+    pub(crate) fn return_with(&mut self, returning: Returning) {
+        let Returning { is_foreign, is_counted, received } = returning;
+        (self.is_foreign, self.is_counted) = (is_foreign, is_counted);
+        self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
+        // A request that was passed on has led to a connection more.
+        self.portion.add(price::LENGTHY);
+    }
+
+    /// Counts the connection as accepted, once.
+    pub(super) fn count_accepted(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.shared.counters.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Decides about a request that shows its own right. Its client may be another one than that of the request before,
+    /// because proxies keep connections for all their clients: the connection stays the proxy's.
+    pub(super) fn admit_request(&mut self) {
+        let is_foreign = match self.decoder.request() {
+            Some(request) => self.client_of(request).1,
+            None => true,
+        };
+        self.decoder.admit(self.origin.is_local && !self.is_foreign && !is_foreign);
+    }
+
+    /// Publishes by the right of an admitted request.
+    pub(super) fn submit(&mut self, topic: TopicName, publication: Publication, id: RequestId, last: bool) {
+        self.answers = if last { Answers::Last } else { Answers::InOrder };
+        if self.shared.is_draining() {
+            self.announce_close();
+            self.answers = Answers::Last;
+        }
+        let reply = Reply::connection(std::sync::Arc::clone(&self.slot), topic.clone(), true, id);
+        self.offer(topic, Pending { publication, reply }, None);
+    }
+
+    /// Whether the client is trusted with as many bytes as it likes: its last request was admitted.
+    pub(super) fn is_submitter(&self) -> bool {
+        self.answers != Answers::Named
+    }
+
+    /// Announces the end of the connection in the answers still owed.
+    pub(super) fn announce_close(&mut self) {
+        let codecs = self.shared.codecs();
+        let closing = self.decoder.closing().and_then(|place| codecs.successor(self.slot.codec(), place));
+        if let Some(codec) = closing {
+            self.slot.set_codec(codec);
+        }
+    }
+
+    /// Whether the answer to an earlier request comes before anything else.
+    pub(super) fn owes_answer_first(&self) -> bool {
+        self.answers != Answers::Named && self.slot.is_answering()
+    }
+
+    /// Waits for the answer to an earlier request.
+    pub(super) fn await_answer(&mut self) -> Poll<()> {
+        if !self.slot.is_settled() {
+            return Poll::Pending;
+        }
+        self.step = Step::Reading;
+        if self.answers == Answers::Last {
+            self.close();
+        }
+        Poll::Ready(())
+    }
+
+    /// Gives the stream another use once the client has taken all answers: they would be lost, or come too late.
+    pub(super) fn after_answers(&mut self, command: Command) {
+        self.step = Step::Emptying(Box::new(command));
+        let _ = self.empty();
+    }
+
+    /// Continues after [`after_answers`](Self::after_answers).
+    pub(super) fn empty(&mut self) -> Poll<()> {
+        if !self.slot.is_flushed() {
+            return Poll::Pending;
+        }
+        if let Step::Emptying(command) = std::mem::replace(&mut self.step, Step::Reading) {
+            match *command {
+                Command::Become(bytes) => self.become_successor(bytes),
+                _ => self.pass_on(),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Tells the heartbeat whether the client owes bytes, and how patient to be. `completed` says whether the client has
+    /// completed a frame since the last time.
+    pub(super) fn note_awaited(&self, completed: bool) {
+        let is_awaited = self.is_awaited();
+        let was_idle = self.slot.set_idle(is_awaited && self.decoder.is_idle());
+        let begins_anew = completed || was_idle != self.slot.is_idle();
+        self.slot.set_unfinished(is_awaited, begins_anew, self.shared.clock.tick());
+    }
+
+    /// What the connection needs to come back after it was passed on.
+    pub(super) fn take_arrival(&mut self) -> Arrival {
+        match self.arrival.take() {
+            Some(arrival) => *arrival,
+            None => Arrival { peer: self.session.peer, is_foreign: self.is_foreign },
+        }
+    }
+}

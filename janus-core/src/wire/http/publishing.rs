@@ -1,0 +1,318 @@
+//! A request that publishes, served where the publications of other clients are: `POST` to a [`PublishRoute`], with a
+//! JSON object as body, and the receipt as answer. The connection is kept for the next request.
+//!
+//! The request shows its right to publish by itself, so its connection is never opened, and no hook is asked.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::answer::{Ends, put_answer, put_error};
+use super::body::BodyReader;
+use super::{HttpError, HttpRequest};
+use crate::wire::object::Object;
+use crate::wire::publication::put_json_string;
+use crate::wire::{Command, ErrorCode, FrameError, Limits, Publication, ServerEvent, TopicName};
+
+/// A path of an HTTP port at which requests publish: `POST`, with the header `Content-Type: application/json` and the body
+/// `{"topic":T,"event":E,"message_id":I,"data":D}`; `event` and `message_id` may be left out. The answer is the receipt,
+/// `{"epoch":E,"seq":N,"subscribers":N}`.
+///
+/// Such a request never leaves the thread of the connections, and its connection is kept: this is the fast way to publish
+/// over HTTP. Requests to the same path with another method are [passed on](Command::PassOn). The rates of clients and
+/// the hooks do not apply: the check given here decides alone. While a topic has no room, the request waits, as a
+/// publisher over another protocol does.
+///
+/// Limits: `max_frame_bytes` for the body (413), `frame_timeout` for head and body together (408).
+///
+/// ```
+/// use janus_core::wire::{HttpError, PublishRoute};
+///
+/// let route = PublishRoute::new("/publish", |request, is_local| match request.header("authorization") {
+///     Some("Bearer secret") => Ok(()),
+///     None if is_local => Ok(()),
+///     _ => Err(HttpError::new(401, "unauthorized", "send the key in the header Authorization: Bearer KEY")),
+/// });
+/// # let _ = janus_core::Janus::builder().publish_route(route);
+/// ```
+#[derive(Clone)]
+pub struct PublishRoute {
+    path: Arc<str>,
+    check: Arc<Check>,
+    answered: Option<Arc<dyn Fn(u16) + Send + Sync>>,
+}
+
+type Check = dyn Fn(&HttpRequest, bool) -> Result<(), HttpError> + Send + Sync;
+
+impl PublishRoute {
+    /// A route at this path. `check` decides from the head whether a request may be carried out; its second argument says
+    /// whether the client is on this machine, as in [`PassedOn::is_local`](crate::PassedOn::is_local). A refused request
+    /// gets the error as answer, its body is not read, and the connection is closed.
+    ///
+    /// `check` is called on the home arbiter, for each request: the function must not block, and should not panic. A panic
+    /// ends the connection.
+    #[must_use]
+    pub fn new(
+        path: &str,
+        check: impl Fn(&HttpRequest, bool) -> Result<(), HttpError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { path: path.into(), check: Arc::new(check), answered: None }
+    }
+
+    /// Calls `answered` with the status of each answer, for statistics. The same conditions as for the check apply.
+    #[must_use]
+    pub fn on_answer(self, answered: impl Fn(u16) + Send + Sync + 'static) -> Self {
+        Self { answered: Some(Arc::new(answered)), ..self }
+    }
+
+    fn takes(&self, request: &HttpRequest) -> bool {
+        request.method == "POST" && request.path() == &*self.path
+    }
+
+    fn note(&self, status: u16) {
+        if let Some(answered) = &self.answered {
+            answered(status);
+        }
+    }
+}
+
+impl fmt::Debug for PublishRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishRoute").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// All publishing routes of a port.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Routes(Arc<[PublishRoute]>);
+
+impl Routes {
+    pub(super) fn with(&self, route: PublishRoute) -> Self {
+        Self(self.0.iter().cloned().chain([route]).collect())
+    }
+
+    /// The request, if a route takes it.
+    pub(super) fn submission(&self, request: HttpRequest) -> Result<Submission, HttpRequest> {
+        let Some(number) = self.0.iter().position(|route| route.takes(&request)) else { return Err(request) };
+        let ends = Ends::of(&request);
+        let expects = !request.is_http_1_0
+            && request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
+        Ok(Submission {
+            route: self.0[number].clone(),
+            answer: Answer { route: number, ends },
+            request: Box::new(request),
+            step: Step::Asked,
+            expects,
+        })
+    }
+
+    /// The answer to a request of a publishing route, in HTTP. With `last`, the answer announces the end of the
+    /// connection.
+    pub(super) fn encode(&self, event: &ServerEvent<'_>, last: bool, out: &mut BytesMut) {
+        let (ServerEvent::Published { id: Some(id), .. } | ServerEvent::Error { id: Some(id), .. }) = *event else {
+            return;
+        };
+        let Answer { route, ends } = Answer::from_id(id);
+        let ends = if last { Ends::Closes } else { ends };
+        let status = match *event {
+            ServerEvent::Published { position, subscribers, .. } => {
+                let mut body = Vec::with_capacity(96);
+                Object::new(&mut body).position(position).number("subscribers", subscribers as u64).end();
+                put_answer(out, 200, ends, &body);
+                200
+            }
+            ServerEvent::Error { code, message, .. } => {
+                let error = error(code, message);
+                put_error(out, &error, ends);
+                error.status
+            }
+            _ => return,
+        };
+        if let Some(route) = self.0.get(route) {
+            route.note(status);
+        }
+    }
+}
+
+/// The form of an answer, as the number of the request: the answer is encoded long after its request was decoded.
+#[derive(Clone, Copy)]
+struct Answer {
+    route: usize,
+    ends: Ends,
+}
+
+impl Answer {
+    fn id(self) -> u64 {
+        (self.route as u64) << 2 | self.ends as u64
+    }
+
+    fn from_id(id: u64) -> Self {
+        Self { route: (id >> 2) as usize, ends: Ends::from_number(id & 3) }
+    }
+}
+
+/// A request of a publishing route on its way to a command.
+pub(super) struct Submission {
+    route: PublishRoute,
+    answer: Answer,
+    pub(super) request: Box<HttpRequest>,
+    step: Step,
+    /// Whether the client waits with the body for a word of the server (RFC 9110, 10.1.1).
+    expects: bool,
+}
+
+enum Step {
+    /// The head is there, and nothing is decided.
+    Asked,
+    Refused(Bytes),
+    Admitted,
+    Body(BodyReader),
+}
+
+/// The result of more input.
+pub(super) enum Progress {
+    /// The request continues.
+    Goes(Command),
+    /// The request is over, and another may follow.
+    Ends(Command),
+    /// The connection ends behind this request.
+    Closes(Command),
+}
+
+impl Submission {
+    /// Decides whether the request may be carried out.
+    pub(super) fn admit(&mut self, is_local: bool) {
+        self.step = match (self.route.check)(&self.request, is_local) {
+            Ok(()) => Step::Admitted,
+            Err(error) => Step::Refused(self.refusal(&error)),
+        };
+    }
+
+    /// Continues with more input; `None` if the body is incomplete.
+    pub(super) fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Progress> {
+        if matches!(self.step, Step::Admitted) {
+            self.step = match self.checked(limits) {
+                Ok(body) => Step::Body(body),
+                Err(error) => Step::Refused(self.refusal(&error)),
+            };
+        }
+        let body = match &mut self.step {
+            Step::Body(body) => body,
+            Step::Refused(response) => return Some(Progress::Closes(Command::Close(std::mem::take(response)))),
+            // The caller did not obey the order of calls.
+            Step::Asked | Step::Admitted => return Some(Progress::Closes(Command::Close(Bytes::new()))),
+        };
+        if std::mem::take(&mut self.expects) && input.is_empty() && !body.is_complete() {
+            return Some(Progress::Goes(Command::Answer(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"))));
+        }
+        let body = match body.read(input)? {
+            Ok(body) => body,
+            Err(error) => return Some(Progress::Closes(Command::Close(self.refusal(&error)))),
+        };
+        let last = self.answer.ends == Ends::Closes;
+        let id = Some(self.answer.id());
+        let command = match publication(&body, limits) {
+            Ok((topic, publication)) => Command::Submit { topic, publication, id, last },
+            Err(error) if last => Command::Close(self.refusal(&self::error(error.code, &error.message))),
+            Err(error) => Command::Refused(error.with_id(id)),
+        };
+        Some(if last { Progress::Closes(command) } else { Progress::Ends(command) })
+    }
+
+    /// The client has ended its side of the stream in the middle of this request.
+    pub(super) fn finish(&mut self) -> Option<Command> {
+        matches!(self.step, Step::Body(_)).then(|| {
+            let code = ErrorCode::UnfinishedFrame;
+            let message = "the body: the stream ended before the end of the body; the request had no effect";
+            Command::Close(self.refusal(&HttpError::new(code.http_status(), code.as_str(), message)))
+        })
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        let body = if let Step::Body(body) = &self.step { body.memory() } else { 0 };
+        self.request.memory() + body
+    }
+
+    /// What the head says about the body.
+    fn checked(&self, limits: &Limits) -> Result<BodyReader, HttpError> {
+        let request = &self.request;
+        if !request.query().is_empty() {
+            let message = "the query: this path accepts no parameters";
+            return Err(HttpError::new(400, ErrorCode::BadRequest.as_str(), message));
+        }
+        // Without a preflight, a page of another site can send JSON only under another content type.
+        let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+        if !kind.trim().eq_ignore_ascii_case("application/json") {
+            let message = "the body must be JSON with the header Content-Type: application/json";
+            return Err(HttpError::new(415, "unsupported_media_type", message));
+        }
+        BodyReader::of(request, limits.max_frame_bytes)
+    }
+
+    /// The answer to a request whose end is unknown: the connection closes.
+    pub(super) fn refusal(&self, error: &HttpError) -> Bytes {
+        self.route.note(error.status);
+        error.response()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publish<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    #[serde(borrow, default)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    message_id: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// The message in a body.
+fn publication(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
+    // serde would accept an array as a struct without the names of the fields.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(harmless(ErrorCode::BadRequest, "the body: expected an object, got an array"));
+    }
+    let Publish { topic, event, message_id, data } = serde_json::from_slice(body).map_err(|error| {
+        let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
+        harmless(code, format!("the body: {error}"))
+    })?;
+    let topic = TopicName::new(&topic, limits.max_topic_bytes)
+        .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
+    let data =
+        Publication::check_data(data.get()).map_err(|error| harmless(ErrorCode::BadPublish, error.to_string()))?;
+    let publication = Publication::of_checked(&topic, &json_string(&event), &json_string(&message_id), data);
+    if publication.len() > limits.max_frame_bytes {
+        let (length, limit) = (publication.len(), limits.max_frame_bytes);
+        let message = format!("the message takes {length} bytes, and max_frame_bytes allows {limit}");
+        return Err(harmless(ErrorCode::BadPublish, message));
+    }
+    Ok((topic, publication))
+}
+
+fn json_string(text: &str) -> Cow<'static, str> {
+    if text.is_empty() {
+        return Cow::Borrowed("\"\"");
+    }
+    let mut json = Vec::with_capacity(text.len() + 2);
+    put_json_string(&mut json, text);
+    Cow::Owned(String::from_utf8_lossy(&json).into_owned())
+}
+
+/// An error about a request whose end is known, so that the connection continues whatever the code.
+fn harmless(code: ErrorCode, message: impl Into<String>) -> FrameError {
+    FrameError::new(code, message).into_harmless()
+}
+
+/// The same answer as by [`HttpError::from`] a refusal.
+fn error(code: ErrorCode, message: &str) -> HttpError {
+    let mut error = HttpError::new(code.http_status(), code.as_str(), message);
+    error.retry_after = (error.status == 503).then_some(std::time::Duration::from_secs(1));
+    error
+}
