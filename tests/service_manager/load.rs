@@ -307,7 +307,7 @@ async fn run(clients: usize, times: &'static [&'static str]) {
     let world = Rc::new(World {
         address: socket.local_addr().unwrap(),
         clients,
-        publish_every: Duration::from_millis(if clients > 1_000 { 800 } else { 100 }),
+        publish_every: Duration::from_millis(if clients > 1_000 { 400 } else { 100 }),
         connecting: Semaphore::new(CONNECTING),
         refused: Cell::new(0),
         reset: Cell::new(0),
