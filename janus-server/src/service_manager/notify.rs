@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use janus_core::Janus;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// From one status line to the next.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -112,8 +112,7 @@ impl ServiceManager {
         if self.socket.is_none() {
             return std::future::pending().await;
         }
-        let mut beats = interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).min(RETRY_EVERY)));
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = self.beats();
         let mut fed: Option<Instant> = None;
         let mut looked = Instant::now();
         loop {
@@ -140,8 +139,7 @@ impl ServiceManager {
         if self.socket.is_none() {
             return std::future::pending().await;
         }
-        let mut beats = interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).min(RETRY_EVERY)));
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = self.beats();
         let mut fed = None;
         let mut asked = Instant::now();
         loop {
@@ -155,6 +153,12 @@ impl ServiceManager {
                 self.send(message, Lasts::ForNow);
             }
         }
+    }
+
+    fn beats(&self) -> Interval {
+        let mut beats = interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).min(RETRY_EVERY)));
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beats
     }
 
     /// A sign of life, at half of the watchdog's time, if the home arbiter is alive.
