@@ -29,6 +29,9 @@ const EXTEND_BY: Duration = Duration::from_secs(15);
 /// From one look at unsent messages to the next.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// A shorter watchdog would have the thread of `main` do nothing else.
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
+
 /// Unsent messages about the state of the server. The oldest is forgotten; the last tells the present state.
 const MAX_UNSENT: usize = 8;
 
@@ -156,7 +159,8 @@ impl ServiceManager {
     }
 
     fn beats(&self) -> Interval {
-        let mut beats = interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).min(RETRY_EVERY)));
+        let mut beats =
+            interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).clamp(SHORTEST_BEAT, RETRY_EVERY)));
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beats
     }
