@@ -9,7 +9,7 @@ use crate::cli_run::{Running, assert_exit, janus, text};
 
 /// A server whose topics exist without subscribers.
 fn start(state: &Path) -> (Running, String) {
-    let history = ["--listen", "127.0.0.1:0", "--history", "true"];
+    let history = ["--listen", "127.0.0.1:0", "--history"];
     let server = Running::start(&[&history[..], &["--state-file", state.to_str().unwrap()]].concat());
     let line = server.error_line("listening on ");
     (server, line.rsplit(' ').next().unwrap().to_owned())
