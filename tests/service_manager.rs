@@ -4,6 +4,7 @@
 mod load;
 mod notify;
 mod sockets;
+mod state;
 mod units;
 
 use std::net::TcpListener;

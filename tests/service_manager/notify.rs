@@ -93,8 +93,8 @@ fn a_watchdog_is_fed_until_the_home_arbiter_hangs() {
 fn a_watchdog_of_another_process_is_not_fed() {
     let manager = Manager::new();
     let server = manager.start(&LISTEN, &[("WATCHDOG_USEC", "20000"), ("WATCHDOG_PID", "1")]);
+    assert!(manager.receive().starts_with("READY=1\nSTATUS=0 clients"));
     let _client = TcpStream::connect(address(&server)).unwrap();
-    assert!(manager.receive().starts_with("READY=1"));
     assert_eq!(manager.receive(), "STATUS=1 clients, 0 topics", "five seconds later");
 }
 

@@ -74,6 +74,8 @@ fn try_take(file: &Path, now: SystemTime) -> Result<(Handover, Duration), Unusab
     fs::rename(file, &taken)?;
     let read = File::open(&taken);
     fs::remove_file(&taken)?;
+    // A file that comes back after a power failure would be used twice.
+    sync_folder(file)?;
     let read = read?;
     if read.metadata()?.len() > MAX_BYTES {
         return Err(Unusable::TooLarge);
@@ -109,7 +111,9 @@ fn try_leave(file: &Path, handover: Handover, now: SystemTime) -> io::Result<()>
     let written = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let content = Content { version: VERSION, written: u64::try_from(written).unwrap_or(u64::MAX), handover };
     let new = beside(file, ".new");
-    let outcome = write(&new, &serde_json::to_vec(&content)?).and_then(|()| fs::rename(&new, file));
+    let outcome = write(&new, &serde_json::to_vec(&content)?)
+        .and_then(|()| fs::rename(&new, file))
+        .and_then(|()| sync_folder(file));
     if outcome.is_err() {
         let _ = fs::remove_file(&new);
     }
@@ -123,6 +127,12 @@ fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Has the disk know of the names in the folder of a file.
+fn sync_folder(file: &Path) -> io::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 /// Warns at the start, and not only at the end, if the file cannot be written.

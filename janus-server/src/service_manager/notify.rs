@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use janus_core::Janus;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// From one status line to the next.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -28,6 +28,9 @@ const EXTEND_BY: Duration = Duration::from_secs(15);
 
 /// From one look at unsent messages to the next.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// A shorter watchdog would have the thread of `main` do nothing else.
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
 /// Unsent messages about the state of the server. The oldest is forgotten; the last tells the present state.
 const MAX_UNSENT: usize = 8;
@@ -114,8 +117,7 @@ impl ServiceManager {
         if self.socket.is_none() {
             return std::future::pending().await;
         }
-        let mut beats = interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).min(RETRY_EVERY)));
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = self.beats();
         let mut fed: Option<Instant> = None;
         let mut looked = Instant::now();
         loop {
@@ -142,8 +144,7 @@ impl ServiceManager {
         if self.socket.is_none() {
             return std::future::pending().await;
         }
-        let mut beats = interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).min(RETRY_EVERY)));
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = self.beats();
         let mut fed = None;
         let mut asked = Instant::now();
         loop {
@@ -157,6 +158,13 @@ impl ServiceManager {
                 self.send(message, Lasts::ForNow);
             }
         }
+    }
+
+    fn beats(&self) -> Interval {
+        let mut beats =
+            interval(self.watchdog.map_or(RETRY_EVERY, |watchdog| (watchdog / 2).clamp(SHORTEST_BEAT, RETRY_EVERY)));
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beats
     }
 
     /// A sign of life, at half of the watchdog's time, if the home arbiter is alive.
