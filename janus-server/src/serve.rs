@@ -77,7 +77,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
-    tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    tokio::spawn(fail_on_purpose(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
     let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
@@ -192,9 +192,12 @@ async fn drain(
     }
 }
 
-/// For the test that a service manager sees when the tree gives up: nothing outside the process can cause that.
+/// For the tests that a service manager sees when the tree gives up or hangs: nothing outside the process can cause that.
 #[cfg(feature = "fault-injection")]
-async fn crash_until_it_gives_up(janus: Janus) {
+async fn fail_on_purpose(janus: Janus) {
+    if std::env::var_os("HANG_THE_ACTORS").is_some() {
+        janus.inject(janus_core::Fault::Hang(Duration::from_secs(20)));
+    }
     if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
         return;
     }
