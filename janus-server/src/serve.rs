@@ -249,6 +249,9 @@ fn inject_faults(janus: &Janus) {
     if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_some() {
         tokio::spawn(crash_until_it_gives_up(janus.clone()));
     }
+    if std::env::var_os("HANG_THE_ACTORS").is_some() {
+        janus.inject(janus_core::Fault::Hang(Duration::from_secs(20)));
+    }
     if std::env::var_os("HANG_AT_THE_FIRST_MESSAGE").is_some() {
         janus.inject(janus_core::Fault::TopicHang(Duration::from_secs(3_600)));
     }

@@ -150,6 +150,12 @@ impl Admin {
         self.api.finish().await;
     }
 
+    /// How many further requests to the API could be carried out now.
+    #[cfg(test)]
+    pub(crate) fn free_places(&self) -> usize {
+        self.api.free_places()
+    }
+
     async fn accept(self: Arc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
