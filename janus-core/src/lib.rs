@@ -145,7 +145,9 @@ pub mod wire;
 
 #[doc(hidden)]
 pub use config::settings;
-pub use config::{ClientCertificates, Config, ConfigError, Namespace, Resume, SlowConsumer, TlsVersion, UserLimit};
+pub use config::{
+    ClientCertificates, Config, ConfigError, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
+};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{ByteStream, Incoming, Listener, PassedOn, PassedStream};
 #[cfg(feature = "tls")]
@@ -163,6 +165,7 @@ pub use hooks::SlowClient;
 pub use instance::builder::{Builder, StartupError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
+pub use instance::reload::{PreparedReload, ReloadError};
 pub use instance::serve::ServeError;
 /// The type of networks in [`Config`].
 pub use ipnet::IpNet;

@@ -260,7 +260,7 @@ fn endpoints(
     ports: Vec<Port>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
-) -> Result<Vec<Arc<Endpoint>>, StartupError> {
+) -> Result<(Vec<Arc<Endpoint>>, Arc<HttpPort>), StartupError> {
     let told = Told::default();
     let bind = |addr| match TcpPort::bind(addr, config, &told) {
         Ok(port) => Ok(Box::new(port)),
@@ -280,7 +280,8 @@ fn endpoints(
     let http_ports = http_ports.collect::<Result<Vec<_>, StartupError>>()?;
     let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(_, port, _)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-    let http: Arc<dyn Codec> = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
+    let http_port = Arc::new(HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports));
+    let http: Arc<dyn Codec> = Arc::clone(&http_port) as _;
 
     let mut bound: Vec<Bound> = Vec::new();
     for (addr, port, tls) in http_ports {
@@ -299,7 +300,7 @@ fn endpoints(
         let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
         endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
     }
-    Ok(endpoints)
+    Ok((endpoints, http_port))
 }
 
 /// A listener with its codec.

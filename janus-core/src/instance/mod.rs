@@ -10,6 +10,7 @@
 //! | `inject.rs` | tests | faults put into a running instance |
 //! | `janus.rs` | API | the handle of a running instance |
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
+//! | `reload.rs` | API | other settings for a running instance |
 //! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
 //! | `stats.rs` | API | the figures of an instance |
@@ -26,6 +27,7 @@ pub(crate) mod drain;
 mod inject;
 pub(crate) mod janus;
 pub(crate) mod memory;
+pub(crate) mod reload;
 pub(crate) mod serve;
 pub(crate) mod shared;
 pub(crate) mod stats;

@@ -42,7 +42,7 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
         Some(ChildSpec::supervisor(senders)),
         Some(task("heartbeat", home, connections, heartbeat::run)),
         Some(task("turns", home, connections, take_turns)),
-        (shared.config().memory_budget_bytes > 0).then(|| task("memory_keeper", home, shared, memory::run)),
+        Some(task("memory_keeper", home, shared, memory::run)),
         observer(shared),
         Some(ChildSpec::dynamic(&shared.transport_supervisor)),
         tls_handshakes(connections),

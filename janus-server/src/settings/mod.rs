@@ -53,15 +53,15 @@ janus_core::settings! {
                 ApiKey::accepts,
                 "16 to 256 letters, digits and characters of -._~+/=, up to 8 such keys with commas between them, or \"\" \
                  for none"
-            );
+            ), reload(at_once);
 
             /// Requests to the HTTP API served at once. A further request gets status 503.
-            max_api_connections: usize = 256, count(1..=100_000);
+            max_api_connections: usize = 256, count(1..=100_000), reload(at_once);
         }
 
         "Logging" {
             /// How much is logged to standard error.
-            log: LogLevel = LogLevel(LevelFilter::Info), one_of_in_any_case(LogLevel::NAMES);
+            log: LogLevel = LogLevel(LevelFilter::Info), one_of_in_any_case(LogLevel::NAMES), reload(at_once);
 
             /// Log lines waiting for standard error. Further lines are lost and counted.
             log_queue: usize = 4_096, count(64..=1 << 20);
