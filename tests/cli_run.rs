@@ -21,8 +21,8 @@ pub(crate) fn binary(arguments: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("JANUS_")) {
         command.env_remove(name);
     }
-    // Tests run at the same time, and cannot all use the default port.
-    command.env("JANUS_HTTP_LISTEN", "");
+    // Tests run at the same time, and cannot all use the default ports.
+    command.env("JANUS_HTTP_LISTEN", "").env("JANUS_ADMIN_LISTEN", "");
     command.args(arguments);
     command
 }

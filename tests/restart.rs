@@ -107,7 +107,7 @@ impl Server {
         if let Some(other) = std::env::var_os("RESTART_BINARY") {
             let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
             command = Command::new(other);
-            command.env("JANUS_HTTP_LISTEN", "").args(arguments);
+            command.env("JANUS_HTTP_LISTEN", "").env("JANUS_ADMIN_LISTEN", "").args(arguments);
         }
         let running = Running::spawn(&mut command);
         let address = |line: String| line.trim_end_matches(" (TLS)").rsplit(' ').next().unwrap().parse().unwrap();

@@ -159,6 +159,7 @@ class Program:
     transport: str = "tcp"
     # Whether it has an HTTP port beside the other one, which is then given a number, too.
     has_http: bool = False
+    has_admin: bool = False
 
 
 def main() -> None:
@@ -307,10 +308,11 @@ def find_program(name: str, path: str, options: argparse.Namespace) -> Program |
         path = str(Path(path or options.janus).resolve())
         _, _, ending = name.rpartition("-")
         transport = ending if ending in ("ws", "sse") else "tcp"
-        has_http = "--http-listen" in output_of([path, "serve", "--help"])
+        help_text = output_of([path, "serve", "--help"])
+        has_http, has_admin = "--http-listen" in help_text, "--admin-listen" in help_text
         if transport != "tcp" and not has_http:
             sys.exit(f"--servers {name}: {path} has no WebSocket and no server-sent events")
-        return Program(name, "janus", path, version([path, "--version"]), janus, transport=transport, has_http=has_http)
+        return Program(name, "janus", path, version([path, "--version"]), janus, transport=transport, has_http=has_http, has_admin=has_admin)
     # Servers are often installed where only the administrator's shell looks.
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
     known = {
@@ -391,6 +393,8 @@ def running(program: Program, folder: Path) -> Iterator[tuple[subprocess.Popen, 
     command = [program.path, *program.command(port, folder)]
     if http:
         command += ["--http-listen", f"127.0.0.1:{http}"]
+    if program.has_admin:
+        command += ["--admin-listen", ""]
     command += program.extra
     log = folder / "log"
     with log.open("wb") as output:

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use janus_core::Config;
 
 use crate::access;
+use crate::admin;
 use crate::api::{MAX_LINGERING, MAX_REFUSALS};
 use crate::settings::Settings;
 
@@ -36,7 +37,9 @@ pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Set
     let limit_of_connections = if has_tls { limit.saturating_sub(HANDSHAKE_DESCRIPTORS) } else { limit };
     // A few descriptors are better for clients than for questions about clients that cannot connect.
     let backend = (access::descriptors(&settings.access) as u64).min(limit / 16);
-    let limit_of_connections = limit_of_connections.saturating_sub(backend);
+    // The checks of health come before clients.
+    let operators = if settings.admin_listen.is_empty() { 0 } else { admin::MAX_CONNECTIONS as u64 };
+    let limit_of_connections = limit_of_connections.saturating_sub(backend + operators.min(limit / 16));
     let has_http = !config.http_listen.is_empty() || !config.https_listen.is_empty();
     let requests = if has_http { settings.max_api_connections } else { 0 };
     let Config { reserved_connections, max_refusals, max_connections, .. } = *config;

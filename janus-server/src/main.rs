@@ -13,8 +13,9 @@
 //! | `signals.rs` | streams of signals | the meaning of each signal |
 //! | `limits.rs` | system calls | descriptors and memory: how much the system grants, and the shares |
 //! | `api/` | HTTP server | the HTTP API |
+//! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
-//! | `client/` | blocking clients | the commands `publish`, `subscribe` and `trace` |
+//! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace` and `health` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
 //! | `failure.rs` | errors | error messages and exit codes |
@@ -22,6 +23,7 @@
 //! A failed command returns a [`Failure`], which decides the exit code.
 
 mod access;
+mod admin;
 mod api;
 mod bench;
 mod certificates;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
         Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
+        Command::Health(command) => client::health::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),

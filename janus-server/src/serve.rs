@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
-use janus_core::{Config, Janus, StartupError};
+use janus_core::{Config, DrainReport, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::admin::{self, Admin, Health, Unbound};
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
@@ -32,6 +33,8 @@ pub(crate) enum ServeError {
     Runtime(#[source] std::io::Error),
     #[error("cannot listen on {addr}{}", advice(source))]
     Bind { addr: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {addr} for admin_listen{}", admin_advice(source))]
+    BindAdmin { addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Start(StartupError),
     #[error(transparent)]
@@ -55,7 +58,6 @@ pub(crate) fn run(settings: &Settings) -> Result<(), ServeError> {
 
 async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let config = &settings.core;
-    let drain_period = config.drain_period;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
     let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
@@ -65,6 +67,8 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         }
     };
     let mut access = Access::new(settings)?;
+    let listening = admin::listen(&settings.admin_listen)
+        .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
     let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
     let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
@@ -76,20 +80,32 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
+    let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
+    let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
+    for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
+        log::info!("admin port on {addr}");
+    }
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
     let reloading = Reloading::of(&janus, config, access.tokens());
-    tokio::select! {
-        reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop(&reloading) => {
-            log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
+    let stopped = {
+        let keeping = async { tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run()) };
+        let until_stopped = serve_until_stopped(&mut signals, &reloading, &health, settings);
+        tokio::select! {
+            reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
+            stopped = until_stopped => stopped?,
+            _ = keeping => unreachable!("files and keys are kept fresh for ever"),
         }
-        () = reloading.watch() => {}
-        () = certificates::watch(&janus, config) => {}
-        () = access.run() => {}
+    };
+    let report =
+        drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
+    admin.finish().await;
+    log::info!("drained {} connections", report.connections);
+    if report.cut_off > 0 {
+        log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
     }
-    drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await
+    Ok(())
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`].
@@ -113,27 +129,61 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     }
 }
 
-/// Drains until the last connection has ended, or until a second stop signal.
+/// Serves until a stop signal, and for `drain_delay` more. Returns when the signal came.
+///
+/// # Errors
+///
+/// A second signal.
+async fn serve_until_stopped(
+    signals: &mut Signals,
+    reloading: &Reloading,
+    health: &Health,
+    settings: &Settings,
+) -> Result<Instant, ServeError> {
+    let (delay, period) = (settings.drain_delay, settings.core.drain_period);
+    let name = signals.stop(reloading).await;
+    let stopped = Instant::now();
+    health.stop();
+    if delay.is_zero() {
+        log::info!("{name}: draining over {period:?}; a second signal after {SAME_STOP:?} ends the server at once");
+        return Ok(stopped);
+    }
+    log::info!(
+        "{name}: not ready from now on, and still serving for {delay:?} (drain_delay); a second signal after \
+         {SAME_STOP:?} ends the server at once"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {
+            log::info!("draining over {period:?}");
+            Ok(stopped)
+        }
+        name = signals.stop_again(stopped, reloading) => {
+            log::warn!("{name}: ending at once");
+            Err(ServeError::Interrupted)
+        }
+    }
+}
+
+/// Drains until the last connection has ended, or until a stop signal other than that of `stopped`.
 async fn drain(
     janus: &Janus,
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
     reloading: &Reloading,
-) -> Result<(), ServeError> {
-    let stopped = Instant::now();
+    health: &Health,
+    stopped: Instant,
+) -> Result<DrainReport, ServeError> {
+    let begun = Instant::now();
     let drained = async {
         let report = janus.shutdown().await;
-        access.finish(time.saturating_sub(stopped.elapsed())).await;
+        health.drained();
+        access.finish(time.saturating_sub(begun.elapsed())).await;
         report
     };
     tokio::select! {
         report = drained => {
             api.finish().await;
-            log::info!("drained {} connections", report.connections);
-            if report.cut_off > 0 {
-                log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
-            }
-            Ok(())
+            Ok(report)
         }
         name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
@@ -151,6 +201,15 @@ async fn crash_until_it_gives_up(janus: Janus) {
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn admin_advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            " (is another server running? choose another port with --admin-listen, or none with --admin-listen \"\")"
+        }
+        _ => advice(source),
     }
 }
 

@@ -204,7 +204,7 @@ async fn haproxy_as_documented_names_its_clients() {
         ("bind :80\n", format!("bind {ip}:18080\n")),
         // The TLS of Janus is in another test; HAProxy sees only bytes.
         ("127.0.0.1:8443 ", format!("{} source 127.0.0.2 ", server.http)),
-        ("127.0.0.1:8082 ", format!("{} source 127.0.0.2 ", server.classic)),
+        ("127.0.0.1:8083 ", format!("{} source 127.0.0.2 ", server.classic)),
         ("127.0.0.1:8080\n", format!("{} source 127.0.0.1\n", server.http)),
     ] {
         assert!(configuration.contains(documented), "{documented} is in the documented configuration");
@@ -238,7 +238,7 @@ async fn nginx_as_documented_names_its_clients_by_proxy_headers() {
         ("listen 443;", format!("listen {ip}:18443; proxy_bind 127.0.0.2;")),
         ("listen 8081;", format!("listen {ip}:18081; proxy_bind 127.0.0.2;")),
         ("127.0.0.1:8443;", format!("{};", server.http)),
-        ("127.0.0.1:8082;", format!("{};", server.classic)),
+        ("127.0.0.1:8083;", format!("{};", server.classic)),
     ] {
         assert!(stream.contains(documented), "{documented} is in the documented configuration");
         stream = stream.replace(documented, &here);

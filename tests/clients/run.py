@@ -66,6 +66,8 @@ class Server:
         self.arguments = [binary, "--listen", "127.0.0.1:0", "--log", "info"]
         for name, value in settings.items():
             self.arguments += [f"--{name}", value]
+        if "--admin-listen" in known:
+            self.arguments += ["--admin-listen", ""]
         self.ports = {scheme: 0 for scheme in ("http", "https") if f"--{scheme}-listen" in known}
         self.start()
 

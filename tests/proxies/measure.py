@@ -119,7 +119,7 @@ class Server:
     host = f"127.1.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 
     def __init__(self, binary, kind, arguments):
-        self.command = [binary, "--listen", "127.0.0.1:0", *arguments]
+        self.command = [binary, "--listen", "127.0.0.1:0", "--admin-listen", "", *arguments]
         self.kind = kind
         if kind == "https":
             self.command += ["--http-listen", ""]

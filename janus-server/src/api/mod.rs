@@ -23,6 +23,7 @@ mod tests;
 mod tracing;
 
 use std::io::Cursor;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -32,20 +33,22 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use janus_core::wire::{AllowedOrigins, HttpError};
-use janus_core::{Janus, PassedOn, PassedStream};
+use janus_core::{Config, Janus, PassedOn, PassedStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
+pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
-use tracing::Lines;
+pub(crate) use tracing::Lines;
 
+use crate::admin::Health;
 use crate::settings::Settings;
 
 /// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers to requests that are not carried out: requests beyond `max_api_connections`, without the key, or with a
 /// mistake in the path. Beyond this number, connections are closed without an answer.
@@ -68,10 +71,20 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a request head that hyper may buffer. The HTTP port has already accepted the head.
 const HEAD_BUFFER_BYTES: usize = 64 * 1024;
 
-/// The API of a Janus instance.
+/// A port on which the API is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    /// The port of the clients: `http_listen` and `https_listen`.
+    Http,
+    /// The port of the operators: `admin_listen`.
+    Admin,
+}
+
+/// The API of a Janus instance, on one port.
 #[derive(Debug)]
 pub(crate) struct Api {
     janus: Janus,
+    port: Port,
     access: Access,
     /// Maximum bytes of a request's body. A body holds at most a single message.
     max_body_bytes: usize,
@@ -86,20 +99,22 @@ pub(crate) struct Api {
     answers: Arc<Semaphore>,
     /// The OpenAPI description.
     openapi: Bytes,
+    /// For the routes of the admin port; `None` on the HTTP port.
+    health: Option<Arc<Health>>,
 }
 
 /// Ends a connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("too many API requests are being refused at once")]
-struct Crowded;
+pub(crate) struct Crowded;
 
 impl Api {
     pub(crate) fn new(janus: Janus, settings: &Settings) -> Self {
         let core = &settings.core;
-        let origins = AllowedOrigins::new(core.allowed_origins.iter().map(String::as_str));
         Self {
             janus,
-            access: Access::new(&settings.api_key, core.http_listen.iter().chain(&core.https_listen), origins),
+            port: Port::Http,
+            access: access(settings, core.http_listen.iter().chain(&core.https_listen)),
             max_body_bytes: core.max_frame_bytes,
             max_topic_bytes: core.max_topic_bytes,
             read_timeout: core.frame_timeout,
@@ -109,7 +124,31 @@ impl Api {
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
             openapi: routes::openapi(core.max_topic_bytes),
+            health: None,
         }
+    }
+
+    /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
+    /// memory for large answers is shared.
+    pub(crate) fn on_admin_port(&self, settings: &Settings, max_connections: usize, health: Arc<Health>) -> Self {
+        Self {
+            janus: self.janus.clone(),
+            port: Port::Admin,
+            access: access(settings, settings.admin_listen.iter()),
+            max_connections,
+            connections: Arc::new(Semaphore::new(max_connections)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            lingering: Semaphore::new(MAX_LINGERING),
+            answers: Arc::clone(&self.answers),
+            openapi: self.openapi.clone(),
+            health: Some(health),
+            ..*self
+        }
+    }
+
+    /// Whether the place that [`answer`](Self::answer) took is that of a request carried out, and not of a refusal.
+    pub(crate) fn carries_out(&self, place: &OwnedSemaphorePermit) -> bool {
+        Arc::ptr_eq(place.semaphore(), &self.connections)
     }
 
     /// Serves every connection that comes through the channel, on the current runtime.
@@ -146,6 +185,12 @@ impl Api {
     /// Whether every request is refused, which the log should mention.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.access, Access::Closed)
+    }
+
+    /// How many further requests could be carried out now.
+    #[cfg(test)]
+    pub(crate) fn free_places(&self) -> usize {
+        self.connections.available_permits()
     }
 
     /// Waits until every request being served is answered, at most [`FINISH_TIMEOUT`].
@@ -229,7 +274,7 @@ impl Api {
     /// Answers a request. `place` receives the permit the request takes: one of `max_api_connections` only if the
     /// request is carried out. `lasts` receives the extra time a long answer may take. The HTTP port has already read
     /// the head, so a request gets here without waiting.
-    async fn answer(
+    pub(crate) async fn answer(
         &self,
         request: Request<Incoming>,
         is_local: bool,
@@ -255,6 +300,11 @@ impl Api {
         place.get_or_init(|| permit);
         Ok(answer.map(Either::Left))
     }
+}
+
+fn access<'a>(settings: &Settings, addresses: impl Iterator<Item = &'a SocketAddr>) -> Access {
+    let Config { allowed_origins, .. } = &settings.core;
+    Access::new(&settings.api_key, addresses, AllowedOrigins::new(allowed_origins.iter().map(String::as_str)))
 }
 
 /// The beginning of an exchange.
@@ -291,7 +341,7 @@ fn answers_full() -> HttpError {
     busy("other clients' large answers take all the memory reserved for answers; try again later, or ask for less")
 }
 
-async fn linger(reader: impl AsyncRead + Unpin) {
+pub(crate) async fn linger(reader: impl AsyncRead + Unpin) {
     let mut rest = reader.take(LINGER_BYTES);
     // The outcome does not matter: the answer has been sent.
     let _ = timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
@@ -299,9 +349,14 @@ async fn linger(reader: impl AsyncRead + Unpin) {
 
 /// A response with a JSON body.
 fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
+    typed_response(status, "application/json", body)
+}
+
+/// A response with a body of this content type.
+fn typed_response(status: u16, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     Response::builder()
         .status(status)
-        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_TYPE, content_type)
         .header(header::CACHE_CONTROL, "no-store")
         .body(Full::new(body))
         .expect("the status and the headers are right")

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use serde_json::value::RawValue;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::{Api, refusal, response};
+use crate::admin::health;
+
+use super::{Api, Port, refusal, response, typed_response};
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -58,20 +61,69 @@ pub(super) enum Endpoint {
     Revoke,
     Trace,
     OpenApi,
+    Index,
+    Livez,
+    Readyz,
 }
 
-/// Every path, with its only method. GET includes HEAD, for which hyper omits the body.
-pub(super) const ROUTES: &[(&str, Method, Endpoint)] = &[
-    ("/api/publish", Method::POST, Endpoint::Publish),
-    ("/api/broadcast", Method::POST, Endpoint::Broadcast),
-    ("/api/history", Method::POST, Endpoint::History),
-    ("/api/topics", Method::GET, Endpoint::Topics),
-    ("/api/connections", Method::GET, Endpoint::Connections),
-    ("/api/disconnect", Method::POST, Endpoint::Disconnect),
-    ("/api/revoke", Method::POST, Endpoint::Revoke),
-    ("/api/trace", Method::GET, Endpoint::Trace),
-    ("/api/openapi.json", Method::GET, Endpoint::OpenApi),
+/// The ports on which a route is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    /// On the HTTP port and on the admin port.
+    Everywhere,
+    /// On the admin port alone; on the HTTP port the path is unknown.
+    Admin,
+}
+
+/// Every path with a method. A path with several methods has several rows. GET includes HEAD, for which hyper omits the
+/// body.
+pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
+    ("/", Method::GET, Served::Admin, Endpoint::Index),
+    ("/livez", Method::GET, Served::Admin, Endpoint::Livez),
+    ("/readyz", Method::GET, Served::Admin, Endpoint::Readyz),
+    // Paths that are in the templates of many an operator.
+    ("/healthz", Method::GET, Served::Admin, Endpoint::Readyz),
+    ("/health/live", Method::GET, Served::Admin, Endpoint::Livez),
+    ("/health/ready", Method::GET, Served::Admin, Endpoint::Readyz),
+    ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
+    ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
+    ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
+    ("/api/topics", Method::GET, Served::Everywhere, Endpoint::Topics),
+    ("/api/connections", Method::GET, Served::Everywhere, Endpoint::Connections),
+    ("/api/disconnect", Method::POST, Served::Everywhere, Endpoint::Disconnect),
+    ("/api/revoke", Method::POST, Served::Everywhere, Endpoint::Revoke),
+    ("/api/trace", Method::GET, Served::Everywhere, Endpoint::Trace),
+    ("/api/openapi.json", Method::GET, Served::Everywhere, Endpoint::OpenApi),
 ];
+
+/// Why a request has no endpoint.
+enum NoRoute {
+    /// With a hint.
+    UnknownPath(&'static str),
+    /// The path accepts these methods.
+    OtherMethod(String),
+}
+
+impl NoRoute {
+    fn refusal(self) -> Response<Full<Bytes>> {
+        match self {
+            Self::UnknownPath(hint) => refusal(&HttpError::new(404, "unknown_path", hint)),
+            Self::OtherMethod(allowed) => {
+                let error = HttpError::new(405, "method_not_allowed", format!("this path accepts {allowed}"));
+                let mut refusal = refusal(&error);
+                let allowed = header::HeaderValue::try_from(allowed).expect("methods are letters");
+                refusal.headers_mut().insert(header::ALLOW, allowed);
+                refusal
+            }
+        }
+    }
+}
+
+impl Port {
+    fn serves(self, served: Served) -> bool {
+        self == Self::Admin || served == Served::Everywhere
+    }
+}
 
 /// The decision on a request, made from its head.
 pub(super) enum Admission {
@@ -84,26 +136,55 @@ pub(super) enum Admission {
 impl Api {
     /// Decides from the head alone whether a request may be carried out.
     pub(super) fn admit(&self, request: &Request<Incoming>, is_local: bool) -> Admission {
-        let Some((_, method, endpoint)) = ROUTES.iter().find(|(path, ..)| *path == request.uri().path()) else {
-            let message = "unknown path; the API is described in /api/openapi.json, WebSockets are at /ws and \
-                           server-sent events at /events";
-            return Admission::Answered(refusal(&HttpError::new(404, "unknown_path", message)));
+        let endpoint = match self.route(request) {
+            Ok(endpoint) => endpoint,
+            Err(no_route) => return Admission::Answered(no_route.refusal()),
         };
-        let allowed = if method == Method::GET { "GET, HEAD" } else { "POST" };
-        if request.method() != method && !(method == Method::GET && request.method() == Method::HEAD) {
-            let error = HttpError::new(405, "method_not_allowed", format!("this path accepts {allowed}"));
-            let mut refusal = refusal(&error);
-            refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
-            return Admission::Answered(refusal);
-        }
-        if *endpoint == Endpoint::OpenApi {
-            // No key is needed: the description is public in the source.
-            let answer = no_query(request).map(|()| response(200, self.openapi.clone()));
+        if let Some(answer) = self.public(endpoint) {
+            let answer = no_query(request).map(|()| answer);
             return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
         match self.access.check(&head_of(request), is_local) {
-            Ok(()) => Admission::Granted(*endpoint),
+            Ok(()) => Admission::Granted(endpoint),
             Err(error) => Admission::Answered(refusal(&error)),
+        }
+    }
+
+    /// The endpoint of the request's path and method on this port.
+    fn route(&self, request: &Request<Incoming>) -> Result<Endpoint, NoRoute> {
+        let path = request.uri().path();
+        let rows: Vec<_> = ROUTES.iter().filter(|(of_row, ..)| *of_row == path).collect();
+        let (served, elsewhere): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(_, _, served, _)| self.port.serves(*served));
+        if served.is_empty() {
+            let message = match (self.port, elsewhere.is_empty()) {
+                (_, false) => "unknown path; this path is served on the admin port (admin_listen) only",
+                (Port::Http, true) => {
+                    "unknown path; the API is described in /api/openapi.json, WebSockets are at /ws and server-sent \
+                     events at /events"
+                }
+                (Port::Admin, true) => "unknown path; GET / lists the paths of the admin port",
+            };
+            return Err(NoRoute::UnknownPath(message));
+        }
+        // The answer to HEAD is that to GET.
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        if let Some((.., endpoint)) = served.iter().find(|(_, accepted, ..)| accepted == method) {
+            return Ok(*endpoint);
+        }
+        let allowed: Vec<&str> = served.iter().map(|(_, method, ..)| in_words(method)).collect();
+        Err(NoRoute::OtherMethod(allowed.join(", ")))
+    }
+
+    /// The answer of an endpoint that needs neither a key nor a place.
+    fn public(&self, endpoint: Endpoint) -> Option<Response<Full<Bytes>>> {
+        match endpoint {
+            // The description is public in the source.
+            Endpoint::OpenApi => Some(response(200, self.openapi.clone())),
+            Endpoint::Livez => Some(health(&self.health.as_ref()?.live())),
+            Endpoint::Readyz => Some(health(&self.health.as_ref()?.ready())),
+            Endpoint::Index => Some(typed_response(200, "text/plain; charset=utf-8", index().into())),
+            _ => None,
         }
     }
 
@@ -121,7 +202,9 @@ impl Api {
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::Revoke => self.revoke(&self.body(request).await?),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
-            Endpoint::OpenApi => unreachable!("answered by `admit`"),
+            Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
+                unreachable!("answered by `admit`")
+            }
         }
     }
 
@@ -370,8 +453,22 @@ fn text_bytes(message: &Delivery) -> usize {
     message.event().len() + message.message_id().len() + message.data().len()
 }
 
+/// The methods of a row, as in the header `Allow`.
+fn in_words(method: &Method) -> &str {
+    if method == Method::GET { "GET, HEAD" } else { method.as_str() }
+}
+
+/// The paths of the admin port, for people.
+fn index() -> String {
+    let mut text = format!("janus-server {}\n\n", env!("CARGO_PKG_VERSION"));
+    for (path, method, ..) in ROUTES {
+        let _ = writeln!(text, "{:<9} {path}", in_words(method));
+    }
+    text
+}
+
 /// The part of a request that [`super::Access`] checks.
-fn head_of(request: &Request<Incoming>) -> HttpRequest {
+pub(crate) fn head_of(request: &Request<Incoming>) -> HttpRequest {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let head = HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
     HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
@@ -477,6 +574,10 @@ fn publish_error(error: &PublishError) -> HttpError {
 
 pub(super) fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
     response(200, to_json(answer).into())
+}
+
+fn health(answer: &health::Answer) -> Response<Full<Bytes>> {
+    response(if answer.is_good() { 200 } else { 503 }, to_json(answer).into())
 }
 
 fn to_json(answer: &impl Serialize) -> Vec<u8> {

@@ -32,7 +32,7 @@ const LINES_UNDER_WAY: usize = 64;
 
 /// A body of lines.
 #[derive(Debug)]
-pub(super) struct Lines(mpsc::Receiver<Bytes>);
+pub(crate) struct Lines(mpsc::Receiver<Bytes>);
 
 impl Body for Lines {
     type Data = Bytes;

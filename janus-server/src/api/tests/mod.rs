@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
+use crate::admin::{self, Admin, Health};
 use crate::settings::ApiKey;
 
 const KEY: &str = "correct-horse-battery";
@@ -31,6 +32,8 @@ struct Server {
     janus: Janus,
     api: Arc<Api>,
     addr: SocketAddr,
+    /// The admin port.
+    admin: SocketAddr,
 }
 
 /// Every topic keeps history, except those of the namespace `plain`.
@@ -42,15 +45,28 @@ fn settings() -> Settings {
         namespaces: [("plain".to_owned(), Namespace::default())].into(),
         ..Config::default()
     };
-    Settings { core, ..Settings::default() }
+    Settings { core, admin_listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Settings::default() }
 }
 
 async fn serve(settings: &Settings) -> Server {
     serve_and(settings, || {}).await
 }
 
+/// Starts a server whose actors seem to have been silent for a while.
+async fn serve_in_silence(settings: &Settings) -> Server {
+    start(settings, || {}, |janus| Health::of_silent(janus, |_| Duration::from_secs(6))).await
+}
+
 /// Starts a server that calls `then` on the home arbiter after each request passed on.
 async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
+    start(settings, then, |janus| Health::new(janus, None)).await
+}
+
+async fn start(
+    settings: &Settings,
+    then: impl Fn() + Send + Sync + 'static,
+    health: impl FnOnce(Janus) -> Health,
+) -> Server {
     let (passed_on, requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
     let pass_on = move |request| {
@@ -61,7 +77,10 @@ async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static)
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
-    Server { janus, api, addr }
+    let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
+    let admin = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
+    let admin = SocketAddr::from(([127, 0, 0, 1], admin[0].port()));
+    Server { janus, api, addr, admin }
 }
 
 /// An answer, read up to the end of its connection.
@@ -97,8 +116,18 @@ impl Answer {
 impl Server {
     /// Sends these pieces and reads to the end of the stream.
     async fn send(&self, pieces: &[&[u8]]) -> Answer {
+        Self::send_to(self.addr, pieces).await
+    }
+
+    /// Sends a request to the admin port, and reads to the end of the stream.
+    async fn send_to_admin(&self, request: &[u8]) -> Answer {
+        let head = request.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        Self::send_to(self.admin, &[&request[..head], b"Connection: close\r\n", &request[head..]]).await
+    }
+
+    async fn send_to(addr: SocketAddr, pieces: &[&[u8]]) -> Answer {
         let exchange = async {
-            let mut stream = TcpStream::connect(self.addr).await.unwrap();
+            let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.set_nodelay(true).unwrap();
             for piece in pieces {
                 stream.write_all(piece).await.unwrap();
@@ -114,7 +143,8 @@ impl Server {
         let head = format!("{}\r\n", head.to_ascii_lowercase());
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         if !head.contains("\r\ntransfer-encoding: chunked\r\n") {
-            assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
+            let kinds = ["application/json", "text/plain; charset=utf-8"];
+            assert!(kinds.iter().any(|kind| head.contains(&format!("\r\ncontent-type: {kind}\r\n"))), "{head}");
             return Answer { status, head, body: body.to_owned() };
         }
         assert!(head.contains("\r\ncontent-type: application/x-ndjson\r\n"), "{head}");

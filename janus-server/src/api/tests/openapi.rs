@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES};
+use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES, Served};
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::*;
 
@@ -55,6 +55,7 @@ struct Servers {
     closed: Server,
     hurried: Server,
     full: Server,
+    silent: Server,
     _holder: TcpStream,
 }
 
@@ -62,6 +63,7 @@ impl Servers {
     async fn start() -> Self {
         let mut everywhere = settings();
         everywhere.core.http_listen = vec![SocketAddr::from(([0, 0, 0, 0], 0))];
+        everywhere.admin_listen = everywhere.core.http_listen.clone();
         let mut hurried = settings();
         hurried.core.frame_timeout = Duration::from_millis(20);
         let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
@@ -75,6 +77,7 @@ impl Servers {
             closed: serve(&everywhere).await,
             hurried: serve(&hurried).await,
             full,
+            silent: serve_in_silence(&settings()).await,
             _holder: holder,
         }
     }
@@ -92,6 +95,7 @@ impl Servers {
             ("408", _) => (&self.hurried, good[..good.len() - 1].to_vec()),
             ("413", _) => (&self.open, post(path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
             ("415", _) => (&self.open, request("POST", path, &[("Content-Type", "text/plain")], "")),
+            ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
             _ => panic!("no request here makes {path} answer with {status}"),
         }
@@ -116,7 +120,9 @@ async fn the_server_gives_every_answer_described_in_the_openapi_file() {
                     None => get(&target, &[]),
                 };
                 let (server, request) = servers.provoke(status, path, body.is_some(), good);
-                let answer = server.send(&[&request]).await;
+                let is_admin = is_of_the_admin_port(operation);
+                let answer =
+                    if is_admin { server.send_to_admin(&request).await } else { server.send(&[&request]).await };
                 assert_eq!(answer.status.to_string(), *status, "{method} {path}: {answer:?}");
                 assert_described(&file, response, &answer);
                 seen += 1;
@@ -126,6 +132,11 @@ async fn the_server_gives_every_answer_described_in_the_openapi_file() {
     assert!(seen > 40, "the file describes {seen} answers");
 }
 
+/// Whether an operation of the file is served on the admin port alone.
+fn is_of_the_admin_port(operation: &Value) -> bool {
+    operation["tags"] == json!(["admin"])
+}
+
 /// Asserts that the body and the headers of an answer are as the file describes the response.
 #[track_caller]
 fn assert_described(file: &Value, response: &Value, answer: &Answer) {
@@ -133,8 +144,12 @@ fn assert_described(file: &Value, response: &Value, answer: &Answer) {
         Some(name) => file.pointer(name.trim_start_matches('#')).unwrap(),
         None => response,
     };
-    let is_lines = answer.head.contains("x-ndjson");
-    for instance in if is_lines { answer.lines() } else { vec![answer.json()] } {
+    let instances = match &answer.head {
+        head if head.contains("x-ndjson") => answer.lines(),
+        head if head.contains("text/plain") => vec![json!(answer.body)],
+        _ => vec![answer.json()],
+    };
+    for instance in instances {
         assert_valid(&validator(file, &schema_of(response)), &instance);
     }
     for header in response["headers"].as_object().into_iter().flat_map(serde_json::Map::keys) {
@@ -159,8 +174,12 @@ fn the_openapi_file_has_every_route_and_no_other() {
             operations.as_object().unwrap().keys().map(|method| (path.clone(), method.to_ascii_uppercase()))
         })
         .collect();
-    let routes = ROUTES.iter().map(|(path, method, _)| ((*path).to_owned(), method.to_string())).collect();
+    let routes = ROUTES.iter().map(|(path, method, ..)| ((*path).to_owned(), method.to_string())).collect();
     assert_eq!(in_file, routes);
+    for (path, method, served, _) in ROUTES {
+        let operation = &file["paths"][*path][method.as_str().to_ascii_lowercase()];
+        assert_eq!(is_of_the_admin_port(operation), *served == Served::Admin, "{method} {path}");
+    }
     assert_eq!(file["components"]["schemas"]["Broadcast"]["properties"]["topics"]["maxItems"], MAX_BROADCAST_TOPICS);
     for limit in [
         &file["components"]["schemas"]["HistoryRequest"]["properties"]["limit"],

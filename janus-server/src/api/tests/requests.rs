@@ -2,7 +2,7 @@
 
 use janus_core::wire::ErrorCode;
 
-use super::super::routes::ROUTES;
+use super::super::routes::{ROUTES, Served};
 use super::*;
 
 #[tokio::test]
@@ -85,17 +85,25 @@ async fn a_revocation_names_a_user_or_a_token_and_a_time_to_come() {
 #[tokio::test]
 async fn an_unknown_path_or_method_is_answered_with_a_hint() {
     let server = serve(&settings()).await;
-    for path in ["/", "/api", "/api/publish/", "/ws/", "/favicon.ico"] {
+    for path in ["/api", "/api/publish/", "/ws/", "/favicon.ico"] {
         let answer = server.get(path).await;
         assert_eq!((answer.status, &*answer.error().0), (404, "unknown_path"));
         assert!(answer.error().1.contains("/api/openapi.json"), "{answer:?}");
     }
-    for (path, method, _) in ROUTES {
-        let other = if method == "GET" { "DELETE" } else { "GET" };
-        let answer = server.send(&[&request(other, path, &[], "")]).await;
-        assert_eq!((answer.status, &*answer.error().0), (405, "method_not_allowed"));
-        let allowed = if method == "GET" { "get, head" } else { "post" };
-        assert!(answer.head.contains(&format!("\r\nallow: {allowed}\r\n")), "{answer:?}");
+    for (path, method, served, _) in ROUTES {
+        let answer = server.send(&[&request("PATCH", path, &[], "")]).await;
+        let of_admin = server.send_to_admin(&request("PATCH", path, &[], "")).await;
+        if *served == Served::Admin {
+            assert_eq!((answer.status, &*answer.error().0), (404, "unknown_path"), "{path}");
+            assert!(answer.error().1.contains("admin_listen"), "{answer:?}");
+        }
+        for answer in [of_admin].iter().chain((*served == Served::Everywhere).then_some(&answer)) {
+            assert_eq!((answer.status, &*answer.error().0), (405, "method_not_allowed"), "{path}");
+            let allow = answer.head.split("\r\nallow: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap();
+            let method = method.as_str().to_ascii_lowercase();
+            assert!(allow.split(", ").any(|allowed| allowed == method), "{answer:?}");
+            assert_eq!(allow.contains("head"), allow.contains("get"), "{answer:?}");
+        }
     }
 }
 
