@@ -149,7 +149,7 @@ impl Promised {
 
 /// Tells the embedder's hooks about a client that has begun to lag.
 fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
-    if let Some(hooks) = &shared.hooks
+    if let Some(hooks) = shared.hooks()
         && let Some(lag) = begins_to_lag(slot, shared, tick)
         && let Some(session) = shared.table.session(slot)
         && let Some(client) = &*session.client()
@@ -160,8 +160,10 @@ fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
 
 /// Tells the embedder's hooks about dropped messages.
 fn tell_of_drops(shared: &Connections) {
-    let Some(hooks) = &shared.hooks else { return };
-    for ((topic, why), messages) in shared.ledger().take_dropped() {
+    let (hooks, dropped) = (shared.hooks(), shared.ledger().take_dropped());
+    shared.ledger().count_by_topic(hooks.is_some());
+    let Some(hooks) = hooks else { return };
+    for ((topic, why), messages) in dropped {
         let why = match why {
             Dropped::Oldest => DropReason::Oldest,
             Dropped::Newest => DropReason::Newest,

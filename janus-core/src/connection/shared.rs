@@ -42,7 +42,7 @@ pub(crate) struct Connections {
     /// Limits the log lines about clients that exceed their rates.
     pub(crate) rate_lines: LogLines,
     /// The embedder's hooks, if there are any.
-    pub(crate) hooks: Option<Arc<HookRunner>>,
+    hooks: Option<Arc<HookRunner>>,
     /// Users and tokens that are not served, whatever the hooks say.
     pub(crate) revocations: Revocations,
     /// For TLS listeners, if there are any.
@@ -75,6 +75,16 @@ impl Connections {
             revocations,
             tls,
         }
+    }
+
+    /// The embedder's hooks, if there are any and they are needed now.
+    pub(crate) fn hooks(&self) -> Option<&Arc<HookRunner>> {
+        self.hooks.as_ref().filter(|hooks| hooks.are_needed())
+    }
+
+    /// The embedder's hooks, needed or not.
+    pub(crate) fn installed_hooks(&self) -> Option<&Arc<HookRunner>> {
+        self.hooks.as_ref()
     }
 
     /// The rates of each client.

@@ -24,7 +24,9 @@ pub(crate) struct Engine {
 impl Engine {
     /// With `drops_by_topic`, dropped messages are counted for each topic, too.
     pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, drops_by_topic: bool) -> Self {
-        let terms = Terms::new(&ground.config(), Arc::new(Ledger::new(&ground.counters, drops_by_topic)), codecs);
+        let ledger = Arc::new(Ledger::new(&ground.counters));
+        ledger.count_by_topic(drops_by_topic);
+        let terms = Terms::new(&ground.config(), ledger, codecs);
         Self {
             ground,
             accounts: Accounts::default(),

@@ -109,6 +109,11 @@ impl HookRunner {
         Duration::from_millis(self.timeout.load(Ordering::Relaxed))
     }
 
+    /// See [`Hooks::are_needed`].
+    pub(crate) fn are_needed(&self) -> bool {
+        self.hooks.are_needed()
+    }
+
     /// Asks for the identity of a connection's client.
     pub(crate) fn authenticate(
         self: &Arc<Self>,
@@ -297,6 +302,7 @@ impl fmt::Debug for HookRunner {
 /// [`Hooks`] as a trait object. The public trait is not dyn compatible, because each implementation has its own future
 /// types.
 pub(crate) trait AnyHooks: Send + Sync {
+    fn are_needed(&self) -> bool;
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>>;
     fn refresh<'a>(&'a self, client: &'a Client, auth: String) -> BoxFuture<'a, Result<Identity, Denied>>;
     fn authorize_subscribe<'a>(&'a self, client: &'a Client, topic: &'a TopicName)
@@ -316,6 +322,10 @@ pub(crate) trait AnyHooks: Send + Sync {
 }
 
 impl<H: Hooks> AnyHooks for H {
+    fn are_needed(&self) -> bool {
+        Hooks::are_needed(self)
+    }
+
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>> {
         Box::pin(Hooks::authenticate(self, request))
     }

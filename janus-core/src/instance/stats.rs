@@ -18,7 +18,7 @@ impl Janus {
             topics: shared.topics.table.len(),
             memory_used: shared.memory_used(),
             memory_budget: shared.config().memory_budget_bytes,
-            hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
+            hook_news_lost: shared.installed_hooks().map_or(0, |hooks| hooks.lost()),
         })
     }
 

@@ -120,7 +120,7 @@ async fn take_turns(connections: Arc<Connections>) {
 
 /// Tells the embedder's hooks of events, if there are hooks.
 fn observer(shared: &Shared) -> Option<ChildSpec> {
-    let runner = Arc::clone(shared.hooks.as_ref()?);
+    let runner = Arc::clone(shared.installed_hooks()?);
     // The last news, after everything else has stopped, must take no longer than one hook may.
     let limit = Shutdown::Timeout(shared.config().hook_timeout);
     let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));

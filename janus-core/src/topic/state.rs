@@ -141,7 +141,7 @@ impl TopicState {
     ) -> Self {
         let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
         let books = (shared.ledger(), &shared.pass_numbers);
-        let observed = shared.observers.as_ref().map(|observers| {
+        let observed = shared.observers.as_ref().filter(|observers| observers.are_needed()).map(|observers| {
             let (occupancy, observers) = (Occupancy::new(name.clone()), Arc::clone(observers));
             Observed { occupancy, observers }
         });
