@@ -4,24 +4,25 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::cli_run::{PATIENCE, Running, assert_exit, binary, janus, text, wait};
 
 /// The log of a server, through a pipe to the test.
-struct Log {
+pub(crate) struct Log {
     reader: BufReader<PipeReader>,
     writer: PipeWriter,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         Self { reader: BufReader::new(reader), writer }
     }
 
     /// Starts a server with the pipe as its log. Returns the server and the listening address.
-    fn start(&mut self, arguments: &[&str]) -> (Server, String) {
+    pub(crate) fn start(&mut self, arguments: &[&str]) -> (Server, String) {
         let stderr = self.writer.try_clone().unwrap();
         self.start_on(stderr, arguments)
     }
@@ -30,12 +31,41 @@ impl Log {
     fn start_on(&mut self, stderr: impl Into<Stdio>, arguments: &[&str]) -> (Server, String) {
         let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
         let server = Server(binary(&arguments).stderr(stderr).spawn().unwrap());
-        let line = self.line("listening on ");
-        (server, line.trim_end().rsplit(' ').next().unwrap().to_owned())
+        (server, self.address("listening on "))
+    }
+
+    /// Starts a server with other variables.
+    pub(crate) fn start_with(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> (Server, String) {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let stderr = self.writer.try_clone().unwrap();
+        let mut command = binary(&arguments);
+        let server = command.envs(variables.iter().copied()).stderr(stderr).spawn().unwrap();
+        (Server(server), self.address("listening on "))
+    }
+
+    /// The address after these words in the next line with them, in any format.
+    pub(crate) fn address(&mut self, words: &str) -> String {
+        let line = self.line(words);
+        let after = line.split(words).nth(1).unwrap();
+        after.split(['"', ' ', '\n']).next().unwrap().to_owned()
+    }
+
+    /// The lines not read yet, up to the end of the server.
+    pub(crate) fn rest(self) -> Vec<String> {
+        drop(self.writer);
+        self.reader.lines().map(Result::unwrap).collect()
+    }
+
+    /// The numbers of the pipe's device and inode.
+    pub(crate) fn stream(&self) -> (u64, u64) {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let file = File::from(OwnedFd::from(self.writer.try_clone().unwrap())).metadata().unwrap();
+        (file.dev(), file.ino())
     }
 
     /// The next line that contains the text.
-    fn line(&mut self, containing: &str) -> String {
+    pub(crate) fn line(&mut self, containing: &str) -> String {
         loop {
             let mut line = String::new();
             assert_ne!(self.reader.read_line(&mut line).unwrap(), 0);
@@ -59,7 +89,7 @@ impl Log {
 
     /// Fills the pipe, so that the next byte has to wait.
     #[cfg(target_os = "linux")]
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut writer = self.impatient();
         for size in [4_096, 1] {
             while writer.write_all(&[b'\n'].repeat(size)).is_ok() {}
@@ -68,16 +98,16 @@ impl Log {
 }
 
 /// A server process, killed on drop.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()).status().unwrap();
         assert!(status.success());
     }
 
     #[track_caller]
-    fn end(&mut self) -> ExitStatus {
+    pub(crate) fn end(&mut self) -> ExitStatus {
         wait(&mut self.0)
     }
 }
@@ -89,7 +119,7 @@ impl Drop for Server {
     }
 }
 
-fn connect(address: &str) -> TcpStream {
+pub(crate) fn connect(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     frames(&mut stream, 1);
@@ -97,7 +127,7 @@ fn connect(address: &str) -> TcpStream {
 }
 
 /// Reads `count` frames.
-fn frames(stream: &mut TcpStream, mut count: usize) {
+pub(crate) fn frames(stream: &mut TcpStream, mut count: usize) {
     let mut bytes = [0; 4_096];
     while count > 0 {
         match stream.read(&mut bytes) {
@@ -109,7 +139,7 @@ fn frames(stream: &mut TcpStream, mut count: usize) {
 }
 
 /// Makes the server log `count` lines of one kind, and waits until all are logged and answered.
-fn flood(stream: &mut TcpStream, count: usize) {
+pub(crate) fn flood(stream: &mut TcpStream, count: usize) {
     let answers = std::thread::spawn({
         let mut stream = stream.try_clone().unwrap();
         move || frames(&mut stream, count)
@@ -219,7 +249,7 @@ fn at_debug_the_log_has_each_clients_life_and_no_token() {
     expect(&mut log, 1, &client, "subscribed to a");
     expect(&mut log, 1, &client, "unsubscribed from a");
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    expect(&mut log, 1, &client, &format!("left 1 topics, session {beginning}… is kept for 120s"));
+    expect(&mut log, 1, &client, &format!("left 1 topic, session {beginning}… is kept for 120s"));
     expect(&mut log, 1, &client, "closed: its stream has ended");
 
     let mut client = TcpStream::connect(&address).unwrap();
@@ -237,7 +267,7 @@ fn at_debug_the_log_has_each_clients_life_and_no_token() {
         &client,
         "frame_too_large: frame longer than the limit of 65536 bytes; end each frame with a NUL byte",
     );
-    expect(&mut log, 2, &client, &format!("left 1 topics, session {beginning}… is kept for 120s"));
+    expect(&mut log, 2, &client, &format!("left 1 topic, session {beginning}… is kept for 120s"));
     expect(&mut log, 2, &client, "closed: frame_too_large");
 
     let mut client = TcpStream::connect(&http).unwrap();

@@ -17,6 +17,8 @@ mod churn;
 mod cli_bench;
 mod cli_fake_server;
 mod cli_log;
+mod cli_log_formats;
+mod cli_log_levels;
 mod cli_publish;
 mod cli_run;
 mod cli_serve;

@@ -10,6 +10,7 @@ use janus_access::{AccessSettings, Ask, Backend, Reporter, Webhooks};
 use janus_core::Builder;
 use janus_core::hooks::Hooks;
 
+use crate::logging::counted;
 use crate::settings::Settings;
 
 /// The parts of the access rules that run beside the tree.
@@ -89,7 +90,11 @@ impl Access {
         let Some(reporter) = &self.reporter else { return };
         let lost = reporter.flush(left.max(LAST_EVENTS)).await;
         if lost > 0 {
-            log::warn!("{lost} events are lost, because webhook_url has not taken them in the time of the drain");
+            log::warn!(
+                lost;
+                "{} lost, because webhook_url has not taken them in the time of the drain",
+                counted(lost, "event")
+            );
         }
     }
 }
@@ -116,7 +121,7 @@ fn ask(backend: &Backend, settings: &AccessSettings) -> Ask {
     urls.sort_unstable();
     urls.dedup();
     for (name, url) in urls {
-        log::info!("{name}: {url}, as instance {}", backend.instance());
+        log::info!(url; "{name}: {url}, as instance {}", backend.instance());
     }
     if !backend.signs() {
         log::warn!(

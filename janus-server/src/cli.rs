@@ -12,6 +12,7 @@ use clap::{
 use janus_access::tokens::Algorithm;
 use janus_core::TraceKind;
 use janus_core::settings::Kind;
+use log::LevelFilter;
 
 use crate::bench::{Protocol, Transport};
 use crate::client::admin::AdminPort;
@@ -50,10 +51,11 @@ impl Cli {
             Some(Command::Health(Health { ready, port })) => {
                 Ok(Command::Health(Health { ready, port: port.after(before) }))
             }
+            Some(Command::Log(log)) => Ok(Command::Log(Log { port: log.port.after(before), ..log })),
             Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
             Some(_) => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
-                "settings before the command are for the server: only `serve`, `config` and `health` accept settings",
+                "settings before the command are for the server: only `serve`, `config`, `health` and `log` accept settings",
             )),
         }
     }
@@ -85,6 +87,12 @@ pub(crate) enum Command {
     /// The command asks the server's admin port, whose address is in the settings: run the command with the file, the
     /// variables and the flags of the server.
     Health(Health),
+    /// Show the levels of a running server's log, or change a level for a while.
+    ///
+    /// Without LEVEL and --reset the command shows the configured levels and all changes in force. The command asks the
+    /// server's admin port, whose address is in the settings: run the command with the file, the variables and the flags
+    /// of the server.
+    Log(Log),
     /// Make keys and tokens for trying a server, and show what a token means to a server.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -100,6 +108,24 @@ pub(crate) struct Health {
     /// Ask whether the server is ready for clients. A server that drains is alive and not ready.
     #[arg(long)]
     pub(crate) ready: bool,
+    #[command(flatten)]
+    pub(crate) port: AdminPort,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// The new level: off, error, warn, info, debug or trace.
+    #[arg(value_name = "LEVEL")]
+    pub(crate) level: Option<LevelFilter>,
+    /// Only for lines whose target begins with this, such as janus_core::connection.
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+    /// How long the change lasts, at most 24 h. The configured levels are in force again afterwards.
+    #[arg(long = "for", value_name = "DURATION", default_value = "10 m", value_parser = duration)]
+    pub(crate) lasts: Duration,
+    /// Take back all changes, or the change for TARGET.
+    #[arg(long, conflicts_with = "level")]
+    pub(crate) reset: bool,
     #[command(flatten)]
     pub(crate) port: AdminPort,
 }

@@ -47,7 +47,7 @@ impl Failure {
             }
             cause = error.source();
         }
-        logging::last_words(text.lines().map(|line| format!("error: {line}\n")).collect());
+        logging::last_words("error", &text);
         ExitCode::from(if self.is_usage() { 2 } else { 1 })
     }
 

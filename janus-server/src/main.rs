@@ -15,7 +15,7 @@
 //! | `api/` | HTTP server | the HTTP API |
 //! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
-//! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace` and `health` |
+//! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health` and `log` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
 //! | `failure.rs` | errors | error messages and exit codes |
@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
         Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
         Command::Health(command) => client::health::run(&command).map_err(Failure::from),
+        Command::Log(command) => client::log::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),
@@ -73,7 +74,8 @@ fn main() -> ExitCode {
 
 fn serve(flags: &SettingFlags) -> Result<(), Failure> {
     let loaded = load(flags)?;
-    let _flush = logging::start(loaded.settings.log.0, loaded.settings.log_queue);
+    let _flush =
+        logging::start(loaded.settings.log.clone(), loaded.settings.log_format.format(), loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
@@ -93,7 +95,7 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             let warnings = certificates::check(&loaded.settings.core).map_err(ServeError::Start)?;
             let warnings = warnings.iter().map(ToString::to_string).chain(exposure::warning(&loaded.settings));
             for warning in warnings {
-                logging::last_words(format!("warning: {warning}\n"));
+                logging::last_words("warning", &warning);
             }
             "the settings are valid\n".to_owned()
         }

@@ -17,6 +17,7 @@ use janus_access::tokens::Tokens;
 use janus_core::{Config, Janus};
 
 use crate::certificates;
+use crate::logging::counted;
 
 /// From one look at the files to the next.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -72,7 +73,10 @@ fn keys(tokens: &Tokens) -> Option<Files> {
     let paths = vec![tokens.file()?.to_owned()];
     let tokens = tokens.clone();
     let read = move || match tokens.reload() {
-        Ok(count) => Some(format!("tokens are verified with the {count} keys read just now; connected clients stay")),
+        Ok(count) => {
+            let keys = counted(count, "key");
+            Some(format!("tokens are verified with the {keys} read just now; connected clients stay"))
+        }
         Err(error) => {
             log::error!("{error}; the earlier keys stay in use");
             None

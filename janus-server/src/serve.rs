@@ -17,6 +17,7 @@ use crate::admin::{self, Admin, Health, Unbound};
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
+use crate::logging::{self, counted};
 use crate::reloading::Reloading;
 use crate::settings::Settings;
 use crate::signals::{SAME_STOP, Signals};
@@ -76,6 +77,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     })?;
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
+    tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
@@ -101,9 +103,10 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let report =
         drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
     admin.finish().await;
-    log::info!("drained {} connections", report.connections);
-    if report.cut_off > 0 {
-        log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
+    let (connections, cut_off) = (report.connections, report.cut_off);
+    log::info!(connections; "drained {}", counted(connections, "connection"));
+    if cut_off > 0 {
+        log::warn!(connections = cut_off; "closed {cut_off} of them by write_timeout or drain_timeout with messages left");
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::admission::AddressLimit;
 use super::{Account, Accounts, Address};
 use crate::ground::Ground;
 use crate::ground::clock::AtomicTick;
+use crate::ground::log_lines::counted;
 
 /// A limit for all clients together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +102,10 @@ impl Refusals {
             AddressLimit::Connections => ("max_connections_per_ip", config.max_connections_per_ip),
             AddressLimit::Rate => ("connect_rate_per_ip", config.connect_rate_per_ip),
         };
+        let all = counted(refused, "connection");
         log::warn!(
-            "{setting} ({value}) is reached: {refused} connections refused since the last such line, the last from \
+            setting, refused, peer:% = address;
+            "{setting} ({value}) is reached: {all} refused since the last such line, the last from \
              {address}; if this is a proxy, add its address to trusted_proxies, proxy_protocol or unlimited_networks"
         );
     }
@@ -125,6 +128,7 @@ impl Since {
         let largest = accounts.largest(|account| limit.held_by(account));
         let holder = largest.map(|(account, most)| format!("; {} holds the most: {most}", account.address));
         log::warn!(
+            setting, ended, refused;
             "{setting} ({value}) is reached: {ended} {limit} ended early to make room, {refused} refused, since the last \
              such line{}",
             holder.unwrap_or_default()

@@ -50,6 +50,7 @@ use crate::connection::tls::{Tls, TlsPort};
 use crate::connection::transport::{Transport, refusal};
 use crate::delivery::{End, Link, Slot};
 use crate::ground::bucket::{Bucket, Rate};
+use crate::ground::log_lines::counted;
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::TlsClient;
@@ -230,14 +231,14 @@ pub(crate) fn prepare(incoming: &Incoming, config: &Config, bound: Option<Option
     match link {
         Link::Tcp(stream) if !has_inherited => {
             for missing in socket_options::set(&SockRef::from(stream), config) {
-                log::debug!("{peer}: {missing}");
+                log::debug!(peer:%; "{peer}: {missing}");
             }
         }
         // By default the buffer would hold three times as much, and the client would read stale messages.
         #[cfg(unix)]
         Link::Unix(stream) => {
             if let Err(error) = SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes) {
-                log::debug!("{peer}: {error}");
+                log::debug!(peer:%; "{peer}: {error}");
             }
         }
         _ => {}
@@ -360,7 +361,7 @@ pub(crate) fn count_refusal(shared: &Connections, peer: Peer, code: ErrorCode) {
     }
     // A few lines for a burst of refusals, not a line for each.
     if refused.is_power_of_two() {
-        log::warn!("{peer}: refused with {code} ({refused} refused so far)");
+        log::warn!(peer:%, code:%, refused; "{peer}: refused with {code} ({refused} refused so far)");
     }
     if code == ErrorCode::TooManyConnections {
         shared.accounts.note_refused(Limit::Connections, shared);
@@ -455,7 +456,8 @@ struct Client {
 /// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
 fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Arc<Origin>, decoder: Box<dyn Decoder>) {
     let Client { peer, is_foreign, admission, tls, has_place } = client;
-    log::debug!("client {} ({peer}): connected, {}", slot.id, origin.codec.name());
+    let codec = origin.codec.name();
+    log::debug!(conn = slot.id, peer:%, codec; "client {} ({peer}): connected, {codec}", slot.id);
     shared.tracer.tell(TraceKind::Connect, || {
         let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
         let from = endpoint.map_or_else(|| "program".to_owned(), |endpoint| endpoint.acceptor.name().to_string());
@@ -472,7 +474,7 @@ fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Ar
     });
     if let Err(error) = started {
         shared.table.remove(&slot);
-        log::error!("{peer}: closed, the Transport failed to start: {error}");
+        log::error!(peer:%; "{peer}: closed, the Transport failed to start: {error}");
     }
 }
 
@@ -583,7 +585,9 @@ impl Accept {
                     let pauses = acceptor.shared.counters.accept_pauses.fetch_add(1, Ordering::Relaxed) + 1;
                     if pauses.is_power_of_two() {
                         log::error!(
-                            "cannot accept for now: {error}; trying again every {PAUSE:?} ({pauses} pauses so far)"
+                            pauses;
+                            "cannot accept for now: {error}; trying again every {PAUSE:?} ({} so far)",
+                            counted(pauses, "pause")
                         );
                     }
                     self.pause = Some(paused(tokio::time::sleep(PAUSE), cx));

@@ -131,12 +131,12 @@ async fn name(
                 ProxyHeader::Unknown => (proxy, true),
                 ProxyHeader::Client(address) => (address.into(), !Peer::Addr(address).is_local()),
             };
-            log::debug!("{peer}: connected through the proxy {proxy}");
+            log::debug!(peer:%, proxy:%; "{peer}: connected through the proxy {proxy}");
             return Some(Named { socket, peer, is_foreign });
         }
         // Many load balancers look at a port in this way.
         Err(Refused::Eof) => {
-            log::debug!("{proxy}: {}", Refused::Eof);
+            log::debug!(proxy:%; "{proxy}: {}", Refused::Eof);
             return None;
         }
         Err(refused) => refused,
@@ -144,7 +144,7 @@ async fn name(
     let count = shared.counters.proxy_headers_refused.fetch_add(1, Ordering::Relaxed) + 1;
     // A few lines for a burst of refusals, not a line for each.
     let level = if count.is_power_of_two() { log::Level::Warn } else { log::Level::Debug };
-    log::log!(level, "{proxy}: refused: {refused} ({count} refused so far); see proxy_protocol");
+    log::log!(level, proxy:%, refused = count; "{proxy}: refused: {refused} ({count} refused so far); see proxy_protocol");
     if matches!(refused, Refused::Header(_)) && !words.is_empty() {
         let _ = socket.try_write(&words);
         let _ = SockRef::from(&socket).shutdown(Shutdown::Write);

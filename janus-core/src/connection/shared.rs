@@ -41,6 +41,8 @@ pub(crate) struct Connections {
     pub(crate) cut_off_lines: LogLines,
     /// Limits the log lines about clients that exceed their rates.
     pub(crate) rate_lines: LogLines,
+    /// Limits the lines about clients closed because they would have missed messages.
+    pub(crate) lost_lines: LogLines,
     /// The embedder's hooks, if there are any.
     hooks: Option<Arc<HookRunner>>,
     /// Users and tokens that are not served, whatever the hooks say.
@@ -71,6 +73,7 @@ impl Connections {
             users: Users::default(),
             cut_off_lines: LogLines::default(),
             rate_lines: LogLines::default(),
+            lost_lines: LogLines::default(),
             hooks,
             revocations,
             tls,

@@ -103,7 +103,7 @@ impl SlowLog {
             .filter_map(|(_, slot)| describe(slot, peer_of(slot, shared), tick))
             .map(|slow| in_words(&slow))
             .collect();
-        log::warn!("{}: {}", title(lagging), named.join("; "));
+        log::warn!(clients = lagging; "{}: {}", title(lagging), named.join("; "));
     }
 }
 

@@ -32,10 +32,20 @@
 //! | `users.rs` | counts for its user |
 //! | `whence.rs` | learns the client's own address, and keeps to its limits |
 
-/// A line of the log about a client. A macro, so that the log's limit counts each place on its own.
+/// A line of the log about a client, with its number and its address as key-values, and others in brackets. A macro, so
+/// that the log's limit counts each place on its own.
 macro_rules! log_client {
+    ($transport:expr, $level:expr, [$($pairs:tt)+], $($words:tt)+) => {
+        log::log!(
+            $level, conn = $transport.slot.id, peer:% = $transport.session.peer, $($pairs)+;
+            "client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+)
+        )
+    };
     ($transport:expr, $level:expr, $($words:tt)+) => {
-        log::log!($level, "client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+))
+        log::log!(
+            $level, conn = $transport.slot.id, peer:% = $transport.session.peer;
+            "client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+)
+        )
     };
 }
 

@@ -165,7 +165,7 @@ impl Codecs {
             frame.freeze()
         }));
         encoded.map_err(|panic| {
-            log::error!("codec {name}: {}", ExitReason::from_unwind(panic));
+            log::error!(codec = name; "codec {name}: {}", ExitReason::from_unwind(panic));
             CodecPanicked
         })
     }

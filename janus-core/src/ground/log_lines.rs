@@ -1,5 +1,6 @@
-//! A limit on log lines about single clients: a flood of clients must make no flood of lines.
+//! A limit on log lines about single clients: a flood of clients must make no flood of lines. And counts in words.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Counts the lines of the current period: a tick, or a second; used by one thread alone.
@@ -20,4 +21,10 @@ impl LogLines {
         }
         self.taken.fetch_add(1, Ordering::Relaxed) < Self::MAX
     }
+}
+
+/// A number of things in words: `1 key`, `2 keys`.
+pub(crate) fn counted(count: impl Into<u64>, noun: &str) -> impl fmt::Display {
+    let count = count.into();
+    fmt::from_fn(move |f| write!(f, "{count} {noun}{}", if count == 1 { "" } else { "s" }))
 }

@@ -53,6 +53,14 @@ impl Revocation {
         }
     }
 
+    /// The name of the user; `None` for a token.
+    pub(crate) fn of_user(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::User(name) => Some(name),
+            Kind::Token(_) => None,
+        }
+    }
+
     fn text(&self) -> &str {
         match &self.0 {
             Kind::User(text) | Kind::Token(text) => text,

@@ -251,10 +251,10 @@ impl HookRunner {
         }
         match failure {
             Failure::TooLate => {
-                log::error!("hook {name}: did not end within hook_timeout ({:?}) and was given up", self.timeout());
+                log::error!(hook = name; "hook {name}: did not end within hook_timeout ({:?}) and was given up", self.timeout());
             }
-            Failure::Panicked(reason) => log::error!("hook {name}: {reason}"),
-            Failure::NoRuntime => log::error!("hook {name}: the runtime of the hooks has been shut down"),
+            Failure::Panicked(reason) => log::error!(hook = name; "hook {name}: {reason}"),
+            Failure::NoRuntime => log::error!(hook = name; "hook {name}: the runtime of the hooks has been shut down"),
         }
     }
 }

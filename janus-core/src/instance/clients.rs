@@ -2,7 +2,7 @@
 //! connection.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::janus::{Janus, on};
 use crate::connection::list::{self, ConnectionInfo};
@@ -10,6 +10,7 @@ use crate::connection::slow_clients::slow_clients;
 use crate::connection::transport::CONTROL_TIMEOUT;
 use crate::delivery::End;
 use crate::ground::clock::now;
+use crate::ground::log_lines::counted;
 use crate::hooks::{Revocation, RevokeError, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
@@ -136,7 +137,14 @@ impl Janus {
             }
         });
         found.iter().for_each(|slot| slot.end(End::Revoked));
-        Ok(found.len())
+        let closed = found.len();
+        let time = Duration::from_secs(until.duration_since(now()).unwrap_or_default().as_secs());
+        let user = revocation.of_user();
+        // The identifier of a token is not for the log.
+        let whose = user.map_or_else(|| "a token".to_owned(), |user| format!("user {user:?}"));
+        let connections = counted(closed as u64, "connection");
+        log::info!(user, closed; "revoked {whose} for {time:?}: {connections} closed");
+        Ok(closed)
     }
 
     /// The listed sessions, with and without a connection. Empty once the instance has ended.

@@ -114,7 +114,7 @@ impl Janus {
                 let accepted = Accepted { link, peer, is_foreign: false, admission: Ok(admission), tls: None };
                 serve_with(&connections, place, accepted, &origin, decoder);
             }
-            Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
+            Err(error) => log::error!(peer:%; "{peer}: closed, because the socket cannot be registered: {error}"),
         });
         served.map_err(|_| match shared.is_draining() {
             true => ServeError::ShuttingDown,

@@ -68,7 +68,8 @@ async fn expire(shared: Arc<Sessions>) {
             tokio::task::yield_now().await;
         }
         if ended > 0 {
-            log::debug!("{ended} detached sessions have expired");
+            let (noun, verb) = if ended == 1 { ("session", "has") } else { ("sessions", "have") };
+            log::debug!(sessions = ended; "{ended} detached {noun} {verb} expired");
         }
     }
 }

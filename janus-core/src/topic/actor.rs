@@ -65,7 +65,7 @@ impl Topic {
         if start.last_reason.is_some() || start.after_quarantine {
             let warm = !start.after_quarantine && start.restarts <= WARM_RESTARTS && state.inherit();
             if !warm {
-                log::warn!("topic {}: restarted cold, under a new epoch", state.name);
+                log::warn!(topic:% = state.name; "topic {}: restarted cold, under a new epoch", state.name);
                 state.restart_cold(&shared.senders);
             }
         }

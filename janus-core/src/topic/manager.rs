@@ -243,11 +243,11 @@ async fn start(shared: &Arc<Topics>, topic: Arc<TopicState>) -> Result<Arc<Topic
             // No two topics share an actor name, so a present child is this very topic, restarting or in quarantine.
             Ok(()) | Err(StartError::AlreadyPresent(_) | StartError::AlreadyStarted(_)) => return Ok(topic),
             Err(error @ StartError::Failed { .. }) if failures.add(Instant::now()) => {
-                log::warn!("topic {}: could not be started, trying again: {error}", topic.name);
+                log::warn!(topic:% = topic.name; "topic {}: could not be started, trying again: {error}", topic.name);
                 tokio::task::yield_now().await;
             }
             Err(error) => {
-                log::error!("topic {}: cannot be started: {error}", topic.name);
+                log::error!(topic:% = topic.name; "topic {}: cannot be started: {error}", topic.name);
                 shared.table.remove(&topic);
                 topic.abandon(&shared.senders);
                 return Err(TopicError::Unavailable);

@@ -90,11 +90,7 @@ impl Topics {
     /// Takes the topic whose actor has this name out of service until its quarantine is over.
     fn quarantine(&self, actor: &str) {
         if let Some(topic) = trace::topic_of(actor).and_then(|name| self.table.find(name)) {
-            log::error!(
-                "topic {}: keeps crashing, out of service for {:?}",
-                topic.name,
-                self.config().topic_quarantine
-            );
+            log::error!(topic:% = topic.name; "topic {}: keeps crashing, out of service for {:?}", topic.name, self.config().topic_quarantine);
             topic.quarantine(&self.senders);
         }
     }

@@ -225,7 +225,7 @@ impl TopicTable {
             Fate::Keeps | Fate::Used => return Some(place),
         }
         drop(topics);
-        log::debug!("topic {}: ended, unused", topic.name);
+        log::debug!(topic:% = topic.name; "topic {}: ended, unused", topic.name);
         shared.tracer.tell(TraceKind::End, || Said {
             from: "topic_manager".to_owned(),
             to: trace::topic(&topic.name),

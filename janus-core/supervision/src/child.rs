@@ -160,7 +160,11 @@ impl Surroundings {
         let what = match &outcome {
             Ok(()) => EventKind::Started,
             Err(reason) => {
-                log::warn!("{}: {} {} could not be started: {reason}", self.supervisor, spec.name, cell.id());
+                let (supervisor, child, id) = (&self.supervisor, &spec.name, cell.id());
+                log::warn!(
+                    supervisor = **supervisor, child = **child;
+                    "{supervisor}: {child} {id} could not be started: {reason}"
+                );
                 EventKind::StartFailed(reason.clone())
             }
         };
@@ -223,7 +227,11 @@ impl Surroundings {
             Shutdown::Timeout(limit) => {
                 cell.stop();
                 if timeout(limit, cell.until_ended()).await.is_err() {
-                    log::warn!("{}: {cell:?} did not stop within {limit:?} and is killed", self.supervisor);
+                    let supervisor = &self.supervisor;
+                    log::warn!(
+                        supervisor = **supervisor, child = **cell.name();
+                        "{supervisor}: {cell:?} did not stop within {limit:?} and is killed"
+                    );
                 }
             }
             Shutdown::Infinity => {
@@ -253,6 +261,9 @@ impl Surroundings {
 
     pub(crate) fn log_abandoned(&self, cell: &Cell) {
         let (supervisor, grace) = (&self.supervisor, self.kill_grace);
-        log::error!("{supervisor}: {cell:?} has not returned {grace:?} after its kill and is abandoned");
+        log::error!(
+            supervisor = **supervisor, child = **cell.name();
+            "{supervisor}: {cell:?} has not returned {grace:?} after its kill and is abandoned"
+        );
     }
 }

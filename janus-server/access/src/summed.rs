@@ -1,5 +1,6 @@
 //! Log lines about failures that come in floods: one line for each period, with the number of failures.
 
+use std::fmt;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -32,6 +33,12 @@ impl Summed {
         sum.told = Some(now);
         Some(std::mem::take(&mut sum.untold))
     }
+}
+
+/// A number of things in words: `1 key`, `2 keys`.
+pub(crate) fn counted(count: impl Into<u64>, noun: &str) -> impl fmt::Display {
+    let count = count.into();
+    fmt::from_fn(move |f| write!(f, "{count} {noun}{}", if count == 1 { "" } else { "s" }))
 }
 
 #[cfg(test)]

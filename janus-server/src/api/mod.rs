@@ -4,8 +4,10 @@
 //! |---|---|---|
 //! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
 //! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `levels.rs` | handlers | the routes that show and change the levels of the log |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
+//! | `traceparent.rs` | pure | the line of the log about a publication that is part of a trace |
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
@@ -16,10 +18,12 @@
 //! connection to request `/events`, and a connection cannot be handed back to Janus.
 
 mod access;
+mod levels;
 mod revoking;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod traceparent;
 mod tracing;
 
 use std::io::Cursor;
@@ -176,8 +180,8 @@ impl Api {
             }
             match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => log::debug!("{peer}: API request failed: {error}"),
-                Err(_) => log::debug!("{peer}: API request took too long; connection closed"),
+                Ok(Err(error)) => log::debug!(peer:%; "{peer}: API request failed: {error}"),
+                Err(_) => log::debug!(peer:%; "{peer}: API request took too long; connection closed"),
             }
         });
     }

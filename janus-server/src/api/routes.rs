@@ -19,9 +19,8 @@ use serde_json::value::RawValue;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::{Api, Port, refusal, response, traceparent, typed_response};
 use crate::admin::health;
-
-use super::{Api, Port, refusal, response, typed_response};
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -60,6 +59,9 @@ pub(super) enum Endpoint {
     Disconnect,
     Revoke,
     Trace,
+    Levels,
+    ChangeLevel,
+    ResetLevels,
     OpenApi,
     Index,
     Livez,
@@ -93,6 +95,9 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/disconnect", Method::POST, Served::Everywhere, Endpoint::Disconnect),
     ("/api/revoke", Method::POST, Served::Everywhere, Endpoint::Revoke),
     ("/api/trace", Method::GET, Served::Everywhere, Endpoint::Trace),
+    ("/api/log", Method::GET, Served::Admin, Endpoint::Levels),
+    ("/api/log", Method::PUT, Served::Admin, Endpoint::ChangeLevel),
+    ("/api/log", Method::DELETE, Served::Admin, Endpoint::ResetLevels),
     ("/api/openapi.json", Method::GET, Served::Everywhere, Endpoint::OpenApi),
 ];
 
@@ -194,13 +199,19 @@ impl Api {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, HttpError> {
         match endpoint {
-            Endpoint::Publish => self.publish(self.body(request).await?).await,
+            Endpoint::Publish => {
+                let traceparent = traceparent::of(request.headers());
+                self.publish(self.body(request).await?, traceparent.as_deref()).await
+            }
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
             Endpoint::History => self.history(&self.body(request).await?),
             Endpoint::Topics => self.topics(&Page::of(&request)?).await,
             Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::Revoke => self.revoke(&self.body(request).await?),
+            Endpoint::Levels => no_query(&request).map(|()| self.levels()),
+            Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
+            Endpoint::ResetLevels => self.reset_levels(&request),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
             Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
                 unreachable!("answered by `admit`")
@@ -208,8 +219,9 @@ impl Api {
         }
     }
 
-    async fn publish(&self, request: Publish) -> Result<Response<Full<Bytes>>, HttpError> {
+    async fn publish(&self, request: Publish, traceparent: Option<&str>) -> Result<Response<Full<Bytes>>, HttpError> {
         self.check_topic(&request.topic)?;
+        traceparent::note(traceparent, &request.topic);
         let message = message(&request.topic, &request.event, &request.message_id, &request.data)?;
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,

@@ -8,12 +8,14 @@
 //! | `trace.rs` | the command `trace` | a request to the HTTP API, printing the lines of the answer |
 //! | `admin.rs` | flags and a request | finding the admin port of a server by its settings |
 //! | `health.rs` | the command `health` | the exit code by the server's health |
+//! | `log.rs` | the command `log` | showing and changing the levels of a server's log |
 //! | `http.rs` | a request and its answer | HTTP on a blocking socket, for the commands that need it |
 //! | `tls.rs` | a stream | TLS: the flags, the accepted authorities, the handshake |
 
 pub(crate) mod admin;
 pub(crate) mod health;
 mod http;
+pub(crate) mod log;
 pub(crate) mod publish;
 pub(crate) mod subscribe;
 pub(crate) mod tls;

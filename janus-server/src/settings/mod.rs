@@ -35,6 +35,8 @@ use janus_core::settings::{HIDDEN, Stored, Table as _, Value, secs};
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
 
+use crate::logging::{Format, LogFilter};
+
 pub(crate) use load::{Flags, Loaded};
 pub(crate) use problems::Problems;
 pub(crate) use table::{Row, TABLE};
@@ -73,8 +75,14 @@ janus_core::settings! {
         }
 
         "Logging" {
-            /// How much is logged to standard error.
-            log: LogLevel = LogLevel(LevelFilter::Info), one_of_in_any_case(LogLevel::NAMES), reload(at_once);
+            /// How much is logged to standard error: a level and, if some parts of the program need another level, the
+            /// targets of their lines, each with a level. A target covers all targets that begin with it. While the server
+            /// runs, `janus-server log` changes levels for a while.
+            log: LogFilter = LogFilter::level(LevelFilter::Info), text(LogFilter::accepts, LogFilter::EXPECTED), reload(at_once);
+
+            /// The form of log lines: text for people, JSON with an object on each line, or lines for the journal of systemd.
+            /// `auto` is journald if JOURNAL_STREAM names standard error, otherwise text.
+            log_format: LogFormat = LogFormat(None), one_of(LogFormat::NAMES);
 
             /// Log lines waiting for standard error. Further lines are lost and counted.
             log_queue: usize = 4_096, count(64..=1 << 20);
@@ -174,20 +182,40 @@ impl Stored for ApiKey {
     }
 }
 
-/// The most verbose level that is logged.
+/// The format of the log; `None` for the format that suits standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogLevel(pub(crate) LevelFilter);
+pub(crate) struct LogFormat(Option<Format>);
 
-impl LogLevel {
-    const NAMES: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+impl LogFormat {
+    /// The first is `None`, and the rest are the formats in the order of [`FORMATS`](Self::FORMATS).
+    const NAMES: &[&str] = &["auto", "text", "json", "journald"];
+    const FORMATS: [Option<Format>; 4] = [None, Some(Format::Text), Some(Format::Json), Some(Format::Journald)];
+
+    /// The format of this process.
+    pub(crate) fn format(self) -> Format {
+        self.0.unwrap_or_else(Format::of_stderr)
+    }
 }
 
-impl Stored for LogLevel {
+impl Stored for LogFormat {
     fn to_value(&self) -> Value {
-        Value::Text(self.0.as_str().to_ascii_lowercase())
+        let name = Self::FORMATS.iter().zip(Self::NAMES).find(|(format, _)| **format == self.0);
+        Value::Text(name.map_or("auto", |(_, name)| name).to_owned())
     }
 
     fn from_value(value: Value) -> Option<Self> {
-        String::from_value(value)?.parse().ok().map(Self)
+        let text = String::from_value(value)?;
+        let named = Self::NAMES.iter().zip(Self::FORMATS).find(|(name, _)| **name == text);
+        named.map(|(_, format)| Self(format))
+    }
+}
+
+impl Stored for LogFilter {
+    fn to_value(&self) -> Value {
+        Value::Text(self.to_string())
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        String::from_value(value)?.parse().ok()
     }
 }

@@ -186,7 +186,9 @@ impl Handshakes {
         let peer = client.peer;
         let socket = match socket.into_std() {
             Ok(socket) => socket,
-            Err(error) => return log::debug!("{peer}: closed, the socket cannot be moved to another thread: {error}"),
+            Err(error) => {
+                return log::debug!(peer:%; "{peer}: closed, the socket cannot be moved to another thread: {error}");
+            }
         };
         let address = Address::of(peer);
         let (sender, cut) = oneshot::channel();
@@ -296,7 +298,7 @@ impl Handshake {
             }
             Err(error) => {
                 counters.tls_handshakes_failed.fetch_add(1, Ordering::Relaxed);
-                log::debug!("{peer}: TLS handshake failed: {error}");
+                log::debug!(peer:%; "{peer}: TLS handshake failed: {error}");
             }
         }
     }
@@ -314,7 +316,9 @@ fn go_home(socket: TcpStream, established: Established, client: Client, origin: 
     }
     let stream = match link.leave_reactor() {
         Ok(stream) => stream,
-        Err(error) => return log::debug!("{peer}: closed, the socket cannot be moved to another thread: {error}"),
+        Err(error) => {
+            return log::debug!(peer:%; "{peer}: closed, the socket cannot be moved to another thread: {error}");
+        }
     };
     let tls = TlsClient { certificate: client_certificate, server_name, protocol: alpn };
     // Only hooks ask for this.
@@ -328,10 +332,10 @@ fn go_home(socket: TcpStream, established: Established, client: Client, origin: 
             acceptor::serve(&connections, accepted, &origin);
             drop(place);
         }
-        Err(error) => log::error!("{peer}: closed, because the socket cannot be registered: {error}"),
+        Err(error) => log::error!(peer:%; "{peer}: closed, because the socket cannot be registered: {error}"),
     });
     if served.is_err() {
-        log::debug!("{peer}: closed after the TLS handshake, because the home arbiter is far behind");
+        log::debug!(peer:%; "{peer}: closed after the TLS handshake, because the home arbiter is far behind");
     }
 }
 

@@ -93,7 +93,7 @@ impl Transport {
     /// Answers a frame with an error. The error may name no message, so it must not overtake the answers to earlier
     /// messages.
     pub(super) fn answer_error(&mut self, error: FrameError) {
-        log_client!(self, Level::Debug, "{error}");
+        log_client!(self, Level::Debug, [code:% = error.code], "{error}");
         if !self.slot.is_settled() {
             self.step = Step::Settling(Box::new(error));
         } else if error.is_fatal() {

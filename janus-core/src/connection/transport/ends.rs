@@ -18,6 +18,13 @@ use crate::connection::acceptor::SERVER_FULL;
 use crate::delivery::{End, Exceeded, SlowReason};
 use crate::wire::{ErrorCode, FrameError, Refusal};
 
+/// A line of the log about an end, with its code as a key-value.
+macro_rules! log_end {
+    ($client:expr, $level:expr, $end:expr, $($words:tt)+) => {
+        log_client!($client, $level, [code = row($end).code.map(ErrorCode::as_str)], $($words)+)
+    };
+}
+
 /// What follows from an end.
 struct Row {
     /// The code for the client, for hooks and for traces. `None` if the peer has gone: its connection ends by itself.
@@ -62,7 +69,7 @@ const SLOW_CONSUMER: Row = Row {
         let within_limit = client.shared.cut_off_lines.take(client.shared.clock.tick().number());
         let level = if within_limit { Level::Warn } else { Level::Debug };
         let why = client.too_slow(why);
-        log_client!(client, level, "slow consumer, cut off with {frames} frames ({bytes} bytes) queued: {why}");
+        log_end!(client, level, end, "slow consumer, cut off with {frames} frames ({bytes} bytes) queued: {why}");
     },
     count: |client, end| {
         if let End::SlowConsumer { why, .. } = end {
@@ -133,7 +140,7 @@ const CROWDED: Row = Row {
 const PING_TIMEOUT: Row = Row {
     code: Some(ErrorCode::PingTimeout),
     words: "no answer to a ping came in time; connect again",
-    log: |client, _| log_client!(client, Level::Debug, "closed, the client has not answered a ping"),
+    log: |client, end| log_end!(client, Level::Debug, end, "closed, the client has not answered a ping"),
     count: |client, _| {
         client.shared.counters.pings_unanswered.fetch_add(1, Ordering::Relaxed);
     },
@@ -145,9 +152,12 @@ const PING_TIMEOUT: Row = Row {
 const MESSAGES_LOST: Row = Row {
     code: Some(ErrorCode::TopicUnavailable),
     words: "messages were lost; connect and subscribe again",
-    log: |client, _| {
+    log: |client, end| {
+        // A topic that starts afresh may lose the messages of all its subscribers at once.
+        let within_limit = client.shared.lost_lines.take(client.shared.clock.tick().number());
+        let level = if within_limit { Level::Warn } else { Level::Debug };
         let line = "closed, the client would have missed messages of a topic that started afresh";
-        log_client!(client, Level::Warn, "{line}");
+        log_end!(client, level, end, "{line}");
     },
     count: |_, _| {},
     close: Close::AfterQueue,
@@ -158,7 +168,7 @@ const MESSAGES_LOST: Row = Row {
 const SESSION_TAKEN: Row = Row {
     code: Some(ErrorCode::SessionTaken),
     words: "another connection has taken over this session",
-    log: |client, _| log_client!(client, Level::Debug, "closed, another connection has taken over its session"),
+    log: |client, end| log_end!(client, Level::Debug, end, "closed, another connection has taken over its session"),
     count: |_, _| {},
     close: Close::AfterQueue,
     ends_session: false,
@@ -168,7 +178,7 @@ const SESSION_TAKEN: Row = Row {
 const PUBLISHES_TOO_FAST: Row = Row {
     code: Some(ErrorCode::RateLimited),
     words: "more messages came than the publish rate allows; come back later and publish more slowly",
-    log: |client, _| log_rate(client, "client_publish_rate"),
+    log: |client, end| log_rate(client, end, "client_publish_rate"),
     count: |client, _| {
         client.shared.counters.rate_limited.fetch_add(1, Ordering::Relaxed);
     },
@@ -179,14 +189,14 @@ const PUBLISHES_TOO_FAST: Row = Row {
 /// The client has sent more bytes than its rate allows for too long.
 const SENDS_TOO_FAST: Row = Row {
     words: "more bytes came than the byte rate allows; come back later and send less",
-    log: |client, _| log_rate(client, "client_bytes_rate"),
+    log: |client, end| log_rate(client, end, "client_bytes_rate"),
     ..PUBLISHES_TOO_FAST
 };
 
 /// The client has subscribed and unsubscribed more often than its rate allows for too long.
 const SUBSCRIBES_TOO_FAST: Row = Row {
     words: "more subscribes and unsubscribes came than their rate allows; come back later and send fewer",
-    log: |client, _| log_rate(client, "client_subscribe_rate"),
+    log: |client, end| log_rate(client, end, "client_subscribe_rate"),
     ..PUBLISHES_TOO_FAST
 };
 
@@ -194,7 +204,7 @@ const SUBSCRIBES_TOO_FAST: Row = Row {
 const REPLACED: Row = Row {
     code: Some(ErrorCode::ConnectionReplaced),
     words: "a newer connection of the same user has taken the place of this connection",
-    log: |client, _| log_client!(client, Level::Debug, "closed, its user has a newer connection"),
+    log: |client, end| log_end!(client, Level::Debug, end, "closed, its user has a newer connection"),
     count: |client, _| {
         client.shared.counters.connections_replaced.fetch_add(1, Ordering::Relaxed);
     },
@@ -206,7 +216,7 @@ const REPLACED: Row = Row {
 const OVERLOADED: Row = Row {
     code: Some(ErrorCode::ServerOverloaded),
     words: "the server is short of memory, and this connection holds some without asking for anything",
-    log: |client, _| log_client!(client, Level::Debug, "closed, memory is short"),
+    log: |client, end| log_end!(client, Level::Debug, end, "closed, memory is short"),
     count: |client, _| {
         client.shared.counters.connections_closed_for_memory.fetch_add(1, Ordering::Relaxed);
         if let Some(account) = client.slot.account() {
@@ -221,7 +231,7 @@ const OVERLOADED: Row = Row {
 const DISCONNECTED: Row = Row {
     code: Some(ErrorCode::Disconnected),
     words: "the server's operator has closed this connection",
-    log: |client, _| log_client!(client, Level::Debug, "disconnected by the operator"),
+    log: |client, end| log_end!(client, Level::Debug, end, "disconnected by the operator"),
     count: |_, _| {},
     close: Close::AfterQueue,
     ends_session: false,
@@ -239,7 +249,7 @@ const BANNED: Row = Row {
 const TOKEN_EXPIRED: Row = Row {
     code: Some(ErrorCode::TokenExpired),
     words: EXPIRED_WORDS,
-    log: |client, _| log_client!(client, Level::Debug, "closed, its token has expired"),
+    log: |client, end| log_end!(client, Level::Debug, end, "closed, its token has expired"),
     count: |client, _| {
         client.shared.counters.tokens_expired.fetch_add(1, Ordering::Relaxed);
     },
@@ -251,7 +261,7 @@ const TOKEN_EXPIRED: Row = Row {
 const REVOKED: Row = Row {
     code: Some(ErrorCode::Unauthorized),
     words: REVOKED_WORDS,
-    log: |client, _| log_client!(client, Level::Debug, "closed, its user or token was revoked"),
+    log: |client, end| log_end!(client, Level::Debug, end, "closed, its user or token was revoked"),
     ends_session: true,
     ..DISCONNECTED
 };
@@ -267,11 +277,11 @@ const DRAINING: Row = Row {
 };
 
 /// Writes the line about a client that has exceeded a rate. Thousands may do so together.
-fn log_rate(client: &Transport, setting: &str) {
+fn log_rate(client: &Transport, end: End, setting: &str) {
     let within_limit = client.shared.rate_lines.take(client.shared.clock.tick().number());
     let level = if within_limit { Level::Warn } else { Level::Debug };
     let patience = client.shared.config().rate_patience;
-    log_client!(client, level, "closed, it sent more than {setting} allows for {patience:?} (rate_patience)");
+    log_end!(client, level, end, "closed, it sent more than {setting} allows for {patience:?} (rate_patience)");
 }
 
 fn row(end: End) -> Row {

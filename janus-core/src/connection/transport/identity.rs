@@ -106,7 +106,7 @@ impl Transport {
     }
 
     fn refuse_client(&mut self, Refused { code, message, retry_after, .. }: Refused) {
-        log::debug!("client {} ({}): {code}: {message}", self.slot.id, self.session.peer);
+        log_client!(self, log::Level::Debug, [code:%], "{code}: {message}");
         let usual = refusal(code, &message);
         let reconnect_after = retry_after.or(usual.reconnect_after);
         self.say_goodbye(Refusal { reconnect_after, ..usual });
@@ -192,7 +192,7 @@ impl Transport {
     }
 
     fn refuse_refresh(&self, id: RequestId, code: ErrorCode, message: &str) {
-        log_client!(self, log::Level::Debug, "refresh refused: {code}: {message}");
+        log_client!(self, log::Level::Debug, [code:%], "refresh refused: {code}: {message}");
         self.tell_error(id, None, code, message);
     }
 

@@ -2,6 +2,7 @@
 //! two loads of a flag.
 
 use super::{Step, Transport};
+use crate::ground::log_lines::counted;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::Disconnect;
 use crate::wire::{ErrorCode, Peer, TopicName};
@@ -14,7 +15,7 @@ macro_rules! debug {
 impl Transport {
     pub(super) fn note_opened(&self) {
         let (codec, session) = (self.codec_name(), &self.session.token);
-        debug!(self, "opened, {codec}, session {}", session.beginning());
+        debug!(self, [codec, session:% = session.beginning()], "opened, {codec}, session {}", session.beginning());
         self.say(TraceKind::Open, "sessions", || format!("{codec}, session {}", session.beginning()));
     }
 
@@ -27,7 +28,7 @@ impl Transport {
     /// The connection has taken over the session of an earlier connection.
     pub(super) fn note_taken_over(&self, from: Option<u64>) {
         let session = &self.session.token;
-        debug!(self, "took over session {}", session.beginning());
+        debug!(self, [session:% = session.beginning()], "took over session {}", session.beginning());
         self.say(TraceKind::Attach, "sessions", || {
             let from = from.map(|id| format!(" of client {id}")).unwrap_or_default();
             format!("session {}{from}", session.beginning())
@@ -35,16 +36,16 @@ impl Transport {
     }
 
     pub(super) fn note_joined(&self, topic: &TopicName) {
-        debug!(self, "subscribed to {topic}");
+        debug!(self, [topic:%], "subscribed to {topic}");
     }
 
     /// The client continues with a topic after an earlier message.
     pub(super) fn note_resumed(&self, topic: &TopicName, missed: u64) {
-        debug!(self, "resumed {topic}, {missed} missed");
+        debug!(self, [topic:%, missed], "resumed {topic}, {missed} missed");
     }
 
     pub(super) fn note_left(&self, topic: &TopicName) {
-        debug!(self, "unsubscribed from {topic}");
+        debug!(self, [topic:%], "unsubscribed from {topic}");
     }
 
     /// The client leaves all topics, at the end of the connection.
@@ -53,8 +54,14 @@ impl Transport {
             return;
         }
         let (session, ttl) = (&self.session.token, self.shared.config().session_ttl);
-        debug!(self, "left {topics} topics, session {} is kept for {ttl:?}", session.beginning());
-        self.say(TraceKind::Detach, "sessions", || format!("session {}, {topics} topics", session.beginning()));
+        let all = counted(topics as u64, "topic");
+        debug!(
+            self,
+            [topics, session:% = session.beginning()],
+            "left {all}, session {} is kept for {ttl:?}",
+            session.beginning()
+        );
+        self.say(TraceKind::Detach, "sessions", || format!("session {}, {all}", session.beginning()));
     }
 
     pub(super) fn note_closed(&self) {
@@ -63,7 +70,7 @@ impl Transport {
             Disconnect::ByClient if self.passed_on => "passed on",
             Disconnect::ByClient => "its stream has ended",
         };
-        debug!(self, "closed: {why}");
+        debug!(self, [why], "closed: {why}");
         self.say(TraceKind::Close, "transport_supervisor", || why.to_owned());
     }
 

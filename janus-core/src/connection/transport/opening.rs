@@ -137,7 +137,7 @@ impl Transport {
         }
         let stream = match self.slot.take_link().map(Link::leave_reactor) {
             Some(Ok(stream)) => stream,
-            Some(Err(error)) => return log::debug!("{peer}: not passed on: {error}"),
+            Some(Err(error)) => return log::debug!(peer:%; "{peer}: not passed on: {error}"),
             // The connection has been cut off.
             None => return,
         };

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::Transport;
 use crate::connection::users::Full;
 use crate::delivery::End;
+use crate::ground::log_lines::counted;
 use crate::session::SessionToken;
 
 /// For a client whose user has as many connections as allowed.
@@ -44,9 +45,11 @@ impl Transport {
         // A few lines for a burst of refusals, not a line for each.
         if refused.is_power_of_two() {
             log::warn!(
-                "{}: refused, its user has as many connections as max_connections_per_user ({most}) allows ({refused} \
-                 such refusals so far)",
-                self.session.peer
+                conn = self.slot.id, peer:% = self.session.peer, setting = "max_connections_per_user", refused;
+                "{}: refused, its user has as many connections as max_connections_per_user ({most}) allows ({} so \
+                 far)",
+                self.session.peer,
+                counted(refused, "such refusal")
             );
         }
     }

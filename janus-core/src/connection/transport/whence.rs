@@ -54,7 +54,7 @@ impl Transport {
         self.note_kept(0);
         self.shared.table.move_to(&self.slot, self.shared.accounts.of(peer));
         self.session = Arc::new(Session::new(peer, &self.slot));
-        log_client!(self, Level::Debug, "connected through the proxy {proxy}");
+        log_client!(self, Level::Debug, [proxy:%], "connected through the proxy {proxy}");
         self.note_named(proxy);
         match self.shared.accounts.admit(peer, &self.shared.config()) {
             Ok(admission) => {

@@ -263,7 +263,8 @@ fn poll_decrypt(
         if length == kept {
             // Without `close_notify` the end may be the work of a third party. The frames of all protocols here tell
             // their lengths, so a message cut short is noticed anyway.
-            log::debug!("{}: input ended without close_notify", Peer(socket));
+            let peer = Peer(socket);
+            log::debug!(peer:%; "{peer}: input ended without close_notify");
             session.end_input();
             return Poll::Ready(Ok(0));
         }

@@ -15,6 +15,7 @@ use super::{CONNECTIONS, LOOK_INTERVAL, TOPICS, TRIM, WORTH_CLOSING, figures};
 use crate::accounts::Address;
 use crate::connection::CONNECTION_BYTES;
 use crate::delivery::{End, Slot};
+use crate::ground::log_lines::counted;
 use crate::instance::shared::Shared;
 
 /// Looks in a second: the age at which a connection without a request is a stranger's, the least time from a walk over
@@ -109,8 +110,10 @@ impl Strangers {
         if all > 0 {
             self.told = self.looks;
             let (most, address) = most;
+            let connections = counted(all as u64, "connection");
             log::warn!(
-                "memory: {}; closed {all} connections that held memory without a request, {most} of them from {address}",
+                closed = all, peer:% = address;
+                "memory: {}; closed {connections} that held memory without a request, {most} of them from {address}",
                 figures(shared)
             );
         }

@@ -286,7 +286,8 @@ impl Keeper {
             self.forget(&name);
             return None;
         }
-        log::warn!("{}: {name} {id} ended: {reason}", self.live.around.supervisor);
+        let supervisor = &self.live.around.supervisor;
+        log::warn!(supervisor = **supervisor, child = *name; "{supervisor}: {name} {id} ended: {reason}");
         self.restart(&name)
     }
 
@@ -313,9 +314,10 @@ impl Keeper {
             let last = Box::new(child.last_reason.clone().unwrap_or(ExitReason::Killed));
             drop(named);
             let RestartIntensity { max_restarts, period } = settings.intensity;
+            let supervisor = &self.live.around.supervisor;
             log::error!(
-                "{}: gives up after more than {max_restarts} restarts in {period:?}, the last of {name}: {last}",
-                self.live.around.supervisor
+                supervisor = **supervisor, child = **name;
+                "{supervisor}: gives up after more than {max_restarts} restarts in {period:?}, the last of {name}: {last}"
             );
             self.live.around.emit(name, None, EventKind::GaveUp);
             return Some(ExitReason::MaxRestarts { child: name.clone(), last });
@@ -332,12 +334,15 @@ impl Keeper {
 
     fn tell_quarantine(&self, name: &Arc<str>, reason: &ExitReason, rest: Duration) {
         let supervisor = &self.live.around.supervisor;
-        log::error!("{supervisor}: {name} exceeded its restart limit; quarantined for {rest:?}: {reason}");
+        log::error!(
+            supervisor = **supervisor, child = **name;
+            "{supervisor}: {name} exceeded its restart limit; quarantined for {rest:?}: {reason}"
+        );
         self.live.around.emit(name, None, EventKind::Quarantined(rest));
         if let Some(tell) = &self.live.settings.on_quarantine
             && let Err(panic) = guarded(|| tell(name, reason))
         {
-            log::error!("{supervisor}: on_quarantine failed: {panic}");
+            log::error!(supervisor = **supervisor; "{supervisor}: on_quarantine failed: {panic}");
         }
     }
 

@@ -62,7 +62,8 @@ impl Parent for Live {
         }
         self.give_room_back();
         if reason.is_abnormal() && *reason != ExitReason::Killed {
-            log::warn!("{}: {} ended: {reason}", self.around.supervisor, cell.id());
+            let supervisor = &self.around.supervisor;
+            log::warn!(supervisor = **supervisor, child = **cell.name(); "{supervisor}: {} ended: {reason}", cell.id());
             self.around.emit(&self.around.supervisor, Some(cell.id()), EventKind::Ended(reason.clone()));
         }
     }

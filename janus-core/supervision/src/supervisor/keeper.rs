@@ -138,7 +138,8 @@ impl Keeper {
         self.live.around.emit(&spec.name, Some(id), EventKind::Ended(reason.clone()));
         let restart = spec.restart_or(Restart::Permanent);
         if restart.wants(&reason) {
-            log::warn!("{}: {} {id} ended: {reason}", self.live.cell.name(), spec.name);
+            let (supervisor, child) = (self.live.cell.name(), &spec.name);
+            log::warn!(supervisor = **supervisor, child = **child; "{supervisor}: {child} {id} ended: {reason}");
             return self.restart(seq).await;
         }
         if spec.is_temporary() {
@@ -209,9 +210,10 @@ impl Keeper {
     fn give_up(&self, child: Arc<str>, last: Option<ExitReason>) -> ExitReason {
         let last = last.unwrap_or(ExitReason::Killed);
         let RestartIntensity { max_restarts, period } = self.plan.intensity;
+        let supervisor = self.live.cell.name();
         log::error!(
-            "{}: gives up after more than {max_restarts} restarts in {period:?}, the last of {child}: {last}",
-            self.live.cell.name()
+            supervisor = **supervisor, child = *child;
+            "{supervisor}: gives up after more than {max_restarts} restarts in {period:?}, the last of {child}: {last}"
         );
         self.live.around.emit(&child, None, EventKind::GaveUp);
         ExitReason::MaxRestarts { child, last: Box::new(last) }

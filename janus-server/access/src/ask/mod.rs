@@ -37,7 +37,7 @@ use tokio::time::Instant;
 use crate::backend::{ANSWER_BYTES, Answer, Backend, CallError, Limits, Url};
 use crate::settings::AccessSettings;
 use crate::signature;
-use crate::summed::Summed;
+use crate::summed::{Summed, counted};
 use breaker::{Breaker, Change};
 use cache::Cache;
 pub use counters::AskStats;
@@ -308,7 +308,8 @@ impl Shared {
             Err(error) => {
                 count(&self.counters.failed);
                 if let Some(failures) = target.failures.count(1) {
-                    log::warn!("{url}: {failures} questions without an answer; the last: {error}");
+                    let all = counted(failures, "question");
+                    log::warn!(url:%, failures; "{url}: {all} without an answer; the last: {error}");
                 }
                 Err(self.later(Duration::from_secs(1)))
             }
@@ -334,10 +335,11 @@ impl Shared {
         match change {
             Change::Nothing => {}
             Change::Opened => log::error!(
+                url:%;
                 "{url}: half of the last 20 questions have no answer; from now on one question a second is asked, and \
                  all other clients are told to come back"
             ),
-            Change::Closed(after) => log::info!("{url}: answers again after {after:?}"),
+            Change::Closed(after) => log::info!(url:%; "{url}: answers again after {after:?}"),
         }
     }
 }
@@ -355,7 +357,8 @@ impl Target {
             // open for all others.
             StatusCode::OK => Ok(read(Said::read(&answer.body)?).unwrap_or_else(|wrong| {
                 if let Some(answers) = self.strange.count(1) {
-                    log::warn!("{url}: {answers} answers describe no client; the last: {wrong}");
+                    let all = counted(answers, "answer");
+                    log::warn!(url:%, answers; "{url}: {all} without a client; the last: {wrong}");
                 }
                 Err(Denied::for_now(LATER, Duration::from_secs(1)))
             })),
@@ -366,7 +369,11 @@ impl Target {
             status if status.is_client_error() => {
                 let is_about_the_client = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 if !is_about_the_client && let Some(answers) = self.strange.count(1) {
-                    log::warn!("{url}: {answers} clients refused with status {status}; is this the right address?");
+                    let all = counted(answers, "client");
+                    log::warn!(
+                        url:%, answers, status = status.as_u16();
+                        "{url}: {all} refused with status {status}; is this the right address?"
+                    );
                 }
                 let said = Said::read(&answer.body).ok().and_then(|said| said.verdict().err());
                 Ok(Err(said.unwrap_or_else(|| Denied::new(NOT_ALLOWED))))

@@ -346,6 +346,11 @@ impl Tokens {
             let bad = |stats: TokenStats| stats.expired + stats.unsigned + stats.refused + stats.put_off;
             if bad(stats) > bad(known) {
                 log::info!(
+                    verified = stats.verified - known.verified,
+                    expired = stats.expired - known.expired,
+                    unsigned = stats.unsigned - known.unsigned,
+                    put_off = stats.put_off - known.put_off,
+                    refused = stats.refused - known.refused;
                     "tokens within {LOG_EVERY:?}: {} good, {} expired, {} with a wrong signature or key, {} put off, {} \
                      refused for another reason",
                     stats.verified - known.verified,

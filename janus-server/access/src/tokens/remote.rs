@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::keys::Keys;
 use super::verify::TokenError;
+use crate::summed::counted;
 
 /// From one fetch for an unknown key to the next.
 pub(super) const COOLDOWN: Duration = Duration::from_secs(30);
@@ -211,11 +212,12 @@ impl Remote {
             Ok(Fetched { keys, fresh_for }) => {
                 self.counts.fetched.fetch_add(1, Ordering::Relaxed);
                 let count = keys.len();
+                let all = counted(count as u64, "key");
                 let earlier = self.keys.swap(Some(Arc::new(keys)));
                 if earlier.is_none_or(|earlier| earlier.len() != count) {
-                    log::info!("token_jwks_url: {count} keys for tokens");
+                    log::info!(keys = count; "token_jwks_url: {all} for tokens");
                 } else {
-                    log::debug!("token_jwks_url: {count} keys for tokens");
+                    log::debug!(keys = count; "token_jwks_url: {all} for tokens");
                 }
                 let mut state = self.state.lock();
                 state.failures = 0;
@@ -234,7 +236,7 @@ impl Remote {
                 } else {
                     "no client with a token is served"
                 };
-                log::warn!("token_jwks_url: fetch {failures} in a row failed; {consequence}: {reason}");
+                log::warn!(failures; "token_jwks_url: fetch {failures} in a row failed; {consequence}: {reason}");
                 false
             }
         }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Backend, Url};
 use crate::settings::AccessSettings;
-use crate::summed::Summed;
+use crate::summed::{Summed, counted};
 use event::Event;
 use outbox::Outbox;
 
@@ -229,7 +229,8 @@ impl Shared {
         if !is_queued {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             if let Some(lost) = self.losses.count(1) {
-                log::warn!("{}: {lost} events left out, because webhook_queue is full", target.url);
+                let (url, events) = (&target.url, counted(lost, "event"));
+                log::warn!(url:%, lost; "{url}: {events} left out, because webhook_queue is full");
             }
         }
     }

@@ -13,6 +13,7 @@ use super::event::{self, Event};
 use super::outbox::{OLDEST, Outbox};
 use crate::backend::{ANSWER_BYTES, CallError, Limits};
 use crate::signature;
+use crate::summed::counted;
 
 /// How long the first event of a batch waits for others.
 const GATHERING: Duration = Duration::from_millis(100);
@@ -114,15 +115,17 @@ impl Shared {
         self.counters.failed_requests.fetch_add(1, Ordering::Relaxed);
         if let Some(failures) = self.failures.count(1) {
             let waiting = self.outbox.lock().len();
+            let (url, requests, events) = (self.target.load().url.clone(), counted(failures, "request"), counted(waiting as u64, "event"));
             log::warn!(
-                "{}: {failures} requests failed, {waiting} events wait; the last: {error}",
-                self.target.load().url
+                url:%, failures, waiting;
+                "{url}: {requests} failed, {events} waiting; the last: {error}"
             );
         }
         let given_up = self.outbox.lock().give_up_old(Instant::now()) as u64;
         if given_up > 0 {
             self.counters.given_up.fetch_add(given_up, Ordering::Relaxed);
-            log::error!("{}: {given_up} events given up after {OLDEST:?} without success", self.target.load().url);
+            let (url, events) = (self.target.load().url.clone(), counted(given_up, "event"));
+            log::error!(url:%, lost = given_up; "{url}: {events} given up after {OLDEST:?} without success");
             self.sent.notify_waiters();
         }
     }

@@ -179,9 +179,13 @@ fn get(target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    with_body("POST", path, headers, body)
+}
+
+fn with_body(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let length = body.len().to_string();
     let own = [("Content-Type", "application/json"), ("Content-Length", &*length)];
-    request("POST", path, &[&own, headers].concat(), body)
+    request(method, path, &[&own, headers].concat(), body)
 }
 
 fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {

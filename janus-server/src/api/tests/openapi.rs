@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES, Served};
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::*;
+use crate::logging;
+use log::LevelFilter;
 
 fn description() -> Value {
     serde_json::from_str(include_str!("../../../openapi.json")).unwrap()
@@ -24,7 +26,12 @@ fn assert_valid(validator: &jsonschema::Validator, instance: &Value) {
 }
 
 /// The target and the body, if any, of a valid request for this path.
-async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str) -> (String, Option<Value>) {
+async fn good_request(
+    server: &Server,
+    clients: &mut Vec<TcpStream>,
+    method: &str,
+    path: &str,
+) -> (String, Option<Value>) {
     let body = match path {
         "/api/publish" => json!({"topic": "news", "event": "greeting", "message_id": "1", "data": {"price": 1.5}}),
         "/api/broadcast" => json!({"topics": ["news", "plain:quotes"], "data": null}),
@@ -41,6 +48,8 @@ async fn good_request(server: &Server, clients: &mut Vec<TcpStream>, path: &str)
             json!({"connection": server.janus.connections(0, 1)[0].connection, "reconnect": true})
         }
         "/api/revoke" => json!({"jti": "f81d4fae", "until": 4_000_000_000_u64}),
+        "/api/log" if method == "put" => json!({"level": "debug", "target": "a::b", "for": "1 m"}),
+        "/api/log" if method == "delete" => return (format!("{path}?target=a::b"), None),
         "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
         "/api/trace" => return (format!("{path}?seconds=1&count=2&kinds=connect,close"), None),
         _ => return (path.to_owned(), None),
@@ -56,7 +65,7 @@ struct Servers {
     hurried: Server,
     full: Server,
     silent: Server,
-    _holder: TcpStream,
+    _holders: Vec<TcpStream>,
 }
 
 impl Servers {
@@ -67,10 +76,16 @@ impl Servers {
         let mut hurried = settings();
         hurried.core.frame_timeout = Duration::from_millis(20);
         let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
-        let mut holder = TcpStream::connect(full.addr).await.unwrap();
         let unfinished = post("/api/publish", &[], "{}");
-        holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
+        let mut holders = Vec::new();
+        for addr in [full.addr].into_iter().chain([full.admin; admin::MAX_REQUESTS]) {
+            let mut holder = TcpStream::connect(addr).await.unwrap();
+            holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
+            holders.push(holder);
+        }
         until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
+        // A request of its own, because the places of the admin port cannot be seen from here.
+        while full.send_to_admin(&get("/api/topics", &[])).await.status != 503 {}
         Self {
             open: serve(&settings()).await,
             keyed: serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await,
@@ -78,23 +93,30 @@ impl Servers {
             hurried: serve(&hurried).await,
             full,
             silent: serve_in_silence(&settings()).await,
-            _holder: holder,
+            _holders: holders,
         }
     }
 
     /// A server and a request with this status as the answer; `good` is a request that `open` carries out.
-    fn provoke(&self, status: &str, path: &str, has_body: bool, good: Vec<u8>) -> (&Server, Vec<u8>) {
+    fn provoke(&self, status: &str, (method, path): (&str, &str), has_body: bool, good: Vec<u8>) -> (&Server, Vec<u8>) {
         match (status, has_body) {
             ("200", _) => (&self.open, good),
-            ("400", true) => (&self.open, post(path, &[], "{")),
-            ("400", false) => (&self.open, get(&format!("{path}?limit=0"), &[])),
+            ("400", true) => (&self.open, with_body(method, path, &[], "{")),
+            ("400", false) => (&self.open, request(method, &format!("{path}?limit=0"), &[], "")),
             ("401", _) => (&self.keyed, good),
             ("403", _) => (&self.closed, good),
             ("404", _) if path == "/api/history" => (&self.open, post(path, &[], r#"{"topic":"plain:a"}"#)),
             ("404", _) => (&self.open, post(path, &[], r#"{"connection":9007199254740991,"reconnect":true}"#)),
             ("408", _) => (&self.hurried, good[..good.len() - 1].to_vec()),
-            ("413", _) => (&self.open, post(path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
-            ("415", _) => (&self.open, request("POST", path, &[("Content-Type", "text/plain")], "")),
+            ("409", _) => {
+                logging::take_back(|_| true);
+                for number in 0..16 {
+                    let _ = logging::change(Some(format!("t{number}")), LevelFilter::Info, PATIENCE);
+                }
+                (&self.open, good)
+            }
+            ("413", _) => (&self.open, with_body(method, path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
+            ("415", _) => (&self.open, request(method, path, &[("Content-Type", "text/plain")], "")),
             ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
             _ => panic!("no request here makes {path} answer with {status}"),
@@ -111,15 +133,16 @@ async fn the_server_gives_every_answer_described_in_the_openapi_file() {
     for (path, operations) in file["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
             for (status, response) in operation["responses"].as_object().unwrap() {
-                let (target, body) = good_request(&servers.open, &mut clients, path).await;
+                let (target, body) = good_request(&servers.open, &mut clients, method, path).await;
                 if let Some(body) = &body {
                     assert_valid(&validator(&file, &schema_of(&operation["requestBody"])), body);
                 }
+                let method = method.to_uppercase();
                 let good = match &body {
-                    Some(body) => post(&target, &[], &body.to_string()),
-                    None => get(&target, &[]),
+                    Some(body) => with_body(&method, &target, &[], &body.to_string()),
+                    None => request(&method, &target, &[], ""),
                 };
-                let (server, request) = servers.provoke(status, path, body.is_some(), good);
+                let (server, request) = servers.provoke(status, (&method, path), body.is_some(), good);
                 let is_admin = is_of_the_admin_port(operation);
                 let answer =
                     if is_admin { server.send_to_admin(&request).await } else { server.send(&[&request]).await };
