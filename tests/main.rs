@@ -40,6 +40,7 @@ mod limits;
 mod memory;
 mod protocol;
 mod proxied;
+mod reload;
 mod resume;
 mod several_topics;
 mod slow;

@@ -18,8 +18,9 @@ use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
 use crate::logging::{self, counted};
+use crate::reload::{Reloader, Sources};
 use crate::reloading::Reloading;
-use crate::settings::Settings;
+use crate::settings::{Loaded, Settings};
 use crate::signals::{SAME_STOP, Signals};
 
 /// Requests to the HTTP API that wait for the thread of the API; more are closed at once.
@@ -52,12 +53,13 @@ impl ServeError {
     }
 }
 
-pub(crate) fn run(settings: &Settings) -> Result<(), ServeError> {
+/// `settings` are those of `loaded`, fitted to the limits of the system; `sources` are for reloads.
+pub(crate) fn run(settings: &Settings, loaded: Loaded, sources: Sources) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(settings))
+    runtime.block_on(serve(settings, loaded, Arc::new(sources)))
 }
 
-async fn serve(settings: &Settings) -> Result<(), ServeError> {
+async fn serve(settings: &Settings, loaded: Loaded, sources: Arc<Sources>) -> Result<(), ServeError> {
     let config = &settings.core;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
@@ -67,10 +69,10 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let mut access = Access::new(settings)?;
+    let access = Access::new(settings)?;
     let listening = admin::listen(&settings.admin_listen)
         .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?;
-    let builder = access.hooks(Janus::builder().config(config.clone()).pass_on(pass_on), settings);
+    let builder = Janus::builder().config(config.clone()).pass_on(pass_on).hooks(access.clone());
     let janus = builder.start().await.map_err(|error| match error {
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
@@ -82,7 +84,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     tokio::spawn(crash_until_it_gives_up(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
+    let health = Arc::new(Health::new(janus.clone(), Some(access.tokens().clone())));
     let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
     for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
         log::info!("admin port on {addr}");
@@ -90,10 +92,18 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
-    let reloading = Reloading::of(&janus, config, access.tokens());
+    let reloading = Reloading::of(&janus, config, Some(access.tokens()));
+    let reloader = Reloader::new(
+        sources,
+        (loaded, settings),
+        (janus.clone(), access.clone()),
+        (Arc::clone(&api), Arc::clone(&admin)),
+    );
     let stopped = {
-        let keeping = async { tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run()) };
-        let until_stopped = serve_until_stopped(&mut signals, &reloading, &health, settings);
+        let keeping = async {
+            tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run(), reloader.run())
+        };
+        let until_stopped = serve_until_stopped(&mut signals, &reloader, &health);
         tokio::select! {
             reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
             stopped = until_stopped => stopped?,
@@ -101,7 +111,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         }
     };
     let report =
-        drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
+        drain(&janus, (&api, &access, janus.config().drain_timeout), &mut signals, &reloader, &health, stopped).await?;
     admin.finish().await;
     let (connections, cut_off) = (report.connections, report.cut_off);
     log::info!(connections; "drained {}", counted(connections, "connection"));
@@ -139,12 +149,12 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
 /// A second signal.
 async fn serve_until_stopped(
     signals: &mut Signals,
-    reloading: &Reloading,
+    reloader: &Reloader,
     health: &Health,
-    settings: &Settings,
 ) -> Result<Instant, ServeError> {
+    let name = signals.stop(reloader).await;
+    let settings = reloader.settings();
     let (delay, period) = (settings.drain_delay, settings.core.drain_period);
-    let name = signals.stop(reloading).await;
     let stopped = Instant::now();
     health.stop();
     if delay.is_zero() {
@@ -160,7 +170,7 @@ async fn serve_until_stopped(
             log::info!("draining over {period:?}");
             Ok(stopped)
         }
-        name = signals.stop_again(stopped, reloading) => {
+        name = signals.stop_again(stopped, reloader) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
@@ -172,7 +182,7 @@ async fn drain(
     janus: &Janus,
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
-    reloading: &Reloading,
+    reloader: &Reloader,
     health: &Health,
     stopped: Instant,
 ) -> Result<DrainReport, ServeError> {
@@ -188,7 +198,7 @@ async fn drain(
             api.finish().await;
             Ok(report)
         }
-        name = signals.stop_again(stopped, reloading) => {
+        name = signals.stop_again(stopped, reloader) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }

@@ -1,9 +1,9 @@
 //! The meaning of signals to the server.
 //!
-//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. SIGHUP reads certificates and
-//! keys for tokens again, if there are any. Operators send SIGHUP, SIGUSR1 and SIGUSR2 by habit, to reload settings or
-//! reopen a log. The server does neither. Signals without a use are ignored rather than left to their default, which
-//! would end the process and cut off every client.
+//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. SIGHUP reads all settings
+//! again, with the files of certificates and keys, and puts them in force or, with a mistake, changes nothing. Operators
+//! send SIGUSR1 and SIGUSR2 by habit, to reopen a log, and the server does not. Signals without a use are ignored rather
+//! than left to their default, which would end the process and cut off every client.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::reloading::Reloading;
+use crate::reload::Reloader;
 
 /// Stop signals within this time of the first count as the same stop. A single Ctrl-C may deliver several: the terminal
 /// signals the whole process group, and programs such as `npm` or `timeout` pass the signal on.
@@ -22,7 +22,7 @@ pub(crate) const SAME_STOP: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy)]
 enum Meaning {
     Stop,
-    /// New certificates and keys or, without such files, only a line in the log.
+    /// A reload of all settings.
     Reload,
     /// Only a line in the log, with this reason.
     Ignored(&'static str),
@@ -50,30 +50,25 @@ impl Signals {
     }
 
     /// Waits for the next stop signal, and returns its name. Signals of other meanings take effect in the meantime.
-    pub(crate) async fn stop(&mut self, reloading: &Reloading) -> &'static str {
+    pub(crate) async fn stop(&mut self, reloader: &Reloader) -> &'static str {
         loop {
             let (name, meaning) = self.next().await;
             match meaning {
                 Meaning::Stop => return name,
-                Meaning::Reload => match reloading.what() {
-                    Some(what) => {
-                        log::info!("{name}: reading the {what} again; other settings are read only at startup");
-                        // Further signals must not wait for a file system that hangs.
-                        tokio::spawn(reloading.clone().reload());
-                    }
-                    None => log::warn!(
-                        "{name} ignored: settings are read only at startup; restart the server to change them"
-                    ),
-                },
+                Meaning::Reload => {
+                    log::info!("{name}: reading the settings again");
+                    // Further signals must not wait for a file system that hangs.
+                    reloader.ask();
+                }
                 Meaning::Ignored(why) => log::warn!("{name} ignored: {why}"),
             }
         }
     }
 
     /// Waits for a stop signal other than repetitions of the `first` (see [`SAME_STOP`]), and returns its name.
-    pub(crate) async fn stop_again(&mut self, first: Instant, reloading: &Reloading) -> &'static str {
+    pub(crate) async fn stop_again(&mut self, first: Instant, reloader: &Reloader) -> &'static str {
         loop {
-            let name = self.stop(reloading).await;
+            let name = self.stop(reloader).await;
             if first.elapsed() >= SAME_STOP {
                 return name;
             }

@@ -5,6 +5,8 @@
 //! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
 //! | `access.rs` | pure | the decision whether a request is allowed |
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
+//! | `places.rs` | a table | the requests that are carried out at once |
+//! | `reloading.rs` | a handler | the route that reads the settings again |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `traceparent.rs` | pure | the line of the log about a publication that is part of a trace |
@@ -19,6 +21,8 @@
 
 mod access;
 mod levels;
+mod places;
+mod reloading;
 mod revoking;
 mod routes;
 #[cfg(test)]
@@ -31,6 +35,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -44,11 +49,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
+use places::Places;
 pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
 
 use crate::admin::Health;
+use crate::reload::{Reloader, WeakReloader};
 use crate::settings::Settings;
 
 /// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
@@ -89,22 +96,16 @@ enum Port {
 pub(crate) struct Api {
     janus: Janus,
     port: Port,
-    access: Access,
-    /// Maximum bytes of a request's body. A body holds at most a single message.
-    max_body_bytes: usize,
-    max_topic_bytes: usize,
-    /// For the head of a request, and again for the body.
-    read_timeout: Duration,
-    max_connections: usize,
-    connections: Arc<Semaphore>,
+    access: ArcSwap<Access>,
+    places: Places,
     refusals: Arc<Semaphore>,
     lingering: Semaphore,
     /// Room for large answers: one permit per byte.
     answers: Arc<Semaphore>,
-    /// The OpenAPI description.
-    openapi: Bytes,
     /// For the routes of the admin port; `None` on the HTTP port.
     health: Option<Arc<Health>>,
+    /// For the route that reads the settings again; empty on the HTTP port.
+    reloader: OnceLock<WeakReloader>,
 }
 
 /// Ends a connection without an answer.
@@ -118,17 +119,13 @@ impl Api {
         Self {
             janus,
             port: Port::Http,
-            access: access(settings, core.http_listen.iter().chain(&core.https_listen)),
-            max_body_bytes: core.max_frame_bytes,
-            max_topic_bytes: core.max_topic_bytes,
-            read_timeout: core.frame_timeout,
-            max_connections: settings.max_api_connections,
-            connections: Arc::new(Semaphore::new(settings.max_api_connections)),
+            access: ArcSwap::from_pointee(access(settings, core.http_listen.iter().chain(&core.https_listen))),
+            places: Places::new(settings.max_api_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
-            openapi: routes::openapi(core.max_topic_bytes),
             health: None,
+            reloader: OnceLock::new(),
         }
     }
 
@@ -138,21 +135,46 @@ impl Api {
         Self {
             janus: self.janus.clone(),
             port: Port::Admin,
-            access: access(settings, settings.admin_listen.iter()),
-            max_connections,
-            connections: Arc::new(Semaphore::new(max_connections)),
+            access: ArcSwap::from_pointee(access(settings, settings.admin_listen.iter())),
+            places: Places::new(max_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
-            openapi: self.openapi.clone(),
             health: Some(health),
-            ..*self
+            reloader: OnceLock::new(),
         }
+    }
+
+    /// Lets the route for a reload use this reloader.
+    pub(crate) fn set_reloader(&self, reloader: &Reloader) {
+        let _ = self.reloader.set(reloader.downgrade());
+    }
+
+    /// Takes over other settings, for requests from then on. The limits of the core are read with each request.
+    pub(crate) fn follow(&self, settings: &Settings) {
+        let core = &settings.core;
+        self.access.store(Arc::new(match self.port {
+            Port::Http => access(settings, core.http_listen.iter().chain(&core.https_listen)),
+            Port::Admin => access(settings, settings.admin_listen.iter()),
+        }));
+        if self.port == Port::Http {
+            self.places.set_limit(settings.max_api_connections);
+        }
+    }
+
+    /// Maximum bytes of a request's body. A body holds at most a single message.
+    fn max_body_bytes(&self) -> usize {
+        self.janus.config().max_frame_bytes
+    }
+
+    /// For the head of a request, and again for the body.
+    fn read_timeout(&self) -> Duration {
+        self.janus.config().frame_timeout
     }
 
     /// Whether the place that [`answer`](Self::answer) took is that of a request carried out, and not of a refusal.
     pub(crate) fn carries_out(&self, place: &OwnedSemaphorePermit) -> bool {
-        Arc::ptr_eq(place.semaphore(), &self.connections)
+        self.places.has(place)
     }
 
     /// Serves every connection that comes through the channel, on the current runtime.
@@ -188,19 +210,18 @@ impl Api {
 
     /// Whether every request is refused, which the log should mention.
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(self.access, Access::Closed)
+        matches!(**self.access.load(), Access::Closed)
     }
 
     /// How many further requests could be carried out now.
     #[cfg(test)]
     pub(crate) fn free_places(&self) -> usize {
-        self.connections.available_permits()
+        self.places.free()
     }
 
     /// Waits until every request being served is answered, at most [`FINISH_TIMEOUT`].
     pub(crate) async fn finish(&self) {
-        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let _ = timeout(FINISH_TIMEOUT, self.connections.acquire_many(all)).await;
+        let _ = timeout(FINISH_TIMEOUT, self.places.all_back()).await;
     }
 
     async fn exchange(&self, stream: PassedStream, begun: Begun, lasts: &OnceLock<Duration>) -> Exchanged {
@@ -241,7 +262,7 @@ impl Api {
         let service = service_fn(async |request| self.answer(request, is_local, &place, lasts).await);
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.read_timeout)
+            .header_read_timeout(self.read_timeout())
             .max_buf_size(HEAD_BUFFER_BYTES)
             .keep_alive(false)
             // Answers are written in place: a copy would escape the accounting in `answers`.
@@ -287,7 +308,7 @@ impl Api {
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
         let answer = match self.admit(&request, is_local) {
             Admission::Granted(endpoint) => {
-                if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+                if let Some(permit) = self.places.take() {
                     place.get_or_init(|| permit);
                     if endpoint == Endpoint::Trace {
                         let answer = self.trace(&request, lasts).map(|lines| lines.map(Either::Right));

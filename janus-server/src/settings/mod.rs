@@ -10,11 +10,13 @@
 //! | `table.rs` | all rows as one table, with the names of flags and variables |
 //! | `values.rs` | values from text, from TOML, and back to TOML |
 //! | `load.rs` | the layers: flags over variables over file over defaults |
+//! | `changes.rs` | the differences between settings in force and settings read again |
 //! | `derived.rs` | defaults that follow from the machine or from another setting |
 //! | `problems.rs` | the origin of a value, and the messages about wrong values and names |
 //! | `show.rs` | `config show` |
 //! | `document.rs` | docs/SETTINGS.md, held by a test |
 
+mod changes;
 mod derived;
 #[cfg(test)]
 mod document;
@@ -37,6 +39,7 @@ use log::LevelFilter;
 
 use crate::logging::{Format, LogFilter};
 
+pub(crate) use changes::Changes;
 pub(crate) use load::{Flags, Loaded};
 pub(crate) use problems::Problems;
 pub(crate) use table::{Row, TABLE};

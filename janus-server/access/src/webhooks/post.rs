@@ -115,7 +115,8 @@ impl Shared {
         self.counters.failed_requests.fetch_add(1, Ordering::Relaxed);
         if let Some(failures) = self.failures.count(1) {
             let waiting = self.outbox.lock().len();
-            let (url, requests, events) = (self.target.load().url.clone(), counted(failures, "request"), counted(waiting as u64, "event"));
+            let (url, requests, events) =
+                (self.target.load().url.clone(), counted(failures, "request"), counted(waiting as u64, "event"));
             log::warn!(
                 url:%, failures, waiting;
                 "{url}: {requests} failed, {events} waiting; the last: {error}"

@@ -17,11 +17,13 @@ use std::time::Instant;
 
 use janus_core::{Config, Namespace};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
 use crate::admin::{self, Admin, Health};
-use crate::settings::ApiKey;
+use crate::reload::Sources;
+use crate::settings::{ApiKey, Flags};
 
 const KEY: &str = "correct-horse-battery";
 
@@ -34,6 +36,9 @@ struct Server {
     addr: SocketAddr,
     /// The admin port.
     admin: SocketAddr,
+    admin_port: Arc<Admin>,
+    /// With the folder of the file of settings, if there is one.
+    reloader: Option<(Reloader, TempDir)>,
 }
 
 /// Every topic keeps history, except those of the namespace `plain`.
@@ -78,9 +83,28 @@ async fn start(
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
+    let admin_port = Arc::clone(&admin);
     let admin = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
     let admin = SocketAddr::from(([127, 0, 0, 1], admin[0].port()));
-    Server { janus, api, addr, admin }
+    Server { janus, api, addr, admin, admin_port, reloader: None }
+}
+
+/// Starts a server with a file of settings, and then changes the file.
+async fn serve_file(changed: &str) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("janus.toml");
+    let listen = "listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n";
+    std::fs::write(&file, listen).unwrap();
+    let sources = Arc::new(Sources::new(Flags { file: Some(file.clone()), ..Flags::default() }));
+    let loaded = sources.read().unwrap();
+    let settings = loaded.settings.clone();
+    let mut server = serve(&settings).await;
+    let access = crate::access::Access::new(&settings).unwrap();
+    let parts = (Arc::clone(&server.api), Arc::clone(&server.admin_port));
+    let reloader = Reloader::new(sources, (loaded, &settings), (server.janus.clone(), access), parts);
+    std::fs::write(&file, format!("{listen}{changed}")).unwrap();
+    server.reloader = Some((reloader, folder));
+    server
 }
 
 /// An answer, read up to the end of its connection.

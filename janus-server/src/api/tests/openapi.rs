@@ -65,6 +65,8 @@ struct Servers {
     hurried: Server,
     full: Server,
     silent: Server,
+    reloading: Server,
+    mistaken: Server,
     _holders: Vec<TcpStream>,
 }
 
@@ -83,7 +85,7 @@ impl Servers {
             holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
             holders.push(holder);
         }
-        until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
+        until("the only place to be taken", || full.api.free_places() == 0).await;
         // A request of its own, because the places of the admin port cannot be seen from here.
         while full.send_to_admin(&get("/api/topics", &[])).await.status != 503 {}
         Self {
@@ -93,6 +95,8 @@ impl Servers {
             hurried: serve(&hurried).await,
             full,
             silent: serve_in_silence(&settings()).await,
+            reloading: serve_file("max_topics = 7\nthreads = 255\n").await,
+            mistaken: serve_file("max_topics = 0\nmax_topcs = 1\n").await,
             _holders: holders,
         }
     }
@@ -100,7 +104,9 @@ impl Servers {
     /// A server and a request with this status as the answer; `good` is a request that `open` carries out.
     fn provoke(&self, status: &str, (method, path): (&str, &str), has_body: bool, good: Vec<u8>) -> (&Server, Vec<u8>) {
         match (status, has_body) {
+            ("200", _) if path == "/api/reload" => (&self.reloading, good),
             ("200", _) => (&self.open, good),
+            ("422", _) => (&self.mistaken, good),
             ("400", true) => (&self.open, with_body(method, path, &[], "{")),
             ("400", false) => (&self.open, request(method, &format!("{path}?limit=0"), &[], "")),
             ("401", _) => (&self.keyed, good),
@@ -115,7 +121,7 @@ impl Servers {
                 }
                 (&self.open, good)
             }
-            ("413", _) => (&self.open, with_body(method, path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
+            ("413", _) => (&self.open, with_body(method, path, &[], &" ".repeat(self.open.api.max_body_bytes() + 1))),
             ("415", _) => (&self.open, request(method, path, &[("Content-Type", "text/plain")], "")),
             ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
