@@ -140,7 +140,9 @@ fn a_habitual_signal_disconnects_no_client_and_is_logged() {
     let address = address(&server);
     let subscriber = Running::start(&["subscribe", "t", "--from", &address, "--count", "1"]);
     subscriber.error_line("subscribed");
-    for signal in ["HUP", "USR1", "USR2"] {
+    server.signal("HUP");
+    server.error_line("reload: no setting has changed");
+    for signal in ["USR1", "USR2"] {
         server.signal(signal);
         server.error_line(&format!("SIG{signal} ignored"));
     }

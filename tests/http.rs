@@ -37,6 +37,11 @@ impl Http {
         Self { stream, received: String::new(), chunks: None }
     }
 
+    /// Sends further bytes.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
     /// Opens an event stream, which must have a good head.
     pub(crate) async fn events(addr: SocketAddr, query: &str, headers: &str) -> Self {
         let request = format!("GET /events?{query} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");

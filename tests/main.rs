@@ -42,6 +42,7 @@ mod memory;
 mod metrics;
 mod protocol;
 mod proxied;
+mod reload;
 mod resume;
 mod service_manager;
 mod several_topics;

@@ -168,6 +168,11 @@ impl Client {
         Self { stream: Wire::Plain(stream), received: Vec::new(), taken: 0 }
     }
 
+    /// A client on a stream on which nothing has been received yet.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream: Wire::Plain(stream), received: Vec::new(), taken: 0 }
+    }
+
     /// Connects from a loopback address, like a client of another host, and reads the greeting.
     #[cfg(target_os = "linux")]
     pub(crate) async fn connect_from(from: [u8; 4], addr: SocketAddr) -> Self {

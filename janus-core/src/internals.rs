@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Runtime;
 
@@ -47,13 +47,7 @@ impl FanOut {
     pub fn new(streams: impl IntoIterator<Item = TcpStream>, senders: usize) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let registers = runtime.enter();
-        let terms = Arc::new(Terms {
-            max_frames: 1_024,
-            max_bytes: 1024 * 1024,
-            patience: Duration::from_secs(60),
-            ledger: Arc::default(),
-            codecs: Arc::default(),
-        });
+        let terms = Terms::in_tests(1_024, 1024 * 1024);
         let subscribe = |(place, stream): (u32, TcpStream)| {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;

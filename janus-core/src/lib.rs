@@ -164,7 +164,9 @@ pub mod wire;
 
 #[doc(hidden)]
 pub use config::settings;
-pub use config::{ClientCertificates, Config, ConfigError, Namespace, Resume, SlowConsumer, TlsVersion, UserLimit};
+pub use config::{
+    ClientCertificates, Config, ConfigError, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
+};
 pub use connection::list::ConnectionInfo;
 pub use connection::listener::{
     ByteStream, Incoming, Listener, PassedOn, PassedRequest, PassedStream, ReturnError, WayBack,
@@ -186,6 +188,7 @@ pub use hooks::SlowClient;
 pub use instance::builder::{Builder, Speaks, StartupError};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
+pub use instance::reload::{PreparedReload, ReloadError};
 pub use instance::serve::ServeError;
 /// The type of networks in [`Config`].
 pub use ipnet::IpNet;

@@ -24,8 +24,11 @@ pub(crate) fn files(janus: &Janus, config: &Config) -> Option<Files> {
     if !has_tls(config) {
         return None;
     }
-    let paths = config.tls_cert.iter().chain(&config.tls_key).chain(&config.tls_client_ca).cloned().collect();
-    let janus = janus.clone();
+    let (janus, of_paths) = (janus.clone(), janus.clone());
+    let paths = move || {
+        let config = of_paths.config();
+        config.tls_cert.iter().chain(&config.tls_key).chain(&config.tls_client_ca).cloned().collect()
+    };
     // The core has a line for each error.
     let read = move || {
         let read = janus.reload_certificates();

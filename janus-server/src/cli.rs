@@ -51,11 +51,12 @@ impl Cli {
             Some(Command::Health(Health { ready, port })) => {
                 Ok(Command::Health(Health { ready, port: port.after(before) }))
             }
+            Some(Command::Reload(port)) => Ok(Command::Reload(port.after(before))),
             Some(Command::Log(log)) => Ok(Command::Log(Log { port: log.port.after(before), ..log })),
             Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
             Some(_) => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
-                "settings before the command are for the server: only `serve`, `config`, `health` and `log` accept settings",
+                "settings before the command are for the server: only `serve`, `config`, `health`, `reload` and `log` accept settings",
             )),
         }
     }
@@ -93,6 +94,13 @@ pub(crate) enum Command {
     /// server's admin port, whose address is in the settings: run the command with the file, the variables and the flags
     /// of the server.
     Log(Log),
+    /// Have a running server read its settings again, and print what has changed, setting by setting.
+    ///
+    /// The server reads the file, its variables and its flags as at its start, and the files of certificates and keys.
+    /// With a mistake nothing changes, and the command prints every mistake and fails. A changed setting is applied, or
+    /// for new connections only, or needs a restart. The command asks the server's admin port, whose address is in the
+    /// settings: run the command with the file, the variables and the flags of the server.
+    Reload(AdminPort),
     /// Make keys and tokens for trying a server, and show what a token means to a server.
     #[command(subcommand)]
     Token(TokenCommand),

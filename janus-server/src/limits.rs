@@ -30,7 +30,27 @@ pub(crate) fn raise_descriptors() -> u64 {
 /// Raises the limit, and lowers the limits in the settings to fit: a server that accepts more connections than its
 /// descriptors allow can neither tell a client why the connection is refused nor serve its API. Only an operator who
 /// set `max_connections` (`asked_for`) is warned, because the default is more than most machines allow.
-pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Settings {
+pub(crate) fn fit_to_descriptors(settings: Settings, asked_for: bool) -> Settings {
+    let (settings, fit) = fit(settings, asked_for);
+    log::info!("{} descriptors allow {} clients", fit.limit, fit.clients);
+    make_room(fit.needed);
+    settings
+}
+
+/// As [`fit_to_descriptors`], for settings that are read while the server runs.
+pub(crate) fn fit_again(settings: Settings, asked_for: bool) -> Settings {
+    fit(settings, asked_for).0
+}
+
+/// What the descriptors allow.
+struct Fit {
+    limit: u64,
+    clients: usize,
+    /// Descriptors for everything that the settings allow.
+    needed: u64,
+}
+
+fn fit(mut settings: Settings, asked_for: bool) -> (Settings, Fit) {
     let limit = raise_descriptors();
     let config = &mut settings.core;
     let has_tls = !config.tls_listen.is_empty() || !config.https_listen.is_empty();
@@ -48,7 +68,6 @@ pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Set
     settings.max_api_connections = requests.max(1);
     config.reserved_connections = reserved;
     config.max_refusals = refusals;
-    log::info!("{limit} descriptors allow {clients} clients");
     if config.max_connections > clients {
         if asked_for {
             log::warn!(
@@ -59,8 +78,8 @@ pub(crate) fn fit_to_descriptors(mut settings: Settings, asked_for: bool) -> Set
         config.max_connections = clients;
     }
     let kept = RESERVED_DESCRIPTORS + (limit - limit_of_connections);
-    make_room((config.max_connections + requests + reserved + refusals) as u64 + kept);
-    settings
+    let needed = (config.max_connections + requests + reserved + refusals) as u64 + kept;
+    (settings, Fit { limit, clients, needed })
 }
 
 /// Requests to the HTTP API that are being refused, or are answered and about to close.

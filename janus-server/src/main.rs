@@ -9,6 +9,7 @@
 //! | `access.rs` | hooks | who may do what, and news for a backend |
 //! | `certificates.rs` | a task | the check of the certificates, and warnings about their end |
 //! | `exposure.rs` | pure | what a stranger can do under the settings |
+//! | `reload.rs` | a task | all settings read again and put in force |
 //! | `reloading.rs` | a task | certificates and keys that have changed are read again |
 //! | `service_manager/` | sockets and a file | what a service manager is told and gives, and the state left for a successor |
 //! | `signals.rs` | streams of signals | the meaning of each signal |
@@ -36,6 +37,7 @@ mod failure;
 mod limits;
 mod logging;
 mod metrics;
+mod reload;
 mod reloading;
 mod serve;
 mod service_manager;
@@ -52,6 +54,7 @@ use access::Access;
 use cli::{Cli, Command, ConfigCommand, SettingFlags};
 use failure::Failure;
 use limits::Memory;
+use reload::Sources;
 use serve::ServeError;
 use service_manager::sockets::Sockets;
 use settings::Loaded;
@@ -63,11 +66,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().into_command().unwrap_or_else(|error| error.exit()) {
-        Command::Serve(flags) => serve(&flags),
+        Command::Serve(flags) => serve(flags),
         Command::Config(command) => config(&command),
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
         Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
+        Command::Reload(command) => client::reload::run(&command).map_err(Failure::from),
         Command::Health(command) => client::health::run(&command).map_err(Failure::from),
         Command::Log(command) => client::log::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
@@ -77,19 +81,20 @@ fn main() -> ExitCode {
     outcome.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
 }
 
-fn serve(flags: &SettingFlags) -> Result<(), Failure> {
-    let mut loaded = load(flags)?;
+fn serve(flags: SettingFlags) -> Result<(), Failure> {
+    let sources = Sources::new(flags.0);
+    let loaded = sources.read()?;
     let _flush =
         logging::start(loaded.settings.log.clone(), loaded.settings.log_format.format(), loaded.settings.log_queue);
     log::info!("{}", loaded.describe("memory_budget_bytes"));
     let asked_for = loaded.is_set("max_connections");
     // In a process with a single thread, because the variables about the sockets are removed.
     let sockets = Sockets::of_this_process().map_err(ServeError::Sockets)?;
-    sockets.addresses().stand_in(&mut loaded.settings);
-    let settings = limits::fit_to_descriptors(loaded.settings, asked_for);
+    let sources = sources.with_sockets(sockets.addresses());
+    let settings = limits::fit_to_descriptors(sources.settings(&loaded), asked_for);
     // Only now, because `limits::make_room` needs a process with a single thread.
     logging::start_writing().map_err(ServeError::Log)?;
-    serve::run(&settings, sockets)?;
+    serve::run(&settings, loaded, sources, sockets)?;
     Ok(())
 }
 

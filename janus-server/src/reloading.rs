@@ -1,6 +1,6 @@
-//! Files that are read again while the server runs: certificates, and keys for tokens.
+//! Files that are read again after a change: certificates, and keys for tokens. A [reload](crate::reload) reads them, too.
 //!
-//! The files are read on SIGHUP, and after a change. The server looks at the files once a minute. Notifications of the
+//! The server looks at the files once a minute. Notifications of the
 //! system would miss the symbolic links of Kubernetes, where a whole folder is swapped, and a certificate is renewed
 //! weeks before its end.
 
@@ -27,7 +27,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Files {
     /// Such as `certificates`, for the log.
     what: &'static str,
-    paths: Vec<PathBuf>,
+    paths: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
     /// Reads the files, and returns a line for the log. An error has been logged.
     read: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
@@ -47,19 +47,8 @@ struct Stamp {
 impl Reloading {
     /// The certificates of the TLS listeners, if there are any, and the file of keys, if there is one.
     pub(crate) fn of(janus: &Janus, config: &Config, tokens: Option<&Tokens>) -> Self {
-        let files = [certificates::files(janus, config), tokens.and_then(keys)];
+        let files = [certificates::files(janus, config), tokens.map(keys)];
         Self(files.into_iter().flatten().collect())
-    }
-
-    /// The purposes of the files, such as `certificates`; `None` without files.
-    pub(crate) fn what(&self) -> Option<String> {
-        let what: Vec<&str> = self.0.iter().map(|files| files.what).collect();
-        (!what.is_empty()).then(|| what.join(" and "))
-    }
-
-    /// Reads all files, and says so in the log.
-    pub(crate) async fn reload(self) {
-        join_all(self.0.iter().map(Files::reload)).await;
     }
 
     /// Reads files that have changed. Never ends.
@@ -69,9 +58,9 @@ impl Reloading {
     }
 }
 
-fn keys(tokens: &Tokens) -> Option<Files> {
-    let paths = vec![tokens.file()?.to_owned()];
-    let tokens = tokens.clone();
+fn keys(tokens: &Tokens) -> Files {
+    let (tokens, of_paths) = (tokens.clone(), tokens.clone());
+    let paths = move || of_paths.file().into_iter().collect();
     let read = move || match tokens.reload() {
         Ok(count) => {
             let keys = counted(count, "key");
@@ -82,16 +71,16 @@ fn keys(tokens: &Tokens) -> Option<Files> {
             None
         }
     };
-    Some(Files::new("keys for tokens", paths, read))
+    Files::new("keys for tokens", paths, read)
 }
 
 impl Files {
     pub(crate) fn new(
         what: &'static str,
-        paths: Vec<PathBuf>,
+        paths: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static,
         read: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        Self { what, paths, read: Arc::new(read) }
+        Self { what, paths: Arc::new(paths), read: Arc::new(read) }
     }
 
     /// On a thread of its own, because a file system may hang.
@@ -117,7 +106,7 @@ impl Files {
 
     /// The present stamp of each file; `None` for a file that cannot be looked at.
     async fn stamps(&self) -> Vec<Option<Stamp>> {
-        let paths = self.paths.clone();
+        let paths = (self.paths)();
         let stamps = move || paths.iter().map(|path| std::fs::metadata(path).ok().as_ref().map(Stamp::from)).collect();
         tokio::task::spawn_blocking(stamps).await.unwrap_or_default()
     }
@@ -131,7 +120,7 @@ impl From<&Metadata> for Stamp {
 
 impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Files").field("what", &self.what).field("paths", &self.paths).finish_non_exhaustive()
+        f.debug_struct("Files").field("what", &self.what).field("paths", &(self.paths)()).finish_non_exhaustive()
     }
 }
 
@@ -148,7 +137,7 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
             None
         };
-        (Files::new("files", vec![path], read), reads)
+        (Files::new("files", move || vec![path.clone()], read), reads)
     }
 
     #[tokio::test]

@@ -15,15 +15,16 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::admin::{self, Admin, Health, Unbound};
-use crate::api::{self, Api, publish_route};
+use crate::api::{self, Api};
 use crate::certificates;
 use crate::exposure;
 use crate::logging::{self, counted};
+use crate::reload::{self, Reloader};
 use crate::reloading::Reloading;
 use crate::service_manager::handover;
 use crate::service_manager::notify::ServiceManager;
 use crate::service_manager::sockets::{Addresses, SocketError, Sockets};
-use crate::settings::Settings;
+use crate::settings::{Loaded, Settings};
 use crate::signals::{SAME_STOP, Signals};
 
 /// Requests to the HTTP API that wait for the thread of the API; more are closed at once.
@@ -58,15 +59,27 @@ impl ServeError {
     }
 }
 
-pub(crate) fn run(settings: &Settings, sockets: Sockets) -> Result<(), ServeError> {
+/// `settings` are those of `loaded`, fitted to the limits of the system and with the addresses of the sockets; `sources`
+/// are for reloads.
+pub(crate) fn run(
+    settings: &Settings,
+    loaded: Loaded,
+    sources: reload::Sources,
+    sockets: Sockets,
+) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(settings, sockets))
+    runtime.block_on(serve(settings, loaded, Arc::new(sources), sockets))
 }
 
-async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeError> {
+async fn serve(
+    settings: &Settings,
+    loaded: Loaded,
+    sources: Arc<reload::Sources>,
+    mut sockets: Sockets,
+) -> Result<(), ServeError> {
     let config = &settings.core;
     let manager = Arc::new(ServiceManager::of_this_process());
-    let mut signals = Signals::new(&manager).map_err(ServeError::Runtime)?;
+    let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
     let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
     let pass_on = move |request| {
@@ -74,25 +87,24 @@ async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeErr
             log::debug!("API request closed, because too many are waiting to be served");
         }
     };
-    let mut access = Access::new(settings)?;
+    let access = Access::new(settings)?;
     let given = sockets.addresses();
     let listening = match sockets.take_admin() {
         given if given.is_empty() => admin::listen(&settings.admin_listen)
             .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?,
         given => admin::adopt(given),
     };
-    let counts = api::requests();
-    let route = publish_route(settings, &counts);
-    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on).publish_route(route);
-    let janus = start(access.hooks(builder, settings), settings.state_file.as_deref()).await?;
-    let api = Arc::new(Api::new(janus.clone(), settings, &counts).with_figures_of(&access));
+    let shared = api::Shared::new(settings);
+    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on).hooks(access.clone());
+    let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;
+    let api = Arc::new(Api::new(janus.clone(), settings, &shared, Some(access.clone())));
     api.serve_all(requests);
     tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]
     inject_faults(&janus);
     let addrs = janus.local_addrs();
     announce(config, &addrs, &given, api.is_closed());
-    let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
+    let health = Arc::new(Health::new(janus.clone(), Some(access.tokens().clone())));
     let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
     for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
         log::info!(addr:%; "admin port on {addr}{}", origin(addr, &given));
@@ -100,20 +112,33 @@ async fn serve(settings: &Settings, mut sockets: Sockets) -> Result<(), ServeErr
     if let Some(line) = exposure::warning(settings) {
         log::warn!("{line}");
     }
-    let reloading = Reloading::of(&janus, config, access.tokens());
+    let reloading = Reloading::of(&janus, config, Some(access.tokens()));
+    let reloader = Reloader::new(
+        sources,
+        (loaded, settings),
+        (janus.clone(), access.clone()),
+        (Arc::clone(&api), Arc::clone(&admin), Arc::clone(&manager)),
+    );
     manager.ready(&janus);
     let stopped = {
         let keeping = async {
-            tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run(), manager.keep(&janus))
+            tokio::join!(
+                reloading.watch(),
+                certificates::watch(&janus, config),
+                access.run(),
+                reloader.run(),
+                manager.keep(&janus)
+            )
         };
-        let until_stopped = serve_until_stopped(&janus, &manager, &mut signals, &reloading, &health, settings);
+        let until_stopped = serve_until_stopped(&janus, &manager, &mut signals, &reloader, &health);
         tokio::select! {
             reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
             stopped = until_stopped => stopped?,
             _ = keeping => unreachable!("files, keys and the service manager are looked after for ever"),
         }
     };
-    let drain = drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped);
+    let time = janus.config().drain_timeout;
+    let drain = drain(&janus, (&api, &access, time), &mut signals, &reloader, &health, stopped);
     let report = manager.draining(&janus, drain).await?;
     if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
         handover::leave(file, handover);
@@ -183,12 +208,12 @@ async fn serve_until_stopped(
     janus: &Janus,
     manager: &ServiceManager,
     signals: &mut Signals,
-    reloading: &Reloading,
+    reloader: &Reloader,
     health: &Health,
-    settings: &Settings,
 ) -> Result<Instant, ServeError> {
+    let name = signals.stop(reloader).await;
+    let settings = reloader.settings();
     let (delay, period) = (settings.drain_delay, settings.core.drain_period);
-    let name = signals.stop(reloading).await;
     let stopped = Instant::now();
     health.stop();
     if delay.is_zero() {
@@ -205,7 +230,7 @@ async fn serve_until_stopped(
                 log::info!("draining over {period:?}");
                 Ok(stopped)
             }
-            name = signals.stop_again(stopped, reloading) => {
+            name = signals.stop_again(stopped, reloader) => {
                 log::warn!("{name}: ending at once");
                 Err(ServeError::Interrupted)
             }
@@ -219,7 +244,7 @@ async fn drain(
     janus: &Janus,
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
-    reloading: &Reloading,
+    reloader: &Reloader,
     health: &Health,
     stopped: Instant,
 ) -> Result<DrainReport, ServeError> {
@@ -235,10 +260,11 @@ async fn drain(
             api.finish().await;
             Ok(report)
         }
-        name = signals.stop_again(stopped, reloading) => {
+        name = signals.stop_again(stopped, reloader) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
         }
+        never = reloader.run() => match never {},
     }
 }
 

@@ -1,20 +1,18 @@
 //! The meaning of signals to the server.
 //!
-//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. SIGHUP reads certificates and
-//! keys for tokens again, if there are any. Operators send SIGHUP, SIGUSR1 and SIGUSR2 by habit, to reload settings or
-//! reopen a log. The server does neither. Signals without a use are ignored rather than left to their default, which
-//! would end the process and cut off every client.
+//! SIGTERM (from a service manager), SIGINT and SIGQUIT (from a terminal) stop the server. SIGHUP reads all settings
+//! again, with the files of certificates and keys, and puts them in force or, with a mistake, changes nothing. Operators
+//! send SIGUSR1 and SIGUSR2 by habit, to reopen a log, and the server does not. Signals without a use are ignored rather
+//! than left to their default, which would end the process and cut off every client.
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::reloading::Reloading;
-use crate::service_manager::notify::ServiceManager;
+use crate::reload::Reloader;
 
 /// Stop signals within this time of the first count as the same stop. A single Ctrl-C may deliver several: the terminal
 /// signals the whole process group, and programs such as `npm` or `timeout` pass the signal on.
@@ -24,21 +22,17 @@ pub(crate) const SAME_STOP: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy)]
 enum Meaning {
     Stop,
-    /// New certificates and keys or, without such files, only a line in the log.
+    /// A reload of all settings.
     Reload,
     /// Only a line in the log, with this reason.
     Ignored(&'static str),
 }
 
-pub(crate) struct Signals {
-    known: Vec<(Signal, &'static str, Meaning)>,
-    /// Waits for the beginning and the end of each reload that it asks for.
-    manager: Arc<ServiceManager>,
-}
+pub(crate) struct Signals(Vec<(Signal, &'static str, Meaning)>);
 
 impl Signals {
     /// Takes over the signals; from now on none of them ends the process by default.
-    pub(crate) fn new(manager: &Arc<ServiceManager>) -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let nothing = "the server has no use for this signal";
         let known = [
             (SignalKind::terminate(), "SIGTERM", Meaning::Stop),
@@ -49,27 +43,19 @@ impl Signals {
             (SignalKind::user_defined2(), "SIGUSR2", Meaning::Ignored(nothing)),
         ];
         let known = known.into_iter().map(|(kind, name, meaning)| Ok((signal(kind)?, name, meaning)));
-        Ok(Self { known: known.collect::<io::Result<_>>()?, manager: Arc::clone(manager) })
+        known.collect::<io::Result<_>>().map(Self)
     }
 
     /// Waits for the next stop signal, and returns its name. Signals of other meanings take effect in the meantime.
-    pub(crate) async fn stop(&mut self, reloading: &Reloading) -> &'static str {
+    pub(crate) async fn stop(&mut self, reloader: &Reloader) -> &'static str {
         loop {
             let (name, meaning) = self.next().await;
             match meaning {
                 Meaning::Stop => return name,
                 Meaning::Reload => {
-                    match reloading.what() {
-                        Some(what) => {
-                            log::info!("{name}: reading the {what} again; other settings are read only at startup");
-                        }
-                        None => log::warn!(
-                            "{name} ignored: settings are read only at startup; restart the server to change them"
-                        ),
-                    }
-                    let (manager, reloading) = (Arc::clone(&self.manager), reloading.clone());
+                    log::info!("{name}: reading the settings again");
                     // Further signals must not wait for a file system that hangs.
-                    tokio::spawn(async move { manager.reloading(reloading.reload()).await });
+                    reloader.ask();
                 }
                 Meaning::Ignored(why) => log::warn!("{name} ignored: {why}"),
             }
@@ -77,9 +63,9 @@ impl Signals {
     }
 
     /// Waits for a stop signal other than repetitions of the `first` (see [`SAME_STOP`]), and returns its name.
-    pub(crate) async fn stop_again(&mut self, first: Instant, reloading: &Reloading) -> &'static str {
+    pub(crate) async fn stop_again(&mut self, first: Instant, reloader: &Reloader) -> &'static str {
         loop {
-            let name = self.stop(reloading).await;
+            let name = self.stop(reloader).await;
             if first.elapsed() >= SAME_STOP {
                 return name;
             }
@@ -89,7 +75,7 @@ impl Signals {
 
     async fn next(&mut self) -> (&'static str, Meaning) {
         poll_fn(|cx| {
-            for (signal, name, meaning) in &mut self.known {
+            for (signal, name, meaning) in &mut self.0 {
                 if signal.poll_recv(cx).is_ready() {
                     return Poll::Ready((*name, *meaning));
                 }

@@ -54,7 +54,7 @@ impl Authority {
     }
 
     /// Settings of a server with a new certificate for these names.
-    pub(super) fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+    pub(crate) fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
         let pair = self.server(names);
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.key.serialize_der()));
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

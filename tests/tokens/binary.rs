@@ -23,13 +23,13 @@ async fn sighup_reads_the_keys_again_and_a_wrong_file_changes_nothing() {
 
     std::fs::write(&path, "HS256 c2hvcnQ=").unwrap();
     server.signal("HUP");
-    let line = server.error_line("the earlier keys stay in use");
+    let line = server.error_line("reload: token_keys = ");
     assert!(line.contains("keys.pem") && line.contains("key 1: a secret of 5 bytes"), "{line}");
     assert_eq!(Socket::hello(http, Some(&old_token)).await.1["type"], "welcome");
 
     std::fs::write(&path, format!("{}{}", old.public_text(), new.public_text())).unwrap();
     server.signal("HUP");
-    server.error_line("tokens are verified with the 2 keys read just now");
+    server.error_line("reload: no setting has changed; the files of certificates and keys have been read again");
     for token in [&old_token, &new_token] {
         assert_eq!(Socket::hello(http, Some(token)).await.1["type"], "welcome");
     }

@@ -8,6 +8,8 @@
 //! | `mod.rs` | [`Config`]: the table of settings, and the rules across settings |
 //! | `namespace.rs` | [`Namespace`]: the settings with a value for each namespace |
 //! | `settings.rs` | the macro `settings!`, from a table of rows to a struct and its description |
+//! | `gate.rs` | a limit on what may happen at once |
+//! | `reload.rs` | when a change takes effect in a running instance |
 //! | `kind.rs` | the kinds of values, their limits, and the words for operators |
 //! | `networks.rs` | lists of networks: proxies, and addresses without limits |
 //! | `user_limit.rs` | the values of `user_limit` |
@@ -17,9 +19,11 @@
 #[macro_use]
 pub mod settings;
 
+mod gate;
 mod kind;
 mod namespace;
 pub(crate) mod networks;
+mod reload;
 mod tls;
 mod user_limit;
 
@@ -33,6 +37,7 @@ use ipnet::IpNet;
 use settings::{GIB, KIB, MIB, Table as _, days, millis, secs};
 
 pub use namespace::{Namespace, Resume, SlowConsumer};
+pub use reload::Reloaded;
 #[cfg(feature = "tls")]
 pub(crate) use tls::no_certificate;
 pub use tls::{ClientCertificates, TlsVersion};
@@ -77,12 +82,12 @@ settings! {
 
             /// Connections accepted per second on each listener, and up to a tenth of that number at once. Further
             /// connections wait in the `backlog`.
-            accept_rate: usize = 100_000, count(1..=10_000_000);
+            accept_rate: usize = 100_000, count(1..=10_000_000), reload(at_once);
 
             /// Connections of each listener between accept and greeting, and TLS handshakes of all listeners together.
             /// Further connections wait in the `backlog`. When all handshakes are taken, the oldest of the address with
             /// most of them is cut if it has lasted for a quarter of `frame_timeout`.
-            max_handshakes: usize = 4_096, count(1..=1_000_000);
+            max_handshakes: usize = 4_096, count(1..=1_000_000), reload(at_once);
         }
 
         "Addresses" {
@@ -94,30 +99,31 @@ settings! {
             /// The header may have [536 bytes](crate::wire::ProxyHeader::MAX_BYTES), and has `frame_timeout`. A stream
             /// given to [`Janus::serve`](crate::Janus::serve), or by a listener as another stream than TCP, has no
             /// header: the program knows the address.
-            proxy_protocol: Vec<IpNet> = Vec::new(), networks(1_000);
+            proxy_protocol: Vec<IpNet> = Vec::new(), networks(1_000), reload(new_connections);
 
             /// Networks of proxies whose header `forwarded_header` is believed: the client's own address is the rightmost
             /// address in the header that is in none of these networks. Only on HTTP ports. At most 1,000 networks.
-            trusted_proxies: Vec<IpNet> = Vec::new(), networks(1_000);
+            trusted_proxies: Vec<IpNet> = Vec::new(), networks(1_000), reload(new_connections);
 
             /// The header in which the `trusted_proxies` name their clients. The proxies must set this header: the other
             /// header may be a client's invention and is not looked at.
-            forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor, one_of(ForwardedHeader::NAMES);
+            forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor, one_of(ForwardedHeader::NAMES),
+                reload(new_connections);
 
             // A large NAT has a few hundred users of the same service; a hundred such addresses fill 100,000 places.
             /// Connections at once from an address, an IPv4 host or an IPv6 /64 network, outside of `unlimited_networks`.
             /// A further connection is refused (`too_many_connections`, over HTTP with status 429).
-            max_connections_per_ip: usize = 1_000, count_or_zero("no limit", 1..=10_000_000);
+            max_connections_per_ip: usize = 1_000, count_or_zero("no limit", 1..=10_000_000), reload(at_once);
 
             // After a crash of the server all users behind a NAT return at once, and ten seconds' worth lets them in.
             /// Connections per second from an address outside of `unlimited_networks`, and up to ten times that number at
             /// once. A further connection is refused (`too_many_connections`, over HTTP with status 429).
-            connect_rate_per_ip: usize = 100, count_or_zero("no limit", 1..=1_000_000);
+            connect_rate_per_ip: usize = 100, count_or_zero("no limit", 1..=1_000_000), reload(at_once);
 
             /// Networks whose addresses `max_connections_per_ip` and `connect_rate_per_ip` do not limit: by default the
             /// server's own machine and private networks, from which load balancers and load tests connect. A proxy in
             /// `trusted_proxies` has no limits either, but its clients have. At most 1,000 networks.
-            unlimited_networks: Vec<IpNet> = networks::private(), networks(1_000);
+            unlimited_networks: Vec<IpNet> = networks::private(), networks(1_000), reload(at_once);
         }
 
         "TLS" {
@@ -135,22 +141,23 @@ settings! {
             /// The files are read at the start and at each reload of certificates.
             ///
             /// See `Janus::reload_certificates`.
-            tls_cert: Vec<PathBuf> = Vec::new(), paths;
+            tls_cert: Vec<PathBuf> = Vec::new(), paths, reload(new_connections);
 
             /// PEM files with the private keys, one for each file of `tls_cert` and in the same order. A key may be in
             /// the file of its certificate.
-            tls_key: Vec<PathBuf> = Vec::new(), paths;
+            tls_key: Vec<PathBuf> = Vec::new(), paths, reload(new_connections);
 
             /// PEM file with the certificates of the authorities that may issue certificates of clients.
-            tls_client_ca: Option<PathBuf> = None, path;
+            tls_client_ca: Option<PathBuf> = None, path, reload(new_connections);
 
             /// Whether clients are asked for a certificate: never (`off`), and a client without one is served as well
             /// (`optional`), or every client must have one (`required`). A certificate that `tls_client_ca` has not
             /// issued, or that has expired, is refused in any case.
-            tls_client: ClientCertificates = ClientCertificates::Off, one_of(ClientCertificates::NAMES);
+            tls_client: ClientCertificates = ClientCertificates::Off, one_of(ClientCertificates::NAMES),
+                reload(new_connections);
 
             /// The oldest accepted version of TLS. Versions before 1.2 are never accepted.
-            tls_min_version: TlsVersion = TlsVersion::V1_2, one_of(TlsVersion::NAMES);
+            tls_min_version: TlsVersion = TlsVersion::V1_2, one_of(TlsVersion::NAMES), reload(new_connections);
 
             // A handshake takes a core for 160 µs, and the home arbiter must not wait for handshakes.
             /// Threads for TLS handshakes.
@@ -163,36 +170,36 @@ settings! {
             /// Origins whose pages may connect to the HTTP port, in addition to the port's own host, such as
             /// `https://app.example`; `*` allows any. A browser on a page of another origin gets status 403. At most
             /// 1,000 origins.
-            allowed_origins: Vec<String> = Vec::new(), origins(1_000);
+            allowed_origins: Vec<String> = Vec::new(), origins(1_000), reload(at_once);
 
             // After a restart all browsers reconnect within this time.
             /// How long a browser waits before it reconnects a lost stream of server-sent events.
-            sse_retry: Duration = secs(2), duration(millis(100)..=days(7));
+            sse_retry: Duration = secs(2), duration(millis(100)..=days(7)), reload(new_connections);
         }
 
         "Connections" {
             /// Clients connected at once. A further client that subscribes is told `too_many_connections` and closed.
-            max_connections: usize = 100_000, count(1..=10_000_000);
+            max_connections: usize = 100_000, count(1..=10_000_000), reload(at_once);
 
             /// Connections beyond `max_connections`, so that a full server still serves requests to the HTTP API,
             /// publishers of the classic protocol, and connections without a request yet. When all are taken, a new
             /// connection replaces the oldest silent connection of the address with most of them.
             ///
             /// Requests passed on with [`Builder::pass_on`](crate::Builder::pass_on) count here.
-            reserved_connections: usize = 256, count(16..=100_000);
+            reserved_connections: usize = 256, count(16..=100_000), reload(at_once);
 
             /// Refused connections kept open until the client has read the reason, for at most 1 s each, or, on a
             /// stream without room, until the reason is written, for at most `drain_timeout`. Further refused
             /// connections are closed at once.
-            max_refusals: usize = 1_024, count(0..=1_000_000);
+            max_refusals: usize = 1_024, count(0..=1_000_000), reload(at_once);
 
             /// Bytes of one frame from a client, without its terminator. A longer frame closes the connection
             /// (`frame_too_large`).
-            max_frame_bytes: usize = 64 * KIB, bytes(64..=16 * MIB);
+            max_frame_bytes: usize = 64 * KIB, bytes(64..=16 * MIB), reload(at_once);
 
             /// How long a frame, or a TLS record, may stay unfinished. Then the connection is closed (`frame_timeout`). A
             /// TLS handshake has the same time.
-            frame_timeout: Duration = secs(10), duration(millis(10)..=days(7));
+            frame_timeout: Duration = secs(10), duration(millis(10)..=days(7)), reload(at_once);
 
             // Proxies close idle connections to servers behind them after a minute, as nginx does by default. Whoever closes
             // a connection first risks that a request is on its way.
@@ -203,56 +210,56 @@ settings! {
 
             // Each client costs one message per interval.
             /// Silence on a connection, counted from the connection's last message, before the server sends a `PING`.
-            heartbeat_interval: Duration = secs(30), duration(secs(1)..=days(7));
+            heartbeat_interval: Duration = secs(30), duration(secs(1)..=days(7)), reload(new_connections);
 
             // A shorter time is too short for an answer over any network but loopback.
             /// How long a client may owe the answer to a `PING`. Then the connection is closed (`ping_timeout`). The
             /// limit holds for each client over WebSocket, and for a classic client after its first answer. Any bytes
             /// from the client count as an answer. `0 s` closes no connection, and then a client that receives messages
             /// gets no `PING`.
-            pong_timeout: Duration = secs(20), duration_or_zero("no limit", millis(100)..=days(7));
+            pong_timeout: Duration = secs(20), duration_or_zero("no limit", millis(100)..=days(7)), reload(at_once);
 
             // The kernel counts in seconds.
             /// Idle time before TCP keep-alive probes a client, give or take a quarter, so that not all clients are
             /// probed at once. Further probes follow every quarter of this time.
-            tcp_keepalive: Duration = secs(60), duration(secs(1)..=secs(32_767));
+            tcp_keepalive: Duration = secs(60), duration(secs(1)..=secs(32_767)), reload(new_connections);
 
             // Within a shorter time no client could answer, and every connection would end.
             /// How long a client may take none of the sent bytes, or answer no probe of TCP keep-alive, before the
             /// kernel ends the connection, because the client is gone or does not read. A client under `stall_timeout`
             /// has at least twice `stall_timeout`. With less than twice `tcp_keepalive`, one probe lost on the way ends
             /// an idle client.
-            tcp_user_timeout: Duration = secs(120), duration(millis(100)..=days(7));
+            tcp_user_timeout: Duration = secs(120), duration(millis(100)..=days(7)), reload(new_connections);
 
             /// Bytes of the kernel's send buffer for one connection. The kernel doubles the value.
-            send_buffer_bytes: usize = 64 * KIB, bytes(2 * KIB..=64 * MIB);
+            send_buffer_bytes: usize = 64 * KIB, bytes(2 * KIB..=64 * MIB), reload(new_connections);
         }
 
         "Limits by client" {
             /// Bytes per second that a client may send, of any kind. A second's worth, or `max_frame_bytes` if that is
             /// more, may come at once. A client that sends more is read no faster than this, and after `rate_patience`
             /// closed (`rate_limited`). For messages per second see `client_publish_rate`.
-            client_bytes_rate: usize = 0, bytes_or_zero("no limit", KIB);
+            client_bytes_rate: usize = 0, bytes_or_zero("no limit", KIB), reload(at_once);
 
             // A client that comes back subscribes to all of its topics at once. 100 a second leave an address with a
             // thousand connections less than a tenth of the home arbiter.
             /// Subscribes and unsubscribes per second of a client. A second's worth, or twice `max_topics_per_client` if
             /// that is more, may come at once, so that a client can exchange all of its topics. Further requests of the
             /// client wait, and after `rate_patience` the client is closed (`rate_limited`).
-            client_subscribe_rate: usize = 100, count_or_zero("no limit", 1..=1_000_000);
+            client_subscribe_rate: usize = 100, count_or_zero("no limit", 1..=1_000_000), reload(at_once);
 
             // The client is at fault: a client that waits for answers has nothing unread each time that it waits.
             /// How long a client may have more waiting than `client_publish_rate`, `client_bytes_rate` or
             /// `client_subscribe_rate` allows, without a moment at which the server has caught up with it. Then the
             /// client is closed (`rate_limited`). A client that waits for the answer to each request is slowed down and
             /// never closed.
-            rate_patience: Duration = secs(5), duration(millis(10)..=days(7));
+            rate_patience: Duration = secs(5), duration(millis(10)..=days(7)), reload(at_once);
 
             /// Connections of one user at once, counted by the name that the client has proved. Connections without a
             /// name are not counted. `user_limit` says what happens with a further connection.
             ///
             /// The name is [`Identity::user`](crate::hooks::Identity::user).
-            max_connections_per_user: usize = 0, count_or_zero("no limit", 1..=1_000_000);
+            max_connections_per_user: usize = 0, count_or_zero("no limit", 1..=1_000_000), reload(at_once);
 
             /// What happens with a connection beyond `max_connections_per_user`: the connection is refused (`refuse`,
             /// with `too_many_connections`), or the oldest connection of the user is closed (`close_oldest`, with
@@ -260,34 +267,34 @@ settings! {
             ///
             /// A connection that takes over the session of another connection of the user takes its place, and is
             /// neither refused nor closes a third.
-            user_limit: UserLimit = UserLimit::Refuse, one_of(UserLimit::NAMES);
+            user_limit: UserLimit = UserLimit::Refuse, one_of(UserLimit::NAMES), reload(at_once);
         }
 
         "Topics" {
             /// Topics in existence at once. A further topic replaces an unused topic, chosen by `address_share`, or is
             /// refused (`too_many_topics_on_server`).
-            max_topics: usize = 100_000, count(1..=10_000_000);
+            max_topics: usize = 100_000, count(1..=10_000_000), reload(at_once);
 
             /// Bytes of a topic's name. A longer name is refused (`bad_topic`).
-            max_topic_bytes: usize = 255, bytes(1..=4 * KIB);
+            max_topic_bytes: usize = 255, bytes(1..=4 * KIB), reload(at_once);
 
             /// Topics one client may be subscribed to. A further subscription is refused (`too_many_topics`).
-            max_topics_per_client: usize = 128, count(1..=65_536);
+            max_topics_per_client: usize = 128, count(1..=65_536), reload(at_once);
 
             /// Per cent of `max_topics`, and of `max_detached_sessions`, that the clients of one address may hold while
             /// there is no room. An address beyond its share makes room with its own topics and sessions; otherwise the
             /// address with most of them makes room. An address is an IPv4 host or an IPv6 /64 network. An address that
             /// is alone may hold everything.
-            address_share: usize = 10, per_cent(1..=100);
+            address_share: usize = 10, per_cent(1..=100), reload(at_once);
 
             /// How long an unused topic is kept.
-            topic_idle: Duration = secs(60), duration(millis(10)..=days(7));
+            topic_idle: Duration = secs(60), duration(millis(10)..=days(7)), reload(at_once);
 
             /// Whether remote clients may publish. A client counts as local only on a listener on loopback, and only if
             /// no proxy has passed the client on, other than a trusted proxy for a client on loopback.
             ///
             /// The signs of a proxy are those of [`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded).
-            allow_publish: bool = false, boolean;
+            allow_publish: bool = false, boolean, reload(at_once);
         }
 
         "Delivery" {
@@ -297,60 +304,60 @@ settings! {
 
             /// Subscribers up to which a topic delivers without help. Sender threads help larger topics, and smaller
             /// topics while the home arbiter does not keep up.
-            inline_subscribers: usize = 256, count(0..=1 << 24);
+            inline_subscribers: usize = 256, count(0..=1 << 24), reload(at_once);
 
             /// Bytes of waiting messages of one topic, sent to a subscriber in one batch.
-            coalesce_bytes: usize = 16 * KIB, bytes(1..=MIB);
+            coalesce_bytes: usize = 16 * KIB, bytes(1..=MIB), reload(at_once);
 
             /// Messages of one topic, accepted but not yet handed to every subscriber. At the limit the publisher's
             /// connection is not read until some are handed over.
             ///
             /// A publisher in the same process waits or gets `Full`.
-            max_inflight_frames: usize = 256, count(1..=1 << 20);
+            max_inflight_frames: usize = 256, count(1..=1 << 20), reload(at_once);
 
             /// Bytes of messages of one topic, accepted but not yet handed to every subscriber. At the limit the
             /// publisher's connection is not read until some are handed over.
-            max_inflight_bytes: usize = MIB, bytes(KIB..=GIB);
+            max_inflight_bytes: usize = MIB, bytes(KIB..=GIB), reload(at_once);
 
             /// Messages waiting for one client; 0 leaves only the limit `max_queue_bytes`. A client with a further
             /// message is a slow consumer, and `slow_consumer` says what happens.
-            max_queue_frames: usize = 0, count_or_zero("no limit", 1..=1 << 24);
+            max_queue_frames: usize = 0, count_or_zero("no limit", 1..=1 << 24), reload(at_once);
 
             /// Bytes of messages waiting for one client, plus 64 for each batch. A client with more is a slow consumer,
             /// and `slow_consumer` says what happens. Answers to the client's own requests may take another quarter of
             /// this size; a client with more unread answers is not read until it has taken some.
-            max_queue_bytes: usize = MIB, bytes(KIB..=GIB);
+            max_queue_bytes: usize = MIB, bytes(KIB..=GIB), reload(at_once);
 
             /// How long a client may take none of its waiting messages, unless `stall_timeout` holds for the client.
             /// Then the client is disconnected as a slow consumer.
-            write_timeout: Duration = secs(5), duration(millis(10)..=days(7));
+            write_timeout: Duration = secs(5), duration(millis(10)..=days(7)), reload(at_once);
 
             /// Replaces `write_timeout`, even if shorter, for a client with a topic under `conflate` or, over WebSocket
             /// and server-sent events, under `drop_oldest` or `drop_newest`: such a client may be behind, but not dead.
             /// On the classic protocol the two drop policies act as `disconnect`.
-            stall_timeout: Duration = secs(60), duration(millis(10)..=days(7));
+            stall_timeout: Duration = secs(60), duration(millis(10)..=days(7)), reload(at_once);
         }
 
         "Sessions" {
             /// How long a session is kept after its connection ended, so that the client can resume the session.
-            session_ttl: Duration = secs(120), duration(millis(10)..=days(7));
+            session_ttl: Duration = secs(120), duration(millis(10)..=days(7)), reload(at_once);
 
             /// Sessions without a connection. For a further session, the session detached longest ends, of the address
             /// chosen by `address_share`.
-            max_detached_sessions: usize = 20_000, count(0..=10_000_000);
+            max_detached_sessions: usize = 20_000, count(0..=10_000_000), reload(at_once);
 
             /// Messages kept by every topic, even without `history`, so that a client can resume without a gap after a
             /// lost connection. A further message replaces the oldest, and a client that missed the oldest is told of
             /// the gap. Every client with the right to subscribe may ask for these messages, unless `resume` says
             /// otherwise. 0 keeps none.
-            resume_messages: usize = 128, count(0..=65_536);
+            resume_messages: usize = 128, count(0..=65_536), reload(at_once);
 
             /// Bytes of messages kept by every topic for resuming clients. Beyond the limit the oldest messages are
             /// dropped.
-            resume_bytes: usize = 256 * KIB, bytes(0..=GIB);
+            resume_bytes: usize = 256 * KIB, bytes(0..=GIB), reload(at_once);
 
             /// How long a message is kept for resuming clients.
-            resume_age: Duration = secs(30), duration(millis(10)..=days(7));
+            resume_age: Duration = secs(30), duration(millis(10)..=days(7)), reload(at_once);
         }
 
         "Memory" {
@@ -359,35 +366,35 @@ settings! {
             /// budget. At 80 % strangers give back their memory, and if that is not enough, history is trimmed. At 90 %
             /// detached sessions end, the oldest first. At 92 % the clients with the largest queues are closed. At 95 %
             /// new connections are refused.
-            memory_budget_bytes: usize = 0, bytes_or_zero("no budget", 16 * MIB);
+            memory_budget_bytes: usize = 0, bytes_or_zero("no budget", 16 * MIB), reload(at_once);
 
             /// Per cent of `memory_budget_bytes` for input without a result yet, of all clients together: unfinished
             /// frames and HTTP heads, requests on connections not opened yet, and messages waiting for room. Beyond the
             /// limit, connections of the address with most input are closed (`server_overloaded`), the largest input
             /// first, then the oldest.
-            input_share: usize = 10, per_cent(1..=100);
+            input_share: usize = 10, per_cent(1..=100), reload(at_once);
         }
 
         "Supervision" {
             // A topic that keeps crashing is started, and reported in the log, once per quarantine.
             /// How long a topic that keeps crashing is refused (`topic_unavailable`) before a cold restart.
-            topic_quarantine: Duration = secs(60), duration(millis(100)..=days(7));
+            topic_quarantine: Duration = secs(60), duration(millis(100)..=days(7)), reload(at_once);
         }
 
         "Shutdown" {
             /// How long a drain of the server, or the close of one connection, may take to deliver queued messages.
-            drain_timeout: Duration = secs(10), duration(millis(10)..=days(7));
+            drain_timeout: Duration = secs(10), duration(millis(10)..=days(7)), reload(at_once);
 
             /// How long a drain spreads the closing of connections, a few at a time and in random order, so that not
             /// all clients reconnect at once. The period is a part of `drain_timeout`, and at most half of it. `0 s`
             /// closes all connections at once.
-            drain_period: Duration = secs(5), duration(secs(0)..=days(7));
+            drain_period: Duration = secs(5), duration(secs(0)..=days(7)), reload(at_once);
 
             /// How long the port may be closed between the end of a drain and the next start. A drain tells clients to
             /// come back after the rest of `drain_period`, this time, and up to 2 s more: behind a proxy, a browser's
             /// `EventSource` that finds the port closed gets status 502 and never tries again. `0 s` where another
             /// process takes over the port at once.
-            restart_time: Duration = secs(5), duration(secs(0)..=days(7));
+            restart_time: Duration = secs(5), duration(secs(0)..=days(7)), reload(at_once);
         }
 
         "Access" {
@@ -395,11 +402,11 @@ settings! {
             /// How long a client is served after the end of its token, so that a new token may come late. Then the
             /// connection is closed (`token_expired`). A stream of server-sent events, which can send no new token, is
             /// closed at the end of its token.
-            token_grace: Duration = secs(25), duration(secs(0)..=days(7));
+            token_grace: Duration = secs(25), duration(secs(0)..=days(7)), reload(new_connections);
 
             // An entry takes some 300 bytes with a short name.
             /// Users and tokens revoked at once. A further one is refused. An entry leaves when its time is over.
-            max_revocations: usize = 100_000, count(0..=10_000_000);
+            max_revocations: usize = 100_000, count(0..=10_000_000), reload(at_once);
         }
 
         "Hooks" {
@@ -407,14 +414,14 @@ settings! {
             /// an answer by then is answered with an error (`authorization_failed`); an observer is given up.
             ///
             /// See [`hooks`](crate::hooks).
-            hook_timeout: Duration = secs(5), duration(millis(10)..=days(7));
+            hook_timeout: Duration = secs(5), duration(millis(10)..=days(7)), reload(at_once);
 
             /// Decisions about clients at once, such as tokens that are verified. Further questions wait for their turn,
             /// within `hook_timeout`.
-            max_hook_questions: usize = 1_024, count(1..=1 << 20);
+            max_hook_questions: usize = 1_024, count(1..=1 << 20), reload(at_once);
 
             /// Events waiting for observers. Further events are left out and counted.
-            hook_queue: usize = 4_096, count(1..=1 << 20);
+            hook_queue: usize = 4_096, count(1..=1 << 20), reload(at_once);
         }
 
         nested {

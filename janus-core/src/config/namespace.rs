@@ -22,28 +22,29 @@ settings! {
             /// Whether a topic keeps its messages for every client with the right to subscribe, within
             /// `history_messages`, `history_bytes` and `history_age`. Without history these three have no effect, and a
             /// topic keeps only the messages for resuming clients (`resume_messages`).
-            history: bool = false, boolean;
+            history: bool = false, boolean, reload(at_once);
 
             /// Messages in the history of one topic. A further message replaces the oldest.
-            history_messages: usize = 100, count(1..=1_000_000);
+            history_messages: usize = 100, count(1..=1_000_000), reload(at_once);
 
             /// Bytes in the history of one topic. Beyond the limit the oldest messages are dropped.
-            history_bytes: usize = MIB, bytes(KIB..=GIB);
+            history_bytes: usize = MIB, bytes(KIB..=GIB), reload(at_once);
 
             /// How long a message stays in the history.
-            history_age: Duration = secs(60), duration(millis(10)..=days(7));
+            history_age: Duration = secs(60), duration(millis(10)..=days(7)), reload(at_once);
 
             /// Which clients may resume, and so receive messages from before their subscription, regardless of
             /// `history`: clients with a position or a session (`position`), only clients with the token of their
             /// session (`session`), or none (`off`). Any other client is told so, and receives new messages only.
             ///
             /// Subscribers in the same process may always resume.
-            resume: Resume = Resume::Position, one_of(Resume::NAMES);
+            resume: Resume = Resume::Position, one_of(Resume::NAMES), reload(at_once);
 
             /// What happens when the queue of a client is full: the client is closed (`disconnect`), loses the oldest
             /// (`drop_oldest`) or the newest (`drop_newest`) messages of the topic, or keeps only the latest message
             /// (`conflate`).
-            slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES);
+            slow_consumer: SlowConsumer = SlowConsumer::Disconnect, one_of(SlowConsumer::NAMES),
+                reload(new_connections);
         }
 
         "Limits by client" {
@@ -53,7 +54,7 @@ settings! {
             /// other messages of the client together.
             ///
             /// Publishers in the same process have no such limit.
-            client_publish_rate: usize = 0, count_or_zero("no limit", 1..=1_000_000);
+            client_publish_rate: usize = 0, count_or_zero("no limit", 1..=1_000_000), reload(at_once);
         }
 
         "Public topics" {
@@ -62,7 +63,7 @@ settings! {
             /// topic is public anyway.
             ///
             /// No hook is asked for such a topic; see [`Identity::subscribe`](crate::hooks::Identity::subscribe).
-            anonymous_subscribe: bool = false, boolean;
+            anonymous_subscribe: bool = false, boolean, reload(at_once);
         }
     }
 }

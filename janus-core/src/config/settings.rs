@@ -9,7 +9,9 @@
 
 use super::ConfigError;
 
+pub use super::gate::{Gate, Place};
 pub use super::kind::{Bounds, GIB, HIDDEN, KIB, Kind, MIB, Stored, Text, Value, days, millis, secs};
+pub use super::reload::Reload;
 
 /// The description of one setting, for readers and parsers.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Setting {
     pub kind: Kind,
     /// The default in words, where the value depends on the machine.
     pub default: Option<&'static str>,
+    /// When a change takes effect in a running instance.
+    pub reload: Reload,
 }
 
 impl Setting {
@@ -100,7 +104,7 @@ pub trait Table: Sized + 'static {
 ///     pub struct Cache {
 ///         "Limits" {
 ///             /// Bytes of one entry. A larger entry is refused.
-///             max_entry_bytes: usize = 4 * KIB, bytes(1..=64 * KIB);
+///             max_entry_bytes: usize = 4 * KIB, bytes(1..=64 * KIB), reload(at_once);
 ///             /// How long an entry is kept.
 ///             ttl: Duration = secs(10), duration_or_zero("no limit", secs(1)..=secs(60));
 ///             /// Threads that serve the cache.
@@ -118,7 +122,8 @@ pub trait Table: Sized + 'static {
 /// ```
 ///
 /// A row is `name: type = default, kind(accepted);`. The kind is a constructor of [`Kind`], and the type of the field
-/// implements [`Stored`]. A default that depends on the machine is followed by `shown as` and words for documents.
+/// implements [`Stored`]. `reload(at_once)` or `reload(new_connections)` is for a setting whose change takes effect without
+/// a restart; see [`Reload`]. A default that depends on the machine is followed by `shown as` and words for documents.
 /// `nested` has the fields that are no settings, such as structs with settings of their own.
 #[doc(hidden)]
 #[macro_export]
@@ -129,7 +134,8 @@ macro_rules! settings {
             $($group:literal {
                 $(
                     $(#[doc = $doc:literal])+
-                    $field:ident: $type:ty = $default:expr, $kind:ident $(($($accepted:expr),+))? $(, shown as $words:literal)?;
+                    $field:ident: $type:ty = $default:expr, $kind:ident $(($($accepted:expr),+))?
+                        $(, reload($reload:ident))? $(, shown as $words:literal)?;
                 )*
             })*
             $(nested {
@@ -177,6 +183,7 @@ macro_rules! settings {
                         doc: concat!($($doc, "\n"),+),
                         kind: $crate::settings::Kind::$kind($($($accepted),+)?),
                         default: $crate::settings!(@words $($words)?),
+                        reload: $crate::settings!(@reload $($reload)?),
                     },
                     read: |table: &Self| $crate::settings::Stored::to_value(&table.$field),
                     write: |table: &mut Self, value| {
@@ -187,6 +194,9 @@ macro_rules! settings {
             )*)*];
         }
     };
+    (@reload) => { $crate::settings::Reload::Restart };
+    (@reload at_once) => { $crate::settings::Reload::AtOnce };
+    (@reload new_connections) => { $crate::settings::Reload::NewConnections };
     (@words) => { None };
     (@words $words:literal) => { Some($words) };
 }
@@ -274,7 +284,14 @@ mod tests {
     #[test]
     fn the_text_for_operators_is_the_first_paragraph() {
         let doc = " Threads for\n delivery.\n\n For embedders.\n";
-        let setting = Setting { name: "threads", group: "Delivery", doc, kind: Kind::boolean(), default: None };
+        let setting = Setting {
+            name: "threads",
+            group: "Delivery",
+            doc,
+            kind: Kind::boolean(),
+            default: None,
+            reload: Reload::AtOnce,
+        };
         assert_eq!(setting.text(), "Threads for delivery.");
     }
 }

@@ -42,7 +42,7 @@ use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::connection::Connections;
 use crate::connection::listener::{Incoming, Listener, Origin};
 use crate::connection::proxied::{Headers, Named};
-use crate::connection::socket_options::{self, Told};
+use crate::connection::socket_options::{self, Options, Told};
 use crate::connection::table::Reservation;
 #[cfg(feature = "tls")]
 use crate::connection::tls::handshakes;
@@ -263,11 +263,12 @@ fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::
 }
 
 /// Gives a socket the options that it has not inherited, even a socket that other code has accepted: all limits count
-/// on these options.
-pub(crate) fn prepare(incoming: &Incoming, config: &Config) {
+/// on these options. `bound` has the options of the listening sockets, which are those of the start.
+pub(crate) fn prepare(incoming: &Incoming, config: &Config, bound: Option<Options>) {
     let Incoming { link, peer, inherits } = incoming;
+    let has_inherited = *inherits && bound == Some(Options::of(config));
     match link {
-        Link::Tcp(stream) if !inherits => {
+        Link::Tcp(stream) if !has_inherited => {
             for missing in socket_options::set(&SockRef::from(stream), config) {
                 log::debug!(peer:%; "{peer}: {missing}");
             }
@@ -314,7 +315,7 @@ impl Acceptor {
 
     fn accepted(&self, incoming: Incoming, headers: &mut Headers) {
         let shared = &self.shared;
-        prepare(&incoming, &shared.config());
+        prepare(&incoming, &shared.config(), Some(shared.bound));
         let Incoming { link, peer, .. } = incoming;
         match link {
             Link::Tcp(socket) if shared.config().expects_proxy_header(peer) => {
@@ -554,9 +555,8 @@ impl Actor for Acceptor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.listener.take() {
-            let rate = accept_rate(self.shared.config().accept_rate);
             let (waiting, headers) = (VecDeque::new(), Headers::default());
-            ctx.spawn(Accept { listener, waiting, headers, rate, pace: Bucket::default(), pause: None });
+            ctx.spawn(Accept { listener, waiting, headers, pace: Bucket::default(), pause: None });
         }
     }
 }
@@ -569,7 +569,6 @@ struct Accept {
     waiting: VecDeque<Waiting>,
     /// The connections that must begin with a PROXY header.
     headers: Headers,
-    rate: Rate,
     pace: Bucket,
     /// Until there are descriptors, or the pace admits another connection.
     pause: Option<Pin<Box<Sleep>>>,
@@ -636,6 +635,7 @@ impl Accept {
             self.pause = None;
         }
         let now = Instant::now();
+        let rate = accept_rate(acceptor.shared.config().accept_rate);
         let room = acceptor.room(self.waiting.len() + self.headers.len());
         if room == 0 && self.waiting.is_empty() {
             // Only handshakes on other threads and connections without their header hold places. The ends of the former
@@ -645,7 +645,7 @@ impl Accept {
             return false;
         }
         for _ in 0..BURST.min(room) {
-            if let Err(time) = self.pace.admits(self.rate, now) {
+            if let Err(time) = self.pace.admits(rate, now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;
             }
@@ -653,7 +653,7 @@ impl Accept {
             match listener.poll_accept(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(connection)) => {
-                    self.pace.count(self.rate, now, 1);
+                    self.pace.count(rate, now, 1);
                     self.waiting.push_back(Waiting::New(connection));
                 }
                 // The peer went away while it waited in the backlog.

@@ -91,9 +91,9 @@ fn address(slot: &Slot) -> Address {
 mod tests {
     use super::*;
     use crate::accounts::Accounts;
+    use crate::delivery::Terms;
     use crate::delivery::codecs::CLASSIC;
     use crate::delivery::stream::Stream;
-    use crate::delivery::{Codecs, Ledger, Terms};
 
     /// Makes connections, numbered in order, from addresses that differ in the last byte.
     struct Host {
@@ -104,10 +104,7 @@ mod tests {
 
     impl Host {
         fn new() -> Self {
-            let (ledger, codecs) = (Arc::<Ledger>::default(), Arc::<Codecs>::default());
-            let patience = std::time::Duration::ZERO;
-            let terms = Terms { max_frames: 1, max_bytes: 1, patience, ledger, codecs };
-            Self { accounts: Accounts::default(), terms: Arc::new(terms), last: 0 }
+            Self { accounts: Accounts::default(), terms: Terms::in_tests(1, 1), last: 0 }
         }
 
         fn connection(&mut self, address: u8) -> Arc<Slot> {

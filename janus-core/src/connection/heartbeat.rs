@@ -5,14 +5,14 @@
 //! instead, a portion at a time, so that no other task waits behind a look at all connections.
 
 use std::sync::Arc;
-
-use tokio::time::MissedTickBehavior;
+use std::time::Duration;
 
 use crate::connection::Connections;
 use crate::connection::slow_clients::{SlowLog, begins_to_lag};
 use crate::delivery::ledger::Dropped;
 use crate::delivery::{End, Slot};
 use crate::ground::clock::{Moment, Tick, now};
+use crate::ground::rounds::Rounds;
 use crate::hooks::{DropReason, News};
 
 /// Connections looked at before other tasks get their turn.
@@ -23,18 +23,16 @@ const SENDS: usize = 32;
 
 /// Advances the clock and looks after the connections, for ever.
 pub(crate) async fn run(shared: Arc<Connections>) {
-    let mut interval = tokio::time::interval(shared.clock.period);
-    // After a delay, ticks in quick succession would only repeat the same work.
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::new(&shared);
     let mut slow_log = SlowLog::default();
     loop {
-        interval.tick().await;
+        rounds.next(&shared, |_| shared.clock.period()).await;
         let round = Round::begin(&shared);
         round.visit_all(&shared, &mut slow_log).await;
         for slot in shared.local_slots() {
             // A subscriber in this process may take its time; only its policy limits the queue.
             slot.end_if_stalled(round.tick, u32::MAX, u32::MAX);
-            slow_log.see(&slot, round.tick);
+            slow_log.see(&slot, &shared.clock, round.tick);
         }
         slow_log.note(&shared, round.tick);
         shared.accounts.sweep();
@@ -50,6 +48,8 @@ struct Round {
     tick: Tick,
     moment: Moment,
     heartbeat_interval: u32,
+    /// The last connection of before, and the shorter interval that it was promised.
+    promised: Option<(u64, u32)>,
     frame_timeout: u32,
     api_idle_timeout: u32,
     pong_timeout: u32,
@@ -65,6 +65,7 @@ impl Round {
             tick: clock.advance(),
             moment: clock.moment(),
             heartbeat_interval: clock.ticks(config.heartbeat_interval),
+            promised: shared.promised().0.map(|(last, interval)| (last, clock.ticks(interval))),
             frame_timeout: clock.ticks(config.frame_timeout),
             api_idle_timeout: clock.ticks(config.api_idle_timeout),
             pong_timeout: clock.ticks(config.pong_timeout),
@@ -89,7 +90,7 @@ impl Round {
             for some in lagging.chunks(SENDS) {
                 for slot in some {
                     slot.end_if_stalled(self.tick, self.write_timeout, self.stall_timeout);
-                    slow_log.see(slot, self.tick);
+                    slow_log.see(slot, &shared.clock, self.tick);
                     tell_of_lag(shared, slot, self.tick);
                 }
                 tokio::task::yield_now().await;
@@ -110,6 +111,13 @@ impl Round {
         }
     }
 
+    fn heartbeat_interval_of(&self, slot: &Slot) -> u32 {
+        match self.promised {
+            Some((last, promised)) if slot.id <= last => promised.min(self.heartbeat_interval),
+            _ => self.heartbeat_interval,
+        }
+    }
+
     /// Ends a connection that is late with a frame or a request, or with the answer to a PING, or whose token has expired; true if a
     /// PING is due.
     fn check(&self, slot: &Slot) -> bool {
@@ -124,15 +132,30 @@ impl Round {
         } else if slot.expires.is_over(self.moment) {
             slot.end(End::TokenExpired);
         } else {
-            return slot.take_ping_due(self.tick, self.heartbeat_interval);
+            return slot.take_ping_due(self.tick, self.heartbeat_interval_of(slot));
         }
         false
     }
 }
 
+/// The heartbeats that clients were promised before a reload with a longer interval: the last connection of that time,
+/// and the shortest interval since. A client that was told to expect a PING would take the silence for a dead server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promised(Option<(u64, Duration)>);
+
+impl Promised {
+    /// Notes a change of the interval, after which connections are later than `last`.
+    pub(crate) fn follow(&mut self, old: Duration, new: Duration, last: u64) {
+        if new > old {
+            let shortest = self.0.map_or(old, |(_, earlier)| earlier.min(old));
+            self.0 = Some((last, shortest));
+        }
+    }
+}
+
 /// Tells the embedder's hooks about a client that has begun to lag.
 fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
-    if let Some(hooks) = &shared.hooks
+    if let Some(hooks) = shared.hooks()
         && let Some(lag) = begins_to_lag(slot, shared, tick)
         && let Some(session) = shared.table.session(slot)
         && let Some(client) = &*session.client()
@@ -143,8 +166,10 @@ fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
 
 /// Tells the embedder's hooks about dropped messages.
 fn tell_of_drops(shared: &Connections) {
-    let Some(hooks) = &shared.hooks else { return };
-    for ((topic, why), messages) in shared.ledger().take_dropped() {
+    let (hooks, dropped) = (shared.hooks(), shared.ledger().take_dropped());
+    shared.ledger().count_by_topic(hooks.is_some());
+    let Some(hooks) = hooks else { return };
+    for ((topic, why), messages) in dropped {
         let why = match why {
             Dropped::Oldest => DropReason::Oldest,
             Dropped::Newest => DropReason::Newest,

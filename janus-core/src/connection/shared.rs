@@ -3,17 +3,23 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+
 use super::acceptor::Endpoint;
+use super::heartbeat::Promised;
 use super::rates::Rates;
+use super::socket_options::Options;
 use super::table::ConnectionTable;
 use super::tls::Tls;
 use super::turn::Turns;
 use super::users::Users;
 use crate::accounts::fairness::Fairness;
+use crate::config::Config;
 use crate::ground::log_lines::LogLines;
 use crate::hooks::{HookRunner, Revocations};
 use crate::session::Sessions;
-use crate::supervision::DynamicSupervisor;
+use crate::supervision::{DynamicSupervisor, Shutdown};
 
 /// See the module's documentation. Dereferences to the [`Sessions`] below.
 #[derive(Debug)]
@@ -21,11 +27,15 @@ pub(crate) struct Connections {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) table: ConnectionTable,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// The options of their listening sockets.
+    pub(crate) bound: Options,
     pub(crate) transport_supervisor: DynamicSupervisor,
     pub(crate) turns: Turns,
     pub(crate) fairness: Fairness,
     /// The rates of each client.
-    pub(crate) rates: Rates,
+    rates: ArcSwap<Rates>,
+    /// The heartbeats that clients were promised before a reload.
+    promised: Mutex<Promised>,
     pub(crate) users: Users,
     /// Limits the log lines about slow consumers.
     pub(crate) cut_off_lines: LogLines,
@@ -34,7 +44,7 @@ pub(crate) struct Connections {
     /// Limits the lines about clients closed because they would have missed messages.
     pub(crate) lost_lines: LogLines,
     /// The embedder's hooks, if there are any.
-    pub(crate) hooks: Option<Arc<HookRunner>>,
+    hooks: Option<Arc<HookRunner>>,
     /// Users and tokens that are not served, whatever the hooks say.
     pub(crate) revocations: Revocations,
     /// For TLS listeners, if there are any.
@@ -51,7 +61,9 @@ impl Connections {
     ) -> Self {
         let revocations = Revocations::new(sessions.config().max_revocations);
         Self {
-            rates: Rates::new(&sessions.config()),
+            rates: ArcSwap::from_pointee(Rates::new(&sessions.config(), None)),
+            promised: Mutex::default(),
+            bound: Options::of(&sessions.config()),
             sessions,
             table: ConnectionTable::default(),
             endpoints,
@@ -74,6 +86,39 @@ impl Connections {
             || self.tls.as_ref().is_some_and(|tls| tls.is_busy())
     }
 
+    /// The embedder's hooks, if there are any and they are needed now.
+    pub(crate) fn hooks(&self) -> Option<&Arc<HookRunner>> {
+        self.hooks.as_ref().filter(|hooks| hooks.are_needed())
+    }
+
+    /// The embedder's hooks, needed or not.
+    pub(crate) fn installed_hooks(&self) -> Option<&Arc<HookRunner>> {
+        self.hooks.as_ref()
+    }
+
+    /// The rates of each client.
+    pub(crate) fn rates(&self) -> Guard<Arc<Rates>> {
+        self.rates.load()
+    }
+
+    /// The heartbeats that clients were promised before a reload.
+    pub(crate) fn promised(&self) -> Promised {
+        *self.promised.lock()
+    }
+
+    /// Takes over the settings of a reload where this floor keeps something made from them.
+    pub(crate) fn follow(&self, old: &Config, new: &Config) {
+        self.rates.store(Arc::new(Rates::new(new, Some(&self.rates()))));
+        self.promised.lock().follow(old.heartbeat_interval, new.heartbeat_interval, self.slot_ids.last());
+        self.revocations.follow(new.max_revocations);
+        self.terms.follow(new);
+        if let Some(hooks) = &self.hooks {
+            hooks.follow(new);
+        }
+        self.topic_supervisor.set_quarantine(new.topic_quarantine);
+        self.transport_supervisor.set_shutdown(Shutdown::Timeout(new.drain_timeout));
+    }
+
     /// Bytes that messages, queues, sessions, connections and topics take, by the server's own account. This sum is
     /// held against `memory_budget_bytes`. Cheap enough to call for each new connection.
     pub(crate) fn memory_used(&self) -> usize {
@@ -94,9 +139,13 @@ impl Connections {
         budget > 0 && self.memory_used() >= budget / 100 * percent
     }
 
-    /// By how many bytes usage is above `percent` of the memory budget.
+    /// By how many bytes usage is above `percent` of the memory budget; 0 without a budget.
     pub(crate) fn memory_over(&self, percent: usize) -> usize {
-        self.memory_used().saturating_sub(self.config().memory_budget_bytes / 100 * percent)
+        let budget = self.config().memory_budget_bytes;
+        if budget == 0 {
+            return 0;
+        }
+        self.memory_used().saturating_sub(budget / 100 * percent)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Connections;
 use crate::delivery::Slot;
-use crate::ground::clock::Tick;
+use crate::ground::clock::{Clock, Tick};
 use crate::hooks::SlowClient;
 use crate::session::Session;
 use crate::wire::Peer;
@@ -20,7 +20,7 @@ pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient
     // Most clients keep up, and their locks need not be taken.
     let mut see = |slot: &Arc<Slot>, session: Option<&Arc<Session>>| {
         let peer = session.map(|session| session.peer);
-        slow.extend(slot.needs_attention().then(|| describe(slot, peer, shared, tick)).flatten());
+        slow.extend(slot.needs_attention().then(|| describe(slot, peer, tick)).flatten());
     };
     let mut portion = 0..PORTION;
     while shared.table.visit_with_session(portion.clone(), &mut see) {
@@ -33,7 +33,7 @@ pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient
 }
 
 /// `peer` is the client's own address: the system knows no other than that of a proxy.
-fn describe(slot: &Slot, peer: Option<Peer>, shared: &Connections, tick: Tick) -> Option<SlowClient> {
+fn describe(slot: &Slot, peer: Option<Peer>, tick: Tick) -> Option<SlowClient> {
     let lag = slot.lag()?;
     Some(SlowClient {
         client: slot.id,
@@ -41,7 +41,7 @@ fn describe(slot: &Slot, peer: Option<Peer>, shared: &Connections, tick: Tick) -
         transport: slot.codecs().name(slot.codec()),
         queued_frames: lag.frames,
         queued_bytes: lag.bytes,
-        lagging_for: shared.clock.period * lag.since.map_or(0, |since| tick.since(since)),
+        lagging_for: Clock::time(lag.since.map_or(0, |since| tick.since(since))),
     })
 }
 
@@ -52,7 +52,9 @@ fn peer_of(slot: &Slot, shared: &Connections) -> Option<Peer> {
 /// The lag of a client, in the single tick in which the client has lagged for long enough to be worth reporting.
 pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: Tick) -> Option<SlowClient> {
     let (_, since) = slot.queued()?;
-    (tick.since(since?) == SlowLog::MIN_TICKS).then(|| describe(slot, peer_of(slot, shared), shared, tick)).flatten()
+    let long_enough = shared.clock.rounds(SlowLog::MIN_TICKS);
+    let single = long_enough..long_enough + shared.clock.rounds(1);
+    single.contains(&tick.since(since?)).then(|| describe(slot, peer_of(slot, shared), tick)).flatten()
 }
 
 /// Ticks between two lines about slow clients: of a second each by default.
@@ -76,9 +78,9 @@ impl SlowLog {
     const MIN_TICKS: u32 = 2;
 
     /// Looks at a client whose queue has been watched in this tick.
-    pub(crate) fn see(&mut self, slot: &Arc<Slot>, tick: Tick) {
+    pub(crate) fn see(&mut self, slot: &Arc<Slot>, clock: &Clock, tick: Tick) {
         let Some((bytes, since)) = slot.queued() else { return };
-        if since.is_none_or(|since| tick.since(since) < Self::MIN_TICKS) {
+        if since.is_none_or(|since| tick.since(since) < clock.rounds(Self::MIN_TICKS)) {
             return;
         }
         self.lagging += 1;
@@ -92,13 +94,13 @@ impl SlowLog {
     /// Ends a round. Writes a line if clients lag and the last line is old enough.
     pub(crate) fn note(&mut self, shared: &Connections, tick: Tick) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
-        if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < TICKS_BETWEEN) {
+        if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < shared.clock.rounds(TICKS_BETWEEN)) {
             return;
         }
         self.last = Some(tick);
         let named: Vec<String> = largest
             .iter()
-            .filter_map(|(_, slot)| describe(slot, peer_of(slot, shared), shared, tick))
+            .filter_map(|(_, slot)| describe(slot, peer_of(slot, shared), tick))
             .map(|slow| in_words(&slow))
             .collect();
         log::warn!(clients = lagging; "{}: {}", title(lagging), named.join("; "));

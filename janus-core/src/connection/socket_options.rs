@@ -27,6 +27,21 @@ impl fmt::Display for Missing {
     }
 }
 
+/// The settings that become options of sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    keepalive: Duration,
+    user_timeout: Duration,
+    send_buffer: usize,
+}
+
+impl Options {
+    pub(crate) fn of(config: &Config) -> Self {
+        let Config { tcp_keepalive, tcp_user_timeout, send_buffer_bytes, .. } = *config;
+        Self { keepalive: tcp_keepalive, user_timeout: tcp_user_timeout, send_buffer: send_buffer_bytes }
+    }
+}
+
 /// Sets all options, and returns the options that the system lacks.
 pub(crate) fn set(socket: &Socket, config: &Config) -> Vec<Missing> {
     let (idle, interval) = (config.tcp_keepalive, (config.tcp_keepalive / 4).max(Duration::from_secs(1)));

@@ -24,15 +24,9 @@ pub(crate) struct Engine {
 impl Engine {
     /// With `drops_by_topic`, dropped messages are counted for each topic, too.
     pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, drops_by_topic: bool) -> Self {
-        let config = ground.config();
-        let terms = Terms {
-            max_frames: Terms::frame_limit(config.max_queue_frames),
-            max_bytes: config.max_queue_bytes,
-            // The heartbeat is to come first: its line in the log tells the reason.
-            patience: config.tcp_user_timeout.max(config.stall_timeout * 2),
-            ledger: Arc::new(Ledger::new(&ground.counters, &ground.figures, drops_by_topic)),
-            codecs,
-        };
+        let ledger = Arc::new(Ledger::new(&ground.counters, &ground.figures));
+        ledger.count_by_topic(drops_by_topic);
+        let terms = Terms::new(&ground.config(), ledger, codecs);
         Self {
             ground,
             accounts: Accounts::default(),

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -37,7 +37,8 @@ pub(crate) struct Ledger {
     pub(crate) figures: Arc<Figures>,
     /// Messages dropped since the last [`take_dropped`](Self::take_dropped), if there are hooks to tell: at most one
     /// entry for each topic and reason.
-    by_topic: Option<Mutex<HashMap<(TopicName, Dropped), u64>>>,
+    by_topic: Mutex<HashMap<(TopicName, Dropped), u64>>,
+    counts_by_topic: AtomicBool,
 }
 
 /// Why messages were taken out of a client's queue, or never entered it.
@@ -59,10 +60,9 @@ const TLS_SESSION_BYTES: usize = 1_700;
 const CURSOR_BYTES: usize = 16;
 
 impl Ledger {
-    /// The ledger of an instance with these counters. `by_topic` also counts dropped messages for each topic.
-    pub(crate) fn new(counters: &Arc<Counters>, figures: &Arc<Figures>, by_topic: bool) -> Self {
-        let (counters, figures) = (Arc::clone(counters), Arc::clone(figures));
-        Self { counters, figures, by_topic: by_topic.then(Mutex::default), ..Self::default() }
+    /// The ledger of an instance with these counters.
+    pub(crate) fn new(counters: &Arc<Counters>, figures: &Arc<Figures>) -> Self {
+        Self { counters: Arc::clone(counters), figures: Arc::clone(figures), ..Self::default() }
     }
 
     pub(crate) fn add_frames(&self, bytes: usize) {
@@ -149,8 +149,8 @@ impl Ledger {
     }
 
     pub(crate) fn drop_messages(&self, topic: &TopicName, why: Dropped, messages: u64) {
-        if let Some(by_topic) = &self.by_topic {
-            *by_topic.lock().entry((topic.clone(), why)).or_default() += messages;
+        if self.counts_by_topic.load(Ordering::Relaxed) {
+            *self.by_topic.lock().entry((topic.clone(), why)).or_default() += messages;
         }
         let count = match why {
             Dropped::Oldest => &self.counters.messages_dropped_oldest,
@@ -162,7 +162,12 @@ impl Ledger {
 
     /// The messages dropped since the last call, by topic.
     pub(crate) fn take_dropped(&self) -> HashMap<(TopicName, Dropped), u64> {
-        self.by_topic.as_ref().map(|by_topic| std::mem::take(&mut *by_topic.lock())).unwrap_or_default()
+        std::mem::take(&mut *self.by_topic.lock())
+    }
+
+    /// Also counts dropped messages for each topic from now on, or does so no longer.
+    pub(crate) fn count_by_topic(&self, counts: bool) {
+        self.counts_by_topic.store(counts, Ordering::Relaxed);
     }
 
     pub(crate) fn cut_off(&self, why: SlowReason) {

@@ -150,7 +150,7 @@ impl Queue {
 
     /// Whether the client has to take some answers before it may send more requests.
     pub(crate) fn holds_many_answers(&self) -> bool {
-        self.answers.bytes > self.terms.max_bytes / ANSWERS_SHARE
+        self.answers.bytes > self.terms.max_bytes() / ANSWERS_SHARE
     }
 
     /// Puts bytes before everything else. No byte of the queue may have been written.
@@ -166,8 +166,8 @@ impl Queue {
 
     fn room(&self) -> Load {
         Load {
-            frames: self.terms.max_frames.saturating_sub(self.messages.frames),
-            bytes: self.terms.max_bytes.saturating_sub(self.messages.bytes),
+            frames: self.terms.max_frames().saturating_sub(self.messages.frames),
+            bytes: self.terms.max_bytes().saturating_sub(self.messages.bytes),
         }
     }
 

@@ -1,35 +1,76 @@
 //! The limits for each client of an instance, and the accounts of all clients.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Codecs, Ledger};
+use crate::config::Config;
 
 /// The limits of each client's queue, and the accounts of the instance.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Terms {
-    /// The limit of messages in a client's queue.
-    pub(crate) max_frames: usize,
-    /// The limit of bytes for these messages, with the price of each entry.
-    pub(crate) max_bytes: usize,
-    /// How long the kernel tolerates a stalled client, if a topic's policy grants more time.
-    pub(crate) patience: Duration,
+    max_frames: AtomicUsize,
+    max_bytes: AtomicUsize,
+    /// In milliseconds.
+    patience: AtomicU64,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,
 }
 
 impl Terms {
-    /// The limit for a setting `max_queue_frames`: 0 means no limit.
-    pub(crate) fn frame_limit(setting: usize) -> usize {
-        if setting == 0 { usize::MAX } else { setting }
+    pub(crate) fn new(config: &Config, ledger: Arc<Ledger>, codecs: Arc<Codecs>) -> Self {
+        let terms = Self::with_limits(0, 0, ledger, codecs);
+        terms.follow(config);
+        terms
+    }
+
+    fn with_limits(max_frames: usize, max_bytes: usize, ledger: Arc<Ledger>, codecs: Arc<Codecs>) -> Self {
+        let (max_frames, max_bytes) = (AtomicUsize::new(max_frames), AtomicUsize::new(max_bytes));
+        Self { max_frames, max_bytes, patience: AtomicU64::new(0), ledger, codecs }
+    }
+
+    /// The terms of a subscriber with limits of its own; `None` is the limit of the instance at this moment.
+    pub(crate) fn with_own_limits(&self, max_frames: Option<usize>, max_bytes: Option<usize>) -> Self {
+        let frames = max_frames.map_or_else(|| self.max_frames(), frame_limit);
+        let bytes = max_bytes.unwrap_or_else(|| self.max_bytes());
+        Self::with_limits(frames, bytes, Arc::clone(&self.ledger), Arc::clone(&self.codecs))
+    }
+
+    /// Takes over the limits of these settings. A queue beyond a lower limit loses nothing that waits already.
+    pub(crate) fn follow(&self, config: &Config) {
+        self.max_frames.store(frame_limit(config.max_queue_frames), Ordering::Relaxed);
+        self.max_bytes.store(config.max_queue_bytes, Ordering::Relaxed);
+        // The heartbeat is to come first: its line in the log tells the reason.
+        let patience = config.tcp_user_timeout.max(config.stall_timeout * 2);
+        self.patience.store(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The limit of messages in a client's queue.
+    pub(crate) fn max_frames(&self) -> usize {
+        self.max_frames.load(Ordering::Relaxed)
+    }
+
+    /// The limit of bytes for these messages, with the price of each entry.
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long the kernel tolerates a stalled client, if a topic's policy grants more time.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 }
 
-#[cfg(test)]
+/// The limit for a setting `max_queue_frames`: 0 means no limit.
+fn frame_limit(setting: usize) -> usize {
+    if setting == 0 { usize::MAX } else { setting }
+}
+
+#[cfg(any(test, feature = "internals"))]
 impl Terms {
-    /// Terms with these limits, and accounts of their own.
+    /// Terms with these limits, and accounts of their own, for tests and benches.
     pub(crate) fn in_tests(max_frames: usize, max_bytes: usize) -> Arc<Self> {
-        let (ledger, codecs) = (Arc::default(), Arc::default());
-        Arc::new(Self { max_frames, max_bytes, patience: Duration::ZERO, ledger, codecs })
+        Arc::new(Self::with_limits(max_frames, max_bytes, Arc::default(), Arc::default()))
     }
 }

@@ -25,7 +25,8 @@ pub(crate) fn now() -> SystemTime {
 
 /// A moment of the coarse clock.
 ///
-/// Ticks wrap around (after 136 years with one tick a second), so moments are compared by their distance.
+/// Counted in grains of 50 ms, whatever the time from one tick to the next, because a reload may change that time. The
+/// count wraps around after seven years, so moments are compared by their distance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tick(u32);
 
@@ -34,12 +35,12 @@ impl Tick {
         Self(number)
     }
 
-    /// Ticks from `earlier` to this moment.
+    /// Grains from `earlier` to this moment.
     pub(crate) fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
     }
 
-    /// Ticks from `other` to this moment; negative if this moment comes first.
+    /// Grains from `other` to this moment; negative if this moment comes first.
     pub(crate) fn distance(self, other: Self) -> i32 {
         self.since(other) as i32
     }
@@ -49,12 +50,12 @@ impl Tick {
         self.distance(other) >= 0
     }
 
-    /// The moment this many ticks later.
+    /// The moment this many grains later.
     pub(crate) fn after(self, ticks: u32) -> Self {
         Self(self.0.wrapping_add(ticks))
     }
 
-    /// The moment this many ticks earlier.
+    /// The moment this many grains earlier.
     pub(crate) fn before(self, ticks: u32) -> Self {
         Self(self.0.wrapping_sub(ticks))
     }
@@ -123,8 +124,12 @@ impl Deadline {
     }
 }
 
-/// At each tick all connections are looked at, and with tens of thousands of them a tick takes milliseconds.
-const MIN_TICK: Duration = Duration::from_millis(50);
+/// The unit of moments, and the shortest time between two ticks: at each tick all connections are looked at, and with
+/// tens of thousands of them a tick takes milliseconds.
+const GRAIN: Duration = Duration::from_millis(50);
+
+/// The most grains between two ticks: a second.
+const MOST_GRAINS: u32 = 20;
 
 /// Coarse time: one tick a second (less where a timeout is shorter), kept by the heartbeat.
 ///
@@ -136,21 +141,40 @@ pub(crate) struct Clock {
     tick: AtomicU32,
     /// The moment of the last tick, in milliseconds since `begun`.
     ticked: AtomicU64,
-    pub(crate) period: Duration,
+    /// Grains from one tick to the next.
+    grains: AtomicU32,
     begun: Instant,
 }
 
 impl Clock {
     /// A clock fine enough for the shortest timeout measured in ticks.
     pub(crate) fn for_config(config: &Config) -> Self {
-        let shortest = config
-            .heartbeat_interval
-            .min(config.frame_timeout)
-            .min(config.topic_idle)
-            .min(config.write_timeout)
-            .min(config.stall_timeout);
-        let period = (shortest / 4).clamp(MIN_TICK, Duration::from_secs(1));
-        Self { tick: AtomicU32::new(1), ticked: AtomicU64::new(0), period, begun: Instant::now() }
+        Self {
+            tick: AtomicU32::new(1),
+            ticked: AtomicU64::new(0),
+            grains: AtomicU32::new(grains_for(config)),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Makes the clock as fine as these settings need, from the next tick on. Moments keep their meaning.
+    pub(super) fn follow(&self, config: &Config) {
+        self.grains.store(grains_for(config), Ordering::Relaxed);
+    }
+
+    /// The time from one tick to the next.
+    pub(crate) fn period(&self) -> Duration {
+        GRAIN * self.rounds(1)
+    }
+
+    /// The distance of moments that this many ticks are apart.
+    pub(crate) fn rounds(&self, count: u32) -> u32 {
+        count * self.grains.load(Ordering::Relaxed)
+    }
+
+    /// The time between moments of this distance.
+    pub(crate) fn time(distance: u32) -> Duration {
+        GRAIN * distance
     }
 
     pub(crate) fn moment(&self) -> Moment {
@@ -168,7 +192,7 @@ impl Clock {
     }
 
     pub(crate) fn advance(&self) -> Tick {
-        let tick = self.tick.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        let tick = self.tick.load(Ordering::Relaxed).wrapping_add(self.rounds(1)).max(1);
         self.tick.store(tick, Ordering::Relaxed);
         self.ticked.store(self.milliseconds(), Ordering::Relaxed);
         Tick(tick)
@@ -184,11 +208,24 @@ impl Clock {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The number of ticks in `time`, rounded up, and one more because the current tick is already running.
+    /// The distance of moments that are `time` apart, rounded up, and a tick more because the current tick is already
+    /// running.
     pub(crate) fn ticks(&self, time: Duration) -> u32 {
-        let ticks = time.as_nanos().div_ceil(self.period.as_nanos());
-        u32::try_from(ticks).unwrap_or(u32::MAX - 1) + 1
+        let grains = time.as_nanos().div_ceil(GRAIN.as_nanos());
+        let running = self.rounds(1);
+        u32::try_from(grains).unwrap_or(u32::MAX).saturating_add(running)
     }
+}
+
+fn grains_for(config: &Config) -> u32 {
+    let shortest = config
+        .heartbeat_interval
+        .min(config.frame_timeout)
+        .min(config.topic_idle)
+        .min(config.write_timeout)
+        .min(config.stall_timeout);
+    let grains = shortest.as_nanos() / 4 / GRAIN.as_nanos();
+    u32::try_from(grains).unwrap_or(MOST_GRAINS).clamp(1, MOST_GRAINS)
 }
 
 /// Whole tenths of a second, and one, because 0 stands for "never".
@@ -227,9 +264,29 @@ mod tests {
     #[test]
     fn a_timeout_in_ticks_is_never_shorter_than_the_time() {
         let clock = Clock::for_config(&Config::default());
-        assert_eq!(clock.period, Duration::from_secs(1));
-        assert_eq!(clock.ticks(Duration::from_secs(30)), 31);
-        assert_eq!(clock.ticks(Duration::from_millis(1_001)), 3);
+        assert_eq!(clock.period(), Duration::from_secs(1));
+        for (time, ticks) in [(30_000, 31), (1_001, 3), (1_000, 2), (10, 2)] {
+            let before = clock.tick();
+            let distance = clock.ticks(Duration::from_millis(time));
+            let reached = (1..=ticks).find(|_| clock.advance().since(before) >= distance);
+            assert_eq!(reached, Some(ticks), "{time} ms");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_becomes_finer_or_coarser_keeps_the_moments() {
+        let clock = Clock::for_config(&Config::default());
+        let ends = clock.tick().after(clock.ticks(Duration::from_secs(10)));
+        let fine = Config { write_timeout: Duration::from_millis(10), ..Config::default() };
+        let mut time = Duration::ZERO;
+        for config in [fine, Config::default()].iter().cycle() {
+            clock.follow(config);
+            time += clock.period();
+            if clock.advance().has_reached(ends) {
+                break;
+            }
+        }
+        assert!((Duration::from_secs(10)..Duration::from_secs(13)).contains(&time), "{time:?}");
     }
 
     #[test]
@@ -265,7 +322,7 @@ mod tests {
         };
         for (timeout, tick) in [(1_000, 250), (400, 100), (10, 50)] {
             for config in config(Duration::from_millis(timeout)) {
-                assert_eq!(Clock::for_config(&config).period, Duration::from_millis(tick));
+                assert_eq!(Clock::for_config(&config).period(), Duration::from_millis(tick));
             }
         }
     }

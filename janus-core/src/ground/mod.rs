@@ -14,6 +14,7 @@
 //! | `line.rs` | pure | tasks that wait, first come first served |
 //! | `load.rs` | table | whether the home arbiter keeps up |
 //! | `log_lines.rs` | table | a limit on log lines per tick |
+//! | `rounds.rs` | pure | work in rounds, at an interval of the settings |
 //! | `simulated.rs` | tests | virtual time and seeds of the simulation |
 //! | `tasks.rs` | pure | how a task lets other tasks run |
 //! | `trace.rs`, `trace/pattern.rs` | table | messages between actors, shown to readers for a while |
@@ -30,6 +31,7 @@ pub(crate) mod in_force;
 pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod log_lines;
+pub(crate) mod rounds;
 #[cfg(all(test, feature = "fault-injection"))]
 pub(crate) mod simulated;
 pub(crate) mod tasks;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::Guard;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -90,6 +93,24 @@ impl Ground {
     #[inline]
     pub(crate) fn config(&self) -> Guard<Arc<Config>> {
         self.in_force.load()
+    }
+
+    /// Puts other settings in force. Parts of the floors above that keep something made from the settings follow by
+    /// themselves, each as the documentation of the setting says.
+    pub(crate) fn put_in_force(&self, config: Config) {
+        self.clock.follow(&config);
+        self.in_force.replace(config);
+    }
+
+    /// Rises with each change of the settings.
+    #[inline]
+    pub(crate) fn config_version(&self) -> u64 {
+        self.in_force.version()
+    }
+
+    /// Becomes ready after each change of the settings.
+    pub(crate) fn reloads(&self) -> watch::Receiver<()> {
+        self.in_force.reloads()
     }
 
     /// The limits that decoders enforce.

@@ -127,6 +127,15 @@ use crate::wire::{ErrorCode, HttpRequest, Peer, Publication, TopicName};
 ///
 /// An implementation writes each hook as an `async fn`, whose future must be `Send`.
 pub trait Hooks: Send + Sync + 'static {
+    /// Whether the hooks have anything to decide or to observe now; always, by default. While they have not, the instance
+    /// serves clients as without hooks, and at no further cost: for programs whose rules may change. A client that is
+    /// connected keeps the rights with which it was served, and a topic that begins meanwhile is not observed.
+    ///
+    /// Asked for each connection, subscription and message: must return at once.
+    fn are_needed(&self) -> bool {
+        true
+    }
+
     /// Identifies a client. Asked once per connection, before the connection is served or takes over an earlier
     /// session.
     ///

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -26,11 +27,11 @@ pub(crate) enum News {
 }
 
 /// Events waiting for the observers. The queue outlives the task that calls the observers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     /// Of each of the two.
-    limit: usize,
+    limit: AtomicUsize,
     arrived: Notify,
 }
 
@@ -45,8 +46,9 @@ struct Waiting {
 }
 
 impl Queue {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { waiting: Mutex::default(), limit, arrived: Notify::new() }
+    /// Events beyond a lower limit stay.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Returns `false` if the queue is full.
@@ -57,7 +59,7 @@ impl Queue {
                 News::Occupancy(_) => waiting.topics.len(),
                 _ => waiting.clients.len(),
             };
-            if length >= self.limit {
+            if length >= self.limit.load(Ordering::Relaxed) {
                 return false;
             }
             match news {

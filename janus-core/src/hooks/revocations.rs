@@ -99,7 +99,7 @@ pub enum RevokeError {
 /// The revocations in force.
 #[derive(Debug)]
 pub(crate) struct Revocations {
-    max: usize,
+    max: AtomicUsize,
     /// Mirrors the number of entries: mostly there are none, and each client that connects looks.
     count: AtomicUsize,
     table: Mutex<Table>,
@@ -114,7 +114,12 @@ struct Table {
 
 impl Revocations {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, count: AtomicUsize::new(0), table: Mutex::default() }
+        Self { max: AtomicUsize::new(max), count: AtomicUsize::new(0), table: Mutex::default() }
+    }
+
+    /// Takes over another limit. Revocations in force beyond a lower limit stay.
+    pub(crate) fn follow(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// Enters a revocation. A repetition moves the end of an earlier one, but never to an earlier time.
@@ -129,12 +134,13 @@ impl Revocations {
         let mut table = self.table.lock();
         let table = &mut *table;
         let earlier = table.entries.get(&revocation).copied();
+        let max = self.max.load(Ordering::Relaxed);
         match earlier {
             Some(end) if end >= until => return Ok(()),
             Some(end) => {
                 table.by_end.remove(&(end, revocation.clone()));
             }
-            None if table.entries.len() >= self.max => return Err(RevokeError::TooMany { max: self.max }),
+            None if table.entries.len() >= max => return Err(RevokeError::TooMany { max }),
             None => {}
         }
         table.by_end.insert((until, revocation.clone()));

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError};
 use tokio::time::{Instant, timeout};
 
@@ -20,6 +19,7 @@ use super::{
     Cause, Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, News, Occupancy, SlowClient,
 };
 use crate::config::Config;
+use crate::config::settings::Gate;
 use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
 use crate::wire::{ErrorCode, Publication, TopicName};
@@ -28,8 +28,9 @@ use crate::wire::{ErrorCode, Publication, TopicName};
 pub(crate) struct HookRunner {
     pub(super) hooks: Arc<dyn AnyHooks>,
     runtime: Handle,
-    pub(super) timeout: Duration,
-    questions: Arc<Semaphore>,
+    /// In milliseconds.
+    timeout: AtomicU64,
+    questions: Gate,
     pub(super) queue: Queue,
     lost: AtomicU64,
     begun: Instant,
@@ -84,17 +85,36 @@ enum Failure {
 impl HookRunner {
     /// Runs `hooks` on `runtime`, within the limits of `config`.
     pub(crate) fn new(hooks: Arc<dyn AnyHooks>, runtime: Handle, config: &Config) -> Self {
-        Self {
+        let runner = Self {
             hooks,
             runtime,
-            timeout: config.hook_timeout,
-            questions: Arc::new(Semaphore::new(config.max_hook_questions)),
-            queue: Queue::new(config.hook_queue),
+            timeout: AtomicU64::new(0),
+            questions: Gate::new(config.max_hook_questions),
+            queue: Queue::default(),
             lost: AtomicU64::new(0),
             begun: Instant::now(),
             lines: LogLines::default(),
             times: HookTimes::default(),
-        }
+        };
+        runner.follow(config);
+        runner
+    }
+
+    /// Takes over the limits of these settings, for questions and events from then on.
+    pub(crate) fn follow(&self, config: &Config) {
+        let milliseconds = u64::try_from(config.hook_timeout.as_millis()).unwrap_or(u64::MAX);
+        self.timeout.store(milliseconds, Ordering::Relaxed);
+        self.questions.set_limit(config.max_hook_questions);
+        self.queue.set_limit(config.hook_queue);
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout.load(Ordering::Relaxed))
+    }
+
+    /// See [`Hooks::are_needed`].
+    pub(crate) fn are_needed(&self) -> bool {
+        self.hooks.are_needed()
     }
 
     /// Asks for the identity of a connection's client.
@@ -213,11 +233,11 @@ impl HookRunner {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let (questions, runtime, limit) = (Arc::clone(&self.questions), self.runtime.clone(), self.timeout);
+        let (questions, runtime, limit) = (self.questions.clone(), self.runtime.clone(), self.timeout());
         // The deadline runs on the thread of the caller: a hook may block the thread of its own runtime.
         async move {
             let answer = async {
-                let place = questions.acquire_owned().await.map_err(|_| Failure::NoRuntime)?;
+                let place = questions.enter().await;
                 run(&runtime, async move {
                     // Held by the hook, so that a blocking hook still counts after its time.
                     let _place = place;
@@ -231,7 +251,7 @@ impl HookRunner {
 
     /// Calls an observer, and returns at its end or at the end of its time.
     pub(super) async fn notify(&self, name: &'static str, observer: impl Future<Output = ()> + Send + 'static) {
-        let told = timeout(self.timeout, run(&self.runtime, observer)).await.unwrap_or(Err(Failure::TooLate));
+        let told = timeout(self.timeout(), run(&self.runtime, observer)).await.unwrap_or(Err(Failure::TooLate));
         if let Err(failure) = told {
             self.complain(name, &failure);
         }
@@ -245,7 +265,7 @@ impl HookRunner {
         }
         match failure {
             Failure::TooLate => {
-                log::error!(hook = name; "hook {name}: did not end within hook_timeout ({:?}) and was given up", self.timeout);
+                log::error!(hook = name; "hook {name}: did not end within hook_timeout ({:?}) and was given up", self.timeout());
             }
             Failure::Panicked(reason) => log::error!(hook = name; "hook {name}: {reason}"),
             Failure::NoRuntime => log::error!(hook = name; "hook {name}: the runtime of the hooks has been shut down"),
@@ -289,13 +309,14 @@ async fn allowed(answer: impl Future<Output = Result<Result<(), Denied>, Refused
 
 impl fmt::Debug for HookRunner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HookRunner").field("timeout", &self.timeout).field("lost", &self.lost).finish_non_exhaustive()
+        f.debug_struct("HookRunner").field("timeout", &self.timeout()).field("lost", &self.lost).finish_non_exhaustive()
     }
 }
 
 /// [`Hooks`] as a trait object. The public trait is not dyn compatible, because each implementation has its own future
 /// types.
 pub(crate) trait AnyHooks: Send + Sync {
+    fn are_needed(&self) -> bool;
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>>;
     fn refresh<'a>(&'a self, client: &'a Client, auth: String) -> BoxFuture<'a, Result<Identity, Denied>>;
     fn authorize_subscribe<'a>(&'a self, client: &'a Client, topic: &'a TopicName)
@@ -315,6 +336,10 @@ pub(crate) trait AnyHooks: Send + Sync {
 }
 
 impl<H: Hooks> AnyHooks for H {
+    fn are_needed(&self) -> bool {
+        Hooks::are_needed(self)
+    }
+
     fn authenticate(&self, request: ConnectRequest) -> BoxFuture<'_, Result<Identity, Denied>> {
         Box::pin(Hooks::authenticate(self, request))
     }

@@ -416,7 +416,7 @@ fn endpoints(
     codecs: &Arc<Codecs>,
     mut given: Given,
     (pass_on, publish_routes): (Option<PassOn>, Vec<PublishRoute>),
-) -> Result<Vec<Arc<Endpoint>>, StartupError> {
+) -> Result<(Vec<Arc<Endpoint>>, Arc<HttpPort>), StartupError> {
     let told = Told::default();
     let bind = |addr| TcpPort::bind(addr, config, &told).map_err(|source| StartupError::Bind { addr, source });
     let adopt = |socket| TcpPort::adopt(socket, config, &told).map_err(StartupError::Socket);
@@ -439,8 +439,9 @@ fn endpoints(
     }
     let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| port.local_addr()));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-    let http = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
-    let http: Arc<dyn Codec> = Arc::new(publish_routes.into_iter().fold(http, HttpPort::publish_route));
+    let http_port = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
+    let http_port = Arc::new(publish_routes.into_iter().fold(http_port, HttpPort::publish_route));
+    let http: Arc<dyn Codec> = Arc::clone(&http_port) as _;
 
     let mut bound: Vec<Bound> = Vec::new();
     let mut add = |port: TcpPort, codec, tls| {
@@ -468,7 +469,7 @@ fn endpoints(
         let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
         endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
     }
-    Ok(endpoints)
+    Ok((endpoints, http_port))
 }
 
 /// A listener with its codec.

@@ -8,7 +8,7 @@
 //! threshold, strangers give back their holdings (see [`strangers`]).
 //!
 //! The keeper owns nothing: pressure and counters are with the tables, so its successor continues after a crash.
-//! Without a budget there is no keeper. It works in portions, so the arbiter serves clients in between.
+//! Without a budget the keeper sleeps until a reload brings one. It works in portions, so the arbiter serves clients in between.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -60,12 +60,21 @@ const CONNECTIONS: usize = 1_024;
 
 /// Looks after the budget, for ever.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut keeper = Keeper::new(shared);
+    let mut reloads = shared.reloads();
+    let mut keeper = Keeper::new(Arc::clone(&shared));
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        keeper.look().await;
+        if shared.config().memory_budget_bytes > 0 {
+            keeper.look().await;
+            continue;
+        }
+        // An earlier budget may have left pressure behind.
+        shared.pressure.store(0, Ordering::Relaxed);
+        keeper = Keeper::new(Arc::clone(&shared));
+        // The sender lives as long as `shared`.
+        let _ = reloads.changed().await;
     }
 }
 
@@ -184,7 +193,7 @@ impl Keeper {
 fn figures(shared: &Shared) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let (used, budget) = (shared.memory_used(), shared.config().memory_budget_bytes);
-    format!("{:.1} MiB of {:.1} MiB used ({} %)", mib(used), mib(budget), used / (budget / 100))
+    format!("{:.1} MiB of {:.1} MiB used ({} %)", mib(used), mib(budget), used / (budget / 100).max(1))
 }
 
 /// The next step after this pressure: a quarter, a 16th, a 256th of the limits of topics, and so on to nothing.

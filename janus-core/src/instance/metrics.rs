@@ -142,7 +142,7 @@ fn hook_times(shared: &Connections) -> MetricFamily {
     let text = "Time of a decision about a client, by hook and result, the wait for a place among \
                 max_hook_questions included.";
     let mut family = MetricFamily::new("hook_seconds", MetricKind::Histogram, text).by(["hook", "result"]);
-    let times = shared.hooks.as_ref().map(|hooks| hooks.times.read());
+    let times = shared.installed_hooks().map(|hooks| hooks.times.read());
     for (hook, result, times) in times.into_iter().flatten() {
         let labels = [("hook", hook.as_str().into()), ("result", result.as_str().into())];
         family.push(labels, MetricValue::Distribution(times));

@@ -11,6 +11,7 @@
 //! | `janus.rs` | API | the handle of a running instance |
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
 //! | `metrics.rs` | API | all figures as families of series |
+//! | `reload.rs` | API | other settings for a running instance |
 //! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
 //! | `stats.rs` | API | the figures of an instance |
@@ -28,6 +29,7 @@ mod inject;
 pub(crate) mod janus;
 pub(crate) mod memory;
 mod metrics;
+pub(crate) mod reload;
 pub(crate) mod serve;
 pub(crate) mod shared;
 pub(crate) mod stats;

@@ -103,7 +103,7 @@ impl Janus {
         let codec_id = shared.codecs().register(codec)?;
         let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None, tls: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
-        prepare(&incoming, &shared.config());
+        prepare(&incoming, &shared.config(), None);
         // A socket belongs to the reactor of its origin.
         let Incoming { link, peer, .. } = incoming;
         let stream = link.leave_reactor().map_err(ServeError::Stream)?;

@@ -20,6 +20,7 @@ use crate::hooks::HookRunner;
 use crate::session::Sessions;
 use crate::supervision::{ExitReason, Place};
 use crate::topic::{Handover, Topics};
+use crate::wire::HttpPort;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ pub(crate) struct Shared {
     pub(crate) verdict: Mutex<Option<ExitReason>>,
     /// The ends of all topics, after a drain.
     pub(crate) handover: OnceLock<Handover>,
+    /// The codec of the HTTP ports, whose rules a reload changes.
+    pub(crate) http_port: Arc<HttpPort>,
+    /// Held by a reload, so that the parts of two reloads do not mix.
+    pub(crate) reloading: Mutex<()>,
 }
 
 impl Shared {
@@ -36,7 +41,7 @@ impl Shared {
         config: Config,
         home: Place,
         codecs: Arc<Codecs>,
-        endpoints: Vec<Arc<Endpoint>>,
+        (endpoints, http_port): (Vec<Arc<Endpoint>>, Arc<HttpPort>),
         hooks: Option<Arc<HookRunner>>,
         tls: Option<Arc<Tls>>,
     ) -> Arc<Self> {
@@ -46,7 +51,19 @@ impl Shared {
         let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
         let sessions = Sessions::new(Topics::new(engine, topic_supervisor, hooks.clone()));
         let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks, tls);
-        Arc::new(Self { connections: Arc::new(connections), verdict: Mutex::default(), handover: OnceLock::new() })
+        Arc::new(Self {
+            connections: Arc::new(connections),
+            verdict: Mutex::default(),
+            handover: OnceLock::new(),
+            http_port,
+            reloading: Mutex::default(),
+        })
+    }
+
+    /// For an instance without HTTP ports.
+    #[cfg(all(test, feature = "fault-injection"))]
+    pub(crate) fn no_http_port() -> Arc<HttpPort> {
+        Arc::new(HttpPort::new(crate::wire::AllowedOrigins::default(), std::time::Duration::from_secs(2)))
     }
 
     /// The work left when the tree has ended, in whatever way: nothing may wait for the instance any more.

@@ -28,7 +28,7 @@ impl Janus {
             draining: usize::from(shared.is_draining()),
             deliveries: shared.figures.deliveries.messages(),
             delivered_bytes: shared.figures.deliveries.bytes(),
-            hook_news_lost: shared.hooks.as_ref().map_or(0, |hooks| hooks.lost()),
+            hook_news_lost: shared.installed_hooks().map_or(0, |hooks| hooks.lost()),
         })
     }
 

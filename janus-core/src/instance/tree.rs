@@ -46,7 +46,7 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
         Some(ChildSpec::supervisor(senders)),
         Some(task("heartbeat", home, connections, heartbeat::run)),
         Some(task("turns", home, connections, take_turns)),
-        (shared.config().memory_budget_bytes > 0).then(|| task("memory_keeper", home, shared, memory::run)),
+        Some(task("memory_keeper", home, shared, memory::run)),
         observer(shared),
         Some(ChildSpec::dynamic(&shared.transport_supervisor)),
         tls_handshakes(connections),
@@ -124,7 +124,7 @@ async fn take_turns(connections: Arc<Connections>) {
 
 /// Tells the embedder's hooks of events, if there are hooks.
 fn observer(shared: &Shared) -> Option<ChildSpec> {
-    let runner = Arc::clone(shared.hooks.as_ref()?);
+    let runner = Arc::clone(shared.installed_hooks()?);
     // The last news, after everything else has stopped, must take no longer than one hook may.
     let limit = Shutdown::Timeout(shared.config().hook_timeout);
     let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));

@@ -271,16 +271,13 @@ fn cursors_of(joined: &[Joined], earlier: Option<Box<Earlier>>) -> Box<[Cursor]>
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::config::SlowConsumer;
     use crate::delivery::Terms;
 
     fn slot() -> Arc<Slot> {
-        let (ledger, codecs) = (Arc::default(), Arc::default());
-        let terms = Terms { max_frames: 1, max_bytes: 1, patience: Duration::ZERO, ledger, codecs };
-        Arc::new(Slot::local(1, &Arc::new(terms)))
+        Arc::new(Slot::local(1, &Terms::in_tests(1, 1)))
     }
 
     fn joined(name: &str) -> Joined {

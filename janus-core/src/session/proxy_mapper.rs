@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tokio::time::MissedTickBehavior;
 
 use super::Sessions;
+use crate::ground::rounds::Rounds;
 use crate::ground::trace::{Said, TraceKind};
 use crate::session::{SessionInfo, SessionToken};
 
@@ -55,10 +55,9 @@ const PORTION: usize = 64;
 
 /// Ends detached sessions whose time is over, for ever.
 async fn expire(shared: Arc<Sessions>) {
-    let mut rounds = tokio::time::interval(shared.clock.period);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::new(&shared);
     loop {
-        rounds.tick().await;
+        rounds.next(&shared, |_| shared.clock.period()).await;
         let mut ended = 0;
         loop {
             let portion = shared.table.expire(shared.clock.tick(), PORTION);

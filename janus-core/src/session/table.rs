@@ -277,7 +277,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::config::SlowConsumer;
@@ -294,14 +293,7 @@ mod tests {
 
     /// The slot of the connection that was opened as number `id`.
     fn slot_number(id: u64) -> Arc<Slot> {
-        let terms = Terms {
-            max_frames: 1,
-            max_bytes: 1,
-            patience: Duration::ZERO,
-            ledger: Arc::default(),
-            codecs: Arc::default(),
-        };
-        Arc::new(Slot::local(id, &Arc::new(terms)))
+        Arc::new(Slot::local(id, &Terms::in_tests(1, 1)))
     }
 
     /// A session with a connection and this many topics.

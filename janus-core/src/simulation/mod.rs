@@ -347,7 +347,14 @@ impl World {
     async fn start(chance: &Chance, place: &Place) -> (Janus, Config) {
         let config = config(chance);
         config.validate().expect("these settings are allowed");
-        let shared = Shared::new(config.clone(), place.clone(), Arc::default(), Vec::new(), None, None);
+        let shared = Shared::new(
+            config.clone(),
+            place.clone(),
+            Arc::default(),
+            (Vec::new(), Shared::no_http_port()),
+            None,
+            None,
+        );
         let senders = senders(&shared, chance);
         let janus =
             builder::start(shared, senders, place.clone(), None, &Default::default()).await.expect("the tree starts");
@@ -408,7 +415,8 @@ mod tests {
         runtime().block_on(async {
             let (chance, place) = (Chance::new(1), Place::here());
             let config = Config { heartbeat_interval: Duration::from_secs(2), listen: Vec::new(), ..Config::default() };
-            let shared = Shared::new(config, place.clone(), Arc::default(), Vec::new(), None, None);
+            let shared =
+                Shared::new(config, place.clone(), Arc::default(), (Vec::new(), Shared::no_http_port()), None, None);
             let senders = senders(&shared, &chance);
             let janus = builder::start(shared, senders, place, None, &Default::default()).await.unwrap();
             let addr = SocketAddr::from(([10, 0, 0, 1], 1));

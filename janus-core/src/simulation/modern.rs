@@ -300,7 +300,8 @@ impl Modern {
         }
         let kept = session.places.iter().flatten().find_map(|place| place.kept);
         let must = kept.is_some_and(|kept| limits.must_know(kept.instance, kept.detached)) && !self.line.reason.taken;
-        assert!(resumed || !must, "client {number}: the server has forgotten {session:?}");
+        let after = kept.and_then(|kept| kept.detached).map(|detached| detached.elapsed());
+        assert!(resumed || !must, "client {number}: the server has forgotten {session:?} after {after:?}");
     }
 
     /// The command to which the answer `id` belongs. Commands are answered in order, but the answer to a publish may

@@ -64,6 +64,11 @@ impl Inbox {
         Ok(!std::mem::replace(&mut self.notified, true))
     }
 
+    /// Takes over another limit. Messages under way beyond a lower limit stay.
+    pub(super) fn follow(&mut self, room: Room) {
+        self.room = room;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }

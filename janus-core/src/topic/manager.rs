@@ -14,10 +14,11 @@ use actix::prelude::*;
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::accounts::Account;
 use crate::config::Config;
+use crate::ground::rounds::Rounds;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::supervision::{ChildSpec, Restart, RestartIntensity, RestartWindow, StartError};
 use crate::topic::{Topic, TopicError, TopicState, Topics};
@@ -130,11 +131,10 @@ const PORTION: usize = 64;
 
 /// Ends topics that have been unused for `topic_idle`, for ever.
 async fn end_unused(shared: Arc<Topics>) {
-    let mut rounds = tokio::time::interval(end_interval(&shared.config()));
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let idle = shared.clock.ticks(shared.config().topic_idle);
+    let mut rounds = Rounds::new(&shared);
     loop {
-        rounds.tick().await;
+        rounds.next(&shared, end_interval).await;
+        let idle = shared.clock.ticks(shared.config().topic_idle);
         let mut last = 0;
         loop {
             let portion = shared.table.portion(last, PORTION);
@@ -164,10 +164,9 @@ const MAX_FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Lets topics forget old messages, for ever. A topic itself looks only when it is used.
 async fn forget_old(shared: Arc<Topics>) {
-    let mut rounds = tokio::time::interval(forget_interval(&shared.config()));
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::new(&shared);
     loop {
-        rounds.tick().await;
+        rounds.next(&shared, forget_interval).await;
         trim_topics(&shared, shared.pressure()).await;
     }
 }
@@ -182,8 +181,7 @@ pub(crate) async fn trim_topics(shared: &Topics, pressure: u32) {
         let portion = shared.table.portion(last, TRIM_PORTION);
         let Some(topic) = portion.last() else { return };
         last = topic.number;
-        let tick = shared.clock.tick();
-        let trimmed: usize = portion.iter().map(|topic| topic.trim(tick, pressure)).sum();
+        let trimmed: usize = portion.iter().map(|topic| topic.trim(pressure, shared)).sum();
         shared.counters.messages_trimmed.fetch_add(trimmed as u64, Ordering::Relaxed);
         // Topics may end while the next portion waits.
         drop(portion);

@@ -142,7 +142,6 @@ fn set_place(subscription: &Subscription, index: usize) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -152,14 +151,10 @@ pub(super) mod tests {
     use crate::delivery::{Slot, Terms};
 
     pub(in crate::topic) fn subscription() -> Arc<Subscription> {
-        let terms = Terms {
-            max_frames: 100,
-            max_bytes: 1 << 20,
-            patience: Duration::from_secs(60),
-            ledger: Arc::default(),
-            codecs: Arc::default(),
-        };
-        Arc::new(Subscription::local(Arc::new(Slot::local(1, &Arc::new(terms))), SlowConsumer::Disconnect))
+        Arc::new(Subscription::local(
+            Arc::new(Slot::local(1, &Terms::in_tests(100, 1 << 20))),
+            SlowConsumer::Disconnect,
+        ))
     }
 
     fn ids<'a>(subscribers: impl IntoIterator<Item = &'a Arc<Subscription>>) -> Vec<*const Subscription> {

@@ -124,6 +124,11 @@ impl Sequence {
         }
     }
 
+    /// Takes over other limits on the kept messages, from the next batch or look on.
+    pub(super) fn follow(&mut self, Kept { keep, history }: Kept) {
+        (self.keep, self.history) = (keep, history);
+    }
+
     /// Where the numbers would continue if the topic fell asleep now.
     pub(super) fn start(&self) -> Start {
         Start { epoch: self.epoch, earlier: self.earlier, next_seq: self.next_seq, latest: self.latest }

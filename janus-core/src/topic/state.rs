@@ -70,6 +70,8 @@ struct Observed {
 pub(super) struct Core {
     pub(super) life: Life,
     pub(super) last_used: Tick,
+    /// The version of the settings that the limits below are from.
+    settings: u64,
     pub(super) inbox: Inbox,
     pub(super) sequence: Sequence,
     pub(super) roster: Roster,
@@ -142,12 +144,14 @@ impl TopicState {
     ) -> Self {
         let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
         let books = (shared.ledger(), &shared.pass_numbers);
-        let observed = shared.observers.as_ref().map(|observers| {
+        let observed = shared.observers.as_ref().filter(|observers| observers.are_needed()).map(|observers| {
             let (occupancy, observers) = (Occupancy::new(name.clone()), Arc::clone(observers));
             Observed { occupancy, observers }
         });
         let namespace = shared.figures.published.namespace(name.as_str());
+        let version = shared.config_version();
         let topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
+        topic.core.lock().settings = version;
         Self { observed, namespace, ..topic }
     }
 
@@ -192,6 +196,7 @@ impl TopicState {
             core: Mutex::new(Core {
                 life: Life::Live,
                 last_used: clock.tick(),
+                settings: 0,
                 inbox: Inbox::new(Room::of(config), Arc::clone(ledger)),
                 sequence: Sequence::new(start, Kept::of(&name, config, clock)),
                 roster: Roster::default(),
@@ -293,8 +298,10 @@ impl TopicState {
 
     /// Lets go of messages that are too old, and of messages beyond the limits under `pressure`. Returns how many the
     /// latter were.
-    pub(crate) fn trim(&self, tick: Tick, pressure: u32) -> usize {
-        self.core.lock().sequence.trim_under_pressure(tick, pressure)
+    pub(crate) fn trim(&self, pressure: u32, shared: &Topics) -> usize {
+        let mut core = self.core.lock();
+        core.follow(&self.name, shared);
+        core.sequence.trim_under_pressure(shared.clock.tick(), pressure)
     }
 
     /// Bytes of the kept messages in the ledger's account.
@@ -305,6 +312,7 @@ impl TopicState {
     /// See [`Sequence::excerpt`].
     pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Topics) -> Option<Excerpt> {
         let mut core = self.core.lock();
+        core.follow(&self.name, shared);
         if !core.sequence.has_history() {
             return None;
         }
@@ -348,6 +356,18 @@ impl TopicState {
 }
 
 impl Core {
+    /// Takes over the limits of the settings in force. Called with each batch, and by the looks at all topics.
+    pub(super) fn follow(&mut self, name: &TopicName, shared: &Topics) {
+        let version = shared.config_version();
+        if self.settings == version {
+            return;
+        }
+        self.settings = version;
+        let config = shared.config();
+        self.inbox.follow(Room::of(&config));
+        self.sequence.follow(Kept::of(name, &config, &shared.clock));
+    }
+
     pub(super) fn change_life(&mut self, life: Life) {
         if self.life != Life::Ended {
             self.life = life;

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
-use crate::delivery::{Batch, End, Slot, Subscription, Terms};
+use crate::delivery::{Batch, End, Slot, Subscription};
 use crate::topic::{CatchUp, Entry, Excerpt, Hold, Since, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
 use crate::wire::{Epoch, Position, Timestamp, TopicName};
@@ -242,13 +242,8 @@ impl Subscriber {
         let name = TopicName::new(topic, shared.config().max_topic_bytes)
             .map_err(|error| SubscribeError::Invalid(error.to_string()))?;
         let own_limits = options.max_queue_frames.is_some() || options.max_queue_bytes.is_some();
-        let own_terms = own_limits.then(|| {
-            Arc::new(Terms {
-                max_frames: options.max_queue_frames.map_or(shared.terms.max_frames, Terms::frame_limit),
-                max_bytes: options.max_queue_bytes.unwrap_or(shared.terms.max_bytes),
-                ..(*shared.terms).clone()
-            })
-        });
+        let own_terms = own_limits
+            .then(|| Arc::new(shared.terms.with_own_limits(options.max_queue_frames, options.max_queue_bytes)));
         let terms = own_terms.as_ref().unwrap_or(&shared.terms);
         let policy = options.slow_consumer.unwrap_or_else(|| shared.config().namespace(topic).slow_consumer);
         loop {

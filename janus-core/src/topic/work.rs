@@ -40,6 +40,7 @@ impl TopicState {
         let mut answers = Answers { topic: &self.name, answers: Vec::new() };
         let mut core = self.core.lock();
         let core = &mut *core;
+        core.follow(&self.name, shared);
         core.last_used = shared.clock.tick();
         // One instant for all messages numbered together, and for every subscriber: the clock is read once, and all
         // subscribers get identical bytes.

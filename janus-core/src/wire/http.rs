@@ -20,6 +20,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::origins::{AllowedOrigins, host_and_port, is_site};
@@ -68,12 +69,29 @@ const PREFLIGHT_MAX_AGE: &str = "600";
 #[derive(Clone, Debug)]
 pub struct HttpPort {
     websocket: Arc<WebSocket>,
-    /// The forms of an event stream, in the order of [`form`].
-    streams: Arc<[Arc<Sse>; 4]>,
-    allowed_origins: AllowedOrigins,
+    rules: Arc<ArcSwap<Rules>>,
     /// Empty if other machines can connect.
     own_ports: Arc<[u16]>,
     routes: Routes,
+}
+
+/// The part that a program can change while connections come in.
+#[derive(Debug)]
+struct Rules {
+    allowed_origins: AllowedOrigins,
+    /// The forms of an event stream, in the order of [`form`].
+    streams: [Arc<Sse>; 4],
+}
+
+impl Rules {
+    fn new(allowed_origins: AllowedOrigins, sse_retry: Duration) -> Self {
+        let streams = [(false, false), (true, false), (false, true), (true, true)].map(|(chunked, native)| {
+            let sse = Sse::new(sse_retry, allowed_origins.clone());
+            let sse = if chunked { sse.chunked() } else { sse };
+            Arc::new(if native { sse.native_events() } else { sse })
+        });
+        Self { allowed_origins, streams }
+    }
 }
 
 /// The index of each codec in [`Codec::successors`]: the WebSocket, then the event streams in their order, then the codec of
@@ -93,17 +111,21 @@ impl HttpPort {
     /// A port for browsers from the same host and from these origins, whose event streams reconnect after `sse_retry`.
     #[must_use]
     pub fn new(allowed_origins: AllowedOrigins, sse_retry: Duration) -> Self {
-        Self {
-            websocket: Arc::new(WebSocket),
-            streams: Arc::new([(false, false), (true, false), (false, true), (true, true)].map(|(chunked, native)| {
-                let sse = Sse::new(sse_retry, allowed_origins.clone());
-                let sse = if chunked { sse.chunked() } else { sse };
-                Arc::new(if native { sse.native_events() } else { sse })
-            })),
-            allowed_origins,
-            own_ports: Arc::new([]),
-            routes: Routes::default(),
-        }
+        let rules = Arc::new(ArcSwap::from_pointee(Rules::new(allowed_origins, sse_retry)));
+        Self { websocket: Arc::new(WebSocket), rules, own_ports: Arc::new([]), routes: Routes::default() }
+    }
+
+    /// Replaces the origins and the time of [`new`](Self::new), for requests from then on.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use janus_core::wire::{AllowedOrigins, HttpPort};
+    ///
+    /// let port = HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2));
+    /// port.set_rules(AllowedOrigins::new(["https://app.example"]), Duration::from_secs(5));
+    /// ```
+    pub fn set_rules(&self, allowed_origins: AllowedOrigins, sse_retry: Duration) {
+        self.rules.store(Arc::new(Rules::new(allowed_origins, sse_retry)));
     }
 
     /// Adds a path at which requests publish.
@@ -164,7 +186,9 @@ impl Codec for HttpPort {
     }
 
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
-        let streams = self.streams.iter().map(|stream| Arc::clone(stream) as _);
+        // These encode events, and no event depends on the rules.
+        let rules = self.rules.load();
+        let streams = rules.streams.iter().map(|stream| Arc::clone(stream) as _);
         let last = Arc::new(LastAnswers(self.clone())) as _;
         [Arc::clone(&self.websocket) as _].into_iter().chain(streams).chain([last]).collect()
     }
@@ -173,8 +197,7 @@ impl Codec for HttpPort {
 impl HttpPort {
     fn decoder_with(&self, outcome: Outcome, was_used: bool) -> PortDecoder {
         PortDecoder {
-            streams: Arc::clone(&self.streams),
-            allowed_origins: self.allowed_origins.clone(),
+            rules: Arc::clone(&self.rules),
             own_ports: Arc::clone(&self.own_ports),
             routes: self.routes.clone(),
             head: HeadReader::default(),
@@ -224,8 +247,7 @@ fn refused(refusal: &Refusal<'_>) -> HttpError {
 }
 
 struct PortDecoder {
-    streams: Arc<[Arc<Sse>; 4]>,
-    allowed_origins: AllowedOrigins,
+    rules: Arc<ArcSwap<Rules>>,
     own_ports: Arc<[u16]>,
     routes: Routes,
     head: HeadReader,
@@ -246,12 +268,12 @@ enum Outcome {
 }
 
 impl PortDecoder {
-    fn check_origin(&self, request: &HttpRequest) -> Result<(), HttpError> {
-        self.allowed_origins.check(request)?;
+    fn check_origin(&self, request: &HttpRequest, allowed_origins: &AllowedOrigins) -> Result<(), HttpError> {
+        allowed_origins.check(request)?;
         // An event stream requested by a page from its own host has no `Origin`.
         let host = request.header("host").unwrap_or_default();
         let Some((name, Some(port))) = host_and_port(host, Some(80)) else { return Ok(()) };
-        if self.own_ports.contains(&port) && is_site(&name) && !self.allowed_origins.has_host(host) {
+        if self.own_ports.contains(&port) && is_site(&name) && !allowed_origins.has_host(host) {
             let message = format!(
                 "{name}:{port} refused: this server accepts only localhost or an IP address as host; if {name} is a name of \
                  this server, list http://{name}:{port} in allowed_origins"
@@ -262,23 +284,23 @@ impl PortDecoder {
     }
 
     /// Decides what the connection becomes, and returns the command that answers the request.
-    fn decide(&mut self, head: Head, limits: &Limits) -> Result<Command, HttpError> {
+    fn decide(&mut self, head: Head, limits: &Limits, rules: &Rules) -> Result<Command, HttpError> {
         let Head { request, received } = head;
         match request.path() {
             "/ws" => {
-                self.check_origin(&request)?;
+                self.check_origin(&request, &rules.allowed_origins)?;
                 let answer = WebSocket::accept(&request)?;
                 self.outcome = Outcome::Becomes(WEBSOCKET, WebSocket::decoder_for(request));
                 Ok(Command::Become(answer))
             }
             "/events" => {
-                self.check_origin(&request)?;
+                self.check_origin(&request, &rules.allowed_origins)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
-                    return Ok(Command::Close(preflight(&self.allowed_origins.cors(&request))));
+                    return Ok(Command::Close(preflight(&rules.allowed_origins.cors(&request))));
                 }
                 let form = form(&request);
-                let decoder = self.streams[form].decoder_for(request, limits)?;
+                let decoder = rules.streams[form].decoder_for(request, limits)?;
                 self.outcome = Outcome::Becomes(FIRST_STREAM + form, decoder);
                 Ok(Command::Become(Bytes::new()))
             }
@@ -325,8 +347,9 @@ impl Decoder for PortDecoder {
         }
         let decided = match self.head.read(input)? {
             Ok(head) => {
-                self.reader = Reader::of(&head.request, &self.allowed_origins);
-                self.decide(head, limits).map_err(|error| error.response_to(&self.reader))
+                let rules = self.rules.load_full();
+                self.reader = Reader::of(&head.request, &rules.allowed_origins);
+                self.decide(head, limits, &rules).map_err(|error| error.response_to(&self.reader))
             }
             Err(error) => Err(error.response()),
         };

@@ -31,77 +31,80 @@ janus_core::settings! {
             /// `HS256 c2VjcmV0…` with a secret in base64. With several keys the token of each is good, so that keys can be
             /// replaced. The file is read again on SIGHUP, and within 60 s after a change. With keys every client needs a
             /// token, unless `anonymous` says otherwise.
-            token_keys: Option<PathBuf> = None, path;
+            token_keys: Option<PathBuf> = None, path, reload(at_once);
 
             /// Address of a JWK Set with further keys, such as the `jwks_uri` of an identity provider. Until the keys have
             /// been fetched, clients with a token are told to come back later. If a later fetch fails, the earlier keys
             /// stay. A token with an unknown `kid` causes a fetch at once, but at most one in 30 s.
-            token_jwks_url: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
+            token_jwks_url: Option<Url> = None, text(Url::accepts, Url::EXPECTED), reload(at_once);
 
             // Providers publish a key for hours before its first use; the bound keeps a withdrawn key from lasting.
             /// From one regular fetch of `token_jwks_url` to the next, and up to a tenth more. A `Cache-Control` of the
             /// answer can shorten the time to one minute.
-            token_jwks_interval: Duration = secs(300), duration(secs(60)..=secs(86_400));
+            token_jwks_interval: Duration = secs(300), duration(secs(60)..=secs(86_400)), reload(at_once);
 
             /// Whether a token must have an end (`exp`): `required`, or `optional` for tokens that are good for ever.
-            token_exp: TokenEnd = TokenEnd::Required, one_of(TokenEnd::NAMES);
+            token_exp: TokenEnd = TokenEnd::Required, one_of(TokenEnd::NAMES), reload(new_connections);
 
             /// The name of this server in the `aud` of tokens. A token without this name is refused. Without a name `aud`
             /// is not looked at, and tokens of the same issuer for other servers are good here, too.
-            token_aud: Option<String> = None, text(is_claim, CLAIM);
+            token_aud: Option<String> = None, text(is_claim, CLAIM), reload(new_connections);
 
             /// The `iss` of tokens. A token of another issuer is refused. Without a text `iss` is not looked at.
-            token_iss: Option<String> = None, text(is_claim, CLAIM);
+            token_iss: Option<String> = None, text(is_claim, CLAIM), reload(new_connections);
 
             /// The topics to which a token without `janus.subscribe` lets its user subscribe: no topic (`none`), every
             /// topic (`all`), or what `ask_subscribe` says (`ask`).
-            token_default_subscribe: DefaultGrant = DefaultGrant::None, one_of(DefaultGrant::NAMES);
+            token_default_subscribe: DefaultGrant = DefaultGrant::None, one_of(DefaultGrant::NAMES),
+                reload(new_connections);
 
             /// The topics to which a token without `janus.publish` lets its user publish: no topic (`none`), every topic
             /// (`all`), or what `ask_publish` says (`ask`).
-            token_default_publish: DefaultGrant = DefaultGrant::None, one_of(DefaultGrant::NAMES);
+            token_default_publish: DefaultGrant = DefaultGrant::None, one_of(DefaultGrant::NAMES),
+                reload(new_connections);
 
             /// Name of a cookie with the token, for pages of the server's own host and of `allowed_origins`. For any other
             /// page, and for `*` in `allowed_origins`, the cookie has no meaning: a page could use the cookie of its
             /// visitors.
-            token_cookie: Option<String> = None, text(is_cookie, "the name of a cookie, such as \"token\", or \"\" for none");
+            token_cookie: Option<String> = None, text(is_cookie, "the name of a cookie, such as \"token\", or \"\" for none"),
+                reload(new_connections);
 
             /// Whether a token may come as `?access_token=` in the address. Proxies write addresses to their logs, and with
             /// them the tokens.
-            token_in_query: bool = false, boolean;
+            token_in_query: bool = false, boolean, reload(new_connections);
 
             /// Whether a client without a token is served. Such a client may subscribe to the topics of namespaces with
             /// `anonymous_subscribe`, and may publish nothing. Without keys, tokens have no meaning, and every client is
             /// anonymous. With `ask_connect` the backend decides about clients without a token.
-            anonymous: bool = false, boolean;
+            anonymous: bool = false, boolean, reload(new_connections);
         }
 
         "Asking the backend" {
             /// Address that is asked who a client is and what the client may do, once for each connection. Without an
             /// address, clients are anonymous.
-            ask_connect: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
+            ask_connect: Option<Url> = None, text(Url::accepts, Url::EXPECTED), reload(new_connections);
 
             /// How long the backend may take for an answer. Without an answer by then the client is told to try again
             /// later (`authorization_failed`).
-            ask_timeout: Duration = secs(1), duration(millis(10)..=secs(60));
+            ask_timeout: Duration = secs(1), duration(millis(10)..=secs(60)), reload(at_once);
 
             // With more, a storm of clients would reach the backend; with fewer, the backend would wait for the
             // network.
             /// Questions at the backend at once. A further question is answered at once with `authorization_failed`,
             /// and a connection is told when to come back, later for each client, so that clients spread themselves.
             /// The clients of one address get at most three quarters, and leave room for other addresses.
-            ask_concurrency: usize = 256, count(1..=65_536);
+            ask_concurrency: usize = 256, count(1..=65_536), reload(at_once);
 
             /// Headers of a client's HTTP request that the backend is told with `ask_connect`. At most 32 names.
             ask_headers: Vec<String> = vec!["cookie".to_owned(), "authorization".to_owned()], texts(
                 32,
                 is_header,
                 "names of HTTP headers, such as \"cookie\""
-            );
+            ), reload(new_connections);
 
             /// Answers about topics kept for the time that the backend has named (`cache_seconds`). A further answer
             /// replaces an older one. 0 keeps none.
-            ask_cache: usize = 10_000, count(0..=1_000_000);
+            ask_cache: usize = 10_000, count(0..=1_000_000), reload(at_once);
 
             /// Key of the signatures in the header `Janus-Signature`, by which the backend knows this server. Two keys
             /// with a comma between them sign each request twice, so that the key can be replaced without an
@@ -111,26 +114,26 @@ janus_core::settings! {
                 Secrets::accepts,
                 "one key or two with a comma between them, of 16 to 256 letters, digits and characters of -._~+/= each, \
                  or \"\" for none"
-            );
+            ), reload(at_once);
 
             /// PEM file with the authorities that may issue the certificates of `https` addresses in the settings,
             /// instead of the authorities that the system trusts.
-            backend_ca: Option<PathBuf> = None, path;
+            backend_ca: Option<PathBuf> = None, path, reload(at_once);
         }
 
         "Webhooks" {
             /// Address that is told of clients and topics: `connected`, `disconnected`, `topic_occupied`,
             /// `topic_vacated` and `slow`. Without an address, nobody is told.
-            webhook_url: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
+            webhook_url: Option<Url> = None, text(Url::accepts, Url::EXPECTED), reload(at_once);
 
             // Shorter than the wait of a client that reconnects, every lost connection would be told.
             /// How long a topic may be without subscribers before `topic_vacated` is told. If a subscriber comes in
             /// this time, nobody is told.
-            webhook_linger: Duration = secs(3), duration(secs(0)..=secs(3_600));
+            webhook_linger: Duration = secs(3), duration(secs(0)..=secs(3_600)), reload(at_once);
 
             /// Events waiting for `webhook_url`. Further events are left out and counted. Events of topics take at most
             /// half of the queue. Waiting events are lost if the process is killed.
-            webhook_queue: usize = 10_000, count(100..=1_000_000);
+            webhook_queue: usize = 10_000, count(100..=1_000_000), reload(at_once);
         }
 
         nested {
@@ -151,11 +154,11 @@ janus_core::settings! {
         "Asking the backend about topics" {
             /// Address that is asked whether a client may subscribe to a topic, unless the client's identity says so
             /// already.
-            ask_subscribe: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
+            ask_subscribe: Option<Url> = None, text(Url::accepts, Url::EXPECTED), reload(at_once);
 
             /// Address that is asked for each message whether a client may publish to a topic, unless the client's
             /// identity says so already. Asked only where `allow_publish` lets clients publish.
-            ask_publish: Option<Url> = None, text(Url::accepts, Url::EXPECTED);
+            ask_publish: Option<Url> = None, text(Url::accepts, Url::EXPECTED), reload(at_once);
         }
     }
 }

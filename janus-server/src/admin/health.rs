@@ -148,7 +148,7 @@ fn connections(health: &Health) -> Option<String> {
 }
 
 fn keys(health: &Health) -> Option<String> {
-    let tokens = health.tokens.as_ref()?;
+    let tokens = health.tokens.as_ref().filter(|tokens| tokens.is_in_use())?;
     (!tokens.is_ready()).then(|| {
         "no key for tokens yet, and no client with a token can be served; the log says why token_keys or token_jwks_url \
          gives none"

@@ -27,13 +27,14 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http_body_util::{Either, Full};
 use hyper::body::{self, Body, Bytes, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use janus_core::IpNet;
 use janus_core::wire::{ForwardedClient, ForwardedHeader};
+use janus_core::{Config, IpNet};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -41,6 +42,7 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 use crate::api::{Api, Crowded, EXCHANGE_TIMEOUT, Incoming, Lines, head_of, linger};
+use crate::reload::Reloader;
 use crate::settings::Settings;
 pub(crate) use health::Health;
 use places::{Place, Places};
@@ -71,8 +73,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Admin {
     api: Api,
     places: Arc<Places>,
-    trusted_proxies: Vec<IpNet>,
-    forwarded_header: ForwardedHeader,
+    proxies: ArcSwap<Proxies>,
+}
+
+/// The proxies in front of the port.
+#[derive(Debug)]
+struct Proxies {
+    trusted: Vec<IpNet>,
+    header: ForwardedHeader,
+}
+
+impl Proxies {
+    fn of(settings: &Settings) -> Self {
+        let Config { trusted_proxies, forwarded_header, .. } = &settings.core;
+        Self { trusted: trusted_proxies.clone(), header: *forwarded_header }
+    }
 }
 
 /// A listening socket of the port, on which connections wait until [`Admin::serve`].
@@ -121,9 +136,19 @@ impl Admin {
         Self {
             api: api.on_admin_port(settings, MAX_REQUESTS, health),
             places: Arc::new(Places::new(MAX_CONNECTIONS)),
-            trusted_proxies: settings.core.trusted_proxies.clone(),
-            forwarded_header: settings.core.forwarded_header,
+            proxies: ArcSwap::from_pointee(Proxies::of(settings)),
         }
+    }
+
+    /// Lets the route for a reload use this reloader.
+    pub(crate) fn set_reloader(&self, reloader: &Reloader) {
+        self.api.set_reloader(reloader);
+    }
+
+    /// Takes over other settings, for requests from then on.
+    pub(crate) fn follow(&self, settings: &Settings) {
+        self.proxies.store(Arc::new(Proxies::of(settings)));
+        self.api.follow(settings);
     }
 
     /// Serves the connections of these sockets on the current runtime, and returns the addresses.
@@ -220,8 +245,9 @@ impl Admin {
     /// Whether the client is on this machine: without an `api_key`, only such clients are served. A proxy serves other
     /// machines.
     fn is_local(&self, request: &Request<Incoming>, peer: SocketAddr) -> bool {
-        let is_proxy = |address| self.trusted_proxies.iter().any(|network| network.contains(&address));
-        ForwardedClient::of(&head_of(request), self.forwarded_header, peer, is_proxy).is_local
+        let proxies = self.proxies.load();
+        let is_proxy = |address| proxies.trusted.iter().any(|network| network.contains(&address));
+        ForwardedClient::of(&head_of(request), proxies.header, peer, is_proxy).is_local
     }
 }
 

@@ -29,7 +29,7 @@ async fn serve(settings: &Settings) -> Server {
     let janus = Janus::builder().config(settings.core.clone()).start().await.unwrap();
     let health = Arc::new(Health::new(janus.clone(), None));
     let admin = Arc::new(Admin::new(
-        &Api::new(janus.clone(), settings, &crate::api::requests()),
+        &Api::new(janus.clone(), settings, &crate::api::Shared::new(settings), None),
         settings,
         Arc::clone(&health),
     ));

@@ -89,7 +89,7 @@ impl Api {
         lasts: &OnceLock<Duration>,
     ) -> Exchanged {
         let Begun { request, head, received, is_local } = begun;
-        let (body, left) = KeptBody::new(stream, &head, received, self.max_body_bytes);
+        let (body, left) = KeptBody::new(stream, &head, received, self.max_body_bytes());
         let place = OnceLock::new();
         let answer = self.answer(request.map(|()| Incoming::new(body)), is_local, &place, lasts).await?;
         // The body comes back with the end of its request.

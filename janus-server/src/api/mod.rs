@@ -7,6 +7,8 @@
 //! | `inspecting.rs` | handlers | the routes with which operators look at the server |
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
 //! | `exchange.rs` | the life of a connection | a request of the HTTP port, its answer, and the way back to the port |
+//! | `places.rs` | a table | the requests that are carried out at once |
+//! | `reloading.rs` | a handler | the route that reads the settings again |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `traceparent.rs` | pure | the line of the log about a publication that is part of a trace |
@@ -18,13 +20,15 @@
 //!
 //! A connection of the HTTP port is kept: behind each answer it goes back to the port, which reads the next request, be
 //! it for the API, for `/events` or for `/ws`. So idle connections wait in one place, under the limits of that place.
-//! `POST /api/publish` does not even leave the port ([`publish_route`]): the message is decoded, published and answered
+//! `POST /api/publish` does not even leave the port ([`Shared::publish_route`]): the message is decoded, published and answered
 //! where those of WebSockets are. A hop to the thread of the API and back costs more than the publication.
 
 mod access;
 mod exchange;
 mod inspecting;
 mod levels;
+mod places;
+mod reloading;
 mod revoking;
 mod routes;
 #[cfg(test)]
@@ -36,6 +40,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response, header};
@@ -47,12 +52,14 @@ use tokio::time::timeout;
 
 use access::Access;
 pub(crate) use exchange::Incoming;
+use places::Places;
 pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
 
 use crate::admin::Health;
 use crate::metrics::{Metrics, Requests, Sources};
+use crate::reload::{Reloader, WeakReloader};
 use crate::settings::Settings;
 
 /// Longest time from the first byte of a request to the last byte of its answer, however slowly the client reads.
@@ -90,24 +97,18 @@ enum Port {
 pub(crate) struct Api {
     janus: Janus,
     port: Port,
-    access: Access,
-    /// Maximum bytes of a request's body. A body holds at most a single message.
-    max_body_bytes: usize,
-    max_topic_bytes: usize,
-    /// For the body of a request.
-    read_timeout: Duration,
-    max_connections: usize,
-    connections: Arc<Semaphore>,
+    access: Arc<ArcSwap<Access>>,
+    places: Places,
     refusals: Arc<Semaphore>,
     lingering: Semaphore,
     /// Room for large answers: one permit per byte.
     answers: Arc<Semaphore>,
     /// The copy of the supervision tree.
     trees: Arc<Semaphore>,
-    /// The OpenAPI description.
-    openapi: Bytes,
     /// For the routes of the admin port; `None` on the HTTP port.
     health: Option<Arc<Health>>,
+    /// For the route that reads the settings again; empty on the HTTP port.
+    reloader: OnceLock<WeakReloader>,
     /// The figures of the server, those of this API among them.
     metrics: Arc<Metrics>,
     requests: Arc<Requests>,
@@ -119,49 +120,29 @@ pub(crate) struct Api {
 pub(crate) struct Crowded;
 
 impl Api {
-    /// `requests` counts the answers, as it does those of the [publishing route](publish_route).
-    pub(crate) fn new(janus: Janus, settings: &Settings, requests: &Arc<Requests>) -> Self {
-        let core = &settings.core;
-        let sources = Sources {
-            janus: janus.clone(),
-            tokens: None,
-            ask: None,
-            reporter: None,
-            requests: Arc::clone(requests),
-            started: SystemTime::now(),
-        };
+    /// `access` are the access rules, whose figures are among those of the server.
+    pub(crate) fn new(
+        janus: Janus,
+        settings: &Settings,
+        shared: &Shared,
+        access: Option<crate::access::Access>,
+    ) -> Self {
+        let requests = Arc::clone(&shared.requests);
+        let sources = Sources { janus: janus.clone(), access, requests, started: SystemTime::now() };
         Self {
             janus,
             port: Port::Http,
-            access: access(settings, core.http_listen.iter().chain(&core.https_listen)),
-            max_body_bytes: core.max_frame_bytes,
-            max_topic_bytes: core.max_topic_bytes,
-            read_timeout: core.frame_timeout,
-            max_connections: settings.max_api_connections,
-            connections: Arc::new(Semaphore::new(settings.max_api_connections)),
+            access: Arc::clone(&shared.access),
+            places: Places::new(settings.max_api_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
             trees: Arc::new(Semaphore::new(1)),
-            openapi: routes::openapi(core.max_topic_bytes),
             health: None,
+            reloader: OnceLock::new(),
             metrics: Arc::new(Metrics::new(sources)),
-            requests: Arc::clone(requests),
+            requests: Arc::clone(&shared.requests),
         }
-    }
-
-    /// The same API, with the figures of the access rules among those of the server.
-    pub(crate) fn with_figures_of(self, access: &crate::access::Access) -> Self {
-        let (ask, reporter) = access.backends();
-        let sources = Sources {
-            janus: self.janus.clone(),
-            tokens: access.tokens().cloned(),
-            ask: ask.cloned(),
-            reporter: reporter.cloned(),
-            requests: Arc::clone(&self.requests),
-            started: SystemTime::now(),
-        };
-        Self { metrics: Arc::new(Metrics::new(sources)), ..self }
     }
 
     /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
@@ -170,24 +151,48 @@ impl Api {
         Self {
             janus: self.janus.clone(),
             port: Port::Admin,
-            access: access(settings, settings.admin_listen.iter()),
-            max_connections,
-            connections: Arc::new(Semaphore::new(max_connections)),
+            access: Arc::new(ArcSwap::from_pointee(access(settings, settings.admin_listen.iter()))),
+            places: Places::new(max_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
             trees: Arc::clone(&self.trees),
-            openapi: self.openapi.clone(),
             health: Some(health),
+            reloader: OnceLock::new(),
             metrics: Arc::clone(&self.metrics),
             requests: Arc::clone(&self.requests),
-            ..*self
         }
+    }
+
+    /// Lets the route for a reload use this reloader.
+    pub(crate) fn set_reloader(&self, reloader: &Reloader) {
+        let _ = self.reloader.set(reloader.downgrade());
+    }
+
+    /// Takes over other settings, for requests from then on. The limits of the core are read with each request.
+    pub(crate) fn follow(&self, settings: &Settings) {
+        self.access.store(Arc::new(match self.port {
+            Port::Http => access_of_clients(settings),
+            Port::Admin => access(settings, settings.admin_listen.iter()),
+        }));
+        if self.port == Port::Http {
+            self.places.set_limit(settings.max_api_connections);
+        }
+    }
+
+    /// Maximum bytes of a request's body. A body holds at most a single message.
+    fn max_body_bytes(&self) -> usize {
+        self.janus.config().max_frame_bytes
+    }
+
+    /// For the head of a request, and again for the body.
+    fn read_timeout(&self) -> Duration {
+        self.janus.config().frame_timeout
     }
 
     /// Whether the place that [`answer`](Self::answer) took is that of a request carried out, and not of a refusal.
     pub(crate) fn carries_out(&self, place: &OwnedSemaphorePermit) -> bool {
-        Arc::ptr_eq(place.semaphore(), &self.connections)
+        self.places.has(place)
     }
 
     /// Serves every connection that comes through the channel, on the current runtime.
@@ -221,19 +226,18 @@ impl Api {
 
     /// Whether every request is refused, which the log should mention.
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(self.access, Access::Closed)
+        matches!(**self.access.load(), Access::Closed)
     }
 
     /// How many further requests could be carried out now.
     #[cfg(test)]
     pub(crate) fn free_places(&self) -> usize {
-        self.connections.available_permits()
+        self.places.free()
     }
 
     /// Waits until every request being served is answered, at most [`FINISH_TIMEOUT`].
     pub(crate) async fn finish(&self) {
-        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let _ = timeout(FINISH_TIMEOUT, self.connections.acquire_many(all)).await;
+        let _ = timeout(FINISH_TIMEOUT, self.places.all_back()).await;
     }
 
     /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is
@@ -278,7 +282,7 @@ impl Api {
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
         let answer = match self.admit(&request, is_local) {
             Admission::Granted(endpoint) => {
-                if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+                if let Some(permit) = self.places.take() {
                     place.get_or_init(|| permit);
                     if endpoint == Endpoint::Trace {
                         let answer = self.trace(&request, lasts).map(|lines| lines.map(Either::Right));
@@ -297,19 +301,32 @@ impl Api {
     }
 }
 
-/// The route of `POST /api/publish` on the HTTP port, served by the port itself.
-pub(crate) fn publish_route(settings: &Settings, requests: &Arc<Requests>) -> PublishRoute {
-    const PATH: &str = "/api/publish";
-    let Config { http_listen, https_listen, .. } = &settings.core;
-    let access = access(settings, http_listen.iter().chain(https_listen));
-    let (requests, path) = (Arc::clone(requests), requests.path(PATH));
-    let route = PublishRoute::new(PATH, move |request, is_local| access.check(request, is_local));
-    route.on_answer(move |status| requests.count(path, status))
+/// The parts of the API that its publishing route has as well, before there is an instance to serve.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    access: Arc<ArcSwap<Access>>,
+    requests: Arc<Requests>,
 }
 
-/// Counts of the answers, by the paths of the routes.
-pub(crate) fn requests() -> Arc<Requests> {
-    Arc::new(Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path)))
+impl Shared {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let requests = Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path));
+        Self { access: Arc::new(ArcSwap::from_pointee(access_of_clients(settings))), requests: Arc::new(requests) }
+    }
+
+    /// The route of `POST /api/publish` on the HTTP port, served by the port itself.
+    pub(crate) fn publish_route(&self) -> PublishRoute {
+        const PATH: &str = "/api/publish";
+        let (access, requests, path) = (Arc::clone(&self.access), Arc::clone(&self.requests), self.requests.path(PATH));
+        let route = PublishRoute::new(PATH, move |request, is_local| access.load().check(request, is_local));
+        route.on_answer(move |status| requests.count(path, status))
+    }
+}
+
+/// The rules of the HTTP port.
+fn access_of_clients(settings: &Settings) -> Access {
+    let Config { http_listen, https_listen, .. } = &settings.core;
+    access(settings, http_listen.iter().chain(https_listen))
 }
 
 fn access<'a>(settings: &Settings, addresses: impl Iterator<Item = &'a SocketAddr>) -> Access {

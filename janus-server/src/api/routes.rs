@@ -64,6 +64,7 @@ pub(super) enum Endpoint {
     ChangeLevel,
     ResetLevels,
     OpenApi,
+    Reload,
     Index,
     Livez,
     Readyz,
@@ -106,6 +107,7 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/log", Method::GET, Served::Admin, Endpoint::Levels),
     ("/api/log", Method::PUT, Served::Admin, Endpoint::ChangeLevel),
     ("/api/log", Method::DELETE, Served::Admin, Endpoint::ResetLevels),
+    ("/api/reload", Method::POST, Served::Admin, Endpoint::Reload),
     ("/api/openapi.json", Method::GET, Served::Everywhere, Endpoint::OpenApi),
     ("/metrics", Method::GET, Served::Admin, Endpoint::Metrics),
 ];
@@ -158,7 +160,7 @@ impl Api {
             let answer = no_query(request).map(|()| answer);
             return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
-        match self.access.check(&head_of(request), is_local) {
+        match self.access.load().check(&head_of(request), is_local) {
             Ok(()) => Admission::Granted(endpoint),
             Err(error) => Admission::Answered(refusal(&error)),
         }
@@ -194,7 +196,7 @@ impl Api {
     fn public(&self, endpoint: Endpoint) -> Option<Response<Full<Bytes>>> {
         match endpoint {
             // The description is public in the source.
-            Endpoint::OpenApi => Some(response(200, self.openapi.clone())),
+            Endpoint::OpenApi => Some(response(200, openapi(self.janus.config().max_topic_bytes))),
             Endpoint::Livez => Some(health(&self.health.as_ref()?.live())),
             Endpoint::Readyz => Some(health(&self.health.as_ref()?.ready())),
             Endpoint::Index => Some(with_type(response(200, index().into()), "text/plain; charset=utf-8")),
@@ -225,6 +227,10 @@ impl Api {
             Endpoint::Stats => no_query(&request).map(|()| self.stats()),
             Endpoint::Tree => self.tree(request).await,
             Endpoint::Slow => self.slow(&request),
+            Endpoint::Reload => {
+                no_query(&request)?;
+                self.reload().await
+            }
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
             Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
                 unreachable!("answered by `admit`")
@@ -273,7 +279,7 @@ impl Api {
     }
 
     fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
-        match TopicName::new(topic, self.max_topic_bytes) {
+        match TopicName::new(topic, self.janus.config().max_topic_bytes) {
             Ok(_) => Ok(()),
             Err(error) => Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), error.to_string())),
         }
@@ -385,6 +391,7 @@ impl Api {
     async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
         no_query(&request)?;
         // Without a preflight, a page of another site can send JSON only under another content type.
+        let max = self.max_body_bytes();
         let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
             let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
             kind.trim().eq_ignore_ascii_case("application/json")
@@ -394,14 +401,14 @@ impl Api {
             return Err(HttpError::new(415, "unsupported_media_type", message));
         }
         let too_large = || {
-            let message = format!("the body is longer than max_frame_bytes, {} bytes", self.max_body_bytes);
+            let message = format!("the body is longer than max_frame_bytes, {max} bytes");
             HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message)
         };
         let body = request.into_body();
-        if body.size_hint().lower() > self.max_body_bytes as u64 {
+        if body.size_hint().lower() > max as u64 {
             return Err(too_large());
         }
-        let body = match timeout(self.read_timeout, Limited::new(body, self.max_body_bytes).collect()).await {
+        let body = match timeout(self.read_timeout(), Limited::new(body, max).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
             Ok(Err(error)) => return Err(unreadable(&*error)),

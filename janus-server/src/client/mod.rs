@@ -9,6 +9,7 @@
 //! | `admin.rs` | flags and a request | finding the admin port of a server by its settings |
 //! | `health.rs` | the command `health` | the exit code by the server's health |
 //! | `log.rs` | the command `log` | showing and changing the levels of a server's log |
+//! | `reload.rs` | the command `reload` | showing what a reload of a server's settings has changed |
 //! | `http.rs` | a request and its answer | HTTP on a blocking socket, for the commands that need it |
 //! | `tls.rs` | a stream | TLS: the flags, the accepted authorities, the handshake |
 
@@ -17,6 +18,7 @@ pub(crate) mod health;
 mod http;
 pub(crate) mod log;
 pub(crate) mod publish;
+pub(crate) mod reload;
 pub(crate) mod subscribe;
 pub(crate) mod tls;
 pub(crate) mod trace;

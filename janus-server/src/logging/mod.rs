@@ -39,7 +39,7 @@ use format::CUT_OFF;
 use levels::Levels;
 use queue::{Queue, Work};
 
-pub(crate) use filter::{BadFilter, LEVELS, LogFilter, MAX_TARGET_BYTES, is_target, lower};
+pub(crate) use filter::{LEVELS, LogFilter, MAX_TARGET_BYTES, is_target, lower};
 pub(crate) use format::Format;
 pub(crate) use levels::{Change, MAX_TIME, TooManyChanges};
 
@@ -84,14 +84,8 @@ pub(crate) fn levels() -> &'static Levels {
 }
 
 /// Replaces the configured levels, the setting `log`, while the server runs. Changes for a while stay in force.
-///
-/// # Errors
-///
-/// The text is no value of the setting; nothing has changed.
-#[allow(dead_code, reason = "the reload of settings is the caller")]
-pub(crate) fn set_filter(text: &str) -> Result<(), BadFilter> {
-    levels().configure(text.parse()?);
-    Ok(())
+pub(crate) fn set_filter(filter: LogFilter) {
+    levels().configure(filter);
 }
 
 /// Changes the level of a target, or of all targets, for a while, and says so in the log.

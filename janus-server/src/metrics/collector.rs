@@ -14,17 +14,14 @@ use prometheus_client::metrics::MetricType;
 
 use super::process;
 use super::requests::Requests;
+use crate::access::Access;
 
 /// The owners of the figures.
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) janus: Janus,
-    /// `None` where the settings have no keys.
-    pub(crate) tokens: Option<Tokens>,
-    /// `None` where the settings have no address to ask.
-    pub(crate) ask: Option<Ask>,
-    /// `None` without `webhook_url`.
-    pub(crate) reporter: Option<Reporter>,
+    /// The access rules in force; `None` without any.
+    pub(crate) access: Option<Access>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) started: SystemTime,
 }
@@ -37,15 +34,13 @@ impl Sources {
     pub(super) fn families(&self) -> Vec<(Cow<'static, str>, MetricFamily)> {
         let mut families = self.about_the_server();
         families.extend(self.janus.metrics());
-        families.extend(of(self.tokens.as_ref().map(Tokens::stats).as_ref().map(TokenStats::metrics), || {
-            TokenStats::default().metrics()
-        }));
-        families.extend(of(self.ask.as_ref().map(Ask::stats).as_ref().map(AskStats::metrics), || {
-            AskStats::default().metrics()
-        }));
-        families.extend(of(self.reporter.as_ref().map(Reporter::stats).as_ref().map(WebhookStats::metrics), || {
-            WebhookStats::default().metrics()
-        }));
+        let tokens = self.access.as_ref().map(Access::tokens).filter(|tokens| tokens.is_in_use());
+        let (ask, reporter) = self.access.as_ref().map(Access::backends).unwrap_or_default();
+        let (tokens, ask) = (tokens.map(Tokens::stats), ask.as_ref().map(Ask::stats));
+        let reporter = reporter.as_ref().map(Reporter::stats);
+        families.extend(of(tokens.as_ref().map(TokenStats::metrics), || TokenStats::default().metrics()));
+        families.extend(of(ask.as_ref().map(AskStats::metrics), || AskStats::default().metrics()));
+        families.extend(of(reporter.as_ref().map(WebhookStats::metrics), || WebhookStats::default().metrics()));
         families.extend(self.requests.families());
         let own = families.into_iter().map(|family| (Cow::Owned(format!("{PREFIX}{}", family.name)), family));
         let process = process::families(self.started).into_iter().map(|family| (Cow::Borrowed(family.name), family));

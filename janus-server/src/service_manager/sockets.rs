@@ -159,7 +159,7 @@ impl Sockets {
 }
 
 /// The addresses of all sockets of the service manager.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses(Vec<(Kind, SocketAddr)>);
 
 impl Addresses {

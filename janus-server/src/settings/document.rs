@@ -19,7 +19,8 @@ fn document() -> String {
         "# Settings of `janus-server`\n\n\
          <!-- Made from the tables of settings in the code; do not edit. To refresh: {REFRESH} -->\n\n\
          Each setting has a key for the file, a flag and a variable. A flag wins over a variable, and a variable over the file;\n\
-         [OPERATIONS](OPERATIONS.md#settings) has examples, and the units of sizes and durations.\n"
+         [OPERATIONS](OPERATIONS.md#settings) has examples, and the units of sizes and durations. A change takes effect in a\n\
+         running server [after a reload](OPERATIONS.md#reload): at once, for new connections only, or not before a restart.\n"
     );
     let mut group = "";
     for row in TABLE.iter() {
@@ -28,10 +29,11 @@ fn document() -> String {
             let note = if row.is_of_a_namespace() { NAMESPACES } else { "" };
             let _ = write!(
                 text,
-                "\n## {group}\n{note}\n| key, flag, variable | default | accepted | meaning |\n|---|---|---|---|\n"
+                "\n## {group}\n{note}\n| key, flag, variable | default | accepted | a change takes effect | meaning |\n|---|---|---|---|---|\n"
             );
         }
-        let cells = [names(row), default(row), row.setting.kind.expected().into_owned(), row.setting.text()];
+        let reload = row.setting.reload.to_string();
+        let cells = [names(row), default(row), row.setting.kind.expected().into_owned(), reload, row.setting.text()];
         assert!(cells.iter().all(|cell| !cell.contains('|')), "a bar ends a cell: {}", row.setting.name);
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }

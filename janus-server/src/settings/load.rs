@@ -35,6 +35,8 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// One entry for each row of [`TABLE`].
     pub(super) origins: Vec<Origin>,
+    /// The values of the top level of the file, whether in force or not; one entry for each row of [`TABLE`].
+    pub(super) of_file: Vec<Option<Value>>,
     pub(super) sections: Vec<Section>,
 }
 
@@ -59,7 +61,8 @@ impl Loaded {
         memory: Option<Memory>,
     ) -> Result<Self, Problems> {
         let origins = vec![Origin::Default; TABLE.len()];
-        let mut loaded = Self { settings: Settings::default(), origins, sections: Vec::new() };
+        let mut loaded =
+            Self { settings: Settings::default(), origins, of_file: vec![None; TABLE.len()], sections: Vec::new() };
         let mut problems = Vec::new();
         let mut variables: Vec<(String, String)> = variables
             .into_iter()
@@ -175,6 +178,9 @@ impl Loaded {
         let row = &TABLE[index];
         match row.check(value) {
             Ok(value) => {
+                if let Origin::File { .. } = origin {
+                    self.of_file[index] = Some(value.clone());
+                }
                 row.write(&mut self.settings, value);
                 self.origins[index] = origin;
             }

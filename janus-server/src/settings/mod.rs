@@ -10,11 +10,13 @@
 //! | `table.rs` | all rows as one table, with the names of flags and variables |
 //! | `values.rs` | values from text, from TOML, and back to TOML |
 //! | `load.rs` | the layers: flags over variables over file over defaults |
+//! | `changes.rs` | the differences between settings in force and settings read again |
 //! | `derived.rs` | defaults that follow from the machine or from another setting |
 //! | `problems.rs` | the origin of a value, and the messages about wrong values and names |
 //! | `show.rs` | `config show` |
 //! | `document.rs` | docs/SETTINGS.md, held by a test |
 
+mod changes;
 mod derived;
 #[cfg(test)]
 mod document;
@@ -38,6 +40,7 @@ use log::LevelFilter;
 
 use crate::logging::{Format, LogFilter};
 
+pub(crate) use changes::Changes;
 pub(crate) use load::{Flags, Loaded};
 pub(crate) use problems::Problems;
 pub(crate) use table::{Row, TABLE};
@@ -57,10 +60,10 @@ janus_core::settings! {
                 ApiKey::accepts,
                 "16 to 256 letters, digits and characters of -._~+/=, up to 8 such keys with commas between them, or \"\" \
                  for none"
-            );
+            ), reload(at_once);
 
             /// Requests to the HTTP API served at once. A further request gets status 503.
-            max_api_connections: usize = 256, count(1..=100_000);
+            max_api_connections: usize = 256, count(1..=100_000), reload(at_once);
 
             /// Addresses of the admin port, for health, figures and the HTTP API, in plain text; none for no admin port.
             /// Port 0 lets the system choose a port. On an address that other machines reach, everything but health
@@ -72,14 +75,14 @@ janus_core::settings! {
             /// From a stop signal to the beginning of the drain. In the meantime the server still accepts and serves
             /// clients, and `/readyz` of the admin port answers 503, so that load balancers send new clients elsewhere
             /// before the ports close. `0 s` without a load balancer that asks `/readyz`.
-            drain_delay: Duration = Duration::ZERO, duration(secs(0)..=secs(3_600));
+            drain_delay: Duration = Duration::ZERO, duration(secs(0)..=secs(3_600)), reload(at_once);
         }
 
         "Logging" {
             /// How much is logged to standard error: a level and, if some parts of the program need another level, the
             /// targets of their lines, each with a level. A target covers all targets that begin with it. While the server
             /// runs, `janus-server log` changes levels for a while.
-            log: LogFilter = LogFilter::level(LevelFilter::Info), text(LogFilter::accepts, LogFilter::EXPECTED);
+            log: LogFilter = LogFilter::level(LevelFilter::Info), text(LogFilter::accepts, LogFilter::EXPECTED), reload(at_once);
 
             /// The form of log lines: text for people, JSON with an object on each line, or lines for the journal of systemd.
             /// `auto` is journald if JOURNAL_STREAM names standard error, otherwise text.

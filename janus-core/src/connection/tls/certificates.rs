@@ -75,13 +75,13 @@ const KEY: &str = "a private key in PEM, without a password";
 const AUTHORITIES: &str = "certificates of authorities in PEM";
 
 /// The certificates in use. Each handshake takes the configuration of its moment.
-pub(crate) struct Certificates {
-    served: RwLock<Served>,
-    /// `None` if the embedder brings its own configuration, which no reload touches.
-    source: Option<Source>,
-}
+pub(crate) struct Certificates(RwLock<Served>);
+
+/// Certificates that were read for other settings, and are not in use yet.
+pub(crate) struct Prepared(Served);
 
 /// The files of the certificates, and the settings with an influence on handshakes.
+#[derive(Debug)]
 struct Source {
     pairs: Vec<(PathBuf, PathBuf)>,
     authorities: Option<PathBuf>,
@@ -93,17 +93,17 @@ struct Source {
 struct Served {
     classic: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
-    /// For the next reload, unless the embedder brings its own configuration.
-    loaded: Option<Loaded>,
+    /// `None` if the embedder brings its own configuration, which no reload touches.
+    of_files: Option<(Arc<Source>, Loaded)>,
 }
 
 impl Served {
-    fn new(mut config: ServerConfig, http_protocols: Vec<Vec<u8>>, loaded: Option<Loaded>) -> Self {
+    fn new(mut config: ServerConfig, http_protocols: Vec<Vec<u8>>, of_files: Option<(Arc<Source>, Loaded)>) -> Self {
         tls::prepare(&mut config);
         config.alpn_protocols.clear();
         let mut http = config.clone();
         http.alpn_protocols = http_protocols;
-        Self { classic: Arc::new(config), http: Arc::new(http), loaded }
+        Self { classic: Arc::new(config), http: Arc::new(http), of_files }
     }
 }
 
@@ -117,28 +117,77 @@ struct Loaded {
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let files = self.source.as_ref().map(|source| &source.pairs);
-        f.debug_struct("Certificates").field("files", &files).finish_non_exhaustive()
+        f.debug_struct("Certificates").field("source", &self.source()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.0.of_files.as_ref().map(|(source, _)| source);
+        f.debug_struct("Prepared").field("source", &source).finish_non_exhaustive()
     }
 }
 
 impl Certificates {
     /// Reads the files of the settings.
     pub(crate) fn load(config: &Config) -> Result<Self, CertificateError> {
-        let source = Source {
-            pairs: config.tls_cert.iter().cloned().zip(config.tls_key.iter().cloned()).collect(),
-            authorities: config.tls_client_ca.clone().filter(|_| config.tls_client != ClientCertificates::Off),
-            clients: config.tls_client,
-            oldest: config.tls_min_version,
-            provider: Arc::new(provider()),
-        };
+        let source = Arc::new(Source::of(config));
         let pairs = source.pairs.iter().map(|(certificate, key)| read_pair(certificate, key, &source.provider));
         let loaded = Loaded {
             pairs: pairs.collect::<Result<_, _>>()?,
             authorities: source.authorities.as_deref().map(read_authorities).transpose()?,
             ticketer: ticketer()?,
         };
-        Ok(Self { served: RwLock::new(source.serve(loaded)?), source: Some(source) })
+        Ok(Self(RwLock::new(source.serve(loaded)?)))
+    }
+
+    /// Reads the files of other settings, to be put in use as a whole; `None` if the embedder brings its own
+    /// configuration.
+    ///
+    /// # Errors
+    ///
+    /// All errors, in the order of the settings.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Option<Prepared>, Vec<CertificateError>> {
+        let Some((earlier_source, earlier)) = self.of_files() else { return Ok(None) };
+        let source = Arc::new(Source::of(config));
+        let (mut pairs, mut errors) = (Vec::new(), Vec::new());
+        for (certificate, key) in &source.pairs {
+            match read_pair(certificate, key, &source.provider) {
+                Ok(pair) => pairs.push(pair),
+                Err(error) => errors.push(error),
+            }
+        }
+        let authorities = source.authorities.as_deref().map(read_authorities).transpose();
+        let authorities = authorities.map_err(|error| errors.push(error)).unwrap_or_default();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let loaded = Loaded { pairs, authorities, ticketer: Arc::clone(&earlier.ticketer) };
+        let asks_the_same = (source.clients, source.oldest) == (earlier_source.clients, earlier_source.oldest);
+        let ticketer = match asks_the_same {
+            true => ticketer_after(&earlier, &loaded),
+            false => ticketer(),
+        };
+        let served = ticketer.and_then(|ticketer| source.serve(Loaded { ticketer, ..loaded }));
+        served.map(|served| Some(Prepared(served))).map_err(|error| vec![error])
+    }
+
+    /// Puts certificates in use, for handshakes from then on.
+    pub(crate) fn replace(&self, Prepared(served): Prepared) {
+        *self.0.write() = served;
+    }
+
+    fn of_files(&self) -> Option<(Arc<Source>, Loaded)> {
+        self.0.read().of_files.clone()
+    }
+
+    fn source(&self) -> Option<Arc<Source>> {
+        self.0.read().of_files.as_ref().map(|(source, _)| Arc::clone(source))
+    }
+
+    /// Whether the certificates come from the files of the settings.
+    pub(crate) fn are_of_files(&self) -> bool {
+        self.0.read().of_files.is_some()
     }
 
     /// Serves the configuration of the embedder. For the HTTP port, `http/1.1` is negotiated unless the configuration
@@ -146,18 +195,18 @@ impl Certificates {
     pub(crate) fn of_embedder(config: &ServerConfig) -> Self {
         let config = config.clone();
         let http = if config.alpn_protocols.is_empty() { vec![HTTP.to_vec()] } else { config.alpn_protocols.clone() };
-        Self { served: RwLock::new(Served::new(config, http, None)), source: None }
+        Self(RwLock::new(Served::new(config, http, None)))
     }
 
     /// The configuration for a handshake that begins now with these bytes of the client.
     pub(crate) fn config(&self, port: TlsPort, hello: &[u8]) -> Arc<ServerConfig> {
-        let served = self.served.read();
+        let served = self.0.read();
         let config = match port {
             TlsPort::Classic => &served.classic,
             TlsPort::Http => &served.http,
         };
         // The order of an embedder stays.
-        if self.source.is_none() || !tls::prefers_chacha20(hello) {
+        if served.of_files.is_none() || !tls::prefers_chacha20(hello) {
             return Arc::clone(config);
         }
         let mut config = ServerConfig::clone(config);
@@ -167,8 +216,7 @@ impl Certificates {
 
     /// Warnings about the pairs in use at the time `now`.
     pub(crate) fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
-        let Some(source) = &self.source else { return Vec::new() };
-        let Some(loaded) = self.served.read().loaded.clone() else { return Vec::new() };
+        let Some((source, loaded)) = self.of_files() else { return Vec::new() };
         let pairs = source.pairs.iter().zip(&loaded.pairs);
         let pairs: Vec<_> = pairs.map(|((certificate, key), loaded)| Pair { certificate, key, loaded }).collect();
         warnings::warnings(&pairs, now, &source.provider)
@@ -176,8 +224,7 @@ impl Certificates {
 
     /// When the first certificate in use expires, those of the chains included; `None` for certificates of the embedder.
     pub(crate) fn end(&self) -> Option<SystemTime> {
-        let source = self.source.as_ref()?;
-        let loaded = self.served.read().loaded.clone()?;
+        let (source, loaded) = self.of_files()?;
         let certificates = loaded.pairs.iter().flat_map(|pair| &pair.cert);
         certificates.filter_map(|certificate| warnings::end_of(certificate, &source.provider)).min()
     }
@@ -191,7 +238,7 @@ impl Certificates {
 
     /// Whether clients may be asked for a certificate.
     pub(crate) fn asks_clients(&self) -> bool {
-        self.source.as_ref().is_none_or(|source| source.authorities.is_some())
+        self.source().is_none_or(|source| source.authorities.is_some())
     }
 
     /// Reads the files again. An error leaves the earlier pair, or the earlier authorities, in place.
@@ -200,9 +247,8 @@ impl Certificates {
     ///
     /// All errors, in the order of the settings.
     pub(crate) fn reload(&self) -> Result<(), Vec<CertificateError>> {
-        let Some(source) = &self.source else { return Ok(()) };
         // Handshakes continue while the files are read.
-        let Some(earlier) = self.served.read().loaded.clone() else { return Ok(()) };
+        let Some((source, earlier)) = self.of_files() else { return Ok(()) };
         let (mut loaded, mut errors) = (earlier.clone(), Vec::new());
         for ((certificate, key), pair) in source.pairs.iter().zip(&mut loaded.pairs) {
             match read_pair(certificate, key, &source.provider) {
@@ -216,11 +262,9 @@ impl Certificates {
                 Err(error) => errors.push(error),
             }
         }
-        // A resumed session is not verified again. So tickets from before must not outlive a change of authorities.
-        let tickets_hold = anchors(&earlier) == anchors(&loaded);
-        let ticketer = if tickets_hold { Ok(Arc::clone(&loaded.ticketer)) } else { ticketer() };
+        let ticketer = ticketer_after(&earlier, &loaded);
         match ticketer.and_then(|ticketer| source.serve(Loaded { ticketer, ..loaded })) {
-            Ok(new) => *self.served.write() = new,
+            Ok(new) => *self.0.write() = new,
             Err(error) => errors.push(error),
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
@@ -248,6 +292,12 @@ fn anchors(loaded: &Loaded) -> Option<&[TrustAnchor<'static>]> {
     loaded.authorities.as_ref().map(|authorities| &*authorities.roots)
 }
 
+/// The tickets after a change. A resumed session is not verified again, so tickets from before must not outlive a change
+/// of authorities.
+fn ticketer_after(earlier: &Loaded, loaded: &Loaded) -> Result<Arc<dyn ProducesTickets>, CertificateError> {
+    if anchors(earlier) == anchors(loaded) { Ok(Arc::clone(&earlier.ticketer)) } else { ticketer() }
+}
+
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, CertificateError> {
     aws_lc_rs::Ticketer::new().map_err(|error| CertificateError::Tls(error.to_string()))
 }
@@ -257,7 +307,17 @@ fn ticketer() -> Result<Arc<dyn ProducesTickets>, CertificateError> {
 const HTTP: &[u8] = b"http/1.1";
 
 impl Source {
-    fn serve(&self, loaded: Loaded) -> Result<Served, CertificateError> {
+    fn of(config: &Config) -> Self {
+        Self {
+            pairs: config.tls_cert.iter().cloned().zip(config.tls_key.iter().cloned()).collect(),
+            authorities: config.tls_client_ca.clone().filter(|_| config.tls_client != ClientCertificates::Off),
+            clients: config.tls_client,
+            oldest: config.tls_min_version,
+            provider: Arc::new(provider()),
+        }
+    }
+
+    fn serve(self: &Arc<Self>, loaded: Loaded) -> Result<Served, CertificateError> {
         let versions: &[&SupportedProtocolVersion] = match self.oldest {
             TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V1_3 => &[&version::TLS13],
@@ -276,7 +336,7 @@ impl Source {
         config.ticketer = Arc::clone(&loaded.ticketer);
         // Clients without tickets make a full handshake; the server remembers no sessions.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Served::new(config, vec![HTTP.to_vec()], Some(loaded)))
+        Ok(Served::new(config, vec![HTTP.to_vec()], Some((Arc::clone(self), loaded))))
     }
 
     fn verifier(&self, authorities: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
@@ -385,8 +445,8 @@ mod tests {
     }
 
     fn served(certificates: &Certificates) -> Vec<u8> {
-        let served = certificates.served.read();
-        served.loaded.as_ref().unwrap().pairs[0].cert[0].to_vec()
+        let (_, loaded) = certificates.of_files().unwrap();
+        loaded.pairs[0].cert[0].to_vec()
     }
 
     #[test]

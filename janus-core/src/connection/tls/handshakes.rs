@@ -322,7 +322,7 @@ fn go_home(socket: TcpStream, established: Established, client: Client, origin: 
     };
     let tls = TlsClient { certificate: client_certificate, server_name, protocol: alpn };
     // Only hooks ask for this.
-    let tls = connections.hooks.is_some().then(|| Box::new(tls));
+    let tls = connections.hooks().is_some().then(|| Box::new(tls));
     let home = connections.home.clone();
     let served = home.run(move || match Link::enter_reactor(stream, peer) {
         Ok(link) => {

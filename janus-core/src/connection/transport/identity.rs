@@ -54,7 +54,7 @@ pub(super) enum Renewal {
 impl Transport {
     /// Asks the hooks for the identity of a client that wants to be served.
     pub(super) fn ask_for_identity(&mut self, mut open: Open, mut request: ConnectRequest) {
-        let Some(hooks) = &self.shared.hooks else { return self.serve(open) };
+        let Some(hooks) = self.shared.hooks() else { return self.serve(open) };
         (request.auth, request.request) = (open.auth.take(), open.request.take());
         request.tls = if self.may_prove_identity_later() { self.tls.clone() } else { self.tls.take() };
         let asked =
@@ -169,7 +169,7 @@ impl Transport {
     /// Asks the hooks about a new proof of identity, no sooner than `RENEWAL_INTERVAL` after the last.
     pub(super) fn renew(&mut self, Credentials(auth): Credentials, renewal: Renewal) {
         let client = self.session.client();
-        let (Some(hooks), Some(client)) = (&self.shared.hooks, &*client) else {
+        let (Some(hooks), Some(client)) = (self.shared.hooks(), &*client) else {
             let Renewal::Refresh(id) = renewal else { return };
             return self.refuse_refresh(id, ErrorCode::Forbidden, "this server takes no refresh");
         };

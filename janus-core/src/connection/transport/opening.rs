@@ -34,7 +34,7 @@ impl Transport {
     }
 
     pub(super) fn tell_observers(&self, news: News) {
-        if let Some(hooks) = &self.shared.hooks {
+        if let Some(hooks) = self.shared.hooks() {
             hooks.tell(news);
         }
     }

@@ -85,14 +85,14 @@ fn count(bucket: &mut Bucket, rate: Rate, now: Instant) -> Option<Instant> {
 impl Transport {
     /// Counts a message to a topic; the time at which there is room, if the message has to wait.
     pub(super) fn count_message(&mut self, topic: &TopicName) -> Option<Instant> {
-        let (number, rate) = self.shared.rates.publishes.as_ref()?.of(topic.as_str())?;
+        let (number, rate) = self.shared.rates().publishes.as_ref()?.of(topic.as_str())?;
         let now = Instant::now();
         count(self.pace.further.get_or_insert_default().bucket(number, now), rate, now)
     }
 
     /// Subscribes or unsubscribes, once there is room.
     pub(super) fn at_subscribe_rate(&mut self, then: Then) {
-        let rate = self.shared.rates.subscribes;
+        let rate = self.shared.rates().subscribes;
         match rate.and_then(|rate| count(&mut self.pace.subscribes, rate, Instant::now())) {
             Some(until) => self.slow_down(Exceeded::Subscribes, until, then),
             None => self.go_on_with(then),
@@ -101,7 +101,7 @@ impl Transport {
 
     /// The number of bytes that may be read now; `None` if the client has to wait.
     pub(super) fn room_to_read(&mut self) -> Option<usize> {
-        let Some(rate) = self.shared.rates.bytes.filter(|_| !self.is_submitter()) else { return Some(usize::MAX) };
+        let Some(rate) = self.shared.rates().bytes.filter(|_| !self.is_submitter()) else { return Some(usize::MAX) };
         let now = Instant::now();
         match self.pace.further.get_or_insert_default().bytes.room(rate, now) {
             0 => {
@@ -114,7 +114,7 @@ impl Transport {
 
     /// Counts bytes read.
     pub(super) fn count_bytes(&mut self, length: usize) {
-        if let (Some(rate), Some(further)) = (self.shared.rates.bytes, &mut self.pace.further) {
+        if let (Some(rate), Some(further)) = (self.shared.rates().bytes, &mut self.pace.further) {
             further.bytes.count(rate, Instant::now(), length);
         }
     }
@@ -137,7 +137,7 @@ impl Transport {
         waits.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let since = *self.pace.further.get_or_insert_default().behind_since.get_or_insert(now);
-        let deadline = since + self.shared.rates.patience;
+        let deadline = since + self.shared.rates().patience;
         let sleep = Box::pin(sleep_until(until.max(now + SHORTEST).min(deadline)));
         // The rest of a frame may have come, and is not read yet.
         self.slot.set_unfinished(false, false, self.shared.clock.tick());

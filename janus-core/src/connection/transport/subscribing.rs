@@ -62,7 +62,7 @@ impl Transport {
         &self,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
-        let (Some(hooks), Some(client)) = (&self.shared.hooks, &*self.session.client()) else { return Ok(None) };
+        let (Some(hooks), Some(client)) = (self.shared.hooks(), &*self.session.client()) else { return Ok(None) };
         // Any client could do without its token, so a public topic is open to each.
         if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
             return Ok(None);

@@ -57,7 +57,7 @@ impl Slot {
         {
             // Or the kernel would end the connection after `tcp_user_timeout`, although the policy keeps it. The option
             // stays set: the heartbeat comes first in any case.
-            link.set_user_timeout(self.terms.patience);
+            link.set_user_timeout(self.terms.patience());
         }
     }
 

@@ -137,7 +137,7 @@ async fn take_back_input(shared: &Shared) {
     let Some(bound) = shared.input_bound() else { return };
     let left = shared.config().memory_budget_bytes / LEFT;
     let is_over = |bytes| shared.memory_is_at(TRIM) && shared.ledger().received() > bytes;
-    let old = shared.clock.tick().before(OLD);
+    let old = shared.clock.tick().before(shared.clock.rounds(OLD));
     while is_over(left) && shared.give_up_input(old, |closed| closed >= CLOSES || !is_over(left)) > 0 {
         yield_now().await;
     }
@@ -151,12 +151,12 @@ async fn take_back_input(shared: &Shared) {
 /// first those of the address with the most, the oldest first. Returns whether there are too many, younger ones among
 /// them.
 async fn close_strangers(shared: &Shared, elder: u64) -> bool {
-    let tick = shared.clock.tick();
+    let (tick, old) = (shared.clock.tick(), shared.clock.rounds(OLD));
     let (mut strangers, mut young) = (Vec::new(), 0);
     let mut portion = 0..CONNECTIONS;
     while shared.connections.table.visit_with_session(portion.clone(), |slot, session| {
         let is_strange = match session {
-            None => slot.unfinished_for(tick).map(|ticks| ticks >= OLD),
+            None => slot.unfinished_for(tick).map(|ticks| ticks >= old),
             Some(_) => (!slot.has_asked()).then_some(slot.id <= elder),
         };
         match is_strange {

@@ -114,7 +114,7 @@ impl Keeper {
         };
         let live = &self.live;
         let stops = join_all(named.iter().map(|(spec, cell)| async {
-            let reason = live.around.take_down(spec, cell, spec.shutdown_or(Some(live.settings.shutdown))).await;
+            let reason = live.around.take_down(spec, cell, spec.shutdown_or(Some(live.shutdown()))).await;
             if let Some(child) = live.named.lock().children.get_mut(&spec.name) {
                 child.ended(reason);
             }
@@ -190,7 +190,7 @@ impl Keeper {
         };
         let live = self.live.clone();
         self.steps.push(Box::pin(async move {
-            live.around.take_down(&spec, &cell, spec.shutdown_or(Some(live.settings.shutdown))).await;
+            live.around.take_down(&spec, &cell, spec.shutdown_or(Some(live.shutdown()))).await;
             Done::Stopped { cell, reply }
         }));
     }
@@ -300,7 +300,7 @@ impl Keeper {
         let within_own = child.window.add(now);
         if settings.child_intensity.is_some() {
             if !within_own {
-                let rest = settings.quarantine;
+                let rest = self.live.quarantine();
                 child.state = State::Quarantined;
                 let at = after(now, rest);
                 child.due = Some(at);

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -25,7 +26,10 @@ pub(super) struct Live {
     me: Weak<Self>,
     pub(super) cell: Arc<Cell>,
     pub(super) around: Surroundings,
+    /// The settings at the start.
     pub(super) settings: Settings,
+    /// The settings as they are now.
+    present: Arc<Mutex<Settings>>,
     // For the ends of named children. The ends of numbered children are handled on their own threads.
     pub(super) mailbox: Mailbox<Mail>,
     pub(super) count: AtomicUsize,
@@ -66,17 +70,33 @@ impl Parent for Live {
 }
 
 impl Live {
-    pub(super) fn new(cell: Arc<Cell>, around: Surroundings, settings: Settings) -> Arc<Self> {
+    pub(super) fn new(
+        cell: Arc<Cell>,
+        around: Surroundings,
+        settings: Settings,
+        present: Arc<Mutex<Settings>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             cell,
             around,
             settings,
+            present,
             mailbox: Mailbox::new(),
             count: AtomicUsize::new(0),
             numbered: Mutex::default(),
             named: Mutex::default(),
         })
+    }
+
+    /// How children are stopped.
+    pub(super) fn shutdown(&self) -> Shutdown {
+        self.present.lock().shutdown
+    }
+
+    /// How long a quarantine lasts.
+    pub(super) fn quarantine(&self) -> Duration {
+        self.present.lock().quarantine
     }
 
     pub(super) fn parent(&self) -> Weak<dyn Parent> {
@@ -150,7 +170,7 @@ impl Live {
             }
         };
         tokio::pin!(all_ended);
-        let in_time = match self.settings.shutdown {
+        let in_time = match self.shutdown() {
             Shutdown::BrutalKill => false,
             Shutdown::Timeout(limit) => {
                 cells.iter().for_each(|cell| cell.stop());

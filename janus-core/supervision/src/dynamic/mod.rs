@@ -51,7 +51,8 @@ const SHUTDOWN_DEFAULT: Duration = Duration::from_secs(5);
 /// Numbered children, from [`start_here`](Self::start_here), are temporary actors on the calling thread. Named
 /// children, from [`start_child`](Self::start_child), have a [`ChildSpec`] and are restarted.
 ///
-/// Settings take effect at the next start of the supervisor.
+/// Settings take effect at the next start of the supervisor, but for [`quarantine`](Self::quarantine) and
+/// [`shutdown`](Self::shutdown), which take effect at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -84,7 +85,7 @@ pub struct DynamicSupervisor {
 
 struct Shared {
     name: Arc<str>,
-    settings: Mutex<Settings>,
+    settings: Arc<Mutex<Settings>>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
@@ -115,7 +116,13 @@ impl DynamicSupervisor {
             on_quarantine: None,
             kill_grace: KILL_GRACE_DEFAULT,
         };
-        Self { shared: Arc::new(Shared { name: name.into(), settings: Mutex::new(settings), live: Mutex::new(None) }) }
+        Self {
+            shared: Arc::new(Shared {
+                name: name.into(),
+                settings: Arc::new(Mutex::new(settings)),
+                live: Mutex::new(None),
+            }),
+        }
     }
 
     /// When to restart named children with a spec that does not say. The default is permanent.
@@ -169,6 +176,16 @@ impl DynamicSupervisor {
     #[must_use]
     pub fn kill_grace(self, grace: Duration) -> Self {
         self.set(|settings| settings.kill_grace = grace)
+    }
+
+    /// Sets how long a [quarantine](Self::quarantine) lasts that begins from then on.
+    pub fn set_quarantine(&self, rest: Duration) {
+        self.shared.settings.lock().quarantine = rest;
+    }
+
+    /// Sets how children are [stopped](Self::shutdown) from then on.
+    pub fn set_shutdown(&self, shutdown: Shutdown) {
+        self.shared.settings.lock().shutdown = shutdown;
     }
 
     fn set(self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -359,7 +376,7 @@ impl Launch for DynamicSupervisor {
             place: place.clone(),
             kill_grace: settings.kill_grace,
         };
-        let live = Live::new(cell.clone(), around, settings);
+        let live = Live::new(cell.clone(), around, settings, self.shared.settings.clone());
         let previous = self.shared.live.lock().replace(live.clone());
         // Without the lock: the mail may hold factories, and their values may read the tree in their drop.
         drop(previous);

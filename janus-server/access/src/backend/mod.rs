@@ -113,6 +113,15 @@ impl Backend {
         })
     }
 
+    /// The same instance with other settings: authorities, connections and keys of signatures.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_settings(&self, settings: &AccessSettings) -> Result<Self, BackendError> {
+        Ok(Self { instance: Arc::clone(&self.instance), ..Self::new(settings)? })
+    }
+
     /// The name of this instance in all requests, new with each start. What the backend knows of an instance of another
     /// name on this machine is no longer true.
     #[must_use]

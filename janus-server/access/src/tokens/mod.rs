@@ -73,7 +73,7 @@ mod tests;
 mod verify;
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -81,6 +81,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use hyper::header::{CACHE_CONTROL, HeaderMap, HeaderName};
 use janus_core::hooks::{Grant, Identity};
+use tokio::sync::watch;
 
 pub use file::KeyFileError;
 pub use hooks::{Deny, TokenHooks, WithoutToken};
@@ -112,12 +113,40 @@ use verify::Unverified;
 pub struct Tokens(Arc<Inner>);
 
 struct Inner {
-    rules: Rules,
-    /// The keys of the file, or of the program. Empty if all keys come from a URL.
-    keys: ArcSwap<Keys>,
-    file: Option<KeyFile>,
-    remote: Option<Arc<Remote>>,
+    state: ArcSwap<State>,
+    /// Tells of changes of the settings.
+    changed: watch::Sender<()>,
     counts: Counts,
+}
+
+/// What a reload replaces.
+#[derive(Clone)]
+struct State {
+    rules: Arc<Rules>,
+    /// The keys of the file, or of the program. Empty if all keys come from a URL.
+    keys: Arc<Keys>,
+    file: Option<Arc<KeyFile>>,
+    remote: Option<(Arc<Remote>, RemoteSettings)>,
+    /// Whether tokens have a meaning.
+    in_use: bool,
+}
+
+/// The settings of keys of a URL. With the same settings, the keys that were fetched stay in use.
+#[derive(Clone, PartialEq, Eq)]
+struct RemoteSettings {
+    url: Url,
+    interval: Duration,
+    authorities: Option<PathBuf>,
+}
+
+/// Keys and rules of other settings, read and not in use yet: see [`Tokens::prepare`].
+#[must_use = "the keys are put in use by `Tokens::follow`"]
+pub struct PreparedTokens(State);
+
+impl fmt::Debug for PreparedTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedTokens").field("keys", &self.0.keys.len()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Default)]
@@ -172,7 +201,8 @@ impl Tokens {
     /// Verifies with these keys.
     #[must_use]
     pub fn new(rules: Rules, keys: Keys) -> Self {
-        Self::with(rules, keys, None, None)
+        let (rules, keys) = (Arc::new(rules), Arc::new(keys));
+        Self::with(State { rules, keys, file: None, remote: None, in_use: true })
     }
 
     /// Verifies with the keys of the settings; `None` if the settings have none (`token_keys`, `token_jwks_url`). Reads
@@ -182,25 +212,46 @@ impl Tokens {
     ///
     /// A file that cannot be used.
     pub fn from_settings(settings: &AccessSettings) -> Result<Option<Self>, SetupError> {
-        let file = settings.token_keys.as_deref().map(KeyFile::new);
-        let keys = file.as_ref().map(KeyFile::read).transpose()?;
-        let remote = match &settings.token_jwks_url {
-            None => None,
-            Some(url) => {
-                warn_of(url, settings);
-                let client = Client::new(settings.backend_ca.as_deref(), 1)?;
-                Some(Remote::new(fetch(client, url.clone()), settings.token_jwks_interval))
-            }
-        };
-        if keys.is_none() && remote.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Self::with(Rules::from(settings), keys.unwrap_or_default(), file, remote)))
+        let tokens = Self::that_follow(settings)?;
+        Ok(tokens.is_in_use().then_some(tokens))
     }
 
-    fn with(rules: Rules, keys: Keys, file: Option<KeyFile>, remote: Option<Remote>) -> Self {
-        let remote = remote.map(Arc::new);
-        Self(Arc::new(Inner { rules, keys: ArcSwap::from_pointee(keys), file, remote, counts: Counts::default() }))
+    /// As [`from_settings`](Self::from_settings), for a program whose settings may change: without keys, the handle is
+    /// not [in use](Self::is_in_use) until other settings bring some.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be used.
+    pub fn that_follow(settings: &AccessSettings) -> Result<Self, SetupError> {
+        Ok(Self::with(State::read(settings, None)?))
+    }
+
+    fn with(state: State) -> Self {
+        let (state, changed) = (ArcSwap::from_pointee(state), watch::Sender::new(()));
+        Self(Arc::new(Inner { state, changed, counts: Counts::default() }))
+    }
+
+    /// Reads the keys of other settings. Keys that were fetched from a URL stay in use if the URL stays. Reads files, and
+    /// changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be used.
+    pub fn prepare(&self, settings: &AccessSettings) -> Result<PreparedTokens, SetupError> {
+        State::read(settings, Some(&self.0.state.load())).map(PreparedTokens)
+    }
+
+    /// Puts the keys and rules of other settings in use, for all clones. Clients that are connected stay until the end of
+    /// their token.
+    pub fn follow(&self, PreparedTokens(state): PreparedTokens) {
+        self.0.state.store(Arc::new(state));
+        self.0.changed.send_replace(());
+    }
+
+    /// Whether the settings name keys. Without keys, tokens have no meaning.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.0.state.load().in_use
     }
 
     /// The identity of the client with this token.
@@ -225,38 +276,22 @@ impl Tokens {
     }
 
     async fn verify_at(&self, token: &str, now: SystemTime) -> Result<Identity, TokenError> {
-        let rules = &self.0.rules;
-        let token = rules.read(token, now)?;
-        self.check_signature(&token).await?;
-        rules.identity(token)
-    }
-
-    async fn check_signature(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
-        let own = self.0.keys.load_full();
-        let Some(remote) = &self.0.remote else {
-            return token.is_signed_by(&[&own]).map_err(|unsigned| unsigned.error);
-        };
-        let (seen, fetched) = remote.keys();
-        let check = |fetched: Option<&Keys>| match fetched {
-            Some(fetched) => token.is_signed_by(&[&own, fetched]),
-            None => token.is_signed_by(&[&own]),
-        };
-        match check(fetched.as_deref()) {
-            Err(unsigned) if unsigned.may_be_newer => remote.look_again(seen).await?,
-            known => return known.map_err(|unsigned| unsigned.error),
-        }
-        check(remote.keys().1.as_deref()).map_err(|unsigned| unsigned.error)
+        let state = self.0.state.load_full();
+        let token = state.rules.read(token, now)?;
+        state.check_signature(&token).await?;
+        state.rules.identity(token)
     }
 
     /// Replaces the keys of the program or of the file. Clients that are connected stay until the end of their token.
     pub fn replace_keys(&self, keys: Keys) {
-        self.0.keys.store(Arc::new(keys));
+        let keys = Arc::new(keys);
+        self.0.state.rcu(|state| State { keys: Arc::clone(&keys), ..State::clone(state) });
     }
 
     /// The file with the keys, if the settings have one.
     #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        self.0.file.as_ref().map(KeyFile::path)
+    pub fn file(&self) -> Option<PathBuf> {
+        self.0.state.load().file.as_ref().map(|file| file.path().to_owned())
     }
 
     /// Reads the file of keys again, and returns the number of its keys. Blocks on the file system.
@@ -265,7 +300,8 @@ impl Tokens {
     ///
     /// The file cannot be used; the earlier keys stay.
     pub fn reload(&self) -> Result<usize, KeyFileError> {
-        let Some(file) = &self.0.file else { return Ok(self.0.keys.load().len()) };
+        let state = self.0.state.load_full();
+        let Some(file) = &state.file else { return Ok(state.keys.len()) };
         let keys = file.read()?;
         let count = keys.len();
         self.replace_keys(keys);
@@ -286,9 +322,20 @@ impl Tokens {
     /// ```
     pub async fn run(&self) {
         let fetching = async {
-            match &self.0.remote {
-                Some(remote) => remote.run().await,
-                None => std::future::pending().await,
+            let mut changed = self.0.changed.subscribe();
+            loop {
+                let remote = self.0.state.load().remote.as_ref().map(|(remote, _)| Arc::clone(remote));
+                let fetching = async {
+                    match &remote {
+                        Some(remote) => remote.run().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = fetching => {}
+                    // The sender lives as long as `self`.
+                    _ = changed.changed() => {}
+                }
             }
         };
         tokio::join!(fetching, self.log_refusals());
@@ -330,17 +377,17 @@ impl Tokens {
     #[must_use]
     pub fn stats(&self) -> TokenStats {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let counts = &self.0.counts;
+        let (counts, state) = (&self.0.counts, self.0.state.load());
         let stats = TokenStats {
             verified: read(&counts.verified),
             expired: read(&counts.expired),
             unsigned: read(&counts.unsigned),
             refused: read(&counts.refused),
             put_off: read(&counts.put_off),
-            keys: self.0.keys.load().len(),
+            keys: state.keys.len(),
             ..TokenStats::default()
         };
-        let Some(remote) = &self.0.remote else { return stats };
+        let Some((remote, _)) = &state.remote else { return stats };
         TokenStats {
             keys: stats.keys + remote.keys().1.map_or(0, |keys| keys.len()),
             fetches: read(&remote.counts.fetched),
@@ -348,6 +395,52 @@ impl Tokens {
             fetches_for_unknown_keys: read(&remote.counts.for_unknown_keys),
             ..stats
         }
+    }
+}
+
+impl State {
+    /// The keys of the settings, with the keys fetched `before` if these come from the same place.
+    fn read(settings: &AccessSettings, before: Option<&Self>) -> Result<Self, SetupError> {
+        let file = settings.token_keys.as_deref().map(|path| Arc::new(KeyFile::new(path)));
+        let keys = file.as_ref().map(|file| file.read()).transpose()?;
+        let remote = settings.token_jwks_url.as_ref().map(|url| RemoteSettings {
+            url: url.clone(),
+            interval: settings.token_jwks_interval,
+            authorities: settings.backend_ca.clone(),
+        });
+        let remote = match (remote, before.and_then(|before| before.remote.as_ref())) {
+            (Some(remote), Some((fetched, same))) if *same == remote => Some((Arc::clone(fetched), remote)),
+            (Some(remote), _) => {
+                warn_of(&remote.url, settings);
+                let client = Client::new(remote.authorities.as_deref(), 1)?;
+                Some((Arc::new(Remote::new(fetch(client, remote.url.clone()), remote.interval)), remote))
+            }
+            (None, _) => None,
+        };
+        Ok(Self {
+            rules: Arc::new(Rules::from(settings)),
+            in_use: keys.is_some() || remote.is_some(),
+            keys: Arc::new(keys.unwrap_or_default()),
+            file,
+            remote,
+        })
+    }
+
+    async fn check_signature(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
+        let own = &self.keys;
+        let Some((remote, _)) = &self.remote else {
+            return token.is_signed_by(&[own]).map_err(|unsigned| unsigned.error);
+        };
+        let (seen, fetched) = remote.keys();
+        let check = |fetched: Option<&Keys>| match fetched {
+            Some(fetched) => token.is_signed_by(&[own, fetched]),
+            None => token.is_signed_by(&[own]),
+        };
+        match check(fetched.as_deref()) {
+            Err(unsigned) if unsigned.may_be_newer => remote.look_again(seen).await?,
+            known => return known.map_err(|unsigned| unsigned.error),
+        }
+        check(remote.keys().1.as_deref()).map_err(|unsigned| unsigned.error)
     }
 }
 
@@ -372,7 +465,10 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Shows no key and no claim.
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("rules", &self.0.rules).field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("Tokens")
+            .field("rules", &self.0.state.load().rules)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use janus_core::SlowClient;
 use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity};
 use janus_core::wire::{Publication, TopicName};
@@ -67,12 +68,9 @@ impl<H: Hooks> Webhooks<H> {
     /// Tells the `webhook_url` of the settings what `inner` decides about.
     #[must_use]
     pub fn new(backend: &Backend, settings: &AccessSettings, inner: H) -> Self {
-        let shared = settings.webhook_url.as_ref().map(|url| {
+        let shared = Target::of(backend, settings).map(|target| {
             Arc::new(Shared {
-                url: url.clone(),
-                backend: backend.clone(),
-                linger: settings.webhook_linger,
-                limit: settings.webhook_queue,
+                target: ArcSwap::from_pointee(target),
                 outbox: Mutex::default(),
                 arrived: Notify::new(),
                 sent: Notify::new(),
@@ -84,6 +82,12 @@ impl<H: Hooks> Webhooks<H> {
             })
         });
         Self { inner, reporter: Reporter { shared } }
+    }
+
+    /// Continues the reports of earlier hooks, with the events that wait: see [`Reporter::follow`].
+    #[must_use]
+    pub fn continuing(reporter: Reporter, inner: H) -> Self {
+        Self { inner, reporter }
     }
 
     /// The figures, and the end of the reports.
@@ -126,12 +130,30 @@ struct Counters {
     failed_requests: AtomicU64,
 }
 
+/// What a reload replaces. Events that wait go to the new address.
 #[derive(Debug)]
-struct Shared {
+struct Target {
     url: Url,
     backend: Backend,
     linger: Duration,
     limit: usize,
+}
+
+impl Target {
+    /// `None` without an address.
+    fn of(backend: &Backend, settings: &AccessSettings) -> Option<Self> {
+        Some(Self {
+            url: settings.webhook_url.clone()?,
+            backend: backend.clone(),
+            linger: settings.webhook_linger,
+            limit: settings.webhook_queue,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: ArcSwap<Target>,
     outbox: Mutex<Outbox>,
     /// An event has come.
     arrived: Notify,
@@ -162,6 +184,15 @@ impl Reporter {
         }
     }
 
+    /// Takes over other settings, for events from then on and for events that wait. Returns `false` if the settings have
+    /// no `webhook_url`, or if there was none before: then new [`Webhooks`] are needed.
+    #[must_use]
+    pub fn follow(&self, backend: &Backend, settings: &AccessSettings) -> bool {
+        let (Some(shared), Some(target)) = (&self.shared, Target::of(backend, settings)) else { return false };
+        shared.target.store(Arc::new(target));
+        true
+    }
+
     /// Sends what waits, without further delay, and returns when the backend has taken everything, or after `within`.
     /// To be called on the runtime of the hooks, after [`Janus::shutdown`](janus_core::Janus::shutdown): all later
     /// events are sent at once, too. Returns the number of events that were not sent in this time; these are lost with
@@ -184,7 +215,7 @@ impl Reporter {
     /// Queues an event, unless the inner hooks are all there is.
     fn tell<'a>(&self, event: impl FnOnce(&Backend) -> Event<'a>) {
         if let Some(shared) = &self.shared {
-            shared.push(&event(&shared.backend));
+            shared.push(&event(&shared.target.load().backend));
             shared.arrive();
         }
     }
@@ -194,21 +225,26 @@ impl Shared {
     fn push(&self, event: &Event<'_>) {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let text = |number| event::text(self.backend.instance(), number, time_ms, event);
-        let is_queued = self.outbox.lock().push(event.is_of_a_topic(), self.limit, Instant::now(), text);
+        let target = self.target.load();
+        let text = |number| event::text(target.backend.instance(), number, time_ms, event);
+        let is_queued = self.outbox.lock().push(event.is_of_a_topic(), target.limit, Instant::now(), text);
         if !is_queued {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             if let Some(lost) = self.losses.count(1) {
-                let (url, events) = (&self.url, counted(lost, "event"));
+                let (url, events) = (&target.url, counted(lost, "event"));
                 log::warn!(url:%, lost; "{url}: {events} left out, because webhook_queue is full");
             }
         }
     }
 
     fn vacated(&self, topic: &TopicName) {
-        let lingers = !self.linger.is_zero() && {
-            let until = Instant::now() + self.linger;
-            self.outbox.lock().linger(topic, until, self.limit)
+        let (linger, limit) = {
+            let target = self.target.load();
+            (target.linger, target.limit)
+        };
+        let lingers = !linger.is_zero() && {
+            let until = Instant::now() + linger;
+            self.outbox.lock().linger(topic, until, limit)
         };
         // Without room for waiting topics the news is better early than lost.
         if !lingers {

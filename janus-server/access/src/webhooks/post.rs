@@ -86,7 +86,7 @@ impl Shared {
 
     fn batch(&self, outbox: &Outbox) -> (usize, Bytes) {
         let batch = outbox.batch();
-        (batch.len(), event::body(self.backend.instance(), batch).into())
+        (batch.len(), event::body(self.target.load().backend.instance(), batch).into())
     }
 
     /// Queues the news of topics whose time without a subscriber is over.
@@ -102,11 +102,12 @@ impl Shared {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // With the time of this attempt, so that a backend can refuse old signatures.
-        if let Some(signature) = self.backend.signer.sign(SystemTime::now(), &body) {
+        let target = self.target.load_full();
+        if let Some(signature) = target.backend.signer.sign(SystemTime::now(), &body) {
             headers.insert(HeaderName::from_static(signature::HEADER), signature);
         }
         let limits = Limits { time: REQUEST_TIME, body: ANSWER_BYTES };
-        let answer = self.backend.client.post(&self.url, headers, body, limits).await?;
+        let answer = target.backend.client.post(&target.url, headers, body, limits).await?;
         if answer.status.is_success() { Ok(()) } else { Err(CallError::Failed(format!("status {}", answer.status))) }
     }
 
@@ -114,7 +115,8 @@ impl Shared {
         self.counters.failed_requests.fetch_add(1, Ordering::Relaxed);
         if let Some(failures) = self.failures.count(1) {
             let waiting = self.outbox.lock().len();
-            let (url, requests, events) = (&self.url, counted(failures, "request"), counted(waiting as u64, "event"));
+            let (url, requests, events) =
+                (self.target.load().url.clone(), counted(failures, "request"), counted(waiting as u64, "event"));
             log::warn!(
                 url:%, failures, waiting;
                 "{url}: {requests} failed, {events} waiting; the last: {error}"
@@ -123,7 +125,7 @@ impl Shared {
         let given_up = self.outbox.lock().give_up_old(Instant::now()) as u64;
         if given_up > 0 {
             self.counters.given_up.fetch_add(given_up, Ordering::Relaxed);
-            let (url, events) = (&self.url, counted(given_up, "event"));
+            let (url, events) = (self.target.load().url.clone(), counted(given_up, "event"));
             log::error!(url:%, lost = given_up; "{url}: {events} given up after {OLDEST:?} without success");
             self.sent.notify_waiters();
         }

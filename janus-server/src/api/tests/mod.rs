@@ -19,12 +19,15 @@ use std::time::Instant;
 
 use janus_core::{Config, Namespace};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::*;
 use crate::admin::{self, Admin, Health};
-use crate::settings::ApiKey;
+use crate::reload::Sources;
+use crate::service_manager::notify::ServiceManager;
+use crate::settings::{ApiKey, Flags};
 
 const KEY: &str = "correct-horse-battery";
 
@@ -37,6 +40,8 @@ struct Server {
     addr: SocketAddr,
     admin: Arc<Admin>,
     admin_addr: SocketAddr,
+    /// With the folder of the file of settings, if there is one.
+    reloader: Option<(Reloader, TempDir)>,
 }
 
 /// Every topic keeps history, except those of the namespace `plain`.
@@ -76,16 +81,34 @@ async fn start(
         passed_on.try_send(request).expect("no test sends 100 requests at once");
         then();
     };
-    let counts = super::requests();
-    let builder = builder.pass_on(pass_on).publish_route(publish_route(settings, &counts));
+    let shared = Shared::new(settings);
+    let builder = builder.pass_on(pass_on).publish_route(shared.publish_route());
     let janus = builder.start().await.unwrap();
-    let api = Arc::new(Api::new(janus.clone(), settings, &counts));
+    let api = Arc::new(Api::new(janus.clone(), settings, &shared, None));
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
     let admin_addr = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap()[0];
     let admin_addr = SocketAddr::from(([127, 0, 0, 1], admin_addr.port()));
-    Server { janus, api, addr, admin, admin_addr }
+    Server { janus, api, addr, admin, admin_addr, reloader: None }
+}
+
+/// Starts a server with a file of settings, and then changes the file.
+async fn serve_file(changed: &str) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("janus.toml");
+    let listen = "listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n";
+    std::fs::write(&file, listen).unwrap();
+    let sources = Arc::new(Sources::new(Flags { file: Some(file.clone()), ..Flags::default() }));
+    let loaded = sources.read().unwrap();
+    let settings = loaded.settings.clone();
+    let mut server = serve(&settings).await;
+    let access = crate::access::Access::new(&settings).unwrap();
+    let parts = (Arc::clone(&server.api), Arc::clone(&server.admin), Arc::new(ServiceManager::of_this_process()));
+    let reloader = Reloader::new(sources, (loaded, &settings), (server.janus.clone(), access), parts);
+    std::fs::write(&file, format!("{listen}{changed}")).unwrap();
+    server.reloader = Some((reloader, folder));
+    server
 }
 
 /// An answer, read up to the end of its connection.

@@ -66,6 +66,8 @@ struct Servers {
     hurried: Server,
     full: Server,
     silent: Server,
+    reloading: Server,
+    mistaken: Server,
     _holders: Vec<TcpStream>,
 }
 
@@ -97,6 +99,8 @@ impl Servers {
             hurried: serve(&hurried).await,
             full,
             silent: serve_in_silence(&settings()).await,
+            reloading: serve_file("max_topics = 7\nthreads = 255\n").await,
+            mistaken: serve_file("max_topics = 0\nmax_topcs = 1\n").await,
             _holders: holders,
         }
     }
@@ -104,7 +108,9 @@ impl Servers {
     /// A server and a request with this status as the answer; `good` is a request that `open` carries out.
     fn provoke(&self, status: &str, (method, path): (&str, &str), has_body: bool, good: Vec<u8>) -> (&Server, Vec<u8>) {
         match (status, has_body) {
+            ("200", _) if path == "/api/reload" => (&self.reloading, good),
             ("200", _) => (&self.open, good),
+            ("422", _) => (&self.mistaken, good),
             ("400", true) => (&self.open, with_body(method, path, &[], "{")),
             ("400", false) => (&self.open, request(method, &format!("{path}?limit=0"), &[], "")),
             ("401", _) => (&self.keyed, good),
@@ -119,7 +125,7 @@ impl Servers {
                 }
                 (&self.open, good)
             }
-            ("413", _) => (&self.open, with_body(method, path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
+            ("413", _) => (&self.open, with_body(method, path, &[], &" ".repeat(self.open.api.max_body_bytes() + 1))),
             ("415", _) => (&self.open, request(method, path, &[("Content-Type", "text/plain")], "")),
             ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),

@@ -38,7 +38,9 @@ impl Server {
             let server = Arc::clone(&server);
             Box::pin(async move { server.answer().await })
         });
-        Tokens::with(rules, Keys::default(), None, Some(Remote::new(fetch, interval)))
+        let settings = RemoteSettings { url: "http://127.0.0.1/".parse().unwrap(), interval, authorities: None };
+        let remote = Some((Arc::new(Remote::new(fetch, interval)), settings));
+        Tokens::with(State { rules: Arc::new(rules), keys: Arc::default(), file: None, remote, in_use: true })
     }
 
     async fn answer(&self) -> Result<Fetched, String> {

@@ -148,7 +148,7 @@ async fn a_file_is_read_again_and_a_wrong_file_changes_nothing() {
     std::fs::write(&path, old.public_text()).unwrap();
     let settings = AccessSettings { token_keys: Some(path.clone()), ..AccessSettings::default() };
     let tokens = Tokens::from_settings(&settings).unwrap().unwrap();
-    assert_eq!((tokens.file(), tokens.is_ready()), (Some(&*path), true));
+    assert_eq!((tokens.file(), tokens.is_ready()), (Some(path.clone()), true));
     let old = token(&old, &good_claims());
     assert!(verify(&tokens, &old).await.is_ok());
     std::fs::write(&path, "broken").unwrap();

@@ -1,0 +1,271 @@
+//! Settings of topics, sessions and namespaces.
+
+use std::time::Duration;
+
+use janus_core::hooks::{Client as HookClient, ConnectRequest, Denied, Hooks, Identity};
+use janus_core::wire::TopicName;
+use janus_core::{Event, Fault, Namespace, Position, Receipt, Resume, SlowConsumer, SubscribeOptions};
+
+use super::Live;
+use crate::http::{Http, last_event_id};
+use crate::support::{Client, publish_frame, subscribe_frame, until};
+use janus_core::wire::classic::client::unsubscribe;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MOMENT: Duration = Duration::from_millis(10);
+
+pub(super) async fn max_topics() {
+    let mut live = Live::start(|_| {}).await;
+    let mut client = live.subscriber("first").await;
+    live.reload("max_topics", |config| config.max_topics = 1);
+    client.send(subscribe_frame("second")).await;
+    assert_eq!(client.error_code().await, "too_many_topics_on_server");
+}
+
+pub(super) async fn max_topic_bytes() {
+    let mut live = Live::start(|_| {}).await;
+    let mut client = live.subscriber("long").await;
+    live.reload("max_topic_bytes", |config| config.max_topic_bytes = 3);
+    client.send(subscribe_frame("long")).await;
+    assert_eq!(client.error_code().await, "bad_topic");
+}
+
+pub(super) async fn max_topics_per_client() {
+    let mut live = Live::start(|_| {}).await;
+    let mut client = live.subscriber("first").await;
+    live.reload("max_topics_per_client", |config| config.max_topics_per_client = 1);
+    client.send(subscribe_frame("second")).await;
+    assert_eq!(client.error_code().await, "too_many_topics");
+}
+
+/// Subscribes to a topic and leaves it, so that the topic is unused.
+async fn visit(client: &mut Client, topic: &str) {
+    client.subscribe(topic).await;
+    client.send(unsubscribe(topic)).await;
+    client.frame().await;
+}
+
+pub(super) async fn address_share() {
+    let mut live = Live::start(|config| {
+        (config.max_topics, config.address_share, config.topic_idle) = (10, 100, DAY);
+    })
+    .await;
+    let [mut many, mut few] = [
+        Client::connect_from([127, 0, 0, 2], live.classic).await,
+        Client::connect_from([127, 0, 0, 3], live.classic).await,
+    ];
+    visit(&mut few, "few 1").await;
+    for number in 0..9 {
+        visit(&mut many, &format!("many {number}")).await;
+    }
+    // An address within its share has room made by the address with most topics.
+    visit(&mut few, "few 2").await;
+    assert!(live.janus.topic_info("few 1").is_some());
+    live.reload("address_share", |config| config.address_share = 10);
+    visit(&mut few, "few 3").await;
+    let own = ["few 1", "few 2"].map(|topic| live.janus.topic_info(topic).is_some());
+    assert!(own.contains(&false), "an address beyond its share makes room itself");
+}
+
+pub(super) async fn topic_idle() {
+    let mut live = Live::start(|config| config.topic_idle = DAY).await;
+    visit(&mut live.client().await, "news").await;
+    live.reload("topic_idle", |config| config.topic_idle = MOMENT);
+    until("the unused topic to end", || live.janus.topic_info("news").is_none()).await;
+}
+
+pub(super) async fn allow_publish() {
+    let mut live = Live::start(|config| config.proxy_protocol = vec!["127.0.0.0/8".parse().unwrap()]).await;
+    let mut client = Client::connect_silently(live.classic).await;
+    client.send("PROXY TCP4 203.0.113.9 127.0.0.1 1 2\r\n").await;
+    let mut client = client.greeted().await;
+    client.send(publish_frame("news", "1")).await;
+    client.error_code().await;
+    live.reload("allow_publish", |config| config.allow_publish = true);
+    client.send(publish_frame("news", "1")).await;
+    let receipt = client.json().await;
+    assert!(receipt["published"].is_object(), "{receipt}");
+}
+
+pub(super) async fn session_ttl() {
+    let mut live = Live::start(|config| config.session_ttl = DAY).await;
+    let client = live.subscriber("news").await;
+    live.reload("session_ttl", |config| config.session_ttl = MOMENT);
+    drop(client);
+    until("the session to end", || live.janus.stats().sessions == 0).await;
+}
+
+pub(super) async fn max_detached_sessions() {
+    let mut live = Live::start(|config| config.session_ttl = DAY).await;
+    let client = live.subscriber("news").await;
+    live.reload("max_detached_sessions", |config| config.max_detached_sessions = 0);
+    drop(client);
+    until("the session to end", || live.janus.stats().sessions == 0).await;
+}
+
+async fn publish(live: &Live, data: &str) -> Receipt {
+    live.janus.publish("news", data).await.unwrap()
+}
+
+/// Whether a subscriber that has all messages up to this one can have the rest.
+fn resumes(live: &Live, after: Receipt) -> bool {
+    let since = Position { epoch: after.epoch, seq: after.seq };
+    let options = SubscribeOptions::default().since(since);
+    live.janus.subscribe_with("news", options).unwrap().resumption().missed == 0
+}
+
+pub(super) async fn resume_messages() {
+    let mut live = Live::start(|_| {}).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    let first = publish(&live, "1").await;
+    publish(&live, "2").await;
+    assert!(resumes(&live, first));
+    live.reload("resume_messages", |config| config.resume_messages = 0);
+    publish(&live, "3").await;
+    until("the messages to be forgotten", || !resumes(&live, first)).await;
+}
+
+pub(super) async fn resume_bytes() {
+    let mut live = Live::start(|_| {}).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    let first = publish(&live, "1").await;
+    publish(&live, "2").await;
+    assert!(resumes(&live, first));
+    live.reload("resume_bytes", |config| config.resume_bytes = 0);
+    publish(&live, "3").await;
+    until("the messages to be forgotten", || !resumes(&live, first)).await;
+}
+
+pub(super) async fn resume_age() {
+    let mut live = Live::start(|config| config.resume_age = DAY).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    let first = publish(&live, "1").await;
+    publish(&live, "2").await;
+    live.reload("resume_age", |config| config.resume_age = MOMENT);
+    // Even of a topic without further messages.
+    until("the message to be forgotten", || !resumes(&live, first)).await;
+}
+
+pub(super) async fn history() {
+    let mut live = Live::start(|_| {}).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    publish(&live, "1").await;
+    assert!(live.janus.history("news", None, 10).is_err());
+    live.reload("history", |config| config.default_namespace.history = true);
+    publish(&live, "2").await;
+    assert!(!live.janus.history("news", None, 10).unwrap().messages.is_empty());
+}
+
+/// An instance with history for a day, and a topic that does not end.
+async fn with_history() -> (Live, janus_core::Subscriber) {
+    let live = Live::start(|config| {
+        config.default_namespace = Namespace { history: true, history_age: DAY, ..Namespace::default() };
+        (config.resume_messages, config.resume_age) = (0, MOMENT);
+    })
+    .await;
+    let subscriber = live.janus.subscribe("news").unwrap();
+    (live, subscriber)
+}
+
+fn kept(live: &Live) -> usize {
+    live.janus.history("news", None, 100).unwrap().messages.len()
+}
+
+pub(super) async fn history_messages() {
+    let (mut live, _subscriber) = with_history().await;
+    for _ in 0..5 {
+        publish(&live, "1").await;
+    }
+    assert_eq!(kept(&live), 5);
+    live.reload("history_messages", |config| config.default_namespace.history_messages = 2);
+    publish(&live, "1").await;
+    assert_eq!(kept(&live), 2);
+}
+
+pub(super) async fn history_bytes() {
+    let (mut live, _subscriber) = with_history().await;
+    for _ in 0..5 {
+        publish(&live, &"x".repeat(600)).await;
+    }
+    assert_eq!(kept(&live), 5);
+    live.reload("history_bytes", |config| config.default_namespace.history_bytes = 1_024);
+    publish(&live, &"x".repeat(600)).await;
+    assert_eq!(kept(&live), 1);
+}
+
+pub(super) async fn history_age() {
+    let (mut live, _subscriber) = with_history().await;
+    publish(&live, "1").await;
+    live.reload("history_age", |config| config.default_namespace.history_age = MOMENT);
+    until("the message to be forgotten", || kept(&live) == 0).await;
+}
+
+pub(super) async fn resume() {
+    let mut live = Live::start(|_| {}).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    let id = Http::events(live.http, "topic=news", "").await.id().await;
+    publish(&live, "1").await;
+    let mut resumed = Http::events(live.http, "topic=news", &last_event_id(&id)).await;
+    resumed.id().await;
+    assert_eq!(resumed.message().await.0, 1);
+    live.reload("resume", |config| config.default_namespace.resume = Resume::Off);
+    let mut anew = Http::events(live.http, "topic=news", &last_event_id(&id)).await;
+    let told = anew.block().await;
+    publish(&live, "2").await;
+    let next = anew.block().await.data.unwrap();
+    assert!(next["seq"] != 1, "nothing from before the stream: {told:?}, {next}");
+}
+
+pub(super) async fn slow_consumer() {
+    let mut live = Live::start(|config| config.write_timeout = DAY).await;
+    live.reload("slow_consumer", |config| config.default_namespace.slow_consumer = SlowConsumer::Conflate);
+    let _client = live.sluggish("news").await;
+    live.flood("news", 100).await;
+    until("messages to be conflated", || live.janus.stats().messages_conflated > 0).await;
+}
+
+pub(super) async fn client_publish_rate() {
+    let mut live = Live::start(|config| config.rate_patience = MOMENT).await;
+    let mut client = live.client().await;
+    live.reload("client_publish_rate", |config| config.default_namespace.client_publish_rate = 1);
+    client.send(publish_frame("news", "1").repeat(20)).await;
+    while !client.frame().await.contains("rate_limited") {}
+}
+
+/// Nobody may subscribe to anything.
+struct Strict;
+
+impl Hooks for Strict {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        Ok(Identity::anonymous())
+    }
+
+    async fn authorize_subscribe(&self, _: &HookClient, _: &TopicName) -> Result<(), Denied> {
+        Err(Denied::new("no"))
+    }
+}
+
+pub(super) async fn anonymous_subscribe() {
+    let mut live = Live::start_with(|_| {}, Strict).await;
+    let mut client = live.client().await;
+    client.send(subscribe_frame("news")).await;
+    assert_eq!(client.error_code().await, "forbidden");
+    live.reload("anonymous_subscribe", |config| config.default_namespace.anonymous_subscribe = true);
+    client.subscribe("news").await;
+}
+
+pub(super) async fn topic_quarantine() {
+    let mut live = Live::start(|config| config.topic_quarantine = DAY).await;
+    let mut subscriber = live.janus.subscribe("news").unwrap();
+    live.reload("topic_quarantine", |config| config.topic_quarantine = Duration::from_millis(100));
+    let is_available = || live.janus.topic_info("news").is_some_and(|topic| topic.available);
+    // More crashes than a topic is allowed.
+    until("the quarantine", || {
+        live.janus.inject(Fault::Topic("news".to_owned()));
+        !is_available()
+    })
+    .await;
+    until("the end of the quarantine", is_available).await;
+    live.janus.publish("news", "1").await.unwrap();
+    while !matches!(subscriber.next().await, Some(Event::Message(_))) {}
+}
