@@ -120,5 +120,5 @@ async fn a_broadcast_is_completed_even_if_its_client_disconnects() {
     drop(held);
     let all = || topics.iter().all(|topic| server.janus.history(topic, None, 1).unwrap().messages.len() == 1);
     until("a message in every topic", all).await;
-    until("the place to be free", || server.api.connections.available_permits() == 1).await;
+    until("the place to be free", || server.api.free_places() == 1).await;
 }

@@ -226,7 +226,7 @@ fn request_head_of_chunks() -> Vec<u8> {
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_before_the_read() {
     let server = serve(&settings()).await;
-    let limit = server.api.max_body_bytes;
+    let limit = server.api.max_body_bytes();
     let refused = |answer: Answer| assert_eq!((answer.status, &*answer.error().0), (413, "frame_too_large"));
     let large = " ".repeat(limit + 1);
     refused(server.send(&[&post("/api/publish", &[], &large)]).await);
@@ -265,7 +265,7 @@ async fn places_are_freed_after_their_requests() {
     let server = serve(&Settings { max_api_connections: 2, ..settings() }).await;
     for _ in 0..10 {
         assert_eq!(server.get("/api/topics").await.status, 200);
-        until("the place to be free", || server.api.connections.available_permits() == 2).await;
+        until("the place to be free", || server.api.free_places() == 2).await;
     }
     timeout(PATIENCE, server.api.finish()).await.unwrap();
 }
