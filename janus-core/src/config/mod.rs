@@ -138,7 +138,7 @@ settings! {
 
             /// PEM files with the server's certificate and, below the certificate, its chain. With several files, the
             /// first whose certificate has the name that the client asks for is served, and otherwise the first of all.
-            /// The files are read at the start and at each reload of certificates.
+            /// The files are read at the start, at each reload, and within 60 s after a change.
             ///
             /// See `Janus::reload_certificates`.
             tls_cert: Vec<PathBuf> = Vec::new(), paths, reload(new_connections);

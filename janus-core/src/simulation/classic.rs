@@ -526,7 +526,7 @@ impl Client for Classic {
             known(topic).map(|subscription| Subscription { resumed: None, ..subscription })
         });
         let none = std::array::from_fn(|topic| self.subscriptions[topic].is_none() && !self.unsubscribes(topic));
-        let (token, detached) = (self.token.clone()?, self.line.cut);
+        let (token, detached) = (self.token.clone()?, self.line.detached());
         let session = Session { token, subscriptions, none, detached, sure: true, instance };
         Some(client::Session::Classic(Box::new(session)))
     }

@@ -85,7 +85,7 @@ pub(super) struct Line {
     /// Bytes of an incomplete frame.
     pub(super) incoming: Vec<u8>,
     /// When the client first saw that the server had ended its side.
-    pub(super) cut: Option<Instant>,
+    cut: Option<Instant>,
     /// The client does not read.
     pub(super) stalled: bool,
     pub(super) reason: Reason,
@@ -156,6 +156,12 @@ impl Line {
 
     pub(super) fn note_cut(&mut self) {
         self.cut.get_or_insert_with(Instant::now);
+    }
+
+    /// The earliest time at which the session can have lost its connection. The server may have begun to close the
+    /// connection of a client that does not read long before the end of the stream: its last words wait.
+    pub(super) fn detached(&self) -> Option<Instant> {
+        self.cut.map(|cut| cut.min(self.last_read))
     }
 
     /// Leaves without a goodbye, by a reset or a close. The drop of the client follows.

@@ -584,7 +584,7 @@ impl Client for Modern {
                 Command::Subscribe(asked) if asked.topic == topic => asked.since,
                 _ => None,
             });
-            let kept = sure.then_some(Kept { instance, detached: self.line.cut });
+            let kept = sure.then_some(Kept { instance, detached: self.line.detached() });
             let subscription = self.subscriptions[topic].map(|it| Place { kept, ..it.place });
             subscription.or_else(|| asked.map(|place| Place { kept: None, ..place }))
         });
