@@ -79,7 +79,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     api.serve_all(requests);
     tokio::spawn(logging::end_changes());
     #[cfg(feature = "fault-injection")]
-    tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    tokio::spawn(fail_on_purpose(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
     let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
@@ -195,9 +195,12 @@ async fn drain(
     }
 }
 
-/// For the test that a service manager sees when the tree gives up: nothing outside the process can cause that.
+/// For the tests that a service manager sees when the tree gives up or hangs: nothing outside the process can cause that.
 #[cfg(feature = "fault-injection")]
-async fn crash_until_it_gives_up(janus: Janus) {
+async fn fail_on_purpose(janus: Janus) {
+    if std::env::var_os("HANG_THE_ACTORS").is_some() {
+        janus.inject(janus_core::Fault::Hang(Duration::from_secs(20)));
+    }
     if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
         return;
     }

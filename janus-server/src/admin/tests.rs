@@ -135,7 +135,7 @@ async fn requests_that_are_carried_out_keep_their_connections_on_a_full_port() {
         client.send(format!("{head}Content-Length: 2\r\n\r\n{{")).await;
         busy.push(client);
     }
-    until("all places of requests are taken", || server.admin.api.free_places() == 0).await;
+    until("all places of requests are taken", || server.admin.free_places() == 0).await;
     let mut idle = Vec::new();
     for _ in 0..2 * MAX_CONNECTIONS {
         let mut client = Client::connect(&server).await;
@@ -239,5 +239,71 @@ async fn a_server_whose_actors_hang_is_told_apart_and_still_answers() {
     assert_eq!(publisher.answer().await.0, 200);
     while client.get("/readyz").await.0 != 200 {
         assert!(begun.elapsed() < PATIENCE, "the server is not ready although its actors run");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_figures_the_tree_and_the_slow_clients() {
+    let server = serve(&settings()).await;
+    let _subscribers = ["news", "sports", "weather"].map(|topic| server.janus.subscribe(topic).unwrap());
+    let running = |topic: &&str| server.janus.tree().to_string().contains(&format!("topic {topic} #"));
+    until("three topics run", || ["news", "sports", "weather"].iter().all(running)).await;
+    until("none is starting", || !server.janus.tree().to_string().contains("starting")).await;
+    let mut client = Client::connect(&server).await;
+    let mut json = async |path: &str| -> serde_json::Value {
+        let (status, body) = client.get(path).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let stats = json("/api/stats").await;
+    let figures = stats["stats"].as_object().unwrap();
+    assert!(server.janus.stats().metrics().all(|metric| figures[metric.name]["text"] == metric.text), "{stats}");
+    assert_eq!((&figures["topics"]["value"], &figures["topics"]["kind"]), (&3.into(), &"gauge".into()));
+
+    let whole = json("/api/tree").await;
+    assert_eq!((&whole["tree"]["name"], &whole["unlisted"]), (&"janus".into(), &0.into()));
+    let cut = json("/api/tree?limit=2").await;
+    assert_eq!(cut["tree"]["children"].as_array().unwrap().len(), 2);
+    assert!(cut["unlisted"].as_u64().unwrap() > 5, "{cut}");
+    assert_eq!(json("/api/slow?limit=5").await, serde_json::json!({"clients": []}));
+
+    let (_, picture) = client.get("/api/tree?format=text").await;
+    assert_eq!(picture, format!("{}\n", server.janus.tree()));
+    assert!(picture.contains("── topic news #1: running\n"), "{picture}");
+    let (_, picture) = client.get("/api/tree?format=text&limit=2").await;
+    assert!(picture.contains(" further nodes are not listed; limit=N"), "{picture}");
+    for bad in ["/api/tree?format=xml", "/api/tree?limit=0", "/api/slow?format=text", "/api/slow?limit=5&limit=6"] {
+        assert_eq!(client.get(bad).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_trace_is_answered_line_by_line() {
+    let server = serve(&settings()).await;
+    let mut client = Client::connect(&server).await;
+    let path = "/api/trace?seconds=20&count=1&kinds=connect";
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+    until("the trace holds a place", || server.admin.free_places() < MAX_REQUESTS).await;
+    let _connection = TcpStream::connect(server.janus.local_addrs()[0]).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, client.0.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.contains("\"kind\":\"connect\"") && answer.contains("{\"end\":\"count\""), "{answer}");
+    until("the place is free", || server.admin.free_places() == MAX_REQUESTS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_answer_is_not_read_is_cut_after_a_while() {
+    let places = Arc::new(Places::new(1));
+    for (reads, is_cut) in [(true, false), (false, true)] {
+        let place = Places::take(&places);
+        let task = tokio::spawn(std::future::pending::<()>());
+        place.may_be_cut_by(task.abort_handle());
+        let cut = place.cut_after(EXCHANGE_TIMEOUT);
+        sleep(EXCHANGE_TIMEOUT / 2).await;
+        if reads {
+            drop(cut);
+        }
+        sleep(EXCHANGE_TIMEOUT).await;
+        assert_eq!(task.is_finished(), is_cut);
     }
 }

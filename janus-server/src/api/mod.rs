@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
 //! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `inspecting.rs` | handlers | the routes with which operators look at the server |
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
@@ -18,6 +19,7 @@
 //! connection to request `/events`, and a connection cannot be handed back to Janus.
 
 mod access;
+mod inspecting;
 mod levels;
 mod revoking;
 mod routes;
@@ -101,6 +103,8 @@ pub(crate) struct Api {
     lingering: Semaphore,
     /// Room for large answers: one permit per byte.
     answers: Arc<Semaphore>,
+    /// The copy of the supervision tree.
+    trees: Arc<Semaphore>,
     /// The OpenAPI description.
     openapi: Bytes,
     /// For the routes of the admin port; `None` on the HTTP port.
@@ -127,6 +131,7 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
+            trees: Arc::new(Semaphore::new(1)),
             openapi: routes::openapi(core.max_topic_bytes),
             health: None,
         }
@@ -144,6 +149,7 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
+            trees: Arc::clone(&self.trees),
             openapi: self.openapi.clone(),
             health: Some(health),
             ..*self
@@ -353,17 +359,18 @@ pub(crate) async fn linger(reader: impl AsyncRead + Unpin) {
 
 /// A response with a JSON body.
 fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
-    typed_response(status, "application/json", body)
-}
-
-/// A response with a body of this content type.
-fn typed_response(status: u16, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     Response::builder()
         .status(status)
-        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CONTENT_TYPE, "application/json")
         .header(header::CACHE_CONTROL, "no-store")
         .body(Full::new(body))
         .expect("the status and the headers are right")
+}
+
+/// The response with another content type.
+fn with_type(mut response: Response<Full<Bytes>>, content_type: &'static str) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
 }
 
 fn refusal(error: &HttpError) -> Response<Full<Bytes>> {

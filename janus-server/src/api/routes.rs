@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::{Api, Port, refusal, response, traceparent, typed_response};
+use super::{Api, Port, refusal, response, traceparent, with_type};
 use crate::admin::health;
 
 /// Topics that one broadcast may go to.
@@ -66,6 +66,9 @@ pub(super) enum Endpoint {
     Index,
     Livez,
     Readyz,
+    Stats,
+    Tree,
+    Slow,
 }
 
 /// The ports on which a route is served.
@@ -87,6 +90,9 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/healthz", Method::GET, Served::Admin, Endpoint::Readyz),
     ("/health/live", Method::GET, Served::Admin, Endpoint::Livez),
     ("/health/ready", Method::GET, Served::Admin, Endpoint::Readyz),
+    ("/api/stats", Method::GET, Served::Admin, Endpoint::Stats),
+    ("/api/tree", Method::GET, Served::Admin, Endpoint::Tree),
+    ("/api/slow", Method::GET, Served::Admin, Endpoint::Slow),
     ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
     ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
@@ -188,7 +194,7 @@ impl Api {
             Endpoint::OpenApi => Some(response(200, self.openapi.clone())),
             Endpoint::Livez => Some(health(&self.health.as_ref()?.live())),
             Endpoint::Readyz => Some(health(&self.health.as_ref()?.ready())),
-            Endpoint::Index => Some(typed_response(200, "text/plain; charset=utf-8", index().into())),
+            Endpoint::Index => Some(with_type(response(200, index().into()), "text/plain; charset=utf-8")),
             _ => None,
         }
     }
@@ -209,6 +215,9 @@ impl Api {
             Endpoint::Connections => self.connections(&Page::of(&request)?).await,
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::Revoke => self.revoke(&self.body(request).await?),
+            Endpoint::Stats => no_query(&request).map(|()| self.stats()),
+            Endpoint::Tree => self.tree(&request).await,
+            Endpoint::Slow => self.slow(&request),
             Endpoint::Levels => no_query(&request).map(|()| self.levels()),
             Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
             Endpoint::ResetLevels => self.reset_levels(&request),
@@ -592,7 +601,7 @@ fn health(answer: &health::Answer) -> Response<Full<Bytes>> {
     response(if answer.is_good() { 200 } else { 503 }, to_json(answer).into())
 }
 
-fn to_json(answer: &impl Serialize) -> Vec<u8> {
+pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).expect("answers have only strings as keys of maps")
 }
 

@@ -32,8 +32,8 @@ struct Server {
     janus: Janus,
     api: Arc<Api>,
     addr: SocketAddr,
-    /// The admin port.
-    admin: SocketAddr,
+    admin: Arc<Admin>,
+    admin_addr: SocketAddr,
 }
 
 /// Every topic keeps history, except those of the namespace `plain`.
@@ -78,9 +78,9 @@ async fn start(
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
     let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
-    let admin = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
-    let admin = SocketAddr::from(([127, 0, 0, 1], admin[0].port()));
-    Server { janus, api, addr, admin }
+    let admin_addr = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap()[0];
+    let admin_addr = SocketAddr::from(([127, 0, 0, 1], admin_addr.port()));
+    Server { janus, api, addr, admin, admin_addr }
 }
 
 /// An answer, read up to the end of its connection.
@@ -122,7 +122,7 @@ impl Server {
     /// Sends a request to the admin port, and reads to the end of the stream.
     async fn send_to_admin(&self, request: &[u8]) -> Answer {
         let head = request.iter().position(|&byte| byte == b'\n').unwrap() + 1;
-        Self::send_to(self.admin, &[&request[..head], b"Connection: close\r\n", &request[head..]]).await
+        Self::send_to(self.admin_addr, &[&request[..head], b"Connection: close\r\n", &request[head..]]).await
     }
 
     async fn send_to(addr: SocketAddr, pieces: &[&[u8]]) -> Answer {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::inspecting::{DEFAULT_CHILDREN, DEFAULT_SLOW, MAX_CHILDREN, MAX_SLOW};
 use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES, Served};
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::*;
@@ -78,14 +79,14 @@ impl Servers {
         let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
         let unfinished = post("/api/publish", &[], "{}");
         let mut holders = Vec::new();
-        for addr in [full.addr].into_iter().chain([full.admin; admin::MAX_REQUESTS]) {
+        while full.api.free_places() + full.admin.free_places() > 0 {
+            let addr = if full.api.free_places() > 0 { full.addr } else { full.admin_addr };
             let mut holder = TcpStream::connect(addr).await.unwrap();
+            let free = full.api.free_places() + full.admin.free_places();
             holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
+            until("a place to be taken", || full.api.free_places() + full.admin.free_places() < free).await;
             holders.push(holder);
         }
-        until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
-        // A request of its own, because the places of the admin port cannot be seen from here.
-        while full.send_to_admin(&get("/api/topics", &[])).await.status != 503 {}
         Self {
             open: serve(&settings()).await,
             keyed: serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await,
@@ -215,6 +216,10 @@ fn the_openapi_file_has_every_route_and_no_other() {
     for (at, default, max) in [(2, DEFAULT_SECONDS, MAX_SECONDS), (3, DEFAULT_COUNT, MAX_COUNT)] {
         let schema = &parameters[at]["schema"];
         assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)));
+    }
+    for (path, default, max) in [("/api/tree", DEFAULT_CHILDREN, MAX_CHILDREN), ("/api/slow", DEFAULT_SLOW, MAX_SLOW)] {
+        let schema = &file["paths"][path]["get"]["parameters"][0]["schema"];
+        assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)), "{path}");
     }
     let kinds = janus_core::TraceKind::ALL.map(janus_core::TraceKind::as_str);
     assert_eq!(file["components"]["schemas"]["TraceKind"]["enum"], json!(kinds));
