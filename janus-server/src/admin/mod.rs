@@ -53,7 +53,7 @@ pub(crate) const MAX_CONNECTIONS: usize = 64;
 
 /// Requests to the API served at once, as `max_api_connections` on the HTTP port. A further request gets status 503.
 /// Half of the connections, so that idle connections and room for checks of health remain in any case.
-pub(crate) const MAX_REQUESTS: usize = MAX_CONNECTIONS / 2;
+const MAX_REQUESTS: usize = MAX_CONNECTIONS / 2;
 
 /// From the accept, or from the end of an answer, to the end of the next request's head. Longer than the minute between
 /// two scrapes of a slow monitoring system; a connection makes room earlier if the port is full.

@@ -34,8 +34,8 @@ pub(crate) struct BadFilter {
 
 impl LogFilter {
     /// The accepted texts.
-    pub(crate) const EXPECTED: &str = "off, error, warn, info, debug or trace, optionally followed by levels of up to 16 \
-                                       targets, as in \"info,janus_core::connection=debug\"";
+    pub(crate) const EXPECTED: &str = "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\", and then, if wanted, levels of \
+                                       up to 16 targets, as in \"info,janus_core::connection=debug\"";
 
     pub(crate) fn level(level: LevelFilter) -> Self {
         Self { level, targets: Vec::new() }
