@@ -98,9 +98,8 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             _ = keeping => unreachable!("files and keys are kept fresh for ever"),
         }
     };
-    let report =
-        drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
-    admin.finish().await;
+    let report = drain(&janus, (&access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
+    tokio::join!(api.finish(), admin.finish());
     log::info!("drained {} connections", report.connections);
     if report.cut_off > 0 {
         log::warn!("{} of them were closed by write_timeout or drain_timeout with messages left", report.cut_off);
@@ -167,7 +166,7 @@ async fn serve_until_stopped(
 /// Drains until the last connection has ended, or until a stop signal other than that of `stopped`.
 async fn drain(
     janus: &Janus,
-    (api, access, time): (&Api, &Access, Duration),
+    (access, time): (&Access, Duration),
     signals: &mut Signals,
     reloading: &Reloading,
     health: &Health,
@@ -181,10 +180,7 @@ async fn drain(
         report
     };
     tokio::select! {
-        report = drained => {
-            api.finish().await;
-            Ok(report)
-        }
+        report = drained => Ok(report),
         name = signals.stop_again(stopped, reloading) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
