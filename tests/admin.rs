@@ -298,6 +298,17 @@ fn the_command_gives_up_on_a_server_that_does_not_answer() {
     assert!(text(&output.stderr).contains("no answer from the server within 200ms"), "{}", text(&output.stderr));
 }
 
+#[test]
+fn descriptors_are_kept_for_the_admin_port() {
+    let ports = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let clients = |ports: &[&str]| -> u32 {
+        let line = Running::start_with_descriptors(ports, 1_000).error_line("1000 descriptors allow ");
+        line.split("allow ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
+    // A sixteenth of the descriptors, because 64 would be more; one of them would have been kept for refusals.
+    assert_eq!((clients(&ports[..2]), clients(&ports)), (913, 852));
+}
+
 const HAPROXY: &str = include_str!("proxies/haproxy-health.cfg");
 
 /// The server that answers a request through the load balancer; `None` if the load balancer has none.

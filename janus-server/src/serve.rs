@@ -138,12 +138,12 @@ async fn serve(
         }
     };
     let time = janus.config().drain_timeout;
-    let drain = drain(&janus, (&api, &access, time), &mut signals, &reloader, &health, stopped);
+    let drain = drain(&janus, (&access, time), &mut signals, &reloader, &health, stopped);
     let report = manager.draining(&janus, drain).await?;
     if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
         handover::leave(file, handover);
     }
-    admin.finish().await;
+    tokio::join!(api.finish(), admin.finish());
     let (connections, cut_off) = (report.connections, report.cut_off);
     log::info!(connections; "drained {}", counted(connections, "connection"));
     if cut_off > 0 {
@@ -242,7 +242,7 @@ async fn serve_until_stopped(
 /// Drains until the last connection has ended, or until a stop signal other than that of `stopped`.
 async fn drain(
     janus: &Janus,
-    (api, access, time): (&Api, &Access, Duration),
+    (access, time): (&Access, Duration),
     signals: &mut Signals,
     reloader: &Reloader,
     health: &Health,
@@ -256,10 +256,7 @@ async fn drain(
         report
     };
     tokio::select! {
-        report = drained => {
-            api.finish().await;
-            Ok(report)
-        }
+        report = drained => Ok(report),
         name = signals.stop_again(stopped, reloader) => {
             log::warn!("{name}: ending at once");
             Err(ServeError::Interrupted)
