@@ -29,8 +29,6 @@ pub(super) enum Answers {
 
 /// A connection that comes back after it was passed on.
 pub(crate) struct Returning {
-    /// Whether a proxy has passed the client on from elsewhere, by what is known without any request.
-    pub(crate) is_foreign: bool,
     /// Whether the connection was counted as accepted.
     pub(crate) is_counted: bool,
     /// Input of the client.
@@ -40,8 +38,8 @@ pub(crate) struct Returning {
 impl Transport {
     /// Continues with a connection that was passed on.
     pub(crate) fn return_with(&mut self, returning: Returning) {
-        let Returning { is_foreign, is_counted, received } = returning;
-        (self.is_foreign, self.is_counted) = (is_foreign, is_counted);
+        let Returning { is_counted, received } = returning;
+        self.is_counted = is_counted;
         self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
         // A request that was passed on has led to a connection more.
         self.portion.add(price::LENGTHY);
