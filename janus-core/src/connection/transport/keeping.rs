@@ -6,6 +6,7 @@
 //!
 //! Such a connection is a [guest](crate::connection::guests): on a full server it makes room, silent connections first.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
@@ -69,7 +70,7 @@ impl Transport {
             self.announce_close();
             self.answers = Answers::Last;
         }
-        let reply = Reply::connection(std::sync::Arc::clone(&self.slot), topic.clone(), true, id);
+        let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), true, id);
         self.offer(topic, Pending { publication, reply }, None);
     }
 
@@ -117,7 +118,11 @@ impl Transport {
         }
         if let Step::Emptying(command) = std::mem::replace(&mut self.step, Step::Reading) {
             match *command {
-                Command::Become(bytes) => self.become_successor(bytes),
+                Command::Become(bytes) => {
+                    // From here on, the client is like any other.
+                    self.answers = Answers::Named;
+                    self.become_successor(bytes);
+                }
                 _ => self.pass_on(),
             }
         }
