@@ -208,7 +208,9 @@ async fn over_http_a_stalled_trace_loses_lines_and_ends_in_time() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut silent: TcpStream = socket.connect(http).await.unwrap();
-    let request = format!("GET /api/trace?kinds=publish&seconds=2&count=1000000 HTTP/1.1\r\nHost: {http}\r\n\r\n");
+    let request = format!(
+        "GET /api/trace?kinds=publish&seconds=2&count=1000000 HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n"
+    );
     silent.write_all(request.as_bytes()).await.unwrap();
     let mut status = [0; 12];
     timeout(DEADLINE, silent.read_exact(&mut status)).await.unwrap().unwrap();

@@ -81,7 +81,7 @@ impl WayBack {
         let returned = shared.home.run(move || match Link::enter_reactor(stream, peer) {
             Ok(link) => {
                 let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls };
-                let returning = Returning { is_foreign, is_counted: true, received };
+                let returning = Returning { is_counted: true, received };
                 serve_again(&connections, accepted, &origin, returning);
             }
             Err(error) => log::debug!("{peer}: closed, because the socket cannot be registered: {error}"),

@@ -6,6 +6,7 @@
 //!
 //! Such a connection is a [guest](crate::connection::guests): on a full server it makes room, silent connections first.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
@@ -29,8 +30,6 @@ pub(super) enum Answers {
 
 /// A connection that comes back after it was passed on.
 pub(crate) struct Returning {
-    /// Whether a proxy has passed the client on from elsewhere, by what is known without any request.
-    pub(crate) is_foreign: bool,
     /// Whether the connection was counted as accepted.
     pub(crate) is_counted: bool,
     /// Input of the client.
@@ -40,8 +39,8 @@ pub(crate) struct Returning {
 impl Transport {
     /// Continues with a connection that was passed on.
     pub(crate) fn return_with(&mut self, returning: Returning) {
-        let Returning { is_foreign, is_counted, received } = returning;
-        (self.is_foreign, self.is_counted) = (is_foreign, is_counted);
+        let Returning { is_counted, received } = returning;
+        self.is_counted = is_counted;
         self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
         // A request that was passed on has led to a connection more.
         self.portion.add(price::LENGTHY);
@@ -71,7 +70,7 @@ impl Transport {
             self.announce_close();
             self.answers = Answers::Last;
         }
-        let reply = Reply::connection(std::sync::Arc::clone(&self.slot), topic.clone(), true, id);
+        let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), true, id);
         self.offer(topic, Pending { publication, reply }, None);
     }
 
@@ -119,7 +118,11 @@ impl Transport {
         }
         if let Step::Emptying(command) = std::mem::replace(&mut self.step, Step::Reading) {
             match *command {
-                Command::Become(bytes) => self.become_successor(bytes),
+                Command::Become(bytes) => {
+                    // From here on, the client is like any other.
+                    self.answers = Answers::Named;
+                    self.become_successor(bytes);
+                }
                 _ => self.pass_on(),
             }
         }

@@ -90,7 +90,8 @@ impl Transport {
         if self.opened && !self.is_closing() {
             return self.turn_away(code, message);
         }
-        if !self.is_closing() {
+        // A client between two requests is refused nothing.
+        if !self.is_closing() && !self.slot.is_idle() {
             count_refusal(&self.shared, self.session.peer, code);
         }
         self.why = Some(code);

@@ -110,6 +110,37 @@ async fn a_connection_becomes_a_websocket_after_requests_of_either_kind() {
 }
 
 #[tokio::test]
+async fn the_byte_rate_of_clients_holds_from_the_upgrade_on_and_not_for_publications_before() {
+    let mut settings = settings();
+    settings.core.client_bytes_rate = 64 * 1_024;
+    settings.core.rate_patience = Duration::from_millis(200);
+    let server = serve(&settings).await;
+    let mut kept = Kept::open(&server).await;
+    let large = "x".repeat(40_000);
+    let begun = Instant::now();
+    for _ in 0..40 {
+        assert_eq!(kept.ask(publication("plain:a", format!("\"{large}\""))).await.status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "at the rate of clients these take 25 s");
+    kept.send(ask_for("/ws", UPGRADE, None)).await;
+    assert!(kept.up_to("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
+    let text = |text: &str| janus_core::wire::websocket::client::text(text, [0; 4]);
+    kept.send(text(r#"{"type":"hello"}"#)).await;
+    let flood = text(&format!(r#"{{"type":"publish","topic":"plain:a","data":"{large}"}}"#)).repeat(50);
+    let (mut reader, mut writer) = kept.stream.split();
+    let flooding = async {
+        let _ = writer.write_all(&flood).await;
+    };
+    let reading = async {
+        let mut received = Vec::new();
+        while !String::from_utf8_lossy(&received).contains("rate_limited") {
+            assert_ne!(reader.read_buf(&mut received).await.unwrap(), 0, "an end without a reason");
+        }
+    };
+    timeout(PATIENCE, async { tokio::join!(flooding, reading) }).await.expect("the client is told");
+}
+
+#[tokio::test]
 async fn requests_sent_ahead_are_answered_in_their_order() {
     let server = serve(&settings()).await;
     let mut subscriber = server.janus.subscribe("a").unwrap();
