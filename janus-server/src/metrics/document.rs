@@ -1,5 +1,4 @@
-//! docs/METRICS.md: every exported figure, and the tests that hold the file, the rules and the dashboard against the
-//! figures.
+//! docs/METRICS.md: every exported figure; and tests of the file, the rules and the dashboard against the figures.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,7 +23,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("Clients and messages", &[""]),
 ];
 
-/// Every family that a server can export, with its full name.
+/// Every family of a server, with its full name.
 async fn families() -> Vec<(String, MetricFamily)> {
     let config = Config { listen: Vec::new(), ..Config::default() };
     let janus = Janus::builder().config(config).start().await.unwrap();
@@ -111,7 +110,7 @@ async fn names_have_their_unit_and_no_suffix_of_their_kind() {
     assert!(names.len() > 60, "{} names", names.len());
 }
 
-/// The words of a text that look like figures of this server.
+/// The words of a text in the form of names of figures.
 fn mentioned(text: &str) -> BTreeSet<&str> {
     let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     words.filter(|word| word.starts_with("janus_") || word.starts_with("process_")).collect()
