@@ -6,6 +6,7 @@
 
 mod access;
 mod addresses;
+mod admin;
 mod api;
 mod application;
 mod backend;

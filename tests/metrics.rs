@@ -153,6 +153,9 @@ async fn the_figures_follow_a_client_from_its_connection_to_its_end() {
     let busy = scrape.value("janus_arbiter_busy_seconds", &[("thread", "home")]);
     let ratio = scrape.value("janus_arbiter_busy_ratio", &[("thread", "home")]);
     assert!(busy > 0.0 && (0.0..=1.0).contains(&ratio), "{busy} s, {ratio}");
+    for check in ["draining", "arbiter", "memory", "connections", "keys"] {
+        assert_eq!(scrape.value("janus_ready", &[("check", check)]), 1.0, "{check}");
+    }
     assert!(value("janus_memory_used_bytes") > 2_000.0 && value("process_open_fds") > 5.0);
 
     drop(client);

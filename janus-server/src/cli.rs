@@ -14,6 +14,7 @@ use janus_core::TraceKind;
 use janus_core::settings::Kind;
 
 use crate::bench::{Protocol, Transport};
+use crate::client::admin::AdminPort;
 use crate::client::tls::Tls;
 use crate::settings::{self, Flags, TABLE};
 
@@ -46,10 +47,13 @@ impl Cli {
             Some(Command::Config(ConfigCommand::Check(after))) => {
                 Ok(Command::Config(ConfigCommand::Check(before.then(after))))
             }
+            Some(Command::Health(Health { ready, port })) => {
+                Ok(Command::Health(Health { ready, port: port.after(before) }))
+            }
             Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
             Some(_) => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
-                "settings before the command are for the server: only `serve` and `config` accept settings",
+                "settings before the command are for the server: only `serve`, `config` and `health` accept settings",
             )),
         }
     }
@@ -76,6 +80,11 @@ pub(crate) enum Command {
     /// same key. The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe,
     /// publish, pass, end, locate, start, exit, restart and quarantine.
     Trace(Trace),
+    /// Ask a running server whether it is alive, or ready for clients: exit code 0 if so, 1 if not, with the reason.
+    ///
+    /// The command asks the server's admin port, whose address is in the settings: run the command with the file, the
+    /// variables and the flags of the server.
+    Health(Health),
     /// Make keys and tokens for trying a server, and show what a token means to a server.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -84,6 +93,15 @@ pub(crate) enum Command {
     /// A worker process of the bench, started by `bench` only.
     #[command(hide = true)]
     BenchWorker,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    /// Ask whether the server is ready for clients. A server that drains is alive and not ready.
+    #[arg(long)]
+    pub(crate) ready: bool,
+    #[command(flatten)]
+    pub(crate) port: AdminPort,
 }
 
 #[derive(Debug, Subcommand)]
@@ -315,7 +333,7 @@ pub(crate) struct SettingFlags(pub(crate) Flags);
 
 impl SettingFlags {
     /// Both; the later flags take precedence.
-    fn then(mut self, later: Self) -> Self {
+    pub(crate) fn then(mut self, later: Self) -> Self {
         self.0.file = later.0.file.or(self.0.file);
         self.0.values.extend(later.0.values);
         self
@@ -389,7 +407,7 @@ impl clap::FromArgMatches for SettingFlags {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     match settings::duration(text.trim()) {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("expected a duration with a unit, such as \"10 s\" or 500ms"),

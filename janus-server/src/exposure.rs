@@ -12,6 +12,24 @@ use crate::settings::Settings;
 
 /// The line; `None` if only this machine reaches the server, or if clients must prove their identity over TLS.
 pub(crate) fn warning(settings: &Settings) -> Option<String> {
+    let parts: Vec<String> =
+        [warning_of_clients(settings), warning_of_the_admin_port(settings)].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// Without a key, the admin port is of no use to other machines, except for their checks of health.
+fn warning_of_the_admin_port(settings: &Settings) -> Option<String> {
+    let open = remote([&settings.admin_listen]);
+    (!open.is_empty() && settings.api_key.is_none()).then(|| {
+        format!(
+            "other machines reach the admin port {}, where without a key only health is answered; set api_key, or \
+             admin_listen on 127.0.0.1",
+            list(&open)
+        )
+    })
+}
+
+fn warning_of_clients(settings: &Settings) -> Option<String> {
     let (core, access) = (&settings.core, &settings.access);
     let plain = remote([&core.listen, &core.http_listen]);
     let encrypted = remote([&core.tls_listen, &core.https_listen]);
@@ -88,6 +106,21 @@ mod tests {
         for listen in ["127.0.0.1:8081", "[::1]:8081"] {
             assert_eq!(warning(&settings(listen, None)), None);
         }
+    }
+
+    #[test]
+    fn an_admin_port_without_a_key_is_told_in_the_same_line() {
+        let mut settings = settings("127.0.0.1:8081", None);
+        settings.admin_listen = addr("0.0.0.0:8082");
+        assert_warns(&settings, &["other machines reach the admin port 0.0.0.0:8082, where without a key only health"]);
+        settings.core.listen = addr("0.0.0.0:8081");
+        assert_warns(
+            &settings,
+            &["reach 0.0.0.0:8081: a stranger", "; other machines reach the admin port 0.0.0.0:8082"],
+        );
+        settings.api_key = crate::settings::ApiKey::new("correct-horse-battery");
+        settings.core.listen = addr("127.0.0.1:8081");
+        assert_eq!(warning(&settings), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use janus_core::{Config, DrainReport, Janus, StartupError};
 use tokio::sync::mpsc;
 
 use crate::access::Access;
-use crate::admin::{self, Admin, Unbound};
+use crate::admin::{self, Admin, Health, Unbound};
 use crate::api::Api;
 use crate::certificates;
 use crate::exposure;
@@ -58,7 +58,6 @@ pub(crate) fn run(settings: &Settings) -> Result<(), ServeError> {
 
 async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let config = &settings.core;
-    let drain_period = config.drain_period;
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
     // A channel, because requests can arrive before the handle to serve them exists.
     let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
@@ -78,10 +77,11 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
     let api = Arc::new(Api::new(janus.clone(), settings).with_figures_of(&access));
     api.serve_all(requests);
     #[cfg(feature = "fault-injection")]
-    tokio::spawn(crash_until_it_gives_up(janus.clone()));
+    tokio::spawn(fail_on_purpose(janus.clone()));
     let addrs = janus.local_addrs();
     announce(config, &addrs, api.is_closed());
-    let admin = Arc::new(Admin::new(&api, settings));
+    let health = Arc::new(Health::new(janus.clone(), access.tokens().cloned()));
+    let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
     for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
         log::info!("admin port on {addr}");
     }
@@ -89,16 +89,17 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
         log::warn!("{line}");
     }
     let reloading = Reloading::of(&janus, config, access.tokens());
-    tokio::select! {
-        reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-        name = signals.stop(&reloading) => {
-            log::info!("{name}: draining over {drain_period:?}; a second signal after {SAME_STOP:?} ends the server at once");
+    let stopped = {
+        let keeping = async { tokio::join!(reloading.watch(), certificates::watch(&janus, config), access.run()) };
+        let until_stopped = serve_until_stopped(&mut signals, &reloading, &health, settings);
+        tokio::select! {
+            reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
+            stopped = until_stopped => stopped?,
+            _ = keeping => unreachable!("files and keys are kept fresh for ever"),
         }
-        () = reloading.watch() => {}
-        () = certificates::watch(&janus, config) => {}
-        () = access.run() => {}
-    }
-    let report = drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading).await?;
+    };
+    let report =
+        drain(&janus, (&api, &access, config.drain_timeout), &mut signals, &reloading, &health, stopped).await?;
     admin.finish().await;
     log::info!("drained {} connections", report.connections);
     if report.cut_off > 0 {
@@ -128,17 +129,55 @@ fn announce(config: &Config, addrs: &[SocketAddr], api_is_closed: bool) {
     }
 }
 
-/// Drains until the last connection has ended, or until a second stop signal.
+/// Serves until a stop signal, and for `drain_delay` more. Returns when the signal came.
+///
+/// # Errors
+///
+/// A second signal.
+async fn serve_until_stopped(
+    signals: &mut Signals,
+    reloading: &Reloading,
+    health: &Health,
+    settings: &Settings,
+) -> Result<Instant, ServeError> {
+    let (delay, period) = (settings.drain_delay, settings.core.drain_period);
+    let name = signals.stop(reloading).await;
+    let stopped = Instant::now();
+    health.stop();
+    if delay.is_zero() {
+        log::info!("{name}: draining over {period:?}; a second signal after {SAME_STOP:?} ends the server at once");
+        return Ok(stopped);
+    }
+    log::info!(
+        "{name}: not ready from now on, and still serving for {delay:?} (drain_delay); a second signal after \
+         {SAME_STOP:?} ends the server at once"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {
+            log::info!("draining over {period:?}");
+            Ok(stopped)
+        }
+        name = signals.stop_again(stopped, reloading) => {
+            log::warn!("{name}: ending at once");
+            Err(ServeError::Interrupted)
+        }
+    }
+}
+
+/// Drains until the last connection has ended, or until a stop signal other than that of `stopped`.
 async fn drain(
     janus: &Janus,
     (api, access, time): (&Api, &Access, Duration),
     signals: &mut Signals,
     reloading: &Reloading,
+    health: &Health,
+    stopped: Instant,
 ) -> Result<DrainReport, ServeError> {
-    let stopped = Instant::now();
+    let begun = Instant::now();
     let drained = async {
         let report = janus.shutdown().await;
-        access.finish(time.saturating_sub(stopped.elapsed())).await;
+        health.drained();
+        access.finish(time.saturating_sub(begun.elapsed())).await;
         report
     };
     tokio::select! {
@@ -153,9 +192,12 @@ async fn drain(
     }
 }
 
-/// For the test that a service manager sees when the tree gives up: nothing outside the process can cause that.
+/// For the tests that a service manager sees when the tree gives up or hangs: nothing outside the process can cause that.
 #[cfg(feature = "fault-injection")]
-async fn crash_until_it_gives_up(janus: Janus) {
+async fn fail_on_purpose(janus: Janus) {
+    if std::env::var_os("HANG_THE_ACTORS").is_some() {
+        janus.inject(janus_core::Fault::Hang(Duration::from_secs(20)));
+    }
     if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_none() {
         return;
     }

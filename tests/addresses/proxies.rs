@@ -106,7 +106,7 @@ impl HaProxy {
         Self::run(&configuration, addresses)
     }
 
-    fn run(configuration: &str, addresses: Vec<SocketAddr>) -> Self {
+    pub(crate) fn run(configuration: &str, addresses: Vec<SocketAddr>) -> Self {
         let process =
             Process::start("haproxy", configuration, &addresses, |file| ["-db", "-f", file].map(str::to_owned).into());
         Self { _process: process, addresses }

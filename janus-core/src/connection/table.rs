@@ -154,6 +154,11 @@ impl ConnectionTable {
         listed.placed + listed.guests.len()
     }
 
+    /// Whether one of this many places is free.
+    pub(crate) fn has_place(&self, max_connections: usize) -> bool {
+        self.listed.lock().has_place(max_connections)
+    }
+
     /// How many connections there are, open or on their way into the table.
     pub(crate) fn all(&self) -> usize {
         let listed = self.listed.lock();
@@ -181,6 +186,10 @@ impl ConnectionTable {
 }
 
 impl Listed {
+    fn has_place(&self, max_connections: usize) -> bool {
+        self.placed + self.reserved < max_connections
+    }
+
     fn enter(&mut self, id: u64, standing: Standing, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
         let entry = self.slots.vacant_entry();
         let slot = Arc::new(make(id, u32::try_from(entry.key()).expect("fewer clients than 2^32")));
@@ -214,7 +223,7 @@ impl Reservation {
     /// Reserves a place, unless all `max_connections` are taken.
     pub(crate) fn new(shared: &Arc<Connections>) -> Option<Self> {
         let mut listed = shared.table.listed.lock();
-        if listed.placed + listed.reserved >= shared.config.max_connections {
+        if !listed.has_place(shared.config.max_connections) {
             return None;
         }
         listed.reserved += 1;

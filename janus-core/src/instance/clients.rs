@@ -15,6 +15,26 @@ use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
 
 impl Janus {
+    /// Whether a further client would find a place among [`Config::max_connections`](crate::Config::max_connections),
+    /// for a check of readiness. A client may still be refused for another reason, such as a limit of its address.
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// assert!(janus.has_place());
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        let shared = self.tables();
+        shared.table.has_place(shared.config.max_connections)
+    }
+
     /// The connected clients in the order of their numbers: the first `limit` above `after`.
     ///
     /// To see all, begin with 0 and continue after the last number of each page until a page is empty. A client that

@@ -3,6 +3,7 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `mod.rs` | HTTP server | the listeners, the life of a connection |
+//! | `health.rs` | checks | whether the server is alive, and whether it is ready |
 //! | `places.rs` | a table | the open connections, and which of them makes room for another |
 //! | `tests.rs` | tests over real sockets | |
 //!
@@ -14,6 +15,7 @@
 //! Connections are kept (HTTP/1.1). TLS is missing on purpose: a certificate that cannot be renewed must not take the
 //! checks of health with it.
 
+pub(crate) mod health;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::{Api, Crowded, EXCHANGE_TIMEOUT, Lines, head_of, linger};
 use crate::settings::Settings;
+pub(crate) use health::Health;
 use places::{Place, Places};
 
 /// Open connections of the port. For a further connection the connection that has been idle for longest makes room. A
@@ -108,9 +111,10 @@ fn bind(addr: SocketAddr) -> io::Result<StdListener> {
 }
 
 impl Admin {
-    pub(crate) fn new(api: &Api, settings: &Settings) -> Self {
+    /// `api` is that of the HTTP port.
+    pub(crate) fn new(api: &Api, settings: &Settings, health: Arc<Health>) -> Self {
         Self {
-            api: api.on_admin_port(settings, MAX_REQUESTS),
+            api: api.on_admin_port(settings, MAX_REQUESTS, health),
             places: Arc::new(Places::new(MAX_CONNECTIONS)),
             trusted_proxies: settings.core.trusted_proxies.clone(),
             forwarded_header: settings.core.forwarded_header,
@@ -135,6 +139,12 @@ impl Admin {
     /// Waits until every request to the API that is being carried out is answered, for a second at most.
     pub(crate) async fn finish(&self) {
         self.api.finish().await;
+    }
+
+    /// How many further requests to the API could be carried out now.
+    #[cfg(test)]
+    pub(crate) fn free_places(&self) -> usize {
+        self.api.free_places()
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {

@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
 struct Server {
-    _janus: Janus,
+    janus: Janus,
+    health: Arc<Health>,
     admin: Arc<Admin>,
     addr: SocketAddr,
 }
@@ -26,9 +27,10 @@ fn settings() -> Settings {
 
 async fn serve(settings: &Settings) -> Server {
     let janus = Janus::builder().config(settings.core.clone()).start().await.unwrap();
-    let admin = Arc::new(Admin::new(&Api::new(janus.clone(), settings), settings));
+    let health = Arc::new(Health::new(janus.clone(), None));
+    let admin = Arc::new(Admin::new(&Api::new(janus.clone(), settings), settings, Arc::clone(&health)));
     let addr = admin.serve(listen(&settings.admin_listen).unwrap()).unwrap()[0];
-    Server { _janus: janus, admin, addr: SocketAddr::from((LOOPBACK, addr.port())) }
+    Server { janus, health, admin, addr: SocketAddr::from((LOOPBACK, addr.port())) }
 }
 
 /// A connection of a client that keeps the connection.
@@ -133,7 +135,7 @@ async fn requests_that_are_carried_out_keep_their_connections_on_a_full_port() {
         client.send(format!("{head}Content-Length: 2\r\n\r\n{{")).await;
         busy.push(client);
     }
-    until("all places of requests are taken", || server.admin.api.free_places() == 0).await;
+    until("all places of requests are taken", || server.admin.free_places() == 0).await;
     let mut idle = Vec::new();
     for _ in 0..2 * MAX_CONNECTIONS {
         let mut client = Client::connect(&server).await;
@@ -158,4 +160,150 @@ async fn a_head_request_has_the_head_of_a_get_request_without_a_body() {
     timeout(PATIENCE, client.0.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     assert!(answer.contains("\r\ncontent-length: ") && answer.contains("\r\ncache-control: no-store\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_server_is_alive_and_ready_until_it_is_told_to_stop_and_alive_until_its_end() {
+    let server = serve(&settings()).await;
+    let mut client = Client::connect(&server).await;
+    let (live, ready) = ("{\"live\":true,\"checks\":{}}".to_owned(), "{\"ready\":true,\"checks\":{}}".to_owned());
+    for path in ["/livez", "/health/live"] {
+        assert_eq!(client.get(path).await, (200, live.clone()), "{path}");
+    }
+    for path in ["/readyz", "/healthz", "/health/ready"] {
+        assert_eq!(client.get(path).await, (200, ready.clone()), "{path}");
+    }
+    server.health.stop();
+    let (status, answer) = client.get("/readyz").await;
+    assert_eq!(
+        (status, &*answer),
+        (503, r#"{"ready":false,"checks":{"draining":"the server was told to stop 0 s ago"}}"#)
+    );
+    assert_eq!(client.get("/livez").await, (200, live.clone()));
+    server.janus.shutdown().await;
+    server.health.drained();
+    assert_eq!(client.get("/livez").await, (200, live));
+}
+
+#[tokio::test]
+async fn a_server_without_room_is_alive_and_not_ready() {
+    let mut settings = settings();
+    settings.core.max_connections = 1;
+    settings.core.memory_budget_bytes = 16 << 20;
+    let server = serve(&settings).await;
+    let mut client = Client::connect(&server).await;
+    assert_eq!(client.get("/readyz").await.0, 200);
+    let mut subscriber = TcpStream::connect(server.janus.local_addrs()[0]).await.unwrap();
+    subscriber.write_all(&janus_core::wire::classic::client::subscribe("news")).await.unwrap();
+    until("the only place is taken", || !server.janus.has_place()).await;
+    let (status, answer) = client.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(answer.contains("\"connections\":\"all places of max_connections are taken\""), "{answer}");
+    server.janus.inject(janus_core::Fault::MemoryTaken(16 << 20));
+    let answer = client.get("/readyz").await.1;
+    assert!(answer.contains("\"memory\":\"100 % of memory_budget_bytes"), "{answer}");
+    assert_eq!(client.get("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_server_without_keys_for_tokens_is_not_ready() {
+    let janus = Janus::builder().config(settings().core).start().await.unwrap();
+    let rules = janus_access::tokens::Rules::from(&settings().access);
+    let tokens = janus_access::tokens::Tokens::new(rules, janus_access::tokens::Keys::default());
+    let ready = serde_json::to_string(&Health::new(janus, Some(tokens)).ready()).unwrap();
+    assert!(ready.contains("\"keys\":\"no key for tokens yet"), "{ready}");
+}
+
+#[tokio::test]
+async fn a_server_whose_actors_hang_is_told_apart_and_still_answers() {
+    let server = serve(&settings()).await;
+    let _subscriber = server.janus.subscribe("news").unwrap();
+    server.janus.inject(janus_core::Fault::Hang(Duration::from_secs(4)));
+    let mut client = Client::connect(&server).await;
+    // A handler that waits for the actors.
+    let mut publisher = Client::connect(&server).await;
+    let body = r#"{"topic":"news","data":1}"#;
+    let head = "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    publisher.send(format!("{head}: {}\r\n\r\n{body}", body.len())).await;
+    let begun = Instant::now();
+    let ready = loop {
+        assert_eq!(client.get("/livez").await.0, 200);
+        let (status, answer) = client.get("/readyz").await;
+        if status == 503 {
+            break answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the server is ready while its actors hang");
+    };
+    assert!(ready.contains("\"arbiter\":\"the thread of the actors has been silent for 3 s\""), "{ready}");
+    assert!(publisher.0.try_read(&mut [0]).is_err(), "the handler still waits");
+    assert_eq!(publisher.answer().await.0, 200);
+    while client.get("/readyz").await.0 != 200 {
+        assert!(begun.elapsed() < PATIENCE, "the server is not ready although its actors run");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_figures_the_tree_and_the_slow_clients() {
+    let server = serve(&settings()).await;
+    let _subscribers = ["news", "sports", "weather"].map(|topic| server.janus.subscribe(topic).unwrap());
+    let running = |topic: &&str| server.janus.tree().to_string().contains(&format!("topic {topic} #"));
+    until("three topics run", || ["news", "sports", "weather"].iter().all(running)).await;
+    until("none is starting", || !server.janus.tree().to_string().contains("starting")).await;
+    let mut client = Client::connect(&server).await;
+    let mut json = async |path: &str| -> serde_json::Value {
+        let (status, body) = client.get(path).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let stats = json("/api/stats").await;
+    let figures = stats["stats"].as_object().unwrap();
+    assert!(server.janus.stats().metrics().all(|metric| figures[metric.name]["text"] == metric.text), "{stats}");
+    assert_eq!((&figures["topics"]["value"], &figures["topics"]["kind"]), (&3.into(), &"gauge".into()));
+
+    let whole = json("/api/tree").await;
+    assert_eq!((&whole["tree"]["name"], &whole["unlisted"]), (&"janus".into(), &0.into()));
+    let cut = json("/api/tree?limit=2").await;
+    assert_eq!(cut["tree"]["children"].as_array().unwrap().len(), 2);
+    assert!(cut["unlisted"].as_u64().unwrap() > 5, "{cut}");
+    assert_eq!(json("/api/slow?limit=5").await, serde_json::json!({"clients": []}));
+
+    let (_, picture) = client.get("/api/tree?format=text").await;
+    assert_eq!(picture, format!("{}\n", server.janus.tree()));
+    assert!(picture.contains("── topic news #1: running\n"), "{picture}");
+    let (_, picture) = client.get("/api/tree?format=text&limit=2").await;
+    assert!(picture.contains(" further nodes are not listed; limit=N"), "{picture}");
+    for bad in ["/api/tree?format=xml", "/api/tree?limit=0", "/api/slow?format=text", "/api/slow?limit=5&limit=6"] {
+        assert_eq!(client.get(bad).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_trace_is_answered_line_by_line() {
+    let server = serve(&settings()).await;
+    let mut client = Client::connect(&server).await;
+    let path = "/api/trace?seconds=20&count=1&kinds=connect";
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+    until("the trace holds a place", || server.admin.free_places() < MAX_REQUESTS).await;
+    let _connection = TcpStream::connect(server.janus.local_addrs()[0]).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, client.0.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.contains("\"kind\":\"connect\"") && answer.contains("{\"end\":\"count\""), "{answer}");
+    until("the place is free", || server.admin.free_places() == MAX_REQUESTS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_answer_is_not_read_is_cut_after_a_while() {
+    let places = Arc::new(Places::new(1));
+    for (reads, is_cut) in [(true, false), (false, true)] {
+        let place = Places::take(&places);
+        let task = tokio::spawn(std::future::pending::<()>());
+        place.may_be_cut_by(task.abort_handle());
+        let cut = place.cut_after(EXCHANGE_TIMEOUT);
+        sleep(EXCHANGE_TIMEOUT / 2).await;
+        if reads {
+            drop(cut);
+        }
+        sleep(EXCHANGE_TIMEOUT).await;
+        assert_eq!(task.is_finished(), is_cut);
+    }
 }

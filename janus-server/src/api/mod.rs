@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mod.rs` | the life of a connection | the limits of the API, the only request, the end |
 //! | `access.rs` | pure | the decision whether a request is allowed |
+//! | `inspecting.rs` | handlers | the routes with which operators look at the server |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `tracing.rs` | a task for each trace | the only answer sent line by line |
@@ -16,6 +17,7 @@
 //! connection to request `/events`, and a connection cannot be handed back to Janus.
 
 mod access;
+mod inspecting;
 mod revoking;
 mod routes;
 #[cfg(test)]
@@ -44,6 +46,7 @@ pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
 pub(crate) use tracing::Lines;
 
+use crate::admin::Health;
 use crate::metrics::{Metrics, Requests, Sources};
 use crate::settings::Settings;
 
@@ -97,10 +100,14 @@ pub(crate) struct Api {
     lingering: Semaphore,
     /// Room for large answers: one permit per byte.
     answers: Arc<Semaphore>,
+    /// The copy of the supervision tree.
+    trees: Arc<Semaphore>,
     /// The OpenAPI description.
     openapi: Bytes,
+    /// For the routes of the admin port; `None` on the HTTP port.
+    health: Option<Arc<Health>>,
     /// The figures of the server, those of this API among them.
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     requests: Arc<Requests>,
 }
 
@@ -115,6 +122,7 @@ impl Api {
         let requests = Arc::new(Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path)));
         let sources = Sources {
             janus: janus.clone(),
+            health: None,
             tokens: None,
             ask: None,
             reporter: None,
@@ -133,8 +141,10 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
+            trees: Arc::new(Semaphore::new(1)),
             openapi: routes::openapi(core.max_topic_bytes),
-            metrics: Arc::new(Metrics::new(sources)),
+            health: None,
+            metrics: Metrics::new(sources),
             requests,
         }
     }
@@ -142,20 +152,13 @@ impl Api {
     /// The same API, with the figures of the access rules among those of the server.
     pub(crate) fn with_figures_of(self, access: &crate::access::Access) -> Self {
         let (ask, reporter) = access.backends();
-        let sources = Sources {
-            janus: self.janus.clone(),
-            tokens: access.tokens().cloned(),
-            ask: ask.cloned(),
-            reporter: reporter.cloned(),
-            requests: Arc::clone(&self.requests),
-            started: SystemTime::now(),
-        };
-        Self { metrics: Arc::new(Metrics::new(sources)), ..self }
+        let (tokens, ask, reporter) = (access.tokens().cloned(), ask.cloned(), reporter.cloned());
+        Self { metrics: self.metrics.with(|sources| Sources { tokens, ask, reporter, ..sources }), ..self }
     }
 
     /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
     /// memory for large answers is shared.
-    pub(crate) fn on_admin_port(&self, settings: &Settings, max_connections: usize) -> Self {
+    pub(crate) fn on_admin_port(&self, settings: &Settings, max_connections: usize, health: Arc<Health>) -> Self {
         Self {
             janus: self.janus.clone(),
             port: Port::Admin,
@@ -165,8 +168,10 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
+            trees: Arc::clone(&self.trees),
             openapi: self.openapi.clone(),
-            metrics: Arc::clone(&self.metrics),
+            metrics: self.metrics.with(|sources| Sources { health: Some(Arc::clone(&health)), ..sources }),
+            health: Some(health),
             requests: Arc::clone(&self.requests),
             ..*self
         }
@@ -388,17 +393,18 @@ pub(crate) async fn linger(reader: impl AsyncRead + Unpin) {
 
 /// A response with a JSON body.
 fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
-    typed_response(status, "application/json", body)
-}
-
-/// A response with a body of this content type.
-fn typed_response(status: u16, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     Response::builder()
         .status(status)
-        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CONTENT_TYPE, "application/json")
         .header(header::CACHE_CONTROL, "no-store")
         .body(Full::new(body))
         .expect("the status and the headers are right")
+}
+
+/// The response with another content type.
+fn with_type(mut response: Response<Full<Bytes>>, content_type: &'static str) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
 }
 
 fn refusal(error: &HttpError) -> Response<Full<Bytes>> {

@@ -19,7 +19,8 @@ use serde_json::value::RawValue;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::{Api, Port, refusal, response, typed_response};
+use super::{Api, Port, refusal, response, with_type};
+use crate::admin::health;
 use crate::metrics::Format;
 
 /// Topics that one broadcast may go to.
@@ -61,6 +62,11 @@ pub(super) enum Endpoint {
     Trace,
     OpenApi,
     Index,
+    Livez,
+    Readyz,
+    Stats,
+    Tree,
+    Slow,
     Metrics,
 }
 
@@ -77,6 +83,15 @@ pub(super) enum Served {
 /// body.
 pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/", Method::GET, Served::Admin, Endpoint::Index),
+    ("/livez", Method::GET, Served::Admin, Endpoint::Livez),
+    ("/readyz", Method::GET, Served::Admin, Endpoint::Readyz),
+    // Paths that are in the templates of many an operator.
+    ("/healthz", Method::GET, Served::Admin, Endpoint::Readyz),
+    ("/health/live", Method::GET, Served::Admin, Endpoint::Livez),
+    ("/health/ready", Method::GET, Served::Admin, Endpoint::Readyz),
+    ("/api/stats", Method::GET, Served::Admin, Endpoint::Stats),
+    ("/api/tree", Method::GET, Served::Admin, Endpoint::Tree),
+    ("/api/slow", Method::GET, Served::Admin, Endpoint::Slow),
     ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
     ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
@@ -174,7 +189,9 @@ impl Api {
         match endpoint {
             // The description is public in the source.
             Endpoint::OpenApi => Some(response(200, self.openapi.clone())),
-            Endpoint::Index => Some(typed_response(200, "text/plain; charset=utf-8", index().into())),
+            Endpoint::Livez => Some(health(&self.health.as_ref()?.live())),
+            Endpoint::Readyz => Some(health(&self.health.as_ref()?.ready())),
+            Endpoint::Index => Some(with_type(response(200, index().into()), "text/plain; charset=utf-8")),
             _ => None,
         }
     }
@@ -193,15 +210,20 @@ impl Api {
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::Revoke => self.revoke(&self.body(request).await?),
             Endpoint::Metrics => self.scrape(&request),
+            Endpoint::Stats => no_query(&request).map(|()| self.stats()),
+            Endpoint::Tree => self.tree(&request).await,
+            Endpoint::Slow => self.slow(&request),
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
-            Endpoint::OpenApi | Endpoint::Index => unreachable!("answered by `admit`"),
+            Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
+                unreachable!("answered by `admit`")
+            }
         }
     }
 
     fn scrape(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
         no_query(request)?;
         let format = Format::of(request.headers());
-        Ok(typed_response(200, format.content_type(), self.metrics.scrape(format).into()))
+        Ok(with_type(response(200, self.metrics.scrape(format).into()), format.content_type()))
     }
 
     async fn publish(&self, request: Publish) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -572,7 +594,11 @@ pub(super) fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
     response(200, to_json(answer).into())
 }
 
-fn to_json(answer: &impl Serialize) -> Vec<u8> {
+fn health(answer: &health::Answer) -> Response<Full<Bytes>> {
+    response(if answer.is_good() { 200 } else { 503 }, to_json(answer).into())
+}
+
+pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).expect("answers have only strings as keys of maps")
 }
 

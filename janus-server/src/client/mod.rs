@@ -6,8 +6,14 @@
 //! | `publish.rs` | the command `publish` | reading messages from the command line or standard input, printing receipts |
 //! | `subscribe.rs` | the command `subscribe` | printing messages, returning to the session after a lost connection |
 //! | `trace.rs` | the command `trace` | a request to the HTTP API, printing the lines of the answer |
+//! | `admin.rs` | flags and a request | finding the admin port of a server by its settings |
+//! | `health.rs` | the command `health` | the exit code by the server's health |
+//! | `http.rs` | a request and its answer | HTTP on a blocking socket, for the commands that need it |
 //! | `tls.rs` | a stream | TLS: the flags, the accepted authorities, the handshake |
 
+pub(crate) mod admin;
+pub(crate) mod health;
+mod http;
 pub(crate) mod publish;
 pub(crate) mod subscribe;
 pub(crate) mod tls;
@@ -23,6 +29,7 @@ use janus_core::wire::classic::client::ServerFrame;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::settings::Problems;
 use tls::Stream;
 
 /// Why a client command failed.
@@ -41,6 +48,13 @@ pub(crate) enum ClientError {
     Authorities { file: PathBuf, reason: String },
     #[error("the system has no list of trusted authorities: name a PEM file with --ca")]
     NoAuthorities,
+    #[error(transparent)]
+    Settings(Problems),
+    #[error("admin_listen {0}: name the address of the admin port with --admin")]
+    NoAdminPort(&'static str),
+    /// The words of the server.
+    #[error("{0}")]
+    Unhealthy(String),
     #[error("the server closed the connection")]
     Closed,
     #[error("the server speaks TLS on this port: add --tls, or --ca FILE for an authority of its own")]
@@ -84,6 +98,8 @@ impl ClientError {
             Self::BadAddress { .. }
             | Self::Authorities { .. }
             | Self::NoAuthorities
+            | Self::Settings(_)
+            | Self::NoAdminPort(_)
             | Self::NotJson(_)
             | Self::NotUtf8 => true,
             Self::Line { source, .. } => source.is_usage(),

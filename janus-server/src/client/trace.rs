@@ -8,25 +8,29 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::http::{BODY_BYTES_MAX, HEAD_BYTES_MAX, Head, Request, refusal};
 use super::tls::Stream;
 use super::{ClientError, open_stream};
 use crate::cli::Trace;
 
-/// Maximum bytes of the head of an answer, of a refusal, and of a line.
-const HEAD_BYTES_MAX: u64 = 16 * 1024;
-const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
+/// Maximum bytes of a line.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) fn run(command: &Trace) -> Result<(), ClientError> {
     let stream = open_stream(&command.from, command.timeout, command.tls.client_config()?.as_ref())?;
     stream.socket().set_read_timeout(Some(command.timeout)).map_err(ClientError::Lost)?;
     let mut answer = BufReader::new(stream);
-    answer.get_mut().write_all(request(command).as_bytes()).map_err(ClientError::Lost)?;
-    let (status, is_chunked) = read_head(&mut answer, command.timeout)?;
+    answer.get_mut().write_all(&request(command)).map_err(ClientError::Lost)?;
+    let Head { status, is_chunked } = Head::read(&mut answer).map_err(|error| match error {
+        ClientError::Lost(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            ClientError::Late { awaited: "answer", timeout: command.timeout }
+        }
+        other => other,
+    })?;
     if status != 200 || !is_chunked {
         let mut body = Vec::new();
-        let _ = answer.take(REFUSAL_BYTES_MAX).read_to_end(&mut body);
-        return Err(refusal(status, &body));
+        let _ = answer.take(BODY_BYTES_MAX).read_to_end(&mut body);
+        return Err(refusal(status, &body, "this is not the HTTP port of a Janus server with tracing"));
     }
     // The server ends the answer in time; the timeout covers the delivery of the last line.
     let patience = Duration::from_secs(command.seconds) + command.timeout;
@@ -54,7 +58,7 @@ fn print(mut lines: BufReader<Chunks>) -> Result<(), ClientError> {
     }
 }
 
-fn request(command: &Trace) -> String {
+fn request(command: &Trace) -> Vec<u8> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     if !command.kinds.is_empty() {
         let kinds: Vec<&str> = command.kinds.iter().map(|kind| kind.as_str()).collect();
@@ -70,38 +74,9 @@ fn request(command: &Trace) -> String {
     let key = keys.split(',').next().unwrap_or_default().trim();
     // No key has line breaks, so a variable with a line break is not sent.
     let is_key = !key.is_empty() && !key.contains(|letter: char| letter.is_control());
-    let authorization = if is_key { format!("Authorization: Bearer {key}\r\n") } else { String::new() };
-    let (query, host) = (query.finish(), &command.from);
-    format!("GET /api/trace?{query} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n")
-}
-
-/// The status, and whether the body comes in chunks.
-fn read_head(answer: &mut BufReader<Stream>, timeout: Duration) -> Result<(u16, bool), ClientError> {
-    let mut head = Vec::new();
-    let mut reader = answer.take(HEAD_BYTES_MAX);
-    while !head.ends_with(b"\r\n\r\n") {
-        match reader.read_until(b'\n', &mut head) {
-            Ok(0) => return Err(ClientError::Closed),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(ClientError::Late { awaited: "answer", timeout });
-            }
-            Err(error) => return Err(ClientError::Lost(error)),
-        }
-    }
-    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    let status = head.strip_prefix("http/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-    Ok((status.unwrap_or_default(), head.contains("\r\ntransfer-encoding: chunked\r\n")))
-}
-
-/// The server's reason, from the body of the answer.
-fn refusal(status: u16, body: &[u8]) -> ClientError {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |key: &str| body["error"][key].as_str().map(str::to_owned);
-    let code = text("code").unwrap_or_else(|| format!("status {status}"));
-    let message =
-        text("message").unwrap_or_else(|| "this is not the HTTP port of a Janus server with tracing".to_owned());
-    ClientError::Refused { code, message }
+    let target = format!("/api/trace?{}", query.finish());
+    let key = is_key.then_some(key);
+    Request { method: "GET", target: &target, host: &command.from, key, body: None }.to_bytes()
 }
 
 /// Reads a chunked body (RFC 9112, 7.1).

@@ -16,7 +16,7 @@ const REFRESH: &str = "UPDATE_DOCS=1 cargo test -p janus-server --all-features -
 
 /// The parts of the document, by the beginnings of names; the last takes the rest.
 const PARTS: &[(&str, &[&str])] = &[
-    ("The server", &["janus_build", "janus_start", "janus_actor", "janus_arbiter"]),
+    ("The server", &["janus_build", "janus_start", "janus_ready", "janus_actor", "janus_arbiter"]),
     ("Access", &["janus_token", "janus_ask", "janus_webhook", "janus_hook"]),
     ("HTTP API and TLS", &["janus_http", "janus_tls", "janus_certificates"]),
     ("The process", &["process_"]),
@@ -28,7 +28,8 @@ async fn families() -> Vec<(String, MetricFamily)> {
     let config = Config { listen: Vec::new(), ..Config::default() };
     let janus = Janus::builder().config(config).start().await.unwrap();
     let requests = Arc::new(Requests::new(["/metrics"]));
-    let sources = Sources { janus, tokens: None, ask: None, reporter: None, requests, started: SystemTime::now() };
+    let sources =
+        Sources { janus, health: None, tokens: None, ask: None, reporter: None, requests, started: SystemTime::now() };
     let families = sources.families().into_iter().map(|(name, family)| (name.into_owned(), family)).collect();
     sources.janus.shutdown().await;
     families

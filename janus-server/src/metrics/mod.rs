@@ -28,6 +28,7 @@ pub(crate) use requests::Requests;
 /// The exported figures.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    sources: Sources,
     registry: Registry,
 }
 
@@ -65,8 +66,13 @@ impl Format {
 impl Metrics {
     pub(crate) fn new(sources: Sources) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(sources));
-        Self { registry }
+        registry.register_collector(Box::new(sources.clone()));
+        Self { sources, registry }
+    }
+
+    /// The same figures, with a change of their owners.
+    pub(crate) fn with(&self, change: impl FnOnce(Sources) -> Sources) -> Self {
+        Self::new(change(self.sources.clone()))
     }
 
     /// The figures of this moment.

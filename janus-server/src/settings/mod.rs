@@ -28,9 +28,10 @@ mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use janus_access::{AccessSettings, Ask};
-use janus_core::settings::{HIDDEN, Stored, Table as _, Value};
+use janus_core::settings::{HIDDEN, Stored, Table as _, Value, secs};
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
 
@@ -62,6 +63,13 @@ janus_core::settings! {
             /// Port 0 lets the system choose a port. On an address that other machines reach, everything but health
             /// needs the `api_key`.
             admin_listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 8082))], addresses;
+        }
+
+        "Shutdown" {
+            /// From a stop signal to the beginning of the drain. In the meantime the server still accepts and serves
+            /// clients, and `/readyz` of the admin port answers 503, so that load balancers send new clients elsewhere
+            /// before the ports close. `0 s` without a load balancer that asks `/readyz`.
+            drain_delay: Duration = Duration::ZERO, duration(secs(0)..=secs(3_600));
         }
 
         "Logging" {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Health};
 use crate::settings::ApiKey;
 
 const KEY: &str = "correct-horse-battery";
@@ -32,8 +32,8 @@ struct Server {
     janus: Janus,
     api: Arc<Api>,
     addr: SocketAddr,
-    /// The admin port.
-    admin: SocketAddr,
+    admin: Arc<Admin>,
+    admin_addr: SocketAddr,
 }
 
 /// Every topic keeps history, except those of the namespace `plain`.
@@ -52,8 +52,21 @@ async fn serve(settings: &Settings) -> Server {
     serve_and(settings, || {}).await
 }
 
+/// Starts a server whose actors seem to have been silent for a while.
+async fn serve_in_silence(settings: &Settings) -> Server {
+    start(settings, || {}, |janus| Health::of_silent(janus, |_| Duration::from_secs(6))).await
+}
+
 /// Starts a server that calls `then` on the home arbiter after each request passed on.
 async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static) -> Server {
+    start(settings, then, |janus| Health::new(janus, None)).await
+}
+
+async fn start(
+    settings: &Settings,
+    then: impl Fn() + Send + Sync + 'static,
+    health: impl FnOnce(Janus) -> Health,
+) -> Server {
     let (passed_on, requests) = mpsc::channel(100);
     let builder = Janus::builder().config(settings.core.clone());
     let pass_on = move |request| {
@@ -64,9 +77,10 @@ async fn serve_and(settings: &Settings, then: impl Fn() + Send + Sync + 'static)
     let api = Arc::new(Api::new(janus.clone(), settings));
     api.serve_all(requests);
     let addr = SocketAddr::from(([127, 0, 0, 1], janus.local_addrs()[1].port()));
-    let admin = Arc::new(Admin::new(&api, settings)).serve(admin::listen(&settings.admin_listen).unwrap()).unwrap();
-    let admin = SocketAddr::from(([127, 0, 0, 1], admin[0].port()));
-    Server { janus, api, addr, admin }
+    let admin = Arc::new(Admin::new(&api, settings, Arc::new(health(janus.clone()))));
+    let admin_addr = admin.serve(admin::listen(&settings.admin_listen).unwrap()).unwrap()[0];
+    let admin_addr = SocketAddr::from(([127, 0, 0, 1], admin_addr.port()));
+    Server { janus, api, addr, admin, admin_addr }
 }
 
 /// An answer, read up to the end of its connection.
@@ -108,7 +122,7 @@ impl Server {
     /// Sends a request to the admin port, and reads to the end of the stream.
     async fn send_to_admin(&self, request: &[u8]) -> Answer {
         let head = request.iter().position(|&byte| byte == b'\n').unwrap() + 1;
-        Self::send_to(self.admin, &[&request[..head], b"Connection: close\r\n", &request[head..]]).await
+        Self::send_to(self.admin_addr, &[&request[..head], b"Connection: close\r\n", &request[head..]]).await
     }
 
     async fn send_to(addr: SocketAddr, pieces: &[&[u8]]) -> Answer {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::inspecting::{DEFAULT_CHILDREN, DEFAULT_SLOW, MAX_CHILDREN, MAX_SLOW};
 use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES, Served};
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::*;
@@ -55,7 +56,8 @@ struct Servers {
     closed: Server,
     hurried: Server,
     full: Server,
-    _holder: TcpStream,
+    silent: Server,
+    _holders: Vec<TcpStream>,
 }
 
 impl Servers {
@@ -66,17 +68,24 @@ impl Servers {
         let mut hurried = settings();
         hurried.core.frame_timeout = Duration::from_millis(20);
         let full = serve(&Settings { max_api_connections: 1, ..settings() }).await;
-        let mut holder = TcpStream::connect(full.addr).await.unwrap();
         let unfinished = post("/api/publish", &[], "{}");
-        holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
-        until("the only place to be taken", || full.api.connections.available_permits() == 0).await;
+        let mut holders = Vec::new();
+        while full.api.free_places() + full.admin.free_places() > 0 {
+            let addr = if full.api.free_places() > 0 { full.addr } else { full.admin_addr };
+            let mut holder = TcpStream::connect(addr).await.unwrap();
+            let free = full.api.free_places() + full.admin.free_places();
+            holder.write_all(&unfinished[..unfinished.len() - 1]).await.unwrap();
+            until("a place to be taken", || full.api.free_places() + full.admin.free_places() < free).await;
+            holders.push(holder);
+        }
         Self {
             open: serve(&settings()).await,
             keyed: serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await,
             closed: serve(&everywhere).await,
             hurried: serve(&hurried).await,
             full,
-            _holder: holder,
+            silent: serve_in_silence(&settings()).await,
+            _holders: holders,
         }
     }
 
@@ -93,6 +102,7 @@ impl Servers {
             ("408", _) => (&self.hurried, good[..good.len() - 1].to_vec()),
             ("413", _) => (&self.open, post(path, &[], &" ".repeat(self.open.api.max_body_bytes + 1))),
             ("415", _) => (&self.open, request("POST", path, &[("Content-Type", "text/plain")], "")),
+            ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
             _ => panic!("no request here makes {path} answer with {status}"),
         }
@@ -189,6 +199,10 @@ fn the_openapi_file_has_every_route_and_no_other() {
     for (at, default, max) in [(2, DEFAULT_SECONDS, MAX_SECONDS), (3, DEFAULT_COUNT, MAX_COUNT)] {
         let schema = &parameters[at]["schema"];
         assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)));
+    }
+    for (path, default, max) in [("/api/tree", DEFAULT_CHILDREN, MAX_CHILDREN), ("/api/slow", DEFAULT_SLOW, MAX_SLOW)] {
+        let schema = &file["paths"][path]["get"]["parameters"][0]["schema"];
+        assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)), "{path}");
     }
     let kinds = janus_core::TraceKind::ALL.map(janus_core::TraceKind::as_str);
     assert_eq!(file["components"]["schemas"]["TraceKind"]["enum"], json!(kinds));
