@@ -97,7 +97,7 @@ async fn names_have_their_unit_and_no_suffix_of_their_kind() {
     let families = families().await;
     let mut names = BTreeSet::new();
     for (name, family) in &families {
-        assert!(names.insert(name), "{name} stands twice");
+        assert!(names.insert(name), "{name} is a duplicate");
         assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{name}");
         for suffix in ["_total", "_count", "_sum", "_bucket", "_created"] {
             assert!(!name.ends_with(suffix), "{name}");
