@@ -1,4 +1,4 @@
-//! The figures for a monitoring system: the format of a scrape, what changes them, and a real Prometheus.
+//! The figures for a monitoring system: the format of a scrape, the events behind each figure, and a real Prometheus.
 
 mod prometheus;
 mod scrape;
@@ -135,6 +135,12 @@ async fn the_figures_follow_a_client_from_its_connection_to_its_end() {
         publisher.json().await;
         client.json().await;
     }
+    // A piece is counted after its last send.
+    until("the messages are counted", || {
+        let scrape = server.scrape();
+        scrape.value("janus_deliveries", &[]) >= 3.0 && scrape.count("janus_fanout_duration_seconds") >= 3.0
+    })
+    .await;
     let scrape = server.scrape();
     let value = |name: &str| scrape.value(name, &[]);
     assert_eq!(scrape.value("janus_connections", &[("transport", "classic")]), 2.0);
@@ -147,6 +153,9 @@ async fn the_figures_follow_a_client_from_its_connection_to_its_end() {
     let busy = scrape.value("janus_arbiter_busy_seconds", &[("thread", "home")]);
     let ratio = scrape.value("janus_arbiter_busy_ratio", &[("thread", "home")]);
     assert!(busy > 0.0 && (0.0..=1.0).contains(&ratio), "{busy} s, {ratio}");
+    for check in ["draining", "arbiter", "memory", "connections", "keys"] {
+        assert_eq!(scrape.value("janus_ready", &[("check", check)]), 1.0, "{check}");
+    }
     assert!(value("janus_memory_used_bytes") > 2_000.0 && value("process_open_fds") > 5.0);
 
     drop(client);

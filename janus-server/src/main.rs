@@ -18,7 +18,7 @@
 //! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `metrics/` | readers | the figures of the server for a monitoring system |
-//! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health` and `log` |
+//! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health`, `log` and `reload` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
 //! | `failure.rs` | errors | error messages and exit codes |

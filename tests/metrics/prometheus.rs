@@ -86,7 +86,7 @@ fn queries() -> Vec<String> {
 fn each_query_of_the_dashboard_is_one_that_prometheus_understands() {
     let queries = queries();
     assert!(queries.len() > 30 && queries.iter().all(|query| !query.contains('$')), "{queries:?}");
-    // As rules, because promtool checks those without a server.
+    // As rules, because promtool checks rules without a server.
     let rule = |(number, query)| serde_json::json!({"record": format!("query:{number}"), "expr": query});
     let rules: Vec<Value> = queries.iter().enumerate().map(rule).collect();
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Starts with the configuration of docs/monitoring, which scrapes this server once a second.
+    /// Starts with the configuration of docs/monitoring, changed to scrape this server once a second.
     fn start(server: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let configuration = fs::read_to_string(root().join("docs/monitoring/prometheus.yml")).unwrap();

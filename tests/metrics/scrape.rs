@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use crate::cli_run::PATIENCE;
+use crate::support::take_chunks;
 
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -24,11 +25,16 @@ pub(super) fn get(addr: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let mut body = answer.split_off(end + 4);
+    let head = String::from_utf8(answer).unwrap();
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        body = take_chunks(&mut body).0;
+    }
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    Answer { status, head, body: String::from_utf8(body).unwrap() }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! Figures that do not fit into the table of counters: with labels, by thread, and of durations.
+//! Figures beyond the table of counters: with labels, by thread, and of durations.
 //!
 //! Each label has a closed set of values, known when the instance starts, so a stranger can add no series.
 
@@ -146,7 +146,7 @@ impl Published {
         self.counts[usize::from(namespace)][usize::from(way)].fetch_add(messages, Ordering::Relaxed);
     }
 
-    /// The namespaces and ways with any message.
+    /// The namespaces and ways with a message.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, Via, u64)> {
         self.names.iter().zip(&self.counts).flat_map(|(name, counts)| {
             let counts = (0..).map(Via).zip(counts).map(|(way, count)| (way, count.load(Ordering::Relaxed)));

@@ -23,11 +23,11 @@ macro_rules! names {
 }
 
 names! {
-    /// A hook that is asked.
+    /// A hook with a question.
     Question {
-        /// Who a client is.
+        /// The identity of a client.
         Authenticate = "authenticate",
-        /// Who a client is from now on.
+        /// The identity of a client from now on.
         Refresh = "refresh",
         /// Whether a client may subscribe.
         AuthorizeSubscribe = "authorize_subscribe",
@@ -37,7 +37,7 @@ names! {
 }
 
 names! {
-    /// What became of a question.
+    /// The fate of a question.
     Verdict {
         /// The hook has said yes.
         Allowed = "allowed",
@@ -59,7 +59,7 @@ impl HookTimes {
         self.0[question as usize][verdict as usize].record(time);
     }
 
-    /// The questions and results of all hooks that have been asked.
+    /// The times of all questions asked so far, by hook and result.
     pub(crate) fn read(&self) -> impl Iterator<Item = (Question, Verdict, Distribution)> {
         Question::ALL.iter().zip(&self.0).flat_map(|(question, times)| {
             let times = Verdict::ALL.iter().zip(times).map(|(verdict, times)| (*question, *verdict, times.read()));

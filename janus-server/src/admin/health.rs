@@ -115,6 +115,11 @@ impl Health {
         Answer::Ready { ready: checks.is_empty(), checks: Reasons(checks) }
     }
 
+    /// Every check of readiness, and whether the server passes.
+    pub(crate) fn checks(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        CHECKS.iter().map(|(name, check)| (*name, check(self).is_none()))
+    }
+
     /// A reason if the actors have shown no sign of life for this long.
     fn silence(&self, limit: Duration) -> Option<String> {
         let silence = (self.since_last_tick)(&self.janus);

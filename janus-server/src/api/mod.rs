@@ -110,7 +110,7 @@ pub(crate) struct Api {
     /// For the route that reads the settings again; empty on the HTTP port.
     reloader: OnceLock<WeakReloader>,
     /// The figures of the server, those of this API among them.
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     requests: Arc<Requests>,
 }
 
@@ -128,7 +128,7 @@ impl Api {
         access: Option<crate::access::Access>,
     ) -> Self {
         let requests = Arc::clone(&shared.requests);
-        let sources = Sources { janus: janus.clone(), access, requests, started: SystemTime::now() };
+        let sources = Sources { janus: janus.clone(), health: None, access, requests, started: SystemTime::now() };
         Self {
             janus,
             port: Port::Http,
@@ -140,7 +140,7 @@ impl Api {
             trees: Arc::new(Semaphore::new(1)),
             health: None,
             reloader: OnceLock::new(),
-            metrics: Arc::new(Metrics::new(sources)),
+            metrics: Metrics::new(sources),
             requests: Arc::clone(&shared.requests),
         }
     }
@@ -157,9 +157,9 @@ impl Api {
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
             trees: Arc::clone(&self.trees),
+            metrics: self.metrics.with(|sources| Sources { health: Some(Arc::clone(&health)), ..sources }),
             health: Some(health),
             reloader: OnceLock::new(),
-            metrics: Arc::clone(&self.metrics),
             requests: Arc::clone(&self.requests),
         }
     }

@@ -15,11 +15,14 @@ use prometheus_client::metrics::MetricType;
 use super::process;
 use super::requests::Requests;
 use crate::access::Access;
+use crate::admin::Health;
 
 /// The owners of the figures.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sources {
     pub(crate) janus: Janus,
+    /// `None` on the HTTP port, where no figures are served.
+    pub(crate) health: Option<Arc<Health>>,
     /// The access rules in force; `None` without any.
     pub(crate) access: Option<Access>,
     pub(crate) requests: Arc<Requests>,
@@ -55,7 +58,18 @@ impl Sources {
         vec![
             build.with([("version", env!("CARGO_PKG_VERSION").into())], MetricValue::Integer(1)),
             start.with([], MetricValue::Float(process::since_1970(self.started))),
+            self.readiness(),
         ]
+    }
+
+    fn readiness(&self) -> MetricFamily {
+        let text =
+            "Whether the server takes further clients, by the checks of /readyz: 1 if it does, 0 if a check fails.";
+        let mut ready = MetricFamily::new("ready", MetricKind::Gauge, text).by(["check"]);
+        for (check, passes) in self.health.iter().flat_map(|health| health.checks()) {
+            ready.push([("check", check.into())], MetricValue::Integer(u64::from(passes)));
+        }
+        ready
     }
 }
 

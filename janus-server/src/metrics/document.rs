@@ -1,5 +1,4 @@
-//! docs/METRICS.md: every exported figure, and the tests that hold the file, the rules and the dashboard against the
-//! figures.
+//! docs/METRICS.md: every exported figure; and tests of the file, the rules and the dashboard against the figures.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,19 +16,20 @@ const REFRESH: &str = "UPDATE_DOCS=1 cargo test -p janus-server --all-features -
 
 /// The parts of the document, by the beginnings of names; the last takes the rest.
 const PARTS: &[(&str, &[&str])] = &[
-    ("The server", &["janus_build", "janus_start", "janus_actor", "janus_arbiter"]),
+    ("The server", &["janus_build", "janus_start", "janus_ready", "janus_actor", "janus_arbiter"]),
     ("Access", &["janus_token", "janus_ask", "janus_webhook", "janus_hook"]),
     ("HTTP API and TLS", &["janus_http", "janus_tls", "janus_certificates"]),
     ("The process", &["process_"]),
     ("Clients and messages", &[""]),
 ];
 
-/// Every family that a server can export, with its full name.
+/// Every family of a server, with its full name.
 async fn families() -> Vec<(String, MetricFamily)> {
     let config = Config { listen: Vec::new(), ..Config::default() };
     let janus = Janus::builder().config(config).start().await.unwrap();
     let requests = Arc::new(Requests::new(["/metrics"]));
-    let sources = Sources { janus, tokens: None, ask: None, reporter: None, requests, started: SystemTime::now() };
+    let sources =
+        Sources { janus, health: None, tokens: None, ask: None, reporter: None, requests, started: SystemTime::now() };
     let families = sources.families().into_iter().map(|(name, family)| (name.into_owned(), family)).collect();
     sources.janus.shutdown().await;
     families
@@ -97,7 +97,7 @@ async fn names_have_their_unit_and_no_suffix_of_their_kind() {
     let families = families().await;
     let mut names = BTreeSet::new();
     for (name, family) in &families {
-        assert!(names.insert(name), "{name} stands twice");
+        assert!(names.insert(name), "{name} is a duplicate");
         assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{name}");
         for suffix in ["_total", "_count", "_sum", "_bucket", "_created"] {
             assert!(!name.ends_with(suffix), "{name}");
@@ -111,7 +111,7 @@ async fn names_have_their_unit_and_no_suffix_of_their_kind() {
     assert!(names.len() > 60, "{} names", names.len());
 }
 
-/// The words of a text that look like figures of this server.
+/// The words of a text in the form of names of figures.
 fn mentioned(text: &str) -> BTreeSet<&str> {
     let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     words.filter(|word| word.starts_with("janus_") || word.starts_with("process_")).collect()

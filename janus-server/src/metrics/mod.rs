@@ -8,7 +8,7 @@
 //! | `process.rs` | a reader | the figures of the process that the system knows |
 //! | `requests.rs` | table | requests to the HTTP API, by path and status |
 //!
-//! Nothing is kept for a scrape: the figures are counted where the events happen, and read when asked for. A scrape costs
+//! Nothing is kept for a scrape: the figures are counted at the place of each event, and read at the scrape. A scrape costs
 //! the same with any number of topics and clients.
 
 mod collector;
@@ -23,9 +23,10 @@ use prometheus_client::registry::Registry;
 pub(crate) use collector::Sources;
 pub(crate) use requests::Requests;
 
-/// Everything that is exported.
+/// The exported figures.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    sources: Sources,
     registry: Registry,
 }
 
@@ -33,13 +34,12 @@ pub(crate) struct Metrics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     OpenMetrics,
-    /// The older text format of Prometheus, for programs that ask for it.
+    /// The older text format of Prometheus, for programs without OpenMetrics.
     Text,
 }
 
 impl Format {
-    /// OpenMetrics, unless the client asks for plain text and not for OpenMetrics. Prometheus shows the help texts only
-    /// of an answer with exactly this content type.
+    /// OpenMetrics, unless the client asks for plain text and not for OpenMetrics.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let accepts = |kind: &str| {
             let values = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
@@ -54,6 +54,7 @@ impl Format {
 
     pub(crate) fn content_type(self) -> &'static str {
         match self {
+            // Prometheus shows the help texts of an answer with exactly this content type.
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
         }
@@ -63,8 +64,13 @@ impl Format {
 impl Metrics {
     pub(crate) fn new(sources: Sources) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(sources));
-        Self { registry }
+        registry.register_collector(Box::new(sources.clone()));
+        Self { sources, registry }
+    }
+
+    /// The same figures, with a change of their owners.
+    pub(crate) fn with(&self, change: impl FnOnce(Sources) -> Sources) -> Self {
+        Self::new(change(self.sources.clone()))
     }
 
     /// The figures of this moment.

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use janus_core::{Histogram, MetricFamily, MetricKind, MetricValue};
 
-/// The statuses of answers that have a count of their own; others count as [`OTHER`].
+/// The statuses of answers with a count of their own; all further statuses count as [`OTHER`].
 const STATUSES: &[u16] = &[200, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503];
 
-/// The label of paths that are not served, and of unusual statuses. A path of a request is a stranger's text and never a
-/// label.
+/// The label of unknown paths, and of unusual statuses. The path of a request is a stranger's text and never a label.
 const OTHER: &str = "other";
 
 /// The counts of one path.
 #[derive(Debug, Default)]
 struct Path {
-    /// In the order of `STATUSES`, and at the end for others.
+    /// In the order of `STATUSES`, and at the end for all further statuses.
     statuses: [AtomicU64; STATUSES.len() + 1],
     times: Histogram,
 }
@@ -47,7 +46,7 @@ impl Requests {
         PathId(self.names.iter().position(|name| *name == path).unwrap_or(self.names.len() - 1))
     }
 
-    /// Counts an answer, and the time that its making has taken.
+    /// Counts an answer, and the time from its request.
     pub(crate) fn note(&self, path: PathId, status: u16, time: Duration) {
         self.count(path, status);
         self.paths[path.0].times.record(time);
