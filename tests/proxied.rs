@@ -246,7 +246,7 @@ fn nginx_keeps_its_connections_to_the_server() {
     let site = Site::start();
     let http = own_address();
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    write!(file, "api_key = \"{KEY}\"\n").unwrap();
+    writeln!(file, "api_key = \"{KEY}\"").unwrap();
     let listen =
         ["--config", file.path().to_str().unwrap(), "--listen", "127.0.0.1:0", "--http-listen", &http.to_string()]
             .map(str::to_owned);

@@ -228,7 +228,9 @@ mod tests {
     }
 
     /// The body, and the bytes behind the body.
-    fn read(mut reader: BodyReader, mut input: &[u8]) -> Option<Result<(Vec<u8>, Vec<u8>), HttpError>> {
+    type Read = Result<(Vec<u8>, Vec<u8>), HttpError>;
+
+    fn read(mut reader: BodyReader, mut input: &[u8]) -> Option<Read> {
         let read = reader.read(&mut input)?;
         Some(read.map(|body| (body, input.to_vec())))
     }
