@@ -47,7 +47,7 @@ const CHECKS: &[(&str, Check)] = checks! {
     delivery: inline_subscribers, coalesce_bytes, max_inflight_frames, max_inflight_bytes, max_queue_frames,
         max_queue_bytes, write_timeout, stall_timeout, memory_budget_bytes, input_share, drain_timeout, drain_period,
         restart_time, token_grace, max_revocations, hook_timeout, max_hook_questions, hook_queue;
-    binary: api_key, max_api_connections, drain_delay, log;
+    binary: api_key, max_api_connections, api_idle_timeout, drain_delay, log;
     access: token_keys, token_jwks_url, token_jwks_interval, token_exp, token_aud, token_iss, token_default_subscribe,
         token_default_publish, token_cookie, token_in_query, anonymous;
     backend: ask_connect, ask_timeout, ask_concurrency, ask_headers, ask_cache, backend_secret, backend_ca, ask_subscribe,

@@ -104,6 +104,14 @@ pub(super) async fn max_api_connections() {
     assert_eq!(ask(server.http, "GET", "/api/topics", "", None).await.0, 503, "the trace has the only place");
 }
 
+pub(super) async fn api_idle_timeout() {
+    let mut server = Server::start("api_idle_timeout = \"1 d\"");
+    let mut kept = Http::send(server.http, format!("GET /api/topics HTTP/1.1\r\nHost: {}\r\n\r\n", server.http)).await;
+    kept.up_to("[]}").await;
+    server.reload("api_idle_timeout", "\"10 ms\"").await;
+    assert_eq!(kept.read_to_end().await, "");
+}
+
 pub(super) async fn drain_delay() {
     let mut server = Server::start("");
     server.reload("drain_delay", "\"1 h\"").await;

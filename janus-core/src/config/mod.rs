@@ -206,7 +206,7 @@ settings! {
             /// How long a connection that is kept after a request over HTTP may be silent. Then the connection is closed
             /// without a word. Choose a longer time than a proxy in front of the server does: the side that closes an idle
             /// connection must be the side that sends requests.
-            api_idle_timeout: Duration = secs(75), duration(millis(10)..=days(7));
+            api_idle_timeout: Duration = secs(75), duration(millis(10)..=days(7)), reload(at_once);
 
             // Each client costs one message per interval.
             /// Silence on a connection, counted from the connection's last message, before the server sends a `PING`.

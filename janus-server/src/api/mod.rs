@@ -8,6 +8,7 @@
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
 //! | `exchange.rs` | the life of a connection | a request of the HTTP port, its answer, and the way back to the port |
 //! | `places.rs` | a table | the requests that are carried out at once |
+//! | `publishing.rs` | handlers | the routes that publish |
 //! | `reloading.rs` | a handler | the route that reads the settings again |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
@@ -28,6 +29,7 @@ mod exchange;
 mod inspecting;
 mod levels;
 mod places;
+mod publishing;
 mod reloading;
 mod revoking;
 mod routes;
@@ -319,6 +321,8 @@ impl Shared {
         const PATH: &str = "/api/publish";
         let (access, requests, path) = (Arc::clone(&self.access), Arc::clone(&self.requests), self.requests.path(PATH));
         let route = PublishRoute::new(PATH, move |request, is_local| access.load().check(request, is_local));
+        let route =
+            route.on_publication(|request, topic| traceparent::note(traceparent::in_head(request), topic.as_str()));
         route.on_answer(move |status| requests.count(path, status))
     }
 }

@@ -2,17 +2,15 @@
 //!
 //! `openapi.json` describes the same for programs; the tests compare the two.
 
-use std::collections::HashSet;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
-use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes};
 use hyper::{Method, Request, Response, Version, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
-use janus_core::{Delivery, Epoch, HistoryError, Janus, Message, Position, PublishError, Receipt};
+use janus_core::{Delivery, Epoch, HistoryError, Position};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -22,14 +20,6 @@ use tokio::time::timeout;
 use super::{Api, Incoming, Port, refusal, response, traceparent, with_type};
 use crate::admin::health;
 use crate::metrics::Format;
-
-/// Topics that one broadcast may go to.
-pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
-
-/// A portion of a broadcast, published before the receipts are awaited: at most this many bytes (but at least one
-/// message) to at most [`PORTION_TOPICS`] topics.
-pub(super) const PORTION_BYTES: usize = 256 * 1024;
-const PORTION_TOPICS: usize = 64;
 
 /// Entries of one answer: by default, and at most.
 pub(super) const DEFAULT_LIMIT: usize = 100;
@@ -244,41 +234,7 @@ impl Api {
         Ok(with_type(response(200, self.metrics.scrape(format).into()), format.content_type()))
     }
 
-    async fn publish(&self, request: Publish, traceparent: Option<&str>) -> Result<Response<Full<Bytes>>, HttpError> {
-        self.check_topic(&request.topic)?;
-        traceparent::note(traceparent, &request.topic);
-        let message = message(&request.topic, &request.event, &request.message_id, &request.data)?;
-        let receipt = match self.janus.try_publish(message) {
-            Ok(receipt) => receipt.await,
-            Err(error) => Err(error),
-        };
-        let receipt = receipt.map_err(|error| publish_error(&error))?;
-        Ok(json(&ReceiptJson::from(receipt)))
-    }
-
-    async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Broadcast { topics, event, message_id, data } = request;
-        let count = topics.len();
-        if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
-            return Err(bad_request(format!("topics: expected 1 to {MAX_BROADCAST_TOPICS} topics, got {count}")));
-        }
-        let mut seen = HashSet::new();
-        // Every name is checked before the first message is published.
-        for (index, topic) in topics.iter().enumerate() {
-            if !seen.insert(topic) {
-                return Err(bad_request(format!("topics: duplicate topic {}", serde_json::Value::from(&**topic))));
-            }
-            self.check_topic(topic).map_err(|error| {
-                let message = format!("topics[{index}]: {}", error.message);
-                HttpError { message, ..error }
-            })?;
-        }
-        let message = message(&topics[0], &event, &message_id, &data)?;
-        drop(data);
-        Ok(publish_to_all(&self.janus, &message, &topics).await)
-    }
-
-    fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
+    pub(super) fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
         match TopicName::new(topic, self.janus.config().max_topic_bytes) {
             Ok(_) => Ok(()),
             Err(error) => Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), error.to_string())),
@@ -446,40 +402,6 @@ fn unreadable(error: &(dyn Error + Send + Sync + 'static)) -> HttpError {
     }
 }
 
-fn message(topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
-    let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
-    Ok(message.event(event).message_id(message_id))
-}
-
-/// Publishes a message to these topics, and answers with the outcome on each.
-///
-/// A broadcast is completed even if its client disconnects: hyper does not look at the connection before the answer is
-/// ready. Messages go out in portions. Each portion waits for its receipts, and then other tasks get a turn.
-pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Response<Full<Bytes>> {
-    let mut results = Vec::with_capacity(topics.len());
-    let portion = (PORTION_BYTES / message.len()).clamp(1, PORTION_TOPICS);
-    for topics in topics.chunks(portion) {
-        let publish = |topic: &String| message.for_topic(topic).and_then(|message| janus.try_publish(message));
-        let started: Vec<_> = topics.iter().map(publish).collect();
-        for (topic, started) in topics.iter().zip(started) {
-            let result = match started {
-                Ok(receipt) => receipt.await,
-                Err(error) => Err(error),
-            };
-            results.push(match result {
-                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
-                Err(error) => {
-                    let HttpError { code, message, .. } = publish_error(&error);
-                    Outcome::Refused { topic, error: ErrorJson { code, message } }
-                }
-            });
-        }
-        // Topics without subscribers answer at once, so the receipts above may not have yielded.
-        yield_now().await;
-    }
-    json(&Results { results })
-}
-
 /// How many of these messages fit into one answer.
 fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
     let mut bytes = 0;
@@ -602,17 +524,6 @@ pub(super) fn bad_request(message: impl Into<String>) -> HttpError {
     HttpError::new(400, ErrorCode::BadRequest.as_str(), message)
 }
 
-fn publish_error(error: &PublishError) -> HttpError {
-    let code = match error {
-        PublishError::Full => None,
-        other => Some(other.code()),
-    };
-    let status = code.map_or(503, ErrorCode::http_status);
-    let mut refusal = HttpError::new(status, code.map_or("topic_busy", ErrorCode::as_str), error.to_string());
-    refusal.retry_after = (status == 503).then_some(Duration::from_secs(1));
-    refusal
-}
-
 pub(super) fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
     response(200, to_json(answer).into())
 }
@@ -623,28 +534,6 @@ fn health(answer: &health::Answer) -> Response<Full<Bytes>> {
 
 pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).expect("answers have only strings as keys of maps")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Publish {
-    topic: String,
-    #[serde(default)]
-    event: String,
-    #[serde(default)]
-    message_id: String,
-    data: Box<RawValue>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Broadcast {
-    topics: Vec<String>,
-    #[serde(default)]
-    event: String,
-    #[serde(default)]
-    message_id: String,
-    data: Box<RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -688,44 +577,6 @@ struct Disconnect {
     connection: Whole,
     /// Whether the client is told that it may reconnect.
     reconnect: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ReceiptJson {
-    epoch: Epoch,
-    seq: u64,
-    subscribers: usize,
-}
-
-impl From<Receipt> for ReceiptJson {
-    fn from(receipt: Receipt) -> Self {
-        Self { epoch: receipt.epoch, seq: receipt.seq, subscribers: receipt.subscribers }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Results<'a> {
-    results: Vec<Outcome<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Outcome<'a> {
-    Published {
-        topic: &'a str,
-        #[serde(flatten)]
-        receipt: ReceiptJson,
-    },
-    Refused {
-        topic: &'a str,
-        error: ErrorJson,
-    },
-}
-
-#[derive(Debug, Serialize)]
-struct ErrorJson {
-    code: &'static str,
-    message: String,
 }
 
 #[derive(Debug, Serialize)]

@@ -4,6 +4,7 @@
 //! identifier of its trace. The target of the lines is this module, so the lines can be turned on alone.
 
 use hyper::HeaderMap;
+use janus_core::wire::HttpRequest;
 use log::Level;
 
 /// The name of the header (W3C Trace Context).
@@ -17,6 +18,11 @@ pub(super) fn of(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(HEADER).iter();
     let value = values.next()?.to_str().ok().filter(|value| is_valid(value))?;
     values.next().is_none().then(|| value.to_owned())
+}
+
+/// The same of a request to the publishing route.
+pub(super) fn in_head(request: &HttpRequest) -> Option<&str> {
+    request.header(HEADER).filter(|value| log::log_enabled!(Level::Debug) && is_valid(value))
 }
 
 /// Logs a publication that is part of a trace.

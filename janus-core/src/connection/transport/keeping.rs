@@ -84,7 +84,7 @@ impl Transport {
         let codecs = self.shared.codecs();
         let closing = self.decoder.closing().and_then(|place| codecs.successor(self.slot.codec(), place));
         if let Some(codec) = closing {
-            self.slot.set_codec(codec);
+            self.speak(codec);
         }
     }
 

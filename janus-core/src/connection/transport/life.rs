@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{Step, Transport};
+use crate::delivery::codecs::CodecId;
 use crate::ground::log_lines::counted;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::Disconnect;
@@ -80,6 +81,15 @@ impl Transport {
         };
         debug!(self, [code], "closed: {why}");
         self.say(TraceKind::Close, "transport_supervisor", || why.to_owned());
+    }
+
+    /// Continues in another codec, and counts the connection there.
+    pub(super) fn speak(&self, codec: CodecId) {
+        if self.counts_as_open {
+            self.slot.codecs().note_opened(codec);
+            self.slot.codecs().note_closed(self.slot.codec());
+        }
+        self.slot.set_codec(codec);
     }
 
     /// The connection no longer counts as open: its stream has ended, or its client is being refused.

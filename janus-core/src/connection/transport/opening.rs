@@ -109,11 +109,7 @@ impl Transport {
             return self.answer_error(FrameError::new(ErrorCode::Internal, "a fault of the server; its log says more"));
         };
         self.slot.send(bytes);
-        if self.counts_as_open {
-            self.slot.codecs().note_opened(codec);
-            self.slot.codecs().note_closed(self.slot.codec());
-        }
-        self.slot.set_codec(codec);
+        self.speak(codec);
         self.decoder = decoder;
         if self.shared.codecs().opens(codec) == Opens::AtOnce && !self.opened {
             self.open(Open::default());

@@ -43,6 +43,7 @@ use crate::wire::{Command, ErrorCode, FrameError, Limits, Publication, ServerEve
 pub struct PublishRoute {
     path: Arc<str>,
     check: Arc<Check>,
+    published: Option<Arc<dyn Fn(&HttpRequest, &TopicName) + Send + Sync>>,
     answered: Option<Arc<dyn Fn(u16) + Send + Sync>>,
 }
 
@@ -60,7 +61,14 @@ impl PublishRoute {
         path: &str,
         check: impl Fn(&HttpRequest, bool) -> Result<(), HttpError> + Send + Sync + 'static,
     ) -> Self {
-        Self { path: path.into(), check: Arc::new(check), answered: None }
+        Self { path: path.into(), check: Arc::new(check), published: None, answered: None }
+    }
+
+    /// Calls `published` with each request whose message is about to be published, for a log or a trace. The same
+    /// conditions as for the check apply.
+    #[must_use]
+    pub fn on_publication(self, published: impl Fn(&HttpRequest, &TopicName) + Send + Sync + 'static) -> Self {
+        Self { published: Some(Arc::new(published)), ..self }
     }
 
     /// Calls `answered` with the status of each answer, for statistics. The same conditions as for the check apply.
@@ -216,7 +224,12 @@ impl Submission {
         let last = self.answer.ends == Ends::Closes;
         let id = Some(self.answer.id());
         let command = match publication(&body, limits) {
-            Ok((topic, publication)) => Command::Submit { topic, publication, id, last },
+            Ok((topic, publication)) => {
+                if let Some(published) = &self.route.published {
+                    published(&self.request, &topic);
+                }
+                Command::Submit { topic, publication, id, last }
+            }
             Err(error) if last => Command::Close(self.refusal(&self::error(error.code, &error.message))),
             Err(error) => Command::Refused(error.with_id(id)),
         };

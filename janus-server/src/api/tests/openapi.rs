@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::super::inspecting::{DEFAULT_CHILDREN, DEFAULT_SLOW, MAX_CHILDREN, MAX_SLOW};
-use super::super::routes::{DEFAULT_LIMIT, MAX_BROADCAST_TOPICS, MAX_LIMIT, ROUTES, Served};
+use super::super::publishing::MAX_BROADCAST_TOPICS;
+use super::super::routes::{DEFAULT_LIMIT, MAX_LIMIT, ROUTES, Served};
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::*;
 use crate::logging;

@@ -2,7 +2,7 @@
 
 use janus_core::{Event, Message, Subscriber};
 
-use super::super::routes::{PORTION_BYTES, publish_to_all};
+use super::super::publishing::{PORTION_BYTES, publish_to_all};
 use super::*;
 
 async fn next(subscriber: &mut Subscriber) -> janus_core::Delivery {
