@@ -136,7 +136,7 @@ fn with_a_key_everything_but_health_needs_the_key() {
 fn hold_a_place(addr: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
     let head =
-        "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n";
+        "POST /api/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n";
     stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
     stream
 }

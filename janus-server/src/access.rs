@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use janus_access::tokens::{PreparedTokens, SetupError, TokenHooks, Tokens};
 use janus_access::{AccessSettings, Ask, Backend, Reporter, Webhooks};
 use janus_core::SlowClient;
 use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity};
 use janus_core::wire::{Publication, TopicName};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::logging::counted;
 use crate::settings::Settings;
@@ -22,6 +25,8 @@ use crate::settings::Settings;
 pub(crate) struct Access {
     tokens: Tokens,
     rules: Arc<ArcSwap<Rules>>,
+    /// Events for an address that a reload took away, and the tasks that wait until they are sent.
+    orphans: Arc<Mutex<Vec<(JoinHandle<()>, Reporter)>>>,
 }
 
 /// The rules of one set of settings.
@@ -77,7 +82,7 @@ impl Access {
             false => None,
         };
         let rules = Rules::new(None, &tokens, backend, settings.access.clone(), &settings.core.allowed_origins);
-        Ok(Self { tokens, rules: Arc::new(ArcSwap::from_pointee(rules)) })
+        Ok(Self { tokens, rules: Arc::new(ArcSwap::from_pointee(rules)), orphans: Arc::default() })
     }
 
     /// Reads the files of other settings, and changes nothing.
@@ -106,7 +111,10 @@ impl Access {
         let is_told = rules.reporter.is_some();
         self.rules.store(Arc::new(rules));
         if let Some(reporter) = before.reporter.clone().filter(|_| !is_told) {
-            tokio::spawn(async move { lose(&reporter, ORPHANED_EVENTS).await });
+            let mut orphans = self.orphans.lock();
+            orphans.retain(|(sending, _)| !sending.is_finished());
+            let events = reporter.clone();
+            orphans.push((tokio::spawn(async move { lose(&events, ORPHANED_EVENTS).await }), reporter));
         }
     }
 
@@ -129,9 +137,13 @@ impl Access {
 
     /// Sends the events that still wait, in the time that is left of the drain.
     pub(crate) async fn finish(&self, left: Duration) {
-        if let Some(reporter) = &self.rules.load_full().reporter {
-            lose(reporter, left.max(LAST_EVENTS)).await;
-        }
+        let orphans = std::mem::take(&mut *self.orphans.lock()).into_iter();
+        let orphans = orphans.filter(|(sending, _)| !sending.is_finished()).map(|(sending, reporter)| {
+            sending.abort();
+            reporter
+        });
+        let reporters: Vec<Reporter> = self.rules.load().reporter.iter().cloned().chain(orphans).collect();
+        join_all(reporters.iter().map(|reporter| lose(reporter, left.max(LAST_EVENTS)))).await;
     }
 
     fn decide(&self) -> Arc<Rules> {

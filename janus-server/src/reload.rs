@@ -140,9 +140,14 @@ impl Reloader {
         let this = self.clone();
         let reload = async move { this.0.manager.reloading(Arc::clone(&this.0).reload()).await };
         let reloaded = tokio::spawn(reload).await;
-        let reloaded = reloaded.unwrap_or_else(|panic| Err(Mistakes(vec![panic.to_string()])));
+        let is_panic = reloaded.is_err();
+        let reloaded = reloaded.unwrap_or_else(|panic| {
+            log::error!("reload: {panic}; some settings may have changed, so restart the server when it suits");
+            Err(Mistakes(vec![format!("the reload ended half-way: {panic}")]))
+        });
         match &reloaded {
             Ok(changes) => tell(changes),
+            Err(_) if is_panic => {}
             Err(mistakes) => {
                 for mistake in &mistakes.0 {
                     log::error!("reload: {mistake}");
@@ -158,32 +163,37 @@ impl Inner {
     async fn reload(self: Arc<Self>) -> Result<Changes, Mistakes> {
         let mut present = self.present.lock().await;
         let this = Arc::clone(&self);
-        let prepared = tokio::task::spawn_blocking(move || this.prepare()).await;
-        let Prepared { mut loaded, settings, core, access } =
+        let before = present.settings.core.max_connections;
+        let prepared = tokio::task::spawn_blocking(move || this.prepare(before)).await;
+        let Prepared { mut loaded, mut settings, core, access } =
             prepared.unwrap_or_else(|panic| Err(Mistakes(vec![panic.to_string()])))?;
-        // From here on nothing waits and nothing fails.
+        // From here on nothing waits and nothing fails. The rules of access come first: settings that open the server and
+        // bring its first keys must not open it a moment before.
+        self.access.follow(access);
         let stays = core.commit().needs_restart;
         let stays = |name: &str| stays.iter().any(|stays| stays == name);
         let changes = present.changes(&loaded, &stays);
-        self.access.follow(access);
+        settings.keep(&self.in_force.load(), &stays);
         self.api.follow(&settings);
         self.admin.follow(&settings);
         logging::set_filter(settings.log.clone());
         if let Some(line) = exposure::warning(&settings).filter(|_| !changes.are_none()) {
             log::warn!("{line}");
         }
-        loaded.keep(&present.settings, &stays);
+        loaded.settings.keep(&present.settings, &stays);
         *present = loaded;
         self.in_force.store(Arc::new(settings));
         Ok(changes)
     }
 
-    /// Reads and checks everything, and changes nothing. Blocks.
-    fn prepare(&self) -> Result<Prepared, Mistakes> {
+    /// Reads and checks everything, and changes nothing. Blocks. `max_connections` is the number of before: only another
+    /// number can be too large without a word so far.
+    fn prepare(&self, max_connections: usize) -> Result<Prepared, Mistakes> {
         let loaded = self.sources.read();
         let loaded =
             loaded.map_err(|Problems(problems)| Mistakes(problems.iter().map(ToString::to_string).collect()))?;
-        let settings = limits::fit_again(self.sources.settings(&loaded), loaded.is_set("max_connections"));
+        let is_new = loaded.is_set("max_connections") && loaded.settings.core.max_connections != max_connections;
+        let settings = limits::fit_again(self.sources.settings(&loaded), is_new);
         let core = self.janus.prepare_reload(settings.core.clone()).map_err(|error| match error {
             ReloadError::Certificates(errors) => errors.iter().map(ToString::to_string).collect(),
             other => vec![other.to_string()],

@@ -22,7 +22,7 @@ use crate::logging::{self, counted};
 use crate::reload::{self, Reloader};
 use crate::reloading::Reloading;
 use crate::service_manager::handover;
-use crate::service_manager::notify::ServiceManager;
+use crate::service_manager::notify::{ServiceManager, Stage};
 use crate::service_manager::sockets::{Addresses, SocketError, Sockets};
 use crate::settings::{Loaded, Settings};
 use crate::signals::{SAME_STOP, Signals};
@@ -68,7 +68,10 @@ pub(crate) fn run(
     sockets: Sockets,
 ) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(settings, loaded, Arc::new(sources), sockets))
+    let outcome = runtime.block_on(serve(settings, loaded, Arc::new(sources), sockets));
+    // A thread that reads a file may hang with its file system, and must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(
@@ -138,11 +141,16 @@ async fn serve(
         }
     };
     let time = janus.config().drain_timeout;
-    let drain = drain(&janus, (&access, time), &mut signals, &reloader, &health, stopped);
-    let report = manager.draining(&janus, drain).await?;
-    if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
-        handover::leave(file, handover);
-    }
+    let drained = || {
+        health.drained();
+        manager.drained();
+        // At once: from here on a second signal loses nothing.
+        if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
+            handover::leave(file, handover);
+        }
+    };
+    let drain = drain(&janus, (&access, time), &mut signals, &reloader, drained, stopped);
+    let report = manager.draining(&janus, Stage::Draining, drain).await?;
     tokio::join!(api.finish(), admin.finish());
     let (connections, cut_off) = (report.connections, report.cut_off);
     log::info!(connections; "drained {}", counted(connections, "connection"));
@@ -236,22 +244,23 @@ async fn serve_until_stopped(
             }
         }
     };
-    manager.draining(janus, delayed).await
+    manager.draining(janus, Stage::Delayed, delayed).await
 }
 
-/// Drains until the last connection has ended, or until a stop signal other than that of `stopped`.
+/// Drains until the last connection has ended, calls `then`, and sends the last events; ends early at a stop signal other
+/// than that of `stopped`.
 async fn drain(
     janus: &Janus,
     (access, time): (&Access, Duration),
     signals: &mut Signals,
     reloader: &Reloader,
-    health: &Health,
+    then: impl FnOnce(),
     stopped: Instant,
 ) -> Result<DrainReport, ServeError> {
     let begun = Instant::now();
     let drained = async {
         let report = janus.shutdown().await;
-        health.drained();
+        then();
         access.finish(time.saturating_sub(begun.elapsed())).await;
         report
     };

@@ -149,3 +149,29 @@ async fn a_file_that_does_not_answer_holds_up_no_client_and_further_signals_are_
     server.process.error_line("reload: no setting has changed");
     assert!(timeout(Duration::from_millis(300), server.ask_for_reload()).await.is_ok(), "no further reload waits");
 }
+
+#[tokio::test]
+async fn an_address_that_waits_for_a_restart_closes_no_port() {
+    let mut server = Server::start("");
+    server.write("http_listen", "\"0.0.0.0:1\"");
+    server.write("admin_listen", "\"0.0.0.0:2\"");
+    for _ in 0..2 {
+        let (status, changes) = server.ask_for_reload().await;
+        assert_eq!((status, &changes["needs_restart"]), (200, &json!(["http_listen", "admin_listen"])));
+    }
+    let topics = crate::api::ask(server.http, "GET", "/api/topics", "", None).await;
+    assert_eq!(topics.0, 200, "without a key, as the port is still on loopback");
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_answer_does_not_keep_a_stopped_server() {
+    let mut server = Server::start("drain_period = \"0 s\"");
+    let keys = pipe(&server, "keys");
+    server.write("token_keys", &format!("{keys:?}"));
+    server.process.signal("HUP");
+    server.process.error_line("SIGHUP: reading the settings again");
+    // The reload waits for the other end of the pipe by now, or will.
+    server.process.signal("TERM");
+    server.process.error_line("drained 0 connections");
+    assert_eq!(server.process.wait().code(), Some(0));
+}

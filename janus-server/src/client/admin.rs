@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::http::{Answer, Request, refusal};
+use super::http::{Request, refusal};
 use super::{ClientError, open_stream};
 use crate::cli::SettingFlags;
 use crate::limits::Memory;
@@ -28,7 +28,8 @@ pub(crate) struct AdminPort {
 /// An admin port that can be asked.
 pub(crate) struct Asker {
     address: String,
-    key: Option<String>,
+    /// The keys of the settings, the first first. The server may not know a new key yet.
+    keys: Vec<String>,
     timeout: Duration,
 }
 
@@ -47,18 +48,25 @@ impl AdminPort {
             Some(address) => address.clone(),
             None => reachable(&settings.admin_listen)?.to_string(),
         };
-        let key = settings.api_key.reveal().next().map(str::to_owned);
-        Ok(Asker { address, key, timeout: self.timeout })
+        let keys = settings.api_key.reveal().map(str::to_owned).collect();
+        Ok(Asker { address, keys, timeout: self.timeout })
     }
 }
 
 impl Asker {
     /// Sends a request, with a body of JSON or none, and returns the answer of any status.
     pub(crate) fn ask(&self, method: &str, target: &str, body: Option<&str>) -> Result<(u16, Vec<u8>), ClientError> {
-        let stream = open_stream(&self.address, self.timeout, None)?;
-        let request = Request { method, target, host: &self.address, key: self.key.as_deref(), body };
-        let Answer { status, body } = request.send(stream, self.timeout)?;
-        Ok((status, body))
+        let mut keys = self.keys.iter();
+        let mut key = keys.next();
+        loop {
+            let stream = open_stream(&self.address, self.timeout, None)?;
+            let request = Request { method, target, host: &self.address, key: key.map(String::as_str), body };
+            let answer = request.send(stream, self.timeout)?;
+            key = keys.next();
+            if answer.status != 401 || key.is_none() {
+                return Ok((answer.status, answer.body));
+            }
+        }
     }
 
     /// The error for an answer with a status that the command does not expect.

@@ -12,6 +12,8 @@
 //! the same with any number of topics and clients.
 
 mod collector;
+#[cfg(test)]
+mod document;
 mod process;
 mod requests;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use janus_core::{Histogram, MetricFamily, MetricKind, MetricValue};
 
 /// The statuses of answers with a count of their own; all further statuses count as [`OTHER`].
-const STATUSES: &[u16] = &[200, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503];
+const STATUSES: &[u16] = &[200, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503];
 
 /// The label of unknown paths, and of unusual statuses. The path of a request is a stranger's text and never a label.
 const OTHER: &str = "other";

@@ -54,6 +54,24 @@ struct Told {
     unsent: VecDeque<String>,
     status: String,
     is_stopping: bool,
+    is_drained: bool,
+}
+
+/// How far a server has come on the way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Within `drain_delay`: all clients are served, new ones too.
+    Delayed,
+    Draining,
+}
+
+impl Stage {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Delayed => "not ready, and serving until the drain",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 /// Whether a message is sent again after the socket was full.
@@ -92,12 +110,16 @@ impl ServiceManager {
     }
 
     /// The drain, or the delay before the drain, is about to begin. From now on only the progress of the drain is told.
-    fn stopping(&self) {
-        if std::mem::replace(&mut self.told.lock().is_stopping, true) {
-            return;
-        }
-        let micros = EXTEND_BY.as_micros();
-        self.send(format!("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={micros}"), Lasts::UntilSent);
+    fn stopping(&self, stage: Stage) {
+        let first = if std::mem::replace(&mut self.told.lock().is_stopping, true) { "" } else { "STOPPING=1\n" };
+        let (words, micros) = (stage.words(), EXTEND_BY.as_micros());
+        self.send(format!("{first}STATUS={words}\nEXTEND_TIMEOUT_USEC={micros}"), Lasts::UntilSent);
+    }
+
+    /// The last client has left, and the clock of the instance stands still: from now on the end of the process is the sign
+    /// of life.
+    pub(crate) fn drained(&self) {
+        self.told.lock().is_drained = true;
     }
 
     /// Carries out a reload between the messages about its beginning and end. The service manager waits for both
@@ -107,9 +129,9 @@ impl ServiceManager {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000;
         self.send_unless_stopping(format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
-        let outcome = reload.await;
-        self.send_unless_stopping("READY=1".to_owned());
-        outcome
+        // Even after a panic, or the service manager would wait for the end of this reload.
+        let _end = End(self);
+        reload.await
     }
 
     /// Feeds the watchdog and keeps the status up to date. Never ends.
@@ -132,15 +154,15 @@ impl ServiceManager {
     }
 
     /// Carries out a drain, tells the beginning, and asks for more time until the end.
-    pub(crate) async fn draining<T>(&self, janus: &Janus, drain: impl Future<Output = T>) -> T {
-        self.stopping();
+    pub(crate) async fn draining<T>(&self, janus: &Janus, stage: Stage, drain: impl Future<Output = T>) -> T {
+        self.stopping(stage);
         tokio::select! {
             outcome = drain => outcome,
-            never = self.keep_during_drain(janus) => match never {},
+            never = self.keep_during_drain(janus, stage) => match never {},
         }
     }
 
-    async fn keep_during_drain(&self, janus: &Janus) -> Infallible {
+    async fn keep_during_drain(&self, janus: &Janus, stage: Stage) -> Infallible {
         if self.socket.is_none() {
             return std::future::pending().await;
         }
@@ -154,7 +176,7 @@ impl ServiceManager {
             if asked.elapsed() >= EXTEND_EVERY {
                 asked = Instant::now();
                 let (clients, micros) = (grouped(janus.stats().connections), EXTEND_BY.as_micros());
-                let message = format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS=draining, {clients} clients left");
+                let message = format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS={}, {clients} clients left", stage.words());
                 self.send(message, Lasts::ForNow);
             }
         }
@@ -171,7 +193,8 @@ impl ServiceManager {
     fn feed(&self, janus: &Janus, fed: &mut Option<Instant>) {
         let Some(watchdog) = self.watchdog else { return };
         let is_due = fed.is_none_or(|fed| fed.elapsed() >= watchdog / 2 || watchdog / 2 <= RETRY_EVERY);
-        if is_due && is_alive(janus.since_last_tick(), watchdog) {
+        let is_drained = self.told.lock().is_drained;
+        if is_due && (is_drained || is_alive(janus.since_last_tick(), watchdog)) {
             *fed = Some(Instant::now());
             self.send("WATCHDOG=1".to_owned(), Lasts::ForNow);
         }
@@ -253,6 +276,15 @@ fn is_alive(silent: Duration, watchdog: Duration) -> bool {
     silent < (watchdog / 2).max(LEAST_PATIENCE)
 }
 
+/// Tells the end of a reload when dropped.
+struct End<'a>(&'a ServiceManager);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.send_unless_stopping("READY=1".to_owned());
+    }
+}
+
 /// A line for `systemctl status`.
 fn status(janus: &Janus) -> String {
     let stats = janus.stats();
@@ -306,7 +338,7 @@ mod tests {
         let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         for (address, socket) in [(path.to_str().unwrap(), by_path), (&*format!("@{name}"), by_name)] {
             let manager = manager(address, "none", "none");
-            manager.stopping();
+            manager.stopping(Stage::Draining);
             assert_eq!(receive(&socket), "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=15000000");
         }
     }
@@ -316,7 +348,7 @@ mod tests {
         for address in ["none", "", "vsock:2:1234", "relative/path"] {
             let manager = manager(address, "1000000", "7");
             assert!(manager.socket.is_none() && manager.watchdog.is_none(), "{address}");
-            manager.stopping();
+            manager.stopping(Stage::Draining);
             assert!(manager.told.lock().unsent.is_empty());
         }
     }
@@ -355,7 +387,7 @@ mod tests {
         let told: u64 = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
         assert!((before..=micros()).contains(&told), "{told}");
         assert_eq!(receive(&socket), "READY=1");
-        manager.stopping();
+        manager.stopping(Stage::Draining);
         receive(&socket);
         manager.reloading(async {}).await;
         socket.set_nonblocking(true).unwrap();
@@ -381,7 +413,7 @@ mod tests {
         for _ in 0..2 * MAX_UNSENT {
             manager.send("RELOADING=1".to_owned(), Lasts::UntilSent);
         }
-        manager.stopping();
+        manager.stopping(Stage::Draining);
         assert_eq!(manager.told.lock().unsent.len(), MAX_UNSENT);
         for _ in 0..others {
             assert_eq!(receive(&socket), "x");

@@ -111,11 +111,14 @@ impl Loaded {
     fn or_inherited(&self, row: &Row, own: &Option<(usize, Value, Origin)>) -> Value {
         own.as_ref().map_or_else(|| row.read(&self.settings), |(_, value, _)| value.clone())
     }
+}
 
-    /// Keeps the values of `before` where a change needs a restart, so that the next reload names these settings again.
-    pub(crate) fn keep(&mut self, before: &Settings, stays: impl Fn(&str) -> bool) {
+impl Settings {
+    /// Keeps the values of `before` where a change needs a restart: no part of the server may act by a value that is not in
+    /// force, and the next reload names these settings again.
+    pub(crate) fn keep(&mut self, before: &Self, stays: impl Fn(&str) -> bool) {
         for row in TABLE.iter().filter(|row| row.setting.reload == Reload::Restart || stays(row.setting.name)) {
-            row.write(&mut self.settings, row.read(before));
+            row.write(self, row.read(before));
         }
     }
 }
