@@ -171,7 +171,7 @@ async fn clients_without_the_key_take_no_places_of_clients_with_the_key() {
     }
     drop(refusals);
     // With the only place taken, clients without the key still get their refusal, not "try again".
-    let _place = Arc::clone(&server.api.connections).try_acquire_owned().unwrap();
+    let _place = server.api.places.take().unwrap();
     assert_eq!(server.send(&[&keyed]).await.status, 503);
     assert_eq!(server.get("/api/topics").await.status, 401);
     assert_eq!(server.get("/api/openapi.json").await.status, 200);
