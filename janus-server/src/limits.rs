@@ -33,13 +33,16 @@ pub(crate) fn raise_descriptors() -> u64 {
 pub(crate) fn fit_to_descriptors(settings: Settings, asked_for: bool) -> Settings {
     let (settings, fit) = fit(settings, asked_for);
     log::info!("{} descriptors allow {} clients", fit.limit, fit.clients);
+    fit.warn();
     make_room(fit.needed);
     settings
 }
 
 /// As [`fit_to_descriptors`], for settings that are read while the server runs.
 pub(crate) fn fit_again(settings: Settings, asked_for: bool) -> Settings {
-    fit(settings, asked_for).0
+    let (settings, fit) = fit(settings, asked_for);
+    fit.warn();
+    settings
 }
 
 /// What the descriptors allow.
@@ -48,6 +51,16 @@ struct Fit {
     clients: usize,
     /// Descriptors for everything that the settings allow.
     needed: u64,
+    /// A `max_connections` set by the operator, and too high.
+    lowered: Option<usize>,
+}
+
+impl Fit {
+    fn warn(&self) {
+        if let Some(asked) = self.lowered {
+            log::warn!("max_connections is lowered from {asked} to {}: raise the descriptor limit", self.clients);
+        }
+    }
 }
 
 fn fit(mut settings: Settings, asked_for: bool) -> (Settings, Fit) {
@@ -68,18 +81,11 @@ fn fit(mut settings: Settings, asked_for: bool) -> (Settings, Fit) {
     settings.max_api_connections = requests.max(1);
     config.reserved_connections = reserved;
     config.max_refusals = refusals;
-    if config.max_connections > clients {
-        if asked_for {
-            log::warn!(
-                "max_connections is lowered from {} to {clients}: raise the descriptor limit",
-                config.max_connections
-            );
-        }
-        config.max_connections = clients;
-    }
+    let lowered = (config.max_connections > clients && asked_for).then_some(config.max_connections);
+    config.max_connections = config.max_connections.min(clients);
     let kept = RESERVED_DESCRIPTORS + (limit - limit_of_connections);
     let needed = (config.max_connections + requests + reserved + refusals) as u64 + kept;
-    (settings, Fit { limit, clients, needed })
+    (settings, Fit { limit, clients, needed, lowered })
 }
 
 /// Requests to the HTTP API that are being refused, or are answered and about to close.

@@ -138,7 +138,8 @@ pub(super) async fn ask_headers() {
     let backend = Backend::start().await;
     let mut server = Server::start(&format!("ask_connect = {}", backend.url()));
     server.reload("ask_headers", "[\"x-a\"]").await;
-    Http::events(server.http, "topic=news", "X-A: one\r\n").await.id().await;
+    let request = format!("GET /events?topic=news HTTP/1.1\r\nHost: {}\r\nX-A: one\r\n\r\n", server.http);
+    Http::send(server.http, request).await.up_to("\r\n\r\n").await;
     assert_eq!(backend.requests.lock()[0].1["headers"]["x-a"], "one");
 }
 

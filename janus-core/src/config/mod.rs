@@ -259,7 +259,7 @@ settings! {
             /// name are not counted. `user_limit` says what happens with a further connection.
             ///
             /// The name is [`Identity::user`](crate::hooks::Identity::user).
-            max_connections_per_user: usize = 0, count_or_zero("no limit", 1..=1_000_000), reload(at_once);
+            max_connections_per_user: usize = 0, count_or_zero("no limit", 1..=1_000_000), reload(new_connections);
 
             /// What happens with a connection beyond `max_connections_per_user`: the connection is refused (`refuse`,
             /// with `too_many_connections`), or the oldest connection of the user is closed (`close_oldest`, with

@@ -28,8 +28,7 @@ async fn families() -> Vec<(String, MetricFamily)> {
     let config = Config { listen: Vec::new(), ..Config::default() };
     let janus = Janus::builder().config(config).start().await.unwrap();
     let requests = Arc::new(Requests::new(["/metrics"]));
-    let sources =
-        Sources { janus, health: None, access: None, requests, started: SystemTime::now() };
+    let sources = Sources { janus, health: None, access: None, requests, started: SystemTime::now() };
     let families = sources.families().into_iter().map(|(name, family)| (name.into_owned(), family)).collect();
     sources.janus.shutdown().await;
     families

@@ -69,7 +69,8 @@ impl Loaded {
                 changes.note(name.to_owned(), reload, (row.toml(&value), new.origins[index].to_string()));
             }
             let origin = &new.origins[index];
-            if self.of_file[index] != new.of_file[index] && matches!(origin, Origin::Variable(_) | Origin::Flag(_)) {
+            if self.of_file.0[index] != new.of_file.0[index] && matches!(origin, Origin::Variable(_) | Origin::Flag(_))
+            {
                 changes
                     .lines
                     .push(format!("{name}: the change of the file is hidden by {}", one_line(&origin.to_string())));

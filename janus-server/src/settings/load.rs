@@ -4,6 +4,7 @@
 //! right, even where a later layer wins; every mistake is collected, and none ends the reading.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,17 @@ pub(crate) struct Loaded {
     /// One entry for each row of [`TABLE`].
     pub(super) origins: Vec<Origin>,
     /// The values of the top level of the file, whether in force or not; one entry for each row of [`TABLE`].
-    pub(super) of_file: Vec<Option<Value>>,
+    pub(super) of_file: OfFile,
     pub(super) sections: Vec<Section>,
+}
+
+/// Values as in the file, never printed: some are secrets.
+pub(super) struct OfFile(pub(super) Vec<Option<Value>>);
+
+impl fmt::Debug for OfFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// A table `[namespace.NAME]` of the file.
@@ -61,8 +71,12 @@ impl Loaded {
         memory: Option<Memory>,
     ) -> Result<Self, Problems> {
         let origins = vec![Origin::Default; TABLE.len()];
-        let mut loaded =
-            Self { settings: Settings::default(), origins, of_file: vec![None; TABLE.len()], sections: Vec::new() };
+        let mut loaded = Self {
+            settings: Settings::default(),
+            origins,
+            of_file: OfFile(vec![None; TABLE.len()]),
+            sections: Vec::new(),
+        };
         let mut problems = Vec::new();
         let mut variables: Vec<(String, String)> = variables
             .into_iter()
@@ -179,7 +193,7 @@ impl Loaded {
         match row.check(value) {
             Ok(value) => {
                 if let Origin::File { .. } = origin {
-                    self.of_file[index] = Some(value.clone());
+                    self.of_file.0[index] = Some(value.clone());
                 }
                 row.write(&mut self.settings, value);
                 self.origins[index] = origin;
