@@ -1,6 +1,7 @@
 //! The figures for a monitoring system: the format of a scrape, the events behind each figure, and a real Prometheus.
 
 mod prometheus;
+mod requests;
 mod scrape;
 
 use std::collections::BTreeSet;

@@ -70,7 +70,7 @@ impl Transport {
             self.announce_close();
             self.answers = Answers::Last;
         }
-        let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), true, id);
+        let reply = Reply::request(Arc::clone(&self.slot), topic.clone(), id);
         self.offer(topic, Pending { publication, reply }, None);
     }
 

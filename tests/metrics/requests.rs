@@ -1,0 +1,70 @@
+//! The figures of requests to the HTTP port, whose connections are kept and never opened.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use super::start;
+use crate::cli_run::PATIENCE;
+
+/// A connection for one request after the other.
+pub(super) struct Kept(TcpStream);
+
+impl Kept {
+    pub(super) fn connect(addr: &str) -> Self {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    pub(super) fn send(&mut self, bytes: &str) {
+        self.0.write_all(bytes.as_bytes()).unwrap();
+    }
+
+    /// Publishes to a topic; returns the status.
+    pub(super) fn publish(&mut self, topic: &str) -> u16 {
+        let body = format!("{{\"topic\":\"{topic}\",\"data\":1}}");
+        let head = "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+        self.send(&format!("{head}: {}\r\n\r\n{body}", body.len()));
+        self.status()
+    }
+
+    /// Asks for the topics; returns the status.
+    pub(super) fn list_topics(&mut self) -> u16 {
+        self.send("GET /api/topics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.status()
+    }
+
+    /// Reads an answer whose body has a length.
+    pub(super) fn status(&mut self) -> u16 {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).expect("a length").split('\r').next().unwrap();
+        self.0.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+        head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Waits for the server to close, without another answer.
+    pub(super) fn assert_closes(&mut self) {
+        assert_eq!(self.0.read(&mut [0]).unwrap(), 0, "nothing but the end of the stream");
+    }
+}
+
+#[tokio::test]
+async fn a_publication_over_the_http_port_counts_as_one_of_the_api() {
+    let server = start(&[]);
+    let mut subscriber = server.client().await;
+    subscriber.subscribe("chat:lobby").await;
+    let mut publisher = Kept::connect(&server.http);
+    // With a subscriber, and without a topic.
+    assert_eq!([publisher.publish("chat:lobby"), publisher.publish("strange")], [200, 200]);
+    subscriber.json().await;
+    let scrape = server.scrape();
+    assert_eq!(scrape.value("janus_published", &[("namespace", "chat"), ("via", "api")]), 1.0);
+    assert_eq!(scrape.value("janus_published", &[("namespace", "default"), ("via", "api")]), 1.0);
+    assert!(!scrape.values_of("via").contains("http"), "{:?}", scrape.values_of("via"));
+}
