@@ -3,8 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use super::start;
+use janus_core::wire::ErrorCode;
+
+use super::{start, start_with};
 use crate::cli_run::PATIENCE;
+use crate::support::until;
 
 /// A connection for one request after the other.
 pub(super) struct Kept(TcpStream);
@@ -67,4 +70,33 @@ async fn a_publication_over_the_http_port_counts_as_one_of_the_api() {
     assert_eq!(scrape.value("janus_published", &[("namespace", "chat"), ("via", "api")]), 1.0);
     assert_eq!(scrape.value("janus_published", &[("namespace", "default"), ("via", "api")]), 1.0);
     assert!(!scrape.values_of("via").contains("http"), "{:?}", scrape.values_of("via"));
+}
+
+#[tokio::test]
+async fn a_connection_with_requests_alone_is_no_client_that_has_ended() {
+    let server = start_with("api_idle_timeout = \"200 ms\"", &["--admin-listen", "127.0.0.1:0"]);
+    let request: [fn(&mut Kept) -> u16; 2] = [|kept| kept.publish("news"), Kept::list_topics];
+    for ask in request {
+        // The server ends the first connection, and the client the second.
+        let [mut idle, mut gone] = [Kept::connect(&server.http), Kept::connect(&server.http)];
+        assert_eq!([ask(&mut idle), ask(&mut gone)], [200, 200]);
+        idle.assert_closes();
+    }
+    // A refused request is a request.
+    let mut refused = Kept::connect(&server.http);
+    refused.send("POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
+    assert_eq!(refused.status(), 415);
+    refused.assert_closes();
+    drop(refused);
+    // The count of a client that ends later shows that all ends are counted.
+    drop(server.client().await);
+    until("all have gone", || {
+        let scrape = server.scrape();
+        let open = ["http", "classic"].map(|transport| scrape.value("janus_connections", &[("transport", transport)]));
+        open == [0.0, 0.0] && scrape.value("janus_disconnects", &[("code", "by_client")]) >= 1.0
+    })
+    .await;
+    let scrape = server.scrape();
+    let ended: f64 = ErrorCode::ALL.iter().map(|code| scrape.value("janus_disconnects", &[("code", code.as_str())])).sum();
+    assert_eq!((scrape.value("janus_disconnects", &[("code", "by_client")]), ended), (1.0, 0.0));
 }
