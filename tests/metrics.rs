@@ -2,7 +2,7 @@
 
 mod prometheus;
 mod requests;
-mod scrape;
+pub(crate) mod scrape;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

@@ -102,13 +102,13 @@ fn published(shared: &Connections) -> MetricFamily {
     let text = "Messages accepted, by namespace of the settings (default for all others) and by the transport of the \
                 publisher; api for the HTTP API and for the program.";
     let mut family = MetricFamily::new("published", MetricKind::Counter, text).by(["namespace", "via"]);
-    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut counts: BTreeMap<(String, &str), u64> = BTreeMap::new();
     for (namespace, via, count) in shared.figures.published.counts() {
         let via = via.as_codec().map_or("api", |codec| shared.codecs().name(codec));
         *counts.entry((namespace, via)).or_default() += count;
     }
     for ((namespace, via), count) in counts {
-        let labels = [("namespace", namespace.to_owned().into()), ("via", via.to_owned().into())];
+        let labels = [("namespace", namespace.into()), ("via", via.to_owned().into())];
         family.push(labels, MetricValue::Integer(count));
     }
     family
