@@ -84,7 +84,9 @@ async fn a_connection_with_requests_alone_is_no_client_that_has_ended() {
     }
     // A refused request is a request.
     let mut refused = Kept::connect(&server.http);
-    refused.send("POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
+    refused.send(
+        "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+    );
     assert_eq!(refused.status(), 415);
     refused.assert_closes();
     drop(refused);
@@ -97,6 +99,44 @@ async fn a_connection_with_requests_alone_is_no_client_that_has_ended() {
     })
     .await;
     let scrape = server.scrape();
-    let ended: f64 = ErrorCode::ALL.iter().map(|code| scrape.value("janus_disconnects", &[("code", code.as_str())])).sum();
+    let ended: f64 =
+        ErrorCode::ALL.iter().map(|code| scrape.value("janus_disconnects", &[("code", code.as_str())])).sum();
     assert_eq!((scrape.value("janus_disconnects", &[("code", "by_client")]), ended), (1.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_refused_publication_is_counted_once_as_answered() {
+    let server = start_with("max_connections = 1\nframe_timeout = \"300 ms\"", &["--admin-listen", "127.0.0.1:0"]);
+    let answered = |status| {
+        let series = [("path", "/api/publish"), ("status", status)];
+        let scrape = server.scrape();
+        if scrape.values_of("status").contains(status) { scrape.value("janus_http_requests", &series) } else { 0.0 }
+    };
+    let half =
+        "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    // Too slow, on a server with room and on a full one.
+    let mut slow = Kept::connect(&server.http);
+    slow.send(half);
+    assert_eq!(slow.status(), 408);
+    slow.assert_closes();
+    assert_eq!(answered("408"), 1.0);
+    let _client = server.client().await;
+    let mut guest = Kept::connect(&server.http);
+    guest.send(half);
+    assert_eq!(guest.status(), 503);
+    guest.assert_closes();
+    assert_eq!((answered("408"), answered("503")), (1.0, 1.0));
+}
+
+#[tokio::test]
+async fn kept_connections_take_no_place_from_clients() {
+    let server = start(&["--max-connections", "2"]);
+    let mut kept: Vec<Kept> = (0..4).map(|_| Kept::connect(&server.http)).collect();
+    assert!(kept.iter_mut().all(|kept| kept.publish("news") == 200 && kept.list_topics() == 200));
+    let _client = server.client().await;
+    let scrape = server.scrape();
+    let open = ["http", "classic"].map(|transport| scrape.value("janus_connections", &[("transport", transport)]));
+    assert_eq!(open, [4.0, 1.0]);
+    let places = ["janus_places_taken", "janus_connections_limit"].map(|name| scrape.value(name, &[]));
+    assert_eq!(places, [1.0, 2.0]);
 }
