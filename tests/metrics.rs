@@ -1,7 +1,8 @@
 //! The figures for a monitoring system: the format of a scrape, the events behind each figure, and a real Prometheus.
 
 mod prometheus;
-mod scrape;
+mod requests;
+pub(crate) mod scrape;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -227,7 +228,7 @@ async fn a_refused_client_is_counted_with_the_reason() {
     until("the refused client has gone", || figure(&janus, "disconnects", &[("code", "too_many_connections")]) == 1)
         .await;
     assert_eq!(figure(&janus, "connections", &[("transport", "classic")]), 1, "a refused client is not connected");
-    assert_eq!(figure(&janus, "connections_limit", &[]), 1);
+    assert_eq!((figure(&janus, "places_taken", &[]), figure(&janus, "connections_limit", &[])), (1, 1));
 }
 
 #[tokio::test]

@@ -7,10 +7,10 @@ use std::net::TcpStream;
 use crate::cli_run::PATIENCE;
 use crate::support::take_chunks;
 
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -20,7 +20,7 @@ impl Answer {
     }
 }
 
-pub(super) fn get(addr: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) fn get(addr: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -38,7 +38,7 @@ pub(super) fn get(addr: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -46,21 +46,21 @@ pub(super) enum Kind {
 
 /// The name of a sample with its labels, and the kind of the family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Series {
-    pub(super) kind: Kind,
+pub(crate) struct Series {
+    pub(crate) kind: Kind,
     name: String,
     labels: BTreeMap<String, String>,
 }
 
 /// A scrape that is right in every way.
-pub(super) struct Scrape {
-    pub(super) families: BTreeMap<String, Kind>,
-    pub(super) series: BTreeMap<Series, f64>,
+pub(crate) struct Scrape {
+    pub(crate) families: BTreeMap<String, Kind>,
+    pub(crate) series: BTreeMap<Series, f64>,
 }
 
 impl Scrape {
     #[track_caller]
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let body = text.strip_suffix("# EOF\n").expect("the end is marked");
         let mut scrape = Self { families: BTreeMap::new(), series: BTreeMap::new() };
         let mut family: Option<(String, Kind)> = None;
@@ -129,7 +129,7 @@ impl Scrape {
 
     /// The value of a counter or gauge.
     #[track_caller]
-    pub(super) fn value(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn value(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
         let kind = *self.families.get(family).unwrap_or_else(|| panic!("no family {family}"));
         let name = if kind == Kind::Counter { format!("{family}_total") } else { family.to_owned() };
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -146,7 +146,7 @@ impl Scrape {
     }
 
     /// All values of the label.
-    pub(super) fn values_of(&self, label: &str) -> BTreeSet<String> {
+    pub(crate) fn values_of(&self, label: &str) -> BTreeSet<String> {
         self.series.keys().filter_map(|series| series.labels.get(label).cloned()).collect()
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::binary::{Server, pipe};
 use crate::cli_run::{assert_exit, janus, text};
+use crate::metrics::scrape::{Scrape, get};
 use crate::support::{Client, publish};
 
 #[tokio::test]
@@ -87,6 +88,30 @@ async fn namespaces_come_and_go() {
     let (_, changes) = server.ask_for_reload().await;
     assert_eq!(changes["applied"], json!(["namespace.quotes.history"]));
     assert_eq!(history(&server, "quotes:a").await, 404);
+}
+
+#[tokio::test]
+async fn messages_count_for_the_namespaces_of_the_file_as_it_is_now() {
+    let mut server = Server::start("[namespace.news]");
+    let published = |server: &Server, namespace: &str| {
+        let scrape = Scrape::parse(&get(&server.admin.to_string(), "/metrics", &[]).body);
+        let series = [("namespace", namespace), ("via", "classic")];
+        if scrape.values_of("namespace").contains(namespace) { scrape.value("janus_published", &series) } else { 0.0 }
+    };
+    // A topic from before the reloads, with a message for each file.
+    let mut subscriber = server.client().await;
+    subscriber.subscribe("quotes:a").await;
+    let mut counts = Vec::new();
+    for file in ["[namespace.news]", "[namespace.quotes]", "[namespace.news]", "[namespace.quotes]"] {
+        server.write_all(file);
+        assert_eq!(server.ask_for_reload().await.0, 200);
+        publish(server.classic, "quotes:a", "1").await;
+        publish(server.classic, "news:none", "1").await;
+        subscriber.json().await;
+        counts.push((published(&server, "quotes"), published(&server, "news")));
+    }
+    assert_eq!(counts, [(0.0, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0)]);
+    assert_eq!(published(&server, "default"), 4.0);
 }
 
 #[tokio::test]

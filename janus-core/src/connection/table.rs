@@ -156,6 +156,12 @@ impl ConnectionTable {
         listed.placed + listed.guests.len()
     }
 
+    /// How many places of `max_connections` are taken.
+    pub(crate) fn placed(&self) -> usize {
+        let listed = self.listed.lock();
+        listed.placed + listed.reserved
+    }
+
     /// Whether one of this many places is free.
     pub(crate) fn has_place(&self, max_connections: usize) -> bool {
         self.listed.lock().has_place(max_connections)

@@ -174,6 +174,8 @@ pub(crate) struct Transport {
     counts_as_open: bool,
     /// Whether the stream has been passed on to another owner.
     passed_on: bool,
+    /// Whether the connection serves requests of an API, and nothing else so far.
+    is_of_requests: bool,
     /// Why the server ends the connection, if it does.
     why: Option<ErrorCode>,
     step: Step,
@@ -275,6 +277,7 @@ impl Transport {
             counts_for_user: false,
             counts_as_open: true,
             passed_on: false,
+            is_of_requests: false,
             why: None,
             step: Step::Reading,
         };

@@ -4,11 +4,13 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use crate::ground::clock::timestamp;
+use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
 use crate::wire::classic::Classic;
 use crate::wire::{Answers, Codec, Heartbeat, Opens, ServerEvent};
@@ -27,6 +29,9 @@ pub(crate) struct Codecs {
     codecs: [OnceLock<Registered>; MAX_CODECS],
     /// The number of codecs; locked while a codec is added.
     count: Mutex<usize>,
+    /// For lines about panics: what panics for one client may panic for each.
+    lines: LogLines,
+    begun: Instant,
 }
 
 /// A codec, with the answers to frequent questions.
@@ -55,7 +60,8 @@ pub(crate) struct CodecPanicked;
 
 impl Codecs {
     pub(crate) fn new() -> Self {
-        let codecs = Self { codecs: [const { OnceLock::new() }; MAX_CODECS], count: Mutex::new(0) };
+        let codecs = [const { OnceLock::new() }; MAX_CODECS];
+        let codecs = Self { codecs, count: Mutex::new(0), lines: LogLines::default(), begun: Instant::now() };
         let classic: Arc<dyn Codec> = Arc::new(Classic);
         codecs.register(&classic).expect("it is the first");
         codecs
@@ -184,7 +190,9 @@ impl Codecs {
             frame.freeze()
         }));
         encoded.map_err(|panic| {
-            log::error!(transport = name; "codec {name}: {}", ExitReason::from_unwind(panic));
+            let second = self.begun.elapsed().as_secs() as u32;
+            let level = if self.lines.take(second) { log::Level::Error } else { log::Level::Debug };
+            log::log!(level, transport = name; "codec {name}: {}", ExitReason::from_unwind(panic));
             CodecPanicked
         })
     }

@@ -129,7 +129,10 @@ macro_rules! counters {
 counters! {
     /// Connections open now, with or without a place of `max_connections`; connections being refused are not counted.
     connections: gauge,
-    /// The setting `max_connections`, the limit of `connections`.
+    /// Places of `max_connections` taken now. Connections with requests to the HTTP API alone have no place, nor have
+    /// publishers that found the server full.
+    places_taken: gauge,
+    /// The setting `max_connections`, the limit of `places_taken`.
     connections_limit: gauge,
     /// Sessions listed now, with and without a connection.
     sessions: gauge,
@@ -334,6 +337,7 @@ mod tests {
         let gauges = metrics.iter().filter(|metric| metric.kind == MetricKind::Gauge).map(|metric| metric.name);
         let expected = [
             "connections",
+            "places_taken",
             "connections_limit",
             "sessions",
             "attached_sessions",

@@ -1,9 +1,12 @@
 //! Figures beyond the table of counters: with labels, by thread, and of durations.
 //!
-//! Each label has a closed set of values, known when the instance starts, so a stranger can add no series.
+//! Each label has a closed set of values, which only the program and its settings change, so a stranger can add no series.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
 
 use super::histogram::Histogram;
 use crate::config::Config;
@@ -114,44 +117,84 @@ pub(crate) struct NamespaceId(u16);
 
 /// Accepted messages, by namespace and way. A namespace without settings of its own counts as the default.
 #[derive(Debug)]
-pub(crate) struct Published {
-    /// The default namespace first, then the configured namespaces in the order of their names.
-    names: Vec<String>,
+pub(crate) struct Published(ArcSwap<Namespaces>);
+
+/// The namespaces that have had settings since the start. Namespaces are added and never removed, because a count never
+/// falls.
+#[derive(Clone, Debug)]
+struct Namespaces {
+    /// The default namespace first, then the others in the order of their coming.
+    all: Vec<(String, Arc<[AtomicU64; Via::WAYS]>)>,
+    /// The namespaces with settings now.
     places: HashMap<String, NamespaceId>,
-    counts: Vec<[AtomicU64; Via::WAYS]>,
 }
 
 /// The label of topics without a namespace of the settings. A namespace of this name has the same label.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
+impl Namespaces {
+    /// The limit of namespaces since the start, each with half a kilobyte: several times as many as the settings may have
+    /// at once. Further namespaces count as the default. Only an operator with as many new names in reloads gets there.
+    const MAX: usize = 4_096;
+
+    /// The same namespaces and those of the settings.
+    fn with(&self, config: &Config) -> Self {
+        let Self { mut all, .. } = self.clone();
+        let known: HashMap<String, usize> = all.iter().map(|(name, _)| name.clone()).zip(0..).collect();
+        let mut places = HashMap::new();
+        for name in config.namespaces.keys().filter(|name| *name != DEFAULT_NAMESPACE) {
+            let place = known.get(name).copied().unwrap_or(all.len());
+            if place == all.len() && place < Self::MAX {
+                all.push((name.clone(), no_messages()));
+            }
+            if place < all.len() {
+                places.insert(name.clone(), NamespaceId(place as u16));
+            }
+        }
+        Self { all, places }
+    }
+}
+
+fn no_messages() -> Arc<[AtomicU64; Via::WAYS]> {
+    Arc::new([const { AtomicU64::new(0) }; Via::WAYS])
+}
+
 impl Published {
     fn new(config: &Config) -> Self {
-        let configured = config.namespaces.keys().filter(|name| *name != DEFAULT_NAMESPACE).cloned();
-        let names: Vec<String> = std::iter::once(DEFAULT_NAMESPACE.to_owned()).chain(configured).collect();
-        let places = (0..).map(NamespaceId).zip(&names).skip(1).map(|(place, name)| (name.clone(), place)).collect();
-        let counts = names.iter().map(|_| [const { AtomicU64::new(0) }; Via::WAYS]).collect();
-        Self { names, places, counts }
+        let default = (DEFAULT_NAMESPACE.to_owned(), no_messages());
+        let namespaces = Namespaces { all: vec![default], places: HashMap::new() };
+        Self(ArcSwap::from_pointee(namespaces.with(config)))
     }
 
-    /// The namespace of a topic.
+    /// Follows a change of the settings. A namespace without settings keeps its counts, and its topics count as the default
+    /// from then on.
+    pub(super) fn follow(&self, config: &Config) {
+        self.0.rcu(|namespaces| namespaces.with(config));
+    }
+
+    /// The namespace of a topic, until the settings change.
     pub(crate) fn namespace(&self, topic: &str) -> NamespaceId {
-        if self.places.is_empty() {
+        let namespaces = self.0.load();
+        if namespaces.places.is_empty() {
             return NamespaceId::default();
         }
-        let namespace = topic.split_once(':').and_then(|(name, _)| self.places.get(name));
+        let namespace = topic.split_once(':').and_then(|(name, _)| namespaces.places.get(name));
         namespace.copied().unwrap_or_default()
     }
 
     pub(crate) fn add(&self, NamespaceId(namespace): NamespaceId, Via(way): Via, messages: u64) {
-        self.counts[usize::from(namespace)][usize::from(way)].fetch_add(messages, Ordering::Relaxed);
+        let (_, counts) = &self.0.load().all[usize::from(namespace)];
+        counts[usize::from(way)].fetch_add(messages, Ordering::Relaxed);
     }
 
     /// The namespaces and ways with a message.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, Via, u64)> {
-        self.names.iter().zip(&self.counts).flat_map(|(name, counts)| {
-            let counts = (0..).map(Via).zip(counts).map(|(way, count)| (way, count.load(Ordering::Relaxed)));
-            counts.filter(|(_, count)| *count > 0).map(|(way, count)| (name.as_str(), way, count))
-        })
+    pub(crate) fn counts(&self) -> Vec<(String, Via, u64)> {
+        let namespaces = self.0.load();
+        let ways = namespaces.all.iter().flat_map(|(name, counts)| {
+            let counts = (0..).map(Via).zip(&**counts).map(|(way, count)| (way, count.load(Ordering::Relaxed)));
+            counts.filter(|(_, count)| *count > 0).map(|(way, count)| (name.clone(), way, count))
+        });
+        ways.collect()
     }
 }
 
@@ -319,8 +362,38 @@ mod tests {
             published.add(published.namespace(topic), Via::codec(3), 1);
         }
         published.add(NamespaceId::default(), Via::API, 10);
-        let counts: Vec<_> = published.counts().collect();
-        assert_eq!(counts, [("default", Via::codec(3), 4), ("default", Via::API, 10), ("chat", Via::codec(3), 2)]);
+        let expected = [("default", Via::codec(3), 4), ("default", Via::API, 10), ("chat", Via::codec(3), 2)];
+        assert_eq!(published.counts(), expected.map(|(name, via, count)| (name.to_owned(), via, count)));
+    }
+
+    fn with_namespaces(names: impl IntoIterator<Item = String>) -> Config {
+        let namespaces = names.into_iter().map(|name| (name, Namespace::default())).collect();
+        Config { namespaces, ..Config::default() }
+    }
+
+    #[test]
+    fn a_namespace_that_comes_and_goes_keeps_its_place_and_its_count() {
+        let published = Published::new(&with_namespaces(["b".to_owned()]));
+        let count = |topic| published.add(published.namespace(topic), Via::API, 1);
+        count("b:1");
+        published.follow(&with_namespaces(["a".to_owned()]));
+        ["a:1", "b:1"].map(count);
+        published.follow(&with_namespaces(["a".to_owned(), "b".to_owned()]));
+        ["a:1", "b:1", "b:1"].map(count);
+        let expected = [("default", 1), ("b", 3), ("a", 2)].map(|(name, count)| (name.to_owned(), Via::API, count));
+        assert_eq!(published.counts(), expected);
+    }
+
+    #[test]
+    fn beyond_the_limit_a_namespace_counts_as_the_default_and_known_ones_as_before() {
+        let published = Published::default();
+        for round in 0..5 {
+            published.follow(&with_namespaces((0..1_000).map(|number| format!("{round}-{number}"))));
+        }
+        assert_eq!(published.0.load().all.len(), Namespaces::MAX);
+        assert_eq!(published.namespace("4-999:a"), NamespaceId::default());
+        published.follow(&with_namespaces(["0-7".to_owned()]));
+        assert_ne!(published.namespace("0-7:a"), NamespaceId::default());
     }
 
     #[test]
@@ -331,8 +404,8 @@ mod tests {
             run.add(via);
         }
         drop(run);
-        let counts: Vec<_> = published.counts().collect();
-        assert_eq!(counts, [("default", Via::codec(0), 1), ("default", Via::API, 3)]);
+        let expected = [(Via::codec(0), 1), (Via::API, 3)].map(|(via, count)| ("default".to_owned(), via, count));
+        assert_eq!(published.counts(), expected);
     }
 
     #[test]

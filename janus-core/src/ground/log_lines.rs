@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts the lines of the current period: a tick, or a second; used by one thread alone.
+/// Counts the lines of the current period: a tick, or a second. Threads that take lines at the same time may get a few more.
 #[derive(Debug, Default)]
 pub(crate) struct LogLines {
     period: AtomicU32,
@@ -27,4 +27,18 @@ impl LogLines {
 pub(crate) fn counted(count: impl Into<u64>, noun: &str) -> impl fmt::Display {
     let count = count.into();
     fmt::from_fn(move |f| write!(f, "{count} {noun}{}", if count == 1 { "" } else { "s" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_period_has_its_own_lines() {
+        let lines = LogLines::default();
+        for period in [0, 1, 7] {
+            let taken = (0..1_000).filter(|_| lines.take(period)).count();
+            assert_eq!(taken, LogLines::MAX as usize, "{period}");
+        }
+    }
 }

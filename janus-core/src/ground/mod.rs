@@ -99,6 +99,8 @@ impl Ground {
     /// themselves, each as the documentation of the setting says.
     pub(crate) fn put_in_force(&self, config: Config) {
         self.clock.follow(&config);
+        // Topics ask again for their namespace when they see the new version.
+        self.figures.published.follow(&config);
         self.in_force.replace(config);
     }
 

@@ -87,7 +87,8 @@ fn by_transport(shared: &Connections, family: &mut MetricFamily) {
 
 fn disconnects(shared: &Connections) -> MetricFamily {
     let text = "Connections that have ended, by the code told to the client; by_client if the client ended the \
-                connection. Requests to the HTTP API are not counted.";
+                connection, or its first request over HTTP was refused. Connections with requests to the HTTP API alone \
+                are not counted, unless by internal.";
     let mut family = MetricFamily::new("disconnects", MetricKind::Counter, text).by(["code"]);
     let by_client = shared.figures.left.load(Ordering::Relaxed);
     family.push([("code", "by_client".into())], MetricValue::Integer(by_client));
@@ -101,13 +102,13 @@ fn published(shared: &Connections) -> MetricFamily {
     let text = "Messages accepted, by namespace of the settings (default for all others) and by the transport of the \
                 publisher; api for the HTTP API and for the program.";
     let mut family = MetricFamily::new("published", MetricKind::Counter, text).by(["namespace", "via"]);
-    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut counts: BTreeMap<(String, &str), u64> = BTreeMap::new();
     for (namespace, via, count) in shared.figures.published.counts() {
         let via = via.as_codec().map_or("api", |codec| shared.codecs().name(codec));
         *counts.entry((namespace, via)).or_default() += count;
     }
     for ((namespace, via), count) in counts {
-        let labels = [("namespace", namespace.to_owned().into()), ("via", via.to_owned().into())];
+        let labels = [("namespace", namespace.into()), ("via", via.to_owned().into())];
         family.push(labels, MetricValue::Integer(count));
     }
     family

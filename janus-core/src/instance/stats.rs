@@ -14,6 +14,7 @@ impl Janus {
         let ledger = shared.ledger();
         shared.counters.stats(&Readings {
             connections: shared.connections.table.len(),
+            places_taken: shared.connections.table.placed(),
             connections_limit: shared.config().max_connections,
             sessions,
             attached_sessions: sessions.saturating_sub(detached_sessions),

@@ -347,7 +347,7 @@ enum ReplyTo {
     /// A publisher in this process, or a connection that closes after its message.
     Promise { outcome: oneshot::Sender<Result<Receipt, PublishError>>, via: Via },
     /// A connection: gets an error frame for a failure, and a receipt on request.
-    Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId },
+    Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId, via: Via },
 }
 
 impl Reply {
@@ -360,15 +360,25 @@ impl Reply {
     /// The way by which the message has come.
     pub(crate) fn via(&self) -> Via {
         match &self.0 {
-            Some(ReplyTo::Promise { via, .. }) => *via,
-            Some(ReplyTo::Connection { slot, .. }) => Via::codec(slot.codec()),
+            Some(ReplyTo::Promise { via, .. } | ReplyTo::Connection { via, .. }) => *via,
             None => Via::API,
         }
     }
 
+    /// A reply to the client of a connection, which speaks its codec.
     pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
+        let via = Via::codec(slot.codec());
+        Self::of_connection(slot, topic, ack, id, via)
+    }
+
+    /// A reply to a request of an HTTP API, which counts as one of the program whatever carries the answer.
+    pub(crate) fn request(slot: Arc<Slot>, topic: TopicName, id: RequestId) -> Self {
+        Self::of_connection(slot, topic, true, id, Via::API)
+    }
+
+    fn of_connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId, via: Via) -> Self {
         slot.expect_answer();
-        Self(Some(ReplyTo::Connection { slot, topic, ack, id }))
+        Self(Some(ReplyTo::Connection { slot, topic, ack, id, via }))
     }
 
     /// The publisher's name in a trace.

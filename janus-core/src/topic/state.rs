@@ -41,8 +41,6 @@ pub(crate) struct TopicState {
     pub(crate) actor: ActorRef<Topic>,
     /// Rises with each topic of an instance.
     pub(crate) number: u64,
-    /// For the counts of accepted messages.
-    pub(super) namespace: NamespaceId,
     /// Cursors of detached sessions refer to this anchor.
     pub(crate) anchor: Arc<Anchor>,
     /// The [holds](super::Hold) of subscribers that are about to join.
@@ -70,8 +68,10 @@ struct Observed {
 pub(super) struct Core {
     pub(super) life: Life,
     pub(super) last_used: Tick,
-    /// The version of the settings that the limits below are from.
+    /// The version of the settings that the namespace and the limits below are from.
     settings: u64,
+    /// For the counts of accepted messages.
+    pub(super) namespace: NamespaceId,
     pub(super) inbox: Inbox,
     pub(super) sequence: Sequence,
     pub(super) roster: Roster,
@@ -148,11 +148,12 @@ impl TopicState {
             let (occupancy, observers) = (Occupancy::new(name.clone()), Arc::clone(observers));
             Observed { occupancy, observers }
         });
-        let namespace = shared.figures.published.namespace(name.as_str());
         let version = shared.config_version();
-        let topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
-        topic.core.lock().settings = version;
-        Self { observed, namespace, ..topic }
+        let namespace = shared.figures.published.namespace(name.as_str());
+        let mut topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
+        let core = topic.core.get_mut();
+        (core.settings, core.namespace) = (version, namespace);
+        Self { observed, ..topic }
     }
 
     #[cfg(test)]
@@ -186,7 +187,6 @@ impl TopicState {
         Self {
             actor: ActorRef::new(trace::topic_actor(&name, number)),
             number,
-            namespace: NamespaceId::default(),
             anchor,
             holds: AtomicUsize::new(0),
             account,
@@ -197,6 +197,7 @@ impl TopicState {
                 life: Life::Live,
                 last_used: clock.tick(),
                 settings: 0,
+                namespace: NamespaceId::default(),
                 inbox: Inbox::new(Room::of(config), Arc::clone(ledger)),
                 sequence: Sequence::new(start, Kept::of(&name, config, clock)),
                 roster: Roster::default(),
@@ -363,6 +364,7 @@ impl Core {
             return;
         }
         self.settings = version;
+        self.namespace = shared.figures.published.namespace(name.as_str());
         let config = shared.config();
         self.inbox.follow(Room::of(&config));
         self.sequence.follow(Kept::of(name, &config, &shared.clock));

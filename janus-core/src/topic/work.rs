@@ -47,7 +47,7 @@ impl TopicState {
         let head = MessageHead::new(&timestamp());
         let coalesce_bytes = shared.config().coalesce_bytes;
         let now = Instant::now();
-        let mut accepted = Run::new(&shared.figures.published, self.namespace);
+        let mut accepted = Run::new(&shared.figures.published, core.namespace);
         while let Some(Pending { publication, reply }) = core.inbox.take() {
             let (position, length) = core.sequence.number(&head, &publication, now);
             accepted.add(reply.via());

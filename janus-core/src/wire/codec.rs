@@ -164,6 +164,12 @@ pub trait Decoder: Send {
         Refusing::ByCodec
     }
 
+    /// The client is being told the words of [`refuse`](Self::refuse), as its last: for a count of answers. `refuse` itself
+    /// is a mere question.
+    fn note_refused(&self, refusal: &Refusal<'_>) {
+        let _ = refusal;
+    }
+
     /// The HTTP request at the beginning of the connection, if there is one, from the moment at which the decoder has read
     /// the request until [`Command::Open`] hands the request out or [`Command::PassOn`] passes the stream on.
     ///

@@ -402,8 +402,15 @@ impl Decoder for PortDecoder {
             // Unasked, a client would take an answer for that to its next request.
             Outcome::Undecided if self.is_idle() => Refusing::With(Bytes::new()),
             Outcome::Undecided => Refusing::OnceRead,
-            Outcome::Submits(submission) => Refusing::With(submission.refusal(&refused(refusal))),
+            // A page of another site reads no answer to a publication.
+            Outcome::Submits(_) => Refusing::With(refused(refusal).response()),
             _ => Refusing::With(refused(refusal).response_to(&self.reader)),
+        }
+    }
+
+    fn note_refused(&self, refusal: &Refusal<'_>) {
+        if let Outcome::Submits(submission) = &self.outcome {
+            submission.note(&refused(refusal));
         }
     }
 
@@ -425,7 +432,10 @@ impl Decoder for PortDecoder {
     fn successor(&mut self) -> Option<(usize, Box<dyn Decoder>)> {
         match mem::replace(&mut self.outcome, Outcome::Refused) {
             Outcome::Becomes(place, decoder) => Some((place, decoder)),
-            _ => None,
+            other => {
+                self.outcome = other;
+                None
+            }
         }
     }
 

@@ -68,7 +68,10 @@ impl Transport {
         let has_begun = self.opened && !self.is_held();
         let goodbye = if has_begun { ServerEvent::Bye(refusal) } else { ServerEvent::Refused(refusal) };
         let last_words = match self.decoder.refuse(&refusal) {
-            Refusing::With(bytes) if !has_begun => bytes,
+            Refusing::With(bytes) if !has_begun => {
+                self.decoder.note_refused(&refusal);
+                bytes
+            }
             // A codec has no words after a panic.
             _ => self.slot.codecs().encode(self.slot.codec(), &goodbye).unwrap_or_default(),
         };

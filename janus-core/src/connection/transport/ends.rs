@@ -335,7 +335,10 @@ impl Transport {
                 self.why = code.or(self.why);
                 self.step = Step::Over;
             }
-            (Close::Silently, _) => self.part(Bytes::new()),
+            (Close::Silently, _) => {
+                self.is_of_requests = true;
+                self.part(Bytes::new());
+            }
             (Close::TurnedAway, Some(code)) => self.crowded_out(code, words),
             (Close::AfterAnswers, Some(code)) => self.answer_error(FrameError::new(code, words)),
             (Close::AfterQueue, Some(code)) => self.say_bye(None, code, words),

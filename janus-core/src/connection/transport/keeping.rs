@@ -41,6 +41,7 @@ impl Transport {
     pub(crate) fn return_with(&mut self, returning: Returning) {
         let Returning { is_counted, received } = returning;
         self.is_counted = is_counted;
+        self.is_of_requests = true;
         self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
         // A request that was passed on has led to a connection more.
         self.portion.add(price::LENGTHY);
@@ -56,6 +57,7 @@ impl Transport {
     /// Decides about a request that shows its own right. Its client may be another one than that of the request before,
     /// because proxies keep connections for all their clients: the connection stays the proxy's.
     pub(super) fn admit_request(&mut self) {
+        self.is_of_requests = true;
         let is_foreign = match self.decoder.request() {
             Some(request) => self.client_of(request).1,
             None => true,
@@ -70,7 +72,7 @@ impl Transport {
             self.announce_close();
             self.answers = Answers::Last;
         }
-        let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), true, id);
+        let reply = Reply::request(Arc::clone(&self.slot), topic.clone(), id);
         self.offer(topic, Pending { publication, reply }, None);
     }
 
@@ -120,7 +122,7 @@ impl Transport {
             match *command {
                 Command::Become(bytes) => {
                     // From here on, the client is like any other.
-                    self.answers = Answers::Named;
+                    (self.answers, self.is_of_requests) = (Answers::Named, false);
                     self.become_successor(bytes);
                 }
                 _ => self.pass_on(),

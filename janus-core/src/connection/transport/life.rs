@@ -77,6 +77,7 @@ impl Transport {
         let (why, code) = match self.ending() {
             Disconnect::ByServer(code) => (code.as_str(), Some(code.as_str())),
             Disconnect::ByClient if self.passed_on => ("passed on", None),
+            Disconnect::ByClient if self.is_of_requests => ("no request is left", None),
             Disconnect::ByClient => ("its stream has ended", None),
         };
         debug!(self, [code], "closed: {why}");
@@ -99,13 +100,16 @@ impl Transport {
         }
     }
 
-    /// Counts the end of the connection by the side that has ended it.
+    /// Counts the end of the connection by the side that has ended it. A connection that has carried requests alone ends at
+    /// no loss, whoever ends it, unless by a fault.
     pub(super) fn count_end(&mut self) {
         self.stop_counting_as_open();
         let figures = &self.shared.figures;
         match self.ending() {
             // The connection continues elsewhere.
             Disconnect::ByClient if self.passed_on => {}
+            Disconnect::ByServer(ErrorCode::Internal) => figures.disconnects.add(ErrorCode::Internal),
+            _ if self.is_of_requests => {}
             Disconnect::ByClient => {
                 figures.left.fetch_add(1, Ordering::Relaxed);
             }

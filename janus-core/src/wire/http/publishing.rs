@@ -176,7 +176,7 @@ pub(super) struct Submission {
 enum Step {
     /// The head is there, and nothing is decided.
     Asked,
-    Refused(Bytes),
+    Refused(HttpError),
     Admitted,
     Body(BodyReader),
 }
@@ -196,7 +196,7 @@ impl Submission {
     pub(super) fn admit(&mut self, is_local: bool) {
         self.step = match (self.route.check)(&self.request, is_local) {
             Ok(()) => Step::Admitted,
-            Err(error) => Step::Refused(self.refusal(&error)),
+            Err(error) => Step::Refused(error),
         };
     }
 
@@ -205,12 +205,15 @@ impl Submission {
         if matches!(self.step, Step::Admitted) {
             self.step = match self.checked(limits) {
                 Ok(body) => Step::Body(body),
-                Err(error) => Step::Refused(self.refusal(&error)),
+                Err(error) => Step::Refused(error),
             };
         }
         let body = match &mut self.step {
             Step::Body(body) => body,
-            Step::Refused(response) => return Some(Progress::Closes(Command::Close(std::mem::take(response)))),
+            Step::Refused(error) => {
+                let error = error.clone();
+                return Some(Progress::Closes(Command::Close(self.refuse(&error))));
+            }
             // The caller did not obey the order of calls.
             Step::Asked | Step::Admitted => return Some(Progress::Closes(Command::Close(Bytes::new()))),
         };
@@ -219,7 +222,7 @@ impl Submission {
         }
         let body = match body.read(input)? {
             Ok(body) => body,
-            Err(error) => return Some(Progress::Closes(Command::Close(self.refusal(&error)))),
+            Err(error) => return Some(Progress::Closes(Command::Close(self.refuse(&error)))),
         };
         let last = self.answer.ends == Ends::Closes;
         let id = Some(self.answer.id());
@@ -230,7 +233,7 @@ impl Submission {
                 }
                 Command::Submit { topic, publication, id, last }
             }
-            Err(error) if last => Command::Close(self.refusal(&self::error(error.code, &error.message))),
+            Err(error) if last => Command::Close(self.refuse(&self::error(error.code, &error.message))),
             Err(error) => Command::Refused(error.with_id(id)),
         };
         Some(if last { Progress::Closes(command) } else { Progress::Ends(command) })
@@ -241,7 +244,7 @@ impl Submission {
         matches!(self.step, Step::Body(_)).then(|| {
             let code = ErrorCode::UnfinishedFrame;
             let message = "the body: the stream ended before the end of the body; the request had no effect";
-            Command::Close(self.refusal(&HttpError::new(code.http_status(), code.as_str(), message)))
+            Command::Close(self.refuse(&HttpError::new(code.http_status(), code.as_str(), message)))
         })
     }
 
@@ -266,10 +269,15 @@ impl Submission {
         BodyReader::of(request, limits.max_frame_bytes)
     }
 
-    /// The answer to a request whose end is unknown: the connection closes.
-    pub(super) fn refusal(&self, error: &HttpError) -> Bytes {
-        self.route.note(error.status);
+    /// The answer to a request whose end is unknown: the connection closes. The caller sends the answer.
+    fn refuse(&self, error: &HttpError) -> Bytes {
+        self.note(error);
         error.response()
+    }
+
+    /// Counts an answer that is sent.
+    pub(super) fn note(&self, error: &HttpError) {
+        self.route.note(error.status);
     }
 }
 

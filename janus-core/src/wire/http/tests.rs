@@ -659,7 +659,7 @@ fn an_answer_of_a_publishing_route_says_what_becomes_of_the_connection() {
 
 #[test]
 fn nothing_is_said_to_a_client_that_has_asked_for_nothing_yet() {
-    let (port, _) = publishing();
+    let (port, statuses) = publishing();
     let mut decoder = port.decoder();
     let refusal =
         Refusal { id: None, code: ErrorCode::ServerDraining, message: "", reconnect_after: None, status: None };
@@ -669,6 +669,10 @@ fn nothing_is_said_to_a_client_that_has_asked_for_nothing_yet() {
     decoder.decode(&mut input, &LIMITS);
     decoder.admit(false);
     assert!(matches!(decoder.refuse(&refusal), Refusing::With(words) if words.starts_with(b"HTTP/1.1 503 ")));
+    assert!(statuses.lock().is_empty(), "a question is no answer");
+    assert!(decoder.successor().is_none());
+    decoder.note_refused(&refusal);
+    assert_eq!(*statuses.lock(), [503]);
     decoder.decode(&mut input, &LIMITS);
     assert_eq!((decoder.is_idle(), decoder.refuse(&refusal)), (true, Refusing::With(Bytes::new())));
     assert_eq!(decoder.decode(&mut input, &LIMITS), None);

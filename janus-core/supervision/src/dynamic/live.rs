@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -36,6 +36,29 @@ pub(super) struct Live {
     pub(super) numbered: Mutex<Numbered>,
     // Locked only briefly, never across an await and never while asking another supervisor.
     pub(super) named: Mutex<Named>,
+    crash_lines: Mutex<CrashLines>,
+}
+
+/// The lines about crashes of numbered children in the present second. Such children may be many, and may crash for the same
+/// cause, such as a client that comes again and again: the log must not stall all others.
+#[derive(Default)]
+struct CrashLines {
+    since: Option<Instant>,
+    lines: u32,
+}
+
+impl CrashLines {
+    /// Lines in a second.
+    const MAX: u32 = 32;
+
+    /// Whether there may be another line at this time.
+    fn take(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            *self = Self { since: Some(now), lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        self.lines <= Self::MAX
+    }
 }
 
 #[derive(Default)]
@@ -63,7 +86,12 @@ impl Parent for Live {
         self.give_room_back();
         if reason.is_abnormal() && *reason != ExitReason::Killed {
             let supervisor = &self.around.supervisor;
-            log::warn!(supervisor = **supervisor, child = **cell.name(); "{supervisor}: {} ended: {reason}", cell.id());
+            let within_limit = self.crash_lines.lock().take(Instant::now());
+            let level = if within_limit { log::Level::Warn } else { log::Level::Debug };
+            log::log!(
+                level, supervisor = **supervisor, child = **cell.name();
+                "{supervisor}: {} ended: {reason}", cell.id()
+            );
             self.around.emit(&self.around.supervisor, Some(cell.id()), EventKind::Ended(reason.clone()));
         }
     }
@@ -86,6 +114,7 @@ impl Live {
             count: AtomicUsize::new(0),
             numbered: Mutex::default(),
             named: Mutex::default(),
+            crash_lines: Mutex::default(),
         })
     }
 
@@ -226,4 +255,18 @@ pub(super) enum Mail {
     Ended(ActorId, ExitReason),
     Start { spec: Box<ChildSpec>, reply: oneshot::Sender<Result<(), StartError>> },
     Terminate { name: Arc<str>, reply: oneshot::Sender<Result<(), ChildError>> },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_crashes_has_a_limited_number_of_lines_in_each_second() {
+        let begun = Instant::now();
+        let mut lines = CrashLines::default();
+        let mut taken =
+            |milliseconds| (0..1_000).filter(|_| lines.take(begun + Duration::from_millis(milliseconds))).count();
+        assert_eq!([taken(0), taken(999), taken(1_000), taken(1_500), taken(60_000)], [32, 0, 32, 0, 32]);
+    }
 }

@@ -319,6 +319,26 @@ async fn a_silent_connection_is_closed_without_a_word_and_a_slow_body_with_one()
 }
 
 #[tokio::test]
+async fn empty_lines_between_two_requests_gain_no_time() {
+    let mut settings = settings();
+    settings.core.api_idle_timeout = Duration::from_millis(500);
+    let server = serve(&settings).await;
+    for first in [publication("news", 1), ask_for("/api/topics", "", None)] {
+        let mut idle = Kept::open(&server).await;
+        assert_eq!(idle.ask(&first).await.status, 200);
+        let mut lines = 0;
+        // Some clients send an empty line behind a body, which is no part of the next request.
+        while timeout(Duration::from_millis(100), idle.stream.readable()).await.is_err() {
+            assert!(lines < 100, "still open after as many times of a fifth of api_idle_timeout");
+            idle.send("\r\n").await;
+            lines += 1;
+        }
+        assert!(lines > 0, "a line came in time");
+        assert_eq!(idle.rest().await, "");
+    }
+}
+
+#[tokio::test]
 async fn connections_between_two_requests_make_room_for_others() {
     let mut settings = settings();
     (settings.core.max_connections, settings.core.reserved_connections) = (20, 20);
