@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity};
+use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, Hooks, Identity, Patterns};
 use janus_core::wire::classic::client::attach;
 use janus_core::wire::websocket::client::ServerFrame;
 use janus_core::wire::{ErrorCode, Publication, TopicName, classic, v1, websocket};
@@ -294,6 +295,54 @@ async fn a_topic_forbidden_since_is_not_resumed() {
     assert!(answer["attached"]["private:bob"].is_null(), "{answer}");
     assert_eq!(again.error_code().await, "forbidden");
     assert_eq!(subscribers(&scene.janus, "private:bob"), None);
+}
+
+/// Rules that may be taken away. Each client may publish and subscribe to `news`, and to no other topic.
+struct Removable {
+    are_needed: Arc<AtomicBool>,
+    seen: mpsc::Sender<String>,
+}
+
+impl Hooks for Removable {
+    fn are_needed(&self) -> bool {
+        self.are_needed.load(Ordering::SeqCst)
+    }
+
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        let news = Patterns::new(["news"]).unwrap();
+        Ok(Identity::user("writer").publish(news.clone()).subscribe(news))
+    }
+
+    async fn disconnected(&self, client: &Client, why: Disconnect) {
+        let _ = self.seen.try_send(format!("{} disconnected: {why:?}", client.identity.user));
+    }
+}
+
+#[tokio::test]
+async fn a_client_keeps_its_grants_when_the_rules_are_taken_away() {
+    // Without a grant no client may publish here.
+    let config = Config { listen: vec!["0.0.0.0:0".parse().unwrap()], ..Config::default() };
+    let (are_needed, (notes, mut seen)) = (Arc::new(AtomicBool::new(true)), mpsc::channel(1_000));
+    let hooks = Removable { are_needed: Arc::clone(&are_needed), seen: notes };
+    let janus = Janus::builder().config(config).hooks(hooks).start().await.unwrap();
+    let addr = ([127, 0, 0, 1], janus.local_addrs()[0].port()).into();
+    let mut writer = Connection::connect(addr).await;
+    are_needed.store(false, Ordering::SeqCst);
+    writer.send(publish_frame("news", "1")).await;
+    assert!(writer.json().await["published"].is_object());
+    writer.send(publish_frame("other", "1")).await;
+    assert_eq!(writer.error_code().await, "forbidden");
+    writer.send(subscribe_frame("other")).await;
+    assert_eq!(writer.error_code().await, "forbidden");
+    writer.subscribe("news").await;
+    // A new client has the rights of any client.
+    let mut other = Connection::connect(addr).await;
+    other.subscribe("other").await;
+    other.send(publish_frame("news", "1")).await;
+    assert_eq!(other.error_code().await, "publish_not_allowed");
+    drop(writer);
+    let told = timeout(DEADLINE, seen.recv()).await.unwrap();
+    assert_eq!(told.as_deref(), Some("writer disconnected: ByClient"));
 }
 
 #[tokio::test]

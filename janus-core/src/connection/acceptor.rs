@@ -189,7 +189,13 @@ impl Drop for Lent {
 }
 
 /// A listening socket of TCP.
-pub(crate) enum TcpPort {
+pub(crate) struct TcpPort {
+    socket: TcpSocket,
+    /// Whether each connection has the options of this socket from the start.
+    inherits: bool,
+}
+
+enum TcpSocket {
     /// Not yet registered with a runtime.
     Bound(Option<std::net::TcpListener>),
     Listening(TcpListener),
@@ -198,7 +204,8 @@ pub(crate) enum TcpPort {
 impl TcpPort {
     /// Options that the kernel lacks are named in the log, unless `told` has named them already.
     pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
-        Ok(Self::Bound(Some(bind(addr, config, told)?)))
+        let socket = TcpSocket::Bound(Some(bind(addr, config, told)?));
+        Ok(Self { socket, inherits: cfg!(target_os = "linux") })
     }
 
     /// A socket that listens already, with the options of the server's own sockets from now on. Another process may
@@ -212,33 +219,34 @@ impl TcpPort {
         }
         told.warn(&socket_options::set(&options, config));
         options.set_nonblocking(true)?;
-        Ok(Self::Bound(Some(socket)))
+        // Connections may wait in the backlog already, without the options.
+        Ok(Self { socket: TcpSocket::Bound(Some(socket)), inherits: false })
     }
 }
 
 impl Listener for TcpPort {
     /// Read back, because port 0 lets the system choose.
     fn local_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Bound(socket) => socket.as_ref()?.local_addr().ok(),
-            Self::Listening(socket) => socket.local_addr().ok(),
+        match &self.socket {
+            TcpSocket::Bound(socket) => socket.as_ref()?.local_addr().ok(),
+            TcpSocket::Listening(socket) => socket.local_addr().ok(),
         }
     }
 
     fn start(&mut self) -> io::Result<()> {
-        if let Self::Bound(socket) = self
+        if let TcpSocket::Bound(socket) = &mut self.socket
             && let Some(socket) = socket.take()
         {
-            *self = Self::Listening(TcpListener::from_std(socket)?);
+            self.socket = TcpSocket::Listening(TcpListener::from_std(socket)?);
         }
         Ok(())
     }
 
     fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>> {
-        match self {
-            Self::Bound(_) => Poll::Pending,
-            Self::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
-                let inherits = cfg!(target_os = "linux");
+        let inherits = self.inherits;
+        match &self.socket {
+            TcpSocket::Bound(_) => Poll::Pending,
+            TcpSocket::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
                 // A socket from elsewhere may take connections of IPv4 for connections of IPv6.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 Incoming { inherits, ..Incoming::tcp(stream, peer) }
@@ -263,7 +271,8 @@ fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::
 }
 
 /// Gives a socket the options that it has not inherited, even a socket that other code has accepted: all limits count
-/// on these options. `bound` has the options of the listening sockets, which are those of the start.
+/// on these options. `bound` has the options of the sockets that the server has bound, which are those of the start;
+/// connections of other sockets inherit nothing for sure.
 pub(crate) fn prepare(incoming: &Incoming, config: &Config, bound: Option<Options>) {
     let Incoming { link, peer, inherits } = incoming;
     let has_inherited = *inherits && bound == Some(Options::of(config));
@@ -715,5 +724,33 @@ impl Handler<crate::ground::fault::Crash> for Acceptor {
 
     fn handle(&mut self, crash: crate::ground::fault::Crash, _: &mut Context<Self>) {
         crash.now("the Acceptor");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::{self, Ipv4Addr};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_from_before_the_adoption_of_its_socket_gets_the_options() {
+        let config = Config { send_buffer_bytes: 12_345, ..Config::default() };
+        let bound = Some(Options::of(&config));
+        let socket = net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = socket.local_addr().unwrap();
+        let _early = net::TcpStream::connect(addr).unwrap();
+        let mut port = TcpPort::adopt(socket, &config, &Told::default()).unwrap();
+        let _late = net::TcpStream::connect(addr).unwrap();
+        port.start().unwrap();
+        for which in ["early", "late"] {
+            let incoming = poll_fn(|cx| port.poll_accept(cx)).await.unwrap();
+            prepare(&incoming, &config, bound);
+            let socket = SockRef::from(incoming.link.tcp().unwrap());
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap(), "{which}");
+            // The kernel doubles the number for its own use.
+            assert!((12_345..=2 * 12_345).contains(&socket.send_buffer_size().unwrap()), "{which}");
+        }
     }
 }

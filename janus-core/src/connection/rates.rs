@@ -1,6 +1,6 @@
 //! The rates of the settings, ready for use: what a client may send in a second, and at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{Config, Namespace};
@@ -17,6 +17,7 @@ pub(crate) struct Rates {
     pub(crate) subscribes: Option<Rate>,
     /// How long a client may send more than its rates allow.
     pub(crate) patience: Duration,
+    numbers: Numbers,
 }
 
 /// The rates of messages, by namespace.
@@ -26,8 +27,21 @@ pub(crate) struct PublishRates {
     others: Option<Rate>,
 }
 
+/// The numbers of the namespaces listed in the settings, with or without a limit.
+///
+/// Clients know their buckets by these numbers, and a reload leaves the buckets as they are. So a namespace keeps its
+/// number while no namespace has a limit, and the number of a removed namespace is not given away: a client would find
+/// the bucket of another namespace. Settings of a whole life list fewer namespaces than there are numbers; otherwise
+/// further namespaces share the last bucket of each client.
+#[derive(Debug)]
+struct Numbers {
+    listed: BTreeMap<String, BucketNumber>,
+    /// The last number given to a namespace.
+    last: BucketNumber,
+}
+
 /// The number of a namespace: each client has a bucket for each namespace.
-pub(crate) type BucketNumber = u16;
+pub(crate) type BucketNumber = u32;
 
 /// The bucket for the topics outside of listed namespaces.
 const OTHERS: BucketNumber = 0;
@@ -39,34 +53,43 @@ impl Rates {
         let rate = |per_second: usize, at_once: usize| {
             (per_second > 0).then(|| Rate::new(per_second, per_second.max(at_once)))
         };
+        let numbers = Numbers::new(config, before.map(|before| &before.numbers));
         Self {
-            publishes: PublishRates::new(config, before.and_then(|before| before.publishes.as_deref())).map(Box::new),
+            publishes: PublishRates::new(config, &numbers).map(Box::new),
             bytes: rate(client_bytes_rate, max_frame_bytes),
             subscribes: rate(client_subscribe_rate, 2 * max_topics_per_client),
             patience: config.rate_patience,
+            numbers,
         }
     }
 }
 
+impl Numbers {
+    fn new(config: &Config, before: Option<&Self>) -> Self {
+        let mut last = before.map_or(OTHERS, |before| before.last);
+        let mut number = |name: &String| {
+            before.and_then(|before| before.listed.get(name).copied()).unwrap_or_else(|| {
+                last = last.saturating_add(1);
+                last
+            })
+        };
+        let listed = config.namespaces.keys().map(|name| (name.clone(), number(name))).collect();
+        Self { listed, last }
+    }
+}
+
 impl PublishRates {
-    fn new(config: &Config, before: Option<&Self>) -> Option<Self> {
+    fn new(config: &Config, numbers: &Numbers) -> Option<Self> {
         let rate = |namespace: &Namespace| {
             let per_second = namespace.client_publish_rate;
             (per_second > 0).then(|| Rate::new(per_second, per_second))
         };
         let others = rate(&config.default_namespace);
-        // A client's buckets are known by these numbers, and are not emptied by a reload.
-        let number_before = |name: &String| Some(before?.listed.get(name)?.0);
-        let taken: BTreeSet<_> = config.namespaces.keys().filter_map(number_before).collect();
-        let mut free = (OTHERS + 1..).filter(|number| !taken.contains(number));
-        let listed: BTreeMap<_, _> = config
-            .namespaces
-            .iter()
-            .filter_map(|(name, namespace)| {
-                let number = number_before(name).or_else(|| free.next())?;
-                Some((name.clone(), (number, rate(namespace))))
-            })
-            .collect();
+        let listed = config.namespaces.iter().filter_map(|(name, namespace)| {
+            let number = *numbers.listed.get(name)?;
+            Some((name.clone(), (number, rate(namespace))))
+        });
+        let listed: BTreeMap<_, _> = listed.collect();
         let is_limited = others.is_some() || listed.values().any(|(_, rate)| rate.is_some());
         is_limited.then_some(Self { listed, others })
     }
@@ -118,7 +141,34 @@ mod tests {
         assert_eq!(number(&after, "d:x"), number(&before, "d:x"));
         let mut numbers = ["a:", "c:", "d:"].map(|topic| number(&after, topic));
         numbers.sort_unstable();
-        assert_eq!(numbers, [1, 2, 3], "each has one of its own, and those that are free again are used");
+        assert_eq!(numbers, [2, 3, 4], "each has one of its own, which is not that of an earlier namespace");
+    }
+
+    #[test]
+    fn a_namespace_keeps_its_bucket_while_no_namespace_has_a_limit() {
+        let with = |names: &[&str], rate| Config {
+            namespaces: names.iter().map(|name| ((*name).to_owned(), publishing(rate))).collect(),
+            ..Config::default()
+        };
+        let number = |rates: &Rates, topic| rates.publishes.as_ref().unwrap().of(topic).unwrap().0;
+        let limited = Rates::new(&with(&["a", "b"], 1), None);
+        let unlimited = Rates::new(&with(&["b"], 0), Some(&limited));
+        assert!(unlimited.publishes.is_none());
+        let again = Rates::new(&with(&["b", "c"], 1), Some(&unlimited));
+        assert_eq!(number(&again, "b:x"), number(&limited, "b:x"));
+        assert_eq!(number(&again, "c:x"), 3, "a number that no client knows");
+    }
+
+    #[test]
+    fn namespaces_without_a_number_left_share_a_bucket() {
+        let with = |names: &[&str]| Config {
+            namespaces: names.iter().map(|name| ((*name).to_owned(), publishing(1))).collect(),
+            ..Config::default()
+        };
+        let last = Numbers { listed: BTreeMap::new(), last: BucketNumber::MAX - 1 };
+        let numbers = Numbers::new(&with(&["a", "b"]), Some(&last));
+        assert_eq!((numbers.listed["a"], numbers.listed["b"]), (BucketNumber::MAX, BucketNumber::MAX));
+        assert!(PublishRates::new(&with(&["a", "b"]), &numbers).unwrap().of("b:x").is_some(), "with its own rate");
     }
 
     #[test]

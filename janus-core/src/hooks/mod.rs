@@ -128,8 +128,14 @@ use crate::wire::{ErrorCode, HttpRequest, Peer, Publication, TopicName};
 /// An implementation writes each hook as an `async fn`, whose future must be `Send`.
 pub trait Hooks: Send + Sync + 'static {
     /// Whether the hooks have anything to decide or to observe now; always, by default. While they have not, the instance
-    /// serves clients as without hooks, and at no further cost: for programs whose rules may change. A client that is
-    /// connected keeps the rights with which it was served, and a topic that begins meanwhile is not observed.
+    /// serves clients as without hooks, and at no further cost: for programs whose rules may change. A topic that begins
+    /// meanwhile is not observed.
+    ///
+    /// A client that is connected keeps the rights with which the client was served. A client without an identity is not
+    /// asked for one later. A client with an [`Identity`] keeps the grants of the identity, and its end, when the hooks
+    /// are no longer needed: a forbidden topic stays forbidden, until the client connects anew. [`Grant::Ask`] then
+    /// means what is allowed without hooks, a refresh is refused, and [`disconnected`](Self::disconnected) is called at
+    /// the end of the connection.
     ///
     /// Asked for each connection, subscription and message: must return at once.
     fn are_needed(&self) -> bool {

@@ -144,13 +144,14 @@ impl HookRunner {
         }
     }
 
-    /// Asks whether a client may subscribe. Returns `Ok(None)` if the client may by an earlier decision.
+    /// Asks whether a client may subscribe. Returns `Ok(None)` if the client may by an earlier decision, or if the hooks
+    /// are no longer needed and the earlier decision leaves the matter to them.
     pub(crate) fn authorize_subscribe(
         self: &Arc<Self>,
         client: &Arc<Client>,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
-        if decided(client.identity.decides_subscribe(topic), "subscribe to")? {
+        if decided(client.identity.decides_subscribe(topic), "subscribe to")? || !self.are_needed() {
             return Ok(None);
         }
         let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
@@ -159,14 +160,15 @@ impl HookRunner {
         Ok(Some(allowed(answer)))
     }
 
-    /// Asks whether a client may publish a message. Returns `Ok(None)` if the client may by an earlier decision.
+    /// Asks whether a client may publish a message. Returns `Ok(None)` as
+    /// [`authorize_subscribe`](Self::authorize_subscribe).
     pub(crate) fn authorize_publish(
         self: &Arc<Self>,
         client: &Arc<Client>,
         topic: &TopicName,
         publication: &Publication,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
-        if decided(client.identity.publish.decide(topic), "publish to")? {
+        if decided(client.identity.publish.decide(topic), "publish to")? || !self.are_needed() {
             return Ok(None);
         }
         let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));

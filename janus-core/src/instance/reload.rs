@@ -46,7 +46,9 @@ impl Janus {
     ///
     /// Some limits belong to the program, and no reload changes them: those of
     /// [`SubscribeOptions`](crate::SubscribeOptions), and the time in which the program's own actors must stop, which is
-    /// the [`drain_timeout`](Config::drain_timeout) of the start.
+    /// the [`drain_timeout`](Config::drain_timeout) of the start. Nor does a reload change how long the observers among
+    /// the [hooks](crate::hooks) hear the last news at the end of the instance: the
+    /// [`hook_timeout`](Config::hook_timeout) of the start, together for all news.
     ///
     /// With TLS listeners the call reads files, and blocks its thread for as long.
     ///

@@ -125,7 +125,8 @@ async fn take_turns(connections: Arc<Connections>) {
 /// Tells the embedder's hooks of events, if there are hooks.
 fn observer(shared: &Shared) -> Option<ChildSpec> {
     let runner = Arc::clone(shared.installed_hooks()?);
-    // The last news, after everything else has stopped, must take no longer than one hook may.
+    // The last news, after everything else has stopped, must take no longer than one hook may. By the settings of the
+    // start: a child of the tree keeps its limit.
     let limit = Shutdown::Timeout(shared.config().hook_timeout);
     let observer = ChildSpec::task("observer", move || hooks::observe(Arc::clone(&runner)));
     Some(observer.shutdown(limit).place(shared.home.clone()))

@@ -30,10 +30,10 @@ pub struct Handover {
     topics: Vec<TopicEnd>,
 }
 
-/// The name, the epoch, the number of the last message, the number of the last pass, and the last position of the
-/// previous epoch. Without the names of the fields, which would take more room than their values.
+/// The name, the epoch, the number of the last message, the number of the last pass, the last position of the previous
+/// epoch, and whether messages have gone to a client that conflates. Without the names of the fields, which would take more room than their values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct TopicEnd(String, Epoch, u64, u64, Option<(Epoch, u64)>);
+struct TopicEnd(String, Epoch, u64, u64, Option<(Epoch, u64)>, bool);
 
 impl Handover {
     /// The number of topics.
@@ -80,18 +80,18 @@ fn end_of(sequence: &Sequence, passes: u64) -> Option<Start> {
 }
 
 impl TopicEnd {
-    fn new(name: &TopicName, Start { epoch, earlier, next_seq, latest }: Start) -> Self {
+    fn new(name: &TopicName, Start { epoch, earlier, next_seq, latest, conflated }: Start) -> Self {
         let earlier = earlier.map(|Position { epoch, seq }| (epoch, seq));
-        Self(name.as_str().to_owned(), epoch, next_seq - 1, latest, earlier)
+        Self(name.as_str().to_owned(), epoch, next_seq - 1, latest, earlier, conflated)
     }
 
     /// `None` for values that no instance has written.
     fn start(self, max_topic_bytes: usize, passes: u64) -> Option<(TopicName, Start)> {
-        let Self(name, epoch, seq, latest, earlier) = self;
+        let Self(name, epoch, seq, latest, earlier, conflated) = self;
         let name = TopicName::new(&name, max_topic_bytes).ok()?;
         let earlier = earlier.map(|(epoch, seq)| Position { epoch, seq });
         let is_valid = epoch != Epoch::NONE && latest <= passes;
-        let start = Start { epoch, earlier, next_seq: seq.checked_add(1)?, latest };
+        let start = Start { epoch, earlier, next_seq: seq.checked_add(1)?, latest, conflated };
         is_valid.then_some((name, start))
     }
 }
@@ -166,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_remembers_that_a_client_has_conflated_its_messages() {
+        let prepare = |topics: &Arc<Topics>| {
+            let [_, conflated] = ["news", "quotes"].map(|topic| topics.open_topic(&name(topic), None).unwrap());
+            conflated.core.lock().sequence.note_conflated();
+        };
+        hand_over(prepare, |topics, ()| {
+            let conflated = ["news", "quotes"].map(|topic| {
+                let topic = topics.find_or_wake(&name(topic), None).unwrap();
+                topic.has_conflated()
+            });
+            assert_eq!(conflated, [false, true]);
+        });
+    }
+
+    #[test]
     fn a_message_that_was_not_handed_out_is_beyond_every_horizon() {
         let prepare = |topics: &Arc<Topics>| {
             let horizon = used(topics, "news", 3).1;
@@ -188,7 +203,7 @@ mod tests {
             topics.table.remove(&before[0]);
             assert_eq!(Handover::of(topics, &[]).len(), 0);
             let handover = Handover::of(topics, &before);
-            assert_eq!(handover.topics[0], TopicEnd("news".to_owned(), last.epoch, 3, 2, None));
+            assert_eq!(handover.topics[0], TopicEnd("news".to_owned(), last.epoch, 3, 2, None, false));
             // Clients know the topic of the same name that has begun afresh.
             let (afresh, _) = used(topics, "news", 1);
             assert_eq!(Handover::of(topics, &before).topics[0].1, afresh.epoch);
@@ -198,7 +213,7 @@ mod tests {
     #[test]
     fn no_more_than_max_topics_and_no_invalid_values_are_taken_over() {
         let epoch = Epoch::new(7);
-        let end = |name: &str, epoch, seq, pass| TopicEnd(name.to_owned(), epoch, seq, pass, None);
+        let end = |name: &str, epoch, seq, pass| TopicEnd(name.to_owned(), epoch, seq, pass, None, false);
         let topics = vec![
             end("", epoch, 1, 1),
             end("none", Epoch::NONE, 1, 1),

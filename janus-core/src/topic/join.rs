@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::state::{Core, TopicError, TopicState};
+use crate::config::SlowConsumer;
 use crate::delivery::Subscription;
 use crate::delivery::queue::Messages;
 use crate::ground::clock::Tick;
@@ -188,14 +189,24 @@ impl Core {
     /// Puts a subscriber on the list, with this number as the next, unless the subscriber is listed or has left
     /// already.
     fn list(&mut self, subscription: &Arc<Subscription>, from: u64) {
+        self.note_policy(subscription);
         if subscription.next_seq() == 0 && subscription.begin(from) {
             self.roster.add(Arc::clone(subscription), self.sequence.is_in_pass());
         }
     }
 
+    /// Must be known before the client has any id: the client may come back under other settings. A subscriber in this
+    /// process has no ids of several topics.
+    fn note_policy(&mut self, subscription: &Subscription) {
+        if subscription.policy() == SlowConsumer::Conflate && !subscription.is_local() {
+            self.sequence.note_conflated();
+        }
+    }
+
     /// Sends a portion of these messages, which are kept. Returns the number after the portion, and whether the client
     /// has taken the portion.
-    fn replay(&self, subscription: &Arc<Subscription>, seqs: Range<u64>, tick: Tick) -> (u64, bool) {
+    fn replay(&mut self, subscription: &Arc<Subscription>, seqs: Range<u64>, tick: Tick) -> (u64, bool) {
+        self.note_policy(subscription);
         let from = seqs.start;
         let portion = self.sequence.portion(seqs, PORTION_BYTES);
         let next = portion.last().map_or(from, |(_, seqs)| seqs.end);

@@ -43,6 +43,9 @@ pub(super) struct Sequence {
     under_way: Option<UnderWay>,
     /// The number of the last pass.
     latest: u64,
+    /// Whether messages have gone to a client whose subscription conflates: the id of such a message says nothing about
+    /// the other topics of the client. For as long as the numbers continue, whatever the settings say by then.
+    conflated: bool,
 }
 
 /// Where the numbers of a topic begin, or continue after the topic was asleep.
@@ -53,13 +56,15 @@ pub(super) struct Start {
     pub(super) next_seq: u64,
     /// The number of the last pass.
     pub(super) latest: u64,
+    /// As in [`Sequence`].
+    pub(super) conflated: bool,
 }
 
 impl Start {
     /// The beginning of a topic without a past. A topic of the same name may have been handed out up to the pass
     /// `latest`.
     pub(super) fn afresh(latest: u64) -> Self {
-        Self { epoch: random_epoch(), earlier: None, next_seq: 1, latest }
+        Self { epoch: random_epoch(), earlier: None, next_seq: 1, latest, conflated: false }
     }
 }
 
@@ -108,7 +113,8 @@ pub(crate) struct Excerpt {
 }
 
 impl Sequence {
-    pub(super) fn new(Start { epoch, earlier, next_seq, latest }: Start, Kept { keep, history }: Kept) -> Self {
+    pub(super) fn new(start: Start, Kept { keep, history }: Kept) -> Self {
+        let Start { epoch, earlier, next_seq, latest, conflated } = start;
         Self {
             epoch,
             earlier,
@@ -121,6 +127,7 @@ impl Sequence {
             pass: None,
             under_way: None,
             latest,
+            conflated,
         }
     }
 
@@ -131,7 +138,18 @@ impl Sequence {
 
     /// Where the numbers would continue if the topic fell asleep now.
     pub(super) fn start(&self) -> Start {
-        Start { epoch: self.epoch, earlier: self.earlier, next_seq: self.next_seq, latest: self.latest }
+        let Self { epoch, earlier, next_seq, latest, conflated, .. } = *self;
+        Start { epoch, earlier, next_seq, latest, conflated }
+    }
+
+    /// Messages go to a client whose subscription conflates.
+    pub(super) fn note_conflated(&mut self) {
+        self.conflated = true;
+    }
+
+    /// Whether messages have gone to a client whose subscription conflates.
+    pub(super) fn has_conflated(&self) -> bool {
+        self.conflated
     }
 }
 
@@ -389,7 +407,7 @@ pub(super) mod tests {
     const KEEP: Keep = Keep { messages: 8, bytes: 1 << 20, age: 1_000 };
 
     fn sequence(history: Option<Keep>) -> Sequence {
-        let start = Start { epoch: EPOCH, earlier: None, next_seq: 1, latest: 1 };
+        let start = Start { epoch: EPOCH, earlier: None, next_seq: 1, latest: 1, conflated: false };
         Sequence::new(start, Kept { keep: KEEP, history })
     }
 

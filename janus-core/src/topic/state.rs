@@ -297,6 +297,12 @@ impl TopicState {
         self.core.lock().sequence.leads_here(position)
     }
 
+    /// Whether messages have gone to a client whose subscription conflates, so that an id of the topic may say nothing
+    /// about other topics.
+    pub(crate) fn has_conflated(&self) -> bool {
+        self.core.lock().sequence.has_conflated()
+    }
+
     /// Lets go of messages that are too old, and of messages beyond the limits under `pressure`. Returns how many the
     /// latter were.
     pub(crate) fn trim(&self, pressure: u32, shared: &Topics) -> usize {

@@ -166,7 +166,7 @@ mod tests {
     }
 
     fn handover() -> Handover {
-        serde_json::from_str(r#"{"passes":9,"topics":[["news","9f86d081884c7d65",41,7,null]]}"#).unwrap()
+        serde_json::from_str(r#"{"passes":9,"topics":[["news","9f86d081884c7d65",41,7,null,false]]}"#).unwrap()
     }
 
     #[test]

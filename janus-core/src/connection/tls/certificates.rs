@@ -105,6 +105,27 @@ impl Served {
         http.alpn_protocols = http_protocols;
         Self { classic: Arc::new(config), http: Arc::new(http), of_files }
     }
+
+    /// Goes on with the tickets of the certificates in use, unless clients with these tickets were verified otherwise: a
+    /// resumed session is not verified again.
+    fn keep_tickets_of(&mut self, in_use: &Self) {
+        let (Some((before, earlier)), Some((after, loaded))) = (&in_use.of_files, &mut self.of_files) else { return };
+        let asks_the_same = (before.clients, before.oldest) == (after.clients, after.oldest);
+        if asks_the_same && anchors(earlier) == anchors(loaded) {
+            loaded.ticketer = Arc::clone(&earlier.ticketer);
+            for config in [&mut self.classic, &mut self.http] {
+                Arc::make_mut(config).ticketer = Arc::clone(&earlier.ticketer);
+            }
+        }
+    }
+}
+
+/// The same files, read again.
+struct Reread {
+    /// The configuration in use before, which stands for all certificates in use.
+    earlier: Arc<ServerConfig>,
+    /// `None` if TLS cannot be set up.
+    served: Option<Served>,
 }
 
 /// The content of the files.
@@ -148,7 +169,9 @@ impl Certificates {
     ///
     /// All errors, in the order of the settings.
     pub(crate) fn prepare(&self, config: &Config) -> Result<Option<Prepared>, Vec<CertificateError>> {
-        let Some((earlier_source, earlier)) = self.of_files() else { return Ok(None) };
+        if !self.are_of_files() {
+            return Ok(None);
+        }
         let source = Arc::new(Source::of(config));
         let (mut pairs, mut errors) = (Vec::new(), Vec::new());
         for (certificate, key) in &source.pairs {
@@ -162,19 +185,16 @@ impl Certificates {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let loaded = Loaded { pairs, authorities, ticketer: Arc::clone(&earlier.ticketer) };
-        let asks_the_same = (source.clients, source.oldest) == (earlier_source.clients, earlier_source.oldest);
-        let ticketer = match asks_the_same {
-            true => ticketer_after(&earlier, &loaded),
-            false => ticketer(),
-        };
-        let served = ticketer.and_then(|ticketer| source.serve(Loaded { ticketer, ..loaded }));
+        // Whether the earlier tickets stay is known when the certificates are put in use.
+        let served = ticketer().and_then(|ticketer| source.serve(Loaded { pairs, authorities, ticketer }));
         served.map(|served| Some(Prepared(served))).map_err(|error| vec![error])
     }
 
     /// Puts certificates in use, for handshakes from then on.
-    pub(crate) fn replace(&self, Prepared(served): Prepared) {
-        *self.0.write() = served;
+    pub(crate) fn replace(&self, Prepared(mut served): Prepared) {
+        let mut in_use = self.0.write();
+        served.keep_tickets_of(&in_use);
+        *in_use = served;
     }
 
     fn of_files(&self) -> Option<(Arc<Source>, Loaded)> {
@@ -247,8 +267,20 @@ impl Certificates {
     ///
     /// All errors, in the order of the settings.
     pub(crate) fn reload(&self) -> Result<(), Vec<CertificateError>> {
-        // Handshakes continue while the files are read.
-        let Some((source, earlier)) = self.of_files() else { return Ok(()) };
+        loop {
+            let Some((reread, errors)) = self.read_again() else { return Ok(()) };
+            if self.put(reread) {
+                return if errors.is_empty() { Ok(()) } else { Err(errors) };
+            }
+        }
+    }
+
+    /// Reads the files in use again; `None` for certificates of the embedder. Handshakes continue meanwhile.
+    fn read_again(&self) -> Option<(Reread, Vec<CertificateError>)> {
+        let (in_use, (source, earlier)) = {
+            let served = self.0.read();
+            (Arc::clone(&served.classic), served.of_files.clone()?)
+        };
         let (mut loaded, mut errors) = (earlier.clone(), Vec::new());
         for ((certificate, key), pair) in source.pairs.iter().zip(&mut loaded.pairs) {
             match read_pair(certificate, key, &source.provider) {
@@ -263,11 +295,20 @@ impl Certificates {
             }
         }
         let ticketer = ticketer_after(&earlier, &loaded);
-        match ticketer.and_then(|ticketer| source.serve(Loaded { ticketer, ..loaded })) {
-            Ok(new) => *self.0.write() = new,
-            Err(error) => errors.push(error),
+        let served = ticketer.and_then(|ticketer| source.serve(Loaded { ticketer, ..loaded }));
+        let served = served.map_err(|error| errors.push(error)).ok();
+        Some((Reread { earlier: in_use, served }, errors))
+    }
+
+    /// Puts files in use that were read again. Returns `false`, and changes nothing, if other certificates have been put
+    /// in use since: the settings may name other files by now.
+    fn put(&self, Reread { earlier, served }: Reread) -> bool {
+        let mut in_use = self.0.write();
+        let is_current = Arc::ptr_eq(&in_use.classic, &earlier);
+        if is_current && let Some(served) = served {
+            *in_use = served;
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        is_current
     }
 }
 
@@ -489,5 +530,55 @@ mod tests {
         settings(&folder, &[("key", &new_key)]);
         certificates.reload().unwrap();
         assert_ne!(served(&certificates), first);
+    }
+
+    fn replace(certificates: &Certificates, config: &Config) {
+        certificates.replace(certificates.prepare(config).unwrap().unwrap());
+    }
+
+    #[test]
+    fn files_that_were_read_again_do_not_undo_a_reload_of_other_settings() {
+        let folders = ["a.example", "b.example"].map(|name| (TempDir::new().unwrap(), made(name)));
+        let [first, second] =
+            folders.each_ref().map(|(folder, (cert, key))| settings(folder, &[("cert", cert), ("key", key)]));
+        let certificates = Certificates::load(&first).unwrap();
+        let (reread, errors) = certificates.read_again().unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        replace(&certificates, &second);
+        let of_second = served(&certificates);
+        assert!(!certificates.put(reread), "the files are no longer those of the settings");
+        assert_eq!(served(&certificates), of_second);
+        certificates.reload().unwrap();
+        assert_eq!(served(&certificates), of_second);
+    }
+
+    #[test]
+    fn tickets_do_not_outlive_a_change_of_authorities_between_preparing_and_committing_a_reload() {
+        let folder = TempDir::new().unwrap();
+        let (cert, key) = made("a.example");
+        let of_files = settings(&folder, &[("cert", &cert), ("key", &key), ("ca", &made("ca.example").0)]);
+        let config = Config {
+            tls_client_ca: Some(folder.path().join("ca")),
+            tls_client: ClientCertificates::Required,
+            ..of_files
+        };
+        let certificates = Certificates::load(&config).unwrap();
+        let tickets = || certificates.of_files().unwrap().1.ticketer;
+        let first = tickets();
+        let prepared = certificates.prepare(&config).unwrap().unwrap();
+        settings(&folder, &[("ca", &made("other.example").0)]);
+        certificates.reload().unwrap();
+        let second = tickets();
+        assert!(!Arc::ptr_eq(&first, &second));
+        certificates.replace(prepared);
+        let third = tickets();
+        assert!(!Arc::ptr_eq(&second, &third), "the authorities have changed once more");
+        // The files of now.
+        replace(&certificates, &config);
+        let fourth = tickets();
+        assert!(!Arc::ptr_eq(&third, &fourth));
+        replace(&certificates, &config);
+        assert!(Arc::ptr_eq(&fourth, &tickets()), "nothing has changed");
+        assert!(Arc::ptr_eq(&fourth, &certificates.config(TlsPort::Http, &[]).ticketer), "handshakes use the same");
     }
 }

@@ -209,8 +209,10 @@ impl Transport {
         let (since, horizon) = (asking.since?, asking.horizon?);
         let (_, last) = resuming.iter().find(|(_, hold)| hold.topic().knows(since))?;
         let topic = last.topic();
-        // A conflated message takes the place of an older message, ahead of messages up to its horizon.
-        let moves = self.shared.config().namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
+        // A conflated message takes the place of an older message, ahead of messages up to its horizon. The id may come
+        // from before a reload or a restart, under another policy than now.
+        let conflates = self.shared.config().namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
+        let moves = conflates || topic.has_conflated();
         if moves || !self.may_resume(topic, since) {
             return None;
         }

@@ -33,8 +33,9 @@ impl Transport {
         self.shared.codecs().name(self.slot.codec())
     }
 
+    /// Also when hooks are no longer needed: an observer that has heard of a client hears of the client's end.
     pub(super) fn tell_observers(&self, news: News) {
-        if let Some(hooks) = self.shared.hooks() {
+        if let Some(hooks) = self.shared.installed_hooks() {
             hooks.tell(news);
         }
     }

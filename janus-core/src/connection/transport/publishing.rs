@@ -55,21 +55,14 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
-        let permission = match self.shared.hooks() {
-            None if self.may_publish() => Ok(None),
-            None => Err(None),
-            Some(hooks) => {
-                let client = self.session.client();
-                match &*client {
-                    // A grant holds even where nobody may publish.
-                    Some(client) if self.may_publish() || !matches!(client.identity.publish, Grant::Ask) => {
-                        hooks.authorize_publish(client, &topic, &pending.publication).map_err(Some)
-                    }
-                    // Served before the hooks were needed, and so with the rights of that time.
-                    None if self.opened && self.may_publish() => Ok(None),
-                    _ => Err(None),
-                }
+        let permission = match (self.shared.installed_hooks(), &*self.session.client()) {
+            // A grant holds even where nobody may publish, and a client keeps its grants when hooks are no longer needed.
+            (Some(hooks), Some(client)) if self.may_publish() || !matches!(client.identity.publish, Grant::Ask) => {
+                hooks.authorize_publish(client, &topic, &pending.publication).map_err(Some)
             }
+            // Without hooks, or served before the hooks were needed and so with the rights of that time.
+            (_, None) if self.may_publish() && (self.opened || self.shared.hooks().is_none()) => Ok(None),
+            _ => Err(None),
         };
         match permission {
             Ok(None) => self.offer(topic, pending, outcome),

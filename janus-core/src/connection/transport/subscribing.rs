@@ -62,7 +62,10 @@ impl Transport {
         &self,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
-        let (Some(hooks), Some(client)) = (self.shared.hooks(), &*self.session.client()) else { return Ok(None) };
+        // A client keeps its grants when hooks are no longer needed.
+        let (Some(hooks), Some(client)) = (self.shared.installed_hooks(), &*self.session.client()) else {
+            return Ok(None);
+        };
         // Any client could do without its token, so a public topic is open to each.
         if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
             return Ok(None);
