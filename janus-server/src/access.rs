@@ -26,8 +26,11 @@ pub(crate) struct Access {
     tokens: Tokens,
     rules: Arc<ArcSwap<Rules>>,
     /// Events for an address that a reload took away, and the tasks that wait until they are sent.
-    orphans: Arc<Mutex<Vec<(JoinHandle<()>, Reporter)>>>,
+    orphans: Arc<Mutex<Vec<Orphan>>>,
 }
+
+/// Events that wait for an address without a setting, and the task that sends them.
+type Orphan = (JoinHandle<()>, Reporter);
 
 /// The rules of one set of settings.
 #[derive(Debug)]

@@ -172,15 +172,15 @@ impl Inner {
         self.access.follow(access);
         let stays = core.commit().needs_restart;
         let stays = |name: &str| stays.iter().any(|stays| stays == name);
-        let changes = present.changes(&loaded, &stays);
-        settings.keep(&self.in_force.load(), &stays);
+        let changes = present.changes(&loaded, stays);
+        settings.keep(&self.in_force.load(), stays);
         self.api.follow(&settings);
         self.admin.follow(&settings);
         logging::set_filter(settings.log.clone());
         if let Some(line) = exposure::warning(&settings).filter(|_| !changes.are_none()) {
             log::warn!("{line}");
         }
-        loaded.settings.keep(&present.settings, &stays);
+        loaded.settings.keep(&present.settings, stays);
         *present = loaded;
         self.in_force.store(Arc::new(settings));
         Ok(changes)

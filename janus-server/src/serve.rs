@@ -78,86 +78,119 @@ async fn serve(
     settings: &Settings,
     loaded: Loaded,
     sources: Arc<reload::Sources>,
-    mut sockets: Sockets,
+    sockets: Sockets,
 ) -> Result<(), ServeError> {
-    let config = &settings.core;
-    let manager = Arc::new(ServiceManager::of_this_process());
     let mut signals = Signals::new().map_err(ServeError::Runtime)?;
-    // A channel, because requests can arrive before the handle to serve them exists.
-    let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
-    let pass_on = move |request| {
-        if passed_on.try_send(request).is_err() {
-            log::debug!("API request closed, because too many are waiting to be served");
+    let server = Server::start(settings, loaded, sources, sockets).await?;
+    let stopped = server.keep(&settings.core, &mut signals).await?;
+    server.finish(settings.state_file.as_deref(), &mut signals, stopped).await
+}
+
+/// The running parts of the server.
+struct Server {
+    janus: Janus,
+    access: Access,
+    api: Arc<Api>,
+    admin: Arc<Admin>,
+    health: Arc<Health>,
+    reloader: Reloader,
+    manager: Arc<ServiceManager>,
+}
+
+impl Server {
+    async fn start(
+        settings: &Settings,
+        loaded: Loaded,
+        sources: Arc<reload::Sources>,
+        mut sockets: Sockets,
+    ) -> Result<Self, ServeError> {
+        let manager = Arc::new(ServiceManager::of_this_process());
+        // A channel, because requests can arrive before the handle to serve them exists.
+        let (passed_on, requests) = mpsc::channel(MAX_WAITING_REQUESTS);
+        let pass_on = move |request| {
+            if passed_on.try_send(request).is_err() {
+                log::debug!("API request closed, because too many are waiting to be served");
+            }
+        };
+        let access = Access::new(settings)?;
+        let given = sockets.addresses();
+        let listening = match sockets.take_admin() {
+            given if given.is_empty() => admin::listen(&settings.admin_listen)
+                .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?,
+            given => admin::adopt(given),
+        };
+        let shared = api::Shared::new(settings);
+        let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on).hooks(access.clone());
+        let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;
+        let api = Arc::new(Api::new(janus.clone(), settings, &shared, Some(access.clone())));
+        api.serve_all(requests);
+        tokio::spawn(logging::end_changes());
+        #[cfg(feature = "fault-injection")]
+        inject_faults(&janus);
+        announce(&settings.core, &janus.local_addrs(), &given, api.is_closed());
+        let health = Arc::new(Health::new(janus.clone(), Some(access.tokens().clone())));
+        let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
+        for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
+            log::info!(addr:%; "admin port on {addr}{}", origin(addr, &given));
         }
-    };
-    let access = Access::new(settings)?;
-    let given = sockets.addresses();
-    let listening = match sockets.take_admin() {
-        given if given.is_empty() => admin::listen(&settings.admin_listen)
-            .map_err(|Unbound { addr, source }| ServeError::BindAdmin { addr, source })?,
-        given => admin::adopt(given),
-    };
-    let shared = api::Shared::new(settings);
-    let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on).hooks(access.clone());
-    let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;
-    let api = Arc::new(Api::new(janus.clone(), settings, &shared, Some(access.clone())));
-    api.serve_all(requests);
-    tokio::spawn(logging::end_changes());
-    #[cfg(feature = "fault-injection")]
-    inject_faults(&janus);
-    let addrs = janus.local_addrs();
-    announce(config, &addrs, &given, api.is_closed());
-    let health = Arc::new(Health::new(janus.clone(), Some(access.tokens().clone())));
-    let admin = Arc::new(Admin::new(&api, settings, Arc::clone(&health)));
-    for addr in admin.serve(listening).map_err(ServeError::Runtime)? {
-        log::info!(addr:%; "admin port on {addr}{}", origin(addr, &given));
+        if let Some(line) = exposure::warning(settings) {
+            log::warn!("{line}");
+        }
+        let parts = (Arc::clone(&api), Arc::clone(&admin), Arc::clone(&manager));
+        let reloader = Reloader::new(sources, (loaded, settings), (janus.clone(), access.clone()), parts);
+        manager.ready(&janus);
+        Ok(Self { janus, access, api, admin, health, reloader, manager })
     }
-    if let Some(line) = exposure::warning(settings) {
-        log::warn!("{line}");
-    }
-    let reloading = Reloading::of(&janus, config, Some(access.tokens()));
-    let reloader = Reloader::new(
-        sources,
-        (loaded, settings),
-        (janus.clone(), access.clone()),
-        (Arc::clone(&api), Arc::clone(&admin), Arc::clone(&manager)),
-    );
-    manager.ready(&janus);
-    let stopped = {
+
+    /// Serves until a stop signal and the end of `drain_delay`. Returns when the signal came.
+    async fn keep(&self, config: &Config, signals: &mut Signals) -> Result<Instant, ServeError> {
+        let Self { janus, access, health, reloader, manager, .. } = self;
+        let reloading = Reloading::of(janus, config, Some(access.tokens()));
         let keeping = async {
             tokio::join!(
                 reloading.watch(),
-                certificates::watch(&janus, config),
+                certificates::watch(janus, config),
                 access.run(),
                 reloader.run(),
-                manager.keep(&janus)
+                manager.keep(janus)
             )
         };
-        let until_stopped = serve_until_stopped(&janus, &manager, &mut signals, &reloader, &health);
         tokio::select! {
-            reason = janus.wait() => return Err(ServeError::GaveUp(reason.to_string())),
-            stopped = until_stopped => stopped?,
+            reason = janus.wait() => Err(ServeError::GaveUp(reason.to_string())),
+            stopped = serve_until_stopped(janus, manager, signals, reloader, health) => stopped,
             _ = keeping => unreachable!("files, keys and the service manager are looked after for ever"),
         }
-    };
-    let time = janus.config().drain_timeout;
-    let drained = || {
-        health.drained();
-        manager.drained();
-        // At once: from here on a second signal loses nothing.
-        if let (Some(file), Some(handover)) = (&settings.state_file, janus.handover()) {
-            handover::leave(file, handover);
-        }
-    };
-    let drain = drain(&janus, (&access, time), &mut signals, &reloader, drained, stopped);
-    let report = manager.draining(&janus, Stage::Draining, drain).await?;
-    tokio::join!(api.finish(), admin.finish());
-    let (connections, cut_off) = (report.connections, report.cut_off);
-    log::info!(connections; "drained {}", counted(connections, "connection"));
-    if cut_off > 0 {
-        log::warn!(connections = cut_off; "closed {cut_off} of them by write_timeout or drain_timeout with messages left");
     }
-    Ok(())
+
+    /// Drains, and leaves the state of the topics for the next server.
+    async fn finish(
+        &self,
+        state_file: Option<&Path>,
+        signals: &mut Signals,
+        stopped: Instant,
+    ) -> Result<(), ServeError> {
+        let Self { janus, access, api, admin, health, reloader, manager } = self;
+        let drained = || {
+            health.drained();
+            manager.drained();
+            // At once: from here on a second signal loses nothing.
+            if let (Some(file), Some(handover)) = (state_file, janus.handover()) {
+                handover::leave(file, handover);
+            }
+        };
+        let drain = drain(janus, (access, janus.config().drain_timeout), signals, reloader, drained, stopped);
+        let report = manager.draining(janus, Stage::Draining, drain).await?;
+        tokio::join!(api.finish(), admin.finish());
+        let (connections, cut_off) = (report.connections, report.cut_off);
+        log::info!(connections; "drained {}", counted(connections, "connection"));
+        if cut_off > 0 {
+            log::warn!(
+                connections = cut_off;
+                "closed {cut_off} of them by write_timeout or drain_timeout with messages left"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Starts the instance, which continues the topics of the last server if that has left its state.

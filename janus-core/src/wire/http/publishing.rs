@@ -43,9 +43,11 @@ use crate::wire::{Command, ErrorCode, FrameError, Limits, Publication, ServerEve
 pub struct PublishRoute {
     path: Arc<str>,
     check: Arc<Check>,
-    published: Option<Arc<dyn Fn(&HttpRequest, &TopicName) + Send + Sync>>,
+    published: Option<Arc<Published>>,
     answered: Option<Arc<dyn Fn(u16) + Send + Sync>>,
 }
+
+type Published = dyn Fn(&HttpRequest, &TopicName) + Send + Sync;
 
 type Check = dyn Fn(&HttpRequest, bool) -> Result<(), HttpError> + Send + Sync;
 
