@@ -49,7 +49,7 @@ fn a_target_is_logged_at_debug_for_a_while_and_no_longer() {
     let target = ["--target", "janus_core::connection::acceptor"];
     let levels = server.log(&[&["debug", "--for", "1h"], &target[..]].concat());
     assert!(levels.len() == 2 && levels[1].starts_with("janus_core::connection::acceptor: debug, 35"), "{levels:?}");
-    server.running.error_line("level debug of the log of janus_core::connection::acceptor: for 3600s");
+    server.running.error_line("level debug of the log of janus_core::connection::acceptor: in force for 3600s");
     server.connect();
     let line = server.running.error_line("connected, classic");
     assert!(line.contains(" DEBUG janus_core::connection::acceptor]"), "{line}");
@@ -67,7 +67,7 @@ fn a_change_ends_by_itself_and_the_log_says_so() {
     let server = Server::start(&["--log", "warn,janus_server=info"]);
     let levels = server.log(&["trace", "--for", "200ms"]);
     assert_eq!(levels, ["configured: warn,janus_server=info", "all targets: trace, 0 s left"]);
-    server.running.error_line("level trace of the log: is over; the configured level is in force again");
+    server.running.error_line("level trace of the log: over; the configured level is in force again");
     assert_eq!(server.log(&[]).len(), 1);
 }
 

@@ -146,7 +146,7 @@ impl Reloader {
             Err(Mistakes(vec![format!("the reload ended half-way: {panic}")]))
         });
         match &reloaded {
-            Ok(changes) => tell(changes),
+            Ok(_) => {}
             Err(_) if is_panic => {}
             Err(mistakes) => {
                 for mistake in &mistakes.0 {
@@ -176,7 +176,15 @@ impl Inner {
         settings.keep(&self.in_force.load(), stays);
         self.api.follow(&settings);
         self.admin.follow(&settings);
-        logging::set_filter(settings.log.clone());
+        // A level that hides lines of `info` comes into force after the lines about this reload.
+        let is_quiet = !settings.log.has_info();
+        if !is_quiet {
+            logging::set_filter(settings.log.clone());
+        }
+        tell(&changes);
+        if is_quiet {
+            logging::set_filter(settings.log.clone());
+        }
         if let Some(line) = exposure::warning(&settings).filter(|_| !changes.are_none()) {
             log::warn!("{line}");
         }

@@ -43,12 +43,15 @@ impl AdminPort {
     /// flags, as `serve` reads them.
     pub(crate) fn asker(&self) -> Result<Asker, ClientError> {
         let loaded = Loaded::read(&self.settings.0, std::env::vars_os(), Memory::of_this_process());
-        let settings = loaded.map_err(ClientError::Settings)?.settings;
-        let address = match &self.address {
-            Some(address) => address.clone(),
-            None => reachable(&settings.admin_listen)?.to_string(),
+        let (address, keys) = match (&self.address, loaded) {
+            (Some(address), Ok(loaded)) => (address.clone(), keys(&loaded)),
+            // A mistake in the file is no reason not to ask a server that runs.
+            (Some(address), Err(_)) => (address.clone(), Vec::new()),
+            (None, loaded) => {
+                let loaded = loaded.map_err(ClientError::Settings)?;
+                (reachable(&loaded.settings.admin_listen)?.to_string(), keys(&loaded))
+            }
         };
-        let keys = settings.api_key.reveal().map(str::to_owned).collect();
         Ok(Asker { address, keys, timeout: self.timeout })
     }
 }
@@ -73,6 +76,10 @@ impl Asker {
     pub(crate) fn refusal(status: u16, body: &[u8]) -> ClientError {
         refusal(status, body, "this is not the admin port of a Janus server")
     }
+}
+
+fn keys(loaded: &Loaded) -> Vec<String> {
+    loaded.settings.api_key.reveal().map(str::to_owned).collect()
 }
 
 /// The first address, if a client can connect to it. A wildcard address is reached on loopback.

@@ -41,6 +41,11 @@ impl LogFilter {
         Self { level, targets: Vec::new() }
     }
 
+    /// Whether lines of `info` are logged, of targets without a level of their own.
+    pub(crate) fn has_info(&self) -> bool {
+        self.level >= LevelFilter::Info
+    }
+
     pub(crate) fn accepts(text: &str) -> bool {
         text.parse::<Self>().is_ok()
     }

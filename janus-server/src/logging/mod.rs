@@ -96,30 +96,32 @@ pub(crate) fn set_filter(filter: LogFilter) {
 pub(crate) fn change(target: Option<String>, level: LevelFilter, time: Duration) -> Result<Change, TooManyChanges> {
     let change = Change { target, level, ends: Instant::now() + time, until: SystemTime::now() + time };
     levels().change(change.clone())?;
-    tell(&change, format_args!("for {time:?}"));
+    tell(&change, "new_level", format_args!("in force for {time:?}"));
     Ok(change)
 }
 
 /// Takes back the changes that `is_meant` selects, says so in the log, and returns their number.
 pub(crate) fn take_back(is_meant: impl Fn(&Change) -> bool) -> usize {
     let changes = levels().take_back(is_meant);
-    changes.iter().for_each(|change| tell(change, format_args!("taken back")));
+    changes.iter().for_each(|change| tell(change, "ended_level", format_args!("taken back")));
     changes.len()
 }
 
 /// Ends changes of the levels in time. Never ends.
 pub(crate) async fn end_changes() {
-    levels().run(|change| tell(change, format_args!("is over; the configured level is in force again"))).await;
+    levels()
+        .run(|change| tell(change, "ended_level", format_args!("over; the configured level is in force again")))
+        .await;
 }
 
 /// Writes a line about a change at any level, because a change may be the reason why no line is logged.
-fn tell(change: &Change, what: fmt::Arguments<'_>) {
+fn tell(change: &Change, key: &str, what: fmt::Arguments<'_>) {
     let Some(logger) = LOG.get() else { return };
     let (level, target) = (lower(change.level), change.target.as_deref());
     let mut record = Record::builder();
     record.level(Level::Info).target(module_path!()).module_path_static(Some(module_path!()));
     let of = target.map_or_else(|| "the log".to_owned(), |target| format!("the log of {target}"));
-    let pairs = [("new_level", Some(&*level)), ("of_target", target)];
+    let pairs = [(key, Some(&*level)), ("of_target", target)];
     logger.write(&record.key_values(&pairs).args(format_args!("level {level} of {of}: {what}")).build());
 }
 
