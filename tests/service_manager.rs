@@ -7,6 +7,7 @@ mod sockets;
 mod state;
 mod units;
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -43,7 +44,13 @@ impl Manager {
 
     fn receive(&self) -> String {
         let mut bytes = [0; 1_024];
-        let length = self.socket.recv(&mut bytes).expect("another message");
+        let length = loop {
+            match self.socket.recv(&mut bytes) {
+                // By a signal to this process, such as that of a child's end.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.expect("another message"),
+            }
+        };
         String::from_utf8(bytes[..length].to_vec()).unwrap()
     }
 
