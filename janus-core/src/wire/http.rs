@@ -23,6 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::http_request::trim_ows;
 use super::origins::{AllowedOrigins, host_and_port, is_site};
 use super::proxy_header::ProxyHeader;
 use super::publication::put_json_string;
@@ -618,7 +619,7 @@ fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
         if request.is_http_1_0 {
             return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
         }
-        let last = coding.rsplit(',').next().unwrap_or_default().trim();
+        let last = trim_ows(coding.rsplit(',').next().unwrap_or_default());
         if !last.eq_ignore_ascii_case("chunked") {
             return Err(bad_head("the last Transfer-Encoding must be chunked"));
         }
@@ -750,7 +751,7 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
     let headers: Vec<(String, String)> = head
         .headers
         .iter()
-        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned()))
+        .map(|header| (header.name.to_ascii_lowercase(), trim_ows(&String::from_utf8_lossy(header.value)).to_owned()))
         .collect();
     let (method, target) = (method.to_owned(), target.to_owned());
     let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };

@@ -231,6 +231,8 @@ async fn a_mistake_in_a_message_leaves_the_connection_open_and_a_mistake_in_a_he
         (good.replacen("Host", "Transfer-Encoding: chunked\r\nHost", 1), 400),
         (good.replacen("Host", "Content-Length: 1\r\nHost", 1), 400),
         (good.replacen("Host", "Content-Length: 27\r\nHost", 1), 400),
+        (good.replacen("Content-Length: 25", "Content-Length: 27\u{2003}", 1), 400),
+        (good.replacen("Content-Length: 25", "Transfer-Encoding: chunked\u{a0}", 1), 400),
         (good.replacen("Host", " folded\r\nHost", 1), 400),
         (good.replacen("\r\nHost", "\nHost", 1), 400),
         (good.replacen("localhost", "local\rhost", 1), 400),
