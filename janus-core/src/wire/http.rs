@@ -51,8 +51,9 @@ const PREFLIGHT_MAX_AGE: &str = "600";
 /// [`Command::PassOn`] for every other path.
 ///
 /// It reads a request and turns the connection into the requested protocol, or answers the request and reads the next. A
-/// request that cannot be served gets a status and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is
-/// closed.
+/// request that cannot be served gets a status and a JSON body, `{"error":{"code":…,"message":…}}`. The connection is closed
+/// behind such an answer, unless the error is in the message of a request that publishes: then the end of the request is
+/// known, and the connection is kept.
 ///
 /// Limits: 16 KiB and 64 headers for the head of a request (431), `frame_timeout` to send the head (408).
 ///
@@ -263,6 +264,8 @@ enum Outcome {
     Undecided,
     /// Nothing is read any more.
     Refused,
+    /// Nothing is read behind the last request, whose answer is on its way.
+    Answered,
     Submits(Submission),
     Becomes(usize, Box<dyn Decoder>),
     PassedOn(Vec<u8>, Box<HttpRequest>),
@@ -327,7 +330,7 @@ impl PortDecoder {
         let (next, command) = match submission.decode(input, limits)? {
             Progress::Goes(command) => return Some(command),
             Progress::Ends(command) => (Outcome::Undecided, command),
-            Progress::Closes(command) => (Outcome::Refused, command),
+            Progress::Closes(command) => (Outcome::Answered, command),
         };
         self.outcome = next;
         self.head = HeadReader::default();
@@ -403,6 +406,8 @@ impl Decoder for PortDecoder {
             // Unasked, a client would take an answer for that to its next request.
             Outcome::Undecided if self.is_idle() => Refusing::With(Bytes::new()),
             Outcome::Undecided => Refusing::OnceRead,
+            // A request has one answer.
+            Outcome::Answered => Refusing::With(Bytes::new()),
             Outcome::Submits(submission) => Refusing::With(submission.refusal(&refused(refusal))),
             _ => Refusing::With(refused(refusal).response_to(&self.reader)),
         }
@@ -419,7 +424,7 @@ impl Decoder for PortDecoder {
             Outcome::Becomes(_, decoder) => decoder.request(),
             Outcome::PassedOn(_, request) => Some(request),
             Outcome::Submits(submission) => Some(&submission.request),
-            Outcome::Undecided | Outcome::Refused => None,
+            Outcome::Undecided | Outcome::Refused | Outcome::Answered => None,
         }
     }
 

@@ -676,6 +676,21 @@ fn nothing_is_said_to_a_client_that_has_asked_for_nothing_yet() {
     assert!(port.decoder_of_returned().is_idle());
 }
 
+#[test]
+fn a_last_request_is_not_answered_a_second_time_at_the_end() {
+    let refusal =
+        Refusal { id: None, code: ErrorCode::ServerDraining, message: "", reconnect_after: None, status: None };
+    for ends in ["key: k\r\nConnection: close\r\n", "key: k\r\nConnection: x, Close\r\n"] {
+        let mut decoder = publishing().0.decoder();
+        let request = submission(ends, MESSAGE);
+        let mut input = &request[..];
+        decoder.decode(&mut input, &LIMITS);
+        decoder.admit(false);
+        assert!(matches!(decoder.decode(&mut input, &LIMITS), Some(Ok(Command::Submit { last: true, .. }))));
+        assert_eq!(decoder.refuse(&refusal), Refusing::With(Bytes::new()));
+    }
+}
+
 proptest! {
     #[test]
     fn requests_split_anywhere_are_the_same_requests(
