@@ -397,7 +397,9 @@ impl Decoder for PortDecoder {
     fn memory(&self) -> usize {
         match &self.outcome {
             Outcome::Submits(submission) => self.head.memory() + submission.memory(),
-            _ => self.head.memory(),
+            Outcome::PassedOn(received, request) => self.head.memory() + received.capacity() + request.memory(),
+            Outcome::Becomes(_, decoder) => self.head.memory() + decoder.memory(),
+            Outcome::Undecided | Outcome::Refused | Outcome::Answered => self.head.memory(),
         }
     }
 
