@@ -126,6 +126,8 @@ async fn the_byte_rate_of_clients_holds_from_the_upgrade_on_and_not_for_publicat
     assert!(kept.up_to("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
     let text = |text: &str| janus_core::wire::websocket::client::text(text, [0; 4]);
     kept.send(text(r#"{"type":"hello"}"#)).await;
+    // The publications have left no debt.
+    kept.up_to("\"welcome\"").await;
     let flood = text(&format!(r#"{{"type":"publish","topic":"plain:a","data":"{large}"}}"#)).repeat(50);
     let (mut reader, mut writer) = kept.stream.split();
     let flooding = async {
