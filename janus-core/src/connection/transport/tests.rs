@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::accounts::fairness::Want;
 use crate::config::{Config, SlowConsumer};
 use crate::connection::table::Reservation;
 use crate::delivery::stream::Stream;
@@ -370,5 +371,23 @@ fn the_last_request_of_a_connection_has_one_answer_even_in_a_drain() {
             assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{version} {headers}: {answer}");
         }
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_its_turn_is_not_lost_to_the_end_of_an_idle_connection() {
+    test(async || {
+        let shared = connections(Config::default());
+        let (mut client, topic) = Client::over_http(&shared);
+        client.send(publication("HTTP/1.1", "").as_bytes()).await;
+        let transport = &mut client.transport;
+        assert!(transport.slot.is_idle());
+        // As behind other connections on a busy server.
+        poll_fn(|cx| Poll::Ready(transport.wait_for_portion::<()>(Want::Fresh, cx).is_pending())).await;
+        assert_eq!(client.ended(End::Idle).await, (String::new(), false));
+        assert!(client.transport.slot.is_answering(), "the request was carried out");
+        assert!(client.answered(topic).await.starts_with("HTTP/1.1 503 "));
+        assert_eq!(client.ended(End::Idle).await, (String::new(), false));
+        assert!(client.transport.is_closing(), "without another request");
     });
 }
