@@ -391,3 +391,29 @@ fn a_request_that_waits_for_its_turn_is_not_lost_to_the_end_of_an_idle_connectio
         assert!(client.transport.is_closing(), "without another request");
     });
 }
+
+#[test]
+fn a_publisher_that_is_crowded_out_gets_the_answer_to_an_accepted_message() {
+    test(async || {
+        let shared = connections(Config::default());
+        let (mut client, topic) = Client::over_http(&shared);
+        client.send(publication("HTTP/1.1", "").as_bytes()).await;
+        client.run().await;
+        let crowded = shared.table.crowd_out().unwrap();
+        assert!(crowded.is_answering());
+        assert_eq!(client.ended(End::Crowded).await, (String::new(), false));
+        assert_eq!(shared.table.len(), 0, "it takes no room");
+        let answer = client.answered(topic).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert_eq!(client.pipe.read(&mut [0]).await.unwrap(), 0, "a FIN");
+        // Where too many are being told already, the connection ends at once; and so does an idle one.
+        let shared = connections(Config { max_refusals: 0, ..Config::default() });
+        let (mut client, _topic) = Client::over_http(&shared);
+        client.send(publication("HTTP/1.1", "").as_bytes()).await;
+        client.run().await;
+        assert_eq!(client.ended(End::Crowded).await, (String::new(), true));
+        let (mut idle, _) = Client::over_http(&connections(Config::default()));
+        assert_eq!(idle.ended(End::Crowded).await, (String::new(), true));
+    });
+}
