@@ -227,7 +227,7 @@ mod tests {
         BodyReader::of(&head(&[("transfer-encoding", "Chunked")]), 16).unwrap()
     }
 
-    /// The body, and the bytes behind the body.
+    /// The body with the bytes behind, or why there is no body.
     type Read = Result<(Vec<u8>, Vec<u8>), HttpError>;
 
     fn read(mut reader: BodyReader, mut input: &[u8]) -> Option<Read> {
