@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::accounts::Address;
 
+/// Members looked at for one that goes first: the caller may hold a lock.
+const LOOKED_AT: usize = 64;
+
 /// Members by address and number. Numbers rise: the member with the least number is the oldest.
 #[derive(Debug)]
 pub(super) struct Crowd<T> {
@@ -46,6 +49,16 @@ impl<T> Crowd<T> {
         let (_, _, address) = *self.order.last()?;
         let (&number, first) = self.by_address.get(&address)?.first_key_value()?;
         if may_go(first) { self.remove(address, number) } else { None }
+    }
+
+    /// Takes out the first member to go, or a better one: the first of the [`LOOKED_AT`] oldest of the same address about
+    /// which `goes_first` says yes.
+    pub(super) fn take_best(&mut self, goes_first: impl Fn(&T) -> bool) -> Option<T> {
+        let (_, _, address) = *self.order.last()?;
+        let members = self.by_address.get(&address)?;
+        let best = members.iter().take(LOOKED_AT).find(|(_, member)| goes_first(member));
+        let (&number, _) = best.or_else(|| members.first_key_value())?;
+        self.remove(address, number)
     }
 
     /// Takes out the members of an address. The caller puts the changed members back.

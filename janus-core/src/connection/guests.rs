@@ -5,7 +5,7 @@
 //! left, a newcomer takes the room of a silent guest: the oldest of the address with most silent guests. So an address
 //! that floods the server crowds out its own connections, and the request of another address is read. A guest that has
 //! published is no longer silent. Publishing guests have half of `reserved_connections`, and the free places; another
-//! publishing guest crowds out the oldest of the address with most publishing guests.
+//! publishing guest crowds out the oldest of the address with most publishing guests, if possible an idle one.
 //!
 //! The connections of HTTP between two requests are guests for as long as they are kept: silent ones, or publishing ones if
 //! a request has published.
@@ -49,13 +49,13 @@ impl Guests {
 
     /// Takes out the first guest to go.
     pub(crate) fn take_first(&mut self) -> Option<Arc<Slot>> {
-        self.silent.take_first().or_else(|| self.publishing.take_first())
+        self.silent.take_first().or_else(|| self.publishing.take_idle())
     }
 
     /// Notes that a guest has published. Returns the guest that must go if there are `max` publishing guests already.
     pub(crate) fn has_published(&mut self, slot: &Slot, max: usize) -> Option<Arc<Slot>> {
         let slot = self.silent.remove(slot)?;
-        let goes = if self.publishing.len() >= max { self.publishing.take_first() } else { None };
+        let goes = if self.publishing.len() >= max { self.publishing.take_idle() } else { None };
         self.publishing.add(&slot);
         goes
     }
@@ -80,6 +80,11 @@ impl Line {
 
     fn take_first(&mut self) -> Option<Arc<Slot>> {
         self.0.take_first_if(|_| true)
+    }
+
+    /// The first to go among guests between two requests. A guest that waits for an answer goes if there are no others.
+    fn take_idle(&mut self) -> Option<Arc<Slot>> {
+        self.0.take_best(|slot| slot.is_idle() && !slot.is_answering() && !slot.needs_attention())
     }
 }
 
@@ -164,5 +169,19 @@ mod tests {
         assert_eq!(number(guests.has_published(&slots[3], 2)), Some(1), "there is no room for a third");
         let rest: Vec<_> = std::iter::from_fn(|| number(guests.take_first())).collect();
         assert_eq!((rest, guests.len()), (vec![3, 2, 4], 0));
+    }
+
+    #[test]
+    fn a_publishing_guest_that_waits_for_an_answer_goes_after_the_idle_ones() {
+        let (mut host, mut guests) = (Host::new(), Guests::default());
+        let slots: Vec<_> = [1, 1, 1, 1].map(|address| host.connection(address)).into();
+        for slot in &slots {
+            guests.add(slot);
+            guests.has_published(slot, 4);
+            slot.set_idle(slot.id != 4);
+        }
+        slots[0].expect_answer();
+        let all: Vec<_> = std::iter::from_fn(|| number(guests.take_first())).collect();
+        assert_eq!(all, [2, 3, 1, 4]);
     }
 }

@@ -79,6 +79,8 @@ impl WayBack {
         let admission = if is_of_peer { admission } else { Admission::default() };
         let connections = Arc::clone(&shared);
         let returned = shared.home.run(move || match Link::enter_reactor(stream, peer) {
+            // No Transport starts any more, as for a stream that comes a moment later.
+            Ok(_) if connections.is_draining() => log::debug!("{peer}: closed, because the instance is shutting down"),
             Ok(link) => {
                 let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls };
                 let returning = Returning { is_counted: true, received };

@@ -204,7 +204,8 @@ impl Slot {
         self.codec.load(Ordering::Relaxed)
     }
 
-    /// Changes the codec of the connection. No request in the old codec may still wait for an answer.
+    /// Changes the codec of the connection. Answers still owed are encoded in the new codec, which must know the numbers of
+    /// their requests.
     pub(crate) fn set_codec(&self, codec: CodecId) {
         self.codec.store(codec, Ordering::Relaxed);
     }

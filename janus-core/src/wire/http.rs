@@ -23,6 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::http_request::trim_ows;
 use super::origins::{AllowedOrigins, host_and_port, is_site};
 use super::proxy_header::ProxyHeader;
 use super::publication::put_json_string;
@@ -50,8 +51,9 @@ const PREFLIGHT_MAX_AGE: &str = "600";
 /// [`Command::PassOn`] for every other path.
 ///
 /// It reads a request and turns the connection into the requested protocol, or answers the request and reads the next. A
-/// request that cannot be served gets a status and a JSON body, `{"error":{"code":…,"message":…}}`, and the connection is
-/// closed.
+/// request that cannot be served gets a status and a JSON body, `{"error":{"code":…,"message":…}}`. The connection is closed
+/// behind such an answer, unless the error is in the message of a request that publishes: then the end of the request is
+/// known, and the connection is kept.
 ///
 /// Limits: 16 KiB and 64 headers for the head of a request (431), `frame_timeout` to send the head (408).
 ///
@@ -262,6 +264,8 @@ enum Outcome {
     Undecided,
     /// Nothing is read any more.
     Refused,
+    /// Nothing is read behind the last request, whose answer is on its way.
+    Answered,
     Submits(Submission),
     Becomes(usize, Box<dyn Decoder>),
     PassedOn(Vec<u8>, Box<HttpRequest>),
@@ -326,7 +330,7 @@ impl PortDecoder {
         let (next, command) = match submission.decode(input, limits)? {
             Progress::Goes(command) => return Some(command),
             Progress::Ends(command) => (Outcome::Undecided, command),
-            Progress::Closes(command) => (Outcome::Refused, command),
+            Progress::Closes(command) => (Outcome::Answered, command),
         };
         self.outcome = next;
         self.head = HeadReader::default();
@@ -393,7 +397,9 @@ impl Decoder for PortDecoder {
     fn memory(&self) -> usize {
         match &self.outcome {
             Outcome::Submits(submission) => self.head.memory() + submission.memory(),
-            _ => self.head.memory(),
+            Outcome::PassedOn(received, request) => self.head.memory() + received.capacity() + request.memory(),
+            Outcome::Becomes(_, decoder) => self.head.memory() + decoder.memory(),
+            Outcome::Undecided | Outcome::Refused | Outcome::Answered => self.head.memory(),
         }
     }
 
@@ -402,6 +408,8 @@ impl Decoder for PortDecoder {
             // Unasked, a client would take an answer for that to its next request.
             Outcome::Undecided if self.is_idle() => Refusing::With(Bytes::new()),
             Outcome::Undecided => Refusing::OnceRead,
+            // A request has one answer.
+            Outcome::Answered => Refusing::With(Bytes::new()),
             // A page of another site reads no answer to a publication.
             Outcome::Submits(_) => Refusing::With(refused(refusal).response()),
             _ => Refusing::With(refused(refusal).response_to(&self.reader)),
@@ -425,7 +433,7 @@ impl Decoder for PortDecoder {
             Outcome::Becomes(_, decoder) => decoder.request(),
             Outcome::PassedOn(_, request) => Some(request),
             Outcome::Submits(submission) => Some(&submission.request),
-            Outcome::Undecided | Outcome::Refused => None,
+            Outcome::Undecided | Outcome::Refused | Outcome::Answered => None,
         }
     }
 
@@ -628,7 +636,7 @@ fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
         if request.is_http_1_0 {
             return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
         }
-        let last = coding.rsplit(',').next().unwrap_or_default().trim();
+        let last = trim_ows(coding.rsplit(',').next().unwrap_or_default());
         if !last.eq_ignore_ascii_case("chunked") {
             return Err(bad_head("the last Transfer-Encoding must be chunked"));
         }
@@ -760,7 +768,7 @@ fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
     let headers: Vec<(String, String)> = head
         .headers
         .iter()
-        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).trim().to_owned()))
+        .map(|header| (header.name.to_ascii_lowercase(), trim_ows(&String::from_utf8_lossy(header.value)).to_owned()))
         .collect();
     let (method, target) = (method.to_owned(), target.to_owned());
     let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };

@@ -17,6 +17,12 @@ pub struct HttpRequest {
     pub is_http_1_0: bool,
 }
 
+/// The value without the white space of a header (RFC 9110, 5.6.3): spaces and tabs. Further white space of Unicode is part
+/// of the value: to a server in front, `chunked` with a no-break space is another coding.
+pub(super) fn trim_ows(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
+}
+
 impl fmt::Debug for HttpRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.iter().map(|(name, _)| &**name).collect();
@@ -96,7 +102,7 @@ impl HttpRequest {
 
     /// All headers of this name, given in lower case.
     pub(super) fn headers_named(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.trim())
+        self.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| trim_ows(value))
     }
 
     /// Whether the request shows signs of a proxy: a header as added by proxies (`X-Forwarded-For`, `X-Forwarded-Host`,
@@ -143,7 +149,7 @@ impl HttpRequest {
     pub fn keeps_connection(&self) -> bool {
         let says = |word: &str| {
             let options = self.headers_named("connection").flat_map(|value| value.split(','));
-            options.map(str::trim).any(|option| option.eq_ignore_ascii_case(word))
+            options.map(trim_ows).any(|option| option.eq_ignore_ascii_case(word))
         };
         !says("close") && (!self.is_http_1_0 || says("keep-alive"))
     }

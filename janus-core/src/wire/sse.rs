@@ -500,7 +500,8 @@ impl Decoder for StreamDecoder {
     }
 
     fn memory(&self) -> usize {
-        self.head.as_ref().map_or(0, |head| head.1.memory())
+        let request = self.request().map_or(0, HttpRequest::memory);
+        self.head.as_ref().map_or(request, |head| head.1.memory() + request)
     }
 }
 

@@ -367,7 +367,11 @@ impl Transport {
             End::Crowded => !self.has_place,
             _ if self.is_closing() => false,
             End::FrameTimeout => self.is_late(),
-            End::Idle => matches!(self.step, Step::Reading) && self.slot.is_idle() && !self.slot.is_answering(),
+            End::Idle => {
+                // A request may be there, and wait unread for a portion of work; the heartbeat looks again.
+                let is_read = matches!(self.step, Step::Reading) && !self.portion.is_waiting();
+                is_read && self.slot.is_idle() && !self.slot.is_answering()
+            }
             End::PingTimeout => self.owes_answer(),
             End::TokenExpired => self.has_expired(),
             End::MessagesLost

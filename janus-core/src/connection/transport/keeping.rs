@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use super::pacing::Pace;
 use super::whence::Arrival;
 use super::{Step, Transport};
 use crate::accounts::fairness::price;
@@ -121,7 +122,10 @@ impl Transport {
         if let Step::Emptying(command) = std::mem::replace(&mut self.step, Step::Reading) {
             match *command {
                 Command::Become(bytes) => {
-                    // From here on, the client is like any other.
+                    if self.is_submitter() {
+                        // From here on, the client is like any other, and owes nothing for its publications.
+                        self.pace = Pace::default();
+                    }
                     (self.answers, self.is_of_requests) = (Answers::Named, false);
                     self.become_successor(bytes);
                 }

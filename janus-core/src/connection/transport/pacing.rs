@@ -114,6 +114,9 @@ impl Transport {
 
     /// Counts bytes read.
     pub(super) fn count_bytes(&mut self, length: usize) {
+        if self.is_submitter() {
+            return;
+        }
         if let (Some(rate), Some(further)) = (self.shared.rates().bytes, &mut self.pace.further) {
             further.bytes.count(rate, Instant::now(), length);
         }

@@ -85,10 +85,19 @@ impl Transport {
         true
     }
 
-    /// Makes room for another guest.
+    /// Makes room for another guest. Answers still owed are sent, by as many connections at once as may be refused at
+    /// once (`max_refusals`); beyond that, the connection ends without them.
     pub(super) fn crowded_out(&mut self, code: ErrorCode, message: &str) {
         if self.opened && !self.is_closing() {
             return self.turn_away(code, message);
+        }
+        // A publisher would take an accepted message for lost, and publish the message again.
+        if self.slot.is_answering() || self.has_published && !self.slot.is_flushed() {
+            self.close();
+            if self.free_guest_room() {
+                self.why = Some(code);
+                return;
+            }
         }
         // A client between two requests is refused nothing.
         if !self.is_closing() && !self.slot.is_idle() {

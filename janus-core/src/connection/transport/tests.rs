@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::accounts::fairness::Want;
 use crate::config::{Config, SlowConsumer};
 use crate::connection::table::Reservation;
 use crate::delivery::stream::Stream;
@@ -17,7 +18,7 @@ use crate::ground::counters::Readings;
 use crate::session::Sessions;
 use crate::supervision::{DynamicSupervisor, Place};
 use crate::topic::Topics;
-use crate::wire::{Peer, TopicName};
+use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer, PublishRoute, TopicName};
 
 /// The shared state of Transports, without the actors.
 fn connections(config: Config) -> Arc<Connections> {
@@ -60,6 +61,36 @@ impl Client {
         let greeting = client.text().await;
         assert!(greeting.contains(&client.transport.session.token.to_hex()), "{greeting}");
         client
+    }
+
+    /// A client of HTTP between two requests, a guest, and a topic that holds the messages of the client without answers.
+    fn over_http(shared: &Arc<Connections>) -> (Self, Arc<TopicState>) {
+        let route = PublishRoute::new("/publish", |_, _| Ok(()));
+        let codec: Arc<dyn Codec> =
+            Arc::new(HttpPort::new(AllowedOrigins::default(), Duration::ZERO).publish_route(route));
+        let codec_id = shared.codecs().register(&codec).unwrap();
+        let (pipe, server) = tokio::io::duplex(1024);
+        let link = Stream::new(Box::pin(server), Peer::Local);
+        let account = shared.accounts.of(Peer::Local);
+        let slot = shared.table.enter_guest(&shared.slot_ids, |id, place| {
+            Slot::new(id, Some(place), link, codec_id, account, &shared.terms)
+        });
+        let session = Arc::new(Session::new(Peer::Local, &slot));
+        let decoder = codec.decoder_of_returned();
+        let origin = Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None, tls: None });
+        let mut transport = Transport::new(Arc::clone(shared), slot, session, &origin, decoder, false);
+        let topic = Arc::new(TopicState::for_test(TopicName::new("news", 255).unwrap()));
+        transport.published = Some(Arc::clone(&topic));
+        transport.note_awaited(false);
+        (Self { shared: Arc::clone(shared), transport, pipe }, topic)
+    }
+
+    /// Lets the topic end, and with the topic its messages: their publishers get the answer 503.
+    async fn answered(&mut self, topic: Arc<TopicState>) -> String {
+        self.transport.published = None;
+        drop(topic);
+        self.run().await;
+        self.text().await
     }
 
     /// Subscribes the session to a topic, without the topic's actor.
@@ -314,5 +345,75 @@ fn a_guest_that_is_crowded_out_is_told_unless_it_has_a_place_by_now() {
         let (words, _) = guest.ended(End::Crowded).await;
         assert!(words.contains("too_many_connections"), "{words}");
         assert_eq!(count(&shared.counters.connections_refused_full), 1);
+    });
+}
+
+/// A request that publishes to the topic `news`.
+fn publication(version: &str, headers: &str) -> String {
+    let body = r#"{"topic":"news","data":1}"#;
+    let length = body.len();
+    format!(
+        "POST /publish {version}\r\nHost: a\r\nContent-Type: application/json\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[test]
+fn the_last_request_of_a_connection_has_one_answer_even_in_a_drain() {
+    test(async || {
+        for (version, headers) in [("HTTP/1.1", "Connection: close\r\n"), ("HTTP/1.0", ""), ("HTTP/1.1", "")] {
+            let shared = connections(Config::default());
+            let (mut client, topic) = Client::over_http(&shared);
+            client.send(publication(version, headers).as_bytes()).await;
+            client.run().await;
+            assert!(client.transport.slot.is_answering(), "the topic has the message");
+            assert_eq!(client.ended(End::Draining).await, (String::new(), false));
+            let answer = client.answered(topic).await;
+            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{version} {headers}: {answer}");
+        }
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_its_turn_is_not_lost_to_the_end_of_an_idle_connection() {
+    test(async || {
+        let shared = connections(Config::default());
+        let (mut client, topic) = Client::over_http(&shared);
+        client.send(publication("HTTP/1.1", "").as_bytes()).await;
+        let transport = &mut client.transport;
+        assert!(transport.slot.is_idle());
+        // As behind other connections on a busy server.
+        poll_fn(|cx| Poll::Ready(transport.wait_for_portion::<()>(Want::Fresh, cx).is_pending())).await;
+        assert_eq!(client.ended(End::Idle).await, (String::new(), false));
+        assert!(client.transport.slot.is_answering(), "the request was carried out");
+        assert!(client.answered(topic).await.starts_with("HTTP/1.1 503 "));
+        assert_eq!(client.ended(End::Idle).await, (String::new(), false));
+        assert!(client.transport.is_closing(), "without another request");
+    });
+}
+
+#[test]
+fn a_publisher_that_is_crowded_out_gets_the_answer_to_an_accepted_message() {
+    test(async || {
+        let shared = connections(Config::default());
+        let (mut client, topic) = Client::over_http(&shared);
+        client.send(publication("HTTP/1.1", "").as_bytes()).await;
+        client.run().await;
+        let crowded = shared.table.crowd_out().unwrap();
+        assert!(crowded.is_answering());
+        assert_eq!(client.ended(End::Crowded).await, (String::new(), false));
+        assert_eq!(shared.table.len(), 0, "it takes no room");
+        let answer = client.answered(topic).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert_eq!(client.pipe.read(&mut [0]).await.unwrap(), 0, "a FIN");
+        // Where too many are being told already, the connection ends at once; and so does an idle one.
+        let shared = connections(Config { max_refusals: 0, ..Config::default() });
+        let (mut client, _topic) = Client::over_http(&shared);
+        client.send(publication("HTTP/1.1", "").as_bytes()).await;
+        client.run().await;
+        assert_eq!(client.ended(End::Crowded).await, (String::new(), true));
+        let (mut idle, _) = Client::over_http(&connections(Config::default()));
+        assert_eq!(idle.ended(End::Crowded).await, (String::new(), true));
     });
 }

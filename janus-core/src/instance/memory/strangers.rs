@@ -156,8 +156,10 @@ async fn close_strangers(shared: &Shared, elder: u64) -> bool {
     let mut portion = 0..CONNECTIONS;
     while shared.connections.table.visit_with_session(portion.clone(), |slot, session| {
         let is_strange = match session {
+            // Publishers over HTTP never open, and are silent between two requests.
+            _ if slot.has_asked() => None,
             None => slot.unfinished_for(tick).map(|ticks| ticks >= old),
-            Some(_) => (!slot.has_asked()).then_some(slot.id <= elder),
+            Some(_) => Some(slot.id <= elder),
         };
         match is_strange {
             Some(true) => strangers.push((CONNECTION_BYTES, Arc::clone(slot))),

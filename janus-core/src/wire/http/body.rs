@@ -78,7 +78,7 @@ impl BodyReader {
         let at = match (codings.next(), lengths.next()) {
             (Some(_), Some(_)) => return Err(bad_head(TWO_LENGTHS)),
             (Some(coding), None) => {
-                if head.is_http_1_0 || codings.next().is_some() || !coding.trim().eq_ignore_ascii_case("chunked") {
+                if head.is_http_1_0 || codings.next().is_some() || !coding.eq_ignore_ascii_case("chunked") {
                     return Err(bad_head("the only Transfer-Encoding of a body is chunked, over HTTP/1.1"));
                 }
                 At::Size { size: 0, digits: 0 }
@@ -227,7 +227,7 @@ mod tests {
         BodyReader::of(&head(&[("transfer-encoding", "Chunked")]), 16).unwrap()
     }
 
-    /// The body, and the bytes behind the body.
+    /// The body with the bytes behind, or why there is no body.
     type Read = Result<(Vec<u8>, Vec<u8>), HttpError>;
 
     fn read(mut reader: BodyReader, mut input: &[u8]) -> Option<Read> {
@@ -259,6 +259,10 @@ mod tests {
             &[("transfer-encoding", "gzip, chunked")],
             &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
             &[("transfer-encoding", "")],
+            // White space to Unicode, and not to HTTP.
+            &[("transfer-encoding", "chunked\u{a0}")],
+            &[("transfer-encoding", "\u{3000}chunked")],
+            &[("content-length", "1\u{2003}")],
         ] {
             assert_eq!(BodyReader::of(&head(headers), 16).unwrap_err().status, 400, "{headers:?}");
         }

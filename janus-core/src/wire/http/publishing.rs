@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::answer::{Ends, put_answer, put_error};
 use super::body::BodyReader;
 use super::{HttpError, HttpRequest};
+use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
 use crate::wire::publication::put_json_string;
 use crate::wire::{Command, ErrorCode, FrameError, Limits, Publication, ServerEvent, TopicName};
@@ -264,7 +265,7 @@ impl Submission {
         }
         // Without a preflight, a page of another site can send JSON only under another content type.
         let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-        if !kind.trim().eq_ignore_ascii_case("application/json") {
+        if !trim_ows(kind).eq_ignore_ascii_case("application/json") {
             let message = "the body must be JSON with the header Content-Type: application/json";
             return Err(HttpError::new(415, "unsupported_media_type", message));
         }

@@ -680,6 +680,36 @@ fn nothing_is_said_to_a_client_that_has_asked_for_nothing_yet() {
     assert!(port.decoder_of_returned().is_idle());
 }
 
+#[test]
+fn a_last_request_is_not_answered_a_second_time_at_the_end() {
+    let refusal =
+        Refusal { id: None, code: ErrorCode::ServerDraining, message: "", reconnect_after: None, status: None };
+    for ends in ["key: k\r\nConnection: close\r\n", "key: k\r\nConnection: x, Close\r\n"] {
+        let mut decoder = publishing().0.decoder();
+        let request = submission(ends, MESSAGE);
+        let mut input = &request[..];
+        decoder.decode(&mut input, &LIMITS);
+        decoder.admit(false);
+        assert!(matches!(decoder.decode(&mut input, &LIMITS), Some(Ok(Command::Submit { last: true, .. }))));
+        assert_eq!(decoder.refuse(&refusal), Refusing::With(Bytes::new()));
+    }
+}
+
+#[test]
+fn a_request_counts_until_its_connection_has_another_use() {
+    let port = HttpPort::new(AllowedOrigins::default(), Duration::ZERO);
+    let cookie = format!("Cookie: {}\r\n", "x".repeat(10_000));
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (request, least) in [("/api/topics", 20_000), ("/ws", 10_000), ("/events?topic=a", 10_000)] {
+        let request = format!("GET {request} HTTP/1.1\r\nHost: a\r\n{upgrade}{cookie}\r\n");
+        let mut decoder = port.decoder();
+        let decoded = decoder.decode(&mut request.as_bytes(), &LIMITS);
+        assert!(matches!(decoded, Some(Ok(Command::PassOn | Command::Become(_)))), "{decoded:?}");
+        assert!(decoder.memory() >= least, "{request:.20}: {}", decoder.memory());
+    }
+}
+
 proptest! {
     #[test]
     fn requests_split_anywhere_are_the_same_requests(

@@ -126,6 +126,8 @@ async fn the_byte_rate_of_clients_holds_from_the_upgrade_on_and_not_for_publicat
     assert!(kept.up_to("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
     let text = |text: &str| janus_core::wire::websocket::client::text(text, [0; 4]);
     kept.send(text(r#"{"type":"hello"}"#)).await;
+    // The publications have left no debt.
+    kept.up_to("\"welcome\"").await;
     let flood = text(&format!(r#"{{"type":"publish","topic":"plain:a","data":"{large}"}}"#)).repeat(50);
     let (mut reader, mut writer) = kept.stream.split();
     let flooding = async {
@@ -231,6 +233,8 @@ async fn a_mistake_in_a_message_leaves_the_connection_open_and_a_mistake_in_a_he
         (good.replacen("Host", "Transfer-Encoding: chunked\r\nHost", 1), 400),
         (good.replacen("Host", "Content-Length: 1\r\nHost", 1), 400),
         (good.replacen("Host", "Content-Length: 27\r\nHost", 1), 400),
+        (good.replacen("Content-Length: 25", "Content-Length: 27\u{2003}", 1), 400),
+        (good.replacen("Content-Length: 25", "Transfer-Encoding: chunked\u{a0}", 1), 400),
         (good.replacen("Host", " folded\r\nHost", 1), 400),
         (good.replacen("\r\nHost", "\nHost", 1), 400),
         (good.replacen("localhost", "local\rhost", 1), 400),
