@@ -52,6 +52,15 @@ impl AddressLimit {
 impl Accounts {
     /// Admits a connection of a peer, within the limits of the peer's address.
     pub(crate) fn admit(&self, peer: Peer, config: &Config) -> Result<Admission, Excess> {
+        self.admit_as(peer, config, true)
+    }
+
+    /// Admits a connection that was the same peer's before: no arrival is counted.
+    pub(crate) fn admit_again(&self, peer: Peer, config: &Config) -> Result<Admission, Excess> {
+        self.admit_as(peer, config, false)
+    }
+
+    fn admit_as(&self, peer: Peer, config: &Config, arrives: bool) -> Result<Admission, Excess> {
         let Config { max_connections_per_ip, connect_rate_per_ip, .. } = *config;
         let Peer::Addr(addr) = peer else { return Ok(Admission(None)) };
         if max_connections_per_ip == 0 && connect_rate_per_ip == 0 || config.is_unlimited(addr.ip()) {
@@ -67,7 +76,7 @@ impl Accounts {
         }
         let address = account.address;
         let admission = Admission(Some(account));
-        if connect_rate_per_ip > 0 {
+        if connect_rate_per_ip > 0 && arrives {
             let arrival = self.arrivals.count(address, connect_rate_per_ip, now);
             if arrival != Arrival::Admitted {
                 return Err(Excess { limit: AddressLimit::Rate, is_told: arrival == Arrival::Told });

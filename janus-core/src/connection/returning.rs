@@ -12,14 +12,16 @@ use super::transport::Returning;
 use crate::accounts::admission::Admission;
 use crate::delivery::Link;
 use crate::delivery::stream::PassedStream;
+use crate::ground::bucket::Bucket;
 use crate::hooks::TlsClient;
 use crate::wire::Peer;
 
 /// The way back of a stream that was [passed on](crate::PassedOn), for a connection that is kept. Dropping it is fine: the
 /// owner of the stream then decides alone about the rest of the stream.
 ///
-/// The connection keeps counting against [`Config::max_connections_per_ip`](crate::Config::max_connections_per_ip) until it
-/// is given back and closed, or this is dropped.
+/// While this exists, the connection counts against
+/// [`Config::max_connections_per_ip`](crate::Config::max_connections_per_ip) of its client. A connection that is given back
+/// continues to count for the address that it comes from: the client that a trusted proxy has named counts until then.
 pub struct WayBack {
     shared: Arc<Connections>,
     origin: Arc<Origin>,
@@ -33,6 +35,18 @@ pub(crate) struct Way {
     /// The admission during the request, and whether it is that of the peer itself.
     pub(crate) admission: (Admission, bool),
     pub(crate) tls: Option<Box<TlsClient>>,
+    pub(crate) kept: Kept,
+}
+
+/// What holds from one request of a connection to the next.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Kept {
+    /// The room for bytes of the client.
+    pub(crate) bytes: Bucket,
+    /// Whether the client is trusted with as many bytes as it likes.
+    pub(crate) is_submitter: bool,
+    /// The client of the request, if a trusted proxy has named the client.
+    pub(crate) client: Option<Peer>,
 }
 
 /// Why a stream was not taken back. The stream has been dropped.
@@ -62,7 +76,9 @@ impl WayBack {
     /// Gives the stream back after the answer to its request; `received` is what the client has sent behind that request.
     /// The connection is between two requests then: it may be silent for
     /// [`Config::api_idle_timeout`](crate::Config::api_idle_timeout), and may ask for a WebSocket, for an event stream, or
-    /// for something that is passed on again. On a full server it makes room for others.
+    /// for something that is passed on again. On a full server it makes room for others. `client_bytes_rate` goes on where
+    /// it was; no further connection is counted against `connect_rate_per_ip`, so give back the connections of clients
+    /// that have shown their right, and close those of strangers.
     ///
     /// All bytes of the answer must have been written and flushed. Give the stream in the form in which it came: a TCP
     /// stream as a TCP stream.
@@ -75,7 +91,7 @@ impl WayBack {
         if shared.is_draining() {
             return Err(ReturnError::ShuttingDown);
         }
-        let Way { peer, is_foreign, admission: (admission, is_of_peer), tls } = way;
+        let Way { peer, is_foreign, admission: (admission, is_of_peer), tls, kept } = way;
         let admission = if is_of_peer { admission } else { Admission::default() };
         let connections = Arc::clone(&shared);
         let returned = shared.home.run(move || match Link::enter_reactor(stream, peer) {
@@ -83,7 +99,7 @@ impl WayBack {
             Ok(_) if connections.is_draining() => log::debug!("{peer}: closed, because the instance is shutting down"),
             Ok(link) => {
                 let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls };
-                let returning = Returning { is_counted: true, received };
+                let returning = Returning { is_counted: true, received, kept };
                 serve_again(&connections, accepted, &origin, returning);
             }
             Err(error) => log::debug!("{peer}: closed, because the socket cannot be registered: {error}"),

@@ -49,7 +49,8 @@ struct Begun {
 }
 
 impl Api {
-    /// Answers a request, and gives the connection back to the port if it is to be kept.
+    /// Answers a request, and gives the connection back to the port if it is to be kept: behind a request that was carried
+    /// out, and not behind a refusal.
     pub(super) async fn exchange(&self, passed_on: PassedOn, lasts: &OnceLock<Duration>) -> Exchanged {
         let PassedOn { stream, received, is_local, request, back, .. } = passed_on;
         let Some(PassedRequest { head, bytes }) = request else {
@@ -94,7 +95,9 @@ impl Api {
         let answer = self.answer(request.map(|()| Incoming::new(body)), is_local, &place, lasts).await?;
         // The body comes back with the end of its request.
         let Left { mut stream, received, is_complete } = left.await?;
-        let keeps = is_complete && head.keeps_connection() && back.is_open();
+        // A stranger's requests would come without limit over a connection that has been counted once.
+        let is_carried_out = place.get().is_some_and(|place| self.carries_out(place));
+        let keeps = is_carried_out && is_complete && head.keeps_connection() && back.is_open();
         let form = Form::of(&head, keeps, &answer);
         write(&mut stream, answer, form).await?;
         // A client must not occupy a place by leaving its side open.

@@ -14,8 +14,9 @@ use super::pacing::Pace;
 use super::whence::Arrival;
 use super::{Step, Transport};
 use crate::accounts::fairness::price;
+use crate::connection::returning::Kept;
 use crate::topic::publish::{Pending, Reply};
-use crate::wire::{Bytes, Command, Publication, RequestId, TopicName};
+use crate::wire::{Bytes, Command, Peer, Publication, RequestId, TopicName};
 
 /// The order of the answers to the requests of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,14 +36,22 @@ pub(crate) struct Returning {
     pub(crate) is_counted: bool,
     /// Input of the client.
     pub(crate) received: Bytes,
+    pub(crate) kept: Kept,
 }
 
 impl Transport {
     /// Continues with a connection that was passed on.
     pub(crate) fn return_with(&mut self, returning: Returning) {
-        let Returning { is_counted, received } = returning;
+        let Returning { is_counted, received, kept: Kept { bytes, is_submitter, client } } = returning;
         self.is_counted = is_counted;
         self.is_of_requests = true;
+        self.pace = Pace::with_bytes(bytes);
+        if is_submitter {
+            self.answers = Answers::InOrder;
+        }
+        if client.is_some() {
+            self.arrival = Some(Box::new(Arrival { client, ..self.take_arrival() }));
+        }
         self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
         // A request that was passed on has led to a connection more.
         self.portion.add(price::LENGTHY);
@@ -144,11 +153,17 @@ impl Transport {
         self.slot.set_unfinished(is_awaited, begins_anew, self.shared.clock.tick());
     }
 
+    /// What holds for the next request, if the connection comes back; `arrived` is the peer without any request.
+    pub(super) fn kept_from(&self, arrived: Peer) -> Kept {
+        let client = Some(self.session.peer).filter(|peer| *peer != arrived);
+        Kept { bytes: self.pace.bytes(), is_submitter: self.is_submitter(), client }
+    }
+
     /// What the connection needs to come back after it was passed on.
     pub(super) fn take_arrival(&mut self) -> Arrival {
         match self.arrival.take() {
             Some(arrival) => *arrival,
-            None => Arrival { peer: self.session.peer, is_foreign: self.is_foreign },
+            None => Arrival { peer: self.session.peer, is_foreign: self.is_foreign, client: None },
         }
     }
 }

@@ -145,7 +145,8 @@ impl Transport {
         };
         self.passed_on = true;
         let is_local = self.origin.is_local && !self.is_foreign;
-        let Arrival { peer: arrived, is_foreign } = self.take_arrival();
+        let Arrival { peer: arrived, is_foreign, .. } = self.take_arrival();
+        let kept = self.kept_from(arrived);
         let admission = std::mem::take(&mut self.admission);
         let back = WayBack::new(
             Arc::clone(&self.shared),
@@ -156,6 +157,7 @@ impl Transport {
                 // The admission of another client ends with its request.
                 admission: (admission, arrived == peer),
                 tls: self.tls.take(),
+                kept,
             },
         );
         take(PassedOn { stream, received: received.into(), peer, is_local, request, back });

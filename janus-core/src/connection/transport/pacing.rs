@@ -63,6 +63,19 @@ pub(super) enum Then {
     Unsubscribe(TopicName, RequestId),
 }
 
+impl Pace {
+    /// The pace of a connection that comes back with this room for bytes.
+    pub(super) fn with_bytes(bytes: Bucket) -> Self {
+        let further = (!bytes.is_full(Instant::now())).then(|| Box::new(Further { bytes, ..Further::default() }));
+        Self { further, ..Self::default() }
+    }
+
+    /// The room for bytes.
+    pub(super) fn bytes(&self) -> Bucket {
+        self.further.as_ref().map_or_else(Bucket::default, |further| further.bytes)
+    }
+}
+
 impl Further {
     fn bucket(&mut self, number: BucketNumber, now: Instant) -> &mut Bucket {
         let place = self.publishes.iter().position(|(other, _)| *other == number).unwrap_or_else(|| {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use log::Level;
 
 use super::Transport;
+use crate::accounts::Address;
 use crate::accounts::admission::Excess;
 use crate::connection::acceptor::count_excess;
 use crate::session::Session;
@@ -17,6 +18,8 @@ pub(super) struct Arrival {
     pub(super) peer: Peer,
     /// Whether a proxy has passed the client on from elsewhere.
     pub(super) is_foreign: bool,
+    /// The last client that a trusted proxy has named on the connection.
+    pub(super) client: Option<Peer>,
 }
 
 impl Transport {
@@ -39,11 +42,13 @@ impl Transport {
         let Some(request) = opened.or_else(|| self.decoder.request()) else { return true };
         let (peer, is_foreign) = self.client_of(request);
         self.knows_client = true;
+        let before = self.arrival.take().and_then(|arrival| arrival.client);
         if is_foreign || peer != self.session.peer {
-            self.arrival = Some(Box::new(Arrival { peer: self.session.peer, is_foreign: self.is_foreign }));
+            let (arrived, is_foreign) = (self.session.peer, self.is_foreign);
+            self.arrival = Some(Box::new(Arrival { peer: arrived, is_foreign, client: before }));
         }
         self.is_foreign |= is_foreign;
-        peer == self.session.peer || self.moves_to(peer)
+        peer == self.session.peer || self.moves_to(peer, before)
     }
 
     /// The address of the client of a request, and whether a proxy has passed the request on from elsewhere.
@@ -59,8 +64,9 @@ impl Transport {
         }
     }
 
-    /// Continues under the client's own address; false if the client is refused.
-    fn moves_to(&mut self, peer: Peer) -> bool {
+    /// Continues under the client's own address; false if the client is refused. `before` is the client of the request
+    /// before on the same connection: a client connects once with its requests in a row.
+    fn moves_to(&mut self, peer: Peer, before: Option<Peer>) -> bool {
         let proxy = self.session.peer;
         // Input is accounted for anew at the end of this poll.
         self.note_kept(0);
@@ -68,7 +74,10 @@ impl Transport {
         self.session = Arc::new(Session::new(peer, &self.slot));
         log_client!(self, Level::Debug, [proxy:%], "connected through the proxy {proxy}");
         self.note_named(proxy);
-        match self.shared.accounts.admit(peer, &self.shared.config()) {
+        let (accounts, config) = (&self.shared.accounts, self.shared.config());
+        let is_same = before.is_some_and(|before| Address::of(before) == Address::of(peer));
+        let admitted = if is_same { accounts.admit_again(peer, &config) } else { accounts.admit(peer, &config) };
+        match admitted {
             Ok(admission) => {
                 self.admission = admission;
                 true
