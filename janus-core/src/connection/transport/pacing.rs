@@ -186,7 +186,7 @@ mod tests {
         let (rate, begun) = (Rate::new(10, 10), Instant::now());
         let mut further = Further::default();
         for number in 0..100 {
-            let now = begun + Duration::from_millis(50) * u32::from(number);
+            let now = begun + Duration::from_millis(50) * number;
             assert_eq!(count(further.bucket(number, now), rate, now), None);
             assert!(further.publishes.len() <= 3, "{}", further.publishes.len());
         }
