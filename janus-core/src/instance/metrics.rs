@@ -87,8 +87,8 @@ fn by_transport(shared: &Connections, family: &mut MetricFamily) {
 
 fn disconnects(shared: &Connections) -> MetricFamily {
     let text = "Connections that have ended, by the code told to the client; by_client if the client ended the \
-                connection, or its first request over HTTP was refused. Connections with requests to the HTTP API alone \
-                are not counted, unless by internal.";
+                connection, or was answered over HTTP without being served. Connections with requests to the HTTP API \
+                alone are not counted, unless by internal.";
     let mut family = MetricFamily::new("disconnects", MetricKind::Counter, text).by(["code"]);
     let by_client = shared.figures.left.load(Ordering::Relaxed);
     family.push([("code", "by_client".into())], MetricValue::Integer(by_client));

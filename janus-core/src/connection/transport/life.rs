@@ -77,7 +77,6 @@ impl Transport {
         let (why, code) = match self.ending() {
             Disconnect::ByServer(code) => (code.as_str(), Some(code.as_str())),
             Disconnect::ByClient if self.passed_on => ("passed on", None),
-            Disconnect::ByClient if self.is_of_requests => ("no request is left", None),
             Disconnect::ByClient => ("its stream has ended", None),
         };
         debug!(self, [code], "closed: {why}");
