@@ -206,16 +206,15 @@ pub(super) async fn webhook_url() {
     until("the event", || backend.was_told("connected")).await;
 }
 
-/// Subscribes to a topic and leaves.
-async fn visit(server: &Server, topic: &str) {
-    server.client().await.subscribe(topic).await;
-}
-
 pub(super) async fn webhook_linger() {
     let backend = Backend::start().await;
     let mut server = Server::start(&format!("webhook_url = {}\nwebhook_linger = \"1 h\"", backend.url()));
     server.reload("webhook_linger", "\"0 s\"").await;
-    visit(&server, "news").await;
+    let mut client = server.client().await;
+    client.subscribe("news").await;
+    // A client that leaves at once is no news at all.
+    until("the first event", || backend.was_told("topic_occupied")).await;
+    drop(client);
     until("the event", || backend.was_told("topic_vacated")).await;
 }
 

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use super::binary::{Server, pipe};
 use crate::cli_run::{assert_exit, janus, text};
 use crate::metrics::scrape::{Scrape, get};
-use crate::support::{Client, publish};
+use crate::support::{Client, own_address, publish};
+use crate::tls::certificates::{Authority, Files};
 
 #[tokio::test]
 async fn a_wrong_file_changes_nothing_and_every_mistake_is_told() {
@@ -47,6 +48,22 @@ async fn a_wrong_file_of_keys_holds_up_every_other_setting() {
     assert!(answer["error"]["message"].as_str().unwrap().contains("key 1: a secret of 5 bytes"), "{answer}");
     let _without_a_token = server.client().await;
     server.write("token_keys", "\"\"");
+    assert_eq!(server.ask_for_reload().await.1["applied"], json!(["max_topics"]));
+}
+
+#[tokio::test]
+async fn a_certificate_without_its_key_holds_up_every_other_setting() {
+    let (authority, files) = (Authority::new(), Files::new());
+    let (certificate, key) = files.write_pair("server", &authority.server(&["localhost"]));
+    let lines = format!("https_listen = \"{}\"\ntls_cert = {certificate:?}\ntls_key = {key:?}", own_address());
+    let mut server = Server::start(&lines);
+    let pair = authority.server(&["localhost"]);
+    files.write("server.pem", &pair.pem);
+    server.write("max_topics", "7");
+    let (status, answer) = server.ask_for_reload().await;
+    assert_eq!(status, 422);
+    assert!(answer["error"]["message"].as_str().unwrap().contains("the key in "), "{answer}");
+    files.write_pair("server", &pair);
     assert_eq!(server.ask_for_reload().await.1["applied"], json!(["max_topics"]));
 }
 
