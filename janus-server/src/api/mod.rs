@@ -19,10 +19,11 @@
 //! A framework would be larger than the routes themselves, and the routes are a table that the test of `openapi.json`
 //! reads.
 //!
-//! A connection of the HTTP port is kept: behind the answer to a request that was carried out, it goes back to the port,
-//! which reads the next request, be it for the API, for `/events` or for `/ws`. So idle connections wait in one place, under the limits of that place.
-//! `POST /api/publish` does not even leave the port ([`Shared::publish_route`]): the message is decoded, published and answered
-//! where those of WebSockets are. A hop to the thread of the API and back costs more than the publication.
+//! A connection of the HTTP port is kept: behind the answer to a request that was carried out, the connection goes back
+//! to the port, which reads the next request, be it for the API, for `/events` or for `/ws`. So idle connections wait in
+//! one place, under the limits of that place. `POST /api/publish` does not even leave the port
+//! ([`Shared::publish_route`]): the message is decoded, published and answered where those of WebSockets are. A hop to
+//! the thread of the API and back costs more than the publication.
 
 mod access;
 mod exchange;

@@ -70,7 +70,7 @@ fn message(topic: &str, event: &str, message_id: &str, data: &RawValue) -> Resul
 
 /// Publishes a message to these topics, and answers with the outcome on each.
 ///
-/// A broadcast is completed even if its client disconnects: hyper does not look at the connection before the answer is
+/// A broadcast is completed even if its client disconnects: neither port looks at the connection before the answer is
 /// ready. Messages go out in portions. Each portion waits for its receipts, and then other tasks get a turn.
 pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Response<Full<Bytes>> {
     let mut results = Vec::with_capacity(topics.len());
