@@ -194,6 +194,8 @@ counters! {
     messages_conflated: counter as messages_dropped { policy = "conflate" },
     /// Messages that topics forgot before their time, because memory was short.
     messages_trimmed: counter,
+    /// Messages accepted from publishers, those of the program among them.
+    published: reading,
     /// Messages handed to subscribers, sent at once or queued: a message counts once for each subscriber. Replayed
     /// messages are not counted.
     deliveries: reading,
@@ -244,6 +246,8 @@ counters! {
     certificates_refused: counter,
     /// Pauses of accepting because the process or the system ran out of descriptors.
     accept_pauses: counter,
+    /// Restarts of actors after a crash.
+    actor_restarts: reading,
     /// Events that observers among the hooks were not told of, because their queue was full (`hook_queue`).
     hook_news_lost: reading,
     /// Connections that ended with something still queued for them, except slow consumers.

@@ -187,6 +187,12 @@ impl Published {
         counts[usize::from(way)].fetch_add(messages, Ordering::Relaxed);
     }
 
+    /// The messages of all namespaces and ways.
+    pub(crate) fn total(&self) -> u64 {
+        let namespaces = self.0.load();
+        namespaces.all.iter().flat_map(|(_, counts)| counts.iter()).map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     /// The namespaces and ways with a message.
     pub(crate) fn counts(&self) -> Vec<(String, Via, u64)> {
         let namespaces = self.0.load();

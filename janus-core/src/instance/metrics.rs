@@ -45,14 +45,12 @@ impl Janus {
         if let Some(connections) = families.iter_mut().find(|family| family.name == "connections") {
             by_transport(shared, connections);
         }
-        families.extend([
-            disconnects(shared),
-            published(shared),
-            publish_errors(shared),
-            fan_outs(shared),
-            restarts(shared),
-            hook_times(shared),
-        ]);
+        for by_label in [published(shared), restarts(shared)] {
+            if let Some(sum) = families.iter_mut().find(|family| family.name == by_label.name) {
+                *sum = by_label;
+            }
+        }
+        families.extend([disconnects(shared), publish_errors(shared), fan_outs(shared), hook_times(shared)]);
         families.extend(self.inner.work.families(shared));
         #[cfg(feature = "tls")]
         families.push(certificate_expiry(self));

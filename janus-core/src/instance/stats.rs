@@ -27,8 +27,10 @@ impl Janus {
             message_bytes: ledger.frames(),
             memory_pressure: shared.pressure() as usize,
             draining: usize::from(shared.is_draining()),
+            published: shared.figures.published.total(),
             deliveries: shared.figures.deliveries.messages(),
             delivered_bytes: shared.figures.deliveries.bytes(),
+            actor_restarts: shared.figures.restarts.counts().map(|(_, count)| count).sum(),
             hook_news_lost: shared.installed_hooks().map_or(0, |hooks| hooks.lost()),
         })
     }
