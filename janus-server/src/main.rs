@@ -18,6 +18,7 @@
 //! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `metrics/` | readers | the figures of the server for a monitoring system |
+//! | `dashboard/` | files and their table | the page of the admin port for browsers |
 //! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health`, `log` and `reload` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
@@ -32,6 +33,7 @@ mod bench;
 mod certificates;
 mod cli;
 mod client;
+mod dashboard;
 mod exposure;
 mod failure;
 mod limits;

@@ -270,7 +270,7 @@ impl Api {
         place: &OnceLock<OwnedSemaphorePermit>,
         lasts: &OnceLock<Duration>,
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
-        let (path, begun) = (self.requests.path(request.uri().path()), Instant::now());
+        let (path, begun) = (self.requests.path(routes::row_of(request.uri().path())), Instant::now());
         let answer = self.decide(request, is_local, place, lasts).await?;
         self.requests.note(path, answer.status().as_u16(), begun.elapsed());
         Ok(answer)

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::{Api, Incoming, Port, refusal, response, traceparent, with_type};
 use crate::admin::health;
+use crate::dashboard;
 use crate::metrics::Format;
 
 /// Entries of one answer: by default, and at most.
@@ -56,6 +57,7 @@ pub(super) enum Endpoint {
     OpenApi,
     Reload,
     Index,
+    Dashboard,
     Livez,
     Readyz,
     Metrics,
@@ -77,6 +79,7 @@ pub(super) enum Served {
 /// body.
 pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/", Method::GET, Served::Admin, Endpoint::Index),
+    (dashboard::PATH, Method::GET, Served::Admin, Endpoint::Dashboard),
     ("/livez", Method::GET, Served::Admin, Endpoint::Livez),
     ("/readyz", Method::GET, Served::Admin, Endpoint::Readyz),
     // Paths that are in the templates of many an operator.
@@ -146,7 +149,7 @@ impl Api {
             Ok(endpoint) => endpoint,
             Err(no_route) => return Admission::Answered(no_route.refusal()),
         };
-        if let Some(answer) = self.public(endpoint) {
+        if let Some(answer) = self.public(endpoint, request) {
             let answer = no_query(request).map(|()| answer);
             return Admission::Answered(answer.unwrap_or_else(|error| refusal(&error)));
         }
@@ -158,7 +161,7 @@ impl Api {
 
     /// The endpoint of the request's path and method on this port.
     fn route(&self, request: &Request<Incoming>) -> Result<Endpoint, NoRoute> {
-        let path = request.uri().path();
+        let path = row_of(request.uri().path());
         let rows: Vec<_> = ROUTES.iter().filter(|(of_row, ..)| *of_row == path).collect();
         let (served, elsewhere): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|(_, _, served, _)| self.port.serves(*served));
@@ -183,13 +186,15 @@ impl Api {
     }
 
     /// The answer of an endpoint that needs neither a key nor a place.
-    fn public(&self, endpoint: Endpoint) -> Option<Response<Full<Bytes>>> {
+    fn public(&self, endpoint: Endpoint, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
         match endpoint {
             // The description is public in the source.
             Endpoint::OpenApi => Some(response(200, openapi(self.janus.config().max_topic_bytes))),
             Endpoint::Livez => Some(health(&self.health.as_ref()?.live())),
             Endpoint::Readyz => Some(health(&self.health.as_ref()?.ready())),
+            Endpoint::Index if dashboard::is_wanted(request.headers()) => Some(dashboard::page()),
             Endpoint::Index => Some(with_type(response(200, index().into()), "text/plain; charset=utf-8")),
+            Endpoint::Dashboard => dashboard::file(request.uri().path()),
             _ => None,
         }
     }
@@ -222,7 +227,7 @@ impl Api {
                 self.reload().await
             }
             Endpoint::Trace => unreachable!("a trace is answered line by line"),
-            Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
+            Endpoint::OpenApi | Endpoint::Index | Endpoint::Dashboard | Endpoint::Livez | Endpoint::Readyz => {
                 unreachable!("answered by `admit`")
             }
         }
@@ -414,6 +419,11 @@ fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
 
 fn text_bytes(message: &Delivery) -> usize {
     message.event().len() + message.message_id().len() + message.data().len()
+}
+
+/// The path of the row for a request's path.
+pub(super) fn row_of(path: &str) -> &str {
+    if dashboard::has(path) { dashboard::PATH } else { path }
 }
 
 /// The methods of a row, as in the header `Allow`.

@@ -171,8 +171,12 @@ impl Server {
         let head = format!("{}\r\n", head.to_ascii_lowercase());
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         if !head.contains("\r\ntransfer-encoding: chunked\r\n") {
-            let kinds =
-                ["application/json", "text/plain; charset=utf-8", crate::metrics::Format::OpenMetrics.content_type()];
+            let kinds = [
+                "application/json",
+                "text/plain; charset=utf-8",
+                "text/javascript; charset=utf-8",
+                crate::metrics::Format::OpenMetrics.content_type(),
+            ];
             assert!(kinds.iter().any(|kind| head.contains(&format!("\r\ncontent-type: {kind}\r\n"))), "{head}");
             return Answer { status, head, body: body.to_owned() };
         }

@@ -54,6 +54,7 @@ async fn good_request(
         "/api/log" if method == "delete" => return (format!("{path}?target=a::b"), None),
         "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
         "/api/trace" => return (format!("{path}?seconds=1&count=2&kinds=connect,close"), None),
+        crate::dashboard::PATH => return ("/dashboard/main.js".to_owned(), None),
         _ => return (path.to_owned(), None),
     };
     (path.to_owned(), Some(body))
@@ -113,7 +114,10 @@ impl Servers {
             ("200", _) => (&self.open, good),
             ("422", _) => (&self.mistaken, good),
             ("400", true) => (&self.open, with_body(method, path, &[], "{")),
-            ("400", false) => (&self.open, request(method, &format!("{path}?limit=0"), &[], "")),
+            ("400", false) => {
+                let path = path.replace("{file}", "main.js");
+                (&self.open, request(method, &format!("{path}?limit=0"), &[], ""))
+            }
             ("401", _) => (&self.keyed, good),
             ("403", _) => (&self.closed, good),
             ("404", _) if path == "/api/history" => (&self.open, post(path, &[], r#"{"topic":"plain:a"}"#)),
@@ -180,7 +184,9 @@ fn assert_described(file: &Value, response: &Value, answer: &Answer) {
     };
     let instances = match &answer.head {
         head if head.contains("x-ndjson") => answer.lines(),
-        head if head.contains("text/plain") || head.contains("openmetrics") => vec![json!(answer.body)],
+        head if head.contains("text/plain") || head.contains("text/javascript") || head.contains("openmetrics") => {
+            vec![json!(answer.body)]
+        }
         _ => vec![answer.json()],
     };
     for instance in instances {
