@@ -37,6 +37,7 @@ mod dashboard;
 mod exposure;
 mod failure;
 mod limits;
+mod live;
 mod logging;
 mod metrics;
 mod reload;
