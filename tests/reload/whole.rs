@@ -155,7 +155,7 @@ async fn the_command_shows_what_has_changed_and_fails_with_every_mistake() {
     let mut server = Server::start("");
     let file = server.folder.path().join("janus.toml");
     let admin = server.admin.to_string();
-    let reload = || janus(&["reload", "--config", file.to_str().unwrap(), "--admin", &admin]).output().unwrap();
+    let reload = || janus(&["reload", "--config", file.to_str().unwrap(), "--server", &admin]).output().unwrap();
     server.write("max_topics", "7");
     server.write("backlog", "1024");
     let output = reload();

@@ -1,20 +1,21 @@
 //! `janus-server reload`: has a running server read its settings again, and shows what has changed.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
+use hyper::Method;
 use serde_json::Value;
 
 use super::ClientError;
-use super::admin::{AdminPort, Asker};
+use super::http::Http;
+use super::output::{print, print_json};
+use super::server::Need;
+use crate::cli::Reload;
 
-pub(crate) fn run(port: &AdminPort) -> Result<(), ClientError> {
-    let (status, body) = port.asker()?.ask("POST", "/api/reload", None)?;
-    if status != 200 {
-        return Err(Asker::refusal(status, &body));
-    }
-    let changes: Value = serde_json::from_slice(&body).map_err(|_| Asker::refusal(status, &body))?;
-    io::stdout().lock().write_all(in_words(&changes).as_bytes()).map_err(ClientError::Output)
+pub(crate) fn run(command: &Reload) -> Result<(), ClientError> {
+    let mut http = Http::new(command.server.target("reload", Need::Admin)?)?;
+    let answer = http.ask(&Method::POST, "/api/reload", None)?;
+    let changes: Value = answer.content().ok_or_else(|| http.refusal(&answer))?;
+    if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print(&in_words(&changes)) }
 }
 
 /// A line for each setting.
