@@ -160,9 +160,10 @@ async fn the_command_shows_what_has_changed_and_fails_with_every_mistake() {
     server.write("backlog", "1024");
     let output = reload();
     assert_exit(&output, 0);
-    assert_eq!(text(&output.stdout), "max_topics: applied\nbacklog: needs a restart\n");
+    let read = format!("the server has read {}\n", file.display());
+    assert_eq!(text(&output.stdout), format!("{read}max_topics: applied\nbacklog: needs a restart\n"));
     let output = reload();
-    assert_eq!(text(&output.stdout), "backlog: needs a restart\n");
+    assert_eq!(text(&output.stdout), format!("{read}backlog: needs a restart\n"));
     server.write("max_topics", "0");
     let output = reload();
     assert_ne!(output.status.code(), Some(0));

@@ -18,9 +18,13 @@ pub(crate) fn run(command: &Reload) -> Result<(), ClientError> {
     if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print(&in_words(&changes)) }
 }
 
-/// A line for each setting.
+/// A line for the file, and a line for each setting.
 fn in_words(changes: &Value) -> String {
-    let mut lines = String::new();
+    let mut lines = match &changes["file"] {
+        Value::String(file) => format!("the server has read {file}\n"),
+        _ => "the server has no file of settings: variables and flags are those of its start\n".to_owned(),
+    };
+    let before = lines.len();
     let kinds =
         [("applied", "applied"), ("new_connections", "for new connections"), ("needs_restart", "needs a restart")];
     for (kind, words) in kinds {
@@ -32,7 +36,10 @@ fn in_words(changes: &Value) -> String {
         let [setting, by] = ["setting", "by"].map(|key| hidden[key].as_str().unwrap_or_default());
         let _ = writeln!(lines, "{setting}: the change of the file is hidden by {by}");
     }
-    if lines.is_empty() { "no setting has changed\n".to_owned() } else { lines }
+    if lines.len() == before {
+        lines.push_str("no setting has changed\n");
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -44,14 +51,19 @@ mod tests {
     #[test]
     fn each_change_is_a_line_and_no_change_is_said_as_well() {
         let changes = json!({
+            "file": "/etc/janus.toml",
             "applied": ["max_topics"], "new_connections": ["send_buffer_bytes"], "needs_restart": ["threads"],
             "hidden": [{"setting": "log", "by": "flag --log"}],
         });
         assert_eq!(
             in_words(&changes),
-            "max_topics: applied\nsend_buffer_bytes: for new connections\nthreads: needs a restart\nlog: the change of \
+            "the server has read /etc/janus.toml\nmax_topics: applied\nsend_buffer_bytes: for new connections\nthreads: needs a restart\nlog: the change of \
              the file is hidden by flag --log\n"
         );
-        assert_eq!(in_words(&json!({})), "no setting has changed\n");
+        let nothing = in_words(&json!({"file": null}));
+        assert!(
+            nothing.starts_with("the server has no file") && nothing.ends_with("\nno setting has changed\n"),
+            "{nothing}"
+        );
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Flags {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
+    /// The file that was read.
+    pub(super) file: Option<PathBuf>,
     /// One entry for each row of [`TABLE`].
     pub(super) origins: Vec<Origin>,
     /// The values of the top level of the file, whether in force or not; one entry for each row of [`TABLE`].
@@ -77,6 +79,7 @@ impl Loaded {
         let origins = vec![Origin::Default; TABLE.len()];
         let mut loaded = Self {
             settings: Settings::default(),
+            file: None,
             origins,
             of_file: OfFile(vec![None; TABLE.len()]),
             sections: Vec::new(),
@@ -92,6 +95,7 @@ impl Loaded {
         let file_by_variable = variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
         if let Some(path) = flags.file.clone().or(file_by_variable) {
             loaded.read_file(&path, &mut problems);
+            loaded.file = Some(path);
         }
         for (name, value) in variables.iter().filter(|(name, _)| name != FILE_VARIABLE) {
             loaded.read_variable(name, value, &mut problems);
