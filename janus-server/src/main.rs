@@ -18,6 +18,7 @@
 //! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `metrics/` | readers | the figures of the server for a monitoring system |
+//! | `manual.rs` | pure | manual pages and completions |
 //! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health`, `log` and `reload` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
@@ -36,6 +37,7 @@ mod exposure;
 mod failure;
 mod limits;
 mod logging;
+mod manual;
 mod metrics;
 mod reload;
 mod reloading;
@@ -76,6 +78,8 @@ fn main() -> ExitCode {
         Command::Log(command) => client::log::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
+        Command::Completions(command) => print(&manual::completions(command.shell)),
+        Command::Man(command) => manual::write(&command.folder).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),
     };
     outcome.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
@@ -112,7 +116,12 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             }
             "the settings are valid\n".to_owned()
         }
+        ConfigCommand::Example => settings::example(),
     };
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::Output)
 }
 
