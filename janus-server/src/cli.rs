@@ -10,6 +10,7 @@ use clap::builder::TypedValueParser;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
+use clap_complete::Shell;
 use janus_access::tokens::Algorithm;
 use janus_core::settings::Kind;
 use janus_core::wire::PositionError;
@@ -137,6 +138,14 @@ pub(crate) enum Command {
     Token(TokenCommand),
     /// Load a server with many clients: measure the latency, and find out whether messages were lost.
     Bench(Bench),
+    /// Print a script that completes commands and flags in a shell.
+    ///
+    /// For bash: `janus-server completions bash > /etc/bash_completion.d/janus-server`. The Debian package installs the
+    /// scripts for bash, zsh and fish.
+    Completions(Completions),
+    /// Write all manual pages to a folder, for packages.
+    #[command(hide = true)]
+    Man(Man),
     /// A worker process of the bench, started by `bench` only.
     #[command(hide = true)]
     BenchWorker,
@@ -187,6 +196,22 @@ pub(crate) enum ConfigCommand {
     Show(SettingFlags),
     /// Check whether the settings are valid: exit code 0 if valid, 2 if not.
     Check(SettingFlags),
+    /// Print a configuration file with every setting as a comment: its meaning, its default and the accepted values.
+    Example,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder, which must exist.
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -473,6 +498,9 @@ impl Bench {
     }
 }
 
+/// The heading of the settings' flags.
+pub(crate) const SETTINGS: &str = "Settings";
+
 /// The flags of the settings in `settings/`, and `--config`.
 #[derive(Debug)]
 pub(crate) struct SettingFlags(pub(crate) Flags);
@@ -506,7 +534,7 @@ impl Args for SettingFlags {
                 .long(row.flag()?)
                 .help(row.setting.text())
                 .long_help(help)
-                .help_heading("Settings")
+                .help_heading(SETTINGS)
                 .hide_short_help(!["listen", "http_listen", "log", "threads"].contains(&name));
             Some(match row.setting.kind {
                 Kind::Addresses => flag.value_name("ADDR:PORT").action(ArgAction::Append),

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::io;
 use std::process::ExitCode;
 
-use crate::{bench, client, logging, serve, settings, token};
+use crate::{bench, client, logging, manual, serve, settings, token};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
     Token(#[from] token::TokenCommandError),
+    #[error(transparent)]
+    Manual(#[from] manual::ManualError),
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 }
@@ -32,7 +34,12 @@ impl Failure {
             Self::Output(source) | Self::Client(client::ClientError::Output(source)) => Some(source),
             Self::Bench(bench::BenchError::Output(source)) => Some(source),
             Self::Token(token::TokenCommandError::Output(source)) => Some(source),
-            Self::Settings(_) | Self::Serve(_) | Self::Client(_) | Self::Bench(_) | Self::Token(_) => None,
+            Self::Settings(_)
+            | Self::Serve(_)
+            | Self::Client(_)
+            | Self::Bench(_)
+            | Self::Token(_)
+            | Self::Manual(_) => None,
         };
         if output.is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
@@ -58,7 +65,7 @@ impl Failure {
             Self::Bench(error) => error.is_usage(),
             Self::Serve(error) => error.is_usage(),
             Self::Token(error) => error.is_usage(),
-            Self::Output(_) => false,
+            Self::Manual(_) | Self::Output(_) => false,
         }
     }
 }

@@ -18,6 +18,7 @@
 //! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `metrics/` | readers | the figures of the server for a monitoring system |
+//! | `manual.rs` | pure | manual pages and completions |
 //! | `dashboard/` | files and their table | the page of the admin port for browsers |
 //! | `client/` | clients of a running server | the commands `publish`, `subscribe`, `history`, `topics`, `connections`, `disconnect`, `trace`, `health`, `log` and `reload` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
@@ -39,6 +40,7 @@ mod failure;
 mod limits;
 mod live;
 mod logging;
+mod manual;
 mod metrics;
 mod reload;
 mod reloading;
@@ -83,6 +85,8 @@ fn main() -> ExitCode {
         Command::Log(command) => client::log::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
+        Command::Completions(command) => print(&manual::completions(command.shell)),
+        Command::Man(command) => manual::write(&command.folder).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),
     };
     outcome.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
@@ -119,7 +123,12 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             }
             "the settings are valid\n".to_owned()
         }
+        ConfigCommand::Example => settings::example(),
     };
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::Output)
 }
 

@@ -14,12 +14,14 @@
 //! | `derived.rs` | defaults that follow from the machine or from another setting |
 //! | `problems.rs` | the origin of a value, and the messages about wrong values and names |
 //! | `show.rs` | `config show` |
+//! | `example.rs` | a file with every setting as a comment |
 //! | `document.rs` | docs/SETTINGS.md, held by a test |
 
 mod changes;
 mod derived;
 #[cfg(test)]
 mod document;
+mod example;
 mod load;
 mod problems;
 mod show;
@@ -41,6 +43,7 @@ use log::LevelFilter;
 use crate::logging::{Format, LogFilter};
 
 pub(crate) use changes::Changes;
+pub(crate) use example::example;
 pub(crate) use load::{Flags, Loaded};
 pub(crate) use problems::Problems;
 pub(crate) use table::{Row, TABLE};

@@ -84,7 +84,7 @@ impl Row {
     }
 
     /// Whether tables `[namespace.NAME]` may have the setting.
-    pub(super) fn is_of_a_namespace(&self) -> bool {
+    pub(crate) fn is_of_a_namespace(&self) -> bool {
         matches!(self.place, Place::Namespace(_) | Place::AccessNamespace(_))
     }
 

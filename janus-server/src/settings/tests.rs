@@ -221,3 +221,29 @@ fn a_namespace_too_many_is_told_with_its_place() {
     let problems = read_file(&file).unwrap_err().to_string();
     assert!(problems.ends_with(":1001: namespaces = 1001: expected at most 1,000 of them"), "{problems}");
 }
+
+/// Lines of the example with a setting, without the `#` before it.
+fn settings_of_the_example() -> Vec<String> {
+    let text = super::example();
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#'));
+    lines.filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase())).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_as_it_is_sets_nothing() {
+    let loaded = read_file(&super::example()).unwrap();
+    assert_eq!(TABLE.iter().find(|row| loaded.is_set(row.setting.name)).map(|row| row.setting.name), None);
+}
+
+#[test]
+fn the_example_has_each_setting_once_with_its_default() {
+    let lines = settings_of_the_example();
+    let names: Vec<&str> = lines.iter().filter_map(|line| line.split_once(" = ").map(|(name, _)| name)).collect();
+    assert_eq!(names, TABLE.iter().map(|row| row.setting.name).collect::<Vec<_>>());
+    // A default in words has no value that would hold on every machine.
+    let (in_words, values): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.ends_with(" = …"));
+    assert!(in_words.iter().all(|line| TABLE[index_of(line.split_once(' ').unwrap().0)].default_in_words().is_some()));
+    let values: Vec<&str> = values.into_iter().map(String::as_str).collect();
+    let loaded = read_file(&values.join("\n")).unwrap();
+    assert_eq!(format!("{:#?}", loaded.settings), format!("{:#?}", Settings::default()));
+}
