@@ -83,7 +83,13 @@ impl Command {
             | Self::Health(Health { server, .. })
             | Self::Log(Log { server, .. })
             | Self::Reload(Reload { server, .. }) => Some(server),
-            Self::Serve(_) | Self::Config(_) | Self::Token(_) | Self::Bench(_) | Self::BenchWorker => None,
+            Self::Serve(_)
+            | Self::Config(_)
+            | Self::Token(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Bench(_)
+            | Self::BenchWorker => None,
         }
     }
 }
