@@ -52,7 +52,7 @@
 //! | run actors in the same tree | [`Builder::child`], [`supervision`] |
 //! | serve another protocol, or streams of another server | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; the feature `conformance` checks them |
 //! | serve TLS, with the feature `tls` | [`Config::tls_listen`], [`Config::https_listen`], [`Config::tls_cert`]; `Builder::tls`, `Janus::reload_certificates` |
-//! | watch | [`Janus::stats`], [`Janus::metrics`] for an exporter, [`Janus::topics`], [`Janus::connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::trace`], [`Janus::tree`] |
+//! | watch | [`Janus::stats`], [`Janus::metrics`] for an exporter, [`Janus::topics`], [`Janus::connections`], [`Janus::find_connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::topic_counts`] for rates, [`Janus::trace`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | end | [`Janus::shutdown`]; [`Janus::wait`] returns when the tree has ended, for any reason |
 //!

@@ -53,7 +53,8 @@ use places::{Place, Places};
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 
 /// Requests to the API served at once, as `max_api_connections` on the HTTP port. A further request gets status 503.
-/// Half of the connections, so that idle connections and room for checks of health remain in any case.
+/// Half of the connections: with the streams, which have places of their own, idle connections and room for checks of
+/// health remain in any case.
 const MAX_REQUESTS: usize = MAX_CONNECTIONS / 2;
 
 /// From the accept, or from the end of an answer, to the end of the next request's head. Longer than the minute between

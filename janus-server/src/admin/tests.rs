@@ -311,3 +311,19 @@ async fn a_connection_whose_answer_is_not_read_is_cut_after_a_while() {
         assert_eq!(task.is_finished(), is_cut);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_cut_once_no_part_of_it_is_read_for_a_while() {
+    let places = Arc::new(Places::new(1));
+    let place = Places::take(&places);
+    let task = tokio::spawn(std::future::pending::<()>());
+    place.may_be_cut_by(task.abort_handle());
+    let cut = place.cut_if_unread_for(EXCHANGE_TIMEOUT);
+    for _ in 0..5 {
+        sleep(EXCHANGE_TIMEOUT / 10 * 9).await;
+        cut.note_read();
+    }
+    assert!(!task.is_finished(), "a stream has no end of its own");
+    sleep(EXCHANGE_TIMEOUT + Duration::from_secs(1)).await;
+    assert!(task.is_finished());
+}
