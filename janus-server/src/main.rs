@@ -35,6 +35,7 @@ mod client;
 mod exposure;
 mod failure;
 mod limits;
+mod live;
 mod logging;
 mod metrics;
 mod reload;
