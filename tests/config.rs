@@ -263,7 +263,7 @@ fn flags_may_precede_the_command_and_later_flags_win() {
     }
     assert_refused(
         &mut janus(&["--threads", "2", "publish", "t", "1"]),
-        &["are for the server: only `serve`, `config`", "accept settings"],
+        &["are for the server: only `serve` and `config` accept settings", "accept --config alone"],
     );
 }
 

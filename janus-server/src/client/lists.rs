@@ -4,6 +4,7 @@ use form_urlencoded::Serializer;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::ClientError;
 use super::http::Http;
@@ -85,7 +86,7 @@ fn given<'a>(query: &[(&'static str, &'a Option<String>)]) -> Vec<(&'static str,
 #[derive(Deserialize)]
 struct Page {
     #[serde(alias = "topics", alias = "connections")]
-    entries: Vec<Value>,
+    entries: Vec<Box<RawValue>>,
     /// Where the next page begins, if there is one.
     next: Option<String>,
     /// Entries of a sorted list, on this page or not.
@@ -103,7 +104,7 @@ impl List<'_> {
             let answer = http.ask(&Method::GET, &self.target(wanted - printed, after.as_deref()), None)?;
             let page: Page = answer.content().ok_or_else(|| http.refusal(&answer))?;
             if extent.json {
-                page.entries.iter().try_for_each(|entry| print_json(&entry.to_string()))?;
+                page.entries.iter().try_for_each(|entry| print_json(entry.get()))?;
             } else {
                 let rows: Vec<Vec<String>> = page.entries.iter().map(|entry| self.row(entry)).collect();
                 print(&table.lines(&rows))?;
@@ -136,7 +137,8 @@ impl List<'_> {
         format!("{}?{}", self.path, query.finish())
     }
 
-    fn row(&self, entry: &Value) -> Vec<String> {
+    fn row(&self, entry: &RawValue) -> Vec<String> {
+        let entry: Value = serde_json::from_str(entry.get()).unwrap_or_default();
         self.columns.iter().map(|column| (column.text)(&entry[column.key])).collect()
     }
 }

@@ -166,10 +166,11 @@ impl Address {
             other => return Err(ClientError::BadScheme { scheme: other.to_owned() }),
         };
         let host_and_port = rest.strip_suffix('/').unwrap_or(rest);
+        if host_and_port.contains(['/', '?', '@']) {
+            return Err(bad("a path or a user has no meaning here"));
+        }
         let uri: Uri = host_and_port.parse().map_err(|error: hyper::http::uri::InvalidUri| bad(&error.to_string()))?;
-        let authority = uri.authority().filter(|authority| authority.as_str() == host_and_port);
-        let authority = authority.filter(|authority| !authority.as_str().contains('@'));
-        let authority = authority.ok_or_else(|| bad("a path or a user has no meaning here"))?;
+        let authority = uri.authority().ok_or_else(|| bad("the host is missing"))?;
         let to = match (authority.port_u16(), scheme.is_some(), protocol, is_tls) {
             (Some(_), ..) => authority.to_string(),
             // As in a browser, so that the address of a proxy can be left as it is.
