@@ -52,11 +52,13 @@ impl Cli {
                 Ok(Command::Health(Health { ready, port: port.after(before) }))
             }
             Some(Command::Reload(port)) => Ok(Command::Reload(port.after(before))),
+            #[cfg(feature = "top")]
+            Some(Command::Top(top)) => Ok(Command::Top(Top { port: top.port.after(before), ..top })),
             Some(Command::Log(log)) => Ok(Command::Log(Log { port: log.port.after(before), ..log })),
             Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
             Some(_) => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
-                "settings before the command are for the server: only `serve`, `config`, `health`, `reload` and `log` accept settings",
+                "settings before the command are for the server: only `serve`, `config`, `health`, `reload`, `log` and `top` accept settings",
             )),
         }
     }
@@ -101,6 +103,14 @@ pub(crate) enum Command {
     /// for new connections only, or needs a restart. The command asks the server's admin port, whose address is in the
     /// settings: run the command with the file, the variables and the flags of the server.
     Reload(AdminPort),
+    /// Watch a running server on the terminal: its figures, topics, clients and supervision tree; close a client.
+    ///
+    /// The key ? shows the keys. With --once the command prints one look at the server instead, for people or, with
+    /// --json, for scripts. Colours are left out if the variable NO_COLOR has a value. The command asks the server's
+    /// admin port, whose address is in the settings: run the command with the file, the variables and the flags of the
+    /// server.
+    #[cfg(feature = "top")]
+    Top(Top),
     /// Make keys and tokens for trying a server, and show what a token means to a server.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -116,6 +126,25 @@ pub(crate) struct Health {
     /// Ask whether the server is ready for clients. A server that drains is alive and not ready.
     #[arg(long)]
     pub(crate) ready: bool,
+    #[command(flatten)]
+    pub(crate) port: AdminPort,
+}
+
+#[cfg(feature = "top")]
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Print one look at the server and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// With --once: print one JSON object, for scripts.
+    #[arg(long, requires = "once")]
+    pub(crate) json: bool,
+    /// With --once: entries of each list, and children of each supervisor, at most.
+    #[arg(long, value_name = "N", default_value = "20", requires = "once", value_parser = entries)]
+    pub(crate) limit: usize,
+    /// The time between two requests to the server.
+    #[arg(long, value_name = "DURATION", default_value = "1 s", value_parser = interval, conflicts_with = "once")]
+    pub(crate) interval: Duration,
     #[command(flatten)]
     pub(crate) port: AdminPort,
 }
@@ -445,6 +474,22 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     match settings::duration(text.trim()) {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("expected a duration with a unit, such as \"10 s\" or 500ms"),
+    }
+}
+
+#[cfg(feature = "top")]
+fn interval(text: &str) -> Result<Duration, &'static str> {
+    match duration(text) {
+        Ok(interval) if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) => Ok(interval),
+        _ => Err("expected a duration from 100 ms to 1 h"),
+    }
+}
+
+#[cfg(feature = "top")]
+fn entries(text: &str) -> Result<usize, &'static str> {
+    match text.parse() {
+        Ok(entries @ 1..=1_000) => Ok(entries),
+        _ => Err("expected a number from 1 to 1000"),
     }
 }
 

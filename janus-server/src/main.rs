@@ -19,6 +19,7 @@
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `metrics/` | readers | the figures of the server for a monitoring system |
 //! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health`, `log` and `reload` |
+//! | `top/` | a view on a terminal | the command `top` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
 //! | `failure.rs` | errors | error messages and exit codes |
@@ -44,6 +45,8 @@ mod service_manager;
 mod settings;
 mod signals;
 mod token;
+#[cfg(feature = "top")]
+mod top;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -74,6 +77,8 @@ fn main() -> ExitCode {
         Command::Reload(command) => client::reload::run(&command).map_err(Failure::from),
         Command::Health(command) => client::health::run(&command).map_err(Failure::from),
         Command::Log(command) => client::log::run(&command).map_err(Failure::from),
+        #[cfg(feature = "top")]
+        Command::Top(command) => top::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::BenchWorker => bench::worker::run().map_err(Failure::from),

@@ -57,6 +57,12 @@ impl AdminPort {
 }
 
 impl Asker {
+    /// The address of the port, as the user or the settings have it.
+    #[cfg(feature = "top")]
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Sends a request, with a body of JSON or none, and returns the answer of any status.
     pub(crate) fn ask(&self, method: &str, target: &str, body: Option<&str>) -> Result<(u16, Vec<u8>), ClientError> {
         let mut keys = self.keys.iter();

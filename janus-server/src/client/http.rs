@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::ClientError;
 use super::tls::Stream;
 
-/// Maximum bytes of the head of an answer, and of a body that is read whole.
+/// Maximum bytes of the head of an answer, and of a body that is read whole: the API's longest answers have 8 MiB of
+/// names, and more of JSON around them.
 pub(super) const HEAD_BYTES_MAX: u64 = 16 * 1024;
-pub(super) const BODY_BYTES_MAX: u64 = 1 << 20;
+pub(super) const BODY_BYTES_MAX: u64 = 32 << 20;
 
 /// A request without its connection.
 pub(super) struct Request<'a> {
