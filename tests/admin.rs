@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::addresses::proxies::HaProxy;
 use crate::api::http_address;
-use crate::cli_run::{PATIENCE, Running, assert_exit, janus, text};
+use crate::cli_run::{PATIENCE, Running, assert_exit, by_classic, janus, text};
 use crate::support::own_address;
 
 const KEY: &str = "correct-horse-battery";
@@ -187,7 +187,7 @@ fn health_is_answered_under_load() {
 #[test]
 fn a_server_that_is_told_to_stop_is_not_ready_but_serves_new_clients_for_the_delay() {
     let Ports { server, classic, admin, .. } = start(&["--drain-delay", "2 s"]);
-    let command = ["--admin", &admin.to_string()];
+    let command = ["--server", &admin.to_string()];
     let ask = |more: &[&str]| janus(&[&["health"], &command[..], more].concat()).output().unwrap();
     assert_exit(&ask(&["--ready"]), 0);
     server.signal("TERM");
@@ -203,7 +203,7 @@ fn a_server_that_is_told_to_stop_is_not_ready_but_serves_new_clients_for_the_del
     let alive = ask(&[]);
     assert_exit(&alive, 0);
     assert_eq!(text(&alive.stdout), "live\n");
-    assert_exit(&janus(&["publish", "news", "1", "--to", &classic.to_string()]).output().unwrap(), 0);
+    assert_exit(&janus(&["publish", "news", "1", "--server", &by_classic(&classic.to_string())]).output().unwrap(), 0);
     server.error_line("draining over");
     assert_eq!(server.wait().code(), Some(0));
 }
@@ -234,7 +234,7 @@ fn a_server_that_drains_is_alive_and_not_ready_to_the_end() {
         length += slow.read(&mut greeting[length..]).unwrap();
     }
     let message = format!("\"{}\"\n", "x".repeat(60_000));
-    let publish = ["publish", "t", "-", "--to", &classic.to_string()];
+    let publish = ["publish", "t", "-", "--server", &by_classic(&classic.to_string())];
     assert_exit(&janus(&publish).write_stdin(message.repeat(60)).output().unwrap(), 0);
     server.signal("TERM");
     server.error_line("draining");
@@ -282,9 +282,9 @@ fn the_command_finds_the_admin_port_by_the_settings_of_the_server() {
     }
     assert_exit(&health(&["health"]).env("JANUS_CONFIG", config[1]).output().unwrap(), 0);
     assert_exit(&health(&["health"]).env("JANUS_ADMIN_LISTEN", addr.to_string()).output().unwrap(), 0);
-    assert_exit(&health(&["health", "--admin-listen", &addr.to_string()]).output().unwrap(), 0);
+    assert_exit(&health(&["health"]).env("JANUS_SERVER", addr.to_string()).output().unwrap(), 0);
 
-    let none = health(&["health", "--admin-listen", ""]).output().unwrap();
+    let none = health(&["health"]).env("JANUS_ADMIN_LISTEN", "").output().unwrap();
     assert_exit(&none, 2);
     assert!(text(&none.stderr).contains("admin_listen is empty"), "{}", text(&none.stderr));
 }
@@ -293,7 +293,7 @@ fn the_command_finds_the_admin_port_by_the_settings_of_the_server() {
 fn the_command_gives_up_on_a_server_that_does_not_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = silent.local_addr().unwrap().to_string();
-    let output = janus(&["health", "--admin", &admin, "--timeout", "200 ms"]).output().unwrap();
+    let output = janus(&["health", "--server", &admin, "--timeout", "200 ms"]).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("no answer from the server within 200ms"), "{}", text(&output.stderr));
 }

@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::access::{Tokens, alice, topic};
 use crate::browser_run::{Page, Proxy, Site};
-use crate::cli_run::{Running, assert_exit, janus};
+use crate::cli_run::{Running, assert_exit, by_classic, janus};
 use crate::support::until;
 
 /// A server on two separate ports: for the command line, and for browsers.
@@ -49,7 +49,10 @@ impl Server {
 
     fn publish(&self, numbers: Range<u64>) {
         let lines: String = numbers.map(|number| format!("{number}\n")).collect();
-        let output = janus(&["publish", "news", "-", "--to", &self.classic]).write_stdin(lines).output().unwrap();
+        let output = janus(&["publish", "news", "-", "--server", &by_classic(&self.classic)])
+            .write_stdin(lines)
+            .output()
+            .unwrap();
         assert_exit(&output, 0);
     }
 }

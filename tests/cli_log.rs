@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use crate::cli_run::{PATIENCE, Running, assert_exit, binary, janus, text, wait};
+use crate::cli_run::{PATIENCE, Running, assert_exit, binary, by_classic, janus, text, wait};
 
 /// The log of a server, through a pipe to the test.
 pub(crate) struct Log {
@@ -157,7 +157,7 @@ fn a_server_whose_log_is_not_read_serves_and_drains() {
     let mut client = connect(&address);
     // More lines than the queue of the log holds, each from the home arbiter.
     flood(&mut client, 1_000);
-    let output = janus(&["publish", "t", "1", "--to", &address]).output().unwrap();
+    let output = janus(&["publish", "t", "1", "--server", &by_classic(&address)]).output().unwrap();
     assert_exit(&output, 0);
     server.signal("TERM");
     assert_eq!(server.end().code(), Some(0));
@@ -297,7 +297,7 @@ fn a_blocked_standard_error_changes_no_exit_code() {
         (&["--threads", "0"], 2),
         (&["--no-such-flag"], 2),
         (&["--listen", &taken], 1),
-        (&["subscribe", "t", "--from", "127.0.0.1:1"], 1),
+        (&["subscribe", "t", "--server", "127.0.0.1:1"], 1),
     ];
     for (arguments, code) in cases {
         for errors in broken_outputs() {
@@ -315,14 +315,14 @@ fn a_server_and_a_subscriber_work_without_standard_error() {
     // From now on the log has no reader.
     drop(log);
     for errors in broken_outputs() {
-        let arguments = ["subscribe", "t", "--from", &address, "--count", "1"];
+        let arguments = ["subscribe", "t", "--server", &by_classic(&address), "--count", "1"];
         let mut subscriber = Server(binary(&arguments).stdout(Stdio::piped()).stderr(errors).spawn().unwrap());
         let mut lines = BufReader::new(subscriber.0.stdout.take().unwrap()).lines();
         let published = std::thread::spawn({
             let address = address.clone();
             // Until the subscriber is subscribed, which it cannot report.
             move || loop {
-                let output = janus(&["publish", "t", "1", "--to", &address]).output().unwrap();
+                let output = janus(&["publish", "t", "1", "--server", &by_classic(&address)]).output().unwrap();
                 if text(&output.stdout).contains("\"subscribers\":1") {
                     break;
                 }

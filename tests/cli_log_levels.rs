@@ -23,7 +23,7 @@ impl Server {
     /// Runs `janus-server log`, and returns the printed levels.
     #[track_caller]
     fn log(&self, arguments: &[&str]) -> Vec<String> {
-        let output = janus(&[&["log", "--admin", &self.admin], arguments].concat()).output().unwrap();
+        let output = janus(&[&["log", "--server", &self.admin], arguments].concat()).output().unwrap();
         assert_exit(&output, 0);
         text(&output.stdout).lines().map(str::to_owned).collect()
     }
@@ -31,7 +31,7 @@ impl Server {
     /// The error of `janus-server log`.
     #[track_caller]
     fn refusal(&self, arguments: &[&str], code: i32) -> String {
-        let output = janus(&[&["log", "--admin", &self.admin], arguments].concat()).output().unwrap();
+        let output = janus(&[&["log", "--server", &self.admin], arguments].concat()).output().unwrap();
         assert_exit(&output, code);
         text(&output.stderr)
     }
@@ -77,7 +77,7 @@ fn even_a_log_that_is_off_says_that_it_has_been_changed() {
         ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log", "info,janus_server::logging=off"];
     let running = Running::start(&arguments);
     let admin = running.error_line("admin port on ").rsplit(' ').next().unwrap().to_owned();
-    assert_exit(&janus(&["log", "--admin", &admin, "off"]).output().unwrap(), 0);
+    assert_exit(&janus(&["log", "--server", &admin, "off"]).output().unwrap(), 0);
     running.error_line("level off of the log: in force for 600s");
 }
 
@@ -90,6 +90,8 @@ fn a_change_that_is_not_accepted_says_what_is_expected() {
     assert!(refused.contains("target: expected the beginning of a line's target"), "{refused}");
     let refused = server.refusal(&["loud"], 2);
     assert!(refused.contains("invalid value 'loud'"), "{refused}");
+    let refused = server.refusal(&["--for", "10m"], 2);
+    assert!(refused.contains("required arguments were not provided") && refused.contains("LEVEL"), "{refused}");
     for number in 0..16 {
         server.log(&["info", "--target", &format!("t{number}")]);
     }

@@ -1,12 +1,12 @@
-//! `janus-server publish`: the message at the subscriber, and the reports of failures.
+//! `janus-server publish` by the classic protocol: the message at the subscriber, and the reports of failures.
 
 use std::net::TcpListener;
 
 use crate::cli_fake_server::{FakeServer, Fault};
-use crate::cli_run::{Running, assert_exit, janus, text};
+use crate::cli_run::{Running, assert_exit, by_classic, janus, text};
 
 fn subscriber(server: &FakeServer, topic: &str) -> Running {
-    let subscriber = Running::start(&["subscribe", topic, "--from", &server.address]);
+    let subscriber = Running::start(&["subscribe", topic, "--server", &by_classic(&server.address)]);
     subscriber.error_line("subscribed");
     subscriber
 }
@@ -15,9 +15,19 @@ fn subscriber(server: &FakeServer, topic: &str) -> Running {
 fn a_message_keeps_its_event_and_id_and_the_receipt_is_printed() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
-    let output = janus(&["publish", "news", "{\"n\": 1.50}", "--event", "e", "--id", "7", "--to", &server.address])
-        .output()
-        .unwrap();
+    let output = janus(&[
+        "publish",
+        "news",
+        "{\"n\": 1.50}",
+        "--event",
+        "e",
+        "--id",
+        "7",
+        "--server",
+        &by_classic(&server.address),
+    ])
+    .output()
+    .unwrap();
     assert_exit(&output, 0);
     assert_eq!(text(&output.stdout), "{\"epoch\":\"e\",\"seq\":1,\"subscribers\":1,\"topic\":\"news\"}\n");
     assert_eq!(
@@ -30,7 +40,10 @@ fn a_message_keeps_its_event_and_id_and_the_receipt_is_printed() {
 fn text_that_is_not_json_arrives_as_a_string() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
-    assert_exit(&janus(&["publish", "--to", &server.address, "--", "news", "-5 °\""]).output().unwrap(), 0);
+    assert_exit(
+        &janus(&["publish", "--server", &by_classic(&server.address), "--", "news", "-5 °\""]).output().unwrap(),
+        0,
+    );
     assert!(subscriber.line().ends_with(",\"data\":\"-5 °\\\"\"}"));
 }
 
@@ -38,16 +51,16 @@ fn text_that_is_not_json_arrives_as_a_string() {
 fn a_negative_number_is_data_and_a_mistyped_flag_is_not() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
-    assert_exit(&janus(&["publish", "news", "-5", "--to", &server.address]).output().unwrap(), 0);
+    assert_exit(&janus(&["publish", "news", "-5", "--server", &by_classic(&server.address)]).output().unwrap(), 0);
     assert!(subscriber.line().ends_with(",\"data\":-5}"));
-    assert_exit(&janus(&["publish", "news", "--jsn", "--to", &server.address]).output().unwrap(), 2);
+    assert_exit(&janus(&["publish", "news", "--jsn", "--server", &by_classic(&server.address)]).output().unwrap(), 2);
 }
 
 #[test]
 fn each_nonblank_line_of_the_input_is_a_message() {
     let server = FakeServer::start(Fault::None);
     let subscriber = subscriber(&server, "news");
-    let output = janus(&["publish", "news", "-", "--to", &server.address])
+    let output = janus(&["publish", "news", "-", "--server", &by_classic(&server.address)])
         .write_stdin("\n1\n \t\r\n{\"a\":2}\r\n\nthree, without an end")
         .output()
         .unwrap();
@@ -62,9 +75,10 @@ fn each_nonblank_line_of_the_input_is_a_message() {
 #[test]
 fn with_json_only_json_is_accepted() {
     let server = FakeServer::start(Fault::None);
-    let output = janus(&["publish", "news", "hello", "--json", "--to", &server.address]).output().unwrap();
+    let output =
+        janus(&["publish", "news", "hello", "--json", "--server", &by_classic(&server.address)]).output().unwrap();
     assert_exit(&output, 2);
-    let output = janus(&["publish", "news", "-", "--json", "--to", &server.address])
+    let output = janus(&["publish", "news", "-", "--json", "--server", &by_classic(&server.address)])
         .write_stdin("1\nhello\n3\n")
         .output()
         .unwrap();
@@ -76,7 +90,7 @@ fn with_json_only_json_is_accepted() {
 #[test]
 fn a_refusal_is_a_failure_with_the_servers_words() {
     let server = FakeServer::start(Fault::Refuses);
-    let output = janus(&["publish", "news", "1", "--to", &server.address]).output().unwrap();
+    let output = janus(&["publish", "news", "1", "--server", &by_classic(&server.address)]).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("publish_not_allowed: not here"));
 }
@@ -84,7 +98,9 @@ fn a_refusal_is_a_failure_with_the_servers_words() {
 #[test]
 fn a_server_that_gives_no_receipt_is_a_failure() {
     let server = FakeServer::start(Fault::SaysNothing);
-    let output = janus(&["publish", "news", "1", "--to", &server.address, "--timeout", "200ms"]).output().unwrap();
+    let output = janus(&["publish", "news", "1", "--server", &by_classic(&server.address), "--timeout", "200ms"])
+        .output()
+        .unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("no receipt from the server within 200ms"));
 }
@@ -92,14 +108,23 @@ fn a_server_that_gives_no_receipt_is_a_failure() {
 #[test]
 fn a_refused_connect_is_a_failure_that_names_the_address() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let output = janus(&["publish", "news", "1", "--to", &address]).output().unwrap();
+    let output = janus(&["publish", "news", "1", "--server", &by_classic(&address)]).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains(&format!("cannot connect to {address}")));
 }
 
 #[test]
-fn an_address_without_a_port_is_a_usage_error() {
-    let output = janus(&["publish", "news", "1", "--to", "localhost"]).output().unwrap();
+fn an_address_without_a_port_or_with_an_unknown_protocol_is_a_usage_error() {
+    for (server, expected) in [
+        ("localhost", "localhost is not an address: expected HOST:PORT, or a URL"),
+        ("ftp://localhost:21", "ftp is not a protocol of Janus: expected http, https, "),
+        ("http://127.0.0.1:1/path", "a path or a user has no meaning here"),
+    ] {
+        let output = janus(&["publish", "news", "1", "--server", server]).output().unwrap();
+        assert_exit(&output, 2);
+        assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+    }
+    let output = janus(&["topics", "--server", "classic://127.0.0.1:1"]).output().unwrap();
     assert_exit(&output, 2);
-    assert!(text(&output.stderr).contains("localhost is not an address: expected HOST:PORT"));
+    assert!(text(&output.stderr).contains("topics speaks HTTP"), "{}", text(&output.stderr));
 }

@@ -1,5 +1,6 @@
 //! Runs the real binary: to its end, or in parallel to a test that talks to it. No test waits longer than [`PATIENCE`].
 
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -29,6 +30,11 @@ pub(crate) fn binary(arguments: &[&str]) -> Command {
 
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The classic port at an address, as the commands name it.
+pub(crate) fn by_classic(address: impl Display) -> String {
+    format!("classic://{address}")
 }
 
 #[track_caller]

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::cli_run::{PATIENCE, Running, assert_exit, janus, text};
+use crate::cli_run::{PATIENCE, Running, assert_exit, by_classic, janus, text};
 
 /// The address at the end of the next log line about listening.
 fn address(server: &Running) -> String {
@@ -77,9 +77,10 @@ fn the_log_level_decides_what_is_logged() {
 fn the_commands_of_the_binary_work_together() {
     let server = Running::start(&["--listen", "127.0.0.1:0"]);
     let address = address(&server);
-    let subscriber = Running::start(&["subscribe", "news", "--from", &address, "--count", "1"]);
+    let subscriber = Running::start(&["subscribe", "news", "--server", &by_classic(&address), "--count", "1"]);
     subscriber.error_line("subscribed");
-    let output = janus(&["publish", "news", "hello", "--event", "e", "--to", &address]).output().unwrap();
+    let output =
+        janus(&["publish", "news", "hello", "--event", "e", "--server", &by_classic(&address)]).output().unwrap();
     assert_exit(&output, 0);
     assert!(text(&output.stdout).contains("\"seq\":1,\"subscribers\":1"), "{}", text(&output.stdout));
     let line = subscriber.line();
@@ -138,7 +139,7 @@ fn a_signal_two_seconds_after_the_first_ends_the_server_with_failure() {
 fn a_habitual_signal_disconnects_no_client_and_is_logged() {
     let server = Running::start(&["--listen", "127.0.0.1:0"]);
     let address = address(&server);
-    let subscriber = Running::start(&["subscribe", "t", "--from", &address, "--count", "1"]);
+    let subscriber = Running::start(&["subscribe", "t", "--server", &by_classic(&address), "--count", "1"]);
     subscriber.error_line("subscribed");
     server.signal("HUP");
     server.error_line("reload: no setting has changed");
@@ -146,7 +147,7 @@ fn a_habitual_signal_disconnects_no_client_and_is_logged() {
         server.signal(signal);
         server.error_line(&format!("SIG{signal} ignored"));
     }
-    assert_exit(&janus(&["publish", "t", "1", "--to", &address]).output().unwrap(), 0);
+    assert_exit(&janus(&["publish", "t", "1", "--server", &by_classic(&address)]).output().unwrap(), 0);
     assert!(subscriber.line().ends_with("\"data\":1}"));
     assert_eq!(subscriber.wait().code(), Some(0));
 }
@@ -169,7 +170,10 @@ fn slow_subscriber(address: &str) -> (TcpStream, usize) {
     // More than the buffers of both sockets hold, and less than the queue.
     let message = format!("\"{}\"\n", "x".repeat(60_000));
     let messages = 60;
-    let output = janus(&["publish", "t", "-", "--to", address]).write_stdin(message.repeat(messages)).output().unwrap();
+    let output = janus(&["publish", "t", "-", "--server", &by_classic(&address)])
+        .write_stdin(message.repeat(messages))
+        .output()
+        .unwrap();
     assert_exit(&output, 0);
     (subscriber, messages)
 }

@@ -1,20 +1,20 @@
-//! `janus-server subscribe`: one line for each message, and an honest end.
+//! `janus-server subscribe` by the classic protocol: one line for each message, and an honest end.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
 use crate::cli_fake_server::{FakeServer, Fault};
-use crate::cli_run::{Running, assert_exit, janus, text};
+use crate::cli_run::{Running, assert_exit, by_classic, janus, text};
 
 #[track_caller]
 fn publish(server: &FakeServer, topic: &str, data: &str) {
-    assert_exit(&janus(&["publish", topic, data, "--to", &server.address]).output().unwrap(), 0);
+    assert_exit(&janus(&["publish", topic, data, "--server", &by_classic(&server.address)]).output().unwrap(), 0);
 }
 
 #[test]
 fn messages_of_every_topic_are_printed_until_the_count_is_reached() {
     let server = FakeServer::start(Fault::None);
-    let subscriber = Running::start(&["subscribe", "a", "b", "--from", &server.address, "--count", "2"]);
+    let subscriber = Running::start(&["subscribe", "a", "b", "--server", &by_classic(&server.address), "--count", "2"]);
     subscriber.error_line("subscribed");
     publish(&server, "a", "1");
     publish(&server, "b", "2");
@@ -26,7 +26,7 @@ fn messages_of_every_topic_are_printed_until_the_count_is_reached() {
 #[test]
 fn a_message_with_line_breaks_between_tokens_is_printed_as_one_line() {
     let server = FakeServer::start(Fault::None);
-    let subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
+    let subscriber = Running::start(&["subscribe", "a", "--server", &by_classic(&server.address)]);
     subscriber.error_line("subscribed");
     publish(&server, "a", "{\n\"x\":\r\n\"\\n\"}");
     assert!(subscriber.line().ends_with("\"data\":{ \"x\":  \"\\n\"}}"));
@@ -35,7 +35,7 @@ fn a_message_with_line_breaks_between_tokens_is_printed_as_one_line() {
 #[test]
 fn a_server_that_hangs_up_is_a_failure() {
     let server = FakeServer::start(Fault::HangsUp);
-    let output = janus(&["subscribe", "a", "--from", &server.address]).output().unwrap();
+    let output = janus(&["subscribe", "a", "--server", &by_classic(&server.address)]).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("the server closed the connection"));
 }
@@ -43,7 +43,8 @@ fn a_server_that_hangs_up_is_a_failure() {
 #[test]
 fn a_server_that_does_not_acknowledge_is_a_failure() {
     let server = FakeServer::start(Fault::SaysNothing);
-    let output = janus(&["subscribe", "a", "--from", &server.address, "--timeout", "200ms"]).output().unwrap();
+    let output =
+        janus(&["subscribe", "a", "--server", &by_classic(&server.address), "--timeout", "200ms"]).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("no acknowledgement from the server within 200ms"));
 }
@@ -51,7 +52,7 @@ fn a_server_that_does_not_acknowledge_is_a_failure() {
 #[test]
 fn a_reader_that_closes_the_pipe_ends_the_command_with_success() {
     let server = FakeServer::start(Fault::None);
-    let mut subscriber = Running::start(&["subscribe", "a", "--from", &server.address]);
+    let mut subscriber = Running::start(&["subscribe", "a", "--server", &by_classic(&server.address)]);
     subscriber.error_line("subscribed");
     subscriber.stop_reading();
     // The test's reading thread closes the pipe after one more line, so that the third write meets the closed pipe.
@@ -79,7 +80,8 @@ fn converse(listener: &TcpListener, expected: &str, answer: &str) {
 fn with_reconnect_it_resumes_its_session_and_reports_losses() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let subscriber = Running::start(&["subscribe", "a", "b", "--from", &address, "--reconnect", "--count", "4"]);
+    let subscriber =
+        Running::start(&["subscribe", "a", "b", "--server", &by_classic(&address), "--reconnect", "--count", "4"]);
     let message = |topic: &str, data: u32| {
         format!("{{\"timestamp\":[1,2,3],\"topic\":\"{topic}\",\"event\":1,\"message_id\":2,\"data\":{data}}}\x01")
     };
@@ -118,8 +120,11 @@ fn with_reconnect_it_continues_after_a_real_server_cut_it_off() {
     let address = line.rsplit(' ').next().unwrap();
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let by_proxy = proxy.local_addr().unwrap().to_string();
-    let subscriber = Running::start(&["subscribe", "a", "--from", &by_proxy, "--reconnect", "--count", "3"]);
-    let publish = |data: &str| assert_exit(&janus(&["publish", "a", data, "--to", address]).output().unwrap(), 0);
+    let subscriber =
+        Running::start(&["subscribe", "a", "--server", &by_classic(&by_proxy), "--reconnect", "--count", "3"]);
+    let publish = |data: &str| {
+        assert_exit(&janus(&["publish", "a", data, "--server", &by_classic(&address)]).output().unwrap(), 0)
+    };
     let join = || {
         let (client, _) = proxy.accept().unwrap();
         let server = TcpStream::connect(address).unwrap();

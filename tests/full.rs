@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::api::{ask, http_address};
-use crate::cli_run::{Running, assert_exit, janus as command, text};
+use crate::cli_run::{Running, assert_exit, by_classic, janus as command, text};
 use crate::http::Http;
 use crate::support::{Client, Close, publish, publish_frame, serve, subscribe_frame, until};
 
@@ -164,7 +164,7 @@ async fn a_full_server_serves_its_api_and_its_command_line() {
     let (status, receipt) = ask(addr, "POST", "/api/publish", "", Some(json!({"topic": "news", "data": 1}))).await;
     assert_eq!((status, &receipt["subscribers"]), (200, &json!(1)), "{receipt}");
     assert_eq!(only.message().await, (1, json!(1)));
-    let output = command(&["publish", "news", "2", "--to", &classic]).output().unwrap();
+    let output = command(&["publish", "news", "2", "--server", &by_classic(&classic)]).output().unwrap();
     assert_exit(&output, 0);
     assert!(text(&output.stdout).contains("\"subscribers\":1"), "{}", text(&output.stdout));
     assert_eq!(only.message().await, (2, json!(2)));

@@ -52,6 +52,7 @@ mod streams;
 mod support;
 mod tls;
 mod tokens;
+mod top;
 mod trace;
 mod typed;
 mod websocket;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::browser_run::{Page, Site};
-use crate::cli_run::{PATIENCE, Running, assert_exit, janus};
+use crate::cli_run::{PATIENCE, Running, assert_exit, by_classic, janus};
 use crate::support::own_address;
 
 const NGINX: &str = include_str!("proxies/nginx.conf");
@@ -42,7 +42,7 @@ impl Server {
     }
 
     fn publish(&self, text: &str) {
-        let output = janus(&["publish", "news", text, "--to", &self.classic]).output().unwrap();
+        let output = janus(&["publish", "news", text, "--server", &by_classic(&self.classic)]).output().unwrap();
         assert_exit(&output, 0);
     }
 }

@@ -252,7 +252,7 @@ async fn a_trace_requires_the_key_of_the_api() {
         assert_eq!((status, &answer["error"]["code"]), (401, &json!("unauthorized")));
     }
     let address = http.to_string();
-    let command = ["trace", "--from", &address, "--seconds", "1", "--kind", "locate"];
+    let command = ["trace", "--server", &address, "--seconds", "1", "--kind", "locate"];
     let output = janus(&command).output().unwrap();
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("unauthorized"), "{}", text(&output.stderr));
@@ -297,7 +297,7 @@ async fn an_invalid_query_is_refused() {
 async fn from_the_command_line_each_message_is_a_line() {
     let (server, classic, http) = start(&[]);
     let address = http.to_string();
-    let command = ["trace", "--from", &address, "--kind", "subscribe", "--kind", "end", "--name", "topic n*s"];
+    let command = ["trace", "--server", &address, "--kind", "subscribe", "--kind", "end", "--name", "topic n*s"];
     let mut running = Running::spawn(&mut binary(&[&command[..], &["--seconds", "600", "--count", "2"]].concat()));
     // The command does not say when the trace has begun.
     let mut clients = Vec::new();
@@ -318,7 +318,7 @@ async fn from_the_command_line_each_message_is_a_line() {
     let output = janus(&["trace", "--kind", "nonsense"]).output().unwrap();
     assert_exit(&output, 2);
     assert!(text(&output.stderr).contains("unsubscribe"), "{}", text(&output.stderr));
-    let endless = Running::start(&["trace", "--from", &address, "--seconds", "600", "--kind", "connect"]);
+    let endless = Running::start(&["trace", "--server", &address, "--seconds", "600", "--kind", "connect"]);
     let has_begun = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -6,17 +6,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, CommandFactory as _, Parser, Subcommand, value_parser,
 };
 use janus_access::tokens::Algorithm;
-use janus_core::TraceKind;
 use janus_core::settings::Kind;
+use janus_core::wire::PositionError;
+use janus_core::{Position, TraceKind};
 use log::LevelFilter;
 
 use crate::bench::{Protocol, Transport};
-use crate::client::admin::AdminPort;
-use crate::client::tls::Tls;
+use crate::client::server::ServerFlags;
 use crate::settings::{self, Flags, TABLE};
 
 /// Pushes messages published to topics to tens of thousands of connected clients.
@@ -48,18 +49,42 @@ impl Cli {
             Some(Command::Config(ConfigCommand::Check(after))) => {
                 Ok(Command::Config(ConfigCommand::Check(before.then(after))))
             }
-            Some(Command::Health(Health { ready, port })) => {
-                Ok(Command::Health(Health { ready, port: port.after(before) }))
+            Some(mut other) => {
+                let is_for_servers = !before.0.values.is_empty();
+                match other.server() {
+                    Some(server) if !is_for_servers => server.after(before.0.file),
+                    None if !is_for_servers && before.0.file.is_none() => {}
+                    _ => {
+                        return Err(Self::command().error(
+                            clap::error::ErrorKind::ArgumentConflict,
+                            "settings before the command are for the server: only `serve` and `config` accept settings, \
+                             and commands for a running server accept --config alone",
+                        ));
+                    }
+                }
+                Ok(other)
             }
-            Some(Command::Reload(port)) => Ok(Command::Reload(port.after(before))),
+        }
+    }
+}
+
+impl Command {
+    /// The flags about the running server, if the command needs one.
+    fn server(&mut self) -> Option<&mut ServerFlags> {
+        match self {
+            Self::Publish(Publish { server, .. })
+            | Self::Subscribe(Subscribe { server, .. })
+            | Self::History(History { server, .. })
+            | Self::Topics(Topics { server, .. })
+            | Self::Connections(Connections { server, .. })
+            | Self::Disconnect(Disconnect { server, .. })
+            | Self::Trace(Trace { server, .. })
+            | Self::Health(Health { server, .. })
+            | Self::Log(Log { server, .. })
+            | Self::Reload(Reload { server, .. }) => Some(server),
             #[cfg(feature = "top")]
-            Some(Command::Top(top)) => Ok(Command::Top(Top { port: top.port.after(before), ..top })),
-            Some(Command::Log(log)) => Ok(Command::Log(Log { port: log.port.after(before), ..log })),
-            Some(other) if before.0.file.is_none() && before.0.values.is_empty() => Ok(other),
-            Some(_) => Err(Self::command().error(
-                clap::error::ErrorKind::ArgumentConflict,
-                "settings before the command are for the server: only `serve`, `config`, `health`, `reload`, `log` and `top` accept settings",
-            )),
+            Self::Top(Top { server, .. }) => Some(server),
+            Self::Serve(_) | Self::Config(_) | Self::Token(_) | Self::Bench(_) | Self::BenchWorker => None,
         }
     }
 }
@@ -76,39 +101,43 @@ pub(crate) enum Command {
     /// A receipt has the message's place in the topic's order (`seq`, counted from 1) and the number of the topic's
     /// subscribers. A receipt with `seq` 0 and `subscribers` 0 means that the topic does not exist: no client was
     /// subscribed, and the message was not delivered.
+    ///
+    /// A token of a user in the variable JANUS_TOKEN has precedence over a key. On the server's own machine neither is
+    /// needed, unless the server has keys.
     Publish(Publish),
     /// Print the messages of topics, each as one line of JSON.
+    ///
+    /// If the server requires a token, set the variable JANUS_TOKEN.
     Subscribe(Subscribe),
+    /// Print the messages that the server keeps of a topic.
+    History(History),
+    /// List the topics of a server.
+    Topics(Topics),
+    /// List the connections of clients.
+    Connections(Connections),
+    /// Close connections of clients, by the numbers that `connections` lists.
+    Disconnect(Disconnect),
     /// Print messages between the actors of a running server, each as one line of JSON.
     ///
-    /// The command uses the server's HTTP API. If the server has an `api_key`, set the variable JANUS_API_KEY to the
-    /// same key. The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe,
-    /// publish, pass, end, locate, start, exit, restart and quarantine.
+    /// The kinds of messages are connect, open, attach, detach, close, create, subscribe, unsubscribe, publish, pass, end,
+    /// locate, start, exit, restart and quarantine.
     Trace(Trace),
     /// Ask a running server whether it is alive, or ready for clients: exit code 0 if so, 1 if not, with the reason.
-    ///
-    /// The command asks the server's admin port, whose address is in the settings: run the command with the file, the
-    /// variables and the flags of the server.
     Health(Health),
     /// Show the levels of a running server's log, or change a level for a while.
     ///
-    /// Without LEVEL and --reset the command shows the configured levels and all changes in force. The command asks the
-    /// server's admin port, whose address is in the settings: run the command with the file, the variables and the flags
-    /// of the server.
+    /// Without LEVEL and --reset the command shows the configured levels and all changes in force.
     Log(Log),
     /// Have a running server read its settings again, and print what has changed, setting by setting.
     ///
     /// The server reads the file, its variables and its flags as at its start, and the files of certificates and keys.
     /// With a mistake nothing changes, and the command prints every mistake and fails. A changed setting is applied, or
-    /// for new connections only, or needs a restart. The command asks the server's admin port, whose address is in the
-    /// settings: run the command with the file, the variables and the flags of the server.
-    Reload(AdminPort),
+    /// for new connections only, or needs a restart.
+    Reload(Reload),
     /// Watch a running server on the terminal: its figures, topics, clients and supervision tree; close a client.
     ///
     /// The key ? shows the keys. With --once the command prints one look at the server instead, for people or, with
-    /// --json, for scripts. Colours are left out if the variable NO_COLOR has a value. The command asks the server's
-    /// admin port, whose address is in the settings: run the command with the file, the variables and the flags of the
-    /// server.
+    /// --json, for scripts. Colours are left out if the variable NO_COLOR has a value.
     #[cfg(feature = "top")]
     Top(Top),
     /// Make keys and tokens for trying a server, and show what a token means to a server.
@@ -127,7 +156,7 @@ pub(crate) struct Health {
     #[arg(long)]
     pub(crate) ready: bool,
     #[command(flatten)]
-    pub(crate) port: AdminPort,
+    pub(crate) server: ServerFlags,
 }
 
 #[cfg(feature = "top")]
@@ -140,13 +169,13 @@ pub(crate) struct Top {
     #[arg(long, requires = "once")]
     pub(crate) json: bool,
     /// With --once: entries of each list, and children of each supervisor, at most.
-    #[arg(long, value_name = "N", default_value = "20", requires = "once", value_parser = entries)]
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "once", value_parser = count(1_000))]
     pub(crate) limit: usize,
     /// The time between two requests to the server.
     #[arg(long, value_name = "DURATION", default_value = "1 s", value_parser = interval, conflicts_with = "once")]
     pub(crate) interval: Duration,
     #[command(flatten)]
-    pub(crate) port: AdminPort,
+    pub(crate) server: ServerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -158,13 +187,25 @@ pub(crate) struct Log {
     #[arg(long, value_name = "TARGET")]
     pub(crate) target: Option<String>,
     /// How long the change lasts, at most 24 h. The configured levels are in force again afterwards.
-    #[arg(long = "for", value_name = "DURATION", default_value = "10 m", value_parser = duration)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "10 m", value_parser = duration, requires = "level")]
     pub(crate) lasts: Duration,
     /// Take back all changes, or the change for TARGET.
     #[arg(long, conflicts_with = "level")]
     pub(crate) reset: bool,
+    /// Print the server's answer, one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) port: AdminPort,
+    pub(crate) server: ServerFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// Print the server's answer, one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -271,14 +312,8 @@ pub(crate) struct Publish {
     /// Refuse text that is not JSON, with exit code 2, instead of sending a JSON string.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The server's address (setting `listen`, or with TLS `tls_listen`).
-    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
-    pub(crate) to: String,
     #[command(flatten)]
-    pub(crate) tls: Tls,
-    /// Longest time for connecting, and for each receipt.
-    #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    pub(crate) server: ServerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -286,20 +321,101 @@ pub(crate) struct Subscribe {
     /// The topics to subscribe to.
     #[arg(required = true)]
     pub(crate) topics: Vec<String>,
-    /// The server's address (setting `listen`, or with TLS `tls_listen`).
-    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
-    pub(crate) from: String,
-    #[command(flatten)]
-    pub(crate) tls: Tls,
     /// End after this many messages.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Reconnect when the connection is lost, resume the session, print the missed messages, and report losses.
+    /// Begin after this position, such as 9f86d081884c7d65.42, in the only topic: print the messages since then, if the
+    /// server still has them. Not for the classic protocol.
+    #[arg(long, value_name = "EPOCH.SEQ", value_parser = position)]
+    pub(crate) since: Option<Position>,
+    /// Reconnect when the connection is lost, resume, print the missed messages, and report losses.
     #[arg(long)]
     pub(crate) reconnect: bool,
-    /// Longest time for connecting, and for the server's acknowledgement.
-    #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// The topic.
+    pub(crate) topic: String,
+    /// Print the messages after this position, such as 9f86d081884c7d65.42 [default: the latest messages].
+    #[arg(long, value_name = "EPOCH.SEQ", value_parser = position)]
+    pub(crate) since: Option<Position>,
+    /// Print at most this many messages.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count(10_000))]
+    pub(crate) limit: usize,
+    /// Print all messages.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) all: bool,
+    /// Print each message as one line of JSON, as `subscribe` does.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+/// How much of a list is printed, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Extent {
+    /// Print at most this many.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count(1_000_000_000))]
+    pub(crate) limit: usize,
+    /// Print all.
+    #[arg(long, conflicts_with_all = ["limit", "sort"])]
+    pub(crate) all: bool,
+    /// Print each entry as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Topics {
+    /// Only topics whose names begin with this.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prefix: Option<String>,
+    /// The order: name, subscribers, rate or in_flight; the largest number first [default: name].
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sort: Option<String>,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connections {
+    /// The order: number, queued_bytes or lag; the largest queue or lag first [default: number].
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sort: Option<String>,
+    /// Only connections of this user.
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Only connections from this address, with or without a port, or from this network, such as 10.0.0.0/8.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) peer: Option<String>,
+    /// Only connections that are subscribed to this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) topic: Option<String>,
+    /// Only connections of this transport, as listed.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) transport: Option<String>,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Disconnect {
+    /// The numbers of the connections.
+    #[arg(required = true, value_name = "CONNECTION")]
+    pub(crate) connections: Vec<u64>,
+    /// Tell the clients not to come back. Without this flag clients are told to reconnect.
+    #[arg(long, alias = "no-reconnect")]
+    pub(crate) ban: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -317,14 +433,8 @@ pub(crate) struct Trace {
     /// End after this many messages.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) count: u64,
-    /// The address of the server's HTTP API (setting `http_listen`, or with TLS `https_listen`).
-    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
-    pub(crate) from: String,
     #[command(flatten)]
-    pub(crate) tls: Tls,
-    /// Longest time for connecting, and for the beginning of the server's answer.
-    #[arg(long, value_name = "DURATION", default_value = "10 s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    pub(crate) server: ServerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -485,12 +595,15 @@ fn interval(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
-#[cfg(feature = "top")]
-fn entries(text: &str) -> Result<usize, &'static str> {
-    match text.parse() {
-        Ok(entries @ 1..=1_000) => Ok(entries),
-        _ => Err("expected a number from 1 to 1000"),
-    }
+/// A position, with the dot of its own text or with a colon.
+fn position(text: &str) -> Result<Position, PositionError> {
+    text.replacen(':', ".", 1).parse()
+}
+
+/// A whole number from 1 to `most`.
+fn count(most: u64) -> impl TypedValueParser<Value = usize> {
+    let number = value_parser!(u64).range(1..=most);
+    number.try_map(usize::try_from)
 }
 
 fn algorithm(text: &str) -> Result<Algorithm, String> {

@@ -18,7 +18,7 @@
 //! | `admin/` | HTTP server | the admin port |
 //! | `logging/` | a thread and its queue | the log on standard error |
 //! | `metrics/` | readers | the figures of the server for a monitoring system |
-//! | `client/` | blocking clients | the commands `publish`, `subscribe`, `trace`, `health`, `log` and `reload` |
+//! | `client/` | clients of a running server | the commands `publish`, `subscribe`, `history`, `topics`, `connections`, `disconnect`, `trace`, `health`, `log` and `reload` |
 //! | `top/` | a view on a terminal | the command `top` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
@@ -73,6 +73,10 @@ fn main() -> ExitCode {
         Command::Config(command) => config(&command),
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
+        Command::History(command) => client::history::run(&command).map_err(Failure::from),
+        Command::Topics(command) => client::lists::topics(&command).map_err(Failure::from),
+        Command::Connections(command) => client::lists::connections(&command).map_err(Failure::from),
+        Command::Disconnect(command) => client::disconnect::run(&command).map_err(Failure::from),
         Command::Trace(command) => client::trace::run(&command).map_err(Failure::from),
         Command::Reload(command) => client::reload::run(&command).map_err(Failure::from),
         Command::Health(command) => client::health::run(&command).map_err(Failure::from),

@@ -314,6 +314,9 @@ fn inject_faults(janus: &Janus) {
     if std::env::var_os("CRASH_THE_TOPIC_MANAGER").is_some() {
         tokio::spawn(crash_until_it_gives_up(janus.clone()));
     }
+    if let Ok(topic) = std::env::var("CRASH_THE_TOPIC") {
+        tokio::spawn(crash_again_and_again(janus.clone(), topic));
+    }
     if std::env::var_os("HANG_THE_ACTORS").is_some() {
         janus.inject(janus_core::Fault::Hang(Duration::from_secs(20)));
     }
@@ -327,6 +330,15 @@ async fn crash_until_it_gives_up(janus: Janus) {
     loop {
         janus.inject(janus_core::Fault::TopicManager);
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A topic that crashes soon after each of its starts, so that its supervisor quarantines the topic.
+#[cfg(feature = "fault-injection")]
+async fn crash_again_and_again(janus: Janus, topic: String) {
+    loop {
+        janus.inject(janus_core::Fault::Topic(topic.clone()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

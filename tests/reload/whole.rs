@@ -155,14 +155,15 @@ async fn the_command_shows_what_has_changed_and_fails_with_every_mistake() {
     let mut server = Server::start("");
     let file = server.folder.path().join("janus.toml");
     let admin = server.admin.to_string();
-    let reload = || janus(&["reload", "--config", file.to_str().unwrap(), "--admin", &admin]).output().unwrap();
+    let reload = || janus(&["reload", "--config", file.to_str().unwrap(), "--server", &admin]).output().unwrap();
     server.write("max_topics", "7");
     server.write("backlog", "1024");
     let output = reload();
     assert_exit(&output, 0);
-    assert_eq!(text(&output.stdout), "max_topics: applied\nbacklog: needs a restart\n");
+    let read = format!("the server has read {}\n", file.display());
+    assert_eq!(text(&output.stdout), format!("{read}max_topics: applied\nbacklog: needs a restart\n"));
     let output = reload();
-    assert_eq!(text(&output.stdout), "backlog: needs a restart\n");
+    assert_eq!(text(&output.stdout), format!("{read}backlog: needs a restart\n"));
     server.write("max_topics", "0");
     let output = reload();
     assert_ne!(output.status.code(), Some(0));

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::Manager;
-use crate::cli_run::{PATIENCE, Running, janus};
+use crate::cli_run::{PATIENCE, Running, by_classic, janus};
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
@@ -106,7 +106,7 @@ fn a_service_manager_that_reads_nothing_or_goes_away_ends_and_blocks_nothing() {
     while other.send_to(b"x", &manager.address).is_ok() {}
     let server = manager.start(&LISTEN, &[("WATCHDOG_USEC", "20000")]);
     let address = address(&server);
-    assert!(janus(&["publish", "t", "1", "--to", &address]).output().unwrap().status.success());
+    assert!(janus(&["publish", "t", "1", "--server", &by_classic(&address)]).output().unwrap().status.success());
     for _ in 0..3 {
         server.signal("HUP");
         server.error_line("SIGHUP");
@@ -116,7 +116,7 @@ fn a_service_manager_that_reads_nothing_or_goes_away_ends_and_blocks_nothing() {
     drop(manager);
     server.signal("HUP");
     server.error_line("SIGHUP");
-    assert!(janus(&["publish", "t", "1", "--to", &address]).output().unwrap().status.success());
+    assert!(janus(&["publish", "t", "1", "--server", &by_classic(&address)]).output().unwrap().status.success());
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::certificates::{Authority, Files};
 use super::logged_address;
 use crate::browser_run::{Page, Proxy, Site};
-use crate::cli_run::{Running, assert_exit, janus};
+use crate::cli_run::{Running, assert_exit, by_classic, janus};
 use crate::support::own_address;
 
 /// The authority that the browser knows, and a site whose pages are served over TLS.
@@ -59,7 +59,10 @@ impl Server {
 
     fn publish(&self, numbers: Range<u64>) {
         let lines: String = numbers.map(|number| format!("{number}\n")).collect();
-        let output = janus(&["publish", "news", "-", "--to", &self.classic]).write_stdin(lines).output().unwrap();
+        let output = janus(&["publish", "news", "-", "--server", &by_classic(&self.classic)])
+            .write_stdin(lines)
+            .output()
+            .unwrap();
         assert_exit(&output, 0);
     }
 }

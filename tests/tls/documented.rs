@@ -44,6 +44,7 @@ fn the_documented_commands_lead_to_https() {
     let request = request.replace("localhost:8443", &here);
     assert_eq!(shell(&request, folder.path()).trim(), "{\"topics\":[]}");
     // Rust's TLS is stricter about certificates than curl.
-    let trace = ["trace", "--from", &here, "--ca", "cert.pem", "--seconds", "1"];
+    let server = format!("https://{here}");
+    let trace = ["trace", "--server", &server, "--ca", "cert.pem", "--seconds", "1"];
     assert_exit(&binary(&trace).current_dir(folder.path()).output().unwrap(), 0);
 }

@@ -446,7 +446,7 @@ fn watch(mut listener: Listener, shared: Arc<Shared>) -> Receiver<Answers> {
 }
 
 fn refused(code: &str, message: &str) -> ClientError {
-    ClientError::Refused { code: code.to_owned(), message: message.to_owned() }
+    ClientError::refused(code, message)
 }
 
 fn due(number: u32, rate: f64) -> Duration {

@@ -1,117 +1,231 @@
-//! HTTP for the client commands: one request, and the answer on a blocking socket.
+//! Requests to the HTTP API over a kept connection.
+//!
+//! The commands are blocking: a runtime of their own thread carries out each request.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{Instant, timeout_at};
 
 use super::ClientError;
-use super::tls::Stream;
+use super::server::Target;
+use super::stream::open_duplex;
 
-/// Maximum bytes of the head of an answer, and of a body that is read whole: the API's longest answers have 8 MiB of
-/// names, and more of JSON around them.
-pub(super) const HEAD_BYTES_MAX: u64 = 16 * 1024;
-pub(super) const BODY_BYTES_MAX: u64 = 32 << 20;
+/// Maximum bytes of an answer that is read whole. The names in an answer have at most 8 MiB, before JSON escapes.
+const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// A request without its connection.
-pub(super) struct Request<'a> {
-    pub(super) method: &'a str,
-    /// The path with its query.
-    pub(super) target: &'a str,
-    /// The address as the user wrote it.
-    pub(super) host: &'a str,
-    /// The server's key, if there is one.
-    pub(super) key: Option<&'a str>,
-    /// JSON; only for methods with a body.
-    pub(super) body: Option<&'a str>,
+/// Maximum bytes of a line of an answer that is read line by line.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// The HTTP API of a server.
+pub(crate) struct Http {
+    target: Target,
+    runtime: Runtime,
+    /// Kept from one request to the next.
+    connection: Option<SendRequest<Full<Bytes>>>,
+    /// The index of the key in use; keys before it were refused.
+    key: usize,
 }
 
-/// The status and the body of an answer that was read whole.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+/// An answer of any status, read whole.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
 }
 
-impl Request<'_> {
-    /// The bytes of the request, after which the server closes the connection.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let Self { method, target, host, key, body } = self;
-        let authorization = key.map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
-        let (content, body) = match body {
-            Some(body) => {
-                (format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()), body.to_owned())
-            }
-            None => Default::default(),
-        };
-        format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{authorization}{content}\r\n{body}")
-            .into_bytes()
-    }
-
-    /// Sends the request, and reads the whole answer within the time.
-    pub(super) fn send(&self, mut stream: Stream, timeout: Duration) -> Result<Answer, ClientError> {
-        let deadline = Instant::now() + timeout;
-        stream.write_all(&self.to_bytes()).map_err(ClientError::Lost)?;
-        let mut answer = BufReader::new(Until { stream, deadline });
-        let late = |error: ClientError| match error {
-            ClientError::Lost(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ClientError::Late { awaited: "answer", timeout }
-            }
-            other => other,
-        };
-        let head = Head::read(&mut answer).map_err(late)?;
-        let mut body = Vec::new();
-        let read = answer.take(BODY_BYTES_MAX).read_to_end(&mut body);
-        read.map_err(|error| late(ClientError::Lost(error)))?;
-        Ok(Answer { status: head.status, body })
+impl Answer {
+    /// The content of a successful answer; `None` of any other.
+    pub(crate) fn content<T: DeserializeOwned>(&self) -> Option<T> {
+        (self.status == 200).then(|| serde_json::from_slice(&self.body).ok()).flatten()
     }
 }
 
-/// The head of an answer, as far as the commands look at it.
-pub(super) struct Head {
-    /// 0 for an answer that is not HTTP.
-    pub(super) status: u16,
-    pub(super) is_chunked: bool,
+/// A runtime of the calling thread.
+pub(super) fn runtime() -> Result<Runtime, ClientError> {
+    Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)
 }
 
-impl Head {
-    pub(super) fn read(answer: &mut impl io::BufRead) -> Result<Self, ClientError> {
-        let mut head = Vec::new();
-        let mut reader = answer.take(HEAD_BYTES_MAX);
-        while !head.ends_with(b"\r\n\r\n") {
-            match reader.read_until(b'\n', &mut head) {
-                Ok(0) => return Err(ClientError::Closed),
-                Ok(_) => {}
-                Err(error) => return Err(ClientError::Lost(error)),
+impl Http {
+    /// Opens no connection yet.
+    pub(crate) fn new(target: Target) -> Result<Self, ClientError> {
+        Ok(Self { target, runtime: runtime()?, connection: None, key: 0 })
+    }
+
+    /// Sends a request, with a body of JSON or none, and reads the answer of any status within the time.
+    pub(crate) fn ask(&mut self, method: &Method, path: &str, body: Option<String>) -> Result<Answer, ClientError> {
+        let deadline = Instant::now() + self.target.timeout;
+        let body = body.map(Bytes::from);
+        let answer = self.begin(method, path, body.as_ref(), deadline)?;
+        let status = answer.status().as_u16();
+        let whole = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect();
+        match self.block_on(deadline, whole) {
+            Some(Ok(body)) => Ok(Answer { status, body: body.to_bytes() }),
+            Some(Err(error)) => Err(ClientError::Lost(io::Error::other(error))),
+            None => Err(self.late()),
+        }
+    }
+
+    /// Sends a request, and hands over each line of the answer, whose end comes within `lasts` and the usual time.
+    pub(crate) fn lines(
+        &mut self,
+        path: &str,
+        lasts: Duration,
+        mut take: impl FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let deadline = Instant::now() + self.target.timeout;
+        let answer = self.begin(&Method::GET, path, None, deadline)?;
+        let status = answer.status().as_u16();
+        let mut body = answer.into_body();
+        if status != 200 {
+            let whole = Limited::new(body, BODY_BYTES_MAX).collect();
+            let body = self.block_on(deadline, whole);
+            let body = body.and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+            return Err(self.refusal(&Answer { status, body }));
+        }
+        let mut line = Vec::new();
+        loop {
+            let frame = self.block_on(deadline + lasts, body.frame());
+            let frame = match frame.ok_or_else(|| self.late())? {
+                Some(frame) => frame.map_err(|error| in_words(&self.target, error))?,
+                None => return Ok(()),
+            };
+            for &byte in frame.data_ref().into_iter().flatten() {
+                line.push(byte);
+                if byte == b'\n' {
+                    take(&line)?;
+                    line.clear();
+                } else if line.len() > LINE_BYTES_MAX {
+                    return Err(ClientError::NotJanus {
+                        to: self.target.address.to.clone(),
+                        what: "a line has no end",
+                    });
+                }
             }
         }
-        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-        let status = head.strip_prefix("http/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let is_chunked = head.contains("\r\ntransfer-encoding: chunked\r\n");
-        Ok(Self { status: status.unwrap_or_default(), is_chunked })
+    }
+
+    /// The error for an answer that the command does not expect.
+    pub(crate) fn refusal(&self, answer: &Answer) -> ClientError {
+        refusal(&self.target, &answer.body).advised(|code| self.advice(code))
+    }
+
+    fn advice(&self, code: &str) -> &'static str {
+        match (code, self.target.keys.is_empty()) {
+            ("unauthorized", true) => {
+                " (set the variable JANUS_API_KEY to the server's api_key, or name the server's settings with --config)"
+            }
+            ("unauthorized", false) => " (the key came from JANUS_API_KEY, or from the settings of --config)",
+            ("api_key_required", _) => " (then set JANUS_API_KEY for this command as well)",
+            _ => "",
+        }
+    }
+
+    /// `None` at the deadline.
+    fn block_on<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+        self.runtime.block_on(async { timeout_at(deadline, future).await.ok() })
+    }
+
+    fn late(&self) -> ClientError {
+        ClientError::Late { awaited: "answer", timeout: self.target.timeout }
+    }
+
+    /// The head of the answer. The next key is tried after a refusal of the key.
+    fn begin(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: Option<&Bytes>,
+        deadline: Instant,
+    ) -> Result<Response<Incoming>, ClientError> {
+        loop {
+            let request = self.request(method, path, body);
+            let sent = send(&mut self.connection, &self.target, request);
+            // As `block_on`, which would borrow the connection as well.
+            let answer = self.runtime.block_on(async { timeout_at(deadline, sent).await.ok() });
+            let answer = answer.unwrap_or_else(|| Err(self.late())).map_err(|error| {
+                self.connection = None;
+                self.target.explain(error)
+            })?;
+            if answer.status() != 401 || self.key + 1 >= self.target.keys.len() {
+                return Ok(answer);
+            }
+            self.key += 1;
+        }
+    }
+
+    fn request(&self, method: &Method, path: &str, body: Option<&Bytes>) -> Request<Full<Bytes>> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.target.address.to);
+        if let Some(key) = self.target.keys.get(self.key) {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body.cloned().unwrap_or_default()));
+        request.expect("paths are escaped, and addresses and keys are visible characters")
     }
 }
 
-/// The reason of a refusal, from the body of the answer; `otherwise` if the body has none.
-pub(super) fn refusal(status: u16, body: &[u8], otherwise: &str) -> ClientError {
+/// The refusal in the body of an answer, or the reason why the answer is not that of the wanted port.
+pub(super) fn refusal(target: &Target, body: &[u8]) -> ClientError {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |key: &str| body["error"][key].as_str().map(str::to_owned);
-    let code = text("code").unwrap_or_else(|| format!("status {status}"));
-    ClientError::Refused { code, message: text("message").unwrap_or_else(|| otherwise.to_owned()) }
+    let text = |key: &str| body["error"][key].as_str();
+    let refusal = match (text("code"), text("message")) {
+        (Some(code), Some(message)) => ClientError::refused(code, message),
+        _ => ClientError::NotJanus { to: target.address.to.clone(), what: "the answer is not one of the API" },
+    };
+    target.explain(refusal)
 }
 
-/// A stream whose reads all end at the deadline.
-struct Until {
-    stream: Stream,
-    deadline: Instant,
-}
-
-impl Read for Until {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::WouldBlock.into());
+/// Sends a request over the kept connection, or over a new one if the server has closed the kept one before the request.
+async fn send(
+    connection: &mut Option<SendRequest<Full<Bytes>>>,
+    target: &Target,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, ClientError> {
+    if let Some(kept) = connection {
+        let sent = match kept.ready().await {
+            Ok(()) => kept.try_send_request(request).await,
+            Err(_) => return send_anew(connection, target, request).await,
+        };
+        match sent {
+            Ok(answer) => return Ok(answer),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(in_words(target, error.into_error())),
+            },
         }
-        self.stream.socket().set_read_timeout(Some(left))?;
-        self.stream.read(buffer)
+    }
+    send_anew(connection, target, request).await
+}
+
+async fn send_anew(
+    connection: &mut Option<SendRequest<Full<Bytes>>>,
+    target: &Target,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, ClientError> {
+    let stream = open_duplex(&target.address.to, target.timeout, target.tls.as_ref()).await?;
+    let (sender, driven) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| in_words(target, error))?;
+    // The request is told of an error.
+    tokio::spawn(driven);
+    let sender = connection.insert(sender);
+    sender.send_request(request).await.map_err(|error| in_words(target, error))
+}
+
+fn in_words(target: &Target, error: hyper::Error) -> ClientError {
+    if error.is_parse() {
+        ClientError::NotJanus { to: target.address.to.clone(), what: "the answer is not HTTP" }
+    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        ClientError::Closed
+    } else {
+        ClientError::Lost(io::Error::other(error))
     }
 }

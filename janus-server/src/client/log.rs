@@ -1,37 +1,38 @@
 //! `janus-server log`: shows the levels of a running server's log, and changes a level for a while.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
+use hyper::Method;
 use serde_json::{Value, json};
 
 use super::ClientError;
-use super::admin::Asker;
+use super::http::Http;
+use super::output::{print, print_json};
+use super::server::Need;
 use crate::cli::Log;
 use crate::logging::lower;
 
 const PATH: &str = "/api/log";
 
 pub(crate) fn run(command: &Log) -> Result<(), ClientError> {
-    let asker = command.port.asker()?;
-    let (status, body) = match (&command.level, command.reset) {
+    let mut http = Http::new(command.server.target("log", Need::Admin)?)?;
+    let answer = match (&command.level, command.reset) {
         (Some(level), _) => {
             let mut change = json!({"level": lower(*level), "for": format!("{} ms", command.lasts.as_millis())});
             if let Some(target) = &command.target {
                 change["target"] = json!(target);
             }
-            asker.ask("PUT", PATH, Some(&change.to_string()))?
+            http.ask(&Method::PUT, PATH, Some(change.to_string()))?
         }
         (None, true) => {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.extend_pairs(command.target.iter().map(|target| ("target", target)));
-            asker.ask("DELETE", &format!("{PATH}?{}", query.finish()), None)?
+            http.ask(&Method::DELETE, &format!("{PATH}?{}", query.finish()), None)?
         }
-        (None, false) => asker.ask("GET", PATH, None)?,
+        (None, false) => http.ask(&Method::GET, PATH, None)?,
     };
-    let in_force = serde_json::from_slice(&body).ok().filter(|_| status == 200);
-    let in_force: Value = in_force.ok_or_else(|| Asker::refusal(status, &body))?;
-    io::stdout().lock().write_all(in_words(&in_force).as_bytes()).map_err(ClientError::Output)
+    let in_force: Value = answer.content().ok_or_else(|| http.refusal(&answer))?;
+    if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print(&in_words(&in_force)) }
 }
 
 /// The levels in force, a line for each change.

@@ -1,48 +1,31 @@
-//! TLS for the client commands: the flags, the accepted authorities, and a stream with or without encryption.
-//!
-//! The handshake is finished before the first frame, so that a refused certificate is reported as such.
+//! TLS for the client commands: the accepted authorities, the name of the server, and failed handshakes in words.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use super::ClientError;
 
-/// The flags of every client command.
-#[derive(Debug, Args)]
-pub(crate) struct Tls {
-    /// Connect over TLS, and accept certificates of the authorities that the system trusts.
-    #[arg(long)]
-    tls: bool,
-    /// Connect over TLS, and accept certificates of the authorities in this PEM file alone.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-}
-
-impl Tls {
-    /// The settings of the connections; `None` without TLS.
-    pub(super) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, ClientError> {
-        let authorities = match &self.ca {
-            Some(file) => from_file(file)?,
-            None if self.tls => of_the_system()?,
-            None => return Ok(None),
-        };
-        // Named, because other crates may set a default provider, or none.
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the provider has the default versions")
-            .with_root_certificates(authorities)
-            .with_no_client_auth();
-        Ok(Some(Arc::new(config)))
-    }
+/// The settings of connections over TLS: accepted are certificates of the authorities in the PEM file alone, or without
+/// a file those of the authorities that the system trusts.
+pub(super) fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, ClientError> {
+    let authorities = match ca {
+        Some(file) => from_file(file)?,
+        None => of_the_system()?,
+    };
+    // Named, because other crates may set a default provider, or none.
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions")
+        .with_root_certificates(authorities)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 fn from_file(file: &Path) -> Result<RootCertStore, ClientError> {
@@ -63,50 +46,29 @@ fn of_the_system() -> Result<RootCertStore, ClientError> {
     if authorities.is_empty() { Err(ClientError::NoAuthorities) } else { Ok(authorities) }
 }
 
-/// A connection to a server.
-pub(crate) enum Stream {
-    Plain(TcpStream),
-    Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
-impl Stream {
-    /// Does the handshake with the server at `to`, whose host name or address the certificate must have.
-    pub(super) fn encrypt(
-        mut socket: TcpStream,
-        to: &str,
-        config: &Arc<ClientConfig>,
-        timeout: Duration,
-    ) -> Result<Self, ClientError> {
-        let name = server_name(to)?;
-        let mut connection = ClientConnection::new(Arc::clone(config), name)
-            .map_err(|error| ClientError::Handshake { to: to.to_owned(), source: io::Error::other(error) })?;
-        socket.set_read_timeout(Some(timeout)).map_err(ClientError::Lost)?;
-        while connection.is_handshaking() {
-            connection.complete_io(&mut socket).map_err(|source| match source.kind() {
-                io::ErrorKind::InvalidData => ClientError::Handshake { to: to.to_owned(), source },
-                io::ErrorKind::WouldBlock => ClientError::Late { awaited: "TLS handshake", timeout },
-                _ => ClientError::Connect { to: to.to_owned(), source },
-            })?;
-        }
-        Ok(Self::Encrypted(Box::new(StreamOwned::new(connection, socket))))
-    }
-
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Encrypted(stream) => &stream.sock,
-        }
-    }
-}
-
-/// The host of `HOST:PORT`.
-fn server_name(to: &str) -> Result<ServerName<'static>, ClientError> {
+/// The name that the certificate must have: the host of `HOST:PORT`.
+pub(super) fn server_name(to: &str) -> Result<ServerName<'static>, ClientError> {
     let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     ServerName::try_from(host.to_owned()).map_err(|error| ClientError::BadAddress {
         to: to.to_owned(),
         source: io::Error::new(io::ErrorKind::InvalidInput, error),
     })
+}
+
+/// The error of a handshake that has failed.
+pub(super) fn failed(to: &str, source: io::Error, timeout: Duration) -> ClientError {
+    match source.kind() {
+        io::ErrorKind::InvalidData => ClientError::Handshake { to: to.to_owned(), source },
+        io::ErrorKind::WouldBlock => ClientError::Late { awaited: "TLS handshake", timeout },
+        _ => ClientError::Connect { to: to.to_owned(), source },
+    }
+}
+
+/// Whether the other end does not speak TLS.
+pub(super) fn is_no_tls(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// What a user can do about a failed handshake.
@@ -116,35 +78,13 @@ pub(super) fn advice(error: &io::Error) -> &'static str {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             " (--ca FILE names the authority of the server's certificate)"
         }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => " (--server must have a name of the server's certificate)",
         Some(rustls::Error::InvalidMessage(_)) => {
             " (is this a port with TLS? the settings are tls_listen and https_listen)"
         }
         Some(rustls::Error::AlertReceived(_)) => " (the log of the server has the reason)",
         _ => "",
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(socket) => socket.read(buffer),
-            Self::Encrypted(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(socket) => socket.write(bytes),
-            Self::Encrypted(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(socket) => socket.flush(),
-            Self::Encrypted(stream) => stream.flush(),
-        }
     }
 }

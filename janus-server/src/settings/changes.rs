@@ -15,6 +15,8 @@ use super::table::{Row, TABLE};
 /// `namespace.quotes.history`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Changes {
+    /// The file that was read, as the flag or the variable of the start names it; `None` without a file.
+    pub(crate) file: Option<String>,
     /// In force, also for clients that are connected and topics that exist.
     pub(crate) applied: Vec<String>,
     /// In force for connections, subscriptions and tokens from now on.
@@ -61,7 +63,8 @@ impl Loaded {
     /// The changes from these settings to `new`. `stays` names settings that this process cannot take over, although
     /// others could.
     pub(crate) fn changes(&self, new: &Self, stays: impl Fn(&str) -> bool) -> Changes {
-        let mut changes = Changes::default();
+        let file = new.file.as_ref().map(|file| file.display().to_string());
+        let mut changes = Changes { file, ..Changes::default() };
         for (index, row) in TABLE.iter().enumerate() {
             let (name, value) = (row.setting.name, row.read(&new.settings));
             if row.read(&self.settings) != value {

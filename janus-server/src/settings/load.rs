@@ -17,10 +17,14 @@ use super::Settings;
 use super::problems::{Origin, Problem, Problems, nearest, one_line, toml_key};
 use super::table::{PREFIX, Row, TABLE, find, index_of};
 use super::values::{parse, parse_toml};
+use crate::client::server::{SERVER_VARIABLE, TOKEN_VARIABLE};
 use crate::limits::Memory;
 
 /// The variable with the path of the file.
 const FILE_VARIABLE: &str = "JANUS_CONFIG";
+
+/// Variables of the client commands, which are no settings of a server.
+const OF_CLIENTS: [&str; 2] = [SERVER_VARIABLE, TOKEN_VARIABLE];
 
 /// The settings of the command line, as text, and the path of the file.
 #[derive(Debug, Default)]
@@ -34,6 +38,8 @@ pub(crate) struct Flags {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
+    /// The file that was read.
+    pub(super) file: Option<PathBuf>,
     /// One entry for each row of [`TABLE`].
     pub(super) origins: Vec<Origin>,
     /// The values of the top level of the file, whether in force or not; one entry for each row of [`TABLE`].
@@ -73,6 +79,7 @@ impl Loaded {
         let origins = vec![Origin::Default; TABLE.len()];
         let mut loaded = Self {
             settings: Settings::default(),
+            file: None,
             origins,
             of_file: OfFile(vec![None; TABLE.len()]),
             sections: Vec::new(),
@@ -81,13 +88,14 @@ impl Loaded {
         let mut variables: Vec<(String, String)> = variables
             .into_iter()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter(|(name, _)| name.starts_with(PREFIX) && !OF_CLIENTS.contains(&&**name))
             .collect();
         variables.sort();
 
         let file_by_variable = variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
         if let Some(path) = flags.file.clone().or(file_by_variable) {
             loaded.read_file(&path, &mut problems);
+            loaded.file = Some(path);
         }
         for (name, value) in variables.iter().filter(|(name, _)| name != FILE_VARIABLE) {
             loaded.read_variable(name, value, &mut problems);
@@ -174,7 +182,8 @@ impl Loaded {
     fn read_variable(&mut self, name: &str, value: &str, problems: &mut Vec<Problem>) {
         let origin = Origin::Variable(name.to_owned());
         let Some(index) = TABLE.iter().position(|row| row.variable() == name) else {
-            let known = TABLE.iter().map(Row::variable).chain([FILE_VARIABLE.to_owned()]);
+            let known =
+                TABLE.iter().map(Row::variable).chain([FILE_VARIABLE].into_iter().chain(OF_CLIENTS).map(str::to_owned));
             let nearest = nearest(name, known);
             return problems.push(Problem::Unknown { origin, name: name.to_owned(), nearest });
         };

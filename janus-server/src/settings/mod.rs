@@ -155,7 +155,6 @@ impl ApiKey {
     const MOST: usize = 8;
 
     /// Keys that do not come from a layer of the settings.
-    #[cfg(test)]
     pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }

@@ -1,4 +1,4 @@
-//! What the server answers, as far as the view shows it. Unknown keys are ignored, and missing keys are empty, so the
+//! The answers of the server, as far as the view shows the answers. Unknown keys are ignored, and missing keys are empty, so the
 //! view works with a server that is a little older or newer.
 
 use std::collections::BTreeMap;
@@ -114,7 +114,7 @@ pub(super) struct SlowClient {
 #[serde(default)]
 pub(super) struct Tree {
     pub(super) tree: Node,
-    /// Nodes that the answer leaves out.
+    /// Nodes left out of the answer.
     pub(super) unlisted: u64,
 }
 

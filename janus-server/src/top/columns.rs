@@ -1,4 +1,4 @@
-//! The columns of the lists: what each shows of an entry, and which are left out on a narrow screen.
+//! The columns of the lists: their cells, their widths, and the order of leaving columns out on a narrow screen.
 
 use std::time::Duration;
 

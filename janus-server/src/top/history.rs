@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::answers::Stats;
 
-/// The time that the bars show. The server keeps more samples.
+/// The time shown by the bars. The server keeps more samples.
 pub(super) const MINUTES: u64 = 5;
 /// Samples at the server's one per second, and for a first request.
 pub(super) const SAMPLES: usize = 300;
@@ -31,7 +31,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Adds the samples of an answer that are new.
+    /// Adds the new samples of an answer.
     pub(super) fn extend(&mut self, stats: &Stats) {
         // The clock of another machine, or of a server started again, may have been set back.
         if self.points.back().is_some_and(|last| last.time > stats.time + 1_000) {
@@ -50,7 +50,7 @@ impl History {
         }
     }
 
-    /// The number of samples to ask for at this time: those since the last one, and some to spare.
+    /// The number of samples to ask for at this time: the samples since the last known one, and some to spare.
     pub(super) fn missing(&self, now: u64) -> usize {
         let Some(last) = self.points.back() else { return SAMPLES };
         let seconds = now.saturating_sub(last.time) / 1_000;
@@ -58,7 +58,7 @@ impl History {
     }
 
     /// The rate of a counter in this many equal parts of the last minutes, the oldest first. Each part ends at a
-    /// multiple of its length, so that bars move and do not flicker.
+    /// multiple of its length, so bars move and do not flicker.
     pub(super) fn bars(&self, counter: Counter, count: usize) -> Vec<u64> {
         let mut bars = vec![(0, 0); count];
         let (Some(last), true) = (self.points.back(), count > 0) else { return vec![0; count] };

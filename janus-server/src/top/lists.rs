@@ -62,7 +62,7 @@ fn rows<E>(
     }
 }
 
-/// The words in place of a list that is not there, or has no entry.
+/// The words in place of a missing or empty list.
 fn absence(state: &State) -> Option<String> {
     let (length, refusal) = match state.tab {
         Tab::Topics => (state.topics.answer.as_ref().map(|answer| answer.topics.len()), &state.topics.refusal),
@@ -108,7 +108,7 @@ pub(super) fn count(state: &State) -> Option<String> {
     }
 }
 
-/// What is known of the selected entry beyond its row.
+/// Details of the selected entry beyond the row.
 pub(super) fn details(state: &State) -> String {
     match state.tab {
         Tab::Topics => state.topics.cursor.selected().map(|topic| harmless(topic)).unwrap_or_default(),

@@ -1,8 +1,7 @@
-//! The main loop: events change the state, and the state is drawn. A thread of its own asks the server, so that keys
+//! The main loop: events change the state, and the state is drawn. A thread of its own asks the server, so keys
 //! never wait for the network.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,10 +16,10 @@ use super::terminal::{Screen, Told, watch_keys, watch_signals};
 use crate::client::ClientError;
 use crate::failure::with_causes;
 
-/// Events that wait for the main loop. Beyond that keys wait in the terminal.
+/// Events waiting for the main loop. Further keys wait in the terminal.
 const EVENTS: usize = 64;
 
-/// Clients to be closed that wait for the server. Beyond that the reader is told to wait.
+/// Clients to be closed, waiting for the server. With more, the reader is told to wait.
 const CLOSES: usize = 8;
 
 /// The ages on the screen are counted in seconds.
@@ -31,7 +30,7 @@ const REST: u32 = 9;
 
 enum Event {
     Told(Told),
-    /// The query, the outcome, and the time that it took.
+    /// The query, the outcome, and the duration of the request.
     Answered(Query, Result<Answers, ClientError>, Duration),
     Closed(u64, Result<(), ClientError>),
 }
@@ -49,16 +48,16 @@ struct Close {
 }
 
 /// Shows the server until a key or a signal ends the view.
-pub(super) fn run(server: Server, interval: Duration) -> Result<(), TopError> {
-    let mut state = State::new(server.address(), interval, Instant::now());
-    // A wrong address or key is an error in plain text, and not a screen that tries again.
+pub(super) fn run(mut server: Server, interval: Duration) -> Result<(), TopError> {
+    let mut state = State::new(&server.address(), interval, Instant::now());
+    // A wrong address or key is an error in plain text, and not a reason to try again.
     let query = state.query(Instant::now());
     let answers = server.ask(&query)?;
     state.answer(&query, answers, Instant::now());
 
     let (sender, events) = sync_channel(EVENTS);
     watch_signals(sender.clone()).map_err(TopError::Terminal)?;
-    let (queries, closes) = ask_on_threads(server, &sender).map_err(TopError::Terminal)?;
+    let (queries, closes) = ask_on_threads(server, &sender)?;
     let mut screen = Screen::take().map_err(TopError::Terminal)?;
     watch_keys(sender).map_err(TopError::Terminal)?;
     let mut view =
@@ -66,33 +65,37 @@ pub(super) fn run(server: Server, interval: Duration) -> Result<(), TopError> {
     view.run(&mut screen, &events).map_err(TopError::Terminal)
 }
 
-/// Starts the threads that ask the server: one for what is on the screen, one for clients to be closed.
-fn ask_on_threads(server: Server, events: &SyncSender<Event>) -> io::Result<(SyncSender<Query>, SyncSender<Close>)> {
-    let server = Arc::new(server);
+/// Starts the threads that ask the server: one thread for the screen, one for clients to be closed.
+fn ask_on_threads(
+    mut server: Server,
+    events: &SyncSender<Event>,
+) -> Result<(SyncSender<Query>, SyncSender<Close>), TopError> {
+    let mut closer = server.again()?;
     let (queries, asked) = sync_channel::<Query>(1);
-    let (answerer, to_ask) = (events.clone(), Arc::clone(&server));
-    let alarm = Alarm(events.clone());
-    thread::Builder::new().name("requests".to_owned()).spawn(move || {
+    let (answers, alarm) = (events.clone(), Alarm(events.clone()));
+    let answer = move || {
         let _alarm = alarm;
         for query in asked {
             let begun = Instant::now();
-            let answers = to_ask.ask(&query);
-            if answerer.send(Event::Answered(query, answers, begun.elapsed())).is_err() {
+            let outcome = server.ask(&query);
+            if answers.send(Event::Answered(query, outcome, begun.elapsed())).is_err() {
                 return;
             }
         }
-    })?;
+    };
+    thread::Builder::new().name("requests".to_owned()).spawn(answer).map_err(TopError::Terminal)?;
     let (closes, wanted) = sync_channel::<Close>(CLOSES);
-    let (closer, alarm) = (events.clone(), Alarm(events.clone()));
-    thread::Builder::new().name("closes".to_owned()).spawn(move || {
+    let (outcomes, alarm) = (events.clone(), Alarm(events.clone()));
+    let close = move || {
         let _alarm = alarm;
         for Close { connection, may_return } in wanted {
-            let outcome = server.close(connection, may_return);
-            if closer.send(Event::Closed(connection, outcome)).is_err() {
+            let outcome = closer.close(connection, may_return);
+            if outcomes.send(Event::Closed(connection, outcome)).is_err() {
                 return;
             }
         }
-    })?;
+    };
+    thread::Builder::new().name("closes".to_owned()).spawn(close).map_err(TopError::Terminal)?;
     Ok((queries, closes))
 }
 
@@ -130,7 +133,7 @@ impl View {
             let state = &self.state;
             screen.terminal.draw(|frame| draw::draw(state, look, Instant::now(), frame))?;
             self.ask_if_due();
-            // All that has come before the screen is drawn again.
+            // All waiting events, before the screen is drawn again.
             let mut next = events.recv_timeout(self.patience());
             loop {
                 match next {

@@ -1,6 +1,6 @@
-//! `janus-server top`: a running server on a terminal, live, or one look at it as text or JSON.
+//! `janus-server top`: a running server on a terminal, live, or one look at the server as text or JSON.
 //!
-//! The command is a client of the routes of the admin port, and sees what any other client of these routes could see.
+//! The command is a client of the routes of the admin port, and sees no more than other clients of these routes.
 //! Answers and keys change a state, which is a plain value; the screen is a function of the state. So everything but
 //! the terminal and the network is tested without either.
 //!
@@ -70,9 +70,9 @@ impl TopError {
 }
 
 pub(crate) fn run(command: &Top) -> Result<(), TopError> {
-    let server = Server::of(&command.port)?;
+    let mut server = Server::of(&command.server)?;
     if command.once {
-        return Ok(once::print(&server, command.limit, command.json)?);
+        return Ok(once::print(&mut server, command.limit, command.json)?);
     }
     if !io::stdout().is_terminal() {
         return Err(TopError::NoTerminal);

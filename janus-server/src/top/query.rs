@@ -7,7 +7,7 @@ const LIST: usize = 500;
 /// Slow clients that the header counts.
 pub(super) const SLOW_MAX: usize = 100;
 /// Children of each supervisor, as many as a server lists, so that no topic's crash is left out.
-const CHILDREN: usize = 10_000;
+pub(super) const CHILDREN: usize = 10_000;
 
 /// A list of the view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

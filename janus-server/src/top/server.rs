@@ -1,17 +1,20 @@
-//! The requests to the server: the only place of the view that knows the client.
+//! The requests to the server: no other file of the view knows the client.
 
+use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::answers::{Clients, Slow, Stats, Topics, Tree};
 use super::query::{ListQuery, Query, SLOW_MAX, slow_target};
 use crate::client::ClientError;
-use crate::client::admin::{AdminPort, Asker};
+use crate::client::http::Http;
+use crate::client::server::{Need, ServerFlags, Target};
 use crate::failure::with_causes;
 
 /// A server that can be asked.
 pub(super) struct Server {
-    asker: Asker,
+    target: Target,
+    http: Http,
 }
 
 /// The answers to a [`Query`].
@@ -31,24 +34,30 @@ pub(super) enum List {
 }
 
 impl Server {
-    pub(super) fn of(port: &AdminPort) -> Result<Self, ClientError> {
-        Ok(Self { asker: port.asker()? })
+    /// Finds the address and the key. No connection is opened before the first request.
+    pub(super) fn of(flags: &ServerFlags) -> Result<Self, ClientError> {
+        let target = flags.target("top", Need::Admin)?;
+        Ok(Self { http: Http::new(target.clone())?, target })
     }
 
-    /// The address, as the user wrote it.
-    pub(super) fn address(&self) -> &str {
-        self.asker.address()
+    /// The same server over a connection of its own, so that two threads do not wait for each other.
+    pub(super) fn again(&self) -> Result<Self, ClientError> {
+        Ok(Self { http: Http::new(self.target.clone())?, target: self.target.clone() })
+    }
+
+    /// The address as a URL.
+    pub(super) fn address(&self) -> String {
+        self.target.address().to_string()
     }
 
     /// The JSON at a route.
-    pub(super) fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
-        let (status, body) = self.asker.ask("GET", target, None)?;
-        let answer = serde_json::from_slice(&body).ok().filter(|_| status == 200);
-        answer.ok_or_else(|| Asker::refusal(status, &body))
+    pub(super) fn get<T: DeserializeOwned>(&mut self, route: &str) -> Result<T, ClientError> {
+        let answer = self.http.ask(&Method::GET, route, None)?;
+        answer.content().ok_or_else(|| self.http.refusal(&answer))
     }
 
-    /// Everything on the screen.
-    pub(super) fn ask(&self, query: &Query) -> Result<Answers, ClientError> {
+    /// All answers for the screen.
+    pub(super) fn ask(&mut self, query: &Query) -> Result<Answers, ClientError> {
         let stats = self.get(&format!("/api/stats?samples={}", query.samples))?;
         let slow = self.get(&slow_target(SLOW_MAX))?;
         let target = query.list.target();
@@ -65,9 +74,9 @@ impl Server {
     }
 
     /// Closes a connection.
-    pub(super) fn close(&self, connection: u64, may_return: bool) -> Result<(), ClientError> {
+    pub(super) fn close(&mut self, connection: u64, may_return: bool) -> Result<(), ClientError> {
         let body = json!({"connection": connection, "reconnect": may_return}).to_string();
-        let (status, body) = self.asker.ask("POST", "/api/disconnect", Some(&body))?;
-        if status == 200 { Ok(()) } else { Err(Asker::refusal(status, &body)) }
+        let answer = self.http.ask(&Method::POST, "/api/disconnect", Some(body))?;
+        if answer.status == 200 { Ok(()) } else { Err(self.http.refusal(&answer)) }
     }
 }

@@ -1,4 +1,4 @@
-//! The terminal: taken over at the start, and given back at every end, whatever the reason. Also the sources of events:
+//! The terminal: taken over at the start, and given back at every end, for any reason. Also the sources of events:
 //! keys, and signals that end the program.
 
 use std::io;
@@ -9,7 +9,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{Event as Input, KeyEvent, KeyEventKind, read};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What the terminal or the system tells.
+/// News from the terminal or the system.
 #[derive(Debug)]
 pub(super) enum Told {
     Key(KeyEvent),
@@ -21,8 +21,8 @@ pub(super) enum Told {
     Lost(io::Error),
 }
 
-/// The terminal in raw mode on the alternate screen. Dropping the value gives the terminal back as it was; a panic of
-/// any thread does the same first, so that its message can be read.
+/// The terminal in raw mode on the alternate screen. Dropping the value gives the terminal back in its earlier state; a
+/// panic of any thread does the same first, so the message of the panic can be read.
 pub(super) struct Screen {
     pub(super) terminal: DefaultTerminal,
 }
@@ -37,7 +37,7 @@ impl Drop for Screen {
     fn drop(&mut self) {
         // The cursor is hidden while the screen is drawn.
         let _ = self.terminal.show_cursor();
-        // A terminal that is gone needs nothing back.
+        // A terminal can be gone, and then needs nothing back.
         let _ = ratatui::try_restore();
     }
 }
@@ -47,7 +47,7 @@ pub(super) fn watch_keys<E: From<Told> + Send + 'static>(events: SyncSender<E>) 
     let watch = move || {
         loop {
             let told = match read() {
-                // Terminals that report releases would have every key count twice.
+                // Some terminals report releases, and every key would count twice.
                 Ok(Input::Key(key)) if key.kind != KeyEventKind::Release => Told::Key(key),
                 Ok(Input::Resize(..)) => Told::Resized,
                 Ok(_) => continue,
@@ -62,8 +62,8 @@ pub(super) fn watch_keys<E: From<Told> + Send + 'static>(events: SyncSender<E>) 
     thread::Builder::new().name("keys".to_owned()).spawn(watch).map(drop)
 }
 
-/// Sends the signals that end the program. From now on they no longer end it by default, which would leave the terminal
-/// as it is.
+/// Sends the signals to end. From now on these signals no longer end the program by default, and leave the terminal in
+/// raw mode.
 pub(super) fn watch_signals<E: From<Told> + Send + 'static>(events: SyncSender<E>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];

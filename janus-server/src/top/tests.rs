@@ -163,7 +163,7 @@ fn tree() -> Value {
 fn the_first_screen_has_the_figures_and_the_busiest_topics() {
     let mut reader = Reader::new(80, 24);
     let screen = reader.answered(&stats(), &no_slow(), &topics()).screen();
-    let bars = "                                ";
+    let bars = "                               ";
     assert_eq!(
         screen[..12],
         [
@@ -171,12 +171,12 @@ fn the_first_screen_has_the_figures_and_the_busiest_topics() {
             "connections 9,999 of 19,000  slow 0  topics 5,000  subscriptions 12,000",
             &format!("deliveries      12,345/s   {bars}   █ max 33"),
             &format!("publications       3.2/s   {bars}   █ max 1"),
-            "memory ██████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░   25 %  256 MiB of 1.0 GiB  pressure 0",
+            "memory ████████░░░░░░░░░░░░░░░░░░░░░░░░░░░  25 %  256 MiB of 1.0 GiB  pressure 0",
             " 1 Topics  2 Clients  3 Tree   by rate  first 3 of 5,000",
-            "TOPIC                                 SUBSCRIBERS    MSGS/S IN FLIGHT STATE",
-            "news                                        3,000       2.0         2",
-            "sports                                          1         –         0 unavailable",
-            "新聞                                            1         0         0",
+            "TOPIC                                SUBSCRIBERS    MSGS/S IN FLIGHT STATE",
+            "news                                       3,000       2.0         2",
+            "sports                                         1         –         0 unavailable",
+            "新聞                                           1         0         0",
             "",
             "",
         ]
@@ -193,10 +193,10 @@ fn a_low_and_narrow_screen_leaves_out_what_matters_least() {
         [
             "Janus 0.1.0  127.0.0.1:8082  up 2 h 3 m",
             "connections 9,999 of 19,000  slow 0  topics 5,000",
-            "memory ████░░░░░░░░░░░░░░   25 %  256 MiB of 1.0 GiB  pressure 0",
+            "memory ███░░░░░░░░░░░░  25 %  256 MiB of 1.0 GiB  pressure 0",
             " 1 Topics  2 Clients  3 Tree   by rate  first 3 of 5,000",
-            "TOPIC                       SUBSCRIBERS    MSGS/S STATE",
-            "news                              3,000       2.0",
+            "TOPIC                      SUBSCRIBERS    MSGS/S STATE",
+            "news                             3,000       2.0",
         ]
     );
     reader.size = (30, 8);
@@ -206,8 +206,8 @@ fn a_low_and_narrow_screen_leaves_out_what_matters_least() {
 #[test]
 fn every_size_is_drawn_without_a_panic() {
     for list in [topics(), clients(&[1, 2, 3]), tree()] {
-        for columns in [1, 39, 40, 60, 81, 130, 300] {
-            for lines in [1, 9, 10, 19, 20, 36, 100] {
+        for columns in [1, 39, 40, 81, 300] {
+            for lines in [1, 9, 10, 20, 100] {
                 let mut reader = Reader::new(columns, lines);
                 reader.state.tab = if list["tree"].is_object() {
                     Tab::Tree
@@ -257,9 +257,9 @@ fn lagging_clients_are_shown_with_lag_and_queue() {
         screen[5..9],
         [
             " 1 Topics  2 Clients  3 Tree   by lag  first 2 of 10,000",
-            "CONNECTION PEER                  USER         TRANSPORT TOPICS    QUEUED      LAG",
-            "         7 127.0.0.1:50007       alice        classic        2   1.1 MiB     12 s",
-            "         8 127.0.0.1:50008       alice        classic        2       0 B",
+            "CONNECTION PEER                  USER        TRANSPORT TOPICS    QUEUED      LAG",
+            "         7 127.0.0.1:50007       alice       classic        2   1.1 MiB     12 s",
+            "         8 127.0.0.1:50008       alice       classic        2       0 B",
         ]
     );
     reader.sees("slow 1");

@@ -1,8 +1,7 @@
 //! Text for a terminal: strangers' names made harmless, and figures in a form for people.
 //!
 //! A topic's name may hold escape sequences, characters that turn the direction of writing, or characters without a
-//! width. Each of them is shown as `\u{…}`, so that what is on the screen is what is in the name, and the terminal is
-//! never told anything by a stranger.
+//! width. Each of them is shown as `\u{…}`: the screen shows the whole name, and no stranger commands the terminal.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use unicode_width::UnicodeWidthChar as _;
 /// Combining marks shown after one character. More of them climb over the neighbouring lines.
 const MARKS_MAX: usize = 2;
 
-/// The text with everything visible that a terminal would obey, hide or measure differently.
+/// The text with visible escapes for all characters that a terminal would obey, hide or measure differently.
 pub(super) fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut marks = MARKS_MAX;
@@ -29,18 +28,20 @@ pub(super) fn harmless(text: &str) -> String {
 }
 
 /// Whether a character is a command to the terminal, has no form of its own, or is measured differently by terminals.
-pub(super) fn is_hidden(character: char) -> bool {
-    // The standard library knows the characters without a form; quotation marks and marks above letters have one.
-    let escapes = !matches!(character, '"' | '\'' | '\\') && character.width() != Some(0);
-    escapes && character.escape_debug().len() > 1
+fn is_hidden(character: char) -> bool {
+    if character.is_ascii() {
+        return character.is_ascii_control();
+    }
+    // The standard library escapes characters without a form. After a letter, marks have one.
+    let after_a_letter = String::from_iter(['a', character]);
+    after_a_letter.escape_debug().count() > 2
         || character.width().is_none()
         || matches!(character,
-            // The standard library counts these as marks above letters, or as letters; they are blanks.
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
-            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
-            // Colours of skin, which some terminals show apart from the picture before.
-            | '\u{1f3fb}'..='\u{1f3ff}' | '\u{e0000}'..='\u{e0fff}')
+            // Blanks and selectors, counted by the standard library as marks or as letters.
+            '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200c}'
+            | '\u{200d}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}'
+            // Colours of skin: some terminals show the colour apart from the picture before.
+            | '\u{1f3fb}'..='\u{1f3ff}')
 }
 
 /// JSON in which strings hide nothing from a terminal: hidden characters become escapes of JSON.
@@ -48,7 +49,7 @@ pub(super) fn harmless_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
         // Line breaks and blanks between the values are no part of a string, in which JSON escapes them.
-        if character.is_ascii() && character != '\u{7f}' || !is_hidden(character) {
+        if character.is_ascii_whitespace() || !is_hidden(character) {
             shown.push(character);
         } else {
             for unit in character.encode_utf16(&mut [0; 2]) {
@@ -59,7 +60,7 @@ pub(super) fn harmless_json(json: &str) -> String {
     shown
 }
 
-/// The columns that a text takes.
+/// The columns taken by a text.
 pub(super) fn width(text: &str) -> usize {
     text.chars().map(|character| character.width().unwrap_or(0)).sum()
 }
@@ -111,7 +112,7 @@ pub(super) fn rate(per_second: Option<f64>) -> String {
     }
 }
 
-/// Bytes in the largest unit that gives at least 1.
+/// Bytes in the largest unit with at least 1.
 pub(super) fn bytes(count: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

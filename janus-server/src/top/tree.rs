@@ -1,7 +1,7 @@
 //! The supervision tree as rows of a list.
 //!
-//! A supervisor with many children is folded: of its children only those in trouble have a row, the worst first, and
-//! one row counts the rest. So 5,000 topics do not hide a single one that crashes.
+//! A supervisor with many children is folded: only children in trouble have a row, the worst first, and one row
+//! counts the rest. So 5,000 topics do not hide a single one that crashes.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use super::text::number;
 
 /// A supervisor with more children is folded until the reader unfolds it.
 const CHILDREN_MAX: usize = 20;
-/// Children in trouble that a folded supervisor shows.
+/// Children in trouble shown of a folded supervisor.
 const TROUBLED_MAX: usize = 100;
 
 /// How a node is doing; the worst is the greatest.
@@ -31,7 +31,7 @@ impl Trouble {
         match &*node.state {
             "running" if node.restarts == 0 => Self::None,
             "running" => Self::Restarted,
-            // A task that is done, or was asked to end, is in no trouble.
+            // A task that has done its work, or was asked to end, is in no trouble.
             "stopped" if matches!(node.last_reason.as_deref(), None | Some("normal" | "shutdown")) => Self::None,
             "stopped" | "quarantined" => Self::Down,
             _ => Self::Changing,
@@ -68,9 +68,9 @@ impl Order {
 /// A row: a node, or the rest of the children of a folded supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    /// The names from the root to the node, which tell nodes of the same name apart.
+    /// The names from the root to the node, because several nodes may have the same name.
     pub(super) path: Vec<String>,
-    /// The lines that lead from the supervisor to the node.
+    /// The lines from the supervisor to the node.
     pub(super) branch: String,
     pub(super) text: String,
     pub(super) state: String,
@@ -79,13 +79,13 @@ pub(super) struct Row {
     pub(super) trouble: Trouble,
 }
 
-/// What the reader has chosen to see of the tree.
+/// The part of the tree chosen by the reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) order: Order,
     /// Only nodes whose names contain this text, with their supervisors.
     pub(super) filter: String,
-    /// Supervisors that the reader has folded or unfolded, against the rule.
+    /// Supervisors folded or unfolded by the reader, against the rule.
     pub(super) toggled: HashSet<Vec<String>>,
 }
 
@@ -161,7 +161,7 @@ impl Row {
         Self { path, branch, text, state: String::new(), restarts: 0, last_reason: None, trouble: Trouble::None }
     }
 
-    /// The supervisor that Enter folds or unfolds on this row.
+    /// The supervisor folded or unfolded by Enter on this row.
     pub(super) fn supervisor(&self) -> &[String] {
         match self.path.split_last() {
             Some((last, above)) if last.is_empty() => above,
@@ -189,7 +189,7 @@ fn worst(node: &Node) -> Trouble {
     node.children.iter().map(worst).fold(Trouble::of(node), Ord::max)
 }
 
-/// The number of nodes that do not run, or are not up again yet.
+/// The number of nodes that do not run, or not yet again.
 pub(super) fn in_trouble(node: &Node) -> usize {
     usize::from(Trouble::of(node) >= Trouble::Changing) + node.children.iter().map(in_trouble).sum::<usize>()
 }

@@ -1,74 +1,21 @@
-//! `janus-server subscribe`: subscribes, reports this on standard error, and prints each message as a line of JSON.
-//!
-//! The command ends by itself only with `--count`. A lost connection is a failure, because messages may be missed from
-//! then on. With `--reconnect` the command returns to its session instead, and reports the missed messages of each
-//! topic.
+//! Subscribing by the classic protocol. Lines have the shape of the protocol's messages.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use janus_core::wire::classic::client::{self, ServerFrame};
-use janus_core::wire::classic::{ErrorClass, ErrorCode};
-use rustls::ClientConfig;
 use serde_json::json;
 
-use super::{ClientError, Connection};
+use super::super::ClientError;
+use super::super::output::{print_json, say};
+use super::super::server::Target;
+use super::super::websocket::advice;
 use crate::cli::Subscribe;
 
-/// Longest pause before the first attempt to reconnect; doubled for each further attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Longest pause before any attempt.
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-
-pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
-    let mut subscriber = Subscriber { command, tls: command.tls.client_config()?, session: None, printed: 0 };
-    let mut failures = 0;
-    loop {
-        let begun = Instant::now();
-        match subscriber.converse() {
-            Err(error) if command.reconnect && subscriber.session.is_some() && may_come_back(&error) => {
-                // A connection that lasted counts as a success, however the connection ended.
-                failures = if begun.elapsed() > LONGEST_PAUSE { 0 } else { failures };
-                let pause = pause(failures);
-                failures += 1;
-                say(&format!("{error}; reconnecting in {pause:.1?}"));
-                #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do")]
-                std::thread::sleep(pause);
-            }
-            ended => return ended,
-        }
-    }
-}
-
-/// Reports progress to the user. A closed standard error is no reason to end.
-fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// A random part of a doubling time: after a restart of the server, clients must not all reconnect at the same moment.
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE).mul_f64(fastrand::f64())
-}
-
-fn may_come_back(error: &ClientError) -> bool {
-    match error {
-        ClientError::Connect { .. } | ClientError::Closed | ClientError::Lost(_) | ClientError::Late { .. } => true,
-        ClientError::Refused { code, .. } => ErrorCode::ALL.iter().any(|known| {
-            let slows = matches!(known, ErrorCode::ServerOverloaded | ErrorCode::RateLimited);
-            let passes = known.class() == ErrorClass::TryAgain || slows;
-            known.as_str() == code && passes
-        }),
-        _ => false,
-    }
-}
-
-struct Subscriber<'a> {
+pub(super) struct Subscriber<'a> {
     command: &'a Subscribe,
-    tls: Option<Arc<ClientConfig>>,
+    target: Target,
     /// Set once all topics have been subscribed to.
     session: Option<Session>,
     printed: u64,
@@ -81,14 +28,17 @@ struct Session {
     received: BTreeMap<String, u64>,
 }
 
-impl Subscriber<'_> {
-    /// Runs a connection from its beginning to its end.
-    fn converse(&mut self) -> Result<(), ClientError> {
+impl<'a> Subscriber<'a> {
+    pub(super) fn new(command: &'a Subscribe, target: Target) -> Self {
+        Self { command, target, session: None, printed: 0 }
+    }
+
+    fn read(&mut self) -> Result<(), ClientError> {
         let command = self.command;
-        let mut connection = Connection::open(&command.from, command.timeout, self.tls.as_ref())?;
+        let mut connection = self.target.connect_classic()?;
         connection.send(&self.opening())?;
 
-        let mut deadline = Some(Instant::now() + command.timeout);
+        let mut deadline = Some(Instant::now() + self.target.timeout);
         let mut unacknowledged = command.topics.len();
         // Messages are counted from the first ACK on; the session exists only with the last ACK.
         let mut received: BTreeMap<String, u64> = command.topics.iter().map(|topic| (topic.clone(), 0)).collect();
@@ -100,7 +50,7 @@ impl Subscriber<'_> {
                     unacknowledged = unacknowledged.saturating_sub(1);
                     if unacknowledged == 0 {
                         deadline = None;
-                        say(&format!("subscribed at {}", command.from));
+                        say(&format!("subscribed at {}", self.target.address));
                         let token = greeting.clone().unwrap_or_default();
                         self.session = Some(Session { token, received: std::mem::take(&mut received) });
                     }
@@ -108,7 +58,7 @@ impl Subscriber<'_> {
                 Some(ServerFrame::Attached { topics, token }) => {
                     deadline = None;
                     if let Some(session) = &mut self.session {
-                        session.resume(&command.from, token.into_owned(), topics);
+                        session.resume(&self.target.address.to_string(), token.into_owned(), topics);
                     }
                 }
                 Some(ServerFrame::Message { timestamp, topic, event, message_id, data }) => {
@@ -118,17 +68,14 @@ impl Subscriber<'_> {
                     }
                     let (mega, sec, micro) = (timestamp.mega, timestamp.sec, timestamp.micro);
                     let topic = json!(topic);
-                    let line = format!(
+                    print_json(&format!(
                         "{{\"timestamp\":[{mega},{sec},{micro}],\"topic\":{topic},\"event\":{event},\
                          \"message_id\":{message_id},\"data\":{data}}}"
-                    );
-                    // Line ends occur only between JSON tokens, where a space means the same.
-                    let line = line.replace(['\n', '\r'], " ");
-                    writeln!(io::stdout().lock(), "{line}").map_err(ClientError::Output)?;
+                    ))?;
                     self.printed += 1;
                 }
                 Some(ServerFrame::Error { code, message }) => {
-                    return Err(ClientError::Refused { code: code.into_owned(), message: message.into_owned() });
+                    return Err(ClientError::refused(&code, &message).advised(|code| advice(&self.target, code)));
                 }
                 Some(
                     ServerFrame::Ping
@@ -138,7 +85,7 @@ impl Subscriber<'_> {
                     | ServerFrame::Unknown(_)
                     | ServerFrame::TooLarge,
                 ) => {}
-                None => return Err(ClientError::Late { awaited: "acknowledgement", timeout: command.timeout }),
+                None => return Err(ClientError::Late { awaited: "acknowledgement", timeout: self.target.timeout }),
             }
         }
         Ok(())
@@ -146,7 +93,7 @@ impl Subscriber<'_> {
 
     /// The first frames of a connection: attach to the session if there is one, otherwise subscribe to all topics.
     fn opening(&self) -> Vec<u8> {
-        let mut frames = client::PREAMBLE.to_vec();
+        let mut frames = Vec::new();
         if let Some(session) = &self.session {
             let received = session.received.iter().map(|(topic, count)| (topic.as_str(), *count));
             frames.extend_from_slice(&client::attach(&session.token, received));
@@ -179,5 +126,16 @@ impl Session {
                 }
             }
         }
+    }
+}
+
+impl super::Subscriber for Subscriber<'_> {
+    fn converse(&mut self) -> Result<(), ClientError> {
+        let is_first = self.session.is_none();
+        self.read().map_err(|error| if is_first && self.session.is_none() { self.target.explain(error) } else { error })
+    }
+
+    fn has_subscribed(&self) -> bool {
+        self.session.is_some()
     }
 }

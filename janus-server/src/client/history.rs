@@ -1,0 +1,100 @@
+//! `janus-server history`: the messages that the server keeps of a topic.
+
+use hyper::Method;
+use janus_core::{Epoch, Position};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::ClientError;
+use super::http::Http;
+use super::output::{Side, Table, print, print_json, say};
+use super::server::Need;
+use crate::cli::History;
+
+/// The most messages of an answer.
+const PAGE: usize = 10_000;
+
+const COLUMNS: &[(&str, Side)] =
+    &[("SEQ", Side::Right), ("TIME", Side::Left), ("EVENT", Side::Left), ("ID", Side::Left), ("DATA", Side::Left)];
+
+#[derive(Deserialize)]
+struct Part {
+    epoch: Epoch,
+    seq: u64,
+    /// Whether all messages since the position were there.
+    complete: bool,
+    more: bool,
+    messages: Vec<Message>,
+}
+
+/// A message with the publisher's JSON.
+#[derive(Deserialize)]
+struct Message {
+    seq: u64,
+    /// Milliseconds since 1970.
+    time: i64,
+    event: Box<RawValue>,
+    message_id: Box<RawValue>,
+    data: Box<RawValue>,
+}
+
+pub(crate) fn run(command: &History) -> Result<(), ClientError> {
+    let mut http = Http::new(command.server.target("history", Need::Api)?)?;
+    let mut since = command.since;
+    if command.all && since.is_none() {
+        let Part { epoch, .. } = ask(&mut http, &command.topic, None, 1)?;
+        since = Some(Position { epoch, seq: 0 });
+    }
+    let mut table = Table::new(COLUMNS);
+    let mut left = if command.all { usize::MAX } else { command.limit };
+    loop {
+        let part = ask(&mut http, &command.topic, since, left.min(PAGE))?;
+        if let (false, Some(asked)) = (part.complete, command.since) {
+            say(&format!("messages after {asked} are gone"));
+        }
+        if command.json {
+            part.messages.iter().try_for_each(|message| print_json(&message.json(&command.topic)))?;
+        } else {
+            let rows: Vec<Vec<String>> = part.messages.iter().map(Message::row).collect();
+            print(&table.lines(&rows))?;
+        }
+        left -= part.messages.len();
+        let position = Position { epoch: part.epoch, seq: part.seq };
+        if part.more && left > 0 && !part.messages.is_empty() {
+            since = Some(position);
+            continue;
+        }
+        let more = if part.more { "more messages" } else { "later messages" };
+        say(&format!("{more}: --since {position}"));
+        return Ok(());
+    }
+}
+
+fn ask(http: &mut Http, topic: &str, since: Option<Position>, limit: usize) -> Result<Part, ClientError> {
+    let mut request = json!({"topic": topic, "limit": limit});
+    if let Some(Position { epoch, seq }) = since {
+        request["since"] = json!({"epoch": epoch, "seq": seq});
+    }
+    let answer = http.ask(&Method::POST, "/api/history", Some(request.to_string()))?;
+    answer.content().ok_or_else(|| http.refusal(&answer))
+}
+
+impl Message {
+    /// The message as `subscribe` prints messages.
+    fn json(&self, topic: &str) -> String {
+        let Self { seq, time, event, message_id, data } = self;
+        let topic = json!(topic);
+        format!(
+            "{{\"topic\":{topic},\"seq\":{seq},\"time\":{time},\"event\":{event},\"message_id\":{message_id},\"data\":{data}}}"
+        )
+    }
+
+    fn row(&self) -> Vec<String> {
+        let text = |json: &RawValue| serde_json::from_str(json.get()).unwrap_or_else(|_| json.get().to_owned());
+        let time =
+            Timestamp::from_millisecond(self.time).map_or_else(|_| self.time.to_string(), |time| time.to_string());
+        vec![self.seq.to_string(), time, text(&self.event), text(&self.message_id), self.data.get().to_owned()]
+    }
+}

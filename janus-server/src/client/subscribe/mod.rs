@@ -1,0 +1,86 @@
+//! `janus-server subscribe`: subscribes, reports this on standard error, and prints each message as a line of JSON.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | the command | reconnecting after a lost connection |
+//! | `modern.rs` | a client of `janus.v1.json` | the position in each topic |
+//! | `classic.rs` | a client of the classic protocol | the session, and the count of each topic's messages |
+//!
+//! The command ends by itself only with `--count`. A lost connection is a failure, because messages may be missed from
+//! then on. With `--reconnect` the command comes back instead, and reports the missed messages of each topic.
+
+mod classic;
+mod modern;
+
+use std::time::{Duration, Instant};
+
+use janus_core::wire::{ErrorClass, ErrorCode};
+
+use super::ClientError;
+use super::output::say;
+use super::server::{Need, Protocol};
+use crate::cli::Subscribe;
+
+/// Longest pause before the first attempt to reconnect; doubled for each further attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest pause before any attempt.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+
+/// A client that can return.
+trait Subscriber {
+    /// Runs a connection from its beginning to its end.
+    fn converse(&mut self) -> Result<(), ClientError>;
+
+    /// Whether all topics have been subscribed to. From then on, a lost connection is a reason to come back.
+    fn has_subscribed(&self) -> bool;
+}
+
+pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
+    if command.since.is_some() && command.topics.len() > 1 {
+        return Err(ClientError::SinceOfSeveral);
+    }
+    let target = command.server.target("subscribe", Need::Messages)?;
+    let mut subscriber: Box<dyn Subscriber> = match target.address.protocol {
+        Protocol::Http => Box::new(modern::Subscriber::new(command, target)?),
+        Protocol::Classic => Box::new(classic::Subscriber::new(command, target)),
+    };
+    let mut failures = 0;
+    loop {
+        let begun = Instant::now();
+        match subscriber.converse() {
+            Err(error) if command.reconnect && subscriber.has_subscribed() && may_come_back(&error) => {
+                // A connection that lasted counts as a success, however the connection ended.
+                failures = if begun.elapsed() > LONGEST_PAUSE { 0 } else { failures };
+                let pause = pause(failures, &error);
+                failures += 1;
+                say(&format!("{error}; reconnecting in {pause:.1?}"));
+                #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do")]
+                std::thread::sleep(pause);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// A random part of a doubling time, and no less than the server asks for: after a restart of the server, clients must
+/// not all reconnect at the same moment.
+fn pause(failures: u32, error: &ClientError) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE).mul_f64(fastrand::f64());
+    match error {
+        ClientError::Refused { again: Some(again), .. } => pause.max(*again),
+        _ => pause,
+    }
+}
+
+fn may_come_back(error: &ClientError) -> bool {
+    match error {
+        ClientError::Connect { .. } | ClientError::Closed | ClientError::Lost(_) | ClientError::Late { .. } => true,
+        ClientError::Refused { code, .. } => ErrorCode::ALL.iter().any(|known| {
+            let slows = matches!(known, ErrorCode::ServerOverloaded | ErrorCode::RateLimited);
+            let passes = known.class() == ErrorClass::TryAgain || slows;
+            known.as_str() == code && passes
+        }),
+        _ => false,
+    }
+}
